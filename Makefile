@@ -1,0 +1,44 @@
+# Two commands for a newcomer: `make demo` and `make test`. Everything runs in .venv, made on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM := false
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo real test lint test-slow bench docs clean
+
+demo: $(STAMP)  ## the whole method on synthetic twins: prints the table, leaves report.html
+	$(BIN)/medfed run studies/demo.toml --report report.html
+
+real: $(STAMP)  ## the same on real extracts: make real DATA_ROOT=/path/to/data
+	$(BIN)/medfed run studies/fedkim-real.toml --data-root $(DATA_ROOT) --report report-real.html
+
+test: lint  ## lint, types, import contract, tests
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+test-slow: $(STAMP)  ## the long runs: every study, kill and resume at each phase
+	$(BIN)/pytest -n 2 --dist loadfile -m slow
+
+bench: $(STAMP)  ## ratios, interleaved in one process
+	$(BIN)/python -m benchmarks.run
+
+docs: $(STAMP)  ## regenerate the pages that are made from code
+	$(BIN)/python docs/generate.py
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "medfed needs Python 3.11 or newer; try: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) runs build dist report.html

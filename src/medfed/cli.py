@@ -1,0 +1,212 @@
+"""The ``medfed`` command: verbs without logic. Heavy imports stay inside the verbs, so ``--help`` is instant."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from medfed import __version__
+from medfed.errors import DataError, MedfedError
+from medfed.progress import Reporter
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+data_app = typer.Typer(no_args_is_help=True, help="Datasets: list them, write synthetic twins, check a folder.")
+app.add_typer(data_app, name="data")
+
+StudyFile = Annotated[Path, typer.Argument(help="A study file, e.g. studies/demo.toml")]
+DataRoot = Annotated[Path | None, typer.Option("--data-root", help="Folder that holds the datasets in native layout")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: --set rounds.num_rounds=3")]
+Cache = Annotated[Path, typer.Option("--cache", envvar="MEDFED_CACHE", help="Twins and the tiny LLM are kept here")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable examples out; the report counts them")]
+Corpus = Annotated[Path | None, typer.Option("--corpus", help="Folder of text to pre-train the tiny LLM on")]
+Foundation = Annotated[Path | None, typer.Option("--foundation", help="Folder of a Hugging Face causal LM")]
+RunFolder = Annotated[Path, typer.Argument(help="A run folder, e.g. runs/demo/1a2b3c4d-seed0")]
+
+DEFAULT_CACHE = Path("~/.cache/medfed")
+
+
+def main() -> None:
+    """Run the command; a mistake in input becomes one message and exit status 1."""
+    try:
+        app(standalone_mode=True)
+    except MedfedError as error:
+        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; the same command goes on from the last checkpoint", markup=False)
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version")] = False) -> None:
+    """Federated multimodal learning for medicine."""
+    if show:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command(name="list")
+def list_parts() -> None:
+    """List tasks, datasets, encoders, algorithms and foundations."""
+    from medfed.federated.algorithms import ALGORITHMS
+    from medfed.modalities import ENCODERS, MODALITIES
+    from medfed.tasks import TASKS
+
+    table = Table("task", "title", "dataset", "modalities", "question")
+    for task in TASKS.values():
+        table.add_row(task.name, task.title, task.dataset, " ".join(task.modalities), task.question)
+    console = Console()
+    console.print(table)
+    for kind, names in (("modalities", MODALITIES), ("encoders", ENCODERS), ("algorithms", ALGORITHMS)):
+        console.print(f"{kind}: {', '.join(names)}", highlight=False)
+    console.print("foundations: tiny, huggingface", highlight=False)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has and whether medfed can run here."""
+    from medfed.diagnosis import diagnose
+
+    table = Table("check", "found", "verdict")
+    checks = diagnose()
+    for check in checks:
+        table.add_row(check.name, check.found, "ok" if check.ok else f"problem: {check.hint}")
+    Console().print(table)
+    if not all(check.ok for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def run(
+    study: StudyFile,
+    data_root: DataRoot = None,
+    overrides: Overrides = None,
+    runs: Annotated[Path, typer.Option("--runs", help="Where run folders go")] = Path("runs"),
+    cache: Cache = DEFAULT_CACHE,
+    corpus: Corpus = None,
+    foundation: Foundation = None,
+    skip_bad: SkipBad = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and stop")] = False,
+    report: Annotated[Path | None, typer.Option("--report", help="Also copy the report here")] = None,
+) -> None:
+    """Run a study end to end, or go on where it was interrupted; a finished run is not computed twice."""
+    from medfed.pipeline import Places, run_study
+    from medfed.study import load_study
+
+    settings = load_study(study, overrides or [])
+    places = Places(runs, cache.expanduser(), data_root, corpus, foundation, skip_bad)
+    run_study(settings, places, Reporter(Console()), dry_run=dry_run, report=report)
+
+
+@app.command()
+def evaluate(
+    folder: RunFolder, data_root: DataRoot = None, cache: Cache = DEFAULT_CACHE, foundation: Foundation = None
+) -> None:
+    """Score a finished run again from its last checkpoint, and compare with what it wrote."""
+    from medfed.pipeline import Places, evaluate_again
+
+    places = Places(folder.parent, cache.expanduser(), data_root, None, foundation)
+    evaluate_again(folder, places, Reporter(Console()))
+
+
+@app.command()
+def report(
+    folder: RunFolder, out: Annotated[Path, typer.Option("--out", help="The HTML file")] = Path("report.html")
+) -> None:
+    """Build a run's report again from its files."""
+    from medfed.report.html import write_report
+
+    _require_folder(folder)
+    write_report(folder, out)
+    typer.echo(out)
+
+
+@app.command()
+def export(
+    folder: RunFolder, out: Annotated[Path, typer.Option("--out", help="A new folder")], cache: Cache = DEFAULT_CACHE,
+    foundation: Foundation = None,
+) -> None:
+    """Write a run's adapter (PEFT), encoders and projectors (safetensors) to a folder."""
+    from medfed.serving import export_run
+
+    export_run(folder, out, cache.expanduser(), foundation)
+    typer.echo(out)
+
+
+@app.command()
+def predict(
+    folder: RunFolder,
+    file: Annotated[Path, typer.Option("--file", help="PNG, JPEG, DICOM, WFDB header (.hea) or an hours × variables CSV")],
+    task: Annotated[str, typer.Option("--task", help="A task that reads the file's modality")],
+    question: Annotated[str | None, typer.Option("--question", help="Ask this instead of the task's question")] = None,
+    cache: Cache = DEFAULT_CACHE,
+    foundation: Foundation = None,
+) -> None:
+    """Ask a run's injected LLM a closed question about one file."""
+    from medfed.serving import ask
+
+    answer = ask(folder, file, task, question, cache.expanduser(), foundation)
+    table = Table("answer", "probability")
+    for text, probability in answer.items():
+        table.add_row(text, f"{probability:.3f}")
+    Console().print(table)
+
+
+@data_app.command(name="list")
+def list_data() -> None:
+    """List the datasets with licence and access page."""
+    from medfed.datasets import DATASETS
+
+    table = Table("dataset", "title", "version", "licence", "modalities", "targets", "access")
+    for name, dataset in DATASETS.items():
+        card = dataset.card
+        columns = (" ".join(dataset.modalities), " ".join(dataset.targets), card.access)
+        table.add_row(name, card.title, card.version, card.licence, *columns)
+    Console().print(table)
+
+
+@data_app.command()
+def synth(
+    name: Annotated[str, typer.Argument(help="A dataset's name, or 'all'")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write into")],
+    num_patients: Annotated[int, typer.Option(min=1)] = 400,
+    difficulty: Annotated[float, typer.Option(min=0, max=1)] = 0.5,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Write a dataset's synthetic twin in its native layout."""
+    from medfed.datasets import DATASETS
+    from medfed.datasets.base import TwinSpec, write_twin
+    from medfed.registry import lookup
+
+    chosen = list(DATASETS.values()) if name == "all" else [lookup(DATASETS, name, "dataset")]
+    spec = TwinSpec(num_patients=num_patients, difficulty=difficulty, seed=seed)
+    reporter = Reporter(Console())
+    for dataset in chosen:
+        folder = out / dataset.name
+        if folder.exists():
+            raise DataError("the folder exists", where=folder, hint="choose another --out, or remove it")
+        with reporter.phase(f"write {folder}"):
+            write_twin(dataset, folder, spec)
+
+
+@data_app.command()
+def check(
+    data_root: Annotated[Path, typer.Argument(help="Folder that holds datasets in native layout")],
+    names: Annotated[list[str] | None, typer.Option("--dataset", help="Check these only")] = None,
+) -> None:
+    """Open every file of every dataset found under a folder; list all that are bad, at once."""
+    from medfed.inspection import check_folder
+
+    reporter = Reporter(Console())
+    if check_folder(data_root, names or [], reporter):
+        raise typer.Exit(1)
+
+
+def _require_folder(folder: Path) -> None:
+    if not (folder / "study.json").is_file():
+        raise MedfedError("not a run folder: no study.json", where=folder, hint="pass runs/<study>/<hash>-seed<n>")

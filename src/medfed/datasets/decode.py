@@ -1,0 +1,126 @@
+"""Decode a dataset once into arrays of fixed-shape samples. Every file is opened here, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Int, Shaped
+
+from medfed.datasets.base import Card, Dataset, Problem
+from medfed.errors import DataError, MedfedError
+from medfed.modalities.base import Modality
+from medfed.modalities.moments import Moments
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A dataset in memory.
+
+    Attributes:
+        index: the dataset's index, one row per example, in the order of the arrays; columns as in ``datasets.base``.
+        samples: modality → ``[example, *sample]`` float32; zeros where absent.
+        present: modality → ``[example]`` bool.
+        skipped: what was left out because it could not be read (only with ``skip_bad``).
+    """
+
+    name: str
+    card: Card
+    index: pl.DataFrame
+    samples: Mapping[str, Shaped[np.ndarray, "example *sample"]]
+    present: Mapping[str, Bool[np.ndarray, " example"]]
+    skipped: tuple[Problem, ...] = ()
+
+    def target(self, column: str) -> Int[np.ndarray, " example"]:
+        """Class index per example, −1 where unknown."""
+        if column not in self.index.columns:
+            raise DataError(f"no target {column!r}; known: {', '.join(self.index.columns)}", where=self.name)
+        return self.index[column].fill_null(-1).cast(pl.Int64).to_numpy()
+
+    def moments(self, modality: Modality, rows: Int[np.ndarray, " row"]) -> Moments:
+        """Return the normalisation statistics of ``rows`` that have the modality."""
+        kept = rows[self.present[modality.name][rows]]
+        return modality.moments(self.samples[modality.name][kept])
+
+    def normalised(self, modalities: Mapping[str, Modality], moments: Mapping[str, Moments]) -> Decoded:
+        """Return the same data with every sample normalised; absent ones stay zero."""
+        samples = {}
+        for name, values in self.samples.items():
+            scaled = modalities[name].normalise(values, moments[name].mean, moments[name].std)
+            scaled[~self.present[name]] = 0.0
+            samples[name] = scaled
+        return replace(self, samples=samples)
+
+
+def decode(
+    dataset: Dataset,
+    root: Path,
+    modalities: Mapping[str, Modality],
+    *,
+    skip_bad: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Decoded:
+    """Decode every example of ``dataset`` under ``root``.
+
+    Args:
+        dataset: what to decode.
+        root: its native root.
+        modalities: settings by modality name; must cover ``dataset.modalities``.
+        skip_bad: leave unreadable examples out and count them instead of stopping at the first.
+        progress: called with (done, total).
+
+    Raises:
+        DataError: an example cannot be read, or the index breaks its contract.
+    """
+    index = dataset.index(root)
+    validate_index(dataset, root, index)
+    samples = {name: np.zeros((len(index), *modalities[name].sample_shape), np.float32) for name in dataset.modalities}
+    present = {name: np.zeros(len(index), bool) for name in dataset.modalities}
+    problems: dict[int, Problem] = {}
+    for row, record in enumerate(index.iter_rows(named=True)):
+        try:
+            for name, raw in dataset.load(root, record).items():
+                samples[name][row] = modalities[name].prepare(raw)
+                present[name][row] = True
+        except MedfedError as error:
+            if not skip_bad:
+                raise
+            problems[row] = Problem(record["example"], str(error.where), error.what)
+        progress(row + 1, len(index))
+    good = np.array([row not in problems for row in range(len(index))], bool)
+    return Decoded(
+        dataset.name,
+        dataset.card_at(root),
+        index.filter(pl.Series(good)),
+        {name: values[good] for name, values in samples.items()} if problems else samples,
+        {name: values[good] for name, values in present.items()} if problems else present,
+        tuple(problems.values()),
+    )
+
+
+def validate_index(dataset: Dataset, root: Path, index: pl.DataFrame) -> None:
+    """Check what every later step relies on: unique examples, known patients, no patient in two official splits.
+
+    Raises:
+        DataError: naming the first offending example or patient.
+    """
+    if index.is_empty():
+        raise DataError("the index is empty", where=root, hint=f"check the files of {dataset.card.title}")
+    twice = index.filter(index["example"].is_duplicated())
+    if not twice.is_empty():
+        raise DataError(f"example {twice['example'][0]!r} is listed twice", where=root, hint="remove the duplicate row")
+    if index["patient"].null_count():
+        example = index.filter(index["patient"].is_null())["example"][0]
+        raise DataError(f"example {example!r} has no patient", where=root, hint="fill in the patient column")
+    crossing = index.drop_nulls("split").group_by("patient").agg(pl.col("split").n_unique()).filter(pl.col("split") > 1)
+    if not crossing.is_empty():
+        patient = crossing["patient"].sort()[0]
+        splits = sorted(index.filter(pl.col("patient") == patient)["split"].drop_nulls().unique())
+        raise DataError(
+            f"patient {patient!r} is in the splits {' and '.join(splits)}",
+            where=root,
+            hint="a patient may be in one split only; correct the split column",
+        )

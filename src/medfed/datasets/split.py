@@ -1,0 +1,189 @@
+"""Divide patients into private, public, development and test (7:1:1:1 in FedKIM §3.2), and private ones over clients.
+
+Everything here is a pure function of (rosters, settings, seed). Patients are dealt over all datasets of a study
+together: a person in two datasets has one split and one client, so nothing a model is tested on was seen in training
+under another name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from medfed.datasets.base import SPLITS
+from medfed.errors import DataError, StudyError
+from medfed.rng import numpy_rng
+
+Strata = Mapping[str, str]
+"""Patient → stratum; patients of a stratum are dealt evenly."""
+
+
+def roster(index: pl.DataFrame, targets: Sequence[str]) -> pl.DataFrame:
+    """Return columns patient, site, split and label (``targets`` as text) of the examples with a known target."""
+    known = index.filter(pl.any_horizontal(pl.col(target).is_not_null() for target in targets))
+    label = pl.concat_str([pl.col(target).cast(pl.Utf8).fill_null("?") for target in targets]).alias("label")
+    return known.select("patient", "site", "split", label)
+
+
+class SplitSettings(BaseModel):
+    """How patients are divided.
+
+    Attributes:
+        ratios: shares of private, public, development and test.
+        official: keep a dataset's official split where it has one; False deals all patients anew.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ratios: tuple[float, float, float, float] = (7, 1, 1, 1)
+    official: bool = True
+
+    @model_validator(mode="after")
+    def _positive(self) -> SplitSettings:
+        if min(self.ratios) < 0 or self.ratios[0] == 0 or self.ratios[3] == 0:
+            raise ValueError("ratios must not be negative, and private and test must be above 0")
+        return self
+
+
+class PartitionSettings(BaseModel):
+    """How private patients are spread over clients.
+
+    Attributes:
+        scheme: ``iid`` deals evenly within each class; ``dirichlet`` draws each class's shares from Dirichlet(alpha)
+            (Hsu et al. 2019); ``natural`` makes every site a client.
+        num_clients: number of clients (``natural`` takes the number of sites).
+        alpha: Dirichlet concentration; small means more skew.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scheme: Literal["iid", "dirichlet", "natural"] = "iid"
+    num_clients: int = Field(default=5, ge=1)
+    alpha: float = Field(default=0.5, gt=0)
+
+
+def assign_splits(rosters: Mapping[str, pl.DataFrame], settings: SplitSettings, seed: int) -> dict[str, str]:
+    """Return patient → split over all ``rosters`` (dataset name → :func:`roster`).
+
+    Datasets are visited in order of name; patients placed before keep their place. Official splits are placed first.
+
+    Raises:
+        DataError: two datasets place one patient in two official splits.
+    """
+    placed = _official_splits(rosters) if settings.official else {}
+    shares = np.array(settings.ratios) / sum(settings.ratios)
+    for name in sorted(rosters):
+        rows = rosters[name]
+        train = set(rows.filter(pl.col("split") == "train")["patient"]) if settings.official else set()
+        for group, options in ((train, (0, 1)), (set(rows["patient"]) - train, (0, 1, 2, 3))):
+            strata = _strata(rows.filter(pl.col("patient").is_in(sorted(group))))
+            weights = shares[list(options)] / shares[list(options)].sum()
+            dealt = _deal(strata, placed, [SPLITS[i] for i in options], weights, (seed, "split", name, len(options)))
+            placed.update(dealt)
+    return placed
+
+
+def assign_clients(
+    rosters: Mapping[str, pl.DataFrame], splits: Mapping[str, str], settings: PartitionSettings, seed: int
+) -> dict[str, str]:
+    """Return private patient → client id (``client-0`` …, or the site's name), one client per patient."""
+    placed: dict[str, str] = {}
+    for name in sorted(rosters):
+        private = rosters[name].filter([splits[patient] == "private" for patient in rosters[name]["patient"]])
+        if settings.scheme == "natural":
+            placed.update(_by_site(private, name, placed))
+            continue
+        placed.update(_over_clients(_strata(private), placed, settings, (seed, "client", name)))
+    return placed
+
+
+def _over_clients(
+    strata: Strata, placed: Mapping[str, str], settings: PartitionSettings, key: tuple[int | str, ...]
+) -> dict[str, str]:
+    clients = [f"client-{number}" for number in range(settings.num_clients)]
+    if settings.scheme == "iid":
+        return _deal(strata, placed, clients, np.full(len(clients), 1 / len(clients)), key)
+    dealt: dict[str, str] = {}
+    for stratum, group in _grouped(strata).items():
+        shares = numpy_rng(*key, "shares", stratum).dirichlet(np.full(len(clients), settings.alpha))
+        dealt.update(_deal(dict.fromkeys(group, stratum), placed, clients, shares, (*key, stratum)))
+    return dealt
+
+
+def partition_hash(clients: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
+    """Return a hash of who holds which examples, equal for equal partitions."""
+    return hashlib.sha256(json.dumps(clients, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _official_splits(rosters: Mapping[str, pl.DataFrame]) -> dict[str, str]:
+    placed: dict[str, str] = {}
+    for name in sorted(rosters):
+        official = rosters[name].filter(pl.col("split").is_in(SPLITS))
+        for patient, split in official.select("patient", "split").unique(maintain_order=True).iter_rows():
+            if placed.setdefault(patient, split) != split:
+                raise DataError(
+                    f"patient {patient!r} is in the official split {split!r} here and in {placed[patient]!r} elsewhere",
+                    where=name,
+                    hint="set split.official = false in the study to deal all patients anew",
+                )
+    return placed
+
+
+def _strata(rows: pl.DataFrame) -> dict[str, str]:
+    """Return patient → label; of a patient with several examples the highest, so that a finding counts."""
+    return dict(sorted(rows.group_by("patient").agg(pl.col("label").max()).iter_rows()))
+
+
+def _grouped(strata: Strata) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for patient in sorted(strata):
+        groups.setdefault(strata[patient], []).append(patient)
+    return dict(sorted(groups.items()))
+
+
+def _deal(
+    strata: Strata,
+    placed: Mapping[str, str],
+    options: Sequence[str],
+    weights: Float[np.ndarray, " option"],
+    key: tuple[int | str, ...],
+) -> dict[str, str]:
+    """Deal patients not yet placed to ``options`` so that counts follow ``weights``; those placed before count too.
+
+    Each patient goes to the option furthest below its share, of the stratum and of all together.
+    """
+    rng = numpy_rng(*key)
+    totals = np.zeros(len(options))
+    dealt: dict[str, str] = {}
+    for group in _grouped(strata).values():
+        counts = np.zeros(len(options))
+        for patient in group:
+            if patient in placed and placed[patient] in options:
+                counts[options.index(placed[patient])] += 1
+        totals += counts
+        free = [patient for patient in group if patient not in placed]
+        for position in rng.permutation(len(free)):
+            deficit = weights * (counts.sum() + 1) - counts + weights * (totals.sum() + 1) - totals
+            choice = int(np.argmax(np.where(weights > 0, deficit, -np.inf)))
+            counts[choice] += 1
+            totals[choice] += 1
+            dealt[free[position]] = options[choice]
+    return dealt
+
+
+def _by_site(private: pl.DataFrame, name: str, placed: Mapping[str, str]) -> dict[str, str]:
+    if private["site"].null_count():
+        raise StudyError(
+            f"the natural partition needs a site for every example, and {name} has examples without",
+            where="partition.scheme",
+            hint='use scheme = "iid" or "dirichlet"',
+        )
+    rows = private.select("patient", "site").unique("patient", keep="first", maintain_order=True).iter_rows()
+    return {patient: str(site) for patient, site in rows if patient not in placed}

@@ -1,0 +1,229 @@
+"""ICU cohorts in the format of YAIB, the ICU benchmark (FedKIM Table 2: mortality prediction, MP; sepsis prediction, SP).
+
+Native layouts, both read: ``<cohort>/<database>/{dyn,outc,sta}.parquet`` (the published demo data, several databases side by
+side) and ``<cohort>/{dyn,outc,sta}.parquet`` (a cohort extracted by a user; its database is called ``yaib`` and its site is
+unknown). ``dyn`` holds one row per stay and hour with 48 variables, ``outc`` the outcome; ``sta`` is not used.
+A stay in both cohorts is one patient. Only the first 24 hours are read.
+Source: van de Water et al. 2024, Yet Another ICU Benchmark.
+
+Deviation: duplicate hours of a stay are averaged; the paper does not say.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float32
+
+from medfed.datasets.base import Card, Dataset, Record, TwinSpec, read_parquet
+from medfed.datasets.twins.icu import write_icu_twin
+from medfed.errors import DataError
+from medfed.modalities.timeseries import INPUT, LABS, OUTPUT, VITALS
+
+NUM_HOURS = 24
+GROUPS = {"vitals": VITALS, "labs": LABS, "input": INPUT, "output": OUTPUT}
+VARIABLES = tuple(variable for group in GROUPS.values() for variable in group)
+UNNAMED_DATABASE = "yaib"
+AGAIN = "extract the cohort again, or compare it with the version on the dataset's card"
+
+
+class Yaib(Dataset):
+    """A cohort of ICU stays; subclasses name the cohort's folder and read its outcome."""
+
+    cohort: ClassVar[str]
+    modalities: ClassVar[tuple[str, ...]] = tuple(GROUPS)
+
+    def locate(self, data_root: Path) -> Path:
+        """Find the folder that holds the cohort's folder, in either native layout.
+
+        Raises:
+            DataError: neither is there.
+        """
+        try:
+            return super().locate(data_root)
+        except DataError:
+            for depth in range(4):
+                hits = sorted(data_root.glob("/".join(["*"] * depth + [self.cohort, "dyn.parquet"])))
+                if hits:
+                    return hits[0].parents[1]
+            raise
+
+    def index(self, root: Path) -> pl.DataFrame:
+        """Read the outcome tables of every database.
+
+        Raises:
+            DataError: a table is missing, lacks a column or lists a stay twice; the message names the file.
+        """
+        parts = [self._index_of(root, folder) for folder in self._folders(root)]
+        return pl.concat(parts)
+
+    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+        """Return modality → ``[24 hours, variable]``, NaN where not observed.
+
+        Raises:
+            DataError: ``dyn.parquet`` is damaged, lacks a column, or has no row of the stay.
+        """
+        path = root / str(record["files"][0])
+        if not path.is_file():
+            raise DataError("the file is missing", where=path, hint=AGAIN)
+        state = path.stat()
+        series = _read_series(str(path), state.st_mtime_ns, state.st_size)
+        stay = int(record["stay_id"])
+        if stay not in series.first:
+            raise DataError(f"stay {stay} has an outcome but no row here", where=path, hint=AGAIN)
+        hours = np.full((NUM_HOURS, len(VARIABLES)), np.nan, np.float32)
+        rows = slice(series.first[stay], series.first[stay] + series.count[stay])
+        hours[series.hour[rows]] = series.values[rows]
+        ends = np.cumsum([len(group) for group in GROUPS.values()])[:-1]
+        return dict(zip(GROUPS, np.split(hours, ends, axis=1), strict=True))
+
+    def synthesize(self, root: Path, spec: TwinSpec) -> None:
+        """Write simulated stays in two databases; the same spec gives the two cohorts common stays."""
+        write_icu_twin(root, spec, self.cohort)
+
+    @abstractmethod
+    def outcome(self, path: Path) -> pl.DataFrame:
+        """Read ``outc.parquet`` into columns stay_id and the target (Int8)."""
+
+    def _folders(self, root: Path) -> list[Path]:
+        nested = sorted(path.parent for path in root.glob(f"{self.cohort}/*/dyn.parquet"))
+        flat = root / self.cohort
+        return nested or [flat]
+
+    def _index_of(self, root: Path, folder: Path) -> pl.DataFrame:
+        named = folder.name != self.cohort
+        database = folder.name if named else UNNAMED_DATABASE
+        outcome = self.outcome(folder / "outc.parquet")
+        relative = folder.relative_to(root)
+        identity = pl.concat_str(pl.lit(f"{database}:"), pl.col("stay_id"))
+        files = [str(relative / "dyn.parquet"), str(relative / "outc.parquet")]
+        return outcome.sort("stay_id").select(
+            identity.alias("example"),
+            identity.alias("patient"),
+            pl.lit(database if named else None, pl.Utf8).alias("site"),
+            pl.lit(None, pl.Utf8).alias("split"),
+            pl.lit(pl.Series([files])).first().alias("files"),
+            *self.targets,
+            "stay_id",
+        )
+
+
+PATIENT_NOTE = "YAIB publishes no patient id, so a stay stands for a patient: a person with two stays cannot be seen."
+ACCESS = "https://github.com/rvandewater/YAIB-cohorts (needs the source databases from PhysioNet)"
+CITATION = "van de Water et al., Yet Another ICU Benchmark, ICLR 2024"
+
+
+class YaibMortality(Yaib):
+    """Death in the ICU, from the first 24 hours."""
+
+    name: ClassVar[str] = "yaib-mortality"
+    cohort: ClassVar[str] = "mortality24"
+    card: ClassVar[Card] = Card(
+        title="YAIB mortality24",
+        version="1",
+        licence="that of the source database; ODbL 1.0 for the demo data",
+        access=ACCESS,
+        citation=CITATION,
+        note=PATIENT_NOTE,
+    )
+    targets: ClassVar[tuple[str, ...]] = ("mortality",)
+    marker: ClassVar[str] = "mortality24/*/dyn.parquet"
+
+    def outcome(self, path: Path) -> pl.DataFrame:
+        """One row per stay, label 0 or 1."""
+        table = read_parquet(path, ("stay_id", "label"))
+        _require_unique(table, ("stay_id",), path)
+        return table.select(_stay_id(table, path), _label(table, path).alias("mortality"))
+
+
+class YaibSepsis(Yaib):
+    """Onset of sepsis (Sepsis-3) at any time of the stay."""
+
+    name: ClassVar[str] = "yaib-sepsis"
+    cohort: ClassVar[str] = "sepsis"
+    card: ClassVar[Card] = Card(
+        title="YAIB sepsis",
+        version="1",
+        licence="that of the source database; ODbL 1.0 for the demo data",
+        access=ACCESS,
+        citation=CITATION,
+        note=f"{PATIENT_NOTE} The label is true from six hours before the onset; a septic stay ends six hours after it.",
+    )
+    targets: ClassVar[tuple[str, ...]] = ("sepsis",)
+    marker: ClassVar[str] = "sepsis/*/dyn.parquet"
+
+    def outcome(self, path: Path) -> pl.DataFrame:
+        """One row per stay and hour, label true around the onset; a stay is positive if any hour is."""
+        table = read_parquet(path, ("stay_id", "time", "label"))
+        _require_unique(table, ("stay_id", "time"), path)
+        hourly = table.select(_stay_id(table, path), _label(table, path).alias("sepsis"))
+        return hourly.group_by("stay_id").agg(pl.col("sepsis").max())
+
+
+class Series(NamedTuple):
+    """The rows of a ``dyn.parquet``, sorted by stay and hour, and where each stay's begin and how many there are."""
+
+    hour: np.ndarray
+    values: Float32[np.ndarray, "row variable"]
+    first: Mapping[int, int]
+    count: Mapping[int, int]
+
+
+@lru_cache(maxsize=8)
+def _read_series(path: str, mtime_ns: int, size: int) -> Series:
+    """Read a table once; time and size are in the key so that a rewritten file is read anew."""
+    file = Path(path)
+    table = read_parquet(file, ("stay_id", "time", *VARIABLES))
+    if not isinstance(table.schema["time"], pl.Duration):
+        raise DataError(f"column 'time' is {table.schema['time']}; a duration is needed", where=file, hint=AGAIN)
+    try:
+        table = table.select(
+            _stay_id(table, file),
+            (pl.col("time").dt.total_seconds() // 3600).alias("hour"),
+            *(pl.col(variable).cast(pl.Float32) for variable in VARIABLES),
+        )
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"a variable is not a number: {error}", where=file, hint=AGAIN) from error
+    table = table.filter(pl.col("hour").is_between(0, NUM_HOURS - 1)).sort("stay_id", "hour", maintain_order=True)
+    if table.select(pl.struct("stay_id", "hour").is_duplicated().any()).item():
+        table = table.group_by("stay_id", "hour", maintain_order=True).mean()
+    stays = table.group_by("stay_id", maintain_order=True).len()
+    count = dict(zip(stays["stay_id"].to_list(), stays["len"].to_list(), strict=True))
+    starts = np.cumsum([0, *count.values()])[:-1].tolist()
+    values = table.select(VARIABLES).fill_null(np.nan).to_numpy()
+    return Series(table["hour"].to_numpy(), values, dict(zip(count, starts, strict=True)), count)
+
+
+def _stay_id(table: pl.DataFrame, path: Path) -> pl.Series:
+    column = table["stay_id"]
+    if not column.dtype.is_integer() or column.null_count():
+        raise DataError(
+            f"column 'stay_id' is {column.dtype} with {column.null_count()} empty cells; whole numbers are needed",
+            where=path,
+            hint=AGAIN,
+        )
+    return column.cast(pl.Int64)
+
+
+def _label(table: pl.DataFrame, path: Path) -> pl.Series:
+    column = table["label"]
+    numeric = column.dtype.is_numeric() or column.dtype == pl.Boolean
+    if not numeric or not set(column.drop_nulls().unique().to_list()) <= {0, 1}:
+        raise DataError(f"column 'label' is {column.dtype} and not 0 or 1 throughout", where=path, hint=AGAIN)
+    return column.cast(pl.Int8)
+
+
+def _require_unique(table: pl.DataFrame, key: tuple[str, ...], path: Path) -> None:
+    twice = table.filter(table.select(pl.struct(key).is_duplicated()).to_series())
+    if not twice.is_empty():
+        raise DataError(
+            f"stay {twice['stay_id'][0]} is listed twice (by {' and '.join(key)})",
+            where=path,
+            hint="remove the duplicate rows",
+        )

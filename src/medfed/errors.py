@@ -1,0 +1,40 @@
+"""Errors a user can act on: what is wrong, where, and the next step.
+
+The command prints one as a single message and exits with status 1.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class MedfedError(Exception):
+    """A mistake in input, not in medfed.
+
+    Args:
+        what: what is wrong, with the offending value and what is allowed.
+        where: the file, field, client or tensor concerned.
+        hint: the next step.
+    """
+
+    def __init__(self, what: str, *, where: str | Path | None = None, hint: str | None = None) -> None:
+        self.what, self.where, self.hint = what, where, hint
+        place = f"{where}: " if where is not None else ""
+        step = f"\n  next step: {hint}" if hint else ""
+        super().__init__(f"{place}{what}{step}")
+
+
+class StudyError(MedfedError):
+    """A study file or a ``--set`` override is wrong."""
+
+
+class DataError(MedfedError):
+    """A dataset's folder, table or file is wrong."""
+
+
+class UpdateRejectedError(MedfedError):
+    """A client's update failed the gate; the round goes on without it."""
+
+
+class RunError(MedfedError):
+    """A run cannot go on, or its folder is not what it should be."""

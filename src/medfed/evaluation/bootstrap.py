@@ -1,0 +1,129 @@
+"""95 % intervals by resampling patients, not examples: two images of one patient are not two pieces of evidence.
+
+Source: percentile bootstrap (Efron and Tibshirani 1993, ch. 13) on clusters (Davison and Hinkley 1997, §3.8). A resample is a
+weight per patient, drawn from a multinomial, and a metric reads it as a weight per example: no example is copied.
+Resamples on which a metric is not defined (a class vanished) are dropped and counted; if more than ``max_undefined`` of them
+are, or there are fewer than two patients, there is no interval, and the reason says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from pydantic import BaseModel, ConfigDict, Field
+
+from medfed.evaluation.metrics import Metric, Scores, Targets, score
+from medfed.rng import Key, numpy_rng
+
+MAX_CHUNK_VALUES = 4_000_000
+"""Weights held at once (32 MB): memory does not grow with the number of resamples."""
+
+
+class BootstrapSettings(BaseModel):
+    """How intervals are made.
+
+    Attributes:
+        num_resamples: bootstrap resamples.
+        level: coverage of the interval.
+        max_undefined: largest share of resamples that may be undefined before the interval is withheld.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_resamples: int = Field(default=1000, ge=2)
+    level: float = Field(default=0.95, gt=0, lt=1)
+    max_undefined: float = Field(default=0.1, ge=0, lt=1)
+
+
+class Interval(NamedTuple):
+    """Bounds, or None with a reason; ``num_undefined`` resamples were dropped."""
+
+    low: float | None
+    high: float | None
+    num_undefined: int
+    reason: str | None = None
+
+
+class Difference(NamedTuple):
+    """Value of a minus value of b on the same patients; None with a reason if either is not defined."""
+
+    value: float | None
+    interval: Interval
+    reason: str | None = None
+
+
+def patient_index(patients: Sequence[str]) -> Int[np.ndarray, " example"]:
+    """Number patients by first appearance, so that hashing their ids changes no resample."""
+    number: dict[str, int] = {}
+    return np.array([number.setdefault(patient, len(number)) for patient in patients], dtype=np.int64)
+
+
+def resample_weights(
+    patients: Sequence[str], num_resamples: int, *key: Key
+) -> Iterator[Float[np.ndarray, "replicate example"]]:
+    """Yield, in chunks, how often each example occurs in each resample of the patients; a pure function of ``key``."""
+    index = patient_index(patients)
+    num_patients = int(index.max()) + 1
+    rng = numpy_rng(*key)
+    rows = max(1, MAX_CHUNK_VALUES // len(index))
+    for start in range(0, num_resamples, rows):
+        size = min(rows, num_resamples - start)
+        counts = rng.multinomial(num_patients, np.full(num_patients, 1 / num_patients), size=size)
+        yield counts.astype(np.float64)[:, index]
+
+
+def interval(
+    values: Float[np.ndarray, " replicate"], num_patients: int, settings: BootstrapSettings | None = None
+) -> Interval:
+    """Percentile interval of the defined ``values`` (NaN: not defined on that resample)."""
+    settings = settings or BootstrapSettings()
+    undefined = int(np.isnan(values).sum())
+    if num_patients < 2:
+        return Interval(None, None, undefined, "no interval: fewer than two patients")
+    if undefined > settings.max_undefined * len(values):
+        reason = f"no interval: not defined on {undefined} of {len(values)} resamples"
+        return Interval(None, None, undefined, reason)
+    tail = (1 - settings.level) / 2
+    low, high = np.nanquantile(values, [tail, 1 - tail])
+    return Interval(float(low), float(high), undefined)
+
+
+def bootstrap_interval(
+    metric: Metric,
+    targets: Targets,
+    scores: Scores,
+    patients: Sequence[str],
+    *key: Key,
+    settings: BootstrapSettings | None = None,
+) -> Interval:
+    """Interval of ``metric`` by resampling ``patients`` (one id per example) with the random ``key``."""
+    settings = settings or BootstrapSettings()
+    value = score(metric, targets, scores)
+    if value.value is None:
+        return Interval(None, None, settings.num_resamples, value.reason)
+    chunks = resample_weights(patients, settings.num_resamples, *key)
+    values = np.concatenate([metric.weighted(targets, scores, weights) for weights in chunks])
+    return interval(values, len(set(patients)), settings)
+
+
+def paired_difference(
+    metric: Metric,
+    targets: Targets,
+    a: Scores,
+    b: Scores,
+    patients: Sequence[str],
+    *key: Key,
+    settings: BootstrapSettings | None = None,
+) -> Difference:
+    """Compare two models on the same resamples of the same patients: ``metric(a) − metric(b)`` and its interval."""
+    settings = settings or BootstrapSettings()
+    left, right = score(metric, targets, a), score(metric, targets, b)
+    if left.value is None or right.value is None:
+        reason = left.reason if left.value is None else right.reason
+        return Difference(None, Interval(None, None, settings.num_resamples, reason), reason)
+    chunks = resample_weights(patients, settings.num_resamples, *key)
+    values = [metric.weighted(targets, a, weights) - metric.weighted(targets, b, weights) for weights in chunks]
+    return Difference(left.value - right.value, interval(np.concatenate(values), len(set(patients)), settings))

@@ -1,0 +1,196 @@
+"""Metrics of closed questions, on class indices and probabilities; a value that is not defined is null with a reason.
+
+Conventions. The answer is the class of the highest probability (the lower index on a tie), so a binary answer is "yes"
+above 0.5. With two answers, precision, recall, F1, AUROC and AUPRC are those of class 1; with more they are the plain
+mean over classes, one against the rest. AUROC, AUPRC, balanced accuracy and MCC are null where a class is absent, recall
+where the positive class is, everything where a score is NaN or infinite. Precision and MCC of a model that never predicts
+a class are 0/0: they count as 0, as in the published tables, and the reason says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from medfed.evaluation.calibration import weighted_brier, weighted_calibration_error
+from medfed.evaluation.ranking import TieGroups, tie_groups, weighted_auroc, weighted_average_precision
+from medfed.registry import by_name
+
+Targets = Int[np.ndarray, " example"]
+Scores = Float[np.ndarray, "example answer"]
+Weights = Float[np.ndarray, "replicate example"]
+Values = Float[np.ndarray, " replicate"]
+
+
+class Score(NamedTuple):
+    """A value, or None; ``reason`` says why it is None or which convention made it a number."""
+
+    value: float | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        name: key in ``scores.json``.
+        title: what a table prints.
+        higher_is_better: direction.
+        weighted: value per row of example weights; NaN where it is not defined for that weighting.
+        needs: which classes must occur among the targets.
+        probabilities: whether each row of scores must be a distribution.
+        exact: scikit-learn's unweighted value where it has the metric's reference implementation.
+    """
+
+    name: str
+    title: str
+    higher_is_better: bool
+    weighted: Callable[[Targets, Scores, Weights], Values]
+    needs: Literal["any", "positive", "all"] = "any"
+    probabilities: bool = False
+    exact: Callable[[Targets, Scores], float] | None = None
+
+
+def score(metric: Metric, targets: Targets, scores: Scores) -> Score:
+    """Value of ``metric`` on all examples, each counted once; never a number where it is not defined."""
+    reason = _undefined(metric, targets, scores)
+    if reason is not None:
+        return Score(None, reason)
+    if metric.exact is not None:
+        return Score(metric.exact(targets, scores))
+    value = float(metric.weighted(targets, scores, np.ones((1, len(targets))))[0])
+    if np.isnan(value):
+        return Score(None, "0/0: no example of the class, and none predicted as it")
+    return Score(value, _convention(metric, scores))
+
+
+def single_class(scores: Scores) -> bool:
+    """Whether a model gives every example the same answer."""
+    return len(scores) > 0 and len(np.unique(scores.argmax(1))) == 1
+
+
+def confusion(targets: Targets, scores: Scores, weights: Weights) -> Float[np.ndarray, "replicate answer answer"]:
+    """Weight of examples by true class (row) and answered class (column)."""
+    num_answers = scores.shape[1]
+    cell = targets * num_answers + scores.argmax(1)
+    onehot = np.zeros((len(targets), num_answers**2))
+    onehot[np.arange(len(targets)), cell] = 1.0
+    counts: np.ndarray = (weights @ onehot).reshape(len(weights), num_answers, num_answers)
+    return counts
+
+
+def _undefined(metric: Metric, targets: Targets, scores: Scores) -> str | None:
+    if len(targets) == 0:
+        return "no examples"
+    broken = int((~np.isfinite(scores)).any(1).sum())
+    if broken:
+        return f"{broken} of {len(scores)} scores are NaN or infinite"
+    if metric.probabilities and (scores.min() < 0 or not np.allclose(scores.sum(1), 1, atol=1e-3)):
+        return "the scores are not probabilities: a row must lie in [0, 1] and sum to 1"
+    num_answers = scores.shape[1]
+    wanted = {"any": (), "positive": range(1, 2) if num_answers == 2 else range(num_answers), "all": range(num_answers)}
+    absent = [str(answer) for answer in wanted[metric.needs] if not (targets == answer).any()]
+    return f"no example of class {', '.join(absent)} among the targets" if absent else None
+
+
+def _convention(metric: Metric, scores: Scores) -> str | None:
+    answered = np.unique(scores.argmax(1))
+    if metric.name == "mcc" and len(answered) == 1:
+        return "every answer is the same: 0/0 counted as 0"
+    wanted = [1] if scores.shape[1] == 2 else range(scores.shape[1])
+    if metric.name == "precision" and not np.isin(wanted, answered).all():
+        return "a class was never predicted: 0/0 counted as 0"
+    return None
+
+
+def _divide(above: np.ndarray, below: np.ndarray, otherwise: float) -> np.ndarray:
+    quotient: np.ndarray = np.divide(above, below, out=np.full(above.shape, otherwise), where=below > 0)
+    return quotient
+
+
+def _of_positive(per_class: Float[np.ndarray, "replicate answer"]) -> Values:
+    values: np.ndarray = per_class[:, 1] if per_class.shape[1] == 2 else per_class.mean(1)
+    return values
+
+
+def _hits(counts: np.ndarray) -> np.ndarray:
+    hits: np.ndarray = np.diagonal(counts, axis1=1, axis2=2)
+    return hits
+
+
+def _accuracy(targets: Targets, scores: Scores, weights: Weights) -> Values:
+    counts = confusion(targets, scores, weights)
+    values: np.ndarray = _hits(counts).sum(1) / counts.sum((1, 2))
+    return values
+
+
+def _recalls(counts: np.ndarray) -> np.ndarray:
+    return _divide(_hits(counts), counts.sum(2), np.nan)
+
+
+def _balanced_accuracy(targets: Targets, scores: Scores, weights: Weights) -> Values:
+    values: np.ndarray = _recalls(confusion(targets, scores, weights)).mean(1)
+    return values
+
+
+def _recall(targets: Targets, scores: Scores, weights: Weights) -> Values:
+    return _of_positive(_recalls(confusion(targets, scores, weights)))
+
+
+def _precision(targets: Targets, scores: Scores, weights: Weights) -> Values:
+    counts = confusion(targets, scores, weights)
+    return _of_positive(_divide(_hits(counts), counts.sum(1), 0.0))
+
+
+def _f1(targets: Targets, scores: Scores, weights: Weights) -> Values:
+    counts = confusion(targets, scores, weights)
+    return _of_positive(_divide(2 * _hits(counts), counts.sum(1) + counts.sum(2), np.nan))
+
+
+def _mcc(targets: Targets, scores: Scores, weights: Weights) -> Values:
+    counts = confusion(targets, scores, weights)
+    total, true, answered = counts.sum((1, 2)), counts.sum(2), counts.sum(1)
+    covariance = _hits(counts).sum(1) * total - (true * answered).sum(1)
+    spread_true, spread_answered = total**2 - (true**2).sum(1), total**2 - (answered**2).sum(1)
+    values = _divide(covariance, np.sqrt(spread_true * spread_answered), 0.0)
+    values[spread_true <= 0] = np.nan
+    return values
+
+
+def _ranked(summary: Callable[[TieGroups], Values]) -> Callable[[Targets, Scores, Weights], Values]:
+    def weighted(targets: Targets, scores: Scores, weights: Weights) -> Values:
+        classes = [1] if scores.shape[1] == 2 else range(scores.shape[1])
+        values = [summary(tie_groups(targets == answer, scores[:, answer], weights)) for answer in classes]
+        mean: np.ndarray = np.mean(values, axis=0)
+        return mean
+
+    return weighted
+
+
+def _sklearn(function: Callable[..., float]) -> Callable[[Targets, Scores], float]:
+    def exact(targets: Targets, scores: Scores) -> float:
+        classes = [1] if scores.shape[1] == 2 else range(scores.shape[1])
+        return float(np.mean([function(targets == answer, scores[:, answer]) for answer in classes]))
+
+    return exact
+
+
+METRICS = (
+    Metric("auroc", "AUROC", True, _ranked(weighted_auroc), "all", exact=_sklearn(roc_auc_score)),
+    Metric("auprc", "AUPRC", True, _ranked(weighted_average_precision), "all", exact=_sklearn(average_precision_score)),
+    Metric("balanced_accuracy", "Balanced accuracy", True, _balanced_accuracy, "all"),
+    Metric("accuracy", "Accuracy", True, _accuracy),
+    Metric("precision", "Precision", True, _precision),
+    Metric("recall", "Recall", True, _recall, "positive"),
+    Metric("f1", "F1", True, _f1),
+    Metric("mcc", "MCC", True, _mcc, "all"),
+    Metric("ece", "ECE", False, weighted_calibration_error, probabilities=True),
+    Metric("brier", "Brier", False, weighted_brier, probabilities=True),
+)
+BY_NAME = by_name(METRICS)

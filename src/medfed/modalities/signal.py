@@ -1,0 +1,108 @@
+"""Multi-lead signals: the 12-lead ECG (FedKIM Table 2, EAD and EBD).
+
+A dataset hands over ``[lead, time]`` in millivolts at 100 Hz, leads in the order of :data:`LEADS`. Leads are normalised each
+by their own mean and spread, pooled from training clients; nothing is normalised per record, so voltage (hypertrophy,
+low voltage) stays visible to the encoder.
+"""
+
+from __future__ import annotations
+
+from math import gcd
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float, Float32, Float64
+from pydantic import Field
+from scipy.signal import resample_poly
+
+from medfed.errors import DataError
+from medfed.modalities.base import Modality
+from medfed.modalities.moments import Moments
+
+LEADS = ("I", "II", "III", "AVR", "AVL", "AVF", "V1", "V2", "V3", "V4", "V5", "V6")
+RAW_HZ = 100
+
+
+class SignalModality(Modality):
+    """A signal ``[lead, time]``.
+
+    Attributes:
+        num_leads: leads of a sample.
+        length: samples in time, 10 s by default.
+        sampling_hz: sampling frequency of a sample; raw arrays come at :data:`RAW_HZ` and are resampled when it differs.
+    """
+
+    units: ClassVar[str] = "millivolt"
+    name: str = "ecg"
+    num_leads: int = Field(12, gt=0)
+    length: int = Field(1000, gt=0)
+    sampling_hz: int = Field(RAW_HZ, gt=0, le=1000)
+
+    @property
+    def sample_shape(self) -> tuple[int, int]:
+        """``(num_leads, length)``."""
+        return self.num_leads, self.length
+
+    @property
+    def num_channels(self) -> int:
+        """One channel per lead."""
+        return self.num_leads
+
+    def prepare(self, raw: Float[np.ndarray, "lead raw_time"]) -> Float32[np.ndarray, "lead time"]:
+        """Fill gaps, resample, and centre the recording in ``length`` samples.
+
+        A missing sample (NaN, infinite) is interpolated linearly within its lead; a lead without any sample is flat zero,
+        which is what a loose electrode records. A longer recording keeps its middle; a shorter one gets the isoelectric
+        line (zeros) on both sides.
+
+        Raises:
+            DataError: ``raw`` is not ``[num_leads, time]`` or holds no sample at all.
+        """
+        if raw.ndim != 2 or raw.shape[0] != self.num_leads or raw.shape[1] == 0:
+            raise DataError(
+                f"the signal has shape {raw.shape}; [{self.num_leads} leads, time] is needed",
+                where=self.name,
+                hint="check the record's leads, or set num_leads",
+            )
+        signal = _without_gaps(raw.astype(np.float64))
+        if self.sampling_hz != RAW_HZ:
+            common = gcd(self.sampling_hz, RAW_HZ)
+            signal = resample_poly(signal, self.sampling_hz // common, RAW_HZ // common, axis=1)
+        return _centred(signal, self.length).astype(np.float32)
+
+    def moments(self, samples: Float32[np.ndarray, "example lead time"]) -> Moments:
+        """Return count, sum and sum of squares per lead."""
+        count = np.full(self.num_leads, samples.shape[0] * samples.shape[2], np.float64)
+        total = samples.sum((0, 2), dtype=np.float64)
+        return Moments(count, total, np.einsum("elt,elt->l", samples, samples, dtype=np.float64))
+
+    def normalise(
+        self,
+        samples: Float32[np.ndarray, "example lead time"],
+        mean: Float64[np.ndarray, " lead"],
+        std: Float64[np.ndarray, " lead"],
+    ) -> Float32[np.ndarray, "example lead time"]:
+        """Return z-scores per lead."""
+        scaled = (samples - mean[:, None].astype(np.float32)) / std[:, None].astype(np.float32)
+        return scaled.astype(np.float32, copy=False)
+
+
+def _without_gaps(signal: Float64[np.ndarray, "lead time"]) -> Float64[np.ndarray, "lead time"]:
+    known = np.isfinite(signal)
+    if known.all():
+        return signal
+    time = np.arange(signal.shape[1])
+    filled = np.zeros_like(signal)
+    for lead, kept in enumerate(known):
+        if kept.any():
+            filled[lead] = np.interp(time, time[kept], signal[lead, kept])
+    return filled
+
+
+def _centred(signal: Float64[np.ndarray, "lead raw_time"], length: int) -> Float64[np.ndarray, "lead time"]:
+    excess = signal.shape[1] - length
+    if excess >= 0:
+        start = excess // 2
+        return signal[:, start : start + length]
+    before = -excess // 2
+    return np.pad(signal, ((0, 0), (before, -excess - before)))

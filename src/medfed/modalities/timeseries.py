@@ -1,0 +1,100 @@
+"""Hourly clinical time series: vital signs, lab events, input and output of an ICU stay (FedKIM Table 2, MP and SP).
+
+A sample carries values and, beside them, flags that say which values were observed: what was measured is informative, and a
+zero must not pass for a measurement. Only observed values enter the moments.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float, Float32, Float64
+from pydantic import Field
+
+from medfed.errors import DataError
+from medfed.modalities.base import Modality
+from medfed.modalities.moments import Moments
+
+# fmt: off
+VITALS = ("hr", "resp", "temp", "sbp", "dbp", "map", "o2sat")
+LABS = (
+    "alb", "alp", "alt", "ast", "be", "bicar", "bili", "bili_dir", "bnd", "bun", "ca", "cai", "ck", "ckmb", "cl", "crea",
+    "crp", "fgn", "glu", "hgb", "inr_pt", "k", "lact", "lymph", "mch", "mchc", "mcv", "methb", "mg", "na", "neut", "pco2",
+    "ph", "phos", "plt", "po2", "ptt", "tnt", "wbc",
+)
+# fmt: on
+INPUT = ("fio2",)
+OUTPUT = ("urine",)
+CLIP = 5.0
+"""Bound of a z-score: charting artefacts (a pressure of 300, a temperature of 0) must not drown the rest."""
+
+
+class TimeSeriesModality(Modality):
+    """Variables by the hour since admission; a sample is ``[hour, values then observed flags]``.
+
+    Attributes:
+        variables: names, in channel order.
+        num_hours: hours of a sample, counted from admission.
+    """
+
+    units: ClassVar[str] = "clinical units per variable"
+    variables: tuple[str, ...] = Field(min_length=1)
+    num_hours: int = Field(24, gt=0)
+
+    @property
+    def sample_shape(self) -> tuple[int, int]:
+        """``(num_hours, 2 · variables)``."""
+        return self.num_hours, 2 * len(self.variables)
+
+    @property
+    def num_channels(self) -> int:
+        """One channel per variable; flags are not normalised."""
+        return len(self.variables)
+
+    def prepare(self, raw: Float[np.ndarray, "raw_hour variable"]) -> Float32[np.ndarray, "hour channel"]:
+        """Keep the first hours; hours beyond the stay are unobserved. NaN (or infinite) means not observed.
+
+        Raises:
+            DataError: ``raw`` does not have one column per variable.
+        """
+        count = len(self.variables)
+        if raw.ndim != 2 or raw.shape[1] != count:
+            raise DataError(
+                f"the series has shape {raw.shape}; [hours, {count} variables] is needed",
+                where=self.name,
+                hint=f"the variables are {', '.join(self.variables)}",
+            )
+        kept = raw[: self.num_hours]
+        observed = np.isfinite(kept)
+        sample = np.zeros(self.sample_shape, np.float32)
+        sample[: len(kept), :count] = np.where(observed, kept, 0.0)
+        sample[: len(kept), count:] = observed
+        return sample
+
+    def moments(self, samples: Float32[np.ndarray, "example hour channel"]) -> Moments:
+        """Return count, sum and sum of squares of the observed values, per variable."""
+        count = len(self.variables)
+        observed = samples[..., count:].sum((0, 1), dtype=np.float64)
+        values = samples[..., :count].astype(np.float64)  # zero where unobserved, so it adds nothing
+        return Moments(observed, values.sum((0, 1)), (values**2).sum((0, 1)))
+
+    def normalise(
+        self,
+        samples: Float32[np.ndarray, "example hour channel"],
+        mean: Float64[np.ndarray, " variable"],
+        std: Float64[np.ndarray, " variable"],
+    ) -> Float32[np.ndarray, "example hour channel"]:
+        """Return z-scores clipped to ±:data:`CLIP`, 0 where unobserved; flags stay as they are."""
+        count = len(self.variables)
+        flags = samples[..., count:]
+        scores = ((samples[..., :count] - mean) / std).clip(-CLIP, CLIP) * flags
+        return np.concatenate([scores.astype(np.float32), flags], axis=-1)
+
+
+def icu_modalities(num_hours: int = 24) -> tuple[TimeSeriesModality, ...]:
+    """Return the four ICU modalities: vitals (7 variables), labs (39), input (1) and output (1)."""
+    return tuple(
+        TimeSeriesModality(name=name, variables=variables, num_hours=num_hours)
+        for name, variables in (("vitals", VITALS), ("labs", LABS), ("input", INPUT), ("output", OUTPUT))
+    )

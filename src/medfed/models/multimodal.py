@@ -1,0 +1,55 @@
+"""The client's model: one encoder per modality shared by all tasks, mean fusion, one head per task (FedKIM Eq. 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from medfed.modalities.base import Encoder, EncoderSpec, Modality
+from medfed.tasks.base import Task
+from medfed.types import Batch
+
+
+class MultimodalModel(nn.Module):
+    """Encoders, fusion and heads. State names start with ``encoders.<modality>.`` or ``heads.<task>.``.
+
+    An absent modality contributes nothing to the fused feature and its encoder gets no gradient from that example.
+    """
+
+    def __init__(
+        self, encoders: Mapping[str, EncoderSpec], modalities: Mapping[str, Modality], tasks: tuple[Task, ...]
+    ) -> None:
+        super().__init__()
+        used = sorted({name for task in tasks for name in task.modalities})
+        self.encoders = nn.ModuleDict({name: encoders[name].build(modalities[name]) for name in used})
+        self.heads = nn.ModuleDict(
+            {task.name: task.head(sum(encoders[name].dim for name in task.modalities)) for task in tasks}
+        )
+
+    def tokens(self, modality: str, samples: Float[Tensor, "batch *sample"]) -> Float[Tensor, "batch tokens dim"]:
+        """Encode samples of one modality."""
+        encoded: Tensor = self.encoders[modality](samples)
+        return encoded
+
+    def features(self, task: Task, batch: Batch) -> Float[Tensor, "batch dim"]:
+        """Concatenate the mean token of every modality of ``task``; zeros where absent."""
+        return torch.cat([self._pooled(name, batch.inputs[name], batch.present[name]) for name in task.modalities], -1)
+
+    def forward(self, task: Task, batch: Batch) -> Float[Tensor, "batch *out"]:
+        """Return the outputs of the task's head."""
+        outputs: Tensor = self.heads[task.name](self.features(task, batch))
+        return outputs
+
+    def _pooled(
+        self, modality: str, samples: Float[Tensor, "batch *sample"], present: Bool[Tensor, " batch"]
+    ) -> Float[Tensor, "batch dim"]:
+        if bool(present.all()):
+            return self.tokens(modality, samples).mean(1)
+        pooled = samples.new_zeros(len(samples), cast(Encoder, self.encoders[modality]).dim)
+        if bool(present.any()):
+            pooled[present] = self.tokens(modality, samples[present]).mean(1)
+        return pooled

@@ -1,0 +1,42 @@
+"""Progress a person can follow: bars on a terminal, one plain line per phase elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Advance = Callable[[int, int], None]
+"""Called with (done, total)."""
+
+
+class Reporter:
+    """Where a run says what it is doing."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        self.console.print(text, highlight=False, markup=False)
+
+    @contextmanager
+    def phase(self, title: str) -> Iterator[Advance]:
+        """Show ``title`` while the block runs; the block may tell how far it is."""
+        started = time.monotonic()
+        if self.console.is_terminal:
+            with self._bar() as bar:
+                task = bar.add_task(title, total=None)
+                yield lambda done, total: bar.update(task, completed=done, total=total)
+        else:
+            yield lambda done, total: None
+        self.say(f"{title}: {time.monotonic() - started:.1f} s")
+
+    def _bar(self) -> Progress:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        return Progress(
+            *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, transient=True, refresh_per_second=4
+        )

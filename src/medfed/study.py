@@ -1,0 +1,226 @@
+"""A study: one frozen tree of settings read from TOML, hashed, and overridden on the command line with ``--set a.b=c``.
+
+Paths are not science: data roots, caches and a foundation's folder are flags, never part of a study.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+
+from medfed.datasets import DATASETS
+from medfed.datasets.base import TwinSpec
+from medfed.datasets.split import PartitionSettings, SplitSettings
+from medfed.errors import MedfedError, StudyError
+from medfed.evaluation.evaluate import EvaluationSettings
+from medfed.federated.algorithms import ALGORITHMS
+from medfed.federated.algorithms.base import Algorithm
+from medfed.federated.client import ClientSettings
+from medfed.federated.rounds import RoundSettings
+from medfed.injection.foundation import FoundationSettings, TinySettings
+from medfed.injection.inject import InjectionSettings
+from medfed.modalities import ENCODERS, MODALITIES
+from medfed.modalities.base import EncoderSpec, Modality
+from medfed.registry import Named, lookup
+from medfed.tasks import TASKS
+from medfed.tasks.base import Task
+
+Spec = TypeVar("Spec", bound=BaseModel)
+
+
+def _chosen(table: Mapping[str, type[Spec]], kind: str, value: object) -> object:
+    """Build the registered settings that ``value`` names: ``"fedavg"`` or ``{name = "fedprox", mu = 0.01}``."""
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, Mapping):
+        return value
+    fields = dict(value)
+    if "name" not in fields:
+        raise ValueError(f"name the {kind}: one of {', '.join(sorted(table))}")
+    try:
+        chosen: type[Spec] = lookup(table, str(fields.pop("name")), kind)  # type: ignore[type-var]
+    except MedfedError as error:
+        raise ValueError(str(error)) from error
+    return chosen.model_validate(fields)
+
+
+def _algorithm(value: object) -> object:
+    return _chosen(ALGORITHMS, "algorithm", value)
+
+
+def _encoder(value: object) -> object:
+    return _chosen(ENCODERS, "encoder", value)
+
+
+class Study(BaseModel):
+    """Everything that decides a run's numbers.
+
+    Attributes:
+        name: folder and title of the run.
+        description: one sentence for the report.
+        seed: the root of all randomness.
+        train: trained tasks, by registry name.
+        unseen: tasks asked of the injected LLM only.
+        twins: synthetic data to write when no ``--data-root`` is given; by default none is.
+        twin_sizes: patients per dataset where it differs from ``twins.num_patients``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    description: str = ""
+    seed: Annotated[int, Field(ge=0)] = 0
+    train: Annotated[tuple[str, ...], Field(min_length=1)]
+    unseen: tuple[str, ...] = ()
+    twins: TwinSpec | None = None
+    twin_sizes: dict[str, int] = {}
+    split: SplitSettings = SplitSettings()
+    partition: PartitionSettings = PartitionSettings()
+    modalities: dict[str, dict[str, Any]] = {}
+    encoders: dict[str, Annotated[SerializeAsAny[EncoderSpec], BeforeValidator(_encoder)]]
+    algorithm: Annotated[SerializeAsAny[Algorithm], BeforeValidator(_algorithm)]
+    rounds: RoundSettings = RoundSettings()
+    client: ClientSettings = ClientSettings()
+    foundation: Annotated[FoundationSettings, Field(discriminator="kind")] = TinySettings()
+    injection: InjectionSettings = InjectionSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Study:
+        for name in (*self.train, *self.unseen):
+            _known(TASKS, name, "task")
+        if both := set(self.train) & set(self.unseen):
+            raise ValueError(f"task {sorted(both)[0]!r} is both trained and unseen; a task is one or the other")
+        for name in self.twin_sizes:
+            _known(DATASETS, name, "dataset")
+        for name in (*self.modalities, *self.encoders):
+            _known(MODALITIES, name, "modality")
+        trained = {modality for task in self.train_tasks for modality in task.modalities}
+        for modality in sorted({modality for task in self.tasks for modality in task.modalities}):
+            if modality not in self.encoders:
+                raise ValueError(f"a task reads the modality {modality!r}; add encoders.{modality}")
+            if modality not in trained:
+                raise ValueError(
+                    f"no trained task reads the modality {modality!r}, so its encoder would stay untrained"
+                )
+        return self
+
+    @property
+    def train_tasks(self) -> tuple[Task, ...]:
+        """The trained tasks."""
+        return tuple(TASKS[name] for name in self.train)
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """All tasks, trained first."""
+        return tuple(TASKS[name] for name in (*self.train, *self.unseen))
+
+    @property
+    def dataset_names(self) -> tuple[str, ...]:
+        """The datasets the tasks read, sorted."""
+        return tuple(sorted({task.dataset for task in self.tasks}))
+
+    def modality(self, name: str) -> Modality:
+        """Return the modality with this study's settings."""
+        default = MODALITIES[name]
+        return type(default).model_validate({**default.model_dump(), **self.modalities.get(name, {})})
+
+    def twin_spec(self, dataset: str) -> TwinSpec:
+        """Return the spec of a dataset's twin.
+
+        Raises:
+            StudyError: the study is for real data only.
+        """
+        if self.twins is None:
+            raise StudyError(
+                f"the study {self.name!r} has no [twins], so it runs on real data only", hint="pass --data-root DIR"
+            )
+        size = self.twin_sizes.get(dataset, self.twins.num_patients)
+        return self.twins.model_copy(update={"num_patients": size})
+
+    def hash(self, *facts: str) -> str:
+        """Return eight hex digits of the settings (but name, seed, description) and of ``facts`` (data checksums)."""
+        settings = self.resolved()
+        del settings["seed"], settings["description"], settings["name"]
+        text = json.dumps([settings, facts], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    def resolved(self) -> dict[str, Any]:
+        """Return all settings, defaults included, as JSON values; registry names stand beside their fields."""
+        settings: dict[str, Any] = self.model_dump(mode="json")
+        settings["algorithm"]["name"] = self.algorithm.name
+        for name, spec in self.encoders.items():
+            settings["encoders"][name]["name"] = spec.name
+        return settings
+
+
+def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
+    """Read a study file and apply ``key.path=value`` overrides (TOML values; bare words are text).
+
+    Raises:
+        StudyError: the file is missing, not TOML, or has a wrong key or value; the message names file and field.
+    """
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise StudyError("no such study file", where=path, hint="see studies/ for the shipped ones") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StudyError(f"not valid TOML: {error}", where=path, hint="correct that line") from error
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        return Study.model_validate(tree)
+    except ValidationError as error:
+        raise _explained(error, path) from error
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise StudyError(f"--set wants key=value, got {override!r}", hint="for example --set rounds.num_rounds=3")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.strip().split(".")
+    node = tree
+    for parent in parents:
+        below = node.setdefault(parent, {})
+        node[parent] = node = {"name": below} if isinstance(below, str) else below
+    node[last] = value
+
+
+def _explained(error: ValidationError, path: Path) -> StudyError:
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or "study"
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(first["loc"][:-1])
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else (f"known keys: {', '.join(known)}" if known else "remove it")
+        return StudyError(f"unknown key {field!r}", where=path, hint=hint)
+    what = first["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(first["input"], Mapping | BaseModel) else f" (got {first['input']!r})"
+    return StudyError(f"{field}: {what}{given}", where=path, hint="correct it in the file, or with --set")
+
+
+def _fields_at(location: Sequence[int | str]) -> list[str]:
+    model: object = Study
+    for part in location:
+        if not (isinstance(model, type) and issubclass(model, BaseModel)) or part not in model.model_fields:
+            return []
+        model = model.model_fields[str(part)].annotation
+    return sorted(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def _known(table: Mapping[str, Named], name: str, kind: str) -> None:
+    try:
+        lookup(table, name, kind)
+    except MedfedError as error:
+        raise ValueError(str(error)) from error

@@ -1,0 +1,94 @@
+"""What a task is: a dataset's target as a head, a loss and metrics for the clients, and as a prompt for the LLM.
+
+One object serves both stages. The question and the two descriptions of the FedKIM tasks are data and stand verbatim.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from medfed.datasets.decode import Decoded
+from medfed.types import Batch
+
+
+class Task(BaseModel, ABC):
+    """A question asked of a dataset.
+
+    Attributes:
+        name: short name; also the head's name ("cd").
+        title: what a table prints.
+        dataset: registry name of the dataset.
+        target: the dataset's target column.
+        modalities: modalities the task reads, in prompt order.
+        question: the prompt's question, verbatim.
+        answers: answer strings by class index.
+        task_description: read by the router.
+        modality_description: read by the router.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: ClassVar[str]
+
+    name: str
+    title: str
+    dataset: str
+    target: str
+    modalities: tuple[str, ...]
+    question: str
+    answers: tuple[str, ...]
+    task_description: str
+    modality_description: str
+
+    @abstractmethod
+    def head(self, dim: int) -> nn.Module:
+        """Return the client's decoder: ``[batch, dim]`` → outputs of this task."""
+
+    @abstractmethod
+    def loss(self, outputs: Float[Tensor, "batch *out"], batch: Batch) -> Float[Tensor, ""]:
+        """Mean loss over the batch."""
+
+    @abstractmethod
+    def predict(self, outputs: Float[Tensor, "batch *out"]) -> Float[Tensor, " batch *score"]:
+        """Turn outputs into the scores that metrics read (a probability)."""
+
+
+class TaskSet:
+    """The examples of one task that one party (a client, the server's public set, …) may see."""
+
+    def __init__(self, task: Task, data: Decoded, rows: Int[np.ndarray, " example"]) -> None:
+        self.task, self.data, self.rows = task, data, rows
+        self._targets = torch.from_numpy(data.target(task.target))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def targets(self) -> Int[Tensor, " example"]:
+        """Class index of every example."""
+        return self._targets[self.rows]
+
+    @property
+    def patients(self) -> list[str]:
+        """Patient of every example."""
+        return [str(patient) for patient in self.data.index["patient"].gather(self.rows)]
+
+    def batch(self, positions: Int[np.ndarray, " batch"]) -> Batch:
+        """Return the examples at ``positions`` (into this set) as one batch."""
+        rows = self.rows[positions]
+        return Batch(
+            {name: torch.from_numpy(self.data.samples[name][rows]) for name in self.task.modalities},
+            {name: torch.from_numpy(self.data.present[name][rows]) for name in self.task.modalities},
+            self._targets[rows],
+            tuple(str(example) for example in self.data.index["example"].gather(rows)),
+        )
+
+    def batches(self, size: int) -> list[Batch]:
+        """Return all examples in order, in batches of at most ``size``."""
+        return [self.batch(np.arange(start, min(start + size, len(self)))) for start in range(0, len(self), size)]

@@ -1,0 +1,159 @@
+"""Who holds what: every task's examples by client and by server split, normalised by the clients' pooled moments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int
+
+from medfed.datasets.decode import Decoded
+from medfed.datasets.split import (
+    PartitionSettings,
+    SplitSettings,
+    assign_clients,
+    assign_splits,
+    partition_hash,
+    roster,
+)
+from medfed.errors import DataError
+from medfed.modalities.base import Modality
+from medfed.modalities.moments import Moments
+from medfed.tasks.base import Task, TaskSet
+
+Rows = Int[np.ndarray, " row"]
+SERVER_SPLITS = ("public", "development", "test")
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The study's data, divided.
+
+    Attributes:
+        clients: client → trained task → its private examples. A client without examples of a task lacks the task.
+        public, development: trained task → the server's examples.
+        test: any task → test examples; of an unseen task all examples of patients no other part holds.
+        partition: who holds which example ids, with class counts (JSON).
+    """
+
+    clients: Mapping[str, Mapping[str, TaskSet]]
+    public: Mapping[str, TaskSet]
+    development: Mapping[str, TaskSet]
+    test: Mapping[str, TaskSet]
+    partition: Mapping[str, Any] = field(repr=False)
+
+
+def build_cohort(
+    data: Mapping[str, Decoded],
+    train: Sequence[Task],
+    unseen: Sequence[Task],
+    modalities: Mapping[str, Modality],
+    split: SplitSettings,
+    partition: PartitionSettings,
+    seed: int,
+) -> Cohort:
+    """Split patients, spread the private ones over clients, pool the moments, normalise, and lay out every task.
+
+    Raises:
+        DataError: a trained task has no private, public or test example left.
+    """
+    rosters = {
+        name: roster(data[name].index, [task.target for task in train if task.dataset == name])
+        for name in sorted({task.dataset for task in train})
+    }
+    splits = assign_splits(rosters, split, seed)
+    clients = assign_clients(rosters, splits, partition, seed)
+    names = sorted(set(clients.values()))
+    private = {name: {task.name: _rows(data[task.dataset], task, clients, name) for task in train} for name in names}
+    server = {
+        part: {task.name: _rows(data[task.dataset], task, splits, part) for task in train} for part in SERVER_SPLITS
+    }
+    for task in train:
+        parts = {"private": np.concatenate([rows[task.name] for rows in private.values()])}
+        _require_examples(task, {**parts, **{part: server[part][task.name] for part in SERVER_SPLITS}})
+    elsewhere = {patient: place for patient, place in splits.items() if place != "test"}
+    for task in unseen:
+        server["test"][task.name] = _rows(data[task.dataset], task, elsewhere, None)
+        _require_examples(task, {"test": server["test"][task.name]})
+    moments = pooled_moments(data, train, private, modalities)
+    data = {name: decoded.normalised(modalities, moments) for name, decoded in data.items()}
+    by_name = {task.name: task for task in (*train, *unseen)}
+
+    def sets(rows: Mapping[str, Rows]) -> dict[str, TaskSet]:
+        return {
+            name: TaskSet(by_name[name], data[by_name[name].dataset], kept) for name, kept in rows.items() if len(kept)
+        }
+
+    held = {name: sets(rows) for name, rows in private.items()}
+    parts_of_server = {part: sets(rows) for part, rows in server.items()}
+    record = _record(held, parts_of_server, partition, seed)
+    return Cohort(held, parts_of_server["public"], parts_of_server["development"], parts_of_server["test"], record)
+
+
+def pooled_moments(
+    data: Mapping[str, Decoded],
+    train: Sequence[Task],
+    private: Mapping[str, Mapping[str, Rows]],
+    modalities: Mapping[str, Modality],
+) -> dict[str, Moments]:
+    """Sum the clients' moments in order of client id: training data only, and no bit depends on who answers first."""
+    pooled: dict[str, Moments] = {}
+    for name in sorted({name for decoded in data.values() for name in decoded.samples}):
+        pooled[name] = Moments.zero(modalities[name].num_channels)
+        for client in sorted(private):
+            for dataset in sorted({task.dataset for task in train if name in task.modalities}):
+                tasks = [task.name for task in train if task.dataset == dataset and name in task.modalities]
+                rows = np.unique(np.concatenate([private[client][task] for task in tasks]))
+                pooled[name] = pooled[name].plus(data[dataset].moments(modalities[name], rows))
+    return pooled
+
+
+def _rows(decoded: Decoded, task: Task, places: Mapping[str, str], place: str | None) -> Rows:
+    """Rows with a known target whose patient is at ``place``; None means at no place at all."""
+    patients = decoded.index["patient"]
+    here = np.array([places.get(patient) == place for patient in patients], bool)
+    return np.flatnonzero(here & (decoded.target(task.target) >= 0))
+
+
+def _require_examples(task: Task, parts: Mapping[str, Rows]) -> None:
+    for part, rows in parts.items():
+        if not len(rows):
+            raise DataError(
+                f"task {task.name!r} has no {part} example left",
+                where=task.dataset,
+                hint="give it more data, change split.ratios, or take the task out of the study",
+            )
+
+
+def _record(
+    held: Mapping[str, Mapping[str, TaskSet]],
+    server: Mapping[str, Mapping[str, TaskSet]],
+    settings: PartitionSettings,
+    seed: int,
+) -> dict[str, Any]:
+    clients = {name: _ids(sets) for name, sets in held.items()}
+    return {
+        "scheme": settings.scheme,
+        "seed": seed,
+        "hash": partition_hash(clients),
+        "clients": clients,
+        "server": {part: _ids(sets) for part, sets in server.items()},
+        "counts": {name: {task: _counts(examples) for task, examples in sets.items()} for name, sets in held.items()},
+    }
+
+
+def _ids(sets: Mapping[str, TaskSet]) -> dict[str, list[str]]:
+    ids: dict[str, pl.Series] = {}
+    for examples in sets.values():
+        mine = examples.data.index["example"].gather(examples.rows)
+        dataset = examples.task.dataset
+        ids[dataset] = pl.concat([ids[dataset], mine]).unique() if dataset in ids else mine
+    return {dataset: series.sort().to_list() for dataset, series in sorted(ids.items())}
+
+
+def _counts(examples: TaskSet) -> dict[str, int]:
+    targets = examples.targets.tolist()
+    return {answer: targets.count(number) for number, answer in enumerate(examples.task.answers)}

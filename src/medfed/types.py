@@ -1,0 +1,111 @@
+"""The values that travel between the parts, and the legend of axis names.
+
+Axis names used in shapes: ``batch`` examples; ``tokens`` positions an encoder emits per example; ``dim`` its width;
+``width`` the LLM's hidden size; ``position`` places in the LLM's input; ``expert`` = P; ``rank`` = r; ``task``,
+``client``; ``lead`` × ``time`` an ECG; ``hour`` × ``channel`` an ICU series; ``row`` × ``column`` an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+Params = Mapping[str, Tensor]
+"""Named tensors: parameters, buffers, control variates, …"""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples of one task.
+
+    Attributes:
+        inputs: modality → normalised samples; zeros where the modality is absent.
+        present: modality → whether the example has it. Absence is told by this mask, never by zeros alone.
+        target: class index (classification).
+        examples: example ids, for predictions.
+    """
+
+    inputs: Mapping[str, Float[Tensor, "batch *sample"]]
+    present: Mapping[str, Bool[Tensor, " batch"]]
+    target: Shaped[Tensor, " batch"]
+    examples: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return int(self.target.shape[0])
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch with its tensors on ``device``."""
+        return Batch(
+            {name: value.to(device) for name, value in self.inputs.items()},
+            {name: value.to(device) for name, value in self.present.items()},
+            self.target.to(device),
+            self.examples,
+        )
+
+
+@dataclass(frozen=True)
+class Broadcast:
+    """What the server sends a client at the start of a round.
+
+    Attributes:
+        round: 1-based round number.
+        base: fingerprint of ``params`` and ``buffers``; an update must name the base it started from.
+        params: global trainable parameters.
+        buffers: global buffers (normalisation statistics), replaced, never differenced.
+        state: the algorithm's own tensors (a control variate, say).
+    """
+
+    round: int
+    base: str
+    params: Params
+    buffers: Params = field(default_factory=dict)
+    state: Params = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a client sends back.
+
+    Attributes:
+        client: client id.
+        round: the round it answers.
+        base: fingerprint of the model it started from.
+        delta: local minus global parameters, float32, same names and shapes as the broadcast's ``params``.
+        buffers: local buffers after training.
+        state: the algorithm's own tensors.
+        num_examples: private training examples seen, over all tasks; apart from ``num_steps`` on purpose.
+        num_steps: optimizer steps taken.
+        examples: component ("encoders.image", "heads.cd") → examples whose loss reached it. A component the client
+            has no data for has no weight in the mean of its tensors.
+        metrics: numbers for the log (loss per task).
+    """
+
+    client: str
+    round: int
+    base: str
+    delta: Params
+    num_examples: int
+    num_steps: int
+    buffers: Params = field(default_factory=dict)
+    state: Params = field(default_factory=dict)
+    examples: Mapping[str, int] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A client that gave no usable update this round: who, in which phase ("train", "gate", "exchange", …), and why."""
+
+    client: str
+    round: int
+    phase: str
+    reason: str
+
+
+def component(tensor: str) -> str:
+    """Return the component a tensor belongs to: ``encoders.image.blocks.0.weight`` → ``encoders.image``."""
+    return ".".join(tensor.split(".")[:2])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Protocol, TypeVar
+from importlib import import_module
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from medfed.errors import StudyError
 
 
+@runtime_checkable
 class Named(Protocol):
     """Anything with a ``name``."""
 
@@ -36,3 +38,11 @@ def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
     near = difflib.get_close_matches(name, table, n=3, cutoff=0.4)
     guess = f"did you mean {' or '.join(near)}? " if near else ""
     raise StudyError(f"unknown {kind} {name!r}", hint=f"{guess}known: {', '.join(sorted(table))}")
+
+
+def collect(modules: Iterable[str], attribute: str) -> dict[str, Any]:
+    """Import each of ``modules`` and index, by name, what their tuples called ``attribute`` hold.
+
+    A registry is a tuple of module paths, so that a new part is one file and one line.
+    """
+    return by_name(entry for module in modules for entry in getattr(import_module(module), attribute))

@@ -12,53 +12,47 @@ import numpy as np
 import polars as pl
 
 from medfed.datasets.base import Card, Dataset, Record, TwinSpec, read_csv
-from medfed.datasets.images import load_image
-from medfed.datasets.labels import nih_patient, require_values
-from medfed.datasets.twins.chest import Film, write_grey
+from medfed.datasets.images import load_image, write_grey
+from medfed.datasets.labels import flag, nih_patient, require_sources, require_values
 from medfed.datasets.twins.chest_cohorts import COVID, draw_films
 from medfed.errors import DataError
 
 FOLDER = "COVID-19_Radiography_Dataset"
-CLASSES = {"COVID": 1, "Normal": 0}
+CLASSES = ("COVID", "Normal")
 SOURCES = {"ChestX-ray14": "nih", "covid19-image-repository": "hannover"}
-"""First word of a source map's ``source`` → the population its patient ids belong to."""
+"""First word of a source map's ``source`` → the hospital its patient ids belong to."""
 
 
 class CovidRadiography(Dataset):
-    """PNG files in one folder per class."""
+    """PNG files in one folder per class; optionally a ``source_map.csv`` (file, source, patient_id) beside them."""
 
     name: ClassVar[str] = "covid-radiography"
     card: ClassVar[Card] = Card(
         title="COVID-19 Radiography Database",
-        version="5 (3,616 COVID, 10,192 Normal)",
-        licence="see the release: its images come from several sources, each with its own terms",
+        version="2021 release: 3,616 COVID and 10,192 Normal images",
+        licence="that of each image's source; see the release's README",
         access="https://www.kaggle.com/datasets/tawsifurrahman/covid19-radiography-database",
         citation="Chowdhury et al., IEEE Access 8:132665 (2020); Rahman et al., Comput Biol Med 132:104319 (2021)",
-        note="Publishes no patient ids: each image counts as a patient, so one person may stand on both sides of a split, "
-        "unless a source_map.csv (file, source, patient_id) lies beside the folder. COVID and Normal images come from "
-        "different hospitals, so part of any accuracy is telling hospitals apart.",
+        note="No patient ids are published: each image counts as a patient, so a person may stand on both sides of a split, "
+        "unless a source_map.csv beside the folder tells. COVID and Normal come from different hospitals, "
+        "so part of any score is telling hospitals apart.",
     )
     modalities: ClassVar[tuple[str, ...]] = ("image",)
     targets: ClassVar[tuple[str, ...]] = ("covid",)
     marker: ClassVar[str] = f"{FOLDER}/COVID"
 
     def index(self, root: Path) -> pl.DataFrame:
-        """One row per image of ``COVID/images`` and ``Normal/images``, and per row of the source map."""
-        found = [file for name in CLASSES for file in _images(root, name)]
-        table = pl.DataFrame({"file": found}, schema={"file": pl.Utf8}).with_columns(
-            patient=pl.lit("covid-radiography:") + pl.col("file").str.split("/").list.last().str.strip_suffix(".png"),
-            site=pl.lit(None, pl.Utf8),
-        )
-        if (root / "source_map.csv").is_file():
-            table = _with_sources(table, root / "source_map.csv")
-        folder = pl.col("file").str.split("/").list.first()
-        return table.select(
+        """One row per image in the two class folders; with a source map also per row of it, so that absent files show."""
+        files = pl.Series("file", [file for name in CLASSES for file in _images(root, name)], pl.Utf8)
+        sources = root / "source_map.csv"
+        table = _mapped(files, sources) if sources.is_file() else _unmapped(files)
+        return table.sort("file").select(
             example=pl.col("file").str.strip_suffix(".png"),
             patient="patient",
             site="site",
             split=pl.lit(None, pl.Utf8),
             files=pl.concat_list(pl.lit(f"{FOLDER}/") + pl.col("file")),
-            covid=folder.replace_strict(CLASSES, return_dtype=pl.Int8),
+            covid=flag(pl.col("file").str.starts_with("COVID/")),
         )
 
     def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
@@ -66,44 +60,39 @@ class CovidRadiography(Dataset):
         return {"image": load_image(root, record, "source_map.csv")}
 
     def synthesize(self, root: Path, spec: TwinSpec) -> None:
-        """Write phantoms, numbered by class as in the release."""
+        """Write phantoms, numbered by class as in the release; the folders the task ignores are left out."""
         for name in CLASSES:
             (root / FOLDER / name / "images").mkdir(parents=True)
-        numbers = dict.fromkeys(CLASSES, 0)
+        written = dict.fromkeys(CLASSES, 0)
         for film in draw_films(COVID, spec):
-            name = _class(film)
-            numbers[name] += 1
-            write_grey(root / FOLDER / name / "images" / f"{name}-{numbers[name]}.png", film.grey)
-
-
-def _class(film: Film) -> str:
-    return "COVID" if film.findings.ground_glass > 0 else "Normal"
+            name = "COVID" if film.findings.ground_glass > 0 else "Normal"
+            written[name] += 1
+            write_grey(root / FOLDER / name / "images" / f"{name}-{written[name]}.png", film.grey)
 
 
 def _images(root: Path, name: str) -> list[str]:
     folder = root / FOLDER / name / "images"
     if not folder.is_dir():
         raise DataError(
-            "the folder is missing", where=folder, hint=f"expected {FOLDER}/{{COVID,Normal}}/images/*.png: complete the download"
+            "the folder is missing",
+            where=folder,
+            hint=f"complete the download; expected {FOLDER}/{{{','.join(CLASSES)}}}/images/*.png",
         )
     return [f"{name}/images/{path.name}" for path in sorted(folder.glob("*.png"))]
 
 
-def _with_sources(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """Take patient and site from the map; rows it lists for absent files stay, so that loading reports them."""
-    sources = read_csv(path, ("file", "source", "patient_id"))
-    population = sources["source"].str.split(" ").list.first().alias("source")
-    require_values(population.to_frame(), "source", SOURCES, path)
-    folders = sources["file"].str.split("/").list.first().alias("file")
-    require_values(folders.to_frame(), "file", CLASSES, path)
-    unknown = table.filter(~pl.col("file").is_in(sources["file"].to_list()))
-    if not unknown.is_empty():
-        raise DataError(
-            f"image {unknown['file'][0]!r} has no row", where=path, hint="add its row, or remove the map to treat images as patients"
-        )
-    site = pl.col("site")
-    return sources.select("file", site=population.replace_strict(SOURCES)).with_columns(
-        patient=pl.when(site == "nih")
-        .then(nih_patient(sources["patient_id"].to_frame().select(pl.first()).to_series()))
-        .otherwise(site + ":" + sources["patient_id"])
+def _unmapped(files: pl.Series) -> pl.DataFrame:
+    stem = pl.col("file").str.split("/").list.last().str.strip_suffix(".png")
+    return files.to_frame().with_columns(patient=pl.lit("covid-radiography:") + stem, site=pl.lit(None, pl.Utf8))
+
+
+def _mapped(files: pl.Series, path: Path) -> pl.DataFrame:
+    sources = read_csv(path, ("file", "source", "patient_id")).with_columns(
+        pl.col("source").str.split(" ").list.first(), folder=pl.col("file").str.split("/").list.first()
     )
+    require_values(sources, "source", SOURCES, path)
+    require_values(sources, "folder", CLASSES, path)
+    require_sources(files, sources["file"], path)
+    site, number = pl.col("source").replace_strict(SOURCES), pl.col("patient_id")
+    patient = pl.when(site == "nih").then(nih_patient(number)).otherwise(site + ":" + number)
+    return sources.with_columns(patient=patient, site=site)

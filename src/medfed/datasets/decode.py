@@ -38,7 +38,7 @@ class Decoded:
         """Class index per example, −1 where unknown."""
         if column not in self.index.columns:
             raise DataError(f"no target {column!r}; known: {', '.join(self.index.columns)}", where=self.name)
-        return self.index[column].fill_null(-1).cast(pl.Int64).to_numpy()
+        return self.index[column].fill_null(-1).cast(pl.Int64).to_numpy(writable=True)
 
     def moments(self, modality: Modality, rows: Int[np.ndarray, " row"]) -> Moments:
         """Return the normalisation statistics of ``rows`` that have the modality."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Float64, UInt8
 from PIL import Image, UnidentifiedImageError
 from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
@@ -174,3 +174,13 @@ def _full_scale(bits: int) -> float:
 def _first(value: object) -> float:
     """Return the first of several alternative windows."""
     return float(value[0]) if isinstance(value, MultiValue) else float(str(value))
+
+
+def write_grey(path: Path, grey: Float32[np.ndarray, "row column"]) -> None:
+    """Write [0, 1] as an 8-bit grey PNG or JPEG, by the suffix; the twins' counterpart of :func:`read_grey`."""
+    Image.fromarray(eight_bits(grey)).save(path)
+
+
+def eight_bits(grey: Float32[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+    """Round [0, 1] to 0 … 255."""
+    return np.rint(grey * 255).astype(np.uint8)

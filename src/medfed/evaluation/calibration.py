@@ -1,7 +1,7 @@
 """How far probabilities can be trusted: Brier score, expected calibration error and the reliability curve.
 
 Source: Brier 1950; Naeini et al. 2015 (binary: the probability of class 1 against its frequency); Guo et al. 2017 (more
-classes: the largest probability against accuracy). :data:`NUM_BINS` equal-width bins over [0, 1]; 1.0 falls in the last.
+classes: the largest probability against accuracy). :data:`NUM_BINS` equal-width bins over [0, 1]; 1.0 is in the last.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class ReliabilityPoint(NamedTuple):
 
     confidence: float
     observed: float
-    count: int
+    num_examples: int
 
 
 def reliability_curve(
@@ -28,10 +28,8 @@ def reliability_curve(
     """Return the non-empty bins, ascending by probability."""
     confidence, outcome = _events(targets, scores)
     bins = _bins(confidence)
-    inside = [bins == index for index in np.unique(bins)]
-    return [
-        ReliabilityPoint(float(confidence[mask].mean()), float(outcome[mask].mean()), int(mask.sum())) for mask in inside
-    ]
+    masks = [bins == index for index in np.unique(bins)]
+    return [ReliabilityPoint(float(confidence[m].mean()), float(outcome[m].mean()), int(m.sum())) for m in masks]
 
 
 def weighted_calibration_error(

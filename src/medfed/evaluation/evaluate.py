@@ -1,6 +1,6 @@
-"""From predictions to the rows of ``scores.json``: every model, every metric, its interval; constant predictors always beside them.
+"""From predictions to the rows of ``scores.json``: every model, metric and interval, constants always beside.
 
-The constants and the federated-only model are the baselines the FedKIM paper leaves out. Ids leave this module hashed only.
+The constants and the federated-only model are the baselines the FedKIM paper leaves out. Ids leave this module hashed.
 Nothing here opens a file: rows and records are plain lists and dicts that the run directory writes.
 """
 
@@ -21,10 +21,18 @@ from medfed.evaluation.metrics import METRICS, Score, Scores, score, single_clas
 
 Role = Literal["trained", "unseen"]
 Row = dict[str, Any]
-COMPARISONS = (("fedkim", "federated"),)
-"""Pairs (model, baseline) compared on the same resamples wherever a task has both."""
 MAX_CONSTANTS = 5
 """With more answers than this, only the majority answer stands as a constant predictor."""
+
+
+class EvaluationSettings(BootstrapSettings):
+    """How a study's predictions are scored.
+
+    Attributes:
+        comparisons: pairs (model, baseline) compared on the same resamples wherever a task has both.
+    """
+
+    comparisons: tuple[tuple[str, str], ...] = (("fedkim", "federated"),)
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ class TaskPredictions:
                     where=f"predictions of task {self.task}, model {model}",
                     hint="score every answer of every test example, in the order of the targets",
                 )
-        if shape[0] and not (0 <= self.targets.min() and self.targets.max() < shape[1]):
+        if shape[0] and not (self.targets.min() >= 0 and self.targets.max() < shape[1]):
             raise RunError(
                 f"targets run from {self.targets.min()} to {self.targets.max()}, allowed are 0 to {shape[1] - 1}",
                 where=f"predictions of task {self.task}",
@@ -120,31 +128,28 @@ def constant_scores(predictions: TaskPredictions) -> dict[str, Scores]:
     return {"majority": np.eye(num_answers)[rows + majority]}
 
 
-def evaluate(
-    tasks: Iterable[TaskPredictions],
-    seed: int,
-    settings: BootstrapSettings | None = None,
-    comparisons: Sequence[tuple[str, str]] = COMPARISONS,
+def score_rows(
+    tasks: Iterable[TaskPredictions], seed: int, settings: EvaluationSettings | None = None
 ) -> dict[str, list[Row]]:
     """Score every task.
 
     Args:
         tasks: predictions per task.
         seed: the run's seed; resamples depend on (seed, task) only, so every model sees the same ones.
-        settings: how intervals are made.
-        comparisons: pairs (model, baseline) for paired differences.
+        settings: how intervals are made and which models are compared.
 
     Returns:
-        ``{"rows": […], "differences": […]}``, the content of ``scores.json``. A row's ``value`` is null with a ``reason``
-        where the metric is not defined; ``single_class`` tells a model whose answers are all the same.
+        ``{"rows": […], "differences": […]}``, the content of ``scores.json``. A row's ``value`` is null with a
+        ``reason`` where the metric is not defined; ``single_class`` tells a model whose answers are all the same. A
+        difference is metric(model) − metric(baseline) on the same patients.
     """
-    settings = settings or BootstrapSettings()
+    settings = settings or EvaluationSettings()
     rows: list[Row] = []
     differences: list[Row] = []
     for predictions in tasks:
         scored = _ScoredTask(predictions, seed, settings)
         rows += [scored.row(model, index) for model in scored.models for index in range(len(METRICS))]
-        for model, baseline in comparisons:
+        for model, baseline in settings.comparisons:
             if model in scored.models and baseline in scored.models:
                 differences += [scored.difference(model, baseline, index) for index in range(len(METRICS))]
     return {"rows": rows, "differences": differences}
@@ -153,7 +158,7 @@ def evaluate(
 class _ScoredTask:
     """Values and bootstrap replicates of all models and metrics of one task, from one set of resamples."""
 
-    def __init__(self, predictions: TaskPredictions, seed: int, settings: BootstrapSettings) -> None:
+    def __init__(self, predictions: TaskPredictions, seed: int, settings: EvaluationSettings) -> None:
         self.predictions, self.settings = predictions, settings
         self.models = {**predictions.scores, **constant_scores(predictions)}
         targets = predictions.targets
@@ -175,20 +180,19 @@ class _ScoredTask:
 
     def difference(self, model: str, baseline: str, index: int) -> Row:
         a, b = self.values[model][index], self.values[baseline][index]
-        defined = a.value is not None and b.value is not None
-        value = a.value - b.value if a.value is not None and b.value is not None else None
-        reason = None if defined else (a.reason if a.value is None else b.reason)
-        bounds = self._interval(
-            self.replicates[model][index] - self.replicates[baseline][index], Score(value, reason)
-        )
+        if a.value is None or b.value is None:
+            value = Score(None, a.reason if a.value is None else b.reason)
+        else:
+            value = Score(a.value - b.value)
+        bounds = self._interval(self.replicates[model][index] - self.replicates[baseline][index], value)
         return {
             "model": model,
             "baseline": baseline,
             **self._common(index),
-            "value": value,
+            "value": value.value,
             "ci_low": bounds.low,
             "ci_high": bounds.high,
-            "reason": reason or bounds.reason,
+            "reason": value.reason or bounds.reason,
         }
 
     def _common(self, index: int) -> Row:

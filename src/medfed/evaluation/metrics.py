@@ -2,9 +2,9 @@
 
 Conventions. The answer is the class of the highest probability (the lower index on a tie), so a binary answer is "yes"
 above 0.5. With two answers, precision, recall, F1, AUROC and AUPRC are those of class 1; with more they are the plain
-mean over classes, one against the rest. AUROC, AUPRC, balanced accuracy and MCC are null where a class is absent, recall
-where the positive class is, everything where a score is NaN or infinite. Precision and MCC of a model that never predicts
-a class are 0/0: they count as 0, as in the published tables, and the reason says so.
+mean over classes, one against the rest. AUROC, AUPRC, balanced accuracy and MCC are null where a class is absent,
+recall where the positive class is, everything where a score is NaN or infinite. Precision and MCC of a model that never
+predicts a class are 0/0: they count as 0, as in the published tables, and the reason says so.
 """
 
 from __future__ import annotations

@@ -1,1 +1,22 @@
-"""."""
+"""The modality and encoder registries: one line per file; each has a tuple ``MODALITIES`` or ``ENCODERS``."""
+
+from medfed.modalities.base import EncoderSpec, Modality
+from medfed.registry import collect
+
+MODALITIES: dict[str, Modality] = collect(
+    (
+        "medfed.modalities.image",
+        "medfed.modalities.signal",
+        "medfed.modalities.timeseries",
+    ),
+    "MODALITIES",
+)
+
+ENCODERS: dict[str, type[EncoderSpec]] = collect(
+    (
+        "medfed.modalities.vision",
+        "medfed.modalities.conv",
+        "medfed.modalities.transformer",
+    ),
+    "ENCODERS",
+)

@@ -1,7 +1,8 @@
 """The signal encoder of FedKIM's Table 8: a one-dimensional CNN over the leads of an ECG.
 
-Blocks of convolution, normalisation and GELU; every block shortens the signal, the width grows to ``dim``. The features of the
-last block are averaged to ``num_tokens`` spans of time, and layer-normalised, so that a token's scale does not depend on the depth.
+Blocks of convolution, normalisation and GELU; every block shortens the signal, the width grows to ``dim``. The features
+of the last block are averaged to ``num_tokens`` spans of time, and layer-normalised, so that a token's scale does not
+depend on the depth.
 
 The default normalisation is by group: it keeps no running statistics, so there is nothing to average between hospitals
 whose recordings differ (Hsieh et al. 2020). ``norm="batch"`` is the usual one, with buffers.
@@ -9,7 +10,7 @@ whose recordings differ (Hsieh et al. 2020). ``norm="batch"`` is the usual one, 
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from pydantic import Field, model_validator
@@ -45,7 +46,7 @@ class Conv1dSpec(EncoderSpec):
     dropout: float = Field(0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
-    def _check_sizes(self) -> Self:
+    def _check_sizes(self) -> Conv1dSpec:
         if self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size={self.kernel_size} must be odd")
         if self.norm == "group" and any(width % self.num_groups for width in self.widths):
@@ -62,8 +63,8 @@ class Conv1dSpec(EncoderSpec):
         """Return a freshly initialised encoder for signals ``[lead, time]``; raise StudyError for others."""
         if len(modality.sample_shape) != 2 or modality.sample_shape[1] < self.stride**self.num_blocks:
             raise StudyError(
-                f"encoder {self.name!r} takes samples [lead, time] of at least {self.stride**self.num_blocks} time steps, "
-                f"not of shape {modality.sample_shape}",
+                f"encoder {self.name!r} takes samples [lead, time] of {self.stride**self.num_blocks} or more "
+                f"time steps, not of shape {modality.sample_shape}",
                 where=f"modality {modality.name!r}",
                 hint="choose fewer blocks, a smaller stride, or another encoder",
             )
@@ -93,3 +94,6 @@ def _block(spec: Conv1dSpec, narrow: int, wide: int) -> nn.Sequential:
     norm = nn.GroupNorm(spec.num_groups, wide) if spec.norm == "group" else nn.BatchNorm1d(wide)
     conv = nn.Conv1d(narrow, wide, spec.kernel_size, spec.stride, spec.kernel_size // 2, bias=False)
     return nn.Sequential(conv, norm, nn.GELU(), nn.Dropout(spec.dropout))
+
+
+ENCODERS: tuple[type[EncoderSpec], ...] = (Conv1dSpec,)

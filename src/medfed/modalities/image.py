@@ -91,3 +91,6 @@ def _central_square(image: Float32[np.ndarray, "row column"]) -> Float32[np.ndar
     side = min(rows, columns)
     top, left = (rows - side) // 2, (columns - side) // 2
     return np.ascontiguousarray(image[top : top + side, left : left + side])
+
+
+MODALITIES: tuple[Modality, ...] = (ImageModality(),)

@@ -106,3 +106,6 @@ def _centred(signal: Float64[np.ndarray, "lead raw_time"], length: int) -> Float
         return signal[:, start : start + length]
     before = -excess // 2
     return np.pad(signal, ((0, 0), (before, -excess - before)))
+
+
+MODALITIES: tuple[Modality, ...] = (SignalModality(),)

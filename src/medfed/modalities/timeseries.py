@@ -98,3 +98,6 @@ def icu_modalities(num_hours: int = 24) -> tuple[TimeSeriesModality, ...]:
         TimeSeriesModality(name=name, variables=variables, num_hours=num_hours)
         for name, variables in (("vitals", VITALS), ("labs", LABS), ("input", INPUT), ("output", OUTPUT))
     )
+
+
+MODALITIES: tuple[Modality, ...] = icu_modalities()

@@ -1,17 +1,18 @@
 """The time-series encoder of FedKIM's Table 8: a Transformer over the hours of an intensive-care stay.
 
-A sample is ``[hour, 2·channel]``: normalised values, then flags that say which of them were measured. Attention runs over the
-hours of one stay and skips hours in which nothing was measured. A learned *stay* token is always attended to, so a stay
-without any measurement has an encoding as well (and no NaN). Every token that leaves is the mean of the stay token and
-of the measured hours of its span.
+A sample is ``[hour, 2·channel]``: normalised values, then flags that say which of them were measured. Attention runs
+over the hours of one stay and skips hours in which nothing was measured. A learned *stay* token is always attended to,
+so a stay without any measurement has an encoding as well (and no NaN). Every token that leaves is the mean of the stay
+token and of the measured hours of its span.
 
-Deviation: the released code lays the patients of a batch along the attention axis; here a patient's encoding depends on that
+Deviation: the released code lays the patients of a batch along the attention axis; here a patient's encoding depends on
+    that
 patient alone.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -43,7 +44,7 @@ class TransformerSpec(EncoderSpec):
     dropout: float = Field(0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
-    def _check_heads(self) -> Self:
+    def _check_heads(self) -> TransformerSpec:
         if self.dim % self.num_heads:
             raise ValueError(f"num_heads={self.num_heads} must divide dim={self.dim}")
         return self
@@ -98,7 +99,9 @@ class TimeTransformer(Encoder):
         hours: Float[Tensor, "batch hour dim"],
         measured: Bool[Tensor, "batch hour"],
     ) -> Float[Tensor, "batch tokens dim"]:
-        kept = measured.unsqueeze(2).to(hours.dtype)
-        total = (hours * kept).unflatten(1, (self.num_tokens, -1)).sum(2)
-        count = kept.unflatten(1, (self.num_tokens, -1)).sum(2)
-        return (stay + total) / (1 + count)
+        kept = measured.reshape(len(hours), self.num_tokens, -1, 1).to(hours.dtype)
+        total = (hours.reshape(*kept.shape[:3], self.dim) * kept).sum(2)
+        return (stay + total) / (1 + kept.sum(2))
+
+
+ENCODERS: tuple[type[EncoderSpec], ...] = (TransformerSpec,)

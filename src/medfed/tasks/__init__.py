@@ -1,7 +1,12 @@
-"""The task registry: one line per task."""
+"""The task registry: one line per file; each has a tuple ``TASKS``."""
 
-from medfed.registry import by_name
+from medfed.registry import collect
 from medfed.tasks.base import Task
-from medfed.tasks.fedkim import FEDKIM_TASKS
 
-TASKS: dict[str, Task] = by_name((*FEDKIM_TASKS,))
+TASKS: dict[str, Task] = collect(
+    (
+        "medfed.tasks.fedkim",
+        "medfed.tasks.findings",
+    ),
+    "TASKS",
+)

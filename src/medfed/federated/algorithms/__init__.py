@@ -1,1 +1,12 @@
-"""."""
+"""The algorithm registry: one line per file; each has a tuple ``ALGORITHMS``."""
+
+from medfed.federated.algorithms.base import Algorithm
+from medfed.registry import collect
+
+ALGORITHMS: dict[str, type[Algorithm]] = collect(
+    (
+        "medfed.federated.algorithms.fedavg",
+        "medfed.federated.algorithms.fedprox",
+    ),
+    "ALGORITHMS",
+)

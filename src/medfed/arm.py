@@ -1,0 +1,175 @@
+"""One federation from its first round to its last: with injection (FedKIM) or without (federated-only).
+
+A checkpoint follows every phase of a round, so a killed run goes on where it was and ends with the same files.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from medfed.evaluation.predict import HeadPredictor, InjectedPredictor, Predictor, watch
+from medfed.federated.algorithms.base import Federation
+from medfed.federated.client import Client
+from medfed.federated.exchange import InProcessExchange
+from medfed.federated.rounds import RoundResult, initial_state, run_round
+from medfed.federated.state import FederatedState, join, load_weights, split, weights_of
+from medfed.injection.inject import Injector
+from medfed.models.multimodal import MultimodalModel
+from medfed.progress import Reporter
+from medfed.rng import torch_seeded
+from medfed.rundir import RunDir
+from medfed.study import Study
+from medfed.tasks.cohort import Cohort
+from medfed.types import Params
+
+FEDERATE_LOGS = ("rounds.jsonl", "timings.jsonl")
+LOGS = (*FEDERATE_LOGS, "development.jsonl", "injection/steps.jsonl", "injection/routing.jsonl")
+GROUPS = ("federated", "clients", "injector")
+
+
+def build_model(study: Study) -> MultimodalModel:
+    """Return the clients' model with its initial weights, a function of the study alone."""
+    modalities = {name: study.modality(name) for name in study.encoders}
+    with torch_seeded(study.seed, "model"):
+        return MultimodalModel(study.encoders, modalities, study.train_tasks)
+
+
+class Arm:
+    """A federation of the study's clients that can be stopped after any phase and resumed.
+
+    Attributes:
+        model: the server's instance of the clients' model; after :meth:`run` it holds the last global weights.
+        injector: injects after every round, or None for the federated-only arm.
+    """
+
+    def __init__(self, run: RunDir, study: Study, cohort: Cohort, model: MultimodalModel, injector: Injector | None) -> None:
+        self._run, self._study, self._cohort = run, study, cohort
+        self.model, self.injector = model, injector
+        clients = [Client(name, tasks) for name, tasks in sorted(cohort.clients.items())]
+        self._exchange = InProcessExchange(clients, build_model(study), study.algorithm, study.client, study.seed)
+        self._federation = Federation(self._exchange.registered, study.seed, model, cohort.public)
+
+    def run(self, reporter: Reporter, title: str) -> None:
+        """Run all rounds that are not done yet; ``model`` and ``injector`` end as the last round left them."""
+        state, injected = self.resume()
+        with reporter.phase(title) as advance:
+            if not injected:
+                state = self._finish_round(state)
+            for number in range(state.round + 1, self._study.rounds.num_rounds + 1):
+                advance(number - 1, self._study.rounds.num_rounds)
+                state = self._finish_round(self._federate(state))
+        load_weights(self.model, state.weights)
+
+    def resume(self) -> tuple[FederatedState, bool]:
+        """Load the newest checkpoint, or start; return the state and whether its round is finished."""
+        checkpoint = self._run.load_checkpoint()
+        if checkpoint is None:
+            self._forget_after(0, finished=True)
+            return initial_state(self.model, self._study.algorithm), True
+        tensors, facts = checkpoint
+        parts = split(tensors, GROUPS)
+        state = FederatedState.from_tensors(parts["federated"])
+        self._exchange.restore(_by_client(parts["clients"]))
+        load_weights(self.model, state.weights)
+        if self.injector is not None and parts["injector"]:
+            self.injector.load_state(parts["injector"])
+        self._forget_after(state.round, finished=facts["finished"])
+        return state, bool(facts["finished"])
+
+    def _federate(self, state: FederatedState) -> FederatedState:
+        started = time.monotonic()
+        result = run_round(state, self._exchange, self._study.algorithm, self._federation, self._study.rounds)
+        self._run.append_records("rounds.jsonl", [_round_record(result)])
+        seconds = time.monotonic() - started
+        timings = [{"round": result.round, "phase": "federate", "client": None, "seconds": seconds}]
+        timings += [
+            {"round": result.round, "phase": "train", "client": record.client, "seconds": record.seconds}
+            for record in result.clients
+        ]
+        self._run.append_records("timings.jsonl", timings)
+        self._save(result.state, finished=False)
+        return result.state
+
+    def _finish_round(self, state: FederatedState) -> FederatedState:
+        """Inject (if this arm does), look at the development set, and close the round."""
+        load_weights(self.model, state.weights)
+        if self.injector is not None:
+            with _Timed(self._run, state.round, "inject"):
+                self._inject(self.injector, state.round)
+            state = replace(state, params=weights_of(self.model).params)
+        with _Timed(self._run, state.round, "evaluate"):
+            self._run.append_records("development.jsonl", self._development(state.round))
+        self._save(state, finished=True)
+        return state
+
+    def _inject(self, injector: Injector, number: int) -> None:
+        steps = [{"round": number, **record.as_json()} for record in injector.inject(self._cohort.public, number)]
+        self._run.append_records("injection/steps.jsonl", steps)
+        routing = injector.routing_record(self._study.tasks)
+        self._run.append_records("injection/routing.jsonl", [{"round": number, **routing}])
+
+    def _development(self, number: int) -> list[dict[str, Any]]:
+        name = "federated" if self.injector is None else "fedkim"
+        predictor: Predictor = HeadPredictor(self.model) if self.injector is None else InjectedPredictor(self.injector)
+        return [
+            {"round": number, "model": name, "task": task, **watch(examples, predictor)}
+            for task, examples in self._cohort.development.items()
+        ]
+
+    def _save(self, state: FederatedState, *, finished: bool) -> None:
+        injector = {} if self.injector is None else self.injector.state()
+        tensors = join({"federated": state.tensors(), "clients": join(self._exchange.states()), "injector": injector})
+        self._run.save_checkpoint(2 * state.round + finished, tensors, {"round": state.round, "finished": finished})
+
+    def _forget_after(self, number: int, *, finished: bool) -> None:
+        """Drop the log lines of work that the checkpoint does not hold."""
+        for name in LOGS:
+            kept = finished or name in FEDERATE_LOGS
+            self._run.drop_records_after(name, number if kept else number - 1)
+
+
+class _Timed:
+    """Writes how long a phase took."""
+
+    def __init__(self, run: RunDir, number: int, phase: str) -> None:
+        self._run, self._number, self._phase = run, number, phase
+
+    def __enter__(self) -> None:
+        self._started = time.monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is None:
+            facts = {"round": self._number, "phase": self._phase, "client": None}
+            self._run.append_records("timings.jsonl", [{**facts, "seconds": time.monotonic() - self._started}])
+
+
+def _by_client(tensors: Params) -> dict[str, dict[str, Tensor]]:
+    """Undo ``join`` for client states."""
+    clients = tuple(sorted({name.partition("/")[0] for name in tensors}))
+    return split(tensors, clients)
+
+
+def _round_record(result: RoundResult) -> Mapping[str, Any]:
+    return {
+        "round": result.round,
+        "clients": [
+            {
+                "client": record.client,
+                "losses": {name.removeprefix("loss."): value for name, value in record.metrics.items()},
+                "num_examples": record.num_examples,
+                "num_steps": record.num_steps,
+                "bytes_up": record.up_bytes,
+                "bytes_down": record.down_bytes,
+            }
+            for record in result.clients
+        ],
+        "failures": [
+            {"client": failure.client, "phase": failure.phase, "reason": failure.reason} for failure in result.failures
+        ],
+        "base": result.base,
+    }

@@ -1,0 +1,136 @@
+"""ChestX-ray14 (Wang 2017): 14 findings mined from the reports of the NIH Clinical Center; right in about nine of ten cases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import polars as pl
+
+from medfed.datasets.base import Card, Dataset, Record, TwinSpec, read_csv
+from medfed.datasets.images import load_image, write_grey
+from medfed.datasets.labels import flag, nih_patient
+from medfed.datasets.twins.chest import Findings
+from medfed.datasets.twins.chest_cohorts import NIH, Film, draw_films
+from medfed.errors import DataError
+from medfed.rng import numpy_rng
+
+TABLE = "Data_Entry_2017_v2020.csv"
+TABLES = (TABLE, "Data_Entry_2017.csv")
+LISTS = {"test_list.txt": "test", "train_val_list.txt": "train"}
+NO_FINDING = "No Finding"
+LABELS = (
+    "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Emphysema", "Fibrosis", "Hernia",
+    "Infiltration", "Mass", "Nodule", "Pleural_Thickening", "Pneumonia", "Pneumothorax",
+)  # fmt: skip
+
+
+class ChestXray14(Dataset):
+    """PNG files in ``images/`` or in ``images_001/images/`` …, a table, and the official lists where present."""
+
+    name: ClassVar[str] = "chestxray14"
+    card: ClassVar[Card] = Card(
+        title="NIH ChestX-ray14",
+        version="2020 table: 112,120 images of 30,805 patients",
+        licence="no use restrictions; credit the NIH Clinical Center, link the source and cite the paper",
+        access="https://nihcc.app.box.com/v/ChestXray-NIHCC",
+        citation="Wang et al., CVPR (2017)",
+        sites=("NIH Clinical Center",),
+        note="Labels were mined from reports by text rules and are right in about nine of ten cases.",
+    )
+    modalities: ClassVar[tuple[str, ...]] = ("image",)
+    targets: ClassVar[tuple[str, ...]] = tuple(label.lower() for label in LABELS)
+    marker: ClassVar[str] = "Data_Entry_2017*.csv"
+
+    def index(self, root: Path) -> pl.DataFrame:
+        """One row per row of the table, whether its image is there or not: loading tells."""
+        path = _table_path(root)
+        table = read_csv(path, ("Image Index", "Finding Labels", "Patient ID"))
+        findings = pl.col("Finding Labels").fill_null("").str.split("|")
+        _require_labels(table.select(image="Image Index", label=findings), path)
+        folders = {file.name: file.relative_to(root).as_posix() for file in root.glob("images*/**/*.png")}
+        names = table["Image Index"].to_list()
+        return table.select(
+            example=pl.col("Image Index").str.strip_suffix(".png"),
+            patient=nih_patient(pl.col("Patient ID")),
+            site=pl.lit(self.card.sites[0]),
+            split=pl.Series(_splits(root, names), dtype=pl.Utf8),
+            files=pl.concat_list(pl.Series([folders.get(name, f"images/{name}") for name in names], dtype=pl.Utf8)),
+            **{label.lower(): flag(findings.list.contains(label)) for label in LABELS},
+        )
+
+    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+        """Decode the image to [0, 1]."""
+        return {"image": load_image(root, record, _table_path(root).name)}
+
+    def synthesize(self, root: Path, spec: TwinSpec) -> None:
+        """Write phantoms, the table and the official lists. Emphysema, masses and the like have no phantom and never occur."""
+        (root / "images").mkdir(parents=True)
+        rows, lists = [], {name: "" for name in LISTS}
+        for film in draw_films(NIH, spec):
+            name = f"{film.patient:08d}_{film.visit:03d}.png"
+            write_grey(root / "images" / name, film.grey)
+            rows.append(_row(film, name))
+            tested = numpy_rng(spec.seed, self.name, film.patient).random() < 0.22  # the official share
+            lists["test_list.txt" if tested else "train_val_list.txt"] += f"{name}\n"
+        pl.DataFrame(rows).write_csv(root / TABLE)
+        for file, text in lists.items():
+            (root / file).write_text(text, encoding="utf-8")
+
+
+def _table_path(root: Path) -> Path:
+    return next((root / name for name in TABLES if (root / name).is_file()), root / TABLE)
+
+
+def _require_labels(table: pl.DataFrame, path: Path) -> None:
+    rows = table.explode("label")
+    unknown = rows.filter(~pl.col("label").is_in([*LABELS, NO_FINDING]))
+    if not unknown.is_empty():
+        image, label = unknown.row(0)
+        raise DataError(
+            f"column 'Finding Labels', image {image!r}: {label!r} is not allowed; allowed: {', '.join((NO_FINDING, *LABELS))}",
+            where=path,
+            hint="compare the file with the version on the dataset's card (medfed data list)",
+        )
+
+
+def _splits(root: Path, names: list[str]) -> list[str | None]:
+    """Return the official split of each image: null where no list is there, or none names it."""
+    split: dict[str, str] = {}
+    for file, name in LISTS.items():
+        if (root / file).is_file():
+            split.update(dict.fromkeys((root / file).read_text(encoding="utf-8").split(), name))
+    return [split.get(name) for name in names]
+
+
+def _row(film: Film, name: str) -> dict[str, str | int | float]:
+    """Return a row of the table, in the release's columns."""
+    labels = _labels(film.findings)
+    size = {"OriginalImage[Width": film.grey.shape[1], "Height]": film.grey.shape[0]}
+    return {
+        "Image Index": name,
+        "Finding Labels": "|".join(labels) or NO_FINDING,
+        "Follow-up #": film.visit,
+        "Patient ID": film.patient,
+        "Patient Age": film.age,
+        "Patient Gender": film.sex,
+        "View Position": film.view,
+        **size,
+        "OriginalImagePixelSpacing[x": 0.168,
+        "y]": 0.168,
+    }
+
+
+def _labels(findings: Findings) -> list[str]:
+    """Name findings as the NIH does: a dense lobe is consolidation, a faint one infiltration, both pneumonia."""
+    present = {
+        "Atelectasis": findings.atelectasis > 0,
+        "Cardiomegaly": findings.cardiomegaly > 0,
+        "Consolidation": findings.consolidation > 0.5,
+        "Edema": findings.oedema > 0,
+        "Effusion": findings.effusion > 0,
+        "Infiltration": 0 < findings.consolidation <= 0.5,
+        "Pneumonia": findings.consolidation > 0,
+    }
+    return [label for label, value in present.items() if value]

@@ -1,0 +1,106 @@
+"""RSNA Pneumonia Detection Challenge (Shih 2019): FedKIM's task LOD, "Lung Opacity" against "Normal".
+
+The third class, "No Lung Opacity / Not Normal", is left out, as in the paper. The class table repeats a patient once per box;
+the index holds each patient once, so that no copy lands on the other side of a split.
+"""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import polars as pl
+
+from medfed.datasets.base import Card, Dataset, Record, TwinSpec, read_csv
+from medfed.datasets.images import load_image
+from medfed.datasets.labels import flag, nih_patient, require_sources, require_values
+from medfed.datasets.twins.chest_cohorts import RSNA, Film, draw_films, has_opacity
+from medfed.datasets.twins.chest_dicom import DicomStyle, opacity_boxes, write_dicom
+from medfed.datasets.twins.chest import Findings
+from medfed.errors import DataError
+from medfed.rng import numpy_rng
+
+TABLE = "stage_2_detailed_class_info.csv"
+BOXES = "stage_2_train_labels.csv"
+IMAGES = "stage_2_train_images"
+POSITIVE, NEGATIVE, OTHER = "Lung Opacity", "Normal", "No Lung Opacity / Not Normal"
+
+
+class RsnaPneumonia(Dataset):
+    """DICOM files and a class table; optionally a ``source_map.csv`` (patientId, nih_patient_id) beside them."""
+
+    name: ClassVar[str] = "rsna-pneumonia"
+    card: ClassVar[Card] = Card(
+        title="RSNA Pneumonia Detection Challenge",
+        version="stage 2: 26,684 images",
+        licence="RSNA's terms: non-commercial research and education; the images are NIH's",
+        access="https://www.rsna.org/rsnai/ai-image-challenge/rsna-pneumonia-detection-challenge-2018",
+        citation="Shih et al., Radiology: Artificial Intelligence 1:e180041 (2019); Wang et al., CVPR (2017)",
+        sites=("NIH Clinical Center",),
+        note="A patientId names an image; the same NIH patient may stand behind several. With a source_map.csv "
+        "(patientId, nih_patient_id) patients are NIH's, else each image counts as a patient.",
+    )
+    modalities: ClassVar[tuple[str, ...]] = ("image",)
+    targets: ClassVar[tuple[str, ...]] = ("lung_opacity",)
+    marker: ClassVar[str] = TABLE
+
+    def index(self, root: Path) -> pl.DataFrame:
+        """One row per image of the two classes used."""
+        table = _classes(root / TABLE)
+        sources, patient = root / "source_map.csv", pl.lit("rsna:") + pl.col("patientId")
+        if sources.is_file():
+            numbers = read_csv(sources, ("patientId", "nih_patient_id"))
+            require_sources(table["patientId"], numbers["patientId"], sources)
+            table = table.join(numbers.unique("patientId"), on="patientId", how="left", maintain_order="left")
+            patient = nih_patient(pl.col("nih_patient_id"))
+        return table.select(
+            example="patientId",
+            patient=patient,
+            site=pl.lit(self.card.sites[0]),
+            split=pl.lit(None, pl.Utf8),
+            files=pl.concat_list(pl.lit(f"{IMAGES}/") + pl.col("patientId") + ".dcm"),
+            lung_opacity=flag(pl.col("class") == POSITIVE),
+        )
+
+    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+        """Decode the DICOM file to [0, 1]."""
+        return {"image": load_image(root, record, TABLE)}
+
+    def synthesize(self, root: Path, spec: TwinSpec) -> None:
+        """Write phantoms as DICOM in several encodings, the class table with a row per box, and the box table."""
+        (root / IMAGES).mkdir(parents=True)
+        classes, boxes = [], []
+        for film in draw_films(RSNA, spec):
+            rng = numpy_rng(spec.seed, "rsna-pneumonia", film.patient)
+            patient = str(uuid.UUID(bytes=rng.bytes(16), version=4))
+            write_dicom(root / IMAGES / f"{patient}.dcm", film, patient, DicomStyle.draw(rng))
+            name = _class(film)
+            found = opacity_boxes(film) if name == POSITIVE else [("", "", "", "")]
+            classes += [(patient, name)] * len(found)
+            boxes += [(patient, *box, int(name == POSITIVE)) for box in found]
+        pl.DataFrame(classes, ["patientId", "class"], orient="row").write_csv(root / TABLE)
+        columns = ["patientId", "x", "y", "width", "height", "Target"]
+        pl.DataFrame(boxes, columns, orient="row").write_csv(root / BOXES)
+
+
+def _classes(path: Path) -> pl.DataFrame:
+    """Read the class table, once per patient, without the third class."""
+    table = read_csv(path, ("patientId", "class"))
+    require_values(table, "class", (POSITIVE, NEGATIVE, OTHER), path)
+    once = table.unique(["patientId", "class"], keep="first", maintain_order=True)
+    twice = once.filter(once["patientId"].is_duplicated())
+    if not twice.is_empty():
+        patient = twice["patientId"][0]
+        names = " and ".join(repr(name) for name in twice.filter(pl.col("patientId") == patient)["class"])
+        raise DataError(
+            f"patientId {patient!r} has the classes {names}", where=path, hint="download the table again; one patient has one class"
+        )
+    return once.filter(pl.col("class") != OTHER)
+
+
+def _class(film: Film) -> str:
+    if has_opacity(film.findings):
+        return POSITIVE
+    return NEGATIVE if film.findings == Findings() else OTHER

@@ -1,0 +1,63 @@
+"""Probabilities of every answer, from the federated heads or from the injected LLM, in the order of the examples."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from medfed.evaluation.metrics import METRICS, score
+from medfed.injection.inject import Injector
+from medfed.models.multimodal import MultimodalModel
+from medfed.registry import by_name
+from medfed.tasks.base import TaskSet
+
+BATCH_SIZE = 64
+"""Examples per forward."""
+WATCHED = ("auroc", "balanced_accuracy")
+"""Metrics followed over the rounds on the development set."""
+
+
+class Predictor(Protocol):
+    """Gives the probability of every answer of a task's examples."""
+
+    def __call__(self, examples: TaskSet) -> Float[np.ndarray, "example answer"]:
+        """Return probabilities in the order of ``examples``."""
+        ...
+
+
+class HeadPredictor:
+    """The federated model's own heads."""
+
+    def __init__(self, model: MultimodalModel) -> None:
+        self._model = model
+
+    @torch.inference_mode()
+    def __call__(self, examples: TaskSet) -> Float[np.ndarray, "example answer"]:
+        """Return the head's class probabilities."""
+        self._model.eval()
+        task = examples.task
+        parts = [task.predict(self._model(task, batch)) for batch in examples.batches(BATCH_SIZE)]
+        return torch.cat(parts).double().numpy()
+
+
+class InjectedPredictor:
+    """The injected LLM, by the likelihood of the answer strings."""
+
+    def __init__(self, injector: Injector) -> None:
+        self._injector = injector
+
+    @torch.inference_mode()
+    def __call__(self, examples: TaskSet) -> Float[np.ndarray, "example answer"]:
+        """Return the answers' probabilities."""
+        parts = [self._injector.score(examples.task, batch) for batch in examples.batches(BATCH_SIZE)]
+        return torch.cat(parts).double().numpy()
+
+
+def watch(examples: TaskSet, predictor: Predictor) -> dict[str, float | None]:
+    """Return the :data:`WATCHED` metrics; None where one is not defined."""
+    metrics = by_name(METRICS)
+    probabilities = predictor(examples)
+    return {name: score(metrics[name], examples.targets.numpy(), probabilities).value for name in WATCHED}

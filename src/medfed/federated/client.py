@@ -1,0 +1,143 @@
+"""A client: local training on data that never leaves it (FedKIM Eq. 1 and 2; McMahan et al. 2017, ClientUpdate).
+
+All tasks share the encoders, so one aggregation a round suffices. Parameters that no local example can reach (the
+encoder of a modality the hospital lacks, the head of a task it has no data for) stay out of the optimizer: no weight
+decay, no penalty, a change of zero, and no weight in the mean.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from medfed.errors import DataError
+from medfed.federated.algorithms.base import Algorithm
+from medfed.federated.gate import delta_dtype
+from medfed.federated.local import Site, Trained
+from medfed.federated.optimizer import ClientSettings
+from medfed.federated.state import Weights, join, split
+from medfed.federated.training import LocalRun
+from medfed.tasks.base import TaskSet
+from medfed.types import Broadcast, Params, Update, component
+
+__all__ = ["Client", "ClientSettings"]
+
+STATE_GROUPS = ("algorithm", "optimizer")
+
+
+class Client:
+    """One hospital.
+
+    Args:
+        id: unique in the federation.
+        tasks: private examples by task; tasks without examples are left out.
+        public: examples the server has as well, by task, for algorithms that use them.
+
+    Raises:
+        DataError: there is no example at all.
+    """
+
+    def __init__(self, id: str, tasks: Mapping[str, TaskSet], public: Mapping[str, TaskSet] | None = None) -> None:
+        self.id, self.public = id, public or {}
+        self.tasks = {name: tasks[name] for name in sorted(tasks) if len(tasks[name])}
+        if not self.tasks:
+            raise DataError(
+                "it has no training example", where=f"client {id!r}", hint="leave it out, or choose another partition"
+            )
+
+    @property
+    def num_examples(self) -> int:
+        """Private examples over all tasks: what the client registers with."""
+        return sum(len(examples) for examples in self.tasks.values())
+
+    def examples(self, components: set[str]) -> dict[str, int]:
+        """Return, by component of the model, how many examples have a loss that reaches it.
+
+        ``heads.<task>`` is reached by the task's examples, ``encoders.<modality>`` by those, of all tasks, that have
+        the modality, and anything else by every example.
+        """
+        counts = dict.fromkeys(sorted(components), self.num_examples)
+        counts |= {name: 0 for name in counts if name.startswith(("encoders.", "heads."))}
+        for name, examples in self.tasks.items():
+            reached = {f"heads.{name}": len(examples)}
+            for modality in examples.task.modalities:
+                reached[f"encoders.{modality}"] = int(examples.data.present[modality][examples.rows].sum())
+            for part in reached.keys() & counts.keys():
+                counts[part] += reached[part]
+        return counts
+
+    def train(
+        self,
+        model: nn.Module,
+        broadcast: Broadcast,
+        algorithm: Algorithm,
+        client_state: Params,
+        settings: ClientSettings,
+        seed: int,
+    ) -> tuple[Update, dict[str, Tensor]]:
+        """Train one round.
+
+        Args:
+            model: an instance to train in; its weights are overwritten, so clients can share it.
+            broadcast: what the server sent.
+            algorithm: the federated algorithm.
+            client_state: what the client kept from its last round (:func:`initial_client_state` at first).
+            settings: how to train.
+            seed: the run's seed; batches and dropout depend on it, the client and the round.
+
+        Returns:
+            The update, and the client's new state.
+
+        Raises:
+            RunError: a loss is not finite; the message names client, round, task and step.
+        """
+        started = time.perf_counter()
+        state = split(client_state, STATE_GROUPS)
+        site = Site(self.id, model.to(settings.device), self.tasks, self.public, settings, seed)
+        examples = self.examples({component(name) for name in (*broadcast.params, *broadcast.buffers)})
+        here, own = _on_device(broadcast, settings.device), _moved(state["algorithm"], settings.device)
+        run = LocalRun(site, here, algorithm, own, examples)
+        fitted = run.fit(algorithm.start(here, own), state["optimizer"])
+        second = algorithm.personal(here, own)
+        personal = run.fit(second, {}, personal=True).weights if second else None
+        delta = _delta(fitted.weights, broadcast)
+        trained = Trained(site, fitted.weights, delta, self.num_examples, fitted.num_steps, examples, personal)
+        upload = algorithm.upload(trained, broadcast, state["algorithm"])
+        metrics = {f"loss.{task}": loss for task, loss in fitted.losses.items()}
+        update = Update(
+            client=self.id,
+            round=broadcast.round,
+            base=broadcast.base,
+            delta=upload.delta,
+            num_examples=self.num_examples,
+            num_steps=fitted.num_steps,
+            buffers=upload.buffers,
+            state=upload.state,
+            examples=examples,
+            metrics=metrics | {"seconds": time.perf_counter() - started},
+        )
+        kept = {} if settings.reset_optimizer else fitted.slots
+        return update, join({"algorithm": upload.client_state, "optimizer": kept})
+
+
+def initial_client_state(algorithm: Algorithm, params: Params) -> dict[str, Tensor]:
+    """Return the state of a client that has never trained."""
+    return join({"algorithm": algorithm.init_client(params)})
+
+
+def _delta(weights: Weights, broadcast: Broadcast) -> dict[str, Tensor]:
+    return {
+        name: value.to(delta_dtype(value.dtype)) - broadcast.params[name].to(delta_dtype(value.dtype))
+        for name, value in weights.params.items()
+    }
+
+
+def _moved(tensors: Params, device: str) -> dict[str, Tensor]:
+    return {name: value.to(device) for name, value in tensors.items()}
+
+
+def _on_device(broadcast: Broadcast, device: str) -> Broadcast:
+    moved = (_moved(tensors, device) for tensors in (broadcast.params, broadcast.buffers, broadcast.state))
+    return Broadcast(broadcast.round, broadcast.base, *moved)

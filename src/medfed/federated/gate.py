@@ -1,0 +1,161 @@
+"""The gate: every update is checked before it is summed, and what fails never touches the model.
+
+One client with a NaN, a tensor of shape (1,) that broadcasts, a stale base or 10⁹ claimed examples is enough to spoil a
+mean. The gate takes nothing on trust but the sender's identity, which the exchange vouches for. It does not stop a
+client that lies within the rules.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from medfed.errors import UpdateRejectedError
+from medfed.types import Params, Update, component
+
+
+class TensorSpec(NamedTuple):
+    """Shape and dtype of a tensor."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class Manifest(NamedTuple):
+    """What an update must consist of, tensor by tensor."""
+
+    delta: Mapping[str, TensorSpec]
+    buffers: Mapping[str, TensorSpec]
+    state: Mapping[str, TensorSpec]
+
+    @classmethod
+    def of(cls, params: Params, buffers: Params, state: Params) -> Manifest:
+        """Return the manifest for a model, and an algorithm whose uploads carry tensors like ``state``."""
+        delta = {name: TensorSpec(tuple(value.shape), delta_dtype(value.dtype)) for name, value in params.items()}
+        return cls(delta, _specs(buffers), _specs(state))
+
+
+class Gate:
+    """The gate of one round.
+
+    Args:
+        manifest: what an update consists of.
+        registered: client → examples it registered with, for the clients that were asked this round.
+        round: this round.
+        base: fingerprint of the model that was sent out.
+    """
+
+    def __init__(self, manifest: Manifest, registered: Mapping[str, int], round: int, base: str) -> None:
+        self._manifest, self._registered, self._round, self._base = manifest, registered, round, base
+        self._components = {component(name) for name in (*manifest.delta, *manifest.buffers)}
+        self._seen: set[str] = set()
+
+    def check(self, sender: str, update: Update) -> None:
+        """Let ``update`` pass or raise; a client has one try a round.
+
+        Args:
+            sender: the client it came from, as the exchange knows it.
+            update: what it sent.
+
+        Raises:
+            UpdateRejectedError: naming client, tensor or field, and reason.
+        """
+        self._check_sender(sender, update)
+        self._check_counts(sender, update)
+        for kind, tensors, specs in (
+            ("delta", update.delta, self._manifest.delta),
+            ("buffer", update.buffers, self._manifest.buffers),
+            ("state", update.state, self._manifest.state),
+        ):
+            _check_names(sender, kind, tensors, specs)
+            for name, spec in specs.items():
+                _check_tensor(sender, f"{kind} {name!r}", tensors[name], spec)
+
+    def _check_sender(self, sender: str, update: Update) -> None:
+        if sender not in self._registered:
+            raise _rejected(sender, "this client was not asked this round", hint="check the registered client ids")
+        if update.client != sender:
+            raise _rejected(sender, f"it speaks for client {update.client!r}", hint="check the client's id")
+        if sender in self._seen:
+            raise _rejected(sender, f"it has already answered round {self._round}", hint="send one update a round")
+        self._seen.add(sender)
+        if update.round != self._round:
+            raise _rejected(
+                sender,
+                f"it answers round {update.round}, this is round {self._round}",
+                hint="answer the last broadcast",
+            )
+        if update.base != self._base:
+            raise _rejected(
+                sender,
+                f"it started from model {update.base[:12]!r}, this round's is {self._base[:12]!r}",
+                hint="train from the broadcast weights",
+            )
+
+    def _check_counts(self, sender: str, update: Update) -> None:
+        limit = self._registered[sender]
+        hint = f"num_examples is the client's training examples, 1 to the registered {limit}"
+        if not _is_count(update.num_examples, 1, limit):
+            raise _rejected(sender, f"num_examples is {update.num_examples!r}, allowed is 1 to {limit}", hint=hint)
+        if not _is_count(update.num_steps, 1, None):
+            raise _rejected(sender, f"num_steps is {update.num_steps!r}, allowed is 1 or more", hint="train first")
+        for part, count in update.examples.items():
+            if part not in self._components:
+                raise _rejected(sender, f"examples for component {part!r}, which the model lacks", hint=hint)
+            if not _is_count(count, 0, limit):
+                raise _rejected(sender, f"examples of {part!r} is {count!r}, allowed is 0 to {limit}", hint=hint)
+        for name, value in update.metrics.items():
+            if not _is_finite(value):
+                raise _rejected(sender, f"metric {name!r} is {value}", hint="look at the client's training log")
+
+
+def delta_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which the change of a parameter travels: at least float32."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _specs(tensors: Params) -> dict[str, TensorSpec]:
+    return {name: TensorSpec(tuple(value.shape), value.dtype) for name, value in tensors.items()}
+
+
+def _is_count(value: object, least: int, most: int | None) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int):
+        return False
+    return least <= value and (most is None or value <= most)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _check_names(sender: str, kind: str, tensors: Params, specs: Mapping[str, TensorSpec]) -> None:
+    if missing := sorted(specs.keys() - tensors.keys()):
+        raise _rejected(sender, f"{kind} {missing[0]!r} is missing ({len(missing)} in all)", hint=_SAME_MODEL)
+    if extra := sorted(tensors.keys() - specs.keys()):
+        raise _rejected(sender, f"{kind} {extra[0]!r} is not in the manifest ({len(extra)} in all)", hint=_SAME_MODEL)
+
+
+def _check_tensor(sender: str, what: str, value: Tensor, spec: TensorSpec) -> None:
+    if tuple(value.shape) != spec.shape:
+        raise _rejected(sender, f"{what} has shape {tuple(value.shape)}, wanted {spec.shape}", hint=_SAME_MODEL)
+    if value.dtype != spec.dtype or value.layout != torch.strided:
+        found = f"{value.dtype}, {value.layout}"
+        raise _rejected(sender, f"{what} is {found}, wanted {spec.dtype}, torch.strided", hint=_SAME_MODEL)
+    if not bool(torch.isfinite(value).all()):
+        bad = int((~torch.isfinite(value)).sum())
+        raise _rejected(
+            sender,
+            f"{what} has {bad} of {value.numel()} values that are not finite",
+            hint="lower the learning rate or set client.max_grad_norm",
+        )
+
+
+def _rejected(sender: str, what: str, hint: str) -> UpdateRejectedError:
+    return UpdateRejectedError(what, where=f"client {sender!r}", hint=hint)
+
+
+_SAME_MODEL = "client and server must build the same model from the same study"

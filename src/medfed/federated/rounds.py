@@ -1,0 +1,214 @@
+"""Federated rounds: sample clients, broadcast, gate, aggregate (McMahan et al. 2017, Alg. 1; FedKIM Eq. 3).
+
+:func:`run_round` is the unit: a state in, a result with the next state out, nothing changed in place.
+:func:`run_rounds` chains it. Whoever changes the model between rounds, as injection does, calls :func:`run_round` with
+the changed state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from medfed.errors import RunError, UpdateRejectedError
+from medfed.federated.aggregation import in_order
+from medfed.federated.algorithms.base import Algorithm, Federation
+from medfed.federated.exchange import Answer, Exchange
+from medfed.federated.gate import Gate, Manifest
+from medfed.federated.state import FederatedState, fingerprint, num_bytes, weights_of
+from medfed.rng import numpy_rng
+from medfed.types import Broadcast, Failure, Update
+
+
+class RoundSettings(BaseModel):
+    """How many rounds, and who takes part.
+
+    Attributes:
+        num_rounds: rounds in all.
+        participation: share of the registered clients that is sampled every round; at least one client is.
+        clients_per_round: number of clients in place of ``participation``.
+        min_clients: usable updates without which a round, and with it the run, has failed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_rounds: int = Field(10, gt=0)
+    participation: float = Field(1.0, gt=0, le=1)
+    clients_per_round: int | None = Field(None, gt=0)
+    min_clients: int = Field(1, gt=0)
+
+
+@dataclass(frozen=True)
+class ClientRecord:
+    """What the log says about one accepted update.
+
+    Attributes:
+        client: client id.
+        metrics: mean loss by task (``loss.cd``) and what else the client reports.
+        examples: examples by component.
+        num_examples: training examples.
+        num_steps: optimizer steps.
+        down_bytes: payload of the broadcast.
+        up_bytes: payload of the update.
+        seconds: of training at the client, by its own clock; 0 if it does not say.
+    """
+
+    client: str
+    metrics: Mapping[str, float]
+    examples: Mapping[str, int]
+    num_examples: int
+    num_steps: int
+    down_bytes: int
+    up_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """A round's outcome.
+
+    Attributes:
+        state: the federation after the round; ``state.round`` is this round's number.
+        base: fingerprint of the model the round started from.
+        sampled: clients that were asked.
+        clients: one record per accepted update, sorted by client.
+        failures: clients that gave no usable update, and why.
+    """
+
+    state: FederatedState
+    base: str
+    sampled: tuple[str, ...]
+    clients: tuple[ClientRecord, ...]
+    failures: tuple[Failure, ...]
+
+    @property
+    def round(self) -> int:
+        """1-based number of this round."""
+        return self.state.round
+
+
+def initial_state(model: nn.Module, algorithm: Algorithm) -> FederatedState:
+    """Return the state before round 1, with the weights of ``model`` copied."""
+    params, buffers = weights_of(model)
+    return FederatedState(0, params, buffers, algorithm.init_server(params))
+
+
+def run_round(
+    state: FederatedState, exchange: Exchange, algorithm: Algorithm, federation: Federation, settings: RoundSettings
+) -> RoundResult:
+    """Run round ``state.round + 1``.
+
+    Args:
+        state: where the round starts; not changed.
+        exchange: the way to the clients.
+        algorithm: the federated algorithm.
+        federation: registered clients, and what the server has besides.
+        settings: sampling and the minimum of usable updates.
+
+    Raises:
+        RunError: fewer than ``settings.min_clients`` usable updates; every failure is listed.
+    """
+    base = fingerprint(state.params, state.buffers)
+    broadcast = algorithm.broadcast(state, base)
+    sampled = sample_clients(federation, settings, broadcast.round)
+    manifest = Manifest.of(state.params, state.buffers, algorithm.upload_like(state, federation))
+    gate = Gate(manifest, {name: federation.registered[name] for name in sampled}, broadcast.round, base)
+    desk = _Desk(gate, broadcast)
+    arrivals = desk.passed(exchange(broadcast.round, dict.fromkeys(sampled, broadcast)))
+    aggregate = algorithm.aggregate(state, in_order(arrivals, sampled), federation)
+    failures = desk.all_failures(sampled)
+    if len(desk.records) < settings.min_clients:
+        raise _too_few(broadcast.round, len(desk.records), settings, failures)
+    records = tuple(desk.records[name] for name in sorted(desk.records))
+    return RoundResult(FederatedState(broadcast.round, *aggregate), base, sampled, records, failures)
+
+
+def run_rounds(
+    state: FederatedState, exchange: Exchange, algorithm: Algorithm, federation: Federation, settings: RoundSettings
+) -> Iterator[RoundResult]:
+    """Yield the results of the rounds after ``state`` up to ``settings.num_rounds``; see :func:`run_round`."""
+    while state.round < settings.num_rounds:
+        result = run_round(state, exchange, algorithm, federation, settings)
+        yield result
+        state = result.state
+
+
+def sample_clients(federation: Federation, settings: RoundSettings, round: int) -> tuple[str, ...]:
+    """Return the clients of ``round``, sorted: a draw without replacement that depends on the seed and the round only.
+
+    Raises:
+        RunError: there are too few clients to reach ``settings.min_clients``.
+    """
+    registered = sorted(federation.registered)
+    share = max(1, int(settings.participation * len(registered) + 0.5))
+    count = share if settings.clients_per_round is None else settings.clients_per_round
+    if not settings.min_clients <= count <= len(registered):
+        raise RunError(
+            f"{count} of {len(registered)} clients would be sampled and rounds.min_clients is {settings.min_clients}",
+            where=f"round {round}",
+            hint="change rounds.participation, rounds.clients_per_round or rounds.min_clients",
+        )
+    chosen = numpy_rng(federation.seed, round, "participation").choice(len(registered), count, replace=False)
+    return tuple(registered[index] for index in sorted(chosen))
+
+
+@dataclass
+class _Desk:
+    """Takes the answers of one round in: gates them and writes the record."""
+
+    gate: Gate
+    broadcast: Broadcast
+    records: dict[str, ClientRecord] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+
+    def passed(self, answers: Iterator[Answer]) -> Iterator[Answer]:
+        """Yield the first answer of every client: an update that passed the gate, or a failure."""
+        answered: set[str] = set()
+        for sender, answer in answers:
+            checked = self._checked(sender, answer)
+            if isinstance(checked, Failure):
+                self.failures.append(checked)
+            if sender not in answered:
+                yield sender, checked
+            answered.add(sender)
+
+    def all_failures(self, sampled: tuple[str, ...]) -> tuple[Failure, ...]:
+        """Return the failures, with clients that never answered, sorted by client."""
+        silent = set(sampled) - self.records.keys() - {failure.client for failure in self.failures}
+        missing = [Failure(name, self.broadcast.round, "exchange", "no answer") for name in silent]
+        return tuple(sorted([*self.failures, *missing], key=lambda failure: failure.client))
+
+    def _checked(self, sender: str, answer: Update | Failure) -> Update | Failure:
+        if isinstance(answer, Failure):
+            return answer
+        try:
+            self.gate.check(sender, answer)
+        except UpdateRejectedError as error:
+            return Failure(sender, self.broadcast.round, "gate", str(error))
+        self.records[sender] = _record(answer, self.broadcast)
+        return answer
+
+
+def _record(update: Update, broadcast: Broadcast) -> ClientRecord:
+    return ClientRecord(
+        update.client,
+        {name: value for name, value in update.metrics.items() if name != "seconds"},
+        update.examples,
+        update.num_examples,
+        update.num_steps,
+        num_bytes(broadcast.params, broadcast.buffers, broadcast.state),
+        num_bytes(update.delta, update.buffers, update.state),
+        update.metrics.get("seconds", 0.0),
+    )
+
+
+def _too_few(round: int, usable: int, settings: RoundSettings, failures: tuple[Failure, ...]) -> RunError:
+    listed = "\n".join(f"  {failure.client} ({failure.phase}): {failure.reason}" for failure in failures)
+    return RunError(
+        f"{usable} usable updates, rounds.min_clients is {settings.min_clients}\n{listed}",
+        where=f"round {round}",
+        hint="mend the clients above, or lower rounds.min_clients",
+    )

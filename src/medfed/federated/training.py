@@ -1,0 +1,121 @@
+"""The optimizer loop of one round at one client (FedKIM Eq. 1 and 2; McMahan et al. 2017, ClientUpdate).
+
+Every step takes one mini-batch of every task the client has; the loss is the mean over tasks of the mean over examples,
+plus the algorithm's penalty. Batches and dropout are drawn from (seed, client, round).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from medfed.errors import RunError
+from medfed.federated.algorithms.base import Algorithm
+from medfed.federated.batches import TaskBatch, steps
+from medfed.federated.local import LocalStep, Site
+from medfed.federated.optimizer import clip, load_slots, make_optimizer, slots_of
+from medfed.federated.state import Weights, load_weights, trainable, weights_of
+from medfed.rng import torch_seeded
+from medfed.types import Broadcast, Params, component
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The outcome of a loop.
+
+    Attributes:
+        weights: the trained model, on the CPU.
+        num_steps: optimizer steps taken.
+        losses: mean loss over the steps, by task.
+        slots: the optimizer's slots, on the CPU.
+    """
+
+    weights: Weights
+    num_steps: int
+    losses: Mapping[str, float]
+    slots: Params
+
+
+@dataclass(frozen=True)
+class LocalRun:
+    """The loop with all that stays the same from step to step.
+
+    Attributes:
+        site: the client.
+        broadcast: what the server sent, on the site's device.
+        algorithm: the federated algorithm.
+        state: the algorithm's client state, on the site's device.
+        examples: examples by component; a component without any does not train.
+    """
+
+    site: Site
+    broadcast: Broadcast
+    algorithm: Algorithm
+    state: Params
+    examples: Mapping[str, int]
+
+    def fit(self, start: Weights, slots: Params, *, personal: bool = False) -> Fitted:
+        """Train the site's model from ``start``, with the optimizer's ``slots`` from the last round, if any.
+
+        Raises:
+            RunError: a loss is not finite.
+        """
+        site, settings = self.site, self.site.settings
+        load_weights(site.model, start)
+        site.model.train()
+        params = {name: value for name, value in trainable(site.model).items() if self.examples[component(name)]}
+        optimizer = make_optimizer(list(params.values()), settings)
+        load_slots(optimizer, params, slots)
+        key = (site.seed, site.client, self.broadcast.round, "personal" if personal else "train")
+        totals, num_steps = dict.fromkeys(site.tasks, 0.0), 0
+        with torch_seeded(*key):
+            for num_steps, batches in enumerate(steps(site.tasks, settings, *key), start=1):
+                step = LocalStep(site, num_steps - 1, params, batches, personal)
+                for task, loss in self._backward(step).items():
+                    totals[task] += loss
+                clip(list(params.values()), settings)
+                optimizer.step()
+        site.model.zero_grad()
+        losses = {task: total / num_steps for task, total in totals.items()}
+        return Fitted(weights_of(site.model), num_steps, losses, slots_of(optimizer, params))
+
+    def _backward(self, step: LocalStep) -> dict[str, float]:
+        """Leave the step's gradient in the parameters and return the loss of every task."""
+        for param in step.params.values():
+            # Zero, not None: to a batch that lacks a modality its encoder has the gradient 0.
+            param.grad = torch.zeros_like(param) if param.grad is None else param.grad.zero_()
+        losses = {item.task.name: self._backward_task(step, item) for item in step.batches}
+        penalty = self.algorithm.penalty(step, self.broadcast, self.state)
+        if penalty is not None:
+            _backward(penalty)
+        gradients = {name: param.grad for name, param in step.params.items() if param.grad is not None}
+        corrected = self.algorithm.correct(gradients, step, self.broadcast, self.state)
+        if corrected is not None:
+            _replace(step.params, corrected)
+        return losses
+
+    def _backward_task(self, step: LocalStep, item: TaskBatch) -> float:
+        batch = item.batch.to(self.site.settings.device)
+        loss = item.task.loss(self.site.model(item.task, batch), batch)
+        _backward(item.weight * loss)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise RunError(
+                f"the loss of task {item.task.name!r} is {value} at step {step.index + 1}",
+                where=f"client {self.site.client!r}, round {self.broadcast.round}",
+                hint="lower client.lr, set client.max_grad_norm, or check the client's data",
+            )
+        return value
+
+
+def _backward(loss: Tensor) -> None:
+    loss.backward()  # type: ignore[no-untyped-call]
+
+
+def _replace(params: Mapping[str, nn.Parameter], gradients: Params) -> None:
+    for name, param in params.items():
+        param.grad = gradients[name]

@@ -1,0 +1,168 @@
+"""The run files the report reads, line by line: what a record must have. Fields it does not know are ignored."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue
+
+
+def _finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Number = Annotated[float | None, BeforeValidator(_finite)]
+"""A finite number, or None where the run wrote null, NaN or an infinity."""
+
+
+class Record(BaseModel):
+    """A frozen record."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Skipped(Record):
+    """An example that could not be decoded."""
+
+    example: str = ""
+    where: str = ""
+    what: str = ""
+
+
+class DataFacts(Record):
+    """What a run knew of one dataset."""
+
+    title: str = ""
+    version: str = ""
+    licence: str = "unknown"
+    access: str = ""
+    citation: str = ""
+    note: str = ""
+    synthetic: bool = False
+    num_examples: int = 0
+    num_patients: int = 0
+    skipped: list[Skipped] = []
+    checksum: str = ""
+
+
+class Provenance(Record):
+    """``provenance.json``."""
+
+    medfed: str = "unknown"
+    commit: str | None = None
+    dirty: bool | None = None
+    python: str = "unknown"
+    versions: dict[str, str | None] = {}
+    device: str = "unknown"
+    threads: int | None = None
+    started: str | None = None
+    finished: str | None = None
+    command: str | list[str] = ""
+    data: dict[str, DataFacts] = {}
+    foundation: dict[str, JsonValue] = {}
+    titles: dict[str, str] = {}
+
+
+class Partition(Record):
+    """``partition.json``, without the example ids."""
+
+    scheme: str = "unknown"
+    seed: int | None = None
+    hash: str = ""
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+
+
+class ClientRound(Record):
+    """One client in one round."""
+
+    client: str
+    losses: dict[str, Number] = {}
+    num_examples: int = 0
+    num_steps: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
+class FailedClient(Record):
+    """One failure in one round."""
+
+    client: str
+    phase: str = ""
+    reason: str = ""
+
+
+class Round(Record):
+    """A line of ``rounds.jsonl``."""
+
+    round: int
+    clients: list[ClientRound] = []
+    failures: list[FailedClient] = []
+
+
+class Timing(Record):
+    """A line of ``timings.jsonl``."""
+
+    round: int | None = None
+    phase: str
+    client: str | None = None
+    seconds: float
+
+
+class Development(Record):
+    """A line of ``development.jsonl``."""
+
+    round: int
+    model: str
+    task: str
+    auroc: Number = None
+    balanced_accuracy: Number = None
+
+
+class Step(Record):
+    """A line of ``injection/steps.jsonl``."""
+
+    round: int
+    step: int
+    loss: Number = None
+
+
+class Routing(Record):
+    """A line of ``injection/routing.jsonl``."""
+
+    round: int
+    alpha: dict[str, list[float]] = {}
+    entropy: dict[str, Number] = {}
+    total_variation: Number = None
+
+
+class Prediction(Record):
+    """A line of ``predictions/<task>.jsonl``."""
+
+    target: int
+    scores: dict[str, list[Number]] = {}
+
+
+class ScoreRow(Record):
+    """A row of ``scores.json``; with ``baseline``, a paired difference."""
+
+    model: str
+    task: str
+    role: str = "trained"
+    metric: str
+    baseline: str | None = None
+    value: Number = None
+    ci_low: Number = None
+    ci_high: Number = None
+    n: int = 0
+    num_positive: int | None = None
+    higher_is_better: bool = True
+    reason: str | None = None
+    single_class: bool = False
+
+
+class ScoreFile(Record):
+    """``scores.json``."""
+
+    rows: list[ScoreRow] = []
+    differences: list[ScoreRow] = []

@@ -1,0 +1,211 @@
+"""Small federations in memory: quadratics with closed forms, and a two-task, two-modality classification."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor, nn
+
+from medfed.datasets.base import Card
+from medfed.datasets.decode import Decoded
+from medfed.federated.algorithms.base import Algorithm, Federation
+from medfed.federated.client import Client, ClientSettings
+from medfed.federated.exchange import Answer, InProcessExchange
+from medfed.federated.rounds import FederatedState, RoundResult, RoundSettings, initial_state, run_rounds
+from medfed.modalities.base import Encoder, EncoderSpec, Modality
+from medfed.modalities.moments import Moments
+from medfed.models.multimodal import MultimodalModel
+from medfed.rng import torch_seeded
+from medfed.tasks.base import Task, TaskSet
+from medfed.tasks.classification import Classification
+from medfed.types import Batch, Broadcast, Params, Update
+
+CARD = Card(title="toy", version="1", licence="none", access="none", citation="none")
+WORDS = {"question": "?", "task_description": "?", "modality_description": "?"}
+
+
+def decoded(samples: Mapping[str, np.ndarray], target: np.ndarray, present: Mapping[str, np.ndarray] | None = None) -> Decoded:
+    size = len(target)
+    names = [f"e{number}" for number in range(size)]
+    index = pl.DataFrame({"example": names, "patient": names, "label": target.astype(np.int8)})
+    present = present or {name: np.ones(size, bool) for name in samples}
+    return Decoded("toy", CARD, index, samples, present)
+
+
+# --- quadratics: client i has ½ Σ_d a_id (w_d − b_id)² -----------------------------------------------------------------------
+
+
+class Quadratic(Task):
+    """Half a squared distance with curvature ``a`` to ``b``; a sample is [a, b]."""
+
+    kind: ClassVar[str] = "quadratic"
+    answers: tuple[str, ...] = ()
+
+    def head(self, dim: int) -> nn.Module:
+        return nn.Identity()
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        curvature, centre = batch.inputs["point"].chunk(2, -1)
+        return 0.5 * (curvature * (outputs - centre).square()).sum(-1).mean()
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        return outputs
+
+
+class Point(nn.Module):
+    """A model that is one float64 vector ``w``."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(dim, dtype=torch.float64))
+
+    def forward(self, task: Task, batch: Batch) -> Tensor:
+        return self.w
+
+
+def quadratic_client(name: str, curvature: list[float], centre: list[float], num_examples: int = 1) -> Client:
+    task = Quadratic(name="q", title="q", dataset="toy", target="label", modalities=("point",), **WORDS)
+    samples = {"point": np.tile(np.array([*curvature, *centre], np.float64), (num_examples, 1))}
+    data = decoded(samples, np.zeros(num_examples))
+    return Client(name, {"q": TaskSet(task, data, np.arange(num_examples))})
+
+
+# --- classification: task x reads modality a; task y reads a and b ---------------------------------------------------------
+
+
+class Vector(Modality):
+    units: ClassVar[str] = "none"
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        return (5,)
+
+    @property
+    def num_channels(self) -> int:
+        return 1
+
+    def prepare(self, raw: np.ndarray) -> np.ndarray:
+        return raw
+
+    def moments(self, samples: np.ndarray) -> Moments:
+        return Moments.zero(1)
+
+    def normalise(self, samples: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+        return samples
+
+
+class VectorSpec(EncoderSpec):
+    name: ClassVar[str] = "vector"
+    dim: int = 4
+
+    def build(self, modality: Modality) -> Encoder:
+        return VectorEncoder(self.dim)
+
+
+class VectorEncoder(Encoder):
+    """Linear, BatchNorm, dropout: buffers and randomness, in the smallest form."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.layers = nn.Sequential(nn.Linear(5, dim), nn.BatchNorm1d(dim), nn.Tanh(), nn.Dropout(0.1))
+
+    def forward(self, samples: Tensor) -> Tensor:
+        return self.layers(samples).unsqueeze(1)
+
+
+TASK_X = Classification(name="x", title="x", dataset="toy", target="label", modalities=("a",), **WORDS)
+TASK_Y = Classification(name="y", title="y", dataset="toy", target="label", modalities=("a", "b"), **WORDS)
+
+
+def small_model() -> MultimodalModel:
+    modalities = {name: Vector(name=name) for name in "ab"}
+    with torch_seeded("small model"):
+        return MultimodalModel(dict.fromkeys("ab", VectorSpec()), modalities, (TASK_X, TASK_Y))
+
+
+def task_set(task: Task, num_examples: int, seed: int, absent: str = "") -> TaskSet:
+    """Examples of ``task``; of the modality ``absent`` there is none."""
+    rng = np.random.default_rng(seed)
+    target = rng.integers(0, 2, num_examples)
+    samples = {
+        name: (rng.normal(size=(num_examples, 5)) + target[:, None]).astype(np.float32) * (name != absent)
+        for name in task.modalities
+    }
+    present = {name: np.full(num_examples, name != absent) for name in task.modalities}
+    return TaskSet(task, decoded(samples, target, present), np.arange(num_examples))
+
+
+def small_clients() -> list[Client]:
+    """Four hospitals: h0 has all; h1 only task x; h2 only task y; h3 both, but no modality b."""
+    return [
+        Client("h0", {"x": task_set(TASK_X, 17, 1), "y": task_set(TASK_Y, 9, 2)}),
+        Client("h1", {"x": task_set(TASK_X, 12, 3)}),
+        Client("h2", {"y": task_set(TASK_Y, 20, 4)}),
+        Client("h3", {"x": task_set(TASK_X, 8, 5), "y": task_set(TASK_Y, 11, 6, absent="b")}),
+    ]
+
+
+SMALL = ClientSettings(optimizer="sgd", lr=0.1, momentum=0.5, batch_size=8, local_epochs=2)
+
+
+class Meddler:
+    """An exchange between the loop and an in-process one: it may replace, drop, repeat or reorder the answers."""
+
+    def __init__(self, inner: InProcessExchange, meddle: Callable[[list[Answer]], list[Answer]]) -> None:
+        self._inner, self._meddle = inner, meddle
+
+    def __call__(self, round: int, broadcasts: Mapping[str, Broadcast]) -> Iterator[Answer]:
+        yield from self._meddle(list(self._inner(round, broadcasts)))
+
+    def states(self) -> Mapping[str, Params]:
+        return self._inner.states()
+
+    def restore(self, states: Mapping[str, Params]) -> None:
+        self._inner.restore(states)
+
+
+def small_exchange(algorithm: Algorithm, settings: ClientSettings = SMALL, seed: int = 0) -> InProcessExchange:
+    return InProcessExchange(small_clients(), small_model(), algorithm, settings, seed)
+
+
+def run(
+    algorithm: Algorithm,
+    num_rounds: int = 2,
+    settings: ClientSettings = SMALL,
+    meddle: Callable[[list[Answer]], list[Answer]] = lambda answers: answers,
+    rounds: RoundSettings | None = None,
+    seed: int = 0,
+) -> list[RoundResult]:
+    """Run the small federation."""
+    exchange = small_exchange(algorithm, settings, seed)
+    federation = Federation(exchange.registered, seed)
+    rounds = (rounds or RoundSettings()).model_copy(update={"num_rounds": num_rounds})
+    state = initial_state(small_model(), algorithm)
+    return list(run_rounds(state, Meddler(exchange, meddle), algorithm, federation, rounds))
+
+
+def converge(
+    algorithm: Algorithm, clients: list[Client], settings: ClientSettings, num_rounds: int, dim: int
+) -> FederatedState:
+    """Run a federation of quadratics."""
+    model = Point(dim)
+    exchange = InProcessExchange(clients, model, algorithm, settings, 0)
+    federation = Federation(exchange.registered, 0)
+    state = initial_state(model, algorithm)
+    for result in run_rounds(state, exchange, algorithm, federation, RoundSettings(num_rounds=num_rounds)):
+        state = result.state
+    return state
+
+
+def changed(answers: list[Answer], client: str, **fields: object) -> list[Answer]:
+    """Replace fields of one client's update."""
+    return [
+        (name, replace(answer, **fields) if name == client and isinstance(answer, Update) else answer)
+        for name, answer in answers
+    ]

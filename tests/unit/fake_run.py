@@ -1,0 +1,215 @@
+"""A run folder with plausible numbers: scores come from simulated predictions through the library's own evaluation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from medfed.evaluation.evaluate import EvaluationSettings, TaskPredictions, prediction_records, score_rows
+from medfed.rng import numpy_rng
+
+ANSWERS = ("No", "Yes")
+TITLES = {
+    "cd": "COVID-19 detection",
+    "lod": "Lung opacity detection",
+    "ead": "ECG abnormality detection",
+    "mp": "Mortality prediction",
+    "ped": "Pleural effusion",
+    "ad": "Atelectasis",
+    "ecd": "Enlarged cardiomediastinum",
+    "ebd": "Ectopic beats",
+    "sp": "Sepsis prediction",
+}
+TRAINED = {"cd": (0.25, 1.7, 1.0), "lod": (0.5, 1.2, 1.25), "ead": (0.55, 0.7, 1.3), "mp": (0.12, 0.02, 0.8)}
+"""Task → prevalence, separation of the injected LLM, separation of the federated-only model."""
+UNSEEN = {"ped": (0.3, 1.0), "ad": (0.35, 0.1), "ecd": (0.45, 0.5), "ebd": (0.5, 0.9), "sp": (0.08, -0.1)}
+DATASETS = {
+    "covid-radiography": "COVID-19 Radiography Database",
+    "rsna-pneumonia": "RSNA Pneumonia Detection Challenge",
+    "ptbxl": "PTB-XL",
+    "yaib-mortality": "YAIB mortality",
+    "chexpert": "CheXpert",
+}
+SKIPPED = {"example": "00007", "where": "records100/00007_lr.dat", "what": "truncated at byte 2048"}
+NUM_ROUNDS, NUM_CLIENTS, NUM_EXPERTS = 10, 5, 12
+
+
+def fake_run(root: Path, *, name: str = "demo", synthetic: bool = True, num_resamples: int = 200) -> Path:
+    """Write a complete run folder under ``root`` and return it."""
+    run = root / name[:20].replace("/", "_") / "1a2b3c4d-seed0"
+    _json(run / "study.json", _study(name))
+    _json(run / "provenance.json", _provenance(synthetic))
+    _json(run / "partition.json", _partition())
+    _lines(run / "rounds.jsonl", _rounds())
+    _lines(run / "timings.jsonl", _timings())
+    _lines(run / "development.jsonl", _development("fedkim"))
+    _lines(run / "federated-only" / "development.jsonl", _development("federated"))
+    _lines(run / "federated-only" / "rounds.jsonl", _rounds())
+    _lines(run / "injection" / "steps.jsonl", _steps())
+    _lines(run / "injection" / "routing.jsonl", _routing())
+    tasks = list(_predictions())
+    for task in tasks:
+        _lines(run / "predictions" / f"{task.task}.jsonl", prediction_records(task, "salt"))
+    _json(run / "scores.json", score_rows(tasks, 0, EvaluationSettings(num_resamples=num_resamples)))
+    return run
+
+
+def _predictions(num_examples: int = 180) -> Iterable[TaskPredictions]:
+    for task, (prevalence, *separations) in {**TRAINED, **UNSEEN}.items():
+        rng = numpy_rng("fake", task)
+        targets = (rng.random(num_examples) < prevalence).astype(int)
+        models = ("fedkim", "federated")[: len(separations)]
+        scores = {}
+        for model, separation in zip(models, separations, strict=True):
+            bias = np.log(prevalence / (1 - prevalence)) if model == "federated" else -0.3 - 3 * (task == "mp")
+            logit = rng.normal(size=num_examples) + separation * (targets - 0.5) * 1.3 + bias
+            positive = 1 / (1 + np.exp(-1.4 * logit))
+            scores[model] = np.stack([1 - positive, positive], 1)
+        ids = [f"{task}-{number}" for number in range(num_examples)]
+        patients = [f"{task}-patient-{number * 2 // 3}" for number in range(num_examples)]
+        role = "trained" if task in TRAINED else "unseen"
+        yield TaskPredictions(task, role, ANSWERS, ids, patients, targets, scores)
+
+
+def _study(name: str) -> dict:
+    return {
+        "name": name,
+        "description": "Five hospitals, four tasks, ten rounds; a tiny LLM on the server.",
+        "seed": 0,
+        "train": list(TRAINED),
+        "unseen": list(UNSEEN),
+        "twins": {"num_patients": 400, "difficulty": 0.5},
+        "partition": {"scheme": "dirichlet", "alpha": 0.5, "num_clients": NUM_CLIENTS},
+        "encoders": {"image": {"name": "vit", "dim": 128}, "ecg": {"name": "conv", "dim": 128}},
+        "algorithm": {"name": "fedavg"},
+        "rounds": {"num_rounds": NUM_ROUNDS},
+        "injection": {"learning_rate": 5e-4, "num_experts": NUM_EXPERTS, "rank": 8, "attention": "softmax"},
+    }
+
+
+def _provenance(synthetic: bool) -> dict:
+    suffix = " (synthetic twin)" if synthetic else ""
+    return {
+        "medfed": "0.1.0",
+        "commit": "3f9c1d7a52e84b60a1c2d3e4f5061728394a5b6c",
+        "dirty": False,
+        "python": "3.11.7",
+        "versions": {"torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.2", "numpy": "2.4.6"},
+        "device": "cpu",
+        "threads": 1,
+        "started": "2026-01-05T10:00:00+00:00",
+        "finished": "2026-01-05T10:02:51+00:00",
+        "command": "medfed run studies/demo.toml",
+        "titles": TITLES,
+        "data": {
+            key: {
+                "title": title + suffix,
+                "version": "synthetic" if synthetic else "1.0.3",
+                "licence": "Apache-2.0" if synthetic else "CC BY 4.0",
+                "synthetic": synthetic,
+                "citation": "generated by medfed; no patient is behind it" if synthetic else "Its authors, 2020",
+                "num_examples": 1800,
+                "num_patients": 1200,
+                "skipped": [{"example": "p7", "where": "images/p7.png", "what": "truncated at byte 2048"}][
+                    : key == "ptbxl"
+                ],
+                "checksum": "9b1f27c0d4e8a653",
+            }
+            for key, title in DATASETS.items()
+        },
+        "foundation": {
+            "kind": "tiny",
+            "num_parameters": 1_204_736,
+            "perplexity_before": 3.41,
+            "perplexity_after": 3.41,
+            "fingerprint_before": "77ab20c1",
+            "fingerprint_after": "77ab20c1",
+        },
+    }
+
+
+def _partition() -> dict:
+    rng = numpy_rng("fake", "partition")
+    counts = {
+        f"hospital-{number}": {
+            task: {"No": int(200 * rng.beta(2, 3) * (1 - prevalence)), "Yes": int(200 * rng.beta(2, 3) * prevalence)}
+            for task, (prevalence, *_) in TRAINED.items()
+        }
+        for number in range(1, NUM_CLIENTS + 1)
+    }
+    return {"scheme": "dirichlet", "seed": 0, "hash": "c0ffee12", "clients": {}, "server": {}, "counts": counts}
+
+
+def _rounds() -> Iterable[dict]:
+    rng = numpy_rng("fake", "rounds")
+    for number in range(1, NUM_ROUNDS + 1):
+        clients = [
+            {
+                "client": f"hospital-{client}",
+                "losses": {t: 0.35 + 0.4 / number**0.5 + 0.05 * rng.normal() + 0.02 * client for t in TRAINED},
+                "num_examples": 400,
+                "num_steps": 25,
+                "bytes_up": 1_250_000,
+                "bytes_down": 2_500_000,
+            }
+            for client in range(1, NUM_CLIENTS + 1)
+            if (number, client) != (4, 3)
+        ]
+        failure = {"client": "hospital-3", "phase": "gate", "reason": "tensor heads.cd.1.weight is not finite"}
+        yield {"round": number, "clients": clients, "failures": [failure] if number == 4 else [], "fingerprint": "ab"}
+
+
+def _timings() -> Iterable[dict]:
+    rng = numpy_rng("fake", "timings")
+    yield {"round": 0, "phase": "pretrain", "client": None, "seconds": 14.2}
+    for number in range(1, NUM_ROUNDS + 1):
+        for client in range(1, NUM_CLIENTS + 1):
+            seconds = 1.4 + 0.2 * rng.random()
+            yield {"round": number, "phase": "train", "client": f"hospital-{client}", "seconds": seconds}
+        yield {"round": number, "phase": "federate", "client": None, "seconds": 7.6 + 0.4 * rng.random()}
+        yield {"round": number, "phase": "inject", "client": None, "seconds": 5.5 + rng.random()}
+        yield {"round": number, "phase": "evaluate", "client": None, "seconds": 1.1 + 0.1 * rng.random()}
+
+
+def _development(model: str) -> Iterable[dict]:
+    rng = numpy_rng("fake", "development", model)
+    for number in range(1, NUM_ROUNDS + 1):
+        for task, separations in TRAINED.items():
+            separation = separations[1 if model == "fedkim" else 2]
+            auroc = 0.5 + 0.45 * np.tanh(separation / 1.6) * (1 - np.exp(-number / 3)) + 0.015 * rng.normal()
+            row = {"round": number, "model": model, "task": task}
+            yield {**row, "auroc": float(min(auroc, 1)), "balanced_accuracy": float(auroc - 0.06)}
+
+
+def _steps() -> Iterable[dict]:
+    rng = numpy_rng("fake", "steps")
+    for step in range(1, 401):
+        loss = 0.3 + 0.5 * np.exp(-step / 90) + 0.08 * abs(rng.normal())
+        yield {"round": 1 + (step - 1) // 40, "step": step, "loss": float(loss), "losses": {}}
+
+
+def _routing() -> Iterable[dict]:
+    tasks = [*TRAINED, *UNSEEN]
+    for number in range(1, NUM_ROUNDS + 1):
+        alpha = {}
+        for task in tasks:
+            logits = numpy_rng("fake", "routing", task).normal(size=NUM_EXPERTS) * 0.12 * number
+            weights = np.exp(logits) / np.exp(logits).sum()
+            alpha[task] = weights.tolist()
+        table = np.array(list(alpha.values()))
+        distance = 0.5 * np.abs(table[:, None] - table[None]).sum(-1).max()
+        entropy = {task: float(-(np.array(a) * np.log(a)).sum()) for task, a in alpha.items()}
+        yield {"round": number, "alpha": alpha, "entropy": entropy, "total_variation": float(distance)}
+
+
+def _json(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=1), encoding="utf-8")
+
+
+def _lines(path: Path, records: Iterable[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")

@@ -29,7 +29,9 @@ CARD = Card(title="toy", version="1", licence="none", access="none", citation="n
 WORDS = {"question": "?", "task_description": "?", "modality_description": "?"}
 
 
-def decoded(samples: Mapping[str, np.ndarray], target: np.ndarray, present: Mapping[str, np.ndarray] | None = None) -> Decoded:
+def decoded(
+    samples: Mapping[str, np.ndarray], target: np.ndarray, present: Mapping[str, np.ndarray] | None = None
+) -> Decoded:
     size = len(target)
     names = [f"e{number}" for number in range(size)]
     index = pl.DataFrame({"example": names, "patient": names, "label": target.astype(np.int8)})

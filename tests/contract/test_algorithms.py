@@ -22,7 +22,9 @@ from medfed.types import Params
 NULL: dict[str, dict[str, float]] = {"fedavg": {}, "fedprox": {"mu": 0.0}}
 """Hyperparameters with which an algorithm is FedAvg, bit for bit."""
 
-HARD = ClientSettings(optimizer="adamw", lr=0.02, weight_decay=0.1, batch_size=8, max_grad_norm=1.0, reset_optimizer=False)
+HARD = ClientSettings(
+    optimizer="adamw", lr=0.02, weight_decay=0.1, batch_size=8, max_grad_norm=1.0, reset_optimizer=False
+)
 every = pytest.mark.parametrize("algorithm", [kind() for kind in ALGORITHMS.values()], ids=list(ALGORITHMS))
 
 
@@ -45,7 +47,9 @@ def test_every_numeric_hyperparameter_changes_the_result(name: str, field: str) 
     default = ALGORITHMS[name]()
     for value in (getattr(default, field) * 1.5, getattr(default, field) + 0.5):
         other = default.model_validate(default.model_dump() | {field: value})
-        assert final(default) != final(other), f"{name}.{field}: {getattr(default, field)} and {value} give the same model"
+        assert final(default) != final(other), (
+            f"{name}.{field}: {getattr(default, field)} and {value} give the same model"
+        )
 
 
 def test_null_settings_are_fedavg_bit_for_bit() -> None:

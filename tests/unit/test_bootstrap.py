@@ -36,15 +36,15 @@ def slow_calibration_error(targets: np.ndarray, positive: np.ndarray) -> float:
 
 
 ORACLES = {
-    "auroc": lambda y, p: oracle.roc_auc_score(y, p),
-    "auprc": lambda y, p: oracle.average_precision_score(y, p),
+    "auroc": oracle.roc_auc_score,
+    "auprc": oracle.average_precision_score,
     "balanced_accuracy": lambda y, p: oracle.balanced_accuracy_score(y, p > 0.5),
     "accuracy": lambda y, p: oracle.accuracy_score(y, p > 0.5),
     "precision": lambda y, p: oracle.precision_score(y, p > 0.5, zero_division=0),
     "recall": lambda y, p: oracle.recall_score(y, p > 0.5),
     "f1": lambda y, p: oracle.f1_score(y, p > 0.5),
     "mcc": lambda y, p: oracle.matthews_corrcoef(y, p > 0.5),
-    "brier": lambda y, p: oracle.brier_score_loss(y, p),
+    "brier": oracle.brier_score_loss,
     "ece": slow_calibration_error,
 }
 

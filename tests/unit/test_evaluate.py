@@ -1,4 +1,4 @@
-"""Score rows: constants beside every model, ids hashed, undefined values null, records that give the same scores back."""
+"""Score rows: constants beside every model, ids hashed, undefined values null, records that give the same back."""
 
 from __future__ import annotations
 

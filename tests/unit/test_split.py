@@ -58,7 +58,9 @@ def test_row_order_does_not_matter_and_the_seed_does() -> None:
 
 
 def test_official_splits_are_kept_and_train_is_divided_between_private_and_public() -> None:
-    rosters = {"a": pl.concat([people(0, 80, 2, "train"), people(100, 10, 2, "development"), people(200, 10, 2, "test")])}
+    rosters = {
+        "a": pl.concat([people(0, 80, 2, "train"), people(100, 10, 2, "development"), people(200, 10, 2, "test")])
+    }
     splits = assign_splits(rosters, SplitSettings(), seed=0)
     assert Counter(splits.values()) == {"private": 70, "public": 10, "development": 10, "test": 10}
     assert all(splits[f"p{number}"] == "test" for number in range(200, 210))

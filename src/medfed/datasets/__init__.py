@@ -1,1 +1,17 @@
-"""Datasets."""
+"""The dataset registry: one line per file; each has a tuple ``DATASETS``."""
+
+from medfed.datasets.base import Dataset
+from medfed.registry import collect
+
+DATASETS: dict[str, Dataset] = collect(
+    (
+        "medfed.datasets.covid_radiography",
+        "medfed.datasets.rsna_pneumonia",
+        "medfed.datasets.chexpert",
+        "medfed.datasets.chestxray14",
+        "medfed.datasets.medmnist",
+        "medfed.datasets.ptbxl",
+        "medfed.datasets.yaib",
+    ),
+    "DATASETS",
+)

@@ -1,4 +1,4 @@
-"""ChestX-ray14 (Wang 2017): 14 findings mined from the reports of the NIH Clinical Center; right in about nine of ten cases."""
+"""ChestX-ray14 (Wang 2017): 14 findings mined from the reports of the NIH Clinical Center."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import polars as pl
 from medfed.datasets.base import Card, Dataset, Record, TwinSpec, read_csv
 from medfed.datasets.images import load_image, write_grey
 from medfed.datasets.labels import flag, nih_patient
-from medfed.datasets.twins.chest import Findings
+from medfed.datasets.twins.chest_anatomy import Findings
 from medfed.datasets.twins.chest_cohorts import NIH, Film, draw_films
 from medfed.errors import DataError
 from medfed.rng import numpy_rng
@@ -65,9 +65,9 @@ class ChestXray14(Dataset):
         return {"image": load_image(root, record, _table_path(root).name)}
 
     def synthesize(self, root: Path, spec: TwinSpec) -> None:
-        """Write phantoms, the table and the official lists. Emphysema, masses and the like have no phantom and never occur."""
+        """Write phantoms, the table and the official lists. Half of the findings have no phantom and never occur."""
         (root / "images").mkdir(parents=True)
-        rows, lists = [], {name: "" for name in LISTS}
+        rows, lists = [], dict.fromkeys(LISTS, "")
         for film in draw_films(NIH, spec):
             name = f"{film.patient:08d}_{film.visit:03d}.png"
             write_grey(root / "images" / name, film.grey)
@@ -89,7 +89,8 @@ def _require_labels(table: pl.DataFrame, path: Path) -> None:
     if not unknown.is_empty():
         image, label = unknown.row(0)
         raise DataError(
-            f"column 'Finding Labels', image {image!r}: {label!r} is not allowed; allowed: {', '.join((NO_FINDING, *LABELS))}",
+            f"column 'Finding Labels', image {image!r}: {label!r} is not allowed; "
+            f"allowed: {', '.join((NO_FINDING, *LABELS))}",
             where=path,
             hint="compare the file with the version on the dataset's card (medfed data list)",
         )
@@ -134,3 +135,6 @@ def _labels(findings: Findings) -> list[str]:
         "Pneumonia": findings.consolidation > 0,
     }
     return [label for label, value in present.items() if value]
+
+
+DATASETS: tuple[Dataset, ...] = (ChestXray14(),)

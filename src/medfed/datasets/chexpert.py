@@ -1,6 +1,7 @@
 """CheXpert (Irvin 2019): FedKIM's unseen tasks ECD, PED and AD, on its validation table read by radiologists.
 
-A finding is present where its column is 1; 0, −1 (uncertain) and empty cells (not mentioned) count as absent, as in the paper.
+A finding is present where its column is 1; 0, −1 (uncertain) and an empty cell (not mentioned) mean absent, as in the
+paper.
 Deviation: FedKIM's released code reads the Atelectasis column for pleural effusion; here each finding has its own.
 """
 
@@ -15,8 +16,8 @@ import polars as pl
 from medfed.datasets.base import Card, Dataset, Record, TwinSpec, read_csv
 from medfed.datasets.images import load_image, write_grey
 from medfed.datasets.labels import flag, require_values
+from medfed.datasets.twins.chest_anatomy import Findings
 from medfed.datasets.twins.chest_cohorts import CHEXPERT, Film, draw_films, has_opacity
-from medfed.datasets.twins.chest import Findings
 from medfed.errors import DataError
 
 TABLES = {"valid.csv": "test", "train.csv": "train"}
@@ -30,7 +31,7 @@ VALUES = ("1.0", "0.0", "-1.0", "")
 
 
 class CheXpert(Dataset):
-    """JPEG files under ``valid/`` and ``train/`` and a table for each, in the small or the full release, however its folder is called."""
+    """JPEG files under ``valid/`` and ``train/`` and a table for each; the small release or the full one."""
 
     name: ClassVar[str] = "chexpert"
     card: ClassVar[Card] = Card(
@@ -40,15 +41,19 @@ class CheXpert(Dataset):
         access="https://stanfordmlgroup.github.io/competitions/chexpert/",
         citation="Irvin et al., AAAI 33:590 (2019)",
         sites=("Stanford Hospital",),
-        note="valid.csv was labelled by three radiologists and is the test split; train.csv by a rule-based reader of reports.",
+        note="valid.csv was labelled by three radiologists and is the test split, train.csv by rules from reports.",
     )
     modalities: ClassVar[tuple[str, ...]] = ("image",)
     targets: ClassVar[tuple[str, ...]] = tuple(TARGETS)
     marker: ClassVar[str] = "valid/patient*"
 
     def index(self, root: Path) -> pl.DataFrame:
-        """One row per image, frontal and lateral. The first folder of a ``Path`` is the release's name and is not needed."""
-        tables = [_table(root / name, split) for name, split in TABLES.items() if name == "valid.csv" or (root / name).exists()]
+        """One row per image, frontal and lateral. The first folder of a ``Path`` is ``root`` by its published name."""
+        tables = [
+            _table(root / name, split)
+            for name, split in TABLES.items()
+            if name == "valid.csv" or (root / name).exists()
+        ]
         file = pl.col("Path").str.split("/").list.slice(1).list.join("/")
         return pl.concat(tables).select(
             example=file.str.replace(r"\.jpg$", ""),
@@ -65,7 +70,7 @@ class CheXpert(Dataset):
         return {"image": load_image(root, record, table)}
 
     def synthesize(self, root: Path, spec: TwinSpec) -> None:
-        """Write phantoms and ``valid.csv`` with its 14 finding columns; ``train.csv``, which is optional, is left out."""
+        """Write phantoms and ``valid.csv`` with its 14 finding columns; there is no ``train.csv``."""
         rows = []
         for film in draw_films(CHEXPERT, spec):
             folder = f"valid/patient{64540 + film.patient}/study{film.visit + 1}"
@@ -79,7 +84,7 @@ def _table(path: Path, split: str) -> pl.DataFrame:
     """Read one table as Path, patient, split and the finding columns as text: 1.0, 0.0, −1.0 or empty."""
     table = read_csv(path, ("Path", *TARGETS.values()))
     table = table.with_columns(
-        pl.col(column).fill_null("").str.replace(r"^(-?[01])$", "$1.0") for column in TARGETS.values()
+        pl.col(column).fill_null("").str.replace(r"^(-?[01])$", "${1}.0") for column in TARGETS.values()
     )
     for column in TARGETS.values():
         require_values(table, column, VALUES, path)
@@ -100,7 +105,7 @@ def _table(path: Path, split: str) -> pl.DataFrame:
 def _row(film: Film) -> dict[str, str | int | float]:
     """Return a row of the table. As CheXpert defines it, a large heart is an enlarged cardiomediastinum too."""
     findings = film.findings
-    present = {
+    present: dict[str, bool] = {
         "No Finding": findings == Findings(),
         "Enlarged Cardiomediastinum": max(findings.wide_mediastinum, findings.cardiomegaly) > 0,
         "Cardiomegaly": findings.cardiomegaly > 0,
@@ -117,5 +122,8 @@ def _row(film: Film) -> dict[str, str | int | float]:
         "Support Devices": False,
     }
     sex = {"F": "Female", "M": "Male"}[film.sex]
-    head = {"Sex": sex, "Age": film.age, "Frontal/Lateral": "Frontal", "AP/PA": film.view}
+    head: dict[str, str | int | float] = {"Sex": sex, "Age": film.age, "Frontal/Lateral": "Frontal", "AP/PA": film.view}
     return {**head, **{column: float(value) for column, value in present.items()}}
+
+
+DATASETS: tuple[Dataset, ...] = (CheXpert(),)

@@ -33,8 +33,8 @@ class CovidRadiography(Dataset):
         licence="that of each image's source; see the release's README",
         access="https://www.kaggle.com/datasets/tawsifurrahman/covid19-radiography-database",
         citation="Chowdhury et al., IEEE Access 8:132665 (2020); Rahman et al., Comput Biol Med 132:104319 (2021)",
-        note="No patient ids are published: each image counts as a patient, so a person may stand on both sides of a split, "
-        "unless a source_map.csv beside the folder tells. COVID and Normal come from different hospitals, "
+        note="No patient ids are published: each image counts as a patient, so a person may stand on both sides of a "
+        "split, unless a source_map.csv beside the folder tells. COVID and Normal come from different hospitals, "
         "so part of any score is telling hospitals apart.",
     )
     modalities: ClassVar[tuple[str, ...]] = ("image",)
@@ -42,7 +42,7 @@ class CovidRadiography(Dataset):
     marker: ClassVar[str] = f"{FOLDER}/COVID"
 
     def index(self, root: Path) -> pl.DataFrame:
-        """One row per image in the two class folders; with a source map also per row of it, so that absent files show."""
+        """One row per image of the class folders; with a source map one per row of it, so that absent files show."""
         files = pl.Series("file", [file for name in CLASSES for file in _images(root, name)], pl.Utf8)
         sources = root / "source_map.csv"
         table = _mapped(files, sources) if sources.is_file() else _unmapped(files)
@@ -96,3 +96,6 @@ def _mapped(files: pl.Series, path: Path) -> pl.DataFrame:
     site, number = pl.col("source").replace_strict(SOURCES), pl.col("patient_id")
     patient = pl.when(site == "nih").then(nih_patient(number)).otherwise(site + ":" + number)
     return sources.with_columns(patient=patient, site=site)
+
+
+DATASETS: tuple[Dataset, ...] = (CovidRadiography(),)

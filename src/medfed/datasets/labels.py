@@ -1,4 +1,4 @@
-"""Reading official label tables: a value nobody expects is an error, never a negative; one person has one id everywhere."""
+"""Official label tables: a value nobody expects is an error, never a negative; one person has one id everywhere."""
 
 from __future__ import annotations
 

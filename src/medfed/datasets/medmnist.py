@@ -1,40 +1,42 @@
-"""MedMNIST v2 (Yang 2023): 28 × 28 sets in one ``.npz`` file each; any grey two-class set is one more line in the registry."""
+"""MedMNIST v2 (Yang 2023): 28 × 28 images, one ``.npz`` per set; a further grey two-class set is one registry line."""
 
 from __future__ import annotations
 
 import zipfile
+import zlib
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-from jaxtyping import Shaped, UInt8
+from jaxtyping import UInt8
 
 from medfed.datasets.base import Card, Dataset, Record, TwinSpec
 from medfed.datasets.images import eight_bits
-from medfed.datasets.twins.chest_cohorts import PAEDIATRIC, Film, draw_films
+from medfed.datasets.twins.chest_cohorts import PAEDIATRIC, draw_films
 from medfed.errors import DataError
 
 SPLITS = {"train": "train", "val": "development", "test": "test"}
 """The file's name of a split → ours."""
-KEYS = tuple(f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels"))
 SIDE = 28
+HINT = "download it again; expected train, val and test _images (uint8, n × 28 × 28) and _labels (uint8, n × 1)"
 
 
 class MedMnist(Dataset):
-    """One ``{flag}.npz`` with ``train_images``, ``train_labels``, ``val_…`` and ``test_…``.
+    """One ``{flag}.npz`` with the arrays ``train_images``, ``train_labels``, ``val_…`` and ``test_…``.
 
     Args:
         flag: MedMNIST's name of the set, e.g. ``pneumoniamnist``.
-        target: name of label 1.
-        title: for the card.
-        source: citation of the set's own source.
+        target: name of the finding that label 1 stands for.
+        title: title of its card.
+        source: citation of where MedMNIST took it from.
     """
 
     modalities = ("image",)
 
     def __init__(self, flag: str, target: str, title: str, source: str) -> None:
-        # one class serves many sets, so what is a class attribute elsewhere belongs to the instance here
+        # One class serves many sets, so what other datasets declare on the class belongs to the instance here.
         self.name, self.marker, self.targets = flag, f"{flag}.npz", (target,)  # type: ignore[misc]
         self.card = Card(  # type: ignore[misc]
             title=title,
@@ -42,26 +44,90 @@ class MedMnist(Dataset):
             licence="CC BY 4.0",
             access="https://zenodo.org/records/10519652",
             citation=f"Yang et al., Scientific Data 10:41 (2023); {source}",
-            note="MedMNIST publishes no patient ids: each image counts as a patient. The official split is kept.",
+            note="No patient ids are published: each image counts as a patient. The official split is kept.",
         )
 
     def index(self, root: Path) -> pl.DataFrame:
-        """One row per image, in the file's order; example ``test-17`` is row 17 of ``test_images``."""
+        """One row per image in the file's order; example ``test-17`` is row 17 of ``test_images``."""
         arrays = _read(root / self.marker)
-        tables = [_split_table(split, arrays[f"{split}_labels"].ravel()) for split in SPLITS]
-        return pl.concat(tables).select(
-            "example",
-            patient=pl.lit(f"{self.name}:") + pl.col("example"),
-            site=pl.lit(None, pl.Utf8),
-            split="split",
-            files=pl.concat_list(pl.lit(self.marker)),
-            label=pl.col("label").cast(pl.Int8),
-        ).rename({"label": self.targets[0]})
+        labels = {split: arrays[f"{split}_labels"].ravel() for split in SPLITS}
+        example = pl.Series([f"{split}-{row}" for split, column in labels.items() for row in range(len(column))])
+        return pl.DataFrame(
+            {
+                "example": example,
+                "patient": f"{self.name}:" + example,
+                "site": pl.Series([None] * len(example), dtype=pl.Utf8),
+                "split": [SPLITS[split] for split, column in labels.items() for _ in column],
+                "files": [[self.marker]] * len(example),
+                self.targets[0]: np.concatenate(list(labels.values())).astype(np.int8),
+            }
+        )
 
     def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
         """Return the image in [0, 1]."""
-        split, number = str(record["example"]).rsplit("-", 1)
-        image = _read(root / self.marker)[f"{split}_images"][int(number)]
+        split, row = str(record["example"]).rsplit("-", 1)
+        image = _read(root / self.marker)[f"{split}_images"][int(row)]
         return {"image": image.astype(np.float32) / np.float32(255)}
-'''
-'''
+
+    def synthesize(self, root: Path, spec: TwinSpec) -> None:
+        """Write children's chest phantoms, drawn at twice the size and averaged down; split about 8:1:1 as in MedMNIST.
+
+        Raises:
+            DataError: the set is not ``pneumoniamnist``; there is no phantom of anything but chests.
+        """
+        if self.name != "pneumoniamnist":
+            raise DataError(f"there is no synthetic twin of {self.name}", hint="use the real file")
+        films = draw_films(PAEDIATRIC, spec.model_copy(update={"image_size": 2 * SIDE}))
+        drawn = [(film.grey.reshape(SIDE, 2, SIDE, 2).mean((1, 3)), film.findings) for film in films]
+        images = eight_bits(np.stack([grey for grey, _ in drawn]))
+        sick = [max(findings.consolidation, findings.ground_glass) > 0 for _, findings in drawn]
+        labels = np.array(sick, np.uint8)[:, None]
+        ends = np.array([0, 8 * len(sick) // 10, 9 * len(sick) // 10, len(sick)])
+        arrays = {}
+        for split, start, stop in zip(SPLITS, ends, ends[1:], strict=False):
+            arrays[f"{split}_images"], arrays[f"{split}_labels"] = images[start:stop], labels[start:stop]
+        np.savez_compressed(root / self.marker, allow_pickle=False, **arrays)
+
+
+def _read(path: Path) -> Mapping[str, UInt8[np.ndarray, "..."]]:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise DataError("the file is missing", where=path, hint="check --data-root") from error
+    return _arrays(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _arrays(path: Path, size_bytes: int, modified_ns: int) -> Mapping[str, UInt8[np.ndarray, "..."]]:
+    """Read and check all arrays; kept while the file stays the same, as every example of a set is asked for in turn."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"not a whole .npz file ({error})", where=path, hint=HINT) from error
+    for split in SPLITS:
+        _check(arrays, split, path)
+    return arrays
+
+
+def _check(arrays: Mapping[str, np.ndarray], split: str, path: Path) -> None:
+    """Check one split's arrays: present, of the expected shape and type, labels 0 or 1."""
+    for key in (f"{split}_images", f"{split}_labels"):
+        if key not in arrays:
+            raise DataError(f"array {key!r} is missing; found {', '.join(arrays)}", where=path, hint=HINT)
+    images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+    if images.dtype != np.uint8 or images.shape != (len(images), SIDE, SIDE):
+        raise DataError(f"{split}_images is {images.dtype} {images.shape}, not grey 28 × 28", where=path, hint=HINT)
+    if labels.shape != (len(images), 1):
+        raise DataError(f"{split}_labels has shape {labels.shape} for {len(images)} images", where=path, hint=HINT)
+    strange = np.flatnonzero((labels != 0) & (labels != 1))
+    if strange.size:
+        row = int(strange[0])
+        raise DataError(
+            f"{split}_labels, row {row}: {labels[row, 0]} is not allowed; allowed: 0, 1", where=path, hint=HINT
+        )
+
+
+DATASETS: tuple[Dataset, ...] = (
+    MedMnist("pneumoniamnist", "pneumonia", "PneumoniaMNIST", "images: Kermany et al., Cell 172 (2018)"),
+)

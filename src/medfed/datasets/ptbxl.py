@@ -156,3 +156,6 @@ def _likelihoods(text: str) -> dict[str, float]:
     if not isinstance(codes, dict):
         raise TypeError(text)
     return {str(code): float(likelihood) for code, likelihood in codes.items()}
+
+
+DATASETS: tuple[Dataset, ...] = (PTBXL(),)

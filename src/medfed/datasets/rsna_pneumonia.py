@@ -1,7 +1,7 @@
 """RSNA Pneumonia Detection Challenge (Shih 2019): FedKIM's task LOD, "Lung Opacity" against "Normal".
 
-The third class, "No Lung Opacity / Not Normal", is left out, as in the paper. The class table repeats a patient once per box;
-the index holds each patient once, so that no copy lands on the other side of a split.
+The third class, "No Lung Opacity / Not Normal", is left out, as in the paper. The class table repeats a patient per
+box; the index holds each once, so that no copy lands on the other side of a split.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import polars as pl
 from medfed.datasets.base import Card, Dataset, Record, TwinSpec, read_csv
 from medfed.datasets.images import load_image
 from medfed.datasets.labels import flag, nih_patient, require_sources, require_values
+from medfed.datasets.twins.chest_anatomy import Findings
 from medfed.datasets.twins.chest_cohorts import RSNA, Film, draw_films, has_opacity
 from medfed.datasets.twins.chest_dicom import DicomStyle, opacity_boxes, write_dicom
-from medfed.datasets.twins.chest import Findings
 from medfed.errors import DataError
 from medfed.rng import numpy_rng
 
@@ -95,7 +95,9 @@ def _classes(path: Path) -> pl.DataFrame:
         patient = twice["patientId"][0]
         names = " and ".join(repr(name) for name in twice.filter(pl.col("patientId") == patient)["class"])
         raise DataError(
-            f"patientId {patient!r} has the classes {names}", where=path, hint="download the table again; one patient has one class"
+            f"patientId {patient!r} has the classes {names}",
+            where=path,
+            hint="download the table again; one patient has one class",
         )
     return once.filter(pl.col("class") != OTHER)
 
@@ -104,3 +106,6 @@ def _class(film: Film) -> str:
     if has_opacity(film.findings):
         return POSITIVE
     return NEGATIVE if film.findings == Findings() else OTHER
+
+
+DATASETS: tuple[Dataset, ...] = (RsnaPneumonia(),)

@@ -227,3 +227,6 @@ def _require_unique(table: pl.DataFrame, key: tuple[str, ...], path: Path) -> No
             where=path,
             hint="remove the duplicate rows",
         )
+
+
+DATASETS: tuple[Dataset, ...] = (YaibMortality(), YaibSepsis())

@@ -7,7 +7,7 @@ one process, in workers or over a network: only this file's neighbours differ.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -20,6 +20,7 @@ from medfed.types import Broadcast, Failure, Params, Update
 Answer = tuple[str, Update | Failure]
 
 
+@runtime_checkable
 class Exchange(Protocol):
     """What the round loop needs; :meth:`states` and :meth:`restore` serve the checkpoint of a simulation."""
 

@@ -40,10 +40,10 @@ class ImageModality(Modality):
         """One: grey."""
         return 1
 
-    def prepare(self, raw: Shaped[np.ndarray, "row column"]) -> Float32[np.ndarray, "1 size size"]:
+    def prepare(self, raw: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "1 size size"]:
         """Cut the central square out of ``raw`` and resize it with an antialiasing triangle filter.
 
-        A cut, not a border: the aspect ratio differs between scanners, and a border would write the hospital into the picture.
+        A cut, not a border: aspect ratios differ between hospitals, and a border would write the hospital into it.
 
         Args:
             raw: a grey image in [0, 1], any size.
@@ -52,7 +52,9 @@ class ImageModality(Modality):
             DataError: ``raw`` is not a two-dimensional, finite image in [0, 1].
         """
         if raw.ndim != 2 or 0 in raw.shape:
-            raise DataError(f"an image has shape {raw.shape}; expected (rows, columns)", hint="check the dataset's load")
+            raise DataError(
+                f"an image has shape {raw.shape}; expected (rows, columns)", hint="check the dataset's load"
+            )
         grey = torch.from_numpy(_central_square(np.asarray(raw, np.float32)))
         low, high = torch.aminmax(grey)
         if not (low >= 0 and high <= 1):  # false for NaN as well

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from medfed.report.figures import Figure, Heat, Legend, Series, colour, heat, stacked_bars
-from medfed.report.names import task_title
+from medfed.report.names import natural, task_title
 from medfed.report.read import RunFiles
 from medfed.report.records import Timing
 
@@ -29,9 +29,10 @@ def partition_table(run: RunFiles) -> PartitionTable | None:
             tasks[task] = list(dict.fromkeys([*tasks.get(task, []), *answers]))
     top = {t: max(max(client.get(t, {}).values(), default=0) for client in counts.values()) for t in tasks}
     rows = []
-    for name, client in sorted(counts.items()):
+    for name in sorted(counts, key=natural):
+        client = counts[name]
         values = [(t, client.get(t, {}).get(answer, 0)) for t, answers in tasks.items() for answer in answers]
-        rows.append((name, [heat(value, top[t], str(value)) for t, value in values]))
+        rows.append((name, [heat(float(value), float(top[t]), str(value)) for t, value in values]))
     return PartitionTable([(task_title(run, task), answers) for task, answers in tasks.items()], rows)
 
 
@@ -72,4 +73,4 @@ def failures(run: RunFiles) -> list[tuple[str, int, str, str, str]]:
 
 
 def _seconds(timings: list[Timing], phase: str, number: int | None) -> float:
-    return sum(t.seconds for t in timings if t.phase == phase and (number is None or t.round == number))
+    return sum((t.seconds for t in timings if t.phase == phase and number in (None, t.round)), start=0.0)

@@ -17,6 +17,10 @@ NUM_COLOURS = 6
 """Lines beyond this many are drawn alike; a legend would tell nobody anything."""
 
 
+MAX_DOTS = 30
+"""Lines of more points are drawn without dots."""
+
+
 @dataclass(frozen=True)
 class Figure:
     """A titled picture."""
@@ -104,7 +108,8 @@ def line_chart(
     """Draw lines over rounds or steps; ``reference`` is a dashed level, named in the text beside the figure."""
     points = [point for line in series for point in line.points]
     xs, ys = [x for x, _ in points], [value for _, value in points]
-    frame = Frame((min(xs), max(xs)), y or padded(ys, 0.0), x_label)
+    margin = 0.0 if max(xs) > min(xs) else 0.5
+    frame = Frame((min(xs) - margin, max(xs) + margin), y or padded(ys, 0.0), x_label)
     level = []
     if reference is not None and frame.y[0] <= reference <= frame.y[1]:
         level = [frame.path([(frame.x[0], reference), (frame.x[1], reference)], class_="chance")]
@@ -115,8 +120,8 @@ def line_chart(
 
 def reliability_chart(curves: Sequence[tuple[str, str, list[ReliabilityPoint]]], what: str) -> Markup:
     """Draw observed frequency over predicted probability; a dot's area is its share of the examples."""
-    frame = Frame((0, 1), (0, 1), "predicted probability", height=230.0, integer_x=False)
-    marks: list[Markup] = [frame.path([(0, 0), (1, 1)], class_="chance")]
+    frame = Frame((0.0, 1.0), (0.0, 1.0), "predicted probability", height=230.0, integer_x=False)
+    marks: list[Markup] = [frame.path([(0.0, 0.0), (1.0, 1.0)], class_="chance")]
     for name, style, points in curves:
         total = sum(point.num_examples for point in points) or 1
         marks.append(frame.path([(p.confidence, p.observed) for p in points], class_=f"line thin {style}"))
@@ -133,7 +138,7 @@ def stacked_bars(layers: Sequence[Series], x_label: str, what: str) -> Markup:
     xs = sorted({x for layer in layers for x, _ in layer.points})
     totals = {x: sum(value for layer in layers for at, value in layer.points if at == x) for x in xs}
     frame = Frame((min(xs) - 0.5, max(xs) + 0.5), (0.0, max(totals.values()) * 1.05 or 1.0), x_label)
-    width = 0.72 * (frame.px(1) - frame.px(0))
+    width = 0.72 * (frame.px(1.0) - frame.px(0.0))
     base = dict.fromkeys(xs, 0.0)
     bars: list[Markup] = []
     for layer in layers:
@@ -172,7 +177,7 @@ def thinned(points: Sequence[Point], most: int = 200) -> list[Point]:
 
 def _line(frame: Frame, line: Series) -> list[Markup]:
     marks = [frame.path(line.points, class_=f"line {line.style}")]
-    if line.dots:
+    if line.dots and len(line.points) <= MAX_DOTS:
         for x, y in line.points:
             hover = tag("title", f"{line.name}: {y:.4g} at {x:g}")
             marks.append(tag("circle", hover, cx=frame.px(x), cy=frame.py(y), r=2.6, class_=f"dot {line.style}"))

@@ -17,7 +17,6 @@ from tempfile import NamedTemporaryFile
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from pydantic import JsonValue
 
 from medfed.evaluation.metrics import METRICS
 from medfed.report import federation, learning, names, router, tables
@@ -95,7 +94,7 @@ def _content(run: RunFiles) -> dict[str, object]:
         "phases": phases,
         "once": once,
         "failures": federation.failures(run),
-        "settings": list(_settings(run.study)),
+        "settings": list(_settings(run.study)) if run.study else [],
         "provenance": _provenance(run),
         "frozen": _frozen(run),
     }
@@ -112,7 +111,7 @@ def _facts(run: RunFiles) -> list[tuple[str, str]]:
         ("clients", str(len(clients)) if clients else ""),
         ("rounds", str(max((line.round for line in run.rounds), default="") or "")),
         ("algorithm", str(name or "")),
-        ("LLM parameters", names.count(parameters) if isinstance(parameters, int | float) else ""),
+        ("LLM parameters", names.count(int(parameters)) if isinstance(parameters, int | float) else ""),
         ("moved in all", names.size(moved) if moved else ""),
         ("wall time", names.duration(seconds) if seconds is not None else ""),
     ]
@@ -163,7 +162,7 @@ def _frozen(run: RunFiles) -> bool | None:
     return before == after if before and after else None
 
 
-def _settings(value: JsonValue, path: str = "") -> Iterator[tuple[str, str]]:
+def _settings(value: object, path: str = "") -> Iterator[tuple[str, str]]:
     """Flatten nested settings to dotted names."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():

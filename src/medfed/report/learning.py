@@ -9,7 +9,7 @@ import numpy as np
 
 from medfed.evaluation.calibration import ReliabilityPoint, reliability_curve
 from medfed.report.figures import Figure, Legend, Point, Series, colour, line_chart, reliability_chart, thinned
-from medfed.report.names import is_constant, model_order, model_style, model_title, ordered, task_title
+from medfed.report.names import is_constant, model_order, model_style, model_title, natural, ordered, task_title
 from medfed.report.read import RunFiles
 from medfed.report.records import Prediction
 
@@ -48,7 +48,7 @@ def development_curves(run: RunFiles) -> tuple[list[Figure], list[Legend]]:
 
 def client_curves(run: RunFiles) -> tuple[list[Figure], list[Legend]]:
     """Training loss of every client by round, one picture per task."""
-    clients = sorted({client.client for line in run.rounds for client in line.clients})
+    clients = sorted({client.client for line in run.rounds for client in line.clients}, key=natural)
     tasks = [task for line in run.rounds for client in line.clients for task in client.losses]
     figures = []
     for task in ordered(run, tasks):

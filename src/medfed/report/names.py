@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -86,6 +87,11 @@ def ordered(run: RunFiles, tasks: Iterable[str]) -> list[str]:
     return [name for name in dict.fromkeys(known) if name in given] + [name for name in given if name not in known]
 
 
+def natural(name: str) -> list[tuple[str, int]]:
+    """Sort key that puts ``site-10`` after ``site-9``."""
+    return [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", name)]
+
+
 def number(value: float | None, digits: int = 3, *, signed: bool = False) -> str:
     """Print a number with a true minus sign; a missing one is a dash."""
     if value is None:
@@ -101,12 +107,12 @@ def bounds(row: ScoreRow, digits: int = 2, *, signed: bool = False) -> str:
     return f"[{number(row.ci_low, digits, signed=signed)}, {number(row.ci_high, digits, signed=signed)}]"
 
 
-def count(value: float) -> str:
+def count(value: int) -> str:
     """Print a count with thin spaces between thousands."""
-    return f"{value:,.0f}".replace(",", "\u202f")
+    return f"{value:,}".replace(",", "\u202f")
 
 
-def size(num_bytes: float) -> str:
+def size(num_bytes: int) -> str:
     """Print bytes in the unit that reads best (powers of 1000)."""
     units = ("B", "kB", "MB", "GB")
     power = next((power for power in range(3) if num_bytes < 1000 ** (power + 1)), 3)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from medfed.errors import RunError
 from medfed.report.records import (
@@ -26,7 +26,7 @@ from medfed.report.records import (
 R = TypeVar("R", bound=Record)
 BASELINE = "federated-only"
 """Folder, inside the run, of the federation without injection."""
-STUDY = TypeAdapter(dict[str, JsonValue])
+STUDY = TypeAdapter(dict[str, object])
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class RunFiles:
     """
 
     folder: Path
-    study: dict[str, JsonValue]
+    study: dict[str, object]
     provenance: Provenance
     partition: Partition
     rounds: list[Round]
@@ -106,11 +106,11 @@ class _Reader:
         self.folder = folder
         self.notes: list[Note] = []
 
-    def study(self) -> dict[str, JsonValue]:
+    def study(self) -> dict[str, object]:
         text = self._text("study.json")
         try:
-            return STUDY.validate_json(text) if text is not None else {}
-        except ValidationError as error:
+            return STUDY.validate_python(json.loads(text)) if text is not None else {}
+        except (ValueError, ValidationError) as error:
             self.notes.append(Note("study.json", _first(error)))
             return {}
 

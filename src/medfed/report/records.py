@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 
 def _finite(value: object) -> object:
@@ -60,7 +60,7 @@ class Provenance(Record):
     finished: str | None = None
     command: str | list[str] = ""
     data: dict[str, DataFacts] = {}
-    foundation: dict[str, JsonValue] = {}
+    foundation: dict[str, object] = {}
     titles: dict[str, str] = {}
 
 

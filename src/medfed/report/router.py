@@ -34,7 +34,8 @@ def routing(run: RunFiles) -> Routing | None:
         return None
     last = run.routing[-1]
     num_experts = max((len(alpha) for alpha in last.alpha.values()), default=0)
-    top = max((weight for alpha in last.alpha.values() for weight in alpha), default=1.0)
+    heaviest = max((weight for alpha in last.alpha.values() for weight in alpha), default=1.0)
+    top = max(heaviest, 3 / (num_experts or 1))
     rows = [
         (
             task_title(run, task),
@@ -45,7 +46,7 @@ def routing(run: RunFiles) -> Routing | None:
     ]
     distance = [(float(r.round), r.total_variation) for r in run.routing if r.total_variation is not None]
     figure = None
-    if distance:
+    if len(distance) > 1:
         line = [Series("total-variation distance", "fedkim", distance)]
         span = padded([value for _, value in distance] + [2 * ROUTES_ABOVE], 0.0)
         figure = Figure("Distance between tasks", line_chart(line, "round", "Distance", span, ROUTES_ABOVE))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import Markup
-from pydantic import JsonValue
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
@@ -145,7 +144,17 @@ def summary_table(run: Path) -> Table:
             by_title = {row.title: row for row in block.rows}
             values = [_terminal_cell(by_title.get(model_title(model))) for model in models]
             verdict = f"{block.verdict.text} {block.difference}" if block.verdict else ""
-            table.add_row(*map(Text, (f"{block.title} ({role})", str(block.num_examples), *values, verdict)))
+            table.add_row(
+                *map(
+                    Text,
+                    (
+                        f"{block.title} (unseen)" if role == "unseen" else block.title,
+                        str(block.num_examples),
+                        *values,
+                        verdict,
+                    ),
+                )
+            )
         table.add_section()
     table.caption = Text("A constant answer has 0.5. * gives every patient the same answer.")
     return table
@@ -220,7 +229,7 @@ def _method_title(row: Published) -> str:
     return f"{row.method} ({row.backbone})" if row.backbone else row.method
 
 
-def _backbone(algorithm: JsonValue | None) -> str:
+def _backbone(algorithm: object) -> str:
     """The published column to stand beside: FedProx for FedProx, else FedAvg."""
     name = algorithm.get("name") if isinstance(algorithm, dict) else algorithm
     return "FedProx" if name == "fedprox" else "FedAvg"

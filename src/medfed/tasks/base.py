@@ -65,6 +65,7 @@ class TaskSet:
     def __init__(self, task: Task, data: Decoded, rows: Int[np.ndarray, " example"]) -> None:
         self.task, self.data, self.rows = task, data, rows
         self._targets = torch.from_numpy(data.target(task.target))
+        self._examples = data.index["example"].to_list()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -86,7 +87,7 @@ class TaskSet:
             {name: torch.from_numpy(self.data.samples[name][rows]) for name in self.task.modalities},
             {name: torch.from_numpy(self.data.present[name][rows]) for name in self.task.modalities},
             self._targets[rows],
-            tuple(str(example) for example in self.data.index["example"].gather(rows)),
+            tuple(str(self._examples[row]) for row in rows),
         )
 
     def batches(self, size: int) -> list[Batch]:

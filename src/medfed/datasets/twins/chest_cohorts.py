@@ -1,8 +1,9 @@
-"""Who is examined, and with what: the cohorts behind the chest X-ray twins, all drawn from one model of hospital patients.
+"""Who is examined, and what they have: the cohorts behind the chest X-ray twins, from one model of hospital patients.
 
-Findings come in syndromes, as in patients: a failing heart is large, floods the lungs and leaks into the pleura; pneumonia fills
-a lobe and may leak too; the bedridden collapse a lung base. So tasks trained on one dataset share causes with those that
-only another one asks about: "Lung Opacity" holds consolidation, effusion, oedema and collapse, as in the RSNA challenge.
+Findings come in syndromes, as in patients: a failing heart is large, floods the lungs and leaks into the pleura;
+pneumonia fills a lobe and may leak too; the bedridden collapse a lung base. So tasks trained on one dataset share
+causes with those that only another asks about: "Lung Opacity" holds consolidation, effusion, oedema and collapse, as in
+the RSNA challenge.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from medfed.datasets.base import TwinSpec
-from medfed.datasets.twins.chest import Anatomy, Findings, Map, Style, render
+from medfed.datasets.twins.chest import render
+from medfed.datasets.twins.chest_anatomy import Anatomy, Findings, Style
+from medfed.datasets.twins.chest_shapes import Map
 from medfed.rng import numpy_rng
 
 
@@ -100,7 +103,9 @@ def inpatient(rng: np.random.Generator) -> Findings:
 
 def has_opacity(findings: Findings) -> bool:
     """Whether something stands where air should be."""
-    return max(findings.ground_glass, findings.consolidation, findings.effusion, findings.atelectasis, findings.oedema) > 0
+    return (
+        max(findings.ground_glass, findings.consolidation, findings.effusion, findings.atelectasis, findings.oedema) > 0
+    )
 
 
 def _covid(rng: np.random.Generator) -> Findings:

@@ -1,4 +1,4 @@
-"""Write phantoms as DICOM files in the encodings that hospitals send, so that every branch of decoding is walked in a demo."""
+"""Write phantoms as DICOM files in encodings that hospitals send, so that a demo walks the branches of decoding."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WINDOW_CENTRE, WINDOW_WIDTH = 1600, 2400
 
 
 def write_dicom(path: Path, film: Film, patient: str, style: DicomStyle) -> None:
-    """Write ``film`` as an uncompressed Computed Radiography image. Identifiers follow from ``patient``, so files are reproducible."""
+    """Write ``film`` as an uncompressed Computed Radiography image whose identifiers follow from ``patient``."""
     image, study, series = (generate_uid(entropy_srcs=[patient, level]) for level in ("image", "study", "series"))
     header = pydicom.Dataset()
     header.SOPClassUID, header.SOPInstanceUID = ComputedRadiographyImageStorage, image

@@ -45,44 +45,44 @@ class Variable(NamedTuple):
 VARIABLES: dict[str, Variable] = {
     "hr":       Variable(79, 13, 6, (7, 8, 2, 0, 0, 2), 25, 220, 1),
     "resp":     Variable(17, 3.2, 2.6, (1.6, 1, 3, 0.3, 0, 0), 4, 60, 1),
-    "temp":     Variable(36.65, 0.3, 0.28, (0.5, -0.15, 0, -0.05, 0, 0), 32, 42, 2),
+    "temp":     Variable(36.62, 0.38, 0.33, (0.5, -0.15, 0, -0.05, 0, 0), 32, 42, 2),
     "alb":      Variable(3.15, 0.5, 0.15, (-0.3, -0.05, 0, -0.05, -0.3, 0), 0.8, 5.5, 1),
     "alp":      Variable(76, 0.4, 0.1, (0.05, 0, 0, 0, 0.4, 0), 10, 2000, 0, True),
-    "alt":      Variable(23, 0.6, 0.2, (0, 0.4, 0, 0, 1.0, 0.2), 3, 12000, 0, True),
-    "ast":      Variable(26, 0.6, 0.2, (0, 0.45, 0, 0, 1.0, 0.35), 5, 15000, 0, True),
-    "bicar":    Variable(24.8, 2.8, 1.2, (-0.4, -1.9, 0.8, -1.3, -0.3, 0), 4, 50, 0),
+    "alt":      Variable(20, 0.85, 0.2, (0, 0.5, 0, 0, 1.1, 0.2), 3, 12000, 0, True),
+    "ast":      Variable(23, 0.85, 0.2, (0, 0.55, 0, 0, 1.1, 0.35), 5, 15000, 0, True),
+    "bicar":    Variable(25, 3.3, 1.3, (-0.4, -2.4, 0.8, -1.5, -0.3, 0), 4, 50, 0),
     "bili":     Variable(0.55, 0.55, 0.12, (0.1, 0.1, 0, 0, 0.9, 0), 0.1, 50, 1, True),
     "bili_dir": Variable(0.3, 0.7, 0.15, (0.1, 0.1, 0, 0, 0.9, 0), 0.1, 30, 1, True),
     "bnd":      Variable(5, 0.8, 0.3, (0.5, 0.1, 0, 0, 0, 0), 0, 70, 0, True),
-    "bun":      Variable(17.5, 0.45, 0.07, (0.05, 0.12, 0, 0.55, 0.05, 0.05), 2, 200, 0, True),
+    "bun":      Variable(16, 0.5, 0.07, (0.05, 0.12, 0, 0.6, 0.05, 0.05), 2, 200, 0, True),
     "ca":       Variable(8.4, 0.55, 0.22, (-0.15, -0.1, 0, -0.1, 0, 0), 5, 13, 1),
     "cai":      Variable(1.15, 0.06, 0.03, (-0.02, -0.02, 0, -0.02, 0, 0), 0.6, 1.7, 2),
     "ck":       Variable(130, 1.1, 0.3, (0, 0.2, 0, 0.1, 0, 0.6), 10, 50000, 0, True),
     "ckmb":     Variable(3.6, 0.8, 0.3, (0, 0.1, 0, 0, 0, 0.9), 0.3, 500, 1, True),
     "cl":       Variable(104.5, 4.8, 1.5, (0.3, 0.4, -0.8, 0.2, -0.8, 0), 75, 135, 0),
-    "crea":     Variable(0.88, 0.38, 0.07, (0, 0.1, 0, 0.6, 0, 0.02), 0.2, 20, 2, True),
+    "crea":     Variable(0.82, 0.42, 0.07, (0, 0.1, 0, 0.7, 0, 0.02), 0.2, 20, 2, True),
     "crp":      Variable(45, 0.8, 0.15, (0.75, 0, 0, 0, 0, 0), 0.5, 600, 1, True),
     "fgn":      Variable(270, 0.38, 0.1, (0.18, -0.15, 0, 0, -0.3, 0), 40, 1200, 0, True),
     "glu":      Variable(130, 0.24, 0.2, (0.05, 0.08, 0, 0.02, -0.05, 0), 30, 900, 0, True),
     "hgb":      Variable(10.9, 1.9, 0.4, (-0.3, -0.15, 0, -0.4, -0.3, 0), 4, 19, 1),
     "inr_pt":   Variable(1.22, 0.18, 0.05, (0.04, 0.08, 0, 0, 0.28, 0.03), 0.8, 15, 1, True),
-    "k":        Variable(3.95, 0.42, 0.26, (0, 0.08, 0, 0.3, 0, 0), 2, 8.5, 1),
-    "lact":     Variable(1.35, 0.35, 0.15, (0.08, 0.55, 0.03, 0, 0.15, 0), 0.3, 25, 1, True),
+    "k":        Variable(3.9, 0.5, 0.3, (0, 0.1, 0, 0.35, 0, 0), 2, 8.5, 1),
+    "lact":     Variable(1.15, 0.38, 0.15, (0.08, 0.75, 0.03, 0, 0.15, 0), 0.3, 25, 1, True),
     "lymph":    Variable(10.5, 0.5, 0.2, (-0.25, -0.12, 0, 0, 0, 0), 0.5, 70, 0, True),
     "mch":      Variable(30, 2.2, 0.25, (0,) * 6, 18, 40, 1),
     "mchc":     Variable(33.1, 1.2, 0.35, (0,) * 6, 26, 38, 1),
     "mcv":      Variable(90.5, 6, 0.6, (0, 0, 0, 0, 1.5, 0), 60, 120, 0),
     "methb":    Variable(0.4, 0.5, 0.25, (0,) * 6, 0, 5, 1, True),
     "mg":       Variable(1.95, 0.28, 0.17, (0, 0, 0, 0.12, -0.05, 0), 0.8, 5, 1),
-    "na":       Variable(138.8, 4.2, 1.4, (0.1, 0.2, 0, -0.4, -1.2, -0.2), 110, 170, 0),
+    "na":       Variable(139.2, 4.8, 1.4, (0.1, 0.2, 0, -0.4, -1.2, -0.2), 110, 170, 0),
     "neut":     Variable(77.5, 9, 3.5, (3.5, 1.5, 0, 0, 0, 0.5), 2, 98, 0),
-    "pco2":     Variable(39, 5.5, 3.5, (-1, -1.2, 4.5, -0.8, -0.5, 0), 15, 130, 0),
+    "pco2":     Variable(38, 0.17, 0.09, (-0.02, -0.02, 0.13, -0.02, -0.01, 0), 15, 130, 0, True),
     "phos":     Variable(3.0, 0.28, 0.14, (-0.03, 0.08, 0, 0.22, 0, 0), 0.5, 14, 1, True),
-    "plt":      Variable(205, 0.38, 0.06, (-0.06, -0.12, 0, -0.03, -0.4, 0), 5, 1200, 0, True),
-    "ptt":      Variable(32.5, 0.25, 0.14, (0.02, 0.08, 0, 0, 0.15, 0.1), 18, 200, 1, True),
+    "plt":      Variable(210, 0.43, 0.06, (-0.06, -0.12, 0, -0.03, -0.4, 0), 5, 1200, 0, True),
+    "ptt":      Variable(31, 0.3, 0.17, (0.02, 0.1, 0, 0, 0.18, 0.1), 18, 200, 1, True),
     "tnt":      Variable(0.045, 0.9, 0.25, (0, 0.2, 0, 0.3, 0, 1.0), 0.01, 25, 2, True),
-    "urine":    Variable(82, 0.45, 0.5, (0, -0.35, 0, -0.55, 0, -0.05), 0, 3000, 0, True),
-    "wbc":      Variable(9.6, 0.38, 0.1, (0.28, 0.08, 0, 0, 0, 0.03), 0.3, 80, 1, True),
+    "urine":    Variable(82, 0.6, 0.65, (0, -0.4, 0, -0.6, 0, -0.05), 0, 3000, 0, True),
+    "wbc":      Variable(9.0, 0.42, 0.1, (0.28, 0.08, 0, 0, 0, 0.03), 0.3, 80, 1, True),
 }
 # fmt: on
 
@@ -93,6 +93,7 @@ def measure(
     """Return what each of the 48 variables would read at every hour, measured or not."""
     values = {name: _direct(variable, burden, rng) for name, variable in VARIABLES.items()}
     values |= _pressures(burden, rng)
+    values["pco2"] = values["pco2"] + 0.7 * (values["bicar"] - 24)  # breathing compensates the metabolism
     values |= _gases(burden, values["bicar"], values["pco2"], rng)
     values["temp"] = ((values["temp"] * 1.8 + 32).round(1) - 32) / 1.8  # charted in Fahrenheit
     return {name: np.clip(value, *_limits(name)).round(_decimals(name)) for name, value in values.items()}
@@ -133,9 +134,9 @@ def _direct(
 def _pressures(burden: Float64[np.ndarray, "stay hour burden"], rng: np.random.Generator) -> dict[str, Hourly]:
     stays, hours, _ = burden.shape
     inflammation, shock, _, kidney, _, _ = (burden[..., index] for index in range(len(BURDENS)))
-    mean = 84 + 9 * rng.standard_normal((stays, 1)) - 9 * shock - 3 * inflammation + 2 * kidney
+    mean = 85 + 11 * rng.standard_normal((stays, 1)) - 9 * shock - 3 * inflammation + 2 * kidney
     mean = mean + 6 * rng.standard_normal((stays, hours))
-    pulse = np.maximum(54 + 11 * rng.standard_normal((stays, 1)) - 4 * shock + 5 * rng.standard_normal((stays, hours)), 12)
+    pulse = np.maximum(56 + 15 * rng.standard_normal((stays, 1)) - 4 * shock + 5 * rng.standard_normal((stays, hours)), 12)
     cuff = 1.5 * rng.standard_normal((stays, hours))
     return {"sbp": mean + 2 / 3 * pulse, "dbp": mean - pulse / 3, "map": mean + cuff}
 
@@ -145,13 +146,13 @@ def _gases(
 ) -> dict[str, Hourly]:
     stays, hours, _ = burden.shape
     lung = burden[..., BURDENS.index("lung")]
-    ratio = 400 * np.exp(0.3 * rng.standard_normal((stays, 1)) - 0.42 * lung)  # pO2 per inspired fraction
+    ratio = 320 * np.exp(0.28 * rng.standard_normal((stays, 1)) - 0.45 * lung)  # pO2 per inspired fraction
     generosity = rng.lognormal(0, 0.22, (stays, 1))  # how much oxygen this team gives
-    fraction = np.clip(generosity * 95 / ratio, 0.21, 1.0)
+    fraction = np.clip(generosity * 90 / ratio, 0.21, 1.0)
     fraction = np.ceil(fraction * 20) / 20
-    po2 = ratio * fraction * np.exp(0.22 * rng.standard_normal((stays, hours)))
+    po2 = ratio * fraction * np.exp(0.33 * rng.standard_normal((stays, hours)))
     arterial = ratio * fraction * np.exp(0.08 * rng.standard_normal((stays, hours)))
     ph = 6.1 + np.log10(bicarbonate.clip(4) / (0.0307 * pco2.clip(15)))
     excess = 0.93 * (bicarbonate - 24.4 + 14.8 * (ph - 7.4))
-    saturation = 100 / (23400 / (arterial**3 + 150 * arterial) + 1) + 0.8 * rng.standard_normal((stays, hours))
+    saturation = 100 / (23400 / (arterial**3 + 150 * arterial) + 1) + 1.2 * rng.standard_normal((stays, hours))
     return {"fio2": 100 * fraction, "po2": po2, "o2sat": saturation, "ph": ph, "be": excess}

@@ -20,7 +20,7 @@ NUM_HOURS = 73
 
 HOURS_AFTER_ONSET = 6
 DIAGNOSES = {  # share, and burdens at admission
-    "infection": (0.28, (0.75, 0.1, 0.2, 0.1, 0.0, 0.0)),
+    "infection": (0.28, (0.65, 0.1, 0.2, 0.1, 0.0, 0.0)),
     "cardiac": (0.24, (0.1, 0.3, 0.2, 0.1, 0.0, 1.0)),
     "respiratory": (0.18, (0.25, 0.0, 1.0, 0.0, 0.0, 0.0)),
     "renal": (0.10, (0.1, 0.1, 0.1, 1.2, 0.0, 0.0)),
@@ -31,7 +31,7 @@ SHARE_SEPTIC = (0.55, 0.06, 0.16, 0.1, 0.12, 0.08)
 """Share of stays with sepsis, by diagnosis."""
 
 _RISK = np.array([0.2, 0.7, 0.55, 0.35, 0.35, 0.3])
-_RISK_MEAN, _RISK_SPREAD, _DEATH_ABOVE = 1.15, 0.85, 0.98
+_RISK_MEAN, _RISK_SPREAD, _DEATH_ABOVE = 0.94, 0.61, 0.94
 
 
 class Stays(NamedTuple):
@@ -62,10 +62,10 @@ def draw_stays(count: int, short: bool, difficulty: float, rng: np.random.Genera
     septic = rng.random(count) < np.array(SHARE_SEPTIC)[diagnosis]
     burden = _course(diagnosis, rng)
     _add_sepsis(burden, septic, num_hours - 1 - HOURS_AFTER_ONSET, rng)
-    burden = np.clip(burden, 0, 3)
-    risk = burden[:, 12:30].mean(1) @ _RISK + 0.35 * (age - 64) / 15
+    burden = np.clip(burden, 0, 3.5)
+    risk = burden[:, 12:30].mean(1) @ _RISK + 0.15 * (age - 64) / 15
     score = (risk - _RISK_MEAN) / _RISK_SPREAD
-    weight = np.sqrt(1 - min(difficulty, 1.0) ** 2)
+    weight = np.sqrt(1 - difficulty**3)
     died = weight * score + np.sqrt(1 - weight**2) * rng.standard_normal(count) > _DEATH_ABOVE
     return Stays(age, rng.random(count) < 0.43, burden, septic, died, num_hours)
 
@@ -74,7 +74,7 @@ def _course(diagnosis: Int[np.ndarray, " stay"], rng: np.random.Generator) -> Fl
     """Admission burden, a trend to better or worse, and hourly ups and downs that fade within half a day."""
     count, num_burdens = len(diagnosis), len(BURDENS)
     admission = np.array([burdens for _, burdens in DIAGNOSES.values()])[diagnosis]
-    severity = rng.lognormal(-0.05, 0.45, (count, 1))
+    severity = rng.lognormal(-0.1, 0.65, (count, 1))
     start = severity * admission + rng.normal(0.05, 0.3, (count, num_burdens))
     trend = rng.normal(-0.12, 0.3, (count, 1)) * admission + rng.normal(-0.03, 0.12, (count, num_burdens))
     time = np.arange(NUM_HOURS)[:, None] / 24
@@ -96,7 +96,7 @@ def _add_sepsis(
     strength = septic * rng.lognormal(-0.05, 0.35, len(septic))
     since = np.arange(NUM_HOURS)[None] - onset[:, None]
     rise, collapse = (strength[:, None] / (1 + np.exp(-(since + lead) / 4)) for lead in (8, 1))
-    burden[..., INFLAMMATION] += 0.35 * strength[:, None] + 0.9 * rise
+    burden[..., INFLAMMATION] += 0.5 * strength[:, None] + 1.0 * rise
     burden[..., SHOCK] += 0.25 * rise + 0.55 * collapse
     burden[..., LUNG] += 0.25 * rise + 0.3 * collapse
     burden[..., KIDNEY] += 0.1 * rise + 0.3 * collapse

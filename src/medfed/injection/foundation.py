@@ -1,0 +1,103 @@
+"""The server's LLM F: a frozen causal LM with its tokenizer (FedKIM Sec. 2.1.2).
+
+``huggingface`` loads one from disk, ``tiny`` pre-trains a small one on the spot. A new kind is one file with its settings,
+and a line in :data:`FoundationSettings` and :func:`load_foundation`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from medfed.errors import StudyError
+from medfed.federated.state import fingerprint
+from medfed.injection.huggingface import HuggingFaceSettings, load_language_model
+from medfed.injection.prompt import TextTokenizer
+from medfed.injection.tiny import TinySettings, prepare_tiny
+
+FoundationSettings = TinySettings | HuggingFaceSettings
+"""Told apart by ``kind``."""
+
+
+class Foundation:
+    """A frozen causal LM.
+
+    Args:
+        name: what it is called in logs and adapters.
+        model: takes ``inputs_embeds``, ``attention_mask``, ``position_ids`` and ``logits_to_keep``; frozen here.
+        tokenizer: encodes and decodes text.
+        info: facts for the record (how it was pre-trained, what it can do).
+    """
+
+    def __init__(self, name: str, model: nn.Module, tokenizer: TextTokenizer, info: Mapping[str, Any]) -> None:
+        self.name, self.tokenizer, self.info = name, tokenizer, dict(info)
+        self.model = model.requires_grad_(False).eval()
+
+    @property
+    def table(self) -> Float[Tensor, "vocabulary width"]:
+        """The embedding table."""
+        weight: Tensor = self.model.get_input_embeddings().weight  # type: ignore[operator]
+        return weight
+
+    @property
+    def width(self) -> int:
+        """The hidden size."""
+        return int(self.table.shape[1])
+
+    @property
+    def embedding_scale(self) -> float:
+        """Root mean square of the embedding table."""
+        return float(self.table.float().square().mean().sqrt())
+
+    def embed(self, ids: Sequence[int]) -> Float[Tensor, "position width"]:
+        """Return the embeddings of token ids."""
+        embedded: Tensor = self.model.get_input_embeddings()(torch.tensor(ids, dtype=torch.long, device=self.table.device))  # type: ignore[operator]
+        return embedded
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of all weights: equal before and after, or the foundation was not frozen."""
+        return fingerprint(self.model.state_dict(), {})
+
+    def shared_copy(self) -> nn.Module:
+        """Return a second module over the *same* weights, for adapters to wrap; the foundation's own stays as it is."""
+        shared = [*self.model.parameters(), *self.model.buffers()]
+        twin: nn.Module = copy.deepcopy(self.model, {id(tensor): tensor for tensor in shared})
+        return twin
+
+
+def load_foundation(
+    settings: FoundationSettings, *, cache: Path, corpus: Path | None = None, path: Path | None = None
+) -> Foundation:
+    """Load the LLM, pre-training the tiny one if the cache lacks it.
+
+    Args:
+        settings: which LLM.
+        cache: folder in which pre-trained tiny LLMs are kept.
+        corpus: folder of text for the tiny one; None takes the package's own.
+        path: folder of a Hugging Face causal LM.
+
+    Raises:
+        StudyError: the folder does not suit the settings.
+        DataError: the corpus cannot be read.
+    """
+    if isinstance(settings, TinySettings):
+        if path is not None:
+            raise StudyError(
+                "--foundation names a folder, but the study's LLM is 'tiny'",
+                where=path,
+                hint="add --set foundation.kind=huggingface",
+            )
+        folder, info = prepare_tiny(settings, cache, corpus)
+        model, tokenizer = load_language_model(HuggingFaceSettings(dtype="float32"), folder)
+        return Foundation(f"tiny-{folder.name}", model, tokenizer, info)
+    if corpus is not None:
+        raise StudyError("--corpus is text for the LLM 'tiny'; this study loads one", where=corpus, hint="leave it out")
+    model, tokenizer = load_language_model(settings, path)
+    name = settings.model or (path.name if path else "")
+    return Foundation(name, model, tokenizer, {"kind": "huggingface", "name": name, "dtype": settings.dtype})

@@ -1,0 +1,116 @@
+"""The router: which experts serve a task, told by the descriptions of the task and its modalities (FedKIM Eq. 4).
+
+α = softmax(MLP(Pool(β))), β = softmax(QKᵀ/√d_k)V, with queries from the modality description and keys and values from the
+task description, all embedded by the LLM's frozen table. One α per task, shared by all layers and tokens.
+
+Deviation: Eq. 4 prints no softmax around QKᵀ/√d_k (``attention="linear"``); the default has it, as the released code does.
+Deviation: the embeddings are RMS-normalised first. Token embeddings are small, so without it β is near zero, α stays
+uniform and the mixture is one plain LoRA. Padding is masked in attention and pooling.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class RouterSettings(BaseModel):
+    """How the router reads descriptions.
+
+    Attributes:
+        key_dim: d_k, the width of queries, keys and values.
+        hidden_dim: width of the MLP's hidden layer.
+        attention: ``softmax``, or ``linear`` as Eq. 4 is printed.
+        normalise_embeddings: RMS-normalise the token embeddings.
+        use_task_description: off is the ablation FedKIM_T: the modality description attends to itself.
+        use_modality_description: off is the ablation FedKIM_M: the task description attends to itself.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key_dim: int = Field(64, gt=0)
+    hidden_dim: int = Field(64, gt=0)
+    attention: Literal["softmax", "linear"] = "softmax"
+    normalise_embeddings: bool = True
+    use_task_description: bool = True
+    use_modality_description: bool = True
+
+    @model_validator(mode="after")
+    def _reads_something(self) -> RouterSettings:
+        if not (self.use_task_description or self.use_modality_description):
+            raise ValueError("a router that reads neither description cannot route; use num_experts=1 for a plain LoRA")
+        return self
+
+
+@dataclass(frozen=True)
+class Description:
+    """Embedded descriptions of some tasks, padded to one length."""
+
+    embeddings: Float[Tensor, "task length width"]
+    mask: Bool[Tensor, "task length"]
+
+
+class Router(nn.Module):
+    """Expert weights of tasks.
+
+    Args:
+        width: the LLM's hidden size.
+        num_experts: P.
+        settings: how descriptions are read.
+    """
+
+    def __init__(self, width: int, num_experts: int, settings: RouterSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.query = nn.Linear(width, settings.key_dim, bias=False)
+        self.key = nn.Linear(width, settings.key_dim, bias=False)
+        self.value = nn.Linear(width, settings.key_dim, bias=False)
+        self.mlp = nn.Sequential(
+            nn.Linear(settings.key_dim, settings.hidden_dim), nn.GELU(), nn.Linear(settings.hidden_dim, num_experts)
+        )
+
+    def forward(self, task: Description, modality: Description) -> Float[Tensor, "task expert"]:
+        """Return α; every row sums to 1."""
+        source = modality if self.settings.use_modality_description else task
+        target = task if self.settings.use_task_description else modality
+        asked, told = self._scaled(source.embeddings), self._scaled(target.embeddings)
+        scores = self.query(asked) @ self.key(told).transpose(1, 2) / math.sqrt(self.settings.key_dim)
+        beta = self._weights(scores, target.mask) @ self.value(told)
+        kept = source.mask.unsqueeze(-1)
+        pooled = (beta * kept).sum(1) / kept.sum(1)
+        alpha: Tensor = self.mlp(pooled).softmax(-1)
+        return alpha
+
+    def _scaled(self, embeddings: Float[Tensor, "task length width"]) -> Float[Tensor, "task length width"]:
+        values = embeddings.float()
+        if not self.settings.normalise_embeddings:
+            return values
+        return F.rms_norm(values, values.shape[-1:], eps=1e-12)
+
+    def _weights(
+        self, scores: Float[Tensor, "task asked told"], mask: Bool[Tensor, "task told"]
+    ) -> Float[Tensor, "task asked told"]:
+        hidden = ~mask.unsqueeze(1)
+        if self.settings.attention == "linear":
+            return scores.masked_fill(hidden, 0.0)
+        return scores.masked_fill(hidden, -torch.inf).softmax(-1)
+
+
+def entropy(alpha: Float[Tensor, "task expert"]) -> Float[Tensor, " task"]:
+    """Entropy of every task's expert weights in nats: ln P when uniform, 0 when one expert does all."""
+    return torch.special.entr(alpha).sum(-1)
+
+
+def total_variation(alpha: Float[Tensor, "task expert"]) -> float | None:
+    """Mean total-variation distance over all pairs of tasks: 0 when all are routed alike, None for a single task."""
+    if len(alpha) < 2:
+        return None
+    rows, columns = torch.triu_indices(len(alpha), len(alpha), offset=1)
+    return float((alpha[rows] - alpha[columns]).abs().sum(-1).mean() / 2)

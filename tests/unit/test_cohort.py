@@ -1,0 +1,100 @@
+"""Cohorts: patients apart, unseen tasks tested on strangers only, normalisation from private training data only."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+from medfed.datasets.base import Card
+from medfed.datasets.decode import Decoded
+from medfed.datasets.split import PartitionSettings, SplitSettings
+from medfed.errors import DataError
+from medfed.modalities import MODALITIES
+from medfed.tasks import TASKS
+from medfed.tasks.cohort import Cohort, build_cohort
+
+CARD = Card(title="made up", version="1", licence="Apache-2.0", access="-", citation="-", synthetic=True)
+SIZE = 64
+
+
+def films(name: str, target: str, first: int, count: int, brightness: float) -> Decoded:
+    """One film a patient; patients are numbered over all datasets."""
+    numbers = range(first, first + count)
+    index = pl.DataFrame(
+        {
+            "example": [f"{name}-{number}" for number in numbers],
+            "patient": [f"p{number}" for number in numbers],
+            "site": pl.Series([None] * count, dtype=pl.Utf8),
+            "split": pl.Series([None] * count, dtype=pl.Utf8),
+            target: pl.Series([number % 2 for number in numbers], dtype=pl.Int8),
+        }
+    )
+    values = np.random.default_rng(first).random((count, 1, SIZE, SIZE), np.float32) + np.float32(brightness)
+    return Decoded(name, CARD, index, {"image": values}, {"image": np.ones(count, bool)})
+
+
+def cohort(data: dict[str, Decoded]) -> Cohort:
+    train, unseen = (TASKS["cd"], TASKS["lod"]), (TASKS["ped-nih"],)
+    image = {"image": MODALITIES["image"]}
+    return build_cohort(data, train, unseen, image, SplitSettings(), PartitionSettings(), seed=3)
+
+
+def three_collections() -> dict[str, Decoded]:
+    return {
+        "covid-radiography": films("covid-radiography", "covid", 0, 200, 0.0),
+        "rsna-pneumonia": films("rsna-pneumonia", "lung_opacity", 150, 200, 1.0),
+        "chestxray14": films("chestxray14", "effusion", 100, 300, 0.5),
+    }
+
+
+def test_no_patient_is_in_two_places_over_all_datasets_and_tasks() -> None:
+    made = cohort(three_collections())
+    places: dict[str, set[str]] = {}
+    for client, tasks in made.clients.items():
+        for examples in tasks.values():
+            for patient in examples.patients:
+                places.setdefault(patient, set()).add(client)
+    for part in ("public", "development", "test"):
+        for examples in getattr(made, part).values():
+            for patient in examples.patients:
+                places.setdefault(patient, set()).add(part)
+    assert all(len(where) == 1 for where in places.values())
+    assert len(places) == 400  # patients 0 to 399 over the three collections
+
+
+def test_an_unseen_task_is_tested_on_every_stranger_and_no_one_else() -> None:
+    made = cohort(three_collections())
+    seen = {
+        patient
+        for tasks in (*made.clients.values(), made.public, made.development)
+        for examples in tasks.values()
+        for patient in examples.patients
+    }
+    everyone = {f"p{number}" for number in range(100, 400)}
+    assert set(made.test["ped-nih"].patients) == everyone - seen
+
+
+def test_normalisation_comes_from_private_training_data_only() -> None:
+    made = cohort(three_collections())
+    private = np.concatenate(
+        [
+            examples.batch(np.arange(len(examples))).inputs["image"].numpy()
+            for tasks in made.clients.values()
+            for examples in tasks.values()
+        ]
+    )
+    # the pooled moments are those of exactly these examples, so they come out with mean 0 and spread 1
+    assert private.mean() == pytest.approx(0, abs=1e-3)
+    assert private.std() == pytest.approx(1, abs=1e-3)
+    data = three_collections()
+    data["chestxray14"] = films("chestxray14", "effusion", 100, 300, 50.0)
+    moved = cohort(data).clients["client-0"]["cd"].batch(np.arange(4)).inputs["image"]
+    assert np.array_equal(moved, made.clients["client-0"]["cd"].batch(np.arange(4)).inputs["image"])
+
+
+def test_a_task_left_without_examples_is_named() -> None:
+    data = three_collections()
+    data["rsna-pneumonia"] = films("rsna-pneumonia", "lung_opacity", 1000, 2, 0.0)
+    with pytest.raises(DataError, match="'lod' has no"):
+        cohort(data)

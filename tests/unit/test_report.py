@@ -1,0 +1,323 @@
+"""The report: complete, honest about gaps, self-contained, escaped, legible; verdicts follow the intervals."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from fake_run import TITLES, TRAINED, UNSEEN, fake_run
+from rich.console import Console
+
+from medfed.errors import RunError
+from medfed.report.html import TEMPLATES, build_report, write_report
+from medfed.report.names import published, size
+from medfed.report.records import ScoreFile
+from medfed.report.svg import Frame, tag, ticks
+from medfed.report.tables import summary_table
+from medfed.report.verdict import sentences, trained_verdicts, unseen_verdicts
+
+VOID = {"meta", "col", "input", "br", "link", "img"}
+
+
+class Page(HTMLParser):
+    """Attributes by tag, visible text, and whether tags nest."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.feed(html)
+        assert self.open == [], f"left open: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.texts))
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fake_run(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def html(run: Path) -> str:
+    return build_report(run)
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def test_every_part_is_there(page: Page) -> None:
+    for title in TITLES.values():
+        assert title in page.text
+    for part in ("Results", "All metrics", "Calibration", "Learning", "Router", "Federation", "Data", "Configuration"):
+        assert part in page.text
+    assert "The router routes" in page.text
+    assert "heads.cd.1.weight is not finite" in page.text
+    assert "truncated at byte 2048" in page.text
+    assert "injection.num_experts" in page.text
+    assert "unchanged bit for bit" in page.text
+    assert "one answer only" in page.text
+    assert "Not recorded" not in page.text
+
+
+def test_values_in_the_page_are_those_of_the_scores(run: Path, page: Page) -> None:
+    rows = json.loads((run / "scores.json").read_text())["rows"]
+    for row in rows:
+        if row["value"] is not None:
+            assert f"{row['value']:.3f}".replace("-", "−") in page.text
+    low, high = next((r["ci_low"], r["ci_high"]) for r in rows if (r["task"], r["metric"]) == ("lod", "auroc"))
+    assert f"[{low:.2f}, {high:.2f}]" in page.text
+
+
+def with_facts(run: Path, folder: Path, **changes: object) -> Page:
+    """Return the page of a folder that holds nothing but a changed provenance."""
+    facts = json.loads((run / "provenance.json").read_text()) | changes
+    (folder / "provenance.json").write_text(json.dumps(facts))
+    return Page(build_report(folder))
+
+
+def test_synthetic_data_is_announced_and_real_data_is_not(run: Path, page: Page, tmp_path: Path) -> None:
+    assert "Synthetic data. A simulator wrote all 5 datasets" in page.text
+    real = {"ptbxl": {"title": "PTB-XL", "synthetic": False}, "mine": {"title": "My twin", "synthetic": True}}
+    assert "A simulator wrote My twin;" in with_facts(run, tmp_path, data=real).text
+    del real["mine"]
+    assert "Synthetic data." not in with_facts(run, tmp_path, data=real).text
+
+
+def test_a_changed_foundation_is_an_alarm(run: Path, tmp_path: Path) -> None:
+    changed = {"fingerprint_before": "77ab20c1", "fingerprint_after": "00000000"}
+    assert "The foundation model changed" in with_facts(run, tmp_path, foundation=changed).text
+
+
+def test_it_loads_nothing_and_runs_one_known_script(html: str, page: Page) -> None:
+    for name, attributes in page.tags:
+        assert not {"src", "srcset", "data", "poster", "action", "background"} & set(attributes), name
+        if "href" in attributes:
+            assert str(attributes["href"]).startswith("#")
+        assert not any(attribute.startswith("on") for attribute in attributes)
+    assert not page.of("link") + page.of("iframe") + page.of("object") + page.of("img")
+    assert not re.search(r"url\(|@import|https?://", html)
+    scripts = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    assert len(scripts) == len(page.of("script")) == 1
+    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    policy = next(meta["content"] for meta in page.of("meta") if "http-equiv" in meta)
+    assert policy == f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    assert len(html) < 1_500_000
+
+
+def test_it_is_accessible(page: Page) -> None:
+    for attributes in page.of("svg"):
+        assert attributes.get("aria-hidden") == "true" or (attributes["role"] == "img" and attributes["aria-label"])
+    for attributes in page.of("th"):
+        assert "scope" in attributes or attributes.get("aria-hidden") == "true"
+    for attributes in page.of("div"):
+        if attributes.get("class") == "scroll" and "tabindex" in attributes:
+            assert attributes["aria-label"]
+    assert len(page.of("h1")) == len(page.of("main")) == 1
+
+
+def luminance(colour: str) -> float:
+    channels = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("mode", [0, 1], ids=["light", "dark"])
+def test_text_has_contrast_in_both_modes(mode: int) -> None:
+    css = (TEMPLATES / "style.css").read_text()
+    colours = {name: pair[mode] for name, *pair in re.findall(r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)", css)}
+    pairs = [(ink, ground) for ink in ("ink", "soft", "fedkim", "good", "bad") for ground in ("page", "card")]
+    pairs += [("warn-ink", "warn-page"), ("alarm-ink", "alarm-page"), ("ink", "heat")]
+    for ink, ground in pairs:
+        lighter, darker = sorted((luminance(colours[ink]), luminance(colours[ground])), reverse=True)
+        ratio = (lighter + 0.05) / (darker + 0.05)
+        assert ratio >= 4.5, f"{ink} on {ground}: {ratio:.2f}"
+
+
+def test_names_from_outside_cannot_become_markup(tmp_path: Path) -> None:
+    evil = "<script>alert('x')</script>\"onload=y"
+    run = fake_run(tmp_path, name=evil, num_examples=30, num_resamples=20)
+    facts = json.loads((run / "provenance.json").read_text())
+    facts["titles"]["cd"] = evil
+    facts["data"]["ptbxl"]["title"] = facts["data"]["ptbxl"]["skipped"][0]["where"] = evil
+    (run / "provenance.json").write_text(json.dumps(facts))
+    rounds = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
+    for line in rounds:
+        line["clients"][0]["client"] = evil
+    (run / "rounds.jsonl").write_text("\n".join(map(json.dumps, rounds)))
+    html = build_report(run)
+    page = Page(html)
+    assert html.count("<script>") == 1
+    assert evil in page.text
+    assert not any(attribute.startswith("on") for _, attributes in page.tags for attribute in attributes)
+
+
+def test_an_empty_folder_gives_a_report_that_says_what_is_missing(tmp_path: Path) -> None:
+    page = Page(build_report(tmp_path))
+    assert "This run has no scores yet" in page.text
+    for name in ("study.json", "scores.json", "rounds.jsonl", "injection/routing.jsonl", "partition.json"):
+        assert f"{name} : absent" in page.text
+        assert f"{name} is absent or empty" in re.sub(r" +", " ", page.text)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["study.json", "provenance.json", "rounds.jsonl", "scores.json"])
+def test_a_missing_file_does_not_stop_the_report(run: Path, name: str) -> None:
+    path = run / name
+    whole = path.read_bytes()
+    try:
+        path.unlink()
+        assert f"{name} : absent" in Page(build_report(run)).text
+    finally:
+        path.write_bytes(whole)
+
+
+def test_files_cut_in_half_are_named_and_the_rest_is_shown(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    files = [path for path in copy.rglob("*") if path.is_file() and "federated-only" not in path.parts]
+    for path in files:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] + b'{"cut')
+    text = Page(build_report(copy)).text
+    for path in files:
+        assert re.search(re.escape(path.relative_to(copy).as_posix()) + r"(:\d+)? : not JSON", text)
+    assert "mean of the round" in text
+
+
+def test_numbers_that_are_not_finite_are_gaps_not_crashes(run: Path) -> None:
+    path = run / "injection" / "steps.jsonl"
+    whole = path.read_text()
+    try:
+        path.write_text(whole + '{"round": 10, "step": 401, "loss": NaN}\n{"round": 10, "step": 402, "loss": null}\n')
+        assert "nan" not in build_report(run).lower().replace("provenance", "")
+    finally:
+        path.write_text(whole)
+
+
+def test_a_run_folder_that_does_not_exist_is_an_error_by_name(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="nowhere: no such run folder"):
+        build_report(tmp_path / "nowhere")
+
+
+def test_it_is_written_whole_and_the_same_every_time(run: Path, html: str, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "report.html"
+    write_report(run, out)
+    assert out.read_text(encoding="utf-8") == html
+    assert [path.name for path in out.parent.iterdir()] == ["report.html"]
+    with pytest.raises(RunError):
+        write_report(tmp_path / "nowhere", out)
+    assert out.read_text(encoding="utf-8") == html
+
+
+def test_neither_page_nor_table_needs_torch() -> None:
+    code = "import sys, medfed.report.html, medfed.report.tables; print([m for m in sys.modules if m == 'torch'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_terminal_table_shows_losers_and_flags(run: Path) -> None:
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(summary_table(run))
+    text = console.export_text()
+    assert len(re.findall(r"\[[\d.]+, [\d.]+\]", text)) == 2 * len(TRAINED) + len(UNSEEN)
+    assert "worse −" in text
+    assert "better +" in text
+    assert re.search(r"Mortality.*0\.\d{3}\* \[", text)
+
+
+def scored(role: str, low: float | None, high: float | None, **fields: object) -> dict:
+    value = None if low is None or high is None else (low + high) / 2
+    row = {"task": "t", "role": role, "model": "fedkim", "metric": "auroc", "n": 9, "higher_is_better": True}
+    return {**row, "value": value, "ci_low": low, "ci_high": high, **fields}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.01, 0.2, "better"),
+        (-0.2, -0.01, "worse"),
+        (-0.1, 0.1, "unclear"),
+        (0.0, 0.1, "unclear"),
+        (None, None, "undefined"),
+    ],
+)
+def test_a_difference_counts_only_if_its_interval_excludes_zero(low, high, expected) -> None:
+    file = ScoreFile.model_validate({"differences": [scored("trained", low, high, baseline="federated")]})
+    assert trained_verdicts(file)["t"].outcome == expected
+    assert f"{expected} on 1" in sentences(file)[0].replace("no clear difference", "unclear").replace(
+        "no value", "undefined"
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"), [(0.51, 0.9, "above chance"), (0.2, 0.49, "below chance"), (0.4, 0.6, "not dist")]
+)
+def test_an_unseen_task_counts_only_if_its_interval_excludes_chance(low, high, expected) -> None:
+    file = ScoreFile.model_validate({"rows": [scored("unseen", low, high)]})
+    assert unseen_verdicts(file)["t"].text.startswith(expected)
+
+
+def test_a_router_that_does_not_route_is_reported_as_such(run: Path) -> None:
+    path = run / "injection" / "routing.jsonl"
+    whole = path.read_text()
+    try:
+        alpha = {task: [1 / 12] * 12 for task in TRAINED}
+        path.write_text(json.dumps({"round": 1, "alpha": alpha, "entropy": {}, "total_variation": 3e-4}))
+        assert "The router does not route" in Page(build_report(run)).text
+    finally:
+        path.write_text(whole)
+
+
+def test_published_numbers_are_fractions_with_a_source() -> None:
+    rows = published()
+    assert {row.task for row in rows} == {"CD", "LOD", "EAD", "MP", "ECD", "PED", "AD", "EBD", "SP"}
+    assert all(0 <= row.value <= 1 and row.source for row in rows)
+    print("FedKIM, Table 3, EAD with FedAvg: accuracy 44.75, precision 61.11, recall 13.80, F1 22.52")
+    found = {r.metric: r.value for r in rows if (r.task, r.method, r.backbone) == ("EAD", "FedKIM", "FedAvg")}
+    assert found == {"accuracy": 0.4475, "precision": 0.6111, "recall": 0.138, "f1": 0.2252}
+
+
+def test_ticks_are_round_and_inside() -> None:
+    assert list(ticks(0.0, 1.0).values()) == ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]
+    assert list(ticks(-3.0, 4.0, 4).values()) == ["−2", "0", "2", "4"]
+    assert list(ticks(1.0, 1.0)) == [1]
+    assert list(ticks(0.0, 1234.0).values()) == ["0", "200", "400", "600", "800", "1000", "1200"]
+
+
+def test_a_frame_places_corners_and_survives_a_single_point() -> None:
+    frame = Frame((0.0, 10.0), (0.0, 1.0), "round")
+    assert (frame.px(0.0), frame.px(10.0)) == (38, 270)
+    assert (frame.py(0.0), frame.py(1.0)) == (156, 8)
+    assert "nan" not in Frame((1.0, 1.0), (2.0, 2.0), "round").svg("one point").lower()
+    assert tag("text", "<&", x_="1") == '<text x="1">&lt;&amp;</text>'
+
+
+def test_sizes_read_well() -> None:
+    assert [size(n) for n in (0, 999, 1000, 1_500_000, 22 * 10**9)] == ["0 B", "999 B", "1.0 kB", "1.5 MB", "22.0 GB"]

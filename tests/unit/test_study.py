@@ -1,0 +1,62 @@
+"""Studies: every shipped file parses; a wrong key, name or value is named with the next step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from medfed.errors import StudyError
+from medfed.study import Study, load_study
+
+STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_shipped_study_parses_and_its_resolved_form_gives_it_back(path: Path) -> None:
+    study = load_study(path)
+    assert Study.model_validate(study.resolved()) == study
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("clinet.lr=1", "did you mean 'client'"),
+        ("client.learning_rate=1", "unknown key 'client.learning_rate'"),
+        ("algorithm=fedavgg", "did you mean fedavg"),
+        ("encoders.image=vit-minii", "vit-mini"),
+        ('train=["cdd"]', "did you mean cd"),
+        ("client.lr=-1", "client.lr"),
+        ("client.lr=fast", "client.lr"),
+        ("algorithm.mue=1", "mue"),
+        ('unseen=["cd"]', "both trained and unseen"),
+        ("encoders={}", "add encoders"),
+        ("seed", "key=value"),
+    ],
+)
+def test_mistakes_are_named(override: str, message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        load_study(STUDIES[0], [override])
+
+
+def test_overrides_take_toml_values_and_keep_shorthand_names() -> None:
+    study = load_study(STUDIES[0], ["rounds.num_rounds=3", "algorithm=fedprox", "algorithm.mu=0.5"])
+    assert study.rounds.num_rounds == 3
+    assert study.algorithm.name == "fedprox"
+    assert study.resolved()["algorithm"] == {"name": "fedprox", "mu": 0.5}
+
+
+def test_the_hash_tells_settings_and_data_apart_but_not_seed_or_words() -> None:
+    one = load_study(STUDIES[0])
+    assert one.hash("data:1") == load_study(STUDIES[0], ["seed=5", "description=other"]).hash("data:1")
+    assert one.hash("data:1") != one.hash("data:2")
+    assert one.hash() != load_study(STUDIES[0], ["client.lr=0.5"]).hash()
+
+
+def test_a_missing_file_and_broken_toml_are_named(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="no such study"):
+        load_study(tmp_path / "none.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("name = ", encoding="utf-8")
+    with pytest.raises(StudyError, match="not valid TOML"):
+        load_study(broken)

@@ -115,7 +115,7 @@ class VectorEncoder(Encoder):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.dim = dim
-        self.layers = nn.Sequential(nn.Linear(5, dim), nn.BatchNorm1d(dim), nn.Tanh(), nn.Dropout(0.1))
+        self.layers = nn.Sequential(nn.Linear(5, dim, bias=False), nn.BatchNorm1d(dim), nn.Tanh(), nn.Dropout(0.1))
 
     def forward(self, samples: Tensor) -> Tensor:
         return self.layers(samples).unsqueeze(1)

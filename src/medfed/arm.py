@@ -47,7 +47,9 @@ class Arm:
         injector: injects after every round, or None for the federated-only arm.
     """
 
-    def __init__(self, run: RunDir, study: Study, cohort: Cohort, model: MultimodalModel, injector: Injector | None) -> None:
+    def __init__(
+        self, run: RunDir, study: Study, cohort: Cohort, model: MultimodalModel, injector: Injector | None
+    ) -> None:
         self._run, self._study, self._cohort = run, study, cohort
         self.model, self.injector = model, injector
         clients = [Client(name, tasks) for name, tasks in sorted(cohort.clients.items())]
@@ -110,8 +112,9 @@ class Arm:
     def _inject(self, injector: Injector, number: int) -> None:
         steps = [{"round": number, **record.as_json()} for record in injector.inject(self._cohort.public, number)]
         self._run.append_records("injection/steps.jsonl", steps)
-        routing = injector.routing_record(self._study.tasks)
-        self._run.append_records("injection/routing.jsonl", [{"round": number, **routing}])
+        self._run.append_records(
+            "injection/routing.jsonl", [{"round": number, **injector.routing_record(self._study.tasks)}]
+        )
 
     def _development(self, number: int) -> list[dict[str, Any]]:
         name = "federated" if self.injector is None else "fedkim"

@@ -128,7 +128,9 @@ def report(
 
 @app.command()
 def export(
-    folder: RunFolder, out: Annotated[Path, typer.Option("--out", help="A new folder")], cache: Cache = DEFAULT_CACHE,
+    folder: RunFolder,
+    out: Annotated[Path, typer.Option("--out", help="A new folder")],
+    cache: Cache = DEFAULT_CACHE,
     foundation: Foundation = None,
 ) -> None:
     """Write a run's adapter (PEFT), encoders and projectors (safetensors) to a folder."""
@@ -141,7 +143,9 @@ def export(
 @app.command()
 def predict(
     folder: RunFolder,
-    file: Annotated[Path, typer.Option("--file", help="PNG, JPEG, DICOM, WFDB header (.hea) or an hours × variables CSV")],
+    file: Annotated[
+        Path, typer.Option("--file", help="PNG, JPEG, DICOM, WFDB header (.hea) or an hours × variables CSV")
+    ],
     task: Annotated[str, typer.Option("--task", help="A task that reads the file's modality")],
     question: Annotated[str | None, typer.Option("--question", help="Ask this instead of the task's question")] = None,
     cache: Cache = DEFAULT_CACHE,

@@ -54,7 +54,9 @@ class Places:
     skip_bad: bool = False
 
 
-def run_study(study: Study, places: Places, reporter: Reporter, *, dry_run: bool = False, report: Path | None = None) -> Path:
+def run_study(
+    study: Study, places: Places, reporter: Reporter, *, dry_run: bool = False, report: Path | None = None
+) -> Path:
     """Run ``study`` end to end, or go on where it stopped, and return its run folder.
 
     Raises:
@@ -93,6 +95,7 @@ def _compute(study: Study, places: Places, sources: Sources, run: RunDir, report
     cohort = divide(study, data)
     run.write_json("study.json", study.resolved())
     run.write_json("partition.json", cohort.partition)
+    run.write_json("normalisation.json", {name: value.as_json() for name, value in cohort.moments.items()})
     with reporter.phase("foundation"):
         foundation = load_foundation(study.foundation, cache=places.cache, corpus=places.corpus, path=places.foundation)
     before = foundation.fingerprint()
@@ -122,9 +125,7 @@ def _compute(study: Study, places: Places, sources: Sources, run: RunDir, report
     run.finish()
 
 
-def predict_task(
-    run: RunDir, study: Study, cohort: Cohort, task: Task, predictors: Mapping[str, Predictor]
-) -> None:
+def predict_task(run: RunDir, study: Study, cohort: Cohort, task: Task, predictors: Mapping[str, Predictor]) -> None:
     """Write the predictions of one task's test examples, unless they are there."""
     name = f"predictions/{task.name}.jsonl"
     if run.exists(name):
@@ -151,3 +152,11 @@ def score_predictions(run: RunDir, study: Study) -> dict[str, Any]:
         for task in study.tasks
     ]
     return score_rows(tasks, study.seed, study.evaluation)
+
+
+def evaluate_again(folder: Path, places: Places, reporter: Reporter) -> None:
+    """Score a finished run anew from its checkpoint and compare with the predictions it wrote.
+
+    Raises:
+        RunError: a prediction differs.
+    """

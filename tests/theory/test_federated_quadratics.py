@@ -14,27 +14,27 @@ from medfed.federated.algorithms.fedavg import FedAvg
 from medfed.federated.algorithms.fedprox import FedProx
 from medfed.federated.client import ClientSettings
 
-A = torch.tensor([[1.0, 4.0], [9.0, 0.5], [2.0, 2.0]], dtype=torch.float64)
+A = torch.tensor([[1.0, 4.0], [9.0, 1.5], [2.0, 2.0]], dtype=torch.float64)
 B = torch.tensor([[1.0, -1.0], [-2.0, 3.0], [0.5, 4.0]], dtype=torch.float64)
 N = torch.tensor([[10.0], [30.0], [20.0]], dtype=torch.float64)
-LR, STEPS = 0.1, 7
+LR, STEPS = 0.15, 5
 
 
-def end(algorithm: Algorithm, num_steps: int = STEPS, num_rounds: int = 70) -> torch.Tensor:
+def end(algorithm: Algorithm, num_steps: int = STEPS, num_rounds: int = 25, lr: float = LR) -> torch.Tensor:
     clients = [quadratic_client(f"h{i}", A[i].tolist(), B[i].tolist(), num_examples=int(N[i])) for i in range(len(A))]
-    settings = ClientSettings(optimizer="sgd", lr=LR, batch_size=64, local_steps=num_steps)
+    settings = ClientSettings(optimizer="sgd", lr=lr, batch_size=64, local_steps=num_steps)
     return converge(algorithm, clients, settings, num_rounds, dim=2).params["w"]
 
 
 def check(found: torch.Tensor, expected: torch.Tensor, derivation: str) -> None:
     print(f"\n{derivation}\nexpected {expected.tolist()}\nfound    {found.tolist()}")
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
 
 def test_fedavg_with_one_step_finds_the_optimum() -> None:
     optimum = (N * A * B).sum(0) / (N * A).sum(0)
     check(
-        end(FedAvg(), num_steps=1, num_rounds=180), optimum, "τ = 1 is gradient descent: w* = Σ n_i a_i b_i / Σ n_i a_i"
+        end(FedAvg(), num_steps=1, num_rounds=40, lr=0.2), optimum, "τ = 1 is gradient descent: w* = Σ n_i a_i b_i / Σ n_i a_i"
     )
 
 
@@ -52,7 +52,7 @@ def test_fedavg_with_unequal_curvature_ends_off_the_optimum() -> None:
     assert bool(((fixed - optimum).abs() > 0.05).all())
 
 
-@pytest.mark.parametrize("mu", [0.3, 2.0])
+@pytest.mark.parametrize("mu", [0.3, 1.0])
 def test_fedprox_fixed_point(mu: float) -> None:
     kept = (1 - LR * (A + mu)) ** STEPS
     share = N * (1 - kept) * A / (A + mu)
@@ -68,6 +68,6 @@ def test_fedprox_fixed_point(mu: float) -> None:
 def test_a_stronger_pull_ends_nearer_the_optimum() -> None:
     """As μ grows, s_i → n_i a_i · const, so the bias of client drift vanishes."""
     optimum = (N * A * B).sum(0) / (N * A).sum(0)
-    bias = [float((end(FedProx(mu=mu), num_rounds=100) - optimum).norm()) for mu in (0.0, 1.0, 8.0)]
-    print(f"bias at μ = 0, 1, 8: {bias}")
+    bias = [float((end(FedProx(mu=mu)) - optimum).norm()) for mu in (0.0, 1.0, 3.0)]
+    print(f"bias at μ = 0, 1, 3: {bias}")
     assert bias[0] > bias[1] > bias[2]

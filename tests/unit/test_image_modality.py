@@ -22,8 +22,8 @@ def test_an_image_of_the_right_size_is_untouched() -> None:
 
 
 def test_resizing_averages_instead_of_skipping() -> None:
-    # A checkerboard of single pixels: picking every fourth pixel gives all 0 or all 1; the triangle filter, eight pixels
-    # wide at a factor of four, weighs both colours alike, so every interior pixel is 1/2.
+    # A checkerboard of single pixels: picking every fourth pixel gives all 0 or all 1; the triangle filter, eight
+    # pixels wide at a factor of four, weighs both colours alike, so every interior pixel is 1/2.
     board = (np.indices((32, 32)).sum(0) % 2).astype(np.float32)
     sample = MODALITY.prepare(board)[0]
     np.testing.assert_allclose(sample[1:-1, 1:-1], 0.5, atol=1e-6)

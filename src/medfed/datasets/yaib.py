@@ -92,9 +92,8 @@ class Yaib(Dataset):
         """Read ``outc.parquet`` into columns stay_id and the target (Int8)."""
 
     def _folders(self, root: Path) -> list[Path]:
-        nested = sorted(path.parent for path in root.glob(f"{self.cohort}/*/dyn.parquet"))
-        flat = root / self.cohort
-        return nested or [flat]
+        nested = {path.parent for path in root.glob(f"{self.cohort}/*/*.parquet")}
+        return sorted(nested) or [root / self.cohort]
 
     def _index_of(self, root: Path, folder: Path) -> pl.DataFrame:
         named = folder.name != self.cohort
@@ -102,7 +101,7 @@ class Yaib(Dataset):
         outcome = self.outcome(folder / "outc.parquet")
         relative = folder.relative_to(root)
         identity = pl.concat_str(pl.lit(f"{database}:"), pl.col("stay_id"))
-        files = [str(relative / "dyn.parquet"), str(relative / "outc.parquet")]
+        files = [(relative / file).as_posix() for file in ("dyn.parquet", "outc.parquet")]
         return outcome.sort("stay_id").select(
             identity.alias("example"),
             identity.alias("patient"),

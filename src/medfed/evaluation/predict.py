@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from medfed.evaluation.metrics import METRICS, score
+from medfed.evaluation.metrics import BY_NAME, score
 from medfed.injection.inject import Injector
 from medfed.models.multimodal import MultimodalModel
-from medfed.registry import by_name
 from medfed.tasks.base import TaskSet
 
 BATCH_SIZE = 64
@@ -58,6 +57,5 @@ class InjectedPredictor:
 
 def watch(examples: TaskSet, predictor: Predictor) -> dict[str, float | None]:
     """Return the :data:`WATCHED` metrics; None where one is not defined."""
-    metrics = by_name(METRICS)
     probabilities = predictor(examples)
-    return {name: score(metrics[name], examples.targets.numpy(), probabilities).value for name in WATCHED}
+    return {name: score(BY_NAME[name], examples.targets.numpy(), probabilities).value for name in WATCHED}

@@ -1,10 +1,9 @@
-"""Closed questions about a line of findings, composed from ``corpus/findings.toml``: they teach the tiny LLM what such a
-question asks.
+"""Closed questions about a line of findings, composed from ``corpus/findings.toml``, to teach the tiny LLM what they ask.
 
 A case is what a reader was told ("consolidation in the left lower lobe; no pleural effusion.") and a question with its
-answer: yes if the finding was named, described by a sign, or implied by one that was; no otherwise. A vague line ("abnormal
-chest image.") is answered by chance, a little more often yes: being ill makes every finding likelier. Findings marked
-``held_out`` appear in no taught case; questions about them show whether the LLM reads or only remembers.
+answer: yes if the finding was named, described by a sign, or implied by one that was; no otherwise. A vague line
+("abnormal chest image.") is answered by chance, a little more often yes: being ill makes every finding likelier.
+Findings marked ``held_out`` appear in no taught case; questions about them show whether the LLM reads or remembers.
 
 No label of any example stands here: the text is about medicine, not about the data.
 """
@@ -149,12 +148,11 @@ def _asked(rng: np.random.Generator, domain: Domain, told: _Told, line: str, hel
     pool = domain.pool(held_out=held_out)
     present = sorted(told.named | told.described)
     implied = sorted(frozenset().union(*(domain.implied(name) for name in present)) - set(present))
-    chance = rng.random()
-    name = _pick(rng, pool).name
-    if present and chance < 0.5:
+    absent = sorted({finding.name for finding in pool} - {*present, *implied, *told.denied})
+    if present and rng.random() < 0.5:
         name = _pick(rng, implied) if implied and rng.random() < 0.25 else _pick(rng, present)
-    elif told.denied and chance < 0.7:
-        name = _pick(rng, sorted(told.denied))
+    else:
+        name = _pick(rng, sorted(told.denied) if told.denied and (not absent or rng.random() < 0.4) else absent)
     kind, answer = _kind(told, name, implied), NO
     if kind in ("named", "sign", "implied") or (kind == "vague" and rng.random() < VAGUE_YES):
         answer = YES

@@ -1,7 +1,7 @@
 """Running text for the tiny LLM: the package's own reference, or a folder that the user points at.
 
-A folder may hold ``.txt`` files, paragraphs apart by blank lines, and ``.xml`` files with ``<Question>`` and ``<Answer>``
-elements (the layout of MedQuAD). Everything must be UTF-8.
+A folder may hold ``.txt`` files, paragraphs apart by blank lines, and ``.xml`` files with ``<Question>`` and
+``<Answer>`` elements (the layout of MedQuAD). Everything must be UTF-8.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 out = W h + (a/r) Σ_p α_p B_p A_p h. α does not depend on the token, so the sum is one LoRA of rank P·r whose middle
 activations are scaled by α: that is how it is computed, never as a loop over experts. ``lora_A`` is ``[P·r, in]`` and
-``lora_B`` ``[out, P·r]``, expert p owning rows (columns) p·r to (p+1)·r. B starts at 0: injection starts as the identity.
+``lora_B`` ``[out, P·r]``, expert p owning rows (columns) p·r to (p+1)·r. B starts at 0, so injection starts as the
+identity.
 
 The experts are a PEFT tuner of its own type, with the router as a child that is saved along.
 
@@ -77,24 +78,22 @@ class RoutedVariant(LoraVariant):  # type: ignore[misc] # PEFT is untyped
         """A routed layer is no plain LoRA."""
         return False
 
-    def forward(  # type: ignore[override]
-        self, module: LoraLayer, active_adapter: str, x: Tensor, result: Tensor, **_: Any
-    ) -> Tensor:
+    def forward(self, module: LoraLayer, active_adapter: str, x: Tensor, result: Tensor, **_: Any) -> Tensor:
         """Add the experts' output to the frozen layer's ``result``, in the dtype of ``x``; the weights stay float32."""
         down, up = module.lora_A[active_adapter].weight, module.lora_B[active_adapter].weight
         middle = F.linear(module.lora_dropout[active_adapter](x), down.to(x.dtype))
         scales = self._routing.scales.to(x.dtype).unsqueeze(1)
         return result + F.linear(middle * scales, up.to(x.dtype))
 
-    def merge_safe(self, module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> Tensor:  # type: ignore[override]
+    def merge_safe(self, module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> Tensor:
         """Return W + scaling Σ α_p B_p A_p for the one α in use."""
         return orig_weight + self._delta(module, active_adapter).to(orig_weight.dtype)
 
-    def merge_unsafe(self, module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> None:  # type: ignore[override]
+    def merge_unsafe(self, module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> None:
         """Add the experts to the weight in place."""
         orig_weight.data += self._delta(module, active_adapter).to(orig_weight.dtype)
 
-    def unmerge(self, module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> Tensor:  # type: ignore[override]
+    def unmerge(self, module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> Tensor:
         """Take the experts out again; the same α must be in use."""
         return orig_weight - self._delta(module, active_adapter).to(orig_weight.dtype)
 

@@ -1,7 +1,7 @@
 """The server's LLM F: a frozen causal LM with its tokenizer (FedKIM Sec. 2.1.2).
 
-``huggingface`` loads one from disk, ``tiny`` pre-trains a small one on the spot. A new kind is one file with its settings,
-and a line in :data:`FoundationSettings` and :func:`load_foundation`.
+``huggingface`` loads one from disk, ``tiny`` pre-trains a small one on the spot. A new kind is one file with its
+settings, and a line in :data:`FoundationSettings` and :func:`load_foundation`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from torch import Tensor, nn
 from medfed.errors import StudyError
 from medfed.federated.state import fingerprint
 from medfed.injection.huggingface import HuggingFaceSettings, load_language_model
+from medfed.injection.pretrain import TinySettings
 from medfed.injection.prompt import TextTokenizer
-from medfed.injection.tiny import TinySettings, prepare_tiny
+from medfed.injection.tiny import prepare_tiny
+
+__all__ = ["Foundation", "FoundationSettings", "HuggingFaceSettings", "TinySettings", "load_foundation"]
 
 FoundationSettings = TinySettings | HuggingFaceSettings
 """Told apart by ``kind``."""
@@ -57,7 +60,7 @@ class Foundation:
 
     def embed(self, ids: Sequence[int]) -> Float[Tensor, "position width"]:
         """Return the embeddings of token ids."""
-        embedded: Tensor = self.model.get_input_embeddings()(torch.tensor(ids, dtype=torch.long, device=self.table.device))  # type: ignore[operator]
+        embedded: Tensor = self.table[torch.tensor(ids, dtype=torch.long, device=self.table.device)]
         return embedded
 
     def fingerprint(self) -> str:

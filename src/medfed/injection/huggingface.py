@@ -1,11 +1,12 @@
 """A foundation from disk: any causal LM that transformers knows by itself, from safetensors, without remote code.
 
-``--foundation FOLDER`` names its folder. Without the flag, ``model`` is looked up in the local Hugging Face cache; nothing
-is ever downloaded.
+``--foundation FOLDER`` names its folder. Without the flag, ``model`` is looked up in the local Hugging Face cache;
+nothing is ever downloaded.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from medfed.errors import StudyError
 
@@ -48,9 +50,9 @@ class HubTokenizer:
         """Return the ids of ``text``, without special tokens."""
         return list(self._tokenizer.encode(text, add_special_tokens=False))
 
-    def decode(self, ids: list[int]) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids``."""
-        return str(self._tokenizer.decode(ids))
+        return str(self._tokenizer.decode(list(ids)))
 
 
 def load_language_model(settings: HuggingFaceSettings, folder: Path | None) -> tuple[nn.Module, HubTokenizer]:
@@ -59,6 +61,7 @@ def load_language_model(settings: HuggingFaceSettings, folder: Path | None) -> t
     Raises:
         StudyError: nothing to load, no safetensors, or a model that needs code of its own.
     """
+    disable_progress_bar()  # medfed shows its own
     source = _source(settings, folder)
     options = {"local_files_only": True, "trust_remote_code": False, "revision": settings.revision}
     try:
@@ -68,7 +71,9 @@ def load_language_model(settings: HuggingFaceSettings, folder: Path | None) -> t
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise StudyError(f"cannot load the LLM: {reason}", where=source, hint=f"use a native causal LM; {FETCH}") from error
+        raise StudyError(
+            f"cannot load the LLM: {reason}", where=source, hint=f"use a native causal LM; {FETCH}"
+        ) from error
     return model, HubTokenizer(tokenizer)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from medfed.injection.cases import YES, Case, compose
+from medfed.injection.cases import NO, YES, Case, compose
 from medfed.injection.prompt import ANSWER, CUE, QUESTION
 from medfed.rng import numpy_rng, torch_seeded
 
@@ -89,7 +89,12 @@ def pretrain(settings: TinySettings, documents: Sequence[str]) -> Pretrained:
         model = _new_model(settings, tokenizer.get_vocab_size())
         held_out = _rows(tokenizer, [*kept, *map(render, unseen_cases(cases, settings.seed, held_out=False))], settings)
         before = perplexity(model, held_out)
-        num_tokens = _fit(model, _rows(tokenizer, taught, settings), _rows(tokenizer, map(render, cases), settings), settings)
+        num_tokens = _fit(
+            model,
+            _rows(tokenizer, taught, settings),
+            _rows(tokenizer, [render(case) for case in cases], settings),
+            settings,
+        )
         info = {
             "kind": "tiny",
             "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -151,11 +156,12 @@ def perplexity(model: LlamaForCausalLM, rows: Sequence[Sequence[int]]) -> float:
 def check(model: LlamaForCausalLM, tokenizer: Tokenizer, cases: Sequence[Case]) -> dict[str, Any]:
     """Answer closed questions by the likelier of the two answers."""
     right = np.zeros(len(cases), bool)
+    yes_id, no_id = (tokenizer.encode(ANSWER.format(answer=answer)).ids[0] for answer in (YES, NO))
     for number, case in enumerate(cases):
         stem = render(case).removesuffix(ANSWER.format(answer=case.answer))
         ids = torch.tensor([[START, *tokenizer.encode(stem).ids]])
         logits = model(input_ids=ids, logits_to_keep=1).logits[0, -1]
-        right[number] = bool(logits[_yes(tokenizer)] > logits[_no(tokenizer)]) == (case.answer == YES)
+        right[number] = bool(logits[yes_id] > logits[no_id]) == (case.answer == YES)
     yes = np.array([case.answer == YES for case in cases])
     kinds = np.array([case.kind for case in cases])
     return {
@@ -165,3 +171,95 @@ def check(model: LlamaForCausalLM, tokenizer: Tokenizer, cases: Sequence[Case]) 
         "n": len(cases),
         "by_kind": {str(kind): float(right[kinds == kind].mean()) for kind in np.unique(kinds)},
     }
+
+
+def _new_model(settings: TinySettings, vocab_size: int) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=settings.width,
+        intermediate_size=2 * settings.width,
+        num_hidden_layers=settings.num_layers,
+        num_attention_heads=settings.num_heads,
+        num_key_value_heads=settings.num_heads,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        pad_token_id=PAD,
+        bos_token_id=START,
+        eos_token_id=END,
+    )
+    return LlamaForCausalLM(config)
+
+
+def _fit(model: LlamaForCausalLM, texts: list[list[int]], cases: list[list[int]], settings: TinySettings) -> int:
+    optimizer = torch.optim.AdamW(model.parameters(), settings.lr, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
+    num_tokens, draws = 0, _batches(texts, cases, settings)
+    model.train()
+    for step in range(settings.num_steps):
+        ids = _padded(next(draws))
+        losses, answers = _losses(model, ids)
+        loss = losses.mean()
+        if bool(answers.any()):
+            loss = loss + losses[answers].mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        warm = min(1.0, (step + 1) / 15)
+        for group in optimizer.param_groups:
+            group["lr"] = settings.lr * warm * (0.1 + 0.45 * (1 + math.cos(math.pi * step / settings.num_steps)))
+        optimizer.step()
+        optimizer.zero_grad()
+        num_tokens += ids.numel()
+    model.eval()
+    return num_tokens
+
+
+def _batches(texts: list[list[int]], cases: list[list[int]], settings: TinySettings) -> Iterator[list[list[int]]]:
+    """Yield batches of texts of like length, drawn from both kinds without end."""
+    rng = numpy_rng(settings.seed, "tiny", "order")
+    block = 16 * settings.batch_size
+    while True:
+        num_cases = round(settings.case_share * block)
+        rows = [cases[int(i)] for i in rng.integers(len(cases), size=num_cases)] if cases else []
+        rows += [texts[int(i)] for i in rng.integers(len(texts), size=block - len(rows))]
+        rows.sort(key=len)
+        for start in rng.permutation(16) * settings.batch_size:
+            yield rows[start : start + settings.batch_size]
+
+
+def _losses(
+    model: LlamaForCausalLM, ids: Int[Tensor, "batch position"]
+) -> tuple[Float[Tensor, " token"], Bool[Tensor, " token"]]:
+    """Return the loss of every real token, and which of them answer a closed question.
+
+    Rows are padded on the right, which causal attention never sees, so no mask is needed.
+    """
+    hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
+    target = ids[:, 1:]
+    real = target != PAD
+    ends = F.pad(target, (0, 1))[:, 1:] == END
+    losses = F.cross_entropy(model.lm_head(hidden[real]), target[real], reduction="none")
+    return losses, ends[real]
+
+
+def _rows(tokenizer: Tokenizer, texts: Any, settings: TinySettings) -> list[list[int]]:
+    """Encode texts, cut to ``max_length``; the end token follows a whole text."""
+    rows: list[list[int]] = []
+    for encoded in tokenizer.encode_batch(list(texts)):
+        ids = [*encoded.ids, END]
+        rows += [[START, *ids[at : at + settings.max_length]] for at in range(0, len(ids), settings.max_length)]
+    return rows
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> Int[Tensor, "batch position"]:
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[PAD] * (longest - len(row))] for row in rows])
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sum in one order whatever the machine's cores, so that the weights are a function of the settings."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,14 +1,14 @@
 """The LLM's input: modality tokens and the question, and the answers that are compared (FedKIM, step 1 of Sec. 2.3.2).
 
-h = [e_t; p_t]: the paper puts the modality tokens first; ``task_first`` puts the question before them, so that its prefix
-could be cached, and must be trained that way. A start token, where the tokenizer has one, comes before both.
+h = [e_t; p_t]: the paper puts the modality tokens first; ``task_first`` puts the question before them, so that its
+prefix could be cached, and must be trained that way. A start token, where the tokenizer has one, comes before both.
 
 All answers of a task stand behind one shared prefix: an answer attends to the prefix and to itself, and its positions
 count from the end of the prefix. What an answer's *last* token would predict is never asked, so it is left out; answers
-of one token therefore add nothing. Batches of several tasks are padded on the left: the asked positions are the last ones.
+of one token therefore add nothing. Batches of several tasks are padded on the left: what is asked stands at the end.
 
-Deviation: the answers are asked as the tokenizer writes them after a space; where one is the beginning of another, all end
-with the end-of-text token, so that the shorter one is not favoured.
+Deviation: the answers are asked as the tokenizer writes them after a space; where one is the beginning of another, all
+end with the end-of-text token, so that the shorter one is not favoured.
 """
 
 from __future__ import annotations
@@ -156,7 +156,9 @@ def pad_left(groups: Sequence[Sequences]) -> Sequences:
     for group in groups:
         gap = length - group.positions.shape[1]
         embeddings.append(F.pad(group.embeddings, (0, 0, gap, 0)))
-        padding = torch.eye(length, dtype=torch.bool, device=group.allowed.device)[:gap].expand(len(group.allowed), -1, -1)
+        padding = torch.eye(length, dtype=torch.bool, device=group.allowed.device)[:gap].expand(
+            len(group.allowed), -1, -1
+        )
         allowed.append(torch.cat([padding, F.pad(group.allowed, (gap, 0))], 1))
         positions.append(F.pad(group.positions, (gap, 0)))
     return Sequences(

@@ -1,9 +1,10 @@
 """The router: which experts serve a task, told by the descriptions of the task and its modalities (FedKIM Eq. 4).
 
-α = softmax(MLP(Pool(β))), β = softmax(QKᵀ/√d_k)V, with queries from the modality description and keys and values from the
-task description, all embedded by the LLM's frozen table. One α per task, shared by all layers and tokens.
+α = softmax(MLP(Pool(β))), β = softmax(QKᵀ/√d_k)V, with queries from the modality description and keys and values from
+the task description, all embedded by the LLM's frozen table. One α per task, shared by all layers and tokens.
 
-Deviation: Eq. 4 prints no softmax around QKᵀ/√d_k (``attention="linear"``); the default has it, as the released code does.
+Deviation: Eq. 4 prints no softmax around QKᵀ/√d_k (``attention="linear"``); the default has it, as the released code
+does.
 Deviation: the embeddings are RMS-normalised first. Token embeddings are small, so without it β is near zero, α stays
 uniform and the mixture is one plain LoRA. Padding is masked in attention and pooling.
 """
@@ -92,7 +93,8 @@ class Router(nn.Module):
         values = embeddings.float()
         if not self.settings.normalise_embeddings:
             return values
-        return F.rms_norm(values, values.shape[-1:], eps=1e-12)
+        scaled: Tensor = F.rms_norm(values, values.shape[-1:], eps=1e-12)
+        return scaled
 
     def _weights(
         self, scores: Float[Tensor, "task asked told"], mask: Bool[Tensor, "task told"]

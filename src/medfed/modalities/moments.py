@@ -25,6 +25,10 @@ class Moments:
         """Return the moments of both data together."""
         return Moments(self.count + other.count, self.total + other.total, self.squares + other.squares)
 
+    def as_json(self) -> dict[str, list[float]]:
+        """Return the fields as lists."""
+        return {"count": self.count.tolist(), "total": self.total.tolist(), "squares": self.squares.tolist()}
+
     @property
     def mean(self) -> Float64[np.ndarray, " channel"]:
         """Mean per channel; 0 where nothing was observed."""

@@ -76,6 +76,11 @@ class TaskSet:
         return self._targets[self.rows]
 
     @property
+    def examples(self) -> list[str]:
+        """Id of every example."""
+        return [str(example) for example in self.data.index["example"].gather(self.rows)]
+
+    @property
     def patients(self) -> list[str]:
         """Patient of every example."""
         return [str(patient) for patient in self.data.index["patient"].gather(self.rows)]

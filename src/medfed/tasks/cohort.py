@@ -36,6 +36,7 @@ class Cohort:
         clients: client → trained task → its private examples. A client without examples of a task lacks the task.
         public, development: trained task → the server's examples.
         test: any task → test examples; of an unseen task all examples of patients no other part holds.
+        moments: modality → the pooled moments that everything is normalised by.
         partition: who holds which example ids, with class counts (JSON).
     """
 
@@ -43,6 +44,7 @@ class Cohort:
     public: Mapping[str, TaskSet]
     development: Mapping[str, TaskSet]
     test: Mapping[str, TaskSet]
+    moments: Mapping[str, Moments] = field(repr=False)
     partition: Mapping[str, Any] = field(repr=False)
 
 
@@ -90,7 +92,7 @@ def build_cohort(
     held = {name: sets(rows) for name, rows in private.items()}
     parts_of_server = {part: sets(rows) for part, rows in server.items()}
     record = _record(held, parts_of_server, partition, seed)
-    return Cohort(held, parts_of_server["public"], parts_of_server["development"], parts_of_server["test"], record)
+    return Cohort(held, **parts_of_server, moments=moments, partition=record)
 
 
 def pooled_moments(

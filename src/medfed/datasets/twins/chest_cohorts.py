@@ -120,7 +120,11 @@ def _covid(rng: np.random.Generator) -> Findings:
 
 
 def _screened(rng: np.random.Generator) -> Findings:
-    return Findings() if rng.random() < 0.42 else inpatient(rng)
+    """Half with an opacity; of the rest some are not normal either."""
+    kind = rng.random()
+    if kind < 0.22:
+        return Findings()
+    return Findings(cardiomegaly=_severity(rng)) if kind < 0.34 else inpatient(rng)
 
 
 def _child(rng: np.random.Generator) -> Findings:

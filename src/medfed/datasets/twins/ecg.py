@@ -75,9 +75,7 @@ def simulate(
 ) -> Float64[np.ndarray, "12 time"]:
     """Return one recording in millivolts, leads in the order of ``LEADS``."""
     voltage = site.gain * (0.45 if patient.low_voltage else 1.0)
-    rhythm = Rhythm(
-        finding.rate, finding.respiratory, finding.fibrillation, finding.ectopics, finding.prematurity
-    )
+    rhythm = Rhythm(finding.rate, finding.respiratory, finding.fibrillation, finding.ectopics, finding.prematurity)
     dipole = render(beats(rhythm, with_findings(heart, finding.waves), SECONDS, rng), NUM_SAMPLES)
     dipole += fibrillatory_waves(rhythm, NUM_SAMPLES, rng)
     signal = voltage * (LEADS_OF_DIPOLE @ dipole) + noise(source, NUM_SAMPLES, rng)
@@ -99,12 +97,17 @@ def _write_record(root: Path, spec: TwinSpec, ecg_id: int, person: int, visit: i
     folder = f"{ecg_id // 1000 * 1000:05d}"
     name = f"records100/{folder}/{ecg_id:05d}_lr"
     _write_wfdb(root / name, np.rint(signal * MICROVOLTS).clip(-32767, 32767).astype(np.int64))
-    return details | source.notes | _record_columns(finding, heart, ecg_id, rng) | {
-        "site": f"{site.number}.0",
-        "device": site.device,
-        "filename_lr": name,
-        "filename_hr": f"records500/{folder}/{ecg_id:05d}_hr",
-    }
+    return (
+        details
+        | source.notes
+        | _record_columns(finding, heart, ecg_id, rng)
+        | {
+            "site": f"{site.number}.0",
+            "device": site.device,
+            "filename_lr": name,
+            "filename_hr": f"records500/{folder}/{ecg_id:05d}_hr",
+        }
+    )
 
 
 def _person_columns(patient: Patient, person: int, rng: np.random.Generator) -> dict[str, str | None]:

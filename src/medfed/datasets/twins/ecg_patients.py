@@ -134,7 +134,12 @@ def draw_finding(patient: Patient, visibility: float, rng: np.random.Generator) 
 
 def report(finding: Finding) -> str:
     """Free text in the style of the archive."""
-    rhythm = {"SBRAD": "sinusbradykardie", "STACH": "sinustachykardie", "SARRH": "sinusarrhythmie", "SR": "sinusrhythmus"}
+    rhythm = {
+        "SBRAD": "sinusbradykardie",
+        "STACH": "sinustachykardie",
+        "SARRH": "sinusarrhythmie",
+        "SR": "sinusrhythmus",
+    }
     words = [phrase for code, phrase in rhythm.items() if code in finding.codes]
     words += [PHRASES[code] for code in finding.codes if code in PHRASES]
     return " ".join([*words, "normales ekg"] if "NORM" in finding.codes else words)

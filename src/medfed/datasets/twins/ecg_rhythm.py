@@ -61,7 +61,11 @@ def fibrillatory_waves(rhythm: Rhythm, num_samples: int, rng: np.random.Generato
     if rhythm.fibrillation == 0:
         return np.zeros((3, num_samples))
     steps = 2 * np.pi * (rng.uniform(5, 8) + np.cumsum(rng.normal(0, 0.25, num_samples))) / RAW_HZ
-    size = rhythm.fibrillation * rng.uniform(0.03, 0.09) * (1 + 0.4 * np.sin(2 * np.pi * 0.7 * np.arange(num_samples) / RAW_HZ))
+    size = (
+        rhythm.fibrillation
+        * rng.uniform(0.03, 0.09)
+        * (1 + 0.4 * np.sin(2 * np.pi * 0.7 * np.arange(num_samples) / RAW_HZ))
+    )
     return np.outer([-0.5, 0.35, -0.7], size * np.sin(np.cumsum(steps)))
 
 

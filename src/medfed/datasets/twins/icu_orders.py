@@ -78,7 +78,9 @@ def observed(
     seen: dict[str, Bool[np.ndarray, "stay hour"]] = {}
     for variables, (share, coverage) in MONITORED.items():
         connected = rng.random((stays, 1)) < np.take(share, database)[:, None]
-        seen |= dict.fromkeys(variables, connected & (rng.random((stays, hours)) < np.take(coverage, database)[:, None]))
+        seen |= dict.fromkeys(
+            variables, connected & (rng.random((stays, hours)) < np.take(coverage, database)[:, None])
+        )
     severity = burden.mean(2) / 0.35  # about 1 on average
     for panel in PANELS:
         drawn = _drawn(panel, database, burden, severity, rng)
@@ -105,5 +107,3 @@ def _drawn(
     passed = np.floor(np.cumsum(np.take(panel.rate, database)[:, None] * pace, axis=1) + rng.random((stays, 1)))
     drawn: Bool[np.ndarray, "stay hour"] = np.diff(passed, axis=1, prepend=0) > 0
     return drawn & ordered[:, None]
-
-

@@ -11,8 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
+from scipy.signal import lfilter
 
 from medfed.datasets.twins.icu_stays import BURDENS
+
+PERSISTENCE = 0.6
+"""Correlation of measurement noise between neighbouring hours."""
 
 Hourly = Float64[np.ndarray, "stay hour"]
 
@@ -61,7 +65,7 @@ VARIABLES: dict[str, Variable] = {
     "ckmb":     Variable(3.6, 0.8, 0.3, (0, 0.1, 0, 0, 0, 0.9), 0.3, 500, 1, True),
     "cl":       Variable(104.5, 4.8, 1.5, (0.3, 0.4, -0.8, 0.2, -0.8, 0), 75, 135, 0),
     "crea":     Variable(0.82, 0.42, 0.07, (0, 0.1, 0, 0.7, 0, 0.02), 0.2, 20, 2, True),
-    "crp":      Variable(45, 0.8, 0.15, (0.75, 0, 0, 0, 0, 0), 0.5, 600, 1, True),
+    "crp":      Variable(45, 0.8, 0.15, (0.6, 0, 0, 0, 0, 0), 0.5, 600, 1, True),
     "fgn":      Variable(270, 0.38, 0.1, (0.18, -0.15, 0, 0, -0.3, 0), 40, 1200, 0, True),
     "glu":      Variable(130, 0.24, 0.2, (0.05, 0.08, 0, 0.02, -0.05, 0), 30, 900, 0, True),
     "hgb":      Variable(10.9, 1.9, 0.4, (-0.3, -0.15, 0, -0.4, -0.3, 0), 4, 19, 1),
@@ -87,9 +91,7 @@ VARIABLES: dict[str, Variable] = {
 # fmt: on
 
 
-def measure(
-    burden: Float64[np.ndarray, "stay hour burden"], rng: np.random.Generator
-) -> dict[str, Hourly]:
+def measure(burden: Float64[np.ndarray, "stay hour burden"], rng: np.random.Generator) -> dict[str, Hourly]:
     """Return what each of the 48 variables would read at every hour, measured or not."""
     values = {name: _direct(variable, burden, rng) for name, variable in VARIABLES.items()}
     values |= _pressures(burden, rng)
@@ -120,13 +122,11 @@ def _decimals(name: str) -> int:
     return _COUPLED[name][2] if name in _COUPLED else VARIABLES[name].decimals
 
 
-def _direct(
-    variable: Variable, burden: Float64[np.ndarray, "stay hour burden"], rng: np.random.Generator
-) -> Hourly:
+def _direct(variable: Variable, burden: Float64[np.ndarray, "stay hour burden"], rng: np.random.Generator) -> Hourly:
     stays, hours, _ = burden.shape
     centre = np.log(variable.median) if variable.log else variable.median
     person = variable.between * rng.standard_normal((stays, 1))
-    reading = variable.within * rng.standard_normal((stays, hours))
+    reading = variable.within * _readings((stays, hours), rng)
     value: Hourly = centre + person + burden @ np.array(variable.effects) + reading
     return np.exp(value) if variable.log else value
 
@@ -135,8 +135,8 @@ def _pressures(burden: Float64[np.ndarray, "stay hour burden"], rng: np.random.G
     stays, hours, _ = burden.shape
     inflammation, shock, _, kidney, _, _ = (burden[..., index] for index in range(len(BURDENS)))
     mean = 85 + 11 * rng.standard_normal((stays, 1)) - 9 * shock - 3 * inflammation + 2 * kidney
-    mean = mean + 6 * rng.standard_normal((stays, hours))
-    pulse = np.maximum(56 + 15 * rng.standard_normal((stays, 1)) - 4 * shock + 5 * rng.standard_normal((stays, hours)), 12)
+    mean = mean + 7 * _readings((stays, hours), rng)
+    pulse = np.maximum(56 + 15 * rng.standard_normal((stays, 1)) - 4 * shock + 6 * _readings((stays, hours), rng), 12)
     cuff = 1.5 * rng.standard_normal((stays, hours))
     return {"sbp": mean + 2 / 3 * pulse, "dbp": mean - pulse / 3, "map": mean + cuff}
 
@@ -150,9 +150,18 @@ def _gases(
     generosity = rng.lognormal(0, 0.22, (stays, 1))  # how much oxygen this team gives
     fraction = np.clip(generosity * 90 / ratio, 0.21, 1.0)
     fraction = np.ceil(fraction * 20) / 20
-    po2 = ratio * fraction * np.exp(0.33 * rng.standard_normal((stays, hours)))
-    arterial = ratio * fraction * np.exp(0.08 * rng.standard_normal((stays, hours)))
+    po2 = ratio * fraction * np.exp(0.33 * _readings((stays, hours), rng))
+    arterial = ratio * fraction * np.exp(0.08 * _readings((stays, hours), rng))
     ph = 6.1 + np.log10(bicarbonate.clip(4) / (0.0307 * pco2.clip(15)))
     excess = 0.93 * (bicarbonate - 24.4 + 14.8 * (ph - 7.4))
-    saturation = 100 / (23400 / (arterial**3 + 150 * arterial) + 1) + 1.2 * rng.standard_normal((stays, hours))
+    saturation = 100 / (23400 / (arterial**3 + 150 * arterial) + 1) + 1.2 * _readings((stays, hours), rng)
     return {"fio2": 100 * fraction, "po2": po2, "o2sat": saturation, "ph": ph, "be": excess}
+
+
+def _readings(shape: tuple[int, int], rng: np.random.Generator) -> Hourly:
+    """Unit noise whose neighbouring hours resemble each other (first-order autoregression)."""
+    stays, hours = shape
+    settled = 8
+    white = rng.standard_normal((stays, hours + settled))
+    noise: Hourly = lfilter([np.sqrt(1 - PERSISTENCE**2)], [1, -PERSISTENCE], white, axis=1)[:, settled:]
+    return noise

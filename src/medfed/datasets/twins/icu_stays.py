@@ -20,7 +20,7 @@ NUM_HOURS = 73
 
 HOURS_AFTER_ONSET = 6
 DIAGNOSES = {  # share, and burdens at admission
-    "infection": (0.28, (0.65, 0.1, 0.2, 0.1, 0.0, 0.0)),
+    "infection": (0.28, (0.6, 0.1, 0.2, 0.1, 0.0, 0.0)),
     "cardiac": (0.24, (0.1, 0.3, 0.2, 0.1, 0.0, 1.0)),
     "respiratory": (0.18, (0.25, 0.0, 1.0, 0.0, 0.0, 0.0)),
     "renal": (0.10, (0.1, 0.1, 0.1, 1.2, 0.0, 0.0)),
@@ -96,7 +96,7 @@ def _add_sepsis(
     strength = septic * rng.lognormal(-0.05, 0.35, len(septic))
     since = np.arange(NUM_HOURS)[None] - onset[:, None]
     rise, collapse = (strength[:, None] / (1 + np.exp(-(since + lead) / 4)) for lead in (8, 1))
-    burden[..., INFLAMMATION] += 0.5 * strength[:, None] + 1.0 * rise
+    burden[..., INFLAMMATION] += 0.6 * strength[:, None] + 1.05 * rise
     burden[..., SHOCK] += 0.25 * rise + 0.55 * collapse
     burden[..., LUNG] += 0.25 * rise + 0.3 * collapse
     burden[..., KIDNEY] += 0.1 * rise + 0.3 * collapse

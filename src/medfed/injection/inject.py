@@ -1,0 +1,252 @@
+"""Knowledge injection: every round the server trains the LLM's adapters, and the aggregated encoders with them, on the
+public data (FedKIM Sec. 2.3.2).
+
+The loss is the cross-entropy of the answer tokens alone, averaged over an answer's tokens and then over the examples.
+Closed questions are scored by comparing the log-likelihoods of all answers, in one forward pass per example.
+Batches and dropout are drawn from (seed, round, epoch, step): a resumed run equals an uninterrupted one bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from medfed.errors import RunError
+from medfed.federated.optimizer import load_slots, slots_of
+from medfed.federated.state import copied, join, split, trainable
+from medfed.injection.experts import save_experts
+from medfed.injection.foundation import Foundation
+from medfed.injection.injected import Group, InjectedModel, encode
+from medfed.injection.router import entropy, total_variation
+from medfed.injection.sampling import Draw, epoch_order
+from medfed.injection.settings import InjectionSettings
+from medfed.modalities.base import Encoder
+from medfed.models.multimodal import MultimodalModel
+from medfed.rng import numpy_rng, torch_seeded
+from medfed.tasks.base import Task, TaskSet
+from medfed.types import Batch, Params
+
+__all__ = ["InjectionSettings", "Injector", "StepRecord"]
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One optimizer step.
+
+    Attributes:
+        epoch: 0-based, within the round.
+        step: 0-based, within the round.
+        loss: mean over the batch.
+        losses: mean by task.
+        grad_norm: before clipping.
+    """
+
+    epoch: int
+    step: int
+    loss: float
+    losses: Mapping[str, float]
+    grad_norm: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields for a log."""
+        return {**vars(self), "losses": dict(self.losses)}
+
+
+class Injector:
+    """The server's side: the injected LLM, its optimizer, and the encoders it shares with the federated model.
+
+    Args:
+        foundation: the frozen LLM.
+        model: the federated model; its encoders are read and trained in place, so they must keep their identity.
+        tasks: every task that will be asked, trained or not; checked before anything is trained.
+        settings: how to inject.
+        seed: the run's.
+
+    Raises:
+        StudyError: a task cannot be asked.
+    """
+
+    def __init__(
+        self,
+        foundation: Foundation,
+        model: MultimodalModel,
+        tasks: Sequence[Task],
+        settings: InjectionSettings,
+        seed: int,
+    ) -> None:
+        self._model, self._settings, self._seed = model.to(settings.device), settings, seed
+        foundation.model.to(settings.device)
+        dims = {name: cast(Encoder, encoder).dim for name, encoder in model.encoders.items()}
+        with torch_seeded(seed, "inject", "init"):
+            self.injected = InjectedModel(foundation, dims, settings).to(settings.device).eval()
+        for task in tasks:
+            self.injected.check(task)
+        self._own = {name: value for name, value in self.injected.named_parameters() if value.requires_grad}
+        self._params = {**self._own, **self._encoder_params()}
+        self._optimizer = self._new_optimizer()
+
+    def inject(self, public: Mapping[str, TaskSet], round_number: int) -> Iterator[StepRecord]:
+        """Train one round on the public examples of the trained tasks, yielding a record per step.
+
+        Raises:
+            RunError: there are no public examples, or a loss is not finite.
+        """
+        sets = {name: examples for name, examples in public.items() if len(examples)}
+        if not sets:
+            raise RunError("no public examples", where=f"round {round_number}", hint="give split.ratios a public share")
+        if not self._settings.keep_optimizer_state:
+            self._optimizer = self._new_optimizer()
+        step = 0
+        for epoch in range(self._settings.num_epochs):
+            order = self._order(sets, round_number, epoch)
+            for start in range(0, len(order), self._settings.batch_size):
+                with torch_seeded(self._seed, "inject", round_number, epoch, start):
+                    loss, losses, norm = self._step(sets, order[start : start + self._settings.batch_size])
+                yield StepRecord(epoch, step, _finite(loss, round_number, step), losses, norm)
+                step += 1
+
+    @torch.no_grad()
+    def score(self, task: Task, batch: Batch) -> Float[Tensor, "batch answer"]:
+        """Return the probability of every answer, trained task or not; deterministic, on the CPU."""
+        self._train(mode=False)
+        batch = batch.to(self._settings.device)
+        with self.injected.mixing(self.injected.alpha([task]).expand(len(batch), -1)):
+            likelihoods = self.injected([Group(task, encode(self._model, [(task, batch)])[0], batch)])[0]
+        return likelihoods.softmax(-1).cpu()
+
+    @torch.no_grad()
+    def routing(self, tasks: Sequence[Task]) -> Float[Tensor, "task expert"]:
+        """Return the expert weights of ``tasks``; ones where there is one expert, no columns where there is none."""
+        return self.injected.alpha(tasks).cpu()
+
+    def routing_record(self, tasks: Sequence[Task]) -> dict[str, Any]:
+        """Return α and its entropy by task, and the mean distance between tasks; empty where nothing is routed."""
+        if self.injected.routed is None:
+            return {"alpha": {}, "entropy": {}, "total_variation": None}
+        alpha, names = self.routing(tasks), [task.name for task in tasks]
+        return {
+            "alpha": dict(zip(names, alpha.tolist(), strict=True)),
+            "entropy": dict(zip(names, entropy(alpha).tolist(), strict=True)),
+            "total_variation": total_variation(alpha),
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """Return projectors, router, experts and the optimizer's slots; the encoders are the federated model's."""
+        return join({"params": copied(self._own), "slots": slots_of(self._optimizer, self._params)})
+
+    @torch.no_grad()
+    def load_state(self, state: Params) -> None:
+        """Take up what :meth:`state` returned.
+
+        Raises:
+            RunError: it is the state of other settings.
+        """
+        parts = split(state, ("params", "slots"))
+        wrong = sorted(parts["params"].keys() ^ self._own.keys())
+        wrong += [
+            name
+            for name, value in parts["params"].items()
+            if name in self._own and value.shape != self._own[name].shape
+        ]
+        if wrong:
+            raise RunError("not a tensor of this LLM's adapters", where=wrong[0], hint="resume with the same settings")
+        for name, value in self._own.items():
+            value.copy_(parts["params"][name])
+        self._optimizer = self._new_optimizer()
+        load_slots(self._optimizer, self._params, parts["slots"])
+
+    def save(self, folder: Path) -> None:
+        """Write the adapter in PEFT's layout, the projectors, and the settings."""
+        folder.mkdir(parents=True, exist_ok=True)
+        foundation = self.injected.foundation
+        if self.injected.adapted is not None:
+            save_experts(self.injected.adapted, folder / "adapter", foundation.name)
+        projectors = {name: value.contiguous() for name, value in self.injected.projectors.state_dict().items()}
+        save_file(projectors, folder / "projectors.safetensors")
+        facts = {"foundation": foundation.name, "settings": self._settings.model_dump(mode="json")}
+        (folder / "injection.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+    def _encoder_params(self) -> dict[str, nn.Parameter]:
+        if self._settings.encoder_lr == 0:
+            return {}
+        return {f"encoders.{name}": value for name, value in trainable(self._model.encoders).items()}
+
+    def _new_optimizer(self) -> torch.optim.AdamW:
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, value in self._params.items():
+            groups.setdefault(self._rate(name), []).append(value)
+        rates = [{"params": params, "lr": rate} for rate, params in groups.items()]
+        return torch.optim.AdamW(rates, weight_decay=self._settings.weight_decay, fused=True)
+
+    def _rate(self, name: str) -> float:
+        settings = self._settings
+        if name.startswith("encoders."):
+            return settings.lr if settings.encoder_lr is None else settings.encoder_lr
+        return settings.router_lr if ".router." in name else settings.lr
+
+    def _order(self, sets: Mapping[str, TaskSet], round_number: int, epoch: int) -> list[Draw]:
+        targets = {name: examples.targets.numpy() for name, examples in sets.items()}
+        return epoch_order(
+            targets,
+            numpy_rng(self._seed, "inject", round_number, epoch),
+            balance_tasks=self._settings.balance_tasks,
+            balance_classes=self._settings.balance_classes,
+        )
+
+    def _step(self, sets: Mapping[str, TaskSet], draws: Sequence[Draw]) -> tuple[float, dict[str, float], float]:
+        self._train(mode=True)
+        examples = _batches(sets, draws, self._settings.device)
+        tasks = [task for task, _ in examples]
+        with torch.set_grad_enabled(self._settings.encoder_lr != 0):
+            encoded = encode(self._model, examples)
+        groups = [
+            Group(*pair, batch) for pair, (_, batch) in zip(zip(tasks, encoded, strict=True), examples, strict=True)
+        ]
+        sizes = torch.tensor([len(batch) for _, batch in examples], device=self._settings.device)
+        with self.injected.mixing(self.injected.alpha(tasks).repeat_interleave(sizes, 0)):
+            per_task = [
+                self._answer_loss(group, found) for group, found in zip(groups, self.injected(groups), strict=True)
+            ]
+            loss = torch.cat(per_task).mean()
+            loss.backward()
+        norm = nn.utils.clip_grad_norm_(self._params.values(), self._settings.max_grad_norm or torch.inf)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return loss.item(), {t.name: part.mean().item() for t, part in zip(tasks, per_task, strict=True)}, norm.item()
+
+    def _answer_loss(self, group: Group, likelihoods: Float[Tensor, "batch answer"]) -> Float[Tensor, " batch"]:
+        """Return the mean cross-entropy of the right answer's tokens, per example."""
+        lengths = likelihoods.new_tensor([len(answer) for answer in self.injected.prompt(group.task).answers])
+        target = group.batch.target
+        return -likelihoods.gather(1, target.unsqueeze(1)).squeeze(1) / lengths[target]
+
+    def _train(self, *, mode: bool) -> None:
+        self.injected.train(mode)
+        self._model.encoders.train(mode and self._settings.encoder_lr != 0)
+
+
+def _batches(sets: Mapping[str, TaskSet], draws: Sequence[Draw], device: str) -> list[tuple[Task, Batch]]:
+    """Gather the drawn examples by task."""
+    batches = []
+    for name in sorted({draw.task for draw in draws}):
+        positions = np.array([draw.position for draw in draws if draw.task == name])
+        batches.append((sets[name].task, sets[name].batch(positions).to(device)))
+    return batches
+
+
+def _finite(loss: float, round_number: int, step: int) -> float:
+    if not math.isfinite(loss):
+        raise RunError(
+            f"the loss is {loss}", where=f"injection, round {round_number}, step {step}", hint="lower injection.lr"
+        )
+    return loss

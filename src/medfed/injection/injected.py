@@ -1,0 +1,167 @@
+"""The injected LLM: projectors, router and experts around the frozen foundation (FedKIM Sec. 2.3.2, steps 1 to 3).
+
+It reads the tokens of the clients' encoders, which are not part of it, and returns the log-likelihood of every answer
+of every example's task: what training needs and what scoring needs are the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import NamedTuple, cast
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from medfed.errors import StudyError
+from medfed.injection.experts import ADAPTER, RoutedLoraModel, add_experts
+from medfed.injection.foundation import Foundation
+from medfed.injection.projector import Projector
+from medfed.injection.prompt import (
+    Prompt,
+    Sequences,
+    answer_log_likelihoods,
+    assemble,
+    build_prompt,
+    pad_left,
+)
+from medfed.injection.router import Description, Router
+from medfed.injection.settings import InjectionSettings
+from medfed.models.multimodal import MultimodalModel
+from medfed.tasks.base import Task
+from medfed.types import Batch
+
+Encoded = Mapping[str, Float[Tensor, "batch tokens dim"]]
+"""Encoder tokens by modality; rows of absent examples are ignored, and a modality that nobody has may be left out."""
+
+
+class Group(NamedTuple):
+    """Examples of one task with their encoder tokens."""
+
+    task: Task
+    encoded: Encoded
+    batch: Batch
+
+
+class InjectedModel(nn.Module):
+    """F with its adapters.
+
+    Args:
+        foundation: the frozen LLM; its weights are shared, never copied or changed.
+        dims: token width of every modality's encoder.
+        settings: adapters and prompt.
+    """
+
+    def __init__(self, foundation: Foundation, dims: Mapping[str, int], settings: InjectionSettings) -> None:
+        super().__init__()
+        self.foundation, self.settings = foundation, settings
+        scale = foundation.embedding_scale
+        self.projectors = nn.ModuleDict(
+            {name: Projector(settings.projector, dim, foundation.width, scale) for name, dim in dims.items()}
+        )
+        self.llm = foundation.shared_copy()
+        self.adapted = None
+        if settings.num_experts:
+            self.adapted = add_experts(
+                self.llm, settings.num_experts, settings.rank, settings.alpha, settings.dropout, settings.router
+            )
+
+    @property
+    def routed(self) -> RoutedLoraModel | None:
+        """The routed experts, if there are any."""
+        tuner = None if self.adapted is None else self.adapted.base_model
+        return tuner if isinstance(tuner, RoutedLoraModel) else None
+
+    def alpha(self, tasks: Sequence[Task]) -> Float[Tensor, "task expert"]:
+        """Return the expert weights of ``tasks``: ones for a single expert, no columns without experts."""
+        if self.routed is None:
+            return torch.ones(len(tasks), self.settings.num_experts, device=self.foundation.table.device)
+        router = cast(Router, self.routed.router[ADAPTER])
+        told = self._described([task.task_description for task in tasks])
+        weights: Tensor = router(told, self._described([task.modality_description for task in tasks]))
+        return weights
+
+    @contextmanager
+    def mixing(self, alpha: Float[Tensor, "batch expert"]) -> Iterator[None]:
+        """Let the experts work with ``alpha`` inside the block, which must hold the backward pass too."""
+        with nullcontext() if self.routed is None else self.routed.routing.using(alpha):
+            yield
+
+    def forward(self, groups: Sequence[Group]) -> list[Float[Tensor, "batch answer"]]:
+        """Return the log-likelihood of every answer, per group; call it inside :meth:`mixing`."""
+        prompts = [self.prompt(group.task) for group in groups]
+        laid = [self._laid_out(prompt, group) for prompt, group in zip(prompts, groups, strict=True)]
+        parts = self._logits(pad_left(laid)).split([len(group.batch) for group in groups])
+        return [answer_log_likelihoods(prompt, part) for prompt, part in zip(prompts, parts, strict=True)]
+
+    def prompt(self, task: Task) -> Prompt:
+        """Return the task's texts as token ids."""
+        return build_prompt(task, self.foundation.tokenizer, self.settings.order)
+
+    def check(self, task: Task) -> None:
+        """Make sure that ``task`` can be asked.
+
+        Raises:
+            StudyError: it reads a modality without a projector, or its answers cannot be told apart.
+        """
+        self.prompt(task)
+        if missing := [name for name in task.modalities if name not in self.projectors]:
+            raise StudyError(
+                f"no projector for the modality {missing[0]!r}; there are {', '.join(self.projectors)}",
+                where=f"task {task.name!r}",
+                hint="train a task that reads this modality",
+            )
+
+    def _laid_out(self, prompt: Prompt, group: Group) -> Sequences:
+        table = self.foundation.table
+        tokens: list[Float[Tensor, "batch tokens width"]] = [table.new_zeros(len(group.batch), 0, table.shape[1])]
+        present: list[Bool[Tensor, "batch tokens"]] = [table.new_zeros(len(group.batch), 0, dtype=torch.bool)]
+        for name in group.task.modalities:
+            if name in group.encoded:
+                tokens.append(self.projectors[name](group.encoded[name]).to(table.dtype))
+                present.append(group.batch.present[name].unsqueeze(1).expand(tokens[-1].shape[:2]))
+        before = self.foundation.embed(prompt.before)
+        after = self.foundation.embed(prompt.after + prompt.appended)
+        return assemble(prompt, before, torch.cat(tokens, 1), torch.cat(present, 1), after)
+
+    def _logits(self, batch: Sequences) -> Float[Tensor, "batch asked vocabulary"]:
+        forbidden = torch.finfo(batch.embeddings.dtype).min
+        mask = torch.zeros_like(batch.allowed, dtype=batch.embeddings.dtype).masked_fill(~batch.allowed, forbidden)
+        output = self.llm(
+            inputs_embeds=batch.embeddings,
+            attention_mask=mask.unsqueeze(1),
+            position_ids=batch.positions,
+            use_cache=False,
+            logits_to_keep=batch.num_asked,
+        )
+        logits: Tensor = output.logits
+        return logits
+
+    def _described(self, texts: Sequence[str]) -> Description:
+        embedded = [self.foundation.embed(self.foundation.tokenizer.encode(text)) for text in texts]
+        lengths = torch.tensor([len(part) for part in embedded], device=self.foundation.table.device)
+        padded = pad_sequence(embedded, batch_first=True)
+        return Description(padded, torch.arange(padded.shape[1], device=lengths.device) < lengths.unsqueeze(1))
+
+
+def encode(model: MultimodalModel, examples: Sequence[tuple[Task, Batch]]) -> list[Encoded]:
+    """Return the encoder tokens of every task's examples.
+
+    Tasks share encoders, so each runs once, on the examples of all tasks that have its modality; absent ones get zeros.
+    """
+    found: list[dict[str, Float[Tensor, "batch tokens dim"]]] = [{} for _ in examples]
+    for name in sorted({name for task, _ in examples for name in task.modalities}):
+        places = [i for i, (task, _) in enumerate(examples) if name in task.modalities]
+        batches = [examples[i][1] for i in places]
+        samples = torch.cat([batch.inputs[name][batch.present[name]] for batch in batches])
+        if not len(samples):
+            continue
+        tokens = model.tokens(name, samples)
+        parts = tokens.split([int(batch.present[name].sum()) for batch in batches])
+        for i, batch, part in zip(places, batches, parts, strict=True):
+            placed = part.new_zeros(len(batch), *part.shape[1:])
+            placed[batch.present[name]] = part
+            found[i][name] = placed
+    return list(found)

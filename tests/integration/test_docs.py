@@ -1,0 +1,50 @@
+"""The documentation is true: generated pages are fresh, and every command of the README parses."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from medfed.cli import app
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_data_page_is_what_the_cards_say() -> None:
+    page = runpy.run_path(str(ROOT / "docs" / "generate.py"))["page"]()
+    assert (ROOT / "docs" / "data-access.md").read_text(encoding="utf-8") == page, "run: make docs"
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"```(?:bash|sh)?\n(.*?)```", "\n".join(p.read_text(encoding="utf-8") for p in PAGES), re.DOTALL)
+    lines = [line.split("#")[0].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return sorted({line for line in lines if line.startswith("medfed ")})
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_documented_command_exists_with_its_options(command: str) -> None:
+    words = shlex.split(command)[1:]
+    verbs = [word for word in words[: 2 if words[0] == "data" else 1] if not word.startswith("-")]
+    shown = CliRunner().invoke(app, [*verbs, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
+    assert shown.exit_code == 0, shown.output
+    for option in (word.split("=")[0] for word in words if word.startswith("--")):
+        assert option in shown.output, f"{command}: no {option}"
+
+
+def test_every_make_target_of_the_readme_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in set(re.findall(r"`make ([a-z-]+)", README)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / link).exists(), f"{page.name}: {link}"

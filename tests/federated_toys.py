@@ -39,7 +39,7 @@ def decoded(
     return Decoded("toy", CARD, index, samples, present)
 
 
-# --- quadratics: client i has ½ Σ_d a_id (w_d − b_id)² -----------------------------------------------------------------------
+# --- quadratics: client i has ½ Σ_d a_id (w_d − b_id)² ---
 
 
 class Quadratic(Task):
@@ -77,7 +77,7 @@ def quadratic_client(name: str, curvature: list[float], centre: list[float], num
     return Client(name, {"q": TaskSet(task, data, np.arange(num_examples))})
 
 
-# --- classification: task x reads modality a; task y reads a and b ---------------------------------------------------------
+# --- classification: task x reads modality a; task y reads a and b ---
 
 
 class Vector(Modality):
@@ -153,7 +153,7 @@ def small_clients() -> list[Client]:
     ]
 
 
-SMALL = ClientSettings(optimizer="sgd", lr=0.1, momentum=0.5, batch_size=8, local_epochs=2)
+SMALL = ClientSettings(optimizer="sgd", lr=0.1, momentum=0.5, batch_size=8)
 
 
 class Meddler:

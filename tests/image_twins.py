@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medfed.datasets import DATASETS
 from medfed.datasets.base import Dataset, TwinSpec, write_twin
-from medfed.datasets.chestxray14 import ChestXray14
-from medfed.datasets.chexpert import CheXpert
-from medfed.datasets.covid_radiography import CovidRadiography
-from medfed.datasets.medmnist import MedMnist
-from medfed.datasets.rsna_pneumonia import RsnaPneumonia
 
-PNEUMONIA_MNIST = MedMnist("pneumoniamnist", "pneumonia", "PneumoniaMNIST", "Kermany et al., Cell 172:1122 (2018)")
-IMAGE_DATASETS: tuple[Dataset, ...] = (CovidRadiography(), RsnaPneumonia(), CheXpert(), ChestXray14(), PNEUMONIA_MNIST)
+IMAGE_DATASETS: tuple[Dataset, ...] = tuple(
+    DATASETS[name] for name in ("covid-radiography", "rsna-pneumonia", "chexpert", "chestxray14", "pneumoniamnist")
+)
+PNEUMONIA_MNIST = DATASETS["pneumoniamnist"]
 
 
 def twin(dataset: Dataset, root: Path, num_patients: int = 12, **settings: float) -> Path:

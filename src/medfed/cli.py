@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -28,10 +29,22 @@ Foundation = Annotated[Path | None, typer.Option("--foundation", help="Folder of
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, e.g. runs/demo/1a2b3c4d-seed0")]
 
 DEFAULT_CACHE = Path("~/.cache/medfed")
+ENVIRONMENT = {
+    # Small models on many threads cost several times the CPU; medfed parallelises over processes.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # Nothing is looked up, fetched or reported over a network.
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
 
 
 def main() -> None:
     """Run the command; a mistake in input becomes one message and exit status 1."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
         app(standalone_mode=True)
     except MedfedError as error:

@@ -129,7 +129,7 @@ class RunDir:
         clocked = {"timings.jsonl", "provenance.json", "report.html"}
         files = sorted(path for path in self.root.rglob("*") if path.is_file())
         names = [str(path.relative_to(self.root)) for path in files]
-        return {name: _sha256(self.root / name) for name in names if name not in clocked}
+        return {name: _sha256(self.root / name) for name in names if Path(name).name not in clocked}
 
     def _checkpoints(self) -> list[Path]:
         return sorted((self.root / "checkpoints").glob("[0-9]*"))

@@ -7,9 +7,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from federated_toys import Vector
 from torch import Tensor
 
+from federated_toys import Vector
 from medfed.errors import StudyError
 from medfed.modalities import ENCODERS
 from medfed.modalities.base import Encoder, EncoderSpec, Modality

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from federated_toys import TASK_X, changed, run, small_clients, small_model, task_set
 
+from federated_toys import TASK_X, changed, run, small_clients, small_model, task_set
 from medfed.errors import RunError
 from medfed.federated.algorithms.base import Federation
 from medfed.federated.algorithms.fedavg import FedAvg
@@ -139,7 +139,9 @@ def test_a_silent_client_is_recorded(expected: str) -> None:
 
 def test_too_few_usable_updates_end_the_run_and_list_the_failures() -> None:
     nan = CORRUPTIONS["nan"][0]
-    with pytest.raises(RunError, match=r"(?s)round 1: 2 usable updates.*min_clients is 3.*h1 \(exchange\).*h2 \(gate\)"):
+    with pytest.raises(
+        RunError, match=r"(?s)round 1: 2 usable updates.*min_clients is 3.*h1 \(exchange\).*h2 \(gate\)"
+    ):
         run(
             FedAvg(),
             1,

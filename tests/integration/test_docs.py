@@ -23,7 +23,9 @@ def test_the_data_page_is_what_the_cards_say() -> None:
 
 
 def commands() -> list[str]:
-    blocks = re.findall(r"```(?:bash|sh)?\n(.*?)```", "\n".join(p.read_text(encoding="utf-8") for p in PAGES), re.DOTALL)
+    blocks = re.findall(
+        r"```(?:bash|sh)?\n(.*?)```", "\n".join(p.read_text(encoding="utf-8") for p in PAGES), re.DOTALL
+    )
     lines = [line.split("#")[0].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return sorted({line for line in lines if line.startswith("medfed ")})
 

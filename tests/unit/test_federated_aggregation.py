@@ -120,7 +120,9 @@ def test_memory_does_not_grow_with_the_clients(tmp_path: Path) -> None:
 
 def test_an_early_end_removes_the_spool(tmp_path: Path) -> None:
     answers = awkward()
-    line = in_order(((a.client, a) for a in (answers[1], answers[0], answers[2])), [a.client for a in answers], tmp_path)
+    line = in_order(
+        ((a.client, a) for a in (answers[1], answers[0], answers[2])), [a.client for a in answers], tmp_path
+    )
     next(line)
     assert list(tmp_path.iterdir())
     line.close()

@@ -48,8 +48,8 @@ class PTBXL(Dataset):
     def index(self, root: Path) -> pl.DataFrame:
         """Read ``ptbxl_database.csv``.
 
-        ``abnormal`` is 0 where the statement NORM has a likelihood above 50, else 1. ``ectopic_beats`` is 1 where the column
-        extra_beats says "ES" (1ES, VES, SVES, …), else 0.
+        ``abnormal`` is 0 where the statement NORM has a likelihood above 50, else 1. ``ectopic_beats`` is 1 where the
+        column extra_beats says "ES" (1ES, VES, SVES, …), else 0.
 
         Raises:
             DataError: the table is missing or malformed; the message names column and row.
@@ -77,18 +77,23 @@ class PTBXL(Dataset):
         Raises:
             DataError: header or signal is missing or damaged, or the record is not a 12-lead ECG in mV at 100 Hz.
         """
-        header, signal = (root / str(file) for file in record["files"])
-        for path in (header, signal):
-            if not path.is_file():
-                raise DataError("the file is missing", where=path, hint=f"download it again from {self.card.access}")
-        return {"ecg": _read_wfdb(header, signal)}
+        header, signal = record["files"]
+        return {"ecg": read_wfdb(root / header, root / signal)}
 
     def synthesize(self, root: Path, spec: TwinSpec) -> None:
         """Write simulated ECGs in the native layout (100 Hz only)."""
         write_ecg_twin(root, spec)
 
 
-def _read_wfdb(header: Path, signal: Path) -> Float32[np.ndarray, "lead time"]:
+def read_wfdb(header: Path, signal: Path) -> Float32[np.ndarray, "lead time"]:
+    """Read a 12-lead WFDB record at 100 Hz into millivolts, leads in the order of :data:`LEADS`.
+
+    Raises:
+        DataError: a file is missing or damaged, a lead is missing, or frequency or units differ.
+    """
+    for path in (header, signal):
+        if not path.is_file():
+            raise DataError("the file is missing", where=path, hint="a record is a .hea and a .dat file: get both")
     again = "the two files are truncated or do not belong together: download both again"
     try:
         record = wfdb.rdrecord(str(header.with_suffix("")))
@@ -120,7 +125,7 @@ def _column(table: pl.DataFrame, path: Path, column: str, parse: Callable[[str],
     for row, text in enumerate(table[column], start=2):
         try:
             parsed.append(parse(text or ""))
-        except (ValueError, KeyError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        except (ValueError, OverflowError, KeyError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
             raise DataError(
                 f"column {column!r}, line {row}: {text!r} is {ALLOWED[column]}",
                 where=path,

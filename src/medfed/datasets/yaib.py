@@ -1,9 +1,9 @@
-"""ICU cohorts in the format of YAIB, the ICU benchmark (FedKIM Table 2: mortality prediction, MP; sepsis prediction, SP).
+"""ICU cohorts in the format of YAIB (FedKIM Table 2: mortality prediction, MP; sepsis prediction, SP).
 
-Native layouts, both read: ``<cohort>/<database>/{dyn,outc,sta}.parquet`` (the published demo data, several databases side by
-side) and ``<cohort>/{dyn,outc,sta}.parquet`` (a cohort extracted by a user; its database is called ``yaib`` and its site is
-unknown). ``dyn`` holds one row per stay and hour with 48 variables, ``outc`` the outcome; ``sta`` is not used.
-A stay in both cohorts is one patient. Only the first 24 hours are read.
+Native layouts, both read: ``<cohort>/<database>/{dyn,outc,sta}.parquet`` (the published demo data, several databases
+side by side) and ``<cohort>/{dyn,outc,sta}.parquet`` (a cohort extracted by a user; its database is called ``yaib`` and
+its site is unknown). ``dyn`` holds one row per stay and hour with 48 variables, ``outc`` the outcome; ``sta`` is not
+used. A stay in both cohorts is one patient. Only the first 24 hours are read.
 Source: van de Water et al. 2024, Yet Another ICU Benchmark.
 
 Deviation: duplicate hours of a stay are averaged; the paper does not say.
@@ -78,7 +78,7 @@ class Yaib(Dataset):
         if stay not in series.first:
             raise DataError(f"stay {stay} has an outcome but no row here", where=path, hint=AGAIN)
         hours = np.full((NUM_HOURS, len(VARIABLES)), np.nan, np.float32)
-        rows = slice(series.first[stay], series.first[stay] + series.count[stay])
+        rows = slice(series.first[stay], series.first[stay] + series.length[stay])
         hours[series.hour[rows]] = series.values[rows]
         ends = np.cumsum([len(group) for group in GROUPS.values()])[:-1]
         return dict(zip(GROUPS, np.split(hours, ends, axis=1), strict=True))
@@ -152,7 +152,7 @@ class YaibSepsis(Yaib):
         licence="that of the source database; ODbL 1.0 for the demo data",
         access=ACCESS,
         citation=CITATION,
-        note=f"{PATIENT_NOTE} The label is true from six hours before the onset; a septic stay ends six hours after it.",
+        note=f"{PATIENT_NOTE} The label is true from 6 h before the onset; a septic stay ends 6 h after it.",
     )
     targets: ClassVar[tuple[str, ...]] = ("sepsis",)
     marker: ClassVar[str] = "sepsis/*/dyn.parquet"
@@ -166,12 +166,12 @@ class YaibSepsis(Yaib):
 
 
 class Series(NamedTuple):
-    """The rows of a ``dyn.parquet``, sorted by stay and hour, and where each stay's begin and how many there are."""
+    """The rows of a ``dyn.parquet``, sorted by stay and hour, and where each stay's begin and how many they are."""
 
     hour: np.ndarray
     values: Float32[np.ndarray, "row variable"]
     first: Mapping[int, int]
-    count: Mapping[int, int]
+    length: Mapping[int, int]
 
 
 @lru_cache(maxsize=8)
@@ -193,10 +193,10 @@ def _read_series(path: str, mtime_ns: int, size: int) -> Series:
     if table.select(pl.struct("stay_id", "hour").is_duplicated().any()).item():
         table = table.group_by("stay_id", "hour", maintain_order=True).mean()
     stays = table.group_by("stay_id", maintain_order=True).len()
-    count = dict(zip(stays["stay_id"].to_list(), stays["len"].to_list(), strict=True))
-    starts = np.cumsum([0, *count.values()])[:-1].tolist()
+    length = dict(zip(stays["stay_id"].to_list(), stays["len"].to_list(), strict=True))
+    starts = np.cumsum([0, *length.values()])[:-1].tolist()
     values = table.select(VARIABLES).fill_null(np.nan).to_numpy()
-    return Series(table["hour"].to_numpy(), values, dict(zip(count, starts, strict=True)), count)
+    return Series(table["hour"].to_numpy(), values, dict(zip(length, starts, strict=True)), length)
 
 
 def _stay_id(table: pl.DataFrame, path: Path) -> pl.Series:

@@ -1,4 +1,4 @@
-"""Closed questions about a line of findings, composed from ``corpus/findings.toml``, to teach the tiny LLM what they ask.
+"""Closed questions about a line of findings, composed from ``corpus/findings.toml``: they teach the tiny LLM to answer.
 
 A case is what a reader was told ("consolidation in the left lower lobe; no pleural effusion.") and a question with its
 answer: yes if the finding was named, described by a sign, or implied by one that was; no otherwise. A vague line

@@ -12,6 +12,7 @@ Deviation: the scaling is a/r *per expert* (the released code drops it), so PEFT
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -101,7 +102,8 @@ class RoutedVariant(LoraVariant):  # type: ignore[misc] # PEFT is untyped
         scales = self._routing.scales
         if len(scales) != 1:
             raise RunError(f"{len(scales)} tasks cannot be merged into one weight", where="router", hint="merge one α")
-        return (module.lora_B[adapter].weight * scales) @ module.lora_A[adapter].weight
+        delta: Tensor = (module.lora_B[adapter].weight * scales) @ module.lora_A[adapter].weight
+        return delta
 
 
 @dataclass
@@ -147,7 +149,7 @@ PEFT_TYPE_TO_PREFIX_MAPPING[PEFT_TYPE] = RoutedLoraModel.prefix
 
 
 def add_experts(
-    model: nn.Module, num_experts: int, rank: int, alpha: float, dropout: float, router: RouterSettings
+    model: nn.Module, num_experts: int, rank: int, alpha: int, dropout: float, router: RouterSettings
 ) -> PeftModel:
     """Wrap every attention and MLP projection of ``model``, in place, with experts; all else is frozen.
 
@@ -196,6 +198,11 @@ def save_experts(adapted: PeftModel, folder: Path, base: str) -> None:
     """Write the adapter, router included, in PEFT's layout; ``base`` names the LLM it belongs to."""
     adapted.peft_config[ADAPTER].base_model_name_or_path = base
     adapted.save_pretrained(str(folder), save_embedding_layers=False)
+    (folder / "README.md").unlink()  # an empty form
+    path = folder / "adapter_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings["target_modules"] = sorted(settings["target_modules"])  # a set, in another order every run
+    path.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def load_experts(model: nn.Module, folder: Path) -> PeftModel:

@@ -122,7 +122,8 @@ class Injector:
         batch = batch.to(self._settings.device)
         with self.injected.mixing(self.injected.alpha([task]).expand(len(batch), -1)):
             likelihoods = self.injected([Group(task, encode(self._model, [(task, batch)])[0], batch)])[0]
-        return likelihoods.softmax(-1).cpu()
+        probabilities: Tensor = likelihoods.softmax(-1).cpu()
+        return probabilities
 
     @torch.no_grad()
     def routing(self, tasks: Sequence[Task]) -> Float[Tensor, "task expert"]:
@@ -218,7 +219,7 @@ class Injector:
                 self._answer_loss(group, found) for group, found in zip(groups, self.injected(groups), strict=True)
             ]
             loss = torch.cat(per_task).mean()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self._params.values(), self._settings.max_grad_norm or torch.inf)
         self._optimizer.step()
         self._optimizer.zero_grad()

@@ -93,7 +93,7 @@ class InjectedModel(nn.Module):
         """Return the log-likelihood of every answer, per group; call it inside :meth:`mixing`."""
         prompts = [self.prompt(group.task) for group in groups]
         laid = [self._laid_out(prompt, group) for prompt, group in zip(prompts, groups, strict=True)]
-        parts = self._logits(pad_left(laid)).split([len(group.batch) for group in groups])
+        parts = torch.split(self._logits(pad_left(laid)), [len(group.batch) for group in groups])
         return [answer_log_likelihoods(prompt, part) for prompt, part in zip(prompts, parts, strict=True)]
 
     def prompt(self, task: Task) -> Prompt:
@@ -159,7 +159,7 @@ def encode(model: MultimodalModel, examples: Sequence[tuple[Task, Batch]]) -> li
         if not len(samples):
             continue
         tokens = model.tokens(name, samples)
-        parts = tokens.split([int(batch.present[name].sum()) for batch in batches])
+        parts = torch.split(tokens, [int(batch.present[name].sum()) for batch in batches])
         for i, batch, part in zip(places, batches, parts, strict=True):
             placed = part.new_zeros(len(batch), *part.shape[1:])
             placed[batch.present[name]] = part

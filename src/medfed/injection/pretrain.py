@@ -155,14 +155,17 @@ def perplexity(model: LlamaForCausalLM, rows: Sequence[Sequence[int]]) -> float:
 @torch.no_grad()
 def check(model: LlamaForCausalLM, tokenizer: Tokenizer, cases: Sequence[Case]) -> dict[str, Any]:
     """Answer closed questions by the likelier of the two answers."""
-    right = np.zeros(len(cases), bool)
     yes_id, no_id = (tokenizer.encode(ANSWER.format(answer=answer)).ids[0] for answer in (YES, NO))
-    for number, case in enumerate(cases):
-        stem = render(case).removesuffix(ANSWER.format(answer=case.answer))
-        ids = torch.tensor([[START, *tokenizer.encode(stem).ids]])
-        logits = model(input_ids=ids, logits_to_keep=1).logits[0, -1]
-        right[number] = bool(logits[yes_id] > logits[no_id]) == (case.answer == YES)
+    stems = [render(case).removesuffix(ANSWER.format(answer=case.answer)) for case in cases]
+    margins: list[float] = []
+    for start in range(0, len(stems), CHECK_BATCH):
+        rows = [[START, *encoded.ids] for encoded in tokenizer.encode_batch(stems[start : start + CHECK_BATCH])]
+        hidden = model.model(input_ids=_padded(rows), use_cache=False).last_hidden_state
+        last = torch.tensor([len(row) - 1 for row in rows])
+        logits = model.lm_head(hidden[torch.arange(len(rows)), last])
+        margins += (logits[:, yes_id] - logits[:, no_id]).tolist()
     yes = np.array([case.answer == YES for case in cases])
+    right = (np.array(margins) > 0) == yes
     kinds = np.array([case.kind for case in cases])
     return {
         "accuracy": float(right.mean()),
@@ -200,7 +203,7 @@ def _fit(model: LlamaForCausalLM, texts: list[list[int]], cases: list[list[int]]
         loss = losses.mean()
         if bool(answers.any()):
             loss = loss + losses[answers].mean()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         warm = min(1.0, (step + 1) / 15)
         for group in optimizer.param_groups:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -31,6 +31,7 @@ CUE = " Answer:"
 ANSWER = " {answer}"
 
 
+@runtime_checkable
 class TextTokenizer(Protocol):
     """What a prompt needs of a tokenizer."""
 

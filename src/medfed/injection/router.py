@@ -107,7 +107,8 @@ class Router(nn.Module):
 
 def entropy(alpha: Float[Tensor, "task expert"]) -> Float[Tensor, " task"]:
     """Entropy of every task's expert weights in nats: ln P when uniform, 0 when one expert does all."""
-    return torch.special.entr(alpha).sum(-1)
+    nats: Tensor = torch.special.entr(alpha).sum(-1)
+    return nats
 
 
 def total_variation(alpha: Float[Tensor, "task expert"]) -> float | None:
@@ -115,4 +116,4 @@ def total_variation(alpha: Float[Tensor, "task expert"]) -> float | None:
     if len(alpha) < 2:
         return None
     rows, columns = torch.triu_indices(len(alpha), len(alpha), offset=1)
-    return float((alpha[rows] - alpha[columns]).abs().sum(-1).mean() / 2)
+    return (alpha[rows] - alpha[columns]).abs().sum(-1).mean().item() / 2

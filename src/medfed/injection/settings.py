@@ -42,7 +42,7 @@ class InjectionSettings(BaseModel):
     batch_size: int = Field(16, gt=0)
     num_experts: int = Field(12, ge=0)
     rank: int = Field(8, gt=0)
-    alpha: float = Field(16.0, gt=0)
+    alpha: int = Field(16, gt=0)
     dropout: float = Field(0.1, ge=0, lt=1)
     projector: ProjectorKind = "linear"
     router: RouterSettings = RouterSettings()

@@ -1,8 +1,8 @@
 """Multi-lead signals: the 12-lead ECG (FedKIM Table 2, EAD and EBD).
 
-A dataset hands over ``[lead, time]`` in millivolts at 100 Hz, leads in the order of :data:`LEADS`. Leads are normalised each
-by their own mean and spread, pooled from training clients; nothing is normalised per record, so voltage (hypertrophy,
-low voltage) stays visible to the encoder.
+A dataset hands over ``[lead, time]`` in millivolts at 100 Hz, leads in the order of :data:`LEADS`. Leads are normalised
+each by their own mean and spread, pooled from training clients; nothing is normalised per record, so voltage
+(hypertrophy, low voltage) stays visible to the encoder.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from math import gcd
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float32, Float64, Shaped
 from pydantic import Field
 from scipy.signal import resample_poly
 
@@ -29,14 +29,14 @@ class SignalModality(Modality):
     Attributes:
         num_leads: leads of a sample.
         length: samples in time, 10 s by default.
-        sampling_hz: sampling frequency of a sample; raw arrays come at :data:`RAW_HZ` and are resampled when it differs.
+        sampling_hz: sampling frequency of a sample; raw arrays come at :data:`RAW_HZ` and are resampled.
     """
 
     units: ClassVar[str] = "millivolt"
     name: str = "ecg"
-    num_leads: int = Field(12, gt=0)
-    length: int = Field(1000, gt=0)
-    sampling_hz: int = Field(RAW_HZ, gt=0, le=1000)
+    num_leads: int = Field(default=12, gt=0)
+    length: int = Field(default=1000, gt=0)
+    sampling_hz: int = Field(default=RAW_HZ, gt=0, le=1000)
 
     @property
     def sample_shape(self) -> tuple[int, int]:
@@ -48,12 +48,12 @@ class SignalModality(Modality):
         """One channel per lead."""
         return self.num_leads
 
-    def prepare(self, raw: Float[np.ndarray, "lead raw_time"]) -> Float32[np.ndarray, "lead time"]:
+    def prepare(self, raw: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "lead time"]:
         """Fill gaps, resample, and centre the recording in ``length`` samples.
 
-        A missing sample (NaN, infinite) is interpolated linearly within its lead; a lead without any sample is flat zero,
-        which is what a loose electrode records. A longer recording keeps its middle; a shorter one gets the isoelectric
-        line (zeros) on both sides.
+        A missing sample (NaN, infinite) is interpolated linearly within its lead; a lead without any sample is flat
+        zero, which is what a loose electrode records. A longer recording keeps its middle; a shorter one gets the
+        isoelectric line (zeros) on both sides.
 
         Raises:
             DataError: ``raw`` is not ``[num_leads, time]`` or holds no sample at all.

@@ -1,7 +1,7 @@
 """Hourly clinical time series: vital signs, lab events, input and output of an ICU stay (FedKIM Table 2, MP and SP).
 
-A sample carries values and, beside them, flags that say which values were observed: what was measured is informative, and a
-zero must not pass for a measurement. Only observed values enter the moments.
+A sample carries values and, beside them, flags that say which values were observed: what was measured is informative,
+and a zero must not pass for a measurement. Only observed values enter the moments.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float32, Float64, Shaped
 from pydantic import Field
 
 from medfed.errors import DataError
@@ -19,9 +19,9 @@ from medfed.modalities.moments import Moments
 # fmt: off
 VITALS = ("hr", "resp", "temp", "sbp", "dbp", "map", "o2sat")
 LABS = (
-    "alb", "alp", "alt", "ast", "be", "bicar", "bili", "bili_dir", "bnd", "bun", "ca", "cai", "ck", "ckmb", "cl", "crea",
-    "crp", "fgn", "glu", "hgb", "inr_pt", "k", "lact", "lymph", "mch", "mchc", "mcv", "methb", "mg", "na", "neut", "pco2",
-    "ph", "phos", "plt", "po2", "ptt", "tnt", "wbc",
+    "alb", "alp", "alt", "ast", "be", "bicar", "bili", "bili_dir", "bnd", "bun", "ca", "cai", "ck", "ckmb", "cl",
+    "crea", "crp", "fgn", "glu", "hgb", "inr_pt", "k", "lact", "lymph", "mch", "mchc", "mcv", "methb", "mg", "na",
+    "neut", "pco2", "ph", "phos", "plt", "po2", "ptt", "tnt", "wbc",
 )
 # fmt: on
 INPUT = ("fio2",)
@@ -40,7 +40,7 @@ class TimeSeriesModality(Modality):
 
     units: ClassVar[str] = "clinical units per variable"
     variables: tuple[str, ...] = Field(min_length=1)
-    num_hours: int = Field(24, gt=0)
+    num_hours: int = Field(default=24, gt=0)
 
     @property
     def sample_shape(self) -> tuple[int, int]:
@@ -52,7 +52,7 @@ class TimeSeriesModality(Modality):
         """One channel per variable; flags are not normalised."""
         return len(self.variables)
 
-    def prepare(self, raw: Float[np.ndarray, "raw_hour variable"]) -> Float32[np.ndarray, "hour channel"]:
+    def prepare(self, raw: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "hour channel"]:
         """Keep the first hours; hours beyond the stay are unobserved. NaN (or infinite) means not observed.
 
         Raises:

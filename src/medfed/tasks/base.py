@@ -6,14 +6,17 @@ One object serves both stages. The question and the two descriptions of the FedK
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
+import polars as pl
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from medfed.datasets.base import Card
 from medfed.datasets.decode import Decoded
 from medfed.types import Batch
 
@@ -66,6 +69,22 @@ class TaskSet:
         self.task, self.data, self.rows = task, data, rows
         self._targets = torch.from_numpy(data.target(task.target))
         self._examples = data.index["example"].to_list()
+
+    @classmethod
+    def from_arrays(
+        cls,
+        task: Task,
+        samples: Mapping[str, Shaped[np.ndarray, "example *sample"]],
+        targets: Int[np.ndarray, " example"],
+        source: str = "arrays",
+    ) -> TaskSet:
+        """Return one's own arrays as examples of ``task``: every modality present, every example its own patient."""
+        count = len(targets)
+        ids = [f"{source}-{task.name}-{number}" for number in range(count)]
+        index = pl.DataFrame({"example": ids, "patient": ids, task.target: pl.Series(targets, dtype=pl.Int8)})
+        card = Card(title=source, version="1", licence="own", access="in memory", citation="none")
+        data = Decoded(source, card, index, samples, {name: np.ones(count, bool) for name in samples})
+        return cls(task, data, np.arange(count))
 
     def __len__(self) -> int:
         return len(self.rows)

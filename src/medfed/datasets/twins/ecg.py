@@ -26,6 +26,8 @@ SECONDS = 10
 NUM_SAMPLES = SECONDS * RAW_HZ
 MICROVOLTS = 1000
 SHARE_SECOND_RECORD = 0.25
+STRONGEST = 1.5
+"""Most that an easy twin exaggerates disease."""
 
 # fmt: off
 COLUMNS = (
@@ -63,10 +65,11 @@ def write_ecg_twin(root: Path, spec: TwinSpec) -> None:
     people = plan.permutation(
         np.repeat(np.arange(spec.num_patients), 1 + (plan.random(spec.num_patients) < SHARE_SECOND_RECORD))
     )
+    visits = dict.fromkeys(people.tolist(), 0)
     rows = []
-    for position, person in enumerate(people.tolist()):
-        visit = int((people[:position] == person).sum())
-        rows.append(_write_record(root, spec, position + 1, person, visit) | {"strat_fold": str(folds[person])})
+    for ecg_id, person in enumerate(people.tolist(), start=1):
+        rows.append(_write_record(root, spec, ecg_id, person, visits[person]) | {"strat_fold": str(folds[person])})
+        visits[person] += 1
     pl.DataFrame(rows, schema=dict.fromkeys(COLUMNS, pl.Utf8)).write_csv(root / "ptbxl_database.csv")
 
 
@@ -91,7 +94,7 @@ def _write_record(root: Path, spec: TwinSpec, ecg_id: int, person: int, visit: i
     details = _person_columns(patient, person, person_rng)
     site = SITES[int(person_rng.choice(len(SITES), p=[site.share for site in SITES]))]
     rng = numpy_rng("ecg", spec.seed, "record", person, visit)
-    finding = draw_finding(patient, 2 * (1 - spec.difficulty), rng)
+    finding = draw_finding(patient, min(2 * (1 - spec.difficulty), STRONGEST), rng)
     source = disturbance(site.noise * (0.5 + spec.difficulty), rng)
     signal = simulate(patient, heart, finding, site, source, rng)
     folder = f"{ecg_id // 1000 * 1000:05d}"

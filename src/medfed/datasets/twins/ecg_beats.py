@@ -1,9 +1,10 @@
 """One simulated heart beat: a moving 3-D dipole made of Gaussian waves, seen by twelve leads.
 
 The dipole follows McSharry et al. 2003 and Sameni et al. 2007 (sums of Gaussians per wave); axes are Frank's: x to the
-left, y to the feet, z to the back, in millivolts. Leads I, II and V1 to V6 are its projections by Dower et al. 1980; the
-other four follow from Einthoven and Goldberger, so all twelve agree with each other. A finding changes waves linearly in
-its severity: it turns the dipole towards or away from a territory, and opposite leads show the reciprocal change by themselves.
+left, y to the feet, z to the back, in millivolts. Leads I, II and V1 to V6 are its projections by Dower et al. 1980;
+the other four follow from Einthoven and Goldberger, so all twelve agree with each other. A finding changes waves
+linearly in its severity: it turns the dipole towards or away from a territory, and the opposite leads show the
+reciprocal change by themselves.
 """
 
 from __future__ import annotations
@@ -52,7 +53,15 @@ class Template(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What a finding of severity 1 does to a wave: dipole ← dipole·scale + shift, width ← width·stretch, delay ← delay + delay."""
+    """What a finding of severity 1 does to a wave.
+
+    Attributes:
+        wave: index into :data:`WAVES`.
+        scale: factor of the dipole.
+        shift: added to the dipole, millivolts.
+        stretch: factor of the width.
+        delay: added to the delay, seconds.
+    """
 
     wave: int
     scale: float = 1.0
@@ -145,7 +154,10 @@ def with_findings(template: Template, findings: Iterable[tuple[str, float]]) -> 
 
 
 def ventricular(template: Template, rng: np.random.Generator, strength: float) -> Template:
-    """A premature ventricular beat: no P, a broad QRS from one focus, ST and T against it; a fusion beat below strength 1."""
+    """A premature ventricular beat: no P, a broad QRS from one focus, ST and T against it.
+
+    Below ``strength`` 1 it is a fusion beat, a mixture with the normal one.
+    """
     size = rng.uniform(0.7, 1.2)
     main = size * np.array([rng.choice([-0.8, 0.8]), rng.choice([-0.9, 0.7]), rng.choice([-0.8, 0.9])])
     dipole = np.array([[0, 0, 0], 0.1 * main, main, 0.75 * main, 0.2 * main, -0.15 * main, -0.42 * main])

@@ -1,7 +1,7 @@
 """Who is recorded in the PTB-XL twin, what their heart has, and how a reader would write it down (SCP-ECG statements).
 
-A chronic disease stays with a patient; ectopic beats come and go. Ectopic beats are more frequent in diseased hearts, and
-many ventricular ones are themselves pathological: about seven in ten recordings with ectopic beats are abnormal.
+A chronic disease stays with a patient; ectopic beats come and go. Ectopic beats are more frequent in diseased hearts,
+and many ventricular ones are themselves pathological: about seven in ten recordings with ectopic beats are abnormal.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ PHRASES = {
 
 
 class Patient(NamedTuple):
-    """What stays the same between recordings of a person; ``severity`` belongs to ``disease``, statement by statement."""
+    """What stays the same between recordings of a person; ``severity`` has one number per statement of ``disease``."""
 
     age: int
     sex: int

@@ -1,4 +1,4 @@
-"""When the simulated heart beats: sinus rhythm with its variability, atrial fibrillation, and ectopic beats with their pause."""
+"""When the simulated heart beats: sinus rhythm with its variability, atrial fibrillation, ectopic beats and pauses."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Rhythm(NamedTuple):
     """
 
     rate: float
-    respiratory: float = 0.02
-    fibrillation: float = 0.0
-    ectopics: tuple[Origin, ...] = ()
-    prematurity: float = 1.0
+    respiratory: float
+    fibrillation: float
+    ectopics: tuple[Origin, ...]
+    prematurity: float
 
 
-def beats(rhythm: Rhythm, template: Template, seconds: float, rng: np.random.Generator) -> list[Beat]:
+def beats(rhythm: Rhythm, template: Template, seconds: int, rng: np.random.Generator) -> list[Beat]:
     """Return the beats of a recording, a little beyond both ends."""
     peaks = _peaks(rhythm, seconds, rng)
     dipole = template.dipole.copy()
@@ -41,13 +41,13 @@ def beats(rhythm: Rhythm, template: Template, seconds: float, rng: np.random.Gen
     templates = [template._replace(dipole=dipole)] * len(peaks)
     inside = np.flatnonzero((peaks > 1.0) & (peaks < seconds - 0.6))
     chosen = rng.permutation(inside[::2])[: len(rhythm.ectopics)]  # never two in a row: each has its pause
-    focus = int(rng.integers(2**32))
+    focus = ventricular(templates[0], rng, rhythm.prematurity)  # all from one place, so they look alike
     for position, origin in zip(chosen.tolist(), rhythm.ectopics, strict=False):
         interval = peaks[position] - peaks[position - 1]
         early = interval * rng.uniform(0.24, 0.44) * rhythm.prematurity
         if origin == "ventricular":
             peaks[position] -= early  # the sinus node goes on: a full compensatory pause
-            templates[position] = ventricular(templates[position], np.random.default_rng(focus), rhythm.prematurity)
+            templates[position] = focus
         else:
             peaks[position] -= early * 0.9
             peaks[position + 1 :] -= early * 0.6  # the sinus node is reset: an incomplete pause
@@ -69,7 +69,7 @@ def fibrillatory_waves(rhythm: Rhythm, num_samples: int, rng: np.random.Generato
     return np.outer([-0.5, 0.35, -0.7], size * np.sin(np.cumsum(steps)))
 
 
-def _peaks(rhythm: Rhythm, seconds: float, rng: np.random.Generator) -> Float64[np.ndarray, " beat"]:
+def _peaks(rhythm: Rhythm, seconds: int, rng: np.random.Generator) -> Float64[np.ndarray, " beat"]:
     mean = 60 / rhythm.rate
     count = int((seconds + 6) / mean * 1.4) + 4
     slow = np.convolve(rng.normal(0, 0.02, count + 4), np.ones(5) / np.sqrt(5), "valid")

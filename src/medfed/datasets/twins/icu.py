@@ -72,9 +72,11 @@ def _block(spec: TwinSpec, stream: str, first: int, kept: int) -> Block:
     rng = numpy_rng("icu", spec.seed, stream, first)
     stays = draw_stays(BLOCK, stream == "short", spec.difficulty, rng)
     database = (rng.random(BLOCK) > SHARE_FIRST_DATABASE).astype(int)
-    series = measure(min(2 * (1 - spec.difficulty), STRONGEST) * stays.burden, rng)
+    average = stays.burden.mean((0, 1))
+    visible = average + min(2 * (1 - spec.difficulty), STRONGEST) * (stays.burden - average)
+    series = measure(visible, rng)
     series["urine"] = (series["urine"] * np.take(HOURS_COLLECTED, database)[:, None]).round()
-    for variable, seen in observed(database, stays.burden, rng).items():
+    for variable, seen in observed(database, visible, rng).items():
         series[variable] = np.where(seen, series[variable], np.nan)
     height = (rng.normal(176, 8, BLOCK) - 13 * stays.female).round(1)
     weight = (0.0028 * height**2 * rng.lognormal(0, 0.22, BLOCK)).round(1)

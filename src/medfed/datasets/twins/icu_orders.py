@@ -1,7 +1,7 @@
-"""When the simulated ICU measures what: continuous vital signs with gaps, and laboratory panels that are ordered together.
+"""When the simulated ICU measures what: vital signs with gaps, and laboratory panels that are ordered together.
 
-The sicker the patient, the more often blood is drawn, and a test for an organ is ordered when that organ fails: what was
-measured is informative, as it is in the real tables, whose observed shares per variable and database this follows.
+The sicker the patient, the more often blood is drawn, and a test for an organ is ordered when that organ fails: what
+was measured is informative, as in the real tables, whose observed shares per variable and database this follows.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int
 
 from medfed.datasets.twins.icu_stays import HEART, INFLAMMATION, LIVER, LUNG, SHOCK
 
@@ -69,7 +69,7 @@ HOURS_COLLECTED = (2.2, 0.9)
 
 
 def observed(
-    database: Float64[np.ndarray, " stay"],
+    database: Int[np.ndarray, " stay"],
     burden: Float64[np.ndarray, "stay hour burden"],
     rng: np.random.Generator,
 ) -> dict[str, Bool[np.ndarray, "stay hour"]]:
@@ -91,7 +91,7 @@ def observed(
 
 def _drawn(
     panel: Panel,
-    database: Float64[np.ndarray, " stay"],
+    database: Int[np.ndarray, " stay"],
     burden: Float64[np.ndarray, "stay hour burden"],
     severity: Float64[np.ndarray, "stay hour"],
     rng: np.random.Generator,

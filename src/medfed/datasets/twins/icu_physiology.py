@@ -91,17 +91,7 @@ VARIABLES: dict[str, Variable] = {
 # fmt: on
 
 
-def measure(burden: Float64[np.ndarray, "stay hour burden"], rng: np.random.Generator) -> dict[str, Hourly]:
-    """Return what each of the 48 variables would read at every hour, measured or not."""
-    values = {name: _direct(variable, burden, rng) for name, variable in VARIABLES.items()}
-    values |= _pressures(burden, rng)
-    values["pco2"] = values["pco2"] + 0.7 * (values["bicar"] - 24)  # breathing compensates the metabolism
-    values |= _gases(burden, values["bicar"], values["pco2"], rng)
-    values["temp"] = ((values["temp"] * 1.8 + 32).round(1) - 32) / 1.8  # charted in Fahrenheit
-    return {name: np.clip(value, *_limits(name)).round(_decimals(name)) for name, value in values.items()}
-
-
-_COUPLED = {  # low, high, decimals
+RANGES: dict[str, tuple[float, float, int]] = {
     "sbp": (40, 250, 1),
     "dbp": (20, 150, 1),
     "map": (28, 190, 1),
@@ -110,16 +100,23 @@ _COUPLED = {  # low, high, decimals
     "o2sat": (60, 100, 1),
     "ph": (6.8, 7.7, 2),
     "be": (-25, 25, 0),
+    **{name: (variable.low, variable.high, variable.decimals) for name, variable in VARIABLES.items()},
 }
+"""Lowest and highest value and decimals of every variable; first those that follow from others."""
 
 
-def _limits(name: str) -> tuple[float, float]:
-    low, high, _ = _COUPLED[name] if name in _COUPLED else VARIABLES[name][4:7]
-    return low, high
-
-
-def _decimals(name: str) -> int:
-    return _COUPLED[name][2] if name in _COUPLED else VARIABLES[name].decimals
+def measure(burden: Float64[np.ndarray, "stay hour burden"], rng: np.random.Generator) -> dict[str, Hourly]:
+    """Return what each of the 48 variables would read at every hour, measured or not."""
+    values = {name: _direct(variable, burden, rng) for name, variable in VARIABLES.items()}
+    values |= _pressures(burden, rng)
+    values["pco2"] = values["pco2"] + 0.7 * (values["bicar"] - 24)  # breathing compensates the metabolism
+    values |= _gases(burden, values["bicar"], values["pco2"], rng)
+    values["temp"] = ((values["temp"] * 1.8 + 32).round(1) - 32) / 1.8  # charted in Fahrenheit
+    readings = {}
+    for name, value in values.items():
+        low, high, decimals = RANGES[name]
+        readings[name] = np.clip(value, low, high).round(decimals)
+    return readings
 
 
 def _direct(variable: Variable, burden: Float64[np.ndarray, "stay hour burden"], rng: np.random.Generator) -> Hourly:

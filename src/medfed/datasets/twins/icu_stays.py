@@ -1,9 +1,9 @@
 """Who lies in the simulated ICU: diagnoses, the hourly course of six organ burdens, sepsis, and death.
 
-Burdens run from 0 (none) to about 3 (failing). Sepsis is inflammation that rises from about eight hours before its onset
-and drags perfusion, lung and kidney with it; death follows from burdens, age and chance. So the two outcomes share causes.
-A septic stay's series in the sepsis cohort ends six hours after the onset, as in YAIB; every stay draws its length from the
-same law first and the onset is counted back from it, so the length of a series says nothing about its label.
+Burdens run from 0 (none) to about 3 (failing). Sepsis is inflammation that rises from about eight hours before its
+onset and drags perfusion, lung and kidney with it; death follows from burdens, age and chance: the two outcomes share
+causes. A septic stay's series in the sepsis cohort ends six hours after the onset, as in YAIB. Every stay draws its
+length from the same law first and the onset is counted back from it, so a series' length says nothing about its label.
 """
 
 from __future__ import annotations

@@ -1,0 +1,140 @@
+"""A small study end to end: complete, frozen, not computed twice, and bit-identical after SIGKILL at any point."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medfed.rundir import RunDir
+
+HERE = Path(__file__).parent
+STUDY = """
+name = "small"
+train = ["lod", "ead", "mp"]
+unseen = ["ped", "ebd", "sp"]
+algorithm = "fedavg"
+[twins]
+num_patients = 50
+[partition]
+num_clients = 2
+[rounds]
+num_rounds = 2
+[encoders]
+image = "vit-mini"
+ecg = "conv1d"
+vitals = "transformer"
+labs = "transformer"
+input = "transformer"
+output = "transformer"
+[foundation]
+kind = "tiny"
+num_steps = 5
+[injection]
+num_experts = 3
+rank = 2
+num_epochs = 1
+[evaluation]
+num_resamples = 50
+"""
+
+
+def start(place: Path, *, kill: tuple[str, int] | None = None, cache: Path) -> subprocess.CompletedProcess[str]:
+    study = place / "small.toml"
+    study.write_text(STUDY, encoding="utf-8")
+    command = ["run", str(study), "--runs", str(place / "runs"), "--cache", str(cache)]
+    head = [str(HERE / "killing.py"), kill[0], str(kill[1]), "--"] if kill else ["-m", "medfed"]
+    return subprocess.run(
+        [sys.executable, *head, *command], capture_output=True, text=True, check=False, env=environment()
+    )
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def folder(place: Path) -> Path:
+    (found,) = (place / "runs" / "small").iterdir()
+    return found
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    place = tmp_path_factory.mktemp("whole")
+    done = start(place, cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return place
+
+
+def test_a_run_leaves_what_it_promises(whole: Path) -> None:
+    run = folder(whole)
+    expected = ["DONE", "study.json", "provenance.json", "partition.json", "normalisation.json", "rounds.jsonl"]
+    expected += ["timings.jsonl", "scores.json", "report.html", "injection/routing.jsonl", "injection/steps.jsonl"]
+    assert [name for name in expected if not (run / name).is_file()] == []
+    rows = json.loads((run / "scores.json").read_text(encoding="utf-8"))["rows"]
+    models = {(row["task"], row["model"]) for row in rows}
+    for task in ("lod", "ead", "mp", "ped", "ebd", "sp"):
+        assert {(task, "fedkim"), (task, "always-yes"), (task, "always-no")} <= models
+    assert {task for task, model in models if model == "federated"} == {"lod", "ead", "mp"}
+
+
+def test_the_foundation_is_bit_identical_before_and_after(whole: Path) -> None:
+    facts = json.loads((folder(whole) / "provenance.json").read_text(encoding="utf-8"))["foundation"]
+    assert len(facts["fingerprint_before"]) == 64
+    assert facts["fingerprint_before"] == facts["fingerprint_after"]
+
+
+def test_no_patient_id_is_in_predictions_or_logs(whole: Path) -> None:
+    run = folder(whole)
+    partition = json.loads((run / "partition.json").read_text(encoding="utf-8"))
+    ids = [name for parts in partition["server"].values() for names in parts.values() for name in names]
+    texts = [path.read_text(encoding="utf-8") for path in (run / "predictions").glob("*.jsonl")]
+    texts += [path.read_text(encoding="utf-8") for path in run.glob("*.jsonl")]
+    long_ids = [name for name in ids if len(name) > 6]
+    assert long_ids
+    assert not [name for name in long_ids if any(f'"{name}"' in text for text in texts)]
+
+
+def test_a_finished_run_is_not_computed_twice(whole: Path, cache: Path) -> None:
+    run = folder(whole)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    again = start(whole, cache=cache)
+    assert again.returncode == 0
+    assert "finished before" in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+POINTS = [
+    ("medfed.injection.pretrain:pretrain", 1),
+    ("medfed.federated.client:Client.train", 3),
+    ("medfed.rundir:RunDir.save_checkpoint", 3),
+    ("medfed.rundir:RunDir.append_records", 12),
+    ("medfed.injection.inject:Injector._step", 9),
+    ("medfed.pipeline:predict_task", 3),
+    ("medfed.pipeline:write_report", 1),
+]
+
+
+@pytest.mark.parametrize(("target", "count"), POINTS, ids=[point[0].split(":")[1] for point in POINTS])
+def test_sigkill_and_resume_give_the_same_bits(
+    target: str, count: int, whole: Path, cache: Path, tmp_path: Path
+) -> None:
+    own_cache = tmp_path / "cache" if "pretrain" in target else cache
+    if own_cache != cache:
+        own_cache.mkdir()
+        (own_cache / "twins").symlink_to(cache / "twins")
+    killed = start(tmp_path, kill=(target, count), cache=own_cache)
+    assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
+    resumed = start(tmp_path, cache=own_cache)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert RunDir(folder(tmp_path)).checksums() == RunDir(folder(whole)).checksums()

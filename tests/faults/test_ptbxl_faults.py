@@ -7,12 +7,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from native_tables import write_ptbxl
 
 from medfed.datasets.base import Record, TwinSpec, write_twin
 from medfed.datasets.decode import validate_index
 from medfed.datasets.ptbxl import PTBXL
 from medfed.errors import DataError
+from native_tables import write_ptbxl
 
 DATASET = PTBXL()
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from native_tables import dynamic, write_cohort
 
 from medfed.datasets.yaib import YaibMortality, YaibSepsis
 from medfed.errors import DataError
+from native_tables import dynamic, write_cohort
 
 MORTALITY, SEPSIS = YaibMortality(), YaibSepsis()
 DYN = dynamic([(3, 0), (5, 0)], {"hr": [70.0, 90.0]})

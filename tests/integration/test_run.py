@@ -119,7 +119,7 @@ POINTS = [
     ("medfed.federated.client:Client.train", 3),
     ("medfed.rundir:RunDir.save_checkpoint", 3),
     ("medfed.rundir:RunDir.append_records", 12),
-    ("medfed.injection.inject:Injector._step", 9),
+    ("medfed.injection.inject:Injector._step", 3),
     ("medfed.pipeline:predict_task", 3),
     ("medfed.pipeline:write_report", 1),
 ]

@@ -118,9 +118,7 @@ def test_a_ventricular_beat_comes_early_and_pauses_fully() -> None:
     ectopic = beats(steady._replace(ectopics=("ventricular",)), heart, 10, np.random.default_rng(3))
     peaks = np.array([peak for peak, _, _ in ectopic])
     moved = np.flatnonzero(peaks != plain)
-    print(
-        f"one beat of {len(peaks)} moved, {plain[moved] - peaks[moved]} s early; its neighbours stay, so the pause is full"
-    )
+    print(f"one beat of {len(peaks)} moved, {plain[moved] - peaks[moved]} s early; the rest stay: a full pause")
     assert len(moved) == 1
     assert 0.2 < (plain - peaks)[moved[0]] < 0.5
     beat, normal = ectopic[moved[0]][2], ectopic[moved[0] - 1][2]
@@ -169,9 +167,7 @@ def test_shares_are_realistic(twin: Path) -> None:
     index = DATASET.index(twin)
     validate_index(DATASET, twin, index)
     twice = index.group_by("patient").len()["len"]
-    print(
-        f"abnormal {index['abnormal'].mean()}, ectopic {index['ectopic_beats'].mean()}, two records {(twice > 1).mean()}"
-    )
+    print(f"abnormal {index['abnormal'].mean()}, ectopic {index['ectopic_beats'].mean()}, twice {(twice > 1).mean()}")
     assert 0.35 < index["abnormal"].mean() < 0.55
     assert 0.08 < index["ectopic_beats"].mean() < 0.22
     assert 0.5 < index.filter(pl.col("ectopic_beats") == 1)["abnormal"].mean() < 0.9
@@ -188,8 +184,6 @@ def test_identity_and_place_do_not_give_the_label_away(twin: Path) -> None:
     for target in DATASET.targets:
         positive = index[target].sum()
         bound = 3 * np.sqrt((len(index) + 1) / (12 * positive * (len(index) - positive)))
-        print(
-            f"{target}: AUROC of a column that knows nothing is 0.5 ± {bound:.3f} (three standard errors of Mann-Whitney)"
-        )
+        print(f"{target}: AUROC of a column that knows nothing is 0.5 ± {bound:.3f} (three standard errors)")
         for column in (number, patient, index["site"].cast(pl.Int64)):
             assert abs(roc_auc_score(index[target], column) - 0.5) < bound

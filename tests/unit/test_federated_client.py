@@ -102,6 +102,18 @@ def test_clients_share_a_model_without_a_trace() -> None:
     assert all(param.grad is None for param in shared.parameters())
 
 
+def test_seed_client_and_round_draw_anew() -> None:
+    base = small_clients()[0]
+    twin = Client("other", base.tasks)
+    draws = [(base, 1, 0), (base, 1, 0), (base, 2, 0), (base, 1, 1), (twin, 1, 0)]
+    prints = []
+    for client, round, seed in draws:
+        update, _ = client.train(small_model(), broadcast(small_model(), round), FedAvg(), {}, SMALL, seed)
+        prints.append(fingerprint(update.delta, update.buffers))
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 4
+
+
 def test_training_leaves_the_global_generators_alone() -> None:
     torch.manual_seed(7)
     np.random.seed(7)
@@ -177,8 +189,9 @@ def test_fingerprint_sees_names_dtypes_shapes_and_bytes_but_not_order() -> None:
         ({"a": base["a"]}, {"b": base["b"]}),
         ({"a": base["a"] + torch.tensor([0, 0, 0, 0, 0, 1e-6]), "b": base["b"]}, {}),
         ({"a": base["a"], "b": -base["b"]}, {}),
+        ({"a": base["a"], "b": base["b"].int()}, {}),
     )
-    assert len({print_, *(fingerprint(*other) for other in others)}) == 7
+    assert len({print_, *(fingerprint(*other) for other in others)}) == 8
 
 
 def test_weights_fit_only_their_model() -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from native_tables import VARIABLES
 from sklearn.metrics import roc_auc_score
 
 from medfed.datasets.base import TwinSpec, write_twin
@@ -17,6 +16,7 @@ from medfed.datasets.twins.icu_orders import observed
 from medfed.datasets.twins.icu_physiology import measure
 from medfed.datasets.twins.icu_stays import BURDENS, SHOCK, draw_stays
 from medfed.datasets.yaib import Yaib, YaibMortality, YaibSepsis
+from native_tables import VARIABLES
 
 SPEC = TwinSpec(num_patients=600)
 MORTALITY, SEPSIS = YaibMortality(), YaibSepsis()

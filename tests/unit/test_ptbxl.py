@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from native_tables import write_ptbxl
 
 from medfed.datasets.base import TwinSpec, write_twin
 from medfed.datasets.decode import decode, validate_index
 from medfed.datasets.ptbxl import PTBXL
 from medfed.modalities.signal import LEADS, SignalModality
+from native_tables import write_ptbxl
 
 DATASET = PTBXL()
 

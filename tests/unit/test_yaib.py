@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from native_tables import dynamic, write_cohort
 
 from medfed.datasets.decode import validate_index
 from medfed.datasets.yaib import Yaib, YaibMortality, YaibSepsis
+from native_tables import dynamic, write_cohort
 
 MORTALITY, SEPSIS = YaibMortality(), YaibSepsis()
 OUTCOME = pl.DataFrame({"stay_id": [5, 3], "label": [1, 0]})

@@ -7,6 +7,8 @@ Deviation: Eq. 4 prints no softmax around QKᵀ/√d_k (``attention="linear"``);
 does.
 Deviation: the embeddings are RMS-normalised first. Token embeddings are small, so without it β is near zero, α stays
 uniform and the mixture is one plain LoRA. Padding is masked in attention and pooling.
+Deviation: queries, keys and values start with a spread of three, so that attention selects words from the first step.
+Tasks share most words; with the usual initialisation their α hardly differ, and all tasks drift to the same expert.
 """
 
 from __future__ import annotations
@@ -20,6 +22,10 @@ from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+SPREAD = 3.0
+"""Standard deviation of queries, keys and values at the start."""
 
 
 class RouterSettings(BaseModel):
@@ -73,6 +79,8 @@ class Router(nn.Module):
         self.query = nn.Linear(width, settings.key_dim, bias=False)
         self.key = nn.Linear(width, settings.key_dim, bias=False)
         self.value = nn.Linear(width, settings.key_dim, bias=False)
+        for part in (self.query, self.key, self.value):
+            nn.init.normal_(part.weight, std=SPREAD / width**0.5)
         self.mlp = nn.Sequential(
             nn.Linear(settings.key_dim, settings.hidden_dim), nn.GELU(), nn.Linear(settings.hidden_dim, num_experts)
         )

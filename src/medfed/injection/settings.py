@@ -14,7 +14,7 @@ class InjectionSettings(BaseModel):
 
     Attributes:
         lr: server learning rate of projectors and experts.
-        router_lr: of the router; it hears of the loss only through small α gradients, so it gets a rate of its own.
+        router_lr: of the router. Much larger rates send every task to one expert within a round.
         encoder_lr: of the encoders; null takes ``lr`` (the paper's way), 0 leaves them as aggregated.
         num_epochs: passes over the public data per round.
         batch_size: examples per step, tasks mixed.
@@ -36,7 +36,7 @@ class InjectionSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     lr: float = Field(5e-4, gt=0)
-    router_lr: float = Field(5e-3, gt=0)
+    router_lr: float = Field(1e-3, gt=0)
     encoder_lr: float | None = Field(None, ge=0)
     num_epochs: int = Field(2, gt=0)
     batch_size: int = Field(16, gt=0)

@@ -208,4 +208,5 @@ def _rotation(frontal: float, horizontal: float) -> Float64[np.ndarray, "3 3"]:
     c, s = np.cos(frontal), np.sin(frontal)
     turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
     c, s = np.cos(horizontal), np.sin(horizontal)
-    return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]) @ turn
+    rotation: np.ndarray = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]) @ turn
+    return rotation

@@ -119,7 +119,7 @@ def draw_finding(patient: Patient, visibility: float, rng: np.random.Generator) 
     )
     fibrillation = min(1.0, visibility * patient.severity[0] * 1.6) if "AFIB" in patient.disease else 0.0
     rate, rhythm, respiratory = _rhythm(patient, rng)
-    prematurity = min(1.0, visibility * float(rng.uniform(0.4, 1.1)))
+    prematurity = min(1.0, visibility * float(rng.uniform(0.5, 1.2)))
     ectopics, text, ectopic_codes = _ectopics(bool(patient.disease), rng)
     codes = {code: 0.0 if code == "AFIB" else float(rng.choice([100, 100, 80, 50])) for code in patient.disease}
     codes |= ectopic_codes

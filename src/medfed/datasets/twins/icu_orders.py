@@ -105,5 +105,5 @@ def _drawn(
     pace = rng.lognormal(-0.1, 0.4, (stays, hours)) * (0.7 + 0.3 * severity)
     pace[:, 0] *= 3  # bloods on admission
     passed = np.floor(np.cumsum(np.take(panel.rate, database)[:, None] * pace, axis=1) + rng.random((stays, 1)))
-    drawn: Bool[np.ndarray, "stay hour"] = np.diff(passed, axis=1, prepend=0) > 0
-    return drawn & ordered[:, None]
+    drawn: np.ndarray = (np.diff(passed, axis=1, prepend=0) > 0) & ordered[:, None]
+    return drawn

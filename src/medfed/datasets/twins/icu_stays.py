@@ -82,7 +82,7 @@ def _course(diagnosis: Int[np.ndarray, " stay"], rng: np.random.Generator) -> Fl
     swing = np.zeros((count, NUM_HOURS, num_burdens))
     for hour in range(1, NUM_HOURS):
         swing[:, hour] = 0.92 * swing[:, hour - 1] + rng.normal(0, 0.06, (count, num_burdens))
-    course = start[:, None] + trend[:, None] * saturating + swing
+    course: np.ndarray = start[:, None] + trend[:, None] * saturating + swing
     course[..., SHOCK] += 0.25 * np.maximum(course[..., HEART], 0)
     return course
 

@@ -1,8 +1,8 @@
 """Write the parts of the documentation that are made from code and from runs.
 
-    python docs/generate.py                     docs/data-access.md from the dataset cards
-    python docs/generate.py --check             only compare
-    python docs/generate.py demo=runs/demo/…    the README's table between <!-- demo --> and <!-- /demo --> from that run
+python docs/generate.py                     docs/data-access.md from the dataset cards
+python docs/generate.py --check             only compare
+python docs/generate.py demo=runs/demo/…    the README's table between the markers of `demo`, from that run
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ README = ROOT / "README.md"
 HEAD = """# Data access
 
 medfed reads every dataset in the layout people download; nothing is converted or copied. Put the folders below one data
-root, in any arrangement up to three levels deep, and pass it as `--data-root`. `medfed data check ROOT` opens every file
-and lists all that are bad. Each dataset has a synthetic twin in the same layout: `medfed data synth NAME --out DIR`.
+root, in any arrangement up to three levels deep, and pass it as `--data-root`. `medfed data check ROOT` opens every
+file and lists all that are bad. Each dataset has a synthetic twin in the same layout:
+`medfed data synth NAME --out DIR`.
 
 Most of these datasets ask for registration or a data use agreement. medfed never downloads data and never sends any.
 (This page is made from the dataset cards: `make docs`.)
@@ -60,7 +61,9 @@ def results(run: Path) -> str:
     cells = {(row["task"], row["model"], row["metric"]): row for row in rows}
     tasks = list(dict.fromkeys((row["task"], row["role"], row["n"], row["num_positive"]) for row in rows))
     table = ["| task | n (positive) | AUROC: " + " | AUROC: ".join(["FedKIM", "federated only"]) + " | "]
-    table[0] += " | ".join(f"balanced accuracy: {MODELS[model]}" for model in ("fedkim", "federated", "always-no")) + " |"
+    table[0] += (
+        " | ".join(f"balanced accuracy: {MODELS[model]}" for model in ("fedkim", "federated", "always-no")) + " |"
+    )
     table.append("|---|" + "---|" * 6)
     for task, role, count, positive in tasks:
         values = [cell(cells.get((task, model, "auroc"))) for model in ("fedkim", "federated")]

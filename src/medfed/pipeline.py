@@ -1,26 +1,26 @@
 """START HERE. A run from top to bottom: data → partition → federate → inject → evaluate → report.
 
-FedKIM (Wang et al. 2024), Figure 1: every round the clients train, the server aggregates (Eq. 3) and injects (Eq. 4, 5),
-and the updated encoders go back. The *federated-only* arm is the same federation without injection: the baseline that
-injection has to beat.
+FedKIM (Wang et al. 2024), Figure 1: every round the clients train, the server aggregates (Eq. 3) and injects (Eq. 4,
+5), and the updated encoders go back. The *federated-only* arm is the same federation without injection: the
+baseline that injection has to beat.
 """
 
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from medfed.arm import Arm, build_model
 from medfed.errors import RunError
-from medfed.evaluation.evaluate import TaskPredictions, prediction_records, predictions_from_records, score_rows
+from medfed.evaluation.evaluate import Role, TaskPredictions, prediction_records, predictions_from_records, score_rows
 from medfed.evaluation.predict import HeadPredictor, InjectedPredictor, Predictor
-from medfed.injection.foundation import Foundation, load_foundation
+from medfed.injection.foundation import load_foundation
 from medfed.injection.inject import Injector
 from medfed.prepare import Sources, decode_all, divide, find_sources
 from medfed.progress import Reporter
@@ -28,6 +28,7 @@ from medfed.provenance import data_facts, now, provenance
 from medfed.report.html import write_report
 from medfed.report.tables import summary_table
 from medfed.rundir import RunDir
+from medfed.serving import LoadedRun
 from medfed.study import Study
 from medfed.tasks.base import Task
 from medfed.tasks.cohort import Cohort
@@ -118,6 +119,7 @@ def _compute(study: Study, places: Places, sources: Sources, run: RunDir, report
         scores = score_predictions(run, study)
     run.write_json("scores.json", scores)
     facts |= {"data": data_facts(data, sources.checksums), "finished": now()}
+    facts |= {"corpus": str(places.corpus.resolve()) if places.corpus else None}
     facts |= {"titles": {task.name: task.title for task in study.tasks}}
     facts |= {"foundation": {**foundation.info, "fingerprint_before": before, "fingerprint_after": after}}
     run.write_json("provenance.json", facts)
@@ -131,7 +133,7 @@ def predict_task(run: RunDir, study: Study, cohort: Cohort, task: Task, predicto
     if run.exists(name):
         return
     examples = cohort.test[task.name]
-    role = "trained" if task.name in study.train else "unseen"
+    role = role_of(study, task)
     kept = {model: predictor for model, predictor in predictors.items() if role == "trained" or model != "federated"}
     scores = {model: predictor(examples) for model, predictor in kept.items()}
     predictions = TaskPredictions(
@@ -140,12 +142,17 @@ def predict_task(run: RunDir, study: Study, cohort: Cohort, task: Task, predicto
     run.write_records(name, prediction_records(predictions, salt=run.root.name))
 
 
+def role_of(study: Study, task: Task) -> Role:
+    """Return whether the study trains on ``task``."""
+    return "trained" if task.name in study.train else "unseen"
+
+
 def score_predictions(run: RunDir, study: Study) -> dict[str, Any]:
     """Return the content of ``scores.json`` from the prediction files."""
     tasks = [
         predictions_from_records(
             task.name,
-            "trained" if task.name in study.train else "unseen",
+            role_of(study, task),
             task.answers,
             run.read_records(f"predictions/{task.name}.jsonl"),
         )
@@ -155,8 +162,34 @@ def score_predictions(run: RunDir, study: Study) -> dict[str, Any]:
 
 
 def evaluate_again(folder: Path, places: Places, reporter: Reporter) -> None:
-    """Score a finished run anew from its checkpoint and compare with the predictions it wrote.
+    """Score a finished run anew from its last checkpoints and compare with the predictions it wrote.
 
     Raises:
-        RunError: a prediction differs.
+        RunError: the run is not finished, or a prediction differs.
     """
+    run = LoadedRun(folder, places.cache, places.foundation)
+    study = run.study
+    sources = find_sources(study, places.data_root, places.cache, reporter)
+    cohort = divide(study, decode_all(study, sources, places.skip_bad, reporter))
+    written = RunDir(folder)
+    predictor = InjectedPredictor(run.injector)
+    for task in study.tasks:
+        again = predictor(cohort.test[task.name])
+        before = [record["scores"]["fedkim"] for record in written.read_records(f"predictions/{task.name}.jsonl")]
+        if not np.allclose(again, np.array(before), atol=1e-6):
+            raise RunError(
+                f"the predictions of {task.name!r} differ", where=folder, hint="check data root and versions"
+            )
+        reporter.say(f"{task.name}: {len(before)} predictions, all as written")
+    reporter.console.print(summary_table(folder))
+
+
+def _describe(study: Study, sources: Sources, run: RunDir, reporter: Reporter) -> None:
+    """Say what a run would do."""
+    reporter.say(f"study {study.name!r}: {study.algorithm.name}, {study.rounds.num_rounds} rounds, seed {study.seed}")
+    for task in study.tasks:
+        reporter.say(f"  {role_of(study, task)} task {task.name}: {task.title} on {sources.roots[task.dataset]}")
+    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in build_model(study).named_children()}
+    reporter.say(f"  parameters a client trains: {sizes['encoders']:,} in encoders, {sizes['heads']:,} in heads")
+    state = "finished" if run.done else "to be resumed" if run.exists("study.json") else "new"
+    reporter.say(f"  run folder: {run.root} ({state})")

@@ -46,7 +46,7 @@ class LoadedRun:
             name: Moments(*(np.array(value[key]) for key in ("count", "total", "squares")))
             for name, value in run.read_json("normalisation.json").items()
         }
-        corpus = run.read_json("provenance.json").get("corpus")
+        corpus = run.read_json("provenance.json")["corpus"]
         language = load_foundation(
             self.study.foundation, cache=cache, corpus=Path(corpus) if corpus else None, path=foundation
         )
@@ -110,7 +110,7 @@ def read_input(study: Study, task: Task, file: Path) -> dict[str, Shaped[np.ndar
 
 
 def export_run(folder: Path, out: Path, cache: Path, foundation: Path | None) -> None:
-    """Write the run's adapter (a PEFT folder), encoders and projectors (safetensors) and settings to the new folder ``out``.
+    """Write the run's adapter (PEFT), encoders and projectors (safetensors) and settings to the new folder ``out``.
 
     Raises:
         RunError: ``out`` exists, or the run is not finished.

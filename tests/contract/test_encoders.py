@@ -166,6 +166,8 @@ def test_a_stay_without_any_measurement_has_an_encoding_and_a_gradient() -> None
     given[1] = 0
     encoded = encoder(given)
     assert torch.isfinite(encoded).all()
+    with torch.no_grad():
+        torch.testing.assert_close(encoder.eval()(given), encoded, rtol=0, atol=1e-5)
     encoded.square().sum().backward()
     assert all(torch.isfinite(param.grad).all() for param in encoder.parameters() if param.grad is not None)
 

@@ -1,4 +1,4 @@
-"""Run the medfed command and SIGKILL it at the n-th call of a function: python killing.py module:name n -- arguments…"""
+"""Run medfed and SIGKILL it at the n-th call of a function: python killing.py module:name n -- arguments…"""
 
 from __future__ import annotations
 

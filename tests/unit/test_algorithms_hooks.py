@@ -20,7 +20,7 @@ from medfed.federated.algorithms.fedavg import FedAvg
 from medfed.federated.client import ClientSettings
 from medfed.federated.local import LocalStep, Trained, Upload
 from medfed.federated.rounds import RoundSettings, initial_state, run_round
-from medfed.federated.state import FederatedState, Weights, fingerprint, join, split
+from medfed.federated.state import FederatedState, Weights, fingerprint, join, split, weights_of
 from medfed.types import Broadcast, Params, Update
 
 
@@ -254,6 +254,24 @@ def test_own_gradients_are_those_of_the_whole_objective() -> None:
     converge(Spy(), clients, ClientSettings(batch_size=2), 1, dim=2)
     # ∇ ½ a (w − b)² at 0 is −ab, whatever the batches.
     assert seen["h"]["w"].tolist() == pytest.approx([-3.0, 2.0], abs=1e-12)
+
+
+def test_own_gradients_leave_the_model_alone() -> None:
+    seen: list[str] = []
+
+    class Spy(Algorithm):
+        name: ClassVar[str] = "spy"
+
+        def upload(self, trained: Trained, broadcast: Broadcast, client_state: Params) -> Upload:
+            reached = f"heads.{min(trained.site.tasks)}.1.weight"
+            before = fingerprint(*weights_of(trained.site.model))
+            assert all(value.any() for name, value in trained.gradient(broadcast.params).items() if name == reached)
+            seen.extend([before, fingerprint(*weights_of(trained.site.model))])
+            return super().upload(trained, broadcast, client_state)
+
+    run(Spy(), 1)
+    assert len(seen) == 8
+    assert seen[::2] == seen[1::2]
 
 
 def test_broadcast_and_settings_reach_the_hooks() -> None:

@@ -114,7 +114,7 @@ def _unchanged() -> Tensor:
 
 CHANGES = {
     "lr": 1e-3,
-    "router_lr": 1e-3,
+    "router_lr": 5e-3,
     "encoder_lr": 1e-3,
     "num_epochs": 2,
     "batch_size": 6,
@@ -124,6 +124,7 @@ CHANGES = {
     "dropout": 0.4,
     "projector": "mlp",
     "router": {"attention": "linear"},
+    "routing_weight": 0.5,
     "order": "task_first",
     "balance_tasks": False,
     "balance_classes": False,
@@ -188,6 +189,15 @@ def test_the_router_hears_of_the_loss() -> None:
     fresh = injector().injected.routed
     assert isinstance(fresh, RoutedLoraModel)
     assert not torch.equal(routed.router["default"].query.weight, fresh.router["default"].query.weight)
+
+
+def test_rewarded_the_router_tells_tasks_apart_and_unrewarded_it_does_not() -> None:
+    distance = {
+        weight: trained(rounds=5, routing_weight=weight, router_lr=1e-2)[0].routing_record(TASKS)["total_variation"]
+        for weight in (0.0, 0.5)
+    }
+    print(f"total variation between the two tasks by routing_weight: {distance}")
+    assert distance[0.5] > 0.5 > 10 * distance[0.0]
 
 
 def test_a_task_without_an_encoder_is_refused_before_training() -> None:

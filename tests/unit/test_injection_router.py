@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from medfed.injection.router import Description, Router, RouterSettings, entropy, total_variation
+from medfed.injection.router import Description, Router, RouterSettings, entropy, mutual_information, total_variation
 
 WIDTH, P = 16, 5
 
@@ -77,3 +77,16 @@ def test_entropy_and_total_variation_have_their_closed_forms() -> None:
     torch.testing.assert_close(entropy(alpha), torch.tensor([math.log(4), 0.0, math.log(2)]))
     assert total_variation(alpha) == pytest.approx(1.75 / 3)
     assert total_variation(alpha[:1]) is None
+
+
+def test_mutual_information_is_what_the_expert_tells_of_the_task() -> None:
+    print("one expert per task among 2 tasks: ln 2; the same mixture for both: 0")
+    torch.testing.assert_close(mutual_information(torch.eye(2)), torch.tensor(math.log(2)))
+    torch.testing.assert_close(mutual_information(torch.tensor([[0.3, 0.7], [0.3, 0.7]])), torch.tensor(0.0))
+
+
+def test_a_weight_that_underflows_leaves_the_gradient_finite() -> None:
+    logits = torch.tensor([[200.0, 0.0], [0.0, 200.0]], requires_grad=True)
+    mutual_information(logits.softmax(-1)).backward()
+    assert logits.grad is not None
+    assert bool(logits.grad.isfinite().all())

@@ -36,13 +36,13 @@ class ClientSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: float = Field(1e-4, gt=0)
-    momentum: float = Field(0.0, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
-    batch_size: int = Field(32, gt=0)
-    local_epochs: int = Field(1, gt=0)
-    local_steps: int | None = Field(None, gt=0)
-    max_grad_norm: float | None = Field(None, gt=0)
+    lr: float = Field(default=1e-4, gt=0)
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    batch_size: int = Field(default=32, gt=0)
+    local_epochs: int = Field(default=1, gt=0)
+    local_steps: int | None = Field(default=None, gt=0)
+    max_grad_norm: float | None = Field(default=None, gt=0)
     reset_optimizer: bool = True
     device: str = "cpu"
 

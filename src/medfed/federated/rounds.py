@@ -35,10 +35,10 @@ class RoundSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_rounds: int = Field(10, gt=0)
-    participation: float = Field(1.0, gt=0, le=1)
-    clients_per_round: int | None = Field(None, gt=0)
-    min_clients: int = Field(1, gt=0)
+    num_rounds: int = Field(default=10, gt=0)
+    participation: float = Field(default=1.0, gt=0, le=1)
+    clients_per_round: int | None = Field(default=None, gt=0)
+    min_clients: int = Field(default=1, gt=0)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from medfed.federated.state import copied, join, split, trainable
 from medfed.injection.experts import save_experts
 from medfed.injection.foundation import Foundation
 from medfed.injection.injected import Group, InjectedModel, encode
-from medfed.injection.router import entropy, total_variation
+from medfed.injection.router import entropy, mutual_information, total_variation
 from medfed.injection.sampling import Draw, epoch_order
 from medfed.injection.settings import InjectionSettings
 from medfed.modalities.base import Encoder
@@ -214,12 +214,13 @@ class Injector:
             Group(*pair, batch) for pair, (_, batch) in zip(zip(tasks, encoded, strict=True), examples, strict=True)
         ]
         sizes = torch.tensor([len(batch) for _, batch in examples], device=self._settings.device)
-        with self.injected.mixing(self.injected.alpha(tasks).repeat_interleave(sizes, 0)):
-            per_task = [
-                self._answer_loss(group, found) for group, found in zip(groups, self.injected(groups), strict=True)
-            ]
+        alpha = self.injected.alpha(tasks)
+        with self.injected.mixing(alpha.repeat_interleave(sizes, 0)):
+            found = self.injected(groups)
+            per_task = [self._answer_loss(group, part) for group, part in zip(groups, found, strict=True)]
             loss = torch.cat(per_task).mean()
-            loss.backward()  # type: ignore[no-untyped-call]
+            reward = self._settings.routing_weight * mutual_information(alpha)
+            (loss - reward).backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self._params.values(), self._settings.max_grad_norm or torch.inf)
         self._optimizer.step()
         self._optimizer.zero_grad()

@@ -51,16 +51,16 @@ class TinySettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["tiny"] = "tiny"
-    vocab_size: int = Field(1500, ge=300)
-    width: int = Field(128, gt=0)
-    num_layers: int = Field(4, gt=0)
-    num_heads: int = Field(4, gt=0)
-    num_steps: int = Field(130, gt=0)
-    batch_size: int = Field(24, gt=0)
-    max_length: int = Field(96, ge=16)
-    lr: float = Field(2e-3, gt=0)
-    case_share: float = Field(0.7, ge=0, le=1)
-    seed: int = Field(0, ge=0)
+    vocab_size: int = Field(default=1500, ge=300)
+    width: int = Field(default=128, gt=0)
+    num_layers: int = Field(default=4, gt=0)
+    num_heads: int = Field(default=4, gt=0)
+    num_steps: int = Field(default=130, gt=0)
+    batch_size: int = Field(default=24, gt=0)
+    max_length: int = Field(default=96, ge=16)
+    lr: float = Field(default=2e-3, gt=0)
+    case_share: float = Field(default=0.7, ge=0, le=1)
+    seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _heads_divide(self) -> TinySettings:

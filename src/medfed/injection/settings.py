@@ -24,6 +24,7 @@ class InjectionSettings(BaseModel):
         dropout: on the experts' input.
         projector: ``linear`` (the paper's) or ``mlp``.
         router: how the router reads descriptions.
+        routing_weight: reward for routing tasks differently (mutual information); 0 is the paper, and does not route.
         order: ``modality_first`` (the paper's) or ``task_first``.
         balance_tasks: every task gives the same number of examples.
         balance_classes: every class of a task gives the same number of examples.
@@ -35,21 +36,22 @@ class InjectionSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    lr: float = Field(5e-4, gt=0)
-    router_lr: float = Field(1e-3, gt=0)
-    encoder_lr: float | None = Field(None, ge=0)
-    num_epochs: int = Field(2, gt=0)
-    batch_size: int = Field(16, gt=0)
-    num_experts: int = Field(12, ge=0)
-    rank: int = Field(8, gt=0)
-    alpha: int = Field(16, gt=0)
-    dropout: float = Field(0.1, ge=0, lt=1)
+    lr: float = Field(default=5e-4, gt=0)
+    router_lr: float = Field(default=1e-3, gt=0)
+    encoder_lr: float | None = Field(default=None, ge=0)
+    num_epochs: int = Field(default=2, gt=0)
+    batch_size: int = Field(default=16, gt=0)
+    num_experts: int = Field(default=12, ge=0)
+    rank: int = Field(default=8, gt=0)
+    alpha: int = Field(default=16, gt=0)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
     projector: ProjectorKind = "linear"
     router: RouterSettings = RouterSettings()
+    routing_weight: float = Field(default=0.05, ge=0)
     order: Order = "modality_first"
     balance_tasks: bool = True
     balance_classes: bool = True
     keep_optimizer_state: bool = True
-    weight_decay: float = Field(0.01, ge=0)
-    max_grad_norm: float | None = Field(1.0, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
     device: str = "cpu"

@@ -56,7 +56,7 @@ class Modality(BaseModel, ABC):
 class EncoderSpec(BaseModel, ABC):
     """Settings of an encoder under its registry ``name``; ``build`` makes the module.
 
-    The module maps ``Float[Tensor, "batch *sample"]`` to ``Float[Tensor, "batch tokens dim"]``; its ``dim`` says how wide.
+    The module maps ``Float[Tensor, "batch *sample"]`` to ``Float[Tensor, "batch tokens dim"]``, ``dim`` wide.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

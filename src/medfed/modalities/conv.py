@@ -36,14 +36,14 @@ class Conv1dSpec(EncoderSpec):
     """
 
     name: ClassVar[str] = "conv1d"
-    dim: int = Field(64, gt=0)
-    num_blocks: int = Field(4, gt=0)
-    kernel_size: int = Field(7, gt=0)
-    stride: int = Field(3, gt=0)
+    dim: int = Field(default=64, gt=0)
+    num_blocks: int = Field(default=4, gt=0)
+    kernel_size: int = Field(default=7, gt=0)
+    stride: int = Field(default=3, gt=0)
     norm: Literal["group", "batch"] = "group"
-    num_groups: int = Field(4, gt=0)
-    num_tokens: int = Field(4, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    num_groups: int = Field(default=4, gt=0)
+    num_tokens: int = Field(default=4, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _check_sizes(self) -> Conv1dSpec:

@@ -36,12 +36,12 @@ class TransformerSpec(EncoderSpec):
     """
 
     name: ClassVar[str] = "transformer"
-    dim: int = Field(64, gt=0)
-    num_layers: int = Field(2, gt=0)
-    num_heads: int = Field(4, gt=0)
-    mlp_ratio: int = Field(2, gt=0)
-    num_tokens: int = Field(1, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dim: int = Field(default=64, gt=0)
+    num_layers: int = Field(default=2, gt=0)
+    num_heads: int = Field(default=4, gt=0)
+    mlp_ratio: int = Field(default=2, gt=0)
+    num_tokens: int = Field(default=1, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _check_heads(self) -> TransformerSpec:

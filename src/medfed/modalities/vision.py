@@ -44,14 +44,14 @@ class VisionTransformerSpec(EncoderSpec):
 
     num_layers: int = Field(gt=0)
     num_heads: int = Field(gt=0)
-    mlp_ratio: int = Field(4, gt=0)
+    mlp_ratio: int = Field(default=4, gt=0)
     patch_size: int = Field(gt=0)
     size: int = Field(gt=0)
     channels: Literal[1, 3] = 3
     tokens: Literal["grid", "cls", "all"] = "grid"
-    num_tokens: int = Field(4, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    init_std: float = Field(0.02, gt=0)
+    num_tokens: int = Field(default=4, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    init_std: float = Field(default=0.02, gt=0)
 
     @model_validator(mode="after")
     def _check_divisions(self) -> VisionTransformerSpec:
@@ -88,11 +88,11 @@ class DeiTTiny(VisionTransformerSpec):
     """DeiT-tiny at 224 pixels: 5.5 million parameters, for a GPU or patience."""
 
     name: ClassVar[str] = "deit-tiny"
-    dim: int = Field(192, gt=0)
-    num_layers: int = Field(12, gt=0)
-    num_heads: int = Field(3, gt=0)
-    patch_size: int = Field(16, gt=0)
-    size: int = Field(224, gt=0)
+    dim: int = Field(default=192, gt=0)
+    num_layers: int = Field(default=12, gt=0)
+    num_heads: int = Field(default=3, gt=0)
+    patch_size: int = Field(default=16, gt=0)
+    size: int = Field(default=224, gt=0)
 
 
 class ViTMini(VisionTransformerSpec):
@@ -102,13 +102,13 @@ class ViTMini(VisionTransformerSpec):
     """
 
     name: ClassVar[str] = "vit-mini"
-    dim: int = Field(64, gt=0)
-    num_layers: int = Field(3, gt=0)
-    num_heads: int = Field(4, gt=0)
-    patch_size: int = Field(16, gt=0)
-    size: int = Field(64, gt=0)
+    dim: int = Field(default=64, gt=0)
+    num_layers: int = Field(default=3, gt=0)
+    num_heads: int = Field(default=4, gt=0)
+    patch_size: int = Field(default=16, gt=0)
+    size: int = Field(default=64, gt=0)
     channels: Literal[1, 3] = 1
-    init_std: float = Field(0.1, gt=0)
+    init_std: float = Field(default=0.1, gt=0)
 
 
 class VisionTransformer(Encoder):

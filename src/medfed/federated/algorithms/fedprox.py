@@ -24,7 +24,7 @@ class FedProx(Algorithm):
     """
 
     name: ClassVar[str] = "fedprox"
-    mu: float = Field(1e-4, ge=0)
+    mu: float = Field(default=1e-4, ge=0)
 
     def penalty(self, step: LocalStep, broadcast: Broadcast, client_state: Params) -> Tensor | None:
         """Return (μ/2)‖y − x‖² over the parameters that train."""

@@ -48,7 +48,8 @@ def _consolidation(frame: Frame, anatomy: Anatomy, severity: float, coarse: Map)
     fissure = ramp(-0.02 - frame.y if upper else frame.y - 0.02 + 0.25 * (frame.u - 0.4), 0.025)
     bronchi: Map = 1 - 0.5 * np.minimum(frame.vessels, 1)
     body: Map = np.exp(np.maximum(-distance * np.sqrt(distance), -20))
-    return severity**0.7 * frame.sick * body * fissure * bronchi * (0.5 + 0.7 * coarse)
+    density: Map = severity**0.7 * frame.sick * body * fissure * bronchi * (0.5 + 0.7 * coarse)
+    return density
 
 
 def _effusion(frame: Frame, anatomy: Anatomy, severity: float) -> Map:

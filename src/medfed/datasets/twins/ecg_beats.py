@@ -168,12 +168,11 @@ def ventricular(template: Template, rng: np.random.Generator, strength: float) -
 
 
 def supraventricular(template: Template, rng: np.random.Generator, strength: float) -> Template:
-    """A premature atrial beat: another P axis and a shorter PR; QRS and T nearly as ever."""
+    """A premature atrial beat: another P axis, a shorter PR, and a right bundle that has not quite recovered."""
     delay, width, dipole = (part.copy() for part in template)
     dipole[P] *= 1 - strength * rng.uniform(0.8, 1.8)
     delay[P] += strength * 0.03
-    dipole[Q:] *= 1 + strength * rng.normal(0, 0.06)
-    return Template(delay, width, dipole)
+    return with_findings(Template(delay, width, dipole), [("CRBBB", strength * float(rng.uniform(0.1, 0.9)))])
 
 
 def render(beats: Iterable[tuple[float, float, Template]], num_samples: int) -> Float64[np.ndarray, "3 time"]:

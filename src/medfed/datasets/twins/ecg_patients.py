@@ -119,7 +119,7 @@ def draw_finding(patient: Patient, visibility: float, rng: np.random.Generator) 
     )
     fibrillation = min(1.0, visibility * patient.severity[0] * 1.6) if "AFIB" in patient.disease else 0.0
     rate, rhythm, respiratory = _rhythm(patient, rng)
-    prematurity = min(1.0, visibility * float(rng.uniform(0.5, 1.2)))
+    prematurity = min(1.0, visibility * float(rng.uniform(0.4, 1.1)))
     ectopics, text, ectopic_codes = _ectopics(bool(patient.disease), rng)
     codes = {code: 0.0 if code == "AFIB" else float(rng.choice([100, 100, 80, 50])) for code in patient.disease}
     codes |= ectopic_codes
@@ -163,7 +163,7 @@ def _ectopics(diseased: bool, rng: np.random.Generator) -> tuple[tuple[Origin, .
     """Ectopic beats, the annotator's text, and their statement (a single one is often left without)."""
     if rng.random() >= SHARE_ECTOPIC[diseased]:
         return (), None, {}
-    origin: Origin = "ventricular" if rng.random() < 0.65 else "supraventricular"
+    origin: Origin = "ventricular" if rng.random() < 0.7 else "supraventricular"
     number = int(rng.choice([1, 2, 3, 4], p=[0.35, 0.3, 0.2, 0.15]))
     ectopics: tuple[Origin, ...] = (origin,) * number
     if origin == "ventricular" and number > 2 and rng.random() < 0.2:

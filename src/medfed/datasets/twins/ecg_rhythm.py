@@ -49,8 +49,8 @@ def beats(rhythm: Rhythm, template: Template, seconds: int, rng: np.random.Gener
             peaks[position] -= early  # the sinus node goes on: a full compensatory pause
             templates[position] = focus
         else:
-            peaks[position] -= early * 0.9
-            peaks[position + 1 :] -= early * 0.6  # the sinus node is reset: an incomplete pause
+            peaks[position] -= early
+            peaks[position + 1 :] -= early * 0.7  # the sinus node is reset: an incomplete pause
             templates[position] = supraventricular(templates[position], rng, rhythm.prematurity)
     intervals = np.diff(peaks, prepend=2 * peaks[0] - peaks[1])
     return list(zip(peaks.tolist(), intervals.tolist(), templates, strict=True))

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import polars as pl
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from medfed.errors import DataError, MedfedError
 
@@ -55,10 +55,10 @@ class TwinSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_patients: int = 400
-    seed: int = 0
-    difficulty: float = 0.5
-    image_size: int = 96
+    num_patients: int = Field(default=400, gt=0)
+    seed: int = Field(default=0, ge=0)
+    difficulty: float = Field(default=0.5, ge=0, le=1)
+    image_size: int = Field(default=96, ge=32)
 
 
 class Problem(NamedTuple):

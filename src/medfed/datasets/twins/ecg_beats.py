@@ -172,7 +172,7 @@ def supraventricular(template: Template, rng: np.random.Generator, strength: flo
     delay, width, dipole = (part.copy() for part in template)
     dipole[P] *= 1 - strength * rng.uniform(0.8, 1.8)
     delay[P] += strength * 0.03
-    return with_findings(Template(delay, width, dipole), [("CRBBB", strength * float(rng.uniform(0.1, 0.9)))])
+    return with_findings(Template(delay, width, dipole), [("CRBBB", strength * float(rng.uniform(0.0, 0.4)))])
 
 
 def render(beats: Iterable[tuple[float, float, Template]], num_samples: int) -> Float64[np.ndarray, "3 time"]:

@@ -119,7 +119,7 @@ def draw_finding(patient: Patient, visibility: float, rng: np.random.Generator) 
     )
     fibrillation = min(1.0, visibility * patient.severity[0] * 1.6) if "AFIB" in patient.disease else 0.0
     rate, rhythm, respiratory = _rhythm(patient, rng)
-    prematurity = min(1.0, visibility * float(rng.uniform(0.4, 1.1)))
+    prematurity = min(1.0, visibility * float(rng.uniform(0.25, 0.95)))
     ectopics, text, ectopic_codes = _ectopics(bool(patient.disease), rng)
     codes = {code: 0.0 if code == "AFIB" else float(rng.choice([100, 100, 80, 50])) for code in patient.disease}
     codes |= ectopic_codes
@@ -164,7 +164,7 @@ def _ectopics(diseased: bool, rng: np.random.Generator) -> tuple[tuple[Origin, .
     if rng.random() >= SHARE_ECTOPIC[diseased]:
         return (), None, {}
     origin: Origin = "ventricular" if rng.random() < 0.7 else "supraventricular"
-    number = int(rng.choice([1, 2, 3, 4], p=[0.35, 0.3, 0.2, 0.15]))
+    number = int(rng.choice([1, 2, 3, 4], p=[0.5, 0.25, 0.15, 0.1]))
     ectopics: tuple[Origin, ...] = (origin,) * number
     if origin == "ventricular" and number > 2 and rng.random() < 0.2:
         return (*ectopics[1:], "supraventricular"), "VES, SVES", {"PVC": 100.0}

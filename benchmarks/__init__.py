@@ -1,0 +1,1 @@
+"""Ratios, measured interleaved in one process. Nothing here is a timed test."""

@@ -98,8 +98,8 @@ class DeiTTiny(VisionTransformerSpec):
 class ViTMini(VisionTransformerSpec):
     """The same network for two cores.
 
-    Two layers and 16-pixel patches learn most per CPU second on 800 images; 8-pixel patches and deeper ones lag behind. Its
-    weights are drawn with a spread of 0.1: at a width of 64 the usual 0.02 learns markedly slower.
+    Two layers and 16-pixel patches learn most per CPU second on 800 images; 8-pixel patches and deeper ones lag behind.
+    Its weights are drawn with a spread of 0.1: at a width of 64 the usual 0.02 learns markedly slower.
     """
 
     name: ClassVar[str] = "vit-mini"

@@ -1,9 +1,7 @@
 """FedKIM by hand (Wang et al. 2024, Eq. 1 to 5), flat: two hospitals, two tasks, two rounds. It equals the library.
 
-    python examples/fedkim_by_hand.py
-
-The experts are the literal sum of Eq. 5, and the LLM answers one example at a time without padding. The largest
-difference of any trained weight from the library's is printed, and a test keeps it under 1e-6.
+The experts are the literal sum of Eq. 5; the LLM answers one example at a time. The largest difference of any trained
+weight from the library's is printed, and a test keeps it under 1e-6.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -23,7 +21,7 @@ from medfed.federated.algorithms.fedavg import FedAvg
 from medfed.federated.client import Client, ClientSettings
 from medfed.federated.exchange import InProcessExchange
 from medfed.federated.rounds import RoundSettings, initial_state, run_round
-from medfed.federated.state import FederatedState, load_weights, weights_of
+from medfed.federated.state import FederatedState, load_weights, split, weights_of
 from medfed.injection.foundation import Foundation
 from medfed.injection.inject import InjectionSettings, Injector
 from medfed.injection.sampling import epoch_order
@@ -31,14 +29,15 @@ from medfed.modalities import ENCODERS, MODALITIES
 from medfed.models.multimodal import MultimodalModel
 from medfed.rng import numpy_rng, torch_seeded
 from medfed.tasks import TASKS
-from medfed.tasks.base import TaskSet
+from medfed.tasks.base import Task, TaskSet
+from medfed.types import Params
 
 SEED, ROUNDS, LR, SIZES, EXPERTS, RANK = 0, 2, 0.05, {"north": 12, "south": 18}, 3, 2
 TASK = {name: TASKS[name] for name in ("cd", "pneumonia")}
-SETTINGS = InjectionSettings(num_experts=EXPERTS, rank=RANK, alpha=4, dropout=0.0, batch_size=8, num_epochs=1)
+FIXED = {"dropout": 0.0, "routing_weight": 0.0, "router_lr": InjectionSettings().lr, "num_epochs": 1, "batch_size": 8}
+SETTINGS = InjectionSettings(num_experts=EXPERTS, rank=RANK, alpha=4, **FIXED)
 
 
-# a tokenizer that hashes words; token 0 starts a text
 WORDS = SimpleNamespace(bos=0, eos=1, encode=lambda text: [2 + zlib.crc32(w.encode()) % 90 for w in text.split()])
 
 
@@ -57,16 +56,16 @@ def start() -> tuple[MultimodalModel, Foundation, dict[str, dict[str, TaskSet]],
         model = MultimodalModel({"image": spec}, {"image": MODALITIES["image"]}, tuple(TASK.values()))
         sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
         llm = LlamaForCausalLM(LlamaConfig(vocab_size=92, **sizes))
-    private = {place: {task: examples(task, place, size) for task in TASK} for place, size in SIZES.items()}
-    return model, Foundation("words", llm, WORDS, {}), private, {task: examples(task, "server", 10) for task in TASK}
+    held = {place: {task: examples(task, place, n) for task in TASK} for place, n in {**SIZES, "server": 10}.items()}
+    return model, Foundation("words", llm, WORDS, {}), held, held.pop("server")
 
 
 def train_client(model: nn.Module, tasks: dict[str, TaskSet], place: str, number: int) -> nn.Module:
     """Eq. 1 and 2: one epoch of SGD on the mean of the task losses, in batches of 6."""
     model = copy.deepcopy(model).train()
     optimizer = torch.optim.SGD(model.parameters(), LR)
-    draws = {name: numpy_rng(SEED, place, number, "train", 0, name, "batches") for name in tasks}
-    orders = {name: draws[name].permutation(SIZES[place]) for name in tasks}
+    key = (SEED, place, number, "train", 0)
+    orders = {name: numpy_rng(*key, name, "batches").permutation(SIZES[place]) for name in tasks}
     for begin in range(0, SIZES[place], 6):
         batches = {name: held.batch(orders[name][begin : begin + 6]) for name, held in tasks.items()}
         losses = [F.cross_entropy(model(TASK[name], batch), batch.target) for name, batch in batches.items()]
@@ -76,60 +75,54 @@ def train_client(model: nn.Module, tasks: dict[str, TaskSet], place: str, number
     return model
 
 
-def answer_loss(llm: nn.Module, own: dict[str, torch.Tensor], foundation: Foundation, item: tuple) -> torch.Tensor:
+def answer_loss(llm: nn.Module, own: Params, foundation: Foundation, task: Task, tokens: Tensor, target: int) -> Tensor:
     """Steps 1 to 3 for one example: h = [g(e); p], α of Eq. 4, experts of Eq. 5, cross-entropy of the answer."""
-    task, tokens, target = item
     text, rms = foundation.tokenizer, lambda ids: F.rms_norm(foundation.embed(ids), (foundation.width,), eps=1e-12)
     router = {name.split(".router.default.")[1]: value for name, value in own.items() if ".router." in name}
     asked, told = rms(text.encode(task.modality_description)), rms(text.encode(task.task_description))
-    scores = (asked @ router["query.weight"].T) @ (told @ router["key.weight"].T).T / 64**0.5
-    pooled = (scores.softmax(-1) @ (told @ router["value.weight"].T)).mean(0)
+    query, key, value = asked @ router["query.weight"].T, told @ router["key.weight"].T, told @ router["value.weight"].T
+    pooled = ((query @ key.T / 64**0.5).softmax(-1) @ value).mean(0)
     hidden = F.gelu(pooled @ router["mlp.0.weight"].T + router["mlp.0.bias"])
     alpha = (hidden @ router["mlp.2.weight"].T + router["mlp.2.bias"]).softmax(-1)
 
-    def experts(layer: str, h: torch.Tensor) -> torch.Tensor:
-        a, b = (own[f"llm.{layer}.lora_{side}.default.weight"] for side in "AB")
-        rows = [slice(p * RANK, (p + 1) * RANK) for p in range(EXPERTS)]
-        return SETTINGS.alpha / RANK * sum(alpha[p] * (h @ a[r].T @ b[:, r].T) for p, r in enumerate(rows))
+    def experts(layer: str, h: Tensor) -> Tensor:
+        a, b = (own[f"llm.{layer}.lora_{side}.default.weight"].split(RANK, int(side == "B")) for side in "AB")
+        return SETTINGS.alpha / RANK * sum(alpha[p] * (h @ a[p].T @ b[p].T) for p in range(EXPERTS))
 
     adapted = {name: layer for name, layer in llm.named_modules() if f"llm.{name}.lora_A.default.weight" in own}
     hooks = [m.register_forward_hook(lambda _, h, out, n=n: out + experts(n, h[0])) for n, m in adapted.items()]
     aligned = tokens @ own["projectors.image.layers.0.weight"].T + own["projectors.image.layers.0.bias"]
     prompt = foundation.embed(text.encode(f" Question: {task.question} Answer:"))
-    h = torch.cat([foundation.embed([text.bos]), aligned, prompt])
-    logits = llm(inputs_embeds=h[None]).logits[0, -1]
-    for hook in hooks:
-        hook.remove()
+    logits = llm(inputs_embeds=torch.cat([foundation.embed([text.bos]), aligned, prompt])[None]).logits[0, -1]
+    _ = [hook.remove() for hook in hooks]
     return F.cross_entropy(logits[None], torch.tensor([text.encode(task.answers[target])[0]]))
 
 
-def by_hand() -> dict[str, torch.Tensor]:
+def by_hand() -> dict[str, Tensor]:
     """Run FedKIM without the library's federated and injection parts; only the initial values are taken from it."""
     model, foundation, private, public = start()
-    initial = Injector(foundation, copy.deepcopy(model), tuple(TASK.values()), SETTINGS, SEED).state()
-    own = {n.removeprefix("params/"): v.requires_grad_() for n, v in initial.items() if n.startswith("params/")}
-    routers = [value for name, value in own.items() if ".router." in name]
-    others = [*(value for name, value in own.items() if ".router." not in name), *model.encoders.parameters()]
-    rates = [{"params": others, "lr": SETTINGS.lr}, {"params": routers, "lr": SETTINGS.router_lr}]
-    optimizer = torch.optim.AdamW(rates, weight_decay=SETTINGS.weight_decay)
+    initial = split(Injector(foundation, copy.deepcopy(model), (), SETTINGS, SEED).state(), ("params", "slots"))
+    own = {name: value.requires_grad_() for name, value in initial["params"].items()}
+    trained = [*own.values(), *model.encoders.parameters()]
+    optimizer = torch.optim.AdamW(trained, SETTINGS.lr, weight_decay=SETTINGS.weight_decay)
     for number in range(1, ROUNDS + 1):
-        trained = [(train_client(model, held, place, number), SIZES[place]) for place, held in sorted(private.items())]
+        locals_ = [(train_client(model, held, place, number), SIZES[place]) for place, held in sorted(private.items())]
         with torch.no_grad():  # Eq. 3
             for name, value in model.named_parameters():
-                changes = [n * (dict(local.named_parameters())[name] - value).double() for local, n in trained]
+                changes = [n * (dict(local.named_parameters())[name] - value).double() for local, n in locals_]
                 value.copy_(value.double() + sum(changes) / sum(SIZES.values()))
         order = epoch_order({n: s.targets.numpy() for n, s in public.items()}, numpy_rng(SEED, "inject", number, 0))
         for begin in range(0, len(order), SETTINGS.batch_size):
             drawn = [(TASK[task], public[task].batch(np.array([i]))) for task, i in order[begin : begin + 8]]
             items = [(task, model.tokens("image", one.inputs["image"])[0], int(one.target)) for task, one in drawn]
-            torch.stack([answer_loss(foundation.model, own, foundation, item) for item in items]).mean().backward()
-            nn.utils.clip_grad_norm_([*others, *routers], SETTINGS.max_grad_norm)
+            torch.stack([answer_loss(foundation.model, own, foundation, *item) for item in items]).mean().backward()
+            nn.utils.clip_grad_norm_(trained, SETTINGS.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
     return {name: value.detach() for name, value in {**own, **dict(model.named_parameters())}.items()}
 
 
-def by_library() -> dict[str, torch.Tensor]:
+def by_library() -> dict[str, Tensor]:
     """Run the same with the library."""
     model, foundation, private, public = start()
     injector = Injector(foundation, model, tuple(TASK.values()), SETTINGS, SEED)
@@ -142,7 +135,7 @@ def by_library() -> dict[str, torch.Tensor]:
         load_weights(model, state.weights)
         list(injector.inject(public, number))
         state = FederatedState(number, *weights_of(model))
-    return {**{n.removeprefix("params/"): v for n, v in injector.state().items()}, **state.params}
+    return {**split(injector.state(), ("params", "slots"))["params"], **state.params}
 
 
 def largest_difference() -> float:

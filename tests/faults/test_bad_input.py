@@ -97,7 +97,7 @@ def column_missing(root: Path) -> Path:
 CASES: list[tuple[str, Callable[[Path], Path], str]] = [
     ("covid-radiography", unreadable_png, "truncated"),
     ("rsna-pneumonia", truncated_dicom, "pixel"),
-    ("ptbxl", header_without_signal, "signal"),
+    ("ptbxl", header_without_signal, ".dat"),
     ("yaib-mortality", parquet_without_column, "crea"),
     ("ptbxl", not_utf8, "UTF-8"),
     ("rsna-pneumonia", column_missing, "class"),

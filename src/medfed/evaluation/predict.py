@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ WATCHED = ("auroc", "balanced_accuracy")
 """Metrics followed over the rounds on the development set."""
 
 
+@runtime_checkable
 class Predictor(Protocol):
     """Gives the probability of every answer of a task's examples."""
 

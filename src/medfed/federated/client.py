@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from medfed.errors import DataError
 from medfed.federated.algorithms.base import Algorithm
 from medfed.federated.gate import delta_dtype
-from medfed.federated.local import Site, Trained
+from medfed.federated.local import Site, Trained, Upload
 from medfed.federated.optimizer import ClientSettings
 from medfed.federated.state import Weights, join, split
 from medfed.federated.training import LocalRun
@@ -106,25 +106,29 @@ class Client:
         trained = Trained(site, fitted.weights, delta, self.num_examples, fitted.num_steps, examples, personal)
         upload = algorithm.upload(trained, broadcast, state["algorithm"])
         metrics = {f"loss.{task}": loss for task, loss in fitted.losses.items()}
-        update = Update(
-            client=self.id,
-            round=broadcast.round,
-            base=broadcast.base,
-            delta=upload.delta,
-            num_examples=self.num_examples,
-            num_steps=fitted.num_steps,
-            buffers=upload.buffers,
-            state=upload.state,
-            examples=examples,
-            metrics=metrics | {"seconds": time.perf_counter() - started},
-        )
+        metrics["seconds"] = time.perf_counter() - started
         kept = {} if settings.reset_optimizer else fitted.slots
-        return update, join({"algorithm": upload.client_state, "optimizer": kept})
+        return _update(trained, upload, broadcast, metrics), join({"algorithm": upload.client_state, "optimizer": kept})
 
 
 def initial_client_state(algorithm: Algorithm, params: Params) -> dict[str, Tensor]:
     """Return the state of a client that has never trained."""
     return join({"algorithm": algorithm.init_client(params)})
+
+
+def _update(trained: Trained, upload: Upload, broadcast: Broadcast, metrics: Mapping[str, float]) -> Update:
+    return Update(
+        client=trained.site.client,
+        round=broadcast.round,
+        base=broadcast.base,
+        delta=upload.delta,
+        num_examples=trained.num_examples,
+        num_steps=trained.num_steps,
+        buffers=upload.buffers,
+        state=upload.state,
+        examples=trained.examples,
+        metrics=metrics,
+    )
 
 
 def _delta(weights: Weights, broadcast: Broadcast) -> dict[str, Tensor]:

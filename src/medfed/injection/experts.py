@@ -13,6 +13,7 @@ Deviation: the scaling is a/r *per expert* (the released code drops it), so PEFT
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -166,7 +167,7 @@ def add_experts(
     targets = sorted({name.rpartition(".")[2] for name in projections(model)})
     common = {"target_modules": targets, "lora_dropout": dropout, "bias": "none", "task_type": "CAUSAL_LM"}
     if num_experts == 1:
-        return get_peft_model(model, LoraConfig(r=rank, lora_alpha=alpha, **common))
+        return _wrapped(model, LoraConfig(r=rank, lora_alpha=alpha, **common))
     routed = RoutedLoraConfig(
         r=num_experts * rank,
         lora_alpha=num_experts * alpha,
@@ -174,7 +175,14 @@ def add_experts(
         router=router.model_dump(),
         **common,
     )
-    return get_peft_model(model, routed)
+    return _wrapped(model, routed)
+
+
+def _wrapped(model: nn.Module, config: LoraConfig) -> PeftModel:
+    with warnings.catch_warnings():
+        # PEFT asks transformers by a name that transformers has deprecated; nobody here can mend that.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        return get_peft_model(model, config)
 
 
 def projections(model: nn.Module) -> list[str]:

@@ -21,7 +21,7 @@ from medfed.injection.cases import FINDINGS
 from medfed.injection.documents import documents
 from medfed.injection.pretrain import SPECIAL, Pretrained, TinySettings, pretrain
 
-VERSION = 1
+VERSION = 2
 """Raise it when pre-training changes: older cache entries are then passed over."""
 RECORD, WEIGHTS = "pretraining.json", "model.safetensors"
 

@@ -30,8 +30,11 @@ DIAGNOSES = {  # share, and burdens at admission
 SHARE_SEPTIC = (0.55, 0.06, 0.16, 0.1, 0.12, 0.08)
 """Share of stays with sepsis, by diagnosis."""
 
-_RISK = np.array([0.2, 0.7, 0.55, 0.35, 0.35, 0.3])
-_RISK_MEAN, _RISK_SPREAD, _DEATH_ABOVE = 0.94, 0.61, 0.94
+RISK = np.array([0.2, 0.7, 0.55, 0.35, 0.35, 0.3])
+"""Weight of each burden in the risk of death."""
+
+RISK_MEAN, RISK_SPREAD, DEATH_ABOVE = 0.94, 0.61, 0.94
+"""Mean and spread of the risk over stays, and the standard score above which a patient dies: about one in six."""
 
 
 class Stays(NamedTuple):
@@ -63,10 +66,10 @@ def draw_stays(count: int, short: bool, difficulty: float, rng: np.random.Genera
     burden = _course(diagnosis, rng)
     _add_sepsis(burden, septic, num_hours - 1 - HOURS_AFTER_ONSET, rng)
     burden = np.clip(burden, 0, 3.5)
-    risk = burden[:, 12:30].mean(1) @ _RISK + 0.15 * (age - 64) / 15
-    score = (risk - _RISK_MEAN) / _RISK_SPREAD
+    risk = burden[:, 12:30].mean(1) @ RISK + 0.15 * (age - 64) / 15
+    score = (risk - RISK_MEAN) / RISK_SPREAD
     weight = np.sqrt(1 - difficulty**3)
-    died = weight * score + np.sqrt(1 - weight**2) * rng.standard_normal(count) > _DEATH_ABOVE
+    died = weight * score + np.sqrt(1 - weight**2) * rng.standard_normal(count) > DEATH_ABOVE
     return Stays(age, rng.random(count) < 0.43, burden, septic, died, num_hours)
 
 

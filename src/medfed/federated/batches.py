@@ -54,7 +54,8 @@ def steps(tasks: Mapping[str, TaskSet], settings: ClientSettings, *key: Key) -> 
 def in_order(tasks: Mapping[str, TaskSet], size: int) -> Iterator[TaskBatch]:
     """Yield every example once; the weights make the sum of the losses the client's whole objective (Eq. 1)."""
     for examples in tasks.values():
-        for batch in examples.batches(size):
+        for positions in np.split(np.arange(len(examples)), _cuts(len(examples), size)):
+            batch = examples.batch(positions)
             yield TaskBatch(examples.task, batch, len(batch) / len(examples) / len(tasks))
 
 
@@ -70,6 +71,10 @@ def _epoch(tasks: Mapping[str, TaskSet], size: int, length: int, *key: Key) -> I
 
 
 def _positions(num_examples: int, size: int, rng: np.random.Generator) -> Iterator[Int[np.ndarray, " batch"]]:
-    cuts = np.arange(1, num_batches(num_examples, size)) * size
     while True:
-        yield from np.split(rng.permutation(num_examples), cuts)
+        yield from np.split(rng.permutation(num_examples), _cuts(num_examples, size))
+
+
+def _cuts(num_examples: int, size: int) -> Int[np.ndarray, " cut"]:
+    """Where one pass is cut into mini-batches."""
+    return np.arange(1, num_batches(num_examples, size)) * size

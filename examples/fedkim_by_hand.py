@@ -38,9 +38,7 @@ FIXED = {"dropout": 0.0, "routing_weight": 0.0, "router_lr": InjectionSettings()
 SETTINGS = InjectionSettings(num_experts=EXPERTS, rank=RANK, alpha=4, **FIXED)
 
 
-WORDS = SimpleNamespace(
-    bos=0, eos=1, decode=str, encode=lambda text: [2 + zlib.crc32(w.encode()) % 90 for w in text.split()]
-)
+WORDS = SimpleNamespace(bos=0, eos=1, decode=str, encode=lambda t: [2 + zlib.crc32(w.encode()) % 90 for w in t.split()])
 
 
 def examples(task: str, place: str, size: int) -> TaskSet:

@@ -12,6 +12,9 @@ import pytest
 from medfed import cli
 from medfed.datasets import DATASETS
 from medfed.datasets.base import TwinSpec, write_twin
+from medfed.datasets.decode import decode
+from medfed.modalities import MODALITIES
+from medfed.provenance import data_facts
 
 NAMES = ("covid-radiography", "rsna-pneumonia", "chexpert", "ptbxl", "yaib-mortality")
 TASK = {
@@ -199,3 +202,16 @@ def test_mistakes_on_the_command_line(
     message = "".join(capsys.readouterr().err.split("\n"))
     assert all(word in message for word in words)
     assert not (tmp_path / "runs").exists()
+
+
+def test_skip_bad_leaves_the_file_out_and_counts_it(pristine: Path, tmp_path: Path) -> None:
+    root = tmp_path / "covid-radiography"
+    shutil.copytree(pristine / "covid-radiography", root)
+    path = unreadable_png(root)
+    dataset, modalities = DATASETS["covid-radiography"], {"image": MODALITIES["image"]}
+    kept = decode(dataset, root, modalities, skip_bad=True)
+    assert [problem.where for problem in kept.skipped] == [str(path)]
+    # every other example stays, arrays and index alike
+    assert len(kept.index) == len(dataset.index(root)) - 1 == len(kept.samples["image"])
+    facts = data_facts({"covid-radiography": kept}, {"covid-radiography": "sum"})
+    assert facts["covid-radiography"]["skipped"][0]["where"] == str(path)

@@ -53,7 +53,7 @@ def test_the_pages_task_and_encoder_are_one_file_and_one_line_each_and_run(tmp_p
     study.write_text(blocks("toml")[0], encoding="utf-8")
     command = [sys.executable, "-m", "medfed", "run", str(study), "--runs", str(tmp_path / "runs")]
     environment = {**os.environ, "PYTHONPATH": str(package.parent), "MEDFED_CACHE": str(tmp_path / "cache")}
-    quick = ["--set", "foundation.max_steps=5"]
+    quick = ["--set", "foundation.kind=tiny", "--set", "foundation.num_steps=5"]
     done = subprocess.run([*command, *quick], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     predictions = list((tmp_path / "runs").rglob("predictions/cardiomegaly.jsonl"))

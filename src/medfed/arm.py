@@ -42,15 +42,23 @@ def build_model(study: Study) -> MultimodalModel:
 class Arm:
     """A federation of the study's clients that can be stopped after any phase and resumed.
 
+    With ``study.federate`` off no client is asked: every round is injection alone (FedKIM_pub).
+
     Attributes:
         model: the server's instance of the clients' model; after :meth:`run` it holds the last global weights.
-        injector: injects after every round, or None for the federated-only arm.
+        injector: injects after every round, or None for an arm without injection.
     """
 
     def __init__(
-        self, run: RunDir, study: Study, cohort: Cohort, model: MultimodalModel, injector: Injector | None
+        self,
+        run: RunDir,
+        study: Study,
+        cohort: Cohort,
+        model: MultimodalModel,
+        injector: Injector | None,
+        name: str = "fedkim",
     ) -> None:
-        self._run, self._study, self._cohort = run, study, cohort
+        self._run, self._study, self._cohort, self._name = run, study, cohort, name
         self.model, self.injector = model, injector
         clients = [Client(name, tasks) for name, tasks in sorted(cohort.clients.items())]
         self._exchange = InProcessExchange(clients, build_model(study), study.algorithm, study.client, study.seed)
@@ -84,6 +92,12 @@ class Arm:
         return state, bool(facts["finished"])
 
     def _federate(self, state: FederatedState) -> FederatedState:
+        if not self._study.federate:
+            silent = replace(state, round=state.round + 1)
+            record = {"round": silent.round, "clients": [], "failures": [], "base": None}
+            self._run.append_records("rounds.jsonl", [record])
+            self._save(silent, finished=False)
+            return silent
         started = time.monotonic()
         result = run_round(state, self._exchange, self._study.algorithm, self._federation, self._study.rounds)
         self._run.append_records("rounds.jsonl", [_round_record(result)])
@@ -117,10 +131,9 @@ class Arm:
         )
 
     def _development(self, number: int) -> list[dict[str, Any]]:
-        name = "federated" if self.injector is None else "fedkim"
         predictor: Predictor = HeadPredictor(self.model) if self.injector is None else InjectedPredictor(self.injector)
         return [
-            {"round": number, "model": name, "task": task, **watch(examples, predictor)}
+            {"round": number, "model": self._name, "task": task, **watch(examples, predictor)}
             for task, examples in self._cohort.development.items()
         ]
 

@@ -19,7 +19,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 data_app = typer.Typer(no_args_is_help=True, help="Datasets: list them, write synthetic twins, check a folder.")
 app.add_typer(data_app, name="data")
 
-StudyFile = Annotated[Path, typer.Argument(help="A study file, e.g. studies/demo.toml")]
+StudyFile = Annotated[Path, typer.Argument(help="A study or sweep file, e.g. studies/demo.toml, studies/table3.toml")]
 DataRoot = Annotated[Path | None, typer.Option("--data-root", help="Folder that holds the datasets in native layout")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: --set rounds.num_rounds=3")]
 Cache = Annotated[Path, typer.Option("--cache", envvar="MEDFED_CACHE", help="Twins and the tiny LLM are kept here")]
@@ -106,14 +106,29 @@ def run(
     skip_bad: SkipBad = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and stop")] = False,
     report: Annotated[Path | None, typer.Option("--report", help="Also copy the report here")] = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", help="Run at these seeds and compare: --seeds 0,1,2")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A sweep's quick form: all cells, minutes")] = False,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Runs at once; default: all CPUs")] = None,
 ) -> None:
-    """Run a study end to end, or go on where it was interrupted; a finished run is not computed twice."""
+    """Run a study, or a sweep of studies, end to end, or go on where it was interrupted; nothing is computed twice."""
+    from medfed.compare import run_sweep
     from medfed.pipeline import Places, run_study
     from medfed.study import load_study
+    from medfed.sweep import is_sweep, load_plan, parse_seeds
 
-    settings = load_study(study, overrides or [])
     places = Places(runs, cache.expanduser(), data_root, corpus, foundation, skip_bad)
-    run_study(settings, places, Reporter(Console()), dry_run=dry_run, report=report)
+    reporter = Reporter(Console())
+    if seeds is None and not quick and not is_sweep(study):
+        run_study(load_study(study, overrides or []), places, reporter, dry_run=dry_run, report=report)
+        return
+    plan = load_plan(study, overrides or [], parse_seeds(seeds), quick=quick)
+    if dry_run:
+        for cell in plan.cells:
+            for seed in plan.seeds:
+                reporter.say(f"{cell.label}, seed {seed}")
+                run_study(cell.at(seed), places, reporter, dry_run=True)
+        return
+    run_sweep(plan, places, reporter, workers or os.cpu_count() or 1, report)
 
 
 @app.command()

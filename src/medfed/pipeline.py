@@ -1,8 +1,8 @@
 """START HERE. A run from top to bottom: data → partition → federate → inject → evaluate → report.
 
 FedKIM (Wang et al. 2024), Figure 1: every round the clients train, the server aggregates (Eq. 3) and injects (Eq. 4,
-5), and the updated encoders go back. The *federated-only* arm is the same federation without injection: the
-baseline that injection has to beat.
+5), and the updated encoders go back. Beside it stand the baselines that injection has to beat
+(:mod:`medfed.baselines`), and ``heads``: the injected federation's own aggregated heads, which cost nothing more.
 """
 
 from __future__ import annotations
@@ -17,8 +17,17 @@ import numpy as np
 import torch
 
 from medfed.arm import Arm, build_model
+from medfed.baselines import Federation, federations, train_baselines
 from medfed.errors import RunError
-from medfed.evaluation.evaluate import Role, TaskPredictions, prediction_records, predictions_from_records, score_rows
+from medfed.evaluation.evaluate import (
+    MEMBER,
+    Role,
+    TaskPredictions,
+    id_salt,
+    prediction_records,
+    predictions_from_records,
+    score_rows,
+)
 from medfed.evaluation.predict import HeadPredictor, InjectedPredictor, Predictor
 from medfed.injection.foundation import load_foundation
 from medfed.injection.inject import Injector
@@ -101,24 +110,27 @@ def _compute(study: Study, places: Places, sources: Sources, run: RunDir, report
         foundation = load_foundation(study.foundation, cache=places.cache, corpus=places.corpus, path=places.foundation)
     before = foundation.fingerprint()
 
-    federated = Arm(RunDir(run.root / "federated-only"), study, cohort, build_model(study), None)
-    federated.run(reporter, "federate, without injection")
+    shared = federations(study, cohort, dict(sources.checksums), places.runs)
+    baselines = train_baselines(shared, reporter)
+    _copy_logs(shared, run)
     model = build_model(study)
     injector = Injector(foundation, model, study.tasks, study.injection, study.seed)
     injected = Arm(run, study, cohort, model, injector)
-    injected.run(reporter, "federate and inject")
+    injected.run(reporter, "federate and inject" if study.federate else "inject from public data alone")
 
     if (after := foundation.fingerprint()) != before:
         raise RunError("the frozen foundation changed during injection", where=run.root, hint="report this as a bug")
     injector.save(run.root / "injection")
-    heads, asked = HeadPredictor(federated.model), InjectedPredictor(injector)
+    predictors: dict[str, Predictor] = {"fedkim": InjectedPredictor(injector), **baselines}
+    predictors |= {"heads": HeadPredictor(model)} if study.federate else {}
     with reporter.phase("evaluate") as advance:
         for number, task in enumerate(study.tasks):
-            predict_task(run, study, cohort, task, {"fedkim": asked, "federated": heads})
+            predict_task(run, study, cohort, task, predictors)
             advance(number + 1, len(study.tasks))
         scores = score_predictions(run, study)
     run.write_json("scores.json", scores)
     facts |= {"data": data_facts(data, sources.checksums), "finished": now()}
+    facts |= {"federations": {federation.model: federation.run.root.name for federation in shared}}
     facts |= {"corpus": str(places.corpus.resolve()) if places.corpus else None}
     facts |= {"titles": {task.name: task.title for task in study.tasks}}
     facts |= {"foundation": {**foundation.info, "fingerprint_before": before, "fingerprint_after": after}}
@@ -133,13 +145,33 @@ def predict_task(run: RunDir, study: Study, cohort: Cohort, task: Task, predicto
     if run.exists(name):
         return
     examples = cohort.test[task.name]
-    role = role_of(study, task)
-    kept = {model: predictor for model, predictor in predictors.items() if role == "trained" or model != "federated"}
-    scores = {model: predictor(examples) for model, predictor in kept.items()}
+    scores = {model: ask(examples) for model, ask in predictors.items() if _can_answer(model, task, study, cohort)}
     predictions = TaskPredictions(
-        task.name, role, task.answers, examples.examples, examples.patients, examples.targets.numpy(), scores
+        task.name,
+        role_of(study, task),
+        task.answers,
+        examples.examples,
+        examples.patients,
+        examples.targets.numpy(),
+        scores,
     )
-    run.write_records(name, prediction_records(predictions, salt=run.root.name))
+    run.write_records(name, prediction_records(predictions, salt=id_salt(examples.data.index)))
+
+
+def _can_answer(model: str, task: Task, study: Study, cohort: Cohort) -> bool:
+    """Whether ``model`` was trained for ``task``: the LLM is asked anything, a head its own task, a client what it has."""
+    if model == "fedkim":
+        return True
+    client = model.partition(MEMBER)[2]
+    return task.name in (cohort.clients[client] if client else study.train)
+
+
+def _copy_logs(shared: list[Federation], run: RunDir) -> None:
+    """Lay the logs of the shared federation into the run, where the report reads them."""
+    for federation in shared:
+        if federation.model == "federated":
+            for name in ("rounds.jsonl", "development.jsonl"):
+                run.write_records(f"federated-only/{name}", federation.run.read_records(name))
 
 
 def role_of(study: Study, task: Task) -> Role:

@@ -19,6 +19,11 @@ class Reporter:
     def __init__(self, console: Console) -> None:
         self.console = console
 
+    @classmethod
+    def silent(cls) -> Reporter:
+        """Return one that prints nothing."""
+        return cls(Console(quiet=True))
+
     def say(self, text: str) -> None:
         """Print one line."""
         self.console.print(text, highlight=False, markup=False)

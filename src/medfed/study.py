@@ -11,7 +11,7 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 
@@ -33,6 +33,8 @@ from medfed.tasks import TASKS
 from medfed.tasks.base import Task
 
 Spec = TypeVar("Spec", bound=BaseModel)
+Baseline = Literal["federated", "local", "centralised"]
+"""A model trained beside the injected LLM; see :mod:`medfed.baselines`."""
 
 
 def _chosen(table: Mapping[str, type[Spec]], kind: str, value: object) -> object:
@@ -68,6 +70,8 @@ class Study(BaseModel):
         seed: the root of all randomness.
         train: trained tasks, by registry name.
         unseen: tasks asked of the injected LLM only.
+        federate: False trains no client: the server injects from public data alone (FedKIM_pub).
+        baselines: models without an LLM, trained beside the injected one on the same data.
         twins: synthetic data to write when no ``--data-root`` is given; by default none is.
         twin_sizes: patients per dataset where it differs from ``twins.num_patients``.
     """
@@ -79,6 +83,8 @@ class Study(BaseModel):
     seed: Annotated[int, Field(ge=0)] = 0
     train: Annotated[tuple[str, ...], Field(min_length=1)]
     unseen: tuple[str, ...] = ()
+    federate: bool = True
+    baselines: tuple[Baseline, ...] = ("federated",)
     twins: TwinSpec | None = None
     twin_sizes: dict[str, int] = {}
     split: SplitSettings = SplitSettings()
@@ -167,18 +173,49 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     Raises:
         StudyError: the file is missing, not TOML, or has a wrong key or value; the message names file and field.
     """
+    return study_of(read_tree(path), path, overrides)
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        StudyError: the file is missing or not TOML.
+    """
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise StudyError("no such study file", where=path, hint="see studies/ for the shipped ones") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise StudyError(f"not valid TOML: {error}", where=path, hint="correct that line") from error
+
+
+def study_of(tree: dict[str, Any], where: str | Path, overrides: Sequence[str] = ()) -> Study:
+    """Build the study of a tree of settings, with ``overrides`` put into the tree; errors name ``where``.
+
+    Raises:
+        StudyError: a wrong key or value.
+    """
     for override in overrides:
         _apply(tree, override)
     try:
         return Study.model_validate(tree)
     except ValidationError as error:
-        raise _explained(error, path) from error
+        raise explained(error, where, Study) from error
+
+
+def merged(base: object, over: object) -> object:
+    """Return ``base`` with ``over`` laid on top, tables key by key.
+
+    A table that names another part than the base's (``name`` or ``kind``) takes its place whole.
+    """
+    if not isinstance(over, Mapping):
+        return over
+    if isinstance(base, str):
+        base = {"name": base}
+    if not isinstance(base, Mapping) or any(key in over and over[key] != base.get(key) for key in ("name", "kind")):
+        base = {}
+    return {**base, **{key: merged(base.get(key), value) for key, value in over.items()}}
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -197,21 +234,22 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     node[last] = value
 
 
-def _explained(error: ValidationError, path: Path) -> StudyError:
+def explained(error: ValidationError, where: str | Path, model: type[BaseModel]) -> StudyError:
+    """Return the first problem of a settings tree as an error with the field, and the nearest known key."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"]) or "study"
     if first["type"] == "extra_forbidden":
-        known = _fields_at(first["loc"][:-1])
+        known = _fields_at(first["loc"][:-1], model)
         near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else (f"known keys: {', '.join(known)}" if known else "remove it")
-        return StudyError(f"unknown key {field!r}", where=path, hint=hint)
+        return StudyError(f"unknown key {field!r}", where=where, hint=hint)
     what = first["msg"].removeprefix("Value error, ")
     given = "" if isinstance(first["input"], Mapping | BaseModel) else f" (got {first['input']!r})"
-    return StudyError(f"{field}: {what}{given}", where=path, hint="correct it in the file, or with --set")
+    return StudyError(f"{field}: {what}{given}", where=where, hint="correct it in the file, or with --set")
 
 
-def _fields_at(location: Sequence[int | str]) -> list[str]:
-    model: object = Study
+def _fields_at(location: Sequence[int | str], root: type[BaseModel]) -> list[str]:
+    model: object = root
     for part in location:
         if not (isinstance(model, type) and issubclass(model, BaseModel)) or part not in model.model_fields:
             return []

@@ -13,14 +13,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import polars as pl
 from jaxtyping import Float, Int
 
 from medfed.errors import RunError
 from medfed.evaluation.bootstrap import BootstrapSettings, Interval, interval, resample_weights
-from medfed.evaluation.metrics import METRICS, Score, Scores, score, single_class
+from medfed.evaluation.metrics import METRICS, Metric, Score, Scores, score, single_class
 
 Role = Literal["trained", "unseen"]
 Row = dict[str, Any]
+MEMBER = "/"
+"""``local/client-0`` is one model of the group ``local``, whose value is the mean of its models' values."""
 MAX_CONSTANTS = 5
 """With more answers than this, only the majority answer stands as a constant predictor."""
 
@@ -80,13 +83,23 @@ class TaskPredictions:
             )
 
 
+def id_salt(index: pl.DataFrame) -> str:
+    """Return a salt made of all ids of a dataset.
+
+    Runs on the same data then share hashed ids, whatever their seed and partition, so that they can be compared patient
+    by patient; who does not hold the dataset cannot recompute it.
+    """
+    ids = sorted(f"{example}\x00{patient}" for example, patient in index.select("example", "patient").iter_rows())
+    return hashlib.sha256("\x01".join(ids).encode()).hexdigest()
+
+
 def hash_id(salt: str, identifier: str) -> str:
-    """Return 16 hex digits that name ``identifier`` within one run and, without the salt, nowhere else."""
+    """Return 16 hex digits that name ``identifier`` and cannot be traced back without the salt."""
     return hashlib.sha256(f"{salt}\x00{identifier}".encode()).hexdigest()[:16]
 
 
 def prediction_records(predictions: TaskPredictions, salt: str) -> list[Row]:
-    """Return one JSON-ready record per example, ids hashed with the run's ``salt``; a NaN score becomes null."""
+    """Return one JSON-ready record per example, ids hashed with ``salt`` (:func:`id_salt`); a NaN score becomes null."""
     scores = {model: _finite_or_none(values) for model, values in predictions.scores.items()}
     return [
         {
@@ -128,6 +141,29 @@ def constant_scores(predictions: TaskPredictions) -> dict[str, Scores]:
     return {"majority": np.eye(num_answers)[rows + majority]}
 
 
+def groups(models: Iterable[str]) -> dict[str, list[str]]:
+    """Return group → its models, of those ``models`` that belong to one."""
+    found: dict[str, list[str]] = {}
+    for model in models:
+        group, separator, _ = model.partition(MEMBER)
+        if separator:
+            found.setdefault(group, []).append(model)
+    return found
+
+
+def mean_score(scores: Sequence[Score]) -> Score:
+    """Return the mean; None with the reason of the first that has no value."""
+    values = [part.value for part in scores if part.value is not None]
+    reason = next((part.reason for part in scores if part.reason), None)
+    return Score(sum(values) / len(values), reason) if len(values) == len(scores) else Score(None, reason)
+
+
+def worst_value(metric: Metric, scores: Sequence[Score]) -> float | None:
+    """Return the worst defined value, in the metric's direction."""
+    values = [part.value for part in scores if part.value is not None]
+    return (min(values) if metric.higher_is_better else max(values)) if values else None
+
+
 def score_rows(
     tasks: Iterable[TaskPredictions], seed: int, settings: EvaluationSettings | None = None
 ) -> dict[str, list[Row]]:
@@ -141,6 +177,7 @@ def score_rows(
     Returns:
         ``{"rows": […], "differences": […]}``, the content of ``scores.json``. A row's ``value`` is null with a
         ``reason`` where the metric is not defined; ``single_class`` tells a model whose answers are all the same. A
+        group's row (``local``) has the mean of its models' values, and ``worst``. A
         difference is metric(model) − metric(baseline) on the same patients.
     """
     settings = settings or EvaluationSettings()
@@ -148,9 +185,9 @@ def score_rows(
     differences: list[Row] = []
     for predictions in tasks:
         scored = _ScoredTask(predictions, seed, settings)
-        rows += [scored.row(model, index) for model in scored.models for index in range(len(METRICS))]
+        rows += [scored.row(model, index) for model in scored.values for index in range(len(METRICS))]
         for model, baseline in settings.comparisons:
-            if model in scored.models and baseline in scored.models:
+            if model in scored.values and baseline in scored.values:
                 differences += [scored.difference(model, baseline, index) for index in range(len(METRICS))]
     return {"rows": rows, "differences": differences}
 
@@ -164,6 +201,19 @@ class _ScoredTask:
         targets = predictions.targets
         self.values = {name: [score(m, targets, probs) for m in METRICS] for name, probs in self.models.items()}
         self.replicates = self._resample(seed)
+        self.same_answer = {name: single_class(probs) for name, probs in self.models.items()}
+        self.worst: dict[str, list[float | None]] = {}
+        for group, members in groups(self.models).items():
+            self._average(group, members)
+
+    def _average(self, group: str, members: Sequence[str]) -> None:
+        """Put the mean over ``members`` in their place, patients resampled jointly; keep the worst member's value."""
+        values = [[self.values.pop(name)[index] for name in members] for index in range(len(METRICS))]
+        replicates = [self.replicates.pop(name) for name in members]
+        self.values[group] = [mean_score(parts) for parts in values]
+        self.replicates[group] = [np.mean(parts, axis=0) for parts in zip(*replicates, strict=True)]
+        self.worst[group] = [worst_value(m, parts) for m, parts in zip(METRICS, values, strict=True)]
+        self.same_answer[group] = any(self.same_answer.pop(name) for name in members)
 
     def row(self, model: str, index: int) -> Row:
         value = self.values[model][index]
@@ -175,7 +225,8 @@ class _ScoredTask:
             "ci_low": bounds.low,
             "ci_high": bounds.high,
             "reason": value.reason or bounds.reason,
-            "single_class": single_class(self.models[model]),
+            "single_class": self.same_answer[model],
+            **({"worst": self.worst[model][index]} if model in self.worst else {}),
         }
 
     def difference(self, model: str, baseline: str, index: int) -> Row:

@@ -1,0 +1,290 @@
+"""Compare runs over seeds: means, intervals and paired differences with Holm's correction.
+
+A table of one seed says how well one federation went; the spread over seeds (partition, initial weights, batches) is as
+large as many an effect. A value here is the mean over seeds. Its interval is a bootstrap with two crossed levels: the
+seeds, and the patients. A patient who is tested at several seeds, or by several tasks, is drawn once for all of them
+(Owen 2007), and all models are seen on the same draws, so differences are paired. With few seeds a percentile bootstrap
+is too narrow: the deviation that comes from drawing seeds is stretched by √(S/(S−1)) · t/z (the "expanded" percentile
+interval, Hesterberg 2015). With one seed only patients are drawn.
+
+p-values are two-sided, from the same resamples, with the +1 correction (Davison and Hinkley 1997, §4.2). Holm's (1979)
+family is all differences of one metric within one comparison. A difference is called significant only below 0.05 after
+Holm and with at least :data:`MIN_SEEDS` seeds.
+
+Deviation: the FedKIM paper compares single runs, without intervals.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import norm, t
+
+from medfed.errors import RunError
+from medfed.evaluation.bootstrap import BootstrapSettings, interval, resample_weights
+from medfed.evaluation.scored import Measure, Scored, read_scored
+from medfed.rng import numpy_rng
+
+MIN_SEEDS = 5
+LEVEL = 0.05
+MODEL, BASELINE = "fedkim", "federated"
+Replicates = Float[np.ndarray, " replicate"]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """One finished run: its label, seed and scored tasks."""
+
+    label: str
+    seed: int
+    tasks: dict[str, Scored]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One model on one task (or mean over tasks) at one seed."""
+
+    value: float | None
+    replicates: Replicates
+    sample: str
+    num_examples: int
+    num_patients: int
+    single_class: bool
+    reason: str | None
+
+
+Outcomes = dict[tuple[str, str, str], dict[int, Outcome]]
+"""(label, model, task) → seed → outcome."""
+
+
+def compare_runs(
+    folders: Sequence[Path], labels: Sequence[str], settings: BootstrapSettings | None = None
+) -> dict[str, Any]:
+    """Compare finished runs.
+
+    Args:
+        folders: run folders.
+        labels: the label of each; runs of one label differ in their seed.
+        settings: of the bootstrap; by default 10,000 resamples where a label has :data:`MIN_SEEDS` seeds, which
+            Holm's correction needs, else 1,000.
+
+    Returns:
+        ``labels``, ``seeds`` by label, ``rows`` (one per label, model, task, metric and part; the tasks
+        ``mean-trained`` and ``mean-unseen`` are means over the closed tasks of a role) and ``differences``: the injected
+        LLM against the federated-only model of its own label, and that of the first label against every other's.
+
+    Raises:
+        RunError: a run is not finished, or two runs of one label have the same seed.
+    """
+    runs = [_read(folder, label) for folder, label in zip(folders, labels, strict=True)]
+    names = list(dict.fromkeys(labels))
+    seeds = {name: sorted(run.seed for run in runs if run.label == name) for name in names}
+    for name, own in seeds.items():
+        if len(set(own)) < len(own):
+            raise RunError(f"two runs have one seed of {own}", where=f"label {name!r}", hint="give each its own label")
+    enough = max(map(len, seeds.values())) >= MIN_SEEDS
+    settings = settings or BootstrapSettings(num_resamples=10_000 if enough else 1_000)
+    rows: list[Row] = []
+    differences: list[Row] = []
+    roles = {name: task.role for run in runs for name, task in run.tasks.items()}
+    roles |= {"mean-trained": "trained", "mean-unseen": "unseen"}
+    for measure in dict.fromkeys(measure for run in runs for task in run.tasks.values() for measure in task.measures):
+        outcomes = _outcomes(runs, measure, settings.num_resamples)
+        outcomes |= _means(outcomes, runs)
+        facts = {"metric": measure.metric, "part": measure.part}
+        for (label, model, task), by_seed in outcomes.items():
+            head = {"label": label, "model": model, "task": task, "role": roles[task], **facts}
+            rows.append({**head, **_summary(by_seed, settings), "higher_is_better": measure.higher_is_better})
+        family = [
+            {**_head(a, b), "role": roles[a[2]], **facts, **_difference(outcomes[a], outcomes[b], settings)}
+            for a, b in _pairs(outcomes, names)
+        ]
+        _correct(family)
+        differences += family
+    return {"labels": names, "seeds": seeds, "rows": rows, "differences": differences}
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return Holm's adjusted p-values in the given order: max over smaller p of (m − rank) · p, at most 1."""
+    order = np.argsort(p_values, kind="stable")
+    adjusted = np.empty(len(p_values))
+    factors = len(p_values) - np.arange(len(p_values))
+    adjusted[order] = np.minimum(np.maximum.accumulate(factors * np.asarray(p_values)[order]), 1.0)
+    return [float(value) for value in adjusted]
+
+
+def two_sided_p(replicates: Replicates) -> float:
+    """Return how often a resampled difference is on the far side of zero, twice, each count plus one."""
+    defined = replicates[~np.isnan(replicates)]
+    tail = min(int((defined <= 0).sum()), int((defined >= 0).sum()))
+    return min(1.0, 2 * (tail + 1) / (len(defined) + 1))
+
+
+def over_seeds(replicates: Float[np.ndarray, "seed replicate"], seeds: Sequence[int]) -> Replicates:
+    """Return the resampled means over seeds: patients are drawn already, here the seeds are."""
+    count = len(seeds)
+    mean: Replicates = replicates.mean(0)
+    if count == 1:
+        return mean
+    draws = numpy_rng("compare", *seeds).multinomial(count, np.full(count, 1 / count), size=replicates.shape[1])
+    drawn = np.einsum("rs,sr->r", draws / count, replicates)
+    tail = (1 + 0.95) / 2
+    stretch = np.sqrt(count / (count - 1)) * t.ppf(tail, count - 1) / norm.ppf(tail)
+    stretched: Replicates = mean + stretch * (drawn - mean)
+    return stretched
+
+
+def _read(folder: Path, label: str) -> SeedRun:
+    if not (folder / "DONE").is_file():
+        raise RunError("not a finished run", where=folder, hint="medfed run goes on from its checkpoint")
+    study = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    tasks = {}
+    for role in ("trained", "unseen"):
+        for task in study["train" if role == "trained" else "unseen"]:
+            text = (folder / "predictions" / f"{task}.jsonl").read_text(encoding="utf-8")
+            tasks[task] = read_scored(task, role, [json.loads(line) for line in text.splitlines()])
+    return SeedRun(label, study["seed"], tasks)
+
+
+def _outcomes(runs: Sequence[SeedRun], measure: Measure, num_resamples: int) -> Outcomes:
+    """Score every model on every task and resample, tasks and seeds that share patients jointly."""
+    found: Outcomes = {}
+    samples: dict[str, list[tuple[SeedRun, Scored]]] = {}
+    for run in runs:
+        for task in run.tasks.values():
+            if measure in task.measures:
+                samples.setdefault(f"{run.seed}/{task.task}/{task.sample}", []).append((run, task))
+    for names in _components({name: held[0][1].patients for name, held in samples.items()}):
+        replicates = _resampled({name: samples[name] for name in names}, measure, num_resamples)
+        for name in names:
+            for run, task in samples[name]:
+                for model in task.models:
+                    value = task.value(model, measure)
+                    found.setdefault((run.label, model, task.task), {})[run.seed] = Outcome(
+                        value.value,
+                        replicates[name, task.key(model)],
+                        name,
+                        len(task.patients),
+                        len(set(task.patients)),
+                        task.single_class(model),
+                        value.reason,
+                    )
+    return found
+
+
+def _resampled(
+    samples: dict[str, list[tuple[SeedRun, Scored]]], measure: Measure, num_resamples: int
+) -> dict[tuple[str, bytes], Replicates]:
+    """Return (sample, model's key) → replicates; models with the same predictions are computed once."""
+    sizes = {name: len(held[0][1].patients) for name, held in samples.items()}
+    patients = [patient for held in samples.values() for patient in held[0][1].patients]
+    parts: dict[tuple[str, bytes], list[Replicates]] = {}
+    for weights in resample_weights(patients, num_resamples, "compare", *samples):
+        start = 0
+        for name, held in samples.items():
+            own = weights[:, start : start + sizes[name]]
+            start += sizes[name]
+            fresh = {task.key(model): (task, model) for _, task in held for model in task.models}
+            for key, (task, model) in fresh.items():
+                parts.setdefault((name, key), []).append(task.weighted(model, measure, own))
+    return {key: np.concatenate(chunks) for key, chunks in parts.items()}
+
+
+def _components(patients: dict[str, Sequence[str]]) -> list[list[str]]:
+    """Return groups of samples that share patients, directly or through another sample."""
+    found: list[tuple[list[str], set[str]]] = []
+    for name, ids in patients.items():
+        touching = [part for part in found if not part[1].isdisjoint(ids)]
+        names = sorted([name, *(member for part in touching for member in part[0])])
+        found = [part for part in found if part not in touching]
+        found.append((names, set(ids).union(*(part[1] for part in touching))))
+    return [names for names, _ in found]
+
+
+def _means(outcomes: Outcomes, runs: Sequence[SeedRun]) -> Outcomes:
+    """Return the means over the closed tasks of a role, for models that were scored on all of them."""
+    found: Outcomes = {}
+    for run in runs:
+        for role in ("trained", "unseen"):
+            tasks = [task for task in run.tasks.values() if task.role == role and task.closed]
+            models = set.intersection(*({*task.models} for task in tasks)) if tasks else set()
+            for model in sorted(models):
+                parts = [outcomes.get((run.label, model, task.task), {}).get(run.seed) for task in tasks]
+                held = [part for part in parts if part is not None]
+                if len(held) == len(tasks):
+                    found.setdefault((run.label, model, f"mean-{role}"), {})[run.seed] = _mean(held)
+    return found
+
+
+def _mean(parts: Sequence[Outcome]) -> Outcome:
+    values = [part.value for part in parts if part.value is not None]
+    return Outcome(
+        sum(values) / len(values) if len(values) == len(parts) else None,
+        np.mean([part.replicates for part in parts], axis=0),
+        " ".join(part.sample for part in parts),
+        sum(part.num_examples for part in parts),
+        min(part.num_patients for part in parts),
+        any(part.single_class for part in parts),
+        next((part.reason for part in parts if part.value is None), None),
+    )
+
+
+def _summary(by_seed: dict[int, Outcome], settings: BootstrapSettings) -> Row:
+    held = [by_seed[seed] for seed in sorted(by_seed)]
+    per_seed = [outcome.value for outcome in held]
+    reason = next((outcome.reason for outcome in held if outcome.reason), None)
+    row = {"per_seed": per_seed, "n": held[0].num_examples, "num_seeds": len(held)}
+    row |= {"single_class": any(outcome.single_class for outcome in held), "reason": reason}
+    values = [value for value in per_seed if value is not None]
+    if len(values) < len(per_seed):
+        return {**row, "value": None, "ci_low": None, "ci_high": None}
+    replicates = over_seeds(np.stack([outcome.replicates for outcome in held]), sorted(by_seed))
+    bounds = interval(replicates, min(outcome.num_patients for outcome in held), settings)
+    value = float(np.mean(values))
+    return {**row, "value": value, "ci_low": bounds.low, "ci_high": bounds.high, "reason": reason or bounds.reason}
+
+
+def _pairs(outcomes: Outcomes, labels: Sequence[str]) -> Iterator[tuple[tuple[str, str, str], tuple[str, str, str]]]:
+    for label, model, task in outcomes:
+        if model == MODEL:
+            others: Iterable[tuple[str, str, str]] = [(label, BASELINE, task)]
+            others = [*others, *((name, MODEL, task) for name in labels[1:] if label == labels[0])]
+            yield from (((label, model, task), other) for other in others if other in outcomes)
+
+
+def _head(a: tuple[str, str, str], b: tuple[str, str, str]) -> Row:
+    return {"label": a[0], "model": a[1], "baseline_label": b[0], "baseline_model": b[1], "task": a[2]}
+
+
+def _difference(a: dict[int, Outcome], b: dict[int, Outcome], settings: BootstrapSettings) -> Row:
+    """Compare on the seeds that both have, where both were tested on the same patients."""
+    seeds = [seed for seed in sorted(a.keys() & b.keys()) if a[seed].sample == b[seed].sample]
+    row: Row = dict.fromkeys(("value", "ci_low", "ci_high", "p", "reason")) | {"num_seeds": len(seeds)}
+    if not seeds:
+        return {**row, "reason": "not paired: no seed at which both were tested on the same patients"}
+    values = [(a[seed].value, b[seed].value) for seed in seeds]
+    gaps = [left - right for left, right in values if left is not None and right is not None]
+    if len(gaps) < len(seeds):
+        reasons = [outcome.reason for seed in seeds for outcome in (a[seed], b[seed]) if outcome.value is None]
+        return {**row, "reason": reasons[0]}
+    replicates = over_seeds(np.stack([a[seed].replicates - b[seed].replicates for seed in seeds]), seeds)
+    bounds = interval(replicates, min(a[seed].num_patients for seed in seeds), settings)
+    p = None if bounds.low is None else two_sided_p(replicates)
+    row |= {"value": float(np.mean(gaps)), "ci_low": bounds.low, "ci_high": bounds.high, "p": p}
+    return {**row, "reason": bounds.reason}
+
+
+def _correct(family: Sequence[Row]) -> None:
+    """Add ``p_holm`` and ``significant`` to the differences of one family."""
+    tested = [row for row in family if row["p"] is not None]
+    adjusted = dict(zip(map(id, tested), holm([row["p"] for row in tested]), strict=True))
+    for row in family:
+        row["p_holm"] = adjusted.get(id(row))
+        row["significant"] = id(row) in adjusted and adjusted[id(row)] < LEVEL and row["num_seeds"] >= MIN_SEEDS

@@ -1,0 +1,140 @@
+"""The predictions of one task of one run, scored: what a comparison over runs needs, whatever the kind of answer.
+
+Closed questions are :class:`ClosedTask`. Another kind of answer is another class with the members of :class:`Scored`,
+and a line in :func:`read_scored`, which tells kinds apart by their records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+
+from medfed.errors import RunError
+from medfed.evaluation.evaluate import (
+    Role,
+    TaskPredictions,
+    constant_scores,
+    groups,
+    mean_score,
+    predictions_from_records,
+)
+from medfed.evaluation.metrics import BY_NAME, METRICS, Score, score, single_class
+from medfed.tasks import TASKS
+
+
+class Measure(NamedTuple):
+    """A metric, and the part of the examples it looks at (None: all)."""
+
+    metric: str
+    part: str | None
+    higher_is_better: bool
+
+
+@runtime_checkable
+class Scored(Protocol):
+    """A task's test examples and what every model said about them.
+
+    Attributes:
+        task, role: which task, and whether it was trained.
+        closed: whether its questions are closed; only those enter the means over tasks.
+        sample: fingerprint of examples and targets, in order; equal where two runs were tested on the same.
+        patients: hashed patient of every example.
+        models: the models, groups and constants that can be scored.
+        measures: what they can be scored by.
+    """
+
+    task: str
+    role: Role
+    closed: bool
+
+    @property
+    def sample(self) -> str: ...  # noqa: D102
+    @property
+    def patients(self) -> Sequence[str]: ...  # noqa: D102
+    @property
+    def models(self) -> Sequence[str]: ...  # noqa: D102
+    @property
+    def measures(self) -> Sequence[Measure]: ...  # noqa: D102
+
+    def key(self, model: str) -> bytes:
+        """Return a fingerprint of the model's predictions: equal predictions are resampled once."""
+        ...
+
+    def value(self, model: str, measure: Measure) -> Score:
+        """Return the value on all examples."""
+        ...
+
+    def weighted(
+        self, model: str, measure: Measure, weights: Float[np.ndarray, "replicate example"]
+    ) -> Float[np.ndarray, " replicate"]:
+        """Return the value per row of example weights; NaN where it is not defined."""
+        ...
+
+    def single_class(self, model: str) -> bool:
+        """Whether the model gives every example the same answer."""
+        ...
+
+
+class ClosedTask:
+    """A closed question's predictions: probabilities of the answers."""
+
+    closed = True
+    measures = tuple(Measure(metric.name, None, metric.higher_is_better) for metric in METRICS)
+
+    def __init__(self, predictions: TaskPredictions) -> None:
+        self.task, self.role = predictions.task, predictions.role
+        self.patients = predictions.patients
+        self._targets = predictions.targets
+        self._scores = {**predictions.scores, **constant_scores(predictions)}
+        self._groups = groups(self._scores)
+        members = {name for names in self._groups.values() for name in names}
+        self.models = [*(name for name in self._scores if name not in members), *self._groups]
+        text = "\n".join(f"{e} {target}" for e, target in zip(predictions.examples, self._targets, strict=True))
+        self.sample = hashlib.sha256(text.encode()).hexdigest()
+
+    def key(self, model: str) -> bytes:
+        """Return a fingerprint of the model's predictions."""
+        return b"".join(self._digests[name] for name in self._members(model))
+
+    def value(self, model: str, measure: Measure) -> Score:
+        """Return the value on all examples; of a group, the mean of its models' values."""
+        metric = BY_NAME[measure.metric]
+        return mean_score([score(metric, self._targets, self._scores[name]) for name in self._members(model)])
+
+    def weighted(
+        self, model: str, measure: Measure, weights: Float[np.ndarray, "replicate example"]
+    ) -> Float[np.ndarray, " replicate"]:
+        """Return the value per row of example weights; NaN where it is not defined."""
+        if self.value(model, measure).value is None:
+            return np.full(len(weights), np.nan)
+        metric = BY_NAME[measure.metric]
+        parts = [metric.weighted(self._targets, self._scores[name], weights) for name in self._members(model)]
+        mean: np.ndarray = np.mean(parts, axis=0)
+        return mean
+
+    def single_class(self, model: str) -> bool:
+        """Whether the model, or a model of the group, gives every example the same answer."""
+        return any(single_class(self._scores[name]) for name in self._members(model))
+
+    def _members(self, model: str) -> list[str]:
+        return self._groups.get(model, [model])
+
+    @cached_property
+    def _digests(self) -> dict[str, bytes]:
+        return {name: hashlib.sha256(np.ascontiguousarray(v).tobytes()).digest() for name, v in self._scores.items()}
+
+
+def read_scored(task: str, role: Role, records: Sequence[Mapping[str, Any]]) -> Scored:
+    """Return the scored form of a prediction file's records.
+
+    Raises:
+        RunError: the records are of no known kind.
+    """
+    if all("scores" in record and isinstance(record["target"], int) for record in records):
+        return ClosedTask(predictions_from_records(task, role, TASKS[task].answers, records))
+    raise RunError("not records of a known kind", where=f"predictions of task {task}", hint="run the study again")

@@ -1,0 +1,152 @@
+"""A comparison's tables for terminal and Markdown: ours beside the paper's and the trivial predictors.
+
+Published numbers are other people's, on other data, from single runs: they stand beside ours, not against them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from medfed.report.names import MISSING, Published, is_constant, model_title, number, paper_task, published
+
+Comparison = Mapping[str, Any]
+COLUMNS = (
+    ("auroc", "AUROC"),
+    ("balanced_accuracy", "balanced accuracy"),
+    ("accuracy", "accuracy"),
+    ("precision", "precision"),
+    ("recall", "recall"),
+    ("f1", "F1"),
+)
+TRIVIAL = "paper's test set"
+METHOD, BACKBONE = "method", "backbone"
+"""Axes of a sweep whose values are the paper's names of rows and columns."""
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Return the AUROC of every cell's injected LLM, and of the baselines, for the terminal."""
+    tasks = list(dict.fromkeys(row["task"] for row in comparison["rows"] if row["metric"] == "auroc"))
+    table = Table("", title=Text(f"{comparison['name']}: AUROC, mean over seeds [95 % CI]"), box=SIMPLE_HEAD)
+    for task in tasks:
+        table.add_column(Text(_task_title(task)), justify="right")
+    shown = [row for row in comparison["rows"] if row["metric"] == "auroc" and not is_constant(row["model"])]
+    for title, by_task in _lines(shown):
+        table.add_row(Text(title), *(Text(_cell(by_task.get(task))) for task in tasks))
+    seeds = ", ".join(f"{label}: {len(own)}" for label, own in comparison["seeds"].items())
+    table.caption = Text(f"Seeds: {seeds}. A constant answer has 0.5. * gives every patient the same answer.")
+    return table
+
+
+def markdown(comparison: Comparison) -> str:
+    """Return the comparison as Markdown: a table per task, then the differences."""
+    lines = [f"# {comparison['name']}", "", comparison.get("description", ""), ""]
+    seeds = sorted({seed for own in comparison["seeds"].values() for seed in own})
+    lines += [
+        f"Means over the seeds {', '.join(map(str, seeds))}; in brackets 95 % intervals over seeds and patients.",
+        "",
+    ]
+    for task in dict.fromkeys(row["task"] for row in comparison["rows"] if row["part"] is None):
+        lines += _task_section(comparison, task)
+    return "\n".join([*lines, *_difference_section(comparison)]) + "\n"
+
+
+def paper_rows(comparison: Comparison, task: str) -> list[tuple[str, dict[str, float]]]:
+    """Return (title, metric → value) of the published rows that the comparison's cells reproduce on ``task``."""
+    wanted = {
+        (values.get(METHOD, "FedKIM"), values.get(BACKBONE, "FedAvg"))
+        for values in comparison.get("cells", {}).values()
+    }
+    tables = comparison.get("paper", ())
+    rows: dict[str, dict[str, float]] = {}
+    for row in published():
+        if row.task == paper_task(task) and _belongs(row, wanted, tables):
+            title = f"paper, {_place(row)}: {row.method} {row.backbone}" if row.backbone else f"{row.method}, {TRIVIAL}"
+            rows.setdefault(title, {})[row.metric] = row.value
+    return list(rows.items())
+
+
+def _belongs(row: Published, wanted: set[tuple[str, str]], tables: Sequence[str]) -> bool:
+    if not row.backbone:
+        return bool(tables)
+    backbones = {backbone for _, backbone in wanted}
+    known = (row.method, row.backbone) in wanted or (row.method == "Best of all" and row.backbone in backbones)
+    return known and _place(row) in tables
+
+
+def _place(row: Published) -> str:
+    """The table or figure: what follows the last comma of the source."""
+    return row.source.rpartition(", ")[2]
+
+
+def _task_section(comparison: Comparison, task: str) -> list[str]:
+    rows = [row for row in comparison["rows"] if row["task"] == task and row["part"] is None]
+    columns = [(metric, title) for metric, title in COLUMNS if any(row["metric"] == metric for row in rows)]
+    if not columns:
+        columns = [(metric, metric) for metric in dict.fromkeys(row["metric"] for row in rows)]
+    lines = [f"## {_task_title(task)} (n = {rows[0]['n']})", "", _line(["", *(title for _, title in columns)])]
+    lines.append(_line(["---", *["--:"] * len(columns)]))
+    for title, by_metric in _lines(rows, key="metric"):
+        lines.append(_line([title, *(_cell(by_metric.get(metric)) for metric, _ in columns)]))
+    for title, values in paper_rows(comparison, task):
+        lines.append(_line([f"*{title}*", *(number(values.get(metric)) for metric, _ in columns)]))
+    return [*lines, ""]
+
+
+def _lines(rows: Sequence[Mapping[str, Any]], key: str = "task") -> Iterator[tuple[str, dict[str, Mapping[str, Any]]]]:
+    """Yield (title, key → row) by label and model; a baseline that several labels share comes once, constants last."""
+    table: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        table.setdefault((row["label"], row["model"]), {})[row[key]] = row
+    seen: set[str] = set()
+    order = {"fedkim": 0}
+    for label, model in sorted(table, key=lambda pair: (is_constant(pair[1]), order.get(pair[1], 1))):
+        by_key = table[label, model]
+        text = model + str(sorted((name, str(row["per_seed"])) for name, row in by_key.items()))
+        if model == "fedkim" or text not in seen:
+            yield (label if model == "fedkim" else _baseline_title(label, model)), by_key
+        seen.add(text)
+
+
+def _baseline_title(label: str, model: str) -> str:
+    return model_title(model) if is_constant(model) else f"{model_title(model)} ({label})"
+
+
+def _difference_section(comparison: Comparison) -> list[str]:
+    rows = [row for row in comparison["differences"] if row["metric"] == "auroc" and row["value"] is not None]
+    if not rows:
+        return []
+    lines = ["## Differences of AUROC", "", _line(["model", "against", "task", "difference", "p", "p (Holm)"])]
+    lines.append(_line(["---", "---", "---", "--:", "--:", "--:"]))
+    for row in rows:
+        against = f"{model_title(row['baseline_model'])} ({row['baseline_label']})"
+        star = " \\*" if row["significant"] else ""
+        value = f"{number(row['value'], signed=True)} {_bounds(row, signed=True)}{star}"
+        p_values = [number(row["p"]), number(row["p_holm"])]
+        lines.append(_line([row["label"], against, _task_title(row["task"]), value, *p_values]))
+    note = "\\* p < 0.05 after Holm's correction over all differences of the metric, with at least five seeds."
+    return [*lines, "", note]
+
+
+def _cell(row: Mapping[str, Any] | None) -> str:
+    if row is None or row["value"] is None:
+        return MISSING
+    return f"{number(row['value'])}{'*' if row['single_class'] else ''} {_bounds(row)}".strip()
+
+
+def _bounds(row: Mapping[str, Any], *, signed: bool = False) -> str:
+    if row["ci_low"] is None:
+        return ""
+    return f"[{number(row['ci_low'], 2, signed=signed)}, {number(row['ci_high'], 2, signed=signed)}]"
+
+
+def _task_title(task: str) -> str:
+    return task.replace("-", " of ") if task.startswith("mean-") else task.upper()
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

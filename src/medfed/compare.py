@@ -101,7 +101,7 @@ def _compare(
     plan: Plan, pairs: Sequence[tuple[Cell, int]], folders: Sequence[Path], root: Path, reporter: Reporter
 ) -> None:
     with reporter.phase("compare"):
-        comparison = compare_runs(folders, [cell.label for cell, _ in pairs])
+        comparison = compare_runs(folders, [cell.label for cell, _ in pairs], pairs=plan.pairs)
     comparison |= {
         "name": plan.name,
         "description": plan.description,

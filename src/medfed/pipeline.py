@@ -159,7 +159,7 @@ def predict_task(run: RunDir, study: Study, cohort: Cohort, task: Task, predicto
 
 
 def _can_answer(model: str, task: Task, study: Study, cohort: Cohort) -> bool:
-    """Whether ``model`` was trained for ``task``: the LLM is asked anything, a head its own task, a client what it has."""
+    """Whether ``model`` knows ``task``: the LLM is asked anything, a head its own task, a client what it has."""
     if model == "fedkim":
         return True
     client = model.partition(MEMBER)[2]

@@ -204,18 +204,19 @@ def study_of(tree: dict[str, Any], where: str | Path, overrides: Sequence[str] =
         raise explained(error, where, Study) from error
 
 
-def merged(base: object, over: object) -> object:
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``base`` with ``over`` laid on top, tables key by key.
 
     A table that names another part than the base's (``name`` or ``kind``) takes its place whole.
     """
-    if not isinstance(over, Mapping):
-        return over
-    if isinstance(base, str):
-        base = {"name": base}
-    if not isinstance(base, Mapping) or any(key in over and over[key] != base.get(key) for key in ("name", "kind")):
-        base = {}
-    return {**base, **{key: merged(base.get(key), value) for key, value in over.items()}}
+    result = dict(base)
+    for key, value in over.items():
+        below = result.get(key)
+        below = {"name": below} if isinstance(below, str) and isinstance(value, Mapping) else below
+        same = isinstance(below, Mapping) and isinstance(value, Mapping)
+        same = same and all(value.get(word, below.get(word)) == below.get(word) for word in ("name", "kind"))
+        result[key] = merged(below, value) if same else value
+    return result
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

@@ -22,7 +22,8 @@
     rounds.num_rounds = 2
 
 A cell at one seed *is* the run that ``medfed run`` makes of the base with the cell's overrides, in the base's folder:
-cells of two sweeps that agree in every setting are computed once.
+cells of two sweeps that agree in every setting are computed once. Cells are compared along the last axis: its first
+value with every other.
 """
 
 from __future__ import annotations
@@ -105,6 +106,14 @@ class Plan:
     seeds: tuple[int, ...]
     paper: tuple[str, ...] = ()
 
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Labels (a, b) that are compared: along the last axis its first value with every other, all else equal."""
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for cell in self.cells:
+            groups.setdefault(tuple(cell.values.values())[:-1], []).append(cell.label)
+        return [(first, other) for first, *others in groups.values() for other in others]
+
 
 def is_sweep(path: Path) -> bool:
     """Whether the file at ``path`` is a sweep rather than a study."""
@@ -171,8 +180,7 @@ def _cell(
     overrides: Sequence[str],
 ) -> Cell:
     label = " · ".join(values.values())
-    tree: object = {}
+    tree: Settings = {}
     for layer in (*layers, *(sweep.axes[axis][name] for axis, name in values.items()), *last):
         tree = merged(tree, layer)
-    assert isinstance(tree, dict)
     return Cell(label, values, study_of(tree, f"{path}, cell {label}", overrides))

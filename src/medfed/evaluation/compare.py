@@ -17,7 +17,7 @@ Deviation: the FedKIM paper compares single runs, without intervals.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,12 +60,17 @@ class Outcome:
     reason: str | None
 
 
-Outcomes = dict[tuple[str, str, str], dict[int, Outcome]]
-"""(label, model, task) → seed → outcome."""
+Key = tuple[str, str, str]
+"""(label, model, task)."""
+Outcomes = dict[Key, dict[int, Outcome]]
+"""By key and seed."""
 
 
 def compare_runs(
-    folders: Sequence[Path], labels: Sequence[str], settings: BootstrapSettings | None = None
+    folders: Sequence[Path],
+    labels: Sequence[str],
+    settings: BootstrapSettings | None = None,
+    pairs: Sequence[tuple[str, str]] | None = None,
 ) -> dict[str, Any]:
     """Compare finished runs.
 
@@ -74,17 +79,19 @@ def compare_runs(
         labels: the label of each; runs of one label differ in their seed.
         settings: of the bootstrap; by default 10,000 resamples where a label has :data:`MIN_SEEDS` seeds, which
             Holm's correction needs, else 1,000.
+        pairs: labels (a, b) whose injected LLMs are compared; by default the first label with every other.
 
     Returns:
         ``labels``, ``seeds`` by label, ``rows`` (one per label, model, task, metric and part; the tasks
-        ``mean-trained`` and ``mean-unseen`` are means over the closed tasks of a role) and ``differences``: the injected
-        LLM against the federated-only model of its own label, and that of the first label against every other's.
+        ``mean-trained`` and ``mean-unseen`` are means over the closed tasks of a role) and ``differences``: the
+        injected LLM against the federated-only model of its own label, and those of ``pairs``.
 
     Raises:
         RunError: a run is not finished, or two runs of one label have the same seed.
     """
     runs = [_read(folder, label) for folder, label in zip(folders, labels, strict=True)]
     names = list(dict.fromkeys(labels))
+    pairs = [(names[0], other) for other in names[1:]] if pairs is None else pairs
     seeds = {name: sorted(run.seed for run in runs if run.label == name) for name in names}
     for name, own in seeds.items():
         if len(set(own)) < len(own):
@@ -104,7 +111,7 @@ def compare_runs(
             rows.append({**head, **_summary(by_seed, settings), "higher_is_better": measure.higher_is_better})
         family = [
             {**_head(a, b), "role": roles[a[2]], **facts, **_difference(outcomes[a], outcomes[b], settings)}
-            for a, b in _pairs(outcomes, names)
+            for a, b in _pairs(outcomes, pairs)
         ]
         _correct(family)
         differences += family
@@ -214,7 +221,7 @@ def _means(outcomes: Outcomes, runs: Sequence[SeedRun]) -> Outcomes:
     for run in runs:
         for role in ("trained", "unseen"):
             tasks = [task for task in run.tasks.values() if task.role == role and task.closed]
-            models = set.intersection(*({*task.models} for task in tasks)) if tasks else set()
+            models = set.intersection(*({*task.models} for task in tasks)) if len(tasks) > 1 else set()
             for model in sorted(models):
                 parts = [outcomes.get((run.label, model, task.task), {}).get(run.seed) for task in tasks]
                 held = [part for part in parts if part is not None]
@@ -251,15 +258,17 @@ def _summary(by_seed: dict[int, Outcome], settings: BootstrapSettings) -> Row:
     return {**row, "value": value, "ci_low": bounds.low, "ci_high": bounds.high, "reason": reason or bounds.reason}
 
 
-def _pairs(outcomes: Outcomes, labels: Sequence[str]) -> Iterator[tuple[tuple[str, str, str], tuple[str, str, str]]]:
+def _pairs(outcomes: Outcomes, pairs: Sequence[tuple[str, str]]) -> list[tuple[Key, Key]]:
+    """Return which outcomes are compared."""
+    wanted = []
     for label, model, task in outcomes:
         if model == MODEL:
-            others: Iterable[tuple[str, str, str]] = [(label, BASELINE, task)]
-            others = [*others, *((name, MODEL, task) for name in labels[1:] if label == labels[0])]
-            yield from (((label, model, task), other) for other in others if other in outcomes)
+            wanted.append(((label, model, task), (label, BASELINE, task)))
+            wanted += [((label, model, task), (b, MODEL, task)) for a, b in pairs if a == label]
+    return [(a, b) for a, b in wanted if b in outcomes]
 
 
-def _head(a: tuple[str, str, str], b: tuple[str, str, str]) -> Row:
+def _head(a: Key, b: Key) -> Row:
     return {"label": a[0], "model": a[1], "baseline_label": b[0], "baseline_model": b[1], "task": a[2]}
 
 

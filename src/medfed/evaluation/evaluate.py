@@ -99,7 +99,7 @@ def hash_id(salt: str, identifier: str) -> str:
 
 
 def prediction_records(predictions: TaskPredictions, salt: str) -> list[Row]:
-    """Return one JSON-ready record per example, ids hashed with ``salt`` (:func:`id_salt`); a NaN score becomes null."""
+    """Return one JSON-ready record per example, ids hashed with ``salt``; a NaN score becomes null."""
     scores = {model: _finite_or_none(values) for model, values in predictions.scores.items()}
     return [
         {
@@ -208,7 +208,7 @@ class _ScoredTask:
 
     def _average(self, group: str, members: Sequence[str]) -> None:
         """Put the mean over ``members`` in their place, patients resampled jointly; keep the worst member's value."""
-        values = [[self.values.pop(name)[index] for name in members] for index in range(len(METRICS))]
+        values = list(zip(*(self.values.pop(name) for name in members), strict=True))
         replicates = [self.replicates.pop(name) for name in members]
         self.values[group] = [mean_score(parts) for parts in values]
         self.replicates[group] = [np.mean(parts, axis=0) for parts in zip(*replicates, strict=True)]

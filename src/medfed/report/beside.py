@@ -23,7 +23,8 @@ COLUMNS = (
     ("recall", "recall"),
     ("f1", "F1"),
 )
-TRIVIAL = "paper's test set"
+EVERYWHERE = {"Best of all methods", "Federated-only"}
+"""Published rows that stand beside any method's."""
 METHOD, BACKBONE = "method", "backbone"
 """Axes of a sweep whose values are the paper's names of rows and columns."""
 
@@ -56,26 +57,22 @@ def markdown(comparison: Comparison) -> str:
 
 
 def paper_rows(comparison: Comparison, task: str) -> list[tuple[str, dict[str, float]]]:
-    """Return (title, metric → value) of the published rows that the comparison's cells reproduce on ``task``."""
-    wanted = {
-        (values.get(METHOD, "FedKIM"), values.get(BACKBONE, "FedAvg"))
-        for values in comparison.get("cells", {}).values()
-    }
-    tables = comparison.get("paper", ())
+    """Return (title, metric → value) of the published rows that belong beside the comparison's cells on ``task``.
+
+    Those are, from the tables the sweep names, the rows of the cells' methods and backbones, the best of all methods
+    where only that is printed, the same group's federated models, and constant answers on their test sets.
+    """
+    cells = comparison.get("cells", {}).values()
+    methods = {values.get(METHOD, "FedKIM") for values in cells} | EVERYWHERE
+    backbones = {values.get(BACKBONE, "FedAvg") for values in cells} | {""}
     rows: dict[str, dict[str, float]] = {}
     for row in published():
-        if row.task == paper_task(task) and _belongs(row, wanted, tables):
-            title = f"paper, {_place(row)}: {row.method} {row.backbone}" if row.backbone else f"{row.method}, {TRIVIAL}"
+        constant = not row.backbone
+        wanted = constant or (row.method in methods and row.backbone in backbones)
+        if row.task == paper_task(task) and wanted and (constant or _place(row) in comparison.get("paper", ())):
+            title = f"{row.method}, {row.source}" if constant else f"{row.method}, {row.backbone}, {row.source}"
             rows.setdefault(title, {})[row.metric] = row.value
-    return list(rows.items())
-
-
-def _belongs(row: Published, wanted: set[tuple[str, str]], tables: Sequence[str]) -> bool:
-    if not row.backbone:
-        return bool(tables)
-    backbones = {backbone for _, backbone in wanted}
-    known = (row.method, row.backbone) in wanted or (row.method == "Best of all" and row.backbone in backbones)
-    return known and _place(row) in tables
+    return list(rows.items()) if comparison.get("paper") else []
 
 
 def _place(row: Published) -> str:

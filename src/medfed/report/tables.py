@@ -31,6 +31,9 @@ from medfed.report.read import RunFiles, read_run
 from medfed.report.records import ScoreRow
 from medfed.report.verdict import Verdict, trained_verdicts, unseen_verdicts
 
+REPEATED = ("Table 4", "Table 7")
+"""Ablations and single-task runs: a run's report leaves them to comparisons (:mod:`medfed.report.beside`)."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -212,6 +215,7 @@ def _model_row(model: str, auroc: ScoreRow | None, balanced: ScoreRow | None, sc
 def _published(run: RunFiles, task: str) -> list[MetricRow]:
     backbone = _backbone(run.study.get("algorithm"))
     mine = [row for row in published() if row.task == paper_task(task) and row.backbone in ("", backbone)]
+    mine = [row for row in mine if not row.source.endswith(REPEATED)]
     rows = []
     for method in dict.fromkeys(row.method for row in mine):
         values = {row.metric: row for row in mine if row.method == method}

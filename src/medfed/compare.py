@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
+from rich.console import Console
+
 from medfed.baselines import SHARED_SETTINGS
 from medfed.errors import RunError
 from medfed.evaluation.compare import compare_runs
@@ -26,6 +28,9 @@ from medfed.rundir import RunDir
 from medfed.study import Study
 from medfed.sweep import Cell, Plan
 from medfed.workers import Job, Outcome, run_jobs
+
+TABLE_WIDTH = 160
+"""Characters; a narrower terminal wraps the lines."""
 
 
 def run_sweep(plan: Plan, places: Places, reporter: Reporter, num_workers: int, report: Path | None = None) -> Path:
@@ -113,5 +118,7 @@ def _compare(
     run.write_json("comparison.json", comparison)
     run.write_text("table.md", markdown(comparison))
     write_comparison(comparison, folders, root / "report.html")
-    reporter.console.print(comparison_table(comparison))
+    wide = Console(file=reporter.console.file, width=max(reporter.console.width, TABLE_WIDTH))
+    wide.print(comparison_table(comparison))
+    reporter.say("* gives every patient the same answer. A constant answer has an AUROC of 0.5.")
     reporter.say(f"tables: {root / 'table.md'}\nreport: {root / 'report.html'}")

@@ -212,10 +212,11 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in over.items():
         below = result.get(key)
-        below = {"name": below} if isinstance(below, str) and isinstance(value, Mapping) else below
-        same = isinstance(below, Mapping) and isinstance(value, Mapping)
-        same = same and all(value.get(word, below.get(word)) == below.get(word) for word in ("name", "kind"))
-        result[key] = merged(below, value) if same else value
+        below = {"name": below} if isinstance(below, str) else below
+        result[key] = value
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            same = all(value.get(word, below.get(word)) == below.get(word) for word in ("name", "kind"))
+            result[key] = merged(below, value) if same else value
     return result
 
 

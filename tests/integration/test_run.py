@@ -18,6 +18,7 @@ STUDY = """
 name = "small"
 train = ["lod", "ead", "mp"]
 unseen = ["ped", "ebd", "sp"]
+baselines = ["federated", "local", "centralised"]
 algorithm = "fedavg"
 [twins]
 num_patients = 50
@@ -138,3 +139,4 @@ def test_sigkill_and_resume_give_the_same_bits(
     resumed = start(tmp_path, cache=own_cache)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert RunDir(folder(tmp_path)).checksums() == RunDir(folder(whole)).checksums()
+    assert RunDir(tmp_path / "runs" / "federations").checksums() == RunDir(whole / "runs" / "federations").checksums()

@@ -8,8 +8,9 @@ import pytest
 
 from medfed.errors import StudyError
 from medfed.study import Study, load_study
+from medfed.sweep import is_sweep
 
-STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.toml"))
+STUDIES = [path for path in sorted((Path(__file__).parents[2] / "studies").glob("*.toml")) if not is_sweep(path)]
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

@@ -104,7 +104,7 @@ def compare_runs(
     roles |= {"mean-trained": "trained", "mean-unseen": "unseen"}
     for measure in dict.fromkeys(measure for run in runs for task in run.tasks.values() for measure in task.measures):
         outcomes = _outcomes(runs, measure, settings.num_resamples)
-        outcomes |= _means(outcomes, runs)
+        outcomes = _in_order({**outcomes, **_means(outcomes, runs)}, names, list(roles))
         facts = {"metric": measure.metric, "part": measure.part}
         for (label, model, task), by_seed in outcomes.items():
             head = {"label": label, "model": model, "task": task, "role": roles[task], **facts}
@@ -213,6 +213,12 @@ def _components(patients: dict[str, Sequence[str]]) -> list[list[str]]:
         found = [part for part in found if part not in touching]
         found.append((names, set(ids).union(*(part[1] for part in touching))))
     return [names for names, _ in found]
+
+
+def _in_order(outcomes: Outcomes, labels: Sequence[str], tasks: Sequence[str]) -> Outcomes:
+    """Sort by label, then task; models stay as they come."""
+    keys = sorted(outcomes, key=lambda key: (labels.index(key[0]), tasks.index(key[2])))
+    return {key: outcomes[key] for key in keys}
 
 
 def _means(outcomes: Outcomes, runs: Sequence[SeedRun]) -> Outcomes:

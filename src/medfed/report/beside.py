@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from medfed.report.names import MISSING, Published, is_constant, model_title, number, paper_task, published
+from medfed.report.names import MISSING, Published, is_constant, model_order, model_title, number, paper_task, published
 
 Comparison = Mapping[str, Any]
 COLUMNS = (
@@ -30,16 +30,18 @@ METHOD, BACKBONE = "method", "backbone"
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Return the AUROC of every cell's injected LLM, and of the baselines, for the terminal."""
-    tasks = list(dict.fromkeys(row["task"] for row in comparison["rows"] if row["metric"] == "auroc"))
-    table = Table("", title=Text(f"{comparison['name']}: AUROC, mean over seeds [95 % CI]"), box=SIMPLE_HEAD)
+    """Return the AUROC of every cell's injected LLM, and of the baselines, for the terminal; intervals of the means."""
+    rows = [row for row in comparison["rows"] if row["metric"] == "auroc" and not is_constant(row["model"])]
+    tasks = sorted(dict.fromkeys(row["task"] for row in rows), key=lambda task: not _is_mean(task))
+    title = f"{comparison['name']}: AUROC, mean over seeds [95 % CI]"
+    table = Table(
+        Column("", no_wrap=True), title=Text(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     for task in tasks:
-        table.add_column(Text(_task_title(task)), justify="right")
-    shown = [row for row in comparison["rows"] if row["metric"] == "auroc" and not is_constant(row["model"])]
-    for title, by_task in _lines(shown):
-        table.add_row(Text(title), *(Text(_cell(by_task.get(task))) for task in tasks))
-    seeds = ", ".join(f"{label}: {len(own)}" for label, own in comparison["seeds"].items())
-    table.caption = Text(f"Seeds: {seeds}. A constant answer has 0.5. * gives every patient the same answer.")
+        table.add_column(Text(_task_title(task)), justify="right", no_wrap=True)
+    for name, by_task in _lines(comparison, rows, "task"):
+        cells = (_cell(by_task.get(task), interval=_is_mean(task)) for task in tasks)
+        table.add_row(Text(name, no_wrap=True), *map(Text, cells))
     return table
 
 
@@ -87,30 +89,38 @@ def _task_section(comparison: Comparison, task: str) -> list[str]:
         columns = [(metric, metric) for metric in dict.fromkeys(row["metric"] for row in rows)]
     lines = [f"## {_task_title(task)} (n = {rows[0]['n']})", "", _line(["", *(title for _, title in columns)])]
     lines.append(_line(["---", *["--:"] * len(columns)]))
-    for title, by_metric in _lines(rows, key="metric"):
+    for title, by_metric in _lines(comparison, rows, "metric"):
         lines.append(_line([title, *(_cell(by_metric.get(metric)) for metric, _ in columns)]))
     for title, values in paper_rows(comparison, task):
         lines.append(_line([f"*{title}*", *(number(values.get(metric)) for metric, _ in columns)]))
     return [*lines, ""]
 
 
-def _lines(rows: Sequence[Mapping[str, Any]], key: str = "task") -> Iterator[tuple[str, dict[str, Mapping[str, Any]]]]:
-    """Yield (title, key → row) by label and model; a baseline that several labels share comes once, constants last."""
+def _lines(
+    comparison: Comparison, rows: Sequence[Mapping[str, Any]], key: str
+) -> Iterator[tuple[str, dict[str, Mapping[str, Any]]]]:
+    """Yield (title, key → row) by label and model, constants last; what several labels share comes once."""
     table: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
     for row in rows:
         table.setdefault((row["label"], row["model"]), {})[row[key]] = row
-    seen: set[str] = set()
-    order = {"fedkim": 0}
-    for label, model in sorted(table, key=lambda pair: (is_constant(pair[1]), order.get(pair[1], 1))):
-        by_key = table[label, model]
-        text = model + str(sorted((name, str(row["per_seed"])) for name, row in by_key.items()))
-        if model == "fedkim" or text not in seen:
-            yield (label if model == "fedkim" else _baseline_title(label, model)), by_key
-        seen.add(text)
+    order = model_order([model for _, model in table])
+    shared: dict[tuple[str, str], list[str]] = {}
+    for (label, model), by_key in table.items():
+        values = str([(name, row["per_seed"]) for name, row in sorted(by_key.items())])
+        shared.setdefault((model, label if model == "fedkim" else values), []).append(label)
+    for (model, _), labels in sorted(shared.items(), key=lambda item: order.index(item[0][0])):
+        yield _title(comparison, model, labels), table[labels[0], model]
 
 
-def _baseline_title(label: str, model: str) -> str:
-    return model_title(model) if is_constant(model) else f"{model_title(model)} ({label})"
+def _title(comparison: Comparison, model: str, labels: Sequence[str]) -> str:
+    """The cell's label for its injected LLM; for another model, the axis values common to the cells that share it."""
+    if model == "fedkim":
+        return labels[0]
+    cells = comparison.get("cells", {})
+    if len(labels) == len(comparison["labels"]):
+        return model_title(model)
+    common = [v for axis, v in cells.get(labels[0], {}).items() if all(cells[name].get(axis) == v for name in labels)]
+    return f"{model_title(model)} ({' · '.join(common) if len(labels) > 1 else labels[0]})"
 
 
 def _difference_section(comparison: Comparison) -> list[str]:
@@ -129,10 +139,10 @@ def _difference_section(comparison: Comparison) -> list[str]:
     return [*lines, "", note]
 
 
-def _cell(row: Mapping[str, Any] | None) -> str:
+def _cell(row: Mapping[str, Any] | None, *, interval: bool = True) -> str:
     if row is None or row["value"] is None:
         return MISSING
-    return f"{number(row['value'])}{'*' if row['single_class'] else ''} {_bounds(row)}".strip()
+    return f"{number(row['value'])}{'*' if row['single_class'] else ''} {_bounds(row) if interval else ''}".strip()
 
 
 def _bounds(row: Mapping[str, Any], *, signed: bool = False) -> str:
@@ -142,7 +152,11 @@ def _bounds(row: Mapping[str, Any], *, signed: bool = False) -> str:
 
 
 def _task_title(task: str) -> str:
-    return task.replace("-", " of ") if task.startswith("mean-") else task.upper()
+    return task.replace("-", " of ") if _is_mean(task) else task.upper()
+
+
+def _is_mean(task: str) -> bool:
+    return task.startswith("mean-")
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ MODELS = {
     "federated": "Federated-only",
     "local": "Local-only",
     "centralised": "Centralised",
+    "heads": "Heads beside the LLM",
     "always-yes": "Always yes",
     "always-no": "Always no",
     "majority": "Majority answer",

@@ -67,7 +67,9 @@ def test_the_papers_tables_have_the_papers_rows() -> None:
     assert not ablations["FedKIM_T"].injection.router.use_task_description
     assert not ablations["FedKIM_M"].injection.router.use_modality_description
     singles = load_plan(STUDIES / "table7.toml").cells
-    assert [cell.label for cell in singles] == [f"{task} · {pair}" for task in ("CD", "LOD", "EAD", "MP") for pair in pairs]
+    assert [cell.label for cell in singles] == [
+        f"{task} · {pair}" for task in ("CD", "LOD", "EAD", "MP") for pair in pairs
+    ]
     assert {(cell.values["task"], cell.study.train) for cell in singles} == {
         (name.upper(), (name,)) for name in ("cd", "lod", "ead", "mp")
     }

@@ -97,7 +97,7 @@ def train_baselines(wanted: Sequence[Federation], reporter: Reporter) -> dict[st
         for federation in wanted:
             if federation.model in arms:
                 continue
-            with _locked(federation.run.root, waiting=waiting) as mine:
+            with locked(federation.run.root, waiting=waiting) as mine:
                 if mine:
                     arms[federation.model] = federation.train(reporter)
     return {federation.model: HeadPredictor(arms[federation.model].model) for federation in wanted}
@@ -129,7 +129,7 @@ def _name(kind: str, study: Study, cohort: Cohort, data: dict[str, str]) -> str:
 
 
 @contextmanager
-def _locked(folder: Path, *, waiting: bool) -> Iterator[bool]:
+def locked(folder: Path, *, waiting: bool) -> Iterator[bool]:
     """Hold the folder's lock, or say that another process does; the system frees a dead process's lock."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f".{folder.name}.lock").open("w") as file:

@@ -7,13 +7,21 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo real test lint test-slow bench docs clean
+TABLES := table3 table4-5 table7 figure2
+
+.PHONY: demo real tables tables-quick test lint test-slow bench docs clean
 
 demo: $(STAMP)  ## the whole method on synthetic twins: prints the table, leaves report.html
 	$(BIN)/medfed run studies/demo.toml --report report.html
 
 real: $(STAMP)  ## the same on real extracts: make real DATA_ROOT=/path/to/data
 	$(BIN)/medfed run studies/fedkim-real.toml --data-root $(DATA_ROOT) --report report-real.html
+
+tables: $(STAMP)  ## the paper's tables and figure on synthetic twins, five seeds: hours; stopped, it goes on
+	for name in $(TABLES); do $(BIN)/medfed run studies/$$name.toml || exit 1; done
+
+tables-quick: $(STAMP)  ## the quick form of each: all cells, one seed, less than ten minutes a table on two cores
+	for name in $(TABLES); do $(BIN)/medfed run studies/$$name.toml --quick || exit 1; done
 
 test: lint  ## lint, types, import contract, tests
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"

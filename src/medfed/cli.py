@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 from rich.console import Console
@@ -48,7 +48,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except MedfedError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False)
+        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted; the same command goes on from the last checkpoint", markup=False)
@@ -65,9 +65,10 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 @app.command(name="list")
 def list_parts() -> None:
-    """List tasks, datasets, encoders, algorithms and foundations."""
+    """List tasks, modalities, encoders, algorithms, foundations and baselines."""
     from medfed.federated.algorithms import ALGORITHMS
     from medfed.modalities import ENCODERS, MODALITIES
+    from medfed.study import Baseline
     from medfed.tasks import TASKS
 
     table = Table("task", "title", "dataset", "modalities", "question")
@@ -78,6 +79,7 @@ def list_parts() -> None:
     for kind, names in (("modalities", MODALITIES), ("encoders", ENCODERS), ("algorithms", ALGORITHMS)):
         console.print(f"{kind}: {', '.join(names)}", highlight=False)
     console.print("foundations: tiny, huggingface", highlight=False)
+    console.print(f"baselines: {', '.join(get_args(Baseline))}", highlight=False)
 
 
 @app.command()

@@ -52,7 +52,7 @@ injection.num_experts = 0
 """
 BROKEN = """
 [axes.method.Broken]
-injection.lr = 1e30
+split.ratios = [7, 0, 1, 1]
 """
 
 
@@ -94,7 +94,7 @@ def test_a_failing_cell_fails_the_command_and_nothing_else(whole: Whole) -> None
     assert "2 of 8 runs failed" in done.stderr
     for seed in (0, 1):
         assert f"Broken, seed {seed}: " in done.stderr
-    assert "lower injection.lr" in done.stderr
+    assert "no public example left" in done.stderr
     assert len(list((place / "runs" / "tiny").glob("*/DONE"))) == 6
 
 

@@ -117,7 +117,10 @@ class Arm:
         if self.injector is not None:
             with _Timed(self._run, state.round, "inject"):
                 self._inject(self.injector, state.round)
-            state = replace(state, params=weights_of(self.model).params)
+            trained = weights_of(self.model)
+            # Clients' statistics stand, if there are clients: the server's come from the public data only.
+            buffers = state.buffers if self._study.federate else trained.buffers
+            state = replace(state, params=trained.params, buffers=buffers)
         with _Timed(self._run, state.round, "evaluate"):
             self._run.append_records("development.jsonl", self._development(state.round))
         self._save(state, finished=True)

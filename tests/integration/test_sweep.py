@@ -186,6 +186,20 @@ def test_an_ended_sweep_leaves_no_process_and_goes_on_to_the_same_bits(
         assert ours == {path: theirs[path] for path in ours}
 
 
+def test_a_worker_that_is_killed_takes_no_other_run_with_it(cache: Path, tmp_path: Path) -> None:
+    words = command(tmp_path, cache, SWEEP, "--seeds", "0")
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until(lambda: any((tmp_path / "runs").glob("federations/*/checkpoints/*/manifest.json")), process)
+    workers = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    assert len(workers) == 2
+    workers[0].kill()
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 1
+    assert "1 of 3 runs failed" in errors
+    assert "the worker was killed by SIGKILL" in errors
+    assert len(list((tmp_path / "runs").glob("tiny/*/DONE"))) == 2
+
+
 def until(ready: object, process: subprocess.Popen[str], seconds: float = 120) -> None:
     """Wait until ``ready()`` is true, while the process lives."""
     assert callable(ready)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 
 from medfed.errors import RunError
@@ -14,11 +16,12 @@ from medfed.evaluation.evaluate import (
     EvaluationSettings,
     TaskPredictions,
     hash_id,
+    id_salt,
     prediction_records,
     predictions_from_records,
     score_rows,
 )
-from medfed.evaluation.metrics import BY_NAME, METRICS
+from medfed.evaluation.metrics import BY_NAME, METRICS, score
 from medfed.rng import numpy_rng
 
 FAST = EvaluationSettings(num_resamples=100)
@@ -83,6 +86,27 @@ def test_a_row_equals_the_single_metric_functions() -> None:
         assert difference["value"] == paired.value
         assert (difference["ci_low"], difference["ci_high"]) == (paired.interval.low, paired.interval.high)
         assert difference["baseline"] == "federated"
+
+
+def test_a_group_of_models_has_one_row_with_the_mean_and_the_worst() -> None:
+    one = predictions()
+    rng = numpy_rng("members")
+    members = {f"local/client-{n}": rng.dirichlet(np.ones(2), len(one.targets)) for n in range(3)}
+    grouped = replace(one, scores={**one.scores, **members})
+    rows = by_model_and_metric(score_rows([grouped], 0, FAST)["rows"])
+    assert not [model for model, _ in rows if "/" in model]
+    for name, worst in (("auroc", min), ("brier", max)):
+        values = [score(BY_NAME[name], one.targets, scores).value for scores in members.values()]
+        assert rows["local", name]["value"] == pytest.approx(np.mean(values))
+        assert rows["local", name]["worst"] == worst(values)
+        assert rows["local", name]["ci_low"] < rows["local", name]["value"] < rows["local", name]["ci_high"]
+    assert rows["fedkim", "auroc"] == by_model_and_metric(score_rows([one], 0, FAST)["rows"])["fedkim", "auroc"]
+
+
+def test_the_salt_is_the_datasets_not_the_order_of_its_rows() -> None:
+    index = pl.DataFrame({"example": ["e1", "e2"], "patient": ["p1", "p2"]})
+    assert id_salt(index) == id_salt(index.reverse())
+    assert id_salt(index) != id_salt(index.head(1))
 
 
 def test_unseen_tasks_have_no_difference() -> None:

@@ -14,7 +14,8 @@ from sklearn.metrics import roc_auc_score
 
 from medfed.errors import RunError
 from medfed.evaluation.bootstrap import BootstrapSettings, resample_weights
-from medfed.evaluation.compare import compare_runs, holm, over_seeds, two_sided_p
+from medfed.evaluation.compare import compare_runs
+from medfed.evaluation.significance import holm, over_seeds, two_sided_p
 from medfed.rng import numpy_rng
 
 QUICK = BootstrapSettings(num_resamples=400)

@@ -3,13 +3,11 @@
 A table of one seed says how well one federation went; the spread over seeds (partition, initial weights, batches) is as
 large as many an effect. A value here is the mean over seeds. Its interval is a bootstrap with two crossed levels: the
 seeds, and the patients. A patient who is tested at several seeds, or by several tasks, is drawn once for all of them
-(Owen 2007), and all models are seen on the same draws, so differences are paired. With few seeds a percentile bootstrap
-is too narrow: the deviation that comes from drawing seeds is stretched by √(S/(S−1)) · t/z (the "expanded" percentile
-interval, Hesterberg 2015). With one seed only patients are drawn.
+(Owen 2007), and all models are seen on the same draws, so differences are paired. With one seed only patients are
+drawn.
 
-p-values are two-sided, from the same resamples, with the +1 correction (Davison and Hinkley 1997, §4.2). Holm's (1979)
-family is all differences of one metric within one comparison. A difference is called significant only below 0.05 after
-Holm and with at least :data:`MIN_SEEDS` seeds.
+Holm's family is all differences of one metric within one comparison. A difference is called significant only below
+:data:`LEVEL` after Holm and with at least :data:`MIN_SEEDS` seeds.
 
 Deviation: the FedKIM paper compares single runs, without intervals.
 """
@@ -23,18 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
-from scipy.stats import norm, t
 
 from medfed.errors import RunError
 from medfed.evaluation.bootstrap import BootstrapSettings, interval, resample_weights
 from medfed.evaluation.scored import Measure, Scored, read_scored
-from medfed.rng import numpy_rng
+from medfed.evaluation.significance import Replicates, holm, over_seeds, two_sided_p
 
 MIN_SEEDS = 5
 LEVEL = 0.05
 MODEL, BASELINE = "fedkim", "federated"
-Replicates = Float[np.ndarray, " replicate"]
 Row = dict[str, Any]
 
 
@@ -116,36 +111,6 @@ def compare_runs(
         _correct(family)
         differences += family
     return {"labels": names, "seeds": seeds, "rows": rows, "differences": differences}
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return Holm's adjusted p-values in the given order: max over smaller p of (m − rank) · p, at most 1."""
-    order = np.argsort(p_values, kind="stable")
-    adjusted = np.empty(len(p_values))
-    factors = len(p_values) - np.arange(len(p_values))
-    adjusted[order] = np.minimum(np.maximum.accumulate(factors * np.asarray(p_values)[order]), 1.0)
-    return [float(value) for value in adjusted]
-
-
-def two_sided_p(replicates: Replicates) -> float:
-    """Return how often a resampled difference is on the far side of zero, twice, each count plus one."""
-    defined = replicates[~np.isnan(replicates)]
-    tail = min(int((defined <= 0).sum()), int((defined >= 0).sum()))
-    return min(1.0, 2 * (tail + 1) / (len(defined) + 1))
-
-
-def over_seeds(replicates: Float[np.ndarray, "seed replicate"], seeds: Sequence[int]) -> Replicates:
-    """Return the resampled means over seeds: patients are drawn already, here the seeds are."""
-    count = len(seeds)
-    mean: Replicates = replicates.mean(0)
-    if count == 1:
-        return mean
-    draws = numpy_rng("compare", *seeds).multinomial(count, np.full(count, 1 / count), size=replicates.shape[1])
-    drawn = np.einsum("rs,sr->r", draws / count, replicates)
-    tail = (1 + 0.95) / 2
-    stretch = np.sqrt(count / (count - 1)) * t.ppf(tail, count - 1) / norm.ppf(tail)
-    stretched: Replicates = mean + stretch * (drawn - mean)
-    return stretched
 
 
 def _read(folder: Path, label: str) -> SeedRun:

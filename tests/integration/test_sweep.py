@@ -138,11 +138,8 @@ def test_without_clients_the_server_injects_alone(whole: Whole) -> None:
     ]
     rounds = RunDir(folder).read_records("rounds.jsonl")
     assert [(line["round"], line["clients"]) for line in rounds] == [(1, []), (2, [])]
-    steps = [
-        json.loads(line) for line in (folder / "injection" / "steps.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    assert {line["round"] for line in steps} == {0, 1, 2}
-    record = json.loads((folder / "predictions" / "cd.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert {line["round"] for line in RunDir(folder).read_records("injection/steps.jsonl")} == {1, 2}
+    record = RunDir(folder).read_records("predictions/cd.jsonl")[0]
     assert list(record["scores"]) == ["fedkim", "federated", "centralised", "local/client-0", "local/client-1"]
 
 
@@ -155,7 +152,9 @@ def test_runs_on_the_same_data_share_hashed_ids(whole: Whole) -> None:
     assert not set(ids[0]) & {name for names in index["server"]["test"].values() for name in names}
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["interrupted", "killed"])
+@pytest.mark.parametrize(
+    "how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)], ids=["interrupted", "killed"]
+)
 def test_an_ended_sweep_leaves_no_process_and_goes_on_to_the_same_bits(
     how: signal.Signals, whole: Whole, cache: Path, tmp_path: Path
 ) -> None:
@@ -179,7 +178,7 @@ def test_an_ended_sweep_leaves_no_process_and_goes_on_to_the_same_bits(
     _, alive = psutil.wait_procs(workers, timeout=15)
     assert alive == []
     assert not list((tmp_path / "runs").glob("tiny/*/DONE"))
-    done = start(tmp_path, cache, SWEEP)
+    done = start(tmp_path, cache, SWEEP, "--seeds", "0")
     assert done.returncode == 0, done.stderr
     for name in ("tiny", "federations"):
         ours, theirs = (RunDir(place / "runs" / name).checksums() for place in (tmp_path, whole[0]))

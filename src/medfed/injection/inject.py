@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from medfed.errors import RunError
 from medfed.federated.optimizer import load_slots, slots_of
 from medfed.federated.state import copied, join, split, trainable
+from medfed.injection.decoding import answer_text
 from medfed.injection.experts import save_experts
 from medfed.injection.foundation import Foundation
 from medfed.injection.injected import Group, InjectedModel, by_question, encode
@@ -133,7 +134,8 @@ class Injector:
         batch = batch.to(self._settings.device)
         with self.injected.mixing(self.injected.alpha([task]).expand(len(batch), -1)):
             group = Group(task, encode(self._model, [(task, batch)])[0], batch)
-            return self.injected.answer(by_question(group), max_new_tokens)
+            ids = self.injected.answer_ids(by_question(group), max_new_tokens)
+        return [answer_text(answer, self.injected.foundation.tokenizer) for answer in ids]
 
     @torch.no_grad()
     def routing(self, tasks: Sequence[Task]) -> Float[Tensor, "task expert"]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from medfed.errors import StudyError
-from medfed.injection.decoding import additive_mask, answer_text, decode_greedily
+from medfed.injection.decoding import additive_mask, decode_greedily
 from medfed.injection.experts import ADAPTER, RoutedLoraModel, add_experts
 from medfed.injection.foundation import Foundation
 from medfed.injection.projector import Projector
@@ -98,11 +98,10 @@ class InjectedModel(nn.Module):
         parts = torch.split(self._logits(pad_left(laid)), [len(group.batch) for group in groups])
         return [answer_log_likelihoods(prompt, part) for prompt, part in zip(prompts, parts, strict=True)]
 
-    def answer(self, groups: Sequence[Group], max_new_tokens: int) -> list[str]:
+    def answer_ids(self, groups: Sequence[Group], max_new_tokens: int) -> list[list[int]]:
         """Return a greedily decoded answer per example, group after group; call it inside :meth:`mixing`."""
         laid = [self._laid_out(replace(self.prompt(group.task), answers=()), group) for group in groups]
-        ids = decode_greedily(self.llm, self.foundation, pad_left(laid), max_new_tokens)
-        return [answer_text(answer, self.foundation.tokenizer) for answer in ids]
+        return decode_greedily(self.llm, self.foundation, pad_left(laid), max_new_tokens)
 
     def prompt(self, task: Task) -> Prompt:
         """Return the task's texts as token ids."""

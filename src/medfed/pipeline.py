@@ -18,6 +18,8 @@ import torch
 
 from medfed.arm import Arm, build_model
 from medfed.errors import RunError
+from medfed.evaluation.answer_scores import answer_rows
+from medfed.evaluation.answers import AnswerPredictions, answer_records, answers_from_records
 from medfed.evaluation.evaluate import Role, TaskPredictions, prediction_records, predictions_from_records, score_rows
 from medfed.evaluation.predict import HeadPredictor, InjectedPredictor, Predictor
 from medfed.injection.foundation import load_foundation
@@ -30,8 +32,9 @@ from medfed.report.tables import summary_table
 from medfed.rundir import RunDir
 from medfed.serving import LoadedRun
 from medfed.study import Study
-from medfed.tasks.base import Task
+from medfed.tasks.base import ClosedTask, Task
 from medfed.tasks.cohort import Cohort
+from medfed.tasks.question_answering import QuestionAnswering
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,10 @@ def _compute(study: Study, places: Places, sources: Sources, run: RunDir, report
     heads, asked = HeadPredictor(federated.model), InjectedPredictor(injector)
     with reporter.phase("evaluate") as advance:
         for number, task in enumerate(study.tasks):
-            predict_task(run, study, cohort, task, {"fedkim": asked, "federated": heads})
+            if isinstance(task, QuestionAnswering):
+                answer_task(run, study, cohort, task, {"fedkim": asked})
+            else:
+                predict_task(run, study, cohort, task, {"fedkim": asked, "federated": heads})
             advance(number + 1, len(study.tasks))
         scores = score_predictions(run, study)
     run.write_json("scores.json", scores)
@@ -142,6 +148,35 @@ def predict_task(run: RunDir, study: Study, cohort: Cohort, task: Task, predicto
     run.write_records(name, prediction_records(predictions, salt=run.root.name))
 
 
+def answer_task(
+    run: RunDir,
+    study: Study,
+    cohort: Cohort,
+    task: QuestionAnswering,
+    predictors: Mapping[str, InjectedPredictor],
+) -> None:
+    """Write the answers to one open task's test questions, unless they are there."""
+    name = f"predictions/{task.name}.jsonl"
+    if run.exists(name):
+        return
+    examples = cohort.test[task.name]
+    rows, length = examples.rows, study.evaluation.max_new_tokens
+    predictions = AnswerPredictions(
+        task.name,
+        role_of(study, task),
+        task.answers,
+        examples.examples,
+        examples.patients,
+        [task.questions(examples.data)[row] for row in rows],
+        [task.references(examples.data)[row] for row in rows],
+        task.closed(examples.data)[rows],
+        examples.targets.numpy(),
+        {model: predictor.answer(examples, length) for model, predictor in predictors.items()},
+        {model: predictor(examples) for model, predictor in predictors.items()},
+    )
+    run.write_records(name, answer_records(predictions, salt=run.root.name))
+
+
 def role_of(study: Study, task: Task) -> Role:
     """Return whether the study trains on ``task``."""
     return "trained" if task.name in study.train else "unseen"
@@ -149,16 +184,17 @@ def role_of(study: Study, task: Task) -> Role:
 
 def score_predictions(run: RunDir, study: Study) -> dict[str, Any]:
     """Return the content of ``scores.json`` from the prediction files."""
-    tasks = [
-        predictions_from_records(
-            task.name,
-            role_of(study, task),
-            task.answers,
-            run.read_records(f"predictions/{task.name}.jsonl"),
-        )
+    read = {
+        task: (task.name, role_of(study, task), task.answers, run.read_records(f"predictions/{task.name}.jsonl"))
         for task in study.tasks
-    ]
-    return score_rows(tasks, study.seed, study.evaluation)
+    }
+    closed = [predictions_from_records(*parts) for task, parts in read.items() if isinstance(task, ClosedTask)]
+    asked = [answers_from_records(*parts) for task, parts in read.items() if isinstance(task, QuestionAnswering)]
+    found, answered = (
+        score_rows(closed, study.seed, study.evaluation),
+        answer_rows(asked, study.seed, study.evaluation),
+    )
+    return {name: found[name] + answered[name] for name in found}
 
 
 def evaluate_again(folder: Path, places: Places, reporter: Reporter) -> None:
@@ -174,9 +210,13 @@ def evaluate_again(folder: Path, places: Places, reporter: Reporter) -> None:
     written = RunDir(folder)
     predictor = InjectedPredictor(run.injector)
     for task in study.tasks:
-        again = predictor(cohort.test[task.name])
-        before = [record["scores"]["fedkim"] for record in written.read_records(f"predictions/{task.name}.jsonl")]
-        if not np.allclose(again, np.array(before), atol=1e-6):
+        again, records = predictor(cohort.test[task.name]), written.read_records(f"predictions/{task.name}.jsonl")
+        before = [record["scores"]["fedkim"] for record in records]
+        same = np.allclose(again, np.array(before), atol=1e-6)
+        if isinstance(task, QuestionAnswering):
+            texts = predictor.answer(cohort.test[task.name], study.evaluation.max_new_tokens)
+            same = same and texts == [record["answers"]["fedkim"] for record in records]
+        if not same:
             raise RunError(
                 f"the predictions of {task.name!r} differ", where=folder, hint="check data root and versions"
             )

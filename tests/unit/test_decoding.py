@@ -79,7 +79,9 @@ def one_by_one(made: Injector, batch: Batch, order: Order) -> list[list[int]]:
     encoded = encode(federated_model().eval(), [(ASKED, batch)])[0]
     answers = []
     for row, question in enumerate(batch.questions):
-        seen = [model.projectors[n](encoded[n][row : row + 1])[0] for n in ASKED.modalities if bool(batch.present[n][row])]
+        seen = [
+            model.projectors[n](encoded[n][row : row + 1])[0] for n in ASKED.modalities if bool(batch.present[n][row])
+        ]
         asked, cue = texts.encode(f" Question: {question}"), texts.encode(" Answer:")
         start = [] if texts.bos is None else [texts.bos]
         after, before = (asked + cue, start) if order == "modality_first" else (cue, start + asked)

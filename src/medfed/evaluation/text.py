@@ -73,6 +73,16 @@ def longest_common_subsequence(a: Words, b: Words) -> int:
 MEANS = {"token_f1": token_f1, "exact_match": exact_match, "bleu1": bleu1, "rouge_l": rouge_l}
 """Metrics that are means over examples, by their name in ``scores.json``."""
 
+CORPUS_BLEU = "sacrebleu"
+TEXT_METRICS = {
+    "token_f1": "Token F1",
+    "exact_match": "Exact match",
+    "bleu1": "BLEU-1",
+    "rouge_l": "ROUGE-L",
+    CORPUS_BLEU: "sacreBLEU",
+}
+"""Metrics by name in ``scores.json``, with their titles; more is better."""
+
 
 def per_example(references: Sequence[str], answers: Sequence[str]) -> dict[str, Float[np.ndarray, " example"]]:
     """Return every metric of :data:`MEANS` for every example."""

@@ -133,11 +133,10 @@ def published_sources(run: RunFiles) -> list[tuple[str, str, str]]:
 
 
 def summary_table(run: Path) -> Table:
-    """Return the AUROC of every model on every task of the run in the folder ``run``, for the terminal."""
+    """Return the AUROC (open tasks: token F1) of every model on every task of the run in ``run``, for the terminal."""
     files = read_run(run)
-    models = model_order(
-        [row.model for row in [*files.scores.rows, *files.open_scores.rows] if not is_constant(row.model)]
-    )
+    scored = [*files.scores.rows, *files.open_scores.rows]
+    models = model_order([row.model for row in scored if not is_constant(row.model)])
     table = Table("task", "n", title=Text(f"{files.name}: AUROC [95 % CI]"), box=SIMPLE_HEAD)
     for model in models:
         table.add_column(Text(model_title(model)), justify="right")

@@ -98,11 +98,11 @@ class Study(BaseModel):
             _known(TASKS, name, "task")
         if both := set(self.train) & set(self.unseen):
             raise ValueError(f"task {sorted(both)[0]!r} is both trained and unseen; a task is one or the other")
-        for task in self.tasks:
-            _known(DATASETS, task.dataset, "dataset")
         for task in self.train_tasks:
             if not isinstance(task, ClosedTask):
                 raise ValueError(f"the clients cannot train {task.name!r}, an open question; list it under unseen")
+        for task in self.tasks:
+            _known(DATASETS, task.dataset, "dataset")
         for name in self.twin_sizes:
             _known(DATASETS, name, "dataset")
         for name in (*self.modalities, *self.encoders):

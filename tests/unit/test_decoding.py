@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from injection_toys import BOTH, CARD, CHANNELS, federated_model, foundation, settings, tokenizer
 from medfed.datasets.decode import Decoded
 from medfed.errors import StudyError
-from medfed.injection.decoding import answer_text, decode_greedily
+from medfed.injection.decoding import answer_text, decode_greedily, is_finished
 from medfed.injection.inject import Injector
 from medfed.injection.injected import Group, by_question, encode
 from medfed.injection.prompt import Order, Sequences, build_prompt
@@ -99,7 +99,7 @@ def _continue(made: Injector, prefix: Tensor) -> list[int]:
         if token == model.foundation.tokenizer.eos:
             break
         ids.append(token)
-        if any(stop in tokenizer().decode(ids).lstrip() for stop in ("\n", "Question:")):
+        if is_finished(tokenizer().decode(ids)):
             break
     return ids
 
@@ -166,9 +166,9 @@ def said(*rows: Sequence[int], limit: int = 4) -> tuple[list[list[int]], int]:
 def test_an_answer_ends_at_the_end_of_text_and_at_its_limit() -> None:
     end, yes, no = tokenizer().eos, tokenizer().encode(" Yes")[0], tokenizer().encode(" No")[0]
     assert end is not None
-    assert said([yes, end, no, no], [no, no, yes, no]) == ([[yes], [no, no, yes, no]], 4)
+    assert said([yes, end, no, no], [no, yes, no, yes]) == ([[yes], [no, yes, no, yes]], 4)
     assert said([yes, end], [end, yes]) == ([[yes], []], 2), "nothing is computed once all have ended"
-    assert said([yes] * 9, limit=3) == ([[yes] * 3], 3)
+    assert said([yes, no] * 9, limit=3) == ([[yes, no, yes]], 3)
 
 
 def test_an_answer_ends_where_a_next_question_or_line_begins() -> None:
@@ -180,6 +180,15 @@ def test_an_answer_ends_where_a_next_question_or_line_begins() -> None:
     assert answer_text(texts.encode("\n round\nred"), texts) == "round", "a leading line break is no end"
     assert answer_text([], texts) == ""
     assert answer_text(texts.encode(" Question: red"), texts) == ""
+
+
+def test_an_answer_ends_before_a_repeated_word_but_not_within_one() -> None:
+    texts = tokenizer()
+    assert answer_text(texts.encode(" Yes yes Yes"), texts) == "Yes"
+    assert answer_text(texts.encode(" red sound red sound"), texts) == "red sound red sound", "only the word just said"
+    assert is_finished(" Yes Yes Yes")
+    assert not is_finished(" no no"), "the second may become 'not'"
+    assert answer_text(texts.encode(" no not"), texts) == "no not"
 
 
 @pytest.mark.parametrize("order", ORDERS)

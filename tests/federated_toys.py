@@ -21,7 +21,7 @@ from medfed.modalities.base import Encoder, EncoderSpec, Modality
 from medfed.modalities.moments import Moments
 from medfed.models.multimodal import MultimodalModel
 from medfed.rng import torch_seeded
-from medfed.tasks.base import Task, TaskSet
+from medfed.tasks.base import ClosedTask, Task, TaskSet
 from medfed.tasks.classification import Classification
 from medfed.types import Batch, Broadcast, Params, Update
 
@@ -42,7 +42,7 @@ def decoded(
 # --- quadratics: client i has ½ Σ_d a_id (w_d − b_id)² ---
 
 
-class Quadratic(Task):
+class Quadratic(ClosedTask):
     """Half a squared distance with curvature ``a`` to ``b``; a sample is [a, b]."""
 
     kind: ClassVar[str] = "quadratic"

@@ -73,7 +73,9 @@ def list_parts() -> None:
 
     table = Table("task", "title", "dataset", "modalities", "question")
     for task in TASKS.values():
-        table.add_row(task.name, task.title, task.dataset, " ".join(task.modalities), task.question)
+        table.add_row(
+            task.name, task.title, task.dataset, " ".join(task.modalities), task.question or "each example's own"
+        )
     console = Console()
     console.print(table)
     for kind, names in (("modalities", MODALITIES), ("encoders", ENCODERS), ("algorithms", ALGORITHMS)):
@@ -181,10 +183,13 @@ def predict(
     cache: Cache = DEFAULT_CACHE,
     foundation: Foundation = None,
 ) -> None:
-    """Ask a run's injected LLM a closed question about one file."""
+    """Ask a run's injected LLM about one file: a closed question, or with an open task any question."""
     from medfed.serving import ask
 
     answer = ask(folder, file, task, question, cache.expanduser(), foundation)
+    if isinstance(answer, str):
+        typer.echo(answer or "(no answer)")
+        return
     table = Table("answer", "probability")
     for text, probability in answer.items():
         table.add_row(text, f"{probability:.3f}")

@@ -8,10 +8,8 @@ FedKIM (Wang et al. 2024), Figure 1: every round the clients train, the server a
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,18 +17,10 @@ import torch
 from medfed.arm import Arm, build_model
 from medfed.baselines import Federation, federations, train_baselines
 from medfed.errors import RunError
-from medfed.evaluation.evaluate import (
-    MEMBER,
-    Role,
-    TaskPredictions,
-    id_salt,
-    prediction_records,
-    predictions_from_records,
-    score_rows,
-)
 from medfed.evaluation.predict import HeadPredictor, InjectedPredictor, Predictor
 from medfed.injection.foundation import load_foundation
 from medfed.injection.inject import Injector
+from medfed.predictions import answer_task, predict_task, role_of, score_predictions
 from medfed.prepare import Sources, decode_all, divide, find_sources
 from medfed.progress import Reporter
 from medfed.provenance import data_facts, now, provenance
@@ -39,8 +29,7 @@ from medfed.report.tables import summary_table
 from medfed.rundir import RunDir
 from medfed.serving import LoadedRun
 from medfed.study import Study
-from medfed.tasks.base import Task
-from medfed.tasks.cohort import Cohort
+from medfed.tasks.question_answering import QuestionAnswering
 
 
 @dataclass(frozen=True)
@@ -121,11 +110,15 @@ def _compute(study: Study, places: Places, sources: Sources, run: RunDir, report
     if (after := foundation.fingerprint()) != before:
         raise RunError("the frozen foundation changed during injection", where=run.root, hint="report this as a bug")
     injector.save(run.root / "injection")
-    predictors: dict[str, Predictor] = {"fedkim": InjectedPredictor(injector), **baselines}
+    asked = InjectedPredictor(injector)
+    predictors: dict[str, Predictor] = {"fedkim": asked, **baselines}
     predictors |= {"heads": HeadPredictor(model)} if study.federate else {}
     with reporter.phase("evaluate") as advance:
         for number, task in enumerate(study.tasks):
-            predict_task(run, study, cohort, task, predictors)
+            if isinstance(task, QuestionAnswering):
+                answer_task(run, study, cohort, task, {"fedkim": asked})
+            else:
+                predict_task(run, study, cohort, task, predictors)
             advance(number + 1, len(study.tasks))
         scores = score_predictions(run, study)
     run.write_json("scores.json", scores)
@@ -139,58 +132,12 @@ def _compute(study: Study, places: Places, sources: Sources, run: RunDir, report
     run.finish()
 
 
-def predict_task(run: RunDir, study: Study, cohort: Cohort, task: Task, predictors: Mapping[str, Predictor]) -> None:
-    """Write the predictions of one task's test examples, unless they are there."""
-    name = f"predictions/{task.name}.jsonl"
-    if run.exists(name):
-        return
-    examples = cohort.test[task.name]
-    scores = {model: ask(examples) for model, ask in predictors.items() if _can_answer(model, task, study, cohort)}
-    predictions = TaskPredictions(
-        task.name,
-        role_of(study, task),
-        task.answers,
-        examples.examples,
-        examples.patients,
-        examples.targets.numpy(),
-        scores,
-    )
-    run.write_records(name, prediction_records(predictions, salt=id_salt(examples.data.index)))
-
-
-def _can_answer(model: str, task: Task, study: Study, cohort: Cohort) -> bool:
-    """Whether ``model`` knows ``task``: the LLM is asked anything, a head its own task, a client what it has."""
-    if model == "fedkim":
-        return True
-    client = model.partition(MEMBER)[2]
-    return task.name in (cohort.clients[client] if client else study.train)
-
-
 def _copy_logs(shared: list[Federation], run: RunDir) -> None:
     """Lay the logs of the shared federation into the run, where the report reads them."""
     for federation in shared:
         if federation.model == "federated":
             for name in ("rounds.jsonl", "development.jsonl"):
                 run.write_records(f"federated-only/{name}", federation.run.read_records(name))
-
-
-def role_of(study: Study, task: Task) -> Role:
-    """Return whether the study trains on ``task``."""
-    return "trained" if task.name in study.train else "unseen"
-
-
-def score_predictions(run: RunDir, study: Study) -> dict[str, Any]:
-    """Return the content of ``scores.json`` from the prediction files."""
-    tasks = [
-        predictions_from_records(
-            task.name,
-            role_of(study, task),
-            task.answers,
-            run.read_records(f"predictions/{task.name}.jsonl"),
-        )
-        for task in study.tasks
-    ]
-    return score_rows(tasks, study.seed, study.evaluation)
 
 
 def evaluate_again(folder: Path, places: Places, reporter: Reporter) -> None:
@@ -206,9 +153,13 @@ def evaluate_again(folder: Path, places: Places, reporter: Reporter) -> None:
     written = RunDir(folder)
     predictor = InjectedPredictor(run.injector)
     for task in study.tasks:
-        again = predictor(cohort.test[task.name])
-        before = [record["scores"]["fedkim"] for record in written.read_records(f"predictions/{task.name}.jsonl")]
-        if not np.allclose(again, np.array(before), atol=1e-6):
+        again, records = predictor(cohort.test[task.name]), written.read_records(f"predictions/{task.name}.jsonl")
+        before = [record["scores"]["fedkim"] for record in records]
+        same = np.allclose(again, np.array(before), atol=1e-6)
+        if isinstance(task, QuestionAnswering):
+            texts = predictor.answer(cohort.test[task.name], study.evaluation.max_new_tokens)
+            same = same and texts == [record["answers"]["fedkim"] for record in records]
+        if not same:
             raise RunError(
                 f"the predictions of {task.name!r} differ", where=folder, hint="check data root and versions"
             )

@@ -28,6 +28,7 @@ from medfed.rundir import RunDir
 from medfed.study import Study
 from medfed.tasks import TASKS
 from medfed.tasks.base import Task
+from medfed.tasks.question_answering import QuestionAnswering
 from medfed.types import Batch
 
 
@@ -59,6 +60,16 @@ class LoadedRun:
 
     def ask(self, task: Task, samples: Mapping[str, Shaped[np.ndarray, "..."]]) -> dict[str, float]:
         """Return the probability of every answer, given raw arrays by modality; a modality may be absent."""
+        with torch.inference_mode():
+            scores = self.injector.score(task, self._batch(task, samples))[0]
+        return dict(zip(task.answers, scores.tolist(), strict=True))
+
+    def answer(self, task: Task, samples: Mapping[str, Shaped[np.ndarray, "..."]]) -> str:
+        """Return the decoded answer to the task's question; samples as in :meth:`ask`."""
+        with torch.inference_mode():
+            return self.injector.answer(task, self._batch(task, samples), self.study.evaluation.max_new_tokens)[0]
+
+    def _batch(self, task: Task, samples: Mapping[str, Shaped[np.ndarray, "..."]]) -> Batch:
         inputs, present = {}, {}
         for name in task.modalities:
             modality = self.study.modality(name)
@@ -68,15 +79,13 @@ class LoadedRun:
                 moments = self.moments[name]
                 value = modality.normalise(modality.prepare(samples[name])[None], moments.mean, moments.std)
             inputs[name] = torch.from_numpy(value)
-        with torch.inference_mode():
-            scores = self.injector.score(task, Batch(inputs, present, torch.zeros(1, dtype=torch.long)))[0]
-        return dict(zip(task.answers, scores.tolist(), strict=True))
+        return Batch(inputs, present, torch.zeros(1, dtype=torch.long))
 
 
 def ask(
     folder: Path, file: Path, task_name: str, question: str | None, cache: Path, foundation: Path | None
-) -> dict[str, float]:
-    """Ask the run in ``folder`` about one file.
+) -> dict[str, float] | str:
+    """Ask the run in ``folder`` about one file: the answers' probabilities, or for an open task the answer's text.
 
     Raises:
         MedfedError: the run, the task or the file is not what it should be.
@@ -84,11 +93,14 @@ def ask(
     task = lookup(TASKS, task_name, "task")
     if question is not None:
         task = task.model_copy(update={"question": question})
+    if not task.question:
+        raise StudyError("an open task has no question of its own", where=task_name, hint="ask one with --question")
     run = LoadedRun(folder, cache, foundation)
     unknown = [name for name in task.modalities if name not in run.study.encoders]
     if unknown:
         raise StudyError(f"the run has no encoder for {unknown[0]!r}", where=folder, hint="ask with a task it knows")
-    return run.ask(task, read_input(run.study, task, file))
+    samples = read_input(run.study, task, file)
+    return run.answer(task, samples) if isinstance(task, QuestionAnswering) else run.ask(task, samples)
 
 
 def read_input(study: Study, task: Task, file: Path) -> dict[str, Shaped[np.ndarray, "..."]]:

@@ -30,7 +30,7 @@ from medfed.modalities import ENCODERS, MODALITIES
 from medfed.modalities.base import EncoderSpec, Modality
 from medfed.registry import Named, lookup
 from medfed.tasks import TASKS
-from medfed.tasks.base import Task
+from medfed.tasks.base import ClosedTask, Task
 
 Spec = TypeVar("Spec", bound=BaseModel)
 Baseline = Literal["federated", "local", "centralised"]
@@ -104,6 +104,11 @@ class Study(BaseModel):
             _known(TASKS, name, "task")
         if both := set(self.train) & set(self.unseen):
             raise ValueError(f"task {sorted(both)[0]!r} is both trained and unseen; a task is one or the other")
+        for task in self.train_tasks:
+            if not isinstance(task, ClosedTask):
+                raise ValueError(f"the clients cannot train {task.name!r}, an open question; list it under unseen")
+        for task in self.tasks:
+            _known(DATASETS, task.dataset, "dataset")
         for name in self.twin_sizes:
             _known(DATASETS, name, "dataset")
         for name in (*self.modalities, *self.encoders):

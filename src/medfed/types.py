@@ -25,17 +25,30 @@ class Batch:
     Attributes:
         inputs: modality → normalised samples; zeros where the modality is absent.
         present: modality → whether the example has it. Absence is told by this mask, never by zeros alone.
-        target: class index (classification).
+        target: class index; −1 where an open question is answered otherwise.
         examples: example ids, for predictions.
+        questions: question of every example; empty where the task has one for all.
     """
 
     inputs: Mapping[str, Float[Tensor, "batch *sample"]]
     present: Mapping[str, Bool[Tensor, " batch"]]
     target: Shaped[Tensor, " batch"]
     examples: tuple[str, ...] = ()
+    questions: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return int(self.target.shape[0])
+
+    def row(self, number: int) -> Batch:
+        """Return one example as a batch."""
+        one = slice(number, number + 1)
+        return Batch(
+            {name: value[one] for name, value in self.inputs.items()},
+            {name: value[one] for name, value in self.present.items()},
+            self.target[one],
+            self.examples[one],
+            self.questions[one],
+        )
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with its tensors on ``device``."""
@@ -44,6 +57,7 @@ class Batch:
             {name: value.to(device) for name, value in self.present.items()},
             self.target.to(device),
             self.examples,
+            self.questions,
         )
 
 

@@ -31,6 +31,7 @@ def test_every_shipped_study_parses_and_its_resolved_form_gives_it_back(path: Pa
         ("client.lr=fast", "client.lr"),
         ("algorithm.mue=1", "mue"),
         ('unseen=["cd"]', "both trained and unseen"),
+        ('train=["mr"]', "an open question; list it under unseen"),
         ("encoders={}", "add encoders"),
         ("seed", "key=value"),
     ],

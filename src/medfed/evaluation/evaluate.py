@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
+from pydantic import Field
 
 from medfed.errors import RunError
 from medfed.evaluation.bootstrap import BootstrapSettings, Interval, interval, resample_weights
@@ -33,9 +34,11 @@ class EvaluationSettings(BootstrapSettings):
 
     Attributes:
         comparisons: pairs (model, baseline) compared on the same resamples wherever a task has both.
+        max_new_tokens: longest answer to an open question, in the LLM's tokens.
     """
 
     comparisons: tuple[tuple[str, str], ...] = (("fedkim", "federated"),)
+    max_new_tokens: int = Field(default=16, gt=0)
 
 
 @dataclass(frozen=True)

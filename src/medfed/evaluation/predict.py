@@ -11,7 +11,7 @@ from jaxtyping import Float
 from medfed.evaluation.metrics import BY_NAME, score
 from medfed.injection.inject import Injector
 from medfed.models.multimodal import MultimodalModel
-from medfed.tasks.base import TaskSet
+from medfed.tasks.base import TaskSet, closed
 
 BATCH_SIZE = 64
 """Examples per forward."""
@@ -38,7 +38,7 @@ class HeadPredictor:
     def __call__(self, examples: TaskSet) -> Float[np.ndarray, "example answer"]:
         """Return the head's class probabilities."""
         self._model.eval()
-        task = examples.task
+        task = closed(examples.task)
         parts = [task.predict(self._model(task, batch)) for batch in examples.batches(BATCH_SIZE)]
         return torch.cat(parts).double().numpy()
 
@@ -54,6 +54,12 @@ class InjectedPredictor:
         """Return the answers' probabilities."""
         parts = [self._injector.score(examples.task, batch) for batch in examples.batches(BATCH_SIZE)]
         return torch.cat(parts).double().numpy()
+
+    @torch.inference_mode()
+    def answer(self, examples: TaskSet, max_new_tokens: int) -> list[str]:
+        """Return the decoded answers."""
+        parts = [self._injector.answer(examples.task, batch, max_new_tokens) for batch in examples.batches(BATCH_SIZE)]
+        return [text for part in parts for text in part]
 
 
 def watch(examples: TaskSet, predictor: Predictor) -> dict[str, float | None]:

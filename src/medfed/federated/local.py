@@ -16,7 +16,7 @@ from torch.func import functional_call
 from medfed.federated.batches import TaskBatch, in_order
 from medfed.federated.optimizer import ClientSettings
 from medfed.federated.state import Weights, persistent_buffers
-from medfed.tasks.base import TaskSet
+from medfed.tasks.base import TaskSet, closed
 from medfed.types import Params
 
 
@@ -117,7 +117,7 @@ def gradient(site: Site, batches: Iterable[TaskBatch], params: Params) -> dict[s
     total = {name: torch.zeros_like(value) for name, value in points.items()}
     for task, batch, weight in batches:
         on_device = batch.to(device)
-        loss = weight * task.loss(functional_call(site.model, (points, buffers), (task, on_device)), on_device)
+        loss = weight * closed(task).loss(functional_call(site.model, (points, buffers), (task, on_device)), on_device)
         parts = torch.autograd.grad(loss, list(points.values()), allow_unused=True)
         for name, part in zip(points, parts, strict=True):
             if part is not None:

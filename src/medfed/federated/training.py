@@ -20,6 +20,7 @@ from medfed.federated.local import LocalStep, Site
 from medfed.federated.optimizer import clip, load_slots, make_optimizer, slots_of
 from medfed.federated.state import Weights, load_weights, trainable, weights_of
 from medfed.rng import torch_seeded
+from medfed.tasks.base import closed
 from medfed.types import Broadcast, Params, component
 
 
@@ -100,7 +101,7 @@ class LocalRun:
 
     def _backward_task(self, step: LocalStep, item: TaskBatch) -> float:
         batch = item.batch.to(self.site.settings.device)
-        loss = item.task.loss(self.site.model(item.task, batch), batch)
+        loss = closed(item.task).loss(self.site.model(item.task, batch), batch)
         _backward(item.weight * loss)
         value = float(loss.detach())
         if not math.isfinite(value):

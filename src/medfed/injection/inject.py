@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from medfed.errors import RunError
 from medfed.federated.optimizer import load_slots, slots_of
 from medfed.federated.state import copied, join, split, trainable
+from medfed.injection.decoding import answer_text
 from medfed.injection.experts import save_experts
 from medfed.injection.foundation import Foundation
-from medfed.injection.injected import Group, InjectedModel, encode
+from medfed.injection.injected import Group, InjectedModel, by_question, encode
 from medfed.injection.router import entropy, mutual_information, total_variation
 from medfed.injection.sampling import Draw, epoch_order
 from medfed.injection.settings import InjectionSettings
@@ -121,9 +122,20 @@ class Injector:
         self._train(mode=False)
         batch = batch.to(self._settings.device)
         with self.injected.mixing(self.injected.alpha([task]).expand(len(batch), -1)):
-            likelihoods = self.injected([Group(task, encode(self._model, [(task, batch)])[0], batch)])[0]
+            group = Group(task, encode(self._model, [(task, batch)])[0], batch)
+            likelihoods = torch.cat(self.injected(by_question(group)))
         probabilities: Tensor = likelihoods.softmax(-1).cpu()
         return probabilities
+
+    @torch.no_grad()
+    def answer(self, task: Task, batch: Batch, max_new_tokens: int) -> list[str]:
+        """Return the greedily decoded answer to every example's question, in words; deterministic."""
+        self._train(mode=False)
+        batch = batch.to(self._settings.device)
+        with self.injected.mixing(self.injected.alpha([task]).expand(len(batch), -1)):
+            group = Group(task, encode(self._model, [(task, batch)])[0], batch)
+            ids = self.injected.answer_ids(by_question(group), max_new_tokens)
+        return [answer_text(answer, self.injected.foundation.tokenizer) for answer in ids]
 
     @torch.no_grad()
     def routing(self, tasks: Sequence[Task]) -> Float[Tensor, "task expert"]:

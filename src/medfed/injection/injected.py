@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import NamedTuple, cast
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from medfed.errors import StudyError
+from medfed.injection.decoding import additive_mask, decode_greedily
 from medfed.injection.experts import ADAPTER, RoutedLoraModel, add_experts
 from medfed.injection.foundation import Foundation
 from medfed.injection.projector import Projector
@@ -96,6 +98,11 @@ class InjectedModel(nn.Module):
         parts = torch.split(self._logits(pad_left(laid)), [len(group.batch) for group in groups])
         return [answer_log_likelihoods(prompt, part) for prompt, part in zip(prompts, parts, strict=True)]
 
+    def answer_ids(self, groups: Sequence[Group], max_new_tokens: int) -> list[list[int]]:
+        """Return a greedily decoded answer per example, group after group; call it inside :meth:`mixing`."""
+        laid = [self._laid_out(replace(self.prompt(group.task), answers=()), group) for group in groups]
+        return decode_greedily(self.llm, self.foundation, pad_left(laid), max_new_tokens)
+
     def prompt(self, task: Task) -> Prompt:
         """Return the task's texts as token ids."""
         return build_prompt(task, self.foundation.tokenizer, self.settings.order)
@@ -127,11 +134,9 @@ class InjectedModel(nn.Module):
         return assemble(prompt, before, torch.cat(tokens, 1), torch.cat(present, 1), after)
 
     def _logits(self, batch: Sequences) -> Float[Tensor, "batch asked vocabulary"]:
-        forbidden = torch.finfo(batch.embeddings.dtype).min
-        mask = torch.zeros_like(batch.allowed, dtype=batch.embeddings.dtype).masked_fill(~batch.allowed, forbidden)
         output = self.llm(
             inputs_embeds=batch.embeddings,
-            attention_mask=mask.unsqueeze(1),
+            attention_mask=additive_mask(batch.allowed, batch.embeddings.dtype),
             position_ids=batch.positions,
             use_cache=False,
             logits_to_keep=batch.num_asked,
@@ -144,6 +149,21 @@ class InjectedModel(nn.Module):
         lengths = torch.tensor([len(part) for part in embedded], device=self.foundation.table.device)
         padded = pad_sequence(embedded, batch_first=True)
         return Description(padded, torch.arange(padded.shape[1], device=lengths.device) < lengths.unsqueeze(1))
+
+
+def by_question(group: Group) -> list[Group]:
+    """Return a group per example where each brings its own question, else the group itself."""
+    task, encoded, batch = group
+    if not batch.questions:
+        return [group]
+    return [
+        Group(
+            task.model_copy(update={"question": question}),
+            {name: tokens[row : row + 1] for name, tokens in encoded.items()},
+            batch.row(row),
+        )
+        for row, question in enumerate(batch.questions)
+    ]
 
 
 def encode(model: MultimodalModel, examples: Sequence[tuple[Task, Batch]]) -> list[Encoded]:

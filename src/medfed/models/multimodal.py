@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from medfed.modalities.base import Encoder, EncoderSpec, Modality
-from medfed.tasks.base import Task
+from medfed.tasks.base import Task, closed
 from medfed.types import Batch
 
 
@@ -27,7 +27,7 @@ class MultimodalModel(nn.Module):
         used = sorted({name for task in tasks for name in task.modalities})
         self.encoders = nn.ModuleDict({name: encoders[name].build(modalities[name]) for name in used})
         self.heads = nn.ModuleDict(
-            {task.name: task.head(sum(encoders[name].dim for name in task.modalities)) for task in tasks}
+            {task.name: closed(task).head(sum(encoders[name].dim for name in task.modalities)) for task in tasks}
         )
 
     def tokens(self, modality: str, samples: Float[Tensor, "batch *sample"]) -> Float[Tensor, "batch tokens dim"]:

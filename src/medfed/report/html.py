@@ -19,7 +19,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from medfed.evaluation.metrics import METRICS
-from medfed.report import federation, learning, names, router, tables
+from medfed.evaluation.text import TEXT_METRICS
+from medfed.report import federation, learning, names, open_questions, router, tables
 from medfed.report.figures import track_axis
 from medfed.report.read import RunFiles, read_run
 from medfed.report.verdict import sentences
@@ -81,6 +82,9 @@ def _content(run: RunFiles) -> dict[str, object]:
         "unseen": unseen,
         "axis": track_axis(tables.headline_scale(run)),
         "all_metrics": tables.all_metrics(run),
+        "open_blocks": open_questions.open_blocks(run),
+        "signatures": open_questions.signatures(run),
+        "text_metrics": TEXT_METRICS.values(),
         "missing": tables.missing_reasons(run),
         "sources": tables.published_sources(run),
         "reliability": learning.reliability(run),

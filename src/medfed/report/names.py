@@ -21,6 +21,8 @@ MODELS = {
     "always-yes": "Always yes",
     "always-no": "Always no",
     "majority": "Majority answer",
+    "constant-frequent": "Most frequent answer",
+    "constant-best": "Best constant answer",
 }
 MINUS, MISSING = "−", "–"
 
@@ -64,7 +66,7 @@ def model_title(model: str) -> str:
 
 def is_constant(model: str) -> bool:
     """Whether a model gives every example the same answer by construction."""
-    return model == "majority" or model.startswith("always-")
+    return model == "majority" or model.startswith(("always-", "constant-"))
 
 
 def model_order(models: Sequence[str]) -> list[str]:

@@ -41,6 +41,7 @@ class Note:
 class RunFiles:
     """All the report knows of a run; absent files are empty, and ``notes`` says so.
 
+    ``scores`` and ``predictions`` are those of closed tasks, ``open_scores`` those of open ones.
     ``development`` holds the injected and the federated-only arm, ``baseline_rounds`` the latter's rounds.
     """
 
@@ -56,6 +57,7 @@ class RunFiles:
     routing: list[Routing]
     predictions: dict[str, list[Prediction]]
     scores: ScoreFile
+    open_scores: ScoreFile
     notes: list[Note]
 
     @property
@@ -81,6 +83,8 @@ def read_run(folder: Path) -> RunFiles:
     predictions = {
         path.stem: reader.lines(f"predictions/{path.name}", Prediction) for path in reader.prediction_files()
     }
+    closed = {task: lines for task, lines in predictions.items() if all(line.reference is None for line in lines)}
+    scores = reader.one("scores.json", ScoreFile)
     return RunFiles(
         folder=folder.resolve(),
         study=reader.study(),
@@ -93,8 +97,9 @@ def read_run(folder: Path) -> RunFiles:
         + reader.lines(f"{BASELINE}/development.jsonl", Development, optional=True),
         steps=reader.lines("injection/steps.jsonl", Step),
         routing=reader.lines("injection/routing.jsonl", Routing),
-        predictions=predictions,
-        scores=reader.one("scores.json", ScoreFile),
+        predictions=closed,
+        scores=scores.about(open_questions=False),
+        open_scores=scores.about(open_questions=True),
         notes=reader.notes,
     )
 

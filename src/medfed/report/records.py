@@ -137,14 +137,18 @@ class Routing(Record):
 
 
 class Prediction(Record):
-    """A line of ``predictions/<task>.jsonl``."""
+    """A line of ``predictions/<task>.jsonl``; with ``reference``, that of an open task."""
 
     target: int
+    reference: str | None = None
     scores: dict[str, list[Number]] = {}
 
 
 class ScoreRow(Record):
-    """A row of ``scores.json``; with ``baseline``, a paired difference."""
+    """A row of ``scores.json``; with ``baseline``, a paired difference.
+
+    Rows of open tasks name the ``part`` of the questions; ``answer`` is a constant's text.
+    """
 
     model: str
     task: str
@@ -159,6 +163,9 @@ class ScoreRow(Record):
     higher_is_better: bool = True
     reason: str | None = None
     single_class: bool = False
+    part: str | None = None
+    answer: str | None = None
+    signature: str | None = None
 
 
 class ScoreFile(Record):
@@ -166,3 +173,10 @@ class ScoreFile(Record):
 
     rows: list[ScoreRow] = []
     differences: list[ScoreRow] = []
+
+    def about(self, *, open_questions: bool) -> ScoreFile:
+        """Return the rows of open tasks, or those of closed ones."""
+        return ScoreFile(
+            rows=[row for row in self.rows if (row.part is not None) == open_questions],
+            differences=[row for row in self.differences if (row.part is not None) == open_questions],
+        )

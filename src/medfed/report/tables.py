@@ -27,6 +27,7 @@ from medfed.report.names import (
     published,
     task_title,
 )
+from medfed.report.open_questions import summary_lines
 from medfed.report.read import RunFiles, read_run
 from medfed.report.records import ScoreRow
 from medfed.report.verdict import Verdict, trained_verdicts, unseen_verdicts
@@ -135,9 +136,10 @@ def published_sources(run: RunFiles) -> list[tuple[str, str, str]]:
 
 
 def summary_table(run: Path) -> Table:
-    """Return the AUROC of every model on every task of the run in the folder ``run``, for the terminal."""
+    """Return the AUROC (open tasks: token F1) of every model on every task of the run in ``run``, for the terminal."""
     files = read_run(run)
-    models = model_order([row.model for row in files.scores.rows if not is_constant(row.model)])
+    scored = [*files.scores.rows, *files.open_scores.rows]
+    models = model_order([row.model for row in scored if not is_constant(row.model)])
     table = Table("task", "n", title=Text(f"{files.name}: AUROC [95 % CI]"), box=SIMPLE_HEAD)
     for model in models:
         table.add_column(Text(model_title(model)), justify="right")
@@ -159,6 +161,8 @@ def summary_table(run: Path) -> Table:
                 )
             )
         table.add_section()
+    for line in summary_lines(files, models):
+        table.add_row(*map(Text, line))
     table.caption = Text("A constant answer has 0.5. * gives every patient the same answer.")
     return table
 

@@ -7,6 +7,7 @@ TASKS: dict[str, Task] = collect(
     (
         "medfed.tasks.fedkim",
         "medfed.tasks.findings",
+        "medfed.tasks.open",
     ),
     "TASKS",
 )

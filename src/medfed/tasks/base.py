@@ -12,17 +12,18 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from medfed.datasets.base import Card
 from medfed.datasets.decode import Decoded
+from medfed.errors import StudyError
 from medfed.types import Batch
 
 
 class Task(BaseModel, ABC):
-    """A question asked of a dataset.
+    """What the LLM is asked of a dataset; :class:`ClosedTask` adds what clients train.
 
     Attributes:
         name: short name; also the head's name ("cd").
@@ -49,6 +50,22 @@ class Task(BaseModel, ABC):
     task_description: str
     modality_description: str
 
+    def targets(self, data: Decoded) -> Int[np.ndarray, " example"]:
+        """Class index of every example, −1 where it has none."""
+        return data.target(self.target)
+
+    def usable(self, data: Decoded) -> Bool[np.ndarray, " example"]:
+        """Which examples belong to the task."""
+        return self.targets(data) >= 0
+
+    def questions(self, data: Decoded) -> tuple[str, ...]:
+        """Question of every example; empty where all are asked the task's one."""
+        return ()
+
+
+class ClosedTask(Task, ABC):
+    """A task with a head: the clients train it, and one question with a few answers puts it to the LLM."""
+
     @abstractmethod
     def head(self, dim: int) -> nn.Module:
         """Return the client's decoder: ``[batch, dim]`` → outputs of this task."""
@@ -62,12 +79,28 @@ class Task(BaseModel, ABC):
         """Turn outputs into the scores that metrics read (a probability)."""
 
 
+def closed(task: Task) -> ClosedTask:
+    """Return ``task`` as one that clients can train.
+
+    Raises:
+        StudyError: it has no head.
+    """
+    if not isinstance(task, ClosedTask):
+        raise StudyError(
+            "an open question has no head, so clients cannot train it",
+            where=f"task {task.name!r}",
+            hint="list it under `unseen`: it is asked of the injected LLM only",
+        )
+    return task
+
+
 class TaskSet:
     """The examples of one task that one party (a client, the server's public set, …) may see."""
 
     def __init__(self, task: Task, data: Decoded, rows: Int[np.ndarray, " example"]) -> None:
         self.task, self.data, self.rows = task, data, rows
-        self._targets = torch.from_numpy(data.target(task.target))
+        self._targets = torch.from_numpy(task.targets(data))
+        self._questions = task.questions(data)
         self._examples = data.index["example"].to_list()
 
     @classmethod
@@ -112,6 +145,7 @@ class TaskSet:
             {name: torch.from_numpy(self.data.present[name][rows]) for name in self.task.modalities},
             self._targets[rows],
             tuple(str(self._examples[row]) for row in rows),
+            tuple(self._questions[row] for row in rows) if self._questions else (),
         )
 
     def batches(self, size: int) -> list[Batch]:

@@ -8,11 +8,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medfed.tasks.base import Task
+from medfed.tasks.base import ClosedTask
 from medfed.types import Batch
 
 
-class Classification(Task):
+class Classification(ClosedTask):
     """One class per example; ``answers[i]`` names class i, and class 1 of a binary task is the finding."""
 
     kind: ClassVar[str] = "classification"

@@ -114,10 +114,10 @@ def pooled_moments(
 
 
 def _rows(decoded: Decoded, task: Task, places: Mapping[str, str], place: str | None) -> Rows:
-    """Rows with a known target whose patient is at ``place``; None means at no place at all."""
+    """Rows of the task whose patient is at ``place``; None means at no place at all."""
     patients = decoded.index["patient"]
     here = np.array([places.get(patient) == place for patient in patients], bool)
-    return np.flatnonzero(here & (decoded.target(task.target) >= 0))
+    return np.flatnonzero(here & task.usable(decoded))
 
 
 def _require_examples(task: Task, parts: Mapping[str, Rows]) -> None:

@@ -1,0 +1,67 @@
+"""Open questions: every example brings its own question, the LLM answers in words (FedKIM's MR, MS and SNC).
+
+There is no head: such a task is asked of the injected LLM only. Its answers are decoded greedily; where the reference
+is one of ``answers`` (yes or no), the likelihoods of ``answers`` are compared as well.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Int
+
+from medfed.datasets.decode import Decoded
+from medfed.errors import DataError
+from medfed.tasks.base import Task
+
+QUESTION, CLOSED = "question", "closed"
+"""Index columns beside the target: the question, and whether it wants one of a few answers."""
+
+
+class QuestionAnswering(Task):
+    """Answer the dataset's own question; ``target`` is the index column of the reference text.
+
+    ``question`` is empty: it stands in the dataset's index.
+    """
+
+    kind: ClassVar[str] = "question_answering"
+    target: str = "answer"
+    question: str = ""
+    answers: tuple[str, ...] = ("No", "Yes")
+
+    def targets(self, data: Decoded) -> Int[np.ndarray, " example"]:
+        """Index of the reference in ``answers``, letter case aside; −1 where it is another text."""
+        number = {answer.lower(): index for index, answer in enumerate(self.answers)}
+        texts = [str(text).strip().lower() for text in _column(data, self.target)]
+        return np.array([number.get(text, -1) for text in texts], dtype=np.int64)
+
+    def usable(self, data: Decoded) -> Bool[np.ndarray, " example"]:
+        """Whether an example has a question and a reference."""
+        filled = [_column(data, name).fill_null("").str.strip_chars() != "" for name in (QUESTION, self.target)]
+        known: np.ndarray = (filled[0] & filled[1]).to_numpy()
+        return known
+
+    def questions(self, data: Decoded) -> tuple[str, ...]:
+        """Question of every example."""
+        return tuple(str(text) for text in _column(data, QUESTION))
+
+    def references(self, data: Decoded) -> tuple[str, ...]:
+        """Reference answer of every example, as the dataset has it."""
+        return tuple(str(text) for text in _column(data, self.target))
+
+    def closed(self, data: Decoded) -> Bool[np.ndarray, " example"]:
+        """Whether the dataset calls the question closed."""
+        marked: np.ndarray = _column(data, CLOSED).fill_null(value=False).to_numpy().astype(bool)
+        return marked
+
+
+def _column(data: Decoded, name: str) -> pl.Series:
+    if name not in data.index.columns:
+        raise DataError(
+            f"no column {name!r}; known: {', '.join(data.index.columns)}",
+            where=data.name,
+            hint="ask open questions of a question-answering dataset",
+        )
+    return data.index[name]

@@ -25,6 +25,7 @@ from medfed.federated.state import FederatedState, load_weights, split, weights_
 from medfed.injection.foundation import Foundation
 from medfed.injection.inject import InjectionSettings, Injector
 from medfed.injection.sampling import epoch_order
+from medfed.injection.settings import PAPER
 from medfed.modalities import ENCODERS, MODALITIES
 from medfed.models.multimodal import MultimodalModel
 from medfed.rng import numpy_rng, torch_seeded
@@ -34,7 +35,7 @@ from medfed.types import Params
 
 SEED, ROUNDS, LR, SIZES, EXPERTS, RANK = 0, 2, 0.05, {"north": 12, "south": 18}, 3, 2
 TASK = {name: TASKS[name] for name in ("cd", "pneumonia")}
-FIXED = {"dropout": 0.0, "routing_weight": 0.0, "router_lr": InjectionSettings().lr, "num_epochs": 1, "batch_size": 8}
+FIXED = {"recipe": "paper", "dropout": 0.0, "router_lr": PAPER["lr"], "num_epochs": 1, "batch_size": 8}
 SETTINGS = InjectionSettings(num_experts=EXPERTS, rank=RANK, alpha=4, **FIXED)
 
 

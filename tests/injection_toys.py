@@ -118,8 +118,9 @@ def examples(task: Classification, size: int, *, absent: float = 0.0) -> TaskSet
 
 
 def settings(**changes: Any) -> InjectionSettings:
-    """Small and fast."""
-    return InjectionSettings(**({"num_experts": 3, "rank": 2, "num_epochs": 1, "batch_size": 8} | changes))
+    """Small and fast; half of the examples are taught by the heads, and the LLM's loss reaches the encoders."""
+    small = {"num_experts": 3, "rank": 2, "num_epochs": 1, "batch_size": 8, "teacher_weight": 0.5, "encoder_lr": None}
+    return InjectionSettings(**(small | changes))
 
 
 def injector(seed: int = 0, **changes: Any) -> Injector:

@@ -16,8 +16,8 @@ from injection_toys import BOTH, CARD, CHANNELS, federated_model, foundation, se
 from medfed.datasets.decode import Decoded
 from medfed.errors import StudyError
 from medfed.injection.decoding import answer_text, decode_greedily, is_finished
+from medfed.injection.encoding import Group, by_question, encode
 from medfed.injection.inject import Injector
-from medfed.injection.injected import Group, by_question, encode
 from medfed.injection.prompt import Order, Sequences, build_prompt
 from medfed.tasks.base import TaskSet, closed
 from medfed.tasks.question_answering import QuestionAnswering
@@ -58,7 +58,7 @@ def questions(absent: Sequence[tuple[str, int]] = ()) -> TaskSet:
 
 def server(order: Order = "modality_first") -> Injector:
     """An injector whose experts are not zero."""
-    made = Injector(foundation(), federated_model(), (BOTH, ASKED), settings(order=order), 0)
+    made = Injector(foundation(), federated_model(), (BOTH, ASKED), settings(order=order, head_tokens=False), 0)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(1)
         for name, value in made.injected.named_parameters():
@@ -116,7 +116,7 @@ def test_the_cache_and_the_batch_change_no_token(order: Order, absent: Sequence[
 
 def test_the_experts_decide_what_is_decoded() -> None:
     batch = questions().batches(9)[0]
-    plain = Injector(foundation(), federated_model(), (BOTH, ASKED), settings(), 0)
+    plain = Injector(foundation(), federated_model(), (BOTH, ASKED), settings(head_tokens=False), 0)
     assert decoded(server(), batch) != decoded(plain, batch)
 
 

@@ -43,7 +43,7 @@ def test_the_foundation_is_bit_identical_after_a_round_and_the_encoders_are_not(
     base, model = foundation(), federated_model()
     before, encoders = base.fingerprint(), weights_of(model).params
     live = dict(model.named_parameters())
-    server = Injector(base, model, TASKS, settings(), 0)
+    server = Injector(base, model, TASKS, settings(public_lr=0), 0)
     list(server.inject(public(), 1))
     assert base.fingerprint() == before
     after = weights_of(model).params
@@ -60,7 +60,7 @@ def test_before_training_the_injected_llm_is_the_foundation() -> None:
 
 
 def test_injection_learns_what_the_samples_show() -> None:
-    server, _ = trained(rounds=4, lr=2e-2, router_lr=1e-3)
+    server, _ = trained(rounds=4, lr=2e-2, router_lr=1e-3, teacher_weight=0, head_tokens=False)
     for task in TASKS:
         held = examples(task, 60)
         accuracy = float((server.score(task, held.batches(60)[0]).argmax(-1) == held.targets).float().mean())
@@ -113,9 +113,15 @@ def _unchanged() -> Tensor:
 
 
 CHANGES = {
-    "lr": 1e-3,
+    "recipe": "paper",
+    "public_lr": 1e-2,
+    "teacher_weight": 1.0,
+    "teacher_mixing": False,
+    "head_tokens": False,
+    "align_rounds": 1,
+    "lr": 5e-3,
     "router_lr": 5e-3,
-    "encoder_lr": 1e-3,
+    "encoder_lr": 1e-2,
     "num_epochs": 2,
     "batch_size": 6,
     "num_experts": 4,
@@ -135,7 +141,7 @@ CHANGES = {
 
 
 def test_every_setting_is_exercised() -> None:
-    assert set(CHANGES) | {"device"} == set(type(settings()).model_fields)
+    assert set(CHANGES) | {"device", "teacher_crossing"} == set(type(settings()).model_fields)
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -148,7 +154,7 @@ def test_another_seed_is_another_run() -> None:
 
 
 def test_encoder_lr_zero_leaves_the_encoders_as_aggregated() -> None:
-    _, model = trained(encoder_lr=0)
+    _, model = trained(encoder_lr=0, public_lr=0)
     assert same(weights_of(model).params, weights_of(federated_model()).params)
 
 
@@ -176,7 +182,7 @@ def test_scores_are_probabilities_for_trained_and_untrained_tasks_with_modalitie
 
 def test_an_absent_modality_gives_its_encoder_no_gradient() -> None:
     model = federated_model()
-    server = Injector(foundation(), model, TASKS, settings(weight_decay=0.0), 0)
+    server = Injector(foundation(), model, TASKS, settings(weight_decay=0.0, public_lr=0), 0)
     before = weights_of(model).params
     list(server.inject(public(absent=1.0), 1))
     assert same(weights_of(model).params, before)

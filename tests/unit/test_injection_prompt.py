@@ -10,7 +10,8 @@ from torch import Tensor
 
 from injection_toys import BOTH, IMAGE, WORDY, examples, federated_model, foundation, settings, tokenizer
 from medfed.errors import StudyError
-from medfed.injection.injected import Group, InjectedModel, encode
+from medfed.injection.encoding import Group, encode
+from medfed.injection.injected import InjectedModel
 from medfed.injection.prompt import Order, build_prompt
 from medfed.tasks.classification import Classification
 from medfed.types import Batch

@@ -2,6 +2,7 @@
 public data (FedKIM Sec. 2.3.2).
 
 The loss is the cross-entropy of the answer tokens alone, averaged over an answer's tokens and then over the examples.
+What the loss asks for is a label or what the aggregated heads say (:mod:`medfed.injection.lessons`).
 Closed questions are scored by comparing the log-likelihoods of all answers, in one forward pass per example.
 Batches and dropout are drawn from (seed, round, epoch, step): a resumed run equals an uninterrupted one bit for bit.
 """
@@ -25,9 +26,12 @@ from medfed.errors import RunError
 from medfed.federated.optimizer import load_slots, slots_of
 from medfed.federated.state import copied, join, split, trainable
 from medfed.injection.decoding import answer_text
+from medfed.injection.encoding import HEAD, Group, by_question, encode, with_heads
 from medfed.injection.experts import save_experts
 from medfed.injection.foundation import Foundation
-from medfed.injection.injected import Group, InjectedModel, by_question, encode
+from medfed.injection.injected import InjectedModel
+from medfed.injection.lessons import Lesson, lessons
+from medfed.injection.public import train_public
 from medfed.injection.router import entropy, mutual_information, total_variation
 from medfed.injection.sampling import Draw, epoch_order
 from medfed.injection.settings import InjectionSettings
@@ -88,6 +92,8 @@ class Injector:
         self._model, self._settings, self._seed = model.to(settings.device), settings, seed
         foundation.model.to(settings.device)
         dims = {name: cast(Encoder, encoder).dim for name, encoder in model.encoders.items()}
+        if settings.head_tokens:
+            dims |= {f"{HEAD}{name}": len(task.answers) for name, task in model.tasks.items()}
         with torch_seeded(seed, "inject", "init"):
             self.injected = InjectedModel(foundation, dims, settings).to(settings.device).eval()
         for task in tasks:
@@ -107,12 +113,15 @@ class Injector:
             raise RunError("no public examples", where=f"round {round_number}", hint="give split.ratios a public share")
         if not self._settings.keep_optimizer_state:
             self._optimizer = self._new_optimizer()
+        if self._settings.public_lr:
+            train_public(self._model, sets, self._settings.public_lr, self._settings.device, self._seed, round_number)
         step = 0
         for epoch in range(self._settings.num_epochs):
             order = self._order(sets, round_number, epoch)
             for start in range(0, len(order), self._settings.batch_size):
                 with torch_seeded(self._seed, "inject", round_number, epoch, start):
-                    loss, losses, norm = self._step(sets, order[start : start + self._settings.batch_size])
+                    drawn = _batches(sets, order[start : start + self._settings.batch_size], self._settings.device)
+                    loss, losses, norm = self._step(drawn, aligning=round_number <= self._settings.align_rounds)
                 yield StepRecord(epoch, step, _finite(loss, round_number, step), losses, norm)
                 step += 1
 
@@ -122,7 +131,7 @@ class Injector:
         self._train(mode=False)
         batch = batch.to(self._settings.device)
         with self.injected.mixing(self.injected.alpha([task]).expand(len(batch), -1)):
-            group = Group(task, encode(self._model, [(task, batch)])[0], batch)
+            group = self._shown(Group(task, encode(self._model, [(task, batch)])[0], batch))
             likelihoods = torch.cat(self.injected(by_question(group)))
         probabilities: Tensor = likelihoods.softmax(-1).cpu()
         return probabilities
@@ -133,7 +142,7 @@ class Injector:
         self._train(mode=False)
         batch = batch.to(self._settings.device)
         with self.injected.mixing(self.injected.alpha([task]).expand(len(batch), -1)):
-            group = Group(task, encode(self._model, [(task, batch)])[0], batch)
+            group = self._shown(Group(task, encode(self._model, [(task, batch)])[0], batch))
             ids = self.injected.answer_ids(by_question(group), max_new_tokens)
         return [answer_text(answer, self.injected.foundation.tokenizer) for answer in ids]
 
@@ -216,37 +225,47 @@ class Injector:
             balance_classes=self._settings.balance_classes,
         )
 
-    def _step(self, sets: Mapping[str, TaskSet], draws: Sequence[Draw]) -> tuple[float, dict[str, float], float]:
+    def _step(self, examples: Sequence[tuple[Task, Batch]], *, aligning: bool) -> tuple[float, dict[str, float], float]:
         self._train(mode=True)
-        examples = _batches(sets, draws, self._settings.device)
-        tasks = [task for task, _ in examples]
         with torch.set_grad_enabled(self._settings.encoder_lr != 0):
             encoded = encode(self._model, examples)
-        groups = [
-            Group(*pair, batch) for pair, (_, batch) in zip(zip(tasks, encoded, strict=True), examples, strict=True)
-        ]
-        sizes = torch.tensor([len(batch) for _, batch in examples], device=self._settings.device)
+        groups = [Group(task, shown, batch) for (task, batch), shown in zip(examples, encoded, strict=True)]
+        taught = lessons(self._model, groups, self._settings)
+        tasks = list({lesson.group.task.name: lesson.group.task for lesson in taught}.values())
         alpha = self.injected.alpha(tasks)
-        with self.injected.mixing(alpha.repeat_interleave(sizes, 0)):
-            found = self.injected(groups)
-            per_task = [self._answer_loss(group, part) for group, part in zip(groups, found, strict=True)]
-            loss = torch.cat(per_task).mean()
+        rows = torch.tensor([tasks.index(lesson.group.task) for lesson in taught for _ in lesson.wanted])
+        with self.injected.mixing(alpha[rows.to(alpha.device)]):
+            found = self.injected([self._shown(lesson.group) for lesson in taught])
+            per_lesson = [self._answer_loss(lesson, part) for lesson, part in zip(taught, found, strict=True)]
+            loss = torch.cat(per_lesson).mean()
             reward = self._settings.routing_weight * mutual_information(alpha)
             (loss - reward).backward()  # type: ignore[no-untyped-call]
+        if aligning:
+            self._keep_gradients_of("projectors.")
         norm = nn.utils.clip_grad_norm_(self._params.values(), self._settings.max_grad_norm or torch.inf)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        return loss.item(), {t.name: part.mean().item() for t, part in zip(tasks, per_task, strict=True)}, norm.item()
+        return loss.item(), _by_task(taught, per_lesson), norm.item()
 
-    def _answer_loss(self, group: Group, likelihoods: Float[Tensor, "batch answer"]) -> Float[Tensor, " batch"]:
-        """Return the mean cross-entropy of the right answer's tokens, per example."""
-        lengths = likelihoods.new_tensor([len(answer) for answer in self.injected.prompt(group.task).answers])
-        target = group.batch.target
-        return -likelihoods.gather(1, target.unsqueeze(1)).squeeze(1) / lengths[target]
+    def _answer_loss(self, lesson: Lesson, likelihoods: Float[Tensor, "batch answer"]) -> Float[Tensor, " batch"]:
+        """Return the mean cross-entropy of an answer's tokens, expected under the wanted answers, per example."""
+        lengths = likelihoods.new_tensor([len(answer) for answer in self.injected.prompt(lesson.group.task).answers])
+        return -(lesson.wanted * likelihoods / lengths).sum(-1)
+
+    def _shown(self, group: Group) -> Group:
+        if not self._settings.head_tokens:
+            return group
+        shown = with_heads(self._model, group.task, group.encoded, len(group.batch))
+        return group._replace(encoded=shown)
+
+    def _keep_gradients_of(self, prefix: str) -> None:
+        for name, value in self._params.items():
+            if not name.startswith(prefix):
+                value.grad = None
 
     def _train(self, *, mode: bool) -> None:
         self.injected.train(mode)
-        self._model.encoders.train(mode and self._settings.encoder_lr != 0)
+        self._model.eval().encoders.train(mode and self._settings.encoder_lr != 0)
 
 
 def _batches(sets: Mapping[str, TaskSet], draws: Sequence[Draw], device: str) -> list[tuple[Task, Batch]]:
@@ -256,6 +275,14 @@ def _batches(sets: Mapping[str, TaskSet], draws: Sequence[Draw], device: str) ->
         positions = np.array([draw.position for draw in draws if draw.task == name])
         batches.append((sets[name].task, sets[name].batch(positions).to(device)))
     return batches
+
+
+def _by_task(taught: Sequence[Lesson], losses: Sequence[Tensor]) -> dict[str, float]:
+    """Return the mean loss by task; ``losses`` are per lesson and example."""
+    parts: dict[str, list[Tensor]] = {}
+    for lesson, part in zip(taught, losses, strict=True):
+        parts.setdefault(lesson.group.task.name, []).append(part)
+    return {name: torch.cat(parts[name]).mean().item() for name in sorted(parts)}
 
 
 def _finite(loss: float, round_number: int, step: int) -> float:

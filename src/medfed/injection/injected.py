@@ -1,6 +1,6 @@
 """The injected LLM: projectors, router and experts around the frozen foundation (FedKIM Sec. 2.3.2, steps 1 to 3).
 
-It reads the tokens of the clients' encoders, which are not part of it, and returns the log-likelihood of every answer
+It reads what :mod:`medfed.injection.encoding` shows of an example, and returns the log-likelihood of every answer
 of every example's task: what training needs and what scoring needs are the same numbers.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from medfed.errors import StudyError
 from medfed.injection.decoding import additive_mask, decode_greedily
+from medfed.injection.encoding import HEAD, Group
 from medfed.injection.experts import ADAPTER, RoutedLoraModel, add_experts
 from medfed.injection.foundation import Foundation
 from medfed.injection.projector import Projector
@@ -31,20 +32,7 @@ from medfed.injection.prompt import (
 )
 from medfed.injection.router import Description, Router
 from medfed.injection.settings import InjectionSettings
-from medfed.models.multimodal import MultimodalModel
 from medfed.tasks.base import Task
-from medfed.types import Batch
-
-Encoded = Mapping[str, Float[Tensor, "batch tokens dim"]]
-"""Encoder tokens by modality; rows of absent examples are ignored, and a modality that nobody has may be left out."""
-
-
-class Group(NamedTuple):
-    """Examples of one task with their encoder tokens."""
-
-    task: Task
-    encoded: Encoded
-    batch: Batch
 
 
 class InjectedModel(nn.Module):
@@ -52,7 +40,7 @@ class InjectedModel(nn.Module):
 
     Args:
         foundation: the frozen LLM; its weights are shared, never copied or changed.
-        dims: token width of every modality's encoder.
+        dims: token width of everything that is shown: of every modality's encoder, and of heads where they speak.
         settings: adapters and prompt.
     """
 
@@ -61,7 +49,10 @@ class InjectedModel(nn.Module):
         self.foundation, self.settings = foundation, settings
         scale = foundation.embedding_scale
         self.projectors = nn.ModuleDict(
-            {name: Projector(settings.projector, dim, foundation.width, scale) for name, dim in dims.items()}
+            {
+                _module_name(name): Projector(settings.projector, dim, foundation.width, scale, name.startswith(HEAD))
+                for name, dim in dims.items()
+            }
         )
         self.llm = foundation.shared_copy()
         self.adapted = None
@@ -125,10 +116,9 @@ class InjectedModel(nn.Module):
         table = self.foundation.table
         tokens: list[Float[Tensor, "batch tokens width"]] = [table.new_zeros(len(group.batch), 0, table.shape[1])]
         present: list[Bool[Tensor, "batch tokens"]] = [table.new_zeros(len(group.batch), 0, dtype=torch.bool)]
-        for name in group.task.modalities:
-            if name in group.encoded:
-                tokens.append(self.projectors[name](group.encoded[name]).to(table.dtype))
-                present.append(group.batch.present[name].unsqueeze(1).expand(tokens[-1].shape[:2]))
+        for name, there in _shown(group):
+            tokens.append(self.projectors[_module_name(name)](group.encoded[name]).to(table.dtype))
+            present.append(there.unsqueeze(1).expand(tokens[-1].shape[:2]))
         before = self.foundation.embed(prompt.before)
         after = self.foundation.embed(prompt.after + prompt.appended)
         return assemble(prompt, before, torch.cat(tokens, 1), torch.cat(present, 1), after)
@@ -151,37 +141,17 @@ class InjectedModel(nn.Module):
         return Description(padded, torch.arange(padded.shape[1], device=lengths.device) < lengths.unsqueeze(1))
 
 
-def by_question(group: Group) -> list[Group]:
-    """Return a group per example where each brings its own question, else the group itself."""
-    task, encoded, batch = group
-    if not batch.questions:
-        return [group]
-    return [
-        Group(
-            task.model_copy(update={"question": question}),
-            {name: tokens[row : row + 1] for name, tokens in encoded.items()},
-            batch.row(row),
-        )
-        for row, question in enumerate(batch.questions)
-    ]
+def _shown(group: Group) -> Iterator[tuple[str, Bool[Tensor, " batch"]]]:
+    """Yield what is shown of a group, in prompt order, and which examples have it: heads speak where anything is."""
+    modalities = [name for name in group.task.modalities if name in group.encoded]
+    for name in modalities:
+        yield name, group.batch.present[name]
+    some = torch.stack([group.batch.present[name] for name in group.task.modalities]).any(0)
+    for name in group.encoded:
+        if name.startswith(HEAD):
+            yield name, some
 
 
-def encode(model: MultimodalModel, examples: Sequence[tuple[Task, Batch]]) -> list[Encoded]:
-    """Return the encoder tokens of every task's examples.
-
-    Tasks share encoders, so each runs once, on the examples of all tasks that have its modality; absent ones get zeros.
-    """
-    found: list[dict[str, Float[Tensor, "batch tokens dim"]]] = [{} for _ in examples]
-    for name in sorted({name for task, _ in examples for name in task.modalities}):
-        places = [i for i, (task, _) in enumerate(examples) if name in task.modalities]
-        batches = [examples[i][1] for i in places]
-        samples = torch.cat([batch.inputs[name][batch.present[name]] for batch in batches])
-        if not len(samples):
-            continue
-        tokens = model.tokens(name, samples)
-        parts = torch.split(tokens, [int(batch.present[name].sum()) for batch in batches])
-        for i, batch, part in zip(places, batches, parts, strict=True):
-            placed = part.new_zeros(len(batch), *part.shape[1:])
-            placed[batch.present[name]] = part
-            found[i][name] = placed
-    return list(found)
+def _module_name(name: str) -> str:
+    """PyTorch allows no dot in a module's name."""
+    return name.replace(".", "-")

@@ -23,13 +23,15 @@ class Projector(nn.Module):
         dim: width of the encoder's tokens.
         width: the LLM's hidden size.
         scale: root mean square of the LLM's token embeddings.
+        biased: start with a random bias. The LLM normalises what it reads, so of a few numbers through a linear map it
+            would see the sign alone.
     """
 
-    def __init__(self, kind: ProjectorKind, dim: int, width: int, scale: float) -> None:
+    def __init__(self, kind: ProjectorKind, dim: int, width: int, scale: float, biased: bool = False) -> None:
         super().__init__()
         last = nn.Linear(dim if kind == "linear" else width, width)
         nn.init.normal_(last.weight, std=scale / last.in_features**0.5)
-        nn.init.zeros_(last.bias)
+        nn.init.normal_(last.bias, std=scale / 2) if biased else nn.init.zeros_(last.bias)
         hidden = [] if kind == "linear" else [nn.Linear(dim, width), nn.GELU()]
         self.layers = nn.Sequential(*hidden, last)
 

@@ -24,10 +24,14 @@ class MultimodalModel(nn.Module):
         self, encoders: Mapping[str, EncoderSpec], modalities: Mapping[str, Modality], tasks: tuple[Task, ...]
     ) -> None:
         super().__init__()
+        self.tasks = {task.name: closed(task) for task in tasks}
         used = sorted({name for task in tasks for name in task.modalities})
         self.encoders = nn.ModuleDict({name: encoders[name].build(modalities[name]) for name in used})
         self.heads = nn.ModuleDict(
-            {task.name: closed(task).head(sum(encoders[name].dim for name in task.modalities)) for task in tasks}
+            {
+                name: task.head(sum(encoders[modality].dim for modality in task.modalities))
+                for name, task in self.tasks.items()
+            }
         )
 
     def tokens(self, modality: str, samples: Float[Tensor, "batch *sample"]) -> Float[Tensor, "batch tokens dim"]:
@@ -42,6 +46,20 @@ class MultimodalModel(nn.Module):
     def forward(self, task: Task, batch: Batch) -> Float[Tensor, "batch *out"]:
         """Return the outputs of the task's head."""
         outputs: Tensor = self.heads[task.name](self.features(task, batch))
+        return outputs
+
+    def decode(
+        self, task: Task, encoded: Mapping[str, Float[Tensor, "batch tokens dim"]], size: int
+    ) -> Float[Tensor, "batch *out"]:
+        """Return the outputs of the task's head for the encoder tokens of ``size`` examples."""
+        device = next(self.heads[task.name].parameters()).device
+        pooled = [
+            encoded[name].mean(1)
+            if name in encoded
+            else torch.zeros(size, cast(Encoder, self.encoders[name]).dim, device=device)
+            for name in task.modalities
+        ]
+        outputs: Tensor = self.heads[task.name](torch.cat(pooled, -1))
         return outputs
 
     def _pooled(

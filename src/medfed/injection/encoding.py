@@ -1,0 +1,78 @@
+"""What the LLM is shown of an example: its encoders' tokens and, where the recipe says so, its heads' outputs.
+
+Both come from the clients' model, which is no part of the LLM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from medfed.models.multimodal import MultimodalModel
+from medfed.tasks.base import Task
+from medfed.types import Batch
+
+Encoded = Mapping[str, Float[Tensor, "batch tokens dim"]]
+"""Encoder tokens by modality; rows of absent examples are ignored, and a modality that nobody has may be left out.
+With :func:`with_heads` also one token for each head of the same modalities, by ``heads.<task>``."""
+
+HEAD = "heads."
+
+
+class Group(NamedTuple):
+    """Examples of one task with what is shown of them."""
+
+    task: Task
+    encoded: Encoded
+    batch: Batch
+
+
+def by_question(group: Group) -> list[Group]:
+    """Return a group per example where each brings its own question, else the group itself."""
+    task, encoded, batch = group
+    if not batch.questions:
+        return [group]
+    return [
+        Group(
+            task.model_copy(update={"question": question}),
+            {name: tokens[row : row + 1] for name, tokens in encoded.items()},
+            batch.row(row),
+        )
+        for row, question in enumerate(batch.questions)
+    ]
+
+
+def encode(model: MultimodalModel, examples: Sequence[tuple[Task, Batch]]) -> list[Encoded]:
+    """Return the encoder tokens of every task's examples.
+
+    Tasks share encoders, so each runs once, on the examples of all tasks that have its modality; absent ones get zeros.
+    """
+    found: list[dict[str, Float[Tensor, "batch tokens dim"]]] = [{} for _ in examples]
+    for name in sorted({name for task, _ in examples for name in task.modalities}):
+        places = [i for i, (task, _) in enumerate(examples) if name in task.modalities]
+        batches = [examples[i][1] for i in places]
+        samples = torch.cat([batch.inputs[name][batch.present[name]] for batch in batches])
+        if not len(samples):
+            continue
+        tokens = model.tokens(name, samples)
+        parts = torch.split(tokens, [int(batch.present[name].sum()) for batch in batches])
+        for i, batch, part in zip(places, batches, parts, strict=True):
+            placed = part.new_zeros(len(batch), *part.shape[1:])
+            placed[batch.present[name]] = part
+            found[i][name] = placed
+    return list(found)
+
+
+@torch.no_grad()
+def with_heads(model: MultimodalModel, task: Task, encoded: Encoded, size: int) -> Encoded:
+    """Add what the head of every trained task with the modalities of ``task`` says: centred logits, squashed to ±2."""
+    said = {}
+    for name, trained in model.tasks.items():
+        if trained.modalities == task.modalities:
+            logits = model.decode(trained, encoded, size)
+            said[f"{HEAD}{name}"] = 2 * torch.tanh((logits - logits.mean(-1, keepdim=True)) / 2).unsqueeze(1)
+    return {**encoded, **said}

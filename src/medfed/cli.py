@@ -26,6 +26,7 @@ Cache = Annotated[Path, typer.Option("--cache", envvar="MEDFED_CACHE", help="Twi
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable examples out; the report counts them")]
 Corpus = Annotated[Path | None, typer.Option("--corpus", help="Folder of text to pre-train the tiny LLM on")]
 Foundation = Annotated[Path | None, typer.Option("--foundation", help="Folder of a Hugging Face causal LM")]
+ShowExamples = Annotated[bool, typer.Option("--show-examples", help="Show a few test examples even of real patients")]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, e.g. runs/demo/1a2b3c4d-seed0")]
 
 DEFAULT_CACHE = Path("~/.cache/medfed")
@@ -106,13 +107,14 @@ def run(
     skip_bad: SkipBad = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and stop")] = False,
     report: Annotated[Path | None, typer.Option("--report", help="Also copy the report here")] = None,
+    show_examples: ShowExamples = False,
 ) -> None:
     """Run a study end to end, or go on where it was interrupted; a finished run is not computed twice."""
     from medfed.pipeline import Places, run_study
     from medfed.study import load_study
 
     settings = load_study(study, overrides or [])
-    places = Places(runs, cache.expanduser(), data_root, corpus, foundation, skip_bad)
+    places = Places(runs, cache.expanduser(), data_root, corpus, foundation, skip_bad, show_examples)
     run_study(settings, places, Reporter(Console()), dry_run=dry_run, report=report)
 
 

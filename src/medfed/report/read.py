@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from medfed.errors import RunError
 from medfed.report.records import (
+    CardFile,
     Development,
     Partition,
     Prediction,
@@ -56,6 +57,7 @@ class RunFiles:
     routing: list[Routing]
     predictions: dict[str, list[Prediction]]
     scores: ScoreFile
+    cards: CardFile
     notes: list[Note]
 
     @property
@@ -95,6 +97,7 @@ def read_run(folder: Path) -> RunFiles:
         routing=reader.lines("injection/routing.jsonl", Routing),
         predictions=predictions,
         scores=reader.one("scores.json", ScoreFile),
+        cards=reader.one("cards.json", CardFile),
         notes=reader.notes,
     )
 

@@ -131,13 +131,21 @@ def evaluate(
 
 @app.command()
 def report(
-    folder: RunFolder, out: Annotated[Path, typer.Option("--out", help="The HTML file")] = Path("report.html")
+    folders: Annotated[list[Path], typer.Argument(help="Run folders; several are compared, seeds of one hash together")],
+    out: Annotated[Path, typer.Option("--out", help="The HTML file")] = Path("report.html"),
 ) -> None:
-    """Build a run's report again from its files."""
+    """Build a run's report again from its files, or compare several runs on one page."""
     from medfed.report.html import write_report
 
-    _require_folder(folder)
-    write_report(folder, out)
+    for folder in folders:
+        _require_folder(folder)
+    if len(folders) == 1:
+        write_report(folders[0], out)
+    else:
+        from medfed.evaluation.compare import compare_runs
+        from medfed.report.comparison import default_labels, write_comparison
+
+        write_comparison(compare_runs(folders, default_labels(folders)), folders, out)
     typer.echo(out)
 
 

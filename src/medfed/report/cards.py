@@ -113,9 +113,11 @@ def _trace(view: View) -> Markup:
 
 
 def _line(view: View) -> Markup:
-    """Draw one variable by the hour: a dot per measurement, a line through consecutive ones."""
+    """Draw one variable by the hour: a dot per measurement, a line through consecutive ones; nothing if none."""
     known = [value for value in view.values if value is not None]
-    low, high = min(known, default=0.0), max(known, default=1.0)
+    if not known:
+        return Markup()
+    low, high = min(known), max(known)
     span = (high - low) or 1.0
     width = (LINE_WIDTH - 6) / max(len(view.values) - 1, 1)
     points = [
@@ -123,8 +125,7 @@ def _line(view: View) -> Markup:
         for index, value in enumerate(view.values)
     ]
     dots = [tag("circle", cx=x, cy=y, r=1.5, class_="spot") for x, y in points if y is not None]
-    what = f"{view.title} by hour, {len(known)} of {len(view.values)} hours measured"
-    what += f", from {low:g} to {high:g}" if known else ""
+    what = f"{view.title} by hour, {len(known)} of {len(view.values)} hours measured, from {low:g} to {high:g}"
     box = f"0 0 {coordinate(LINE_WIDTH)} {coordinate(LINE_HEIGHT)}"
     return tag("svg", *_polylines(points, "pulse"), *dots, viewBox=box, role="img", aria_label=what, class_="chart")
 

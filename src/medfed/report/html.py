@@ -60,7 +60,7 @@ def _content(run: RunFiles) -> dict[str, object]:
         "phases": phases,
         "once": once,
         "failures": federation.failures(run),
-        "settings": list(_settings(run.study)) if run.study else [],
+        "settings": list(flattened(run.study)) if run.study else [],
         "provenance": _provenance(run),
         "frozen": _frozen(run),
     }
@@ -128,10 +128,10 @@ def _frozen(run: RunFiles) -> bool | None:
     return before == after if before and after else None
 
 
-def _settings(value: object, path: str = "") -> Iterator[tuple[str, str]]:
-    """Flatten nested settings to dotted names."""
+def flattened(value: object, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield nested settings under dotted names, values as text."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
-            yield from _settings(inner, f"{path}.{key}" if path else key)
+            yield from flattened(inner, f"{path}.{key}" if path else key)
     else:
         yield path, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -9,19 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 from markupsafe import Markup
 
 from medfed.report.names import number
 from medfed.report.svg import coordinate, tag
 
-WIDTH, HEIGHT, RADIUS = 440.0, 320.0, 118.0
+WIDTH, HEIGHT, RADIUS = 490.0, 320.0, 118.0
 CENTRE = (WIDTH / 2, HEIGHT / 2)
 LEAST_AXES = 3
 """With fewer axes a polygon has no area; the report then leaves the radar out."""
 RING = 0.25
 """Distance of the rings, in the metric's units; all metrics drawn here are fractions."""
-LINE_LETTERS = 22
+LINE_LETTERS = 18
 """An axis title longer than this is broken into lines."""
 
 
@@ -83,7 +84,7 @@ def _label(axis: Axis, index: int, count: int) -> Markup:
     x, y = _place(1.0 + 16 / RADIUS, index, count)
     side = x - CENTRE[0]
     anchor = "middle" if abs(side) < 1 else "start" if side > 0 else "end"
-    lines = [*_broken(axis.title), f"{axis.low:g} to {axis.high:g}"]
+    lines = [*wrap(axis.title, LINE_LETTERS, break_long_words=False), f"{axis.low:g} to {axis.high:g}"]
     top = y - (len(lines) - 1) * 13 if y < CENTRE[1] - RADIUS / 2 else y + 4
     spans = [
         tag("tspan", line, x=x, y=top + 13 * place, class_="soft" if place == len(lines) - 1 else "strong")
@@ -118,12 +119,3 @@ def _share(axis: Axis, value: float) -> float:
 
 def _told(axes: Sequence[Axis], polygon: Polygon) -> str:
     return ", ".join(f"{axis.title} {number(value)}" for axis, value in zip(axes, polygon.values, strict=True))
-
-
-def _broken(title: str) -> list[str]:
-    """Break a long title at the blank nearest its middle."""
-    blanks = [place for place, letter in enumerate(title) if letter == " "]
-    if len(title) <= LINE_LETTERS or not blanks:
-        return [title]
-    middle = min(blanks, key=lambda place: abs(place - len(title) / 2))
-    return [title[:middle], title[middle + 1 :]]

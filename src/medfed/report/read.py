@@ -71,14 +71,33 @@ class RunFiles:
         return [facts.title or name for name, facts in self.provenance.data.items() if facts.synthetic]
 
 
+@dataclass(frozen=True)
+class RunFacts:
+    """What a comparison needs of a run: its settings and where its data come from."""
+
+    folder: Path
+    study: dict[str, object]
+    provenance: Provenance
+
+
+def read_facts(folder: Path) -> RunFacts:
+    """Read settings and provenance of the run in ``folder``; what is absent or broken stays empty.
+
+    Raises:
+        RunError: the folder does not exist.
+    """
+    _require(folder)
+    reader = _Reader(folder)
+    return RunFacts(folder.resolve(), reader.study(), reader.one("provenance.json", Provenance))
+
+
 def read_run(folder: Path) -> RunFiles:
     """Read the files of the run in ``folder``.
 
     Raises:
         RunError: the folder does not exist.
     """
-    if not folder.is_dir():
-        raise RunError("no such run folder", where=folder, hint="pass runs/<study>/<hash>-seed<n>")
+    _require(folder)
     reader = _Reader(folder)
     predictions = {
         path.stem: reader.lines(f"predictions/{path.name}", Prediction) for path in reader.prediction_files()
@@ -100,6 +119,11 @@ def read_run(folder: Path) -> RunFiles:
         cards=reader.one("cards.json", CardFile),
         notes=reader.notes,
     )
+
+
+def _require(folder: Path) -> None:
+    if not folder.is_dir():
+        raise RunError("no such run folder", where=folder, hint="pass runs/<study>/<hash>-seed<n>")
 
 
 class _Reader:

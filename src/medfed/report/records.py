@@ -204,3 +204,59 @@ class CardFile(Record):
 
     rule: str = ""
     cards: list[ExampleCard] = []
+
+
+class ComparedRow(Record):
+    """One model of one cell on one task, over the cell's seeds; ``part`` names a share of the task's examples."""
+
+    label: str
+    model: str
+    task: str
+    role: str = "trained"
+    metric: str
+    part: str | None = None
+    value: Number = None
+    ci_low: Number = None
+    ci_high: Number = None
+    per_seed: list[Number] = []
+    n: int = 0
+    num_seeds: int = 1
+    single_class: bool = False
+    higher_is_better: bool = True
+    reason: str | None = None
+
+
+class ComparedDifference(Record):
+    """A paired difference between two cells or models; ``significant`` needs enough seeds and Holm's correction."""
+
+    label: str
+    model: str
+    baseline_label: str
+    baseline_model: str
+    task: str
+    role: str = "trained"
+    metric: str
+    part: str | None = None
+    value: Number = None
+    ci_low: Number = None
+    ci_high: Number = None
+    p: Number = None
+    p_holm: Number = None
+    num_seeds: int = 1
+    significant: bool = False
+    reason: str | None = None
+
+
+class Comparison(Record):
+    """Several runs compared: ``labels`` are cells, runs of one label are its seeds.
+
+    ``paper`` names the tables of the paper that the comparison reproduces; empty means all.
+    """
+
+    name: str = ""
+    paper: list[str] = []
+    description: str = ""
+    labels: list[str]
+    seeds: dict[str, list[int]] = {}
+    rows: list[ComparedRow] = []
+    differences: list[ComparedDifference] = []

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from types import TracebackType
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (
@@ -38,7 +37,7 @@ class Browser:
     def __init__(self, program: str, profile: Path) -> None:
         commands, self._to = os.pipe()
         self._from, answers = os.pipe()
-        script = 'exec "$0" "$@" 3<&%d 4>&%d' % (commands, answers)
+        script = f'exec "$0" "$@" 3<&{commands} 4>&{answers}'
         arguments = ["bash", "-c", script, program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
         quiet = subprocess.DEVNULL
         self._process = subprocess.Popen(arguments, pass_fds=(commands, answers), stdout=quiet, stderr=quiet)
@@ -55,7 +54,9 @@ class Browser:
     def __enter__(self) -> Browser:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._process.terminate()
         self._process.wait(SECONDS)
         os.close(self._to)
@@ -116,5 +117,6 @@ class Browser:
             self.problems.append(params["exceptionDetails"]["text"])
         if method == "Runtime.consoleAPICalled":
             self.problems.append(f"console.{params['type']}")
-        if method == "Network.requestWillBeSent" and not params["request"]["url"].startswith(("file:", "data:image/png")):
-            self.problems.append(f"asked for {params['request']['url']}")
+        if method == "Network.requestWillBeSent":
+            url = params["request"]["url"]
+            self.problems += [] if url.startswith(("file:", "data:image/png")) else [f"asked for {url}"]

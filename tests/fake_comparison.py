@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from fake_run import TRAINED, UNSEEN, fake_run
 
+from fake_run import TRAINED, UNSEEN, fake_run
 from medfed.rng import numpy_rng
 
 CELLS = {"FedKIM": 0.0, "FedPlug_L": -0.03, "FedPlug": -0.09}
@@ -41,8 +41,10 @@ def fake_comparison(num_seeds: int = 5) -> dict:
             rows += _role(label, "unseen", UNSEEN, metric, loss, num_seeds)
             for role in ("trained", "unseen"):
                 if label != "FedKIM":
-                    differences.append(_difference(("FedKIM", "fedkim"), (label, "fedkim"), role, metric, -loss, num_seeds))
-            differences.append(_difference((label, "fedkim"), (label, "federated"), "trained", metric, 0.01, num_seeds))
+                    pair = (("FedKIM", "fedkim"), (label, "fedkim"))
+                    differences.append(_difference(*pair, role, metric, -loss, num_seeds))
+            pair = ((label, "fedkim"), (label, "federated"))
+            differences.append(_difference(*pair, "trained", metric, 0.01, num_seeds))
     seeds = {label: list(range(num_seeds)) for label in CELLS}
     return {"labels": list(CELLS), "seeds": seeds, "rows": rows, "differences": differences}
 
@@ -66,9 +68,7 @@ def _role(label: str, role: str, tasks: Sequence[str], metric: str, loss: float,
     return rows
 
 
-def _difference(
-    a: tuple[str, str], b: tuple[str, str], role: str, metric: str, gap: float, num_seeds: int
-) -> dict:
+def _difference(a: tuple[str, str], b: tuple[str, str], role: str, metric: str, gap: float, num_seeds: int) -> dict:
     significant = num_seeds >= 5 and gap > 0.05
     p = 0.002 if gap > 0.05 else 0.3
     return (

@@ -104,7 +104,8 @@ def _image(position: int) -> list[dict]:
     rows, columns = np.mgrid[-1:1:64j, -1:1:64j]
     lungs = sum(np.exp(-((columns - side) ** 2) / 0.06 - rows**2 / 0.4) for side in (-0.42, 0.42))
     file = io.BytesIO()
-    Image.fromarray((255 * (0.85 - 0.6 * lungs + 0.02 * (position % 5))).clip(0, 255).astype(np.uint8)).save(file, "PNG")
+    grey = 255 * (0.85 - 0.6 * lungs + 0.02 * (position % 5))
+    Image.fromarray(grey.clip(0, 255).astype(np.uint8)).save(file, "PNG")
     return [{"kind": "image", "title": "image", "png": base64.b64encode(file.getvalue()).decode()}]
 
 

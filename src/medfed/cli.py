@@ -131,7 +131,9 @@ def evaluate(
 
 @app.command()
 def report(
-    folders: Annotated[list[Path], typer.Argument(help="Run folders; several are compared, seeds of one hash together")],
+    folders: Annotated[
+        list[Path], typer.Argument(help="Run folders; several are compared, seeds of one hash together")
+    ],
     out: Annotated[Path, typer.Option("--out", help="The HTML file")] = Path("report.html"),
 ) -> None:
     """Build a run's report again from its files, or compare several runs on one page."""

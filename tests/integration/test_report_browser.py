@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from browser import Browser, chromium
 from fake_comparison import fake_comparison, fake_runs
 from fake_run import fake_run
-
 from medfed.report.comparison import write_comparison
 from medfed.report.html import write_report
 
@@ -20,7 +20,8 @@ OPEN_ALL = "document.querySelectorAll('details').forEach(part => { part.open = t
 PICTURES = """[...document.querySelectorAll('svg, img')].map(part => {
   const box = part.getBoundingClientRect();
   const broken = part.tagName === 'IMG' && !part.naturalWidth;
-  return [broken ? 'broken image' : part.getAttribute('aria-label') || part.className.baseVal || part.alt, box.width, box.height];
+  const name = part.getAttribute('aria-label') || part.className.baseVal || part.alt;
+  return [broken ? 'broken image' : name, box.width, box.height];
 })"""
 INK = """[...document.querySelectorAll('svg[role=img]')].filter(part => {
   const box = part.getBBox();

@@ -17,7 +17,6 @@ from medfed.datasets.decode import Decoded
 from medfed.evaluation.cards import WITHHELD, answer_record, chosen, example_cards, heaviest, views_of
 from medfed.modalities import MODALITIES
 from medfed.modalities.base import Modality
-from medfed.modalities.moments import Moments
 from medfed.rundir import RunDir
 from medfed.tasks import TASKS
 from medfed.tasks.base import Task, TaskSet
@@ -82,7 +81,8 @@ def test_a_card_says_what_was_asked_answered_and_true(tmp_path: Path) -> None:
 def test_an_open_answer_is_a_text_beside_its_reference() -> None:
     record = {"example": "a", "reference": "left lung", "prediction": "the left lung", "question": "Where is it?"}
     card = answer_record(TASKS["cd"], record)
-    assert (card["question"], card["gold"], card["generated"]) == ("Where is it?", "left lung", {"fedkim": "the left lung"})
+    assert (card["question"], card["gold"]) == ("Where is it?", "left lung")
+    assert card["generated"] == {"fedkim": "the left lung"}
     assert card["probabilities"] == {}
 
 
@@ -132,7 +132,8 @@ def test_a_modality_without_a_rule_and_an_absent_one_are_not_drawn(tmp_path: Pat
     cohort = replace(cohort, test={"cd": TaskSet(examples.task, blind, examples.rows)})
     run = RunDir(tmp_path)
     run.write_records("predictions/cd.jsonl", [{"example": "a", "target": 0, "scores": {}}] * COUNT)
-    assert all(card["views"] == [] for card in example_cards(run, [TASKS["cd"]], cohort, MODALITIES, 0, show=False)["cards"])
+    found = example_cards(run, [TASKS["cd"]], cohort, MODALITIES, 0, show=False)
+    assert [card["views"] for card in found["cards"]] == [[], []]
 
 
 def test_the_heaviest_experts_come_first() -> None:

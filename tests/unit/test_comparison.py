@@ -1,19 +1,19 @@
-"""The comparison report: seeds share a label, stars only where they were earned, baselines once, settings that differ."""
+"""The comparison report: seeds share a label, stars only where earned, shared baselines once, settings that differ."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from fake_comparison import CELLS, fake_comparison, fake_runs
-from fake_run import TITLES
 from test_report import Page
 
+from fake_comparison import CELLS, fake_comparison, fake_runs
+from fake_run import TITLES
 from medfed.errors import RunError
+from medfed.report.compared import Comparison
 from medfed.report.comparison import build_comparison, default_labels, write_comparison
 from medfed.report.matrix import Cells
 from medfed.report.names import published
-from medfed.report.records import Comparison
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,11 @@ def test_a_radar_prints_ranges_names_values_and_leaves_gaps() -> None:
 
 
 def test_bars_stand_on_the_constant_answer() -> None:
-    bars = [Bar("up", "c0", 0.8, 0.7, 0.9, [0.75, 0.85]), Bar("down", "c2", 0.4, None, None), Bar("no", "c3", None, None, None)]
+    bars = [
+        Bar("up", "c0", 0.8, 0.7, 0.9, [0.75, 0.85]),
+        Bar("down", "c2", 0.4, None, None),
+        Bar("no", "c3", None, None, None),
+    ]
     markup = bar_chart(bars, 0.5, (0.0, 1.0), "AUROC")
     boxes = re.findall(r'<rect class="bar pale (c\d)" x="[\d.]+" y="([\d.]+)" width="[\d.]+" height="([\d.]+)"', markup)
     line = float(re.findall(r'y1="([\d.]+)" y2="[\d.]+" class="chance"', markup)[0])

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from medfed.report.compared import Comparison
 from medfed.report.matrix import Cells
 from medfed.report.names import number, paper_task, published
-from medfed.report.records import Comparison
 
 COLUMNS = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "f1": "F1", "bleu1": "BLEU-1"}
 

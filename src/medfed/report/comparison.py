@@ -12,38 +12,24 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from medfed.errors import RunError
+from medfed.report import differences
 from medfed.report.bars import bar_chart
 from medfed.report.beside_paper import COLUMNS, Beside, beside_paper
+from medfed.report.compared import Comparison
 from medfed.report.figures import Figure, Legend
 from medfed.report.glance import CONSTANT, RANGES, Radar, radar_of
 from medfed.report.html import flattened
-from medfed.report.matrix import MEANS, METRICS, MODEL, Cells, Column
-from medfed.report.names import MISSING, model_title, natural, number
+from medfed.report.matrix import METRICS, MODEL, Cells, Column
+from medfed.report.names import MISSING, natural
 from medfed.report.page import render, write_whole
 from medfed.report.radar import LEAST_AXES, Polygon
 from medfed.report.read import RunFacts, read_facts
-from medfed.report.records import ComparedDifference, Comparison
-from medfed.report.verdict import Outcome
 
 MIN_SEEDS = 5
 """Below it nothing is called significant."""
 NO_SETTINGS = {"seed", "name", "description"}
 BAR_LIMITS = {"auroc": (0.3, 1.0), "balanced_accuracy": (0.3, 1.0)}
 """Declared axes of the bars; metrics that are not here run from 0 to 1."""
-
-
-@dataclass(frozen=True)
-class Against:
-    """A difference as printed."""
-
-    who: str
-    baseline: str
-    task: str
-    value: str
-    p: str
-    p_holm: str
-    outcome: Outcome
-    mean: bool
 
 
 @dataclass(frozen=True)
@@ -91,12 +77,12 @@ def default_labels(folders: Sequence[Path]) -> list[str]:
 
 
 def _content(comparison: Comparison, runs: Sequence[RunFacts], cells: Cells) -> dict[str, object]:
-    against = _differences(comparison, cells)
+    against = differences.printed(comparison, cells)
     settings, configurations = _cells(comparison, runs)
     return {
         "name": comparison.name or "Comparison",
         "description": comparison.description,
-        "sentences": _sentences(comparison),
+        "sentences": differences.sentences(comparison),
         "synthetic": _synthetic(runs),
         "few": min((len(seeds) for seeds in comparison.seeds.values()), default=1) < MIN_SEEDS,
         "min_seeds": MIN_SEEDS,
@@ -112,71 +98,6 @@ def _content(comparison: Comparison, runs: Sequence[RunFacts], cells: Cells) -> 
         "others": [row for row in against if not row.mean],
         "beside": _beside(cells),
     }
-
-
-def _sentences(comparison: Comparison) -> list[str]:
-    """The verdict: the first cell's AUROC on the means, against its federation and against the other cells."""
-    said = []
-    first = comparison.labels[0] if comparison.labels else ""
-    for task, title in MEANS.items():
-        rows, key = comparison.rows, (first, MODEL, task, "auroc")
-        row = next((r for r in rows if (r.label, r.model, r.task, r.metric) == key), None)
-        if row is None or row.value is None:
-            continue
-        bounds = f" [{number(row.ci_low, 2)}, {number(row.ci_high, 2)}]" if row.ci_low is not None else ""
-        mine = [d for d in comparison.differences if (d.label, d.model, d.task, d.metric) == key]
-        found = "; ".join([f"{number(row.value)}{bounds}", *map(_judged, mine)])
-        said.append(f"{first}, AUROC, {title[0].lower()}{title[1:]}: {found}.")
-    return said or ["The runs have no task in common on which a mean could be taken."]
-
-
-def _judged(difference: ComparedDifference) -> str:
-    words = {"better": "better than", "worse": "worse than", "unclear": "no significant difference from"}
-    words["undefined"] = "not comparable with"
-    who = _name(difference.baseline_label, difference.baseline_model, difference.label)
-    return f"{words[_outcome(difference)]} {who}"
-
-
-def _outcome(difference: ComparedDifference) -> Outcome:
-    """A difference counts only where the comparison calls it significant."""
-    if difference.value is None:
-        return "undefined"
-    if not difference.significant:
-        return "unclear"
-    return "better" if difference.value > 0 else "worse"
-
-
-def _name(label: str, model: str, home: str) -> str:
-    """A cell or model, named against ``home``: its own federation needs no label."""
-    if model == MODEL:
-        return label
-    return model_title(model) if label == home else f"{model_title(model)} of {label}"
-
-
-def _differences(comparison: Comparison, cells: Cells) -> list[Against]:
-    rows = [d for d in comparison.differences if d.metric in METRICS]
-    return [
-        Against(
-            _name(d.label, d.model, ""),
-            _name(d.baseline_label, d.baseline_model, d.label),
-            f"{cells.title(d.task, d.part)}, {METRICS[d.metric]}",
-            _gap(d),
-            number(d.p),
-            number(d.p_holm),
-            _outcome(d),
-            d.task in MEANS,
-        )
-        for d in sorted(rows, key=lambda d: list(METRICS).index(d.metric))
-    ]
-
-
-def _gap(difference: ComparedDifference) -> str:
-    if difference.value is None:
-        return difference.reason or MISSING
-    value = number(difference.value, signed=True)
-    if difference.ci_low is None or difference.ci_high is None:
-        return value
-    return f"{value} [{number(difference.ci_low, signed=True)}, {number(difference.ci_high, signed=True)}]"
 
 
 def _radars(cells: Cells) -> list[Radar]:
@@ -223,14 +144,18 @@ def _cells(comparison: Comparison, runs: Sequence[RunFacts]) -> tuple[list[str],
     groups: dict[str, list[RunFacts]] = {}
     for run in runs:
         groups.setdefault(f"{run.folder.parent.name}/{run.folder.name.partition('-seed')[0]}", []).append(run)
-    labels = comparison.labels if len(comparison.labels) == len(groups) else list(groups)
+    labels = comparison.labels if len(comparison.labels) == len(groups) else tuple(groups)
     trees = [dict(flattened(group[0].study)) for group in groups.values()]
     keys = sorted({key for tree in trees for key in tree} - NO_SETTINGS, key=natural)
     keys = [key for key in keys if len({tree.get(key) for tree in trees}) > 1]
     return keys, [
-        Cell(label, _joined(run.study.get("seed", "") for run in group), _joined(map(_commit, group)), [tree.get(key, MISSING) for key in keys])
+        Cell(label, _seeds(group), _joined(map(_commit, group)), [tree.get(key, MISSING) for key in keys])
         for label, group, tree in zip(labels, groups.values(), trees, strict=True)
     ]
+
+
+def _seeds(group: Sequence[RunFacts]) -> str:
+    return _joined(run.study.get("seed", "not recorded") for run in group)
 
 
 def _joined(values: Iterable[object]) -> str:

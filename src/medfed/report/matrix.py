@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from medfed.report.bars import Bar
+from medfed.report.compared import ComparedDifference, ComparedRow, Comparison
 from medfed.report.names import MISSING, is_constant, model_order, model_title, number
-from medfed.report.records import ComparedDifference, ComparedRow, Comparison
 
 MODEL = "fedkim"
 CELL_STYLES = ("c0", "c2", "c3", "c4", "c5", "c6")

@@ -10,7 +10,7 @@ from medfed.report.bars import Bar, bar_chart
 from medfed.report.cards import _line, _trace
 from medfed.report.radar import CENTRE, RADIUS, Axis, Polygon, radar_chart
 from medfed.report.records import Routing, View
-from medfed.report.strips import _strip
+from medfed.report.strips import strip
 
 AXES = [Axis(name, 0.25, 1.0) for name in ("north", "east", "south", "west")]
 
@@ -62,7 +62,9 @@ def test_a_strip_shades_by_weight_and_draws_entropy_against_ln_p() -> None:
         Routing(round=1, alpha={"cd": [0.5, 0.5]}, entropy={"cd": 0.6931471805599453}),
         Routing(round=2, alpha={"cd": [1.0, 0.0]}, entropy={"cd": 0.0}),
     ]
-    markup = _strip(rounds, "cd", "COVID-19")
+    markup = strip(rounds, "cd", "COVID-19", 1.0)
+    half = strip(rounds, "cd", "COVID-19", 0.5)
+    assert re.findall(r'fill-opacity="([\d.]+)"', half) == ["1", "1", "1", "0.04"]
     opacity = [float(value) for value in re.findall(r'fill-opacity="([\d.]+)"', markup)]
     assert opacity == [0.5, 0.5, 1.0, 0.04]
     grid = sorted(float(value) for value in re.findall(r'y1="([\d.]+)" y2="[\d.]+" class="grid"', markup))

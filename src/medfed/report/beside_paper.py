@@ -5,10 +5,11 @@ Published numbers are other people's, on other data, from single runs: they stan
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from medfed.report.compared import Comparison
-from medfed.report.matrix import Cells
+from medfed.report.matrix import MEANS, Cells
 from medfed.report.names import number, paper_task, published
 
 COLUMNS = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "f1": "F1", "bleu1": "BLEU-1"}
@@ -16,12 +17,16 @@ COLUMNS = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall",
 
 @dataclass(frozen=True)
 class BesideRow:
-    """A cell of ours, or a published row with its source."""
+    """A cell of ours, or a published row with its source; a value per metric that it has."""
 
     title: str
     style: str
-    values: list[str]
+    values: Mapping[str, float | None]
     source: str = ""
+
+    def printed(self, metrics: Iterable[str]) -> list[str]:
+        """The values of ``metrics`` as text; one that was never measured is blank."""
+        return [number(self.values[metric]) if metric in self.values else "" for metric in metrics]
 
 
 @dataclass(frozen=True)
@@ -29,34 +34,37 @@ class Beside:
     """One task: our cells, then what others printed."""
 
     title: str
-    ours: list[BesideRow]
-    theirs: list[BesideRow]
+    rows: list[BesideRow]
 
 
-def beside_paper(cells: Cells, task: str) -> Beside | None:
-    """Return ours and theirs on ``task``; None where nothing was published."""
-    theirs = _theirs(cells.comparison, task)
-    if not theirs:
-        return None
-    ours = []
+def beside_paper(cells: Cells) -> tuple[dict[str, str], list[Beside]]:
+    """Return the metrics in use with their titles, and one block per task on which something was published."""
+    tasks = dict.fromkeys(row.task for row in cells.comparison.rows if row.part is None and row.task not in MEANS)
+    blocks = [
+        Beside(cells.title(task), [*_ours(cells, task), *theirs])
+        for task in tasks
+        if (theirs := _theirs(cells.comparison, task))
+    ]
+    used = {metric for block in blocks for row in block.rows for metric in row.values}
+    return {metric: title for metric, title in COLUMNS.items() if metric in used}, blocks
+
+
+def _ours(cells: Cells, task: str) -> list[BesideRow]:
+    rows = []
     for column in cells.drawn():
-        rows = [cells.row(column, metric, task) for metric in COLUMNS]
-        if any(rows):
-            values = [number(row.value) if row is not None else "" for row in rows]
-            ours.append(BesideRow(column.title, column.style, values))
-    return Beside(cells.title(task), ours, theirs)
+        found = {metric: row.value for metric in COLUMNS if (row := cells.row(column, metric, task)) is not None}
+        if found:
+            rows.append(BesideRow(column.title, column.style, found))
+    return rows
 
 
 def _theirs(comparison: Comparison, task: str) -> list[BesideRow]:
     """The rows of the tables that the comparison names, or of all; constants always."""
-    found: dict[tuple[str, str], dict[str, float]] = {}
+    found: dict[tuple[str, str], dict[str, float | None]] = {}
     for row in published():
         place = row.source.rpartition(", ")[2]
         wanted = not comparison.paper or not row.backbone or place in comparison.paper
         if row.task == paper_task(task) and wanted:
             title = f"{row.method} ({row.backbone})" if row.backbone else row.method
             found.setdefault((title, row.source), {})[row.metric] = row.value
-    return [
-        BesideRow(title, "published", [number(values[m]) if m in values else "" for m in COLUMNS], source)
-        for (title, source), values in found.items()
-    ]
+    return [BesideRow(title, "published", values, source) for (title, source), values in found.items()]

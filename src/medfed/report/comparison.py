@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from medfed.errors import RunError
 from medfed.report import differences
 from medfed.report.bars import bar_chart
-from medfed.report.beside_paper import COLUMNS, Beside, beside_paper
+from medfed.report.beside_paper import beside_paper
 from medfed.report.compared import Comparison
 from medfed.report.figures import Figure, Legend
 from medfed.report.glance import CONSTANT, RANGES, Radar, radar_of
@@ -79,6 +79,7 @@ def default_labels(folders: Sequence[Path]) -> list[str]:
 def _content(comparison: Comparison, runs: Sequence[RunFacts], cells: Cells) -> dict[str, object]:
     against = differences.printed(comparison, cells)
     settings, configurations = _cells(comparison, runs)
+    columns, beside = beside_paper(cells)
     return {
         "name": comparison.name or "Comparison",
         "description": comparison.description,
@@ -92,11 +93,11 @@ def _content(comparison: Comparison, runs: Sequence[RunFacts], cells: Cells) -> 
         "matrices": cells.matrices(),
         "radars": _radars(cells),
         "bars": [(METRICS[metric], _bars(cells, metric)) for metric in METRICS if cells.tasks(metric, "unseen")],
-        "beside_columns": list(COLUMNS.values()),
+        "beside_columns": columns,
         "legend_entries": [Legend(column.title, column.style) for column in cells.drawn()],
         "means": [row for row in against if row.mean],
         "others": [row for row in against if not row.mean],
-        "beside": _beside(cells),
+        "beside": beside,
     }
 
 
@@ -126,11 +127,6 @@ def _bars(cells: Cells, metric: str) -> list[Figure]:
         limits = BAR_LIMITS.get(metric, (0.0, 1.0))
         figures.append(Figure(title, bar_chart(bars, level or 0.0, limits, f"{METRICS[metric]}, {title}")))
     return figures
-
-
-def _beside(cells: Cells) -> list[Beside]:
-    tasks = [task for role in ("trained", "unseen") for task, _ in cells.tasks("accuracy", role, means=False)]
-    return [found for task in tasks if (found := beside_paper(cells, task)) is not None]
 
 
 def _synthetic(runs: Sequence[RunFacts]) -> str:

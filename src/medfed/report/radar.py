@@ -22,7 +22,7 @@ LEAST_AXES = 3
 """With fewer axes a polygon has no area; the report then leaves the radar out."""
 RING = 0.25
 """Distance of the rings, in the metric's units; all metrics drawn here are fractions."""
-LINE_LETTERS = 18
+LINE_LETTERS, LINE_HEIGHT = 18, 14
 """An axis title longer than this is broken into lines."""
 
 
@@ -85,9 +85,9 @@ def _label(axis: Axis, index: int, count: int) -> Markup:
     side = x - CENTRE[0]
     anchor = "middle" if abs(side) < 1 else "start" if side > 0 else "end"
     lines = [*wrap(axis.title, LINE_LETTERS, break_long_words=False), f"{axis.low:g} to {axis.high:g}"]
-    top = y - (len(lines) - 1) * 13 if y < CENTRE[1] - RADIUS / 2 else y + 4
+    top = y - (len(lines) - 1) * LINE_HEIGHT if y < CENTRE[1] - RADIUS / 2 else y + 4
     spans = [
-        tag("tspan", line, x=x, y=top + 13 * place, class_="soft" if place == len(lines) - 1 else "strong")
+        tag("tspan", line, x=x, y=top + LINE_HEIGHT * place, class_="soft" if place == len(lines) - 1 else "strong")
         for place, line in enumerate(lines)
     ]
     return tag("text", *spans, class_=f"label {anchor}")

@@ -27,6 +27,7 @@ class Routing:
     num_experts: int
     rows: list[tuple[str, list[Heat], str]]
     figure: Figure | None
+    top: str
     strips: list[Figure]
 
 
@@ -36,7 +37,7 @@ def routing(run: RunFiles) -> Routing | None:
         return None
     last = run.routing[-1]
     num_experts = max((len(alpha) for alpha in last.alpha.values()), default=0)
-    heaviest = max((weight for alpha in last.alpha.values() for weight in alpha), default=1.0)
+    heaviest = max((weight for line in run.routing for alpha in line.alpha.values() for weight in alpha), default=1.0)
     top = max(heaviest, 3 / (num_experts or 1))
     rows = [
         (
@@ -53,7 +54,7 @@ def routing(run: RunFiles) -> Routing | None:
         span = padded([value for _, value in distance] + [2 * ROUTES_ABOVE], 0.0)
         figure = Figure("Distance between tasks", line_chart(line, "round", "Distance", span, ROUTES_ABOVE))
     sentence, routes = _routing_sentence(last.total_variation, num_experts)
-    return Routing(sentence, routes, last.round, num_experts, rows, figure, strips(run))
+    return Routing(sentence, routes, last.round, num_experts, rows, figure, number(top, 2), strips(run, top))
 
 
 def _routing_sentence(distance: float | None, num_experts: int) -> tuple[str, bool]:

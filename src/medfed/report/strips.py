@@ -19,26 +19,27 @@ FAINTEST = 0.04
 """Opacity of a weight of zero: the cell stays visible."""
 
 
-def strips(run: RunFiles) -> list[Figure]:
-    """One heat map per task; none before there are two rounds to compare."""
+def strips(run: RunFiles, top: float) -> list[Figure]:
+    """One heat map per task, a weight of ``top`` in full colour; none before there are two rounds to compare."""
     if len(run.routing) < 2:
         return []
     tasks = ordered(run, [task for line in run.routing for task in line.alpha])
-    return [Figure(task_title(run, task), _strip(run.routing, task, task_title(run, task))) for task in tasks]
+    return [Figure(task_title(run, task), strip(run.routing, task, task_title(run, task), top)) for task in tasks]
 
 
-def _strip(rounds: Sequence[Routing], task: str, title: str) -> Markup:
+def strip(rounds: Sequence[Routing], task: str, title: str, top: float) -> Markup:
+    """Draw one task's weights, experts downwards, rounds to the right."""
     num_experts = max(len(line.alpha.get(task, [])) for line in rounds)
     foot = TOP + num_experts * ROW
     last = rounds[-1].alpha.get(task, [])
     told = f", heaviest in the last: expert {last.index(max(last)) + 1} with {number(max(last), 2)}" if last else ""
     what = f"{title}: weights of {num_experts} experts over {len(rounds)} rounds{told}"
-    marks = [*_cells(rounds, task), *_labels(rounds, num_experts), *_entropy(rounds, task, num_experts, foot)]
+    marks = [*_cells(rounds, task, top), *_labels(rounds, num_experts), *_entropy(rounds, task, num_experts, foot)]
     box = f"0 0 {coordinate(WIDTH)} {coordinate(foot + FOOT)}"
     return tag("svg", *marks, viewBox=box, role="img", aria_label=what, class_="chart")
 
 
-def _cells(rounds: Sequence[Routing], task: str) -> list[Markup]:
+def _cells(rounds: Sequence[Routing], task: str, top: float) -> list[Markup]:
     return [
         tag(
             "rect",
@@ -47,7 +48,7 @@ def _cells(rounds: Sequence[Routing], task: str) -> list[Markup]:
             y=TOP + row * ROW + 0.5,
             width=_width(rounds) - 1,
             height=ROW - 1,
-            fill_opacity=max(weight, FAINTEST),
+            fill_opacity=max(min(weight / top, 1.0), FAINTEST),
             class_="alpha",
         )
         for column, line in enumerate(rounds)

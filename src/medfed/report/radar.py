@@ -16,7 +16,7 @@ from markupsafe import Markup
 from medfed.report.names import number
 from medfed.report.svg import coordinate, tag
 
-WIDTH, HEIGHT, RADIUS = 490.0, 320.0, 118.0
+WIDTH, HEIGHT, RADIUS = 490.0, 350.0, 118.0
 CENTRE = (WIDTH / 2, HEIGHT / 2)
 LEAST_AXES = 3
 """With fewer axes a polygon has no area; the report then leaves the radar out."""

@@ -79,7 +79,8 @@ def test_a_card_says_what_was_asked_answered_and_true(tmp_path: Path) -> None:
 
 
 def test_an_open_answer_is_a_text_beside_its_reference() -> None:
-    record = {"example": "a", "reference": "left lung", "prediction": "the left lung", "question": "Where is it?"}
+    record = {"example": "a", "question": "Where is it?", "reference": "left lung", "target": -1}
+    record |= {"answers": {"fedkim": "the left lung"}, "scores": {"fedkim": [0.2, 0.8]}}
     card = answer_record(TASKS["cd"], record)
     assert (card["question"], card["gold"]) == ("Where is it?", "left lung")
     assert card["generated"] == {"fedkim": "the left lung"}

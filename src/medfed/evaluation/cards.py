@@ -82,20 +82,18 @@ def heaviest(alpha: Sequence[float]) -> list[Row]:
 def answer_record(task: Task, record: Mapping[str, Any]) -> Row:
     """Return question, gold answer and what the models said, from a line of the task's predictions.
 
-    A closed task's line has ``target`` and ``scores`` by answer; an open task's has the texts ``reference`` and
-    ``prediction`` (one text, or one per model), and its own ``question``.
+    A closed task's line has ``target`` and ``scores`` by answer; an open task's has its own ``question``, the text
+    ``reference`` and the decoded ``answers`` by model, and no probability of a free text.
     """
-    said = record.get("prediction") or {}
-    scores = record.get("scores") or {}
+    texts = dict(record.get("answers", {}))
+    scores = {} if texts else record["scores"]
     return {
         "task": task.name,
         "example": record["example"],
         "question": record.get("question") or task.question,
         "gold": record["reference"] if "reference" in record else task.answers[record["target"]],
-        "probabilities": {
-            model: dict(zip(task.answers, values, strict=True)) for model, values in scores.items() if task.answers
-        },
-        "generated": said if isinstance(said, Mapping) else {"fedkim": said},
+        "probabilities": {model: dict(zip(task.answers, values, strict=True)) for model, values in scores.items()},
+        "generated": texts,
     }
 
 

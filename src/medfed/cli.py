@@ -26,6 +26,7 @@ Cache = Annotated[Path, typer.Option("--cache", envvar="MEDFED_CACHE", help="Twi
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable examples out; the report counts them")]
 Corpus = Annotated[Path | None, typer.Option("--corpus", help="Folder of text to pre-train the tiny LLM on")]
 Foundation = Annotated[Path | None, typer.Option("--foundation", help="Folder of a Hugging Face causal LM")]
+ShowExamples = Annotated[bool, typer.Option("--show-examples", help="Show a few test examples even of real patients")]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, e.g. runs/demo/1a2b3c4d-seed0")]
 
 DEFAULT_CACHE = Path("~/.cache/medfed")
@@ -113,6 +114,7 @@ def run(
     seeds: Annotated[str | None, typer.Option("--seeds", help="Run at these seeds and compare: --seeds 0,1,2")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A sweep's quick form: all cells, minutes")] = False,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Runs at once; default: all CPUs")] = None,
+    show_examples: ShowExamples = False,
 ) -> None:
     """Run a study, or a sweep of studies, end to end, or go on where it was interrupted; nothing is computed twice."""
     from medfed.compare import run_sweep
@@ -120,7 +122,7 @@ def run(
     from medfed.study import load_study
     from medfed.sweep import is_sweep, load_plan, parse_seeds
 
-    places = Places(runs, cache.expanduser(), data_root, corpus, foundation, skip_bad)
+    places = Places(runs, cache.expanduser(), data_root, corpus, foundation, skip_bad, show_examples)
     reporter = Reporter(Console())
     if seeds is None and not quick and not is_sweep(study):
         run_study(load_study(study, overrides or []), places, reporter, dry_run=dry_run, report=report)
@@ -148,13 +150,23 @@ def evaluate(
 
 @app.command()
 def report(
-    folder: RunFolder, out: Annotated[Path, typer.Option("--out", help="The HTML file")] = Path("report.html")
+    folders: Annotated[
+        list[Path], typer.Argument(help="Run folders; several are compared, seeds of one hash together")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The HTML file")] = Path("report.html"),
 ) -> None:
-    """Build a run's report again from its files."""
+    """Build a run's report again from its files, or compare several runs on one page."""
     from medfed.report.html import write_report
 
-    _require_folder(folder)
-    write_report(folder, out)
+    for folder in folders:
+        _require_folder(folder)
+    if len(folders) == 1:
+        write_report(folders[0], out)
+    else:
+        from medfed.evaluation.compare import compare_runs
+        from medfed.report.comparison import default_labels, write_comparison
+
+        write_comparison(compare_runs(folders, default_labels(folders)), folders, out)
     typer.echo(out)
 
 

@@ -17,6 +17,7 @@ import torch
 from medfed.arm import Arm, build_model
 from medfed.baselines import Federation, federations, train_baselines
 from medfed.errors import RunError
+from medfed.evaluation.cards import example_cards
 from medfed.evaluation.predict import HeadPredictor, InjectedPredictor, Predictor
 from medfed.injection.foundation import load_foundation
 from medfed.injection.inject import Injector
@@ -43,6 +44,7 @@ class Places:
         corpus: text to pre-train the tiny LLM on, in place of the package's own.
         foundation: folder of a Hugging Face causal LM.
         skip_bad: leave unreadable examples out.
+        show_examples: write pictures and traces of a few test examples even of real data.
     """
 
     runs: Path
@@ -51,6 +53,7 @@ class Places:
     corpus: Path | None = None
     foundation: Path | None = None
     skip_bad: bool = False
+    show_examples: bool = False
 
 
 def run_study(
@@ -121,6 +124,9 @@ def _compute(study: Study, places: Places, sources: Sources, run: RunDir, report
                 predict_task(run, study, cohort, task, predictors)
             advance(number + 1, len(study.tasks))
         scores = score_predictions(run, study)
+    modalities = {name: study.modality(name) for name in study.encoders}
+    cards = example_cards(run, study.tasks, cohort, modalities, study.seed, show=places.show_examples)
+    run.write_json("cards.json", cards)
     run.write_json("scores.json", scores)
     facts |= {"data": data_facts(data, sources.checksums), "finished": now()}
     facts |= {"federations": {federation.model: federation.run.root.name for federation in shared}}

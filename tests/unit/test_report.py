@@ -13,12 +13,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from fake_run import TITLES, TRAINED, UNSEEN, fake_run
 from rich.console import Console
 
+from fake_run import TITLES, TRAINED, UNSEEN, fake_run
 from medfed.errors import RunError
-from medfed.report.html import TEMPLATES, build_report, write_report
+from medfed.report.html import build_report, write_report
 from medfed.report.names import published, size
+from medfed.report.page import TEMPLATES
 from medfed.report.records import ScoreFile
 from medfed.report.svg import Frame, tag, ticks
 from medfed.report.tables import summary_table
@@ -76,7 +77,8 @@ def page(html: str) -> Page:
 def test_every_part_is_there(page: Page) -> None:
     for title in TITLES.values():
         assert title in page.text
-    for part in ("Results", "All metrics", "Calibration", "Learning", "Router", "Federation", "Data", "Configuration"):
+    parts = ("Results", "At a glance", "Examples", "Calibration", "Router", "Learning", "All metrics", "Federation")
+    for part in (*parts, "Data", "Configuration"):
         assert part in page.text
     assert "The router routes" in page.text
     assert "heads.cd.1.weight is not finite" in page.text
@@ -118,23 +120,27 @@ def test_a_changed_foundation_is_an_alarm(run: Path, tmp_path: Path) -> None:
 
 def test_it_loads_nothing_and_runs_one_known_script(html: str, page: Page) -> None:
     for name, attributes in page.tags:
-        assert not {"src", "srcset", "data", "poster", "action", "background"} & set(attributes), name
+        assert not {"srcset", "data", "poster", "action", "background"} & set(attributes), name
+        assert name == "img" or "src" not in attributes
         if "href" in attributes:
             assert str(attributes["href"]).startswith("#")
         assert not any(attribute.startswith("on") for attribute in attributes)
-    assert not page.of("link") + page.of("iframe") + page.of("object") + page.of("img")
+    assert not page.of("link") + page.of("iframe") + page.of("object")
+    assert page.of("img")
+    assert all(re.fullmatch(r"data:image/png;base64,[\w+/=]+", str(image["src"])) for image in page.of("img"))
     assert not re.search(r"url\(|@import|https?://", html)
     scripts = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
     assert len(scripts) == len(page.of("script")) == 1
     digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
     policy = next(meta["content"] for meta in page.of("meta") if "http-equiv" in meta)
-    assert policy == f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     assert len(html) < 1_500_000
 
 
 def test_it_is_accessible(page: Page) -> None:
     for attributes in page.of("svg"):
         assert attributes.get("aria-hidden") == "true" or (attributes["role"] == "img" and attributes["aria-label"])
+    assert all(attributes["alt"] for attributes in page.of("img"))
     for attributes in page.of("th"):
         assert "scope" in attributes or attributes.get("aria-hidden") == "true"
     for attributes in page.of("div"):

@@ -6,26 +6,18 @@ run or load, whatever a study or a data set is called.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import os
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from medfed.evaluation.metrics import METRICS
 from medfed.evaluation.text import TEXT_METRICS
-from medfed.report import federation, learning, names, open_questions, router, tables
+from medfed.report import cards, federation, glance, learning, names, open_questions, router, tables
 from medfed.report.figures import track_axis
+from medfed.report.page import render, write_whole
 from medfed.report.read import RunFiles, read_run
 from medfed.report.verdict import sentences
-
-TEMPLATES = Path(__file__).parent / "templates"
 
 
 def build_report(run: Path) -> str:
@@ -35,40 +27,12 @@ def build_report(run: Path) -> str:
         RunError: the folder does not exist. Absent or broken files are listed in the report instead.
     """
     files = read_run(run)
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"count": names.count, "duration": names.duration}
-    script = (TEMPLATES / "theme.js").read_text(encoding="utf-8")
-    return environment.get_template("report.html.jinja").render(
-        run=files,
-        style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),  # noqa: S704
-        script=Markup(script),  # noqa: S704
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        metrics=METRICS,
-        **_content(files),
-    )
+    return render("report.html.jinja", {"run": files, "metrics": METRICS, **_content(files)})
 
 
 def write_report(run: Path, out: Path) -> None:
     """Build the report of ``run`` and write it to ``out``, whole or not at all."""
-    text = build_report(run)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile("w", encoding="utf-8", dir=out.parent, prefix=f".{out.name}.", delete=False) as file:
-        partial = Path(file.name)
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            partial.chmod(0o644)
-            partial.replace(out)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+    write_whole(build_report(run), out)
 
 
 def _content(run: RunFiles) -> dict[str, object]:
@@ -81,6 +45,8 @@ def _content(run: RunFiles) -> dict[str, object]:
         "trained": trained,
         "unseen": unseen,
         "axis": track_axis(tables.headline_scale(run)),
+        "radars": glance.radars(run),
+        "cards": cards.example_cards(run),
         "all_metrics": tables.all_metrics(run),
         "open_blocks": open_questions.open_blocks(run),
         "signatures": open_questions.signatures(run),
@@ -98,7 +64,7 @@ def _content(run: RunFiles) -> dict[str, object]:
         "phases": phases,
         "once": once,
         "failures": federation.failures(run),
-        "settings": list(_settings(run.study)) if run.study else [],
+        "settings": list(flattened(run.study)) if run.study else [],
         "provenance": _provenance(run),
         "frozen": _frozen(run),
     }
@@ -166,10 +132,10 @@ def _frozen(run: RunFiles) -> bool | None:
     return before == after if before and after else None
 
 
-def _settings(value: object, path: str = "") -> Iterator[tuple[str, str]]:
-    """Flatten nested settings to dotted names."""
+def flattened(value: object, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield nested settings under dotted names, values as text."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
-            yield from _settings(inner, f"{path}.{key}" if path else key)
+            yield from flattened(inner, f"{path}.{key}" if path else key)
     else:
         yield path, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -9,17 +9,20 @@ import numpy as np
 
 from medfed.evaluation.calibration import ReliabilityPoint, reliability_curve
 from medfed.report.figures import Figure, Legend, Point, Series, colour, line_chart, reliability_chart, thinned
-from medfed.report.names import is_constant, model_order, model_style, model_title, natural, ordered, task_title
+from medfed.report.names import model_order, model_style, model_title, natural, ordered, task_title
 from medfed.report.read import RunFiles
 from medfed.report.records import Prediction
 
+CALIBRATED = ("fedkim", "federated")
+"""Models whose reliability is drawn; more curves in one picture would hide each other."""
+
 
 def reliability(run: RunFiles) -> tuple[list[Figure], list[Legend]]:
-    """Reliability diagrams, one per task with predictions."""
+    """Reliability diagrams of the injected LLM and the federated-only model, one per task with predictions."""
     figures, seen = [], []
     for task in ordered(run, run.predictions):
         predictions = run.predictions[task]
-        models = model_order([model for p in predictions[:1] for model in p.scores if not is_constant(model)])
+        models = model_order([model for p in predictions[:1] for model in p.scores if model in CALIBRATED])
         curves = [(m, curve) for m in models if (curve := _curve(predictions, m))]
         if curves:
             chart = reliability_chart([(model_title(m), model_style(m), c) for m, c in curves], task_title(run, task))

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from medfed.errors import RunError
 from medfed.report.records import (
+    CardFile,
     Development,
     Partition,
     Prediction,
@@ -58,6 +59,7 @@ class RunFiles:
     predictions: dict[str, list[Prediction]]
     scores: ScoreFile
     open_scores: ScoreFile
+    cards: CardFile
     notes: list[Note]
 
     @property
@@ -71,14 +73,33 @@ class RunFiles:
         return [facts.title or name for name, facts in self.provenance.data.items() if facts.synthetic]
 
 
+@dataclass(frozen=True)
+class RunFacts:
+    """What a comparison needs of a run: its settings and where its data come from."""
+
+    folder: Path
+    study: dict[str, object]
+    provenance: Provenance
+
+
+def read_facts(folder: Path) -> RunFacts:
+    """Read settings and provenance of the run in ``folder``; what is absent or broken stays empty.
+
+    Raises:
+        RunError: the folder does not exist.
+    """
+    _require(folder)
+    reader = _Reader(folder)
+    return RunFacts(folder.resolve(), reader.study(), reader.one("provenance.json", Provenance))
+
+
 def read_run(folder: Path) -> RunFiles:
     """Read the files of the run in ``folder``.
 
     Raises:
         RunError: the folder does not exist.
     """
-    if not folder.is_dir():
-        raise RunError("no such run folder", where=folder, hint="pass runs/<study>/<hash>-seed<n>")
+    _require(folder)
     reader = _Reader(folder)
     predictions = {
         path.stem: reader.lines(f"predictions/{path.name}", Prediction) for path in reader.prediction_files()
@@ -100,8 +121,14 @@ def read_run(folder: Path) -> RunFiles:
         predictions=closed,
         scores=scores.about(open_questions=False),
         open_scores=scores.about(open_questions=True),
+        cards=reader.one("cards.json", CardFile),
         notes=reader.notes,
     )
+
+
+def _require(folder: Path) -> None:
+    if not folder.is_dir():
+        raise RunError("no such run folder", where=folder, hint="pass runs/<study>/<hash>-seed<n>")
 
 
 class _Reader:

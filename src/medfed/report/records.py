@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def _finite(value: object) -> object:
@@ -180,3 +180,41 @@ class ScoreFile(Record):
             rows=[row for row in self.rows if (row.part is not None) == open_questions],
             differences=[row for row in self.differences if (row.part is not None) == open_questions],
         )
+
+
+class View(Record):
+    """What one modality of an example looks like: an 8-bit PNG in base64, or values over time."""
+
+    kind: Literal["image", "trace", "line"]
+    title: str = ""
+    unit: str = ""
+    png: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/=]*$")] = ""
+    seconds: float = 0.0
+    values: list[Number] = []
+
+
+class ExpertWeight(Record):
+    """An expert, numbered from 1, and its share of the mixture."""
+
+    expert: int
+    weight: float
+
+
+class ExampleCard(Record):
+    """One test example: what it looks like, what was asked, what each model said, and what is true."""
+
+    task: str
+    question: str = ""
+    gold: str = ""
+    probabilities: dict[str, dict[str, Number]] = {}
+    generated: dict[str, str] = {}
+    experts: list[ExpertWeight] = []
+    views: list[View] = []
+    withheld: str | None = None
+
+
+class CardFile(Record):
+    """``cards.json``."""
+
+    rule: str = ""
+    cards: list[ExampleCard] = []

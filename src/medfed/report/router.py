@@ -1,4 +1,4 @@
-"""Does the router route? Expert weights by task in the last round, and how far the tasks lie apart.
+"""Does the router route? Expert weights by task, round by round, and how far the tasks lie apart.
 
 A router whose weights are the same for every task makes the mixture of experts one plain LoRA; the report says so.
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from medfed.report.figures import Figure, Heat, Series, heat, line_chart, padded
 from medfed.report.names import number, task_title
 from medfed.report.read import RunFiles
+from medfed.report.strips import strips
 
 ROUTES_ABOVE = 0.05
 """Total-variation distance between tasks' expert weights from which the router is said to route."""
@@ -18,7 +19,7 @@ ROUTES_ABOVE = 0.05
 
 @dataclass(frozen=True)
 class Routing:
-    """The router in the last round."""
+    """The router in the last round, and its way there."""
 
     sentence: str
     routes: bool
@@ -26,6 +27,8 @@ class Routing:
     num_experts: int
     rows: list[tuple[str, list[Heat], str]]
     figure: Figure | None
+    top: str
+    strips: list[Figure]
 
 
 def routing(run: RunFiles) -> Routing | None:
@@ -34,7 +37,7 @@ def routing(run: RunFiles) -> Routing | None:
         return None
     last = run.routing[-1]
     num_experts = max((len(alpha) for alpha in last.alpha.values()), default=0)
-    heaviest = max((weight for alpha in last.alpha.values() for weight in alpha), default=1.0)
+    heaviest = max((weight for line in run.routing for alpha in line.alpha.values() for weight in alpha), default=1.0)
     top = max(heaviest, 3 / (num_experts or 1))
     rows = [
         (
@@ -51,7 +54,7 @@ def routing(run: RunFiles) -> Routing | None:
         span = padded([value for _, value in distance] + [2 * ROUTES_ABOVE], 0.0)
         figure = Figure("Distance between tasks", line_chart(line, "round", "Distance", span, ROUTES_ABOVE))
     sentence, routes = _routing_sentence(last.total_variation, num_experts)
-    return Routing(sentence, routes, last.round, num_experts, rows, figure)
+    return Routing(sentence, routes, last.round, num_experts, rows, figure, number(top, 2), strips(run, top))
 
 
 def _routing_sentence(distance: float | None, num_experts: int) -> tuple[str, bool]:

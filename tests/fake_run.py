@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from medfed.evaluation.evaluate import EvaluationSettings, TaskPredictions, prediction_records, score_rows
 from medfed.rng import numpy_rng
@@ -53,6 +56,7 @@ def fake_run(root: Path, *, name: str = "demo", num_examples: int = 180, num_res
     tasks = list(_predictions(num_examples))
     for task in tasks:
         _lines(run / "predictions" / f"{task.task}.jsonl", prediction_records(task, "salt"))
+    _json(run / "cards.json", _cards(tasks))
     _json(run / "scores.json", score_rows(tasks, 0, EvaluationSettings(num_resamples=num_resamples)))
     return run
 
@@ -72,6 +76,51 @@ def _predictions(num_examples: int) -> Iterable[TaskPredictions]:
         patients = [f"{task}-patient-{number * 2 // 3}" for number in range(num_examples)]
         role = "trained" if task in TRAINED else "unseen"
         yield TaskPredictions(task, role, ANSWERS, ids, patients, targets, scores)
+
+
+def _cards(tasks: Sequence[TaskPredictions]) -> dict:
+    views = {"ead": _trace, "ebd": _trace, "mp": _hours, "sp": _hours}
+    cards = []
+    for task in tasks:
+        for position in (3, 7):
+            said = {model: dict(zip(ANSWERS, s[position].tolist(), strict=True)) for model, s in task.scores.items()}
+            cards.append(
+                {
+                    "task": task.task,
+                    "example": f"{position:016x}",
+                    "question": f"Does this example show {TITLES[task.task].lower()}?",
+                    "gold": ANSWERS[task.targets[position]],
+                    "probabilities": said,
+                    "generated": {},
+                    "experts": [{"expert": 4, "weight": 0.61}, {"expert": 11, "weight": 0.2}],
+                    "views": views.get(task.task, _image)(position),
+                    "withheld": None,
+                }
+            )
+    return {"rule": "2 test examples per task, drawn from (seed, task)", "cards": cards}
+
+
+def _image(position: int) -> list[dict]:
+    rows, columns = np.mgrid[-1:1:64j, -1:1:64j]
+    lungs = sum(np.exp(-((columns - side) ** 2) / 0.06 - rows**2 / 0.4) for side in (-0.42, 0.42))
+    file = io.BytesIO()
+    grey = 255 * (0.85 - 0.6 * lungs + 0.02 * (position % 5))
+    Image.fromarray(grey.clip(0, 255).astype(np.uint8)).save(file, "PNG")
+    return [{"kind": "image", "title": "image", "png": base64.b64encode(file.getvalue()).decode()}]
+
+
+def _trace(position: int) -> list[dict]:
+    phase = (np.arange(250) / 50 * (1 + position / 20)) % 1
+    beat = np.exp(-((phase - 0.4) ** 2) / 2e-4) + 0.2 * np.exp(-((phase - 0.65) ** 2) / 4e-3)
+    return [{"kind": "trace", "title": "ECG, lead II", "unit": "mV", "seconds": 5.0, "values": beat.tolist()}]
+
+
+def _hours(position: int) -> list[dict]:
+    hours = [80 + position + hour % 5 if hour % 4 else None for hour in range(24)]
+    return [
+        {"kind": "line", "title": "hr", "unit": "by hour", "values": hours},
+        {"kind": "line", "title": "lact", "unit": "by hour", "values": [None] * 24},
+    ]
 
 
 def _study(name: str) -> dict:

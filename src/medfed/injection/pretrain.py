@@ -197,6 +197,7 @@ def _new_model(settings: TinySettings, vocab_size: int) -> LlamaForCausalLM:
         num_attention_heads=settings.num_heads,
         num_key_value_heads=settings.num_heads,
         max_position_embeddings=2048,
+        initializer_range=settings.width**-0.5,
         tie_word_embeddings=True,
         pad_token_id=PAD,
         bos_token_id=START,

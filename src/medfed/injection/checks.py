@@ -136,9 +136,9 @@ def greedy(model: LlamaForCausalLM, tokenizer: Tokenizer, cases: Sequence[Asked]
     for start in range(0, len(cases), CHECK_BATCH):
         prompts = _prompts(tokenizer, cases[start : start + CHECK_BATCH])
         ids = padded(prompts, left=True)
-        tails = model.generate(  # type: ignore[operator]
-            ids, attention_mask=(ids != PAD).long(), do_sample=False, max_new_tokens=MAX_ANSWER
-        )[:, ids.shape[1] :]
+        tails = model.generate(ids, attention_mask=(ids != PAD).long(), do_sample=False, max_new_tokens=MAX_ANSWER)[
+            :, ids.shape[1] :
+        ]
         answers += [text.strip() for text in tokenizer.decode_batch(tails.tolist(), skip_special_tokens=True)]
         stopped += (tails == END).any(1).tolist()
     return answers, stopped

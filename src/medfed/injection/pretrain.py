@@ -32,11 +32,10 @@ from medfed.injection.checks import (
     padded,
     perplexity,
     render,
-    stem,
     token_losses,
 )
 from medfed.injection.open_cases import OpenCase, compose_open
-from medfed.injection.prompt import ANSWER
+from medfed.injection.rows import Row, case_rows, text_rows
 from medfed.rng import numpy_rng, torch_seeded
 
 SPECIAL = ("<pad>", "<s>", "</s>")
@@ -93,33 +92,29 @@ class Pretrained(NamedTuple):
     info: dict[str, Any]
 
 
-class Row(NamedTuple):
-    """A text as token ids; the last ``num_answer`` of them are the answer of a case and its end."""
-
-    ids: list[int]
-    num_answer: int = 0
-
-
 def pretrain(settings: TinySettings, documents: Sequence[str]) -> Pretrained:
     """Train tokenizer and model on ``documents`` and composed cases; a function of its arguments alone."""
     started, busy = time.monotonic(), time.process_time()
     taught = [text for number, text in enumerate(documents) if number % HELD_OUT_EVERY]
     kept = [text for number, text in enumerate(documents) if number % HELD_OUT_EVERY == 0]
     closed, asked = taught_cases(settings)
-    cases = [*closed, *asked]
+    cases: list[Asked] = [*closed, *asked]
     tokenizer = train_tokenizer([*taught, *map(render, cases)], settings.vocab_size)
     checked, never = (unseen_cases(closed, settings.seed, held_out=held_out) for held_out in (False, True))
     questions = unseen_open_cases(asked, settings.seed)
     with _one_thread(), torch_seeded(settings.seed, "tiny", "train"):
         model = _new_model(settings, tokenizer.get_vocab_size())
         held_out = {
-            "text": _text_rows(tokenizer, kept, settings),
-            "closed": _case_rows(tokenizer, checked, settings),
-            "open": _case_rows(tokenizer, questions, settings),
+            "text": text_rows(tokenizer, kept, settings.max_length),
+            "closed": case_rows(tokenizer, checked, settings.max_length),
+            "open": case_rows(tokenizer, questions, settings.max_length),
         }
         before = _perplexities(model, held_out)
         num_tokens = _fit(
-            model, _text_rows(tokenizer, taught, settings), _case_rows(tokenizer, cases, settings), settings
+            model,
+            text_rows(tokenizer, taught, settings.max_length),
+            case_rows(tokenizer, cases, settings.max_length),
+            settings,
         )
         after = _perplexities(model, held_out)
         info = {
@@ -247,26 +242,6 @@ def _perplexities(model: LlamaForCausalLM, groups: dict[str, list[Row]]) -> dict
     """Return the perplexity of every group of rows, and of all."""
     everything = {**groups, "all": [row for rows in groups.values() for row in rows]}
     return {name: perplexity(model, [row.ids for row in rows]) for name, rows in everything.items() if rows}
-
-
-def _text_rows(tokenizer: Tokenizer, texts: Sequence[str], settings: TinySettings) -> list[Row]:
-    """Encode running text, cut to ``max_length``; the end token follows a whole text."""
-    rows: list[Row] = []
-    for encoded in tokenizer.encode_batch(list(texts)):
-        ids = [*encoded.ids, END]
-        rows += [Row([START, *ids[at : at + settings.max_length]]) for at in range(0, len(ids), settings.max_length)]
-    return rows
-
-
-def _case_rows(tokenizer: Tokenizer, cases: Sequence[Asked], settings: TinySettings) -> list[Row]:
-    """Encode cases, each with its end token; of one longer than ``max_length`` the beginning is cut off."""
-    stems = tokenizer.encode_batch([stem(case) for case in cases])
-    answers = tokenizer.encode_batch([ANSWER.format(answer=case.answer) for case in cases])
-    rows: list[Row] = []
-    for before, answer in zip(stems, answers, strict=True):
-        ids = [*before.ids, *answer.ids, END]
-        rows.append(Row([START, *ids[-settings.max_length :]], min(len(answer.ids) + 1, settings.max_length)))
-    return rows
 
 
 @contextmanager

@@ -13,8 +13,11 @@ from safetensors.torch import load_file, save_file
 from medfed.errors import DataError, MedfedError, RunError, StudyError
 from medfed.injection import tiny
 from medfed.injection.cases import NO, YES, compose, domains, facts
+from medfed.injection.checks import exact_match, greedy, padded, render, stem, token_f1
 from medfed.injection.documents import documents
 from medfed.injection.foundation import Foundation, HuggingFaceSettings, TinySettings, load_foundation
+from medfed.injection.open_cases import NONE, compose_open, open_corpus
+from medfed.injection.pretrain import pretrain, taught_cases, unseen_open_cases
 
 SMALL = TinySettings(vocab_size=400, width=16, num_layers=1, num_heads=2, num_steps=8, batch_size=8, lr=1e-2)
 
@@ -38,6 +41,13 @@ def test_the_record_tells_what_pretraining_did(small: Foundation) -> None:
         assert 0 <= checked["accuracy"] <= 1
         assert 0.5 <= checked["majority"] <= 1
         assert checked["n"] > 0
+    opened = info["open_questions"]
+    print(f"open questions: token F1 {opened['token_f1']:.2f}, best constant {opened['constant_token_f1']:.2f}")
+    for score in ("exact_match", "token_f1", "constant_exact_match", "constant_token_f1", "stopped"):
+        assert 0 <= opened[score] <= 1
+    assert opened["exact_match"] <= opened["token_f1"]
+    assert 0 < opened["constant_exact_match"] <= opened["constant_token_f1"]
+    assert set(opened["by_line"]) == {"full", "short", "empty"}
 
 
 def test_pretraining_is_a_function_of_settings_and_text(small: Foundation, tmp_path: Path) -> None:
@@ -164,6 +174,7 @@ def test_findings_refer_to_findings_that_exist() -> None:
 def test_held_out_findings_appear_in_no_taught_text() -> None:
     rng = np.random.default_rng(0)
     taught = [*documents(None), *facts(), *(" ".join(compose(rng)[:2]) for _ in range(2000))]
+    taught += [render(compose_open(rng)) for _ in range(2000)]
     text = "\n".join(taught).lower()
     for domain in domains().values():
         for finding in domain.pool(held_out=True):
@@ -182,6 +193,82 @@ def test_answers_follow_from_what_was_told() -> None:
             assert " no " in f" {case.told}" or ": no " in case.told
     share = sum(case.answer == YES for case in cases) / len(cases)
     assert 0.4 < share < 0.6, "neither answer may win by default"
+
+
+def test_open_answers_follow_from_what_was_told() -> None:
+    rng = np.random.default_rng(2)
+    cases = [compose_open(rng) for _ in range(3000)]
+    assert {case.kind for case in cases} == set(open_corpus().topics), "every topic is asked"
+    for case in cases:
+        assert case.answer == case.answer.lower()
+        assert "{" not in case.question
+        assert (case.line == "empty") == (case.told == "")
+        if case.line == "full" and case.kind in (
+            "finding",
+            "place",
+            "size",
+            "noise",
+            "lead",
+            "rhythm",
+            "axis",
+            "symptom",
+        ):
+            told = case.told.split(": ", 1)[-1]
+            assert case.answer in told or (case.answer == NONE and told.startswith("no ")), case
+        if case.line == "full" and case.kind == "side":
+            assert case.answer in case.told.split(), case
+
+
+def test_the_open_check_asks_what_was_never_taught() -> None:
+    settings = SMALL.model_copy(update={"num_steps": 100})
+    _, taught = taught_cases(settings)
+    checked = unseen_open_cases(taught, settings.seed)
+    assert not {case.question for case in taught} & {case.question for case in checked}
+    assert not {case.told for case in taught if case.line == "full"} & {case.told for case in checked}
+    assert len({case.line for case in checked}) == 3
+
+
+def test_shares_say_how_many_cases_are_open() -> None:
+    settings = SMALL.model_copy(update={"case_share": 0.5, "open_share": 0.25, "num_steps": 10})
+    closed, opened = taught_cases(settings)
+    assert (len(closed), len(opened)) == (30, 10)
+    assert taught_cases(settings.model_copy(update={"open_share": 0.0}))[1] == []
+
+
+@pytest.mark.parametrize(
+    ("given", "true", "exact", "overlap"),
+    [
+        ("Left lung.", "left lung", 1, 1),
+        ("left lower lobe", "left lung", 0, 0.4),
+        ("lung left", "left lung", 0, 1),
+        ("x-ray", "X Ray", 1, 1),
+        ("", "none", 0, 0),
+        ("one one", "one", 0, 2 / 3),
+    ],
+)
+def test_scores_of_short_answers(given: str, true: str, exact: float, overlap: float) -> None:
+    assert exact_match(given, true) == exact
+    assert token_f1(given, true) == pytest.approx(overlap)
+
+
+def test_answers_are_learned_and_end_by_themselves() -> None:
+    """Most answers stop by themselves, none is a closed one; greedy batches equal single questions."""
+    settings = TinySettings(
+        vocab_size=400, width=32, num_layers=1, num_heads=2, num_steps=60, batch_size=8, lr=1e-2, case_share=1.0,
+        open_share=1.0,
+    )  # fmt: skip
+    trained = pretrain(settings, documents(None))
+    cases = unseen_open_cases([], seed=3)[:20]
+    answers, stopped = greedy(trained.model, trained.tokenizer, cases)
+    assert trained.info["open_questions"]["stopped"] > 0.5
+    assert sum(stopped) > len(stopped) / 2
+    assert "Yes" not in answers
+    for case, answer in zip(cases, answers, strict=True):
+        assert greedy(trained.model, trained.tokenizer, [case])[0] == [answer]
+        ids = trained.tokenizer.encode(stem(case)).ids
+        logits = trained.model(input_ids=padded([[1, *ids]])).logits[0, -1]
+        first = trained.tokenizer.decode([int(logits.argmax())]).strip()
+        assert answer.startswith(first)
 
 
 def test_the_weights_on_disk_are_float32_and_tied(small: Foundation, cache: Path) -> None:

@@ -114,7 +114,7 @@ def compose(rng: np.random.Generator, *, held_out: bool = False, vague: bool = T
         held_out: ask about held-out findings only.
         vague: allow lines whose answer is a matter of chance.
     """
-    domain = _pick(rng, tuple(domains().values()))
+    domain = pick(rng, tuple(domains().values()))
     told = _told(rng, domain, held_out, vague)
     line = "; ".join(told.items) + "."
     if rng.random() < 0.5:
@@ -130,15 +130,15 @@ def _told(rng: np.random.Generator, domain: Domain, held_out: bool, vague: bool)
     if not held_out and chance < NORMAL_SHARE:
         return _Told(_sample(rng, domain.normal, int(rng.integers(1, 4))))
     if not held_out and vague and chance < NORMAL_SHARE + VAGUE_SHARE:
-        return _Told([_pick(rng, domain.vague)], vague=True)
+        return _Told([pick(rng, domain.vague)], vague=True)
     pool = domain.pool(held_out=held_out)
     present = _sample(rng, pool, int(rng.integers(1, 4)))
     implied = frozenset().union(*(domain.implied(finding.name) for finding in present))
     named = frozenset(finding.name for finding in present if rng.random() < 0.8)
     others = [finding.name for finding in pool if finding.name not in implied]
     denied = frozenset(_sample(rng, others, int(rng.choice([0, 0, 1, 2]))))
-    items = [finding.name if finding.name in named else _pick(rng, finding.signs) for finding in present]
-    items = [f"{item} {_pick(rng, domain.places)}" if rng.random() < 0.25 else item for item in items]
+    items = [finding.name if finding.name in named else pick(rng, finding.signs) for finding in present]
+    items = [f"{item} {pick(rng, domain.places)}" if rng.random() < 0.25 else item for item in items]
     items += [f"no {name}" for name in sorted(denied)]
     described = frozenset(finding.name for finding in present) - named
     return _Told([items[i] for i in rng.permutation(len(items))], named, described, denied)
@@ -150,14 +150,14 @@ def _asked(rng: np.random.Generator, domain: Domain, told: _Told, line: str, hel
     implied = sorted(frozenset().union(*(domain.implied(name) for name in present)) - set(present))
     absent = sorted({finding.name for finding in pool} - {*present, *implied, *told.denied})
     if present and rng.random() < 0.5:
-        name = _pick(rng, implied) if implied and rng.random() < 0.25 else _pick(rng, present)
+        name = pick(rng, implied) if implied and rng.random() < 0.25 else pick(rng, present)
     else:
-        name = _pick(rng, sorted(told.denied) if told.denied and (not absent or rng.random() < 0.4) else absent)
+        name = pick(rng, sorted(told.denied) if told.denied and (not absent or rng.random() < 0.4) else absent)
     kind, answer = _kind(told, name, implied), NO
     if kind in ("named", "sign", "implied") or (kind == "vague" and rng.random() < VAGUE_YES):
         answer = YES
     own = next(finding.questions for finding in pool if finding.name == name) if name not in implied else ()
-    question = _pick(rng, own * 2 + domain.questions).format(finding=name)
+    question = pick(rng, own * 2 + domain.questions).format(finding=name)
     return Case(line, question, answer, kind)
 
 
@@ -173,7 +173,8 @@ def _kind(told: _Told, name: str, implied: Sequence[str]) -> Kind:
     return "negated" if name in told.denied else "absent"
 
 
-def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
+def pick(rng: np.random.Generator, options: Sequence[T]) -> T:
+    """Draw one of ``options``, all equally likely."""
     return options[int(rng.integers(len(options)))]
 
 

@@ -1,7 +1,11 @@
-"""Pre-training of the tiny LLM: a byte-pair tokenizer and a small Llama, on running text and closed questions.
+"""Pre-training of the tiny LLM: a byte-pair tokenizer and a small Llama, on running text and on cases.
 
-Every number in the record is taken on text that was not trained on: perplexity before and after, and how many closed
-questions are answered right, about findings that were taught (in new combinations) and about findings that never were.
+A case is a line, a question, and an answer that ends with the end-of-text token, so that greedy decoding stops after
+it. Closed cases (``cases.py``) are answered yes or no, open ones (``open_cases.py``) by a few words.
+
+Every number in the record is taken on text that was not trained on (``checks.py``): perplexity before and after;
+closed questions about findings that were taught (in new combinations) and about findings that never were; open
+questions in wordings that never were.
 """
 
 from __future__ import annotations
@@ -12,24 +16,31 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor
-from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from medfed.injection.cases import NO, YES, Case, compose
-from medfed.injection.prompt import ANSWER, CUE, QUESTION
+from medfed.injection.cases import Case, compose
+from medfed.injection.checks import (
+    END,
+    PAD,
+    START,
+    Asked,
+    check_closed,
+    check_open,
+    padded,
+    perplexity,
+    render,
+    token_losses,
+)
+from medfed.injection.open_cases import OpenCase, compose_open
+from medfed.injection.rows import Row, case_rows, text_rows
 from medfed.rng import numpy_rng, torch_seeded
 
-PAD, START, END = 0, 1, 2
 SPECIAL = ("<pad>", "<s>", "</s>")
 HELD_OUT_EVERY = 10
 NUM_CHECKED = 300
-CHECK_BATCH = 50
 
 
 class TinySettings(BaseModel):
@@ -40,11 +51,13 @@ class TinySettings(BaseModel):
         width: hidden size.
         num_layers: decoder layers.
         num_heads: attention heads.
-        num_steps: optimizer steps; 130 take about 20 s on one core.
+        num_steps: optimizer steps; 600 take about 20 s on one core.
         batch_size: texts per step.
         max_length: tokens per text; longer ones are cut into pieces.
         lr: peak learning rate of AdamW, warmed up and decayed by a cosine.
-        case_share: share of closed questions among the texts.
+        case_share: share of cases among the texts.
+        open_share: share of open ones among the cases.
+        answer_weight: weight of the mean loss of the answers' tokens, beside the mean loss of all.
         seed: of weights, texts and order.
     """
 
@@ -55,11 +68,13 @@ class TinySettings(BaseModel):
     width: int = Field(default=128, gt=0)
     num_layers: int = Field(default=4, gt=0)
     num_heads: int = Field(default=4, gt=0)
-    num_steps: int = Field(default=130, gt=0)
-    batch_size: int = Field(default=24, gt=0)
+    num_steps: int = Field(default=600, gt=0)
+    batch_size: int = Field(default=8, gt=0)
     max_length: int = Field(default=96, ge=16)
-    lr: float = Field(default=2e-3, gt=0)
-    case_share: float = Field(default=0.7, ge=0, le=1)
+    lr: float = Field(default=4e-3, gt=0)
+    case_share: float = Field(default=0.8, ge=0, le=1)
+    open_share: float = Field(default=0.65, ge=0, le=1)
+    answer_weight: float = Field(default=3.0, ge=0)
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -78,42 +93,57 @@ class Pretrained(NamedTuple):
 
 
 def pretrain(settings: TinySettings, documents: Sequence[str]) -> Pretrained:
-    """Train tokenizer and model on ``documents`` and composed closed questions; a function of its arguments alone."""
-    started = time.monotonic()
+    """Train tokenizer and model on ``documents`` and composed cases; a function of its arguments alone."""
+    started, busy = time.monotonic(), time.process_time()
     taught = [text for number, text in enumerate(documents) if number % HELD_OUT_EVERY]
     kept = [text for number, text in enumerate(documents) if number % HELD_OUT_EVERY == 0]
-    rng = numpy_rng(settings.seed, "tiny", "cases")
-    cases = [compose(rng) for _ in range(math.ceil(settings.case_share * settings.num_steps * settings.batch_size))]
+    closed, asked = taught_cases(settings)
+    cases: list[Asked] = [*closed, *asked]
     tokenizer = train_tokenizer([*taught, *map(render, cases)], settings.vocab_size)
+    checked, never = (unseen_cases(closed, settings.seed, held_out=held_out) for held_out in (False, True))
+    questions = unseen_open_cases(asked, settings.seed)
     with _one_thread(), torch_seeded(settings.seed, "tiny", "train"):
         model = _new_model(settings, tokenizer.get_vocab_size())
-        held_out = _rows(tokenizer, [*kept, *map(render, unseen_cases(cases, settings.seed, held_out=False))], settings)
-        before = perplexity(model, held_out)
+        held_out = {
+            "text": text_rows(tokenizer, kept, settings.max_length),
+            "closed": case_rows(tokenizer, checked, settings.max_length),
+            "open": case_rows(tokenizer, questions, settings.max_length),
+        }
+        before = _perplexities(model, held_out)
         num_tokens = _fit(
             model,
-            _rows(tokenizer, taught, settings),
-            _rows(tokenizer, [render(case) for case in cases], settings),
+            text_rows(tokenizer, taught, settings.max_length),
+            case_rows(tokenizer, cases, settings.max_length),
             settings,
         )
+        after = _perplexities(model, held_out)
         info = {
             "kind": "tiny",
             "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
             "num_steps": settings.num_steps,
             "num_tokens": num_tokens,
-            "perplexity_before": before,
-            "perplexity_after": perplexity(model, held_out),
+            "perplexity_before": before.pop("all"),
+            "perplexity_after": after.pop("all"),
+            "perplexity_by_text": {"before": before, "after": after},
             "closed_questions": {
-                "taught_findings": check(model, tokenizer, unseen_cases(cases, settings.seed, held_out=False)),
-                "held_out_findings": check(model, tokenizer, unseen_cases(cases, settings.seed, held_out=True)),
+                "taught_findings": check_closed(model, tokenizer, checked),
+                "held_out_findings": check_closed(model, tokenizer, never),
             },
+            "open_questions": check_open(model, tokenizer, questions),
             "seconds": time.monotonic() - started,
+            "cpu_seconds": time.process_time() - busy,
         }
     return Pretrained(model, tokenizer, info)
 
 
-def render(case: Case) -> str:
-    """Return a case as the LLM reads it: the line, the question, and the answer, laid out as every prompt is."""
-    return f"{case.told}{QUESTION.format(question=case.question)}{CUE}{ANSWER.format(answer=case.answer)}"
+def taught_cases(settings: TinySettings) -> tuple[list[Case], list[OpenCase]]:
+    """Draw the closed and the open cases that ``settings`` ask for."""
+    number = math.ceil(settings.case_share * settings.num_steps * settings.batch_size)
+    num_open = round(settings.open_share * number)
+    rng = numpy_rng(settings.seed, "tiny", "cases")
+    closed = [compose(rng) for _ in range(number - num_open)]
+    rng = numpy_rng(settings.seed, "tiny", "open cases")
+    return closed, [compose_open(rng) for _ in range(num_open)]
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
@@ -141,39 +171,16 @@ def unseen_cases(taught: Sequence[Case], seed: int, *, held_out: bool) -> list[C
     return drawn
 
 
-@torch.no_grad()
-def perplexity(model: LlamaForCausalLM, rows: Sequence[Sequence[int]]) -> float:
-    """Return exp of the mean loss per token of ``rows``."""
-    total, count = 0.0, 0
-    for start in range(0, len(rows), CHECK_BATCH):
-        ids = _padded(rows[start : start + CHECK_BATCH])
-        losses, _ = _losses(model, ids)
-        total, count = total + float(losses.sum()), count + len(losses)
-    return math.exp(total / count)
-
-
-@torch.no_grad()
-def check(model: LlamaForCausalLM, tokenizer: Tokenizer, cases: Sequence[Case]) -> dict[str, Any]:
-    """Answer closed questions by the likelier of the two answers."""
-    yes_id, no_id = (tokenizer.encode(ANSWER.format(answer=answer)).ids[0] for answer in (YES, NO))
-    stems = [render(case).removesuffix(ANSWER.format(answer=case.answer)) for case in cases]
-    margins: list[float] = []
-    for start in range(0, len(stems), CHECK_BATCH):
-        rows = [[START, *encoded.ids] for encoded in tokenizer.encode_batch(stems[start : start + CHECK_BATCH])]
-        hidden = model.model(input_ids=_padded(rows), use_cache=False).last_hidden_state
-        last = torch.tensor([len(row) - 1 for row in rows])
-        logits = model.lm_head(hidden[torch.arange(len(rows)), last])
-        margins += (logits[:, yes_id] - logits[:, no_id]).tolist()
-    yes = np.array([case.answer == YES for case in cases])
-    right = (np.array(margins) > 0) == yes
-    kinds = np.array([case.kind for case in cases])
-    return {
-        "accuracy": float(right.mean()),
-        "balanced_accuracy": float((right[yes].mean() + right[~yes].mean()) / 2),
-        "majority": float(max(yes.mean(), 1 - yes.mean())),
-        "n": len(cases),
-        "by_kind": {str(kind): float(right[kinds == kind].mean()) for kind in np.unique(kinds)},
-    }
+def unseen_open_cases(taught: Sequence[OpenCase], seed: int) -> list[OpenCase]:
+    """Draw the open cases of the check: wordings that are never taught, about full lines that were not."""
+    known = {case.told for case in taught if case.line == "full"}
+    rng = numpy_rng(seed, "tiny", "open check")
+    drawn: list[OpenCase] = []
+    while len(drawn) < NUM_CHECKED:
+        case = compose_open(rng, held_out=True)
+        if case.told not in known:
+            drawn.append(case)
+    return drawn
 
 
 def _new_model(settings: TinySettings, vocab_size: int) -> LlamaForCausalLM:
@@ -185,6 +192,7 @@ def _new_model(settings: TinySettings, vocab_size: int) -> LlamaForCausalLM:
         num_attention_heads=settings.num_heads,
         num_key_value_heads=settings.num_heads,
         max_position_embeddings=2048,
+        initializer_range=settings.width**-0.5,  # with the usual 0.02 so narrow a model attends to nothing for long
         tie_word_embeddings=True,
         pad_token_id=PAD,
         bos_token_id=START,
@@ -193,16 +201,18 @@ def _new_model(settings: TinySettings, vocab_size: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def _fit(model: LlamaForCausalLM, texts: list[list[int]], cases: list[list[int]], settings: TinySettings) -> int:
+def _fit(model: LlamaForCausalLM, texts: list[Row], cases: list[Row], settings: TinySettings) -> int:
     optimizer = torch.optim.AdamW(model.parameters(), settings.lr, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
     num_tokens, draws = 0, _batches(texts, cases, settings)
     model.train()
     for step in range(settings.num_steps):
-        ids = _padded(next(draws))
-        losses, answers = _losses(model, ids)
+        rows = next(draws)
+        ids = padded([row.ids for row in rows])
+        losses, real = token_losses(model, ids)
+        answers = padded([[0] * (len(row.ids) - row.num_answer) + [1] * row.num_answer for row in rows])[:, 1:][real]
         loss = losses.mean()
         if bool(answers.any()):
-            loss = loss + losses[answers].mean()
+            loss = loss + settings.answer_weight * losses[answers == 1].mean()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         warm = min(1.0, (step + 1) / 15)
@@ -215,7 +225,7 @@ def _fit(model: LlamaForCausalLM, texts: list[list[int]], cases: list[list[int]]
     return num_tokens
 
 
-def _batches(texts: list[list[int]], cases: list[list[int]], settings: TinySettings) -> Iterator[list[list[int]]]:
+def _batches(texts: list[Row], cases: list[Row], settings: TinySettings) -> Iterator[list[Row]]:
     """Yield batches of texts of like length, drawn from both kinds without end."""
     rng = numpy_rng(settings.seed, "tiny", "order")
     block = 16 * settings.batch_size
@@ -223,38 +233,15 @@ def _batches(texts: list[list[int]], cases: list[list[int]], settings: TinySetti
         num_cases = round(settings.case_share * block)
         rows = [cases[int(i)] for i in rng.integers(len(cases), size=num_cases)] if cases else []
         rows += [texts[int(i)] for i in rng.integers(len(texts), size=block - len(rows))]
-        rows.sort(key=len)
+        rows.sort(key=lambda row: len(row.ids))
         for start in rng.permutation(16) * settings.batch_size:
             yield rows[start : start + settings.batch_size]
 
 
-def _losses(
-    model: LlamaForCausalLM, ids: Int[Tensor, "batch position"]
-) -> tuple[Float[Tensor, " token"], Bool[Tensor, " token"]]:
-    """Return the loss of every real token, and which of them answer a closed question.
-
-    Rows are padded on the right, which causal attention never sees, so no mask is needed.
-    """
-    hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
-    target = ids[:, 1:]
-    real = target != PAD
-    ends = F.pad(target, (0, 1))[:, 1:] == END
-    losses = F.cross_entropy(model.lm_head(hidden[real]), target[real], reduction="none")
-    return losses, ends[real]
-
-
-def _rows(tokenizer: Tokenizer, texts: Any, settings: TinySettings) -> list[list[int]]:
-    """Encode texts, cut to ``max_length``; the end token follows a whole text."""
-    rows: list[list[int]] = []
-    for encoded in tokenizer.encode_batch(list(texts)):
-        ids = [*encoded.ids, END]
-        rows += [[START, *ids[at : at + settings.max_length]] for at in range(0, len(ids), settings.max_length)]
-    return rows
-
-
-def _padded(rows: Sequence[Sequence[int]]) -> Int[Tensor, "batch position"]:
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *[PAD] * (longest - len(row))] for row in rows])
+def _perplexities(model: LlamaForCausalLM, groups: dict[str, list[Row]]) -> dict[str, float]:
+    """Return the perplexity of every group of rows, and of all."""
+    everything = {**groups, "all": [row for rows in groups.values() for row in rows]}
+    return {name: perplexity(model, [row.ids for row in rows]) for name, rows in everything.items() if rows}
 
 
 @contextmanager

@@ -19,9 +19,10 @@ from transformers.utils.logging import disable_progress_bar
 from medfed.errors import RunError
 from medfed.injection.cases import FINDINGS
 from medfed.injection.documents import documents
+from medfed.injection.open_cases import OPEN
 from medfed.injection.pretrain import SPECIAL, Pretrained, TinySettings, pretrain
 
-VERSION = 2
+VERSION = 3
 """Raise it when pre-training changes: older cache entries are then passed over."""
 RECORD, WEIGHTS = "pretraining.json", "model.safetensors"
 
@@ -44,7 +45,8 @@ def prepare_tiny(settings: TinySettings, cache: Path, corpus: Path | None) -> tu
 
 
 def _key(settings: TinySettings, texts: list[str]) -> str:
-    facts = [VERSION, settings.model_dump(), FINDINGS.read_text(encoding="utf-8"), texts]
+    cases = [path.read_text(encoding="utf-8") for path in (FINDINGS, OPEN)]
+    facts = [VERSION, settings.model_dump(), cases, texts]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 

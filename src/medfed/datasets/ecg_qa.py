@@ -57,7 +57,10 @@ class EcgQa(Dataset):
         prefix = records.relative_to(root)
         known = {
             example: (patient, site, [str(prefix / file) for file in files])
-            for example, patient, site, files in PTBXL().index(records).select("example", "patient", "site", "files").rows()
+            for example, patient, site, files in PTBXL()
+            .index(records)
+            .select("example", "patient", "site", "files")
+            .rows()
         }
         rows: list[dict[str, object]] = []
         for folder, split in SPLITS.items():

@@ -15,6 +15,7 @@ import polars as pl
 from medfed.datasets.base import Card, Dataset, Record, TwinSpec
 from medfed.datasets.images import load_image
 from medfed.datasets.questions import inside, is_closed, read_rows, text
+from medfed.datasets.twins.vqa import write_slake_twin
 from medfed.errors import DataError
 
 FOLDER = "Slake1.0"
@@ -60,8 +61,8 @@ class Slake(Dataset):
         return {"image": load_image(root, record, f"{FOLDER}/*.json")}
 
     def synthesize(self, root: Path, spec: TwinSpec) -> None:
-        """Not written yet."""
-        raise DataError("SLAKE has no synthetic twin yet", where=root, hint="use the release, with --data-root")
+        """Write chest phantoms and questions about them in both languages."""
+        write_slake_twin(root / FOLDER, spec)
 
     def _rows(self, path: Path, name: str) -> list[dict[str, object]]:
         rows = []

@@ -17,7 +17,7 @@ import polars as pl
 from medfed.datasets.base import Card, Dataset, Record, TwinSpec
 from medfed.datasets.images import load_image
 from medfed.datasets.questions import inside, is_closed, read_rows, text
-from medfed.errors import DataError
+from medfed.datasets.twins.vqa import write_vqa_rad_twin
 
 FOLDER = "data_RAD"
 SPLITS = {"trainset": "train", "testset": "test"}
@@ -56,8 +56,8 @@ class VqaRad(Dataset):
         return {"image": load_image(root, record, f"{FOLDER}/{{trainset,testset}}.json")}
 
     def synthesize(self, root: Path, spec: TwinSpec) -> None:
-        """Not written yet."""
-        raise DataError("VQA-RAD has no synthetic twin yet", where=root, hint="use the release, with --data-root")
+        """Write chest phantoms and questions about them."""
+        write_vqa_rad_twin(root / FOLDER, spec)
 
 
 def _rows(path: Path, split: str) -> list[dict[str, object]]:

@@ -8,8 +8,9 @@ Source: Oh et al. 2023, ECG-QA: a comprehensive question answering dataset combi
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -17,10 +18,13 @@ import polars as pl
 from medfed.datasets.base import Card, Dataset, Record, TwinSpec
 from medfed.datasets.ptbxl import PTBXL, read_wfdb
 from medfed.datasets.questions import Row, read_rows, text
+from medfed.datasets.twins.ecg_questions import write_ecg_qa_twin
 from medfed.errors import DataError
 
 SPLITS = {"train": "train", "valid": "development", "test": "test"}
 WORDING = "template"
+TWIN_RECORDS = "ptb-xl"
+"""Folder of a twin's own ECGs, beside its questions."""
 
 
 class EcgQa(Dataset):
@@ -45,49 +49,21 @@ class EcgQa(Dataset):
         Raises:
             DataError: one of the two is absent.
         """
-        return Path(os.path.commonpath([super().locate(data_root), PTBXL().locate(data_root)]))
+        questions = super().locate(data_root)
+        if (questions / TWIN_RECORDS).is_dir():
+            return questions
+        return Path(os.path.commonpath([questions, PTBXL().locate(data_root)]))
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per question; ``closed`` where the kind of question is answered by yes or no (single-verify).
 
         Raises:
-            DataError: a file is missing or malformed, or names an ECG that PTB-XL lacks; the message names the field.
+            DataError: a file is missing or malformed, or names an ECG that PTB-XL lacks; the message names file,
+                record and field.
         """
-        questions, records = super().locate(root) / self.marker, PTBXL().locate(root)
-        prefix = records.relative_to(root)
-        known = {
-            example: (patient, site, [str(prefix / file) for file in files])
-            for example, patient, site, files in PTBXL()
-            .index(records)
-            .select("example", "patient", "site", "files")
-            .rows()
-        }
-        rows: list[dict[str, object]] = []
-        for folder, split in SPLITS.items():
-            for path in sorted((questions / folder).glob("*.json")):
-                for number, row in enumerate(read_rows(path)):
-                    ecgs = _values(row, "ecg_id", path, number)
-                    if text(row, "attribute_type", path, number) != "noise" or len(ecgs) != 1:
-                        continue
-                    if f"ptbxl:{ecgs[0]}" not in known:
-                        raise DataError(
-                            f"record {number}: field 'ecg_id' is {ecgs[0]}, which {records / PTBXL.marker} lacks",
-                            where=path,
-                            hint="complete PTB-XL",
-                        )
-                    patient, site, files = known[f"ptbxl:{ecgs[0]}"]
-                    rows.append(
-                        {
-                            "example": f"ecg-qa:{folder}:{path.stem}:{number}",
-                            "patient": patient,
-                            "site": site,
-                            "split": split,
-                            "files": files,
-                            "question": text(row, "question", path, number),
-                            "answer": ", ".join(_values(row, "answer", path, number)),
-                            "closed": text(row, "question_type", path, number).endswith("verify"),
-                        }
-                    )
+        questions = super().locate(root) / self.marker
+        known = _known_ecgs(root)
+        rows = [row for folder in SPLITS for path in _files(questions / folder) for row in _rows(path, folder, known)]
         if not rows:
             raise DataError(
                 "no question on noise in a single ECG", where=questions, hint="download the complete dataset"
@@ -100,8 +76,61 @@ class EcgQa(Dataset):
         return {"ecg": read_wfdb(root / header, root / signal)}
 
     def synthesize(self, root: Path, spec: TwinSpec) -> None:
-        """Not written yet."""
-        raise DataError("ECG-QA has no synthetic twin yet", where=root, hint="use the release, with --data-root")
+        """Write simulated ECGs, which are not those of PTB-XL's twin, and questions about them."""
+        write_ecg_qa_twin(root / self.marker, root / TWIN_RECORDS, spec)
+
+
+class Ecg(NamedTuple):
+    """A record of PTB-XL; ``files`` are relative to the root that it shares with the questions."""
+
+    patient: str
+    site: str | None
+    files: list[str]
+
+
+def _known_ecgs(root: Path) -> dict[str, Ecg]:
+    """Return ecg_id → record."""
+    twin = root / TWIN_RECORDS
+    records = PTBXL().locate(twin if twin.is_dir() else root)
+    folder = records.relative_to(root)
+    columns = PTBXL().index(records).select("example", "patient", "site", "files")
+    return {
+        example.removeprefix("ptbxl:"): Ecg(patient, site, [str(folder / file) for file in files])
+        for example, patient, site, files in columns.iter_rows()
+    }
+
+
+def _files(folder: Path) -> list[Path]:
+    paths = sorted(folder.glob("*.json"))
+    if not paths:
+        raise DataError("the folder has no .json file", where=folder, hint="download the complete dataset")
+    return paths
+
+
+def _rows(path: Path, folder: str, known: Mapping[str, Ecg]) -> list[dict[str, object]]:
+    """Return the index rows of one file's questions on noise in a single ECG."""
+    rows = []
+    for number, row in enumerate(read_rows(path)):
+        ids = _values(row, "ecg_id", path, number)
+        if text(row, "attribute_type", path, number) != "noise" or len(ids) != 1:
+            continue
+        if ids[0] not in known:
+            raise DataError(
+                f"record {number}: field 'ecg_id' is {ids[0]}, which {PTBXL.marker} lacks",
+                where=path,
+                hint="complete PTB-XL, or remove the record",
+            )
+        rows.append(
+            {
+                "example": f"ecg-qa:{folder}:{path.stem}:{number}",
+                **known[ids[0]]._asdict(),
+                "split": SPLITS[folder],
+                "question": text(row, "question", path, number),
+                "answer": ", ".join(_values(row, "answer", path, number)),
+                "closed": text(row, "question_type", path, number).endswith("verify"),
+            }
+        )
+    return rows
 
 
 def _values(row: Row, field: str, path: Path, number: int) -> list[str]:

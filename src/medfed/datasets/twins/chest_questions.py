@@ -52,7 +52,7 @@ class Question(NamedTuple):
 def draw_questions(
     film: Film, vocabulary: Vocabulary, mix: Mix, count: int, rng: np.random.Generator
 ) -> list[Question]:
-    """Draw ``count`` different questions about ``film``; the group is drawn first, among those that have a true fact."""
+    """Draw ``count`` different questions about ``film``; the group first, among those that have a true fact."""
     groups: dict[str, list[Fact]] = {name: [] for name in mix.groups}
     for fact in facts_of(film):
         if fact.topic in mix.topics and fact.topic in vocabulary.templates:

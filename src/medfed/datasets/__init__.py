@@ -12,6 +12,9 @@ DATASETS: dict[str, Dataset] = collect(
         "medfed.datasets.medmnist",
         "medfed.datasets.ptbxl",
         "medfed.datasets.yaib",
+        "medfed.datasets.vqa_rad",
+        "medfed.datasets.slake",
+        "medfed.datasets.ecg_qa",
     ),
     "DATASETS",
 )

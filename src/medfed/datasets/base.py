@@ -82,15 +82,18 @@ class Dataset(ABC):
     def locate(self, data_root: Path) -> Path:
         """Find the dataset's root: ``data_root`` itself or a folder at most three levels below it.
 
+        What lies in the synthetic twin of another dataset is not this dataset: ECG-QA's twin holds ECGs of its own.
+
         Raises:
             DataError: the data root is absent, or nothing there looks like this dataset.
         """
         if not data_root.is_dir():
             raise DataError("the data root is not a folder", where=data_root, hint="check --data-root")
         for depth in range(4):
-            hits = sorted(path for path in data_root.glob("/".join(["*"] * depth + [self.marker])))
-            if hits:
-                return hits[0].parents[self.marker.count("/")]
+            for hit in sorted(data_root.glob("/".join(["*"] * depth + [self.marker]))):
+                root = hit.parents[self.marker.count("/")]
+                if _twin_of(root, data_root) in (None, self.name):
+                    return root
         raise DataError(
             f"no {self.card.title} here: nothing matches {self.marker!r} up to three folders down",
             where=data_root,
@@ -196,6 +199,24 @@ def require_columns(table: pl.DataFrame, columns: tuple[str, ...], path: Path) -
             where=path,
             hint="compare the file with the version on the dataset's card (medfed data list)",
         )
+
+
+def _twin_of(root: Path, data_root: Path) -> str | None:
+    """Return the dataset whose synthetic twin holds ``root``, looking up to ``data_root``; None if it is in no twin."""
+    for folder in (root, *root.parents):
+        marker = folder / TWIN_MARKER
+        if marker.is_file():
+            return _named_in(marker)
+        if folder == data_root:
+            break
+    return None
+
+
+def _named_in(marker: Path) -> str:
+    try:
+        return str(json.loads(marker.read_text(encoding="utf-8"))["dataset"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError("not the mark of a synthetic twin", where=marker, hint="write the twin again") from error
 
 
 def _first_line(error: Exception) -> str:

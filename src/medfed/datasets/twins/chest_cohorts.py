@@ -48,6 +48,7 @@ class Film:
         findings: the truth.
         grey: the image in [0, 1].
         opacity: share of lung air replaced, per pixel.
+        anatomy: where one-sided findings sit.
     """
 
     patient: int
@@ -58,6 +59,7 @@ class Film:
     findings: Findings
     grey: Map
     opacity: Map
+    anatomy: Anatomy
 
 
 def draw_films(cohort: Cohort, spec: TwinSpec) -> Iterator[Film]:
@@ -76,7 +78,7 @@ def draw_films(cohort: Cohort, spec: TwinSpec) -> Iterator[Film]:
             seen = findings.scaled(1.2 * (1 - spec.difficulty))
             grey, opacity = render(anatomy, seen, style, shape, rng)
             view = "AP" if rng.random() < 0.4 else "PA"
-            yield Film(patient, visit, age, sex, view, findings, grey, opacity)
+            yield Film(patient, visit, age, sex, view, findings, grey, opacity, anatomy)
 
 
 def _severity(rng: np.random.Generator) -> float:
@@ -142,4 +144,6 @@ COVID = Cohort("covid", _covid)
 RSNA = Cohort("rsna", _screened)
 CHEXPERT = Cohort("chexpert", inpatient, aspect=1.22, second_visits=0.08)
 NIH = Cohort("nih", inpatient, second_visits=0.15)
+VQA_RAD = Cohort("vqa-rad", inpatient)
+SLAKE = Cohort("slake", inpatient)
 PAEDIATRIC = Cohort("paediatric", _child, child=True)

@@ -16,7 +16,7 @@ from jaxtyping import Float64, Int
 
 from medfed.datasets.base import TwinSpec
 from medfed.datasets.twins.ecg_beats import LEADS_OF_DIPOLE, Template, axis_degrees, healthy, render, with_findings
-from medfed.datasets.twins.ecg_noise import Disturbance, disturbance, noise
+from medfed.datasets.twins.ecg_noise import USUAL, Disturbance, NoiseShares, disturbance, noise
 from medfed.datasets.twins.ecg_patients import Finding, Patient, draw_finding, draw_patient, report
 from medfed.datasets.twins.ecg_rhythm import Rhythm, beats, fibrillatory_waves
 from medfed.modalities.signal import LEADS, RAW_HZ
@@ -58,19 +58,40 @@ SITES = (
 )
 
 
-def write_ecg_twin(root: Path, spec: TwinSpec) -> None:
-    """Write the twin; a quarter of the patients has two recordings. Equal specs give equal bytes."""
-    plan = numpy_rng("ecg", spec.seed, "plan")
+class Population(NamedTuple):
+    """Whose ECGs are simulated.
+
+    Attributes:
+        name: part of the random key.
+        first_patient, first_ecg: the ids start here, so that two populations never share one.
+        shares: how recordings are disturbed.
+    """
+
+    name: str
+    first_patient: int
+    first_ecg: int
+    shares: NoiseShares
+
+
+PTB_XL = Population("ecg", 1000, 1, USUAL)
+
+
+def write_ecg_twin(root: Path, spec: TwinSpec, population: Population = PTB_XL) -> pl.DataFrame:
+    """Write the twin and return its table; a quarter of the patients has two recordings. Equal specs, equal bytes."""
+    plan = numpy_rng(population.name, spec.seed, "plan")
     folds = plan.permutation(spec.num_patients) % 10 + 1
     people = plan.permutation(
         np.repeat(np.arange(spec.num_patients), 1 + (plan.random(spec.num_patients) < SHARE_SECOND_RECORD))
     )
     visits = dict.fromkeys(people.tolist(), 0)
     rows = []
-    for ecg_id, person in enumerate(people.tolist(), start=1):
-        rows.append(_write_record(root, spec, ecg_id, person, visits[person]) | {"strat_fold": str(folds[person])})
+    for ecg_id, person in enumerate(people.tolist(), start=population.first_ecg):
+        row = _write_record(root, spec, population, ecg_id, person, visits[person])
+        rows.append(row | {"strat_fold": str(folds[person])})
         visits[person] += 1
-    pl.DataFrame(rows, schema=dict.fromkeys(COLUMNS, pl.Utf8)).write_csv(root / "ptbxl_database.csv")
+    table = pl.DataFrame(rows, schema=dict.fromkeys(COLUMNS, pl.Utf8))
+    table.write_csv(root / "ptbxl_database.csv")
+    return table
 
 
 def simulate(
@@ -88,14 +109,16 @@ def simulate(
     return smooth
 
 
-def _write_record(root: Path, spec: TwinSpec, ecg_id: int, person: int, visit: int) -> dict[str, str | None]:
-    person_rng = numpy_rng("ecg", spec.seed, "person", person)
+def _write_record(
+    root: Path, spec: TwinSpec, population: Population, ecg_id: int, person: int, visit: int
+) -> dict[str, str | None]:
+    person_rng = numpy_rng(population.name, spec.seed, "person", person)
     patient, heart = draw_patient(person_rng), healthy(person_rng)
-    details = _person_columns(patient, person, person_rng)
+    details = _person_columns(patient, population.first_patient + person, person_rng)
     site = SITES[int(person_rng.choice(len(SITES), p=[site.share for site in SITES]))]
-    rng = numpy_rng("ecg", spec.seed, "record", person, visit)
+    rng = numpy_rng(population.name, spec.seed, "record", person, visit)
     finding = draw_finding(patient, min(2 * (1 - spec.difficulty), STRONGEST), rng)
-    source = disturbance(site.noise * (0.5 + spec.difficulty), rng)
+    source = disturbance(site.noise * (0.5 + spec.difficulty), rng, population.shares)
     signal = simulate(patient, heart, finding, site, source, rng)
     folder = f"{ecg_id // 1000 * 1000:05d}"
     name = f"records100/{folder}/{ecg_id:05d}_lr"
@@ -113,11 +136,11 @@ def _write_record(root: Path, spec: TwinSpec, ecg_id: int, person: int, visit: i
     )
 
 
-def _person_columns(patient: Patient, person: int, rng: np.random.Generator) -> dict[str, str | None]:
+def _person_columns(patient: Patient, number: int, rng: np.random.Generator) -> dict[str, str | None]:
     height = rng.normal(176 if patient.sex == 0 else 163, 7)
     known_height, known_weight = rng.random(2) < (0.33, 0.75)
     return {
-        "patient_id": f"{1000 + person}.0",
+        "patient_id": f"{number}.0",
         "age": f"{patient.age}.0",
         "sex": str(patient.sex),
         "height": f"{height:.0f}.0" if known_height else None,

@@ -59,8 +59,8 @@ def constant_answers(references: Sequence[str]) -> dict[str, str]:
     return {FREQUENT: max(texts, key=counts.__getitem__), BEST: texts[best]}
 
 
-class _Said(NamedTuple):
-    """A model's answers, counted: one row per example."""
+class Said(NamedTuple):
+    """A model's answers, counted: one row per example; ``constant`` is the text of a constant."""
 
     means: Float[np.ndarray, "example metric"]
     counts: Float[np.ndarray, "example 10"]
@@ -75,10 +75,11 @@ class _Said(NamedTuple):
         return found
 
 
-def _said(references: Sequence[str], answers: Sequence[str], constant: str | None = None) -> _Said:
+def said(references: Sequence[str], answers: Sequence[str], constant: str | None = None) -> Said:
+    """Count ``answers``; ``constant`` names the text that they all are."""
     means = per_example(references, answers)
     single = len({words(answer) for answer in answers}) == 1
-    return _Said(np.stack([means[name] for name in MEANS], 1), statistics(references, answers), single, constant)
+    return Said(np.stack([means[name] for name in MEANS], 1), statistics(references, answers), single, constant)
 
 
 class _ScoredAnswers:
@@ -86,12 +87,12 @@ class _ScoredAnswers:
 
     def __init__(self, predictions: AnswerPredictions, seed: int, settings: EvaluationSettings) -> None:
         self.predictions, self.settings = predictions, settings
-        models = {model: _said(predictions.references, texts) for model, texts in predictions.answers.items()}
-        self.said = {(model, part): said for model, said in models.items() for part in PARTS}
+        models = {model: said(predictions.references, texts) for model, texts in predictions.answers.items()}
+        self.said = {(model, part): held for model, held in models.items() for part in PARTS}
         for part in PARTS:
             mine = [text for text, kept in zip(predictions.references, predictions.mask(part), strict=True) if kept]
             for model, text in constant_answers(mine).items():
-                self.said[model, part] = _said(predictions.references, [text] * len(predictions.references), text)
+                self.said[model, part] = said(predictions.references, [text] * len(predictions.references), text)
         ones = np.ones((1, len(predictions.targets)))
         self.values = {key: said.values(ones * predictions.mask(key[1]))[0] for key, said in self.said.items()}
         self.replicates = self._resample(seed)

@@ -23,13 +23,15 @@ from typing import Any
 import numpy as np
 
 from medfed.errors import RunError
+from medfed.evaluation.answer_scores import BEST
 from medfed.evaluation.bootstrap import BootstrapSettings, interval, resample_weights
-from medfed.evaluation.scored import Measure, Scored, read_scored
+from medfed.evaluation.measures import Measure
+from medfed.evaluation.scored import Scored, read_scored
 from medfed.evaluation.significance import Replicates, holm, over_seeds, two_sided_p
 
 MIN_SEEDS = 5
 LEVEL = 0.05
-MODEL, BASELINE = "fedkim", "federated"
+MODEL, BASELINES = "fedkim", ("federated", BEST)
 Row = dict[str, Any]
 
 
@@ -79,7 +81,8 @@ def compare_runs(
     Returns:
         ``labels``, ``seeds`` by label, ``rows`` (one per label, model, task, metric and part; the tasks
         ``mean-trained`` and ``mean-unseen`` are means over the closed tasks of a role) and ``differences``: the
-        injected LLM against the federated-only model of its own label, and those of ``pairs``.
+        injected LLM against the federated-only model of its own label, or the best constant answer to open questions,
+        and those of ``pairs``.
 
     Raises:
         RunError: a run is not finished, or two runs of one label have the same seed.
@@ -234,7 +237,7 @@ def _pairs(outcomes: Outcomes, pairs: Sequence[tuple[str, str]]) -> list[tuple[K
     wanted = []
     for label, model, task in outcomes:
         if model == MODEL:
-            wanted.append(((label, model, task), (label, BASELINE, task)))
+            wanted += [((label, model, task), (label, baseline, task)) for baseline in BASELINES]
             wanted += [((label, model, task), (b, MODEL, task)) for a, b in pairs if a == label]
     return [(a, b) for a, b in wanted if b in outcomes]
 

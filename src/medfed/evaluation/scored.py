@@ -1,7 +1,7 @@
 """The predictions of one task of one run, scored: what a comparison over runs needs, whatever the kind of answer.
 
-Closed questions are :class:`ClosedTask`. Another kind of answer is another class with the members of :class:`Scored`,
-and a line in :func:`read_scored`, which tells kinds apart by their records.
+Closed questions are :class:`ClosedTask`, open ones :class:`OpenTask`. Another kind of answer is another class with the
+members of :class:`Scored`, and a line in :func:`read_scored`, which tells kinds apart by their records.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
 from medfed.errors import RunError
+from medfed.evaluation.answers import answers_from_records
 from medfed.evaluation.evaluate import (
     Role,
     TaskPredictions,
@@ -23,16 +24,10 @@ from medfed.evaluation.evaluate import (
     mean_score,
     predictions_from_records,
 )
+from medfed.evaluation.measures import Measure
 from medfed.evaluation.metrics import BY_NAME, METRICS, Score, score, single_class
+from medfed.evaluation.scored_answers import OpenTask
 from medfed.tasks import TASKS
-
-
-class Measure(NamedTuple):
-    """A metric, and the part of the examples it looks at (None: all)."""
-
-    metric: str
-    part: str | None
-    higher_is_better: bool
 
 
 @runtime_checkable
@@ -135,6 +130,8 @@ def read_scored(task: str, role: Role, records: Sequence[Mapping[str, Any]]) -> 
     Raises:
         RunError: the records are of no known kind.
     """
+    if all("answers" in record for record in records):
+        return OpenTask(answers_from_records(task, role, TASKS[task].answers, records))
     if all("scores" in record and isinstance(record["target"], int) for record in records):
         return ClosedTask(predictions_from_records(task, role, TASKS[task].answers, records))
     raise RunError("not records of a known kind", where=f"predictions of task {task}", hint="run the study again")

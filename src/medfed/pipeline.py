@@ -112,6 +112,9 @@ def _compute(study: Study, places: Places, sources: Sources, run: RunDir, report
 
     if (after := foundation.fingerprint()) != before:
         raise RunError("the frozen foundation changed during injection", where=run.root, hint="report this as a bug")
+    if study.injection.answer_calibration:
+        untrained = [task for task in study.tasks if role_of(study, task) == "unseen" and isinstance(task, ClosedTask)]
+        injector.calibrate(untrained, cohort.public)
     injector.save(run.root / "injection")
     asked = InjectedPredictor(injector)
     predictors: dict[str, Predictor] = {"fedkim": asked, **baselines}

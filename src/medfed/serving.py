@@ -57,6 +57,7 @@ class LoadedRun:
         parts = split(tensors, GROUPS)
         load_weights(self.model, FederatedState.from_tensors(parts["federated"]).weights)
         self.injector.load_state(parts["injector"])
+        self.injector.offsets = run.read_json("injection/injection.json")["offsets"]
 
     def ask(self, task: Task, samples: Mapping[str, Shaped[np.ndarray, "..."]]) -> dict[str, float]:
         """Return the probability of every answer, given raw arrays by modality; a modality may be absent."""

@@ -31,7 +31,6 @@ def test_every_shipped_study_parses_and_its_resolved_form_gives_it_back(path: Pa
         ("client.lr=fast", "client.lr"),
         ("algorithm.mue=1", "mue"),
         ('unseen=["cd"]', "both trained and unseen"),
-        ('train=["mr"]', "an open question; list it under unseen"),
         ("encoders={}", "add encoders"),
         ("seed", "key=value"),
     ],
@@ -39,6 +38,11 @@ def test_every_shipped_study_parses_and_its_resolved_form_gives_it_back(path: Pa
 def test_mistakes_are_named(override: str, message: str) -> None:
     with pytest.raises(StudyError, match=message):
         load_study(STUDIES[0], [override])
+
+
+def test_an_open_question_cannot_be_trained() -> None:
+    with pytest.raises(StudyError, match="an open question; list it under unseen"):
+        load_study(STUDIES[0], ['train=["mr"]', "unseen=[]"])
 
 
 def test_overrides_take_toml_values_and_keep_shorthand_names() -> None:

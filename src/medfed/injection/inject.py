@@ -70,6 +70,9 @@ class StepRecord:
 class Injector:
     """The server's side: the injected LLM, its optimizer, and the encoders it shares with the federated model.
 
+    Attributes:
+        offsets: question → log-likelihood that :meth:`score` takes off each answer (:meth:`calibrate`).
+
     Args:
         foundation: the frozen LLM.
         model: the federated model; its encoders are read and trained in place, so they must keep their identity.
@@ -101,6 +104,7 @@ class Injector:
         self._own = {name: value for name, value in self.injected.named_parameters() if value.requires_grad}
         self._params = {**self._own, **self._encoder_params()}
         self._optimizer = self._new_optimizer()
+        self.offsets: dict[str, list[float]] = {}
 
     def inject(self, public: Mapping[str, TaskSet], round_number: int) -> Iterator[StepRecord]:
         """Train one round on the public examples of the trained tasks, yielding a record per step.
@@ -128,13 +132,28 @@ class Injector:
     @torch.no_grad()
     def score(self, task: Task, batch: Batch) -> Float[Tensor, "batch answer"]:
         """Return the probability of every answer, trained task or not; deterministic, on the CPU."""
+        likelihoods = self._likelihoods(task, batch).cpu()
+        if task.question in self.offsets:
+            likelihoods = likelihoods - likelihoods.new_tensor(self.offsets[task.question])
+        probabilities: Tensor = likelihoods.softmax(-1)
+        return probabilities
+
+    @torch.no_grad()
+    def calibrate(self, tasks: Sequence[Task], public: Mapping[str, TaskSet]) -> None:
+        """Set ``offsets`` for the questions of ``tasks``, which were not trained, from unlabelled public examples."""
+        for task in tasks:
+            pools = [examples for examples in public.values() if examples.task.modalities == task.modalities]
+            batches = [batch for examples in pools for batch in examples.batches(self._settings.batch_size)]
+            if batches:
+                said = torch.cat([self._likelihoods(task, batch) for batch in batches])
+                self.offsets[task.question] = said.mean(0).tolist()
+
+    def _likelihoods(self, task: Task, batch: Batch) -> Float[Tensor, "batch answer"]:
         self._train(mode=False)
         batch = batch.to(self._settings.device)
         with self.injected.mixing(self.injected.alpha([task]).expand(len(batch), -1)):
             group = self._shown(Group(task, encode(self._model, [(task, batch)])[0], batch))
-            likelihoods = torch.cat(self.injected(by_question(group)))
-        probabilities: Tensor = likelihoods.softmax(-1).cpu()
-        return probabilities
+            return torch.cat(self.injected(by_question(group)))
 
     @torch.no_grad()
     def answer(self, task: Task, batch: Batch, max_new_tokens: int) -> list[str]:
@@ -195,7 +214,8 @@ class Injector:
             save_experts(self.injected.adapted, folder / "adapter", foundation.name)
         projectors = {name: value.contiguous() for name, value in self.injected.projectors.state_dict().items()}
         save_file(projectors, folder / "projectors.safetensors")
-        facts = {"foundation": foundation.name, "settings": self._settings.model_dump(mode="json")}
+        settings = self._settings.model_dump(mode="json")
+        facts = {"foundation": foundation.name, "settings": settings, "offsets": self.offsets}
         (folder / "injection.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
     def _encoder_params(self) -> dict[str, nn.Parameter]:

@@ -22,6 +22,7 @@ PAPER: Mapping[str, Any] = {
     "public_lr": 0.0,
     "teacher_weight": 0.0,
     "head_tokens": False,
+    "answer_calibration": False,
 }
 """What ``recipe = "paper"`` changes; fields that a study gives stay as given."""
 
@@ -43,6 +44,9 @@ class InjectionSettings(BaseModel):
             modalities.
         head_tokens: what the aggregated heads say of an example stands in the prompt, a token per head.
         align_rounds: in the first rounds only the projectors learn.
+        answer_calibration: answers to a closed question that was never trained are weighed against what the LLM says on
+            average of the public examples with the same modalities (Zhou et al. 2024, batch calibration): no label is
+            used, and the order of the examples stays.
         num_epochs: passes over the public data per round.
         batch_size: examples per step, tasks mixed.
         num_experts: P; 1 is one plain LoRA without a router (FedPlug_L), 0 none at all (FedPlug).
@@ -74,6 +78,7 @@ class InjectionSettings(BaseModel):
     teacher_crossing: float = Field(default=0.5, ge=0, le=1)
     head_tokens: bool = True
     align_rounds: int = Field(default=0, ge=0)
+    answer_calibration: bool = True
     num_epochs: int = Field(default=2, gt=0)
     batch_size: int = Field(default=16, gt=0)
     num_experts: int = Field(default=12, ge=0)

@@ -31,7 +31,7 @@ CLINICAL = Vocabulary(
         "large": ("is the {finding} extensive?", "is it a large {finding}?"),
         "on_side": ("does the {finding} lie on the patient's {side}?", "is the {side} side affected by {finding}?"),
         "is_modality": ("was this made by {term}?",),
-        "is_organ": ("does the film show the {term}?",),
+        "is_organ": ("is this a film of the {term}?",),
         "is_plane": ("is this picture {term}?",),
         "left_or_right": ("is the {finding} left or right?", "on which side is the {finding}, left or right?"),
         "normal_or_abnormal": ("is the film normal or abnormal?",),

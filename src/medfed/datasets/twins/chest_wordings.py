@@ -26,7 +26,7 @@ CLINICAL = Vocabulary(
     templates={
         "presence": ("can {finding} be seen on this film?", "does the film show {finding}?", "any {finding} here?"),
         "normal": ("would you read this film as normal?", "is everything on the film within normal limits?"),
-        "abnormal": ("does the film show any pathology?", "would you call this film abnormal?"),
+        "abnormal": ("is any pathology to be seen?", "would you call this film abnormal?"),
         "heart_large": ("is the cardiac silhouette larger than normal?", "has the heart grown beyond normal size?"),
         "large": ("is the {finding} extensive?", "is it a large {finding}?"),
         "on_side": ("does the {finding} lie on the patient's {side}?", "is the {side} side affected by {finding}?"),
@@ -213,8 +213,8 @@ SLAKE_MIX = Mix(
     groups={"yes": 0.173, "no": 0.167, "choice": 0.06, "open": 0.60},
     topics={
         "presence": ("Abnormality", 22),
-        "normal": ("Abnormality", 3),
-        "abnormal": ("Abnormality", 3),
+        "normal": ("Abnormality", 8),
+        "abnormal": ("Abnormality", 8),
         "lungs_healthy": ("Organ", 22),
         "heart_large": ("Size", 8),
         "on_side": ("Position", 8),

@@ -8,7 +8,17 @@ from medfed.datasets import DATASETS
 from medfed.datasets.base import Dataset, TwinSpec, write_twin
 
 IMAGE_DATASETS: tuple[Dataset, ...] = tuple(
-    DATASETS[name] for name in ("covid-radiography", "rsna-pneumonia", "chexpert", "chestxray14", "pneumoniamnist")
+    DATASETS[name]
+    for name in (
+        "covid-radiography",
+        "rsna-pneumonia",
+        "chexpert",
+        "chestxray14",
+        "pneumoniamnist",
+        "vqa-rad",
+        "slake",
+        "slake-zh",
+    )
 )
 PNEUMONIA_MNIST = DATASETS["pneumoniamnist"]
 

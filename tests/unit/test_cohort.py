@@ -98,3 +98,31 @@ def test_a_task_left_without_examples_is_named() -> None:
     data["rsna-pneumonia"] = films("rsna-pneumonia", "lung_opacity", 1000, 2, 0.0)
     with pytest.raises(DataError, match="'lod' has no"):
         cohort(data)
+
+
+def ecgs(name: str, first: int, count: int, splits: tuple[str, ...]) -> Decoded:
+    """One ECG a patient; official splits come in turn."""
+    numbers = range(first, first + count)
+    index = pl.DataFrame(
+        {
+            "example": [f"{name}-{number}" for number in numbers],
+            "patient": [f"ptbxl:{number}" for number in numbers],
+            "site": pl.Series([None] * count, dtype=pl.Utf8),
+            "split": [splits[number % len(splits)] for number in numbers],
+            "abnormal": pl.Series([number // 7 % 2 for number in numbers], dtype=pl.Int8),
+        }
+    )
+    values = np.random.default_rng(first).random((count, 12, 1000), np.float32)
+    return Decoded(name, CARD, index, {"ecg": values}, {"ecg": np.ones(count, bool)})
+
+
+def test_official_splits_of_an_unseen_task_may_differ_from_those_of_a_trained_one() -> None:
+    data = {
+        "ptbxl": ecgs("ptbxl", 0, 100, ("private", "private", "public", "development", "test")),
+        "ecg-qa": ecgs("ecg-qa", 50, 100, ("test", "train")),
+    }
+    asked = TASKS["ead"].model_copy(update={"name": "asked", "dataset": "ecg-qa"})
+    ecg = {"ecg": MODALITIES["ecg"]}
+    made = build_cohort(data, (TASKS["ead"],), (asked,), ecg, SplitSettings(), PartitionSettings(num_clients=2), seed=0)
+    print("PTB-XL's own test patients (every fifth from 54 to 99) and the strangers from 100 on")
+    assert set(made.test["asked"].patients) == {f"ptbxl:{number}" for number in (*range(54, 100, 5), *range(100, 150))}

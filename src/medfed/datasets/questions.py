@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from medfed.datasets.base import Record
 from medfed.errors import DataError
 
 Row = Mapping[str, object]
@@ -72,3 +73,9 @@ def inside(name: str, field: str, path: Path, number: int) -> str:
             hint="correct or remove the record",
         )
     return name
+
+
+def origin(record: Record, folder: str, field: str) -> str:
+    """Say where an image is named: ``record``'s example ends in the table's stem and the number of its row."""
+    _, stem, number = record["example"].rsplit(":", 2)
+    return f"{folder}/{stem}.json (record {number}, field {field!r})"

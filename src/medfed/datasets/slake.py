@@ -14,7 +14,7 @@ import polars as pl
 
 from medfed.datasets.base import Card, Dataset, Record, TwinSpec
 from medfed.datasets.images import load_image
-from medfed.datasets.questions import inside, is_closed, read_rows, text
+from medfed.datasets.questions import inside, is_closed, origin, read_rows, text
 from medfed.datasets.twins.vqa import write_slake_twin
 from medfed.errors import DataError
 
@@ -58,7 +58,7 @@ class Slake(Dataset):
 
     def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
         """Decode the image to [0, 1]."""
-        return {"image": load_image(root, record, f"{FOLDER}/*.json")}
+        return {"image": load_image(root, record, origin(record, FOLDER, "img_name"))}
 
     def synthesize(self, root: Path, spec: TwinSpec) -> None:
         """Write chest phantoms and questions about them in both languages."""

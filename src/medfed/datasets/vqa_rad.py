@@ -16,7 +16,7 @@ import polars as pl
 
 from medfed.datasets.base import Card, Dataset, Record, TwinSpec
 from medfed.datasets.images import load_image
-from medfed.datasets.questions import inside, is_closed, read_rows, text
+from medfed.datasets.questions import inside, is_closed, origin, read_rows, text
 from medfed.datasets.twins.vqa import write_vqa_rad_twin
 
 FOLDER = "data_RAD"
@@ -53,7 +53,7 @@ class VqaRad(Dataset):
 
     def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
         """Decode the image to [0, 1]."""
-        return {"image": load_image(root, record, f"{FOLDER}/{{trainset,testset}}.json")}
+        return {"image": load_image(root, record, origin(record, FOLDER, "image_name"))}
 
     def synthesize(self, root: Path, spec: TwinSpec) -> None:
         """Write chest phantoms and questions about them."""
@@ -66,7 +66,7 @@ def _rows(path: Path, split: str) -> list[dict[str, object]]:
         image = inside(text(row, "image_name", path, number), "image_name", path, number)
         rows.append(
             {
-                "example": f"vqa-rad:{split}:{number}",
+                "example": f"vqa-rad:{path.stem}:{number}",
                 "patient": f"vqa-rad:{Path(image).stem}",
                 "split": split,
                 "files": [f"{FOLDER}/images/{image}"],

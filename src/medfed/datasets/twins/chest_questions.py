@@ -37,7 +37,7 @@ class Mix(NamedTuple):
     """
 
     groups: Mapping[str, float]
-    topics: Mapping[str, tuple[str, float]]
+    topics: Mapping[str, tuple[str, int]]
 
 
 class Question(NamedTuple):
@@ -61,7 +61,7 @@ def draw_questions(
     for _ in range(count):
         name = _weighted({name: mix.groups[name] for name, facts in groups.items() if facts}, rng)
         topics = [fact.topic for fact in groups[name]]
-        topic = _weighted({topic: mix.topics[topic][1] for topic in topics}, rng)
+        topic = _weighted({topic: float(mix.topics[topic][1]) for topic in topics}, rng)
         places = [place for place, other in enumerate(topics) if other == topic]
         fact = groups[name].pop(places[int(rng.integers(len(places)))])
         drawn.append(_worded(fact, vocabulary, mix.topics[topic][0], name != "open", rng))

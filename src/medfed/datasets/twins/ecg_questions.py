@@ -62,13 +62,21 @@ def write_ecg_qa_twin(questions: Path, records: Path, spec: TwinSpec) -> None:
         rng = numpy_rng("ecg-qa", spec.seed, "questions", row["ecg_id"])
         noisy = disturbed_leads({column: row[column] or "" for column in NOISES})
         rows = files[FOLDER_OF_FOLD[int(row["strat_fold"])]]
-        for _ in range(int(rng.integers(1, MOST_QUESTIONS + 1))):
-            kind = int(rng.choice(len(KINDS), p=SHARES_NOISY if noisy else SHARES_QUIET))
-            asked = (_verify, _choose, _query)[kind](noisy, rng)
+        for kind, asked in _questions(noisy, rng):
             rows.append(_row(kind, asked, int(row["ecg_id"]), len(rows)))
     for folder, rows in files.items():
         (questions / folder).mkdir(parents=True)
         (questions / folder / "0.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def _questions(noisy: Noisy, rng: np.random.Generator) -> list[tuple[int, Asked]]:
+    """Draw one to four different questions, each with its kind's number."""
+    drawn: dict[str, tuple[int, Asked]] = {}
+    for _ in range(int(rng.integers(1, MOST_QUESTIONS + 1))):
+        kind = int(rng.choice(len(KINDS), p=SHARES_NOISY if noisy else SHARES_QUIET))
+        asked = (_verify, _choose, _query)[kind](noisy, rng)
+        drawn[asked[0]] = (kind, asked)
+    return list(drawn.values())
 
 
 def disturbed_leads(notes: dict[str, str]) -> Noisy:

@@ -73,6 +73,8 @@ def run_study(
         return run.root
     if run.done:
         reporter.say(f"finished before: {run.root}")
+        if places.show_examples:
+            reporter.say("its example cards stay as they were written; --show-examples counts when a run is made")
     else:
         _compute(study, places, sources, run, reporter)
     reporter.console.print(summary_table(run.root))
@@ -107,7 +109,7 @@ def _compute(study: Study, places: Places, sources: Sources, run: RunDir, report
     baselines = train_baselines(shared, reporter)
     _copy_logs(shared, run)
     model = build_model(study)
-    injector = Injector(foundation, model, study.tasks, study.injection, study.seed)
+    injector = Injector(foundation, model, study.tasks, study.injection, study.seed, alone=not study.federate)
     injected = Arm(run, study, cohort, model, injector)
     injected.run(reporter, "federate and inject" if study.federate else "inject from public data alone")
 

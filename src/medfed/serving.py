@@ -57,7 +57,10 @@ class LoadedRun:
         parts = split(tensors, GROUPS)
         load_weights(self.model, FederatedState.from_tensors(parts["federated"]).weights)
         self.injector.load_state(parts["injector"])
-        self.injector.offsets = run.read_json("injection/injection.json")["offsets"]
+        facts = run.read_json("injection/injection.json")
+        if "offsets" not in facts:
+            raise RunError("made by an earlier version of medfed", where=folder, hint="run the study again")
+        self.injector.offsets = facts["offsets"]
 
     def ask(self, task: Task, samples: Mapping[str, Shaped[np.ndarray, "..."]]) -> dict[str, float]:
         """Return the probability of every answer, given raw arrays by modality; a modality may be absent."""

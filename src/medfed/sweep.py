@@ -108,11 +108,15 @@ class Plan:
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """Labels (a, b) that are compared: along the last axis its first value with every other, all else equal."""
+        """Labels (a, b) that are compared: along the last axis the first value with every other, then neighbours."""
         groups: dict[tuple[str, ...], list[str]] = {}
         for cell in self.cells:
             groups.setdefault(tuple(cell.values.values())[:-1], []).append(cell.label)
-        return [(first, other) for first, *others in groups.values() for other in others]
+        found: list[tuple[str, str]] = []
+        for labels in groups.values():
+            found += [(labels[0], other) for other in labels[1:]]
+            found += itertools.pairwise(labels[1:])
+        return found
 
 
 def is_sweep(path: Path) -> bool:

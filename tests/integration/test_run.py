@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 STUDY = """
 name = "small"
 train = ["lod", "ead", "mp"]
-unseen = ["ped", "ebd", "sp"]
+unseen = ["ped", "ebd", "sp", "mr", "snc"]
 baselines = ["federated", "local", "centralised"]
 algorithm = "fedavg"
 [twins]

@@ -91,6 +91,7 @@ def test_an_open_answer_is_a_text_beside_its_reference() -> None:
 def test_real_patients_are_drawn_only_on_demand(tmp_path: Path, name: str) -> None:
     for card in cards_of(tmp_path, name, synthetic=False):
         assert (card["views"], card["withheld"]) == ([], WITHHELD)
+        assert set(card) == {"task", "experts", "views", "withheld"}
     for shown in (cards_of(tmp_path, name, synthetic=True), cards_of(tmp_path, name, synthetic=False, show=True)):
         assert all(card["views"] and card["withheld"] is None for card in shown)
 

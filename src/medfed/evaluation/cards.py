@@ -1,8 +1,8 @@
 """``cards.json``: two test examples per task as one would show them to a colleague, and what the injected LLM said.
 
 The examples are drawn by (seed, task) before anything is known of their scores, so a card is no success story. What an
-example looks like (pixels, traces) leaves memory only if its dataset is a synthetic twin, or where the user asked for
-it: a run folder of real data holds no patient's picture by default.
+example looks like, what was asked of it and answered is written only if its dataset is a synthetic twin, or where the
+user asked for it: the report of real data shows no single patient by default.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TRACE_SECONDS, TRACE_LEAD, TRACE_POINTS = 5.0, "II", 250
 LINES = {"vitals": ("hr", "map", "resp"), "labs": ("lact", "crea"), "input": ("fio2",), "output": ("urine",)}
 """The variables a card draws; of a modality not listed here, the first two."""
 RULE = f"{CARDS_PER_TASK} test examples per task, drawn from (seed, task) whatever the models said about them"
-WITHHELD = "Real patient data: pixels and traces are not written. medfed run --show-examples writes them."
+WITHHELD = "Real patient data: the example is not written here. medfed run --show-examples writes it."
 
 
 def example_cards(
@@ -60,10 +60,9 @@ def example_cards(
         for position in chosen(seed, task.name, len(records)):
             views = _views(examples, position, modalities, cohort.moments) if shown else []
             experts = heaviest(alpha.get(task.name, []))
-            cards.append(
-                {**answer_record(task, records[position]), "experts": experts, "views": views}
-                | {"withheld": None if shown else WITHHELD}
-            )
+            said = answer_record(task, records[position]) if shown else {"task": task.name}
+            withheld = None if shown else WITHHELD
+            cards.append({**said, "experts": experts, "views": views, "withheld": withheld})
     return {"rule": RULE, "cards": cards}
 
 

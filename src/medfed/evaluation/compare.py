@@ -6,8 +6,8 @@ seeds, and the patients. A patient who is tested at several seeds, or by several
 (Owen 2007), and all models are seen on the same draws, so differences are paired. With one seed only patients are
 drawn.
 
-Holm's family is all differences of one metric within one comparison. A difference is called significant only below
-:data:`LEVEL` after Holm and with at least :data:`MIN_SEEDS` seeds.
+Holm's family is all differences of one metric (and part of the questions) within one comparison. A difference is called
+significant only below :data:`LEVEL` after Holm and with at least :data:`MIN_SEEDS` seeds.
 
 Deviation: the FedKIM paper compares single runs, without intervals.
 """
@@ -31,7 +31,7 @@ from medfed.evaluation.significance import Replicates, holm, over_seeds, two_sid
 
 MIN_SEEDS = 5
 LEVEL = 0.05
-MODEL, BASELINES = "fedkim", ("federated", BEST)
+MODEL, BASELINES = "fedkim", ("federated", "heads", BEST)
 Row = dict[str, Any]
 
 
@@ -81,8 +81,8 @@ def compare_runs(
     Returns:
         ``labels``, ``seeds`` by label, ``rows`` (one per label, model, task, metric and part; the tasks
         ``mean-trained`` and ``mean-unseen`` are means over the closed tasks of a role) and ``differences``: the
-        injected LLM against the federated-only model of its own label, or the best constant answer to open questions,
-        and those of ``pairs``.
+        injected LLM against the federated-only model and the injected federation's own heads, or the best constant
+        answer to open questions, of its own label; and those of ``pairs``.
 
     Raises:
         RunError: a run is not finished, or two runs of one label have the same seed.
@@ -140,14 +140,15 @@ def _outcomes(runs: Sequence[SeedRun], measure: Measure, num_resamples: int) -> 
         replicates = _resampled({name: samples[name] for name in names}, measure, num_resamples)
         for name in names:
             for run, task in samples[name]:
+                patients = task.patients_of(measure)
                 for model in task.models:
                     value = task.value(model, measure)
                     found.setdefault((run.label, model, task.task), {})[run.seed] = Outcome(
                         value.value,
                         replicates[name, task.key(model)],
                         name,
-                        len(task.patients),
-                        len(set(task.patients)),
+                        len(patients),
+                        len(set(patients)),
                         task.single_class(model),
                         value.reason,
                     )

@@ -39,8 +39,10 @@ class HeadPredictor:
         """Return the head's class probabilities."""
         self._model.eval()
         task = closed(examples.task)
-        parts = [task.predict(self._model(task, batch)) for batch in examples.batches(BATCH_SIZE)]
-        return torch.cat(parts).double().numpy()
+        device = next(self._model.parameters()).device
+        batches = (batch.to(device) for batch in examples.batches(BATCH_SIZE))
+        parts = [task.predict(self._model(task, batch)) for batch in batches]
+        return torch.cat(parts).cpu().double().numpy()
 
 
 class InjectedPredictor:

@@ -56,6 +56,10 @@ class Scored(Protocol):
     @property
     def measures(self) -> Sequence[Measure]: ...  # noqa: D102
 
+    def patients_of(self, measure: Measure) -> Sequence[str]:
+        """Return the patient of every example that the measure looks at."""
+        ...
+
     def key(self, model: str) -> bytes:
         """Return a fingerprint of the model's predictions: equal predictions are resampled once."""
         ...
@@ -91,6 +95,10 @@ class ClosedTask:
         self.models = [*(name for name in self._scores if name not in members), *self._groups]
         text = "\n".join(f"{e} {target}" for e, target in zip(predictions.examples, self._targets, strict=True))
         self.sample = hashlib.sha256(text.encode()).hexdigest()
+
+    def patients_of(self, measure: Measure) -> Sequence[str]:
+        """Return all patients."""
+        return self.patients
 
     def key(self, model: str) -> bytes:
         """Return a fingerprint of the model's predictions."""

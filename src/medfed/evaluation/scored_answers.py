@@ -33,6 +33,11 @@ class OpenTask:
         """The models, then the constants."""
         return list(dict.fromkeys(model for model, _ in self._said))
 
+    def patients_of(self, measure: Measure) -> list[str]:
+        """Return the patient of every question of the measure's part."""
+        mask = self._predictions.mask(_part(measure))
+        return [patient for patient, kept in zip(self.patients, mask, strict=True) if kept]
+
     def key(self, model: str) -> bytes:
         """Return a fingerprint of the model's answers."""
         texts = self._predictions.answers.get(model, [model])
@@ -47,7 +52,7 @@ class OpenTask:
         self, model: str, measure: Measure, weights: Float[np.ndarray, "replicate example"]
     ) -> Float[np.ndarray, " replicate"]:
         """Return the value per row of example weights; NaN where no question has weight."""
-        part: Part = next(part for part in PARTS if part == measure.part)
+        part = _part(measure)
         found = self._said.get((model, part))
         if found is None:
             return np.full(len(weights), np.nan)
@@ -67,3 +72,7 @@ class OpenTask:
             for model, text in constant_answers(mine).items():
                 found[model, part] = said(predictions.references, [text] * len(predictions.references), text)
         return found
+
+
+def _part(measure: Measure) -> Part:
+    return next(part for part in PARTS if part == measure.part)

@@ -47,7 +47,7 @@ class Injector:
     """The server's side: the injected LLM, its optimizer, and the encoders it shares with the federated model.
 
     Attributes:
-        offsets: question → log-likelihood that :meth:`score` takes off each answer (:meth:`calibrate`).
+        offsets: task and question → log-likelihood that :meth:`score` takes off each answer (:meth:`calibrate`).
 
     Args:
         foundation: the frozen LLM.
@@ -55,6 +55,7 @@ class Injector:
         tasks: every task that will be asked, trained or not; checked before anything is trained.
         settings: how to inject.
         seed: the run's.
+        alone: there are no clients (FedKIM_pub).
 
     Raises:
         StudyError: a task cannot be asked.
@@ -67,7 +68,10 @@ class Injector:
         tasks: Sequence[Task],
         settings: InjectionSettings,
         seed: int,
+        *,
+        alone: bool = False,
     ) -> None:
+        self._alone = alone
         self._model, self._settings, self._seed = model.to(settings.device), settings, seed
         foundation.model.to(settings.device)
         dims = {name: cast(Encoder, encoder).dim for name, encoder in model.encoders.items()}
@@ -94,7 +98,9 @@ class Injector:
         if not self._settings.keep_optimizer_state:
             self._optimizer = self._new_optimizer()
         if self._settings.public_lr:
-            train_public(self._model, sets, self._settings.public_lr, self._settings.device, self._seed, round_number)
+            key = (self._seed, round_number)
+            rate, device = self._settings.public_lr, self._settings.device
+            train_public(self._model, sets, rate, device, *key, alone=self._alone)
         step = 0
         for epoch in range(self._settings.num_epochs):
             order = self._order(sets, round_number, epoch)
@@ -109,20 +115,25 @@ class Injector:
     def score(self, task: Task, batch: Batch) -> Float[Tensor, "batch answer"]:
         """Return the probability of every answer, trained task or not; deterministic, on the CPU."""
         likelihoods = self._likelihoods(task, batch).cpu()
-        if task.question in self.offsets:
-            likelihoods = likelihoods - likelihoods.new_tensor(self.offsets[task.question])
+        if (key := _asked(task)) in self.offsets:
+            likelihoods = likelihoods - likelihoods.new_tensor(self.offsets[key])
         probabilities: Tensor = likelihoods.softmax(-1)
         return probabilities
 
     @torch.no_grad()
     def calibrate(self, tasks: Sequence[Task], public: Mapping[str, TaskSet]) -> None:
-        """Set ``offsets`` for the questions of ``tasks``, which were not trained, from unlabelled public examples."""
+        """Set ``offsets`` for the questions of ``tasks``, which were not trained, from unlabelled public examples.
+
+        A task whose modalities no trained task has exactly stays as it is. Deviation: batch calibration (Zhou et al.
+        2024) divides by the mean probability over the batch under test; this takes the mean log-likelihood over public
+        examples, so that no test example depends on another.
+        """
         for task in tasks:
             pools = [examples for examples in public.values() if examples.task.modalities == task.modalities]
             batches = [batch for examples in pools for batch in examples.batches(self._settings.batch_size)]
             if batches:
                 said = torch.cat([self._likelihoods(task, batch) for batch in batches])
-                self.offsets[task.question] = said.mean(0).tolist()
+                self.offsets[_asked(task)] = said.mean(0).tolist()
 
     def _likelihoods(self, task: Task, batch: Batch) -> Float[Tensor, "batch answer"]:
         self._train(mode=False)
@@ -256,6 +267,11 @@ class Injector:
     def _train(self, *, mode: bool) -> None:
         self.injected.train(mode)
         self._model.eval().encoders.train(mode and self._settings.encoder_lr != 0)
+
+
+def _asked(task: Task) -> str:
+    """What an offset belongs to: another task may ask the same question, and another question may be put to a task."""
+    return f"{task.name}: {task.question}"
 
 
 def _batches(sets: Mapping[str, TaskSet], draws: Sequence[Draw], device: str) -> list[tuple[Task, Batch]]:

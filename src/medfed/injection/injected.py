@@ -107,10 +107,13 @@ class InjectedModel(nn.Module):
         self.prompt(task)
         if missing := [name for name in task.modalities if name not in self.projectors]:
             raise StudyError(
-                f"no projector for the modality {missing[0]!r}; there are {', '.join(self.projectors)}",
+                f"no projector for the modality {missing[0]!r}; there are {', '.join(self._modalities())}",
                 where=f"task {task.name!r}",
                 hint="train a task that reads this modality",
             )
+
+    def _modalities(self) -> list[str]:
+        return [name for name in self.projectors if not name.startswith(_module_name(HEAD))]
 
     def _laid_out(self, prompt: Prompt, group: Group) -> Sequences:
         table = self.foundation.table

@@ -18,11 +18,14 @@ from medfed.injection.router import RouterSettings
 
 PAPER: Mapping[str, Any] = {
     "lr": 5e-4,
+    "router_lr": 5e-4,
     "encoder_lr": None,
     "public_lr": 0.0,
     "teacher_weight": 0.0,
     "head_tokens": False,
     "answer_calibration": False,
+    "keep_optimizer_state": False,
+    "routing_weight": 0.0,
 }
 """What ``recipe = "paper"`` changes; fields that a study gives stay as given."""
 
@@ -44,9 +47,10 @@ class InjectionSettings(BaseModel):
             modalities.
         head_tokens: what the aggregated heads say of an example stands in the prompt, a token per head.
         align_rounds: in the first rounds only the projectors learn.
-        answer_calibration: answers to a closed question that was never trained are weighed against what the LLM says on
-            average of the public examples with the same modalities (Zhou et al. 2024, batch calibration): no label is
-            used, and the order of the examples stays.
+        answer_calibration: the log-likelihoods of the answers to a closed question that was never trained are centred
+            on the public examples with the same modalities. No label is used, and yes against no keeps its ranking; but
+            half the examples are then called positive, which suits balanced accuracy and not the probabilities of a
+            rare finding.
         num_epochs: passes over the public data per round.
         batch_size: examples per step, tasks mixed.
         num_experts: P; 1 is one plain LoRA without a router (FedPlug_L), 0 none at all (FedPlug).
@@ -102,8 +106,3 @@ class InjectionSettings(BaseModel):
         if isinstance(given, Mapping) and given.get("recipe") == "paper":
             return {**PAPER, **given}
         return given
-
-    @property
-    def uses_heads(self) -> bool:
-        """Whether the LLM learns from or reads the aggregated heads."""
-        return self.head_tokens or self.teacher_weight > 0

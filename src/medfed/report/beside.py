@@ -22,7 +22,15 @@ COLUMNS = (
     ("precision", "precision"),
     ("recall", "recall"),
     ("f1", "F1"),
+    ("token_f1", "token F1"),
+    ("exact_match", "exact match"),
+    ("bleu1", "BLEU-1"),
+    ("rouge_l", "ROUGE-L"),
 )
+WHOLE = (None, "all")
+"""Parts of the questions that mean all of them."""
+COMPARED = ("auroc", "token_f1")
+"""Metrics whose differences are listed."""
 EVERYWHERE = {"Best of all methods", "Federated-only"}
 """Published rows that stand beside any method's."""
 METHOD, BACKBONE = "method", "backbone"
@@ -53,7 +61,7 @@ def markdown(comparison: Comparison) -> str:
         f"Means over the seeds {', '.join(map(str, seeds))}; in brackets 95 % intervals over seeds and patients.",
         "",
     ]
-    for task in dict.fromkeys(row["task"] for row in comparison["rows"] if row["part"] is None):
+    for task in dict.fromkeys(row["task"] for row in comparison["rows"] if row["part"] in WHOLE):
         lines += _task_section(comparison, task)
     return "\n".join([*lines, *_difference_section(comparison)]) + "\n"
 
@@ -83,10 +91,8 @@ def _place(row: Published) -> str:
 
 
 def _task_section(comparison: Comparison, task: str) -> list[str]:
-    rows = [row for row in comparison["rows"] if row["task"] == task and row["part"] is None]
+    rows = [row for row in comparison["rows"] if row["task"] == task and row["part"] in WHOLE]
     columns = [(metric, title) for metric, title in COLUMNS if any(row["metric"] == metric for row in rows)]
-    if not columns:
-        columns = [(metric, metric) for metric in dict.fromkeys(row["metric"] for row in rows)]
     lines = [f"## {_task_title(task)} (n = {rows[0]['n']})", "", _line(["", *(title for _, title in columns)])]
     lines.append(_line(["---", *["--:"] * len(columns)]))
     for title, by_metric in _lines(comparison, rows, "metric"):
@@ -124,10 +130,18 @@ def _title(comparison: Comparison, model: str, labels: Sequence[str]) -> str:
 
 
 def _difference_section(comparison: Comparison) -> list[str]:
-    rows = [row for row in comparison["differences"] if row["metric"] == "auroc" and row["value"] is not None]
+    rows = [
+        row
+        for row in comparison["differences"]
+        if row["metric"] in COMPARED and row["part"] in WHOLE and row["value"] is not None
+    ]
     if not rows:
         return []
-    lines = ["## Differences of AUROC", "", _line(["model", "against", "task", "difference", "p", "p (Holm)"])]
+    lines = [
+        "## Differences of AUROC, and of token F1 where answers are words",
+        "",
+        _line(["model", "against", "task", "difference", "p", "p (Holm)"]),
+    ]
     lines.append(_line(["---", "---", "---", "--:", "--:", "--:"]))
     for row in rows:
         against = f"{model_title(row['baseline_model'])} ({row['baseline_label']})"

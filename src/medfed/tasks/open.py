@@ -1,6 +1,6 @@
 """FedKIM's open tasks (Wang et al. 2024, Table 2): questions about images and ECGs, asked of the injected LLM only.
 
-The descriptions are data and stand verbatim.
+The descriptions are data and stand verbatim. SLAKE is asked in English (``ms``) or in Chinese (``ms-zh``).
 """
 
 from __future__ import annotations
@@ -42,4 +42,13 @@ SNC = QuestionAnswering(
     modality_description="Text and signal.",
 )
 
-TASKS = (MR, MS, SNC)
+MS_ZH = MS.model_copy(
+    update={
+        "name": "ms-zh",
+        "title": "Questions on radiology images (SLAKE, Chinese)",
+        "dataset": "slake-zh",
+        "answers": ("不是", "是"),
+    }
+)
+
+TASKS = (MR, MS, SNC, MS_ZH)

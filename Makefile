@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE ?= 1
 
-TABLES := table3 table4-5 table7 figure2
+TABLES := table3 table4-5 table7 figure2 recipe
 
 .PHONY: demo real tables tables-quick test lint test-slow bench docs clean
 

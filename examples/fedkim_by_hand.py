@@ -25,7 +25,6 @@ from medfed.federated.state import FederatedState, load_weights, split, weights_
 from medfed.injection.foundation import Foundation
 from medfed.injection.inject import InjectionSettings, Injector
 from medfed.injection.sampling import epoch_order
-from medfed.injection.settings import PAPER
 from medfed.modalities import ENCODERS, MODALITIES
 from medfed.models.multimodal import MultimodalModel
 from medfed.rng import numpy_rng, torch_seeded
@@ -35,7 +34,7 @@ from medfed.types import Params
 
 SEED, ROUNDS, LR, SIZES, EXPERTS, RANK = 0, 2, 0.05, {"north": 12, "south": 18}, 3, 2
 TASK = {name: TASKS[name] for name in ("cd", "pneumonia")}
-FIXED = {"recipe": "paper", "dropout": 0.0, "router_lr": PAPER["lr"], "num_epochs": 1, "batch_size": 8}
+FIXED = {"recipe": "paper", "dropout": 0.0, "num_epochs": 1, "batch_size": 8}
 SETTINGS = InjectionSettings(num_experts=EXPERTS, rank=RANK, alpha=4, **FIXED)
 
 
@@ -105,13 +104,13 @@ def by_hand() -> dict[str, Tensor]:
     initial = split(Injector(foundation, copy.deepcopy(model), (), SETTINGS, SEED).state(), ("params", "slots"))
     own = {name: value.requires_grad_() for name, value in initial["params"].items()}
     trained = [*own.values(), *model.encoders.parameters()]
-    optimizer = torch.optim.AdamW(trained, SETTINGS.lr, weight_decay=SETTINGS.weight_decay)
     for number in range(1, ROUNDS + 1):
         locals_ = [(train_client(model, held, place, number), SIZES[place]) for place, held in sorted(private.items())]
         with torch.no_grad():  # Eq. 3
             for name, value in model.named_parameters():
                 changes = [n * (dict(local.named_parameters())[name] - value).double() for local, n in locals_]
                 value.copy_(value.double() + sum(changes) / sum(SIZES.values()))
+        optimizer = torch.optim.AdamW(trained, SETTINGS.lr, weight_decay=SETTINGS.weight_decay)
         order = epoch_order({n: s.targets.numpy() for n, s in public.items()}, numpy_rng(SEED, "inject", number, 0))
         for begin in range(0, len(order), SETTINGS.batch_size):
             drawn = [(TASK[task], public[task].batch(np.array([i]))) for task, i in order[begin : begin + 8]]

@@ -66,3 +66,10 @@ def test_a_missing_file_and_broken_toml_are_named(tmp_path: Path) -> None:
     broken.write_text("name = ", encoding="utf-8")
     with pytest.raises(StudyError, match="not valid TOML"):
         load_study(broken)
+
+
+def test_the_papers_study_takes_the_papers_recipe() -> None:
+    paper = next(path for path in STUDIES if path.stem == "fedkim-paper")
+    injection = load_study(paper).injection.model_dump()
+    assert {name: injection[name] for name in PAPER} == PAPER
+    assert load_study(paper, ["injection.lr=0.1"]).injection.lr == 0.1, "what a study gives stays as given"

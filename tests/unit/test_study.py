@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from medfed.errors import StudyError
+from medfed.injection.settings import PAPER
 from medfed.study import Study, load_study
 from medfed.sweep import is_sweep
 
@@ -71,5 +72,5 @@ def test_a_missing_file_and_broken_toml_are_named(tmp_path: Path) -> None:
 def test_the_papers_study_takes_the_papers_recipe() -> None:
     paper = next(path for path in STUDIES if path.stem == "fedkim-paper")
     injection = load_study(paper).injection.model_dump()
-    assert {name: injection[name] for name in PAPER} == PAPER
+    assert {name: injection[name] for name in PAPER} == dict(PAPER)
     assert load_study(paper, ["injection.lr=0.1"]).injection.lr == 0.1, "what a study gives stays as given"

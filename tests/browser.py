@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from types import TracebackType
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (

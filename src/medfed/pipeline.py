@@ -30,6 +30,7 @@ from medfed.report.tables import summary_table
 from medfed.rundir import RunDir
 from medfed.serving import LoadedRun
 from medfed.study import Study
+from medfed.tasks.base import ClosedTask
 from medfed.tasks.question_answering import QuestionAnswering
 
 

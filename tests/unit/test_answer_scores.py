@@ -11,6 +11,8 @@ from medfed.errors import RunError
 from medfed.evaluation.answer_scores import TEXT_METRICS, answer_rows, constant_answers
 from medfed.evaluation.answers import AnswerPredictions, answer_records, answers_from_records
 from medfed.evaluation.evaluate import EvaluationSettings, Row
+from medfed.evaluation.scored import read_scored
+from medfed.evaluation.scored_answers import OpenTask
 
 FAST = EvaluationSettings(num_resamples=200)
 REFERENCES = ["Yes", "no", "yes", "No", "left lower lobe", "right lower lobe", "the left lower lobe", "axial"]
@@ -123,3 +125,28 @@ def test_records_hide_ids_keep_texts_and_give_the_same_scores() -> None:
 def test_a_missing_answer_is_an_error_that_names_the_task() -> None:
     with pytest.raises(RunError, match="asked"):
         predictions(answers={"fedkim": SAID[:-1]})
+
+
+def test_a_comparison_sees_the_values_of_the_rows_and_reads_them_from_records() -> None:
+    records = [json.loads(json.dumps(record)) for record in answer_records(predictions(), "salt")]
+    task = read_scored("mr", "unseen", records)
+    assert isinstance(task, OpenTask)
+    rows = table(answer_rows([predictions()], 0, FAST)["rows"])
+    for model in ("fedkim", "constant-best", "constant-frequent"):
+        for measure in task.measures:
+            assert task.value(model, measure).value == pytest.approx(rows[model, measure.part, measure.metric]["value"])
+    assert not task.closed
+    assert task.single_class("constant-best")
+    assert not task.single_class("fedkim")
+
+
+def test_weights_count_examples_in_a_comparison_and_an_empty_part_has_no_value() -> None:
+    task = OpenTask(predictions())
+    exact = next(m for m in task.measures if (m.metric, m.part) == ("exact_match", "closed"))
+    weights = np.array([[3.0, 1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1]])
+    first, second = task.weighted("fedkim", exact, weights)
+    assert first == pytest.approx(3 / 4)
+    assert np.isnan(second)
+    none = OpenTask(predictions(closed=np.zeros(8, bool)))
+    assert none.value("fedkim", exact).value is None
+    assert none.value("fedkim", exact).reason == "no closed questions"

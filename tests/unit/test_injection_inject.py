@@ -206,6 +206,20 @@ def test_rewarded_the_router_tells_tasks_apart_and_unrewarded_it_does_not() -> N
     assert distance[0.5] > 0.5 > 10 * distance[0.0]
 
 
+def test_calibration_centres_an_untrained_question_keeps_the_order_and_leaves_trained_ones_alone() -> None:
+    server, _ = trained()
+    new = IMAGE.model_copy(update={"name": "new", "question": "Is it warm?"})
+    batch = examples(IMAGE, 20).batches(20)[0]
+    before, known = server.score(new, batch), server.score(IMAGE, batch)
+    server.calibrate([new], public())
+    after = server.score(new, batch)
+    assert torch.equal(before[:, 1].argsort(), after[:, 1].argsort())
+    pool = torch.cat([server.score(new, part) for part in public()["image-task"].batches(8)])
+    torch.testing.assert_close(pool.logit().mean(0), torch.zeros(2), atol=1e-4, rtol=0)
+    assert not torch.equal(before, after)
+    assert torch.equal(known, server.score(IMAGE, batch))
+
+
 def test_a_task_without_an_encoder_is_refused_before_training() -> None:
     odd = IMAGE.model_copy(update={"name": "odd", "modalities": ("smell",)})
     with pytest.raises(StudyError, match="smell"):

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from fake_run import fake_run
 from rich.console import Console
 from test_answer_scores import FAST, predictions
 
+from fake_run import fake_run
 from medfed.evaluation.answer_scores import answer_rows
 from medfed.evaluation.answers import answer_records
 from medfed.report.html import build_report

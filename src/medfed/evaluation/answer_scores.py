@@ -20,7 +20,8 @@ from medfed.evaluation.answers import PARTS, AnswerPredictions, Part
 from medfed.evaluation.bleu import corpus_bleu, signature, statistics
 from medfed.evaluation.bootstrap import Interval, interval, resample_weights
 from medfed.evaluation.evaluate import EvaluationSettings, Row, TaskPredictions, score_rows
-from medfed.evaluation.text import CORPUS_BLEU, MEANS, TEXT_METRICS, per_example, token_f1, words
+from medfed.evaluation.text import CORPUS_BLEU, MEANS, TEXT_METRICS, per_example
+from medfed.words import token_f1, words
 
 FREQUENT, BEST = "constant-frequent", "constant-best"
 LIKELIHOOD_METRICS = ("auroc", "balanced_accuracy", "accuracy")

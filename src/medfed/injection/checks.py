@@ -1,15 +1,12 @@
 """What the pre-training of the tiny LLM is judged by, on text that it was not trained on.
 
 Perplexity; closed questions by the likelier of the two answers; open questions by greedy answers, beside the best
-answer that could be given to all of them. Exact match and token F1 are those of SQuAD without its rules for English
-articles: lower case, no punctuation, the harmonic mean of the precision and the recall of the bags of words.
+answer that could be given to all of them.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -24,6 +21,7 @@ from transformers import LlamaForCausalLM
 from medfed.injection.cases import NO, YES, Case
 from medfed.injection.open_cases import OpenCase
 from medfed.injection.prompt import ANSWER, CUE, QUESTION
+from medfed.words import exact_match, token_f1, words
 
 PAD, START, END = 0, 1, 2
 CHECK_BATCH = 50
@@ -109,17 +107,17 @@ def check_closed(model: LlamaForCausalLM, tokenizer: Tokenizer, cases: Sequence[
 
 def check_open(model: LlamaForCausalLM, tokenizer: Tokenizer, cases: Sequence[OpenCase]) -> dict[str, Any]:
     """Answer open questions greedily; compare with the best single answer, chosen in hindsight for each score."""
-    answers, stopped = greedy(model, tokenizer, cases)
-    right = [case.answer for case in cases]
-    exact = np.array([exact_match(given, true) for given, true in zip(answers, right, strict=True)])
-    overlap = np.array([token_f1(given, true) for given, true in zip(answers, right, strict=True)])
+    given, stopped = greedy(model, tokenizer, cases)
+    answers, right = [words(text) for text in given], [words(case.answer) for case in cases]
+    exact = np.array([exact_match(true, said) for said, true in zip(answers, right, strict=True)])
+    overlap = np.array([token_f1(true, said) for said, true in zip(answers, right, strict=True)])
     constants = sorted(set(right))
     groups = {"by_line": np.array([case.line for case in cases]), "by_topic": np.array([case.kind for case in cases])}
     return {
         "exact_match": float(exact.mean()),
         "token_f1": float(overlap.mean()),
-        "constant_exact_match": max(float(np.mean([exact_match(one, true) for true in right])) for one in constants),
-        "constant_token_f1": max(float(np.mean([token_f1(one, true) for true in right])) for one in constants),
+        "constant_exact_match": max(float(np.mean([exact_match(true, one) for true in right])) for one in constants),
+        "constant_token_f1": max(float(np.mean([token_f1(true, one) for true in right])) for one in constants),
         "stopped": float(np.mean(stopped)),
         "n": len(cases),
         **{
@@ -144,18 +142,6 @@ def greedy(model: LlamaForCausalLM, tokenizer: Tokenizer, cases: Sequence[Asked]
     return answers, stopped
 
 
-def exact_match(given: str, true: str) -> float:
-    """Return whether the words are the same, 0 or 1."""
-    return float(_words(given) == _words(true))
-
-
-def token_f1(given: str, true: str) -> float:
-    """Return the F1 of the bags of words, in [0, 1]."""
-    ours, theirs = _words(given), _words(true)
-    shared = sum((Counter(ours) & Counter(theirs)).values())
-    return 2 * shared / (len(ours) + len(theirs)) if shared else float(ours == theirs)
-
-
 def padded(rows: Sequence[Sequence[int]], *, left: bool = False) -> Int[Tensor, "batch position"]:
     """Join rows of ids, padded to the longest on the right, or on the ``left`` so that all end together."""
     longest = max(map(len, rows))
@@ -165,7 +151,3 @@ def padded(rows: Sequence[Sequence[int]], *, left: bool = False) -> Int[Tensor, 
 
 def _prompts(tokenizer: Tokenizer, cases: Sequence[Asked]) -> list[list[int]]:
     return [[START, *encoded.ids] for encoded in tokenizer.encode_batch([stem(case) for case in cases])]
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())

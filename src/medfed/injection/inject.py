@@ -10,9 +10,7 @@ Batches and dropout are drawn from (seed, round, epoch, step): a resumed run equ
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,7 +30,8 @@ from medfed.injection.foundation import Foundation
 from medfed.injection.injected import InjectedModel
 from medfed.injection.lessons import Lesson, lessons
 from medfed.injection.public import train_public
-from medfed.injection.router import entropy, mutual_information, total_variation
+from medfed.injection.records import StepRecord, by_task, finite, routing_record
+from medfed.injection.router import mutual_information
 from medfed.injection.sampling import Draw, epoch_order
 from medfed.injection.settings import InjectionSettings
 from medfed.modalities.base import Encoder
@@ -42,29 +41,6 @@ from medfed.tasks.base import Task, TaskSet
 from medfed.types import Batch, Params
 
 __all__ = ["InjectionSettings", "Injector", "StepRecord"]
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """One optimizer step.
-
-    Attributes:
-        epoch: 0-based, within the round.
-        step: 0-based, within the round.
-        loss: mean over the batch.
-        losses: mean by task.
-        grad_norm: before clipping.
-    """
-
-    epoch: int
-    step: int
-    loss: float
-    losses: Mapping[str, float]
-    grad_norm: float
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the fields for a log."""
-        return {**vars(self), "losses": dict(self.losses)}
 
 
 class Injector:
@@ -126,7 +102,7 @@ class Injector:
                 with torch_seeded(self._seed, "inject", round_number, epoch, start):
                     drawn = _batches(sets, order[start : start + self._settings.batch_size], self._settings.device)
                     loss, losses, norm = self._step(drawn, aligning=round_number <= self._settings.align_rounds)
-                yield StepRecord(epoch, step, _finite(loss, round_number, step), losses, norm)
+                yield StepRecord(epoch, step, finite(loss, round_number, step), losses, norm)
                 step += 1
 
     @torch.no_grad()
@@ -172,14 +148,8 @@ class Injector:
 
     def routing_record(self, tasks: Sequence[Task]) -> dict[str, Any]:
         """Return α and its entropy by task, and the mean distance between tasks; empty where nothing is routed."""
-        if self.injected.routed is None:
-            return {"alpha": {}, "entropy": {}, "total_variation": None}
-        alpha, names = self.routing(tasks), [task.name for task in tasks]
-        return {
-            "alpha": dict(zip(names, alpha.tolist(), strict=True)),
-            "entropy": dict(zip(names, entropy(alpha).tolist(), strict=True)),
-            "total_variation": total_variation(alpha),
-        }
+        names = [task.name for task in tasks]
+        return routing_record(names, None if self.injected.routed is None else self.routing(tasks))
 
     def state(self) -> dict[str, Tensor]:
         """Return projectors, router, experts and the optimizer's slots; the encoders are the federated model's."""
@@ -265,7 +235,7 @@ class Injector:
         norm = nn.utils.clip_grad_norm_(self._params.values(), self._settings.max_grad_norm or torch.inf)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        return loss.item(), _by_task(taught, per_lesson), norm.item()
+        return loss.item(), by_task(taught, per_lesson), norm.item()
 
     def _answer_loss(self, lesson: Lesson, likelihoods: Float[Tensor, "batch answer"]) -> Float[Tensor, " batch"]:
         """Return the mean cross-entropy of an answer's tokens, expected under the wanted answers, per example."""
@@ -295,19 +265,3 @@ def _batches(sets: Mapping[str, TaskSet], draws: Sequence[Draw], device: str) ->
         positions = np.array([draw.position for draw in draws if draw.task == name])
         batches.append((sets[name].task, sets[name].batch(positions).to(device)))
     return batches
-
-
-def _by_task(taught: Sequence[Lesson], losses: Sequence[Tensor]) -> dict[str, float]:
-    """Return the mean loss by task; ``losses`` are per lesson and example."""
-    parts: dict[str, list[Tensor]] = {}
-    for lesson, part in zip(taught, losses, strict=True):
-        parts.setdefault(lesson.group.task.name, []).append(part)
-    return {name: torch.cat(parts[name]).mean().item() for name in sorted(parts)}
-
-
-def _finite(loss: float, round_number: int, step: int) -> float:
-    if not math.isfinite(loss):
-        raise RunError(
-            f"the loss is {loss}", where=f"injection, round {round_number}, step {step}", hint="lower injection.lr"
-        )
-    return loss

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from medfed.report.figures import Legend
-from medfed.report.names import is_constant, model_order, model_style, model_title, task_title
+from medfed.report.names import is_constant, model_order, model_style, model_title, ordered, task_title
 from medfed.report.radar import LEAST_AXES, Axis, Polygon, radar_chart
 from medfed.report.read import RunFiles
 from medfed.report.records import ScoreRow
-from medfed.report.tables import task_names
 
 RANGES = {
     "auroc": ("AUROC", 0.25, 1.0),
@@ -36,11 +35,13 @@ class Radar:
 def radars(run: RunFiles) -> list[Radar]:
     """One radar per metric over the unseen tasks that have it; none where there are too few."""
     rows = [row for row in run.scores.rows if row.role == "unseen"]
+    rows += [row for row in run.open_scores.rows if row.role == "unseen" and row.part == "all"]
+    names = ordered(run, [row.task for row in rows])
     models = [model for model in model_order([row.model for row in rows]) if not is_constant(model)]
     found = []
     for metric in RANGES:
         values = {(row.model, row.task): row for row in rows if row.metric == metric}
-        tasks = [task for task in task_names(run, "unseen") if any(at == task for _, at in values)]
+        tasks = [task for task in names if any(at == task for _, at in values)]
         polygons = [
             Polygon(model_title(m), model_style(m), [_value(values.get((m, task))) for task in tasks])
             for m in models

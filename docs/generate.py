@@ -3,7 +3,7 @@
 python docs/generate.py                         docs/data-access.md from the dataset cards
 python docs/generate.py --check                 only compare
 python docs/generate.py demo=runs/demo/…        the README's tables of the demo and of its tiny LLM, from that run
-python docs/generate.py results=runs            docs/results.md and the README's headline, from runs/<sweep>/comparison.json
+python docs/generate.py results=runs            docs/results.md and the README's headline, from the sweeps' comparisons
 python docs/generate.py real=runs/fedkim-real   the tables of the real extracts, from the comparison in that folder
 
 A section whose sweep is absent stays as it is.
@@ -51,6 +51,9 @@ SECTIONS: tuple[Section, ...] = (
     ("table3", README, "headline", readme.headline),
 )
 """Sweep, page, marker and what is printed there. The cells of Figure 2 are Table 3's."""
+
+NAMED = ((README, "demo"), (README, "foundation"), (README, "real"), (RESULTS, "real"))
+"""Pages and markers of what is filled from a run or folder that the command line names."""
 
 
 def page() -> str:

@@ -18,7 +18,7 @@ CHANGES = {
     "no mixing": "The heads judge the public examples as they are, no mixtures of two.",
     "no crossing": "An example is asked its own task's question only.",
     "no public pass": "The server leaves encoders and heads as aggregated.",
-    "encoders through the LLM": "Half of the answers are labels, and the LLM's loss, not the heads', trains the encoders.",
+    "encoders through the LLM": "Half of the answers are labels; the LLM's loss, not the heads', trains the encoders.",
     "routing reward": "The loss rewards routing tasks to different experts.",
     "mlp projector": "Two layers with GELU in place of the linear projector.",
     "align first": "Only the projectors learn in the first two rounds.",
@@ -43,7 +43,9 @@ def ablation(results: Results) -> str:
         cells = [shown(gap, signed=True) for gap in gaps]
         seeds = str(max((gap.num_seeds for gap in gaps if gap is not None), default=0))
         lines.append([label, *cells, _federated(results, label), seeds])
-        sentences.append(f"- *{label}.* {CHANGES.get(label, '')} {_said('trained', gaps[0])}; {_said('unseen', gaps[1])}.")
+        sentences.append(
+            f"- *{label}.* {CHANGES.get(label, '')} {_said('trained', gaps[0])}; {_said('unseen', gaps[1])}."
+        )
     return "\n".join([results.seeds(), "", table(head, lines), "", *sentences])
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-
 Row = Mapping[str, Any]
+LINE_WIDTH = 120
 
 
 def results(run: Path) -> str:
@@ -38,7 +39,10 @@ def closed(rows: list[Row], titles: Mapping[str, str]) -> str:
 def answers(rows: list[Row], titles: Mapping[str, str]) -> str:
     """Token F1 of answers in words, beside the best constant answer."""
     cells = {(r["task"], r["model"], r["part"]): r for r in rows if r.get("part") and r["metric"] == "token_f1"}
-    table = ["| answers in words, unseen | n | token F1: FedKIM | token F1: best constant answer |", "|---|---|---|---|"]
+    table = [
+        "| answers in words, unseen | n | token F1: FedKIM | token F1: best constant answer |",
+        "|---|---|---|---|",
+    ]
     for task in dict.fromkeys(task for task, *_ in cells):
         pair = [cells.get((task, model, "all")) for model in ("fedkim", "constant-best")]
         if pair[0] is not None:
@@ -55,20 +59,29 @@ def reading(rows: list[Row], differences: list[Row]) -> str:
     worse = sum(row["ci_high"] is not None and row["ci_high"] < 0 for row in gaps)
     unseen = [row for row in _of(rows, "fedkim", "auroc") if row["role"] == "unseen"]
     chance = sum(row["ci_low"] is not None and row["ci_low"] > 0.5 for row in unseen)
-    text = f"The injected LLM's AUROC is above the federated-only model's on {above} of {len(gaps)} trained tasks\n"
-    text += f"(the interval of the difference excludes 0 on {sure}, and on {worse} in the other direction). On {chance}\n"
-    text += f"of {len(unseen)} unseen closed tasks its interval is above chance; the federated model has no answer there."
+    text = f"The injected LLM's AUROC is above the federated-only model's on {above} of {len(gaps)} trained tasks "
+    text += (
+        f"(the interval of the difference excludes 0 on {sure}, and on {worse} in the other direction). On {chance} "
+    )
+    text += (
+        f"of {len(unseen)} unseen closed tasks its interval is above chance; the federated model has no answer there."
+    )
     f1 = {(r["task"], r["model"]): r for r in rows if r["metric"] == "token_f1" and r.get("part") == "all"}
     asked = [task for task, model in f1 if model == "fedkim" and (task, "constant-best") in f1]
     beaten = sum((f1[task, "fedkim"]["value"] or 0) > (f1[task, "constant-best"]["value"] or 0) for task in asked)
-    return text + f"\nIn words it beats the best constant answer on {beaten} of {len(asked)} tasks." if asked else text
+    if asked:
+        text += f" In words it beats the best constant answer on {beaten} of {len(asked)} tasks."
+    return textwrap.fill(text, LINE_WIDTH)
 
 
 def foundation(run: Path) -> str:
     """Return what the tiny LLM could do before injection, from the run's provenance."""
     facts = _provenance(run)["foundation"]
     closed_facts, open_facts = facts["closed_questions"], facts["open_questions"]
-    lines = ["| the tiny LLM alone, on text it was not trained on | it | best constant answer | n |", "|---|---|---|---|"]
+    lines = [
+        "| the tiny LLM alone, on text it was not trained on | it | best constant answer | n |",
+        "|---|---|---|---|",
+    ]
     for kind, title in (("taught_findings", "findings it was taught"), ("held_out_findings", "findings held out")):
         found = closed_facts[kind]
         name = f"yes or no about a written line, {title}: balanced accuracy"

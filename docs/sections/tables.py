@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medfed.report.beside import task_section
+from medfed.report.beside import paper_rows, task_section
 from medfed.report.compared import ComparedRow
-from medfed.report.names import is_constant, model_title
+from medfed.report.names import is_constant, model_title, number
 from sections.comparison import Results, shown, table, task_title
 
 MODELS = ("heads", "federated", "centralised", "local")
@@ -54,7 +54,24 @@ def open_table(results: Results) -> str:
                 rows = [results.row(label, model, task, metric, part) for metric in TEXT_METRICS]
                 if any(row is not None and row.value is not None for row in rows):
                     lines.append([task_title(task), title, model_title(model), _count(rows), *map(shown, rows)])
-    return table(["task", "questions", "model", "n", *TEXT_METRICS.values()], lines)
+    ours = table(["task", "questions", "model", "n", *TEXT_METRICS.values()], lines)
+    theirs = _open_beside(results, label)
+    return "\n".join(
+        [results.seeds([label]), "", ours, *(["", "BLEU-1 beside the paper's:", "", theirs] if theirs else [])]
+    )
+
+
+def _open_beside(results: Results, label: str) -> str:
+    """BLEU-1 of all questions: ours, the best constant answer on ours, and what was published; empty without either."""
+    lines = []
+    for task in results.tasks("unseen", is_closed=False):
+        published = paper_rows({**results.raw, "paper": ["Figure 2"]}, task)
+        if published:
+            for model in ("fedkim", "constant-best"):
+                row = results.row(label, model, task, "bleu1", "all")
+                lines.append([task_title(task), model_title(model), shown(row)])
+        lines += [[task_title(task), f"*{title}*", number(values.get("bleu1"))] for title, values in published]
+    return table(["task", "model", "BLEU-1"], lines) if lines else ""
 
 
 def real_table(results: Results) -> str:

@@ -62,7 +62,9 @@ def against_federated(results: Results) -> Answer:
         missed = [f"{task_title(task)} ({shown(gap, signed=True)})" for task, gap in found.items() if not _kept(gap)]
         if found:
             where = f" on {', '.join(missed)}" if missed else ""
-            lines.append(_joined(name, f"At least {number(MARGIN)} on every trained task: {reached(not missed)}{where}."))
+            lines.append(
+                _joined(name, f"At least {number(MARGIN)} on every trained task: {reached(not missed)}{where}.")
+            )
         mean = results.gap((label, label), "federated", "mean-trained", "auroc")
         for task, gap in found.items():
             cells.append([task_title(task), name, *_tested(gap), f"at least {number(MARGIN)}: {reached(_kept(gap))}"])
@@ -134,8 +136,8 @@ def against_constants(results: Results) -> Answer:
             cells.append([task_title(task), name, shown(row), number(constant.value), reached(ok)])
             cells[-1].append(yes(surely))
         where = f" on {', '.join(missed)}" if missed else ""
-        text = f"On every closed task: {reached(not missed)}{where}; the whole interval is above on {sure} of {len(tasks)}."
-        lines.append(_joined(name, text))
+        text = f"On every closed task: {reached(not missed)}{where}; the whole interval is above on"
+        lines.append(_joined(name, f"{text} {sure} of {len(tasks)}."))
     head = ["task", "algorithm", "balanced accuracy", "best constant", "beaten", "whole interval"]
     return Answer("Does it beat every constant answer on balanced accuracy?", lines, table(head, cells))
 

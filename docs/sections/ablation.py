@@ -50,12 +50,12 @@ def ablation(results: Results) -> str:
 
 
 def _change(results: Results, first: str, label: str, task: str, metric: str) -> ComparedDifference | None:
-    """The change minus the recipe: the comparison holds the recipe minus the change."""
+    """The change minus the recipe: the comparison holds the recipe minus the change. (0 − 0 has no minus sign.)"""
     gap = results.gap((first, label), "fedkim", task, metric)
     if gap is None or gap.value is None:
         return gap
-    low, high = (None if bound is None else -bound for bound in (gap.ci_high, gap.ci_low))
-    return gap.model_copy(update={"value": -gap.value, "ci_low": low, "ci_high": high})
+    low, high = (None if bound is None else 0.0 - bound for bound in (gap.ci_high, gap.ci_low))
+    return gap.model_copy(update={"value": 0.0 - gap.value, "ci_low": low, "ci_high": high})
 
 
 def _federated(results: Results, label: str) -> str:

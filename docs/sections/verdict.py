@@ -83,14 +83,15 @@ def order_of_methods(results: Results) -> Answer:
     """FedKIM > FedPlug_L > FedPlug on the mean AUROC of the unseen closed tasks."""
     lines, cells = [], []
     for name, methods in results.backbones.items():
-        rows = [results.row(methods.get(m, ""), "fedkim", "mean-unseen", "auroc") for m in ORDER]
-        values = [row.value for row in rows if row is not None and row.value is not None]
+        found = [results.row(methods.get(m, ""), "fedkim", "mean-unseen", "auroc") for m in ORDER]
+        rows = [row for row in found if row is not None]
+        values = [row.value for row in rows if row.value is not None]
         if len(values) < len(ORDER):
             continue
         cells += [[m, name, shown(row), MISSING] for m, row in zip(ORDER, rows, strict=True)]
         for a, b in ((0, 1), (0, 2), (1, 2)):
             gap = results.gap((methods[ORDER[a]], methods[ORDER[b]]), "fedkim", "mean-unseen", "auroc")
-            wins = _wins(rows[a].per_seed if rows[a] else (), rows[b].per_seed if rows[b] else ())
+            wins = _wins(rows[a].per_seed, rows[b].per_seed)
             value = shown(gap, signed=True) if gap else number(values[a] - values[b], signed=True)
             cells.append([f"{ORDER[a]} − {ORDER[b]}", name, value, wins])
         said = " > ".join(ORDER)

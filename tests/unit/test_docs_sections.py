@@ -175,3 +175,15 @@ def test_only_sections_whose_sweep_is_there_are_written(tmp_path: Path, monkeypa
         generate.insert(page, "c", "text")
     with pytest.raises(SystemExit, match="none of demo, real, results"):
         generate.fill("relust", tmp_path)
+
+
+def test_the_most_frequent_answer_is_told_only_where_it_is_not_the_best() -> None:
+    raw = comparison({}, (0.6, 0.6, 0.6))
+    for task, frequent in (("mr", 0.3), ("ms", 0.25)):
+        values = {"fedkim": 0.2, "constant-best": 0.3, "constant-frequent": frequent}
+        said = {"part": "all", "role": "unseen"}
+        raw["rows"] += [row("FedKIM", model, task, "token_f1", value) | said for model, value in values.items()]
+    text = tables.open_table(Results.of(raw))
+    assert text.count("| Best constant answer | 90 |") == 2
+    assert text.count("| Most frequent answer | 90 | 0.250 [0.230, 0.270] |") == text.count("Most frequent") == 1
+    assert "*Always no, computed on the reference answers the authors released*" in text

@@ -4,6 +4,7 @@ python docs/generate.py                         docs/data-access.md from the dat
 python docs/generate.py --check                 only compare
 python docs/generate.py demo=runs/demo/…        the README's tables of the demo and of its tiny LLM, from that run
 python docs/generate.py results=runs            docs/results.md and the README's headline, from the sweeps' comparisons
+python docs/generate.py table3=runs/table3      the sections of one sweep, from the comparison in that folder
 python docs/generate.py real=runs/fedkim-real   the tables of the real extracts, from the comparison in that folder
 
 A section whose sweep is absent stays as it is.
@@ -100,14 +101,22 @@ def fill(kind: str, place: Path) -> None:
         insert(RESULTS, "real", f"{found.seeds()}\n\n{tables.real_table(found)}")
         insert(README, "real", readme.real(found))
     elif kind == "results":
-        for sweep, page, marker, printed in SECTIONS:
-            found = read_results(place / sweep)
-            if found is None:
-                sys.stderr.write(f"{place / sweep}: no comparison.json; {page.name}, {marker}: left as it is\n")
-            else:
-                insert(page, marker, printed(found))
+        for sweep in dict.fromkeys(sweep for sweep, *_ in SECTIONS):
+            fill_sweep(sweep, place / sweep)
+    elif kind in {sweep for sweep, *_ in SECTIONS}:
+        fill_sweep(kind, place)
     else:
-        sys.exit(f"{kind!r} is none of demo, real, results")
+        sys.exit(f"{kind!r} is none of demo, real, results, and no sweep")
+
+
+def fill_sweep(sweep: str, folder: Path) -> None:
+    """Fill the sections of a sweep from the comparison in ``folder``; without one they stay as they are."""
+    found = read_results(folder)
+    for page, marker, printed in (section[1:] for section in SECTIONS if section[0] == sweep):
+        if found is None:
+            sys.stderr.write(f"{folder}: no comparison.json; {page.name}, {marker}: left as it is\n")
+        else:
+            insert(page, marker, printed(found))
 
 
 if __name__ == "__main__":

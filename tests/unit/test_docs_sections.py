@@ -169,11 +169,12 @@ def test_only_sections_whose_sweep_is_there_are_written(tmp_path: Path, monkeypa
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "comparison.json").write_text('{"name": "new", "labels": []}')
     generate.fill("results", tmp_path)
+    generate.fill("away", tmp_path / "away")
     assert page.read_text() == "<!-- a -->\nnew\n<!-- /a -->\n<!-- b -->\nold\n<!-- /b -->\n"
     assert read_results(tmp_path / "away") is None
     with pytest.raises(SystemExit, match="no markers"):
         generate.insert(page, "c", "text")
-    with pytest.raises(SystemExit, match="none of demo, real, results"):
+    with pytest.raises(SystemExit, match="none of demo, real, results, and no sweep"):
         generate.fill("relust", tmp_path)
 
 

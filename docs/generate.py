@@ -1,24 +1,31 @@
 """Write the parts of the documentation that are made from code and from runs.
 
-python docs/generate.py                     docs/data-access.md from the dataset cards
-python docs/generate.py --check             only compare
-python docs/generate.py demo=runs/demo/…    the README's table between the markers of `demo`, from that run
+python docs/generate.py                         docs/data-access.md from the dataset cards
+python docs/generate.py --check                 only compare
+python docs/generate.py demo=runs/demo/…        the README's tables of the demo and of its tiny LLM, from that run
+python docs/generate.py results=runs            docs/results.md and the README's headline, from the sweeps' comparisons
+python docs/generate.py table3=runs/table3      the sections of one sweep, from the comparison in that folder
+python docs/generate.py real=runs/fedkim-real   the tables of the real extracts, from the comparison in that folder
+
+A section whose sweep is absent stays as it is.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from medfed.datasets import DATASETS
 from medfed.datasets.base import Dataset
+from sections import ablation, demo, readme, tables, verdict
+from sections.comparison import Results, read_results
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "data-access.md"
+DATA_ACCESS = ROOT / "docs" / "data-access.md"
 README = ROOT / "README.md"
+RESULTS = ROOT / "docs" / "results.md"
 HEAD = """# Data access
 
 medfed reads every dataset in the layout people download; nothing is converted or copied. Put the folders below one data
@@ -29,7 +36,25 @@ file and lists all that are bad. Each dataset has a synthetic twin in the same l
 Most of these datasets ask for registration or a data use agreement. medfed never downloads data and never sends any.
 (This page is made from the dataset cards: `make docs`.)
 """
-MODELS = {"fedkim": "FedKIM", "federated": "federated only", "always-yes": "always yes", "always-no": "always no"}
+Section = tuple[str, Path, str, Callable[[Results], str]]
+SECTIONS: tuple[Section, ...] = (
+    ("table3", RESULTS, "verdict", verdict.verdict),
+    ("table3", RESULTS, "headline", tables.headline),
+    ("table3", RESULTS, "table3", lambda found: tables.paper_tables(found, "Table 3", "trained")),
+    ("table3", RESULTS, "figure2", lambda found: tables.paper_tables(found, "Figure 2", "unseen")),
+    ("figure2", RESULTS, "figure2", lambda found: tables.paper_tables(found, "Figure 2", "unseen")),
+    ("table4-5", RESULTS, "table4", lambda found: tables.paper_tables(found, "Table 4", "trained")),
+    ("table4-5", RESULTS, "table5", lambda found: tables.paper_tables(found, "Table 5", "unseen")),
+    ("table7", RESULTS, "table7", lambda found: tables.paper_tables(found, "Table 7", "trained")),
+    ("recipe", RESULTS, "recipe", ablation.ablation),
+    ("table4-5", RESULTS, "parts", ablation.ablation),
+    ("table3", RESULTS, "open", tables.open_table),
+    ("table3", README, "headline", readme.headline),
+)
+"""Sweep, page, marker and what is printed there. The cells of Figure 2 are Table 3's."""
+
+NAMED = ((README, "demo"), (README, "foundation"), (README, "real"), (RESULTS, "real"))
+"""Pages and markers of what is filled from a run or folder that the command line names."""
 
 
 def page() -> str:
@@ -54,51 +79,50 @@ def section(name: str, dataset: Dataset) -> str:
     return "\n".join(lines) + "\n"
 
 
-def results(run: Path) -> str:
-    """Return a Markdown table of the run's AUROC and balanced accuracy with 95 % intervals."""
-    rows = json.loads((run / "scores.json").read_text(encoding="utf-8"))["rows"]
-    titles = json.loads((run / "provenance.json").read_text(encoding="utf-8"))["titles"]
-    cells = {(row["task"], row["model"], row["metric"]): row for row in rows}
-    tasks = list(dict.fromkeys((row["task"], row["role"], row["n"], row["num_positive"]) for row in rows))
-    table = ["| task | n (positive) | AUROC: " + " | AUROC: ".join(["FedKIM", "federated only"]) + " | "]
-    table[0] += (
-        " | ".join(f"balanced accuracy: {MODELS[model]}" for model in ("fedkim", "federated", "always-no")) + " |"
-    )
-    table.append("|---|" + "---|" * 6)
-    for task, role, count, positive in tasks:
-        values = [cell(cells.get((task, model, "auroc"))) for model in ("fedkim", "federated")]
-        models = ("fedkim", "federated", "always-no")
-        values += [cell(cells.get((task, model, "balanced_accuracy"))) for model in models]
-        mark = "" if role == "trained" else " (unseen)"
-        table.append(f"| {titles[task]}{mark} | {count} ({positive}) | " + " | ".join(values) + " |")
-    return "\n".join(table)
-
-
-def cell(row: dict[str, Any] | None) -> str:
-    """Return a value with its interval, or why there is none."""
-    if row is None:
-        return "–"
-    if row["value"] is None:
-        return f"undefined: {row['reason']}"
-    if row["ci_low"] is None or row["ci_low"] == row["ci_high"]:
-        return f"{row['value']:.2f}"
-    return f"{row['value']:.2f} [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
-
-
-def insert(name: str, text: str) -> None:
-    """Put ``text`` between the README's markers of ``name``."""
-    old = README.read_text(encoding="utf-8")
+def insert(page: Path, name: str, text: str) -> None:
+    """Put ``text`` between the page's markers of ``name``."""
+    old = page.read_text(encoding="utf-8")
     pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
     new, count = re.subn(pattern, lambda match: match[1] + text + "\n" + match[2], old, flags=re.DOTALL)
     if count != 1:
-        sys.exit(f"README.md has no markers <!-- {name} --> … <!-- /{name} -->")
-    README.write_text(new, encoding="utf-8")
+        sys.exit(f"{page.name} has no markers <!-- {name} --> … <!-- /{name} -->")
+    page.write_text(new, encoding="utf-8")
+
+
+def fill(kind: str, place: Path) -> None:
+    """Fill the sections of one ``kind=place`` of the command line."""
+    if kind == "demo":
+        insert(README, "demo", demo.results(place))
+        insert(README, "foundation", demo.foundation(place))
+    elif kind == "real":
+        found = read_results(place)
+        if found is None:
+            sys.exit(f"{place}: no comparison.json; run: medfed run studies/fedkim-real.toml --data-root DIR --seeds …")
+        insert(RESULTS, "real", f"{found.seeds()}\n\n{tables.real_table(found)}")
+        insert(README, "real", readme.real(found))
+    elif kind == "results":
+        for sweep in dict.fromkeys(sweep for sweep, *_ in SECTIONS):
+            fill_sweep(sweep, place / sweep)
+    elif kind in {sweep for sweep, *_ in SECTIONS}:
+        fill_sweep(kind, place)
+    else:
+        sys.exit(f"{kind!r} is none of demo, real, results, and no sweep")
+
+
+def fill_sweep(sweep: str, folder: Path) -> None:
+    """Fill the sections of a sweep from the comparison in ``folder``; without one they stay as they are."""
+    found = read_results(folder)
+    for page, marker, printed in (section[1:] for section in SECTIONS if section[0] == sweep):
+        if found is None:
+            sys.stderr.write(f"{folder}: no comparison.json; {page.name}, {marker}: left as it is\n")
+        else:
+            insert(page, marker, printed(found))
 
 
 if __name__ == "__main__":
     if "--check" in sys.argv:
-        sys.exit(PAGE.read_text(encoding="utf-8") != page() and "docs/data-access.md is stale; run: make docs")
-    PAGE.write_text(page(), encoding="utf-8")
+        sys.exit(DATA_ACCESS.read_text(encoding="utf-8") != page() and "docs/data-access.md is stale; run: make docs")
+    DATA_ACCESS.write_text(page(), encoding="utf-8")
     for argument in sys.argv[1:]:
-        marker, _, folder = argument.partition("=")
-        insert(marker, results(Path(folder)))
+        kind, _, folder = argument.partition("=")
+        fill(kind, Path(folder))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-import runpy
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+import generate
 from medfed.cli import app
+from sections.ablation import CHANGES
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -18,8 +20,26 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_the_data_page_is_what_the_cards_say() -> None:
-    page = runpy.run_path(str(ROOT / "docs" / "generate.py"))["page"]()
-    assert (ROOT / "docs" / "data-access.md").read_text(encoding="utf-8") == page, "run: make docs"
+    assert generate.DATA_ACCESS.read_text(encoding="utf-8") == generate.page(), "run: make docs"
+
+
+def test_every_section_that_is_written_has_its_markers_and_no_marker_is_orphaned() -> None:
+    written = {(page, marker) for _, page, marker, _ in generate.SECTIONS} | set(generate.NAMED)
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        found += [
+            (page, name) for name in re.findall(r"^<!-- ([a-z0-9-]+) -->\n(?:.*?)^<!-- /\1 -->$", text, re.M | re.S)
+        ]
+        assert len(re.findall("<!-- ", text)) == 2 * sum(where == page for where, _ in found), page
+    assert sorted(found) == sorted(written)
+
+
+def test_every_change_of_the_recipe_study_has_its_sentence() -> None:
+    for name in ("recipe", "table4-5"):
+        axes = tomllib.loads((ROOT / "studies" / f"{name}.toml").read_text(encoding="utf-8"))["axes"]
+        (changes,) = axes.values()
+        assert set(list(changes)[1:]) <= CHANGES.keys(), name
 
 
 def commands() -> list[str]:

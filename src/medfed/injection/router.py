@@ -7,8 +7,9 @@ Deviation: Eq. 4 prints no softmax around QKᵀ/√d_k (``attention="linear"``);
 does.
 Deviation: the embeddings are RMS-normalised first. Token embeddings are small, so without it β is near zero, α stays
 uniform and the mixture is one plain LoRA. Padding is masked in attention and pooling.
-Deviation: training rewards the mutual information between task and expert (Chen et al. 2023, Mod-Squad). Descriptions
-share most words, and the expert that is ahead learns most: without the reward all tasks end with the same one.
+Deviation: training can reward the mutual information between task and expert (Chen et al. 2023, Mod-Squad):
+descriptions share most words, and without the reward the router hardly tells tasks apart. Off by default:
+docs/results.md.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def markdown(comparison: Comparison) -> str:
         "",
     ]
     for task in dict.fromkeys(row["task"] for row in comparison["rows"] if row["part"] in WHOLE):
-        lines += _task_section(comparison, task)
+        lines += task_section(comparison, task)
     return "\n".join([*lines, *_difference_section(comparison)]) + "\n"
 
 
@@ -90,7 +90,8 @@ def _place(row: Published) -> str:
     return row.source.rpartition(", ")[2]
 
 
-def _task_section(comparison: Comparison, task: str) -> list[str]:
+def task_section(comparison: Comparison, task: str) -> list[str]:
+    """Return the Markdown lines of one task: a heading, and a table of every model beside what was published."""
     rows = [row for row in comparison["rows"] if row["task"] == task and row["part"] in WHOLE]
     columns = [(metric, title) for metric, title in COLUMNS if any(row["metric"] == metric for row in rows)]
     lines = [f"## {_task_title(task)} (n = {rows[0]['n']})", "", _line(["", *(title for _, title in columns)])]

@@ -1,0 +1,78 @@
+"""What each part of the injection recipe pays: every change against the recipe, and a sentence on each."""
+
+from __future__ import annotations
+
+from medfed.report.compared import ComparedDifference
+from medfed.report.names import number
+from sections.comparison import Results, interval, shown, table
+
+COLUMNS = (
+    ("mean-trained", "auroc", "AUROC, trained"),
+    ("mean-unseen", "auroc", "AUROC, unseen"),
+    ("mean-trained", "balanced_accuracy", "balanced accuracy, trained"),
+    ("mean-unseen", "balanced_accuracy", "balanced accuracy, unseen"),
+)
+CHANGES = {
+    "labels only": "The LLM learns the public labels; the aggregated heads do not teach it.",
+    "no head tokens": "The prompt holds the encoders' tokens only, not what the heads say.",
+    "no mixing": "The heads judge the public examples as they are, no mixtures of two.",
+    "no crossing": "An example is asked its own task's question only.",
+    "no public pass": "The server leaves encoders and heads as aggregated.",
+    "encoders through the LLM": "Half of the answers are labels; the LLM's loss, not the heads', trains the encoders.",
+    "routing reward": "The loss rewards routing tasks to different experts.",
+    "mlp projector": "Two layers with GELU in place of the linear projector.",
+    "align first": "Only the projectors learn in the first two rounds.",
+    "fresh optimizer": "The server's optimizer forgets its moments each round.",
+    "paper": 'The paper\'s way: `recipe = "paper"`.',
+    "FedKIM_pub": "No clients: the server trains on its public data alone.",
+    "FedKIM_T": "The router does not read the task's description.",
+    "FedKIM_M": "The router does not read the modalities' description.",
+}
+
+
+def ablation(results: Results) -> str:
+    """A table of changes, each minus the recipe, then a sentence per change."""
+    first, *others = results.typed.labels
+    base = [results.row(first, "fedkim", task, metric) for task, metric, _ in COLUMNS]
+    head = ["change", *(f"{title}, difference" for *_, title in COLUMNS), "AUROC, trained, minus federated only"]
+    head.append("seeds")
+    lines = [[f"{first} (its values)", *map(shown, base), _federated(results, first), _seeds(results, first)]]
+    sentences = []
+    for label in others:
+        gaps = [_change(results, first, label, task, metric) for task, metric, _ in COLUMNS]
+        cells = [shown(gap, signed=True) for gap in gaps]
+        seeds = str(max((gap.num_seeds for gap in gaps if gap is not None), default=0))
+        lines.append([label, *cells, _federated(results, label), seeds])
+        sentences.append(
+            f"- *{label}.* {CHANGES.get(label, '')} {_said('trained', gaps[0])}; {_said('unseen', gaps[1])}."
+        )
+    return "\n".join([results.seeds(), "", table(head, lines), "", *sentences])
+
+
+def _change(results: Results, first: str, label: str, task: str, metric: str) -> ComparedDifference | None:
+    """The change minus the recipe: the comparison holds the recipe minus the change. (0 − 0 has no minus sign.)"""
+    gap = results.gap((first, label), "fedkim", task, metric)
+    if gap is None or gap.value is None:
+        return gap
+    low, high = (None if bound is None else 0.0 - bound for bound in (gap.ci_high, gap.ci_low))
+    return gap.model_copy(update={"value": 0.0 - gap.value, "ci_low": low, "ci_high": high})
+
+
+def _federated(results: Results, label: str) -> str:
+    return shown(results.gap((label, label), "federated", "mean-trained", "auroc"), signed=True)
+
+
+def _seeds(results: Results, label: str) -> str:
+    return str(len(results.typed.seeds.get(label, ())))
+
+
+def _said(role: str, gap: ComparedDifference | None) -> str:
+    """What a change does to the mean AUROC of a role; clear only where the interval excludes 0."""
+    if gap is None or gap.value is None:
+        return f"on {role} tasks it was not compared"
+    value = f"{number(gap.value, signed=True)} {interval(gap, signed=True)}".strip()
+    if gap.ci_low is not None and gap.ci_low > 0:
+        return f"it gains on {role} tasks ({value})"
+    if gap.ci_high is not None and gap.ci_high < 0:
+        return f"it loses on {role} tasks ({value})"
+    return f"no clear difference on {role} tasks ({value})"

@@ -1,0 +1,116 @@
+"""A sweep's ``comparison.json`` as the pages read it, and how they print its numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medfed.report.beside import BACKBONE, METHOD
+from medfed.report.compared import ComparedDifference, ComparedRow, Comparison
+from medfed.report.names import MISSING, is_constant, number
+from medfed.tasks import TASKS
+
+FILE = "comparison.json"
+MEANS = {"mean-trained": "mean of the trained tasks", "mean-unseen": "mean of the unseen closed tasks"}
+MIN_SEEDS = 5
+
+
+@dataclass(frozen=True)
+class Results:
+    """A comparison: as written, and typed."""
+
+    raw: Mapping[str, Any]
+    typed: Comparison
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> Results:
+        """Check and wrap what ``comparison.json`` holds."""
+        return cls(raw, Comparison.model_validate(raw))
+
+    @property
+    def backbones(self) -> dict[str, dict[str, str]]:
+        """Label by backbone and method; a sweep without such an axis has the backbone ``""``."""
+        found: dict[str, dict[str, str]] = {}
+        for label in self.typed.labels:
+            values = self.raw.get("cells", {}).get(label, {})
+            found.setdefault(values.get(BACKBONE, ""), {})[values.get(METHOD, label)] = label
+        return found
+
+    def tasks(self, role: str, *, is_closed: bool = True) -> list[str]:
+        """Tasks of a role in the study's order, without the means."""
+        rows = [row for row in self.typed.rows if row.role == role and row.task not in MEANS]
+        return list(dict.fromkeys(row.task for row in rows if (row.part is None) == is_closed))
+
+    def row(self, label: str, model: str, task: str, metric: str, part: str | None = None) -> ComparedRow | None:
+        """One value, or None where it was not measured."""
+        key = (label, model, task, metric, part)
+        return next((r for r in self.typed.rows if (r.label, r.model, r.task, r.metric, r.part) == key), None)
+
+    def best_constant(self, label: str, task: str, metric: str, part: str | None = None) -> ComparedRow | None:
+        """The constant answer with the highest value."""
+        rows = (self.row(label, model, task, metric, part) for model in self.models if is_constant(model))
+        held = [row for row in rows if row is not None and row.value is not None]
+        return max(held, key=lambda row: row.value or 0.0, default=None)
+
+    @property
+    def models(self) -> list[str]:
+        """All models of the comparison."""
+        return list(dict.fromkeys(row.model for row in self.typed.rows))
+
+    def gap(
+        self, pair: tuple[str, str], baseline_model: str, task: str, metric: str, part: str | None = None
+    ) -> ComparedDifference | None:
+        """The injected LLM of ``pair[0]`` against ``baseline_model`` of ``pair[1]``; None where never compared."""
+        key = (*pair, baseline_model, task, metric, part)
+        for row in self.typed.differences:
+            if (row.label, row.baseline_label, row.baseline_model, row.task, row.metric, row.part) == key:
+                return row
+        return None
+
+    def seeds(self, labels: Iterable[str] | None = None) -> str:
+        """One sentence: which seeds, and what follows where they are few."""
+        chosen = [self.typed.seeds.get(label, ()) for label in (labels or self.typed.labels)]
+        held = sorted({seed for own in chosen for seed in own})
+        text = f"Seeds: {', '.join(map(str, held))}."
+        few = min(map(len, chosen), default=0) < MIN_SEEDS
+        return f"{text} Fewer than {MIN_SEEDS} seeds: no difference is called significant." if few else text
+
+
+def read_results(path: Path) -> Results | None:
+    """Read ``comparison.json`` in ``path`` (or at it); None where there is none."""
+    file = path / FILE if path.is_dir() else path
+    return Results.of(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+
+
+def task_title(task: str) -> str:
+    """What a table prints for a task or a mean."""
+    return MEANS.get(task) or (TASKS[task].title if task in TASKS else task.upper())
+
+
+def shown(row: ComparedRow | ComparedDifference | None, *, signed: bool = False, with_interval: bool = True) -> str:
+    """A value with its interval; a dash where nothing was measured."""
+    if row is None or row.value is None:
+        return MISSING
+    flag = "\\*" if isinstance(row, ComparedRow) and _is_stuck(row) else ""
+    return f"{number(row.value, signed=signed)}{flag} {interval(row, signed=signed) if with_interval else ''}".strip()
+
+
+def _is_stuck(row: ComparedRow) -> bool:
+    """Whether a model, not a constant and not a mean, gives every example one answer."""
+    return row.single_class and not is_constant(row.model) and row.task not in MEANS
+
+
+def interval(row: ComparedRow | ComparedDifference, *, signed: bool = False) -> str:
+    """The 95 % interval in brackets, or nothing."""
+    if row.ci_low is None or row.ci_high is None:
+        return ""
+    return f"[{number(row.ci_low, signed=signed)}, {number(row.ci_high, signed=signed)}]"
+
+
+def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; the first column is text, the others numbers."""
+    rule = ["---", *["--:"] * (len(head) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *lines))

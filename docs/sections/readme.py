@@ -1,0 +1,31 @@
+"""What the README prints of comparisons over seeds: the means of the headline, and the real extracts."""
+
+from __future__ import annotations
+
+from sections import verdict
+from sections.comparison import Results, shown, table, task_title
+from sections.tables import closed_table
+
+MODELS = ("federated", "centralised")
+
+
+def headline(results: Results) -> str:
+    """AUROC over seeds with the first algorithm of the sweep, then the verdicts."""
+    methods = next(iter(results.backbones.values()))
+    lines = [results.seeds(), "", closed_table(results, methods, "auroc", MODELS), ""]
+    return "\n".join([*lines, *verdict.short(verdict.answers(results))])
+
+
+def real(results: Results) -> str:
+    """n, AUROC and balanced accuracy of the study of real extracts."""
+    (label,) = results.typed.labels
+    head = ["task", "n", "AUROC: FedKIM", "AUROC: federated only", "balanced accuracy: FedKIM"]
+    lines = []
+    for role in ("trained", "unseen"):
+        for task in results.tasks(role):
+            ours, base = (results.row(label, model, task, "auroc") for model in ("fedkim", "federated"))
+            if ours is not None:
+                mark = " (unseen)" if role == "unseen" else ""
+                balanced = results.row(label, "fedkim", task, "balanced_accuracy")
+                lines.append([task_title(task) + mark, str(ours.n), shown(ours), shown(base), shown(balanced)])
+    return f"{results.seeds()}\n\n{table(head, lines)}"

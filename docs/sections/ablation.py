@@ -48,7 +48,7 @@ def ablation(results: Results) -> str:
         seeds = str(max((gap.num_seeds for gap in gaps if gap is not None), default=0))
         lines.append([label, *cells, _federated(results, label), seeds])
         sentences.append(
-            f"- *{label}.* {CHANGES.get(label, '')} {_said('trained', gaps[0])}; {_said('unseen', gaps[1])}."
+            f"- *{label}.* {CHANGES.get(label, '')} {_capital(_said('trained', gaps[0]))}; {_said('unseen', gaps[1])}."
         )
     return "\n".join([results.seeds(), "", table(head, lines), "", *sentences])
 
@@ -80,3 +80,7 @@ def _said(role: str, gap: ComparedDifference | None) -> str:
     if gap.ci_high is not None and gap.ci_high < 0:
         return f"it loses on {role} tasks ({value})"
     return f"no clear difference on {role} tasks ({value})"
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]

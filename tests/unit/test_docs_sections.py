@@ -130,8 +130,8 @@ def test_a_change_is_printed_as_change_minus_recipe() -> None:
     text = ablation.ablation(Results.of(raw))
     print("recipe − change = +0.04 [0.01, 0.08], so change − recipe = −0.04 [−0.08, −0.01]: the change loses")
     assert "| FedPlug_L | −0.040 [−0.080, −0.010] |" in text
-    assert "it loses on trained tasks (−0.040 [−0.080, −0.010]); on unseen tasks it was not compared" in text
-    assert "it gains on trained tasks (+0.030 [+0.020, +0.050]); no clear difference on unseen tasks (−0.010" in text
+    assert "It loses on trained tasks (−0.040 [−0.080, −0.010]); on unseen tasks it was not compared" in text
+    assert "It gains on trained tasks (+0.030 [+0.020, +0.050]); no clear difference on unseen tasks (−0.010" in text
 
 
 def test_the_papers_tables_hold_ours_theirs_and_constants() -> None:

@@ -101,6 +101,10 @@ class TrainableTask(Task, ABC):
     def truths(self, examples: TaskSet) -> list[Json]:
         """Return what is right for every example, in order."""
 
+    def constants(self, examples: TaskSet) -> dict[str, list[Json]]:
+        """Return what predictors that look at nothing say of every example, by name: ``always-…`` or ``constant-…``."""
+        return {}
+
 
 RESPONSE_BATCH_SIZE = 64
 """Examples per forward when a model is asked."""
@@ -136,6 +140,13 @@ class ClosedTask(TrainableTask, ABC):
     def truths(self, examples: TaskSet) -> list[Json]:
         """Return the class index of every example."""
         return examples.targets.tolist()
+
+    def constants(self, examples: TaskSet) -> dict[str, list[Json]]:
+        """Return one constant predictor per answer."""
+        sure = torch.eye(len(self.answers)).tolist()
+        return {
+            f"always-{answer.lower()}": [sure[number]] * len(examples) for number, answer in enumerate(self.answers)
+        }
 
 
 def trainable(task: Task) -> TrainableTask:

@@ -34,7 +34,7 @@ class Entry:
     seed: int
     metric: Mapping[str, Any]
     values: Mapping[str, Mapping[str, Any]]
-    cost: Mapping[str, float]
+    cost: Mapping[str, float | int]
 
 
 def leaderboard(folders: Sequence[Path], places: Sequence[Mapping[str, str]], seeds: Sequence[int]) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def rank_diagram(board: Board) -> Markup:
         return Markup("")
     count = len(names)
 
-    def x(rank: float) -> float:
+    def x(rank: float | int) -> float:
         return MARGIN + (rank - 1) / max(count - 1, 1) * (WIDTH - 2 * MARGIN)
 
     top = 52.0

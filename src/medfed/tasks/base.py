@@ -55,8 +55,13 @@ class Task(BaseModel, ABC):
 
     @property
     def target_columns(self) -> tuple[str, ...]:
-        """Index columns of which one must be known; together they stratify splits and partitions."""
+        """Index columns of which one must be known for an example to count."""
         return (self.target,)
+
+    @property
+    def stratum_columns(self) -> tuple[str, ...]:
+        """Index columns by which splits and partitions are stratified; Dirichlet partitions skew their values."""
+        return self.target_columns
 
     def targets(self, data: Decoded) -> Shaped[np.ndarray, "example *target"]:
         """What is right for every example: here its class index, −1 where it has none."""

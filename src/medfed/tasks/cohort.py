@@ -68,10 +68,7 @@ def build_cohort(
         DataError: a trained task has no private, public or test example left.
     """
     rosters = {
-        name: roster(
-            data[name].index, [column for task in train if task.dataset == name for column in task.target_columns]
-        )
-        for name in sorted({task.dataset for task in train})
+        name: roster(data[name].index, *_columns(train, name)) for name in sorted({task.dataset for task in train})
     }
     splits = assign_splits(rosters, split, seed)
     clients = assign_clients(rosters, splits, partition, seed)

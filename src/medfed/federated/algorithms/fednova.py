@@ -73,7 +73,7 @@ class FedNova(Algorithm):
         settings = trained.site.settings
         count = effective_steps(trained.num_steps, settings.momentum, settings.lr * self.mu)
         state = {STEPS: torch.tensor(count, dtype=torch.float64)}
-        return Upload(trained.delta, trained.weights.buffers, state)
+        return Upload(trained.delta, trained.shared_buffers(broadcast), state)
 
     def upload_like(self, state: FederatedState, federation: Federation) -> Params:
         """Return one float64 number."""

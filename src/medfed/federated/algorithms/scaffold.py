@@ -37,7 +37,7 @@ from medfed.federated.algorithms.base import Aggregate, Algorithm, Federation
 from medfed.federated.gate import delta_dtype
 from medfed.federated.local import LocalStep, Trained, Upload
 from medfed.federated.optimizer import ClientSettings
-from medfed.federated.state import FederatedState, join, split
+from medfed.federated.state import FederatedState, Weights, join, split
 from medfed.rng import torch_seeded
 from medfed.types import Broadcast, Params, Update, component
 
@@ -85,9 +85,9 @@ class Scaffold(Algorithm):
         """Return c = 0."""
         return join({"control": _zeros(params)})
 
-    def init_client(self, params: Params) -> Params:
+    def init_client(self, initial: Weights) -> Params:
         """Return c_i = 0."""
-        return _zeros(params)
+        return _zeros(initial.params)
 
     def broadcast(self, state: FederatedState, base: str) -> Broadcast:
         """Send x and c."""
@@ -112,7 +112,7 @@ class Scaffold(Algorithm):
             for name, own in client_state.items()
         }
         change = {name: kept[name] - own for name, own in client_state.items()}
-        return Upload(trained.delta, trained.weights.buffers, change, kept)
+        return Upload(trained.delta, trained.shared_buffers(broadcast), change, kept)
 
     def upload_like(self, state: FederatedState, federation: Federation) -> Params:
         """Return tensors like c."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from itertools import combinations
 from typing import ClassVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from medfed.datasets.base import Card
 from medfed.datasets.decode import Decoded
+from medfed.errors import StudyError
 from medfed.federated.algorithms.base import Algorithm, Federation
 from medfed.federated.client import Client, ClientSettings
 from medfed.federated.exchange import Answer, InProcessExchange
@@ -156,6 +158,29 @@ def small_clients() -> list[Client]:
 SMALL = ClientSettings(optimizer="sgd", lr=0.1, momentum=0.5, batch_size=8)
 
 
+PLAINER: dict[str, object] = {
+    "max_grad_norm": None,
+    "weight_decay": 0.0,
+    "momentum": 0.0,
+    "reset_optimizer": True,
+    "optimizer": "sgd",
+}
+"""What may be taken from client settings until an algorithm accepts them."""
+
+
+def allowed(algorithm: Algorithm, settings: ClientSettings = SMALL) -> ClientSettings:
+    """Return ``settings`` with as little taken from them as ``algorithm.check`` lets pass."""
+    for size in range(len(PLAINER) + 1):
+        for fields in combinations(PLAINER, size):
+            plainer = settings.model_copy(update={name: PLAINER[name] for name in fields})
+            try:
+                algorithm.check(plainer)
+            except StudyError:
+                continue
+            return plainer
+    raise AssertionError(f"{algorithm!r} accepts no client settings, not even plain SGD")
+
+
 class Meddler:
     """An exchange between the loop and an in-process one: it may replace, drop, repeat or reorder the answers."""
 
@@ -184,8 +209,8 @@ def run(
     rounds: RoundSettings | None = None,
     seed: int = 0,
 ) -> list[RoundResult]:
-    """Run the small federation."""
-    exchange = small_exchange(algorithm, settings, seed)
+    """Run the small federation, with plainer client settings where the algorithm refuses ``settings``."""
+    exchange = small_exchange(algorithm, allowed(algorithm, settings), seed)
     federation = Federation(exchange.registered, seed)
     rounds = (rounds or RoundSettings()).model_copy(update={"num_rounds": num_rounds})
     state = initial_state(small_model(), algorithm)

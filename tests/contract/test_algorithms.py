@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from federated_toys import SMALL, TASK_X, TASK_Y, Meddler, run, small_exchange, small_model, task_set
+from federated_toys import SMALL, TASK_X, TASK_Y, Meddler, allowed, run, small_exchange, small_model, task_set
 from medfed.errors import StudyError
 from medfed.federated.algorithms import ALGORITHMS
 from medfed.federated.algorithms.base import Algorithm, Federation
@@ -19,13 +21,52 @@ from medfed.federated.state import fingerprint
 from medfed.registry import lookup
 from medfed.types import Params
 
-NULL: dict[str, dict[str, float]] = {"fedavg": {}, "fedprox": {"mu": 0.0}}
+HUGE = 2.0**40
+
+NULL: dict[str, dict[str, float | str]] = {
+    "fedavg": {},
+    "fedprox": {"mu": 0.0},
+    "scaffold": {"control": 0.0, "weighting": "examples"},
+    "fednova": {"mu": 0.0},
+    "fedadagrad": {"beta_1": 0.0, "tau": HUGE, "eta": 2 * HUGE},  # √v = τ, up to Δ²/τ²
+    "fedadam": {"beta_1": 0.0, "beta_2": 0.0, "tau": HUGE, "eta": HUGE},  # √v = |Δ|, nothing beside τ
+    "fedyogi": {"beta_1": 0.0, "beta_2": 0.0, "tau": HUGE, "eta": 2 * HUGE},  # √v = τ, up to Δ²/τ²
+    "fedams": {"beta_1": 0.0, "epsilon": HUGE, "eta": HUGE**0.5},  # √v̂ = √ε
+}
 """Hyperparameters with which an algorithm is FedAvg, bit for bit."""
+
+NULL_CLIENTS: dict[str, dict[str, int]] = {
+    "fednova": {"local_steps": 3},  # equal steps: nothing to normalise
+}
+"""Client settings that belong to the null setting of some."""
+
+NULL_ATOL: dict[str, float] = {
+    "fednova": 1e-6,  # a quotient and a product that cancel up to rounding
+    "fedadagrad": 1e-6,  # τ is large, not infinite
+    "fedadam": 1e-6,
+    "fedyogi": 1e-6,
+}
+"""How near FedAvg those come that cannot reach it bit for bit."""
 
 HARD = ClientSettings(
     optimizer="adamw", lr=0.02, weight_decay=0.1, batch_size=8, max_grad_norm=1.0, reset_optimizer=False
 )
-every = pytest.mark.parametrize("algorithm", [kind() for kind in ALGORITHMS.values()], ids=list(ALGORITHMS))
+
+
+def variants() -> dict[str, Algorithm]:
+    """Every registered algorithm by default, and with every other choice of the fields that offer a few words."""
+    found: dict[str, Algorithm] = {}
+    for name, kind in ALGORITHMS.items():
+        found[name] = kind()
+        for field, info in kind.model_fields.items():
+            choices = get_args(info.annotation) if get_origin(info.annotation) is Literal else ()
+            for choice in choices:
+                if choice != info.default:
+                    found[f"{name}-{field}-{choice}"] = kind.model_validate({field: choice})
+    return found
+
+
+every = pytest.mark.parametrize("algorithm", list(variants().values()), ids=list(variants()))
 
 
 def final(algorithm: Algorithm, **options: object) -> str:
@@ -42,21 +83,65 @@ def numeric_fields() -> list[tuple[str, str]]:
     ]
 
 
+def others(default: Algorithm, field: str) -> list[Algorithm]:
+    """The algorithm with other values of a field, as far as they are allowed."""
+    value, found = getattr(default, field), []
+    for other in (value * 1.5, value + 0.5, value * 0.5, value + 1):
+        if other != value:
+            try:
+                found.append(type(default).model_validate(default.model_dump() | {field: other}))
+            except ValidationError:
+                continue
+    return found
+
+
 @pytest.mark.parametrize(("name", "field"), numeric_fields())
 def test_every_numeric_hyperparameter_changes_the_result(name: str, field: str) -> None:
     default = ALGORITHMS[name]()
-    for value in (getattr(default, field) * 1.5, getattr(default, field) + 0.5):
-        other = default.model_validate(default.model_dump() | {field: value})
-        assert final(default) != final(other), (
-            f"{name}.{field}: {getattr(default, field)} and {value} give the same model"
-        )
+    changed = others(default, field)
+    assert changed, f"{name}.{field}: no other value to try"
+    for other in changed:
+        values = [getattr(algorithm, field) for algorithm in (default, other)]
+        assert final(default) != final(other), f"{name}.{field}: {values[0]} and {values[1]} give the same model"
 
 
-def test_null_settings_are_fedavg_bit_for_bit() -> None:
-    assert NULL.keys() == ALGORITHMS.keys(), "a new algorithm states its null setting here"
-    expected = final(ALGORITHMS["fedavg"]())
-    for name, fields in NULL.items():
-        assert final(ALGORITHMS[name](**fields)) == expected, name
+def test_every_choice_changes_the_result() -> None:
+    for name, algorithm in variants().items():
+        default = ALGORITHMS[algorithm.name]()
+        assert algorithm == default or final(algorithm) != final(default), name
+
+
+def test_every_algorithm_states_its_null_setting() -> None:
+    assert NULL.keys() == ALGORITHMS.keys()
+
+
+@pytest.mark.parametrize("name", list(NULL))
+def test_null_settings_are_fedavg(name: str) -> None:
+    algorithm = ALGORITHMS[name].model_validate(NULL[name])
+    settings = allowed(algorithm, SMALL.model_copy(update=NULL_CLIENTS.get(name, {})))
+    found, plain = (run(kind, 3, settings)[-1].state for kind in (algorithm, ALGORITHMS["fedavg"]()))
+    if name not in NULL_ATOL:
+        assert fingerprint(*found.weights) == fingerprint(*plain.weights)
+    for mine, theirs in zip(found.weights, plain.weights, strict=True):
+        torch.testing.assert_close(dict(mine), dict(theirs), rtol=0, atol=NULL_ATOL.get(name, 0.0))
+
+
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name != "fedavg"])
+def test_no_algorithm_is_fedavg_by_another_name(name: str) -> None:
+    algorithm = ALGORITHMS[name]()
+    settings = allowed(algorithm)
+    assert final(algorithm, settings=settings) != final(ALGORITHMS["fedavg"](), settings=settings)
+
+
+@every
+def test_bfloat16_trains_and_keeps_every_dtype(algorithm: Algorithm) -> None:
+    rounded = run(algorithm, 2, SMALL.model_copy(update={"precision": "bfloat16"}))[-1]
+    exact = run(algorithm, 2)[-1]
+    assert not rounded.failures
+    assert fingerprint(*rounded.state.weights) != fingerprint(*exact.state.weights), "nothing ran in bfloat16"
+    for name, value in rounded.state.tensors().items():
+        assert bool(torch.isfinite(value).all()), name
+        assert value.dtype == exact.state.tensors()[name].dtype, name
 
 
 @every
@@ -67,7 +152,7 @@ def test_order_of_arrival_does_not_matter(algorithm: Algorithm) -> None:
 @every
 def test_inputs_are_not_mutated(algorithm: Algorithm) -> None:
     clients = {name: task_set(task, 10, 1) for name, task in (("x", TASK_X), ("y", TASK_Y))}
-    exchange = InProcessExchange([Client("h", clients)], small_model(), algorithm, HARD, 0)
+    exchange = InProcessExchange([Client("h", clients)], small_model(), algorithm, allowed(algorithm, HARD), 0)
     state = initial_state(small_model(), algorithm)
     first = run_round(state, exchange, algorithm, Federation(exchange.registered, 0), RoundSettings())
     watched: dict[str, Params] = {"state": first.state.tensors()} | dict(exchange.states())
@@ -80,7 +165,7 @@ def test_inputs_are_not_mutated(algorithm: Algorithm) -> None:
 @every
 @pytest.mark.parametrize("settings", [SMALL, HARD], ids=["sgd", "adamw-kept"])
 def test_resumed_equals_uninterrupted(algorithm: Algorithm, settings: ClientSettings, tmp_path: Path) -> None:
-    rounds = RoundSettings(num_rounds=4, participation=0.5)
+    rounds, settings = RoundSettings(num_rounds=4, participation=0.5), allowed(algorithm, settings)
     whole_exchange = small_exchange(algorithm, settings)
     federation = Federation(whole_exchange.registered, 0)
     start = initial_state(small_model(), algorithm)

@@ -7,6 +7,9 @@ ALGORITHMS: dict[str, type[Algorithm]] = collect(
     (
         "medfed.federated.algorithms.fedavg",
         "medfed.federated.algorithms.fedprox",
+        "medfed.federated.algorithms.scaffold",
+        "medfed.federated.algorithms.fednova",
+        "medfed.federated.algorithms.adaptive",
     ),
     "ALGORITHMS",
 )

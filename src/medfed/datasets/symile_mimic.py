@@ -131,7 +131,9 @@ def _split_index(root: Path, native: str) -> pl.DataFrame:
     own = _whole(table, path, "label").to_numpy() == 1
     offered = index.select("example").with_columns(query=query).group_by("query", maintain_order=True)
     candidates = offered.agg(pl.col("example").unique(maintain_order=True).alias("candidates"))
-    joined = index.filter(pl.Series(own)).join(candidates, "left", left_on="example", right_on="query")
+    joined = index.filter(pl.Series(own)).join(
+        candidates, how="left", left_on="example", right_on="query", maintain_order="left"
+    )
     _require_itself(joined, path)
     return joined
 

@@ -85,11 +85,13 @@ class LabsMLPSpec(EncoderSpec):
     Attributes:
         dim: width of the one token that leaves.
         hidden: widths of the hidden layers; the paper's are 256 and 1024, and its ``dim`` is 8192.
+        dropout: after every hidden layer; the paper has none.
     """
 
     name: ClassVar[str] = "labs-mlp"
     dim: int = Field(default=64, gt=0)
     hidden: tuple[int, ...] = (128, 128)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
     def build(self, modality: Modality) -> Encoder:
         """Return a freshly initialised encoder for flat samples; raise StudyError for others."""
@@ -110,7 +112,7 @@ class LabsMLP(Encoder):
         self.dim = spec.dim
         layers: list[nn.Module] = []
         for narrow, wide in pairwise((num_values, *spec.hidden)):
-            layers += [nn.Linear(narrow, wide), nn.GELU()]
+            layers += [nn.Linear(narrow, wide), nn.GELU(), nn.Dropout(spec.dropout)]
         inside = spec.hidden[-1] if spec.hidden else num_values
         self.layers = nn.Sequential(*layers, nn.Linear(inside, spec.dim), nn.LayerNorm(spec.dim))
 

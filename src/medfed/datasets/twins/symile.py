@@ -54,6 +54,10 @@ class Physiology(NamedTuple):
     blood: Float64[np.ndarray, " sign"]
     film: Float64[np.ndarray, " sign"]
 
+    def scaled(self, clarity: float) -> Physiology:
+        """Return what shows of it, from nothing (0) to all (1)."""
+        return Physiology(*(clarity * value for value in self))
+
 
 class Admission(NamedTuple):
     """One row of the tables and arrays: the image in [0, 1], the ECG in [−1, 1], blood values (NaN: not measured)."""
@@ -98,7 +102,7 @@ def write_symile_twin(root: Path, spec: TwinSpec) -> None:
 
 def _admission(spec: TwinSpec, person: int, visit: int) -> Admission:
     rng = numpy_rng("symile", spec.seed, "admission", person, visit)
-    body, noise = draw_physiology(rng), 2 * spec.difficulty
+    body, noise = draw_physiology(rng).scaled(min(2 * (1 - spec.difficulty), 1)), spec.difficulty
     film = draw_film(body.severity, body.heart, body.inflammation, body.film, spec.image_size, noise, rng)
     ecg = record_ecg(body.severity, body.heart, body.ecg, noise, rng)
     labs = draw_labs(body.severity, body.inflammation, body.blood, len(LAB_ITEMS), noise, rng)

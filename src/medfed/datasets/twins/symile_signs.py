@@ -36,11 +36,11 @@ def draw_film(
         return np.exp(-(inside**2))
 
     film = 0.55 * blob(0, 0, 0.95, 1.1)
-    haze = 0.06 * np.clip(inflammation, -2, 2)
+    haze = 0.12 * np.clip(inflammation, -2, 2)
     for side in (-1, 1):
         film -= (0.35 - haze) * blob(0.45 * side, -0.05, 0.33, 0.7)
-    film += 0.35 * blob(0.1, 0.25, 0.25 + 0.06 * np.clip(heart, -2, 2), 0.3)
-    strength = 0.3 + 0.07 * np.clip(severity, -2, 2)
+    film += 0.35 * blob(0.1, 0.25, 0.25 + 0.09 * np.clip(heart, -2, 2), 0.3)
+    strength = 0.3 + 0.12 * np.clip(severity, -2, 2)
     for place, sign in zip((-0.45, 0.0, 0.45), signs, strict=True):
         film += strength * blob(0.5 * sign, place, 0.16, 0.16)
     film += 0.05 * noise * rng.standard_normal((size, size))
@@ -50,9 +50,10 @@ def draw_film(
 def record_ecg(
     severity: float, heart: float, signs: Float64[np.ndarray, " sign"], noise: float, rng: np.random.Generator
 ) -> Float32[np.ndarray, "time lead"]:
-    """Return a 12-lead ECG scaled to [−1, 1]: severity is the rate, the heart's size the width of the QRS complex."""
+    """Return a 12-lead ECG scaled to [−1, 1]: severity is rate and T wave, the heart's size the width of the QRS."""
     period = 60 / np.clip(80 + 14 * severity, 45, 140)
-    width = 0.016 + 0.004 * np.clip(heart, -2, 2)
+    width = 0.02 + 0.007 * np.clip(heart, -2, 2)
+    height = 0.3 + 0.1 * np.clip(severity, -2, 2)
     time = np.arange(NUM_SAMPLES) / HZ
     beats = np.arange(-1, 5) * period + rng.uniform(0, period)
     after = time[:, None] - beats
@@ -66,7 +67,7 @@ def record_ecg(
         turned = signs[2] if lead in AXIS else 1.0
         t_sign = signs[0] if lead in CHEST else 1.0
         lifted = 0.25 * signs[1] if lead in INFERIOR else 0.0
-        signal[:, column] = turned * QRS[lead] * qrs + 0.3 * t_sign * t_wave + lifted * st + 0.12 * p_wave
+        signal[:, column] = turned * QRS[lead] * qrs + height * t_sign * t_wave + lifted * st + 0.12 * p_wave
     signal += 0.04 * noise * rng.standard_normal(signal.shape)
     signal += 0.05 * noise * np.sin(2 * np.pi * (0.3 * time + rng.random()))[:, None]
     low, high = signal.min(), signal.max()

@@ -24,7 +24,7 @@ from typing import ClassVar
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float32
+from jaxtyping import Float32, Shaped
 from scipy.signal import resample_poly
 
 from medfed.datasets.base import Card, Dataset, Record, TwinSpec, read_csv
@@ -94,7 +94,7 @@ class SymileMIMIC(Dataset):
         return {
             "image": _grey(images[row], cxr, row),
             "ecg": _leads(signals[row, 0], ecg, row),
-            "lab-percentiles": np.stack([np.asarray(array[row], np.float32) for array in labs]),
+            "lab-percentiles": np.stack([_unit(labs[0][row], percentiles, row), _unit(labs[1][row], measured, row)]),
         }
 
     def synthesize(self, root: Path, spec: TwinSpec) -> None:
@@ -183,7 +183,7 @@ def _grey(
     return grey
 
 
-def _leads(signal: Float32[np.ndarray, "time lead"], path: Path, row: int) -> Float32[np.ndarray, "lead time"]:
+def _leads(signal: Float32[np.ndarray, "time lead"], path: Path, row: int) -> Float32[np.ndarray, "lead resampled"]:
     """Put the leads in our order and bring the recording to 100 Hz."""
     if not np.isfinite(signal).all() or float(np.abs(signal).max()) > 1 + SLACK:
         raise DataError(
@@ -192,6 +192,15 @@ def _leads(signal: Float32[np.ndarray, "time lead"], path: Path, row: int) -> Fl
     ordered = np.asarray(signal, np.float32).T[[NATIVE_LEADS.index(lead) for lead in LEADS]]
     resampled: np.ndarray = resample_poly(ordered, 1, NATIVE_HZ // RAW_HZ, axis=1, padtype="line")
     return resampled.astype(np.float32)
+
+
+def _unit(values: Shaped[np.ndarray, " lab"], path: Path, row: int) -> Float32[np.ndarray, " lab"]:
+    """Return percentiles or flags, which are both from 0 to 1."""
+    if not ((values >= 0) & (values <= 1)).all():  # false for NaN as well
+        raise DataError(
+            f"row {row}: a value is not a number in [0, 1]", where=path, hint="use the release's percentiles and flags"
+        )
+    return np.asarray(values, np.float32)
 
 
 DATASETS: tuple[Dataset, ...] = (SymileMIMIC(),)

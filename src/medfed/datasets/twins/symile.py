@@ -102,7 +102,7 @@ def write_symile_twin(root: Path, spec: TwinSpec) -> None:
 
 def _admission(spec: TwinSpec, person: int, visit: int) -> Admission:
     rng = numpy_rng("symile", spec.seed, "admission", person, visit)
-    body, noise = draw_physiology(rng).scaled(min(2 * (1 - spec.difficulty), 1)), spec.difficulty
+    body, noise = draw_physiology(rng).scaled(min(2 * (1 - spec.difficulty), 1.0)), spec.difficulty
     film = draw_film(body.severity, body.heart, body.inflammation, body.film, spec.image_size, noise, rng)
     ecg = record_ecg(body.severity, body.heart, body.ecg, noise, rng)
     labs = draw_labs(body.severity, body.inflammation, body.blood, len(LAB_ITEMS), noise, rng)

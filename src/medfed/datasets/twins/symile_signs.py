@@ -35,7 +35,7 @@ def draw_film(
         inside = ((x - centre_x) / wide) ** 2 + ((y - centre_y) / high) ** 2
         return np.exp(-(inside**2))
 
-    film = 0.55 * blob(0, 0, 0.95, 1.1)
+    film = 0.55 * blob(0.0, 0.0, 0.95, 1.1)
     haze = 0.12 * np.clip(inflammation, -2, 2)
     for side in (-1, 1):
         film -= (0.35 - haze) * blob(0.45 * side, -0.05, 0.33, 0.7)
@@ -61,7 +61,7 @@ def record_ecg(
     def wave(delay: float, spread: float) -> Float64[np.ndarray, " time"]:
         return np.exp(-0.5 * ((after - delay) / spread) ** 2).sum(1)
 
-    qrs, t_wave, st, p_wave = wave(0, width), wave(0.26, 0.05), wave(0.12, 0.04), wave(-0.15, 0.02)
+    qrs, t_wave, st, p_wave = wave(0.0, width), wave(0.26, 0.05), wave(0.12, 0.04), wave(-0.15, 0.02)
     signal = np.empty((NUM_SAMPLES, len(LEADS)))
     for column, lead in enumerate(LEADS):
         turned = signs[2] if lead in AXIS else 1.0

@@ -57,9 +57,9 @@ class SymileMIMIC(Dataset):
         access="https://physionet.org/content/symile-mimic/1.0.0/",
         citation="Saporta et al., Advances in Neural Information Processing Systems 37 (2024), doi:10.13026/3vvj-s428",
         sites=("Beth Israel Deaconess Medical Center",),
-        note="A patient of MIMIC-IV, MIMIC-CXR and MIMIC-IV-ECG keeps one id (mimic:SUBJECT_ID) over all datasets drawn "
-        "from them. ECGs are scaled to [-1, 1] per recording, not in millivolts. The test split's ten candidates per "
-        "query are kept; those of val_retrieval are not read.",
+        note="A patient of MIMIC-IV, MIMIC-CXR and MIMIC-IV-ECG keeps one id (mimic:SUBJECT_ID) over all datasets "
+        "drawn from them. ECGs are scaled to [-1, 1] per recording, not in millivolts. The test split's ten candidates "
+        "per query are kept; those of val_retrieval are not read.",
     )
     modalities: ClassVar[tuple[str, ...]] = ("image", "ecg", "lab-percentiles")
     targets: ClassVar[tuple[str, ...]] = ("finding",)
@@ -167,9 +167,7 @@ def _whole(table: pl.DataFrame, path: Path, column: str) -> pl.Series:
     return numbers.cast(pl.Int64)
 
 
-def _grey(
-    channels: Float32[np.ndarray, "3 row column"], path: Path, row: int
-) -> Float32[np.ndarray, "row column"]:
+def _grey(channels: Float32[np.ndarray, "3 row column"], path: Path, row: int) -> Float32[np.ndarray, "row column"]:
     """Undo ImageNet's normalisation and average the three equal channels."""
     image = np.asarray(channels, np.float32) * IMAGENET_STD[:, None, None] + IMAGENET_MEAN[:, None, None]
     low, high = float(image.min()), float(image.max())

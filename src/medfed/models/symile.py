@@ -2,8 +2,8 @@
 
 Every modality's mean token goes through a linear projection to ``dim`` and is normalised to length 1. The temperature
 is learned, one per task: a product of ``order`` vectors (3 for the Symile loss, 2 for a pairwise one) is multiplied by
-``scale · dim^(order/2 − 1)``. The power of ``dim`` undoes that a product of more unit vectors is smaller, so one initial
-temperature serves both losses. The factor is dealt out evenly over the vectors, because a loss sees vectors only.
+``scale · dim^(order/2 − 1)``. The power of ``dim`` undoes that a product of more unit vectors is smaller, so one
+initial temperature serves both losses. The factor is dealt out evenly over the vectors, because a loss sees vectors only.
 
 At the paper's size: encoders ResNet-50 (film, 320 px), ResNet-18 (ECG, 5000 × 12) and ``labs-mlp`` with ``hidden``
 (256, 1024), and ``dim`` 8192.

@@ -1,8 +1,8 @@
 """Contrastive losses over modalities: Symile (Saporta et al. 2024) and pairwise InfoNCE (Radford et al. 2021, CLIP).
 
-Both take representations ``[batch, modality, dim]`` whose products are logits already (the model scales them) and which
-modality of which example is present. The multilinear inner product (MIP) of vectors is the sum over coordinates of their
-product; of two vectors it is the inner product.
+Both take representations ``[batch, modality, dim]`` whose products are logits already (the model scales them) and
+which modality of which example is present. The multilinear inner product (MIP) of vectors is the sum over coordinates
+of their product; of two vectors it is the inner product.
 
 Symile contrasts, for each modality as the anchor, an example's triple with triples whose *other* modalities were
 shuffled. Negatives by ``n``: the other modalities are shuffled once each, which gives n − 1 negatives per anchor (the

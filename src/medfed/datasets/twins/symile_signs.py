@@ -82,7 +82,7 @@ def draw_labs(
     noise: float,
     rng: np.random.Generator,
 ) -> Float64[np.ndarray, " lab"]:
-    """Return blood values around 100; each test follows one of five causes, and about a third are not measured (NaN)."""
+    """Return blood values around 100; each test follows one of five causes; about a third are not measured (NaN)."""
     causes = np.array([severity, inflammation, *signs])
     values = 100 + 15 * (causes[np.arange(num_labs) % len(causes)] + noise * rng.standard_normal(num_labs))
     missing = rng.random(num_labs) < 0.3

@@ -41,7 +41,7 @@ class Retrieval(PerExample):
             "recall_at_5": _within(5, rank, count),
             "recall_at_10": _within(10, rank, count),
             "rank_percentile": 1 - (rank - 1) / (count - 1) if count > 1 else None,
-            "listed_accuracy": _within(1, int(response.get("listed_rank", 1)), int(response.get("listed_candidates", 1))),
+            "listed_accuracy": _within(1, response.get("listed_rank", 1), response.get("listed_candidates", 1)),
         }
 
 

@@ -3,13 +3,14 @@
 Every modality's mean token goes through a linear projection to ``dim`` and is normalised to length 1. The temperature
 is learned, one per task: a product of ``order`` vectors (3 for the Symile loss, 2 for a pairwise one) is multiplied by
 ``scale · dim^(order/2 − 1)``. The power of ``dim`` undoes that a product of more unit vectors is smaller, so one
-initial temperature serves both losses. The factor is dealt out evenly over the vectors, because a loss sees vectors only.
+initial temperature serves both losses. The factor is dealt out evenly over the vectors, as
+they are all that a loss sees.
 
 At the paper's size: encoders ResNet-50 (film, 320 px), ResNet-18 (ECG, 5000 × 12) and ``labs-mlp`` with ``hidden``
 (256, 1024), and ``dim`` 8192.
 
 Deviation: the paper ends its encoders with a layer norm, whose vectors have length √dim, and starts its temperature
-    accordingly; here they have length 1 (as in its synthetic experiments).
+    accordingly; here they have length 1, and the power of ``dim`` above makes up for it.
 Deviation: an example with an absent modality is left out of what it lacks; the paper learns a vector for "absent".
 """
 
@@ -81,7 +82,8 @@ class SymileModel(FederatedModel):
         order = _retrieval(task).order
         vectors = torch.stack(list(self.representations(task, batch).values()), 1)
         scale: Tensor = self.heads[task.name]()
-        return vectors * (scale * self.dim ** (order / 2 - 1)) ** (1 / order)
+        scaled: Tensor = vectors * (scale * self.dim ** (order / 2 - 1)) ** (1 / order)
+        return scaled
 
     def _vectors(
         self, modality: str, samples: Float[Tensor, "batch *sample"], present: Bool[Tensor, " batch"]

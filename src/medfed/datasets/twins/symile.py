@@ -56,7 +56,14 @@ class Physiology(NamedTuple):
 
     def scaled(self, clarity: float) -> Physiology:
         """Return what shows of it, from nothing (0) to all (1)."""
-        return Physiology(*(clarity * value for value in self))
+        return Physiology(
+            clarity * self.severity,
+            clarity * self.heart,
+            clarity * self.inflammation,
+            clarity * self.ecg,
+            clarity * self.blood,
+            clarity * self.film,
+        )
 
 
 class Admission(NamedTuple):

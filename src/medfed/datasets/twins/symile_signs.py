@@ -33,7 +33,8 @@ def draw_film(
 
     def blob(centre_x: float, centre_y: float, wide: float, high: float) -> Float64[np.ndarray, "row column"]:
         inside = ((x - centre_x) / wide) ** 2 + ((y - centre_y) / high) ** 2
-        return np.exp(-(inside**2))
+        shade: np.ndarray = np.exp(-(inside**2))
+        return shade
 
     film = 0.55 * blob(0.0, 0.0, 0.95, 1.1)
     haze = 0.12 * np.clip(inflammation, -2, 2)
@@ -44,7 +45,8 @@ def draw_film(
     for place, sign in zip((-0.45, 0.0, 0.45), signs, strict=True):
         film += strength * blob(0.5 * sign, place, 0.16, 0.16)
     film += 0.05 * noise * rng.standard_normal((size, size))
-    return (film + 0.1).clip(0, 1).astype(np.float32)
+    grey: np.ndarray = (film + 0.1).clip(0, 1).astype(np.float32)
+    return grey
 
 
 def record_ecg(
@@ -59,7 +61,8 @@ def record_ecg(
     after = time[:, None] - beats
 
     def wave(delay: float, spread: float) -> Float64[np.ndarray, " time"]:
-        return np.exp(-0.5 * ((after - delay) / spread) ** 2).sum(1)
+        bumps: np.ndarray = np.exp(-0.5 * ((after - delay) / spread) ** 2).sum(1)
+        return bumps
 
     qrs, t_wave, st, p_wave = wave(0.0, width), wave(0.26, 0.05), wave(0.12, 0.04), wave(-0.15, 0.02)
     signal = np.empty((NUM_SAMPLES, len(LEADS)))
@@ -71,7 +74,8 @@ def record_ecg(
     signal += 0.04 * noise * rng.standard_normal(signal.shape)
     signal += 0.05 * noise * np.sin(2 * np.pi * (0.3 * time + rng.random()))[:, None]
     low, high = signal.min(), signal.max()
-    return (2 * (signal - low) / (high - low) - 1).astype(np.float32)
+    scaled: np.ndarray = 2 * (signal - low) / (high - low) - 1
+    return scaled.astype(np.float32)
 
 
 def draw_labs(

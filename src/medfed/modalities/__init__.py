@@ -9,6 +9,7 @@ MODALITIES: dict[str, Modality] = collect(
         "medfed.modalities.signal",
         "medfed.modalities.timeseries",
         "medfed.modalities.text",
+        "medfed.modalities.labs",
     ),
     "MODALITIES",
 )
@@ -19,6 +20,7 @@ ENCODERS: dict[str, type[EncoderSpec]] = collect(
         "medfed.modalities.conv",
         "medfed.modalities.transformer",
         "medfed.modalities.language",
+        "medfed.modalities.labs",
     ),
     "ENCODERS",
 )

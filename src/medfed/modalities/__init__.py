@@ -9,6 +9,7 @@ MODALITIES: dict[str, Modality] = collect(
         "medfed.modalities.signal",
         "medfed.modalities.timeseries",
         "medfed.modalities.text",
+        "medfed.modalities.volume",
     ),
     "MODALITIES",
 )

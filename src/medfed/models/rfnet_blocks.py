@@ -20,10 +20,20 @@ Pyramid = Sequence[Float[Tensor, "batch _ _ _ _"]]
 """Features from the finest level to the bottleneck; a level halves the grid and doubles the channels."""
 
 
+class Conv(nn.Conv3d):
+    """A 3-D convolution, on the CPU with channels last: with few channels its backward takes half the time."""
+
+    def forward(self, x: Float[Tensor, "batch _ _ _ _"]) -> Float[Tensor, "batch _ _ _ _"]:
+        """Convolve."""
+        if x.device.type == "cpu" and max(self.kernel_size) > 1:
+            x = x.contiguous(memory_format=torch.channels_last_3d)
+        return super().forward(x)
+
+
 def conv(channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     """Return convolution, instance normalisation (no batch statistics: nothing to federate) and leaky ReLU."""
     return nn.Sequential(
-        nn.Conv3d(channels, out_channels, kernel, stride, kernel // 2, bias=False),
+        Conv(channels, out_channels, kernel, stride, kernel // 2, bias=False),
         nn.InstanceNorm3d(out_channels),
         nn.LeakyReLU(0.2),
     )

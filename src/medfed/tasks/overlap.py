@@ -32,7 +32,7 @@ def region_scores(truth: Mask, said: Mask, spacing_mm: tuple[float, ...]) -> Reg
     if not either.any():
         return RegionScores(1.0, 1.0, 0.0)
     both, union = np.count_nonzero(truth & said), np.count_nonzero(either)
-    dice, iou = 2 * both / (both + union), both / union
+    dice, iou = float(2 * both / (both + union)), float(both / union)
     if not truth.any() or not said.any():
         return RegionScores(dice, iou, None)
     box = tuple(slice(int(places.min()), int(places.max()) + 1) for places in np.nonzero(either))

@@ -133,20 +133,19 @@ class Segmentation(TrainableTask):
             for mask in examples.targets
         ]
 
-    def segment(self, model: nn.Module, batch: Batch) -> Int[Tensor, "batch i j k"]:
-        """Return the most probable class of every voxel of whole volumes."""
-        probabilities = sliding_window(
-            lambda window: model(self, window)[:, 0].softmax(1), batch, self.patch, self.overlap
-        )
-        return probabilities.argmax(1)
+    def segment(self, model: nn.Module, volume: Batch) -> Int[Tensor, "i j k"]:
+        """Return the most probable class of every voxel of one whole volume."""
+        return sliding_window(
+            lambda windows: model(self, windows)[:, 0].softmax(1), volume, self.patch, self.overlap
+        ).argmax(0)
 
     def region_masks(self, classes: Shaped[np.ndarray, "i j k"]) -> Mapping[str, Bool[np.ndarray, "i j k"]]:
         """Return each region as a mask."""
         return {name: np.isin(classes, members) for name, members in self.regions.items()}
 
-    def _scores(self, model: nn.Module, batch: Batch) -> dict[str, float | None]:
-        said = self.region_masks(self.segment(model, batch)[0].cpu().numpy())
-        right = self.region_masks(batch.target[0].cpu().numpy())
+    def _scores(self, model: nn.Module, volume: Batch) -> dict[str, float | None]:
+        said = self.region_masks(self.segment(model, volume).cpu().numpy())
+        right = self.region_masks(volume.target[0].cpu().numpy())
         return {
             f"{metric}_{name}": value
             for name in self.regions

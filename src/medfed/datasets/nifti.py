@@ -9,11 +9,13 @@ from typing import NamedTuple
 import nibabel
 import numpy as np
 from jaxtyping import Shaped
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 
 from medfed.errors import DataError
 
 AGAIN = "the file is truncated or damaged: download it again"
-DAMAGED = (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError)
+DAMAGED = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error)
 
 
 class Scan(NamedTuple):
@@ -35,7 +37,7 @@ def read_nifti(path: Path) -> Scan:
         image = nibabel.load(path)
         voxels = np.asanyarray(image.dataobj)
         spacing = tuple(float(size) for size in image.header.get_zooms())
-    except (*DAMAGED, OSError, EOFError, ValueError, OverflowError, zlib.error) as error:
+    except DAMAGED as error:
         kind = f"{type(error).__name__}, {path.stat().st_size} bytes"
         raise DataError(f"not a readable NIfTI volume ({kind})", where=path, hint=AGAIN) from error
     if voxels.ndim != 3:

@@ -49,23 +49,23 @@ class FusedDecoder(nn.Module):
         self.maps = nn.ModuleList(
             RegionMaps(channels, num_sequences, num_classes, last=channels == widths[-1]) for channels in widths
         )
-        self.fusions = nn.ModuleList(
-            RegionFusion(channels, num_sequences, num_classes, hidden) for channels in widths
-        )
+        self.fusions = nn.ModuleList(RegionFusion(channels, num_sequences, num_classes, hidden) for channels in widths)
         self.up = nn.ModuleList(UpBlock(channels) for channels in widths[:-1])
         self.classify = nn.Conv3d(width, num_classes, 1)
 
     def forward(self, levels: Levels) -> list[Float[Tensor, "batch class _ _ _"]]:
         """Return the log-probabilities on the finest grid, then the logarithms of every level's region maps."""
-        x, logs = None, []
-        for level in reversed(range(len(levels))):
-            features = levels[level]
-            below = None if x is None else cast(UpBlock, self.up[level]).widen(x, features.shape[3:])
-            maps = self.maps[level](features, below)
-            fused = self.fusions[level](features, maps.detach())
-            x = fused if below is None else self.up[level](below, fused)
-            logs.append((enlarge(maps, levels[0].shape[3:]) + TINY).log())
-        return [self.classify(x).log_softmax(1), *logs]
+        maps = self.maps[-1](levels[-1], None)
+        x = self.fusions[-1](levels[-1], maps.detach())
+        by_level = [maps]
+        for level in reversed(range(len(self.up))):
+            up = cast(UpBlock, self.up[level])
+            below = up.widen(x, levels[level].shape[3:])
+            maps = self.maps[level](levels[level], below)
+            x = up(below, self.fusions[level](levels[level], maps.detach()))
+            by_level.append(maps)
+        grid = levels[0].shape[3:]
+        return [self.classify(x).log_softmax(1), *((enlarge(maps, grid) + TINY).log() for maps in by_level)]
 
 
 class RFNet(FederatedModel):
@@ -93,7 +93,8 @@ class RFNet(FederatedModel):
         """
         levels, present = self._encode(batch), self._present(batch)
         if not self.training:
-            return self.fused(levels)[0][:, None]
+            said: Tensor = self.fused(levels)[0][:, None]
+            return said
         kept = self._drawn(present) if self.drop_sequences else present
         fused = self.fused([features * kept[:, :, None, None, None, None] for features in levels])
         return torch.cat((torch.stack(fused, 1), self._alone(levels, present)), 1)
@@ -104,7 +105,7 @@ class RFNet(FederatedModel):
         Octants, because instance normalisation leaves little in the mean over the whole volume.
         """
         bottleneck = self._encode(batch)[-1]
-        pooled = F.adaptive_avg_pool3d(bottleneck.flatten(0, 1), 2).unflatten(0, bottleneck.shape[:2]).flatten(2)
+        pooled = F.adaptive_avg_pool3d(bottleneck.flatten(0, 1), 2).reshape(*bottleneck.shape[:2], -1)
         return {name: pooled[:, number] for number, name in enumerate(self.sequences)}
 
     def _present(self, batch: Batch) -> Bool[Tensor, "batch sequence"]:
@@ -126,7 +127,7 @@ class RFNet(FederatedModel):
         ]
 
     def _drawn(self, present: Bool[Tensor, "batch sequence"]) -> Bool[Tensor, "batch sequence"]:
-        """Draw a random subset of what is there, never empty: as in the paper, every combination is trained for."""
+        """Draw a random subset of what is there, never empty, so that every combination is trained for (the paper)."""
         kept = present & (torch.rand(present.shape) < 0.5).to(present.device)
         return torch.where(kept.any(1, keepdim=True), kept, present)
 
@@ -134,14 +135,13 @@ class RFNet(FederatedModel):
         self, levels: Levels, present: Bool[Tensor, "batch sequence"]
     ) -> Float[Tensor, "batch sequence class i j k"]:
         rows = present.flatten()
-        logits = self.single([features.flatten(0, 1)[rows] for features in levels])
-        spread = _spread(rows, logits.log_softmax(1), logits)
-        return spread.unflatten(0, present.shape)
+        said = self.single([features.flatten(0, 1)[rows] for features in levels]).log_softmax(1)
+        return _spread(rows, said, said).reshape(*present.shape, *said.shape[1:])
 
 
 def _spread(
-    there: Bool[Tensor, " batch"], found: Float[Tensor, "row *feature"] | None, like: Float[Tensor, "_ *feature"]
-) -> Float[Tensor, "batch *feature"]:
+    there: Bool[Tensor, " batch"], found: Float[Tensor, " _ *sample"] | None, like: Float[Tensor, " _ *sample"]
+) -> Float[Tensor, "batch *sample"]:
     """Put the rows of ``found`` where ``there`` is true; zeros elsewhere."""
     spread = like.new_zeros(len(there), *like.shape[1:])
     return spread if found is None else spread.index_put((there.nonzero()[:, 0],), found)

@@ -155,8 +155,8 @@ class RegionFusion(nn.Module):
             ],
             1,
         )
-        regions = torch.einsum("nsdv,ncs->ncdv", features.flatten(3), weights).unflatten(3, maps.shape[2:])
-        fused = self.fuse((regions * maps[:, :, None]).flatten(1, 2))
+        regions = torch.einsum("nsdv,ncs,ncv->ncdv", features.flatten(3), weights, maps.flatten(2))
+        fused = self.fuse(regions.reshape(len(maps), -1, *maps.shape[2:]))
         return torch.cat((fused, self.shortcut(features.flatten(1, 2))), 1)
 
 

@@ -48,8 +48,8 @@ def _hd95(truth: Mask, said: Mask, spacing_mm: tuple[float, ...]) -> float:
 
 
 def _surface(mask: Mask) -> Mask:
-    inner: np.ndarray = binary_erosion(mask)
-    return mask & ~inner
+    surface: np.ndarray = mask & ~binary_erosion(mask)
+    return surface
 
 
 def _distance_to(surface: Mask, spacing_mm: tuple[float, ...]) -> Float[np.ndarray, "i j k"]:

@@ -64,7 +64,7 @@ class Segmentation(TrainableTask):
         Raises:
             StudyError: masks and volumes have different grids.
         """
-        masks = data.truths[self.truth]
+        masks: np.ndarray = data.truths[self.truth]
         for name in self.modalities:
             if (grid := data.samples[name].shape[1:]) != masks.shape[1:]:
                 raise StudyError(
@@ -76,7 +76,8 @@ class Segmentation(TrainableTask):
 
     def usable(self, data: Decoded) -> Bool[np.ndarray, " example"]:
         """Which examples have at least one sequence; all have a mask."""
-        return np.any([data.present[name] for name in self.modalities], axis=0)
+        some: np.ndarray = np.any([data.present[name] for name in self.modalities], axis=0)
+        return some
 
     def counts(self, examples: TaskSet) -> dict[str, int]:
         """How many examples there are, by the values of the strata."""
@@ -88,7 +89,9 @@ class Segmentation(TrainableTask):
         """Cut one random window out of every example, and mirror it along random axes."""
         grid = tuple(batch.target.shape[1:])
         sides = [min(self.patch, side) for side in grid]
-        starts = [rng.integers([side - kept + 1 for side, kept in zip(grid, sides, strict=True)]) for _ in range(len(batch))]
+        starts = [
+            rng.integers([side - kept + 1 for side, kept in zip(grid, sides, strict=True)]) for _ in range(len(batch))
+        ]
         flips = rng.random((len(batch), 3)) < 0.5
 
         def cut(values: Shaped[Tensor, "batch _ _ _"]) -> Shaped[Tensor, "batch _ _ _"]:
@@ -111,7 +114,8 @@ class Segmentation(TrainableTask):
                 that an example cannot have (its sequence is absent) is zero throughout and does not count.
             batch: with the classes as ``target``.
         """
-        truth = F.one_hot(batch.target.long(), self.num_classes).movedim(-1, 1).to(outputs.dtype)
+        outputs = outputs.float()  # sums over voxels, also under autocast
+        truth = F.one_hot(batch.target.long(), self.num_classes).movedim(-1, 1).float()
         given = outputs.detach().flatten(2).any(2)
         losses = _cross_entropy(outputs, truth[:, None]) + _dice_loss(outputs, truth[:, None])
         counted = torch.where(given, losses, 0.0).sum(0) / given.sum(0).clamp(min=1)

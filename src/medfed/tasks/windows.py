@@ -51,7 +51,10 @@ def sliding_window(
 def _windows(volume: Batch, places: Sequence[tuple[slice, ...]]) -> Batch:
     number = len(places)
     return Batch(
-        {name: torch.cat([values[(slice(None), *place)] for place in places]) for name, values in volume.inputs.items()},
+        {
+            name: torch.cat([values[(slice(None), *place)] for place in places])
+            for name, values in volume.inputs.items()
+        },
         {name: flags.expand(number) for name, flags in volume.present.items()},
         torch.cat([volume.target[(slice(None), *place)] for place in places]),
         volume.examples * number,

@@ -87,8 +87,8 @@ def _tumour(side: int, high_grade: bool, rng: np.random.Generator) -> UInt8[np.n
     centre = rng.uniform(-0.42, 0.42, 3)
     distance = np.sqrt(sum((axis - place) ** 2 for axis, place in zip(_axes(side), centre, strict=True)))
     distance = distance * (1 + 0.12 * _rough(side, 6, rng))
-    radius = rng.uniform(0.3, 0.48)
-    core = radius * rng.uniform(0.55, 0.75)
+    radius = rng.uniform(0.34, 0.5)
+    core = radius * rng.uniform(0.65, 0.85)
     necrosis = core * (rng.uniform(0.5, 0.75) if high_grade or rng.random() < 0.3 else 1.0)
     return np.select([distance < necrosis, distance < core, distance < radius], [1, 3, 2], 0).astype(np.uint8)
 
@@ -102,7 +102,8 @@ def _axes(side: int) -> tuple[Field, ...]:
 def _rough(side: int, knots: int, rng: np.random.Generator) -> Field:
     """Return a smooth random field, about standard normal at its ``knots``³ knots."""
     coarse = rng.standard_normal((knots,) * 3)
-    return zoom(coarse, side / knots, order=1, mode="nearest", grid_mode=True)
+    smooth: np.ndarray = zoom(coarse, side / knots, order=1, mode="nearest", grid_mode=True)
+    return smooth
 
 
 def _write_case(folder: Path, volumes: dict[str, np.ndarray]) -> None:

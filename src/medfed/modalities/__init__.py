@@ -10,6 +10,7 @@ MODALITIES: dict[str, Modality] = collect(
         "medfed.modalities.timeseries",
         "medfed.modalities.text",
         "medfed.modalities.labs",
+        "medfed.modalities.volume",
     ),
     "MODALITIES",
 )

@@ -7,6 +7,7 @@ MODELS: dict[str, type[ModelSpec]] = collect(
     (
         "medfed.models.multimodal",
         "medfed.models.symile",
+        "medfed.models.rfnet",
     ),
     "MODELS",
 )

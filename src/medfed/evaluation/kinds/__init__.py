@@ -7,6 +7,7 @@ KINDS: dict[str, Kind] = collect(
     (
         "medfed.evaluation.kinds.classification",
         "medfed.evaluation.kinds.retrieval",
+        "medfed.evaluation.kinds.segmentation",
     ),
     "KINDS",
 )

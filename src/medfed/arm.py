@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from medfed.errors import StudyError
 from medfed.evaluation.predict import HeadPredictor, InjectedPredictor, Predictor, watch
 from medfed.federated.algorithms.base import Federation
 from medfed.federated.client import Client
@@ -19,6 +20,7 @@ from medfed.federated.exchange import InProcessExchange
 from medfed.federated.rounds import RoundResult, initial_state, run_round
 from medfed.federated.state import FederatedState, join, load_weights, split, weights_of
 from medfed.injection.inject import Injector
+from medfed.models.base import FederatedModel
 from medfed.models.multimodal import MultimodalModel
 from medfed.progress import Reporter
 from medfed.rng import torch_seeded
@@ -32,11 +34,19 @@ LOGS = (*FEDERATE_LOGS, "development.jsonl", "injection/steps.jsonl", "injection
 GROUPS = ("federated", "clients", "injector")
 
 
-def build_model(study: Study) -> MultimodalModel:
+def build_model(study: Study) -> FederatedModel:
     """Return the clients' model with its initial weights, a function of the study alone."""
-    modalities = {name: study.modality(name) for name in study.encoders}
+    modalities = {name: study.modality(name) for name in study.modality_names}
     with torch_seeded(study.seed, "model"):
-        return MultimodalModel(study.encoders, modalities, study.train_tasks)
+        return study.model.build(study.encoders, modalities, study.train_tasks)
+
+
+def build_multimodal(study: Study) -> MultimodalModel:
+    """Return :func:`build_model`'s model for a study that injects: encoders, fusion, heads."""
+    model = build_model(study)
+    if not isinstance(model, MultimodalModel):
+        raise StudyError(f"injection needs the model 'multimodal', not {study.model.name!r}", where="model")
+    return model
 
 
 class Arm:
@@ -54,13 +64,14 @@ class Arm:
         run: RunDir,
         study: Study,
         cohort: Cohort,
-        model: MultimodalModel,
+        model: FederatedModel,
         injector: Injector | None,
         name: str = "fedkim",
     ) -> None:
         self._run, self._study, self._cohort, self._name = run, study, cohort, name
         self.model, self.injector = model, injector
-        clients = [Client(name, tasks) for name, tasks in sorted(cohort.clients.items())]
+        public = cohort.public if study.algorithm.uses_public else {}
+        clients = [Client(name, tasks, public) for name, tasks in sorted(cohort.clients.items())]
         self._exchange = InProcessExchange(clients, build_model(study), study.algorithm, study.client, study.seed)
         self._federation = Federation(self._exchange.registered, study.seed, model, cohort.public)
 

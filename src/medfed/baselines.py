@@ -36,7 +36,18 @@ from medfed.study import Study
 from medfed.tasks.base import TaskSet
 from medfed.tasks.cohort import Cohort
 
-SHARED_SETTINGS = ("train", "split", "partition", "modalities", "encoders", "algorithm", "rounds", "client")
+SHARED_SETTINGS = (
+    "train",
+    "split",
+    "partition",
+    "missing",
+    "model",
+    "modalities",
+    "encoders",
+    "algorithm",
+    "rounds",
+    "client",
+)
 """The settings that decide a baseline's weights."""
 
 

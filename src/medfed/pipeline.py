@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medfed.arm import Arm, build_model
+from medfed.arm import Arm, build_multimodal
 from medfed.baselines import Federation, federations, train_baselines
 from medfed.errors import RunError
 from medfed.evaluation.cards import example_cards
@@ -108,7 +108,7 @@ def _compute(study: Study, places: Places, sources: Sources, run: RunDir, report
     shared = federations(study, cohort, dict(sources.checksums), places.runs)
     baselines = train_baselines(shared, reporter)
     _copy_logs(shared, run)
-    model = build_model(study)
+    model = build_multimodal(study)
     injector = Injector(foundation, model, study.tasks, study.injection, study.seed, alone=not study.federate)
     injected = Arm(run, study, cohort, model, injector)
     injected.run(reporter, "federate and inject" if study.federate else "inject from public data alone")
@@ -184,7 +184,7 @@ def _describe(study: Study, sources: Sources, run: RunDir, reporter: Reporter) -
     reporter.say(f"study {study.name!r}: {study.algorithm.name}, {study.rounds.num_rounds} rounds, seed {study.seed}")
     for task in study.tasks:
         reporter.say(f"  {role_of(study, task)} task {task.name}: {task.title} on {sources.roots[task.dataset]}")
-    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in build_model(study).named_children()}
+    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in build_multimodal(study).named_children()}
     reporter.say(f"  parameters a client trains: {sizes['encoders']:,} in encoders, {sizes['heads']:,} in heads")
     state = "finished" if run.done else "to be resumed" if run.exists("study.json") else "new"
     reporter.say(f"  run folder: {run.root} ({state})")

@@ -41,7 +41,7 @@ def find_sources(study: Study, data_root: Path | None, cache: Path, reporter: Re
 
 def decode_all(study: Study, sources: Sources, skip_bad: bool, reporter: Reporter) -> dict[str, Decoded]:
     """Decode every dataset; files are opened here, so a bad one stops the run before anything is trained."""
-    modalities = {name: study.modality(name) for name in study.encoders}
+    modalities = {name: study.modality(name) for name in study.modality_names}
     data = {}
     for name, root in sources.roots.items():
         with reporter.phase(f"decode {name}") as advance:
@@ -54,5 +54,7 @@ def decode_all(study: Study, sources: Sources, skip_bad: bool, reporter: Reporte
 def divide(study: Study, data: Mapping[str, Decoded]) -> Cohort:
     """Split and partition the decoded data over clients and server."""
     unseen = tuple(task for task in study.tasks if task.name in study.unseen)
-    modalities = {name: study.modality(name) for name in study.encoders}
-    return build_cohort(data, study.train_tasks, unseen, modalities, study.split, study.partition, study.seed)
+    modalities = {name: study.modality(name) for name in study.modality_names}
+    return build_cohort(
+        data, study.train_tasks, unseen, modalities, study.split, study.partition, study.seed, study.missing
+    )

@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Shaped
 from safetensors.torch import save_file
 
-from medfed.arm import GROUPS, build_model
+from medfed.arm import GROUPS, build_multimodal
 from medfed.datasets.base import read_csv
 from medfed.datasets.images import read_dicom, read_grey
 from medfed.datasets.ptbxl import read_wfdb
 from medfed.errors import DataError, RunError, StudyError
-from medfed.federated.state import FederatedState, load_weights, split, trainable
+from medfed.federated.state import FederatedState, load_weights, split, trainable_params
 from medfed.injection.foundation import load_foundation
 from medfed.injection.inject import Injector
 from medfed.modalities.moments import Moments
@@ -51,7 +51,7 @@ class LoadedRun:
         language = load_foundation(
             self.study.foundation, cache=cache, corpus=Path(corpus) if corpus else None, path=foundation
         )
-        self.model: MultimodalModel = build_model(self.study)
+        self.model: MultimodalModel = build_multimodal(self.study)
         self.injector = Injector(language, self.model, self.study.tasks, self.study.injection, self.study.seed)
         tensors, _ = run.load_checkpoint() or ({}, {})
         parts = split(tensors, GROUPS)
@@ -135,7 +135,7 @@ def export_run(folder: Path, out: Path, cache: Path, foundation: Path | None) ->
         raise RunError("the folder exists", where=out, hint="choose another --out, or remove it")
     run = LoadedRun(folder, cache, foundation)
     run.injector.save(out)
-    encoders = {name: value.detach().contiguous() for name, value in trainable(run.model.encoders).items()}
+    encoders = {name: value.detach().contiguous() for name, value in trainable_params(run.model.encoders).items()}
     save_file(encoders, out / "encoders.safetensors")
     for name in ("study.json", "normalisation.json", "scores.json"):
         shutil.copyfile(folder / name, out / name)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsA
 
 from medfed.datasets import DATASETS
 from medfed.datasets.base import TwinSpec
+from medfed.datasets.missing import MissingSettings
 from medfed.datasets.split import PartitionSettings, SplitSettings
 from medfed.errors import MedfedError, StudyError
 from medfed.evaluation.evaluate import EvaluationSettings
@@ -28,9 +29,12 @@ from medfed.injection.foundation import FoundationSettings, TinySettings
 from medfed.injection.inject import InjectionSettings
 from medfed.modalities import ENCODERS, MODALITIES
 from medfed.modalities.base import EncoderSpec, Modality
+from medfed.models import MODELS
+from medfed.models.base import ModelSpec
+from medfed.models.multimodal import MultimodalSpec
 from medfed.registry import Named, lookup
 from medfed.tasks import TASKS
-from medfed.tasks.base import ClosedTask, Task
+from medfed.tasks.base import ClosedTask, Task, TrainableTask
 
 Spec = TypeVar("Spec", bound=BaseModel)
 Baseline = Literal["federated", "local", "centralised"]
@@ -61,6 +65,10 @@ def _encoder(value: object) -> object:
     return _chosen(ENCODERS, "encoder", value)
 
 
+def _model(value: object) -> object:
+    return _chosen(MODELS, "model", value)
+
+
 class Study(BaseModel):
     """Everything that decides a run's numbers.
 
@@ -70,6 +78,8 @@ class Study(BaseModel):
         seed: the root of all randomness.
         train: trained tasks, by registry name.
         unseen: tasks asked of the injected LLM only.
+        job: ``inject`` trains the clients and injects into the LLM (FedKIM); ``benchmark`` trains and compares the
+            clients' models, without an LLM (Med-MMFL).
         federate: False trains no client: the server injects from public data alone (FedKIM_pub).
         baselines: models without an LLM, trained beside the injected one on the same data.
         twins: synthetic data to write when no ``--data-root`` is given; by default none is.
@@ -83,14 +93,17 @@ class Study(BaseModel):
     seed: Annotated[int, Field(ge=0)] = 0
     train: Annotated[tuple[str, ...], Field(min_length=1)]
     unseen: tuple[str, ...] = ()
+    job: Literal["inject", "benchmark"] = "inject"
     federate: bool = True
     baselines: tuple[Baseline, ...] = ("federated",)
     twins: TwinSpec | None = None
     twin_sizes: dict[str, int] = {}
     split: SplitSettings = SplitSettings()
     partition: PartitionSettings = PartitionSettings()
+    missing: MissingSettings = MissingSettings()
+    model: Annotated[SerializeAsAny[ModelSpec], BeforeValidator(_model)] = MultimodalSpec()
     modalities: dict[str, dict[str, Any]] = {}
-    encoders: dict[str, Annotated[SerializeAsAny[EncoderSpec], BeforeValidator(_encoder)]]
+    encoders: dict[str, Annotated[SerializeAsAny[EncoderSpec], BeforeValidator(_encoder)]] = {}
     algorithm: Annotated[SerializeAsAny[Algorithm], BeforeValidator(_algorithm)]
     rounds: RoundSettings = RoundSettings()
     client: ClientSettings = ClientSettings()
@@ -104,9 +117,6 @@ class Study(BaseModel):
             _known(TASKS, name, "task")
         if both := set(self.train) & set(self.unseen):
             raise ValueError(f"task {sorted(both)[0]!r} is both trained and unseen; a task is one or the other")
-        for task in self.train_tasks:
-            if not isinstance(task, ClosedTask):
-                raise ValueError(f"the clients cannot train {task.name!r}, an open question; list it under unseen")
         for task in self.tasks:
             _known(DATASETS, task.dataset, "dataset")
         for name in self.twin_sizes:
@@ -115,12 +125,28 @@ class Study(BaseModel):
             _known(MODALITIES, name, "modality")
         trained = {modality for task in self.train_tasks for modality in task.modalities}
         for modality in sorted({modality for task in self.tasks for modality in task.modalities}):
-            if modality not in self.encoders:
+            if modality not in self.encoders and self.model.needs_encoders:
                 raise ValueError(f"a task reads the modality {modality!r}; add encoders.{modality}")
             if modality not in trained:
                 raise ValueError(
                     f"no trained task reads the modality {modality!r}, so its encoder would stay untrained"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Study:
+        wanted = ClosedTask if self.job == "inject" else TrainableTask
+        for task in self.train_tasks:
+            if not isinstance(task, wanted):
+                raise ValueError(_untrainable(task, self.job))
+        if self.job == "inject" and not isinstance(self.model, MultimodalSpec):
+            raise ValueError(f"injection reads encoders and heads of the model 'multimodal', not {self.model.name!r}")
+        if self.job == "benchmark" and self.unseen:
+            raise ValueError("a benchmark has trained tasks only: its models have no answer to an unseen one")
+        try:
+            self.algorithm.check(self.client)
+        except MedfedError as error:
+            raise ValueError(str(error)) from error
         return self
 
     @property
@@ -137,6 +163,12 @@ class Study(BaseModel):
     def dataset_names(self) -> tuple[str, ...]:
         """The datasets the tasks read, sorted."""
         return tuple(sorted({task.dataset for task in self.tasks}))
+
+    @property
+    def modality_names(self) -> tuple[str, ...]:
+        """All modalities that the datasets of the tasks hold or an encoder is named for, sorted."""
+        held = {modality for name in self.dataset_names for modality in DATASETS[name].modalities}
+        return tuple(sorted(held | self.encoders.keys()))
 
     def modality(self, name: str) -> Modality:
         """Return the modality with this study's settings."""
@@ -167,6 +199,7 @@ class Study(BaseModel):
         """Return all settings, defaults included, as JSON values; registry names stand beside their fields."""
         settings: dict[str, Any] = self.model_dump(mode="json")
         settings["algorithm"]["name"] = self.algorithm.name
+        settings["model"]["name"] = self.model.name
         for name, spec in self.encoders.items():
             settings["encoders"][name]["name"] = spec.name
         return settings
@@ -269,3 +302,9 @@ def _known(table: Mapping[str, Named], name: str, kind: str) -> None:
         lookup(table, name, kind)
     except MedfedError as error:
         raise ValueError(str(error)) from error
+
+
+def _untrainable(task: Task, job: str) -> str:
+    if isinstance(task, TrainableTask):
+        return f'{task.name!r} has no head that an LLM can be taught from; use job = "benchmark" for it'
+    return f"the clients cannot train {task.name!r}, an open question; list it under unseen"

@@ -25,14 +25,15 @@ class Batch:
     Attributes:
         inputs: modality → normalised samples; zeros where the modality is absent.
         present: modality → whether the example has it. Absence is told by this mask, never by zeros alone.
-        target: class index; −1 where an open question is answered otherwise.
+        target: what is right, as the task's loss wants it: a class index (−1 where an open question is answered
+            otherwise), a row of labels, the ids of an answer, a mask.
         examples: example ids, for predictions.
         questions: question of every example; empty where the task has one for all.
     """
 
     inputs: Mapping[str, Float[Tensor, "batch *sample"]]
     present: Mapping[str, Bool[Tensor, " batch"]]
-    target: Shaped[Tensor, " batch"]
+    target: Shaped[Tensor, "batch *target"]
     examples: tuple[str, ...] = ()
     questions: tuple[str, ...] = ()
 

@@ -33,7 +33,8 @@ class ControlVariates(Algorithm):
     def init_server(self, params: Params) -> Params:
         return {name: torch.zeros_like(value) for name, value in params.items()}
 
-    init_client = init_server
+    def init_client(self, initial: Weights) -> Params:
+        return self.init_server(initial.params)
 
     def broadcast(self, state: FederatedState, base: str) -> Broadcast:
         return Broadcast(state.round + 1, base, state.params, state.buffers, state.server_state)
@@ -154,8 +155,8 @@ class Beside(Algorithm):
     name: ClassVar[str] = "beside"
     pull: float = 1.0
 
-    def init_client(self, params: Params) -> Params:
-        return params
+    def init_client(self, initial: Weights) -> Params:
+        return initial.params
 
     def personal(self, broadcast: Broadcast, client_state: Params) -> Weights:
         return Weights(client_state, broadcast.buffers)

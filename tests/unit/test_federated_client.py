@@ -144,7 +144,7 @@ def test_kept_optimizer_slots_continue_the_run() -> None:
 
     def ends(num_rounds: int, num_steps: int, reset: bool) -> torch.Tensor:
         settings = ClientSettings(lr=0.1, local_steps=num_steps, reset_optimizer=reset)
-        model, state = Point(2), initial_client_state(FedAvg(), {})
+        model, state = Point(2), initial_client_state(FedAvg(), Weights({}, {}))
         point = model.w.detach().clone()
         for round in range(1, num_rounds + 1):
             update, state = client.train(model, Broadcast(round, "", {"w": point}), FedAvg(), state, settings, 0)

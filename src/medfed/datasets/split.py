@@ -21,14 +21,24 @@ from medfed.datasets.base import SPLITS
 from medfed.errors import DataError, StudyError
 from medfed.rng import numpy_rng
 
+MANY = 6
+"""Targets beyond which their combinations are too many to stratify by."""
 Strata = Mapping[str, str]
 """Patient → stratum; patients of a stratum are dealt evenly."""
 
 
 def roster(index: pl.DataFrame, targets: Sequence[str]) -> pl.DataFrame:
-    """Return columns patient, site, split and label (``targets`` as text) of the examples with a known target."""
+    """Return columns patient, site, split and label of the examples with a known target.
+
+    The label is ``targets`` as text. Of more than :data:`MANY` targets it is the first that is positive: all their
+    combinations would be strata of one patient each.
+    """
     known = index.filter(pl.any_horizontal(pl.col(target).is_not_null() for target in targets))
-    label = pl.concat_str([pl.col(target).cast(pl.Utf8).fill_null("?") for target in targets]).alias("label")
+    if len(targets) > MANY:
+        found = [pl.when(pl.col(target) == 1).then(pl.lit(target)) for target in targets]
+        label = pl.coalesce(*found, pl.lit("none")).alias("label")
+    else:
+        label = pl.concat_str([pl.col(target).cast(pl.Utf8).fill_null("?") for target in targets]).alias("label")
     return known.select("patient", "site", "split", label)
 
 
@@ -57,16 +67,22 @@ class PartitionSettings(BaseModel):
 
     Attributes:
         scheme: ``iid`` deals evenly within each class; ``dirichlet`` draws each class's shares from Dirichlet(alpha)
-            (Hsu et al. 2019); ``natural`` makes every site a client.
+            (Hsu et al. 2019); ``quantity`` draws one share per client for all classes from Dirichlet(alpha);
+            ``pathological`` gives every client patients of ``classes_per_client`` classes only (McMahan et al. 2017);
+            ``natural`` makes every site a client.
         num_clients: number of clients (``natural`` takes the number of sites).
         alpha: Dirichlet concentration; small means more skew.
+        classes_per_client: of ``pathological``.
+        min_examples: a client with fewer training examples is left out, and the partition's record names it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    scheme: Literal["iid", "dirichlet", "natural"] = "iid"
+    scheme: Literal["iid", "dirichlet", "quantity", "pathological", "natural"] = "iid"
     num_clients: int = Field(default=5, ge=1)
     alpha: float = Field(default=0.5, gt=0)
+    classes_per_client: int = Field(default=1, ge=1)
+    min_examples: int = Field(default=1, ge=1)
 
 
 def assign_splits(rosters: Mapping[str, pl.DataFrame], settings: SplitSettings, seed: int) -> dict[str, str]:
@@ -91,12 +107,19 @@ def assign_splits(rosters: Mapping[str, pl.DataFrame], settings: SplitSettings, 
 
 
 def assign_clients(
-    rosters: Mapping[str, pl.DataFrame], splits: Mapping[str, str], settings: PartitionSettings, seed: int
+    rosters: Mapping[str, pl.DataFrame],
+    splits: Mapping[str, str],
+    settings: PartitionSettings,
+    seed: int,
+    part: str = "private",
 ) -> dict[str, str]:
-    """Return private patient → client id (``client-0`` …, or the site's name), one client per patient."""
+    """Return patient of ``part`` → client id (``client-0`` …, or the site's name), one client per patient.
+
+    Test patients are dealt by the same shares as private ones, so a client is tested on what it is like.
+    """
     placed: dict[str, str] = {}
     for name in sorted(rosters):
-        private = rosters[name].filter([splits[patient] == "private" for patient in rosters[name]["patient"]])
+        private = rosters[name].filter([splits[patient] == part for patient in rosters[name]["patient"]])
         if settings.scheme == "natural":
             placed.update(_by_site(private, name, placed))
             continue
@@ -108,13 +131,40 @@ def _over_clients(
     strata: Strata, placed: Mapping[str, str], settings: PartitionSettings, key: tuple[int | str, ...]
 ) -> dict[str, str]:
     clients = [f"client-{number}" for number in range(settings.num_clients)]
-    if settings.scheme == "iid":
-        return _deal(strata, placed, clients, np.full(len(clients), 1 / len(clients)), key)
+    if settings.scheme in ("iid", "quantity"):
+        return _deal(strata, placed, clients, _shares(settings, key, "", [""]), key)
     dealt: dict[str, str] = {}
-    for stratum, group in _grouped(strata).items():
-        shares = numpy_rng(*key, "shares", stratum).dirichlet(np.full(len(clients), settings.alpha))
+    groups = _grouped(strata)
+    for stratum, group in groups.items():
+        shares = _shares(settings, key, stratum, list(groups))
         dealt.update(_deal(dict.fromkeys(group, stratum), placed, clients, shares, (*key, stratum)))
     return dealt
+
+
+def _shares(
+    settings: PartitionSettings, key: tuple[int | str, ...], stratum: str, strata: list[str]
+) -> Float[np.ndarray, " client"]:
+    """Return every client's share of one of the ``strata``."""
+    count = settings.num_clients
+    if settings.scheme == "iid":
+        return np.full(count, 1 / count)
+    if settings.scheme == "pathological":
+        return _holders(settings, key, stratum, strata)
+    shares: np.ndarray = numpy_rng(*key, "shares", stratum).dirichlet(np.full(count, settings.alpha))
+    return shares
+
+
+def _holders(
+    settings: PartitionSettings, key: tuple[int | str, ...], stratum: str, strata: list[str]
+) -> Float[np.ndarray, " client"]:
+    """Deal classes to clients, ``classes_per_client`` each, until every client is full and no class is left."""
+    order = numpy_rng(*key, "classes").permutation(len(strata))
+    holds = np.zeros(settings.num_clients)
+    for slot in range(max(settings.num_clients * settings.classes_per_client, len(strata))):
+        if strata[order[slot % len(strata)]] == stratum:
+            holds[slot // settings.classes_per_client % settings.num_clients] = 1
+    shares: np.ndarray = holds / holds.sum()
+    return shares
 
 
 def partition_hash(clients: Mapping[str, Mapping[str, Sequence[str]]]) -> str:

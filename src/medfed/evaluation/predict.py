@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from medfed.evaluation.metrics import BY_NAME, score
 from medfed.injection.inject import Injector
-from medfed.models.multimodal import MultimodalModel
+from medfed.models.base import FederatedModel
 from medfed.tasks.base import TaskSet, closed
 
 BATCH_SIZE = 64
@@ -31,18 +31,14 @@ class Predictor(Protocol):
 class HeadPredictor:
     """The federated model's own heads."""
 
-    def __init__(self, model: MultimodalModel) -> None:
+    def __init__(self, model: FederatedModel) -> None:
         self._model = model
 
     @torch.inference_mode()
     def __call__(self, examples: TaskSet) -> Float[np.ndarray, "example answer"]:
         """Return the head's class probabilities."""
         self._model.eval()
-        task = closed(examples.task)
-        device = next(self._model.parameters()).device
-        batches = (batch.to(device) for batch in examples.batches(BATCH_SIZE))
-        parts = [task.predict(self._model(task, batch)) for batch in batches]
-        return torch.cat(parts).cpu().double().numpy()
+        return closed(examples.task).probabilities(self._model, examples).numpy()
 
 
 class InjectedPredictor:

@@ -15,7 +15,7 @@ from jaxtyping import Int
 
 from medfed.federated.optimizer import ClientSettings
 from medfed.rng import Key, numpy_rng
-from medfed.tasks.base import Task, TaskSet
+from medfed.tasks.base import Task, TaskSet, trainable
 from medfed.types import Batch
 
 
@@ -63,11 +63,16 @@ def _epoch(tasks: Mapping[str, TaskSet], size: int, length: int, *key: Key) -> I
     draws = {
         name: _positions(len(examples), size, numpy_rng(*key, name, "batches")) for name, examples in tasks.items()
     }
+    rngs = {name: numpy_rng(*key, name, "augment") for name in tasks}
     for _ in range(length):
         yield tuple(
-            TaskBatch(examples.task, examples.batch(next(draws[name])), 1 / len(tasks))
+            TaskBatch(examples.task, _augmented(examples, next(draws[name]), rngs[name]), 1 / len(tasks))
             for name, examples in tasks.items()
         )
+
+
+def _augmented(examples: TaskSet, positions: Int[np.ndarray, " batch"], rng: np.random.Generator) -> Batch:
+    return trainable(examples.task).augment(examples.batch(positions), rng)
 
 
 def _positions(num_examples: int, size: int, rng: np.random.Generator) -> Iterator[Int[np.ndarray, " batch"]]:

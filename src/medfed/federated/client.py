@@ -17,7 +17,7 @@ from medfed.federated.algorithms.base import Algorithm
 from medfed.federated.gate import delta_dtype
 from medfed.federated.local import Site, Trained, Upload
 from medfed.federated.optimizer import ClientSettings
-from medfed.federated.state import Weights, join, split
+from medfed.federated.state import Weights, join, persistent_buffers, split, trainable_params
 from medfed.federated.training import LocalRun
 from medfed.tasks.base import TaskSet
 from medfed.types import Broadcast, Params, Update, component
@@ -96,7 +96,8 @@ class Client:
         started = time.perf_counter()
         state = split(client_state, STATE_GROUPS)
         site = Site(self.id, model.to(settings.device), self.tasks, self.public, settings, seed)
-        examples = self.examples({component(name) for name in (*broadcast.params, *broadcast.buffers)})
+        weights = (*trainable_params(site.model), *persistent_buffers(site.model))
+        examples = self.examples({component(name) for name in weights})
         here, own = _on_device(broadcast, settings.device), _moved(state["algorithm"], settings.device)
         run = LocalRun(site, here, algorithm, own, examples)
         fitted = run.fit(algorithm.start(here, own), state["optimizer"])
@@ -111,9 +112,9 @@ class Client:
         return _update(trained, upload, broadcast, metrics), join({"algorithm": upload.client_state, "optimizer": kept})
 
 
-def initial_client_state(algorithm: Algorithm, params: Params) -> dict[str, Tensor]:
-    """Return the state of a client that has never trained."""
-    return join({"algorithm": algorithm.init_client(params)})
+def initial_client_state(algorithm: Algorithm, initial: Weights) -> dict[str, Tensor]:
+    """Return the state of a client that has never trained; ``initial`` are the model's initial weights."""
+    return join({"algorithm": algorithm.init_client(initial)})
 
 
 def _update(trained: Trained, upload: Upload, broadcast: Broadcast, metrics: Mapping[str, float]) -> Update:
@@ -126,15 +127,19 @@ def _update(trained: Trained, upload: Upload, broadcast: Broadcast, metrics: Map
         num_steps=trained.num_steps,
         buffers=upload.buffers,
         state=upload.state,
-        examples=trained.examples,
+        examples={part: trained.examples[part] for part in _components(broadcast)},
         metrics=metrics,
     )
 
 
+def _components(broadcast: Broadcast) -> list[str]:
+    return sorted({component(name) for name in (*broadcast.params, *broadcast.buffers)})
+
+
 def _delta(weights: Weights, broadcast: Broadcast) -> dict[str, Tensor]:
     return {
-        name: value.to(delta_dtype(value.dtype)) - broadcast.params[name].to(delta_dtype(value.dtype))
-        for name, value in weights.params.items()
+        name: weights.params[name].to(delta_dtype(value.dtype)) - value.to("cpu", delta_dtype(value.dtype))
+        for name, value in broadcast.params.items()
     }
 
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from medfed.errors import MedfedError, StudyError
 from medfed.federated.algorithms.base import Algorithm
-from medfed.federated.client import Client, initial_client_state
+from medfed.federated.client import STATE_GROUPS, Client, initial_client_state
 from medfed.federated.optimizer import ClientSettings
+from medfed.federated.state import split, weights_of
 from medfed.types import Broadcast, Failure, Params, Update
 
 Answer = tuple[str, Update | Failure]
@@ -53,6 +54,7 @@ class InProcessExchange:
                 raise StudyError("two clients have this id", where=f"client {client.id!r}", hint="rename one of them")
             self._clients[client.id] = client
         self._model, self._algorithm, self._settings, self._seed = model, algorithm, settings, seed
+        self._initial = weights_of(model)
         self._states: dict[str, dict[str, Tensor]] = {}
 
     @property
@@ -69,13 +71,18 @@ class InProcessExchange:
         """Return what every client that has trained keeps between rounds."""
         return {name: dict(self._states[name]) for name in sorted(self._states)}
 
+    def own(self, client: str) -> dict[str, Tensor]:
+        """Return what the algorithm keeps at ``client``."""
+        state = self._states.get(client) or initial_client_state(self._algorithm, self._initial)
+        return split(state, STATE_GROUPS)["algorithm"]
+
     def restore(self, states: Mapping[str, Params]) -> None:
         """Give the clients what :meth:`states` returned; clients not named start anew."""
         self._states = {name: dict(state) for name, state in states.items()}
 
     def _train(self, name: str, round: int, broadcast: Broadcast) -> Update | Failure:
         client = self._clients[name]
-        state = self._states.get(name) or initial_client_state(self._algorithm, broadcast.params)
+        state = self._states.get(name) or initial_client_state(self._algorithm, self._initial)
         try:
             update, self._states[name] = client.train(
                 self._model, broadcast, self._algorithm, state, self._settings, self._seed

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from medfed.federated.batches import TaskBatch, in_order
-from medfed.federated.optimizer import ClientSettings
+from medfed.federated.optimizer import ClientSettings, autocast
 from medfed.federated.state import Weights, persistent_buffers
-from medfed.tasks.base import TaskSet, closed
-from medfed.types import Params
+from medfed.tasks.base import TaskSet, trainable
+from medfed.types import Broadcast, Params
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Trained:
     Attributes:
         site: the client.
         weights: the trained model, on the CPU.
-        delta: trained minus broadcast parameters; float32, or float64 for float64 parameters.
+        delta: trained minus broadcast parameters, of those that were broadcast; float32, or float64 for float64 ones.
         num_examples: private examples, over all tasks.
         num_steps: optimizer steps taken.
         examples: examples by component, see :class:`medfed.types.Update`.
@@ -86,6 +86,10 @@ class Trained:
     num_steps: int
     examples: Mapping[str, int]
     personal: Weights | None = None
+
+    def shared_buffers(self, broadcast: Broadcast) -> Params:
+        """Return the trained buffers of the tensors that were broadcast."""
+        return {name: self.weights.buffers[name] for name in broadcast.buffers}
 
     def gradient(self, params: Params) -> dict[str, Tensor]:
         """Return the gradient of the client's whole task loss at other ``params``: one pass over all its examples."""
@@ -117,7 +121,9 @@ def gradient(site: Site, batches: Iterable[TaskBatch], params: Params) -> dict[s
     total = {name: torch.zeros_like(value) for name, value in points.items()}
     for task, batch, weight in batches:
         on_device = batch.to(device)
-        loss = weight * closed(task).loss(functional_call(site.model, (points, buffers), (task, on_device)), on_device)
+        with autocast(site.settings):
+            outputs = functional_call(site.model, (points, buffers), (task, on_device))
+            loss = weight * trainable(task).loss(outputs, on_device)
         parts = torch.autograd.grad(loss, list(points.values()), allow_unused=True)
         for name, part in zip(points, parts, strict=True):
             if part is not None:

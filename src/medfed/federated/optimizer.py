@@ -30,6 +30,8 @@ class ClientSettings(BaseModel):
         local_steps: optimizer steps a round, in place of ``local_epochs``.
         max_grad_norm: gradients are scaled down to this norm; null for no limit.
         reset_optimizer: start every round with fresh slots.
+        precision: ``bfloat16`` runs forward and loss under autocast. Weights, gradients and what travels stay in
+            float32, and bfloat16 has float32's range, so no loss is scaled and no algorithm sees scaled gradients.
         device: where training runs.
     """
 
@@ -44,6 +46,7 @@ class ClientSettings(BaseModel):
     local_steps: int | None = Field(default=None, gt=0)
     max_grad_norm: float | None = Field(default=None, gt=0)
     reset_optimizer: bool = True
+    precision: Literal["float32", "bfloat16"] = "float32"
     device: str = "cpu"
 
     @model_validator(mode="after")
@@ -51,6 +54,12 @@ class ClientSettings(BaseModel):
         if self.momentum and self.optimizer != "sgd":
             raise ValueError(f"momentum={self.momentum} is for optimizer='sgd'; {self.optimizer} has its own moments")
         return self
+
+
+def autocast(settings: ClientSettings) -> torch.autocast:
+    """Return the context of a forward pass in the client's precision."""
+    device = torch.device(settings.device).type
+    return torch.autocast(device, torch.bfloat16, enabled=settings.precision == "bfloat16")
 
 
 def make_optimizer(params: list[nn.Parameter], settings: ClientSettings) -> Optimizer:

@@ -114,7 +114,7 @@ def run_round(
     base = fingerprint(state.params, state.buffers)
     broadcast = algorithm.broadcast(state, base)
     sampled = sample_clients(federation, settings, broadcast.round)
-    manifest = Manifest.of(state.params, state.buffers, algorithm.upload_like(state, federation))
+    manifest = Manifest.of(*algorithm.shared(state.weights), algorithm.upload_like(state, federation))
     gate = Gate(manifest, {name: federation.registered[name] for name in sampled}, broadcast.round, base)
     desk = _Desk(gate, broadcast)
     arrivals = desk.passed(exchange(broadcast.round, dict.fromkeys(sampled, broadcast)))

@@ -25,7 +25,7 @@ class Weights(NamedTuple):
     buffers: Params
 
 
-def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+def trainable_params(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the live trainable parameters of ``model`` by name."""
     return {name: value for name, value in model.named_parameters() if value.requires_grad}
 
@@ -38,7 +38,7 @@ def persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
 
 def weights_of(model: nn.Module) -> Weights:
     """Copy the federated tensors of ``model`` to the CPU."""
-    return Weights(copied(trainable(model)), copied(persistent_buffers(model)))
+    return Weights(copied(trainable_params(model)), copied(persistent_buffers(model)))
 
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -54,7 +54,7 @@ def load_weights(model: nn.Module, weights: Weights) -> None:
         RunError: names or shapes are not the model's.
     """
     for kind, live, given in (
-        ("parameter", trainable(model), weights.params),
+        ("parameter", trainable_params(model), weights.params),
         ("buffer", persistent_buffers(model), weights.buffers),
     ):
         for name in sorted(live.keys() ^ given.keys()):

@@ -17,10 +17,10 @@ from medfed.errors import RunError
 from medfed.federated.algorithms.base import Algorithm
 from medfed.federated.batches import TaskBatch, steps
 from medfed.federated.local import LocalStep, Site
-from medfed.federated.optimizer import clip, load_slots, make_optimizer, slots_of
-from medfed.federated.state import Weights, load_weights, trainable, weights_of
+from medfed.federated.optimizer import autocast, clip, load_slots, make_optimizer, slots_of
+from medfed.federated.state import Weights, load_weights, trainable_params, weights_of
 from medfed.rng import torch_seeded
-from medfed.tasks.base import closed
+from medfed.tasks.base import trainable
 from medfed.types import Broadcast, Params, component
 
 
@@ -68,7 +68,7 @@ class LocalRun:
         site, settings = self.site, self.site.settings
         load_weights(site.model, start)
         site.model.train()
-        params = {name: value for name, value in trainable(site.model).items() if self.examples[component(name)]}
+        params = {name: value for name, value in trainable_params(site.model).items() if self.examples[component(name)]}
         optimizer = make_optimizer(list(params.values()), settings)
         load_slots(optimizer, params, slots)
         key = (site.seed, site.client, self.broadcast.round, "personal" if personal else "train")
@@ -101,7 +101,8 @@ class LocalRun:
 
     def _backward_task(self, step: LocalStep, item: TaskBatch) -> float:
         batch = item.batch.to(self.site.settings.device)
-        loss = closed(item.task).loss(self.site.model(item.task, batch), batch)
+        with autocast(self.site.settings):
+            loss = trainable(item.task).loss(self.site.model(item.task, batch), batch)
         _backward(item.weight * loss)
         value = float(loss.detach())
         if not math.isfinite(value):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from medfed.errors import RunError
 from medfed.federated.optimizer import load_slots, slots_of
-from medfed.federated.state import copied, join, split, trainable
+from medfed.federated.state import copied, join, split, trainable_params
 from medfed.injection.decoding import answer_text
 from medfed.injection.encoding import HEAD, Group, by_question, encode, with_heads
 from medfed.injection.experts import save_experts
@@ -202,7 +202,7 @@ class Injector:
     def _encoder_params(self) -> dict[str, nn.Parameter]:
         if self._settings.encoder_lr == 0:
             return {}
-        return {f"encoders.{name}": value for name, value in trainable(self._model.encoders).items()}
+        return {f"encoders.{name}": value for name, value in trainable_params(self._model.encoders).items()}
 
     def _new_optimizer(self) -> torch.optim.AdamW:
         groups: dict[float, list[nn.Parameter]] = {}

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from medfed.errors import RunError
-from medfed.federated.state import trainable
+from medfed.federated.state import trainable_params
 from medfed.models.multimodal import MultimodalModel
 from medfed.rng import numpy_rng, torch_seeded
 from medfed.tasks.base import TaskSet, closed
@@ -39,7 +39,7 @@ def train_public(
     Raises:
         RunError: a loss is not finite.
     """
-    optimizer = torch.optim.Adam(trainable(model).values(), lr, fused=True)
+    optimizer = torch.optim.Adam(trainable_params(model).values(), lr, fused=True)
     steps = max(-(-len(examples) // BATCH_SIZE) for examples in sets.values())
     orders = {
         name: _order(len(examples), steps * BATCH_SIZE, numpy_rng(seed, "public", round_number, name))

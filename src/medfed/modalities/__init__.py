@@ -8,6 +8,7 @@ MODALITIES: dict[str, Modality] = collect(
         "medfed.modalities.image",
         "medfed.modalities.signal",
         "medfed.modalities.timeseries",
+        "medfed.modalities.text",
     ),
     "MODALITIES",
 )
@@ -17,6 +18,7 @@ ENCODERS: dict[str, type[EncoderSpec]] = collect(
         "medfed.modalities.vision",
         "medfed.modalities.conv",
         "medfed.modalities.transformer",
+        "medfed.modalities.language",
     ),
     "ENCODERS",
 )

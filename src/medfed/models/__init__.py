@@ -1,1 +1,9 @@
-"""."""
+"""The model registry: one line per file; each has a tuple ``MODELS``."""
+
+from medfed.models.base import ModelSpec
+from medfed.registry import collect
+
+MODELS: dict[str, type[ModelSpec]] = collect(
+    ("medfed.models.multimodal",),
+    "MODELS",
+)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from medfed.modalities.base import Encoder, EncoderSpec, Modality
+from medfed.models.base import FederatedModel, ModelSpec
 from medfed.tasks.base import Task, closed
 from medfed.types import Batch
 
 
-class MultimodalModel(nn.Module):
+class MultimodalModel(FederatedModel):
     """Encoders, fusion and heads. State names start with ``encoders.<modality>.`` or ``heads.<task>.``.
 
     An absent modality contributes nothing to the fused feature and its encoder gets no gradient from that example.
@@ -41,7 +42,11 @@ class MultimodalModel(nn.Module):
 
     def features(self, task: Task, batch: Batch) -> Float[Tensor, "batch dim"]:
         """Concatenate the mean token of every modality of ``task``; zeros where absent."""
-        return torch.cat([self._pooled(name, batch.inputs[name], batch.present[name]) for name in task.modalities], -1)
+        return torch.cat(list(self.representations(task, batch).values()), -1)
+
+    def representations(self, task: Task, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
+        """Return the mean token of every modality of ``task``; zeros where absent."""
+        return {name: self._pooled(name, batch.inputs[name], batch.present[name]) for name in task.modalities}
 
     def forward(self, task: Task, batch: Batch) -> Float[Tensor, "batch *out"]:
         """Return the outputs of the task's head."""
@@ -71,3 +76,18 @@ class MultimodalModel(nn.Module):
         if bool(present.any()):
             pooled[present] = self.tokens(modality, samples[present]).mean(1)
         return pooled
+
+
+class MultimodalSpec(ModelSpec):
+    """Encoders, mean fusion and heads; it has no settings of its own."""
+
+    name: ClassVar[str] = "multimodal"
+
+    def build(
+        self, encoders: Mapping[str, EncoderSpec], modalities: Mapping[str, Modality], tasks: tuple[Task, ...]
+    ) -> MultimodalModel:
+        """Return the model; raise StudyError if a task has no head."""
+        return MultimodalModel(encoders, modalities, tasks)
+
+
+MODELS: tuple[type[ModelSpec], ...] = (MultimodalSpec,)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -21,9 +21,12 @@ from medfed.datasets.decode import Decoded
 from medfed.errors import StudyError
 from medfed.types import Batch
 
+Json = Any
+"""A value that JSON can hold: what a model responds to an example, or what would be right."""
+
 
 class Task(BaseModel, ABC):
-    """What the LLM is asked of a dataset; :class:`ClosedTask` adds what clients train.
+    """What is asked of a dataset; :class:`TrainableTask` adds what clients train, :class:`ClosedTask` a head.
 
     Attributes:
         name: short name; also the head's name ("cd").
@@ -50,21 +53,63 @@ class Task(BaseModel, ABC):
     task_description: str
     modality_description: str
 
-    def targets(self, data: Decoded) -> Int[np.ndarray, " example"]:
-        """Class index of every example, −1 where it has none."""
+    @property
+    def target_columns(self) -> tuple[str, ...]:
+        """Index columns of which one must be known; together they stratify splits and partitions."""
+        return (self.target,)
+
+    def targets(self, data: Decoded) -> Shaped[np.ndarray, "example *target"]:
+        """What is right for every example: here its class index, −1 where it has none."""
         return data.target(self.target)
 
     def usable(self, data: Decoded) -> Bool[np.ndarray, " example"]:
         """Which examples belong to the task."""
-        return self.targets(data) >= 0
+        return np.asarray(self.targets(data) >= 0, bool)
+
+    def counts(self, examples: TaskSet) -> dict[str, int]:
+        """How many examples there are, by answer, for the record of who holds what."""
+        targets = examples.targets.tolist()
+        return {answer: targets.count(number) for number, answer in enumerate(self.answers)}
 
     def questions(self, data: Decoded) -> tuple[str, ...]:
         """Question of every example; empty where all are asked the task's one."""
         return ()
 
 
-class ClosedTask(Task, ABC):
+class TrainableTask(Task, ABC):
+    """A task that clients can train: it has a loss, and what a model says of an example can be judged.
+
+    Attributes:
+        metric_kind: which metrics judge it, a key of the registry in ``evaluation.kinds``.
+    """
+
+    metric_kind: ClassVar[str]
+
+    @abstractmethod
+    def loss(self, outputs: Float[Tensor, "..."], batch: Batch) -> Float[Tensor, ""]:
+        """Mean loss over the batch; ``outputs`` is what the model's ``forward`` returns for this task."""
+
+    def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
+        """Return a training batch as the model shall see it (a random crop, say), drawn from ``rng``."""
+        return batch
+
+    @abstractmethod
+    def respond(self, model: nn.Module, examples: TaskSet) -> list[Json]:
+        """Return what ``model``, in eval mode, says of every example, in order."""
+
+    @abstractmethod
+    def truths(self, examples: TaskSet) -> list[Json]:
+        """Return what is right for every example, in order."""
+
+
+RESPONSE_BATCH_SIZE = 64
+"""Examples per forward when a model is asked."""
+
+
+class ClosedTask(TrainableTask, ABC):
     """A task with a head: the clients train it, and one question with a few answers puts it to the LLM."""
+
+    metric_kind: ClassVar[str] = "classification"
 
     @abstractmethod
     def head(self, dim: int) -> nn.Module:
@@ -77,6 +122,35 @@ class ClosedTask(Task, ABC):
     @abstractmethod
     def predict(self, outputs: Float[Tensor, "batch *out"]) -> Float[Tensor, " batch *score"]:
         """Turn outputs into the scores that metrics read (a probability)."""
+
+    def respond(self, model: nn.Module, examples: TaskSet) -> list[Json]:
+        """Return the probability of every answer."""
+        return self.probabilities(model, examples).tolist()
+
+    def probabilities(self, model: nn.Module, examples: TaskSet) -> Float[Tensor, "example answer"]:
+        """Return the probabilities of the answers, on the CPU, in float64."""
+        device = next(model.parameters()).device
+        batches = (batch.to(device) for batch in examples.batches(RESPONSE_BATCH_SIZE))
+        return torch.cat([self.predict(model(self, batch)) for batch in batches]).cpu().double()
+
+    def truths(self, examples: TaskSet) -> list[Json]:
+        """Return the class index of every example."""
+        return examples.targets.tolist()
+
+
+def trainable(task: Task) -> TrainableTask:
+    """Return ``task`` as one that clients can train.
+
+    Raises:
+        StudyError: it has no loss.
+    """
+    if not isinstance(task, TrainableTask):
+        raise StudyError(
+            "an open question has no loss, so clients cannot train it",
+            where=f"task {task.name!r}",
+            hint="list it under `unseen`: it is asked of the injected LLM only",
+        )
+    return task
 
 
 def closed(task: Task) -> ClosedTask:
@@ -123,8 +197,8 @@ class TaskSet:
         return len(self.rows)
 
     @property
-    def targets(self) -> Int[Tensor, " example"]:
-        """Class index of every example."""
+    def targets(self) -> Shaped[Tensor, "example *target"]:
+        """What is right for every example, ``[example, *target]``."""
         return self._targets[self.rows]
 
     @property

@@ -11,6 +11,7 @@ import polars as pl
 from jaxtyping import Int
 
 from medfed.datasets.decode import Decoded
+from medfed.datasets.missing import MissingSettings, take_away
 from medfed.datasets.split import (
     PartitionSettings,
     SplitSettings,
@@ -36,6 +37,8 @@ class Cohort:
         clients: client → trained task → its private examples. A client without examples of a task lacks the task.
         public, development: trained task → the server's examples.
         test: any task → test examples; of an unseen task all examples of patients no other part holds.
+        client_tests: client → trained task → those test examples that are dealt to the client, by the shares of the
+            private ones; natural clients have their own site's.
         moments: modality → the pooled moments that everything is normalised by.
         partition: who holds which example ids, with class counts (JSON).
     """
@@ -44,6 +47,7 @@ class Cohort:
     public: Mapping[str, TaskSet]
     development: Mapping[str, TaskSet]
     test: Mapping[str, TaskSet]
+    client_tests: Mapping[str, Mapping[str, TaskSet]]
     moments: Mapping[str, Moments] = field(repr=False)
     partition: Mapping[str, Any] = field(repr=False)
 
@@ -56,6 +60,7 @@ def build_cohort(
     split: SplitSettings,
     partition: PartitionSettings,
     seed: int,
+    missing: MissingSettings | None = None,
 ) -> Cohort:
     """Split patients, spread the private ones over clients, pool the moments, normalise, and lay out every task.
 
@@ -63,12 +68,17 @@ def build_cohort(
         DataError: a trained task has no private, public or test example left.
     """
     rosters = {
-        name: roster(data[name].index, [task.target for task in train if task.dataset == name])
+        name: roster(
+            data[name].index, [column for task in train if task.dataset == name for column in task.target_columns]
+        )
         for name in sorted({task.dataset for task in train})
     }
     splits = assign_splits(rosters, split, seed)
     clients = assign_clients(rosters, splits, partition, seed)
-    names = sorted(set(clients.values()))
+    tested = assign_clients(rosters, splits, partition, seed, "test")
+    if missing is not None:
+        data = {name: take_away(decoded, missing, {**clients, **tested}, seed) for name, decoded in data.items()}
+    names, left_out = _large_enough(data, train, clients, partition.min_examples)
     private = {name: {task.name: _rows(data[task.dataset], task, clients, name) for task in train} for name in names}
     server = {
         part: {task.name: _rows(data[task.dataset], task, splits, part) for task in train} for part in SERVER_SPLITS
@@ -90,9 +100,17 @@ def build_cohort(
         }
 
     held = {name: sets(rows) for name, rows in private.items()}
+    own_tests = {
+        name: sets({task.name: _rows(data[task.dataset], task, tested, name) for task in train}) for name in names
+    }
     parts_of_server = {part: sets(rows) for part, rows in server.items()}
     record = _record(held, parts_of_server, partition, seed)
-    return Cohort(held, **parts_of_server, moments=moments, partition=record)
+    record |= {"client_tests": {name: _ids(parts) for name, parts in own_tests.items()}, "left_out": left_out}
+    return Cohort(held, **parts_of_server, client_tests=own_tests, moments=moments, partition=record)
+
+
+def _target_columns(train: Sequence[Task], dataset: str) -> list[str]:
+    return [column for task in train if task.dataset == dataset for column in task.target_columns]
 
 
 def pooled_moments(
@@ -120,6 +138,21 @@ def _rows(decoded: Decoded, task: Task, places: Mapping[str, str], place: str | 
     return np.flatnonzero(here & task.usable(decoded))
 
 
+def _large_enough(
+    data: Mapping[str, Decoded], train: Sequence[Task], clients: Mapping[str, str], least: int
+) -> tuple[list[str], list[str]]:
+    """Return the clients with at least ``least`` training examples over all tasks, and those with fewer."""
+    sizes = dict.fromkeys(sorted(set(clients.values())), 0)
+    for task in train:
+        usable = task.usable(data[task.dataset])
+        for patient in data[task.dataset].index["patient"].filter(usable):
+            if patient in clients:
+                sizes[clients[patient]] += 1
+    return [name for name, size in sizes.items() if size >= least], [
+        name for name, size in sizes.items() if size < least
+    ]
+
+
 def _require_examples(task: Task, parts: Mapping[str, Rows]) -> None:
     for part, rows in parts.items():
         if not len(rows):
@@ -143,7 +176,10 @@ def _record(
         "hash": partition_hash(clients),
         "clients": clients,
         "server": {part: _ids(sets) for part, sets in server.items()},
-        "counts": {name: {task: _counts(examples) for task, examples in sets.items()} for name, sets in held.items()},
+        "counts": {
+            name: {task: examples.task.counts(examples) for task, examples in sets.items()}
+            for name, sets in held.items()
+        },
     }
 
 
@@ -154,8 +190,3 @@ def _ids(sets: Mapping[str, TaskSet]) -> dict[str, list[str]]:
         dataset = examples.task.dataset
         ids[dataset] = pl.concat([ids[dataset], mine]).unique() if dataset in ids else mine
     return {dataset: series.sort().to_list() for dataset, series in sorted(ids.items())}
-
-
-def _counts(examples: TaskSet) -> dict[str, int]:
-    targets = examples.targets.tolist()
-    return {answer: targets.count(number) for number, answer in enumerate(examples.task.answers)}

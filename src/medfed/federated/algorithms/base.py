@@ -18,7 +18,9 @@ transport. Which method serves which family (x global, y local model):
 ``broadcast``        SCAFFOLD c; CreamFL global representations
 ``aggregate``        FedNova's normalised mean; the adaptive family's server step; SCAFFOLD's step and new c; pFedMe's
                      β; CreamFL's contrastive aggregation and distillation on ``federation.model`` and ``.public``
-``start``            FedPer, FedBN: lay own tensors over the broadcast
+``private``          FedPer, FedBN, CreamFL: tensors that never travel
+``check``            FedNova, SCAFFOLD: local optimizers their formula is wrong for
+``start``            FedPer, FedBN, CreamFL: lay own tensors over the broadcast
 ``personal``         Ditto: a second model, trained after the first with the pull of ``penalty`` (``step.personal``)
 ``deployed``         FedPer, FedBN, Ditto, pFedMe: the model that predicts at this client
 ===================  ===============================================================================================
@@ -38,6 +40,7 @@ from torch import Tensor, nn
 
 from medfed.federated.aggregation import Average
 from medfed.federated.local import LocalStep, Trained, Upload
+from medfed.federated.optimizer import ClientSettings
 from medfed.federated.state import FederatedState, Weights
 from medfed.tasks.base import TaskSet
 from medfed.types import Broadcast, Params, Update
@@ -74,18 +77,37 @@ class Algorithm(BaseModel, ABC):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: ClassVar[str]
+    uses_public: ClassVar[bool] = False
+    """Whether the clients are given the server's public examples (``step.site.public``)."""
+
+    def check(self, settings: ClientSettings) -> None:
+        """Raise :class:`StudyError` where the algorithm is wrong with these client settings."""
+        return
+
+    def private(self, params: Params, buffers: Params) -> frozenset[str]:
+        """Return the names of tensors that stay at the clients: neither broadcast nor uploaded.
+
+        A client begins with the model's initial values of them, which :meth:`init_client` is given.
+        """
+        return frozenset()
 
     def init_server(self, params: Params) -> Params:
         """Return the server's state before round 1."""
         return {}
 
-    def init_client(self, params: Params) -> Params:
-        """Return a client's state before its first round."""
+    def init_client(self, initial: Weights) -> Params:
+        """Return a client's state before its first round; ``initial`` are the model's initial weights."""
         return {}
 
     def broadcast(self, state: FederatedState, base: str) -> Broadcast:
         """Return what every sampled client is sent in round ``state.round + 1``."""
-        return Broadcast(state.round + 1, base, state.params, state.buffers)
+        return Broadcast(state.round + 1, base, *self.shared(state.weights))
+
+    def shared(self, weights: Weights) -> Weights:
+        """Return ``weights`` without the tensors that stay at the clients."""
+        own = self.private(weights.params, weights.buffers)
+        params, buffers = ({name: value for name, value in part.items() if name not in own} for part in weights)
+        return Weights(params, buffers)
 
     def start(self, broadcast: Broadcast, client_state: Params) -> Weights:
         """Return the model local training starts from."""
@@ -105,7 +127,7 @@ class Algorithm(BaseModel, ABC):
 
     def upload(self, trained: Trained, broadcast: Broadcast, client_state: Params) -> Upload:
         """Return what leaves the client and what it keeps."""
-        return Upload(trained.delta, trained.weights.buffers, client_state=client_state)
+        return Upload(trained.delta, trained.shared_buffers(broadcast), client_state=client_state)
 
     def upload_like(self, state: FederatedState, federation: Federation) -> Params:
         """Return tensors with the names, shapes and dtypes of an upload's ``state``."""

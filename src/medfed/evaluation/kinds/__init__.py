@@ -1,0 +1,9 @@
+"""The registry of metric kinds: how a benchmark task's responses are judged. One line per file, a tuple ``KINDS``."""
+
+from medfed.evaluation.kinds.base import Kind
+from medfed.registry import collect
+
+KINDS: dict[str, Kind] = collect(
+    ("medfed.evaluation.kinds.classification",),
+    "KINDS",
+)

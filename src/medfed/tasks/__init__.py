@@ -8,6 +8,7 @@ TASKS: dict[str, Task] = collect(
         "medfed.tasks.fedkim",
         "medfed.tasks.findings",
         "medfed.tasks.open",
+        "medfed.tasks.multilabel",
     ),
     "TASKS",
 )

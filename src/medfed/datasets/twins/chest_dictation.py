@@ -31,8 +31,8 @@ PHRASES: dict[str, Wordings] = {
     "support_devices": ("endotracheal tube", "central venous catheter", "enteric tube"),
 }
 SAID: dict[str, Wordings] = {
-    PRESENT: ("There is {}.", "{} is seen.", "Again noted is {}.", "{} is present.", "Findings consistent with {}."),
-    ABSENT: ("There is no {}.", "No evidence of {}.", "No {} is identified.", "{} has resolved.", "Without {}."),
+    PRESENT: ("There is {}.", "{} is seen.", "Again noted is {}.", "{} is present."),
+    ABSENT: ("There is no {}.", "No {} is identified.", "{} has resolved."),
     UNCERTAIN: ("Possible {}.", "{} cannot be excluded.", "Findings may represent {}."),
 }
 NORMAL = ("No acute cardiopulmonary process.", "The lungs are clear.", "Normal chest radiograph.")
@@ -45,7 +45,7 @@ FILLER = (
     "Cardiac silhouette and hila are stable.",
 )
 FEARED = ("pneumonia", "pneumothorax", "pleural effusion", "pulmonary edema", "rib fracture")
-SHARE_EXCLUDED, SHARE_WRONGLY_NORMAL = 0.35, 0.1
+SHARE_EXCLUDED, SHARE_WRONGLY_NORMAL = 0.25, 0.05
 """Chance that an absent finding is named to exclude it, and that a film with findings is called normal."""
 
 

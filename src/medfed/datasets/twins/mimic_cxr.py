@@ -50,7 +50,7 @@ def write_mimic_cxr_twin(root: Path, spec: TwinSpec) -> None:
             )
         states = _states(film, rng)
         if rng.random() >= SHARE_UNREPORTED:
-            text = dictate(states, 0.2 + 0.4 * spec.difficulty, rng)
+            text = dictate(states, 0.3 * spec.difficulty, rng)
             folder.with_suffix(".txt").write_text(text, encoding="utf-8")
         tables["chexpert"].append({"subject_id": subject, "study_id": study, **_row(states, rng)})
     for name, rows in tables.items():

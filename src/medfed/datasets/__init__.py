@@ -16,6 +16,7 @@ DATASETS: dict[str, Dataset] = collect(
         "medfed.datasets.slake",
         "medfed.datasets.ecg_qa",
         "medfed.datasets.mimic_cxr",
+        "medfed.datasets.covid19_repository",
     ),
     "DATASETS",
 )

@@ -17,7 +17,7 @@ WANTED = ("FINDINGS", "IMPRESSION", "CONCLUSION")
 
 
 def read_report(path: Path) -> str:
-    """Return the findings and the impression of a report file, lower space collapsed; empty if it says neither.
+    """Return the findings and the impression of a report file as one line; empty if it says nothing.
 
     Raises:
         DataError: the file is not UTF-8 text. The message quotes nothing of it.
@@ -34,12 +34,11 @@ def read_report(path: Path) -> str:
 def sections(text: str) -> str:
     """Return the wanted sections of ``text``, in order, as one line; without any, its last paragraph."""
     headings = list(HEADING.finditer(text))
-    ends = [heading.start() for heading in headings[1:]] + [len(text)]
-    kept = [
-        text[heading.end() : end]
-        for heading, end in zip(headings, ends, strict=True)
-        if any(word in heading.group(1) for word in WANTED)
-    ]
+    kept = []
+    for number, heading in enumerate(headings, start=1):
+        end = headings[number].start() if number < len(headings) else len(text)
+        if any(word in heading.group(1) for word in WANTED):
+            kept.append(text[heading.end() : end])
     if not kept:
         body = text[headings[-1].end() :] if headings else text
         kept = [paragraph for paragraph in re.split(r"\n\s*\n", body) if paragraph.strip()][-1:]

@@ -9,6 +9,7 @@ TASKS: dict[str, Task] = collect(
         "medfed.tasks.findings",
         "medfed.tasks.open",
         "medfed.tasks.multilabel",
+        "medfed.tasks.severity",
     ),
     "TASKS",
 )

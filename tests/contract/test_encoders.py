@@ -14,7 +14,7 @@ from medfed.errors import StudyError
 from medfed.modalities import ENCODERS
 from medfed.modalities.base import Encoder, EncoderSpec, Modality
 from medfed.modalities.conv import Conv1dSpec
-from medfed.modalities.resnet import ResNetMini, ResNetSpec
+from medfed.modalities.resnet import ResNetMini
 from medfed.modalities.transformer import TransformerSpec
 from medfed.modalities.vision import DeiTTiny, ViTMini
 from medfed.rng import torch_rng, torch_seeded

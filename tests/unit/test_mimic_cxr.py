@@ -82,7 +82,7 @@ def test_cells_mean_present_absent_uncertain_and_not_mentioned(tmp_path: Path) -
         "lung_lesion": None,
     }
     assert known["cardiomegaly"] == 0
-    assert set(index.row(1, named=True)[name] for name in CHEXPERT_LABELS) == {None}, "a study without a row is unknown"
+    assert {index.row(1, named=True)[name] for name in CHEXPERT_LABELS} == {None}, "a study without a row is unknown"
 
 
 @pytest.mark.parametrize("folder", ["", "mimic-cxr-reports"])

@@ -17,6 +17,8 @@ DATASETS: dict[str, Dataset] = collect(
         "medfed.datasets.ecg_qa",
         "medfed.datasets.mimic_cxr",
         "medfed.datasets.covid19_repository",
+        "medfed.datasets.mimic_iv",
+        "medfed.datasets.eicu",
     ),
     "DATASETS",
 )

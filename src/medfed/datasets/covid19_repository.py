@@ -18,8 +18,8 @@ import polars as pl
 from medfed.datasets.base import Card, Dataset, Record, TwinSpec, read_csv
 from medfed.datasets.images import load_image
 from medfed.datasets.labels import flag
+from medfed.datasets.tables import numbers, require_filled
 from medfed.datasets.twins.covid19_repository import write_covid19_twin
-from medfed.errors import DataError
 from medfed.modalities.timeseries import COVID_LABS
 
 TABLE = "data.csv"
@@ -27,7 +27,6 @@ IDS = ("patient_id", "image_id")
 RADIOGRAPHS = ("CR", "DX")
 """DICOM modalities of plain films; other images are left out."""
 
-COMPARE = "compare the table with the one on the dataset's card (medfed data list)"
 COLUMNS = {variable: variable.replace("d_dimer", "d-dimer") for variable in COVID_LABS}
 """Variable of the modality → stem of its columns ``<stem>_offset`` and ``<stem>_val``."""
 
@@ -66,12 +65,8 @@ class Covid19Repository(Dataset):
         pairs = [(f"{lab}_offset", f"{lab}_val") for lab in COLUMNS.values()]
         numbers = (*(name for pair in pairs for name in pair), *OUTCOMES.values())
         table = read_csv(path, (*IDS, "modality", *numbers))
-        for column in IDS:
-            if (empty := table[column].is_null()).any():
-                raise DataError(
-                    f"column {column!r}, line {int(empty.arg_max() or 0) + 2}: empty", where=path, hint=COMPARE
-                )
-        table = table.with_columns(_number(table[column], path) for column in numbers)
+        require_filled(table, IDS, path)
+        table = table.with_columns(numbers(table[column], path) for column in numbers)
         films = table.filter(pl.col("modality").is_in(RADIOGRAPHS))
         return films.select(
             pl.format("hannover:{}", "image_id").alias("example"),
@@ -99,17 +94,6 @@ class Covid19Repository(Dataset):
     def synthesize(self, root: Path, spec: TwinSpec) -> None:
         """Write phantoms of patients who all have COVID-19, and laboratory values that follow its severity."""
         write_covid19_twin(root, spec)
-
-
-def _number(column: pl.Series, path: Path) -> pl.Series:
-    parsed = column.str.strip_chars().cast(pl.Float64, strict=False)
-    strange = (parsed.is_null() | parsed.is_nan()) & column.is_not_null()
-    if strange.any():
-        row = int(strange.arg_max() or 0)
-        raise DataError(
-            f"column {column.name!r}, line {row + 2}: {column[row]!r} is not a number", where=path, hint=COMPARE
-        )
-    return parsed
 
 
 DATASETS: tuple[Dataset, ...] = (Covid19Repository(),)

@@ -9,7 +9,6 @@ import polars as pl
 
 from medfed.errors import DataError
 
-
 CHEXPERT_LABELS = {
     "atelectasis": "Atelectasis",
     "cardiomegaly": "Cardiomegaly",

@@ -1,7 +1,7 @@
 """MIMIC-CXR-JPG: chest radiographs with their free-text reports (Med-MMFL: 14-label classification).
 
-Native layout: ``mimic-cxr-2.0.0-{split,chexpert,metadata}.csv.gz`` beside ``files/p10/p10000032/s50414267/<dicom>.jpg``;
-the reports are MIMIC-CXR's ``files/p10/p10000032/s50414267.txt``, beside the images or under ``mimic-cxr-reports/``.
+Native layout: ``mimic-cxr-2.0.0-{split,chexpert,metadata}.csv.gz``, films ``files/p10/p10000032/s50414267/<dicom>.jpg``
+and MIMIC-CXR's reports ``files/p10/p10000032/s50414267.txt``, beside the films or under ``mimic-cxr-reports/``.
 An example is a study with its frontal film and its report. The official split is kept.
 Source: Johnson et al. 2019, MIMIC-CXR-JPG.
 
@@ -19,7 +19,7 @@ import polars as pl
 
 from medfed.datasets.base import Card, Dataset, Record, TwinSpec
 from medfed.datasets.chest_reports import read_report
-from medfed.datasets.gzipped import find_table, read_table
+from medfed.datasets.tables import find_table, read_table
 from medfed.datasets.images import read_grey
 from medfed.datasets.labels import CHEXPERT_LABELS, require_values
 from medfed.datasets.twins.mimic_cxr import write_mimic_cxr_twin
@@ -114,9 +114,7 @@ def _films(root: Path) -> pl.DataFrame:
         strange = ~table[column].fill_null("").str.contains(pattern)
         if strange.any():
             row = int(strange.arg_max() or 0)
-            raise DataError(
-                f"column {column!r}, line {row + 2}: not an id", where=path, hint="download the file again"
-            )
+            raise DataError(f"column {column!r}, line {row + 2}: not an id", where=path, hint="download the file again")
     views = read_table(root, METADATA, ("dicom_id", "ViewPosition")).unique("dicom_id", keep="first")
     rank = pl.col("ViewPosition").replace_strict(FRONTAL, default=OTHER_VIEW, return_dtype=pl.Int8)
     return table.join(views, on="dicom_id", how="left").with_columns(rank.fill_null(OTHER_VIEW).alias("rank"))
@@ -136,7 +134,10 @@ def _labels(root: Path) -> pl.DataFrame:
     value = {"1.0": 1, "0.0": 0, "": 0, "-1.0": None}
     return table.select(
         "study_id",
-        *(pl.col(column).replace_strict(value, return_dtype=pl.Int8).alias(name) for name, column in CHEXPERT_LABELS.items()),
+        *(
+            pl.col(column).replace_strict(value, return_dtype=pl.Int8).alias(name)
+            for name, column in CHEXPERT_LABELS.items()
+        ),
     )
 
 

@@ -1,4 +1,4 @@
-"""Who needs intensive care, and who dies: outcomes from a chest film with laboratory values, and from the first day.
+"""Who is in intensive care, and who dies: from a chest film with laboratory values, and from the first day's values.
 
 Small open extracts exist for all of them, so the benchmark's code can be tried on real patients.
 """
@@ -14,7 +14,7 @@ COVID_ICU = Classification(
     dataset="covid19-repository",
     target="icu",
     modalities=("image", "covid-labs"),
-    question="Based on this chest radiograph and these laboratory values, does the patient need intensive care?",
+    question="Based on this chest radiograph and these laboratory values, is the patient in intensive care?",
     task_description=(
         "The task involves interpreting a chest radiograph and laboratory values of a patient with COVID-19 to "
         "determine whether the patient is treated in intensive care."
@@ -22,4 +22,22 @@ COVID_ICU = Classification(
     modality_description="Image and lab events",
 )
 
-TASKS: tuple[Task, ...] = (COVID_ICU,)
+
+def mortality(database: str, title: str) -> Classification:
+    """Return death in hospital from the first day's laboratory values in one database."""
+    return Classification(
+        name=f"mortality-{database}",
+        title=f"Death in hospital ({title})",
+        dataset=database,
+        target="mortality",
+        modalities=("labs", "person"),
+        question="Based on these clinical features, will the patient die in hospital?",
+        task_description=(
+            "The mortality prediction task involves interpreting laboratory values of the first 24 hours in intensive "
+            "care to determine whether the patient dies before discharge from hospital."
+        ),
+        modality_description="Lab events, age and sex",
+    )
+
+
+TASKS: tuple[Task, ...] = (COVID_ICU, mortality("mimic-iv", "MIMIC-IV"), mortality("eicu", "eICU"))

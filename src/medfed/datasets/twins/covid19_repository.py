@@ -58,7 +58,7 @@ def write_covid19_twin(root: Path, spec: TwinSpec) -> None:
     pl.DataFrame(rows, infer_schema_length=None).write_csv(root / "data.csv")
 
 
-def _course(severity: float, difficulty: float, rng: np.random.Generator) -> dict[str, float | None]:
+def _course(severity: float, difficulty: float, rng: np.random.Generator) -> dict[str, str | int | float | None]:
     """Say who was taken to intensive care, and who died: the sicker, up to chance."""
     score = severity + 0.3 * difficulty * float(rng.standard_normal())
     icu, died = score > 0.58, score > 0.95
@@ -70,8 +70,8 @@ def _course(severity: float, difficulty: float, rng: np.random.Generator) -> dic
     }
 
 
-def _values(severity: float, rng: np.random.Generator) -> dict[str, float | None]:
-    row: dict[str, float | None] = {}
+def _values(severity: float, rng: np.random.Generator) -> dict[str, str | int | float | None]:
+    row: dict[str, str | int | float | None] = {}
     for lab, (median, effect, spread, decimals) in LABS.items():
         value = median * float(np.exp(effect * severity + spread * rng.standard_normal()))
         measured = rng.random() < SHARE_MEASURED

@@ -6,6 +6,7 @@ Only the asked columns and rows are kept, so that a table of a hundred million l
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
@@ -60,3 +61,54 @@ def read_table(root: Path, name: str, columns: tuple[str, ...], rows: pl.Expr | 
         ) from error
     except OSError as error:
         raise DataError(f"the file cannot be read ({error})", where=path, hint=AGAIN) from error
+
+
+def numbers(column: pl.Series, path: Path) -> pl.Series:
+    """Return a text column as Float64; empty cells are null.
+
+    Raises:
+        DataError: a cell is not a number.
+    """
+    parsed = column.str.strip_chars().cast(pl.Float64, strict=False)
+    return _parsed(column, parsed.set(parsed.is_nan().fill_null(False), None), "a number", path)
+
+
+def times(column: pl.Series, path: Path) -> pl.Series:
+    """Return a text column such as ``2180-07-23 14:00:00`` as Datetime; empty cells are null.
+
+    Raises:
+        DataError: a cell is not a time.
+    """
+    return _parsed(column, column.str.to_datetime("%Y-%m-%d %H:%M:%S", strict=False), "a time", path)
+
+
+def require_filled(table: pl.DataFrame, columns: tuple[str, ...], path: Path) -> None:
+    """Raise :class:`DataError` naming the first of ``columns`` with an empty cell."""
+    for column in columns:
+        if table[column].null_count():
+            raise DataError(f"column {column!r} has an empty cell", where=path, hint="correct or remove that row")
+
+
+class FileState(NamedTuple):
+    """A file, and what tells that it was rewritten: the key under which its content may be kept in memory."""
+
+    path: Path
+    mtime_ns: int
+    size: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileState:
+        """Return the state of ``path`` now."""
+        stat = path.stat()
+        return cls(path, stat.st_mtime_ns, stat.st_size)
+
+
+def _parsed(column: pl.Series, parsed: pl.Series, what: str, path: Path) -> pl.Series:
+    strange = column.filter(parsed.is_null() & column.is_not_null())
+    if not strange.is_empty():
+        raise DataError(
+            f"column {column.name!r}: {strange[0]!r} is not {what}",
+            where=path,
+            hint="compare the table with the version on the dataset's card (medfed data list)",
+        )
+    return parsed

@@ -17,6 +17,10 @@ DATASETS: dict[str, Dataset] = collect(
         "medfed.datasets.ecg_qa",
         "medfed.datasets.symile_mimic",
         "medfed.datasets.brats",
+        "medfed.datasets.mimic_cxr",
+        "medfed.datasets.covid19_repository",
+        "medfed.datasets.mimic_iv",
+        "medfed.datasets.eicu",
     ),
     "DATASETS",
 )

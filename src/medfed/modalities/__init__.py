@@ -18,6 +18,7 @@ MODALITIES: dict[str, Modality] = collect(
 ENCODERS: dict[str, type[EncoderSpec]] = collect(
     (
         "medfed.modalities.vision",
+        "medfed.modalities.resnet",
         "medfed.modalities.conv",
         "medfed.modalities.transformer",
         "medfed.modalities.language",

@@ -10,6 +10,8 @@ TASKS: dict[str, Task] = collect(
         "medfed.tasks.open",
         "medfed.tasks.symile",
         "medfed.tasks.brats",
+        "medfed.tasks.multilabel",
+        "medfed.tasks.severity",
     ),
     "TASKS",
 )

@@ -8,6 +8,7 @@ KINDS: dict[str, Kind] = collect(
         "medfed.evaluation.kinds.classification",
         "medfed.evaluation.kinds.retrieval",
         "medfed.evaluation.kinds.segmentation",
+        "medfed.evaluation.kinds.multilabel",
     ),
     "KINDS",
 )

@@ -15,6 +15,7 @@ DATASETS: dict[str, Dataset] = collect(
         "medfed.datasets.vqa_rad",
         "medfed.datasets.slake",
         "medfed.datasets.ecg_qa",
+        "medfed.datasets.path_vqa",
     ),
     "DATASETS",
 )

@@ -16,6 +16,7 @@ DATASETS: dict[str, Dataset] = collect(
         "medfed.datasets.slake",
         "medfed.datasets.ecg_qa",
         "medfed.datasets.path_vqa",
+        "medfed.datasets.ehrxqa",
     ),
     "DATASETS",
 )

@@ -4,6 +4,9 @@ from medfed.models.base import ModelSpec
 from medfed.registry import collect
 
 MODELS: dict[str, type[ModelSpec]] = collect(
-    ("medfed.models.multimodal",),
+    (
+        "medfed.models.multimodal",
+        "medfed.models.blip",
+    ),
     "MODELS",
 )

@@ -8,6 +8,8 @@ TASKS: dict[str, Task] = collect(
         "medfed.tasks.fedkim",
         "medfed.tasks.findings",
         "medfed.tasks.open",
+        "medfed.tasks.visual_question",
+        "medfed.tasks.generation",
     ),
     "TASKS",
 )

@@ -15,7 +15,7 @@ DRUGS = ("heparin", "insulin", "furosemide", "aspirin")
 LABS = {"glucose": (110, 25, "mg/dl"), "sodium": (139, 4, "meq/l")}
 """Laboratory item → mean, spread and unit."""
 
-SHARE_DIAGNOSED = 0.4
+SHARE_DIAGNOSED, SHARE_TWO_DRUGS = 0.4, 0.3
 START = datetime(2103, 1, 1)
 
 
@@ -26,7 +26,7 @@ class Patient:
     Attributes:
         subject, study: ids; image: the X-ray's name.
         visits: admission times, oldest first; the rest happens during the last one.
-        diagnoses: names; drug: the last one prescribed, earlier_drug the one before.
+        diagnoses: names; drugs: those prescribed, the last one first.
         labs: item → last value.
         view: of the X-ray.
     """
@@ -38,8 +38,7 @@ class Patient:
     age: int
     visits: tuple[datetime, ...]
     diagnoses: tuple[str, ...]
-    drug: str
-    earlier_drug: str
+    drugs: tuple[str, ...]
     labs: dict[str, int]
     view: str
 
@@ -48,7 +47,7 @@ class Patient:
         """Draw the record of patient ``number``."""
         first = START + timedelta(hours=int(rng.integers(0, 24 * 365)))
         visits = tuple(first + timedelta(days=int(120 * visit)) for visit in range(int(rng.integers(1, 4))))
-        drug, earlier = rng.choice(DRUGS, 2, replace=False)
+        drugs = rng.choice(DRUGS, 1 + int(rng.random() < SHARE_TWO_DRUGS), replace=False)
         return cls(
             subject=10_000_000 + 37 * number,
             study=50_000_000 + 53 * number,
@@ -57,8 +56,7 @@ class Patient:
             age=age,
             visits=visits,
             diagnoses=tuple(name for name in DIAGNOSES if rng.random() < SHARE_DIAGNOSED),
-            drug=str(drug),
-            earlier_drug=str(earlier),
+            drugs=tuple(str(drug) for drug in drugs),
             labs={name: round(rng.normal(mean, spread)) for name, (mean, spread, _) in LABS.items()},
             view=view,
         )
@@ -107,9 +105,9 @@ def _tables(patients: Sequence[Patient]) -> dict[str, Table]:
         "prescriptions": (
             [*event, "starttime", "stoptime", "drug", "dose_val_rx", "dose_unit_rx", "route"],
             [
-                (who.subject, visit[who.subject], who.at(hours), who.at(hours + 24), drug, "1", "dose", "iv")
+                (who.subject, visit[who.subject], who.at(52 - 26 * earlier), who.at(76 - 26 * earlier), drug, "1", "dose", "iv")
                 for who in patients
-                for hours, drug in ((26, who.earlier_drug), (52, who.drug))
+                for earlier, drug in enumerate(who.drugs)
             ],
         ),
         "tb_cxr": (

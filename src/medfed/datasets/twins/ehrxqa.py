@@ -14,12 +14,12 @@ import numpy as np
 
 from medfed.datasets.base import TwinSpec
 from medfed.datasets.images import write_grey
-from medfed.datasets.twins.chest_cohorts import Cohort, Film, draw_films, inpatient
+from medfed.datasets.twins.chest_cohorts import Cohort, Film, draw_films
+from medfed.datasets.twins.chest_anatomy import Findings
 from medfed.datasets.twins.ehr_tables import DIAGNOSES, LABS, Patient, write_tables
 from medfed.rng import numpy_rng
 
-EHRXQA = Cohort("ehrxqa", inpatient)
-ATTRIBUTES = {"effusion": "pleural effusion", "cardiomegaly": "enlarged heart", "consolidation": "consolidation"}
+ATTRIBUTES = {"effusion": "pleural effusion", "cardiomegaly": "enlarged heart"}
 """Finding of the phantom → its word."""
 
 SHARE_TEST, SHARE_VALID = 0.2, 0.15
@@ -28,6 +28,15 @@ SHARE_TEST, SHARE_VALID = 0.2, 0.15
 DATABASE, DATASET = "database/mimic_iv_cxr", "dataset/mimic_iv_cxr"
 IMAGES = "mimic-cxr-jpg/files"
 LATEST = "( select tb_cxr.study_id from tb_cxr where tb_cxr.subject_id = {patient_id} )"
+
+
+def _examined(rng: np.random.Generator) -> Findings:
+    """Draw a patient's findings: each in half of the patients and plain, since a question set is small."""
+    effusion, heart = (float(rng.uniform(0.6, 1.0)) * (rng.random() < 0.5) for _ in range(2))
+    return Findings(effusion=effusion, cardiomegaly=heart)
+
+
+EHRXQA = Cohort("ehrxqa", _examined)
 
 
 class Asked(NamedTuple):
@@ -78,7 +87,7 @@ def _visual(film: Film, patient: Patient, rng: np.random.Generator) -> Asked:
 
 
 def _joint(film: Film, patient: Patient, rng: np.random.Generator) -> Asked:
-    finding, name = _finding(film, rng), _diagnosis(patient, rng, 0.7)
+    finding, name = _finding(film, rng, 0.7), _diagnosis(patient, rng, 0.7)
     both = name in patient.diagnoses and getattr(film.findings, finding) > 0
     value: dict[str, object] = {
         "patient_id": patient.subject,
@@ -104,7 +113,7 @@ def _tabular(patient: Patient, rng: np.random.Generator) -> Asked:
             "what was the name of the drug that patient {patient_id} was last prescribed?",
             who,
             "select drug from prescriptions where subject_id = {patient_id}",
-            [patient.drug],
+            [patient.drugs[0]],
         ),
         Asked(
             "what is_verb the gender of patient {patient_id}?",
@@ -133,10 +142,10 @@ def _looks(value: dict[str, object]) -> str:
     return f'func_vqa("is there {value["attribute"]}?", {study}) = true'
 
 
-def _finding(film: Film, rng: np.random.Generator) -> str:
-    """Return a finding to ask about, one that is there in three of four questions if there is any."""
+def _finding(film: Film, rng: np.random.Generator, share: float = 0.0) -> str:
+    """Return a finding to ask about, in ``share`` of the questions one that the film has."""
     there = [name for name in ATTRIBUTES if getattr(film.findings, name) > 0]
-    return str(rng.choice(there if there and rng.random() < 0.75 else list(ATTRIBUTES)))
+    return str(rng.choice(there if there and rng.random() < share else list(ATTRIBUTES)))
 
 
 def _diagnosis(patient: Patient, rng: np.random.Generator, share: float = 0.3) -> str:

@@ -1,8 +1,8 @@
 """The synthetic twin of PathVQA: drawn sections with true questions about them, in the hub's parquet layout.
 
-Every finding is there in half of the sections and asked about as often where it is absent, so neither the image nor the
-question alone tells the answer. Half of the release's questions are open; some are written here too, and left out again
-when the twin is read.
+Some findings are commoner than others, so the question alone says something, as in every real set of questions; the
+image says the rest. Half of the release's questions are open; some are written here too, and left out again when the
+twin is read.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from medfed.rng import numpy_rng
 SHARES = {"train": 0.7, "validation": 0.15, "test": 0.15}
 SHARDS = {"train": 2, "validation": 1, "test": 1}
 QUESTIONS_PER_IMAGE = 2
-SHARE_ABSENCE = 0.15
+PREVALENCE = dict(zip(FINDINGS, (0.65, 0.35, 0.65, 0.35), strict=True))
+SHARE_ABSENCE = 0.1
 """Of the questions: those that ask whether a finding is absent."""
 
-PRESENCE = ("is there {} in this section?", "does the tissue show {}?", "can {} be seen here?")
-ABSENCE = ("is the section free of {}?", "does the tissue lack {}?")
+PRESENCE = ("is there {} in this section?", "does the tissue show {}?")
+ABSENCE = ("is the section free of {}?",)
 OPEN = "which findings does the section show?"
 Row = dict[str, object]
 
@@ -36,7 +37,7 @@ def write_path_vqa_twin(folder: Path, spec: TwinSpec) -> None:
     rows: dict[str, list[Row]] = {split: [] for split in SHARES}
     for number in range(spec.num_patients):
         rng = numpy_rng(spec.seed, "path-vqa", number)
-        findings = frozenset(name for name in FINDINGS if rng.random() < 0.5)
+        findings = frozenset(name for name, share in PREVALENCE.items() if rng.random() < share)
         content = _jpeg(draw_tissue(findings, min(1.0, 1.4 * (1 - spec.difficulty)), spec.image_size, rng))
         split = "train" if number < 1 else str(rng.choice(list(SHARES), p=list(SHARES.values())))
         if number in (1, 2):  # no split is empty, however small the twin

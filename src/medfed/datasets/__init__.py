@@ -21,6 +21,8 @@ DATASETS: dict[str, Dataset] = collect(
         "medfed.datasets.covid19_repository",
         "medfed.datasets.mimic_iv",
         "medfed.datasets.eicu",
+        "medfed.datasets.path_vqa",
+        "medfed.datasets.ehrxqa",
     ),
     "DATASETS",
 )

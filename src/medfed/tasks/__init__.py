@@ -12,6 +12,8 @@ TASKS: dict[str, Task] = collect(
         "medfed.tasks.brats",
         "medfed.tasks.multilabel",
         "medfed.tasks.severity",
+        "medfed.tasks.visual_question",
+        "medfed.tasks.generation",
     ),
     "TASKS",
 )

@@ -9,6 +9,8 @@ KINDS: dict[str, Kind] = collect(
         "medfed.evaluation.kinds.retrieval",
         "medfed.evaluation.kinds.segmentation",
         "medfed.evaluation.kinds.multilabel",
+        "medfed.evaluation.kinds.closed_vqa",
+        "medfed.evaluation.kinds.generation",
     ),
     "KINDS",
 )

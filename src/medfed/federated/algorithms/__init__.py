@@ -7,6 +7,12 @@ ALGORITHMS: dict[str, type[Algorithm]] = collect(
     (
         "medfed.federated.algorithms.fedavg",
         "medfed.federated.algorithms.fedprox",
+        "medfed.federated.algorithms.moon",
+        "medfed.federated.algorithms.creamfl",
+        "medfed.federated.algorithms.fedper",
+        "medfed.federated.algorithms.fedbn",
+        "medfed.federated.algorithms.ditto",
+        "medfed.federated.algorithms.pfedme",
     ),
     "ALGORITHMS",
 )

@@ -17,6 +17,7 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
+from medfed.federated.aggregation import Average, Weighting, moved
 from medfed.federated.algorithms.base import Aggregate, Algorithm, Federation
 from medfed.federated.algorithms.keeping import group
 from medfed.federated.local import LocalStep, Trained, Upload
@@ -28,14 +29,16 @@ from medfed.types import Broadcast, Params, Update
 class PFedMe(Algorithm):
     """θ_i ≈ argmin F_i(θ) + (λ/2)‖θ − w_i‖² is deployed; x ← (1 − β)x + β·mean of w_i over the round's clients.
 
-    No setting is FedAvg bit for bit. With K = 1 and λ·inner_lr = 1 the gradient λ(w − θ) is that of F_i, so with β = 1
-    and equally many examples everywhere it is FedAvg up to rounding.
+    With K = 1 and λ·inner_lr = 1 the gradient λ(w − θ) is that of F_i; with β = 1 and weights by examples that is
+    FedAvg
+    up to rounding. For other K no setting is.
 
     Attributes:
         lam: λ.
         K: gradient steps towards θ.
         inner_lr: their learning rate ("personal learning rate").
         beta: β, the server's step towards the mean; the paper takes 1 or more.
+        weighting: what a client counts in the mean; in the paper all count alike.
     """
 
     name: ClassVar[str] = "pfedme"
@@ -43,6 +46,7 @@ class PFedMe(Algorithm):
     K: int = Field(default=5, gt=0)
     inner_lr: float = Field(default=0.01, gt=0)
     beta: float = Field(default=1.0, gt=0)
+    weighting: Weighting = "clients"
 
     def correct(self, gradients: Params, step: LocalStep, broadcast: Broadcast, client_state: Params) -> Params:
         """Return λ(w − θ); ``gradients``, taken at w, serve as the first of the K."""
@@ -61,12 +65,13 @@ class PFedMe(Algorithm):
         return replace(sent, client_state=join({"params": own, "buffers": trained.weights.buffers}))
 
     def aggregate(self, state: FederatedState, updates: Iterator[Update], federation: Federation) -> Aggregate:
-        """Move by β to the mean in which every client counts alike, tensor by tensor if it has data for it."""
-        mean = super().aggregate(state, (_counted_once(update) for update in updates), federation)
-        if self.beta == 1:
-            return mean
-        params = {name: old + self.beta * (mean.params[name] - old) for name, old in state.params.items()}
-        return mean._replace(params=params)
+        """Return (1 − β)x + β·mean of w_i."""
+        deltas, buffers = Average(self.weighting), Average(self.weighting)
+        for update in updates:
+            deltas.add(update.delta, update)
+            buffers.add(update.buffers, update)
+        steps = {name: self.beta * mean for name, mean in deltas.means().items()}
+        return Aggregate(moved(state.params, steps), buffers.replacing(state.buffers), state.server_state)
 
     def deployed(self, weights: Weights, client_state: Params) -> Weights:
         """Return θ_i; the global model at a client that has not trained yet."""
@@ -83,11 +88,6 @@ class PFedMe(Algorithm):
                 for name, value in theta.items()
             }
         return theta
-
-
-def _counted_once(update: Update) -> Update:
-    examples = {part: min(count, 1) for part, count in update.examples.items()}
-    return replace(update, num_examples=1, examples=examples)
 
 
 ALGORITHMS: tuple[type[Algorithm], ...] = (PFedMe,)

@@ -247,13 +247,20 @@ def converge(
     algorithm: Algorithm, clients: list[Client], settings: ClientSettings, num_rounds: int, dim: int
 ) -> FederatedState:
     """Run a federation of quadratics."""
+    return converge_and_deploy(algorithm, clients, settings, num_rounds, dim)[0]
+
+
+def converge_and_deploy(
+    algorithm: Algorithm, clients: list[Client], settings: ClientSettings, num_rounds: int, dim: int
+) -> tuple[FederatedState, dict[str, Weights]]:
+    """Run a federation of quadratics; return the server's end and the model that each client ends with."""
     model = Point(dim)
     exchange = InProcessExchange(clients, model, algorithm, settings, 0)
     federation = Federation(exchange.registered, 0)
     state = initial_state(model, algorithm)
     for result in run_rounds(state, exchange, algorithm, federation, RoundSettings(num_rounds=num_rounds)):
         state = result.state
-    return state
+    return state, {client.id: algorithm.deployed(state.weights, exchange.own(client.id)) for client in clients}
 
 
 def changed(answers: list[Answer], client: str, **fields: object) -> list[Answer]:

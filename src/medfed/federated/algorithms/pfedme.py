@@ -30,8 +30,7 @@ class PFedMe(Algorithm):
     """θ_i ≈ argmin F_i(θ) + (λ/2)‖θ − w_i‖² is deployed; x ← (1 − β)x + β·mean of w_i over the round's clients.
 
     With K = 1 and λ·inner_lr = 1 the gradient λ(w − θ) is that of F_i; with β = 1 and weights by examples that is
-    FedAvg
-    up to rounding. For other K no setting is.
+    FedAvg up to rounding. For other K no setting is.
 
     Attributes:
         lam: λ.

@@ -23,7 +23,9 @@ from medfed.errors import DataError
 DATABASE = "mimic_iv_cxr.db"
 MOST_CHARACTERS = 2000
 STEM = 4
-COMMON = frozenset("a an and any been did for from had has have in is of on or patient the time to was what with".split())
+COMMON = frozenset(
+    "a an and any been did for from had has have in is of on or patient the time to was what with".split()
+)
 
 
 class Line(NamedTuple):

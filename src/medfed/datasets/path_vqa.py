@@ -33,7 +33,7 @@ FOLDER = "[pP]*[vV][qQ][aA]"
 SPLITS = {"train": "train", "val": "development", "validation": "development", "test": "test"}
 RANK = {"train": 0, "development": 1, "test": 2}
 CONVERT = (
-    "a pickle runs code when it is opened; convert it where you trust it: python -c \"import json, pickle; "
+    'a pickle runs code when it is opened; convert it where you trust it: python -c "import json, pickle; '
     "json.dump(pickle.load(open('train_qa.pkl', 'rb')), open('train_qa.json', 'w'))\""
 )
 Row = dict[str, object]
@@ -102,7 +102,9 @@ def _parquet_rows(shards: list[Path], root: Path) -> list[Row]:
         split = path.name.split("-")[0]
         if split not in SPLITS:
             raise DataError(
-                f"the file is of no official split; allowed: {', '.join(SPLITS)}", where=path, hint="rename or remove it"
+                f"the file is of no official split; allowed: {', '.join(SPLITS)}",
+                where=path,
+                hint="rename or remove it",
             )
         for number, row in enumerate(_table(path).iter_rows(named=True)):
             if (target := yes_or_no(text(row, "answer", path, number))) is not None:

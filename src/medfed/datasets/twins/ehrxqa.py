@@ -173,5 +173,3 @@ def _row(asked: Asked, file: str, number: int) -> dict[str, object]:
         "is_impossible": False,
         "answer": asked.answer,
     }
-
-

@@ -16,6 +16,13 @@ DATASETS: dict[str, Dataset] = collect(
         "medfed.datasets.slake",
         "medfed.datasets.ecg_qa",
         "medfed.datasets.symile_mimic",
+        "medfed.datasets.brats",
+        "medfed.datasets.mimic_cxr",
+        "medfed.datasets.covid19_repository",
+        "medfed.datasets.mimic_iv",
+        "medfed.datasets.eicu",
+        "medfed.datasets.path_vqa",
+        "medfed.datasets.ehrxqa",
     ),
     "DATASETS",
 )

@@ -10,6 +10,7 @@ MODALITIES: dict[str, Modality] = collect(
         "medfed.modalities.timeseries",
         "medfed.modalities.text",
         "medfed.modalities.labs",
+        "medfed.modalities.volume",
     ),
     "MODALITIES",
 )
@@ -17,6 +18,7 @@ MODALITIES: dict[str, Modality] = collect(
 ENCODERS: dict[str, type[EncoderSpec]] = collect(
     (
         "medfed.modalities.vision",
+        "medfed.modalities.resnet",
         "medfed.modalities.conv",
         "medfed.modalities.transformer",
         "medfed.modalities.language",

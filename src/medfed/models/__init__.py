@@ -7,6 +7,8 @@ MODELS: dict[str, type[ModelSpec]] = collect(
     (
         "medfed.models.multimodal",
         "medfed.models.symile",
+        "medfed.models.rfnet",
+        "medfed.models.blip",
     ),
     "MODELS",
 )

@@ -9,6 +9,11 @@ TASKS: dict[str, Task] = collect(
         "medfed.tasks.findings",
         "medfed.tasks.open",
         "medfed.tasks.symile",
+        "medfed.tasks.brats",
+        "medfed.tasks.multilabel",
+        "medfed.tasks.severity",
+        "medfed.tasks.visual_question",
+        "medfed.tasks.generation",
     ),
     "TASKS",
 )

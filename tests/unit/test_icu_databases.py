@@ -65,7 +65,10 @@ def write_eicu(root: Path, events: Sequence[Event], *stays: Mapping[str, str]) -
 def measured(loaded: Mapping[str, np.ndarray]) -> dict[tuple[int, str], float]:
     """Return (hour, variable) → value."""
     labs = loaded["labs"]
-    return {(int(hour), LABS[place]): float(labs[hour, place]) for hour, place in zip(*np.nonzero(~np.isnan(labs)))}
+    return {
+        (int(hour), LABS[place]): float(labs[hour, place])
+        for hour, place in zip(*np.nonzero(~np.isnan(labs)), strict=False)
+    }
 
 
 def first(dataset: Dataset, root: Path) -> dict[str, np.ndarray]:
@@ -168,9 +171,7 @@ def test_the_twins_hospitals_differ_in_size_and_some_clients_hold_one_stay(tmp_p
     [(MIMIC, "mimic-iv-demo-2.2", 88, None, 1), (EICU, "eicu-demo", 106, None, 63)],
     ids=["mimic-iv", "eicu"],
 )
-def test_real_extract(
-    real_data: Path, dataset: Dataset, folder: str, stays: int, died: int | None, sites: int
-) -> None:
+def test_real_extract(real_data: Path, dataset: Dataset, folder: str, stays: int, died: int | None, sites: int) -> None:
     root = dataset.locate(real_data)
     assert root == real_data / folder
     index = dataset.index(root)

@@ -68,7 +68,8 @@ class Eicu(Dataset):
         table = read_table(root, STAYS, (*IDS, "gender", "age", "hospitaldischargestatus", "unitvisitnumber"))
         require_filled(table, IDS, path)
         table = table.with_columns(
-            pl.col("hospitaldischargestatus").fill_null(""), pl.col("age").str.strip_chars().replace(OLDEST, AGE_OF_OLDEST)
+            pl.col("hospitaldischargestatus").fill_null(""),
+            pl.col("age").str.strip_chars().replace(OLDEST, AGE_OF_OLDEST),
         )
         require_values(table, "hospitaldischargestatus", tuple(OUTCOMES), path)
         table = table.with_columns(numbers(table[column], path) for column in ("age", "unitvisitnumber"))

@@ -122,7 +122,9 @@ def _labs(root: Path, events: FileState, stays: FileState) -> FirstDay:
         table.join(admitted, on="subject_id")
         .with_columns(since)
         .filter(pl.col("minute").is_between(0, 60 * NUM_HOURS))
-        .select("stay", "minute", pl.col("itemid").replace_strict(ITEMS).alias("variable"), unit="valueuom", value="value")
+        .select(
+            "stay", "minute", pl.col("itemid").replace_strict(ITEMS).alias("variable"), unit="valueuom", value="value"
+        )
     )
 
 

@@ -41,12 +41,13 @@ SHAPES = {
     "transformer": (24, 14),
     "text-mini": (16,),
     "bert": (16,),
+    "labs-mlp": (100,),
 }
 BIG = ("bert", "resnet")
 """Full-size architectures, built from the code of a small one that stands here."""
 VARIANTS: dict[str, tuple[EncoderSpec, int]] = {
     **{
-        name: (kind(), {"transformer": 1, "text-mini": 16, "resnet-mini": 1}.get(name, 4))
+        name: (kind(), {"transformer": 1, "text-mini": 16, "labs-mlp": 1, "resnet-mini": 1}.get(name, 4))
         for name, kind in ENCODERS.items()
         if name in SHAPES and name not in BIG
     },

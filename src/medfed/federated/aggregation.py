@@ -5,8 +5,7 @@ so a hospital without ECGs has no say in the ECG encoder. Memory holds one updat
 clients there are.
 
 Deviation: FedKIM weighs every client's whole model alike; with hospitals that lack a modality that would average in
-    encoders
-that nobody trained.
+encoders that nobody trained.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,15 +22,33 @@ from medfed.federated.wire import load_update, save_update
 from medfed.types import Failure, Params, Update, component
 
 
-def weight(update: Update, tensor: str) -> int:
-    """Return how many examples stand behind ``update``'s version of ``tensor``; 0 means it has no say."""
-    return update.examples.get(component(tensor), 0) if update.examples else update.num_examples
+Weighting = Literal["examples", "clients"]
+"""Whether a client counts by its examples (McMahan et al. 2017), or as one if it has any (Karimireddy et al. 2020)."""
+
+
+def weight(update: Update, tensor: str, weighting: Weighting = "examples") -> int:
+    """Return what ``update``'s version of ``tensor`` counts; 0 means it has no say."""
+    examples = update.examples.get(component(tensor), 0) if update.examples else update.num_examples
+    return examples if weighting == "examples" else min(examples, 1)
+
+
+def moved(values: Params, steps: Params) -> dict[str, Tensor]:
+    """Return ``values`` plus ``steps``, summed in float64, in the dtype of ``values``; without a step as they are."""
+    return {
+        name: (value.to(torch.float64) + steps[name]).to(value.dtype) if name in steps else value
+        for name, value in values.items()
+    }
 
 
 class Average:
-    """A streaming mean of named tensors, weighted by examples; of integer tensors (step counters) the maximum."""
+    """A streaming mean of named tensors; of integer tensors (step counters) the maximum.
 
-    def __init__(self) -> None:
+    Args:
+        weighting: what a client counts.
+    """
+
+    def __init__(self, weighting: Weighting = "examples") -> None:
+        self._weighting: Weighting = weighting
         self._sums: dict[str, Tensor] = {}
         self._weights: dict[str, int] = {}
 
@@ -38,7 +56,7 @@ class Average:
     def add(self, tensors: Params, update: Update) -> None:
         """Add ``tensors`` with the weights of ``update``."""
         for name, value in tensors.items():
-            share = weight(update, name)
+            share = weight(update, name, self._weighting)
             if share == 0:
                 continue
             if not value.is_floating_point():
@@ -51,10 +69,15 @@ class Average:
 
     def added_to(self, values: Params) -> dict[str, Tensor]:
         """Return ``values`` plus the mean, in the dtype of ``values``; a tensor without any weight stays as it is."""
-        return {
-            name: (value.to(torch.float64) + self._mean(name)).to(value.dtype) if name in self._sums else value
-            for name, value in values.items()
-        }
+        return moved(values, self.means())
+
+    def means(self) -> dict[str, Tensor]:
+        """Return the mean of every tensor that someone has a say in; float64."""
+        return {name: self._mean(name) for name in self._sums}
+
+    def sums(self) -> dict[str, Tensor]:
+        """Return the weighted sum of every tensor that someone has a say in; float64."""
+        return dict(self._sums)
 
     def replacing(self, values: Params) -> dict[str, Tensor]:
         """Return the mean, in the dtype of ``values``; a tensor without any weight stays as it is."""

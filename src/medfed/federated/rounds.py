@@ -116,7 +116,7 @@ def run_round(
     sampled = sample_clients(federation, settings, broadcast.round)
     manifest = Manifest.of(*algorithm.shared(state.weights), algorithm.upload_like(state, federation))
     gate = Gate(manifest, {name: federation.registered[name] for name in sampled}, broadcast.round, base)
-    desk = _Desk(gate, broadcast)
+    desk = _Desk(gate, algorithm, broadcast)
     arrivals = desk.passed(exchange(broadcast.round, dict.fromkeys(sampled, broadcast)))
     aggregate = algorithm.aggregate(state, in_order(arrivals, sampled), federation)
     failures = desk.all_failures(sampled)
@@ -160,6 +160,7 @@ class _Desk:
     """Takes the answers of one round in: gates them and writes the record."""
 
     gate: Gate
+    algorithm: Algorithm
     broadcast: Broadcast
     records: dict[str, ClientRecord] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
@@ -186,6 +187,7 @@ class _Desk:
             return answer
         try:
             self.gate.check(sender, answer)
+            self.algorithm.check_upload(answer)
         except UpdateRejectedError as error:
             return Failure(sender, self.broadcast.round, "gate", str(error))
         self.records[sender] = _record(answer, self.broadcast)

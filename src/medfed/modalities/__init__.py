@@ -9,6 +9,8 @@ MODALITIES: dict[str, Modality] = collect(
         "medfed.modalities.signal",
         "medfed.modalities.timeseries",
         "medfed.modalities.text",
+        "medfed.modalities.labs",
+        "medfed.modalities.volume",
     ),
     "MODALITIES",
 )
@@ -20,6 +22,7 @@ ENCODERS: dict[str, type[EncoderSpec]] = collect(
         "medfed.modalities.conv",
         "medfed.modalities.transformer",
         "medfed.modalities.language",
+        "medfed.modalities.labs",
     ),
     "ENCODERS",
 )

@@ -6,7 +6,11 @@ from medfed.registry import collect
 KINDS: dict[str, Kind] = collect(
     (
         "medfed.evaluation.kinds.classification",
+        "medfed.evaluation.kinds.retrieval",
+        "medfed.evaluation.kinds.segmentation",
         "medfed.evaluation.kinds.multilabel",
+        "medfed.evaluation.kinds.closed_vqa",
+        "medfed.evaluation.kinds.generation",
     ),
     "KINDS",
 )

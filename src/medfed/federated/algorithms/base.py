@@ -133,6 +133,9 @@ class Algorithm(BaseModel, ABC):
         """Return tensors with the names, shapes and dtypes of an upload's ``state``."""
         return {}
 
+    def check_upload(self, update: Update) -> None:
+        """Raise UpdateRejectedError where an upload's own tensors, of the right form, say what cannot be."""
+
     def aggregate(self, state: FederatedState, updates: Iterator[Update], federation: Federation) -> Aggregate:
         """Consume the accepted updates, sorted by client, and return the new global model and server state.
 

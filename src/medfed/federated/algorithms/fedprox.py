@@ -28,10 +28,15 @@ class FedProx(Algorithm):
 
     def penalty(self, step: LocalStep, broadcast: Broadcast, client_state: Params) -> Tensor | None:
         """Return (μ/2)‖y − x‖² over the parameters that train."""
-        if self.mu == 0:
-            return None
-        squares = [(local - broadcast.params[name]).square().sum() for name, local in step.params.items()]
-        return 0.5 * self.mu * torch.stack(squares).sum()
+        return pull(self.mu, step, broadcast)
+
+
+def pull(mu: float, step: LocalStep, broadcast: Broadcast) -> Tensor | None:
+    """Return (μ/2)‖y − x‖² over the parameters that train, or None where μ is 0."""
+    if mu == 0:
+        return None
+    squares = [(local - broadcast.params[name]).square().sum() for name, local in step.params.items()]
+    return 0.5 * mu * torch.stack(squares).sum()
 
 
 ALGORITHMS: tuple[type[Algorithm], ...] = (FedProx,)

@@ -137,7 +137,7 @@ class Study(BaseModel):
     def _parts_fit(self) -> Study:
         wanted = ClosedTask if self.job == "inject" else TrainableTask
         for task in self.train_tasks:
-            if not isinstance(task, wanted):
+            if not isinstance(task, wanted) or (self.job == "inject" and task.kind == "multilabel"):
                 raise ValueError(_untrainable(task, self.job))
         if self.job == "inject" and not isinstance(self.model, MultimodalSpec):
             raise ValueError(f"injection reads encoders and heads of the model 'multimodal', not {self.model.name!r}")
@@ -307,5 +307,5 @@ def _known(table: Mapping[str, Named], name: str, kind: str) -> None:
 
 def _untrainable(task: Task, job: str) -> str:
     if isinstance(task, TrainableTask):
-        return f'{task.name!r} has no head that an LLM can be taught from; use job = "benchmark" for it'
+        return f'{task.name!r} has no one question with one answer to teach an LLM; use job = "benchmark" for it'
     return f"the clients cannot train {task.name!r}, an open question; list it under unseen"

@@ -12,6 +12,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from federated_toys import CARD, WORDS
 from medfed.datasets.decode import Decoded
+from medfed.errors import StudyError
 from medfed.evaluation.kinds.multilabel import MultiLabel as MultiLabelKind
 from medfed.modalities.base import EncoderSpec
 from medfed.modalities.image import ImageModality
@@ -19,6 +20,7 @@ from medfed.modalities.language import TextEncoderSpec
 from medfed.modalities.resnet import ResNetMini
 from medfed.modalities.text import TextModality
 from medfed.models.multimodal import MultimodalModel
+from medfed.study import study_of
 from medfed.tasks.base import TaskSet
 from medfed.tasks.multilabel import MultiLabel
 from medfed.types import Batch
@@ -104,6 +106,19 @@ def test_the_image_text_model_answers_with_a_probability_per_label_whatever_is_m
     representations = model.representations(task(), batch)
     assert not representations["report"].any()
     assert representations["image"].any()
+
+
+def test_a_study_benchmarks_it_and_does_not_inject_it() -> None:
+    """Fourteen labels are not one question with one answer."""
+    study = {
+        "name": "s",
+        "train": ["mimic-cxr"],
+        "algorithm": "fedavg",
+        "encoders": {"image": "resnet-mini", "report": "text-mini"},
+    }
+    assert study_of({**study, "job": "benchmark"}, "s").train_tasks[0].target_columns[0] == "atelectasis"
+    with pytest.raises(StudyError, match='use job = "benchmark"'):
+        study_of(study, "s")
 
 
 def draw(seed: int, count: int = 60, labels: int = 5) -> tuple[np.ndarray, np.ndarray]:

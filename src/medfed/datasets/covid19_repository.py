@@ -63,10 +63,10 @@ class Covid19Repository(Dataset):
         """
         path = root / TABLE
         pairs = [(f"{lab}_offset", f"{lab}_val") for lab in COLUMNS.values()]
-        numbers = (*(name for pair in pairs for name in pair), *OUTCOMES.values())
-        table = read_csv(path, (*IDS, "modality", *numbers))
+        measured = (*(name for pair in pairs for name in pair), *OUTCOMES.values())
+        table = read_csv(path, (*IDS, "modality", *measured))
         require_filled(table, IDS, path)
-        table = table.with_columns(numbers(table[column], path) for column in numbers)
+        table = table.with_columns(numbers(table[column], path) for column in measured)
         films = table.filter(pl.col("modality").is_in(RADIOGRAPHS))
         return films.select(
             pl.format("hannover:{}", "image_id").alias("example"),

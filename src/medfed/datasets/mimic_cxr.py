@@ -19,9 +19,9 @@ import polars as pl
 
 from medfed.datasets.base import Card, Dataset, Record, TwinSpec
 from medfed.datasets.chest_reports import read_report
-from medfed.datasets.tables import find_table, read_table
 from medfed.datasets.images import read_grey
 from medfed.datasets.labels import CHEXPERT_LABELS, require_values
+from medfed.datasets.tables import find_table, read_table
 from medfed.datasets.twins.mimic_cxr import write_mimic_cxr_twin
 from medfed.errors import DataError
 

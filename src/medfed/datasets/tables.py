@@ -51,7 +51,7 @@ def read_table(root: Path, name: str, columns: tuple[str, ...], rows: pl.Expr | 
             if file.read(2) != GZIP_MAGIC:
                 raise DataError("not a gzip file", where=path, hint=AGAIN)
     try:
-        table = pl.scan_csv(path, infer_schema=False)
+        table = pl.scan_csv(path, infer_schema=False, null_values=[""])
         require_columns(table.head(0).collect(), columns, path)
         wanted = table.select(columns)
         return (wanted if rows is None else wanted.filter(rows)).collect(engine="streaming")

@@ -10,7 +10,7 @@ Source: He et al. 2020, PathVQA: 30000+ questions for medical visual question an
 
 Deviation: stained sections are in colour; the image modality is grey (luma), as for every other dataset.
 Deviation: an image that stands in several official files is wholly in the last of them (test over validation over
-train), so that no image is on both sides of a split.
+    train), so that no image is on both sides of a split.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FOLDER = "[pP]*[vV][qQ][aA]"
 SPLITS = {"train": "train", "val": "development", "validation": "development", "test": "test"}
 RANK = {"train": 0, "development": 1, "test": 2}
 CONVERT = (
-    "a pickle runs code when it is opened; convert it where you trust it: python -c \"import json, pickle; "
+    'a pickle runs code when it is opened; convert it where you trust it: python -c "import json, pickle; '
     "json.dump(pickle.load(open('train_qa.pkl', 'rb')), open('train_qa.json', 'w'))\""
 )
 Row = dict[str, object]
@@ -102,7 +102,9 @@ def _parquet_rows(shards: list[Path], root: Path) -> list[Row]:
         split = path.name.split("-")[0]
         if split not in SPLITS:
             raise DataError(
-                f"the file is of no official split; allowed: {', '.join(SPLITS)}", where=path, hint="rename or remove it"
+                f"the file is of no official split; allowed: {', '.join(SPLITS)}",
+                where=path,
+                hint="rename or remove it",
             )
         for number, row in enumerate(_table(path).iter_rows(named=True)):
             if (target := yes_or_no(text(row, "answer", path, number))) is not None:

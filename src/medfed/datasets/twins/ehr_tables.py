@@ -1,4 +1,4 @@
-"""Patients with a hospital record, drawn, and the tables that EHRXQA's scripts build of them. Names and values are ours."""
+"""Patients with a hospital record, drawn, and the tables that EHRXQA's scripts build of them; names are ours."""
 
 from __future__ import annotations
 
@@ -105,7 +105,16 @@ def _tables(patients: Sequence[Patient]) -> dict[str, Table]:
         "prescriptions": (
             [*event, "starttime", "stoptime", "drug", "dose_val_rx", "dose_unit_rx", "route"],
             [
-                (who.subject, visit[who.subject], who.at(52 - 26 * earlier), who.at(76 - 26 * earlier), drug, "1", "dose", "iv")
+                (
+                    who.subject,
+                    visit[who.subject],
+                    who.at(52 - 26 * earlier),
+                    who.at(76 - 26 * earlier),
+                    drug,
+                    "1",
+                    "dose",
+                    "iv",
+                )
                 for who in patients
                 for earlier, drug in enumerate(who.drugs)
             ],

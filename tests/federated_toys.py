@@ -19,6 +19,7 @@ from medfed.federated.algorithms.base import Algorithm, Federation
 from medfed.federated.client import Client, ClientSettings
 from medfed.federated.exchange import Answer, InProcessExchange
 from medfed.federated.rounds import FederatedState, RoundResult, RoundSettings, initial_state, run_rounds
+from medfed.federated.state import Weights
 from medfed.modalities.base import Encoder, EncoderSpec, Modality
 from medfed.modalities.moments import Moments
 from medfed.models.multimodal import MultimodalModel
@@ -145,14 +146,25 @@ def task_set(task: Task, num_examples: int, seed: int, absent: str = "") -> Task
     return TaskSet(task, decoded(samples, target, present), np.arange(num_examples))
 
 
+def small_public() -> dict[str, TaskSet]:
+    """The server's public examples, which clients are given as well."""
+    return {"x": task_set(TASK_X, 37, 7), "y": task_set(TASK_Y, 35, 8)}
+
+
 def small_clients() -> list[Client]:
     """Four hospitals: h0 has all; h1 only task x; h2 only task y; h3 both, but no modality b."""
+    public = small_public()
     return [
-        Client("h0", {"x": task_set(TASK_X, 17, 1), "y": task_set(TASK_Y, 9, 2)}),
-        Client("h1", {"x": task_set(TASK_X, 12, 3)}),
-        Client("h2", {"y": task_set(TASK_Y, 20, 4)}),
-        Client("h3", {"x": task_set(TASK_X, 8, 5), "y": task_set(TASK_Y, 11, 6, absent="b")}),
+        Client("h0", {"x": task_set(TASK_X, 17, 1), "y": task_set(TASK_Y, 9, 2)}, public),
+        Client("h1", {"x": task_set(TASK_X, 12, 3)}, public),
+        Client("h2", {"y": task_set(TASK_Y, 20, 4)}, public),
+        Client("h3", {"x": task_set(TASK_X, 8, 5), "y": task_set(TASK_Y, 11, 6, absent="b")}, public),
     ]
+
+
+def small_federation(exchange: InProcessExchange, seed: int = 0) -> Federation:
+    """Return what the server knows, with a model and public examples of its own."""
+    return Federation(exchange.registered, seed, small_model(), small_public())
 
 
 SMALL = ClientSettings(optimizer="sgd", lr=0.1, momentum=0.5, batch_size=8)
@@ -210,24 +222,45 @@ def run(
     seed: int = 0,
 ) -> list[RoundResult]:
     """Run the small federation, with plainer client settings where the algorithm refuses ``settings``."""
+    return run_and_deploy(algorithm, num_rounds, settings, meddle, rounds, seed)[0]
+
+
+def run_and_deploy(
+    algorithm: Algorithm,
+    num_rounds: int = 2,
+    settings: ClientSettings = SMALL,
+    meddle: Callable[[list[Answer]], list[Answer]] = lambda answers: answers,
+    rounds: RoundSettings | None = None,
+    seed: int = 0,
+) -> tuple[list[RoundResult], dict[str, Weights]]:
+    """Return what :func:`run` does, and the model that each client ends with."""
     exchange = small_exchange(algorithm, allowed(algorithm, settings), seed)
-    federation = Federation(exchange.registered, seed)
+    federation = small_federation(exchange, seed)
     rounds = (rounds or RoundSettings()).model_copy(update={"num_rounds": num_rounds})
     state = initial_state(small_model(), algorithm)
-    return list(run_rounds(state, Meddler(exchange, meddle), algorithm, federation, rounds))
+    results = list(run_rounds(state, Meddler(exchange, meddle), algorithm, federation, rounds))
+    weights = results[-1].state.weights
+    return results, {name: algorithm.deployed(weights, exchange.own(name)) for name in exchange.registered}
 
 
 def converge(
     algorithm: Algorithm, clients: list[Client], settings: ClientSettings, num_rounds: int, dim: int
 ) -> FederatedState:
     """Run a federation of quadratics."""
+    return converge_and_deploy(algorithm, clients, settings, num_rounds, dim)[0]
+
+
+def converge_and_deploy(
+    algorithm: Algorithm, clients: list[Client], settings: ClientSettings, num_rounds: int, dim: int
+) -> tuple[FederatedState, dict[str, Weights]]:
+    """Run a federation of quadratics; return the server's end and the model that each client ends with."""
     model = Point(dim)
     exchange = InProcessExchange(clients, model, algorithm, settings, 0)
     federation = Federation(exchange.registered, 0)
     state = initial_state(model, algorithm)
     for result in run_rounds(state, exchange, algorithm, federation, RoundSettings(num_rounds=num_rounds)):
         state = result.state
-    return state
+    return state, {client.id: algorithm.deployed(state.weights, exchange.own(client.id)) for client in clients}
 
 
 def changed(answers: list[Answer], client: str, **fields: object) -> list[Answer]:

@@ -13,12 +13,14 @@ from typing import Any
 from torch import Tensor
 
 from medfed.errors import StudyError
-from medfed.evaluation.predict import HeadPredictor, InjectedPredictor, Predictor, watch
+from medfed.evaluation.judge import point_values
+from medfed.evaluation.kinds import KINDS
+from medfed.evaluation.predict import HeadPredictor, InjectedPredictor, Predictor, responses, watch
 from medfed.federated.algorithms.base import Federation
 from medfed.federated.client import Client
 from medfed.federated.exchange import InProcessExchange
 from medfed.federated.rounds import RoundResult, initial_state, run_round
-from medfed.federated.state import FederatedState, join, load_weights, split, weights_of
+from medfed.federated.state import FederatedState, Weights, join, load_weights, split, weights_of
 from medfed.injection.inject import Injector
 from medfed.models.base import FederatedModel
 from medfed.models.multimodal import MultimodalModel
@@ -26,6 +28,7 @@ from medfed.progress import Reporter
 from medfed.rng import torch_seeded
 from medfed.rundir import RunDir
 from medfed.study import Study
+from medfed.tasks.base import TaskSet, trainable
 from medfed.tasks.cohort import Cohort
 from medfed.types import Params
 
@@ -145,11 +148,29 @@ class Arm:
         )
 
     def _development(self, number: int) -> list[dict[str, Any]]:
+        every = self._study.evaluation.watch_every
+        if not every or number % every:
+            return []
+        if self._study.job == "benchmark":
+            return [
+                {"round": number, "model": self._name, "task": task, **self._watched(examples)}
+                for task, examples in self._cohort.development.items()
+            ]
         predictor: Predictor = HeadPredictor(self.model) if self.injector is None else InjectedPredictor(self.injector)
         return [
             {"round": number, "model": self._name, "task": task, **watch(examples, predictor)}
             for task, examples in self._cohort.development.items()
         ]
+
+    def _watched(self, examples: TaskSet) -> dict[str, float | None]:
+        """Return the primary metric of the server's model on the development set."""
+        task = trainable(examples.task)
+        kind = KINDS[task.metric_kind]
+        return {kind.primary: point_values(kind, task.truths(examples), responses(self.model, examples))[kind.primary]}
+
+    def deployed(self, client: str) -> Weights:
+        """Return the model that predicts at ``client`` after :meth:`run`."""
+        return self._study.algorithm.deployed(weights_of(self.model), self._exchange.own(client))
 
     def _save(self, state: FederatedState, *, finished: bool) -> None:
         injector = {} if self.injector is None else self.injector.state()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -256,6 +257,39 @@ def check(
     reporter = Reporter(Console())
     if check_folder(data_root, names or [], reporter):
         raise typer.Exit(1)
+
+
+@data_app.command()
+def partition(
+    study: StudyFile,
+    data_root: DataRoot = None,
+    overrides: Overrides = None,
+    cache: Cache = DEFAULT_CACHE,
+    skip_bad: SkipBad = False,
+    out: Annotated[Path, typer.Option("--out", help="The JSON file: who holds which examples")] = Path(
+        "partition.json"
+    ),
+    show: Annotated[bool, typer.Option("--show", help="Draw it too, as an SVG beside the JSON file")] = False,
+) -> None:
+    """Divide a study's data over clients and server without training, and say who holds what."""
+    from medfed.prepare import decode_all, divide, find_sources
+    from medfed.report.page import write_whole
+    from medfed.report.partition import partition_picture, partition_rows
+    from medfed.study import load_study
+
+    chosen, reporter = load_study(study, overrides or []), Reporter(Console())
+    sources = find_sources(chosen, data_root, cache.expanduser(), reporter)
+    record = divide(chosen, decode_all(chosen, sources, skip_bad, reporter)).partition
+    table = Table("client", "task", "examples", "by class", title=f"{record['scheme']}, hash {record['hash']}")
+    for client, task, count, classes in partition_rows(record):
+        table.add_row(client, task, str(count), classes)
+    reporter.console.print(table)
+    write_whole(json.dumps(record, indent=1) + "\n", out)
+    reporter.say(f"partition: {out}")
+    if show:
+        picture = out.with_suffix(".svg")
+        write_whole(partition_picture(record, {task.name: task.title for task in chosen.tasks}), picture)
+        reporter.say(f"picture: {picture}")
 
 
 def _require_folder(folder: Path) -> None:

@@ -18,12 +18,14 @@ from rich.console import Console
 from medfed.baselines import SHARED_SETTINGS
 from medfed.errors import RunError
 from medfed.evaluation.compare import compare_runs
+from medfed.evaluation.leaderboard import leaderboard
 from medfed.injection.foundation import TinySettings, load_foundation
 from medfed.pipeline import Places, folder_of
 from medfed.prepare import Sources, find_sources
 from medfed.progress import Reporter
 from medfed.report.beside import comparison_table, markdown
 from medfed.report.comparison import write_comparison
+from medfed.report.leaderboard import conclusion, leaderboard_markdown, leaderboard_table, write_leaderboard
 from medfed.rundir import RunDir
 from medfed.study import Study
 from medfed.sweep import Cell, Plan
@@ -74,7 +76,7 @@ def prepare(studies: Sequence[Study], places: Places, reporter: Reporter) -> lis
             found[key] = find_sources(study, places.data_root, places.cache, reporter)
         folders.append(folder_of(study, places, found[key]))
         llm = study.foundation.model_dump_json()
-        if isinstance(study.foundation, TinySettings) and llm not in trained:
+        if study.job == "inject" and isinstance(study.foundation, TinySettings) and llm not in trained:
             with reporter.phase("foundation"):
                 load_foundation(study.foundation, cache=places.cache, corpus=places.corpus, path=places.foundation)
             trained.add(llm)
@@ -105,6 +107,9 @@ def _run(jobs: Sequence[Job], places: Places, reporter: Reporter, num_workers: i
 def _compare(
     plan: Plan, pairs: Sequence[tuple[Cell, int]], folders: Sequence[Path], root: Path, reporter: Reporter
 ) -> None:
+    if plan.cells[0].study.job == "benchmark":
+        _rank(plan, pairs, folders, root, reporter)
+        return
     with reporter.phase("compare"):
         comparison = compare_runs(folders, [cell.label for cell, _ in pairs], pairs=plan.pairs)
     comparison |= {
@@ -122,3 +127,20 @@ def _compare(
     wide.print(comparison_table(comparison))
     reporter.say("* gives every patient the same answer. A constant answer has an AUROC of 0.5.")
     reporter.say(f"tables: {root / 'table.md'}\nreport: {root / 'report.html'}")
+
+
+def _rank(
+    plan: Plan, pairs: Sequence[tuple[Cell, int]], folders: Sequence[Path], root: Path, reporter: Reporter
+) -> None:
+    """Rank a benchmark's algorithms over its blocks."""
+    with reporter.phase("rank"):
+        places = [cell.values or {"algorithm": cell.study.algorithm.name} for cell, _ in pairs]
+        board = leaderboard(folders, places, [seed for _, seed in pairs])
+    board |= {"name": plan.name, "description": plan.description, "folders": [str(folder) for folder in folders]}
+    run = RunDir(root)
+    run.write_json("leaderboard.json", board)
+    run.write_text("table.md", leaderboard_markdown(board))
+    write_leaderboard(board, folders, root / "report.html")
+    wide = Console(file=reporter.console.file, width=max(reporter.console.width, TABLE_WIDTH))
+    wide.print(leaderboard_table(board))
+    reporter.say(f"{conclusion(board)}\ntables: {root / 'table.md'}\nreport: {root / 'report.html'}")

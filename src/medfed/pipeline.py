@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medfed.arm import Arm, build_multimodal
+from medfed.arm import Arm, build_model, build_multimodal
 from medfed.baselines import Federation, federations, train_baselines
+from medfed.benchmark import benchmark
 from medfed.errors import RunError
 from medfed.evaluation.cards import example_cards
 from medfed.evaluation.predict import HeadPredictor, InjectedPredictor, Predictor
@@ -26,6 +27,7 @@ from medfed.prepare import Sources, decode_all, divide, find_sources
 from medfed.progress import Reporter
 from medfed.provenance import data_facts, now, provenance
 from medfed.report.html import write_report
+from medfed.report.scores import score_table, write_scores
 from medfed.report.tables import summary_table
 from medfed.rundir import RunDir
 from medfed.serving import LoadedRun
@@ -75,9 +77,11 @@ def run_study(
         reporter.say(f"finished before: {run.root}")
         if places.show_examples:
             reporter.say("its example cards stay as they were written; --show-examples counts when a run is made")
+    elif study.job == "benchmark":
+        _benchmark(study, places, sources, run, reporter)
     else:
         _compute(study, places, sources, run, reporter)
-    reporter.console.print(summary_table(run.root))
+    reporter.console.print(score_table(run.root) if study.job == "benchmark" else summary_table(run.root))
     written = run.root / "report.html"
     if report is not None:
         shutil.copyfile(written, report)
@@ -92,6 +96,13 @@ def folder_of(study: Study, places: Places, sources: Sources) -> Path:
     facts += [f"corpus:{places.corpus.resolve()}"] if places.corpus else []
     facts += [f"foundation:{places.foundation.resolve()}"] if places.foundation else []
     return places.runs / study.name / f"{study.hash(*facts)}-seed{study.seed}"
+
+
+def _benchmark(study: Study, places: Places, sources: Sources, run: RunDir, reporter: Reporter) -> None:
+    data = decode_all(study, sources, places.skip_bad, reporter)
+    benchmark(study, divide(study, data), data, sources, places.runs, run, reporter)
+    write_scores(run.root, run.root / "report.html")
+    run.finish()
 
 
 def _compute(study: Study, places: Places, sources: Sources, run: RunDir, reporter: Reporter) -> None:
@@ -184,7 +195,8 @@ def _describe(study: Study, sources: Sources, run: RunDir, reporter: Reporter) -
     reporter.say(f"study {study.name!r}: {study.algorithm.name}, {study.rounds.num_rounds} rounds, seed {study.seed}")
     for task in study.tasks:
         reporter.say(f"  {role_of(study, task)} task {task.name}: {task.title} on {sources.roots[task.dataset]}")
-    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in build_multimodal(study).named_children()}
-    reporter.say(f"  parameters a client trains: {sizes['encoders']:,} in encoders, {sizes['heads']:,} in heads")
+    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in build_model(study).named_children()}
+    listed = ", ".join(f"{size:,} in {name}" for name, size in sizes.items() if size)
+    reporter.say(f"  parameters a client trains: {listed}")
     state = "finished" if run.done else "to be resumed" if run.exists("study.json") else "new"
     reporter.say(f"  run folder: {run.root} ({state})")

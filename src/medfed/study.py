@@ -166,8 +166,9 @@ class Study(BaseModel):
 
     @property
     def modality_names(self) -> tuple[str, ...]:
-        """All modalities that the datasets of the tasks hold or an encoder is named for, sorted."""
-        held = {modality for name in self.dataset_names for modality in DATASETS[name].modalities}
+        """All modalities that the datasets of the tasks hold (truths too) or an encoder is named for, sorted."""
+        datasets = [DATASETS[name] for name in self.dataset_names]
+        held = {modality for dataset in datasets for modality in (*dataset.modalities, *dataset.truths)}
         return tuple(sorted(held | self.encoders.keys()))
 
     def modality(self, name: str) -> Modality:

@@ -10,7 +10,20 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from federated_toys import SMALL, TASK_X, TASK_Y, Meddler, allowed, run, small_exchange, small_model, task_set
+from federated_toys import (
+    SMALL,
+    TASK_X,
+    TASK_Y,
+    Meddler,
+    allowed,
+    run,
+    run_and_deploy,
+    small_exchange,
+    small_federation,
+    small_model,
+    small_public,
+    task_set,
+)
 from medfed.errors import StudyError
 from medfed.federated.algorithms import ALGORITHMS
 from medfed.federated.algorithms.base import Algorithm, Federation
@@ -23,7 +36,7 @@ from medfed.types import Params
 
 HUGE = 2.0**40
 
-NULL: dict[str, dict[str, float | str]] = {
+NULL: dict[str, dict[str, float | str | tuple[str, ...]] | None] = {
     "fedavg": {},
     "fedprox": {"mu": 0.0},
     "scaffold": {"control": 0.0, "weighting": "examples"},
@@ -32,8 +45,14 @@ NULL: dict[str, dict[str, float | str]] = {
     "fedadam": {"beta_1": 0.0, "beta_2": 0.0, "tau": HUGE, "eta": HUGE},  # √v = |Δ|, nothing beside τ
     "fedyogi": {"beta_1": 0.0, "beta_2": 0.0, "tau": HUGE, "eta": 2 * HUGE},  # √v = τ, up to Δ²/τ²
     "fedams": {"beta_1": 0.0, "epsilon": HUGE, "eta": HUGE**0.5},  # √v̂ = √ε
+    "moon": {"mu": 0.0},
+    "creamfl": None,  # no weight travels
+    "fedper": {"private_prefixes": ()},
+    "fedbn": None,  # a model without batch normalisation is refused
+    "ditto": {},  # of the server's model, whatever λ
+    "pfedme": {"K": 1, "inner_lr": 1 / 16, "lam": 16.0, "weighting": "examples"},
 }
-"""Hyperparameters with which an algorithm is FedAvg, bit for bit."""
+"""Hyperparameters with which an algorithm's global model is FedAvg's, bit for bit; None where there are none."""
 
 NULL_CLIENTS: dict[str, dict[str, int]] = {
     "fednova": {"local_steps": 3},  # equal steps: nothing to normalise
@@ -45,6 +64,7 @@ NULL_ATOL: dict[str, float] = {
     "fedadagrad": 1e-6,  # τ is large, not infinite
     "fedadam": 1e-6,
     "fedyogi": 1e-6,
+    "pfedme": 1e-6,  # w − (w − g)
 }
 """How near FedAvg those come that cannot reach it bit for bit."""
 
@@ -66,12 +86,27 @@ def variants() -> dict[str, Algorithm]:
     return found
 
 
+def shares(algorithm: Algorithm) -> bool:
+    """Whether any tensor of the model travels."""
+    return bool(algorithm.shared(initial_state(small_model(), algorithm).weights).params)
+
+
 every = pytest.mark.parametrize("algorithm", list(variants().values()), ids=list(variants()))
+sharing = pytest.mark.parametrize(
+    "algorithm",
+    [algorithm for algorithm in variants().values() if shares(algorithm)],
+    ids=[name for name, algorithm in variants().items() if shares(algorithm)],
+)
+"""For what only means of weights can honour; what stays at the clients is left out."""
 
 
-def final(algorithm: Algorithm, **options: object) -> str:
-    state = run(algorithm, **options)[-1].state
-    return fingerprint(state.params, state.buffers)
+def final(algorithm: Algorithm, **options: object) -> list[str]:
+    """Fingerprints of all that a run leaves: the server's model and state, and every client's model."""
+    results, models = run_and_deploy(algorithm, **options)
+    state = results[-1].state
+    return [fingerprint(*weights) for weights in (state.weights, *models.values())] + [
+        fingerprint(state.server_state, {})
+    ]
 
 
 def numeric_fields() -> list[tuple[str, str]]:
@@ -115,7 +150,7 @@ def test_every_algorithm_states_its_null_setting() -> None:
     assert NULL.keys() == ALGORITHMS.keys()
 
 
-@pytest.mark.parametrize("name", list(NULL))
+@pytest.mark.parametrize("name", [name for name, fields in NULL.items() if fields is not None])
 def test_null_settings_are_fedavg(name: str) -> None:
     algorithm = ALGORITHMS[name].model_validate(NULL[name])
     settings = allowed(algorithm, SMALL.model_copy(update=NULL_CLIENTS.get(name, {})))
@@ -152,13 +187,15 @@ def test_order_of_arrival_does_not_matter(algorithm: Algorithm) -> None:
 @every
 def test_inputs_are_not_mutated(algorithm: Algorithm) -> None:
     clients = {name: task_set(task, 10, 1) for name, task in (("x", TASK_X), ("y", TASK_Y))}
-    exchange = InProcessExchange([Client("h", clients)], small_model(), algorithm, allowed(algorithm, HARD), 0)
-    state = initial_state(small_model(), algorithm)
-    first = run_round(state, exchange, algorithm, Federation(exchange.registered, 0), RoundSettings())
+    client = Client("h", clients, small_public())
+    exchange = InProcessExchange([client], small_model(), algorithm, allowed(algorithm, HARD), 0)
+    federation = small_federation(exchange)
+    first = run_round(initial_state(small_model(), algorithm), exchange, algorithm, federation, RoundSettings())
     watched: dict[str, Params] = {"state": first.state.tensors()} | dict(exchange.states())
-    watched |= {name: {k: torch.from_numpy(v) for k, v in s.data.samples.items()} for name, s in clients.items()}
+    sets = clients | {f"public {name}": examples for name, examples in client.public.items()}
+    watched |= {name: {k: torch.from_numpy(v) for k, v in s.data.samples.items()} for name, s in sets.items()}
     before = {name: fingerprint(tensors, {}) for name, tensors in watched.items()}
-    run_round(first.state, exchange, algorithm, Federation(exchange.registered, 0), RoundSettings())
+    run_round(first.state, exchange, algorithm, federation, RoundSettings())
     assert before == {name: fingerprint(tensors, {}) for name, tensors in watched.items()}
 
 
@@ -167,7 +204,7 @@ def test_inputs_are_not_mutated(algorithm: Algorithm) -> None:
 def test_resumed_equals_uninterrupted(algorithm: Algorithm, settings: ClientSettings, tmp_path: Path) -> None:
     rounds, settings = RoundSettings(num_rounds=4, participation=0.5), allowed(algorithm, settings)
     whole_exchange = small_exchange(algorithm, settings)
-    federation = Federation(whole_exchange.registered, 0)
+    federation = small_federation(whole_exchange)
     start = initial_state(small_model(), algorithm)
     whole = list(run_rounds(start, whole_exchange, algorithm, federation, rounds))
 
@@ -196,29 +233,31 @@ def test_partial_participation(algorithm: Algorithm) -> None:
     assert fingerprint(*results[-1].state.weights) != fingerprint(*results[0].state.weights)
 
 
-@every
+@sharing
 def test_a_client_that_lacks_a_modality_or_task_has_no_weight_there(algorithm: Algorithm) -> None:
     """h3 has task y without modality b, h1 has neither: they must not move the encoder of b."""
     model = initial_state(small_model(), algorithm)
     without = run(algorithm, 1, HARD, meddle=lambda answers: [a for a in answers if a[0] in ("h1", "h3")])[-1]
     assert {record.client for record in without.clients} == {"h1", "h3"}
-    for name, value in model.params.items():
+    shared = algorithm.shared(model.weights)
+    for name, value in shared.params.items():
         moved = not torch.equal(value, without.state.params[name])
         assert moved == (not name.startswith("encoders.b.")), name
-    for name, value in model.buffers.items():
+    for name, value in shared.buffers.items():
         if name.startswith("encoders.b."):
             assert torch.equal(value, without.state.buffers[name]), name
 
 
-@every
+@sharing
 def test_the_mean_of_a_tensor_is_over_those_who_have_data_for_it(algorithm: Algorithm) -> None:
     """Only h0 (9 examples) and h2 (20) have modality b: with h2 gone, the encoder of b is h0's alone."""
     some = run(algorithm, 1, meddle=lambda answers: [a for a in answers if a[0] != "h2"])[-1].state
     alone = run(algorithm, 1, meddle=lambda answers: [a for a in answers if a[0] == "h0"])[-1].state
-    names = [name for name in some.params if name.startswith("encoders.b.")]
+    names = [name for name in algorithm.shared(some.weights).params if name.startswith("encoders.b.")]
     assert names
     assert all(torch.equal(some.params[name], alone.params[name]) for name in names)
-    assert not torch.equal(some.params["heads.x.1.weight"], alone.params["heads.x.1.weight"])
+    everyone = "encoders.a.layers.0.weight"
+    assert not torch.equal(some.params[everyone], alone.params[everyone])
 
 
 @every

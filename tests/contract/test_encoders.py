@@ -14,6 +14,7 @@ from medfed.errors import StudyError
 from medfed.modalities import ENCODERS
 from medfed.modalities.base import Encoder, EncoderSpec, Modality
 from medfed.modalities.conv import Conv1dSpec
+from medfed.modalities.resnet import ResNetMini
 from medfed.modalities.transformer import TransformerSpec
 from medfed.modalities.vision import DeiTTiny, ViTMini
 from medfed.rng import torch_rng, torch_seeded
@@ -34,22 +35,27 @@ class Samples(Vector):
 SHAPES = {
     "deit-tiny": (1, 224, 224),
     "vit-mini": (1, 64, 64),
+    "resnet": (1, 64, 64),
+    "resnet-mini": (1, 64, 64),
     "conv1d": (12, 1000),
     "transformer": (24, 14),
     "text-mini": (16,),
     "bert": (16,),
+    "labs-mlp": (100,),
 }
-BIG = ("bert",)
+BIG = ("bert", "resnet")
 """Full-size architectures, built from the code of a small one that stands here."""
 VARIANTS: dict[str, tuple[EncoderSpec, int]] = {
     **{
-        name: (kind(), {"transformer": 1, "text-mini": 16}.get(name, 4))
+        name: (kind(), {"transformer": 1, "text-mini": 16, "labs-mlp": 1, "resnet-mini": 1}.get(name, 4))
         for name, kind in ENCODERS.items()
         if name in SHAPES and name not in BIG
     },
     "vit-mini cls": (ViTMini(tokens="cls"), 1),
     "vit-mini all": (ViTMini(tokens="all", patch_size=32), 5),
     "vit-mini one": (ViTMini(num_tokens=1, dropout=0.1, channels=3), 1),
+    "resnet-mini grid": (ResNetMini(num_tokens=4, channels=3, block="bottleneck", dim=128, stem=8), 4),
+    "resnet-mini batch": (ResNetMini(norm="batch", depths=(1, 2, 1)), 1),
     "conv1d batch": (Conv1dSpec(norm="batch", num_tokens=3, dropout=0.1, dim=16), 3),
     "transformer spans": (TransformerSpec(num_tokens=6, dropout=0.1, dim=32), 6),
 }
@@ -100,7 +106,7 @@ def test_gradient_reaches_every_parameter(variant: str) -> None:
 def test_an_example_does_not_see_the_others(variant: str) -> None:
     spec, _ = VARIANTS[variant]
     encoder = build(spec)
-    encoder.train(spec.model_dump().get("norm") != "batch" and spec.model_dump()["dropout"] == 0)
+    encoder.train(spec.model_dump().get("norm") != "batch" and spec.model_dump().get("dropout", 0) == 0)
     given = samples(spec, 4)
     order = torch.tensor([2, 0, 3, 1])
     encoded = encoder(given)

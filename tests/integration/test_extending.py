@@ -44,11 +44,11 @@ def apply_lines(package: Path) -> list[int]:
     return counts
 
 
-def test_the_pages_task_and_encoder_are_one_file_and_one_line_each_and_run(tmp_path: Path) -> None:
+def test_the_pages_task_encoder_and_algorithm_are_one_file_and_one_line_each_and_run(tmp_path: Path) -> None:
     package = tmp_path / "copy" / "medfed"
     shutil.copytree(Path(medfed.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    assert len(add_files(package)) == 2
-    assert apply_lines(package) == [1, 1]
+    assert len(add_files(package)) == 3
+    assert apply_lines(package) == [1, 1, 1]
     study = tmp_path / "extended.toml"
     study.write_text(blocks("toml")[0], encoding="utf-8")
     command = [sys.executable, "-m", "medfed", "run", str(study), "--runs", str(tmp_path / "runs")]
@@ -59,3 +59,27 @@ def test_the_pages_task_and_encoder_are_one_file_and_one_line_each_and_run(tmp_p
     predictions = list((tmp_path / "runs").rglob("predictions/cardiomegaly.jsonl"))
     assert len(predictions) == 1
     assert predictions[0].read_text(encoding="utf-8").count("\n") > 0
+
+
+def test_the_contracts_pick_the_pages_algorithm_up(tmp_path: Path) -> None:
+    package = tmp_path / "copy" / "medfed"
+    shutil.copytree(Path(medfed.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    add_files(package)
+    apply_lines(package)
+    chosen = "fedavgm and (arrival or participation or hyperparameter or lacks or seed)"
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "tests/contract/test_algorithms.py",
+        "-k",
+        chosen,
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(package.parent)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    passed = int(next(iter(re.findall(r"(\d+) passed", done.stdout)), "0"))
+    assert passed >= 5, done.stdout

@@ -97,3 +97,49 @@ def test_natural_makes_sites_clients_and_needs_them() -> None:
         assign_clients(
             homeless, assign_splits(homeless, SplitSettings(), 0), PartitionSettings(scheme="natural"), seed=0
         )
+
+
+def test_pathological_clients_hold_few_classes_and_no_patient_is_lost() -> None:
+    rows = people(0, 400, every=1).with_columns(label=pl.Series([str(number % 4) for number in range(400)]))
+    rosters = {"a": rows}
+    splits = assign_splits(rosters, SplitSettings(), seed=0)
+    for num_clients, per_client in ((4, 1), (2, 1), (6, 2), (3, 4)):
+        settings = PartitionSettings(scheme="pathological", num_clients=num_clients, classes_per_client=per_client)
+        clients = assign_clients(rosters, splits, settings, seed=0)
+        assert clients.keys() == {patient for patient, place in splits.items() if place == "private"}
+        labels = dict(rosters["a"].select("patient", "label").iter_rows())
+        held: dict[str, set[str]] = {}
+        for patient, client in clients.items():
+            held.setdefault(client, set()).add(labels[patient])
+        most = max(per_client, -(-4 // num_clients))
+        assert all(len(classes) <= most for classes in held.values())
+        assert len(held) == num_clients
+
+
+def test_quantity_skew_changes_sizes_and_keeps_the_classes_even() -> None:
+    rosters = {"a": people(0, 2000, every=2)}
+    splits = assign_splits(rosters, SplitSettings(), seed=0)
+    clients = assign_clients(rosters, splits, PartitionSettings(scheme="quantity", alpha=0.5), seed=0)
+    sizes = Counter(clients.values())
+    assert max(sizes.values()) > 2 * min(sizes.values())
+    labels = dict(rosters["a"].select("patient", "label").iter_rows())
+    for client, size in sizes.items():
+        if size > 50:
+            positive = sum(labels[patient] == "1" for patient, own in clients.items() if own == client)
+            assert positive / size == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize("scheme", ["iid", "dirichlet", "quantity", "pathological"])
+def test_test_patients_are_dealt_by_the_shares_of_private_ones(scheme: str) -> None:
+    rosters = {"a": people(0, 4000, every=2)}
+    splits = assign_splits(rosters, SplitSettings(ratios=(5, 0, 0, 5)), seed=0)
+    settings = PartitionSettings.model_validate({"scheme": scheme, "num_clients": 4, "alpha": 0.4})
+    labels = dict(rosters["a"].select("patient", "label").iter_rows())
+    shares = []
+    for part in ("private", "test"):
+        clients = assign_clients(rosters, splits, settings, 0, part)
+        assert clients.keys() == {patient for patient, place in splits.items() if place == part}
+        counts = Counter((client, labels[patient]) for patient, client in clients.items())
+        shares.append({key: count / len(clients) for key, count in counts.items()})
+    for key in shares[0] | shares[1]:
+        assert shares[0].get(key, 0) == pytest.approx(shares[1].get(key, 0), abs=0.01)

@@ -75,6 +75,8 @@ class Dataset(ABC):
     name: ClassVar[str]
     card: ClassVar[Card]
     modalities: ClassVar[tuple[str, ...]]
+    truths: ClassVar[tuple[str, ...]] = ()
+    """Modalities that are what is right, not what is seen (a mask): every example has them, and no task reads them."""
     targets: ClassVar[tuple[str, ...]]
     marker: ClassVar[str]
     """A relative path (glob) that exists in this dataset's root and no other's, e.g. ``ptbxl_database.csv``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,9 @@ class Decoded:
 
     Attributes:
         index: the dataset's index, one row per example, in the order of the arrays; columns as in ``datasets.base``.
-        samples: modality → ``[example, *sample]`` float32; zeros where absent.
+        samples: modality → ``[example, *sample]``; zeros where absent.
         present: modality → ``[example]`` bool.
+        truths: what is right where that is no column of the index (a mask), as samples; never normalised or missing.
         skipped: what was left out because it could not be read (only with ``skip_bad``).
     """
 
@@ -33,6 +34,7 @@ class Decoded:
     samples: Mapping[str, Shaped[np.ndarray, "example *sample"]]
     present: Mapping[str, Bool[np.ndarray, " example"]]
     skipped: tuple[Problem, ...] = ()
+    truths: Mapping[str, Shaped[np.ndarray, "example *sample"]] = field(default_factory=dict)
 
     def target(self, column: str) -> Int[np.ndarray, " example"]:
         """Class index per example, −1 where unknown."""
@@ -68,7 +70,7 @@ def decode(
     Args:
         dataset: what to decode.
         root: its native root.
-        modalities: settings by modality name; must cover ``dataset.modalities``.
+        modalities: settings by modality name; must cover the dataset's modalities and truths.
         skip_bad: leave unreadable examples out and count them instead of stopping at the first.
         progress: called with (done, total).
 
@@ -77,8 +79,9 @@ def decode(
     """
     index = dataset.index(root)
     validate_index(dataset, root, index)
-    samples = {name: np.zeros((len(index), *modalities[name].sample_shape), np.float32) for name in dataset.modalities}
-    present = {name: np.zeros(len(index), bool) for name in dataset.modalities}
+    names = (*dataset.modalities, *dataset.truths)
+    samples = {name: np.zeros((len(index), *modalities[name].sample_shape), modalities[name].dtype) for name in names}
+    present = {name: np.zeros(len(index), bool) for name in names}
     problems: dict[int, Problem] = {}
     for row, record in enumerate(index.iter_rows(named=True)):
         try:
@@ -91,13 +94,16 @@ def decode(
             problems[row] = Problem(record["example"], str(error.where), error.what)
         progress(row + 1, len(index))
     good = np.array([row not in problems for row in range(len(index))], bool)
+    if problems:
+        samples = {name: values[good] for name, values in samples.items()}
     return Decoded(
         dataset.name,
         dataset.card_at(root),
         index.filter(pl.Series(good)),
-        {name: values[good] for name, values in samples.items()} if problems else samples,
-        {name: values[good] for name, values in present.items()} if problems else present,
+        {name: samples[name] for name in dataset.modalities},
+        {name: present[name][good] for name in dataset.modalities},
         tuple(problems.values()),
+        {name: samples[name] for name in dataset.truths},
     )
 
 

@@ -66,7 +66,15 @@ def read_grey(path: Path) -> Float32[np.ndarray, "row column"]:
     Raises:
         DataError: the file is absent, empty, truncated, damaged or not an image.
     """
-    content = _content(path)
+    return decode_grey(_content(path), path)
+
+
+def decode_grey(content: bytes, where: str | Path) -> Float32[np.ndarray, "row column"]:
+    """Decode the bytes of a PNG or JPEG as :func:`read_grey` does; ``where`` says whose bytes they are.
+
+    Raises:
+        DataError: the bytes are cut short, damaged or not an image.
+    """
     try:
         with Image.open(io.BytesIO(content)) as image:
             image.verify()  # PNG checksums; decoding alone accepts some damage
@@ -76,10 +84,10 @@ def read_grey(path: Path) -> Float32[np.ndarray, "row column"]:
             return np.asarray(image.convert("L"), np.float32) / np.float32(255)
     except UnidentifiedImageError as error:
         raise DataError(
-            f"not a readable PNG or JPEG; it begins with {content[:12]!r}", where=path, hint=AGAIN
+            f"not a readable PNG or JPEG; it begins with {content[:12]!r}", where=where, hint=AGAIN
         ) from error
     except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
-        raise DataError(f"the image is damaged or cut short ({error})", where=path, hint=AGAIN) from error
+        raise DataError(f"the image is damaged or cut short ({error})", where=where, hint=AGAIN) from error
 
 
 def read_dicom(path: Path) -> Float32[np.ndarray, "row column"]:

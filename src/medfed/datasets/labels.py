@@ -9,6 +9,24 @@ import polars as pl
 
 from medfed.errors import DataError
 
+CHEXPERT_LABELS = {
+    "atelectasis": "Atelectasis",
+    "cardiomegaly": "Cardiomegaly",
+    "consolidation": "Consolidation",
+    "edema": "Edema",
+    "enlarged_cardiomediastinum": "Enlarged Cardiomediastinum",
+    "fracture": "Fracture",
+    "lung_lesion": "Lung Lesion",
+    "lung_opacity": "Lung Opacity",
+    "no_finding": "No Finding",
+    "pleural_effusion": "Pleural Effusion",
+    "pleural_other": "Pleural Other",
+    "pneumonia": "Pneumonia",
+    "pneumothorax": "Pneumothorax",
+    "support_devices": "Support Devices",
+}
+"""Target → column of the 14 labels that CheXpert's rules read off a report (Irvin et al. 2019, Table 1)."""
+
 
 def require_values(table: pl.DataFrame, column: str, allowed: Collection[str], path: Path) -> None:
     """Check that every cell of the text ``column`` is one of ``allowed``; an empty cell (null) is not.

@@ -14,7 +14,7 @@ CLOSED = {"OPEN": False, "CLOSED": True}
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read a JSON list of objects.
+    """Read a JSON list of objects, or a ``.jsonl`` file with one object a line.
 
     Raises:
         DataError: the file is missing, not UTF-8 JSON, or not a list of objects.
@@ -22,7 +22,9 @@ def read_rows(path: Path) -> list[Row]:
     if not path.is_file():
         raise DataError("the file is missing", where=path, hint="download the complete dataset, or check --data-root")
     try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = path.read_text(encoding="utf-8-sig")
+        lines = [line for line in content.split("\n") if line.strip()] if path.suffix == ".jsonl" else None
+        rows = json.loads(content) if lines is None else [json.loads(line) for line in lines]
     except (ValueError, RecursionError) as error:
         raise DataError(f"not UTF-8 JSON ({error})", where=path, hint="download the file again") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -39,9 +41,19 @@ def text(row: Row, field: str, path: Path, number: int) -> str:
     value = row.get(field)
     stripped = str(value).strip() if isinstance(value, str | int | float) else ""
     if not stripped:
-        what = "is missing" if field not in row else f"is {value!r}, neither text nor a number"
+        what = "is missing" if field not in row else f"is {_described(value)}"
         raise DataError(f"record {number}: field {field!r} {what}", where=path, hint="correct or remove the record")
     return stripped
+
+
+def _described(value: object) -> str:
+    """Say what a bad value is, not what it says: it may be a patient's text."""
+    return "empty" if isinstance(value, str) else f"of type {type(value).__name__}, neither text nor a number"
+
+
+def yes_or_no(answer: str) -> int | None:
+    """Return 1 for yes, 0 for no, letter case aside, and None for another answer."""
+    return {"yes": 1, "no": 0}.get(answer.lower())
 
 
 def is_closed(row: Row, path: Path, number: int) -> bool:

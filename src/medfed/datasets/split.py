@@ -27,18 +27,19 @@ Strata = Mapping[str, str]
 """Patient → stratum; patients of a stratum are dealt evenly."""
 
 
-def roster(index: pl.DataFrame, targets: Sequence[str]) -> pl.DataFrame:
+def roster(index: pl.DataFrame, targets: Sequence[str], strata: Sequence[str] | None = None) -> pl.DataFrame:
     """Return columns patient, site, split and label of the examples with a known target.
 
-    The label is ``targets`` as text. Of more than :data:`MANY` targets it is the first that is positive: all their
-    combinations would be strata of one patient each.
+    The label is ``strata`` (by default the targets) as text. Of more than :data:`MANY` it is the first that is
+    positive: all their combinations would be strata of one patient each.
     """
     known = index.filter(pl.any_horizontal(pl.col(target).is_not_null() for target in targets))
-    if len(targets) > MANY:
-        found = [pl.when(pl.col(target) == 1).then(pl.lit(target)) for target in targets]
+    columns = targets if strata is None else strata
+    if len(columns) > MANY:
+        found = [pl.when(pl.col(column) == 1).then(pl.lit(column)) for column in columns]
         label = pl.coalesce(*found, pl.lit("none")).alias("label")
     else:
-        label = pl.concat_str([pl.col(target).cast(pl.Utf8).fill_null("?") for target in targets]).alias("label")
+        label = pl.concat_str([pl.col(column).cast(pl.Utf8).fill_null("?") for column in columns]).alias("label")
     return known.select("patient", "site", "split", label)
 
 

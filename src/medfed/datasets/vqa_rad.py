@@ -78,4 +78,26 @@ def _rows(path: Path, split: str) -> list[dict[str, object]]:
     return rows
 
 
-DATASETS: tuple[Dataset, ...] = (VqaRad(),)
+class VqaRadClosed(VqaRad):
+    """VQA-RAD's questions that are answered by yes or no, with the question as an input beside the image.
+
+    The same files and patients; a dataset of its own, because the LLM's tasks read the question from the index.
+    """
+
+    name: ClassVar[str] = "vqa-rad-closed"
+    modalities: ClassVar[tuple[str, ...]] = ("image", "question")
+    targets: ClassVar[tuple[str, ...]] = ("yes",)
+
+    def index(self, root: Path) -> pl.DataFrame:
+        """One row per yes/no question; raises as :meth:`VqaRad.index` does."""
+        answers = {"yes": 1, "no": 0}
+        yes = pl.col("answer").str.to_lowercase().replace_strict(answers, default=None, return_dtype=pl.Int8)
+        return super().index(root).with_columns(yes=yes).filter(pl.col("closed") & pl.col("yes").is_not_null())
+
+    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+        """Decode the image to [0, 1], and give the question as UTF-8 bytes."""
+        question = np.frombuffer(str(record["question"]).encode(), np.uint8)
+        return {**super().load(root, record), "question": question}
+
+
+DATASETS: tuple[Dataset, ...] = (VqaRad(), VqaRadClosed())

@@ -34,10 +34,12 @@ class EvaluationSettings(BootstrapSettings):
 
     Attributes:
         comparisons: pairs (model, baseline) compared on the same resamples wherever a task has both.
+        watch_every: rounds between looks at the development set; 0 never looks.
         max_new_tokens: longest answer to an open question, in the LLM's tokens.
     """
 
     comparisons: tuple[tuple[str, str], ...] = (("fedkim", "federated"),)
+    watch_every: int = Field(default=1, ge=0)
     max_new_tokens: int = Field(default=16, gt=0)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from medfed.evaluation.metrics import BY_NAME, score
 from medfed.injection.inject import Injector
 from medfed.models.base import FederatedModel
-from medfed.tasks.base import TaskSet, closed
+from medfed.tasks.base import Json, TaskSet, closed, trainable
 
 BATCH_SIZE = 64
 """Examples per forward."""
@@ -32,13 +32,13 @@ class HeadPredictor:
     """The federated model's own heads."""
 
     def __init__(self, model: FederatedModel) -> None:
-        self._model = model
+        self.model = model
 
     @torch.inference_mode()
     def __call__(self, examples: TaskSet) -> Float[np.ndarray, "example answer"]:
         """Return the head's class probabilities."""
-        self._model.eval()
-        return closed(examples.task).probabilities(self._model, examples).numpy()
+        self.model.eval()
+        return closed(examples.task).probabilities(self.model, examples).numpy()
 
 
 class InjectedPredictor:
@@ -58,6 +58,13 @@ class InjectedPredictor:
         """Return the decoded answers."""
         parts = [self._injector.answer(examples.task, batch, max_new_tokens) for batch in examples.batches(BATCH_SIZE)]
         return [text for part in parts for text in part]
+
+
+@torch.inference_mode()
+def responses(model: FederatedModel, examples: TaskSet) -> list[Json]:
+    """Return what ``model`` says of every example, in order."""
+    model.eval()
+    return trainable(examples.task).respond(model, examples)
 
 
 def watch(examples: TaskSet, predictor: Predictor) -> dict[str, float | None]:

@@ -9,6 +9,8 @@ MODALITIES: dict[str, Modality] = collect(
         "medfed.modalities.signal",
         "medfed.modalities.timeseries",
         "medfed.modalities.text",
+        "medfed.modalities.labs",
+        "medfed.modalities.volume",
     ),
     "MODALITIES",
 )
@@ -16,9 +18,11 @@ MODALITIES: dict[str, Modality] = collect(
 ENCODERS: dict[str, type[EncoderSpec]] = collect(
     (
         "medfed.modalities.vision",
+        "medfed.modalities.resnet",
         "medfed.modalities.conv",
         "medfed.modalities.transformer",
         "medfed.modalities.language",
+        "medfed.modalities.labs",
     ),
     "ENCODERS",
 )

@@ -18,12 +18,17 @@ from medfed.modalities.moments import Moments
 
 
 class Modality(BaseModel, ABC):
-    """One kind of measurement; a frozen setting object, so it can stand in a study."""
+    """One kind of measurement; a frozen setting object, so it can stand in a study.
+
+    Attributes:
+        dtype: of the samples in memory; models compute in their own precision.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     units: ClassVar[str]
+    dtype: ClassVar[type[np.generic]] = np.float32
 
     @property
     @abstractmethod
@@ -36,8 +41,8 @@ class Modality(BaseModel, ABC):
         """Number of channels normalised each by their own moments."""
 
     @abstractmethod
-    def prepare(self, raw: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "*sample"]:
-        """Turn a decoded array (physical units, any size) into a sample (same units, fixed shape)."""
+    def prepare(self, raw: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "*sample"]:
+        """Turn a decoded array (physical units, any size) into a sample (same units, fixed shape, ``dtype``)."""
 
     @abstractmethod
     def moments(self, samples: Float32[np.ndarray, "example *sample"]) -> Moments:

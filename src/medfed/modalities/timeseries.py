@@ -26,6 +26,12 @@ LABS = (
 # fmt: on
 INPUT = ("fio2",)
 OUTPUT = ("urine",)
+COVID_LABS = ("crp", "d_dimer", "factor_xii", "ldh", "lymphocytes", "neutrophils", "pco2", "po2")
+"""Laboratory values that go with a chest film, measured once: a series of one hour."""
+
+PERSON = ("age", "female")
+"""Years, and 1 or 0: what is known of a patient before anything is measured."""
+
 CLIP = 5.0
 """Bound of a z-score: charting artefacts (a pressure of 300, a temperature of 0) must not drown the rest."""
 
@@ -100,4 +106,8 @@ def icu_modalities(num_hours: int = 24) -> tuple[TimeSeriesModality, ...]:
     )
 
 
-MODALITIES: tuple[Modality, ...] = icu_modalities()
+MODALITIES: tuple[Modality, ...] = (
+    *icu_modalities(),
+    TimeSeriesModality(name="covid-labs", variables=COVID_LABS, num_hours=1),
+    TimeSeriesModality(name="person", variables=PERSON, num_hours=1),
+)

@@ -4,6 +4,11 @@ from medfed.models.base import ModelSpec
 from medfed.registry import collect
 
 MODELS: dict[str, type[ModelSpec]] = collect(
-    ("medfed.models.multimodal",),
+    (
+        "medfed.models.multimodal",
+        "medfed.models.symile",
+        "medfed.models.rfnet",
+        "medfed.models.blip",
+    ),
     "MODELS",
 )

@@ -218,3 +218,23 @@ class CardFile(Record):
 
     rule: str = ""
     cards: list[ExampleCard] = []
+
+
+class JudgedRow(Record):
+    """One model's value of one metric, as a benchmark's ``scores.json`` has it."""
+
+    task: str
+    model: str
+    metric: str
+    title: str
+    higher_is_better: bool = True
+    primary: bool = False
+    value: Number = None
+    ci_low: Number = None
+    ci_high: Number = None
+    n: int = 0
+    num_patients: int = 0
+    clients: dict[str, Number] = {}
+    worst: Number = None
+    worst_client: str | None = None
+    reason: str | None = None

@@ -8,6 +8,12 @@ TASKS: dict[str, Task] = collect(
         "medfed.tasks.fedkim",
         "medfed.tasks.findings",
         "medfed.tasks.open",
+        "medfed.tasks.symile",
+        "medfed.tasks.brats",
+        "medfed.tasks.multilabel",
+        "medfed.tasks.severity",
+        "medfed.tasks.visual_question",
+        "medfed.tasks.generation",
     ),
     "TASKS",
 )

@@ -55,8 +55,13 @@ class Task(BaseModel, ABC):
 
     @property
     def target_columns(self) -> tuple[str, ...]:
-        """Index columns of which one must be known; together they stratify splits and partitions."""
+        """Index columns of which one must be known for an example to count."""
         return (self.target,)
+
+    @property
+    def stratum_columns(self) -> tuple[str, ...]:
+        """Index columns by which splits and partitions are stratified; Dirichlet partitions skew their values."""
+        return self.target_columns
 
     def targets(self, data: Decoded) -> Shaped[np.ndarray, "example *target"]:
         """What is right for every example: here its class index, −1 where it has none."""
@@ -101,6 +106,10 @@ class TrainableTask(Task, ABC):
     def truths(self, examples: TaskSet) -> list[Json]:
         """Return what is right for every example, in order."""
 
+    def constants(self, examples: TaskSet) -> dict[str, list[Json]]:
+        """Return what predictors that look at nothing say of every example, by name: ``always-…`` or ``constant-…``."""
+        return {}
+
 
 RESPONSE_BATCH_SIZE = 64
 """Examples per forward when a model is asked."""
@@ -136,6 +145,13 @@ class ClosedTask(TrainableTask, ABC):
     def truths(self, examples: TaskSet) -> list[Json]:
         """Return the class index of every example."""
         return examples.targets.tolist()
+
+    def constants(self, examples: TaskSet) -> dict[str, list[Json]]:
+        """Return one constant predictor per answer."""
+        sure = torch.eye(len(self.answers)).tolist()
+        return {
+            f"always-{answer.lower()}": [sure[number]] * len(examples) for number, answer in enumerate(self.answers)
+        }
 
 
 def trainable(task: Task) -> TrainableTask:

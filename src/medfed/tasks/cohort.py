@@ -68,10 +68,7 @@ def build_cohort(
         DataError: a trained task has no private, public or test example left.
     """
     rosters = {
-        name: roster(
-            data[name].index, [column for task in train if task.dataset == name for column in task.target_columns]
-        )
-        for name in sorted({task.dataset for task in train})
+        name: roster(data[name].index, *_columns(train, name)) for name in sorted({task.dataset for task in train})
     }
     splits = assign_splits(rosters, split, seed)
     clients = assign_clients(rosters, splits, partition, seed)
@@ -109,8 +106,13 @@ def build_cohort(
     return Cohort(held, **parts_of_server, client_tests=own_tests, moments=moments, partition=record)
 
 
-def _target_columns(train: Sequence[Task], dataset: str) -> list[str]:
-    return [column for task in train if task.dataset == dataset for column in task.target_columns]
+def _columns(train: Sequence[Task], dataset: str) -> tuple[list[str], list[str]]:
+    """Return the target and the stratum columns of the tasks of ``dataset``."""
+    own = [task for task in train if task.dataset == dataset]
+    return (
+        [column for task in own for column in task.target_columns],
+        [column for task in own for column in task.stratum_columns],
+    )
 
 
 def pooled_moments(

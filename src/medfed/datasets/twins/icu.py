@@ -45,14 +45,14 @@ class Block(NamedTuple):
 def write_icu_twin(root: Path, spec: TwinSpec, cohort: str) -> None:
     """Write one cohort ("mortality24" or "sepsis") of ``num_patients`` stays. Equal specs give equal bytes."""
     if cohort == "mortality24":
-        blocks, outcome = _blocks(spec, "long", spec.num_patients), _mortality
+        stays, outcome = blocks(spec, "long", spec.num_patients), _mortality
     else:
-        blocks, outcome = _blocks(spec, "long", spec.num_patients // 2), _sepsis
-        blocks += _blocks(spec, "short", spec.num_patients - spec.num_patients // 2)
+        stays, outcome = blocks(spec, "long", spec.num_patients // 2), _sepsis
+        stays += blocks(spec, "short", spec.num_patients - spec.num_patients // 2)
     for number, name in enumerate(DATABASES):
         folder = root / cohort / name
         folder.mkdir(parents=True, exist_ok=True)
-        chosen = [(block, block.database == number) for block in blocks]
+        chosen = [(block, block.database == number) for block in stays]
         tables = {
             "dyn": pl.concat([_dynamic(block, _hours(block, rows, cohort)) for block, rows in chosen]),
             "outc": pl.concat([outcome(block, rows) for block, rows in chosen]),
@@ -63,7 +63,8 @@ def write_icu_twin(root: Path, spec: TwinSpec, cohort: str) -> None:
             table.sort(keys).write_parquet(folder / f"{file}.parquet")
 
 
-def _blocks(spec: TwinSpec, stream: str, count: int) -> list[Block]:
+def blocks(spec: TwinSpec, stream: str, count: int) -> list[Block]:
+    """Simulate the first ``count`` stays of a stream ("long" or "short")."""
     return [_block(spec, stream, first, min(BLOCK, count - first)) for first in range(0, count, BLOCK)]
 
 

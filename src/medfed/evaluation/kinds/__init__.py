@@ -4,6 +4,13 @@ from medfed.evaluation.kinds.base import Kind
 from medfed.registry import collect
 
 KINDS: dict[str, Kind] = collect(
-    ("medfed.evaluation.kinds.classification",),
+    (
+        "medfed.evaluation.kinds.classification",
+        "medfed.evaluation.kinds.retrieval",
+        "medfed.evaluation.kinds.segmentation",
+        "medfed.evaluation.kinds.multilabel",
+        "medfed.evaluation.kinds.closed_vqa",
+        "medfed.evaluation.kinds.generation",
+    ),
     "KINDS",
 )

@@ -9,7 +9,13 @@ ALGORITHMS: dict[str, type[Algorithm]] = collect(
         "medfed.federated.algorithms.fedprox",
         "medfed.federated.algorithms.scaffold",
         "medfed.federated.algorithms.fednova",
+        "medfed.federated.algorithms.moon",
+        "medfed.federated.algorithms.creamfl",
         "medfed.federated.algorithms.adaptive",
+        "medfed.federated.algorithms.fedper",
+        "medfed.federated.algorithms.fedbn",
+        "medfed.federated.algorithms.ditto",
+        "medfed.federated.algorithms.pfedme",
     ),
     "ALGORITHMS",
 )

@@ -1,0 +1,217 @@
+"""BraTS: gliomas in four MR sequences, with the tumour's parts drawn voxel by voxel (Med-MMFL's segmentation task).
+
+Native layout, one folder per case and a NIfTI file per sequence; both namings, even side by side:
+
+* 2018 to 2021: ``[HGG|LGG/]Brats18_TCIA01_…_1/Brats18_TCIA01_…_1_{t1,t1ce,t2,flair,seg}.nii.gz``; the code after
+  ``Brats18_`` names the site. Labels: 1 necrotic and non-enhancing core, 2 oedema, 4 enhancing tumour.
+* GLI 2023 and 2024: ``BraTS-GLI-00000-100/BraTS-GLI-00000-100-{t1n,t1c,t2w,t2f,seg}.nii.gz``; the last number is the
+  time point. Labels: 1 non-enhancing core, 2 oedema, 3 enhancing tumour, 4 resection cavity.
+
+Both become one convention, :data:`CLASSES`. A resection cavity is no tumour: it counts as background.
+All volumes of a case are cut by one box, where any of its sequences is not zero; the truth has no part in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Shaped, UInt8
+
+from medfed.datasets.base import Card, Dataset, Record, TwinSpec, read_csv
+from medfed.datasets.nifti import Scan, read_nifti
+from medfed.datasets.twins.brain import write_brain_twin
+from medfed.errors import DataError
+
+CLASSES = ("background", "necrotic or non-enhancing core", "oedema", "enhancing tumour")
+GRADES = {"HGG": 1, "LGG": 0}
+SITES_TABLE = "sites.csv"
+SITE_CODE = re.compile(r"Bra[tT][sS]1[789]_([A-Za-z0-9]+)_(\w+)_\d+")
+TIMEPOINT = re.compile(r"(BraTS-[A-Z]+-\d+)-\d+")
+SPACING_MM = 1.0
+SAME_GRID = "all files of a case lie on one grid of 1 mm voxels: download the case again"
+
+
+class Naming(NamedTuple):
+    """How a release names its files, and its labels → our classes."""
+
+    separator: str
+    sequences: dict[str, str]
+    classes: dict[int, int]
+
+
+NAMINGS = (
+    Naming("_", {"t1": "t1", "t1ce": "t1c", "t2": "t2", "flair": "flair", "seg": "tumour"}, {0: 0, 1: 1, 2: 2, 4: 3}),
+    Naming(
+        "-",
+        {"t1n": "t1", "t1c": "t1c", "t2w": "t2", "t2f": "flair", "seg": "tumour"},
+        {0: 0, 1: 1, 2: 2, 3: 3, 4: 0},
+    ),
+)
+
+
+class BraTS(Dataset):
+    """BraTS glioma training data, 2018 to 2024."""
+
+    name: ClassVar[str] = "brats"
+    card: ClassVar[Card] = Card(
+        title="BraTS (glioma)",
+        version="2018: 285 training cases; GLI 2024: 1,350 with a segmentation",
+        licence="the challenge's data terms, for research; registration; CC BY 4.0 for the cases on TCIA",
+        access="https://www.synapse.org/Synapse:syn53708249 (2024); https://www.med.upenn.edu/sbia/brats2018.html",
+        citation=(
+            "Menze et al., IEEE TMI 34:1993 (2015); Bakas et al., Scientific Data 4:170117 (2017); "
+            "de Verdier et al., arXiv:2405.18368 (2024)"
+        ),
+        note=(
+            "Truth: tumour, a class per voxel. The site is the code in a 2018 name, or what sites.csv (columns case, "
+            "site) beside the cases says. A case of 2018 may stand in 2024 under another name, which cannot be seen: "
+            "take one release. Labels of the two releases become one convention, a resection cavity background."
+        ),
+    )
+    modalities: ClassVar[tuple[str, ...]] = ("t1", "t1c", "t2", "flair")
+    truths: ClassVar[tuple[str, ...]] = ("tumour",)
+    targets: ClassVar[tuple[str, ...]] = ("segmented", "high_grade")
+    marker: ClassVar[str] = "Bra[tT][sS]*/Bra[tT][sS]*.nii*"
+
+    def locate(self, data_root: Path) -> Path:
+        """Find the folder of the cases, or the one above ``HGG`` and ``LGG``."""
+        root = super().locate(data_root)
+        return root.parent if root.name in GRADES and root != data_root else root
+
+    def index(self, root: Path) -> pl.DataFrame:
+        """One row per case. ``high_grade`` is 1 under HGG, 0 under LGG, else null.
+
+        Raises:
+            DataError: a case's folder holds no sequence or one twice, or ``sites.csv`` is malformed.
+        """
+        sites = _listed_sites(root / SITES_TABLE)
+        rows = [_row(root, folder, sites) for folder in _case_folders(root)]
+        schema = {"site": pl.Utf8, "split": pl.Utf8, "segmented": pl.Int8, "high_grade": pl.Int8}
+        return pl.DataFrame(rows, schema_overrides=schema)
+
+    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+        """Return the sequences in scanner units and ``tumour`` as :data:`CLASSES`, cut to the brain's bounding box.
+
+        Raises:
+            DataError: a file is damaged, the segmentation is missing or has an unknown label, the files' grids differ,
+                voxels are not 1 mm, there is no brain, or the tumour reaches beyond it.
+        """
+        scans = {_sequence(Path(file)): (root / file, read_nifti(root / file)) for file in record["files"]}
+        if "tumour" not in scans:
+            raise DataError(
+                "the case has no segmentation",
+                where=root / Path(record["files"][0]).parent,
+                hint="take the training set (validation cases are published without), or leave bad ones out: "
+                "--skip-bad",
+            )
+        _require_one_grid(scans)
+        path, truth = scans.pop("tumour")
+        mask = _classes(path, truth.voxels)
+        brain = np.any([scan.voxels != 0 for _, scan in scans.values()], axis=0)
+        box = _bounding_box(brain, path.parent)
+        if np.count_nonzero(mask) > np.count_nonzero(mask[box]):
+            raise DataError("the tumour reaches beyond the brain", where=path, hint=SAME_GRID)
+        return {name: scan.voxels[box] for name, (_, scan) in scans.items()} | {"tumour": mask[box]}
+
+    def synthesize(self, root: Path, spec: TwinSpec) -> None:
+        """Write phantoms: every other patient in 2018's layout, the others in GLI 2024's with a ``sites.csv``."""
+        write_brain_twin(root, spec)
+
+
+def _case_folders(root: Path) -> Iterator[Path]:
+    for above in (root, *(root / grade for grade in GRADES)):
+        yield from sorted(folder for folder in above.glob("Bra[tT][sS]*") if folder.is_dir())
+
+
+def _row(root: Path, folder: Path, sites: dict[str, str]) -> dict[str, object]:
+    files = {}
+    for file in sorted(folder.glob(f"{folder.name}[_-]*.nii*")):
+        name = _sequence(file)
+        if name in files:
+            raise DataError(f"there are two files of {name!r}", where=folder, hint="keep one of them")
+        files[name] = str(file.relative_to(root))
+    if not files.keys() - {"tumour"}:
+        raise DataError("the case has no sequence", where=folder, hint="download the case again, or take it away")
+    patient, site = _patient_and_site(folder.name)
+    return {
+        "example": folder.name,
+        "patient": f"brats:{patient}",
+        "site": sites.get(folder.name, sites.get(patient, site)),
+        "split": None,
+        "files": list(files.values()),
+        "segmented": 1 if "tumour" in files else None,
+        "high_grade": GRADES.get(folder.parent.name),
+    }
+
+
+def _patient_and_site(case: str) -> tuple[str, str | None]:
+    """Return the case's name without its time point, and the site's code where the name has one."""
+    if coded := SITE_CODE.fullmatch(case):
+        return case.rpartition("_")[0], coded[1]
+    if timed := TIMEPOINT.fullmatch(case):
+        return timed[1], None
+    return case, None
+
+
+def _listed_sites(path: Path) -> dict[str, str]:
+    """Return case or patient → site."""
+    if not path.exists():
+        return {}
+    return dict(read_csv(path, ("case", "site")).select("case", "site").drop_nulls().iter_rows())
+
+
+def _naming(file: Path) -> Naming:
+    return NAMINGS[0] if file.name.startswith(f"{file.parent.name}_") else NAMINGS[1]
+
+
+def _sequence(file: Path) -> str:
+    """Return what a file holds: a modality, or ``tumour``."""
+    naming = _naming(file)
+    ending = file.name.removeprefix(file.parent.name + naming.separator).partition(".nii")[0]
+    if ending not in naming.sequences:
+        raise DataError(
+            f"unknown sequence {ending!r}; known: {', '.join(naming.sequences)}", where=file, hint="take the file away"
+        )
+    return naming.sequences[ending]
+
+
+def _require_one_grid(scans: dict[str, tuple[Path, Scan]]) -> None:
+    shape = scans["tumour"][1].voxels.shape
+    for path, scan in scans.values():
+        if scan.voxels.shape != shape:
+            problem = f"a grid of {scan.voxels.shape} voxels; the segmentation has {shape}"
+            raise DataError(problem, where=path, hint=SAME_GRID)
+        if not np.allclose(scan.spacing_mm, SPACING_MM, atol=1e-3):
+            raise DataError(f"voxels of {scan.spacing_mm} mm; BraTS has 1 mm", where=path, hint=SAME_GRID)
+
+
+def _classes(path: Path, labels: Shaped[np.ndarray, "i j k"]) -> UInt8[np.ndarray, "i j k"]:
+    classes = np.zeros(labels.shape, np.uint8)
+    known = _naming(path).classes
+    for label in np.unique(labels).tolist():
+        if label not in known:
+            raise DataError(
+                f"unknown label {label:g}; known in this release: {', '.join(map(str, known))}",
+                where=path,
+                hint="download the segmentation again",
+            )
+        classes[labels == label] = known[label]
+    return classes
+
+
+def _bounding_box(brain: Bool[np.ndarray, "i j k"], where: Path) -> tuple[slice, ...]:
+    if not brain.any():
+        raise DataError("every sequence is zero everywhere", where=where, hint="download the case again")
+    sides = []
+    for axis in range(3):
+        inside = np.flatnonzero(brain.any(axis=tuple(other for other in range(3) if other != axis)))
+        sides.append(slice(int(inside[0]), int(inside[-1]) + 1))
+    return tuple(sides)
+
+
+DATASETS: tuple[Dataset, ...] = (BraTS(),)

@@ -1,0 +1,99 @@
+"""COVID-19 Image Repository: chest radiographs with laboratory values of patients with COVID-19 in one hospital.
+
+Native layout: ``data.csv`` beside ``png/<image_id>.png``. Offsets are days from the film. An example is a film; its
+laboratory values are one hour of the modality ``covid-labs``, those measured no later than the day of the film.
+Source: Winther et al. 2020, COVID-19 Image Repository, Hannover Medical School.
+
+Deviation: ``inf`` and ``-inf`` (above or below what the assay can measure) count as not measured.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import polars as pl
+
+from medfed.datasets.base import Card, Dataset, Record, TwinSpec, read_csv
+from medfed.datasets.images import load_image
+from medfed.datasets.labels import flag
+from medfed.datasets.tables import numbers, require_filled
+from medfed.datasets.twins.covid19_repository import write_covid19_twin
+from medfed.modalities.timeseries import COVID_LABS
+
+TABLE = "data.csv"
+IDS = ("patient_id", "image_id")
+RADIOGRAPHS = ("CR", "DX")
+"""DICOM modalities of plain films; other images are left out."""
+
+COLUMNS = {variable: variable.replace("d_dimer", "d-dimer") for variable in COVID_LABS}
+"""Variable of the modality → stem of its columns ``<stem>_offset`` and ``<stem>_val``."""
+
+OUTCOMES = {"icu": "icu_admission_offset", "died": "death_offset"}
+"""Target → the offset that is filled in if it happened."""
+
+
+class Covid19Repository(Dataset):
+    """COVID-19 Image Repository."""
+
+    name: ClassVar[str] = "covid19-repository"
+    card: ClassVar[Card] = Card(
+        title="COVID-19 Image Repository",
+        version="2020: 243 images",
+        licence="CC BY 3.0",
+        access="https://github.com/ml-workgroup/covid-19-image-repository",
+        citation="Winther et al., Hannover Medical School (2020), doi:10.6084/m9.figshare.12275009",
+        sites=("Hannover Medical School",),
+        note=(
+            "Everybody has COVID-19. The table states no units; the values read as CRP and D-dimer in mg/l, LDH in "
+            "U/l, cells in 10⁹/l, gases in mmHg. Some films were taken after admission to intensive care: telling "
+            "that a patient is there is not foreseeing it."
+        ),
+    )
+    modalities: ClassVar[tuple[str, ...]] = ("image", "covid-labs")
+    targets: ClassVar[tuple[str, ...]] = tuple(OUTCOMES)
+    marker: ClassVar[str] = "png/????????.png"
+
+    def index(self, root: Path) -> pl.DataFrame:
+        """One row per radiograph with its laboratory values; ``icu`` and ``died`` are 1 if it happened, else 0.
+
+        Raises:
+            DataError: the table is missing, lacks a column, or holds an empty id or a value that is not a number.
+        """
+        path = root / TABLE
+        pairs = [(f"{lab}_offset", f"{lab}_val") for lab in COLUMNS.values()]
+        numbers = (*(name for pair in pairs for name in pair), *OUTCOMES.values())
+        table = read_csv(path, (*IDS, "modality", *numbers))
+        require_filled(table, IDS, path)
+        table = table.with_columns(numbers(table[column], path) for column in numbers)
+        films = table.filter(pl.col("modality").is_in(RADIOGRAPHS))
+        return films.select(
+            pl.format("hannover:{}", "image_id").alias("example"),
+            pl.format("hannover:{}", "patient_id").alias("patient"),
+            pl.lit(self.card.sites[0]).alias("site"),
+            pl.lit(None, pl.Utf8).alias("split"),
+            pl.concat_list(pl.format("png/{}.png", "image_id")).alias("files"),
+            *(flag(pl.col(offset).is_not_null()).alias(target) for target, offset in OUTCOMES.items()),
+            *(
+                pl.when(pl.col(f"{lab}_offset") <= 0).then(pl.col(f"{lab}_val")).alias(variable)
+                for variable, lab in COLUMNS.items()
+            ),
+        )
+
+    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+        """Return the film in [0, 1] and ``[1, laboratory value]``, NaN where not measured; left out if none was.
+
+        Raises:
+            DataError: the film is missing or damaged.
+        """
+        values = np.array([[record[variable] for variable in COVID_LABS]], np.float32)
+        labs = {"covid-labs": values} if np.isfinite(values).any() else {}
+        return {"image": load_image(root, record, TABLE), **labs}
+
+    def synthesize(self, root: Path, spec: TwinSpec) -> None:
+        """Write phantoms of patients who all have COVID-19, and laboratory values that follow its severity."""
+        write_covid19_twin(root, spec)
+
+
+DATASETS: tuple[Dataset, ...] = (Covid19Repository(),)

@@ -1,0 +1,123 @@
+"""eICU: death in hospital from the laboratory values of the first 24 hours in intensive care, over many hospitals.
+
+Native layout: ``{patient,lab}.csv.gz``, gzipped or not, of the full database or of its open demo. An example is the
+first unit stay of a hospital stay; offsets are minutes since admission to the unit. A hospital is a site, and most are
+small. Source: Pollard et al. 2018, the eICU Collaborative Research Database.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import polars as pl
+
+from medfed.datasets.base import Card, Dataset, Record, TwinSpec
+from medfed.datasets.first_day import NUM_HOURS, FirstDay, first_day
+from medfed.datasets.labels import require_values
+from medfed.datasets.tables import FileState, find_table, numbers, read_table, require_filled
+from medfed.datasets.twins.icu_databases import write_eicu_twin
+
+STAYS, EVENTS = "patient.csv", "lab.csv"
+UNIT_STAY, HOSPITAL_STAY = "patientunitstayid", "patienthealthsystemstayid"
+IDS = (UNIT_STAY, HOSPITAL_STAY, "uniquepid", "hospitalid")
+OUTCOMES = {"Expired": 1, "Alive": 0, "": None}
+OLDEST, AGE_OF_OLDEST = "> 89", "90"
+"""Ages above 89 are published as "> 89"; they count as 90."""
+
+# fmt: off
+LABNAMES = {
+    "albumin": "alb", "alkaline phos.": "alp", "ALT (SGPT)": "alt", "AST (SGOT)": "ast", "Base Excess": "be",
+    "bicarbonate": "bicar", "HCO3": "bicar", "total bilirubin": "bili", "direct bilirubin": "bili_dir", "-bands": "bnd",
+    "BUN": "bun", "calcium": "ca", "ionized calcium": "cai", "CPK": "ck", "CPK-MB": "ckmb", "chloride": "cl",
+    "creatinine": "crea", "CRP": "crp", "fibrinogen": "fgn", "glucose": "glu", "bedside glucose": "glu", "Hgb": "hgb",
+    "PT - INR": "inr_pt", "potassium": "k", "lactate": "lact", "-lymphs": "lymph", "MCH": "mch", "MCHC": "mchc",
+    "MCV": "mcv", "Methemoglobin": "methb", "magnesium": "mg", "sodium": "na", "-polys": "neut", "paCO2": "pco2",
+    "pH": "ph", "phosphate": "phos", "platelets x 1000": "plt", "paO2": "po2", "PTT": "ptt", "troponin - T": "tnt",
+    "WBC x 1000": "wbc",
+}
+# fmt: on
+"""``labname`` → variable of the modality ``labs``."""
+
+
+class Eicu(Dataset):
+    """eICU's laboratory values."""
+
+    name: ClassVar[str] = "eicu"
+    card: ClassVar[Card] = Card(
+        title="eICU Collaborative Research Database",
+        version="2.0 (200,859 unit stays, 208 hospitals), and the open demo 2.0.1",
+        licence="PhysioNet Credentialed Health Data License 1.5.0; ODbL 1.0 for the demo",
+        access="https://physionet.org/content/eicu-crd/ (demo: https://physionet.org/content/eicu-crd-demo/2.0.1/)",
+        citation="Pollard et al., Scientific Data 5:180178 (2018)",
+        note='A site is a hospital\'s number. Ages above 89 are published as "> 89" and count as 90.',
+    )
+    modalities: ClassVar[tuple[str, ...]] = ("labs", "person")
+    targets: ClassVar[tuple[str, ...]] = ("mortality",)
+    marker: ClassVar[str] = "patient.csv*"
+
+    def index(self, root: Path) -> pl.DataFrame:
+        """One row per hospital stay; ``mortality`` is death before discharge from hospital, null where not recorded.
+
+        Raises:
+            DataError: a table is missing, damaged, lacks a column or has an unheard of value.
+        """
+        path = find_table(root, STAYS)
+        table = read_table(root, STAYS, (*IDS, "gender", "age", "hospitaldischargestatus", "unitvisitnumber"))
+        require_filled(table, IDS, path)
+        table = table.with_columns(
+            pl.col("hospitaldischargestatus").fill_null(""),
+            pl.col("age").str.strip_chars().replace(OLDEST, AGE_OF_OLDEST),
+        )
+        require_values(table, "hospitaldischargestatus", tuple(OUTCOMES), path)
+        table = table.with_columns(numbers(table[column], path) for column in ("age", "unitvisitnumber"))
+        stays = table.sort(HOSPITAL_STAY, "unitvisitnumber", UNIT_STAY).unique(
+            HOSPITAL_STAY, keep="first", maintain_order=True
+        )
+        files = [find_table(root, name).relative_to(root).as_posix() for name in (EVENTS, STAYS)]
+        female = pl.col("gender").replace_strict({"Female": 1.0, "Male": 0.0}, default=None, return_dtype=pl.Float64)
+        return stays.select(
+            pl.format("eicu:{}", UNIT_STAY).alias("example"),
+            pl.format("eicu:{}", "uniquepid").alias("patient"),
+            pl.col("hospitalid").alias("site"),
+            pl.lit(None, pl.Utf8).alias("split"),
+            pl.lit(pl.Series([files])).first().alias("files"),
+            pl.col("hospitaldischargestatus").replace_strict(OUTCOMES, return_dtype=pl.Int8).alias("mortality"),
+            "age",
+            female.alias("female"),
+            UNIT_STAY,
+        )
+
+    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+        """Return ``labs`` ``[24 hours, variable]``, NaN where not measured, and ``person`` ``[1, age and female]``.
+
+        A stay without any value lacks ``labs``; age and sex may be unknown.
+        """
+        person = np.array([[record["age"], record["female"]]], np.float64)
+        series = _labs(root, FileState.of(find_table(root, EVENTS))).of(record[UNIT_STAY])
+        return {"person": person} if series is None else {"person": person, "labs": series}
+
+    def synthesize(self, root: Path, spec: TwinSpec) -> None:
+        """Write simulated stays in hospitals of very different size."""
+        write_eicu_twin(root, spec)
+
+
+@lru_cache(maxsize=2)
+def _labs(root: Path, events: FileState) -> FirstDay:
+    """Read the laboratory table once; the state is in the key so that a rewritten table is read anew."""
+    columns = (UNIT_STAY, "labresultoffset", "labname", "labresult", "labmeasurenamesystem")
+    wanted = pl.col("labname").is_in(list(LABNAMES)) & pl.col("labresult").is_not_null()
+    table = read_table(root, EVENTS, columns, wanted)
+    table = table.select(
+        numbers(table["labresultoffset"], events.path).alias("minute"),
+        numbers(table["labresult"], events.path).alias("value"),
+        pl.col("labname").replace_strict(LABNAMES).alias("variable"),
+        stay=UNIT_STAY,
+        unit="labmeasurenamesystem",
+    )
+    return first_day(table.filter(pl.col("minute").is_between(0, 60 * NUM_HOURS)))
+
+
+DATASETS: tuple[Dataset, ...] = (Eicu(),)

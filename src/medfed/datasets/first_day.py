@@ -1,0 +1,75 @@
+"""Laboratory values of the first 24 hours in intensive care, as hourly series: shared by MIMIC-IV and eICU.
+
+A value counts in the hour since admission in which its specimen was taken; several in one hour are averaged. Nothing
+before admission and nothing from hour 24 on is read, so the outcome cannot leak from later events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float32
+
+from medfed.modalities.timeseries import LABS
+
+NUM_HOURS = 24
+MG_DL, G_DL, PER_CENT = {"mg/dl": 1.0}, {"g/dl": 1.0}, {"%": 1.0}
+MMOL, ENZYME, CELLS = {"meq/l": 1.0, "mmol/l": 1.0}, {"iu/l": 1.0, "units/l": 1.0}, {"k/ul": 1.0, "k/mcl": 1.0}
+UNITS: dict[str, dict[str, float]] = {
+    **dict.fromkeys(("bili", "bili_dir", "bun", "ca", "crea", "fgn", "glu", "mg", "phos"), MG_DL),
+    **dict.fromkeys(("alb", "hgb"), G_DL),
+    **dict.fromkeys(("bnd", "lymph", "methb", "neut"), PER_CENT),
+    **dict.fromkeys(("be", "bicar", "cl", "k", "lact", "na"), MMOL),
+    **dict.fromkeys(("alp", "alt", "ast", "ck"), ENZYME),
+    **dict.fromkeys(("plt", "wbc"), CELLS),
+    **dict.fromkeys(("ckmb", "tnt"), {"ng/ml": 1.0}),
+    **dict.fromkeys(("pco2", "po2"), {"mm hg": 1.0, "mmhg": 1.0}),
+    "cai": {"mmol/l": 1.0, "mg/dl": 1 / 4.008},
+    "crp": {"mg/l": 1.0, "mg/dl": 10.0},
+    "inr_pt": {"": 1.0, "ratio": 1.0},
+    "mch": {"pg": 1.0},
+    "mchc": {"g/dl": 1.0, "%": 1.0},
+    "mcv": {"fl": 1.0},
+    "ph": {"": 1.0, "units": 1.0},
+    "ptt": {"sec": 1.0},
+}
+"""Variable → the units it comes in, in lower case → what a value is multiplied by. A value in another unit is left out:
+it would be a wrong number."""
+
+
+class FirstDay(NamedTuple):
+    """Hourly values of many stays, NaN where not measured, and each stay's row."""
+
+    values: Float32[np.ndarray, "stay hour variable"]
+    row: Mapping[str, int]
+
+    def of(self, stay: str) -> Float32[np.ndarray, "hour variable"] | None:
+        """Return one stay's series; None if nothing was measured."""
+        return self.values[self.row[stay]] if stay in self.row else None
+
+
+def first_day(events: pl.DataFrame) -> FirstDay:
+    """Lay ``events`` out by stay, hour and variable.
+
+    Args:
+        events: columns stay (text), minute (since admission), variable (of :data:`LABS`), unit (text or null), value.
+    """
+    factors = [(variable, unit, factor) for variable, units in UNITS.items() for unit, factor in units.items()]
+    known = pl.DataFrame(factors, schema=["variable", "unit", "factor"], orient="row")
+    hour = (pl.col("minute") // 60).cast(pl.Int64).alias("hour")
+    table = (
+        events.with_columns(hour, pl.col("unit").fill_null("").str.strip_chars().str.to_lowercase())
+        .filter(pl.col("hour").is_between(0, NUM_HOURS - 1), pl.col("value").is_finite())
+        .join(known, on=["variable", "unit"])
+        .group_by("stay", "hour", "variable")
+        .agg((pl.col("value") * pl.col("factor")).mean())
+    )
+    row = {stay: number for number, stay in enumerate(table["stay"].unique().sort())}
+    values = np.full((len(row), NUM_HOURS, len(LABS)), np.nan, np.float32)
+    place = {variable: number for number, variable in enumerate(LABS)}
+    for stay, at, variable, value in table.iter_rows():
+        values[row[stay], at, place[variable]] = value
+    return FirstDay(values, row)

@@ -1,0 +1,131 @@
+"""MIMIC-IV: death in hospital from the laboratory values of the first 24 hours in intensive care.
+
+Native layout: ``hosp/{admissions,patients,labevents}.csv.gz`` and ``icu/icustays.csv.gz``, gzipped or not, of the full
+database or of its open demo. An example is the first intensive-care stay of a hospital admission; hours count from its
+``intime``. Source: Johnson et al. 2023, MIMIC-IV.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import polars as pl
+
+from medfed.datasets.base import Card, Dataset, Record, TwinSpec
+from medfed.datasets.first_day import NUM_HOURS, FirstDay, first_day
+from medfed.datasets.labels import require_values
+from medfed.datasets.tables import FileState, find_table, numbers, read_table, require_filled, times
+from medfed.datasets.twins.icu_databases import write_mimic_iv_twin
+
+STAYS, ADMISSIONS, PATIENTS = "icu/icustays.csv", "hosp/admissions.csv", "hosp/patients.csv"
+EVENTS = "hosp/labevents.csv"
+EVENT_COLUMNS = ("subject_id", "itemid", "charttime", "valuenum", "valueuom")
+# fmt: off
+ITEMS = {
+    "50862": "alb", "50863": "alp", "50861": "alt", "50878": "ast", "50802": "be", "50882": "bicar", "50885": "bili",
+    "50883": "bili_dir", "51144": "bnd", "51006": "bun", "50893": "ca", "50808": "cai", "50910": "ck", "50911": "ckmb",
+    "50902": "cl", "50806": "cl", "50912": "crea", "50889": "crp", "51214": "fgn", "50931": "glu", "50809": "glu",
+    "51222": "hgb", "50811": "hgb", "51237": "inr_pt", "50971": "k", "50822": "k", "50813": "lact", "51244": "lymph",
+    "51248": "mch", "51249": "mchc", "51250": "mcv", "50814": "methb", "50960": "mg", "50983": "na", "50824": "na",
+    "51256": "neut", "50818": "pco2", "50820": "ph", "50970": "phos", "51265": "plt", "50821": "po2", "51275": "ptt",
+    "51003": "tnt", "51301": "wbc",
+}
+# fmt: on
+"""``itemid`` in blood → variable of the modality ``labs``; two where the blood-gas device measures it as well."""
+
+
+class MimicIV(Dataset):
+    """MIMIC-IV's laboratory values."""
+
+    name: ClassVar[str] = "mimic-iv"
+    card: ClassVar[Card] = Card(
+        title="MIMIC-IV",
+        version="2.2 and later, and the open demo 2.2 (100 patients)",
+        licence="PhysioNet Credentialed Health Data License 1.5.0; ODbL 1.0 for the demo",
+        access="https://physionet.org/content/mimiciv/ (demo: https://physionet.org/content/mimic-iv-demo/2.2/)",
+        citation="Johnson et al., Scientific Data 10:1 (2023)",
+        sites=("Beth Israel Deaconess Medical Center",),
+        note="A patient is one patient in MIMIC-CXR as well. Ages above 89 are published as 91.",
+    )
+    modalities: ClassVar[tuple[str, ...]] = ("labs", "person")
+    targets: ClassVar[tuple[str, ...]] = ("mortality",)
+    marker: ClassVar[str] = "hosp/admissions.csv*"
+
+    def index(self, root: Path) -> pl.DataFrame:
+        """One row per hospital admission with intensive care; ``mortality`` is death before discharge from hospital.
+
+        Raises:
+            DataError: a table is missing, damaged, lacks a column or has an unheard of value.
+        """
+        people = read_table(root, PATIENTS, ("subject_id", "gender", "anchor_age", "anchor_year"))
+        path = find_table(root, PATIENTS)
+        people = people.with_columns(numbers(people[column], path) for column in ("anchor_age", "anchor_year"))
+        admissions = read_table(root, ADMISSIONS, ("hadm_id", "hospital_expire_flag"))
+        require_values(admissions, "hospital_expire_flag", ("0", "1"), find_table(root, ADMISSIONS))
+        stays = _first_stays(root).join(admissions, on="hadm_id", how="left").join(people, on="subject_id", how="left")
+        files = [find_table(root, name).relative_to(root).as_posix() for name in (EVENTS, STAYS, ADMISSIONS, PATIENTS)]
+        age = pl.col("anchor_age") + pl.col("intime").dt.year() - pl.col("anchor_year")
+        return stays.select(
+            pl.format("mimic-iv:{}", "stay_id").alias("example"),
+            pl.format("mimic:{}", "subject_id").alias("patient"),
+            pl.lit(self.card.sites[0]).alias("site"),
+            pl.lit(None, pl.Utf8).alias("split"),
+            pl.lit(pl.Series([files])).first().alias("files"),
+            pl.col("hospital_expire_flag").cast(pl.Int8).alias("mortality"),
+            age.alias("age"),
+            (pl.col("gender") == "F").cast(pl.Float64).alias("female"),
+            "stay_id",
+        )
+
+    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+        """Return ``labs`` ``[24 hours, variable]``, NaN where not measured, and ``person`` ``[1, age and female]``.
+
+        A stay without any value lacks ``labs``.
+        """
+        person = np.array([[record["age"], record["female"]]], np.float64)
+        labs = _labs(root, FileState.of(find_table(root, EVENTS)), FileState.of(find_table(root, STAYS)))
+        series = labs.of(record["stay_id"])
+        return {"person": person} if series is None else {"person": person, "labs": series}
+
+    def synthesize(self, root: Path, spec: TwinSpec) -> None:
+        """Write simulated stays; some patients come twice."""
+        write_mimic_iv_twin(root, spec)
+
+
+def _first_stays(root: Path) -> pl.DataFrame:
+    path = find_table(root, STAYS)
+    stays = read_table(root, STAYS, ("subject_id", "hadm_id", "stay_id", "intime"))
+    require_filled(stays, ("subject_id", "hadm_id", "stay_id", "intime"), path)
+    return (
+        stays.with_columns(times(stays["intime"], path))
+        .sort("intime", "stay_id")
+        .unique("hadm_id", keep="first", maintain_order=True)
+        .sort("stay_id")
+    )
+
+
+@lru_cache(maxsize=2)
+def _labs(root: Path, events: FileState, stays: FileState) -> FirstDay:
+    """Read the laboratory table once; the states are in the key so that a rewritten table is read anew."""
+    admitted = _first_stays(root).select("subject_id", "intime", pl.col("stay_id").alias("stay"))
+    wanted = pl.col("itemid").is_in(list(ITEMS)) & pl.col("subject_id").is_in(admitted["subject_id"].to_list())
+    table = read_table(root, EVENTS, EVENT_COLUMNS, wanted & pl.col("valuenum").is_not_null())
+    table = table.with_columns(
+        times(table["charttime"], events.path).alias("charttime"),
+        numbers(table["valuenum"], events.path).alias("value"),
+    )
+    since = (pl.col("charttime") - pl.col("intime")).dt.total_minutes().alias("minute")
+    return first_day(
+        table.join(admitted, on="subject_id")
+        .with_columns(since)
+        .filter(pl.col("minute").is_between(0, 60 * NUM_HOURS))
+        .select(
+            "stay", "minute", pl.col("itemid").replace_strict(ITEMS).alias("variable"), unit="valueuom", value="value"
+        )
+    )
+
+
+DATASETS: tuple[Dataset, ...] = (MimicIV(),)

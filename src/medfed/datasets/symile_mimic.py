@@ -1,0 +1,204 @@
+"""Symile-MIMIC: a chest film, an ECG and up to 50 blood tests of one hospital admission (Med-MMFL's retrieval task).
+
+Source: Saporta et al. 2024, Contrasting with Symile (NeurIPS); PhysioNet release 1.0.0.
+
+Native layout: ``{train,val,val_retrieval,test}.csv`` (``subject_id``, ``hadm_id``, laboratory values and percentiles,
+six CheXpert findings) and per split ``data_npy/SPLIT/{cxr,ecg,labs_percentiles,labs_missingness,hadm_id}_SPLIT.npy``:
+``[n, 3, 320, 320]``, ``[n, 1, 5000, 12]``, ``[n, 50]``, ``[n, 50]``, ``[n]``, rows in the CSV's order. ``test`` and
+``val_retrieval`` list ten rows per query: the admission itself (``label`` 1) and nine other admissions as candidates
+(``label`` 0) of the query ``label_hadm_id``; here only the test split's are read. No row of the release was at hand:
+the layout follows the authors' scripts (``create_dataset_splits.py``, ``process_and_save_tensors.py``) and two public
+readers of the release, which agree. Not to be mistaken:
+
+- ``labs_missingness`` is 1 where a value was *measured*; an unmeasured one carries the mean percentile.
+- CXRs are normalised by ImageNet's mean and spread; this is undone, so that the image modality has its [0, 1].
+- ECGs are scaled to [−1, 1] per recording, at 500 Hz, and millivolts cannot be got back. Leads stand in the order of
+  MIMIC-IV-ECG: aVF before aVL. They are put in the order of :data:`~medfed.modalities.signal.LEADS` and brought to
+  100 Hz.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float32, Shaped
+from scipy.signal import resample_poly
+
+from medfed.datasets.base import Card, Dataset, Record, TwinSpec, read_csv
+from medfed.datasets.npy import open_npy
+from medfed.datasets.twins.symile import write_symile_twin
+from medfed.errors import DataError
+from medfed.modalities.signal import LEADS, RAW_HZ
+
+NATIVE_LEADS = ("I", "II", "III", "AVR", "AVF", "AVL", "V1", "V2", "V3", "V4", "V5", "V6")
+NATIVE_HZ = 500
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
+SLACK = 1e-3
+"""How far rounding may carry an intensity out of [0, 1]."""
+NUM_LABS = 50
+SPLITS = {"train": "train", "val": "development", "test": "test"}
+"""The release's name of a split → ours; the training split is divided between private and public."""
+FINDING = "No Finding"
+REPAIR = "compare the line with the table on PhysioNet"
+
+
+class SymileMIMIC(Dataset):
+    """Admissions with three modalities; example ``symile-mimic:HADM_ID``."""
+
+    name: ClassVar[str] = "symile-mimic"
+    card: ClassVar[Card] = Card(
+        title="Symile-MIMIC",
+        version="1.0.0: 11,214 admissions in the official splits",
+        licence="PhysioNet Credentialed Health Data License 1.5.0",
+        access="https://physionet.org/content/symile-mimic/1.0.0/",
+        citation="Saporta et al., Advances in Neural Information Processing Systems 37 (2024), doi:10.13026/3vvj-s428",
+        sites=("Beth Israel Deaconess Medical Center",),
+        note="A patient of MIMIC-IV, MIMIC-CXR and MIMIC-IV-ECG keeps one id (mimic:SUBJECT_ID) over all datasets "
+        "drawn from them. ECGs are scaled to [-1, 1] per recording, not in millivolts. The test split's ten candidates "
+        "per query are kept; those of val_retrieval are not read.",
+    )
+    modalities: ClassVar[tuple[str, ...]] = ("image", "ecg", "lab-percentiles")
+    targets: ClassVar[tuple[str, ...]] = ("finding",)
+    marker: ClassVar[str] = "data_npy/train/labs_percentiles_train.npy"
+
+    def index(self, root: Path) -> pl.DataFrame:
+        """One row per admission of the training, validation and test splits.
+
+        ``finding`` is 0 where the film's report says "No Finding", else 1; it is what patients are dealt by. ``row`` is
+        the row in the split's arrays. ``candidates`` lists a test query's candidate examples, itself among them, and
+        is null in the other splits.
+
+        Raises:
+            DataError: a table or array is missing or malformed, or the two do not list the same admissions.
+        """
+        return pl.concat([_split_index(root, native) for native in SPLITS])
+
+    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+        """Return ``image`` [row, column] in [0, 1], ``ecg`` [lead, time] and ``lab-percentiles`` [2, 50].
+
+        Raises:
+            DataError: an array is missing, truncated, pickled, of another shape, or holds values it cannot hold.
+        """
+        row = int(record["row"])
+        cxr, ecg, percentiles, measured = (root / file for file in record["files"])
+        images = open_npy(cxr, (None, 3, None, None), "f")
+        signals = open_npy(ecg, (None, 1, None, len(LEADS)), "f")
+        labs = [open_npy(percentiles, (None, NUM_LABS), "f"), open_npy(measured, (None, NUM_LABS), "fiub")]
+        for path, array in zip((cxr, ecg, percentiles, measured), (images, signals, *labs), strict=True):
+            if row >= len(array):
+                raise DataError(f"has {len(array)} rows, but the table names row {row}", where=path, hint=REPAIR)
+        return {
+            "image": _grey(images[row], cxr, row),
+            "ecg": _leads(signals[row, 0], ecg, row),
+            "lab-percentiles": np.stack([_unit(labs[0][row], percentiles, row), _unit(labs[1][row], measured, row)]),
+        }
+
+    def synthesize(self, root: Path, spec: TwinSpec) -> None:
+        """Write simulated admissions whose three modalities are bound in pairs and as a triple."""
+        write_symile_twin(root, spec)
+
+
+def _split_index(root: Path, native: str) -> pl.DataFrame:
+    path = root / f"{native}.csv"
+    retrieval = native == "test"
+    table = read_csv(path, ("subject_id", "hadm_id", FINDING, *(("label", "label_hadm_id") if retrieval else ())))
+    admission = _whole(table, path, "hadm_id")
+    stored = open_npy(root / _array(native, "hadm_id"), (None,), "iu")
+    if not np.array_equal(stored, admission.to_numpy()):
+        raise DataError(
+            f"its rows are not those of {_array(native, 'hadm_id')}",
+            where=path,
+            hint="the table and the arrays are of different releases, or one was sorted: download both again",
+        )
+    index = pl.DataFrame(
+        {
+            "example": _example(admission),
+            "patient": "mimic:" + _whole(table, path, "subject_id").cast(pl.Utf8),
+            "site": pl.Series([None] * len(table), dtype=pl.Utf8),
+            "split": [SPLITS[native]] * len(table),
+            "files": [[_array(native, name) for name in ARRAYS]] * len(table),
+            "finding": (table[FINDING].fill_null("").str.strip_suffix(".0") != "1").cast(pl.Int8),
+            "row": pl.Series(range(len(table)), dtype=pl.Int64),
+        }
+    )
+    if not retrieval:
+        return index.with_columns(candidates=pl.lit(None, pl.List(pl.Utf8)))
+    query = _example(_whole(table, path, "label_hadm_id"))
+    own = _whole(table, path, "label").to_numpy() == 1
+    offered = index.select("example").with_columns(query=query).group_by("query", maintain_order=True)
+    candidates = offered.agg(pl.col("example").unique(maintain_order=True).alias("candidates"))
+    joined = index.filter(pl.Series(own)).join(
+        candidates, how="left", left_on="example", right_on="query", maintain_order="left"
+    )
+    _require_itself(joined, path)
+    return joined
+
+
+ARRAYS = ("cxr", "ecg", "labs_percentiles", "labs_missingness")
+
+
+def _array(native: str, name: str) -> str:
+    return f"data_npy/{native}/{name}_{native}.npy"
+
+
+def _example(admission: pl.Series) -> pl.Series:
+    return "symile-mimic:" + admission.cast(pl.Utf8)
+
+
+def _require_itself(queries: pl.DataFrame, path: Path) -> None:
+    """A query must be among its own candidates: else nothing it retrieves is right."""
+    for example, candidates in queries.select("example", "candidates").iter_rows():
+        if example not in (candidates or ()):
+            raise DataError(f"the query {example!r} is not among its own candidates", where=path, hint=REPAIR)
+
+
+def _whole(table: pl.DataFrame, path: Path, column: str) -> pl.Series:
+    """Return a text column as whole numbers; pandas writes some of them as ``1.0``."""
+    numbers = table[column].cast(pl.Float64, strict=False)
+    wrong = (numbers.is_null() | (numbers != numbers.round())).arg_true()
+    if len(wrong):
+        row = wrong[0]
+        text = table[column][row]
+        raise DataError(f"column {column!r}, line {row + 2}: {text!r} is not a whole number", where=path, hint=REPAIR)
+    return numbers.cast(pl.Int64)
+
+
+def _grey(channels: Float32[np.ndarray, "3 row column"], path: Path, row: int) -> Float32[np.ndarray, "row column"]:
+    """Undo ImageNet's normalisation and average the three equal channels."""
+    image = np.asarray(channels, np.float32) * IMAGENET_STD[:, None, None] + IMAGENET_MEAN[:, None, None]
+    low, high = float(image.min()), float(image.max())
+    if not (low >= -SLACK and high <= 1 + SLACK):  # false for NaN as well
+        raise DataError(
+            f"row {row}: intensities from {low:g} to {high:g} after undoing ImageNet's normalisation; [0, 1] is needed",
+            where=path,
+            hint="use the release's data_npy, or normalise by ImageNet's mean and spread as its script does",
+        )
+    grey: np.ndarray = image.mean(0).clip(0, 1)
+    return grey
+
+
+def _leads(signal: Float32[np.ndarray, "time lead"], path: Path, row: int) -> Float32[np.ndarray, "lead resampled"]:
+    """Put the leads in our order and bring the recording to 100 Hz."""
+    if not np.isfinite(signal).all() or float(np.abs(signal).max()) > 1 + SLACK:
+        raise DataError(
+            f"row {row}: a value is not a number in [-1, 1]", where=path, hint="use the release's scaled ECGs"
+        )
+    ordered = np.asarray(signal, np.float32).T[[NATIVE_LEADS.index(lead) for lead in LEADS]]
+    resampled: np.ndarray = resample_poly(ordered, 1, NATIVE_HZ // RAW_HZ, axis=1, padtype="line")
+    return resampled.astype(np.float32)
+
+
+def _unit(values: Shaped[np.ndarray, " lab"], path: Path, row: int) -> Float32[np.ndarray, " lab"]:
+    """Return percentiles or flags, which are both from 0 to 1."""
+    if not ((values >= 0) & (values <= 1)).all():  # false for NaN as well
+        raise DataError(
+            f"row {row}: a value is not a number in [0, 1]", where=path, hint="use the release's percentiles and flags"
+        )
+    return np.asarray(values, np.float32)
+
+
+DATASETS: tuple[Dataset, ...] = (SymileMIMIC(),)

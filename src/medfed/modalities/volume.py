@@ -1,0 +1,136 @@
+"""A 3-D scan on a grid of fixed size, and the mask that is drawn on it.
+
+Where it stands: the four MR sequences of Med-MMFL's tumour segmentation, and the truth they are scored against.
+A dataset cuts all volumes of a patient by one box; here they are padded to the grid, by their shape alone, so that
+sequences and mask stay aligned. Intensities have no unit, so each volume is standardised by itself inside the brain, as
+RFNet does (Ding et al. 2021, §4.1); nothing is pooled over patients.
+
+Memory: a voxel takes 2 bytes per sequence (float16) and 1 in the mask, all in memory. On 32³, which holds the twins,
+a patient takes 0.3 MB; on 160 × 192 × 160, which holds brains at 1 mm, 44 MB, so 1,251 patients take 55 GB. Taking
+modalities away at random (``missing``) needs the sequences twice.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import numpy as np
+from jaxtyping import Float16, Float64, Shaped, UInt8
+from pydantic import BeforeValidator, Field
+
+from medfed.errors import DataError
+from medfed.modalities.base import Modality
+from medfed.modalities.moments import Moments
+
+Side = Annotated[int, Field(ge=8, le=512)]
+
+
+def _cube(value: object) -> object:
+    """Return a cube's side as three sides."""
+    return (value, value, value) if isinstance(value, int) else value
+
+
+Grid = Annotated[tuple[Side, Side, Side], BeforeValidator(_cube)]
+
+
+class Volume(Modality):
+    """What scan and mask share: a grid.
+
+    Attributes:
+        size: voxels of the grid, one side of a cube or all three. What is larger is refused, never cut.
+    """
+
+    size: Grid = (32, 32, 32)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The grid: sagittal, coronal and axial axis, as in the file."""
+        return self.size
+
+    @property
+    def num_channels(self) -> int:
+        """One."""
+        return 1
+
+    def moments(self, samples: Shaped[np.ndarray, "example i j k"]) -> Moments:
+        """Return the moments of nothing: no statistic is pooled."""
+        return Moments.zero(1)
+
+    def normalise(
+        self,
+        samples: Shaped[np.ndarray, "example i j k"],
+        mean: Float64[np.ndarray, " channel"],
+        std: Float64[np.ndarray, " channel"],
+    ) -> Shaped[np.ndarray, "example i j k"]:
+        """Return ``samples`` themselves, not a copy."""
+        return samples
+
+    def _centred(self, raw: Shaped[np.ndarray, "a b c"]) -> Shaped[np.ndarray, "i j k"]:
+        """Pad with zeros to the grid, the volume in its middle."""
+        if any(have > room for have, room in zip(raw.shape, self.size, strict=True)):
+            raise DataError(
+                f"a volume of {_times(raw.shape)} voxels does not fit the grid of {_times(self.size)}",
+                hint=f"set modalities.{self.name}.size, and that of the other sequences, to at least {list(raw.shape)}",
+            )
+        before = [(room - have) // 2 for have, room in zip(raw.shape, self.size, strict=True)]
+        grid = np.zeros(self.size, raw.dtype)
+        grid[tuple(slice(start, start + have) for start, have in zip(before, raw.shape, strict=True))] = raw
+        return grid
+
+
+class VolumeModality(Volume):
+    """A skull-stripped scan: zero outside the brain."""
+
+    units: ClassVar[str] = "scanner intensity"
+    dtype: ClassVar[type[np.generic]] = np.float16
+
+    def prepare(self, raw: Shaped[np.ndarray, "..."]) -> Float16[np.ndarray, "i j k"]:
+        """Give the non-zero voxels zero mean and unit spread, and pad to the grid; outside the brain stays 0.
+
+        Raises:
+            DataError: not three-dimensional, larger than the grid, not finite, or without contrast.
+        """
+        _require_volume(raw)
+        exact = raw.astype(np.float32)
+        brain = exact != 0
+        inside = exact[brain]
+        if not np.isfinite(inside).all():
+            raise DataError("a volume holds values that are not finite", hint="check the dataset's load")
+        spread = float(inside.std(dtype=np.float64)) if inside.size else 0.0
+        if spread == 0:
+            raise DataError("a volume has no contrast: no two voxels of the brain differ", hint="leave the file out")
+        exact[brain] = (inside - inside.mean(dtype=np.float64)) / spread
+        return self._centred(exact.astype(np.float16))
+
+
+class MaskModality(Volume):
+    """A class per voxel, 0 the background. It is the truth: no task reads it as an input."""
+
+    units: ClassVar[str] = "class"
+    dtype: ClassVar[type[np.generic]] = np.uint8
+
+    def prepare(self, raw: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "i j k"]:
+        """Pad to the grid with background.
+
+        Raises:
+            DataError: not three-dimensional, larger than the grid, or not of whole classes below 256.
+        """
+        _require_volume(raw)
+        if raw.dtype != np.uint8:
+            raise DataError(f"a mask of {raw.dtype}; expected uint8", hint="check the dataset's load")
+        return self._centred(raw)
+
+
+def _require_volume(raw: Shaped[np.ndarray, "..."]) -> None:
+    if raw.ndim != 3 or 0 in raw.shape:
+        raise DataError(f"a volume has shape {raw.shape}; expected three axes", hint="check the dataset's load")
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape))
+
+
+MODALITIES: tuple[Modality, ...] = (
+    *(VolumeModality(name=name) for name in ("t1", "t1c", "t2", "flair")),
+    MaskModality(name="tumour"),
+)

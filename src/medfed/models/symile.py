@@ -1,0 +1,136 @@
+"""Three encoders that meet in one space (Saporta et al. 2024, Contrasting with Symile; the pairwise form is CLIP's).
+
+Every modality's mean token goes through a linear projection to ``dim`` and is normalised to length 1. The temperature
+is learned, one per task: a product of ``order`` vectors (3 for the Symile loss, 2 for a pairwise one) is multiplied by
+``scale · dim^(order/2 − 1)``. The power of ``dim`` undoes that a product of more unit vectors is smaller, so one
+initial temperature serves both losses. The factor is dealt out evenly over the vectors, as
+they are all that a loss sees.
+
+At the paper's size: encoders ResNet-50 (film, 320 px), ResNet-18 (ECG, 5000 × 12) and ``labs-mlp`` with ``hidden``
+(256, 1024), and ``dim`` 8192.
+
+Deviation: the paper ends its encoders with a layer norm, whose vectors have length √dim, and starts its temperature
+    accordingly; here they have length 1, and the power of ``dim`` above makes up for it.
+Deviation: an example with an absent modality is left out of what it lacks; the paper learns a vector for "absent".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medfed.errors import StudyError
+from medfed.modalities.base import Encoder, EncoderSpec, Modality
+from medfed.models.base import FederatedModel, ModelSpec
+from medfed.tasks.base import Task
+from medfed.tasks.retrieval import Retrieval
+from medfed.types import Batch
+
+
+class SymileSpec(ModelSpec):
+    """Settings of the model.
+
+    Attributes:
+        dim: width of the shared space; 8192 in the paper.
+        temperature: initial temperature, the inverse of the scale.
+        max_scale: bound of the learned scale (CLIP's 100).
+    """
+
+    name: ClassVar[str] = "symile"
+    dim: int = Field(default=64, gt=1)
+    temperature: float = Field(default=0.07, gt=0)
+    max_scale: float = Field(default=100.0, gt=0)
+
+    def build(
+        self, encoders: Mapping[str, EncoderSpec], modalities: Mapping[str, Modality], tasks: tuple[Task, ...]
+    ) -> SymileModel:
+        """Return a freshly initialised model; raise StudyError if a task is no retrieval task."""
+        return SymileModel(self, encoders, modalities, tasks)
+
+
+class SymileModel(FederatedModel):
+    """Encoders with projections, and a temperature per task."""
+
+    def __init__(
+        self,
+        spec: SymileSpec,
+        encoders: Mapping[str, EncoderSpec],
+        modalities: Mapping[str, Modality],
+        tasks: tuple[Task, ...],
+    ) -> None:
+        super().__init__()
+        self.dim = spec.dim
+        used = sorted({name for task in tasks for name in task.modalities})
+        self.encoders = nn.ModuleDict(
+            {name: Projected(encoders[name].build(modalities[name]), spec.dim) for name in used}
+        )
+        self.heads = nn.ModuleDict({task.name: Temperature(spec) for task in map(_retrieval, tasks)})
+
+    def representations(self, task: Task, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
+        """Return every modality's projected vector, of length 1; zeros where absent."""
+        return {name: self._vectors(name, batch.inputs[name], batch.present[name]) for name in task.modalities}
+
+    def forward(self, task: Task, batch: Batch) -> Float[Tensor, "batch modality dim"]:
+        """Return the vectors of :meth:`representations`, scaled so that their products are logits."""
+        order = _retrieval(task).order
+        vectors = torch.stack(list(self.representations(task, batch).values()), 1)
+        scale: Tensor = self.heads[task.name]()
+        scaled: Tensor = vectors * (scale * self.dim ** (order / 2 - 1)) ** (1 / order)
+        return scaled
+
+    def _vectors(
+        self, modality: str, samples: Float[Tensor, "batch *sample"], present: Bool[Tensor, " batch"]
+    ) -> Float[Tensor, "batch dim"]:
+        if bool(present.all()):
+            whole: Tensor = self.encoders[modality](samples)
+            return whole
+        vectors = samples.new_zeros(len(samples), self.dim)
+        if bool(present.any()):
+            vectors[present] = self.encoders[modality](samples[present]).to(vectors.dtype)
+        return vectors
+
+
+class Projected(nn.Module):
+    """An encoder, the mean of its tokens, and a linear projection to length 1."""
+
+    def __init__(self, encoder: Encoder, dim: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.projection = nn.Linear(encoder.dim, dim)
+
+    def forward(self, samples: Float[Tensor, "batch *sample"]) -> Float[Tensor, "batch dim"]:
+        """Return one vector of length 1 per sample."""
+        return F.normalize(self.projection(self.encoder(samples).mean(1)), dim=-1)
+
+
+class Temperature(nn.Module):
+    """A learned scale, kept as its logarithm and bounded from above."""
+
+    def __init__(self, spec: SymileSpec) -> None:
+        super().__init__()
+        self.logit_scale = nn.Parameter(torch.tensor(-math.log(spec.temperature)))
+        self.maximum = math.log(spec.max_scale)
+
+    def forward(self) -> Float[Tensor, ""]:
+        """Return the scale."""
+        return self.logit_scale.clamp(max=self.maximum).exp()
+
+
+def _retrieval(task: Task) -> Retrieval:
+    if not isinstance(task, Retrieval):
+        raise StudyError(
+            f"the model 'symile' aligns modalities and has no head for a task of kind {task.kind!r}",
+            where=f"task {task.name!r}",
+            hint="train tasks such as 'symile' with it, or choose another model",
+        )
+    return task
+
+
+MODELS: tuple[type[ModelSpec], ...] = (SymileSpec,)

@@ -1,0 +1,87 @@
+"""Several findings at once: every label is a yes or no of its own (Med-MMFL: the 14 labels of MIMIC-CXR).
+
+A label that is unknown for an example has no part in its loss and none in the metrics.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medfed.datasets.decode import Decoded
+from medfed.datasets.labels import CHEXPERT_LABELS
+from medfed.tasks.base import ClosedTask, Json, Task, TaskSet
+from medfed.types import Batch
+
+UNKNOWN = -1
+
+
+class MultiLabel(ClosedTask):
+    """One sigmoid per label; ``answers`` name the labels, which are index columns of the dataset.
+
+    ``target`` is the name of the whole, not a column.
+    """
+
+    kind: ClassVar[str] = "multilabel"
+    metric_kind: ClassVar[str] = "multilabel"
+
+    @property
+    def target_columns(self) -> tuple[str, ...]:
+        """The labels."""
+        return self.answers
+
+    def targets(self, data: Decoded) -> Int[np.ndarray, "example label"]:
+        """1, 0, or −1 where unknown, per label."""
+        return np.stack([data.target(label) for label in self.answers], axis=1)
+
+    def usable(self, data: Decoded) -> Bool[np.ndarray, " example"]:
+        """Whether any label is known."""
+        known: np.ndarray = (self.targets(data) != UNKNOWN).any(1)
+        return known
+
+    def counts(self, examples: TaskSet) -> dict[str, int]:
+        """How many examples have each label."""
+        positive = (examples.targets == 1).sum(0).tolist()
+        return dict(zip(self.answers, positive, strict=True))
+
+    def head(self, dim: int) -> nn.Module:
+        """Return a layer norm and a linear layer: one joint head for all labels."""
+        return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, len(self.answers)))
+
+    def loss(self, outputs: Float[Tensor, "batch label"], batch: Batch) -> Float[Tensor, ""]:
+        """Mean binary cross-entropy over the known labels of the batch; 0 where none is known."""
+        known = batch.target != UNKNOWN
+        losses = F.binary_cross_entropy_with_logits(outputs, batch.target.clamp_min(0).to(outputs), reduction="none")
+        # not a product with the mask: an overflow behind a masked label would make it NaN
+        return torch.where(known, losses, 0).sum() / known.sum().clamp_min(1)
+
+    def predict(self, outputs: Float[Tensor, "batch label"]) -> Float[Tensor, "batch label"]:
+        """Probability of every label."""
+        return outputs.sigmoid()
+
+    def truths(self, examples: TaskSet) -> list[Json]:
+        """Return 1, 0 or None per label."""
+        return [[None if value == UNKNOWN else value for value in row] for row in examples.targets.tolist()]
+
+
+MIMIC_CXR = MultiLabel(
+    name="mimic-cxr",
+    title="Findings of a chest radiograph (MIMIC-CXR)",
+    dataset="mimic-cxr",
+    target="findings",
+    modalities=("image", "report"),
+    question="Which findings does this chest radiograph show?",
+    answers=tuple(CHEXPERT_LABELS),
+    task_description=(
+        "The chest radiograph classification task involves interpreting a chest X-ray and its report to determine "
+        "which of 14 findings are present."
+    ),
+    modality_description="Image and report",
+)
+
+TASKS: tuple[Task, ...] = (MIMIC_CXR,)

@@ -1,0 +1,177 @@
+"""Segmentation of a volume: a class per voxel, judged by regions that are unions of classes.
+
+Clients train on random crops; a model is judged on whole volumes, by windows that overlap and without a look at where
+the truth lies. The loss is RFNet's: weighted cross-entropy plus Dice, over the output and all auxiliary ones (Ding et
+al. 2021, §3.4).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medfed.datasets.decode import Decoded
+from medfed.errors import StudyError
+from medfed.tasks.base import Json, TaskSet, TrainableTask
+from medfed.tasks.overlap import region_scores
+from medfed.tasks.windows import sliding_window
+from medfed.types import Batch
+
+
+class Segmentation(TrainableTask):
+    """A class per voxel; ``answers[i]`` names class i, and class 0 is the background.
+
+    Attributes:
+        truth: the dataset's mask modality.
+        strata: nullable index columns that, beside ``target``, stratify splits and partitions.
+        regions: region → its classes, in the order of tables.
+        patch: voxels per side of a training crop and of a window; a shorter side of the grid is taken whole.
+        overlap: share of a window that the next one sees again.
+        spacing_mm: size of a voxel.
+    """
+
+    kind: ClassVar[str] = "segmentation"
+    metric_kind: ClassVar[str] = "segmentation"
+
+    truth: str
+    strata: tuple[str, ...] = ()
+    regions: dict[str, tuple[int, ...]]
+    patch: int = Field(default=24, ge=16)
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    @property
+    def target_columns(self) -> tuple[str, ...]:
+        """The target and the strata."""
+        return (self.target, *self.strata)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of a voxel, background included."""
+        return len(self.answers)
+
+    def targets(self, data: Decoded) -> Shaped[np.ndarray, "example i j k"]:
+        """The masks themselves, not a copy.
+
+        Raises:
+            StudyError: masks and volumes have different grids.
+        """
+        masks: np.ndarray = data.truths[self.truth]
+        for name in self.modalities:
+            if (grid := data.samples[name].shape[1:]) != masks.shape[1:]:
+                raise StudyError(
+                    f"{name} has the grid {grid}, {self.truth} {masks.shape[1:]}",
+                    where=f"modalities.{name}.size",
+                    hint=f"give {', '.join((*self.modalities, self.truth))} one size",
+                )
+        return masks
+
+    def usable(self, data: Decoded) -> Bool[np.ndarray, " example"]:
+        """Which examples have at least one sequence; all have a mask."""
+        some: np.ndarray = np.any([data.present[name] for name in self.modalities], axis=0)
+        return some
+
+    def counts(self, examples: TaskSet) -> dict[str, int]:
+        """How many examples there are, by the values of the strata."""
+        rows = examples.data.index.select(self.strata)[examples.rows.tolist()].iter_rows(named=True)
+        words = (", ".join(f"{name} {'?' if value is None else value}" for name, value in row.items()) for row in rows)
+        return dict(sorted(Counter(words).items()))
+
+    def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
+        """Cut one random window out of every example, and mirror it along random axes."""
+        grid = tuple(batch.target.shape[1:])
+        sides = [min(self.patch, side) for side in grid]
+        starts = [
+            rng.integers([side - kept + 1 for side, kept in zip(grid, sides, strict=True)]) for _ in range(len(batch))
+        ]
+        flips = rng.random((len(batch), 3)) < 0.5
+
+        def cut(values: Shaped[Tensor, "batch _ _ _"]) -> Shaped[Tensor, "batch _ _ _"]:
+            windows = [
+                values[row][tuple(slice(begin, begin + side) for begin, side in zip(start, sides, strict=True))].flip(
+                    np.flatnonzero(flips[row]).tolist()
+                )
+                for row, start in enumerate(starts)
+            ]
+            return torch.stack(windows)
+
+        inputs = {name: cut(values) for name, values in batch.inputs.items()}
+        return Batch(inputs, batch.present, cut(batch.target), batch.examples, batch.questions)
+
+    def loss(self, outputs: Float[Tensor, "batch output class i j k"], batch: Batch) -> Float[Tensor, ""]:
+        """Sum over the outputs of the mean over examples of weighted cross-entropy plus Dice loss.
+
+        Args:
+            outputs: log-probabilities (or logits); the first output is the prediction, the others are auxiliary. One
+                that an example cannot have (its sequence is absent) is zero throughout and does not count.
+            batch: with the classes as ``target``.
+        """
+        outputs = outputs.float()  # sums over voxels, also under autocast
+        truth = F.one_hot(batch.target.long(), self.num_classes).movedim(-1, 1).float()
+        given = outputs.detach().flatten(2).any(2)
+        losses = _cross_entropy(outputs, truth[:, None]) + _dice_loss(outputs, truth[:, None])
+        counted = torch.where(given, losses, 0.0).sum(0) / given.sum(0).clamp(min=1)
+        return counted.sum()
+
+    def respond(self, model: nn.Module, examples: TaskSet) -> list[Json]:
+        """Segment every whole volume and return Dice, IoU and HD95 by region, see :func:`region_scores`."""
+        device = next(model.parameters()).device
+        return [self._scores(model, examples.batch(np.array([row])).to(device)) for row in range(len(examples))]
+
+    def truths(self, examples: TaskSet) -> list[Json]:
+        """Return the voxels of every region, and the grid's diagonal, the worst distance there can be."""
+        diagonal = float(np.linalg.norm(np.multiply(examples.targets.shape[1:], self.spacing_mm)))
+        return [
+            {
+                "voxels": {name: int(region.sum()) for name, region in self.region_masks(mask.numpy()).items()},
+                "diagonal_mm": diagonal,
+            }
+            for mask in examples.targets
+        ]
+
+    def segment(self, model: nn.Module, volume: Batch) -> Int[Tensor, "i j k"]:
+        """Return the most probable class of every voxel of one whole volume."""
+        return sliding_window(
+            lambda windows: model(self, windows)[:, 0].softmax(1), volume, self.patch, self.overlap
+        ).argmax(0)
+
+    def region_masks(self, classes: Shaped[np.ndarray, "i j k"]) -> Mapping[str, Bool[np.ndarray, "i j k"]]:
+        """Return each region as a mask."""
+        return {name: np.isin(classes, members) for name, members in self.regions.items()}
+
+    def _scores(self, model: nn.Module, volume: Batch) -> dict[str, float | None]:
+        said = self.region_masks(self.segment(model, volume).cpu().numpy())
+        right = self.region_masks(volume.target[0].cpu().numpy())
+        return {
+            f"{metric}_{name}": value
+            for name in self.regions
+            for metric, value in region_scores(right[name], said[name], self.spacing_mm)._asdict().items()
+        }
+
+
+def _cross_entropy(
+    outputs: Float[Tensor, "batch output class i j k"], truth: Float[Tensor, "batch 1 class i j k"]
+) -> Float[Tensor, "batch output"]:
+    """Cross-entropy per example and output; a class weighs 1 − its share of the example's voxels."""
+    weights = 1 - truth.mean((3, 4, 5), keepdim=True)
+    return -(weights * truth * outputs.log_softmax(2)).mean((2, 3, 4, 5))
+
+
+def _dice_loss(
+    outputs: Float[Tensor, "batch output class i j k"], truth: Float[Tensor, "batch 1 class i j k"]
+) -> Float[Tensor, "batch output"]:
+    """1 − soft Dice, mean over classes.
+
+    Deviation: per example, where the release sums over the batch first: an example's loss is its own.
+    """
+    said = outputs.softmax(2)
+    shared = (said * truth).sum((3, 4, 5))
+    return 1 - (2 * shared / (said.sum((3, 4, 5)) + truth.sum((3, 4, 5)) + 1e-7)).mean(2)

@@ -1,0 +1,87 @@
+"""What every registered dataset honours, on its synthetic twin: a new one is tested here by being registered."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medfed.datasets import DATASETS
+from medfed.datasets.base import Dataset, TwinSpec, write_twin
+from medfed.datasets.decode import decode, validate_index
+from medfed.errors import DataError
+from medfed.modalities import MODALITIES
+from medfed.modalities.image import ImageModality
+from medfed.tasks import TASKS
+from medfed.tasks.base import Task
+
+SAMPLES = {**MODALITIES, "image": ImageModality(size=16)}
+COLUMNS = {"example", "patient", "site", "split", "files"}
+SPLITS = {"private", "public", "development", "test", "train", None}
+PATIENTS = 10
+each = pytest.mark.parametrize("dataset", DATASETS.values(), ids=lambda dataset: dataset.name)
+
+
+def twin(dataset: Dataset, root: Path, seed: int = 0) -> Path:
+    write_twin(dataset, root, TwinSpec(num_patients=PATIENTS, image_size=32, seed=seed))
+    return root
+
+
+def checksums(root: Path) -> dict[str, str]:
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@each
+def test_a_twin_is_a_function_of_its_spec(dataset: Dataset, tmp_path: Path) -> None:
+    first, again = checksums(twin(dataset, tmp_path / "a")), checksums(twin(dataset, tmp_path / "b"))
+    assert first == again
+    assert first != checksums(twin(dataset, tmp_path / "c", seed=1))
+
+
+@each
+def test_a_twin_is_found_indexed_and_decoded(dataset: Dataset, tmp_path: Path) -> None:
+    twin(dataset, tmp_path / "below")
+    root = dataset.locate(tmp_path)
+    assert root == tmp_path / "below"
+    index = dataset.index(root)
+    validate_index(dataset, root, index)
+    assert COLUMNS | set(dataset.targets) <= set(index.columns)
+    assert set(index["split"]) <= SPLITS
+    decoded = decode(dataset, root, SAMPLES)
+    assert decoded.card.synthetic
+    assert not decoded.skipped
+    has_one = np.any([decoded.present[name] for name in dataset.modalities], axis=0)
+    assert has_one.all(), "an example has no modality at all"
+    for name in dataset.modalities:
+        assert decoded.present[name].any(), f"no example has {name!r}"
+        assert np.isfinite(decoded.samples[name]).all()
+        assert not decoded.samples[name][~decoded.present[name]].any(), "an absent sample is not zero"
+
+
+@each
+def test_files_of_an_index_stay_inside_the_root_and_some_exist(dataset: Dataset, tmp_path: Path) -> None:
+    root = twin(dataset, tmp_path)
+    for record in dataset.index(root).iter_rows(named=True):
+        paths = [root / file for file in record["files"]]
+        assert any(path.is_file() for path in paths)
+        assert all(path.resolve().is_relative_to(root.resolve()) for path in paths)
+
+
+@each
+def test_a_twin_is_not_taken_for_another_dataset(dataset: Dataset, tmp_path: Path) -> None:
+    """Only those that read the same published folder (two languages of one file) share its marker."""
+    twin(dataset, tmp_path)
+    for other in DATASETS.values():
+        if other.marker != dataset.marker:
+            with pytest.raises(DataError):
+                other.locate(tmp_path)
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_a_task_reads_what_its_dataset_has(task: Task, tmp_path: Path) -> None:
+    dataset = DATASETS[task.dataset]
+    assert set(task.modalities) <= set(dataset.modalities)
+    assert set(task.target_columns) <= set(dataset.index(twin(dataset, tmp_path)).columns)

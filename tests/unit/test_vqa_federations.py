@@ -1,0 +1,93 @@
+"""The question-answering tasks in small federations: the loss falls, scores come out, real closed questions included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medfed.datasets import DATASETS
+from medfed.datasets.decode import decode
+from medfed.datasets.split import PartitionSettings, SplitSettings
+from medfed.evaluation.kinds import KINDS
+from medfed.federated.algorithms.base import Federation
+from medfed.federated.algorithms.fedavg import FedAvg
+from medfed.federated.client import Client
+from medfed.federated.exchange import InProcessExchange
+from medfed.federated.optimizer import ClientSettings
+from medfed.federated.rounds import RoundSettings, initial_state, run_round
+from medfed.federated.state import load_weights
+from medfed.models.blip import Blip
+from medfed.tasks.cohort import Cohort, build_cohort
+from vqa_twins import SMALL, cohort, model, task
+
+
+def federate(parts: Cohort, name: str, num_rounds: int) -> tuple[Blip, list[float]]:
+    """Train with FedAvg; return the model and the mean client loss of every round."""
+    torch.manual_seed(0)
+    blip = model(name)
+    torch.manual_seed(0)
+    clients = [Client(client, tasks) for client, tasks in sorted(parts.clients.items())]
+    settings = ClientSettings(lr=3e-3, batch_size=16)
+    exchange = InProcessExchange(clients, model(name), FedAvg(), settings, 0)
+    federation = Federation(exchange.registered, 0, blip, parts.public)
+    state, losses = initial_state(blip, FedAvg()), []
+    for _ in range(num_rounds):
+        result = run_round(state, exchange, FedAvg(), federation, RoundSettings(num_rounds=num_rounds))
+        assert not result.failures
+        state = result.state
+        losses.append(float(np.mean([record.metrics[f"loss.{name}"] for record in result.clients])))
+    load_weights(blip, state.weights)
+    return blip.eval(), losses
+
+
+def score(blip: Blip, parts: Cohort, name: str) -> dict[str, float]:
+    examples = parts.test[name]
+    with torch.inference_mode():
+        responses = task(name).respond(blip, examples)
+    values = KINDS[task(name).metric_kind].values(task(name).truths(examples), responses, np.ones((1, len(examples))))
+    return {metric: float(value[0]) for metric, value in values.items()}
+
+
+@pytest.mark.parametrize("name", ["path-vqa", "ehrxqa"])
+def test_a_federation_lowers_the_loss_and_is_scored(name: str) -> None:
+    parts = cohort(name)
+    blip, losses = federate(parts, name, 4)
+    assert losses[-1] < losses[0]
+    kind = KINDS[task(name).metric_kind]
+    scores = score(blip, parts, name)
+    assert set(scores) == {metric.name for metric in kind.metrics}
+    assert 0 <= scores[kind.primary] <= 1
+
+
+def test_the_record_of_a_partition_counts_kinds_of_answers() -> None:
+    counts = cohort("ehrxqa").partition["counts"]
+    total = {client: sum(kinds["ehrxqa"].values()) for client, kinds in counts.items()}
+    assert total == {client: len(tasks["ehrxqa"]) for client, tasks in cohort("ehrxqa").clients.items()}
+    assert {"yes", "no", "text"} <= set().union(*(kinds["ehrxqa"] for kinds in counts.values()))
+
+
+def test_real_closed_questions_train_and_score_through_the_same_task(real_data: Path) -> None:
+    name = "vqa-rad-closed"
+    assert type(task(name)) is type(task("path-vqa"))
+    dataset = DATASETS[name]
+    data = decode(dataset, dataset.locate(real_data), SMALL)
+    settings = SplitSettings(official=False)  # the release has no development split
+    parts = build_cohort({name: data}, [task(name)], [], SMALL, settings, PartitionSettings(num_clients=2), seed=0)
+    assert len(data.index) > 1200
+    blip, losses = federate(parts, name, 3)
+    assert losses[-1] < losses[0]
+    assert 0 <= score(blip, parts, name)["balanced_accuracy"] <= 1
+
+
+def test_the_closed_dataset_leaves_the_open_one_as_it_was(real_data: Path) -> None:
+    open_, closed = DATASETS["vqa-rad"], DATASETS["vqa-rad-closed"]
+    root = closed.locate(real_data)
+    assert root == open_.locate(real_data)
+    whole, part = open_.index(root), closed.index(root)
+    assert "yes" not in whole.columns
+    assert set(part["example"]) < set(whole["example"])
+    assert part.drop("yes").equals(whole.filter(whole["example"].is_in(part["example"].to_list())))
+    assert set(open_.load(root, whole.row(0, named=True))) == {"image"}

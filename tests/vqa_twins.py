@@ -1,0 +1,54 @@
+"""Small question-answering tasks on twins, for the tests of datasets, models and federations."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+from medfed.datasets import DATASETS
+from medfed.datasets.base import TwinSpec, write_twin
+from medfed.datasets.decode import Decoded, decode
+from medfed.datasets.split import PartitionSettings, SplitSettings
+from medfed.modalities import MODALITIES
+from medfed.modalities.base import EncoderSpec, Modality
+from medfed.modalities.image import ImageModality
+from medfed.modalities.language import TextEncoderSpec
+from medfed.modalities.vision import ViTMini
+from medfed.models.blip import Blip, BlipSpec
+from medfed.tasks import TASKS
+from medfed.tasks.base import TrainableTask, trainable
+from medfed.tasks.cohort import Cohort, build_cohort
+
+SMALL: dict[str, Modality] = {**MODALITIES, "image": ImageModality(size=32)}
+TEXT = TextEncoderSpec(dim=16, num_heads=2)
+ENCODERS: dict[str, EncoderSpec] = {
+    "image": ViTMini(size=32, dim=16, num_layers=1, num_heads=2),
+    "question": TEXT,
+    "ehr": TEXT,
+}
+SPEC = BlipSpec(dim=16, depth=1, num_heads=2)
+
+
+def task(name: str) -> TrainableTask:
+    return trainable(TASKS[name])
+
+
+@lru_cache(maxsize=4)
+def decoded(name: str, num_patients: int = 40) -> Decoded:
+    dataset = DATASETS[TASKS[name].dataset]
+    root = Path(mkdtemp(prefix="vqa-twin-"))
+    write_twin(dataset, root, TwinSpec(num_patients=num_patients, image_size=32))
+    return decode(dataset, root, SMALL)
+
+
+def cohort(name: str, num_patients: int = 40, num_clients: int = 3) -> Cohort:
+    data = {TASKS[name].dataset: decoded(name, num_patients)}
+    return build_cohort(
+        data, [TASKS[name]], [], SMALL, SplitSettings(), PartitionSettings(num_clients=num_clients), seed=0
+    )
+
+
+def model(*names: str) -> Blip:
+    tasks = tuple(task(name) for name in names)
+    return SPEC.build(ENCODERS, SMALL, tasks)

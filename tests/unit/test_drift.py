@@ -14,7 +14,7 @@ def test_scaffold_reaches_fedavgs_final_loss_in_clearly_fewer_rounds_and_goes_on
         assert rounds is not None
         assert fedavg is not None
         assert 2 * rounds <= fedavg
-        assert curves.final(name) < 1e-9 < 1e-3 < curves.final("FedAvg")
+        assert curves.final(name) < 1e-6 * curves.final("FedAvg")
 
 
 def test_fednova_corrects_unequal_local_steps() -> None:

@@ -34,7 +34,7 @@ class Decoded:
     samples: Mapping[str, Shaped[np.ndarray, "example *sample"]]
     present: Mapping[str, Bool[np.ndarray, " example"]]
     skipped: tuple[Problem, ...] = ()
-    truths: Mapping[str, Shaped[np.ndarray, "example *sample"]] = field(default_factory=dict)
+    truths: Mapping[str, Shaped[np.ndarray, " example *truth"]] = field(default_factory=dict)
 
     def target(self, column: str) -> Int[np.ndarray, " example"]:
         """Class index per example, −1 where unknown."""

@@ -1,0 +1,81 @@
+"""RFNet in a federation: it learns on twins, bears a hospital without a sequence, and takes the real extract."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from brats_toys import DATASET, all_examples, decoded_twin, grids
+from medfed.datasets.base import Record
+from medfed.datasets.decode import Decoded, decode
+from medfed.evaluation.kinds import KINDS
+from medfed.federated.algorithms.base import Federation
+from medfed.federated.algorithms.fedavg import FedAvg
+from medfed.federated.client import Client, ClientSettings
+from medfed.federated.exchange import InProcessExchange
+from medfed.federated.rounds import RoundResult, RoundSettings, initial_state, run_rounds
+from medfed.models.rfnet import RFNet
+from medfed.rng import torch_seeded
+from medfed.tasks.base import TaskSet
+from medfed.tasks.brats import BRATS
+
+FAST = ClientSettings(lr=1e-2, batch_size=2)
+
+
+def model() -> RFNet:
+    with torch_seeded("brats"):
+        return RFNet(BRATS, "small", drop_sequences=True)
+
+
+def federate(data: Decoded, rows: Sequence[np.ndarray], num_rounds: int) -> list[RoundResult]:
+    clients = [Client(f"h{number}", {"brats": TaskSet(BRATS, data, mine)}) for number, mine in enumerate(rows)]
+    exchange = InProcessExchange(clients, model(), FedAvg(), FAST, 0)
+    state = initial_state(model(), FedAvg())
+    settings = RoundSettings(num_rounds=num_rounds)
+    return list(run_rounds(state, exchange, FedAvg(), Federation(exchange.registered, 0), settings))
+
+
+def mean_loss(result: RoundResult) -> float:
+    return float(np.mean([record.metrics["loss.brats"] for record in result.clients]))
+
+
+def test_two_rounds_lower_the_loss_and_a_hospital_without_a_sequence_is_borne(tmp_path: Path) -> None:
+    data = decoded_twin(tmp_path, 8)
+    halves = np.array_split(np.arange(len(data.index)), 2)
+    data.present["t1c"][halves[1]] = False
+    data.samples["t1c"][halves[1]] = 0
+    first, second = federate(data, halves, 2)
+    assert [len(result.failures) for result in (first, second)] == [0, 0]
+    assert mean_loss(second) < mean_loss(first)
+
+
+class SmallCut(type(DATASET)):
+    """The real cases, cut to the middle 48³ of the brain, so that a test takes seconds."""
+
+    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+        def middle(values: np.ndarray) -> np.ndarray:
+            return values[tuple(slice(side // 2 - 24, side // 2 + 24) for side in values.shape)]
+
+        return {name: middle(values) for name, values in super().load(root, record).items()}
+
+
+def test_the_real_extract_loads_trains_and_scores_through_the_same_code(real_data: Path) -> None:
+    if not (real_data / "brats").is_dir():
+        pytest.skip(f"no BraTS extract at {real_data / 'brats'}")
+    dataset = SmallCut()
+    data = decode(dataset, dataset.locate(real_data), grids(48))
+    (result,) = federate(data, [np.array([row]) for row in range(len(data.index))], 1)
+    assert not result.failures
+    assert np.isfinite(mean_loss(result))
+    trained = model().eval()
+    trained.load_state_dict(dict(result.state.params), strict=True)
+    examples = all_examples(data)
+    with torch.inference_mode():
+        responses = BRATS.respond(trained, examples)
+    values = KINDS["segmentation"].values(BRATS.truths(examples), responses, np.ones((1, len(examples))))
+    assert all(np.isfinite(value).all() for value in values.values())
+    assert 0 <= values["dice"][0] <= 1

@@ -16,7 +16,9 @@ from medfed.modalities.image import ImageModality
 from medfed.modalities.signal import SignalModality
 
 MODALITIES = {"image": ImageModality(size=16), "ecg": SignalModality()}
-QUESTION_DATASETS = tuple(dataset for dataset in DATASETS.values() if dataset.targets == ("answer",))
+QUESTION_DATASETS = tuple(  # those asked of the LLM; in the others the question is an input of the clients' model
+    dataset for dataset in DATASETS.values() if dataset.targets == ("answer",) and "question" not in dataset.modalities
+)
 SHARES = {  # closed among all, yes among closed: of the release, or what its authors drew
     "vqa-rad": (0.575, 0.50),
     "slake": (0.40, 0.43),

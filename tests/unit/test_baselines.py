@@ -38,7 +38,7 @@ def cohort(num_examples: int = 12) -> Cohort:
         return TaskSet(whole[name].task, whole[name].data, np.arange(start, num_examples, 2))
 
     clients = {"client-0": {"cd": part("cd", 0), "lod": part("lod", 0)}, "client-1": {"cd": part("cd", 1)}}
-    return Cohort(clients, {}, {}, {}, {}, {})
+    return Cohort(clients, {}, {}, {}, {}, {}, {})
 
 
 def names(made: Study, held: Cohort | None = None, checksums: dict[str, str] | None = None) -> list[str]:

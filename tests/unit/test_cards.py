@@ -48,7 +48,7 @@ def cohort_of(task: Task, *, synthetic: bool) -> Cohort:
     data = Decoded("d", card, index, samples, {name: np.ones(COUNT, bool) for name in samples})
     moments = {name: data.moments(MODALITIES[name], np.arange(COUNT)) for name in samples}
     examples = TaskSet(task, data.normalised(MODALITIES, moments), np.arange(COUNT))
-    return Cohort({}, {}, {}, {task.name: examples}, moments, {})
+    return Cohort({}, {}, {}, {task.name: examples}, {}, moments, {})
 
 
 def cards_of(tmp_path: Path, name: str, *, synthetic: bool, show: bool = False) -> list[dict]:

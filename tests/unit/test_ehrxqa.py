@@ -24,7 +24,7 @@ from medfed.errors import DataError
 from medfed.modalities import MODALITIES
 
 SPEC = TwinSpec(num_patients=40, image_size=32)
-SECRET = "has Mr Doe been diagnosed with gout?"
+PRIVATE = "has Mr Doe been diagnosed with gout?"
 QUESTIONS, DATABASE = "dataset/mimic_iv_cxr", "database/mimic_iv_cxr"
 
 
@@ -48,7 +48,7 @@ def message(call: Callable[[], object]) -> str:
     with pytest.raises(DataError) as error:
         call()
     assert "next step:" in str(error.value)
-    assert SECRET not in str(error.value)
+    assert PRIVATE not in str(error.value)
     return str(error.value)
 
 
@@ -165,11 +165,11 @@ def test_answers_are_short_normal_texts(q_tag: str, answer: object, expected: st
     ("field", "value", "words"),
     [
         ("question", None, "field 'question' is of type NoneType"),
-        ("question", [SECRET], "field 'question' is of type list"),
+        ("question", [PRIVATE], "field 'question' is of type list"),
         ("query", {}, "field 'query' is of type dict"),
-        ("value", [SECRET], "field 'value' is of type list"),
-        ("value", {"patient_id": SECRET}, "field 'value.patient_id' is of type str"),
-        ("answer", [{"text": SECRET}], "field 'answer' holds a value of type dict"),
+        ("value", [PRIVATE], "field 'value' is of type list"),
+        ("value", {"patient_id": PRIVATE}, "field 'value.patient_id' is of type str"),
+        ("answer", [{"text": PRIVATE}], "field 'answer' holds a value of type dict"),
         ("q_tag", "", "field 'q_tag' is empty"),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -55,7 +54,8 @@ KEPT = join({"params": PREVIOUS.params, "buffers": PREVIOUS.buffers})
 
 
 def cosine(one: Tensor, other: Tensor) -> Tensor:
-    dot, first, second = (sum(a * b for a, b in zip(u, v)) for u, v in ((one, other), (one, one), (other, other)))
+    pairs = ((one, other), (one, one), (other, other))
+    dot, first, second = (sum(a * b for a, b in zip(u, v, strict=True)) for u, v in pairs)
     return dot / (first.sqrt() * second.sqrt())
 
 
@@ -128,6 +128,6 @@ def test_pull_push_is_the_softmax_form(near: float, far: float) -> None:
 def test_a_task_without_any_present_modality_has_no_term() -> None:
     part = task_set(TASK_X, 4, 1, absent="a")
     model = small_model().train()
-    batches: Iterator[TaskBatch] = (TaskBatch(part.task, part.batch(np.arange(4)), 1.0) for _ in range(1))
-    step = LocalStep(Site("h", model, {"x": part}, {}, SMALL, 0), 0, dict(model.named_parameters()), tuple(batches))
+    item = TaskBatch(part.task, part.batch(np.arange(4)), 1.0)
+    step = LocalStep(Site("h", model, {"x": part}, {}, SMALL, 0), 0, dict(model.named_parameters()), (item,))
     assert Moon().penalty(step, BROADCAST, KEPT) is None

@@ -18,7 +18,7 @@ from medfed.datasets.path_vqa import PathVqa
 from medfed.errors import DataError
 from medfed.modalities import MODALITIES
 
-SECRET = "is Mr Doe's biopsy malignant?"
+PRIVATE = "is Mr Doe's biopsy malignant?"
 NAMES = {"train": "train", "validation": "val", "test": "test"}
 
 
@@ -54,7 +54,7 @@ def message(call: object) -> str:
     with pytest.raises(DataError) as error:
         call()
     assert "next step:" in str(error.value)
-    assert SECRET not in str(error.value)
+    assert PRIVATE not in str(error.value)
     return str(error.value)
 
 
@@ -125,15 +125,15 @@ def test_a_missing_image_is_named(twin: Path, tmp_path: Path) -> None:
 def test_damaged_bytes_name_file_and_row(twin: Path, content: bytes | None, words: str) -> None:
     path = shard(twin)
     image = pl.Series([{"bytes": content, "path": None}], dtype=pl.Struct({"bytes": pl.Binary, "path": pl.Utf8}))
-    pl.DataFrame({"image": image, "question": [SECRET], "answer": ["yes"]}).write_parquet(path)
-    record = PathVqa().index(twin).filter(pl.col("question") == SECRET).row(0, named=True)
+    pl.DataFrame({"image": image, "question": [PRIVATE], "answer": ["yes"]}).write_parquet(path)
+    record = PathVqa().index(twin).filter(pl.col("question") == PRIVATE).row(0, named=True)
     text = message(lambda: PathVqa().load(twin, record))
     assert text.startswith(f"{path} (row 0, field 'image'): ")
     assert any(part in text for part in words.split("|"))
 
 
 @pytest.mark.parametrize("field", ["question", "answer", "image"])
-@pytest.mark.parametrize("value", [None, "", [SECRET], {"en": SECRET}])
+@pytest.mark.parametrize("value", [None, "", [PRIVATE], {"en": PRIVATE}])
 def test_a_bad_field_is_named_with_file_and_record(twin: Path, tmp_path: Path, field: str, value: object) -> None:
     folder = as_folder(twin, tmp_path / "authors")
     path = folder / "pvqa" / "qas" / "val" / "val_qa.json"
@@ -146,7 +146,7 @@ def test_a_bad_field_is_named_with_file_and_record(twin: Path, tmp_path: Path, f
 
 
 def test_a_shard_with_paths_for_images_is_refused(twin: Path) -> None:
-    pl.DataFrame({"image": ["a.jpg"], "question": [SECRET], "answer": ["yes"]}).write_parquet(shard(twin))
+    pl.DataFrame({"image": ["a.jpg"], "question": [PRIVATE], "answer": ["yes"]}).write_parquet(shard(twin))
     assert message(lambda: PathVqa().index(twin)).startswith(f"{shard(twin)}: column 'image' is of type String")
 
 

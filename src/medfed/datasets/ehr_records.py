@@ -23,9 +23,36 @@ from medfed.errors import DataError
 DATABASE = "mimic_iv_cxr.db"
 MOST_CHARACTERS = 2000
 STEM = 4
+"""Letters that words are compared by."""
+
 COMMON = frozenset(
-    "a an and any been did for from had has have in is of on or patient the time to was what with".split()
+    (
+        "a",
+        "an",
+        "and",
+        "any",
+        "been",
+        "did",
+        "for",
+        "from",
+        "had",
+        "has",
+        "have",
+        "in",
+        "is",
+        "of",
+        "on",
+        "or",
+        "patient",
+        "the",
+        "time",
+        "to",
+        "was",
+        "what",
+        "with",
+    )
 )
+"""Words of a question that say nothing of what is asked."""
 
 
 class Line(NamedTuple):

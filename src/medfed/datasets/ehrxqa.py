@@ -1,6 +1,6 @@
 """EHRXQA, questions about chest X-rays and hospital records of MIMIC patients (Med-MMFL's generative VQA).
 
-Native layout, as the authors' scripts leave it: ``dataset/mimic_iv_cxr/{train,valid,test}.json`` (or ``dataset/*.json``)
+Native layout, as the authors' scripts leave it: ``dataset/mimic_iv_cxr/{train,valid,test}.json`` or ``dataset/*.json``
 beside ``database/mimic_iv_cxr/{train,test}/`` with tables as CSV or SQLite; images are MIMIC-CXR-JPG's
 ``files/p10/p10000032/s50414267/<image>.jpg``, in a ``mimic-cxr-jpg`` folder there or beside it.
 Source: Bae et al. 2023, EHRXQA: a multi-modal question answering dataset for electronic health records with chest X-ray
@@ -8,10 +8,10 @@ images. The fields were checked against the authors' documentation and scripts; 
 
 Deviation: questions on all patients at once ("count the patients who …") are left out: no model here reads a database.
 Deviation: the model sees one image, that of the study that the question names, else the patient's latest; and of the
-record the lines nearest to the question.
+    record the lines nearest to the question.
 Deviation: ids of patients and studies are cut out of the question that the model reads; they name, and say nothing.
 Deviation: train and valid ask about the same patients. A tenth of those, by a hash of their id, is the development
-split with all their questions, the others are train.
+    split with all their questions, the others are train.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class Ehrxqa(Dataset):
         access="https://physionet.org/content/ehrxqa/1.0.0/",
         citation="Bae et al., NeurIPS Datasets and Benchmarks (2023), doi:10.13026/bp5y-qt70",
         sites=("Beth Israel Deaconess Medical Center",),
-        note="Run the authors' build_dataset.sh for answers and database; put MIMIC-CXR-JPG beside it as mimic-cxr-jpg. "
-        "A patient keeps MIMIC's id (mimic:SUBJECT_ID) over all datasets drawn from it.",
+        note="Run the authors' build_dataset.sh for answers and database; put MIMIC-CXR-JPG beside it, as "
+        "mimic-cxr-jpg. A patient keeps MIMIC's id (mimic:SUBJECT_ID) over all datasets drawn from it.",
     )
     modalities: ClassVar[tuple[str, ...]] = ("image", "ehr", "question")
     targets: ClassVar[tuple[str, ...]] = ("answer",)

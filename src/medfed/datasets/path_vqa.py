@@ -10,7 +10,7 @@ Source: He et al. 2020, PathVQA: 30000+ questions for medical visual question an
 
 Deviation: stained sections are in colour; the image modality is grey (luma), as for every other dataset.
 Deviation: an image that stands in several official files is wholly in the last of them (test over validation over
-train), so that no image is on both sides of a split.
+    train), so that no image is on both sides of a split.
 """
 
 from __future__ import annotations

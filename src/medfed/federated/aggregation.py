@@ -21,7 +21,6 @@ from torch import Tensor
 from medfed.federated.wire import load_update, save_update
 from medfed.types import Failure, Params, Update, component
 
-
 Weighting = Literal["examples", "clients"]
 """Whether a client counts by its examples (McMahan et al. 2017), or as one if it has any (Karimireddy et al. 2020)."""
 

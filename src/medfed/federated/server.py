@@ -34,8 +34,9 @@ def minimise(model: nn.Module, losses: Iterable[Tensor], settings: ClientSetting
     optimizer = make_optimizer(params, settings)
     model.train()
     for loss in losses:
-        if not math.isfinite(float(loss.detach())):
-            raise RunError(f"a loss is {float(loss)}", where="the server's training", hint="lower algorithm.server_lr")
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise RunError(f"a loss is {value}", where="the server's training", hint="lower algorithm.server_lr")
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -53,12 +53,11 @@ class LabPercentiles(Modality):
         Raises:
             DataError: another shape, a percentile outside [0, 1] (or NaN), or a flag that is neither 0 nor 1.
         """
-        if raw.shape != (2, self.num_labs):
-            raise DataError(
-                f"laboratory values have shape {raw.shape}; {(2, self.num_labs)} is needed", where=self.name
-            )
-        percentiles, flags = raw.astype(np.float32)
         hint = "check the dataset's load"
+        if raw.shape != (2, self.num_labs):
+            wrong = f"laboratory values have shape {raw.shape}; {(2, self.num_labs)} is needed"
+            raise DataError(wrong, where=self.name, hint=hint)
+        percentiles, flags = raw.astype(np.float32)
         if not ((percentiles >= 0) & (percentiles <= 1)).all():  # false for NaN as well
             raise DataError("a percentile is outside [0, 1]", where=self.name, hint=hint)
         if not np.isin(flags, (0, 1)).all():

@@ -1,14 +1,15 @@
 """BLIP-style visual question answering, classifying and generative (Li et al. 2022, BLIP, Fig. 2 and §3.1).
 
 The study's encoders give tokens of every modality. The question, led by an [Encode] token, reads the other modalities
-(the context) through blocks of self-attention, cross-attention and MLP. A closed task's head reads the [Encode] token; a
-generative task's decoder writes bytes, each looking back at those before it and across at the question and the context.
+(the context) through blocks of self-attention, cross-attention and MLP. A closed task's head reads the [Encode] token;
+a generative task's decoder writes bytes, each looking back at those before it and across at question and context.
 
 Deviation: BLIP interleaves cross-attention with its question encoder; here the study's text encoder goes first and the
-blocks follow (ALBEF's order, Li et al. 2021), so that any encoder fits.
-Deviation: BLIP's decoder looks at the fused question only; ours at the context as well, so that it can copy from a record.
-Deviation: BLIP starts from pre-trained weights and a word-piece vocabulary; here weights start at random and answers are
-    bytes.
+    blocks follow (ALBEF's order, Li et al. 2021), so that any encoder fits.
+Deviation: BLIP's decoder looks at the fused question only; ours at the context as well, so that it can copy from a
+    record.
+Deviation: BLIP starts from pre-trained weights and a word-piece vocabulary; here weights start at random and answers
+    are bytes.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class BlipSpec(ModelSpec):
 class BlipBaseSpec(BlipSpec):
     """BLIP-base: 12 blocks of width 768 and 12 heads, in the fusion and in the decoder.
 
-    With a ViT-B/16 and BERT-base as encoders it has 414 million parameters.
+    With a ViT-B/16 for the image and BERT-base for question and record it has 498 million parameters.
     """
 
     name: ClassVar[str] = "blip-base"

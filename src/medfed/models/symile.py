@@ -6,12 +6,13 @@ is learned, one per task: a product of ``order`` vectors (3 for the Symile loss,
 initial temperature serves both losses. The factor is dealt out evenly over the vectors, as
 they are all that a loss sees.
 
-At the paper's size: encoders ResNet-50 (film, 320 px), ResNet-18 (ECG, 5000 × 12) and ``labs-mlp`` with ``hidden``
-(256, 1024), and ``dim`` 8192.
+At the paper's size: encoders ResNet-50 (film, 320 px: ``resnet``), ResNet-18 (ECG, 5000 × 12, as a picture) and
+``labs-mlp`` with ``hidden`` (256, 1024), and ``dim`` 8192. The nearest here for the ECG is a wide ``conv1d``.
+
+Weights start from the seed, not from ImageNet.
 
 Deviation: the paper ends its encoders with a layer norm, whose vectors have length √dim, and starts its temperature
     accordingly; here they have length 1, and the power of ``dim`` above makes up for it.
-Deviation: an example with an absent modality is left out of what it lacks; the paper learns a vector for "absent".
 """
 
 from __future__ import annotations

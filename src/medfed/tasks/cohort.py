@@ -82,7 +82,8 @@ def build_cohort(
     }
     for task in train:
         parts = {"private": np.concatenate([rows[task.name] for rows in private.values()])}
-        _require_examples(task, {**parts, **{part: server[part][task.name] for part in SERVER_SPLITS}})
+        asked = [part for part in SERVER_SPLITS if part != "development" or split.ratios[2] > 0]
+        _require_examples(task, {**parts, **{part: server[part][task.name] for part in asked}})
     elsewhere = {patient: place for patient, place in splits.items() if place != "test"}
     for task in unseen:
         server["test"][task.name] = _rows(data[task.dataset], task, elsewhere, None)

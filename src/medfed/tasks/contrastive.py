@@ -9,8 +9,9 @@ shuffled. Negatives by ``n``: the other modalities are shuffled once each, which
 authors' O(n) form). Negatives by ``n_squared``: every combination of the other modalities, n² − 1 negatives per anchor.
 
 Deviation: the shuffles are given, not drawn here, so that a loss is a pure function of its arguments.
-Deviation: the authors use a learned vector for an absent modality; here an incomplete example is left out of the Symile
-    loss, and of the pairs it lacks in the pairwise one.
+Deviation: the authors learn an embedding for an absent modality (in their Symile-M3 experiments); here an incomplete
+    example is left out of the Symile loss, and of the pairs it lacks in the pairwise one. So a client that lacks a
+    modality altogether has a Symile loss of 0 and learns nothing from it.
 """
 
 from __future__ import annotations

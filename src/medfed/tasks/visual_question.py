@@ -1,4 +1,4 @@
-"""Closed visual question answering: the question is an input beside the image, the answer yes or no (Med-MMFL: PathVQA).
+"""Closed visual question answering: the question is an input beside the image, the answer yes or no (PathVQA).
 
 VQA-RAD's yes/no questions are the same task on other data.
 """

@@ -35,7 +35,7 @@ def write_brain_twin(root: Path, spec: TwinSpec) -> None:
     rows = []
     for number in range(spec.num_patients):
         rng = numpy_rng("brain", spec.seed, number)
-        site = SITES[int(rng.integers(len(SITES)))]
+        site = _site(number, rng)
         high_grade = bool(rng.random() < SHARE_HIGH_GRADE)
         second = bool(rng.random() < SHARE_SECOND_TIMEPOINT)
         identity = FIRST_PATIENT + number
@@ -48,6 +48,12 @@ def write_brain_twin(root: Path, spec: TwinSpec) -> None:
         for case in cases:
             _write_case(root / case, _volumes(site, high_grade, side, spec.difficulty, rng))
     pl.DataFrame(rows, schema={"case": pl.Utf8, "site": pl.Utf8}).write_csv(root / "sites.csv")
+
+
+def _site(number: int, rng: np.random.Generator) -> Site:
+    """Draw a site; the first patients go around, so that none is empty."""
+    drawn = int(rng.choice(len(SITES), p=[site.share for site in SITES]))
+    return SITES[number] if number < len(SITES) else SITES[drawn]
 
 
 def _volumes(

@@ -24,9 +24,10 @@ CONTRAST = {
 
 
 class Site(NamedTuple):
-    """A scanner: intensity of white matter in T1, noise relative to it, blur in voxels, strength of its shading."""
+    """A scanner: share of patients, T1 intensity of white matter, noise relative to it, blur in voxels, shading."""
 
     code: str
+    share: float
     gain: float
     noise: float
     blur: float
@@ -34,9 +35,9 @@ class Site(NamedTuple):
 
 
 SITES = (
-    Site("2013", 250, 0.14, 0.4, 0.05),
-    Site("CBICA", 900, 0.06, 0.6, 0.12),
-    Site("TCIA01", 400, 0.1, 0.5, 0.03),
-    Site("TCIA02", 320, 0.12, 0.9, 0.08),
-    Site("TCIA06", 600, 0.08, 0.3, 0.15),
+    Site("2013", 0.1, 250, 0.14, 0.4, 0.05),
+    Site("CBICA", 0.3, 900, 0.06, 0.6, 0.12),
+    Site("TCIA01", 0.2, 400, 0.1, 0.5, 0.03),
+    Site("TCIA02", 0.25, 320, 0.12, 0.9, 0.08),
+    Site("TCIA06", 0.15, 600, 0.08, 0.3, 0.15),
 )

@@ -1,4 +1,4 @@
-"""Patients with a hospital record, drawn, and the tables that EHRXQA's scripts build of them. Names and values are ours."""
+"""Patients with a hospital record, drawn, and the tables that EHRXQA's scripts build of them; names are ours."""
 
 from __future__ import annotations
 

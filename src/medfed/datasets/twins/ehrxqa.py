@@ -7,6 +7,7 @@ no; the image alone, the record alone or the question alone leave some of them o
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +15,8 @@ import numpy as np
 
 from medfed.datasets.base import TwinSpec
 from medfed.datasets.images import write_grey
-from medfed.datasets.twins.chest_cohorts import Cohort, Film, draw_films
 from medfed.datasets.twins.chest_anatomy import Findings
+from medfed.datasets.twins.chest_cohorts import Cohort, Film, draw_films
 from medfed.datasets.twins.ehr_tables import DIAGNOSES, LABS, Patient, write_tables
 from medfed.rng import numpy_rng
 
@@ -27,6 +28,7 @@ SHARE_TEST, SHARE_VALID = 0.2, 0.15
 
 DATABASE, DATASET = "database/mimic_iv_cxr", "dataset/mimic_iv_cxr"
 IMAGES = "mimic-cxr-jpg/files"
+DIAGNOSED = "select count(*) > 0 from diagnoses_icd where subject_id = {patient_id}"
 LATEST = "( select tb_cxr.study_id from tb_cxr where tb_cxr.subject_id = {patient_id} )"
 
 
@@ -43,9 +45,9 @@ class Asked(NamedTuple):
     """A question as a template, what fills it, the query, and what the query returns."""
 
     q_tag: str
-    value: dict[str, object]
+    value: Mapping[str, object]
     query: str
-    answer: list[object]
+    answer: Sequence[object]
 
 
 def write_ehrxqa_twin(root: Path, spec: TwinSpec) -> None:
@@ -95,8 +97,7 @@ def _joint(film: Film, patient: Patient, rng: np.random.Generator) -> Asked:
         "attribute": ATTRIBUTES[finding],
     }
     tag = "has_verb patient {patient_id} been diagnosed with {diagnosis_name} and also had a study with {attribute}?"
-    query = f"select count(*) > 0 from diagnoses_icd where subject_id = {patient.subject} and {_looks(value)}"
-    return Asked(tag, value, query, [int(both)])
+    return Asked(tag, value, f"{DIAGNOSED} and {_looks(value)}", [int(both)])
 
 
 def _tabular(patient: Patient, rng: np.random.Generator) -> Asked:
@@ -106,7 +107,7 @@ def _tabular(patient: Patient, rng: np.random.Generator) -> Asked:
         Asked(
             "has_verb patient {patient_id} been diagnosed with {diagnosis_name}?",
             {**who, "diagnosis_name": name},
-            "select count(*) > 0 from diagnoses_icd where subject_id = {patient_id}",
+            DIAGNOSED,
             [int(name in patient.diagnoses)],
         ),
         Asked(
@@ -137,7 +138,7 @@ def _tabular(patient: Patient, rng: np.random.Generator) -> Asked:
     return kinds[int(rng.choice(len(kinds), p=(0.3, 0.3, 0.15, 0.15, 0.1)))]
 
 
-def _looks(value: dict[str, object]) -> str:
+def _looks(value: Mapping[str, object]) -> str:
     study = value.get("study_id", LATEST.format(**value) if "patient_id" in value else "")
     return f'func_vqa("is there {value["attribute"]}?", {study}) = true'
 

@@ -1,7 +1,7 @@
 """A stained tissue section, drawn: cells on a pink ground and four things a pathologist would name.
 
-Each finding changes the picture by what it is: fat vacuoles are holes, fibrosis is bands of collagen, a haemorrhage is a
-pool of red cells, hypercellular tissue has many more nuclei. They overlap as they come.
+Each finding changes the picture by what it is: fat vacuoles are holes, fibrosis is bands of collagen, a haemorrhage is
+a pool of red cells, hypercellular tissue has many more nuclei. They overlap as they come.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _grid(size: int) -> tuple[Pixels, Pixels]:
 
 def _soft(distance: Pixels, size: int) -> Pixels:
     """Return 1 inside (negative distance) and 0 outside, with an edge two pixels wide."""
-    return np.clip(0.5 - distance * size / 2, 0, 1)
+    return np.asarray(np.clip(0.5 - distance * size / 2, 0, 1), np.float64)
 
 
 def _discs(size: int, count: int, radii: tuple[float, float], rng: np.random.Generator) -> Pixels:
@@ -75,7 +75,7 @@ def _bands(size: int, rng: np.random.Generator) -> Pixels:
     angle, turns, phase = rng.uniform(0, np.pi), rng.uniform(4, 6), rng.uniform(0, 2 * np.pi)
     along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
     wave = np.sin(2 * np.pi * turns * across + 0.8 * np.sin(6 * along + phase) + phase)
-    return np.clip(1.5 * wave, 0, 1)
+    return np.asarray(np.clip(1.5 * wave, 0, 1), np.float64)
 
 
 def _pool(size: int, rng: np.random.Generator) -> Pixels:

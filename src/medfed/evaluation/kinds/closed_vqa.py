@@ -1,4 +1,4 @@
-"""Yes or no: a classification that is ranked by balanced accuracy, since a constant answer has a high plain accuracy."""
+"""Yes or no: a classification ranked by balanced accuracy, since a constant answer has a high plain accuracy."""
 
 from __future__ import annotations
 

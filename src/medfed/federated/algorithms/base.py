@@ -13,6 +13,7 @@ transport. Which method serves which family (x global, y local model):
                      MOON: keep ``trained.weights``; CreamFL: representations of the public set; FedPer, FedBN: keep
                      own tensors and send no change of them
 ``upload_like``      whatever adds tensors to an upload says here what the gate must demand of them
+``check_upload``     FedNova: effective steps that no local training can give
 ``init_server``,     SCAFFOLD c and c_i; moments of FedAdam, FedYogi, FedAdagrad, FedAMS
 ``init_client``
 ``broadcast``        SCAFFOLD c; CreamFL global representations

@@ -1,8 +1,8 @@
 """FedNova: local changes are normalised by the steps behind them, so who trains longer does not count more.
 
 Wang et al. 2020. FedAvg with unequal local steps ends at the optimum of a mixture with weights p_i‖a_i‖₁ in place of
-p_i. FedNova divides: d_i = (y_i − x)/‖a_i‖₁ and x ← x + τ_eff Σ p_i d_i with τ_eff = Σ p_i‖a_i‖₁. The entries of a_i say
-how much each local gradient counts in y_i − x = −η Σ_k a_ik g_ik:
+p_i. FedNova divides: d_i = (y_i − x)/‖a_i‖₁ and x ← x + τ_eff Σ p_i d_i with τ_eff = Σ p_i‖a_i‖₁. The entries of a_i
+say how much each local gradient counts in y_i − x = −η Σ_k a_ik g_ik:
 
 =======================  =====================================================
 local optimizer          ‖a_i‖₁ (τ steps, learning rate η)

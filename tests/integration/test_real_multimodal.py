@@ -98,6 +98,7 @@ def test_a_federation_trains_on_a_real_extract(name: str, scheme: str, real_data
         assert min(len(tasks[name]) for tasks in cohort.clients.values()) == 1
 
 
+@pytest.mark.slow
 def test_the_image_text_twin_is_neither_hopeless_nor_given_away(tmp_path: Path) -> None:
     """One party with all the data learns most labels, not all: reports leave findings out."""
     write_twin(DATASETS["mimic-cxr"], tmp_path, TwinSpec(num_patients=400))

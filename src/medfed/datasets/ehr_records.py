@@ -112,6 +112,11 @@ def record_text(lines: tuple[Line, ...], question: str) -> str:
     return "; ".join(f"{line.words} {line.date}".strip() for line in ranked)[:MOST_CHARACTERS]
 
 
+def people_file(folder: Path) -> Path:
+    """Return the file that lists the patients: their table, else the database."""
+    return next((path for path in (folder / "patients.csv", folder / DATABASE) if path.is_file()), folder / DATABASE)
+
+
 def read_table(folder: Path, name: str, columns: tuple[str, ...]) -> pl.DataFrame | None:
     """Return ``columns`` of a table as lower-case text, or None if the folder lacks it.
 

@@ -27,7 +27,7 @@ import polars as pl
 
 from medfed.datasets.base import Card, Dataset, Record, TwinSpec
 from medfed.datasets.ehr_answers import answer_text, answer_type
-from medfed.datasets.ehr_records import read_records, read_table, record_text
+from medfed.datasets.ehr_records import people_file, read_records, read_table, record_text
 from medfed.datasets.images import load_image
 from medfed.datasets.questions import Row, read_rows, text
 from medfed.datasets.twins.ehrxqa import write_ehrxqa_twin
@@ -86,13 +86,15 @@ class Ehrxqa(Dataset):
             DataError: a file is missing or malformed; the message names file, record and field.
         """
         studies = {name: _studies(root / DATABASE / name) for name in sorted(set(FILES.values()))}
+        people = {name: str(people_file(root / DATABASE / name).relative_to(root)) for name in studies}
         images = next((hit for pattern in IMAGES for hit in sorted(root.glob(pattern))), root / IMAGES[0])
         rows: list[dict[str, object]] = []
         for name, database in FILES.items():
             path = _file(root, name)
             for number, row in enumerate(read_rows(path)):
                 if (indexed := _indexed(row, path, number, studies[database])) is not None:
-                    indexed["files"] = [_image(images, indexed, root)] if indexed["image_id"] else []
+                    film = [_image(images, indexed, root)] if indexed["image_id"] else []
+                    indexed["files"] = [*film, people[database]]
                     rows.append({**indexed, "split": _split(database, str(indexed["subject"])), "database": database})
         if not rows:
             raise DataError("no question is about a single patient", where=root, hint="download the complete dataset")
@@ -114,7 +116,7 @@ class Ehrxqa(Dataset):
             )
         found = {"question": _bytes(record["question"]), "ehr": _bytes(record_text(lines, record["question"]))}
         if record["scope"] != "table":
-            if not record["files"]:
+            if record["image_id"] is None:
                 raise DataError(
                     f"example {record['example']!r} asks about an X-ray that tb_cxr lacks",
                     where=folder / "tb_cxr.csv",

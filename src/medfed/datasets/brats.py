@@ -70,8 +70,8 @@ class BraTS(Dataset):
         note=(
             "Truth: tumour, a class per voxel. The site is the code in a 2018 name, or what sites.csv (columns case, "
             "site) beside the cases says. A case of 2018 may stand in 2024 under another name, which cannot be seen: "
-            "take one release. Labels of the two releases become one convention, a resection cavity background. Brains at "
-            "1 mm need size = [160, 192, 160] for the four sequences and tumour: 44 MB a case, all in memory."
+            "take one release. Labels of the two releases become one convention, a resection cavity background. Brains "
+            "at 1 mm need size = [160, 192, 160] for the four sequences and tumour: 44 MB a case, all in memory."
         ),
     )
     modalities: ClassVar[tuple[str, ...]] = ("t1", "t1c", "t2", "flair")

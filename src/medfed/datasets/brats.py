@@ -61,7 +61,7 @@ class BraTS(Dataset):
     card: ClassVar[Card] = Card(
         title="BraTS (glioma)",
         version="2018: 285 training cases; GLI 2024: 1,350 with a segmentation",
-        licence="the challenge's data terms, for research; registration; CC BY 4.0 for the cases on TCIA",
+        licence="the challenge's data terms, for research; registration",
         access="https://www.synapse.org/Synapse:syn53708249 (2024); https://www.med.upenn.edu/sbia/brats2018.html",
         citation=(
             "Menze et al., IEEE TMI 34:1993 (2015); Bakas et al., Scientific Data 4:170117 (2017); "
@@ -70,7 +70,8 @@ class BraTS(Dataset):
         note=(
             "Truth: tumour, a class per voxel. The site is the code in a 2018 name, or what sites.csv (columns case, "
             "site) beside the cases says. A case of 2018 may stand in 2024 under another name, which cannot be seen: "
-            "take one release. Labels of the two releases become one convention, a resection cavity background."
+            "take one release. Labels of the two releases become one convention, a resection cavity background. Brains "
+            "at 1 mm need size = [160, 192, 160] for the four sequences and tumour: 44 MB a case, all in memory."
         ),
     )
     modalities: ClassVar[tuple[str, ...]] = ("t1", "t1c", "t2", "flair")

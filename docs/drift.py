@@ -220,8 +220,8 @@ optimum of all: FedAvg ends beside it. SCAFFOLD corrects every local step by con
 that take more steps from counting more. On quadratics the loss is what is above the optimum's, so 0 is perfect; on the
 twin it is the training loss pooled over all hospitals, a mean over five rounds. One seed; learning rates are alike, not
 tuned for any. What FedNova is left with is the drift of unlike curvature, which it does not claim to correct.
-SCAFFOLD's option I has its limit: at a learning rate of 0.05 it diverged on this twin, because its control is the
-gradient at x and forty steps lead far from there; option II did not. (Made by `python docs/drift.py`, with the
+SCAFFOLD's option I has its limit: at a learning rate of 0.05 it diverged on this twin and option II did not, presumably
+because its control is the gradient at x and forty steps lead far from there. (Made by `python docs/drift.py`, with the
 library's clients, gate and rounds; a test holds the quadratics' claims.)
 """
 

@@ -1,0 +1,93 @@
+"""Every algorithm of the grid on every task: none is a copy of another, and each is FedAvg at its null setting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from medfed.arm import Arm, build_model
+from medfed.federated.state import fingerprint, weights_of
+from medfed.prepare import decode_all, divide, find_sources
+from medfed.progress import Reporter
+from medfed.rundir import RunDir
+from medfed.study import Study
+from medfed.sweep import Cell, load_plan
+from medfed.tasks.cohort import Cohort
+
+ROOT = Path(__file__).parents[2]
+SMALL = (
+    "client.local_steps=2",
+    "rounds.num_rounds=2",
+    "split.ratios=[6,2,0,2]",
+    "client.max_grad_norm=1.0",
+    "baselines=[]",
+)
+PLAN = load_plan(ROOT / "studies" / "medmmfl.toml", SMALL)
+TASKS = list(dict.fromkeys(cell.values["task"] for cell in PLAN.cells))
+NULL = {"FedProx": {"mu": 0.0}, "MOON": {"mu": 0.0}, "SCAFFOLD": {"control": 0.0, "weighting": "examples"}}
+"""Settings with which an algorithm is FedAvg, bit for bit."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    study: Study
+    cohort: Cohort
+    folder: Path
+
+    def end(self, study: Study) -> str:
+        """Return the fingerprint of what every client would predict with after two rounds of ``study``."""
+        count = len(list(self.folder.iterdir()))
+        arm = Arm(RunDir(self.folder / str(count)), study, self.cohort, build_model(study), None, "federated")
+        arm.run(Reporter.silent(), "train")
+        own = {f"{client}/{name}": value for client in self.cohort.clients for name, value in _own(arm, client).items()}
+        return fingerprint({**weights_of(arm.model).params, **own}, weights_of(arm.model).buffers)
+
+
+def _own(arm: Arm, client: str) -> dict[str, object]:
+    weights = arm.deployed(client)
+    return {**weights.params, **weights.buffers}
+
+
+def cells(task: str) -> dict[str, Cell]:
+    return {
+        cell.values["algorithm"]: cell
+        for cell in PLAN.cells
+        if cell.values["task"] == task and cell.values["partition"] == "Dirichlet 0.8"
+    }
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    study = cells(request.param)["FedAvg"].at(0)
+    twins = study.twins
+    assert twins is not None
+    study = study.model_copy(update={"twins": twins.model_copy(update={"num_patients": 24})})
+    cache = tmp_path_factory.mktemp("cache")
+    sources = find_sources(study, None, cache, Reporter.silent())
+    cohort = divide(study, decode_all(study, sources, False, Reporter.silent()))
+    return Bench(study, cohort, tmp_path_factory.mktemp("runs"))
+
+
+def test_no_algorithm_is_a_copy_of_another_and_each_has_its_null(bench: Bench) -> None:
+    task = next(cell.values["task"] for cell in PLAN.cells if cell.study.train == bench.study.train)
+    chosen = {name: cell.study.algorithm for name, cell in cells(task).items()}
+    ends = {name: bench.end(bench.study.model_copy(update={"algorithm": kind})) for name, kind in chosen.items()}
+    assert len(chosen) == 6
+    for name, end in ends.items():
+        twins = [other for other, theirs in ends.items() if theirs == end and other != name]
+        if name == "FedNova" and twins == ["FedAvg"]:
+            continue  # equal local steps: what it corrects is not there; unequal ones are below
+        assert twins in ([], ["FedNova"]), f"{name} ends where {twins} ends"
+    for name, fields in NULL.items():
+        kind = type(chosen[name]).model_validate(chosen[name].model_dump() | fields)
+        assert bench.end(bench.study.model_copy(update={"algorithm": kind})) == ends["FedAvg"], name
+
+
+def test_fednova_differs_where_clients_take_unequal_steps(bench: Bench) -> None:
+    client = bench.study.client.model_copy(update={"local_steps": None, "local_epochs": 1, "batch_size": 2})
+    study = bench.study.model_copy(update={"client": client})
+    task = next(cell.values["task"] for cell in PLAN.cells if cell.study.train == bench.study.train)
+    nova = study.model_copy(update={"algorithm": cells(task)["FedNova"].study.algorithm})
+    assert bench.end(nova) != bench.end(study)

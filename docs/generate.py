@@ -19,7 +19,7 @@ from pathlib import Path
 
 from medfed.datasets import DATASETS
 from medfed.datasets.base import Dataset
-from sections import ablation, demo, readme, tables, verdict
+from sections import ablation, benchmark, demo, readme, tables, verdict
 from sections.comparison import Results, read_results
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +52,15 @@ SECTIONS: tuple[Section, ...] = (
     ("table3", README, "headline", readme.headline),
 )
 """Sweep, page, marker and what is printed there. The cells of Figure 2 are Table 3's."""
+
+BOARDS: tuple[tuple[str, Path, str, Callable[[benchmark.Board], str]], ...] = (
+    ("medmmfl", RESULTS, "medmmfl", benchmark.blocks),
+    ("medmmfl", RESULTS, "medmmfl-costs", benchmark.costs),
+    ("medmmfl", README, "medmmfl", benchmark.costs),
+    ("missing", RESULTS, "missing", benchmark.plain),
+    ("medmmfl-real", RESULTS, "medmmfl-real", benchmark.plain),
+)
+"""The same for benchmarks, from their leaderboards."""
 
 NAMED = ((README, "demo"), (README, "foundation"), (README, "real"), (RESULTS, "real"))
 """Pages and markers of what is filled from a run or folder that the command line names."""
@@ -103,8 +112,12 @@ def fill(kind: str, place: Path) -> None:
     elif kind == "results":
         for sweep in dict.fromkeys(sweep for sweep, *_ in SECTIONS):
             fill_sweep(sweep, place / sweep)
+        for sweep in dict.fromkeys(sweep for sweep, *_ in BOARDS):
+            fill_board(sweep, place / sweep)
     elif kind in {sweep for sweep, *_ in SECTIONS}:
         fill_sweep(kind, place)
+    elif kind in {sweep for sweep, *_ in BOARDS}:
+        fill_board(kind, place)
     else:
         sys.exit(f"{kind!r} is none of demo, real, results, and no sweep")
 
@@ -115,6 +128,16 @@ def fill_sweep(sweep: str, folder: Path) -> None:
     for page, marker, printed in (section[1:] for section in SECTIONS if section[0] == sweep):
         if found is None:
             sys.stderr.write(f"{folder}: no comparison.json; {page.name}, {marker}: left as it is\n")
+        else:
+            insert(page, marker, printed(found))
+
+
+def fill_board(sweep: str, folder: Path) -> None:
+    """Fill the sections of a benchmark from the leaderboard in ``folder``; without one they stay as they are."""
+    found = benchmark.read_board(folder)
+    for page, marker, printed in (section[1:] for section in BOARDS if section[0] == sweep):
+        if found is None:
+            sys.stderr.write(f"{folder}: no leaderboard.json; {page.name}, {marker}: left as it is\n")
         else:
             insert(page, marker, printed(found))
 

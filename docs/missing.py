@@ -1,0 +1,42 @@
+"""Draw what a missing modality costs, from the leaderboard of studies/missing.toml, with the unimodal bounds beside.
+
+python docs/missing.py runs/missing   writes docs/missing.png
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+OUT = Path(__file__).parent / "missing.png"
+COLOURS = ("#0a5ea8", "#b4530a")
+BOUNDS = {"no film": ":", "no text": "--"}
+
+
+def draw(folder: Path, out: Path) -> None:
+    """Draw one panel per task."""
+    board = json.loads((folder / "leaderboard.json").read_text(encoding="utf-8"))
+    figure, axes = plt.subplots(1, len(board["blocks"]), figsize=(9.5, 3.4), squeeze=False)
+    for axis, block, colour in zip(axes[0], board["blocks"], COLOURS, strict=False):
+        shares = {float(name.split()[0]): value for name, value in block["values"].items() if name.endswith("%")}
+        means = [value["mean"] for value in shares.values()]
+        spread = [value["std"] or 0.0 for value in shares.values()]
+        axis.errorbar(list(shares), means, spread, color=colour, marker="o", capsize=3, label="one modality missing")
+        for name, style in BOUNDS.items():
+            axis.axhline(block["values"][name]["mean"], color="#57606a", linestyle=style, label=f"bound: {name} at all")
+        axis.set(title=" · ".join(block["name"]), xlabel="examples that lack one modality, %", ylabel=block["title"])
+        axis.set_xticks(list(shares))
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    figure.savefig(out, dpi=150)
+
+
+if __name__ == "__main__":
+    draw(Path(sys.argv[1]), OUT)

@@ -284,9 +284,9 @@ def explained(error: ValidationError, where: str | Path, model: type[BaseModel])
         near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else (f"known keys: {', '.join(known)}" if known else "remove it")
         return StudyError(f"unknown key {field!r}", where=where, hint=hint)
-    what = first["msg"].removeprefix("Value error, ")
+    what, _, step = first["msg"].removeprefix("Value error, ").partition("\n  next step: ")
     given = "" if isinstance(first["input"], Mapping | BaseModel) else f" (got {first['input']!r})"
-    return StudyError(f"{field}: {what}{given}", where=where, hint="correct it in the file, or with --set")
+    return StudyError(f"{field}: {what}{given}", where=where, hint=step or "correct it in the file, or with --set")
 
 
 def _fields_at(location: Sequence[int | str], root: type[BaseModel]) -> list[str]:

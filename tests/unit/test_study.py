@@ -12,6 +12,7 @@ from medfed.study import Study, load_study
 from medfed.sweep import is_sweep
 
 STUDIES = [path for path in sorted((Path(__file__).parents[2] / "studies").glob("*.toml")) if not is_sweep(path)]
+DEMO = next(path for path in STUDIES if path.stem == "demo")
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
@@ -38,26 +39,26 @@ def test_every_shipped_study_parses_and_its_resolved_form_gives_it_back(path: Pa
 )
 def test_mistakes_are_named(override: str, message: str) -> None:
     with pytest.raises(StudyError, match=message):
-        load_study(STUDIES[0], [override])
+        load_study(DEMO, [override])
 
 
 def test_an_open_question_cannot_be_trained() -> None:
     with pytest.raises(StudyError, match="an open question; list it under unseen"):
-        load_study(STUDIES[0], ['train=["mr"]', "unseen=[]"])
+        load_study(DEMO, ['train=["mr"]', "unseen=[]"])
 
 
 def test_overrides_take_toml_values_and_keep_shorthand_names() -> None:
-    study = load_study(STUDIES[0], ["rounds.num_rounds=3", "algorithm=fedprox", "algorithm.mu=0.5"])
+    study = load_study(DEMO, ["rounds.num_rounds=3", "algorithm=fedprox", "algorithm.mu=0.5"])
     assert study.rounds.num_rounds == 3
     assert study.algorithm.name == "fedprox"
     assert study.resolved()["algorithm"] == {"name": "fedprox", "mu": 0.5}
 
 
 def test_the_hash_tells_settings_and_data_apart_but_not_seed_or_words() -> None:
-    one = load_study(STUDIES[0])
-    assert one.hash("data:1") == load_study(STUDIES[0], ["seed=5", "description=other"]).hash("data:1")
+    one = load_study(DEMO)
+    assert one.hash("data:1") == load_study(DEMO, ["seed=5", "description=other"]).hash("data:1")
     assert one.hash("data:1") != one.hash("data:2")
-    assert one.hash() != load_study(STUDIES[0], ["client.lr=0.5"]).hash()
+    assert one.hash() != load_study(DEMO, ["client.lr=0.5"]).hash()
 
 
 def test_a_missing_file_and_broken_toml_are_named(tmp_path: Path) -> None:

@@ -71,7 +71,6 @@ def test_the_contracts_pick_the_pages_algorithm_up(tmp_path: Path) -> None:
         sys.executable,
         "-m",
         "pytest",
-        "-q",
         "-p",
         "no:cacheprovider",
         "tests/contract/test_algorithms.py",

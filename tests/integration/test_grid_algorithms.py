@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 from medfed.arm import Arm, build_model
+from medfed.evaluation.judge import point_values
+from medfed.evaluation.kinds import KINDS
 from medfed.federated.state import fingerprint, weights_of
 from medfed.prepare import decode_all, divide, find_sources
 from medfed.progress import Reporter
 from medfed.rundir import RunDir
 from medfed.study import Study
 from medfed.sweep import Cell, load_plan
+from medfed.tasks.base import trainable
 from medfed.tasks.cohort import Cohort
 
 ROOT = Path(__file__).parents[2]
@@ -91,3 +94,21 @@ def test_fednova_differs_where_clients_take_unequal_steps(bench: Bench) -> None:
     task = next(cell.values["task"] for cell in PLAN.cells if cell.study.train == bench.study.train)
     nova = study.model_copy(update={"algorithm": cells(task)["FedNova"].study.algorithm})
     assert bench.end(nova) != bench.end(study)
+
+
+CONSTANTS = {"auroc": 0.5, "macro_auroc": 0.5, "balanced_accuracy": 0.5}
+"""What a constant answer has of a primary metric, whatever the examples."""
+
+
+def test_every_task_has_constants_and_they_know_nothing(bench: Bench) -> None:
+    examples = bench.cohort.test[bench.study.train[0]]
+    task = trainable(examples.task)
+    kind, truths = KINDS[task.metric_kind], task.truths(examples)
+    found = task.constants(examples)
+    assert found
+    for name, responses in found.items():
+        assert len(responses) == len(examples)
+        value = point_values(kind, truths, responses)[kind.primary]
+        print(f"{task.name}: {name} has {kind.primary} {value}")
+        if value is not None:
+            assert value == pytest.approx(CONSTANTS[kind.primary]) if kind.primary in CONSTANTS else value < 0.7

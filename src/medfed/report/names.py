@@ -22,6 +22,8 @@ MODELS = {
     "always-no": "Always no",
     "majority": "Majority answer",
     "constant-frequent": "Most frequent answer",
+    "constant-empty": "No tumour anywhere",
+    "constant-tie": "All films alike",
     "constant-best": "Best constant answer",
 }
 MINUS, MISSING = "−", "–"

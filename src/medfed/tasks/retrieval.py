@@ -89,6 +89,11 @@ class Retrieval(TrainableTask, ABC):
         """Return the place of every example's own film among the candidates."""
         return list(range(len(examples)))
 
+    def constants(self, examples: TaskSet) -> dict[str, list[Json]]:
+        """Return what one point for all films gives: every candidate ties, which counts against the model."""
+        last = {"rank": len(examples), "candidates": len(examples)}
+        return {"constant-tie": [last] * len(examples)}
+
     def _present(self, batch: Batch) -> Bool[Tensor, "batch modality"]:
         return torch.stack([batch.present[name] for name in self.modalities], 1)
 

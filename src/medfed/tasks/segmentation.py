@@ -147,13 +147,21 @@ class Segmentation(TrainableTask):
         """Return each region as a mask."""
         return {name: np.isin(classes, members) for name, members in self.regions.items()}
 
+    def constants(self, examples: TaskSet) -> dict[str, list[Json]]:
+        """Return the scores of empty masks."""
+        return {"constant-empty": [self._compared(mask.numpy(), np.zeros_like(mask)) for mask in examples.targets]}
+
     def _scores(self, model: nn.Module, volume: Batch) -> dict[str, float | None]:
-        said = self.region_masks(self.segment(model, volume).cpu().numpy())
-        right = self.region_masks(volume.target[0].cpu().numpy())
+        return self._compared(volume.target[0].cpu().numpy(), self.segment(model, volume).cpu().numpy())
+
+    def _compared(
+        self, truth: Shaped[np.ndarray, "i j k"], said: Shaped[np.ndarray, "i j k"]
+    ) -> dict[str, float | None]:
+        right, found = self.region_masks(truth), self.region_masks(said)
         return {
             f"{metric}_{name}": value
             for name in self.regions
-            for metric, value in region_scores(right[name], said[name], self.spacing_mm)._asdict().items()
+            for metric, value in region_scores(right[name], found[name], self.spacing_mm)._asdict().items()
         }
 
 

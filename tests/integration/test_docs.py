@@ -24,7 +24,8 @@ def test_the_data_page_is_what_the_cards_say() -> None:
 
 
 def test_every_section_that_is_written_has_its_markers_and_no_marker_is_orphaned() -> None:
-    written = {(page, marker) for _, page, marker, _ in generate.SECTIONS} | set(generate.NAMED)
+    made = (*generate.SECTIONS, *generate.BOARDS)
+    written = {(page, marker) for _, page, marker, _ in made} | set(generate.NAMED)
     found = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")

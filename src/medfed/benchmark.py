@@ -20,7 +20,7 @@ from medfed.evaluation.evaluate import MEMBER, hash_id, id_salt
 from medfed.evaluation.judge import judged
 from medfed.evaluation.kinds import KINDS
 from medfed.evaluation.predict import responses
-from medfed.federated.state import load_weights
+from medfed.federated.state import load_weights, weights_of
 from medfed.models.base import FederatedModel
 from medfed.prepare import Sources
 from medfed.progress import Reporter
@@ -81,7 +81,7 @@ def _records(
         examples = cohort.client_tests[client].get(name)
         if examples is None:
             continue
-        load_weights(model, arm.deployed(client))
+        load_weights(model, arm.deployed(client) if client in cohort.clients else weights_of(arm.model))
         said = {DEPLOYED: responses(model, examples)}
         if "centralised" in bounds:
             said["centralised"] = responses(bounds["centralised"], examples)

@@ -25,7 +25,7 @@ from medfed.models.multimodal import MultimodalModel
 from medfed.rng import torch_seeded
 from medfed.tasks import TASKS
 from medfed.tasks.base import TaskSet, trainable
-from medfed.tasks.cohort import Cohort, build_cohort
+from medfed.tasks.cohort import ELSEWHERE, Cohort, build_cohort
 
 ENCODER_OF = {"image": "vit-mini", "report": "text-mini", "covid-labs": "transformer", "labs": "transformer"}
 ENCODER_OF |= {"person": "transformer"}
@@ -96,6 +96,9 @@ def test_a_federation_trains_on_a_real_extract(name: str, scheme: str, real_data
     if scheme == "natural":
         assert len(cohort.clients) > 30
         assert min(len(tasks[name]) for tasks in cohort.clients.values()) == 1
+        tested = [sets[name] for sets in cohort.client_tests.values() if name in sets]
+        assert sum(map(len, tested)) == len(examples), "patients of hospitals that do not train are tested too"
+        assert len(cohort.client_tests[ELSEWHERE][name]) > 1
 
 
 @pytest.mark.slow

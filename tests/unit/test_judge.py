@@ -65,6 +65,23 @@ def test_pooled_client_and_worst_values_are_scikit_learns() -> None:
     assert brier["worst"] == max(brier["clients"].values()), "lower is better"
 
 
+def test_a_model_that_answers_some_examples_is_judged_on_those() -> None:
+    """A local-only model, where no client trains, has nothing to say."""
+    made = records()
+    whole = {row["model"]: row for row in judged("t", KINDS["classification"], made, 0, SETTINGS) if row["primary"]}
+    for record in made:
+        if record["client"] == "c0":
+            del record["responses"]["poor"]
+    rows = {row["model"]: row for row in judged("t", KINDS["classification"], made, 0, SETTINGS) if row["primary"]}
+    own = [r for r in made if r["client"] != "c0"]
+    assert rows["poor"]["value"] == pytest.approx(
+        roc_auc_score([r["truth"] for r in own], [r["responses"]["poor"][1] for r in own])
+    )
+    assert rows["poor"]["n"] == 40
+    assert set(rows["poor"]["clients"]) == {"c1", "c2"}
+    assert rows["good"] == whole["good"], "the others' numbers do not move"
+
+
 def test_an_undefined_metric_is_null_and_its_client_left_out_of_the_worst() -> None:
     made = [r | {"client": "one" if r["truth"] else "zero"} for r in records(20)]
     made[0] = made[0] | {"client": "one"}

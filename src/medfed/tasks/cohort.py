@@ -27,6 +27,8 @@ from medfed.tasks.base import Task, TaskSet
 
 Rows = Int[np.ndarray, " row"]
 SERVER_SPLITS = ("public", "development", "test")
+ELSEWHERE = "elsewhere"
+"""In ``client_tests``: the test patients of sites that do not train. They meet the server's model."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Cohort:
         public, development: trained task → the server's examples.
         test: any task → test examples; of an unseen task all examples of patients no other part holds.
         client_tests: client → trained task → those test examples that are dealt to the client, by the shares of the
-            private ones; natural clients have their own site's.
+            private ones; natural clients have their own site's, and :data:`ELSEWHERE` holds those of all other sites.
         moments: modality → the pooled moments that everything is normalised by.
         partition: who holds which example ids, with class counts (JSON).
     """
@@ -98,8 +100,10 @@ def build_cohort(
         }
 
     held = {name: sets(rows) for name, rows in private.items()}
+    tested = {patient: name if name in private else ELSEWHERE for patient, name in tested.items()}
     own_tests = {
-        name: sets({task.name: _rows(data[task.dataset], task, tested, name) for task in train}) for name in names
+        name: sets({task.name: _rows(data[task.dataset], task, tested, name) for task in train})
+        for name in (*names, *({ELSEWHERE} & set(tested.values())))
     }
     parts_of_server = {part: sets(rows) for part, rows in server.items()}
     record = _record(held, parts_of_server, partition, seed)

@@ -26,7 +26,7 @@ from medfed.models.multimodal import MultimodalModel
 from medfed.rng import torch_seeded
 from medfed.tasks.base import ClosedTask, Task, TaskSet
 from medfed.tasks.classification import Classification
-from medfed.types import Batch, Broadcast, Params, Update
+from medfed.types import Batch, Broadcast, Update
 
 CARD = Card(title="toy", version="1", licence="none", access="none", citation="none")
 WORDS = {"question": "?", "task_description": "?", "modality_description": "?"}
@@ -201,12 +201,6 @@ class Meddler:
 
     def __call__(self, round: int, broadcasts: Mapping[str, Broadcast]) -> Iterator[Answer]:
         yield from self._meddle(list(self._inner(round, broadcasts)))
-
-    def states(self) -> Mapping[str, Params]:
-        return self._inner.states()
-
-    def restore(self, states: Mapping[str, Params]) -> None:
-        self._inner.restore(states)
 
 
 def small_exchange(algorithm: Algorithm, settings: ClientSettings = SMALL, seed: int = 0) -> InProcessExchange:

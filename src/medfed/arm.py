@@ -6,11 +6,9 @@ A checkpoint follows every phase of a round, so a killed run goes on where it wa
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
-
-from torch import Tensor
 
 from medfed.errors import StudyError
 from medfed.evaluation.judge import point_values
@@ -18,7 +16,8 @@ from medfed.evaluation.kinds import KINDS
 from medfed.evaluation.predict import HeadPredictor, InjectedPredictor, Predictor, responses, watch
 from medfed.federated.algorithms.base import Federation
 from medfed.federated.client import Client
-from medfed.federated.exchange import InProcessExchange
+from medfed.federated.exchange import ClientExchange, InProcessExchange
+from medfed.federated.memory import DiskMemory
 from medfed.federated.rounds import RoundResult, initial_state, run_round
 from medfed.federated.state import FederatedState, Weights, join, load_weights, split, weights_of
 from medfed.injection.inject import Injector
@@ -30,11 +29,28 @@ from medfed.rundir import RunDir
 from medfed.study import Study
 from medfed.tasks.base import TaskSet, trainable
 from medfed.tasks.cohort import Cohort
-from medfed.types import Params
 
 FEDERATE_LOGS = ("rounds.jsonl", "timings.jsonl")
 LOGS = (*FEDERATE_LOGS, "development.jsonl", "injection/steps.jsonl", "injection/routing.jsonl")
-GROUPS = ("federated", "clients", "injector")
+GROUPS = ("federated", "injector")
+
+
+Connect = Callable[[Study, Cohort, RunDir], ClientExchange]
+"""Opens the exchange of one federation, given its study, data and folder."""
+
+
+def in_process(study: Study, cohort: Cohort, run: RunDir) -> ClientExchange:
+    """Return the exchange with clients in this process; what they keep lies in the run's folder."""
+    memory = DiskMemory(run.root / "clients")
+    return InProcessExchange(
+        clients_of(study, cohort), build_model(study), study.algorithm, study.client, study.seed, memory
+    )
+
+
+def clients_of(study: Study, cohort: Cohort) -> list[Client]:
+    """Return the clients of the cohort, sorted by name."""
+    public = cohort.public if study.algorithm.uses_public else {}
+    return [Client(name, tasks, public) for name, tasks in sorted(cohort.clients.items())]
 
 
 def build_model(study: Study) -> FederatedModel:
@@ -70,23 +86,25 @@ class Arm:
         model: FederatedModel,
         injector: Injector | None,
         name: str = "fedkim",
+        connect: Connect = in_process,
     ) -> None:
         self._run, self._study, self._cohort, self._name = run, study, cohort, name
         self.model, self.injector = model, injector
-        public = cohort.public if study.algorithm.uses_public else {}
-        clients = [Client(name, tasks, public) for name, tasks in sorted(cohort.clients.items())]
-        self._exchange = InProcessExchange(clients, build_model(study), study.algorithm, study.client, study.seed)
+        self._exchange = connect(study, cohort, run)
         self._federation = Federation(self._exchange.registered, study.seed, model, cohort.public)
 
     def run(self, reporter: Reporter, title: str) -> None:
         """Run all rounds that are not done yet; ``model`` and ``injector`` end as the last round left them."""
         state, injected = self.resume()
-        with reporter.phase(title) as advance:
-            if not injected:
-                state = self._finish_round(state)
-            for number in range(state.round + 1, self._study.rounds.num_rounds + 1):
-                advance(number - 1, self._study.rounds.num_rounds)
-                state = self._finish_round(self._federate(state))
+        try:
+            with reporter.phase(title) as advance:
+                if not injected:
+                    state = self._finish_round(state)
+                for number in range(state.round + 1, self._study.rounds.num_rounds + 1):
+                    advance(number - 1, self._study.rounds.num_rounds)
+                    state = self._finish_round(self._federate(state))
+        finally:
+            self._exchange.close()
         load_weights(self.model, state.weights)
 
     def resume(self) -> tuple[FederatedState, bool]:
@@ -94,11 +112,12 @@ class Arm:
         checkpoint = self._run.load_checkpoint()
         if checkpoint is None:
             self._forget_after(0, finished=True)
+            self._exchange.forget_after(0)
             return initial_state(self.model, self._study.algorithm), True
         tensors, facts = checkpoint
         parts = split(tensors, GROUPS)
         state = FederatedState.from_tensors(parts["federated"])
-        self._exchange.restore(_by_client(parts["clients"]))
+        self._exchange.forget_after(state.round)
         load_weights(self.model, state.weights)
         if self.injector is not None and parts["injector"]:
             self.injector.load_state(parts["injector"])
@@ -174,7 +193,7 @@ class Arm:
 
     def _save(self, state: FederatedState, *, finished: bool) -> None:
         injector = {} if self.injector is None else self.injector.state()
-        tensors = join({"federated": state.tensors(), "clients": join(self._exchange.states()), "injector": injector})
+        tensors = join({"federated": state.tensors(), "injector": injector})
         self._run.save_checkpoint(2 * state.round + finished, tensors, {"round": state.round, "finished": finished})
 
     def _forget_after(self, number: int, *, finished: bool) -> None:
@@ -197,12 +216,6 @@ class _Timed:
         if error[0] is None:
             facts = {"round": self._number, "phase": self._phase, "client": None}
             self._run.append_records("timings.jsonl", [{**facts, "seconds": time.monotonic() - self._started}])
-
-
-def _by_client(tensors: Params) -> dict[str, dict[str, Tensor]]:
-    """Undo ``join`` for client states."""
-    clients = tuple(sorted({name.partition("/")[0] for name in tensors}))
-    return split(tensors, clients)
 
 
 def _round_record(result: RoundResult) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ one process, in workers or over a network: only this file's neighbours differ.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from medfed.errors import MedfedError, StudyError
 from medfed.federated.algorithms.base import Algorithm
 from medfed.federated.client import STATE_GROUPS, Client, initial_client_state
+from medfed.federated.memory import ClientMemory, RamMemory, state_of
 from medfed.federated.optimizer import ClientSettings
 from medfed.federated.state import split, weights_of
 from medfed.types import Broadcast, Failure, Params, Update
@@ -23,18 +25,32 @@ Answer = tuple[str, Update | Failure]
 
 @runtime_checkable
 class Exchange(Protocol):
-    """What the round loop needs; :meth:`states` and :meth:`restore` serve the checkpoint of a simulation."""
+    """What the round loop needs."""
 
     def __call__(self, round: int, broadcasts: Mapping[str, Broadcast]) -> Iterator[Answer]:
         """Send every broadcast and yield the answers as they come; the exchange vouches for the client id."""
         ...
 
-    def states(self) -> Mapping[str, Params]:
-        """Return what every client that has trained keeps between rounds."""
+
+@runtime_checkable
+class ClientExchange(Exchange, Protocol):
+    """An exchange with the clients of a run, from the first round to the last."""
+
+    @property
+    def registered(self) -> Mapping[str, int]:
+        """Client → training examples, sorted by client."""
         ...
 
-    def restore(self, states: Mapping[str, Params]) -> None:
-        """Give the clients what :meth:`states` returned; clients not named start anew."""
+    def own(self, client: str) -> Params:
+        """Return what the algorithm keeps at ``client``; nothing, where that stays at a hospital."""
+        ...
+
+    def forget_after(self, round: int) -> None:
+        """Let the clients forget what they kept after ``round``: the server goes on from there."""
+        ...
+
+    def close(self) -> None:
+        """Release what the exchange holds: processes, connections."""
         ...
 
 
@@ -43,50 +59,105 @@ class InProcessExchange:
 
     A client whose training fails gives a :class:`Failure` and keeps the state it had. A client whose update the gate
     refuses has moved on all the same, as a real hospital would.
+
+    Args:
+        clients: the hospitals.
+        model: an instance to train in.
+        algorithm: the federated algorithm.
+        settings: how clients train.
+        seed: the run's seed.
+        memory: what clients keep between rounds; by default in this process.
     """
 
     def __init__(
-        self, clients: Iterable[Client], model: nn.Module, algorithm: Algorithm, settings: ClientSettings, seed: int
+        self,
+        clients: Iterable[Client],
+        model: nn.Module,
+        algorithm: Algorithm,
+        settings: ClientSettings,
+        seed: int,
+        memory: ClientMemory | None = None,
     ) -> None:
-        self._clients: dict[str, Client] = {}
-        for client in clients:
-            if client.id in self._clients:
-                raise StudyError("two clients have this id", where=f"client {client.id!r}", hint="rename one of them")
-            self._clients[client.id] = client
-        self._model, self._algorithm, self._settings, self._seed = model, algorithm, settings, seed
-        self._initial = weights_of(model)
-        self._states: dict[str, dict[str, Tensor]] = {}
+        self._clients = by_id(clients)
+        self._trainer = Trainer(model, algorithm, settings, seed, RamMemory() if memory is None else memory)
 
     @property
     def registered(self) -> dict[str, int]:
         """Client → training examples, sorted by client."""
-        return {name: self._clients[name].num_examples for name in sorted(self._clients)}
+        return {name: client.num_examples for name, client in self._clients.items()}
 
     def __call__(self, round: int, broadcasts: Mapping[str, Broadcast]) -> Iterator[Answer]:
         """Train the named clients in order of their ids."""
         for name in sorted(broadcasts):
-            yield name, self._train(name, round, broadcasts[name])
-
-    def states(self) -> dict[str, dict[str, Tensor]]:
-        """Return what every client that has trained keeps between rounds."""
-        return {name: dict(self._states[name]) for name in sorted(self._states)}
+            yield name, self._trainer.train(self._clients[name], broadcasts[name])
 
     def own(self, client: str) -> dict[str, Tensor]:
         """Return what the algorithm keeps at ``client``."""
-        state = self._states.get(client) or initial_client_state(self._algorithm, self._initial)
-        return split(state, STATE_GROUPS)["algorithm"]
+        return self._trainer.own(client)
+
+    def forget_after(self, round: int) -> None:
+        """Drop what clients kept after ``round``."""
+        self._trainer.memory.forget_after(round)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def states(self) -> dict[str, dict[str, Tensor]]:
+        """Return what every client that has trained keeps between rounds."""
+        return self._trainer.memory.newest()
 
     def restore(self, states: Mapping[str, Params]) -> None:
         """Give the clients what :meth:`states` returned; clients not named start anew."""
-        self._states = {name: dict(state) for name, state in states.items()}
+        self._trainer.memory = RamMemory()
+        for name, state in states.items():
+            self._trainer.memory.keep(name, 0, state)
 
-    def _train(self, name: str, round: int, broadcast: Broadcast) -> Update | Failure:
-        client = self._clients[name]
-        state = self._states.get(name) or initial_client_state(self._algorithm, self._initial)
+
+class Trainer:
+    """Trains clients of one run in one model instance: here, in a worker, at a hospital.
+
+    Args:
+        model: an instance to train in; its weights at this moment are the model's initial ones.
+        algorithm: the federated algorithm.
+        settings: how clients train.
+        seed: the run's seed.
+        memory: what clients keep between rounds.
+    """
+
+    def __init__(
+        self, model: nn.Module, algorithm: Algorithm, settings: ClientSettings, seed: int, memory: ClientMemory
+    ) -> None:
+        self._model, self._algorithm, self._settings, self._seed = model, algorithm, settings, seed
+        self._initial = weights_of(model)
+        self.memory = memory
+
+    def train(self, client: Client, broadcast: Broadcast) -> Update | Failure:
+        """Train ``client`` on ``broadcast`` and keep its new state; a mistake in its data is a failure of it alone."""
         try:
-            update, self._states[name] = client.train(
-                self._model, broadcast, self._algorithm, state, self._settings, self._seed
-            )
+            state = state_of(self.memory, client.id, broadcast.round, self._start())
+            update, kept = client.train(self._model, broadcast, self._algorithm, state, self._settings, self._seed)
+            self.memory.keep(client.id, broadcast.round, kept)
         except MedfedError as error:
-            return Failure(name, round, "train", str(error))
+            return Failure(client.id, broadcast.round, "train", str(error))
         return update
+
+    def own(self, client: str) -> dict[str, Tensor]:
+        """Return what the algorithm keeps at ``client``."""
+        return split(state_of(self.memory, client, sys.maxsize, self._start()), STATE_GROUPS)["algorithm"]
+
+    def _start(self) -> dict[str, Tensor]:
+        return initial_client_state(self._algorithm, self._initial)
+
+
+def by_id(clients: Iterable[Client]) -> dict[str, Client]:
+    """Return the clients by id, sorted.
+
+    Raises:
+        StudyError: two have the same id.
+    """
+    found: dict[str, Client] = {}
+    for client in clients:
+        if client.id in found:
+            raise StudyError("two clients have this id", where=f"client {client.id!r}", hint="rename one of them")
+        found[client.id] = client
+    return dict(sorted(found.items()))

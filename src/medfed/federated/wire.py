@@ -1,36 +1,101 @@
-"""An update as one file: tensors as safetensors, the rest as JSON in its header. No pickle."""
+"""Updates and broadcasts as bytes: tensors as safetensors, the rest as JSON in its header. No pickle.
+
+One array a message: a network's cost grows with the number of arrays more than with their bytes.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
 
-from medfed.federated.state import join, split
-from medfed.types import Update
+from medfed.errors import RunError
+from medfed.federated.state import copied, join, split
+from medfed.types import Broadcast, Params, Update
 
-GROUPS = ("delta", "buffers", "state")
+UPDATE_GROUPS = ("delta", "buffers", "state")
+BROADCAST_GROUPS = ("params", "buffers", "state")
+Facts = Mapping[str, Any]
+"""JSON values that travel with tensors."""
+
+
+def update_bytes(update: Update) -> bytes:
+    """Pack ``update``."""
+    rest = {name: value for name, value in vars(update).items() if name not in UPDATE_GROUPS}
+    return pack(join({name: getattr(update, name) for name in UPDATE_GROUPS}), rest)
+
+
+def update_of(data: bytes) -> Update:
+    """Unpack what :func:`update_bytes` packed; whether it is a *good* update is for the gate to say.
+
+    Raises:
+        RunError: it is no update at all.
+    """
+    tensors, rest = unpack(data)
+    parts = split(tensors, UPDATE_GROUPS)
+    try:
+        return Update(**{**rest, **parts})
+    except TypeError as error:
+        raise RunError(f"not an update: {error}", where="message", hint=_HINT) from error
+
+
+def broadcast_bytes(broadcast: Broadcast) -> bytes:
+    """Pack ``broadcast``."""
+    tensors = join({name: getattr(broadcast, name) for name in BROADCAST_GROUPS})
+    return pack(tensors, {"round": broadcast.round, "base": broadcast.base})
+
+
+def broadcast_of(data: bytes) -> Broadcast:
+    """Unpack what :func:`broadcast_bytes` packed.
+
+    Raises:
+        RunError: it is no broadcast.
+    """
+    tensors, rest = unpack(data)
+    parts = split(tensors, BROADCAST_GROUPS)
+    try:
+        return Broadcast(**{**rest, **parts})
+    except TypeError as error:
+        raise RunError(f"not a broadcast: {error}", where="message", hint=_HINT) from error
+
+
+def pack(tensors: Params, facts: Facts) -> bytes:
+    """Pack named tensors and JSON values."""
+    # Copies, because safetensors refuses tensors that share memory.
+    copies = {name: value.contiguous() for name, value in copied(tensors).items()}
+    return save(copies, {"facts": json.dumps(facts)})
+
+
+def unpack(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Undo :func:`pack`.
+
+    Raises:
+        RunError: the bytes are not what :func:`pack` returns.
+    """
+    try:
+        tensors = load(data)
+        size = int.from_bytes(data[:8], "little")
+        facts = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["facts"])
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"unreadable: {error}", where="message", hint=_HINT) from error
+    if not isinstance(facts, dict):
+        raise RunError("unreadable: no facts", where="message", hint=_HINT)
+    return tensors, facts
 
 
 def save_update(path: Path, update: Update) -> None:
     """Write ``update`` to ``path``."""
-    tensors = join({"delta": update.delta, "buffers": update.buffers, "state": update.state})
-    rest = {name: value for name, value in vars(update).items() if name not in GROUPS}
-    # Copies, because safetensors refuses tensors that share memory.
-    save_file(
-        {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()},
-        path,
-        {"update": json.dumps(rest)},
-    )
+    path.write_bytes(update_bytes(update))
 
 
 def load_update(path: Path) -> Update:
     """Read an update that :func:`save_update` wrote."""
-    with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        rest = json.loads(file.metadata()["update"])
-    parts = split(tensors, GROUPS)
-    return Update(**rest, delta=parts["delta"], buffers=parts["buffers"], state=parts["state"])
+    return update_of(path.read_bytes())
+
+
+_HINT = "both sides must run the same version of medfed"

@@ -1,0 +1,155 @@
+"""What clients keep between rounds: SCAFFOLD's control variates, personal layers, optimizer moments.
+
+A client that trains in round t starts from what it kept in its newest round before t, and files the result under t. The
+last two are kept, so a round can be repeated after a server came back from its last checkpoint, with the same result.
+On disk, memory does not grow with the number of clients, and a hospital's memory outlives its process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+from urllib.parse import quote, unquote
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from medfed.errors import RunError
+from medfed.federated.state import copied, fingerprint
+from medfed.types import Params
+
+KEPT = 2
+"""Rounds kept per client: the newest and the one a repetition of it starts from."""
+
+
+@runtime_checkable
+class ClientMemory(Protocol):
+    """Where clients' state lies, by client and round."""
+
+    def before(self, client: str, round: int) -> dict[str, Tensor] | None:
+        """Return what ``client`` kept in its newest round before ``round``, or None."""
+        ...
+
+    def keep(self, client: str, round: int, state: Params) -> None:
+        """File what ``client`` kept in ``round``; all but the last :data:`KEPT` rounds go."""
+        ...
+
+    def forget_after(self, round: int) -> None:
+        """Drop what was filed after ``round``: it is about to be computed again."""
+        ...
+
+    def newest(self) -> dict[str, dict[str, Tensor]]:
+        """Return the newest state of every client, sorted by client."""
+        ...
+
+
+class RamMemory:
+    """Client states in this process."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, dict[int, dict[str, Tensor]]] = {}
+
+    def before(self, client: str, round: int) -> dict[str, Tensor] | None:
+        """See :class:`ClientMemory`."""
+        rounds = self._kept.get(client, {})
+        earlier = [number for number in rounds if number < round]
+        return rounds[max(earlier)] if earlier else None
+
+    def keep(self, client: str, round: int, state: Params) -> None:
+        """See :class:`ClientMemory`."""
+        rounds = self._kept.setdefault(client, {})
+        rounds[round] = dict(state)
+        for old in sorted(rounds)[:-KEPT]:
+            del rounds[old]
+
+    def forget_after(self, round: int) -> None:
+        """See :class:`ClientMemory`."""
+        for rounds in self._kept.values():
+            for late in [number for number in rounds if number > round]:
+                del rounds[late]
+
+    def newest(self) -> dict[str, dict[str, Tensor]]:
+        """See :class:`ClientMemory`."""
+        return {name: rounds[max(rounds)] for name, rounds in sorted(self._kept.items()) if rounds}
+
+
+class DiskMemory:
+    """Client states as files ``<client>/<round>.safetensors``, each with a hash of its content.
+
+    A client that keeps nothing has no file.
+
+    Args:
+        folder: made when the first state is filed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def before(self, client: str, round: int) -> dict[str, Tensor] | None:
+        """See :class:`ClientMemory`.
+
+        Raises:
+            RunError: the file does not hold what was filed.
+        """
+        earlier = [path for path in self._files(client) if int(path.stem) < round]
+        return _read(earlier[-1]) if earlier else None
+
+    def keep(self, client: str, round: int, state: Params) -> None:
+        """See :class:`ClientMemory`."""
+        if not state:
+            return
+        place = self._place(client)
+        place.mkdir(parents=True, exist_ok=True)
+        path = place / f"{round:06d}.safetensors"
+        partial = path.with_suffix(".partial")
+        tensors = copied(state)
+        save_file(tensors, partial, {"sha256": fingerprint(tensors, {})})
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+        for old in self._files(client)[:-KEPT]:
+            old.unlink()
+
+    def forget_after(self, round: int) -> None:
+        """See :class:`ClientMemory`."""
+        for client in self._clients():
+            for path in self._files(client):
+                if int(path.stem) > round:
+                    path.unlink()
+
+    def newest(self) -> dict[str, dict[str, Tensor]]:
+        """See :class:`ClientMemory`."""
+        return {client: _read(files[-1]) for client in self._clients() if (files := self._files(client))}
+
+    def _clients(self) -> list[str]:
+        return sorted(unquote(path.name) for path in self._folder.glob("*") if path.is_dir())
+
+    def _place(self, client: str) -> Path:
+        return self._folder / quote(client, safe="").replace(".", "%2E")
+
+    def _files(self, client: str) -> list[Path]:
+        return sorted(self._place(client).glob("[0-9]*.safetensors"))
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            filed = (file.metadata() or {}).get("sha256")
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"cannot read it: {error}", where=path, hint=_HINT) from error
+    if filed != fingerprint(tensors, {}):
+        raise RunError("its content is not what was written", where=path, hint=_HINT)
+    return tensors
+
+
+def state_of(memory: ClientMemory, client: str, round: int, initial: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what ``client`` starts round ``round`` from; ``initial`` if it has never trained."""
+    found = memory.before(client, round)
+    return dict(initial) if found is None else found
+
+
+_HINT = "the disk may be failing; remove this client's folder to let it start from the initial state"

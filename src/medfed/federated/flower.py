@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeVar
 
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # read when Flower is imported: nothing phones home
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
@@ -73,6 +72,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 
 from medfed.errors import RunError
+from medfed.federated.post import Envelope, Lost
 
 HEARTBEAT_SECONDS = 10.0
 """How often a site tells that it is there; after two missed beats the server knows it is gone."""
@@ -82,21 +82,6 @@ POLL_SECONDS = 0.1
 SLOWEST_POLL_SECONDS = 1.0
 START_SECONDS = 30.0
 UNAVAILABLE = "the site is gone: it missed its heartbeats"
-T = TypeVar("T")
-
-
-class Envelope(NamedTuple):
-    """One message: its ``kind`` ("hello", "train", …), a few ``facts`` and the ``payload``."""
-
-    kind: str
-    facts: Mapping[str, str]
-    payload: bytes
-
-
-class Lost(NamedTuple):
-    """No answer, and why."""
-
-    reason: str
 
 
 class FlowerServer:

@@ -44,14 +44,14 @@ ENVIRONMENT = {
 
 
 def main() -> None:
-    """Run the command; a mistake in input becomes one message and exit status 1."""
+    """Run the command; a mistake in input becomes one message and the error's exit status."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
         app(standalone_mode=True)
     except MedfedError as error:
         Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-        sys.exit(1)
+        sys.exit(error.exit_status)
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted; the same command goes on from the last checkpoint", markup=False)
         sys.exit(130)

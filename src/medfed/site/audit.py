@@ -22,6 +22,9 @@ from medfed.site.chain import Entry, Verdict, entry_hash, head_path, line_of, ve
 from medfed.site.settings import PRIVATE, write_file
 from medfed.types import Update, component
 
+LOG = "egress.jsonl"
+"""The log's file in a site's folder."""
+
 
 class AuditLog:
     """The log of one site. Appends of several processes wait for each other.

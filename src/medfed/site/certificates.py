@@ -97,11 +97,11 @@ def check_certificate(files: Certificates, host: str) -> None:
         SiteError: a file is no certificate or key; the key is another's; it is not valid now; it is not for ``host``;
             the CA did not sign it.
     """
-    chain, authorities = load_certificates(files.certificate), load_certificates(files.ca)
+    chain, authority = load_certificates(files.certificate), load_authority(files.ca)
     own = chain[0]
     if _public(_private_key(files.key)) != _public(own):
         raise SiteError("this key does not belong to the certificate", where=files.key, hint=f"see {files.certificate}")
-    for certificate, path in ((own, files.certificate), (authorities[0], files.ca)):
+    for certificate, path in ((own, files.certificate), (authority, files.ca)):
         check_valid_now(certificate, path)
     if not covers(own, host):
         raise SiteError(
@@ -109,11 +109,11 @@ def check_certificate(files: Certificates, host: str) -> None:
             where=files.certificate,
             hint="pass one of these as --host, or have it issued for this name (subject alternative name)",
         )
-    for below, above in zip(chain, [*chain[1:], None], strict=True):
-        if not any(_signed_by(below, signer) for signer in ([above] if above else authorities)):
+    for below, above in zip(chain, [*chain[1:], authority], strict=True):
+        # A file may end with the CA itself.
+        if below != authority and not _signed_by(below, above):
             raise SiteError(
-                f"{below.subject.rfc4514_string()!r} is not signed by "
-                + (f"the next in the file, {above.subject.rfc4514_string()!r}" if above else f"the CA in {files.ca}"),
+                f"{below.subject.rfc4514_string()!r} is not signed by {above.subject.rfc4514_string()!r}",
                 where=files.certificate,
                 hint="put the intermediate certificates after the server's own, and pass the root as --own-ca",
             )
@@ -131,6 +131,22 @@ def load_certificates(path: Path) -> list[x509.Certificate]:
         raise SiteError(f"cannot read the certificate: {error.strerror}", where=path, hint="check the path") from error
     except ValueError as error:
         raise SiteError("not a certificate in PEM form", where=path, hint="openssl x509 -in FILE -out PEM") from error
+
+
+def load_authority(path: Path) -> x509.Certificate:
+    """Read a CA certificate: exactly one, for a second one in the file would be trusted without its fingerprint.
+
+    Raises:
+        SiteError: the file is absent or holds none, or several.
+    """
+    found = load_certificates(path)
+    if len(found) != 1:
+        raise SiteError(
+            f"{len(found)} certificates in one file",
+            where=path,
+            hint="keep the root alone; the others go to the server's",
+        )
+    return found[0]
 
 
 def check_valid_now(certificate: x509.Certificate, path: Path) -> None:
@@ -154,9 +170,9 @@ def check_valid_now(certificate: x509.Certificate, path: Path) -> None:
         )
 
 
-def certificate_fingerprint(path: Path) -> str:
-    """Return the SHA-256 of the first certificate in a PEM file, as ``openssl x509 -fingerprint -sha256`` prints it."""
-    return colons(load_certificates(path)[0].public_bytes(Encoding.DER))
+def certificate_fingerprint(certificate: x509.Certificate) -> str:
+    """Return the SHA-256 of a certificate, as ``openssl x509 -fingerprint -sha256`` prints it."""
+    return colons(certificate.public_bytes(Encoding.DER))
 
 
 def names_of(certificate: x509.Certificate) -> list[str]:
@@ -248,9 +264,7 @@ def _public(holder: object) -> bytes:
     return bytes(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
 
 
-def _signed_by(certificate: x509.Certificate, signer: x509.Certificate | None) -> bool:
-    if signer is None:
-        return False
+def _signed_by(certificate: x509.Certificate, signer: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(signer)
     except (ValueError, TypeError, InvalidSignature):

@@ -18,7 +18,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from medfed.errors import SiteError
-from medfed.site.certificates import Certificates, certificate_fingerprint, certificates_in
+from medfed.site.certificates import Certificates, certificate_fingerprint, certificates_in, load_authority
 from medfed.site.folder import SERVER
 from medfed.site.invitation import Invitation, versions
 from medfed.site.keys import key_fingerprint, load_public_key, public_bytes
@@ -157,6 +157,19 @@ class FederationFolder:
         """The certificate's files."""
         return certificates_in(self.root / CERTIFICATES)
 
+    def check_sites(self) -> None:
+        """Refuse to start with fewer sites registered than are needed.
+
+        Raises:
+            SiteError: there are too few.
+        """
+        if not self.sites or len(self.sites) < self.min_sites:
+            raise SiteError(
+                f"{len(self.sites)} site(s) registered, needed are {max(1, self.min_sites)}",
+                where=self.root,
+                hint=f"medfed federation add {self.root} SITE KEY.pub, or lower min_sites in {SETTINGS}",
+            )
+
     def study(self) -> Study:
         """Read the study; raise StudyError if it is wrong."""
         return load_study(self.study_path)
@@ -200,7 +213,7 @@ class FederationFolder:
             port=self.port,
             study=study.name,
             study_sha256=study_sha256(study),
-            ca_fingerprint=certificate_fingerprint(self.certificates.ca),
+            ca_fingerprint=certificate_fingerprint(load_authority(self.certificates.ca)),
             versions=versions(),
         )
 

@@ -15,18 +15,19 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import BaseModel, ConfigDict, Field
 
 from medfed.errors import SiteError
-from medfed.site.audit import AuditLog
-from medfed.site.certificates import certificate_fingerprint
+from medfed.site.audit import LOG, AuditLog
+from medfed.site.certificates import certificate_fingerprint, check_valid_now, load_authority
 from medfed.site.invitation import CA, FACTS, STUDY, Invitation, invited_study
 from medfed.site.keys import load_node_key, others_may, write_node_key
 from medfed.site.policy import Policy
 from medfed.site.settings import NAME_PATTERN, new_folder, read_settings, toml_lines, write_file
 from medfed.study import Study
 
-SITE, POLICY, KEY, PUBLIC_KEY, STATE, LOG = "site.toml", "policy.toml", "node.key", "node.pub", "state", "egress.jsonl"
+SITE, POLICY, KEY, PUBLIC_KEY, STATE = "site.toml", "policy.toml", "node.key", "node.pub", "state"
 SERVER = "server"
 """A name that no site may have: under a data root it is the folder of the server's own data."""
 
@@ -113,19 +114,21 @@ class SiteFolder:
 
     @property
     def ca_pem(self) -> bytes:
-        """The CA certificate.
+        """The CA certificate, PEM, alone: whatever else stands in the file is not trusted.
 
         Raises:
-            SiteError: it is not the one whose fingerprint people compared.
+            SiteError: it is not the one whose fingerprint people compared, or not valid now.
         """
-        found = certificate_fingerprint(self.ca_path)
+        authority = load_authority(self.ca_path)
+        found = certificate_fingerprint(authority)
         if found != self.settings.ca_fingerprint:
             raise SiteError(
                 f"the CA's fingerprint is {found}, {SITE} says {self.settings.ca_fingerprint}",
                 where=self.ca_path,
                 hint="do not join; compare the fingerprint with the server's people by telephone",
             )
-        return self.ca_path.read_bytes()
+        check_valid_now(authority, self.ca_path)
+        return authority.public_bytes(Encoding.PEM)
 
     @property
     def private_key(self) -> Path:
@@ -218,7 +221,7 @@ def init_site(root: Path, settings: SiteSettings, bundle: Path, policy: Policy) 
     if settings.name == SERVER:
         raise SiteError(f"no site may be named {SERVER!r}", where="--name", hint="choose another name")
     facts = Invitation.load(bundle)
-    found = certificate_fingerprint(bundle / CA)
+    found = certificate_fingerprint(load_authority(bundle / CA))
     for source, wanted in (("the invitation", facts.ca_fingerprint), ("what you passed", settings.ca_fingerprint)):
         if found != wanted:
             raise SiteError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,7 +20,7 @@ from medfed.federated.algorithms import ALGORITHMS
 from medfed.federated.algorithms.base import Algorithm
 from medfed.federated.state import persistent_buffers, trainable_params
 from medfed.registry import lookup
-from medfed.site.settings import read_settings, toml
+from medfed.site.settings import checked, read_settings, toml
 from medfed.study import Study
 from medfed.tasks import TASKS
 from medfed.types import Update
@@ -176,6 +176,23 @@ class Policy(BaseModel):
             count = values.get("n") or 0
             if 0 < count < self.min_examples:
                 raise _refusal("min_examples", f"the scores of {task!r} are of {count:g} examples")
+
+
+def policy_for(study: Study, may_leave: Sequence[str], min_examples: int) -> Policy:
+    """Return a policy that agrees to ``study`` alone, and to no more than ``may_leave`` of it.
+
+    Raises:
+        SiteError: ``may_leave`` names no part of an update.
+    """
+    fields = {
+        "tasks": study.train,
+        "algorithms": (study.algorithm.name,),
+        "studies": (study_sha256(study),),
+        "min_examples": min_examples,
+        "max_rounds": study.rounds.num_rounds,
+        "may_leave": tuple(may_leave),
+    }
+    return checked(Policy, fields)
 
 
 def study_sha256(study: Study) -> str:

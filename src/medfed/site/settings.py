@@ -36,12 +36,21 @@ def read_settings(path: Path, model: type[Settings], missing: str) -> Settings:
         raise SiteError(f"cannot read it: {error.strerror}", where=path, hint="check its owner and rights") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SiteError(f"not valid TOML: {error}", where=path, hint="correct that line") from error
+    return checked(model, tree, path)
+
+
+def checked(model: type[Settings], tree: Mapping[str, object], where: str | Path = "command line") -> Settings:
+    """Return ``tree`` as ``model``.
+
+    Raises:
+        SiteError: an unknown key or a wrong value; the message names ``where`` and the field.
+    """
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        found = explained(error, path, model)
-        hint = (found.hint or "").replace(", or with --set", "")
-        raise SiteError(found.what, where=path, hint=hint or None) from error
+        found = explained(error, where, model)
+        hint = (found.hint or "").replace("correct it in the file, or with --set", "correct it")
+        raise SiteError(found.what, where=where, hint=hint) from error
 
 
 def toml(value: str | int | float | list[str]) -> str:

@@ -63,9 +63,14 @@ class Status(BaseModel):
     updated: str = ""
 
     @property
+    def over(self) -> bool:
+        """Whether the run has ended."""
+        return self.state in OVER
+
+    @property
     def alive(self) -> bool:
         """Whether the server's process is there."""
-        return self.state not in OVER and psutil.pid_exists(self.pid)
+        return not self.over and psutil.pid_exists(self.pid)
 
 
 class StatusFile:

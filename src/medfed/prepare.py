@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from medfed.datasets import DATASETS
-from medfed.datasets.decode import Decoded, decode
+from medfed.datasets.base import Dataset
+from medfed.datasets.decode import Decoded
+from medfed.datasets.folders import SERVER, checksums, locate_held, site_folders, twin_specs
 from medfed.datasets.sources import checksum, locate_all, twins
+from medfed.hospital import decode_at, load_site, moments_at, sampled_modalities
+from medfed.modalities.moments import Moments
 from medfed.progress import Reporter
 from medfed.study import Study
+from medfed.tasks.base import Task
 from medfed.tasks.cohort import Cohort, build_cohort
+from medfed.tasks.folders import cohort_of_server, server_sets, with_sites
+from medfed.tasks.sites import SiteData, pool
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where each dataset of a study lies, and the checksum of what lies there."""
+    """Where each dataset of a study lies, and the checksum of what lies there.
+
+    Attributes:
+        roots: dataset → root; of a federation of folders the server's.
+        checksums: dataset → checksum; of a federation of folders that of the server's and the sites' together.
+        sites: of a federation of folders, site → dataset → root, where the sites' data is on this machine.
+    """
 
     roots: Mapping[str, Path]
     checksums: Mapping[str, str]
+    sites: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
 
 
 def find_sources(study: Study, data_root: Path | None, cache: Path, reporter: Reporter) -> Sources:
@@ -28,33 +42,120 @@ def find_sources(study: Study, data_root: Path | None, cache: Path, reporter: Re
     Raises:
         DataError: a dataset is not there. StudyError: no data root is given and the study has no twins.
     """
-    datasets = [DATASETS[name] for name in study.dataset_names]
+    datasets = {name: DATASETS[name] for name in study.dataset_names}
+    if study.partition.scheme == "sites":
+        return _of_folders(study, datasets, data_root, cache, reporter)
     if data_root is not None:
-        roots = locate_all(datasets, data_root)
+        roots = locate_all(datasets.values(), data_root)
     else:
         specs = {name: study.twin_spec(name) for name in study.dataset_names}
         with reporter.phase("write synthetic twins"):
-            roots = twins(datasets, specs, cache)
+            roots = twins(datasets.values(), specs, cache)
     sums = {name: checksum(DATASETS[name].index(root), root) for name, root in roots.items()}
     return Sources(roots, sums)
 
 
+def server_sources(study: Study, data_root: Path | None, cache: Path, reporter: Reporter) -> Sources:
+    """Locate the server's datasets alone: ``data_root`` is its folder, or one that holds a folder ``server``.
+
+    Without a data root the server's synthetic twins are written.
+
+    Raises:
+        DataError: a dataset is not there. StudyError: no data root is given and the study has no twins.
+    """
+    datasets = {name: DATASETS[name] for name in study.dataset_names}
+    if data_root is None:
+        specs = {name: study.twin_spec(name) for name in study.dataset_names}
+        with reporter.phase("write synthetic twins"):
+            roots = twins(datasets.values(), specs, cache)
+    else:
+        inside = data_root / SERVER
+        roots = locate_all(datasets.values(), inside if inside.is_dir() else data_root)
+    return Sources(roots, checksums(datasets, {SERVER: roots}))
+
+
 def decode_all(study: Study, sources: Sources, skip_bad: bool, reporter: Reporter) -> dict[str, Decoded]:
-    """Decode every dataset; files are opened here, so a bad one stops the run before anything is trained."""
-    modalities = {name: study.modality(name) for name in study.modality_names}
-    data = {}
-    for name, root in sources.roots.items():
-        with reporter.phase(f"decode {name}") as advance:
-            data[name] = decode(DATASETS[name], root, modalities, skip_bad=skip_bad, progress=advance)
-        if data[name].skipped:
-            reporter.say(f"  left out {len(data[name].skipped)} unreadable example(s) of {name}; the report lists them")
-    return data
+    """Decode every dataset (of a federation of folders: the server's); a bad file stops the run at once."""
+    return decode_at(study, sources.roots, reporter, skip_bad=skip_bad)
+
+
+def cohort_of(
+    study: Study, sources: Sources, data: Mapping[str, Decoded], skip_bad: bool, reporter: Reporter
+) -> Cohort:
+    """Divide the decoded ``data`` over clients and server; of a federation of folders, decode the sites' too.
+
+    Raises:
+        DataError: a task, or a site, has no example left.
+    """
+    if study.partition.scheme != "sites":
+        return divide(study, data)
+    sites = load_sites(study, sources, skip_bad, reporter)
+    cohort = server_cohort(study, data, pool({site.site: moments_at(study, site) for site in sites}))
+    least = study.partition.min_examples
+    return with_sites(cohort, sites, sampled_modalities(study), study.seed, least)
+
+
+def load_sites(study: Study, sources: Sources, skip_bad: bool, reporter: Reporter) -> list[SiteData]:
+    """Load every site of ``sources``, sorted by name.
+
+    Raises:
+        DataError: a file is bad, or a site has no training example.
+    """
+    return [
+        load_site(study, name, roots, reporter, skip_bad=skip_bad) for name, roots in sorted(sources.sites.items())
+    ]
+
+
+def server_cohort(study: Study, data: Mapping[str, Decoded], moments: Mapping[str, Moments]) -> Cohort:
+    """Return the cohort of a federation of folders as its server sees it: its own data, and pooled moments.
+
+    Args:
+        study: a study with ``partition.scheme = "sites"``.
+        data: the server's data (:func:`server_sources`, :func:`decode_all`).
+        moments: pooled over the sites (:func:`medfed.tasks.sites.pool`).
+
+    Raises:
+        DataError: a task has no example left.
+    """
+    modalities = sampled_modalities(study)
+    sets = server_sets(
+        data, study.train_tasks, _unseen(study), modalities, study.split, study.seed, moments, study.missing
+    )
+    return cohort_of_server(sets, moments, study.seed)
 
 
 def divide(study: Study, data: Mapping[str, Decoded]) -> Cohort:
     """Split and partition the decoded data over clients and server."""
-    unseen = tuple(task for task in study.tasks if task.name in study.unseen)
     modalities = {name: study.modality(name) for name in study.modality_names}
     return build_cohort(
-        data, study.train_tasks, unseen, modalities, study.split, study.partition, study.seed, study.missing
+        data, study.train_tasks, _unseen(study), modalities, study.split, study.partition, study.seed, study.missing
     )
+
+
+def _unseen(study: Study) -> tuple[Task, ...]:
+    return tuple(task for task in study.tasks if task.name in study.unseen)
+
+
+def _of_folders(
+    study: Study, datasets: Mapping[str, Dataset], data_root: Path | None, cache: Path, reporter: Reporter
+) -> Sources:
+    trained = sorted({task.dataset for task in study.train_tasks})
+    if data_root is None:
+        parties = site_twins(study, cache, reporter)
+    else:
+        folders = site_folders(data_root)
+        parties = {SERVER: locate_all(datasets.values(), data_root / SERVER)}
+        parties |= {site: locate_held(site, [DATASETS[n] for n in trained], path) for site, path in folders.items()}
+    sites = {name: roots for name, roots in parties.items() if name != SERVER}
+    return Sources(parties[SERVER], checksums(datasets, parties), sites)
+
+
+def site_twins(study: Study, cache: Path, reporter: Reporter) -> dict[str, dict[str, Path]]:
+    """Write the twins of server and sites into ``cache``; return party → dataset → root."""
+    specs = {name: study.twin_spec(name) for name in study.dataset_names}
+    trained = {task.dataset for task in study.train_tasks}
+    parties = twin_specs(study.dataset_names, trained, specs, study.partition)
+    with reporter.phase("write synthetic twins"):
+        return {
+            party: twins([DATASETS[name] for name in own], own, cache) for party, own in parties.items()
+        }

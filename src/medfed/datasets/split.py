@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -70,38 +71,67 @@ class PartitionSettings(BaseModel):
         scheme: ``iid`` deals evenly within each class; ``dirichlet`` draws each class's shares from Dirichlet(alpha)
             (Hsu et al. 2019); ``quantity`` draws one share per client for all classes from Dirichlet(alpha);
             ``pathological`` gives every client patients of ``classes_per_client`` classes only (McMahan et al. 2017);
-            ``natural`` makes every site a client.
-        num_clients: number of clients (``natural`` takes the number of sites).
+            ``natural`` makes every site of a dataset a client; ``sites`` makes every *folder* a client, with patients
+            of its own, and the server has its own folder (:mod:`medfed.tasks.sites`).
+        num_clients: number of clients (``natural`` takes the number of sites, ``sites`` on a data root that of folders).
         alpha: Dirichlet concentration; small means more skew.
         classes_per_client: of ``pathological``.
         min_examples: a client with fewer training examples is left out, and the partition's record names it.
+        holdings: of ``sites`` on twins: site → the datasets it holds; a site not named holds all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    scheme: Literal["iid", "dirichlet", "quantity", "pathological", "natural"] = "iid"
+    scheme: Literal["iid", "dirichlet", "quantity", "pathological", "natural", "sites"] = "iid"
     num_clients: int = Field(default=5, ge=1)
     alpha: float = Field(default=0.5, gt=0)
     classes_per_client: int = Field(default=1, ge=1)
     min_examples: int = Field(default=1, ge=1)
+    holdings: dict[str, tuple[str, ...]] = Field(default_factory=dict, exclude_if=operator.not_)
+
+    @model_validator(mode="after")
+    def _holdings_are_of_sites(self) -> PartitionSettings:
+        if self.holdings and self.scheme != "sites":
+            raise ValueError(f'holdings are of scheme = "sites", not of {self.scheme!r}; remove them')
+        for site, datasets in self.holdings.items():
+            if site not in self.twin_sites:
+                raise ValueError(
+                    f"holdings names no site {site!r}; num_clients = {self.num_clients} makes "
+                    f"{', '.join(self.twin_sites)}"
+                )
+            if not datasets:
+                raise ValueError(f"holdings leaves {site!r} without a dataset; name one, or lower num_clients")
+        return self
+
+    @property
+    def twin_sites(self) -> tuple[str, ...]:
+        """Names of the sites that scheme ``sites`` has on synthetic twins."""
+        return tuple(f"site-{number}" for number in range(self.num_clients))
 
 
-def assign_splits(rosters: Mapping[str, pl.DataFrame], settings: SplitSettings, seed: int) -> dict[str, str]:
+def assign_splits(
+    rosters: Mapping[str, pl.DataFrame], settings: SplitSettings, seed: int, parts: Sequence[str] = SPLITS
+) -> dict[str, str]:
     """Return patient → split over all ``rosters`` (dataset name → :func:`roster`).
 
     Datasets are visited in order of name; patients placed before keep their place. Official splits are placed first.
+    A party that has some of the ``parts`` only, as a site or the server of a federation of folders, uses the patients
+    whose official split is none of them for training: they go to its first part.
 
     Raises:
         DataError: two datasets place one patient in two official splits.
     """
     placed = _official_splits(rosters) if settings.official else {}
+    placed = {patient: split if split in parts else parts[0] for patient, split in placed.items()}
     shares = np.array(settings.ratios) / sum(settings.ratios)
+    numbers = [SPLITS.index(part) for part in parts]
+    fitting = [number for number in numbers if number < 2]
     for name in sorted(rosters):
         rows = rosters[name]
         train = set(rows.filter(pl.col("split") == "train")["patient"]) if settings.official else set()
-        for group, options in ((train, (0, 1)), (set(rows["patient"]) - train, (0, 1, 2, 3))):
+        for group, options in ((train, fitting), (set(rows["patient"]) - train, numbers)):
             strata = _strata(rows.filter(pl.col("patient").is_in(sorted(group))))
-            weights = shares[list(options)] / shares[list(options)].sum()
+            weights = shares[options] / (shares[options].sum() or 1.0)
             dealt = _deal(strata, placed, [SPLITS[i] for i in options], weights, (seed, "split", name, len(options)))
             placed.update(dealt)
     return placed

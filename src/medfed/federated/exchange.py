@@ -21,6 +21,8 @@ from medfed.federated.state import split, weights_of
 from medfed.types import Broadcast, Failure, Params, Update
 
 Answer = tuple[str, Update | Failure]
+SiteScores = Mapping[str, Mapping[str, float | None]]
+"""Task → metric → value on a site's own test examples; their number stands under ``n``."""
 
 
 @runtime_checkable
@@ -51,6 +53,15 @@ class ClientExchange(Exchange, Protocol):
 
     def close(self) -> None:
         """Release what the exchange holds: processes, connections."""
+        ...
+
+
+@runtime_checkable
+class ScoringExchange(ClientExchange, Protocol):
+    """An exchange whose clients have test examples of their own: a federation of sites."""
+
+    def evaluate(self, broadcast: Broadcast) -> Mapping[str, SiteScores | Failure]:
+        """Return client → its scores of the model deployed there, given the last global weights."""
         ...
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
+from medfed.errors import DataError
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -29,6 +31,24 @@ class Moments:
         """Return the fields as lists."""
         return {"count": self.count.tolist(), "total": self.total.tolist(), "squares": self.squares.tolist()}
 
+    @classmethod
+    def from_json(cls, modality: str, value: object) -> Moments:
+        """Read what :meth:`as_json` returned for ``modality``.
+
+        Raises:
+            DataError: it is not three lists of as many finite numbers, or a count is no count.
+        """
+        try:
+            parts = [np.array(value[name], np.float64) for name in ("count", "total", "squares")]  # type: ignore[index]
+        except (KeyError, TypeError, ValueError) as error:
+            raise _bad(modality, "they are not lists of numbers by count, total and squares") from error
+        if any(part.ndim != 1 or part.shape != parts[0].shape for part in parts):
+            raise _bad(modality, "the lists are not of one length")
+        count, _, squares = parts
+        if not all(np.isfinite(part).all() for part in parts) or (count < 0).any() or (squares < 0).any():
+            raise _bad(modality, "a number is not finite, or a count or a sum of squares is negative")
+        return cls(*parts)
+
     @property
     def mean(self) -> Float64[np.ndarray, " channel"]:
         """Mean per channel; 0 where nothing was observed."""
@@ -41,3 +61,7 @@ class Moments:
         variance = self.squares / np.maximum(self.count, 1) - self.mean**2
         floor = 1e-12 * np.maximum(self.mean**2, 1)
         return np.where(variance > floor, np.sqrt(np.maximum(variance, floor)), 1.0)
+
+
+def _bad(modality: str, what: str) -> DataError:
+    return DataError(what, where=f"moments of {modality!r}", hint="both sides must run the same version of medfed")

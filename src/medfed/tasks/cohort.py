@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import polars as pl
-from jaxtyping import Int
 
 from medfed.datasets.decode import Decoded
 from medfed.datasets.missing import MissingSettings, take_away
@@ -18,14 +16,12 @@ from medfed.datasets.split import (
     assign_clients,
     assign_splits,
     partition_hash,
-    roster,
 )
-from medfed.errors import DataError
 from medfed.modalities.base import Modality
 from medfed.modalities.moments import Moments
 from medfed.tasks.base import Task, TaskSet
+from medfed.tasks.rows import Rows, ids_by_dataset, require_examples, rosters, rows_at
 
-Rows = Int[np.ndarray, " row"]
 SERVER_SPLITS = ("public", "development", "test")
 ELSEWHERE = "elsewhere"
 """In ``client_tests``: the test patients of sites that do not train. They meet the server's model."""
@@ -42,6 +38,7 @@ class Cohort:
         client_tests: client → trained task → those test examples that are dealt to the client, by the shares of the
             private ones; natural clients have their own site's, and :data:`ELSEWHERE` holds those of all other sites.
         moments: modality → the pooled moments that everything is normalised by.
+        site_tests: of a federation of folders in one process, site → task → the site's own test examples.
         partition: who holds which example ids, with class counts (JSON).
     """
 
@@ -52,6 +49,7 @@ class Cohort:
     client_tests: Mapping[str, Mapping[str, TaskSet]]
     moments: Mapping[str, Moments] = field(repr=False)
     partition: Mapping[str, Any] = field(repr=False)
+    site_tests: Mapping[str, Mapping[str, TaskSet]] = field(default_factory=dict)
 
 
 def build_cohort(
@@ -69,27 +67,25 @@ def build_cohort(
     Raises:
         DataError: a trained task has no private, public or test example left.
     """
-    rosters = {
-        name: roster(data[name].index, *_columns(train, name)) for name in sorted({task.dataset for task in train})
-    }
-    splits = assign_splits(rosters, split, seed)
-    clients = assign_clients(rosters, splits, partition, seed)
-    tested = assign_clients(rosters, splits, partition, seed, "test")
+    seen = rosters(data, train)
+    splits = assign_splits(seen, split, seed)
+    clients = assign_clients(seen, splits, partition, seed)
+    tested = assign_clients(seen, splits, partition, seed, "test")
     if missing is not None:
         data = {name: take_away(decoded, missing, {**clients, **tested}, seed) for name, decoded in data.items()}
     names, left_out = _large_enough(data, train, clients, partition.min_examples)
-    private = {name: {task.name: _rows(data[task.dataset], task, clients, name) for task in train} for name in names}
+    private = {name: {task.name: rows_at(data[task.dataset], task, clients, name) for task in train} for name in names}
     server = {
-        part: {task.name: _rows(data[task.dataset], task, splits, part) for task in train} for part in SERVER_SPLITS
+        part: {task.name: rows_at(data[task.dataset], task, splits, part) for task in train} for part in SERVER_SPLITS
     }
     for task in train:
         parts = {"private": np.concatenate([rows[task.name] for rows in private.values()])}
         asked = [part for part in SERVER_SPLITS if part != "development" or split.ratios[2] > 0]
-        _require_examples(task, {**parts, **{part: server[part][task.name] for part in asked}})
+        require_examples(task, {**parts, **{part: server[part][task.name] for part in asked}})
     elsewhere = {patient: place for patient, place in splits.items() if place != "test"}
     for task in unseen:
-        server["test"][task.name] = _rows(data[task.dataset], task, elsewhere, None)
-        _require_examples(task, {"test": server["test"][task.name]})
+        server["test"][task.name] = rows_at(data[task.dataset], task, elsewhere, None)
+        require_examples(task, {"test": server["test"][task.name]})
     moments = pooled_moments(data, train, private, modalities)
     data = {name: decoded.normalised(modalities, moments) for name, decoded in data.items()}
     by_name = {task.name: task for task in (*train, *unseen)}
@@ -102,22 +98,13 @@ def build_cohort(
     held = {name: sets(rows) for name, rows in private.items()}
     tested = {patient: name if name in private else ELSEWHERE for patient, name in tested.items()}
     own_tests = {
-        name: sets({task.name: _rows(data[task.dataset], task, tested, name) for task in train})
+        name: sets({task.name: rows_at(data[task.dataset], task, tested, name) for task in train})
         for name in (*names, *({ELSEWHERE} & set(tested.values())))
     }
     parts_of_server = {part: sets(rows) for part, rows in server.items()}
     record = _record(held, parts_of_server, partition, seed)
-    record |= {"client_tests": {name: _ids(parts) for name, parts in own_tests.items()}, "left_out": left_out}
+    record |= {"client_tests": {name: ids_by_dataset(parts) for name, parts in own_tests.items()}, "left_out": left_out}
     return Cohort(held, **parts_of_server, client_tests=own_tests, moments=moments, partition=record)
-
-
-def _columns(train: Sequence[Task], dataset: str) -> tuple[list[str], list[str]]:
-    """Return the target and the stratum columns of the tasks of ``dataset``."""
-    own = [task for task in train if task.dataset == dataset]
-    return (
-        [column for task in own for column in task.target_columns],
-        [column for task in own for column in task.stratum_columns],
-    )
 
 
 def pooled_moments(
@@ -138,13 +125,6 @@ def pooled_moments(
     return pooled
 
 
-def _rows(decoded: Decoded, task: Task, places: Mapping[str, str], place: str | None) -> Rows:
-    """Rows of the task whose patient is at ``place``; None means at no place at all."""
-    patients = decoded.index["patient"]
-    here = np.array([places.get(patient) == place for patient in patients], bool)
-    return np.flatnonzero(here & task.usable(decoded))
-
-
 def _large_enough(
     data: Mapping[str, Decoded], train: Sequence[Task], clients: Mapping[str, str], least: int
 ) -> tuple[list[str], list[str]]:
@@ -160,40 +140,21 @@ def _large_enough(
     ]
 
 
-def _require_examples(task: Task, parts: Mapping[str, Rows]) -> None:
-    for part, rows in parts.items():
-        if not len(rows):
-            raise DataError(
-                f"task {task.name!r} has no {part} example left",
-                where=task.dataset,
-                hint="give it more data, change split.ratios, or take the task out of the study",
-            )
-
-
 def _record(
     held: Mapping[str, Mapping[str, TaskSet]],
     server: Mapping[str, Mapping[str, TaskSet]],
     settings: PartitionSettings,
     seed: int,
 ) -> dict[str, Any]:
-    clients = {name: _ids(sets) for name, sets in held.items()}
+    clients = {name: ids_by_dataset(sets) for name, sets in held.items()}
     return {
         "scheme": settings.scheme,
         "seed": seed,
         "hash": partition_hash(clients),
         "clients": clients,
-        "server": {part: _ids(sets) for part, sets in server.items()},
+        "server": {part: ids_by_dataset(sets) for part, sets in server.items()},
         "counts": {
             name: {task: examples.task.counts(examples) for task, examples in sets.items()}
             for name, sets in held.items()
         },
     }
-
-
-def _ids(sets: Mapping[str, TaskSet]) -> dict[str, list[str]]:
-    ids: dict[str, pl.Series] = {}
-    for examples in sets.values():
-        mine = examples.data.index["example"].gather(examples.rows)
-        dataset = examples.task.dataset
-        ids[dataset] = pl.concat([ids[dataset], mine]).unique() if dataset in ids else mine
-    return {dataset: series.sort().to_list() for dataset, series in sorted(ids.items())}

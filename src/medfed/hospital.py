@@ -1,0 +1,203 @@
+"""What one hospital does with its own folder: find, decode and divide its data, tell moments, train, test.
+
+The run in one process and a hospital's own process call these same functions, so a federation over a network gives the
+bits that the run on one machine gives. Nothing here knows how messages travel, or what a site's policy says: what a
+site may serve comes as plain arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from medfed.arm import build_model
+from medfed.datasets import DATASETS
+from medfed.datasets.decode import Decoded, decode
+from medfed.datasets.folders import locate_held
+from medfed.errors import DataError, StudyError
+from medfed.evaluation.judge import point_values
+from medfed.evaluation.kinds import KINDS
+from medfed.evaluation.predict import responses
+from medfed.federated.client import Client
+from medfed.federated.exchange import SiteScores
+from medfed.federated.state import Weights, load_weights
+from medfed.models.base import FederatedModel
+from medfed.modalities.base import Modality
+from medfed.modalities.moments import Moments
+from medfed.progress import Reporter
+from medfed.study import Study
+from medfed.tasks.base import Task, TaskSet, trainable
+from medfed.tasks.folders import server_sets
+from medfed.tasks.sites import SiteData, divide_site, site_moments, task_sets
+from medfed.types import Broadcast, Params
+
+
+def find_site(study: Study, site: str, folder: Path, tasks: Collection[str] | None = None) -> dict[str, Path]:
+    """Return the roots of the trained tasks' datasets that the site's folder holds.
+
+    Args:
+        study: the study.
+        site: the site's name, for messages.
+        folder: holds the site's datasets in native layout.
+        tasks: those the site may serve; None serves every trained one.
+
+    Raises:
+        DataError: the folder is absent or empty, or holds no dataset of the tasks. StudyError: no task may be served.
+    """
+    names = sorted({task.dataset for task in served_tasks(study, site, tasks)})
+    return locate_held(site, [DATASETS[name] for name in names], folder)
+
+
+def load_site(
+    study: Study,
+    site: str,
+    roots: Mapping[str, Path],
+    reporter: Reporter,
+    *,
+    tasks: Collection[str] | None = None,
+    min_examples: int = 1,
+    skip_bad: bool = False,
+) -> SiteData:
+    """Decode what the site holds and divide its patients into training and test.
+
+    Args:
+        study: the study.
+        site: the site's name, the client's id.
+        roots: dataset → its root at the site (:func:`find_site`).
+        reporter: says how far it is.
+        tasks: those the site may serve; None serves every trained one.
+        min_examples: training examples without which the site takes no part.
+        skip_bad: leave unreadable examples out.
+
+    Raises:
+        DataError: a file is bad, or the site has too few training examples. StudyError: no task may be served.
+    """
+    served = served_tasks(study, site, tasks)
+    wanted = {task.dataset for task in served}
+    held = {name: root for name, root in sorted(roots.items()) if name in wanted}
+    data = decode_at(study, held, reporter, skip_bad=skip_bad, title=f"{site}: decode")
+    found = divide_site(site, data, served, study.split, study.seed, study.missing)
+    if found.num_examples < min_examples:
+        raise DataError(
+            f"{found.num_examples} training examples, at least {min_examples} are needed to take part",
+            where=f"site {site!r}",
+            hint="give it more data of the study's tasks, or leave the site out",
+        )
+    return found
+
+
+def moments_at(study: Study, site: SiteData) -> dict[str, Moments]:
+    """Return the moments the site tells: of its training rows, for every modality of the study's samples."""
+    return site_moments(site, sampled_modalities(study))
+
+
+def site_client(
+    study: Study, site: SiteData, pooled: Mapping[str, Moments], public: Mapping[str, TaskSet] | None = None
+) -> tuple[Client, dict[str, TaskSet]]:
+    """Return the site as a client, and its own test examples by task.
+
+    Args:
+        study: the study.
+        site: what :func:`load_site` returned.
+        pooled: moments pooled over all sites (:func:`medfed.tasks.sites.pool`).
+        public: the server's public examples (:func:`public_sets`), where the algorithm uses them.
+
+    Raises:
+        DataError: the site has no training example, or ``pooled`` lacks a modality.
+        StudyError: the algorithm needs public examples and none are given.
+    """
+    if study.algorithm.uses_public and not public:
+        raise StudyError(
+            f"the algorithm {study.algorithm.name!r} needs the server's public data at every site",
+            where=f"site {site.site!r}",
+            hint="copy the server's folder to the site and name the copy",
+        )
+    modalities = sampled_modalities(study)
+    if lacking := sorted(modalities.keys() - pooled.keys()):
+        raise DataError(f"no pooled moments of {lacking[0]!r}", where=f"site {site.site!r}", hint="ask the server")
+    train, tests = task_sets(site, modalities, pooled)
+    return Client(site.site, train, public if study.algorithm.uses_public else {}), tests
+
+
+def public_sets(
+    study: Study, public_root: Path, pooled: Mapping[str, Moments], reporter: Reporter, *, skip_bad: bool = False
+) -> dict[str, TaskSet]:
+    """Return the server's public examples by trained task, from a site's copy of the server's folder.
+
+    Raises:
+        DataError: a dataset of a trained task is not there, or a file is bad.
+    """
+    names = sorted({task.dataset for task in study.train_tasks})
+    roots = {name: DATASETS[name].locate(public_root) for name in names}
+    data = decode_at(study, roots, reporter, skip_bad=skip_bad, title="public: decode")
+    modalities = sampled_modalities(study)
+    return server_sets(data, study.train_tasks, (), modalities, study.split, study.seed, pooled)["public"]
+
+
+def site_scores(model: FederatedModel, tests: Mapping[str, TaskSet]) -> SiteScores:
+    """Return task → metric → value on the site's own test examples, with their number under ``n``.
+
+    A metric that is not defined on them (AUROC of one class) is None.
+    """
+    scores: dict[str, dict[str, float | None]] = {}
+    for name, examples in sorted(tests.items()):
+        task = trainable(examples.task)
+        values = point_values(KINDS[task.metric_kind], task.truths(examples), responses(model, examples))
+        scores[name] = {**values, "n": len(examples)}
+    return scores
+
+
+def evaluate_at(study: Study, tests: Mapping[str, TaskSet], broadcast: Broadcast, own: Params) -> SiteScores:
+    """Return the scores of the model that is deployed at a site, given the last ``broadcast``.
+
+    Args:
+        study: the study.
+        tests: the site's test examples.
+        broadcast: the last global weights.
+        own: what the algorithm keeps at the site (``ClientExchange.own``).
+    """
+    model = build_model(study)
+    load_weights(model, study.algorithm.deployed(Weights(broadcast.params, broadcast.buffers), own))
+    return site_scores(model, tests)
+
+
+def served_tasks(study: Study, site: str, tasks: Collection[str] | None) -> tuple[Task, ...]:
+    """Return those of the study's trained tasks that are in ``tasks``; None means all.
+
+    Raises:
+        StudyError: there are none.
+    """
+    served = tuple(task for task in study.train_tasks if tasks is None or task.name in tasks)
+    if not served:
+        raise StudyError(
+            f"none of the study's tasks ({', '.join(study.train)}) may be served here",
+            where=f"site {site!r}",
+            hint="allow one of them at the site, or leave the site out of this study",
+        )
+    return served
+
+
+def sampled_modalities(study: Study) -> dict[str, Modality]:
+    """Return the modalities that samples of the study's datasets have, truths apart, sorted by name."""
+    names = {modality for dataset in study.dataset_names for modality in DATASETS[dataset].modalities}
+    return {name: study.modality(name) for name in sorted(names)}
+
+
+def decode_at(
+    study: Study, roots: Mapping[str, Path], reporter: Reporter, *, skip_bad: bool, title: str = "decode"
+) -> dict[str, Decoded]:
+    """Decode the datasets at ``roots``; files are opened here, so a bad one stops the run before anything is trained.
+
+    Raises:
+        DataError: a file is bad.
+    """
+    modalities = {name: study.modality(name) for name in study.modality_names}
+    data = {}
+    for name, root in roots.items():
+        with reporter.phase(f"{title} {name}") as advance:
+            data[name] = decode(DATASETS[name], root, modalities, skip_bad=skip_bad, progress=advance)
+        if data[name].skipped:
+            reporter.say(f"  left out {len(data[name].skipped)} unreadable example(s) of {name}; the report lists them")
+    return data
+
+

@@ -8,11 +8,9 @@ so a server that was killed goes on with the same federation and ends with the s
 from __future__ import annotations
 
 import json
-import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -29,6 +27,7 @@ from medfed.rundir import RunDir
 from medfed.site.federation import FederationFolder
 from medfed.site.invitation import versions
 from medfed.site.policy import study_sha256
+from medfed.site.status import SiteFailure, StatusFile
 from medfed.study import Study
 from medfed.tasks.cohort import Cohort
 from medfed.tasks.sites import moments_json, moments_of, pool
@@ -37,8 +36,6 @@ from medfed.types import Failure
 GREETINGS = "greetings.json"
 POLL_SECONDS = 0.2
 BYE_SECONDS = 5.0
-TERMINATED = 143
-"""Exit status after SIGTERM: everything up to the last phase of the last round is in the checkpoint."""
 
 
 class Hospitals:
@@ -54,7 +51,7 @@ class Hospitals:
         self._folder, self._post, self._reporter = folder, post, reporter
         self._greetings: dict[str, Greeting] = {}
         self._moments: dict[str, Any] = {}
-        self._status: dict[str, Any] = {"study": folder.study().name, "state": "waiting", "round": 0, "failures": []}
+        self._status = StatusFile(folder.root)
 
     def party(self) -> Party:
         """Return what the pipeline needs of the sites."""
@@ -77,16 +74,16 @@ class Hospitals:
         self._wait(set(filed) or set(self._folder.sites))
         facts = self._facts(study, run)
         asked = self._post.online() & set(filed or self._folder.sites)
+        self._status.update(state="hello", num_rounds=study.rounds.num_rounds)
         answers = greet(self._post, asked, facts, self._folder.deadlines.hello_seconds)
         willing = {site: answer for site, answer in answers.items() if isinstance(answer, Greeting)}
-        self._note(state="greeting", failures=_told(answers))
-        for site, reason in _told(answers):
-            self._reporter.say(f"{site}: {reason}")
+        for failure in _failures(answers):
+            self.note_failure(failure)
         self._check_versions(willing)
         if filed:
             willing = _as_filed(filed, willing)
         if len(willing) < self._folder.min_sites:
-            raise self._too_few(len(willing), _told(answers))
+            raise self._too_few(len(willing), [(found.client, found.reason) for found in _failures(answers)])
         if not filed:
             run.write_json(GREETINGS, {site: found.model_dump() for site, found in sorted(willing.items())})
         self._greetings = dict(sorted(willing.items()))
@@ -98,7 +95,7 @@ class Hospitals:
         """Return the exchange of one federation of the run."""
         registered = {site: found.num_examples for site, found in self._greetings.items()}
         facts = {**self._facts(study, run), "moments": json.dumps(self._moments)}
-        self._note(state="running", run=str(run.root))
+        self._status.update(state="training", run=str(run.root))
         return RemoteExchange(
             self._post,
             registered,
@@ -106,22 +103,23 @@ class Hospitals:
             train_seconds=self._folder.deadlines.train_seconds,
             evaluate_seconds=self._folder.deadlines.evaluate_seconds,
             before_round=self._before_round,
-            tell=self._reporter.say,
+            tell=self.note_failure,
         )
 
-    def goodbye(self, state: str) -> None:
-        """Tell the sites that the run is over, and the status file how it ended."""
-        letters = {site: Envelope("bye", {"run": ""}, b"") for site in self._post.online()}
+    def goodbye(self) -> None:
+        """Tell the sites that the run is over."""
+        letters = {site: Envelope("bye", {}, b"") for site in self._post.online()}
         for _ in self._post.ask(letters, BYE_SECONDS):
             pass
-        self._note(state=state)
 
-    def note_end(self, state: str) -> None:
-        """Write how the run ended; the sites wait for it to go on."""
-        self._note(state=state)
+    def note_failure(self, failure: Failure) -> None:
+        """Say and file that a site gave no usable answer."""
+        self._reporter.say(f"{failure.client}, round {failure.round}, {failure.phase}: {failure.reason}")
+        told = SiteFailure(site=failure.client, round=failure.round, phase=failure.phase, reason=failure.reason)
+        self._status.failed(told)
 
     def _before_round(self, round: int) -> None:
-        self._note(round=round)
+        self._status.update(round=round)
         self._wait(set(self._greetings))
 
     def _wait(self, wanted: set[str]) -> None:
@@ -136,9 +134,9 @@ class Hospitals:
             if not said:
                 self._reporter.say(f"waiting for {', '.join(sorted(wanted - there))}")
                 said = True
-            self._note(online=sorted(there))
             time.sleep(POLL_SECONDS)
-        self._note(online=sorted(self._post.online()))
+        for site in sorted(self._post.online()):
+            self._status.seen(site)
 
     def _too_few(self, count: int, told: list[tuple[str, str]]) -> TooFewSitesError:
         listed = "".join(f"\n  {site}: {reason}" for site, reason in told)
@@ -162,12 +160,8 @@ class Hospitals:
             "run": f"{run.root.parent.name}/{run.root.name}",
         }
 
-    def _note(self, **facts: Any) -> None:
-        self._status.update(facts, time=time.time())
-        RunDir(self._folder.root).write_json("status.json", self._status)
 
-
-def serve(root: Path, console: Console | None = None) -> Path:
+def serve(folder: FederationFolder, console: Console | None = None) -> Path:
     """Run the federation's study to its end, or go on where it stopped; return the run's folder.
 
     Raises:
@@ -176,27 +170,18 @@ def serve(root: Path, console: Console | None = None) -> Path:
     """
     from medfed.federated.flower import FlowerServer  # noqa: PLC0415  (the network is an optional extra)
 
-    folder = FederationFolder.load(root)
-    study, reporter = folder.study(), Reporter(console or Console())
+    study, reporter, files = folder.study(), Reporter(console or Console()), folder.certificates
     check_study(study)
-    if not folder.sites:
-        raise RunError("no site is registered", where=root, hint="medfed federation add DIR SITE KEY.pub")
-    certificates = folder.certificates
-    address = (folder.settings.listen, folder.port)
-    server = FlowerServer(*address, certificates.server, certificates.key, folder.sites, root / "server.log")
+    log, listen = folder.root / "server.log", folder.settings.listen
+    server = FlowerServer(listen, folder.port, files.certificate, files.key, folder.sites, log)
     hospitals = Hospitals(folder, server, reporter)
-    places = Places(folder.runs, folder.cache, folder.data_root)
     server.start()
-    reporter.say(f"listening on {folder.settings.listen}:{server.port} for {', '.join(folder.sites)}")
-    before = signal.signal(signal.SIGTERM, _terminated)
+    reporter.say(f"listening on {listen}:{server.port} for {', '.join(folder.sites)}")
     try:
+        places = Places(folder.runs, folder.cache, folder.data_root)
         found = run_study(study, places, reporter, party=hospitals.party())
-        hospitals.goodbye("done")
-    except BaseException as error:
-        hospitals.note_end(f"stopped: {type(error).__name__}")
-        raise
+        hospitals.goodbye()
     finally:
-        signal.signal(signal.SIGTERM, before)
         server.stop()
     return found
 
@@ -221,9 +206,9 @@ def check_study(study: Study) -> None:
         )
 
 
-def _told(answers: Mapping[str, Greeting | Failure]) -> list[tuple[str, str]]:
-    """Return (site, why not) of the sites that take no part."""
-    return [(site, found.reason) for site, found in sorted(answers.items()) if isinstance(found, Failure)]
+def _failures(answers: Mapping[str, Greeting | Failure]) -> list[Failure]:
+    """Return why some sites take no part, sorted by site."""
+    return [found for _, found in sorted(answers.items()) if isinstance(found, Failure)]
 
 
 def _as_filed(filed: Mapping[str, Any], found: Mapping[str, Greeting]) -> dict[str, Greeting]:
@@ -242,7 +227,3 @@ def _as_filed(filed: Mapping[str, Any], found: Mapping[str, Greeting]) -> dict[s
                 hint="bring the old data back, or start a new run: remove the run's folder",
             )
     return first
-
-
-def _terminated(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(TERMINATED)

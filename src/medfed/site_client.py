@@ -8,13 +8,10 @@ anything leaves, and what leaves stands in the audit log first.
 from __future__ import annotations
 
 import json
-import signal
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from types import FrameType
 from typing import Any
 from urllib.parse import quote
 
@@ -33,6 +30,7 @@ from medfed.federated.wire import broadcast_of, update_bytes
 from medfed.hospital import evaluate_at, find_site, load_site, moments_at, public_sets, site_client
 from medfed.progress import Reporter
 from medfed.site.folder import SiteFolder
+from medfed.site.invitation import versions
 from medfed.site.keys import load_node_key
 from medfed.site.policy import ANY, study_sha256
 from medfed.study import Study
@@ -103,7 +101,7 @@ class SiteDesk:
         greeting = Greeting(
             num_examples=run.data.num_examples,
             moments=moments_json(moments_at(run.study, run.data)),
-            versions=dict(self._folder.versions),
+            versions=versions(),
             counts=counts,
         )
         self._reporter.say(f"study {run.study.name!r}: {run.data.num_examples} training examples here")
@@ -211,16 +209,14 @@ class SiteDesk:
         return Envelope("failure", {"phase": letter.kind, "reason": reason}, b"")
 
 
-def join(root: Path, *, once: bool = False, console: Console | None = None) -> None:
+def join(folder: SiteFolder, *, once: bool = False, console: Console | None = None) -> None:
     """Take part in the federation until it is told to stop (Ctrl-C, SIGTERM), or, with ``once``, until a run is over.
 
     Raises:
-        MedfedError: the folder is not in order, or the server refuses this site or is not who it should be.
+        MedfedError: the server refuses this site, is not who it should be, or cannot be reached for a day.
     """
     from medfed.federated.flower import FlowerSite  # noqa: PLC0415  (the network is an optional extra)
 
-    folder = SiteFolder.load(root)
-    folder.check()
     reporter = Reporter(console or Console())
     desk = SiteDesk(folder, reporter)
     key = load_node_key(folder.private_key)
@@ -232,24 +228,7 @@ def join(root: Path, *, once: bool = False, console: Console | None = None) -> N
             site.stop()
         return reply
 
-    with stopping(site.stop):
-        site.serve(answer, reporter.say, patience_seconds=PATIENCE_SECONDS)
-
-
-class stopping:  # noqa: N801  (reads as a statement)
-    """Call ``stop`` on SIGTERM while the block runs; the block ends in good order."""
-
-    def __init__(self, stop: Callable[[], None]) -> None:
-        self._stop = stop
-
-    def __enter__(self) -> None:
-        self._before = signal.signal(signal.SIGTERM, self._received)
-
-    def __exit__(self, *error: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
-
-    def _received(self, number: int, frame: FrameType | None) -> None:
-        self._stop()
+    site.serve(answer, reporter.say, patience_seconds=PATIENCE_SECONDS)
 
 
 def _study(letter: Envelope) -> Study:

@@ -64,7 +64,7 @@ class RemoteExchange:
         train_seconds: how long to wait for an update.
         evaluate_seconds: how long to wait for scores.
         before_round: called with the round's number before anything is sent; it may wait for sites, or raise.
-        tell: is given lines for the log: late updates that were refused.
+        tell: is given every failure, late answers too, which are refused.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class RemoteExchange:
         train_seconds: float,
         evaluate_seconds: float,
         before_round: Callable[[int], None],
-        tell: Callable[[str], None],
+        tell: Callable[[Failure], None],
     ) -> None:
         self._post, self._facts, self._tell, self._before_round = post, dict(facts), tell, before_round
         self._train_seconds, self._evaluate_seconds = train_seconds, evaluate_seconds
@@ -89,11 +89,15 @@ class RemoteExchange:
 
     def __call__(self, round: int, broadcasts: Mapping[str, Broadcast]) -> Iterator[Answer]:
         """Ask the named sites to train; every one gives an update or a failure before the deadline is over."""
-        self.tell_late()
+        for site, kind in self._post.late():
+            self._tell(Failure(site, round, "late", f"an answer to {kind!r} came after its deadline: refused as stale"))
         self._before_round(round)
         letters = _letters("train", broadcasts, {**self._facts, "round": str(round)})
         for site, answer in self._post.ask(letters, self._train_seconds):
-            yield site, _update(site, round, answer)
+            found = _update(site, round, answer)
+            if isinstance(found, Failure):
+                self._tell(found)
+            yield site, found
 
     def evaluate(self, broadcast: Broadcast) -> dict[str, dict[str, Any] | Failure]:
         """Return what every site says of the model on its own held-out patients."""
@@ -111,11 +115,6 @@ class RemoteExchange:
 
     def close(self) -> None:
         """Nothing is held; the post goes on serving."""
-
-    def tell_late(self) -> None:
-        """Log the answers that came after their deadline."""
-        for site, kind in self._post.late():
-            self._tell(f"{site}: an answer to {kind!r} came after its deadline and is refused as stale")
 
 
 def _letters(kind: str, broadcasts: Mapping[str, Broadcast], facts: Mapping[str, str]) -> dict[str, Envelope]:

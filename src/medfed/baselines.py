@@ -121,7 +121,7 @@ def pooled(cohort: Cohort) -> Cohort:
         for name, examples in tasks.items():
             sets.setdefault(name, []).append(examples)
     union = {
-        name: TaskSet(parts[0].task, parts[0].data, np.sort(np.concatenate([part.rows for part in parts])))
+        name: parts[0].holding(np.sort(np.concatenate([part.rows for part in parts])))
         for name, parts in sets.items()
     }
     return replace(cohort, clients={"centralised": union})

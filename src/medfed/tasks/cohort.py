@@ -26,6 +26,7 @@ from medfed.modalities.moments import Moments
 from medfed.tasks.base import Task, TaskSet
 
 Rows = Int[np.ndarray, " row"]
+NO_ROWS = np.zeros(0, np.int64)
 SERVER_SPLITS = ("public", "development", "test")
 ELSEWHERE = "elsewhere"
 """In ``client_tests``: the test patients of sites that do not train. They meet the server's model."""
@@ -78,33 +79,27 @@ def build_cohort(
     if missing is not None:
         data = {name: take_away(decoded, missing, {**clients, **tested}, seed) for name, decoded in data.items()}
     names, left_out = _large_enough(data, train, clients, partition.min_examples)
-    private = {name: {task.name: _rows(data[task.dataset], task, clients, name) for task in train} for name in names}
-    server = {
-        part: {task.name: _rows(data[task.dataset], task, splits, part) for task in train} for part in SERVER_SPLITS
-    }
+    private = _laid_out(data, train, clients, names)
+    server = _laid_out(data, train, splits, SERVER_SPLITS)
     for task in train:
         parts = {"private": np.concatenate([rows[task.name] for rows in private.values()])}
         asked = [part for part in SERVER_SPLITS if part != "development" or split.ratios[2] > 0]
         _require_examples(task, {**parts, **{part: server[part][task.name] for part in asked}})
     elsewhere = {patient: place for patient, place in splits.items() if place != "test"}
     for task in unseen:
-        server["test"][task.name] = _rows(data[task.dataset], task, elsewhere, None)
+        server["test"][task.name] = _rows_by_place(data[task.dataset], task, elsewhere).get(None, NO_ROWS)
         _require_examples(task, {"test": server["test"][task.name]})
     moments = pooled_moments(data, train, private, modalities)
     data = {name: decoded.normalised(modalities, moments) for name, decoded in data.items()}
-    by_name = {task.name: task for task in (*train, *unseen)}
+    whole = {task.name: TaskSet(task, data[task.dataset], NO_ROWS) for task in (*train, *unseen)}
 
     def sets(rows: Mapping[str, Rows]) -> dict[str, TaskSet]:
-        return {
-            name: TaskSet(by_name[name], data[by_name[name].dataset], kept) for name, kept in rows.items() if len(kept)
-        }
+        return {name: whole[name].holding(kept) for name, kept in rows.items() if len(kept)}
 
     held = {name: sets(rows) for name, rows in private.items()}
     tested = {patient: name if name in private else ELSEWHERE for patient, name in tested.items()}
-    own_tests = {
-        name: sets({task.name: _rows(data[task.dataset], task, tested, name) for task in train})
-        for name in (*names, *({ELSEWHERE} & set(tested.values())))
-    }
+    at = (*names, *({ELSEWHERE} & set(tested.values())))
+    own_tests = {name: sets(rows) for name, rows in _laid_out(data, train, tested, at).items()}
     parts_of_server = {part: sets(rows) for part, rows in server.items()}
     record = _record(held, parts_of_server, partition, seed)
     record |= {"client_tests": {name: _ids(parts) for name, parts in own_tests.items()}, "left_out": left_out}
@@ -138,11 +133,20 @@ def pooled_moments(
     return pooled
 
 
-def _rows(decoded: Decoded, task: Task, places: Mapping[str, str], place: str | None) -> Rows:
-    """Rows of the task whose patient is at ``place``; None means at no place at all."""
-    patients = decoded.index["patient"]
-    here = np.array([places.get(patient) == place for patient in patients], bool)
-    return np.flatnonzero(here & task.usable(decoded))
+def _laid_out(
+    data: Mapping[str, Decoded], tasks: Sequence[Task], places: Mapping[str, str], wanted: Sequence[str]
+) -> dict[str, dict[str, Rows]]:
+    """Return place → task → rows; one pass over the examples, however many places are ``wanted``."""
+    found = {task.name: _rows_by_place(data[task.dataset], task, places) for task in tasks}
+    return {place: {name: rows.get(place, NO_ROWS) for name, rows in found.items()} for place in wanted}
+
+
+def _rows_by_place(decoded: Decoded, task: Task, places: Mapping[str, str]) -> dict[str | None, Rows]:
+    """Return place → rows of the task whose patient is there, in order; None stands for no place at all."""
+    patients, found = decoded.index["patient"].to_list(), dict[str | None, list[int]]()
+    for row in np.flatnonzero(task.usable(decoded)).tolist():
+        found.setdefault(places.get(patients[row]), []).append(row)
+    return {place: np.array(rows, np.int64) for place, rows in found.items()}
 
 
 def _large_enough(

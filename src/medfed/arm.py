@@ -16,23 +16,27 @@ from medfed.evaluation.kinds import KINDS
 from medfed.evaluation.predict import HeadPredictor, InjectedPredictor, Predictor, responses, watch
 from medfed.federated.algorithms.base import Federation
 from medfed.federated.client import Client
-from medfed.federated.exchange import ClientExchange, InProcessExchange
+from medfed.federated.exchange import ClientExchange, InProcessExchange, ScoringExchange
 from medfed.federated.memory import DiskMemory
 from medfed.federated.rounds import RoundResult, initial_state, run_round
-from medfed.federated.state import FederatedState, Weights, join, load_weights, split, weights_of
+from medfed.federated.state import FederatedState, Weights, fingerprint, join, load_weights, split, weights_of
 from medfed.injection.inject import Injector
 from medfed.models.base import FederatedModel
 from medfed.models.multimodal import MultimodalModel
 from medfed.progress import Reporter
 from medfed.rng import torch_seeded
 from medfed.rundir import RunDir
+from medfed.scoring import SITES, InProcessSites, site_record
 from medfed.study import Study
 from medfed.tasks.base import TaskSet, trainable
 from medfed.tasks.cohort import Cohort
+from medfed.types import Broadcast
 
 FEDERATE_LOGS = ("rounds.jsonl", "timings.jsonl")
 LOGS = (*FEDERATE_LOGS, "development.jsonl", "injection/steps.jsonl", "injection/routing.jsonl")
 GROUPS = ("federated", "injector")
+HEADS = "heads"
+"""In scores: the injected federation's own aggregated heads."""
 
 
 Connect = Callable[[Study, Cohort, RunDir], ClientExchange]
@@ -41,10 +45,10 @@ Connect = Callable[[Study, Cohort, RunDir], ClientExchange]
 
 def in_process(study: Study, cohort: Cohort, run: RunDir) -> ClientExchange:
     """Return the exchange with clients in this process; what they keep lies in the run's folder."""
-    memory = DiskMemory(run.root / "clients")
-    return InProcessExchange(
-        clients_of(study, cohort), build_model(study), study.algorithm, study.client, study.seed, memory
-    )
+    memory, clients, model = DiskMemory(run.root / "clients"), clients_of(study, cohort), build_model(study)
+    if cohort.site_tests:
+        return InProcessSites(study, clients, cohort.site_tests, model, memory)
+    return InProcessExchange(clients, model, study.algorithm, study.client, study.seed, memory)
 
 
 def clients_of(study: Study, cohort: Cohort) -> list[Client]:
@@ -103,6 +107,7 @@ class Arm:
                 for number in range(state.round + 1, self._study.rounds.num_rounds + 1):
                     advance(number - 1, self._study.rounds.num_rounds)
                     state = self._finish_round(self._federate(state))
+                self._ask_sites(state)
         finally:
             self._exchange.close()
         load_weights(self.model, state.weights)
@@ -143,6 +148,15 @@ class Arm:
         self._run.append_records("timings.jsonl", timings)
         self._save(result.state, finished=False)
         return result.state
+
+    def _ask_sites(self, state: FederatedState) -> None:
+        """Write what every site scores with the last model, where sites have test examples of their own."""
+        if not isinstance(self._exchange, ScoringExchange) or self._run.exists(SITES):
+            return
+        shared = self._study.algorithm.shared(state.weights)
+        last = Broadcast(state.round, fingerprint(state.params, state.buffers), *shared)
+        name = self._name if self.injector is None else HEADS
+        self._run.write_json(SITES, site_record(self._study, {name: self._exchange.evaluate(last)}))
 
     def _finish_round(self, state: FederatedState) -> FederatedState:
         """Inject (if this arm does), look at the development set, and close the round."""

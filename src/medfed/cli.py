@@ -272,14 +272,15 @@ def partition(
     show: Annotated[bool, typer.Option("--show", help="Draw it too, as an SVG beside the JSON file")] = False,
 ) -> None:
     """Divide a study's data over clients and server without training, and say who holds what."""
-    from medfed.prepare import decode_all, divide, find_sources
+    from medfed.prepare import cohort_of, decode_all, find_sources
     from medfed.report.page import write_whole
     from medfed.report.partition import partition_picture, partition_rows
     from medfed.study import load_study
 
     chosen, reporter = load_study(study, overrides or []), Reporter(Console())
     sources = find_sources(chosen, data_root, cache.expanduser(), reporter)
-    record = divide(chosen, decode_all(chosen, sources, skip_bad, reporter)).partition
+    data = decode_all(chosen, sources, skip_bad, reporter)
+    record = cohort_of(chosen, sources, data, skip_bad, reporter).partition
     table = Table("client", "task", "examples", "by class", title=f"{record['scheme']}, hash {record['hash']}")
     for client, task, count, classes in partition_rows(record):
         table.add_row(client, task, str(count), classes)

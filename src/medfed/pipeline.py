@@ -23,7 +23,7 @@ from medfed.evaluation.predict import HeadPredictor, InjectedPredictor, Predicto
 from medfed.injection.foundation import load_foundation
 from medfed.injection.inject import Injector
 from medfed.predictions import answer_task, predict_task, role_of, score_predictions
-from medfed.prepare import Sources, decode_all, divide, find_sources
+from medfed.prepare import Sources, cohort_of, decode_all, find_sources
 from medfed.progress import Reporter
 from medfed.provenance import data_facts, now, provenance
 from medfed.report.html import write_report
@@ -100,7 +100,8 @@ def folder_of(study: Study, places: Places, sources: Sources) -> Path:
 
 def _benchmark(study: Study, places: Places, sources: Sources, run: RunDir, reporter: Reporter) -> None:
     data = decode_all(study, sources, places.skip_bad, reporter)
-    benchmark(study, divide(study, data), data, sources, places.runs, run, reporter)
+    cohort = cohort_of(study, sources, data, places.skip_bad, reporter)
+    benchmark(study, cohort, data, sources, places.runs, run, reporter)
     write_scores(run.root, run.root / "report.html")
     run.finish()
 
@@ -108,7 +109,7 @@ def _benchmark(study: Study, places: Places, sources: Sources, run: RunDir, repo
 def _compute(study: Study, places: Places, sources: Sources, run: RunDir, reporter: Reporter) -> None:
     facts = provenance()
     data = decode_all(study, sources, places.skip_bad, reporter)
-    cohort = divide(study, data)
+    cohort = cohort_of(study, sources, data, places.skip_bad, reporter)
     run.write_json("study.json", study.resolved())
     run.write_json("partition.json", cohort.partition)
     run.write_json("normalisation.json", {name: value.as_json() for name, value in cohort.moments.items()})
@@ -172,7 +173,7 @@ def evaluate_again(folder: Path, places: Places, reporter: Reporter) -> None:
     run = LoadedRun(folder, places.cache, places.foundation)
     study = run.study
     sources = find_sources(study, places.data_root, places.cache, reporter)
-    cohort = divide(study, decode_all(study, sources, places.skip_bad, reporter))
+    cohort = cohort_of(study, sources, decode_all(study, sources, places.skip_bad, reporter), places.skip_bad, reporter)
     written = RunDir(folder)
     predictor = InjectedPredictor(run.injector)
     for task in study.tasks:

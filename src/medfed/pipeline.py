@@ -30,6 +30,7 @@ from medfed.report.html import write_report
 from medfed.report.scores import score_table, write_scores
 from medfed.report.tables import summary_table
 from medfed.rundir import RunDir
+from medfed.scoring import put_beside
 from medfed.serving import LoadedRun
 from medfed.study import Study
 from medfed.tasks.base import ClosedTask
@@ -146,6 +147,7 @@ def _compute(study: Study, places: Places, sources: Sources, run: RunDir, report
     cards = example_cards(run, study.tasks, cohort, modalities, study.seed, show=places.show_examples)
     run.write_json("cards.json", cards)
     run.write_json("scores.json", scores)
+    put_beside(study, run, [federation.run for federation in shared])
     facts |= {"data": data_facts(data, sources.checksums), "finished": now()}
     facts |= {"federations": {federation.model: federation.run.root.name for federation in shared}}
     facts |= {"corpus": str(places.corpus.resolve()) if places.corpus else None}

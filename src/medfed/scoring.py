@@ -7,7 +7,7 @@ that number; beside it stands the worst site, which a mean hides.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -23,6 +23,7 @@ from medfed.federated.exchange import InProcessExchange, SiteScores
 from medfed.federated.memory import ClientMemory
 from medfed.federated.state import Weights, load_weights
 from medfed.models.base import FederatedModel
+from medfed.rundir import RunDir
 from medfed.study import Study
 from medfed.tasks.base import TaskSet, trainable
 from medfed.types import Broadcast, Failure, Params
@@ -141,6 +142,20 @@ def site_record(study: Study, answers: Mapping[str, Answers]) -> dict[str, Any]:
         if any(task in found for found in sites.values())
     ]
     return {"scores": scores, "rows": rows, "failures": failures}
+
+
+def put_beside(study: Study, run: RunDir, baselines: Iterable[RunDir]) -> None:
+    """Write the sites' scores of the ``baselines`` into the run's own :data:`SITES`; done twice it changes nothing."""
+    if not run.exists(SITES):
+        return
+    answers: dict[str, dict[str, SiteScores | Failure]] = {}
+    failures: list[dict[str, Any]] = []
+    for place in (run, *baselines):
+        record = place.read_json(SITES)
+        for model, sites in record["scores"].items():
+            answers.setdefault(model, {}).update(sites)
+        failures += [failure for failure in record["failures"] if failure not in failures]
+    run.write_json(SITES, {**site_record(study, answers), "failures": failures})
 
 
 def _row(task: str, model: str, metric: KindMetric, primary: bool, sites: Mapping[str, SiteScores]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from medfed.errors import StudyError
@@ -18,8 +19,11 @@ from medfed.federated.algorithms.base import Federation
 from medfed.federated.client import Client
 from medfed.federated.exchange import ClientExchange, InProcessExchange
 from medfed.federated.memory import DiskMemory
+from medfed.federated.pool import Pool
 from medfed.federated.rounds import RoundResult, initial_state, run_round
 from medfed.federated.state import FederatedState, Weights, join, load_weights, split, weights_of
+from medfed.federated.worker import Recipe
+from medfed.federated.worker_exchange import WorkerExchange
 from medfed.injection.inject import Injector
 from medfed.models.base import FederatedModel
 from medfed.models.multimodal import MultimodalModel
@@ -33,6 +37,8 @@ from medfed.tasks.cohort import Cohort
 FEDERATE_LOGS = ("rounds.jsonl", "timings.jsonl")
 LOGS = (*FEDERATE_LOGS, "development.jsonl", "injection/steps.jsonl", "injection/routing.jsonl")
 GROUPS = ("federated", "injector")
+CLIENTS = "clients"
+"""Folder, in the run's, of what clients keep between rounds."""
 
 
 Connect = Callable[[Study, Cohort, RunDir], ClientExchange]
@@ -41,10 +47,21 @@ Connect = Callable[[Study, Cohort, RunDir], ClientExchange]
 
 def in_process(study: Study, cohort: Cohort, run: RunDir) -> ClientExchange:
     """Return the exchange with clients in this process; what they keep lies in the run's folder."""
-    memory = DiskMemory(run.root / "clients")
+    memory = DiskMemory(run.root / CLIENTS)
     return InProcessExchange(
         clients_of(study, cohort), build_model(study), study.algorithm, study.client, study.seed, memory
     )
+
+
+def in_workers(num_workers: int) -> Connect:
+    """Return how to connect to clients in ``num_workers`` processes; the run's files are those of one process."""
+
+    def connect(study: Study, cohort: Cohort, run: RunDir) -> ClientExchange:
+        build, log = partial(build_model, study), run.root / "workers.log"
+        recipe = Recipe(build, study.algorithm, study.client, study.seed, run.root / CLIENTS, log)
+        return WorkerExchange(clients_of(study, cohort), recipe, Pool(num_workers), run.root / "spool")
+
+    return connect
 
 
 def clients_of(study: Study, cohort: Cohort) -> list[Client]:

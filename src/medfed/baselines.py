@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from medfed.arm import Arm, build_model
+from medfed.arm import Arm, Connect, build_model, in_process
 from medfed.datasets.split import partition_hash
 from medfed.evaluation.evaluate import MEMBER
 from medfed.evaluation.predict import HeadPredictor
@@ -61,9 +61,10 @@ class Federation:
     cohort: Cohort
     title: str
 
-    def train(self, reporter: Reporter) -> Arm:
-        """Train it, or load it; the caller holds the lock."""
-        arm = Arm(self.run, self.study, self.cohort, build_model(self.study), None, self.model)
+    def train(self, reporter: Reporter, connect: Connect = in_process) -> Arm:
+        """Train it, or load it; the caller holds the lock. One client alone is trained in this process."""
+        connect = connect if len(self.cohort.clients) > 1 else in_process
+        arm = Arm(self.run, self.study, self.cohort, build_model(self.study), None, self.model, connect)
         if self.run.done:
             arm.run(Reporter.silent(), self.title)
             return arm
@@ -101,7 +102,9 @@ def federations(study: Study, cohort: Cohort, checksums: dict[str, str], runs: P
     ]
 
 
-def train_baselines(wanted: Sequence[Federation], reporter: Reporter) -> dict[str, HeadPredictor]:
+def train_baselines(
+    wanted: Sequence[Federation], reporter: Reporter, connect: Connect = in_process
+) -> dict[str, HeadPredictor]:
     """Train or load ``wanted`` and return model → predictor; those that another process is at come last."""
     arms: dict[str, Arm] = {}
     for waiting in (False, True):
@@ -110,7 +113,7 @@ def train_baselines(wanted: Sequence[Federation], reporter: Reporter) -> dict[st
                 continue
             with locked(federation.run.root, waiting=waiting) as mine:
                 if mine:
-                    arms[federation.model] = federation.train(reporter)
+                    arms[federation.model] = federation.train(reporter, connect)
     return {federation.model: HeadPredictor(arms[federation.model].model) for federation in wanted}
 
 
@@ -121,8 +124,7 @@ def pooled(cohort: Cohort) -> Cohort:
         for name, examples in tasks.items():
             sets.setdefault(name, []).append(examples)
     union = {
-        name: TaskSet(parts[0].task, parts[0].data, np.sort(np.concatenate([part.rows for part in parts])))
-        for name, parts in sets.items()
+        name: parts[0].holding(np.sort(np.concatenate([part.rows for part in parts]))) for name, parts in sets.items()
     }
     return replace(cohort, clients={"centralised": union})
 

@@ -21,9 +21,9 @@ from medfed.evaluation.predict import responses
 from medfed.federated.client import Client
 from medfed.federated.exchange import SiteScores
 from medfed.federated.state import Weights, load_weights
-from medfed.models.base import FederatedModel
 from medfed.modalities.base import Modality
 from medfed.modalities.moments import Moments
+from medfed.models.base import FederatedModel
 from medfed.progress import Reporter
 from medfed.study import Study
 from medfed.tasks.base import Task, TaskSet, trainable
@@ -199,5 +199,3 @@ def decode_at(
         if data[name].skipped:
             reporter.say(f"  left out {len(data[name].skipped)} unreadable example(s) of {name}; the report lists them")
     return data
-
-

@@ -101,9 +101,7 @@ def load_sites(study: Study, sources: Sources, skip_bad: bool, reporter: Reporte
     Raises:
         DataError: a file is bad, or a site has no training example.
     """
-    return [
-        load_site(study, name, roots, reporter, skip_bad=skip_bad) for name, roots in sorted(sources.sites.items())
-    ]
+    return [load_site(study, name, roots, reporter, skip_bad=skip_bad) for name, roots in sorted(sources.sites.items())]
 
 
 def server_cohort(study: Study, data: Mapping[str, Decoded], moments: Mapping[str, Moments]) -> Cohort:
@@ -156,6 +154,4 @@ def site_twins(study: Study, cache: Path, reporter: Reporter) -> dict[str, dict[
     trained = {task.dataset for task in study.train_tasks}
     parties = twin_specs(study.dataset_names, trained, specs, study.partition)
     with reporter.phase("write synthetic twins"):
-        return {
-            party: twins([DATASETS[name] for name in own], own, cache) for party, own in parties.items()
-        }
+        return {party: twins([DATASETS[name] for name in own], own, cache) for party, own in parties.items()}

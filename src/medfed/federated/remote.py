@@ -30,24 +30,6 @@ from medfed.federated.wire import broadcast_bytes, update_of
 from medfed.types import Broadcast, Failure, Params, Update
 
 
-class Deadlines(BaseModel):
-    """How long the server waits, in seconds.
-
-    Attributes:
-        join: for the sites it needs, at the start.
-        hello: for a site to read its data.
-        train: for an update.
-        evaluate: for a site's scores.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    join: float = Field(default=600, gt=0)
-    hello: float = Field(default=1800, gt=0)
-    train: float = Field(default=3600, gt=0)
-    evaluate: float = Field(default=1800, gt=0)
-
-
 class Greeting(BaseModel):
     """What a site says of itself before the first round.
 
@@ -79,8 +61,10 @@ class RemoteExchange:
         post: the way to them.
         registered: site → its training examples.
         facts: what every letter says: study, pooled moments, run.
-        deadlines: how long to wait.
-        tell: is given lines for the log: late updates that were refused.
+        train_seconds: how long to wait for an update.
+        evaluate_seconds: how long to wait for scores.
+        before_round: called with the round's number before anything is sent; it may wait for sites, or raise.
+        tell: is given every failure, late answers too, which are refused.
     """
 
     def __init__(
@@ -88,10 +72,14 @@ class RemoteExchange:
         post: Post,
         registered: Mapping[str, int],
         facts: Mapping[str, str],
-        deadlines: Deadlines,
-        tell: Callable[[str], None],
+        *,
+        train_seconds: float,
+        evaluate_seconds: float,
+        before_round: Callable[[int], None],
+        tell: Callable[[Failure], None],
     ) -> None:
-        self._post, self._facts, self._deadlines, self._tell = post, dict(facts), deadlines, tell
+        self._post, self._facts, self._tell, self._before_round = post, dict(facts), tell, before_round
+        self._train_seconds, self._evaluate_seconds = train_seconds, evaluate_seconds
         self._registered = dict(sorted(registered.items()))
 
     @property
@@ -101,16 +89,21 @@ class RemoteExchange:
 
     def __call__(self, round: int, broadcasts: Mapping[str, Broadcast]) -> Iterator[Answer]:
         """Ask the named sites to train; every one gives an update or a failure before the deadline is over."""
-        self.tell_late()
+        for site, kind in self._post.late():
+            self._tell(Failure(site, round, "late", f"an answer to {kind!r} came after its deadline: refused as stale"))
+        self._before_round(round)
         letters = _letters("train", broadcasts, {**self._facts, "round": str(round)})
-        for site, answer in self._post.ask(letters, self._deadlines.train):
-            yield site, _update(site, round, answer)
+        for site, answer in self._post.ask(letters, self._train_seconds):
+            found = _update(site, round, answer)
+            if isinstance(found, Failure):
+                self._tell(found)
+            yield site, found
 
     def evaluate(self, broadcast: Broadcast) -> dict[str, dict[str, Any] | Failure]:
         """Return what every site says of the model on its own held-out patients."""
         facts = {**self._facts, "round": str(broadcast.round)}
         letters = _letters("evaluate", dict.fromkeys(self._registered, broadcast), facts)
-        answers = self._post.ask(letters, self._deadlines.evaluate)
+        answers = self._post.ask(letters, self._evaluate_seconds)
         return {site: _scores(site, broadcast.round, answer) for site, answer in answers}
 
     def own(self, client: str) -> Params:
@@ -122,11 +115,6 @@ class RemoteExchange:
 
     def close(self) -> None:
         """Nothing is held; the post goes on serving."""
-
-    def tell_late(self) -> None:
-        """Log the answers that came after their deadline."""
-        for site, kind in self._post.late():
-            self._tell(f"{site}: an answer to {kind!r} came after its deadline and is refused as stale")
 
 
 def _letters(kind: str, broadcasts: Mapping[str, Broadcast], facts: Mapping[str, str]) -> dict[str, Envelope]:

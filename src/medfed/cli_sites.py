@@ -20,7 +20,10 @@ from medfed.progress import Reporter
 if TYPE_CHECKING:
     from medfed.diagnosis import Check
 
-ENDINGS = "Exit status: 0 done, 1 error, 3 too few sites, 130 interrupted, 143 SIGTERM; start again to go on."
+ENDINGS = (
+    "Exit status: 0 done, 1 error, 3 too few sites, 130 interrupted, 143 SIGTERM. "
+    "What was finished is kept; the same command goes on from there."
+)
 
 federation_app = typer.Typer(
     no_args_is_help=True, help="A federation's server: its folder, the sites it admits, and the run over them."
@@ -136,12 +139,13 @@ def start(folder: FederationDir) -> None:
     from medfed.site.certificates import check_certificate
     from medfed.site.ending import noted, stopped_by_sigterm
     from medfed.site.federation import FederationFolder
+    from medfed.site.lock import only_one
 
     chosen = FederationFolder.load(folder)
     chosen.check_sites()
     check_certificate(chosen.certificates, chosen.host)
-    with noted(folder), stopped_by_sigterm():
-        from medfed.federation_server import serve  # type: ignore[import-not-found]
+    with only_one(folder), noted(folder), stopped_by_sigterm():
+        from medfed.federation_server import serve
 
         serve(chosen)
 
@@ -149,19 +153,11 @@ def start(folder: FederationDir) -> None:
 @federation_app.command()
 def status(folder: FederationDir) -> None:
     """Say where the run stands: round, sites, last failures, run folder; while it runs and afterwards."""
-    from medfed.site.status import read_status
+    from medfed.site.status import status_lines
 
-    found, reporter = read_status(folder), Reporter(Console())
-    ended = found.over or found.alive
-    reporter.say(f"{found.state}{'' if ended else ', but its process is gone: start it again'} ({found.updated})")
-    if found.reason:
-        reporter.say(f"  {found.reason}")
-    reporter.say(f"round {found.round} of {found.num_rounds}")
-    for name, seen in found.sites.items():
-        reporter.say(f"  site {name}: {f'last heard of {seen}' if seen else 'never heard of'}")
-    for failure in found.failures:
-        reporter.say(f"  failure in round {failure.round}: {failure.site} ({failure.phase}): {failure.reason}")
-    reporter.say(f"run folder: {found.run or 'none yet'}")
+    reporter = Reporter(Console())
+    for line in status_lines(folder):
+        reporter.say(line)
 
 
 @site_app.command(name="init")
@@ -234,24 +230,28 @@ def doctor_site(
         raise typer.Exit(1)
 
 
-@site_app.command(help=f"Join the federation and answer its server until it ends.\n\n{ENDINGS}")
-def join(folder: SiteDir) -> None:
-    """Join the federation and answer its server until it ends."""
+@site_app.command(help=f"Join the federation and answer its server until it is told to stop.\n\n{ENDINGS}")
+def join(
+    folder: SiteDir,
+    once: Annotated[bool, typer.Option("--once", help="Leave when the run is over; else wait for the next")] = False,
+) -> None:
+    """Join the federation and answer its server until it is told to stop."""
     _require_extra()
     from medfed.site.ending import stopped_by_sigterm
     from medfed.site.folder import SiteFolder
+    from medfed.site.lock import only_one
 
     chosen = SiteFolder.load(folder)
     chosen.check()
-    with stopped_by_sigterm():
-        from medfed.site_client import join as answer  # type: ignore[import-not-found]
+    with only_one(folder), stopped_by_sigterm():
+        from medfed.site_client import join as answer
 
-        answer(chosen)
+        answer(chosen, once=once)
 
 
 @site_app.command(name="egress-report")
 def egress_report(folder: SiteDir) -> None:
-    """Print what left this site, by run and round, and whether the audit log's hash chain holds (else exit status 1)."""
+    """Print what left this site, by run and round; exit status 1 if the audit log's hash chain is broken."""
     from medfed.site.audit import LOG
     from medfed.site.chain import verify
     from medfed.site.egress import egress_rows

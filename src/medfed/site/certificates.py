@@ -101,8 +101,9 @@ def check_certificate(files: Certificates, host: str) -> None:
     own = chain[0]
     if _public(_private_key(files.key)) != _public(own):
         raise SiteError("this key does not belong to the certificate", where=files.key, hint=f"see {files.certificate}")
-    for certificate, path in ((own, files.certificate), (authority, files.ca)):
-        check_valid_now(certificate, path)
+    for certificate in chain:
+        check_valid_now(certificate, files.certificate)
+    check_valid_now(authority, files.ca)
     if not covers(own, host):
         raise SiteError(
             f"the certificate is for {', '.join(names_of(own)) or 'no name'}, not for {host!r}",
@@ -217,7 +218,7 @@ def _builder(
         .public_key(key)
         .serial_number(x509.random_serial_number())
         # Hospitals' clocks may be a little behind.
-        .not_valid_before(min(start, until) - timedelta(minutes=5))
+        .not_valid_before(start - timedelta(minutes=5))
         .not_valid_after(until)
     )
 

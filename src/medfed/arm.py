@@ -17,11 +17,11 @@ from medfed.evaluation.kinds import KINDS
 from medfed.evaluation.predict import HeadPredictor, InjectedPredictor, Predictor, responses, watch
 from medfed.federated.algorithms.base import Federation
 from medfed.federated.client import Client
-from medfed.federated.exchange import ClientExchange, InProcessExchange
+from medfed.federated.exchange import ClientExchange, InProcessExchange, ScoringExchange
 from medfed.federated.memory import DiskMemory
 from medfed.federated.pool import Pool
 from medfed.federated.rounds import RoundResult, initial_state, run_round
-from medfed.federated.state import FederatedState, Weights, join, load_weights, split, weights_of
+from medfed.federated.state import FederatedState, Weights, fingerprint, join, load_weights, split, weights_of
 from medfed.federated.worker import Recipe
 from medfed.federated.worker_exchange import WorkerExchange
 from medfed.injection.inject import Injector
@@ -30,15 +30,19 @@ from medfed.models.multimodal import MultimodalModel
 from medfed.progress import Reporter
 from medfed.rng import torch_seeded
 from medfed.rundir import RunDir
+from medfed.scoring import SITES, SitesHere, site_record
 from medfed.study import Study
 from medfed.tasks.base import TaskSet, trainable
 from medfed.tasks.cohort import Cohort
+from medfed.types import Broadcast
 
 FEDERATE_LOGS = ("rounds.jsonl", "timings.jsonl")
 LOGS = (*FEDERATE_LOGS, "development.jsonl", "injection/steps.jsonl", "injection/routing.jsonl")
 GROUPS = ("federated", "injector")
 CLIENTS = "clients"
 """Folder, in the run's, of what clients keep between rounds."""
+HEADS = "heads"
+"""In scores: the injected federation's own aggregated heads."""
 
 
 Connect = Callable[[Study, Cohort, RunDir], ClientExchange]
@@ -47,10 +51,9 @@ Connect = Callable[[Study, Cohort, RunDir], ClientExchange]
 
 def in_process(study: Study, cohort: Cohort, run: RunDir) -> ClientExchange:
     """Return the exchange with clients in this process; what they keep lies in the run's folder."""
-    memory = DiskMemory(run.root / CLIENTS)
-    return InProcessExchange(
-        clients_of(study, cohort), build_model(study), study.algorithm, study.client, study.seed, memory
-    )
+    memory, clients = DiskMemory(run.root / CLIENTS), clients_of(study, cohort)
+    exchange = InProcessExchange(clients, build_model(study), study.algorithm, study.client, study.seed, memory)
+    return _scoring(exchange, study, cohort)
 
 
 def in_workers(num_workers: int) -> Connect:
@@ -59,9 +62,15 @@ def in_workers(num_workers: int) -> Connect:
     def connect(study: Study, cohort: Cohort, run: RunDir) -> ClientExchange:
         build, log = partial(build_model, study), run.root / "workers.log"
         recipe = Recipe(build, study.algorithm, study.client, study.seed, run.root / CLIENTS, log)
-        return WorkerExchange(clients_of(study, cohort), recipe, Pool(num_workers), run.root / "spool")
+        exchange = WorkerExchange(clients_of(study, cohort), recipe, Pool(num_workers), run.root / "spool")
+        return _scoring(exchange, study, cohort)
 
     return connect
+
+
+def _scoring(exchange: ClientExchange, study: Study, cohort: Cohort) -> ClientExchange:
+    """Let sites test on their own patients, where the cohort is one of sites."""
+    return SitesHere(exchange, study, cohort.site_tests, build_model(study)) if cohort.site_tests else exchange
 
 
 def clients_of(study: Study, cohort: Cohort) -> list[Client]:
@@ -120,6 +129,7 @@ class Arm:
                 for number in range(state.round + 1, self._study.rounds.num_rounds + 1):
                     advance(number - 1, self._study.rounds.num_rounds)
                     state = self._finish_round(self._federate(state))
+                self._ask_sites(state)
         finally:
             self._exchange.close()
         load_weights(self.model, state.weights)
@@ -160,6 +170,15 @@ class Arm:
         self._run.append_records("timings.jsonl", timings)
         self._save(result.state, finished=False)
         return result.state
+
+    def _ask_sites(self, state: FederatedState) -> None:
+        """Write what every site scores with the last model, where sites have test examples of their own."""
+        if not isinstance(self._exchange, ScoringExchange) or self._run.exists(SITES):
+            return
+        shared = self._study.algorithm.shared(state.weights)
+        last = Broadcast(state.round, fingerprint(state.params, state.buffers), *shared)
+        name = self._name if self.injector is None else HEADS
+        self._run.write_json(SITES, site_record(self._study, {name: self._exchange.evaluate(last)}))
 
     def _finish_round(self, state: FederatedState) -> FederatedState:
         """Inject (if this arm does), look at the development set, and close the round."""

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from medfed.arm import Arm, Connect, build_model, in_process
+from medfed.datasets.decode import stacked
 from medfed.datasets.split import partition_hash
 from medfed.evaluation.evaluate import MEMBER
 from medfed.evaluation.predict import HeadPredictor
@@ -63,7 +64,7 @@ class Federation:
 
     def train(self, reporter: Reporter, connect: Connect = in_process) -> Arm:
         """Train it, or load it; the caller holds the lock. One client alone is trained in this process."""
-        connect = connect if len(self.cohort.clients) > 1 else in_process
+        connect = connect if self.model == "federated" else in_process  # the others are one party
         arm = Arm(self.run, self.study, self.cohort, build_model(self.study), None, self.model, connect)
         if self.run.done:
             arm.run(Reporter.silent(), self.title)
@@ -94,7 +95,8 @@ def federations(study: Study, cohort: Cohort, checksums: dict[str, str], runs: P
         wanted.append(("centralised", "centralised", alone, pooled(cohort), "train on all private data in one place"))
     if "local" in study.baselines:
         for client in sorted(cohort.clients):
-            own = replace(cohort, clients={client: cohort.clients[client]})
+            tests = {site: sets for site, sets in cohort.site_tests.items() if site == client}
+            own = replace(cohort, clients={client: cohort.clients[client]}, site_tests=tests)
             wanted.append(("local", f"local{MEMBER}{client}", alone, own, f"train {client} alone"))
     return [
         Federation(model, RunDir(runs / "federations" / _name(kind, settings, part, data)), settings, part, title)
@@ -123,10 +125,16 @@ def pooled(cohort: Cohort) -> Cohort:
     for tasks in cohort.clients.values():
         for name, examples in tasks.items():
             sets.setdefault(name, []).append(examples)
-    union = {
-        name: parts[0].holding(np.sort(np.concatenate([part.rows for part in parts]))) for name, parts in sets.items()
-    }
-    return replace(cohort, clients={"centralised": union})
+    return replace(cohort, clients={"centralised": {name: union(parts) for name, parts in sets.items()}})
+
+
+def union(parts: Sequence[TaskSet]) -> TaskSet:
+    """Return the examples of all ``parts``, which are of one task, as one set; sites have each their own data."""
+    data = list({id(part.data): part.data for part in parts}.values())
+    starts = np.cumsum([0, *(len(own.index) for own in data)])
+    offsets = {id(own): int(start) for own, start in zip(data, starts, strict=False)}
+    rows = np.sort(np.concatenate([part.rows + offsets[id(part.data)] for part in parts]))
+    return TaskSet(parts[0].task, data[0] if len(data) == 1 else stacked(data), rows)
 
 
 def _name(kind: str, study: Study, cohort: Cohort, data: dict[str, str]) -> str:

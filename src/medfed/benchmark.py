@@ -26,6 +26,7 @@ from medfed.prepare import Sources
 from medfed.progress import Reporter
 from medfed.provenance import data_facts, now, provenance
 from medfed.rundir import RunDir
+from medfed.scoring import put_beside
 from medfed.study import Study
 from medfed.tasks.base import TaskSet, trainable
 from medfed.tasks.cohort import Cohort
@@ -66,6 +67,7 @@ def benchmark(
             rows += judged(name, kind, records, study.seed, study.evaluation)
             advance(number + 1, len(study.train))
     run.write_json("scores.json", {"rows": rows, "differences": []})
+    put_beside(study, run, [federation.run for federation in shared])
     facts |= {"data": data_facts(data, sources.checksums), "finished": now(), "cost": _cost(run)}
     facts |= {"federations": {federation.model: federation.run.root.name for federation in shared}}
     facts |= {"titles": {task.name: task.title for task in study.tasks}}

@@ -238,17 +238,27 @@ def list_data() -> None:
 
 @data_app.command()
 def synth(
-    name: Annotated[str, typer.Argument(help="A dataset's name, or 'all'")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write into")],
+    name: Annotated[str | None, typer.Argument(help="A dataset's name, or 'all'")] = None,
+    study: Annotated[Path | None, typer.Option("--study", help="Write the folders of this study's sites")] = None,
+    overrides: Overrides = None,
     num_patients: Annotated[int, typer.Option(min=1)] = 400,
     difficulty: Annotated[float, typer.Option(min=0, max=1)] = 0.5,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
-    """Write a dataset's synthetic twin in its native layout."""
+    """Write a dataset's synthetic twin in its native layout, or with --study a folder for every site and the server."""
     from medfed.datasets import DATASETS
     from medfed.datasets.base import TwinSpec, write_twin
     from medfed.registry import lookup
 
+    if study is not None:
+        from medfed.prepare import write_folders
+        from medfed.study import load_study
+
+        write_folders(load_study(study, overrides or []), out, Reporter(Console()))
+        return
+    if name is None:
+        raise DataError("nothing to write", hint="name a dataset (medfed data list), or a study: --study FILE")
     chosen = list(DATASETS.values()) if name == "all" else [lookup(DATASETS, name, "dataset")]
     spec = TwinSpec(num_patients=num_patients, difficulty=difficulty, seed=seed)
     reporter = Reporter(Console())
@@ -286,14 +296,15 @@ def partition(
     show: Annotated[bool, typer.Option("--show", help="Draw it too, as an SVG beside the JSON file")] = False,
 ) -> None:
     """Divide a study's data over clients and server without training, and say who holds what."""
-    from medfed.prepare import decode_all, divide, find_sources
+    from medfed.prepare import cohort_of, decode_all, find_sources
     from medfed.report.page import write_whole
     from medfed.report.partition import partition_picture, partition_rows
     from medfed.study import load_study
 
     chosen, reporter = load_study(study, overrides or []), Reporter(Console())
     sources = find_sources(chosen, data_root, cache.expanduser(), reporter)
-    record = divide(chosen, decode_all(chosen, sources, skip_bad, reporter)).partition
+    data = decode_all(chosen, sources, skip_bad, reporter)
+    record = cohort_of(chosen, sources, data, skip_bad, reporter).partition
     table = Table("client", "task", "examples", "by class", title=f"{record['scheme']}, hash {record['hash']}")
     for client, task, count, classes in partition_rows(record):
         table.add_row(client, task, str(count), classes)

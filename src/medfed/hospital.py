@@ -1,4 +1,4 @@
-"""What one hospital does with its own folder: find, decode and divide its data, tell moments, train, test.
+"""What one hospital does with its own folder: find, decode and divide its data, tell moments, become a client.
 
 The run in one process and a hospital's own process call these same functions, so a federation over a network gives the
 bits that the run on one machine gives. Nothing here knows how messages travel, or what a site's policy says: what a
@@ -10,26 +10,18 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from medfed.arm import build_model
 from medfed.datasets import DATASETS
 from medfed.datasets.decode import Decoded, decode
 from medfed.datasets.folders import locate_held
 from medfed.errors import DataError, StudyError
-from medfed.evaluation.judge import point_values
-from medfed.evaluation.kinds import KINDS
-from medfed.evaluation.predict import responses
 from medfed.federated.client import Client
-from medfed.federated.exchange import SiteScores
-from medfed.federated.state import Weights, load_weights
 from medfed.modalities.base import Modality
 from medfed.modalities.moments import Moments
-from medfed.models.base import FederatedModel
 from medfed.progress import Reporter
 from medfed.study import Study
-from medfed.tasks.base import Task, TaskSet, trainable
+from medfed.tasks.base import Task, TaskSet
 from medfed.tasks.folders import server_sets
 from medfed.tasks.sites import SiteData, divide_site, site_moments, task_sets
-from medfed.types import Broadcast, Params
 
 
 def find_site(study: Study, site: str, folder: Path, tasks: Collection[str] | None = None) -> dict[str, Path]:
@@ -132,33 +124,6 @@ def public_sets(
     data = decode_at(study, roots, reporter, skip_bad=skip_bad, title="public: decode")
     modalities = sampled_modalities(study)
     return server_sets(data, study.train_tasks, (), modalities, study.split, study.seed, pooled)["public"]
-
-
-def site_scores(model: FederatedModel, tests: Mapping[str, TaskSet]) -> SiteScores:
-    """Return task → metric → value on the site's own test examples, with their number under ``n``.
-
-    A metric that is not defined on them (AUROC of one class) is None.
-    """
-    scores: dict[str, dict[str, float | None]] = {}
-    for name, examples in sorted(tests.items()):
-        task = trainable(examples.task)
-        values = point_values(KINDS[task.metric_kind], task.truths(examples), responses(model, examples))
-        scores[name] = {**values, "n": len(examples)}
-    return scores
-
-
-def evaluate_at(study: Study, tests: Mapping[str, TaskSet], broadcast: Broadcast, own: Params) -> SiteScores:
-    """Return the scores of the model that is deployed at a site, given the last ``broadcast``.
-
-    Args:
-        study: the study.
-        tests: the site's test examples.
-        broadcast: the last global weights.
-        own: what the algorithm keeps at the site (``ClientExchange.own``).
-    """
-    model = build_model(study)
-    load_weights(model, study.algorithm.deployed(Weights(broadcast.params, broadcast.buffers), own))
-    return site_scores(model, tests)
 
 
 def served_tasks(study: Study, site: str, tasks: Collection[str] | None) -> tuple[Task, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from medfed.datasets import DATASETS
 from medfed.datasets.base import Dataset, Problem
 from medfed.datasets.decode import validate_index
+from medfed.datasets.folders import SERVER, locate_held, site_folders
 from medfed.errors import DataError, MedfedError
 from medfed.progress import Reporter
 from medfed.registry import lookup
@@ -16,9 +17,23 @@ from medfed.registry import lookup
 def check_folder(data_root: Path, names: Sequence[str], reporter: Reporter) -> int:
     """Check the datasets ``names`` (or all that are found) and return how many problems there are.
 
+    A folder with a ``server`` in it is a federation's: every site's folder and the server's is checked in turn.
+
     Raises:
-        DataError: the folder is absent, a named dataset is not in it, or no dataset is.
+        DataError: the folder, or a site's, is absent or empty, a named dataset is not in it, or no dataset is.
     """
+    if not (data_root / SERVER).is_dir():
+        return _check_datasets(data_root, names, reporter)
+    chosen = [lookup(DATASETS, name, "dataset") for name in names] or list(DATASETS.values())
+    total = 0
+    for party, folder in {SERVER: data_root / SERVER, **site_folders(data_root)}.items():
+        held = locate_held(party, chosen, folder)
+        reporter.say(f"{party}:")
+        total += _check_datasets(folder, sorted(held), reporter)
+    return total
+
+
+def _check_datasets(data_root: Path, names: Sequence[str], reporter: Reporter) -> int:
     chosen = [lookup(DATASETS, name, "dataset") for name in names] or list(DATASETS.values())
     found: list[tuple[Dataset, Path]] = []
     for dataset in chosen:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medfed.datasets import DATASETS
-from medfed.datasets.base import Dataset
+from medfed.datasets.base import Dataset, TwinSpec, write_twin
 from medfed.datasets.decode import Decoded
 from medfed.datasets.folders import SERVER, checksums, locate_held, site_folders, twin_specs
-from medfed.datasets.sources import checksum, locate_all, twins
+from medfed.datasets.sources import checksum, locate_all, twin_place, twins, write_missing
+from medfed.errors import DataError, StudyError
 from medfed.hospital import decode_at, load_site, moments_at, sampled_modalities
 from medfed.modalities.moments import Moments
 from medfed.progress import Reporter
@@ -119,7 +120,7 @@ def server_cohort(study: Study, data: Mapping[str, Decoded], moments: Mapping[st
     sets = server_sets(
         data, study.train_tasks, _unseen(study), modalities, study.split, study.seed, moments, study.missing
     )
-    return cohort_of_server(sets, moments, study.seed)
+    return cohort_of_server(sets, study.train, moments, study.seed)
 
 
 def divide(study: Study, data: Mapping[str, Decoded]) -> Cohort:
@@ -148,10 +149,44 @@ def _of_folders(
     return Sources(parties[SERVER], checksums(datasets, parties), sites)
 
 
+def write_folders(study: Study, out: Path, reporter: Reporter) -> None:
+    """Write the twins of a federation of folders as a data root: ``out/server/<dataset>``, ``out/site-0/<dataset>``, ….
+
+    A run on that root has the weights of the run without a data root.
+
+    Raises:
+        StudyError: the study has no twins, or another partition. DataError: a folder exists.
+    """
+    if study.partition.scheme != "sites":
+        raise StudyError(
+            f"the study {study.name!r} deals one pool of patients to its clients, so sites have no folders",
+            where="partition.scheme",
+            hint='use partition.scheme = "sites", or write a dataset: medfed data synth NAME --out DIR',
+        )
+    for party, specs in _twins_of(study).items():
+        for name, spec in specs.items():
+            folder = out / party / name
+            if folder.exists():
+                raise DataError("the folder exists", where=folder, hint="choose another --out, or remove it")
+            with reporter.phase(f"write {folder}"):
+                write_twin(DATASETS[name], folder, spec)
+
+
 def site_twins(study: Study, cache: Path, reporter: Reporter) -> dict[str, dict[str, Path]]:
     """Write the twins of server and sites into ``cache``; return party → dataset → root."""
+    parties = _twins_of(study)
+    places = {
+        party: {name: twin_place(DATASETS[name], spec, cache) for name, spec in own.items()}
+        for party, own in parties.items()
+    }
+    with reporter.phase("write synthetic twins"):
+        write_missing(
+            (DATASETS[name], places[party][name], spec) for party, own in parties.items() for name, spec in own.items()
+        )
+    return places
+
+
+def _twins_of(study: Study) -> dict[str, dict[str, TwinSpec]]:
     specs = {name: study.twin_spec(name) for name in study.dataset_names}
     trained = {task.dataset for task in study.train_tasks}
-    parties = twin_specs(study.dataset_names, trained, specs, study.partition)
-    with reporter.phase("write synthetic twins"):
-        return {party: twins([DATASETS[name] for name in own], own, cache) for party, own in parties.items()}
+    return twin_specs(study.dataset_names, trained, specs, study.partition)

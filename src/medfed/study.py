@@ -149,6 +149,26 @@ class Study(BaseModel):
             raise ValueError(str(error)) from error
         return self
 
+    @model_validator(mode="after")
+    def _sites_are_possible(self) -> Study:
+        if self.partition.scheme != "sites":
+            return self
+        held = {task.dataset for task in self.train_tasks}
+        for site, names in self.partition.holdings.items():
+            for name in names:
+                _known(DATASETS, name, "dataset")
+                if name not in held:
+                    raise ValueError(
+                        f"partition.holdings: {site!r} is to hold {name!r}, which no trained task reads; "
+                        f"allowed are {', '.join(sorted(held))}"
+                    )
+        if self.missing.by == "client" and self.missing.share > 0:
+            raise ValueError(
+                'missing.by = "client" draws among all clients, and a site knows itself only; '
+                'use missing.by = "example", or say what a site holds in partition.holdings'
+            )
+        return self
+
     @property
     def train_tasks(self) -> tuple[Task, ...]:
         """The trained tasks."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -104,6 +104,23 @@ def decode(
         {name: present[name][good] for name in dataset.modalities},
         tuple(problems.values()),
         {name: samples[name] for name in dataset.truths},
+    )
+
+
+def stacked(parts: Sequence[Decoded]) -> Decoded:
+    """Return the examples of all ``parts``, which are of one dataset, one after the other."""
+    first = parts[0]
+
+    def joined(arrays: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        return {name: np.concatenate([own[name] for own in arrays]) for name in arrays[0]}
+
+    return replace(
+        first,
+        index=pl.concat([part.index for part in parts], how="diagonal_relaxed"),
+        samples=joined([part.samples for part in parts]),
+        present=joined([part.present for part in parts]),
+        skipped=tuple(problem for part in parts for problem in part.skipped),
+        truths=joined([part.truths for part in parts]),
     )
 
 

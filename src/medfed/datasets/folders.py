@@ -62,7 +62,7 @@ def locate_held(site: str, datasets: Iterable[Dataset], folder: Path) -> Roots:
             continue
     if not roots:
         raise DataError(
-            f"the site has none of the study's datasets ({', '.join(dataset.name for dataset in wanted)})",
+            f"the site has none of the wanted datasets ({', '.join(dataset.name for dataset in wanted)})",
             where=f"site {site!r}: {folder}",
             hint="lay one out as `medfed data list` says, or remove the site's folder",
         )

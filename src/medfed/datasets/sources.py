@@ -50,19 +50,24 @@ def twins(datasets: Iterable[Dataset], specs: Mapping[str, TwinSpec], cache: Pat
 
     A twin is written beside its place and renamed when whole, so a killed run leaves no half twin.
     """
-    roots: dict[str, Path] = {}
-    jobs: list[tuple[Dataset, Path, TwinSpec]] = []
-    for dataset in datasets:
-        spec = specs[dataset.name]
-        key = hashlib.sha256(json.dumps([dataset.name, TWIN_VERSION, spec.model_dump()]).encode()).hexdigest()[:12]
-        roots[dataset.name] = cache / "twins" / f"{dataset.name}-{key}"
-        if not (roots[dataset.name] / TWIN_MARKER).is_file():
-            jobs.append((dataset, roots[dataset.name], spec))
+    wanted = {dataset.name: (dataset, twin_place(dataset, specs[dataset.name], cache)) for dataset in datasets}
+    write_missing(((dataset, place, specs[name]) for name, (dataset, place) in wanted.items()), workers)
+    return {name: place for name, (_, place) in wanted.items()}
+
+
+def twin_place(dataset: Dataset, spec: TwinSpec, cache: Path) -> Path:
+    """Return the folder of a twin in ``cache``."""
+    key = hashlib.sha256(json.dumps([dataset.name, TWIN_VERSION, spec.model_dump()]).encode()).hexdigest()[:12]
+    return cache / "twins" / f"{dataset.name}-{key}"
+
+
+def write_missing(wanted: Iterable[tuple[Dataset, Path, TwinSpec]], workers: int = 2) -> None:
+    """Write those of the ``wanted`` twins that are not there, in worker processes."""
+    jobs = [job for job in wanted if not (job[1] / TWIN_MARKER).is_file()]
     if jobs:
         with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
             for done in as_completed([pool.submit(_write_whole, *job) for job in jobs]):
                 done.result()
-    return roots
 
 
 TWIN_VERSION = 1

@@ -73,7 +73,7 @@ class PartitionSettings(BaseModel):
             ``pathological`` gives every client patients of ``classes_per_client`` classes only (McMahan et al. 2017);
             ``natural`` makes every site of a dataset a client; ``sites`` makes every *folder* a client, with patients
             of its own, and the server has its own folder (:mod:`medfed.tasks.sites`).
-        num_clients: number of clients (``natural`` takes the number of sites, ``sites`` on a data root that of folders).
+        num_clients: number of clients (``natural`` takes the number of sites, ``sites`` of folders, if there are any).
         alpha: Dirichlet concentration; small means more skew.
         classes_per_client: of ``pathological``.
         min_examples: a client with fewer training examples is left out, and the partition's record names it.

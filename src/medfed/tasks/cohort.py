@@ -95,10 +95,11 @@ def build_cohort(
     tested = {patient: name if name in private else ELSEWHERE for patient, name in tested.items()}
     at = (*names, *({ELSEWHERE} & set(tested.values())))
     own_tests = {name: sets(rows) for name, rows in laid_out(data, train, tested, at).items()}
-    parts_of_server = {part: sets(rows) for part, rows in server.items()}
-    record = _record(held, parts_of_server, partition, seed)
+    at_server = {part: sets(rows) for part, rows in server.items()}
+    record = _record(held, at_server, partition, seed)
     record |= {"client_tests": {name: ids_by_dataset(parts) for name, parts in own_tests.items()}, "left_out": left_out}
-    return Cohort(held, **parts_of_server, client_tests=own_tests, moments=moments, partition=record)
+    public, development, test = (at_server[part] for part in SERVER_SPLITS)
+    return Cohort(held, public, development, test, client_tests=own_tests, moments=moments, partition=record)
 
 
 def pooled_moments(

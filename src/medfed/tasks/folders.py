@@ -5,7 +5,7 @@ On a network the server has its folder and the pooled moments, no more; in one p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from medfed.datasets.decode import Decoded
@@ -59,12 +59,14 @@ def server_sets(
     }
 
 
-def cohort_of_server(server: Mapping[str, Mapping[str, TaskSet]], moments: Mapping[str, Moments], seed: int) -> Cohort:
+def cohort_of_server(
+    server: Mapping[str, Mapping[str, TaskSet]], train: Collection[str], moments: Mapping[str, Moments], seed: int
+) -> Cohort:
     """Return the cohort of a server whose sites are elsewhere: no client's data, the global model tested here."""
     record = _record({}, {}, server, seed, [])
-    parts = {part: dict(server[part]) for part in SERVER_SPLITS}
-    trained = {name: examples for name, examples in server["test"].items() if name in server["public"]}
-    return Cohort({}, **parts, client_tests={SERVER: trained}, moments=moments, partition=record)
+    public, development, test = (server[part] for part in SERVER_SPLITS)
+    trained = {name: examples for name, examples in test.items() if name in train}
+    return Cohort({}, public, development, test, client_tests={SERVER: trained}, moments=moments, partition=record)
 
 
 def with_sites(

@@ -86,13 +86,14 @@ def site_moments(site: SiteData, modalities: Mapping[str, Modality]) -> dict[str
         site: the site.
         modalities: those of the study that samples have.
     """
-    found = {name: Moments.zero(modality.num_channels) for name, modality in sorted(modalities.items())}
-    for name in found:
+    found: dict[str, Moments] = {}
+    for name, modality in sorted(modalities.items()):
+        found[name] = Moments.zero(modality.num_channels)
         for dataset in sorted(site.data):
             tasks = [task.name for task in site.tasks if task.dataset == dataset and name in task.modalities]
             if tasks:
                 rows = np.unique(np.concatenate([site.train[task] for task in tasks]))
-                found[name] = found[name].plus(site.data[dataset].moments(modalities[name], rows))
+                found[name] = found[name].plus(site.data[dataset].moments(modality, rows))
     return found
 
 

@@ -258,10 +258,11 @@ def egress_report(folder: SiteDir) -> None:
 
     found = verify(folder / LOG)
     rows = egress_rows(found.entries)
-    table = Table("run", "round", "what", "bytes", "examples told", "tensors by component")
+    table = Table("run", "round", "what", "bytes", "examples told", "numbers told", "tensors by component")
     for row in rows:
         told = "" if row.num_examples is None else str(row.num_examples)
-        table.add_row(row.run, str(row.round), _counted(row.kinds), f"{row.num_bytes:,}", told, _counted(row.tensors))
+        columns = (told, ", ".join(row.metrics), _counted(row.tensors))
+        table.add_row(row.run, str(row.round), _counted(row.kinds), f"{row.num_bytes:,}", *columns)
     reporter = Reporter(Console())
     reporter.console.print(table)
     reporter.say(f"in all: {sum(row.num_bytes for row in rows):,} bytes in {len(found.entries)} entries")

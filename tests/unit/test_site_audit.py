@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from medfed.errors import SiteError
-from medfed.site.audit import AuditLog
+from medfed.site.audit import AuditLog, tensor_names
 from medfed.site.chain import entry_hash, head_path, line_of, verify
 from medfed.site.egress import egress_rows
 from medfed.types import Update
@@ -175,7 +175,7 @@ def test_an_update_is_counted_by_component_and_holds_no_value(tmp_path: Path) ->
         metrics={"loss.ead": 0.5},
     )
     made = AuditLog(tmp_path / "egress.jsonl")
-    made.append_update(update, b"payload", run="run", study="study")
+    made.append("update", b"payload", tensors=tensor_names(update), num_examples=31, metrics=update.metrics)
     (entry,) = verify(made.path).entries
     assert entry["tensors"] == {"encoders.ecg": 2, "heads.ead": 1, "state/encoders.ecg": 1}
     assert (entry["bytes"], entry["num_examples"], entry["metrics"]) == (7, 31, {"loss.ead": 0.5})
@@ -187,9 +187,18 @@ def test_the_report_counts_by_run_and_round_and_leaves_notes_out(log: AuditLog) 
     log.append("hello", b"12", run="other", num_examples=9)
     with log.path.open("ab") as file:
         file.write(b"half")
-    log.append("update", b"123", run="r", round=5, tensors=["heads.cd.w", "encoders.image.w"], num_examples=8)
+    log.append(
+        "update",
+        b"123",
+        run="r",
+        round=5,
+        tensors=["heads.cd.w", "encoders.image.w"],
+        num_examples=8,
+        metrics={"loss.cd": 0.5},
+    )
     rows = egress_rows(log.verify().entries)
     assert [(row.run, row.round) for row in rows] == [*(("r", number) for number in range(6)), ("other", 0)]
     assert (rows[5].num_bytes, rows[5].num_examples, rows[5].kinds["update"]) == (8, 8, 2)
+    assert rows[5].metrics == ["loss.cd"]
     assert rows[5].tensors == {"heads.cd": 2, "encoders.image": 1}
     assert sum(row.num_bytes for row in rows) == 0 + 1 + 2 + 3 + 4 + 8 + 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,13 @@ def test_agreeing_to_a_study_agrees_to_no_other(tmp_path: Path, override: str) -
     assert study_sha256(agreed) == study_sha256(load_study(path))
     with pytest.raises(PolicyError, match="not one this site agreed to"):
         policy_for(agreed, ALL, 5).model_copy(update={"max_rounds": 1000}).check_study(other)
+
+
+@pytest.mark.parametrize("name", ["fedkim-3sites", "scaffold-3sites"])
+def test_a_study_that_came_over_the_network_is_the_one_agreed_to(name: str) -> None:
+    agreed = load_study(Path(__file__).parents[2] / "studies" / f"{name}.toml")
+    received = Study.model_validate_json(json.dumps(agreed.resolved()))
+    assert study_sha256(received) == study_sha256(agreed)
 
 
 @pytest.mark.parametrize(

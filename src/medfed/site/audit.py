@@ -85,20 +85,6 @@ class AuditLog:
                 hint="free disk space, or mend the folder's rights",
             ) from error
 
-    def append_update(self, update: Update, payload: bytes, *, run: str = "", study: str = "") -> Entry:
-        """Write the entry of an update that is packed as ``payload``; its state's tensors count as ``state/…``."""
-        names = [*update.delta, *update.buffers, *(f"state/{name}" for name in update.state)]
-        return self.append(
-            "update",
-            payload,
-            run=run,
-            study=study,
-            round=update.round,
-            tensors=names,
-            num_examples=update.num_examples,
-            metrics=update.metrics,
-        )
-
     def verify(self) -> Verdict:
         """Follow the chain; see :func:`medfed.site.chain.verify`."""
         return verify(self.path)
@@ -143,3 +129,8 @@ class AuditLog:
         head = {"sequence": entry["sequence"], "hash": entry["hash"]}
         write_file(head_path(self.path), json.dumps(head).encode() + b"\n", PRIVATE)
         return entry
+
+
+def tensor_names(update: Update) -> tuple[str, ...]:
+    """Return the names of an update's tensors as the log counts them: ``state/…`` before the algorithm's own."""
+    return (*update.delta, *update.buffers, *(f"state/{name}" for name in update.state))

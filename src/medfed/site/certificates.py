@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -249,7 +250,7 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-def _private_key(path: Path) -> object:
+def _private_key(path: Path) -> PrivateKeyTypes:
     try:
         return load_pem_private_key(path.read_bytes(), None)
     except OSError as error:
@@ -260,9 +261,8 @@ def _private_key(path: Path) -> object:
         ) from error
 
 
-def _public(holder: object) -> bytes:
-    public = holder.public_key()  # type: ignore[attr-defined]
-    return bytes(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+def _public(holder: PrivateKeyTypes | x509.Certificate) -> bytes:
+    return holder.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _signed_by(certificate: x509.Certificate, signer: x509.Certificate) -> bool:

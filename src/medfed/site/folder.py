@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from medfed.errors import SiteError
 from medfed.site.audit import LOG, AuditLog
 from medfed.site.certificates import certificate_fingerprint, check_valid_now, load_authority
-from medfed.site.invitation import CA, FACTS, STUDY, Invitation, invited_study, versions
+from medfed.site.invitation import CA, FACTS, STUDY, Invitation, invited_study
 from medfed.site.keys import load_node_key, others_may, write_node_key
 from medfed.site.policy import Policy
 from medfed.site.settings import NAME_PATTERN, check_name, new_folder, read_settings, toml_lines, write_file
@@ -153,11 +153,6 @@ class SiteFolder:
     def audit(self) -> AuditLog:
         """The audit log."""
         return AuditLog(self.log)
-
-    @property
-    def versions(self) -> dict[str, str]:
-        """Versions here of what both sides need alike."""
-        return versions()
 
     def study(self) -> Study:
         """Read the study of the invitation.

@@ -20,6 +20,7 @@ from medfed.errors import MedfedError
 from medfed.hospital import find_site, served_tasks
 from medfed.inspection import check_dataset
 from medfed.progress import Reporter
+from medfed.site.certificates import load_authority
 from medfed.site.folder import POLICY, SiteFolder, check_policy_rights
 from medfed.site.invitation import versions
 from medfed.site.keys import colons, key_fingerprint, load_node_key
@@ -102,7 +103,8 @@ def _policy(folder: SiteFolder) -> str:
 
 def _authority(folder: SiteFolder) -> str:
     _ = folder.ca_pem
-    return folder.settings.ca_fingerprint
+    until = load_authority(folder.ca_path).not_valid_after_utc
+    return f"{folder.settings.ca_fingerprint}, valid until {until:%Y-%m-%d}"
 
 
 def _log(folder: SiteFolder) -> str:

@@ -19,6 +19,7 @@ from medfed.progress import Reporter
 
 if TYPE_CHECKING:
     from medfed.diagnosis import Check
+    from medfed.site.certificates import Certificates
 
 ENDINGS = (
     "Exit status: 0 done, 1 error, 3 too few sites, 130 interrupted, 143 SIGTERM. "
@@ -61,7 +62,6 @@ def init_federation_folder(
     """Write a federation's folder: federation.toml, a copy of the study, a certificate (a trial's, or your own)."""
     _require_extra()
     from medfed.site.certificates import (
-        Certificates,
         certificate_fingerprint,
         check_certificate,
         copy_own,
@@ -70,26 +70,17 @@ def init_federation_folder(
     )
     from medfed.site.federation import CERTIFICATES, FederationSettings, init_federation
 
-    own = (own_certificate, own_key, own_ca)
-    if own_certificate is not None and own_key is not None and own_ca is not None:
-        check_certificate(Certificates(own_ca, own_certificate, own_key), host)
-    elif any(own):
-        raise MedfedError(
-            "one's own certificate comes with its key and its CA",
-            where="federation init",
-            hint="pass --own-certificate, --own-key and --own-ca, or none of them",
-        )
+    own = _own_certificate(own_certificate, own_key, own_ca)
+    if own:
+        check_certificate(own, host)
     root = data_root.resolve() if data_root else None
     made = init_federation(folder, FederationSettings(host=host, port=port, min_sites=min_sites, data_root=root), study)
-    if own_certificate is not None and own_key is not None and own_ca is not None:
-        files = copy_own(folder / CERTIFICATES, own_certificate, own_key, own_ca, host)
-    else:
-        files = write_trial(folder / CERTIFICATES, host, names or [], days)
-    console = Reporter(Console())
-    console.say(f"federation of the study {made.study().name!r}: {folder}")
-    console.say(f"hospitals connect to {host}:{port}; deadlines and retries stand in {folder / 'federation.toml'}")
-    console.say(f"CA fingerprint, to be read out by telephone:\n  {certificate_fingerprint(load_authority(files.ca))}")
-    console.say(f"next: medfed federation invite {folder}")
+    files = copy_own(folder / CERTIFICATES, own) if own else write_trial(folder / CERTIFICATES, host, names or [], days)
+    reporter = Reporter(Console())
+    reporter.say(f"federation of the study {made.study().name!r}: {folder}")
+    reporter.say(f"hospitals connect to {host}:{port}; deadlines and retries stand in {folder / 'federation.toml'}")
+    reporter.say(f"CA fingerprint, to be read out by telephone:\n  {certificate_fingerprint(load_authority(files.ca))}")
+    reporter.say(f"next: medfed federation invite {folder}")
 
 
 @federation_app.command(name="add")
@@ -204,8 +195,8 @@ def init_site_folder(
     reporter.say(f"site {name!r}: {folder}")
     reporter.say(f"CA fingerprint; compare it with the server's people by telephone:\n  {settings.ca_fingerprint}")
     reporter.say(f"send them the public key {made.public_key}:\n  {made.public_key.read_text().strip()}")
-    print_key = key_fingerprint(load_node_key(made.private_key).public_key())
-    reporter.say(f"its fingerprint:\n  {print_key}")
+    fingerprint = key_fingerprint(load_node_key(made.private_key).public_key())
+    reporter.say(f"its fingerprint:\n  {fingerprint}")
     for part, tensor in parts_sent(study).items():
         if part not in made.policy.may_leave:
             reporter.say(f"the study sends {part} (tensor {tensor}), which {folder / 'policy.toml'} does not allow yet")
@@ -272,6 +263,20 @@ def egress_report(folder: SiteDir) -> None:
     if found.partial:
         reporter.say(f"a crash left {found.partial} bytes of an unfinished line; the next entry notes and removes them")
     reporter.say(f"the chain holds; note its last hash elsewhere: {found.last}")
+
+
+def _own_certificate(certificate: Path | None, key: Path | None, ca: Path | None) -> Certificates | None:
+    """Return the files of one's own certificate; None where none of them is given."""
+    from medfed.site.certificates import Certificates
+
+    if certificate is None and key is None and ca is None:
+        return None
+    if certificate is None or key is None or ca is None:
+        raise MedfedError(
+            "one's own certificate comes with its key and its CA",
+            hint="pass --own-certificate, --own-key and --own-ca, or none of them",
+        )
+    return Certificates(ca, certificate, key)
 
 
 def _counted(counts: dict[str, int]) -> str:

@@ -75,8 +75,7 @@ def test_the_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
 def test_the_ca_of_another_certificate_is_refused(tmp_path: Path) -> None:
     files, other = write_trial(tmp_path / "a", HOST), write_trial(tmp_path / "b", HOST)
     with pytest.raises(SiteError, match="is not signed by"):
-        copy_own(tmp_path / "c", files.certificate, files.key, other.ca, HOST)
-    assert not (tmp_path / "c").exists()
+        check_certificate(Certificates(other.ca, files.certificate, files.key), HOST)
 
 
 def test_a_second_ca_in_the_file_is_refused(tmp_path: Path) -> None:
@@ -111,7 +110,8 @@ def test_intermediate_certificates_stand_after_the_servers(tmp_path: Path) -> No
     with pytest.raises(SiteError, match="'CN=own' is not signed by 'CN=root'"):
         check_certificate(files, HOST)
     files.certificate.write_bytes(pem(own) + pem(middle))
-    copied = copy_own(tmp_path / "copy", files.certificate, files.key, files.ca, HOST)
+    copied = copy_own(tmp_path / "copy", files)
+    check_certificate(copied, HOST)
     assert len(load_certificates(copied.certificate)) == 2
     assert copied.key.stat().st_mode & 0o777 == 0o600
 

@@ -81,14 +81,9 @@ def write_trial(folder: Path, host: str, names: Sequence[str] = (), days: int = 
     return _write(folder, ca.public_bytes(Encoding.PEM), certificate.public_bytes(Encoding.PEM), private)
 
 
-def copy_own(folder: Path, certificate: Path, key: Path, ca: Path, host: str) -> Certificates:
-    """Check an institution's certificate and copy it into ``folder``.
-
-    Raises:
-        SiteError: see :func:`check_certificate`.
-    """
-    check_certificate(Certificates(ca, certificate, key), host)
-    return _write(folder, ca.read_bytes(), certificate.read_bytes(), key.read_bytes())
+def copy_own(folder: Path, files: Certificates) -> Certificates:
+    """Copy an institution's certificate into ``folder``; :func:`check_certificate` comes first."""
+    return _write(folder, files.ca.read_bytes(), files.certificate.read_bytes(), files.key.read_bytes())
 
 
 def check_certificate(files: Certificates, host: str) -> None:

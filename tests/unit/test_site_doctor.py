@@ -188,7 +188,8 @@ def test_every_file_of_the_studys_data_is_opened(folder: SiteFolder) -> None:
 
     assert "empty" in looked()[0].found
     (folder.data_root / "notes.txt").touch()
-    assert "none of the study's datasets" in looked()[0].found
+    assert "ptbxl" in looked()[0].found
+    assert str(folder.data_root) in looked()[0].hint
     write_twin(DATASETS["ptbxl"], folder.data_root / "ptbxl", TwinSpec(num_patients=6))
     (good,) = looked()
     assert (good.name, good.ok) == ("data: ptbxl", True)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from medfed.datasets import DATASETS
 from medfed.diagnosis import Check
-from medfed.errors import MedfedError
+from medfed.errors import DataError, MedfedError
 from medfed.hospital import find_site, served_tasks
 from medfed.inspection import check_dataset
 from medfed.progress import Reporter
@@ -58,6 +58,10 @@ def data_checks(folder: SiteFolder, reporter: Reporter) -> Iterator[Check]:
         study = folder.study()
         allowed = None if ANY in policy.tasks else policy.tasks
         roots = find_site(study, folder.name, folder.data_root, allowed)
+    except DataError as error:
+        hint = f"lay one of the study's datasets under {folder.data_root} as `medfed data list` says"
+        yield Check("data", error.what, False, hint)
+        return
     except MedfedError as error:
         yield Check("data", error.what, False, error.hint or "")
         return

@@ -26,7 +26,7 @@ from medfed.models.multimodal import MultimodalModel
 from medfed.progress import Reporter
 from medfed.rng import torch_seeded
 from medfed.rundir import RunDir
-from medfed.scoring import SITES, InProcessSites, site_record
+from medfed.scoring import SITES, InProcessSites, checked, site_record
 from medfed.study import Study
 from medfed.tasks.base import TaskSet, trainable
 from medfed.tasks.cohort import Cohort
@@ -156,7 +156,8 @@ class Arm:
         shared = self._study.algorithm.shared(state.weights)
         last = Broadcast(state.round, fingerprint(state.params, state.buffers), *shared)
         name = self._name if self.injector is None else HEADS
-        self._run.write_json(SITES, site_record(self._study, {name: self._exchange.evaluate(last)}))
+        answers = checked(self._study, self._exchange.evaluate(last), state.round)
+        self._run.write_json(SITES, site_record(self._study, {name: answers}))
 
     def _finish_round(self, state: FederatedState) -> FederatedState:
         """Inject (if this arm does), look at the development set, and close the round."""

@@ -13,12 +13,15 @@ from rich.console import Console
 from rich.table import Table
 
 from medfed import __version__
+from medfed.cli_sites import federation_app, site_app
 from medfed.errors import DataError, MedfedError
 from medfed.progress import Reporter
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 data_app = typer.Typer(no_args_is_help=True, help="Datasets: list them, write synthetic twins, check a folder.")
 app.add_typer(data_app, name="data")
+app.add_typer(federation_app, name="federation")
+app.add_typer(site_app, name="site")
 
 StudyFile = Annotated[Path, typer.Argument(help="A study or sweep file, e.g. studies/demo.toml, studies/table3.toml")]
 DataRoot = Annotated[Path | None, typer.Option("--data-root", help="Folder that holds the datasets in native layout")]
@@ -44,14 +47,14 @@ ENVIRONMENT = {
 
 
 def main() -> None:
-    """Run the command; a mistake in input becomes one message and exit status 1."""
+    """Run the command; a mistake in input becomes one message and the error's exit status."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
         app(standalone_mode=True)
     except MedfedError as error:
         Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-        sys.exit(1)
+        sys.exit(error.exit_status)
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted; the same command goes on from the last checkpoint", markup=False)
         sys.exit(130)

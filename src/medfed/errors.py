@@ -1,11 +1,12 @@
 """Errors a user can act on: what is wrong, where, and the next step.
 
-The command prints one as a single message and exits with status 1.
+The command prints one as a single message and exits with its status: 1, or 3 where too few sites came.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 
 class MedfedError(Exception):
@@ -16,6 +17,8 @@ class MedfedError(Exception):
         where: the file, field, client or tensor concerned.
         hint: the next step.
     """
+
+    exit_status: ClassVar[int] = 1
 
     def __init__(self, what: str, *, where: str | Path | None = None, hint: str | None = None) -> None:
         self.what, self.where, self.hint = what, where, hint
@@ -38,3 +41,17 @@ class UpdateRejectedError(MedfedError):
 
 class RunError(MedfedError):
     """A run cannot go on, or its folder is not what it should be."""
+
+
+class SiteError(MedfedError):
+    """A hospital's or a federation's folder, certificate, key or audit log is wrong."""
+
+
+class PolicyError(SiteError):
+    """A site's policy does not allow it; nothing has left."""
+
+
+class TooFewSitesError(RunError):
+    """Fewer sites came, or stayed, than the federation needs."""
+
+    exit_status: ClassVar[int] = 3

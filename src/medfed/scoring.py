@@ -48,7 +48,7 @@ def site_scores(model: FederatedModel, tests: Mapping[str, TaskSet]) -> SiteScor
     return scores
 
 
-def evaluate_at(
+def scores_at(
     study: Study, model: FederatedModel, tests: Mapping[str, TaskSet], broadcast: Broadcast, own: Params
 ) -> SiteScores:
     """Return the scores of the model that is deployed at a site.
@@ -62,6 +62,17 @@ def evaluate_at(
     """
     load_weights(model, study.algorithm.deployed(Weights(broadcast.params, broadcast.buffers), own))
     return site_scores(model, tests)
+
+
+def checked(study: Study, answers: Answers, round: int) -> dict[str, SiteScores | Failure]:
+    """Return ``answers`` sorted by site; one that cannot be a score of the study is a failure of its site."""
+    found: dict[str, SiteScores | Failure] = {}
+    for site, answer in sorted(answers.items()):
+        try:
+            found[site] = answer if isinstance(answer, Failure) else scores_of(answer, site, study)
+        except UpdateRejectedError as error:
+            found[site] = Failure(site, round, "gate", str(error))
+    return found
 
 
 def scores_of(value: object, site: str, study: Study) -> SiteScores:
@@ -113,7 +124,7 @@ class InProcessSites(InProcessExchange):
     def _scores(self, site: str, broadcast: Broadcast) -> SiteScores | Failure:
         try:
             own = self.own(site) if site in self.registered else {}
-            return evaluate_at(self._study, self._model, self._tests[site], broadcast, own)
+            return scores_at(self._study, self._model, self._tests[site], broadcast, own)
         except MedfedError as error:
             return Failure(site, broadcast.round, "evaluate", str(error))
 

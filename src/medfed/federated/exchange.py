@@ -133,13 +133,16 @@ class Trainer:
         settings: how clients train.
         seed: the run's seed.
         memory: what clients keep between rounds.
+
+    Attributes:
+        initial: the model's initial weights.
     """
 
     def __init__(
         self, model: nn.Module, algorithm: Algorithm, settings: ClientSettings, seed: int, memory: ClientMemory
     ) -> None:
         self._model, self._algorithm, self._settings, self._seed = model, algorithm, settings, seed
-        self._initial = weights_of(model)
+        self.initial = weights_of(model)
         self.memory = memory
 
     def train(self, client: Client, broadcast: Broadcast) -> Update | Failure:
@@ -157,7 +160,7 @@ class Trainer:
         return split(state_of(self.memory, client, sys.maxsize, self._start()), STATE_GROUPS)["algorithm"]
 
     def _start(self) -> dict[str, Tensor]:
-        return initial_client_state(self._algorithm, self._initial)
+        return initial_client_state(self._algorithm, self.initial)
 
 
 def by_id(clients: Iterable[Client]) -> dict[str, Client]:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from medfed.errors import UpdateRejectedError
-from medfed.types import Params, Update, component
+from medfed.federated.state import Weights
+from medfed.types import Broadcast, Params, Update, component
 
 
 class TensorSpec(NamedTuple):
@@ -71,9 +72,7 @@ class Gate:
             ("buffer", update.buffers, self._manifest.buffers),
             ("state", update.state, self._manifest.state),
         ):
-            _check_names(sender, kind, tensors, specs)
-            for name, spec in specs.items():
-                _check_tensor(sender, f"{kind} {name!r}", tensors[name], spec)
+            _check_all(f"client {sender!r}", kind, tensors, specs)
 
     def _check_sender(self, sender: str, update: Update) -> None:
         if sender not in self._registered:
@@ -132,30 +131,55 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _check_names(sender: str, kind: str, tensors: Params, specs: Mapping[str, TensorSpec]) -> None:
+def check_broadcast(broadcast: Broadcast, own: Weights) -> None:
+    """Let a broadcast pass whose weights are, by names, shapes and dtypes, those of one's own model, and all finite.
+
+    Args:
+        broadcast: what the server sent.
+        own: what travels of the model that is built here from the same study.
+
+    Raises:
+        UpdateRejectedError: naming the tensor.
+    """
+    _check_all("the server", "parameter", broadcast.params, _specs(own.params))
+    _check_all("the server", "buffer", broadcast.buffers, _specs(own.buffers))
+    _check_all("the server", "state", broadcast.state, _specs(broadcast.state))
+
+
+def _check_all(who: str, kind: str, tensors: Params, specs: Mapping[str, TensorSpec]) -> None:
+    _check_names(who, kind, tensors, specs)
+    for name, spec in specs.items():
+        _check_tensor(who, f"{kind} {name!r}", tensors[name], spec)
+
+
+def _check_names(who: str, kind: str, tensors: Params, specs: Mapping[str, TensorSpec]) -> None:
     if missing := sorted(specs.keys() - tensors.keys()):
-        raise _rejected(sender, f"{kind} {missing[0]!r} is missing ({len(missing)} in all)", hint=_SAME_MODEL)
+        raise _refused(who, f"{kind} {missing[0]!r} is missing ({len(missing)} in all)", hint=_SAME_MODEL)
     if extra := sorted(tensors.keys() - specs.keys()):
-        raise _rejected(sender, f"{kind} {extra[0]!r} is not in the manifest ({len(extra)} in all)", hint=_SAME_MODEL)
+        raise _refused(who, f"{kind} {extra[0]!r} is not in the manifest ({len(extra)} in all)", hint=_SAME_MODEL)
 
 
-def _check_tensor(sender: str, what: str, value: Tensor, spec: TensorSpec) -> None:
+def _check_tensor(who: str, what: str, value: Tensor, spec: TensorSpec) -> None:
     if tuple(value.shape) != spec.shape:
-        raise _rejected(sender, f"{what} has shape {tuple(value.shape)}, wanted {spec.shape}", hint=_SAME_MODEL)
+        raise _refused(who, f"{what} has shape {tuple(value.shape)}, wanted {spec.shape}", hint=_SAME_MODEL)
     if value.dtype != spec.dtype or value.layout != torch.strided:
         found = f"{value.dtype}, {value.layout}"
-        raise _rejected(sender, f"{what} is {found}, wanted {spec.dtype}, torch.strided", hint=_SAME_MODEL)
+        raise _refused(who, f"{what} is {found}, wanted {spec.dtype}, torch.strided", hint=_SAME_MODEL)
     if not bool(torch.isfinite(value).all()):
         bad = int((~torch.isfinite(value)).sum())
-        raise _rejected(
-            sender,
+        raise _refused(
+            who,
             f"{what} has {bad} of {value.numel()} values that are not finite",
             hint="lower the learning rate or set client.max_grad_norm",
         )
 
 
 def _rejected(sender: str, what: str, hint: str) -> UpdateRejectedError:
-    return UpdateRejectedError(what, where=f"client {sender!r}", hint=hint)
+    return _refused(f"client {sender!r}", what, hint)
+
+
+def _refused(who: str, what: str, hint: str) -> UpdateRejectedError:
+    return UpdateRejectedError(what, where=who, hint=hint)
 
 
 _SAME_MODEL = "client and server must build the same model from the same study"

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -22,6 +23,27 @@ UPDATE_GROUPS = ("delta", "buffers", "state")
 BROADCAST_GROUPS = ("params", "buffers", "state")
 Facts = Mapping[str, Any]
 """JSON values that travel with tensors."""
+
+
+class _UpdateFacts(BaseModel):
+    """The fields of an update that are no tensors, of the right types; whether they are true the gate asks."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    client: str
+    round: int
+    base: str
+    num_examples: int
+    num_steps: int
+    examples: dict[str, int]
+    metrics: dict[str, float]
+
+
+class _BroadcastFacts(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    round: int
+    base: str
 
 
 def update_bytes(update: Update) -> bytes:
@@ -39,9 +61,10 @@ def update_of(data: bytes) -> Update:
     tensors, rest = unpack(data)
     parts = split(tensors, UPDATE_GROUPS)
     try:
-        return Update(**{**rest, **parts})
-    except TypeError as error:
-        raise RunError(f"not an update: {error}", where="message", hint=_HINT) from error
+        facts = _UpdateFacts.model_validate(rest)
+    except ValidationError as error:
+        raise RunError(f"not an update: {_first(error)}", where="message", hint=_HINT) from error
+    return Update(**dict(facts), delta=parts["delta"], buffers=parts["buffers"], state=parts["state"])
 
 
 def broadcast_bytes(broadcast: Broadcast) -> bytes:
@@ -59,9 +82,10 @@ def broadcast_of(data: bytes) -> Broadcast:
     tensors, rest = unpack(data)
     parts = split(tensors, BROADCAST_GROUPS)
     try:
-        return Broadcast(**{**rest, **parts})
-    except TypeError as error:
-        raise RunError(f"not a broadcast: {error}", where="message", hint=_HINT) from error
+        facts = _BroadcastFacts.model_validate(rest)
+    except ValidationError as error:
+        raise RunError(f"not a broadcast: {_first(error)}", where="message", hint=_HINT) from error
+    return Broadcast(facts.round, facts.base, **parts)
 
 
 def pack(tensors: Params, facts: Facts) -> bytes:
@@ -86,6 +110,11 @@ def unpack(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(facts, dict):
         raise RunError("unreadable: no facts", where="message", hint=_HINT)
     return tensors, facts
+
+
+def _first(error: ValidationError) -> str:
+    found = error.errors()[0]
+    return f"{'.'.join(map(str, found['loc']))}: {found['msg']}"
 
 
 def save_update(path: Path, update: Update) -> None:

@@ -1,0 +1,461 @@
+"""The network: messages between one server and its sites over Flower, with TLS and node keys.
+
+The only file that imports Flower. :class:`FlowerServer` is a SuperLink of which only the Fleet API listens, in the same
+process as the round loop; :class:`FlowerSite` is a node that answers each message with a function of its own. A message
+is a kind, a few facts and one array of bytes (one array: a round's cost is CPU per array and per byte), which Flower
+cuts into chunks. The server sends no code, and there is no interface left by which anybody else could have any run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # read when Flower is imported: nothing phones home
+os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+
+import httpx
+import uvicorn
+from cryptography.hazmat.primitives.asymmetric import ec
+from fastapi import FastAPI
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app.message import remove_content_from_message
+from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID, SubStatus
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    PullMessagesRequest,
+    PushMessagesRequest,
+)
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.node_pb2 import Node
+from flwr.server.superlink.linkstate import LinkStateFactory
+from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.error import http_error_translator
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_protobuf_utils import (
+    make_confirm_message_received_fn_protobuf,
+    make_pull_object_fn_protobuf,
+    make_push_object_fn_protobuf,
+)
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectUnavailableError,
+    inflate_object_from_contents,
+    pull_objects,
+    push_objects,
+)
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.protobuf.client import ProtobufClientInterceptor
+from flwr.supercore.protobuf.translation import ProtobufTranslationMiddleware
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.federation import NoOpFederationManager
+from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
+from flwr.superlink.routers.fleet.router import router as fleet_router
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+
+from medfed.errors import RunError
+from medfed.federated.post import Envelope, Lost
+
+HEARTBEAT_SECONDS = 10.0
+"""How often a site tells that it is there; after two missed beats the server knows it is gone."""
+REFUSED_SECONDS = 3 * HEARTBEAT_SECONDS
+"""A key is free again after two missed beats; one refused for longer is not known."""
+POLL_SECONDS = 0.1
+SLOWEST_POLL_SECONDS = 1.0
+START_SECONDS = 30.0
+UNAVAILABLE = "the site is gone: it missed its heartbeats"
+
+
+class FlowerServer:
+    """A SuperLink that admits the registered keys and offers its Fleet API only.
+
+    Args:
+        host, port: where it listens; port 0 takes a free one.
+        certificate, private_key: of the server, PEM files.
+        keys: site → public key (PEM bytes) of its node.
+        log: a file for the lines of the web server.
+
+    Raises:
+        RunError: on :meth:`start`, if it cannot listen there.
+    """
+
+    def __init__(
+        self, host: str, port: int, certificate: Path, private_key: Path, keys: Mapping[str, bytes], log: Path
+    ) -> None:
+        _log_to(log)
+        self._factory = LinkStateFactory(
+            FLWR_IN_MEMORY_DB_NAME, NoOpFederationManager(), ObjectStoreFactory(FLWR_IN_MEMORY_DB_NAME)
+        )
+        self._state = self._factory.state()
+        self._nodes = {
+            site: self._state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, HEARTBEAT_SECONDS, name=site)
+            for site, key in sorted(keys.items())
+        }
+        self._host, self._port = host, port
+        config = uvicorn.Config(
+            self._app(), ssl_certfile=certificate, ssl_keyfile=private_key, log_config=None, access_log=True
+        )
+        self._http = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._stopped = threading.Event()
+        self._run = self._task = 0
+        self._late: dict[str, tuple[str, str]] = {}
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return self._port
+
+    def start(self) -> None:
+        """Listen, and open the run that messages belong to."""
+        self._socket = _listen(self._host, self._port)
+        self._port = self._socket.getsockname()[1]
+        self._thread.start()
+        limit = time.monotonic() + START_SECONDS
+        while not self._http.started:
+            if not self._thread.is_alive() or time.monotonic() > limit:
+                raise RunError("the server did not start", where=f"port {self._port}", hint="see server.log")
+            time.sleep(POLL_SECONDS)
+        self._open_run()
+
+    def stop(self) -> None:
+        """End the run and stop listening."""
+        self._stopped.set()
+        if self._task:
+            self._state.finish_task(self._task, SubStatus.COMPLETED, "")
+        self._http.should_exit = True
+        if self._thread.is_alive():
+            self._thread.join(START_SECONDS)
+
+    def online(self) -> set[str]:
+        """Return the sites that are there now."""
+        there = self._state.get_nodes(self._run)
+        return {site for site, node in self._nodes.items() if node in there}
+
+    def ask(self, letters: Mapping[str, Envelope], seconds: float) -> Iterator[tuple[str, Envelope | Lost]]:
+        """Send every site its letter and yield the answers as they come, at most ``seconds`` long.
+
+        An answer that comes later belongs to nobody: :meth:`late` tells of it, and its content is dropped.
+        """
+        waiting = {self._send(site, letter, seconds): site for site, letter in sorted(letters.items())}
+        limit, pause = time.monotonic() + seconds, POLL_SECONDS
+        while waiting and time.monotonic() < limit:
+            answers = list(self._collect(set(waiting)))
+            for message_id, answer in answers:
+                yield waiting.pop(message_id), answer
+            pause = POLL_SECONDS if answers else min(pause * 1.5, SLOWEST_POLL_SECONDS)
+            time.sleep(min(pause, max(0.0, limit - time.monotonic())))
+        for message_id, site in waiting.items():
+            self._late[message_id] = (site, letters[site].kind)
+            yield site, Lost(f"no answer within {seconds:g} s; an answer that comes later is refused")
+
+    def late(self) -> list[tuple[str, str]]:
+        """Return (site, kind) of answers that came after their time since the last call; they are refused."""
+        found = [self._late.pop(message_id) for message_id, _ in self._collect(set(self._late))]
+        return [(site, kind) for site, kind in found]
+
+    def _app(self) -> FastAPI:
+        """Return the web application: Flower's Fleet API with its authentication, and nothing else."""
+        app = FastAPI(
+            docs_url=None,
+            redoc_url=None,
+            openapi_url=None,
+            middleware=[
+                Middleware(BaseHTTPMiddleware, dispatch=http_error_translator),
+                Middleware(ProtobufTranslationMiddleware),
+                Middleware(NodeAuthMiddleware),
+            ],
+        )
+        app.state.linkstate_factory = self._factory
+        app.state.enable_supernode_auth = True
+        app.include_router(fleet_router)
+        return app
+
+    def _serve(self) -> None:
+        self._http.run(sockets=[self._socket])
+
+    def _open_run(self) -> None:
+        self._run = self._state.create_run(
+            "medfed/medfed", "1", "", {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
+        )
+        task = self._state.get_run_info(run_ids=[self._run])[0].primary_task_id
+        if task is None or self._state.claim_task(task) is None or not self._state.activate_task(task):
+            raise RunError("Flower did not open the run", where=f"run {self._run}", hint="see server.log")
+        self._task = task
+        threading.Thread(target=self._keep_alive, daemon=True).start()
+
+    def _keep_alive(self) -> None:
+        while not self._stopped.wait(HEARTBEAT_SECONDS):
+            self._state.acknowledge_task_heartbeat(self._task)
+
+    def _send(self, site: str, letter: Envelope, seconds: float) -> str:
+        """Store a message for ``site`` and return its id."""
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = self._run, SUPERLINK_NODE_ID, self._task
+        message = Message(_content(letter), self._nodes[site], "query.medfed", ttl=seconds, group_id=letter.kind)
+        message.metadata.__dict__["_message_id"] = message.object_id
+        with no_object_id_recompute():
+            session = self._state.start_session(self._run)
+            stored, missing = self._state.store_message_and_object_tree(
+                remove_content_from_message(message), get_object_tree(message), session
+            )
+            for name, part in get_all_nested_objects(message).items() if stored else ():
+                if name in missing:
+                    self._state.store_object(self._run, session, name, part.deflate())
+        return message.metadata.message_id
+
+    def _collect(self, message_ids: set[str]) -> Iterator[tuple[str, Envelope | Lost]]:
+        """Yield (message id, answer) of the answers that are there."""
+        if not message_ids:
+            return
+        for reply in self._state.get_message_res(message_ids, self._run):
+            asked = reply.metadata.reply_to_message_id
+            answer = Lost(UNAVAILABLE) if reply.has_error() else self._fetched(reply.metadata.message_id)
+            self._state.delete_messages({asked})
+            yield asked, answer
+
+    def _fetched(self, message_id: str) -> Envelope | Lost:
+        """Return a reply's content, which may still be arriving."""
+        store = self._state.object_store
+
+        def pull(name: str) -> bytes:
+            content = self._state.get_object(self._run, name)
+            if content is None:
+                raise ObjectPullError(name, "the object could not be found")
+            if not content:
+                raise ObjectUnavailableError(name)
+            return content
+
+        try:
+            tree = store.get_object_tree(message_id)
+            contents = pull_objects([part.object_id for part in iterate_object_tree(tree)], pull)
+            message = inflate_object_from_contents(message_id, contents)
+        except (ObjectPullError, KeyError, ValueError) as error:
+            return Lost(f"its answer did not arrive whole: {error}")
+        finally:
+            store.delete(message_id)
+        return _letter(message) if isinstance(message, Message) and message.has_content() else Lost("an empty answer")
+
+
+class FlowerSite:
+    """A site's connection: it calls out to the server, proves its key, beats, and answers messages one by one.
+
+    Args:
+        address: ``host:port`` of the server.
+        ca: certificate authority of the server, PEM.
+        private_key: of this node.
+        log: a file for Flower's own lines.
+    """
+
+    def __init__(self, address: str, ca: bytes, private_key: ec.EllipticCurvePrivateKey, log: Path) -> None:
+        _log_to(log)
+        self._address, self._ca, self._private_key = address, ca, private_key
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Let :meth:`serve` return after the message it is at."""
+        self._stopped.set()
+
+    def serve(
+        self, answer: Callable[[Envelope], Envelope], tell: Callable[[str], None], *, patience_seconds: float
+    ) -> None:
+        """Answer messages until :meth:`stop`; a lost connection is tried again for ``patience_seconds``.
+
+        Args:
+            answer: turns a message into its answer; it must not raise.
+            tell: is given lines for a person: connected, lost, trying again.
+            patience_seconds: without any contact for so long, give up.
+
+        Raises:
+            RunError: the server cannot be reached, or its certificate or this site's key is refused.
+        """
+        last_contact, pause = time.monotonic(), POLL_SECONDS
+        while not self._stopped.is_set():
+            try:
+                with self._connected() as link:
+                    tell(f"connected to {self._address}")
+                    last_contact, pause = time.monotonic(), POLL_SECONDS
+                    self._answer_all(link, answer)
+            except (httpx.HTTPError, OSError, _GoneError, _RefusedError) as error:
+                silent = time.monotonic() - last_contact
+                self._give_up(error, silent, patience_seconds)
+                pause = min(pause * 2, HEARTBEAT_SECONDS)
+                tell(f"{_why(error)}; trying again in {pause:g} s")
+                self._stopped.wait(pause)
+
+    def _give_up(self, error: Exception, silent: float, patience_seconds: float) -> None:
+        """Raise if trying again is in vain, after ``silent`` seconds without contact."""
+        where = f"server {self._address}"
+        if _is_tls(error):
+            hint = "compare the fingerprint of its certificate authority with the server's people; nothing was sent"
+            raise RunError(f"its certificate is refused: {_why(error)}", where=where, hint=hint) from error
+        if isinstance(error, _RefusedError) and silent > REFUSED_SECONDS:
+            hint = "let the server's people register this site's public key; run one process per key"
+            raise RunError("it does not know this site's key, or the key is in use", where=where, hint=hint) from error
+        if silent > patience_seconds:
+            hint = "ask whether the server runs; run `medfed site doctor` here"
+            raise RunError(f"no contact for {silent:.0f} s: {_why(error)}", where=where, hint=hint) from error
+
+    def _answer_all(self, link: _Link, answer: Callable[[Envelope], Envelope]) -> None:
+        pause = POLL_SECONDS
+        while not self._stopped.is_set():
+            if link.lost.is_set():
+                raise _GoneError("the server does not hear this site's heartbeats")
+            message = link.receive()
+            if message is None:
+                pause = min(pause * 1.5, SLOWEST_POLL_SECONDS)
+                self._stopped.wait(pause)
+                continue
+            pause = POLL_SECONDS
+            link.reply(message, answer(_letter(message)))
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[_Link]:
+        interceptors: list[ProtobufClientInterceptor] = [
+            RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+            NodeAuthHttpInterceptor(self._private_key, self._private_key.public_key()),
+        ]
+        with FleetHttpClient.from_server_address(self._address, False, self._ca, interceptors) as client:
+            link = _Link(client, public_key_to_bytes(self._private_key.public_key()))
+            try:
+                yield link
+            finally:
+                link.close()
+
+
+class _GoneError(Exception):
+    """The server forgot this connection, or its run is over: connect anew."""
+
+
+class _RefusedError(Exception):
+    """The server does not admit the key, or not yet: a process that held it before may have died just now."""
+
+
+class _Link:
+    """One activated connection: messages in, replies out, heartbeats beside."""
+
+    def __init__(self, client: FleetHttpClient, public_key: bytes) -> None:
+        self._client = client
+        request = ActivateNodeRequest(public_key=public_key, heartbeat_interval=HEARTBEAT_SECONDS)
+        try:
+            self._node = Node(node_id=client.ActivateNode(request).node_id)
+        except httpx.HTTPStatusError as error:
+            raise _RefusedError(f"the server answered {error.response.status_code}") from error
+        self.lost, self._closed = threading.Event(), threading.Event()
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def receive(self) -> Message | None:
+        """Return the next message, whole, or None."""
+        found = self._client.PullMessages(PullMessagesRequest(node=self._node))
+        if not found.messages_list:
+            return None
+        envelope, tree = message_from_proto(found.messages_list[0]), found.message_object_trees[0]
+        run = envelope.metadata.run_id
+        names = [part.object_id for part in iterate_object_tree(tree)]
+        contents = pull_objects(names, make_pull_object_fn_protobuf(self._client.PullObject, self._node, run))
+        make_confirm_message_received_fn_protobuf(self._client.ConfirmMessageReceived, self._node, run)(tree.object_id)
+        message = inflate_object_from_contents(tree.object_id, contents)
+        if not isinstance(message, Message):
+            raise _GoneError("a message that is none")
+        message.metadata.__dict__["_message_id"] = tree.object_id
+        return message
+
+    def reply(self, message: Message, letter: Envelope) -> None:
+        """Send the answer to ``message``."""
+        reply = Message(_content(letter), reply_to=message)
+        reply.metadata.__dict__["_message_id"] = reply.object_id
+        run = message.metadata.run_id
+        with no_object_id_recompute():
+            request = PushMessagesRequest(
+                node=self._node,
+                messages_list=[message_to_proto(remove_content_from_message(reply))],
+                message_object_trees=[get_object_tree(reply)],
+            )
+            response = self._client.PushMessages(request)
+            push = make_push_object_fn_protobuf(self._client.PushObject, self._node, run, response.session_id)
+            push_objects(get_all_nested_objects(reply), push, object_ids_to_push=set(response.objects_to_push))
+
+    def close(self) -> None:
+        """Say goodbye."""
+        self._closed.set()
+        with contextlib.suppress(httpx.HTTPError, RuntimeError):
+            self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
+
+    def _beat(self) -> None:
+        while not self._closed.wait(HEARTBEAT_SECONDS):
+            request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_SECONDS)
+            try:
+                heard = self._client.SendNodeHeartbeat(request).success
+            except httpx.TransportError:
+                continue  # the next message tells whether it is back
+            except httpx.HTTPError:
+                heard = False
+            if not heard:
+                self.lost.set()
+                return
+
+
+def _content(letter: Envelope) -> RecordDict:
+    array = Array(dtype="uint8", shape=(len(letter.payload),), stype="bytes", data=letter.payload)
+    facts = ConfigRecord({"kind": letter.kind, **letter.facts})
+    return RecordDict({"payload": ArrayRecord({"bytes": array}), "facts": facts})
+
+
+def _letter(message: Message) -> Envelope:
+    facts = {name: str(value) for name, value in message.content.config_records["facts"].items()}
+    return Envelope(facts.pop("kind", ""), facts, message.content.array_records["payload"]["bytes"].data)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bind now, so that a taken port is told at once."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise RunError(
+            f"cannot listen: {error.strerror}", where=f"{host}:{port}", hint="stop what listens there, or change port"
+        ) from error
+    return listener
+
+
+def _log_to(path: Path) -> None:
+    """Send the lines of Flower and its web server to a file; they name nodes and messages, never data."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for name in ("flwr", "uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        for old in list(logger.handlers):
+            logger.removeHandler(old)
+        handler = logging.FileHandler(path)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"the server answered {error.response.status_code}"
+    return str(error) or type(error).__name__
+
+
+def _is_tls(error: Exception) -> bool:
+    return isinstance(error, httpx.ConnectError) and any(word in str(error).lower() for word in ("certificate", "ssl"))

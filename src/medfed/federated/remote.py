@@ -1,0 +1,165 @@
+"""The exchange with hospitals elsewhere: broadcasts and updates as letters, and the greeting before the first round.
+
+A letter carries the study too, so a site that was restarted needs nothing from before but its own memory. Sites keep
+what the algorithm keeps at clients; the server never sees it.
+
+========  =====================================================  ==================================================
+kind      the server sends                                       a site answers
+========  =====================================================  ==================================================
+hello     study                                                  its number of examples and its moments
+train     study, pooled moments, round; the broadcast            its update
+evaluate  study, pooled moments, round; the final broadcast      its own scores of the model, if its policy lets it
+bye       the run is over                                        nothing
+========  =====================================================  ==================================================
+
+Any answer may be ``failure`` instead: phase and reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from medfed.errors import RunError
+from medfed.federated.exchange import Answer
+from medfed.federated.post import Envelope, Lost, Post
+from medfed.federated.wire import broadcast_bytes, update_of
+from medfed.types import Broadcast, Failure, Params, Update
+
+
+class Greeting(BaseModel):
+    """What a site says of itself before the first round.
+
+    Attributes:
+        num_examples: training examples; no update may claim more.
+        moments: modality → sums for normalisation, see ``modalities/moments.py``.
+        versions: of medfed and torch; other versions may give other bits.
+        counts: task → class → examples, if the site's policy lets them leave.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_examples: int = Field(gt=0)
+    moments: dict[str, dict[str, list[float]]]
+    versions: dict[str, str] = {}
+    counts: dict[str, dict[str, int]] | None = None
+
+
+def greet(post: Post, sites: set[str], facts: Mapping[str, str], seconds: float) -> dict[str, Greeting | Failure]:
+    """Ask every one of ``sites`` what it brings to the study."""
+    letters = {site: Envelope("hello", facts, b"") for site in sites}
+    return {site: _greeting(site, answer) for site, answer in post.ask(letters, seconds)}
+
+
+class RemoteExchange:
+    """Clients are sites elsewhere.
+
+    Args:
+        post: the way to them.
+        registered: site → its training examples.
+        facts: what every letter says: study, pooled moments, run.
+        train_seconds: how long to wait for an update.
+        evaluate_seconds: how long to wait for scores.
+        before_round: called with the round's number before anything is sent; it may wait for sites, or raise.
+        tell: is given every failure, late answers too, which are refused.
+    """
+
+    def __init__(
+        self,
+        post: Post,
+        registered: Mapping[str, int],
+        facts: Mapping[str, str],
+        *,
+        train_seconds: float,
+        evaluate_seconds: float,
+        before_round: Callable[[int], None],
+        tell: Callable[[Failure], None],
+    ) -> None:
+        self._post, self._facts, self._tell, self._before_round = post, dict(facts), tell, before_round
+        self._train_seconds, self._evaluate_seconds = train_seconds, evaluate_seconds
+        self._registered = dict(sorted(registered.items()))
+
+    @property
+    def registered(self) -> Mapping[str, int]:
+        """Site → training examples, sorted by site."""
+        return self._registered
+
+    def __call__(self, round: int, broadcasts: Mapping[str, Broadcast]) -> Iterator[Answer]:
+        """Ask the named sites to train; every one gives an update or a failure before the deadline is over."""
+        for site, kind in self._post.late():
+            self._tell(Failure(site, round, "late", f"an answer to {kind!r} came after its deadline: refused as stale"))
+        self._before_round(round)
+        letters = _letters("train", broadcasts, {**self._facts, "round": str(round)})
+        for site, answer in self._post.ask(letters, self._train_seconds):
+            found = _update(site, round, answer)
+            if isinstance(found, Failure):
+                self._tell(found)
+            yield site, found
+
+    def evaluate(self, broadcast: Broadcast) -> dict[str, dict[str, Any] | Failure]:
+        """Return what every site says of the model on its own held-out patients."""
+        facts = {**self._facts, "round": str(broadcast.round)}
+        letters = _letters("evaluate", dict.fromkeys(self._registered, broadcast), facts)
+        answers = self._post.ask(letters, self._evaluate_seconds)
+        return {site: _scores(site, broadcast.round, answer) for site, answer in answers}
+
+    def own(self, client: str) -> Params:
+        """Return nothing: what the algorithm keeps at a site stays there."""
+        return {}
+
+    def forget_after(self, round: int) -> None:
+        """Nothing to do: a site that is asked for a round again starts from what it kept before that round."""
+
+    def close(self) -> None:
+        """Nothing is held; the post goes on serving."""
+
+
+def _letters(kind: str, broadcasts: Mapping[str, Broadcast], facts: Mapping[str, str]) -> dict[str, Envelope]:
+    packed = {id(broadcast): broadcast for broadcast in broadcasts.values()}
+    payloads = {key: broadcast_bytes(broadcast) for key, broadcast in packed.items()}
+    return {site: Envelope(kind, facts, payloads[id(broadcast)]) for site, broadcast in broadcasts.items()}
+
+
+def _update(site: str, round: int, answer: Envelope | Lost) -> Update | Failure:
+    payload = _payload(site, round, answer, "update")
+    if isinstance(payload, Failure):
+        return payload
+    try:
+        return update_of(payload)
+    except RunError as error:
+        return Failure(site, round, "network", str(error))
+
+
+def _scores(site: str, round: int, answer: Envelope | Lost) -> dict[str, Any] | Failure:
+    payload = _payload(site, round, answer, "scores")
+    if isinstance(payload, Failure):
+        return payload
+    try:
+        found = json.loads(payload)
+    except ValueError as error:
+        return Failure(site, round, "network", f"unreadable scores: {error}")
+    return found if isinstance(found, dict) else Failure(site, round, "network", "unreadable scores")
+
+
+def _greeting(site: str, answer: Envelope | Lost) -> Greeting | Failure:
+    payload = _payload(site, 0, answer, "greeting")
+    if isinstance(payload, Failure):
+        return payload
+    try:
+        return Greeting.model_validate_json(payload)
+    except ValueError as error:
+        return Failure(site, 0, "hello", f"unreadable greeting: {error}")
+
+
+def _payload(site: str, round: int, answer: Envelope | Lost, wanted: str) -> bytes | Failure:
+    """Return the payload of an answer of the kind ``wanted``, or why there is none."""
+    if isinstance(answer, Lost):
+        return Failure(site, round, "network", answer.reason)
+    if answer.kind == "failure":
+        return Failure(site, round, answer.facts.get("phase", "site"), answer.facts.get("reason", "no reason given"))
+    if answer.kind != wanted:
+        return Failure(site, round, "network", f"it answered {answer.kind!r}, wanted {wanted!r}")
+    return answer.payload

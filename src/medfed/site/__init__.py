@@ -1,0 +1,1 @@
+"""What a hospital and a federation's server keep in folders: policy, audit log, keys, certificates, settings."""

@@ -1,0 +1,118 @@
+"""Where a federation's run stands: ``status.json`` in its folder, written whole at every change.
+
+The server writes it while it serves; ``medfed federation status`` reads it, then and afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import psutil
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medfed.errors import SiteError
+from medfed.site.settings import write_file
+
+STATUS = "status.json"
+State = Literal["waiting", "hello", "training", "evaluating", "done", "failed", "too few sites", "stopped"]
+OVER: tuple[State, ...] = ("done", "failed", "too few sites", "stopped")
+KEPT = 20
+"""Failures that are kept, newest last."""
+
+
+class SiteFailure(BaseModel):
+    """A site that gave no usable answer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    site: str
+    round: int
+    phase: str
+    reason: str
+
+
+class Status(BaseModel):
+    """Where the run stands.
+
+    Attributes:
+        state: what the server is doing.
+        round: the round it is in, from 1; 0 before the first.
+        num_rounds: rounds of the study.
+        sites: site → when it was last heard of (UTC), or None if never.
+        failures: the last failures, newest last.
+        run: the run folder.
+        reason: why the run ended, where it did not end well.
+        pid: the server's process.
+        updated: when this was written (UTC).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    state: State = "waiting"
+    round: int = 0
+    num_rounds: int = 0
+    sites: Mapping[str, str | None] = {}
+    failures: tuple[SiteFailure, ...] = ()
+    run: str = ""
+    reason: str = ""
+    pid: int = 0
+    updated: str = ""
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has ended."""
+        return self.state in OVER
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server's process is there."""
+        return not self.over and psutil.pid_exists(self.pid)
+
+
+class StatusFile:
+    """The writer of ``status.json``.
+
+    Args:
+        root: the federation's folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._path = root / STATUS
+        self.status = Status(pid=os.getpid())
+
+    def update(self, **fields: object) -> None:
+        """Change some fields of :class:`Status` and write the file."""
+        changed = {**self.status.model_dump(), **fields, "updated": _now()}
+        self.status = Status.model_validate(changed)
+        write_file(self._path, self.status.model_dump_json(indent=1).encode() + b"\n")
+
+    def seen(self, site: str) -> None:
+        """Note that ``site`` was heard of now."""
+        self.update(sites=dict(sorted({**self.status.sites, site: _now()}.items())))
+
+    def failed(self, failure: SiteFailure) -> None:
+        """Note that a site gave no usable answer."""
+        self.update(failures=(*self.status.failures, failure)[-KEPT:])
+
+
+def read_status(root: Path) -> Status:
+    """Read where the run of the federation in ``root`` stands.
+
+    Raises:
+        SiteError: it was never started, or the file is not what was written.
+    """
+    path = root / STATUS
+    try:
+        return Status.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise SiteError("never started", where=root, hint=f"medfed federation start {root}") from error
+    except (OSError, ValidationError) as error:
+        raise SiteError("not a status file", where=path, hint="start the federation again") from error
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

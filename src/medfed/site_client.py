@@ -1,0 +1,246 @@
+"""What a hospital runs: it calls out to the server, and answers with what its own people allow to leave.
+
+The code is the hospital's own installed medfed. A letter brings a study as JSON, which must be of registered parts, and
+named tensors, which must be those of the model the study describes. The policy is asked before data is read and before
+anything leaves, and what leaves stands in the audit log first.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from pydantic import ValidationError
+from rich.console import Console
+
+from medfed.arm import build_model
+from medfed.errors import DataError, MedfedError, RunError, StudyError
+from medfed.federated.client import Client
+from medfed.federated.exchange import Trainer
+from medfed.federated.gate import check_broadcast
+from medfed.federated.memory import DiskMemory
+from medfed.federated.post import Envelope
+from medfed.federated.remote import Greeting
+from medfed.federated.wire import broadcast_of, update_bytes
+from medfed.hospital import evaluate_at, find_site, load_site, moments_at, public_sets, site_client
+from medfed.progress import Reporter
+from medfed.site.folder import SiteFolder
+from medfed.site.invitation import versions
+from medfed.site.keys import load_node_key
+from medfed.site.policy import ANY, study_sha256
+from medfed.study import Study
+from medfed.tasks.base import TaskSet
+from medfed.tasks.sites import SiteData, moments_json, moments_of
+from medfed.types import Broadcast, Failure
+
+SCRUBBED = "its data cannot be used; the site's own log says which file"
+"""All the server learns of a mistake in a site's data: such messages name files, examples and patients."""
+PATIENCE_SECONDS = 24 * 3600.0
+"""A site waits so long for its server to come back."""
+
+
+@dataclass
+class _Run:
+    """A run the site takes part in."""
+
+    study: Study
+    data: SiteData
+    trainer: Trainer
+    moments: str = ""
+    client: Client | None = None
+    tests: Mapping[str, TaskSet] | None = None
+
+
+class SiteDesk:
+    """Answers the server's letters, one at a time.
+
+    Args:
+        folder: the site's.
+        reporter: is given lines for the site's own people.
+    """
+
+    def __init__(self, folder: SiteFolder, reporter: Reporter) -> None:
+        self._folder, self._reporter = folder, reporter
+        self._runs: dict[str, _Run] = {}
+        self._sites: dict[str, SiteData] = {}
+        self.finished = False
+
+    def __call__(self, letter: Envelope) -> Envelope:
+        """Answer ``letter``; what goes wrong is an answer too."""
+        answers: dict[str, Callable[[Envelope], Envelope]] = {
+            "hello": self._hello,
+            "train": self._train,
+            "evaluate": self._evaluate,
+            "bye": self._bye,
+        }
+        try:
+            if letter.kind not in answers:
+                raise RunError(f"a letter of kind {letter.kind!r}", where="the server", hint="compare versions")
+            return answers[letter.kind](letter)
+        except DataError as error:
+            self._reporter.say(str(error))
+            return self._failure(letter, SCRUBBED)
+        except MedfedError as error:
+            self._reporter.say(str(error))
+            return self._failure(letter, str(error))
+        except Exception as error:  # a bug here must not end the site's part in the federation
+            self._reporter.say(traceback.format_exc())
+            return self._failure(letter, f"a bug at the site: {type(error).__name__}")
+
+    def _hello(self, letter: Envelope) -> Envelope:
+        run = self._run(letter)
+        counts = None
+        if self._folder.policy.class_counts:
+            client, _ = site_client(run.study, run.data, moments_at(run.study, run.data), self._public(run, {}))
+            counts = {name: examples.task.counts(examples) for name, examples in client.tasks.items()}
+        greeting = Greeting(
+            num_examples=run.data.num_examples,
+            moments=moments_json(moments_at(run.study, run.data)),
+            versions=versions(),
+            counts=counts,
+        )
+        self._reporter.say(f"study {run.study.name!r}: {run.data.num_examples} training examples here")
+        return self._sent(letter, "greeting", greeting.model_dump_json().encode(), run, run.data.num_examples)
+
+    def _train(self, letter: Envelope) -> Envelope:
+        run = self._run(letter)
+        client, _ = self._party(letter, run)
+        broadcast = self._broadcast(letter, run)
+        self._reporter.say(f"round {broadcast.round}: training")
+        answer = run.trainer.train(client, broadcast)
+        if isinstance(answer, Failure):
+            self._reporter.say(answer.reason)
+            return self._failure(letter, answer.reason)
+        self._folder.policy.check_update(answer)
+        told = {"metrics": dict(answer.metrics)}
+        tensors = (*answer.delta, *answer.buffers, *answer.state)
+        return self._sent(letter, "update", update_bytes(answer), run, answer.num_examples, tensors, told)
+
+    def _evaluate(self, letter: Envelope) -> Envelope:
+        run = self._run(letter)
+        _, tests = self._party(letter, run)
+        scores = evaluate_at(run.study, tests, self._broadcast(letter, run), run.trainer.own(self._folder.name))
+        self._folder.policy.check_scores(scores)
+        payload = json.dumps(scores).encode()
+        return self._sent(letter, "scores", payload, run, metrics={"scores": scores})
+
+    def _bye(self, letter: Envelope) -> Envelope:
+        self.finished = True
+        self._reporter.say("the run is over")
+        return Envelope("bye", {}, b"")
+
+    def _run(self, letter: Envelope) -> _Run:
+        """Return the run that the letter belongs to; policy and data are looked at when it is new."""
+        name = letter.facts.get("run", "")
+        if name not in self._runs:
+            study = _study(letter)
+            self._folder.policy.check_study(study)
+            trainer = Trainer(build_model(study), study.algorithm, study.client, study.seed, self._memory(name))
+            self._runs[name] = _Run(study, self._site_data(study), trainer)
+        return self._runs[name]
+
+    def _site_data(self, study: Study) -> SiteData:
+        digest = study_sha256(study)
+        if digest not in self._sites:
+            policy = self._folder.policy
+            allowed = None if ANY in policy.tasks else policy.tasks
+            roots = find_site(study, self._folder.name, self._folder.data_root, allowed)
+            data = load_site(study, self._folder.name, roots, self._reporter, tasks=allowed)
+            policy.check_counts({name: len(rows) for name, rows in data.train.items()})
+            self._sites = {digest: data}
+        return self._sites[digest]
+
+    def _memory(self, run: str) -> DiskMemory:
+        return DiskMemory(self._folder.state_folder / quote(run, safe="").replace(".", "%2E"))
+
+    def _party(self, letter: Envelope, run: _Run) -> tuple[Client, Mapping[str, TaskSet]]:
+        """Return the site as a client of the run, and its test examples, normalised by the letter's moments."""
+        given = letter.facts.get("moments", "{}")
+        if run.client is None or run.tests is None or run.moments != given:
+            pooled = json.loads(given)
+            run.client, run.tests = site_client(run.study, run.data, moments_of(pooled), self._public(run, pooled))
+            run.moments = given
+        return run.client, run.tests
+
+    def _public(self, run: _Run, pooled: Mapping[str, Any]) -> Mapping[str, TaskSet] | None:
+        root = self._folder.public_root
+        if not run.study.algorithm.uses_public or root is None:
+            return None
+        moments = moments_of(pooled) if pooled else moments_at(run.study, run.data)
+        return public_sets(run.study, root, moments, self._reporter)
+
+    def _broadcast(self, letter: Envelope, run: _Run) -> Broadcast:
+        broadcast = broadcast_of(letter.payload)
+        check_broadcast(broadcast, run.study.algorithm.shared(run.trainer.initial))
+        return broadcast
+
+    def _sent(
+        self,
+        letter: Envelope,
+        kind: str,
+        payload: bytes,
+        run: _Run,
+        num_examples: int | None = None,
+        tensors: tuple[str, ...] = (),
+        metrics: Mapping[str, Any] | None = None,
+    ) -> Envelope:
+        """Write down what is about to leave, and only then let it."""
+        self._folder.audit.append(
+            kind,
+            payload,
+            run=letter.facts.get("run", ""),
+            study=study_sha256(run.study),
+            round=_round(letter),
+            tensors=tensors,
+            num_examples=num_examples,
+            metrics=metrics,
+        )
+        return Envelope(kind, {}, payload)
+
+    def _failure(self, letter: Envelope, reason: str) -> Envelope:
+        with suppress(MedfedError):  # a broken audit log is itself the reason, and must be told
+            run = letter.facts.get("run", "")
+            self._folder.audit.append("failure", reason.encode(), run=run, round=_round(letter))
+        return Envelope("failure", {"phase": letter.kind, "reason": reason}, b"")
+
+
+def join(folder: SiteFolder, *, once: bool = False, console: Console | None = None) -> None:
+    """Take part in the federation until it is told to stop (Ctrl-C, SIGTERM), or, with ``once``, until a run is over.
+
+    Raises:
+        MedfedError: the server refuses this site, is not who it should be, or cannot be reached for a day.
+    """
+    from medfed.federated.flower import FlowerSite  # noqa: PLC0415  (the network is an optional extra)
+
+    reporter = Reporter(console or Console())
+    desk = SiteDesk(folder, reporter)
+    key = load_node_key(folder.private_key)
+    site = FlowerSite(f"{folder.host}:{folder.port}", folder.ca_pem, key, folder.root / "network.log")
+
+    def answer(letter: Envelope) -> Envelope:
+        reply = desk(letter)
+        if desk.finished and once:
+            site.stop()
+        return reply
+
+    site.serve(answer, reporter.say, patience_seconds=PATIENCE_SECONDS)
+
+
+def _study(letter: Envelope) -> Study:
+    try:
+        return Study.model_validate_json(letter.facts.get("study", ""))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise StudyError(
+            f"{'.'.join(map(str, first['loc']))}: {first['msg']}", where="the server's study", hint="compare versions"
+        ) from error
+
+
+def _round(letter: Envelope) -> int:
+    text = letter.facts.get("round", "0")
+    return int(text) if text.isdecimal() else 0

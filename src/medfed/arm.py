@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from medfed.errors import StudyError
@@ -18,15 +19,18 @@ from medfed.federated.algorithms.base import Federation
 from medfed.federated.client import Client
 from medfed.federated.exchange import ClientExchange, InProcessExchange, ScoringExchange
 from medfed.federated.memory import DiskMemory
+from medfed.federated.pool import Pool
 from medfed.federated.rounds import RoundResult, initial_state, run_round
 from medfed.federated.state import FederatedState, Weights, fingerprint, join, load_weights, split, weights_of
+from medfed.federated.worker import Recipe
+from medfed.federated.worker_exchange import WorkerExchange
 from medfed.injection.inject import Injector
 from medfed.models.base import FederatedModel
 from medfed.models.multimodal import MultimodalModel
 from medfed.progress import Reporter
 from medfed.rng import torch_seeded
 from medfed.rundir import RunDir
-from medfed.scoring import SITES, InProcessSites, checked, site_record
+from medfed.scoring import SITES, checked, scored_here, site_record
 from medfed.study import Study
 from medfed.tasks.base import TaskSet, trainable
 from medfed.tasks.cohort import Cohort
@@ -35,6 +39,8 @@ from medfed.types import Broadcast
 FEDERATE_LOGS = ("rounds.jsonl", "timings.jsonl")
 LOGS = (*FEDERATE_LOGS, "development.jsonl", "injection/steps.jsonl", "injection/routing.jsonl")
 GROUPS = ("federated", "injector")
+CLIENTS = "clients"
+"""Folder, in the run's, of what clients keep between rounds."""
 HEADS = "heads"
 """In scores: the injected federation's own aggregated heads."""
 
@@ -45,10 +51,21 @@ Connect = Callable[[Study, Cohort, RunDir], ClientExchange]
 
 def in_process(study: Study, cohort: Cohort, run: RunDir) -> ClientExchange:
     """Return the exchange with clients in this process; what they keep lies in the run's folder."""
-    memory, clients, model = DiskMemory(run.root / "clients"), clients_of(study, cohort), build_model(study)
-    if cohort.site_tests:
-        return InProcessSites(study, clients, cohort.site_tests, model, memory)
-    return InProcessExchange(clients, model, study.algorithm, study.client, study.seed, memory)
+    memory = DiskMemory(run.root / CLIENTS)
+    return InProcessExchange(
+        clients_of(study, cohort), build_model(study), study.algorithm, study.client, study.seed, memory
+    )
+
+
+def in_workers(num_workers: int) -> Connect:
+    """Return how to connect to clients in ``num_workers`` processes; the run's files are those of one process."""
+
+    def connect(study: Study, cohort: Cohort, run: RunDir) -> ClientExchange:
+        build, log = partial(build_model, study), run.root / "workers.log"
+        recipe = Recipe(build, study.algorithm, study.client, study.seed, run.root / CLIENTS, log)
+        return WorkerExchange(clients_of(study, cohort), recipe, Pool(num_workers), run.root / "spool")
+
+    return connect
 
 
 def clients_of(study: Study, cohort: Cohort) -> list[Client]:
@@ -151,12 +168,18 @@ class Arm:
 
     def _ask_sites(self, state: FederatedState) -> None:
         """Write what every site scores with the last model, where sites have test examples of their own."""
-        if not isinstance(self._exchange, ScoringExchange) or self._run.exists(SITES):
+        if self._run.exists(SITES):
             return
         shared = self._study.algorithm.shared(state.weights)
         last = Broadcast(state.round, fingerprint(state.params, state.buffers), *shared)
+        if isinstance(self._exchange, ScoringExchange):
+            answers = checked(self._study, self._exchange.evaluate(last), state.round)
+        elif tests := self._cohort.site_tests:
+            own = {site: self._exchange.own(site) if site in self._exchange.registered else {} for site in tests}
+            answers = scored_here(self._study, build_model(self._study), tests, last, own)
+        else:
+            return
         name = self._name if self.injector is None else HEADS
-        answers = checked(self._study, self._exchange.evaluate(last), state.round)
         self._run.write_json(SITES, site_record(self._study, {name: answers}))
 
     def _finish_round(self, state: FederatedState) -> FederatedState:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from medfed.arm import Arm, build_model
+from medfed.arm import Arm, Connect, build_model, in_process
 from medfed.datasets.decode import stacked
 from medfed.datasets.split import partition_hash
 from medfed.evaluation.evaluate import MEMBER
@@ -62,9 +62,10 @@ class Federation:
     cohort: Cohort
     title: str
 
-    def train(self, reporter: Reporter) -> Arm:
-        """Train it, or load it; the caller holds the lock."""
-        arm = Arm(self.run, self.study, self.cohort, build_model(self.study), None, self.model)
+    def train(self, reporter: Reporter, connect: Connect = in_process) -> Arm:
+        """Train it, or load it; the caller holds the lock. One client alone is trained in this process."""
+        connect = connect if len(self.cohort.clients) > 1 else in_process
+        arm = Arm(self.run, self.study, self.cohort, build_model(self.study), None, self.model, connect)
         if self.run.done:
             arm.run(Reporter.silent(), self.title)
             return arm
@@ -103,7 +104,9 @@ def federations(study: Study, cohort: Cohort, checksums: dict[str, str], runs: P
     ]
 
 
-def train_baselines(wanted: Sequence[Federation], reporter: Reporter) -> dict[str, HeadPredictor]:
+def train_baselines(
+    wanted: Sequence[Federation], reporter: Reporter, connect: Connect = in_process
+) -> dict[str, HeadPredictor]:
     """Train or load ``wanted`` and return model → predictor; those that another process is at come last."""
     arms: dict[str, Arm] = {}
     for waiting in (False, True):
@@ -112,7 +115,7 @@ def train_baselines(wanted: Sequence[Federation], reporter: Reporter) -> dict[st
                 continue
             with locked(federation.run.root, waiting=waiting) as mine:
                 if mine:
-                    arms[federation.model] = federation.train(reporter)
+                    arms[federation.model] = federation.train(reporter, connect)
     return {federation.model: HeadPredictor(arms[federation.model].model) for federation in wanted}
 
 
@@ -131,7 +134,7 @@ def union(parts: Sequence[TaskSet]) -> TaskSet:
     starts = np.cumsum([0, *(len(own.index) for own in data)])
     offsets = {id(own): int(start) for own, start in zip(data, starts, strict=False)}
     rows = np.sort(np.concatenate([part.rows + offsets[id(part.data)] for part in parts]))
-    return TaskSet(parts[0].task, data[0] if len(data) == 1 else stacked(data), rows)
+    return parts[0].holding(rows) if len(data) == 1 else TaskSet(parts[0].task, stacked(data), rows)
 
 
 def _name(kind: str, study: Study, cohort: Cohort, data: dict[str, str]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medfed.arm import Arm, build_model
+from medfed.arm import Arm, Connect, build_model, in_process
 from medfed.baselines import federations, train_baselines
 from medfed.datasets.decode import Decoded
 from medfed.errors import RunError
@@ -43,6 +43,7 @@ def benchmark(
     runs: Path,
     run: RunDir,
     reporter: Reporter,
+    connect: Connect = in_process,
 ) -> None:
     """Train, ask and score; a run that was stopped goes on.
 
@@ -53,8 +54,8 @@ def benchmark(
     run.write_json("study.json", study.resolved())
     run.write_json("partition.json", cohort.partition)
     shared = federations(study, cohort, dict(sources.checksums), runs)
-    bounds = {name: predictor.model for name, predictor in train_baselines(shared, reporter).items()}
-    arm = Arm(run, study, cohort, build_model(study), None, DEPLOYED)
+    bounds = {name: predictor.model for name, predictor in train_baselines(shared, reporter, connect).items()}
+    arm = Arm(run, study, cohort, build_model(study), None, DEPLOYED, connect)
     arm.run(reporter, f"federate: {study.algorithm.name}")
     rows = []
     with reporter.phase("evaluate") as advance:

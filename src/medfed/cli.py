@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -31,6 +32,15 @@ SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable exam
 Corpus = Annotated[Path | None, typer.Option("--corpus", help="Folder of text to pre-train the tiny LLM on")]
 Foundation = Annotated[Path | None, typer.Option("--foundation", help="Folder of a Hugging Face causal LM")]
 ShowExamples = Annotated[bool, typer.Option("--show-examples", help="Show a few test examples even of real patients")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        help="Of a sweep: runs at once, by default as many as CPUs. Of one study: processes that train its clients, "
+        "by default 1; results are the same",
+    ),
+]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, e.g. runs/demo/1a2b3c4d-seed0")]
 
 DEFAULT_CACHE = Path("~/.cache/medfed")
@@ -117,7 +127,7 @@ def run(
     report: Annotated[Path | None, typer.Option("--report", help="Also copy the report here")] = None,
     seeds: Annotated[str | None, typer.Option("--seeds", help="Run at these seeds and compare: --seeds 0,1,2")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A sweep's quick form: all cells, minutes")] = False,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Runs at once; default: all CPUs")] = None,
+    workers: Workers = None,
     show_examples: ShowExamples = False,
 ) -> None:
     """Run a study, or a sweep of studies, end to end, or go on where it was interrupted; nothing is computed twice."""
@@ -129,6 +139,7 @@ def run(
     places = Places(runs, cache.expanduser(), data_root, corpus, foundation, skip_bad, show_examples)
     reporter = Reporter(Console())
     if seeds is None and not quick and not is_sweep(study):
+        places = replace(places, workers=workers or 1)
         run_study(load_study(study, overrides or []), places, reporter, dry_run=dry_run, report=report)
         return
     plan = load_plan(study, overrides or [], parse_seeds(seeds), quick=quick)

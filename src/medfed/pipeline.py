@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medfed.arm import Arm, build_model, build_multimodal
+from medfed.arm import Arm, Connect, build_model, build_multimodal, in_process, in_workers
 from medfed.baselines import Federation, federations, train_baselines
 from medfed.benchmark import benchmark
 from medfed.errors import RunError
@@ -49,6 +49,7 @@ class Places:
         foundation: folder of a Hugging Face causal LM.
         skip_bad: leave unreadable examples out.
         show_examples: write pictures and traces of a few test examples even of real data.
+        workers: processes that train clients; 1 trains them in the run's own.
     """
 
     runs: Path
@@ -58,12 +59,27 @@ class Places:
     foundation: Path | None = None
     skip_bad: bool = False
     show_examples: bool = False
+    workers: int = 1
 
 
 def run_study(
-    study: Study, places: Places, reporter: Reporter, *, dry_run: bool = False, report: Path | None = None
+    study: Study,
+    places: Places,
+    reporter: Reporter,
+    *,
+    dry_run: bool = False,
+    report: Path | None = None,
+    connect: Connect | None = None,
 ) -> Path:
     """Run ``study`` end to end, or go on where it stopped, and return its run folder.
+
+    Args:
+        study: what to run.
+        places: where things are.
+        reporter: told of the progress.
+        dry_run: say what would be done, and do nothing.
+        report: copy the report here as well.
+        connect: the way to the clients, in place of ``places.workers`` processes.
 
     Raises:
         MedfedError: an input is wrong; everything computed before stays, and the same command goes on from there.
@@ -71,6 +87,8 @@ def run_study(
     torch.set_num_threads(1)
     sources = find_sources(study, places.data_root, places.cache, reporter)
     run = RunDir(folder_of(study, places, sources))
+    if connect is None:
+        connect = in_workers(places.workers) if places.workers > 1 else in_process
     if dry_run:
         _describe(study, sources, run, reporter)
         return run.root
@@ -79,9 +97,9 @@ def run_study(
         if places.show_examples:
             reporter.say("its example cards stay as they were written; --show-examples counts when a run is made")
     elif study.job == "benchmark":
-        _benchmark(study, places, sources, run, reporter)
+        _benchmark(study, places, sources, run, reporter, connect)
     else:
-        _compute(study, places, sources, run, reporter)
+        _compute(study, places, sources, run, reporter, connect)
     reporter.console.print(score_table(run.root) if study.job == "benchmark" else summary_table(run.root))
     written = run.root / "report.html"
     if report is not None:
@@ -99,15 +117,17 @@ def folder_of(study: Study, places: Places, sources: Sources) -> Path:
     return places.runs / study.name / f"{study.hash(*facts)}-seed{study.seed}"
 
 
-def _benchmark(study: Study, places: Places, sources: Sources, run: RunDir, reporter: Reporter) -> None:
+def _benchmark(
+    study: Study, places: Places, sources: Sources, run: RunDir, reporter: Reporter, connect: Connect
+) -> None:
     data = decode_all(study, sources, places.skip_bad, reporter)
     cohort = cohort_of(study, sources, data, places.skip_bad, reporter)
-    benchmark(study, cohort, data, sources, places.runs, run, reporter)
+    benchmark(study, cohort, data, sources, places.runs, run, reporter, connect)
     write_scores(run.root, run.root / "report.html")
     run.finish()
 
 
-def _compute(study: Study, places: Places, sources: Sources, run: RunDir, reporter: Reporter) -> None:
+def _compute(study: Study, places: Places, sources: Sources, run: RunDir, reporter: Reporter, connect: Connect) -> None:
     facts = provenance()
     data = decode_all(study, sources, places.skip_bad, reporter)
     cohort = cohort_of(study, sources, data, places.skip_bad, reporter)
@@ -119,11 +139,11 @@ def _compute(study: Study, places: Places, sources: Sources, run: RunDir, report
     before = foundation.fingerprint()
 
     shared = federations(study, cohort, dict(sources.checksums), places.runs)
-    baselines = train_baselines(shared, reporter)
+    baselines = train_baselines(shared, reporter, connect)
     _copy_logs(shared, run)
     model = build_multimodal(study)
     injector = Injector(foundation, model, study.tasks, study.injection, study.seed, alone=not study.federate)
-    injected = Arm(run, study, cohort, model, injector)
+    injected = Arm(run, study, cohort, model, injector, connect=connect)
     injected.run(reporter, "federate and inject" if study.federate else "inject from public data alone")
 
     if (after := foundation.fingerprint()) != before:

@@ -18,9 +18,7 @@ from medfed.evaluation.judge import point_values
 from medfed.evaluation.kinds import KINDS
 from medfed.evaluation.kinds.base import KindMetric
 from medfed.evaluation.predict import responses
-from medfed.federated.client import Client
-from medfed.federated.exchange import InProcessExchange, SiteScores
-from medfed.federated.memory import ClientMemory
+from medfed.federated.exchange import SiteScores
 from medfed.federated.state import Weights, load_weights
 from medfed.models.base import FederatedModel
 from medfed.rundir import RunDir
@@ -95,38 +93,29 @@ def scores_of(value: object, site: str, study: Study) -> SiteScores:
     return scores
 
 
-class InProcessSites(InProcessExchange):
-    """The sites of a federation of folders in this process: clients that test on patients of their own.
+def scored_here(
+    study: Study,
+    model: FederatedModel,
+    tests: Mapping[str, Mapping[str, TaskSet]],
+    broadcast: Broadcast,
+    own: Mapping[str, Params],
+) -> dict[str, SiteScores | Failure]:
+    """Return every site's scores where the sites' test examples are in this process, sorted by site.
 
     Args:
         study: the study.
-        clients: the sites as clients.
-        tests: site → task → its test examples; a site that does not train here is asked about the global model.
-        model: an instance to train and to evaluate in.
-        memory: what sites keep between rounds.
+        model: an instance to load weights into.
+        tests: site → task → its test examples.
+        broadcast: the last global weights.
+        own: site → what the algorithm keeps there; nothing for a site that did not train.
     """
-
-    def __init__(
-        self,
-        study: Study,
-        clients: list[Client],
-        tests: Mapping[str, Mapping[str, TaskSet]],
-        model: FederatedModel,
-        memory: ClientMemory,
-    ) -> None:
-        super().__init__(clients, model, study.algorithm, study.client, study.seed, memory)
-        self._study, self._tests, self._model = study, tests, model
-
-    def evaluate(self, broadcast: Broadcast) -> dict[str, SiteScores | Failure]:
-        """Return every site's scores, sorted by site."""
-        return {site: self._scores(site, broadcast) for site in sorted(self._tests)}
-
-    def _scores(self, site: str, broadcast: Broadcast) -> SiteScores | Failure:
+    found: dict[str, SiteScores | Failure] = {}
+    for site in sorted(tests):
         try:
-            own = self.own(site) if site in self.registered else {}
-            return scores_at(self._study, self._model, self._tests[site], broadcast, own)
+            found[site] = scores_at(study, model, tests[site], broadcast, own[site])
         except MedfedError as error:
-            return Failure(site, broadcast.round, "evaluate", str(error))
+            found[site] = Failure(site, broadcast.round, "evaluate", str(error))
+    return found
 
 
 def site_record(study: Study, answers: Mapping[str, Answers]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -184,14 +184,33 @@ def closed(task: Task) -> ClosedTask:
     return task
 
 
-class TaskSet:
-    """The examples of one task that one party (a client, the server's public set, …) may see."""
+class Labels(NamedTuple):
+    """What a task makes of a whole dataset, once for all parties that hold some of it."""
 
-    def __init__(self, task: Task, data: Decoded, rows: Int[np.ndarray, " example"]) -> None:
+    targets: Shaped[np.ndarray, "example *target"]
+    questions: tuple[str, ...]
+
+    @classmethod
+    def of(cls, task: Task, data: Decoded) -> Labels:
+        """Return the targets and the questions of every example."""
+        return cls(task.targets(data), task.questions(data))
+
+
+class TaskSet:
+    """The examples of one task that one party (a client, the server's public set, …) may see.
+
+    Args:
+        task: the task.
+        data: the whole dataset, shared with other parties.
+        rows: which of its examples the party sees.
+        labels: of the whole dataset, where another set of this task has them; see :meth:`holding`.
+    """
+
+    def __init__(
+        self, task: Task, data: Decoded, rows: Int[np.ndarray, " example"], labels: Labels | None = None
+    ) -> None:
         self.task, self.data, self.rows = task, data, rows
-        self._targets = torch.from_numpy(task.targets(data))
-        self._questions = task.questions(data)
-        self._examples = data.index["example"].to_list()
+        self.labels = Labels.of(task, data) if labels is None else labels
 
     @classmethod
     def from_arrays(
@@ -209,13 +228,17 @@ class TaskSet:
         data = Decoded(source, card, index, samples, {name: np.ones(count, bool) for name in samples})
         return cls(task, data, np.arange(count))
 
+    def holding(self, rows: Int[np.ndarray, " example"]) -> TaskSet:
+        """Return other ``rows`` of the same task and dataset; what is known of all examples is shared, not copied."""
+        return TaskSet(self.task, self.data, rows, self.labels)
+
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
     def targets(self) -> Shaped[Tensor, "example *target"]:
         """What is right for every example, ``[example, *target]``."""
-        return self._targets[self.rows]
+        return torch.from_numpy(self.labels.targets[self.rows])
 
     @property
     def examples(self) -> list[str]:
@@ -233,9 +256,9 @@ class TaskSet:
         return Batch(
             {name: torch.from_numpy(self.data.samples[name][rows]) for name in self.task.modalities},
             {name: torch.from_numpy(self.data.present[name][rows]) for name in self.task.modalities},
-            self._targets[rows],
-            tuple(str(self._examples[row]) for row in rows),
-            tuple(self._questions[row] for row in rows) if self._questions else (),
+            torch.from_numpy(self.labels.targets[rows]),
+            tuple(str(example) for example in self.data.index["example"].gather(rows)),
+            tuple(self.labels.questions[row] for row in rows) if self.labels.questions else (),
         )
 
     def batches(self, size: int) -> list[Batch]:

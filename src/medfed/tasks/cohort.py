@@ -20,7 +20,7 @@ from medfed.datasets.split import (
 from medfed.modalities.base import Modality
 from medfed.modalities.moments import Moments
 from medfed.tasks.base import Task, TaskSet
-from medfed.tasks.rows import Rows, ids_by_dataset, require_examples, rosters, rows_at
+from medfed.tasks.rows import NO_ROWS, Rows, ids_by_dataset, laid_out, require_examples, rosters, rows_by_place
 
 SERVER_SPLITS = ("public", "development", "test")
 ELSEWHERE = "elsewhere"
@@ -74,33 +74,27 @@ def build_cohort(
     if missing is not None:
         data = {name: take_away(decoded, missing, {**clients, **tested}, seed) for name, decoded in data.items()}
     names, left_out = _large_enough(data, train, clients, partition.min_examples)
-    private = {name: {task.name: rows_at(data[task.dataset], task, clients, name) for task in train} for name in names}
-    server = {
-        part: {task.name: rows_at(data[task.dataset], task, splits, part) for task in train} for part in SERVER_SPLITS
-    }
+    private = laid_out(data, train, clients, names)
+    server = laid_out(data, train, splits, SERVER_SPLITS)
     for task in train:
         parts = {"private": np.concatenate([rows[task.name] for rows in private.values()])}
         asked = [part for part in SERVER_SPLITS if part != "development" or split.ratios[2] > 0]
         require_examples(task, {**parts, **{part: server[part][task.name] for part in asked}})
     elsewhere = {patient: place for patient, place in splits.items() if place != "test"}
     for task in unseen:
-        server["test"][task.name] = rows_at(data[task.dataset], task, elsewhere, None)
+        server["test"][task.name] = rows_by_place(data[task.dataset], task, elsewhere).get(None, NO_ROWS)
         require_examples(task, {"test": server["test"][task.name]})
     moments = pooled_moments(data, train, private, modalities)
     data = {name: decoded.normalised(modalities, moments) for name, decoded in data.items()}
-    by_name = {task.name: task for task in (*train, *unseen)}
+    whole = {task.name: TaskSet(task, data[task.dataset], NO_ROWS) for task in (*train, *unseen)}
 
     def sets(rows: Mapping[str, Rows]) -> dict[str, TaskSet]:
-        return {
-            name: TaskSet(by_name[name], data[by_name[name].dataset], kept) for name, kept in rows.items() if len(kept)
-        }
+        return {name: whole[name].holding(kept) for name, kept in rows.items() if len(kept)}
 
     held = {name: sets(rows) for name, rows in private.items()}
     tested = {patient: name if name in private else ELSEWHERE for patient, name in tested.items()}
-    own_tests = {
-        name: sets({task.name: rows_at(data[task.dataset], task, tested, name) for task in train})
-        for name in (*names, *({ELSEWHERE} & set(tested.values())))
-    }
+    at = (*names, *({ELSEWHERE} & set(tested.values())))
+    own_tests = {name: sets(rows) for name, rows in laid_out(data, train, tested, at).items()}
     at_server = {part: sets(rows) for part, rows in server.items()}
     record = _record(held, at_server, partition, seed)
     record |= {"client_tests": {name: ids_by_dataset(parts) for name, parts in own_tests.items()}, "left_out": left_out}

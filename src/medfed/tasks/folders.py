@@ -16,7 +16,7 @@ from medfed.modalities.base import Modality
 from medfed.modalities.moments import Moments
 from medfed.tasks.base import Task, TaskSet
 from medfed.tasks.cohort import SERVER_SPLITS, Cohort
-from medfed.tasks.rows import ids_by_dataset, require_examples, rosters, rows_at
+from medfed.tasks.rows import NO_ROWS, ids_by_dataset, laid_out, require_examples, rosters, rows_by_place
 from medfed.tasks.sites import SiteData, named_for, task_sets
 
 
@@ -42,9 +42,11 @@ def server_sets(
     if missing is not None:
         tested = {patient: SERVER for patient, place in places.items() if place == "test"}
         data = {name: take_away(decoded, missing, tested, seed) for name, decoded in data.items()}
-    rows = {part: {t.name: rows_at(data[t.dataset], t, places, part) for t in train} for part in SERVER_SPLITS}
+    rows = laid_out(data, train, places, SERVER_SPLITS)
     elsewhere = {patient: place for patient, place in places.items() if place != "test"}
-    rows["test"] |= {task.name: rows_at(data[task.dataset], task, elsewhere, None) for task in unseen}
+    rows["test"] |= {
+        task.name: rows_by_place(data[task.dataset], task, elsewhere).get(None, NO_ROWS) for task in unseen
+    }
     asked = [part for part, share in zip(SERVER_SPLITS, split.ratios[1:], strict=True) if share]
     for task in (*train, *unseen):
         needed = {part: rows[part][task.name] for part in asked if task.name in rows[part]}

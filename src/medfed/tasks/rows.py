@@ -14,6 +14,7 @@ from medfed.errors import DataError
 from medfed.tasks.base import Task, TaskSet
 
 Rows = Int[np.ndarray, " row"]
+NO_ROWS = np.zeros(0, np.int64)
 
 
 def rosters(data: Mapping[str, Decoded], tasks: Sequence[Task]) -> dict[str, pl.DataFrame]:
@@ -30,11 +31,20 @@ def columns_of(tasks: Sequence[Task], dataset: str) -> tuple[list[str], list[str
     )
 
 
-def rows_at(decoded: Decoded, task: Task, places: Mapping[str, str], place: str | None) -> Rows:
-    """Return the rows of the task whose patient is at ``place``; None means at no place at all."""
-    patients = decoded.index["patient"]
-    here = np.array([places.get(patient) == place for patient in patients], bool)
-    return np.flatnonzero(here & task.usable(decoded))
+def laid_out(
+    data: Mapping[str, Decoded], tasks: Sequence[Task], places: Mapping[str, str], wanted: Sequence[str]
+) -> dict[str, dict[str, Rows]]:
+    """Return place → task → rows; one pass over the examples, however many places are ``wanted``."""
+    found = {task.name: rows_by_place(data[task.dataset], task, places) for task in tasks}
+    return {place: {name: rows.get(place, NO_ROWS) for name, rows in found.items()} for place in wanted}
+
+
+def rows_by_place(decoded: Decoded, task: Task, places: Mapping[str, str]) -> dict[str | None, Rows]:
+    """Return place → rows of the task whose patient is there, in order; None stands for no place at all."""
+    patients, found = decoded.index["patient"].to_list(), dict[str | None, list[int]]()
+    for row in np.flatnonzero(task.usable(decoded)).tolist():
+        found.setdefault(places.get(patients[row]), []).append(row)
+    return {place: np.array(rows, np.int64) for place, rows in found.items()}
 
 
 def require_examples(task: Task, parts: Mapping[str, Rows], where: str | None = None) -> None:

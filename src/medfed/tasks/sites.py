@@ -22,7 +22,7 @@ from medfed.modalities.base import Modality
 from medfed.modalities.moments import Moments
 from medfed.rng import seed_of
 from medfed.tasks.base import Task, TaskSet
-from medfed.tasks.rows import Rows, rosters, rows_at
+from medfed.tasks.rows import Rows, laid_out, rosters
 
 SITE_SPLITS = ("private", "test")
 """What a site divides its patients into: to train on, to test on."""
@@ -75,8 +75,8 @@ def divide_site(
     if missing is not None:
         own = dict.fromkeys(places, site)
         data = {name: take_away(decoded, missing, own, seed) for name, decoded in data.items()}
-    parts = [{task.name: rows_at(data[task.dataset], task, places, part) for task in served} for part in SITE_SPLITS]
-    return SiteData(site, served, data, *parts)
+    parts = laid_out(data, served, places, SITE_SPLITS)
+    return SiteData(site, served, data, *parts.values())
 
 
 def site_moments(site: SiteData, modalities: Mapping[str, Modality]) -> dict[str, Moments]:

@@ -1,0 +1,57 @@
+"""Clients in worker processes give what clients in this process give, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from federated_toys import SMALL, allowed, small_clients, small_federation, small_model
+from medfed.federated.algorithms import ALGORITHMS
+from medfed.federated.algorithms.base import Algorithm
+from medfed.federated.exchange import ClientExchange, InProcessExchange
+from medfed.federated.memory import DiskMemory
+from medfed.federated.pool import Pool
+from medfed.federated.rounds import RoundResult, RoundSettings, initial_state, run_rounds
+from medfed.federated.state import fingerprint
+from medfed.federated.worker import Recipe
+from medfed.federated.worker_exchange import WorkerExchange
+
+ROUNDS = RoundSettings(num_rounds=2)
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    """Two processes for all tests of this module: starting them takes longer than the tests."""
+    pool = Pool(2)
+    yield pool
+    pool.close()
+
+
+def in_workers(algorithm: Algorithm, pool: Pool, folder: Path) -> WorkerExchange:
+    recipe = Recipe(small_model, algorithm, allowed(algorithm), 0, folder / "clients", folder / "workers.log")
+    return WorkerExchange(small_clients(), recipe, pool, folder / "spool")
+
+
+def results(algorithm: Algorithm, exchange: ClientExchange) -> list[RoundResult]:
+    state = initial_state(small_model(), algorithm)
+    return list(run_rounds(state, exchange, algorithm, small_federation(exchange), ROUNDS))
+
+
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+def test_every_algorithm_ends_with_the_same_bits_as_in_one_process(name: str, pool: Pool, tmp_path: Path) -> None:
+    algorithm = ALGORITHMS[name]()
+    here = InProcessExchange(
+        small_clients(), small_model(), algorithm, allowed(algorithm, SMALL), 0, DiskMemory(tmp_path / "here")
+    )
+    there = in_workers(algorithm, pool, tmp_path)
+    wanted, got = results(algorithm, here), results(algorithm, there)
+    for one, other in zip(wanted, got, strict=True):
+        assert fingerprint(other.state.tensors(), {}) == fingerprint(one.state.tensors(), {})
+        assert [record.metrics for record in other.clients] == [record.metrics for record in one.clients]
+        assert other.failures == ()
+    for client in here.registered:
+        assert fingerprint(there.own(client), {}) == fingerprint(here.own(client), {})
+    kept = {path.relative_to(tmp_path / "here"): path.read_bytes() for path in (tmp_path / "here").rglob("*.*")}
+    assert {path.relative_to(tmp_path / "clients"): path.read_bytes() for path in (tmp_path / "clients").rglob("*.*")} == kept

@@ -30,7 +30,7 @@ from medfed.models.multimodal import MultimodalModel
 from medfed.progress import Reporter
 from medfed.rng import torch_seeded
 from medfed.rundir import RunDir
-from medfed.scoring import SITES, checked, scored_here, site_record
+from medfed.scoring import SITES, SitesHere, site_record
 from medfed.study import Study
 from medfed.tasks.base import TaskSet, trainable
 from medfed.tasks.cohort import Cohort
@@ -51,10 +51,9 @@ Connect = Callable[[Study, Cohort, RunDir], ClientExchange]
 
 def in_process(study: Study, cohort: Cohort, run: RunDir) -> ClientExchange:
     """Return the exchange with clients in this process; what they keep lies in the run's folder."""
-    memory = DiskMemory(run.root / CLIENTS)
-    return InProcessExchange(
-        clients_of(study, cohort), build_model(study), study.algorithm, study.client, study.seed, memory
-    )
+    memory, clients = DiskMemory(run.root / CLIENTS), clients_of(study, cohort)
+    exchange = InProcessExchange(clients, build_model(study), study.algorithm, study.client, study.seed, memory)
+    return _scoring(exchange, study, cohort)
 
 
 def in_workers(num_workers: int) -> Connect:
@@ -63,9 +62,15 @@ def in_workers(num_workers: int) -> Connect:
     def connect(study: Study, cohort: Cohort, run: RunDir) -> ClientExchange:
         build, log = partial(build_model, study), run.root / "workers.log"
         recipe = Recipe(build, study.algorithm, study.client, study.seed, run.root / CLIENTS, log)
-        return WorkerExchange(clients_of(study, cohort), recipe, Pool(num_workers), run.root / "spool")
+        exchange = WorkerExchange(clients_of(study, cohort), recipe, Pool(num_workers), run.root / "spool")
+        return _scoring(exchange, study, cohort)
 
     return connect
+
+
+def _scoring(exchange: ClientExchange, study: Study, cohort: Cohort) -> ClientExchange:
+    """Let sites test on their own patients, where the cohort is one of sites."""
+    return SitesHere(exchange, study, cohort.site_tests, build_model(study)) if cohort.site_tests else exchange
 
 
 def clients_of(study: Study, cohort: Cohort) -> list[Client]:
@@ -168,19 +173,12 @@ class Arm:
 
     def _ask_sites(self, state: FederatedState) -> None:
         """Write what every site scores with the last model, where sites have test examples of their own."""
-        if self._run.exists(SITES):
+        if not isinstance(self._exchange, ScoringExchange) or self._run.exists(SITES):
             return
         shared = self._study.algorithm.shared(state.weights)
         last = Broadcast(state.round, fingerprint(state.params, state.buffers), *shared)
-        if isinstance(self._exchange, ScoringExchange):
-            answers = checked(self._study, self._exchange.evaluate(last), state.round)
-        elif tests := self._cohort.site_tests:
-            own = {site: self._exchange.own(site) if site in self._exchange.registered else {} for site in tests}
-            answers = scored_here(self._study, build_model(self._study), tests, last, own)
-        else:
-            return
         name = self._name if self.injector is None else HEADS
-        self._run.write_json(SITES, site_record(self._study, {name: answers}))
+        self._run.write_json(SITES, site_record(self._study, {name: self._exchange.evaluate(last)}))
 
     def _finish_round(self, state: FederatedState) -> FederatedState:
         """Inject (if this arm does), look at the development set, and close the round."""

@@ -141,7 +141,7 @@ def start(folder: FederationDir) -> None:
     chosen.check_sites()
     check_certificate(chosen.certificates, chosen.host)
     with noted(folder), stopped_by_sigterm():
-        from medfed.federation_server import serve  # type: ignore[import-not-found]
+        from medfed.federation_server import serve
 
         serve(chosen)
 
@@ -235,7 +235,9 @@ def doctor_site(
 
 
 @site_app.command(help=f"Join the federation and answer its server until it ends.\n\n{ENDINGS}")
-def join(folder: SiteDir) -> None:
+def join(
+    folder: SiteDir, once: Annotated[bool, typer.Option("--once", help="Leave when a run is over")] = False
+) -> None:
     """Join the federation and answer its server until it ends."""
     _require_extra()
     from medfed.site.ending import stopped_by_sigterm
@@ -244,14 +246,14 @@ def join(folder: SiteDir) -> None:
     chosen = SiteFolder.load(folder)
     chosen.check()
     with stopped_by_sigterm():
-        from medfed.site_client import join as answer  # type: ignore[import-not-found]
+        from medfed.site_client import join as answer
 
-        answer(chosen)
+        answer(chosen, once=once)
 
 
 @site_app.command(name="egress-report")
 def egress_report(folder: SiteDir) -> None:
-    """Print what left this site, by run and round, and whether the audit log's hash chain holds (else exit status 1)."""
+    """Print what left this site, by run and round, and whether the log's hash chain holds (else exit status 1)."""
     from medfed.site.audit import LOG
     from medfed.site.chain import verify
     from medfed.site.egress import egress_rows

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from medfed.pipeline import Party, Places, run_study
 from medfed.prepare import Sources, server_cohort, server_sources
 from medfed.progress import Reporter
 from medfed.rundir import RunDir
+from medfed.scoring import scores_of
 from medfed.site.federation import FederationFolder
 from medfed.site.invitation import versions
 from medfed.site.policy import study_sha256
@@ -62,7 +64,13 @@ class Hospitals:
         return server_sources(study, places.data_root, places.cache, reporter)
 
     def cohort(
-        self, study: Study, sources: Sources, data: Mapping[str, Decoded], run: RunDir, places: Places
+        self,
+        study: Study,
+        sources: Sources,
+        data: Mapping[str, Decoded],
+        run: RunDir,
+        places: Places,
+        reporter: Reporter,
     ) -> Cohort:
         """Greet the sites, or those of the first greeting, and lay the server's data out by their pooled moments.
 
@@ -103,6 +111,7 @@ class Hospitals:
             train_seconds=self._folder.deadlines.train_seconds,
             evaluate_seconds=self._folder.deadlines.evaluate_seconds,
             before_round=self._before_round,
+            read_scores=partial(scores_of, study=study),
             tell=self.note_failure,
         )
 

@@ -10,22 +10,18 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from medfed.arm import build_model
 from medfed.datasets import DATASETS
 from medfed.datasets.decode import Decoded, decode
 from medfed.datasets.folders import locate_held
 from medfed.errors import DataError, StudyError
 from medfed.federated.client import Client
-from medfed.federated.exchange import SiteScores
 from medfed.modalities.base import Modality
 from medfed.modalities.moments import Moments
 from medfed.progress import Reporter
-from medfed.scoring import scores_at
 from medfed.study import Study
 from medfed.tasks.base import Task, TaskSet
 from medfed.tasks.folders import server_sets
 from medfed.tasks.sites import SiteData, divide_site, site_moments, task_sets
-from medfed.types import Broadcast, Params
 
 
 def find_site(study: Study, site: str, folder: Path, tasks: Collection[str] | None = None) -> dict[str, Path]:
@@ -128,18 +124,6 @@ def public_sets(
     data = decode_at(study, roots, reporter, skip_bad=skip_bad, title="public: decode")
     modalities = sampled_modalities(study)
     return server_sets(data, study.train_tasks, (), modalities, study.split, study.seed, pooled)["public"]
-
-
-def evaluate_at(study: Study, tests: Mapping[str, TaskSet], broadcast: Broadcast, own: Params) -> SiteScores:
-    """Return the scores of the model that is deployed at a site, given the last ``broadcast``.
-
-    Args:
-        study: the study.
-        tests: the site's test examples (:func:`site_client`).
-        broadcast: the last global weights.
-        own: what the algorithm keeps at the site (``Trainer.own``).
-    """
-    return scores_at(study, build_model(study), tests, broadcast, own)
 
 
 def served_tasks(study: Study, site: str, tasks: Collection[str] | None) -> tuple[Task, ...]:

@@ -8,6 +8,7 @@ FedKIM (Wang et al. 2024), Figure 1: every round the clients train, the server a
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 from medfed.arm import Arm, Connect, build_model, build_multimodal, in_process, in_workers
 from medfed.baselines import Federation, federations, train_baselines
 from medfed.benchmark import benchmark
+from medfed.datasets.decode import Decoded
 from medfed.errors import RunError
 from medfed.evaluation.cards import example_cards
 from medfed.evaluation.predict import HeadPredictor, InjectedPredictor, Predictor
@@ -34,6 +36,7 @@ from medfed.scoring import put_beside
 from medfed.serving import LoadedRun
 from medfed.study import Study
 from medfed.tasks.base import ClosedTask
+from medfed.tasks.cohort import Cohort
 from medfed.tasks.question_answering import QuestionAnswering
 
 
@@ -62,6 +65,40 @@ class Places:
     workers: int = 1
 
 
+@dataclass(frozen=True)
+class Party:
+    """Who the clients of a run are, where their data lies, and the way to them.
+
+    Attributes:
+        sources: finds the data that this process reads.
+        cohort: divides what was decoded; of sites elsewhere it knows what they tell.
+        connect: opens the exchange of a federation.
+    """
+
+    sources: Callable[[Study, Places, Reporter], Sources]
+    cohort: Callable[[Study, Sources, Mapping[str, Decoded], RunDir, Places, Reporter], Cohort]
+    connect: Connect
+
+
+def here(num_workers: int = 1) -> Party:
+    """Return the parties of a run on one machine: all data is here, clients train in ``num_workers`` processes."""
+
+    def sources(study: Study, places: Places, reporter: Reporter) -> Sources:
+        return find_sources(study, places.data_root, places.cache, reporter)
+
+    def cohort(
+        study: Study,
+        sources: Sources,
+        data: Mapping[str, Decoded],
+        run: RunDir,
+        places: Places,
+        reporter: Reporter,
+    ) -> Cohort:
+        return cohort_of(study, sources, data, places.skip_bad, reporter)
+
+    return Party(sources, cohort, in_workers(num_workers) if num_workers > 1 else in_process)
+
+
 def run_study(
     study: Study,
     places: Places,
@@ -69,7 +106,7 @@ def run_study(
     *,
     dry_run: bool = False,
     report: Path | None = None,
-    connect: Connect | None = None,
+    party: Party | None = None,
 ) -> Path:
     """Run ``study`` end to end, or go on where it stopped, and return its run folder.
 
@@ -79,16 +116,15 @@ def run_study(
         reporter: told of the progress.
         dry_run: say what would be done, and do nothing.
         report: copy the report here as well.
-        connect: the way to the clients, in place of ``places.workers`` processes.
+        party: who the clients are; by default parties on this machine, in ``places.workers`` processes.
 
     Raises:
         MedfedError: an input is wrong; everything computed before stays, and the same command goes on from there.
     """
     torch.set_num_threads(1)
-    sources = find_sources(study, places.data_root, places.cache, reporter)
+    party = party or here(places.workers)
+    sources = party.sources(study, places, reporter)
     run = RunDir(folder_of(study, places, sources))
-    if connect is None:
-        connect = in_workers(places.workers) if places.workers > 1 else in_process
     if dry_run:
         _describe(study, sources, run, reporter)
         return run.root
@@ -97,9 +133,9 @@ def run_study(
         if places.show_examples:
             reporter.say("its example cards stay as they were written; --show-examples counts when a run is made")
     elif study.job == "benchmark":
-        _benchmark(study, places, sources, run, reporter, connect)
+        _benchmark(study, places, sources, run, reporter, party)
     else:
-        _compute(study, places, sources, run, reporter, connect)
+        _compute(study, places, sources, run, reporter, party)
     reporter.console.print(score_table(run.root) if study.job == "benchmark" else summary_table(run.root))
     written = run.root / "report.html"
     if report is not None:
@@ -117,20 +153,18 @@ def folder_of(study: Study, places: Places, sources: Sources) -> Path:
     return places.runs / study.name / f"{study.hash(*facts)}-seed{study.seed}"
 
 
-def _benchmark(
-    study: Study, places: Places, sources: Sources, run: RunDir, reporter: Reporter, connect: Connect
-) -> None:
+def _benchmark(study: Study, places: Places, sources: Sources, run: RunDir, reporter: Reporter, party: Party) -> None:
     data = decode_all(study, sources, places.skip_bad, reporter)
-    cohort = cohort_of(study, sources, data, places.skip_bad, reporter)
-    benchmark(study, cohort, data, sources, places.runs, run, reporter, connect)
+    cohort = party.cohort(study, sources, data, run, places, reporter)
+    benchmark(study, cohort, data, sources, places.runs, run, reporter, party.connect)
     write_scores(run.root, run.root / "report.html")
     run.finish()
 
 
-def _compute(study: Study, places: Places, sources: Sources, run: RunDir, reporter: Reporter, connect: Connect) -> None:
+def _compute(study: Study, places: Places, sources: Sources, run: RunDir, reporter: Reporter, party: Party) -> None:
     facts = provenance()
     data = decode_all(study, sources, places.skip_bad, reporter)
-    cohort = cohort_of(study, sources, data, places.skip_bad, reporter)
+    cohort = party.cohort(study, sources, data, run, places, reporter)
     run.write_json("study.json", study.resolved())
     run.write_json("partition.json", cohort.partition)
     run.write_json("normalisation.json", {name: value.as_json() for name, value in cohort.moments.items()})
@@ -139,11 +173,11 @@ def _compute(study: Study, places: Places, sources: Sources, run: RunDir, report
     before = foundation.fingerprint()
 
     shared = federations(study, cohort, dict(sources.checksums), places.runs)
-    baselines = train_baselines(shared, reporter, connect)
+    baselines = train_baselines(shared, reporter, party.connect)
     _copy_logs(shared, run)
     model = build_multimodal(study)
     injector = Injector(foundation, model, study.tasks, study.injection, study.seed, alone=not study.federate)
-    injected = Arm(run, study, cohort, model, injector, connect=connect)
+    injected = Arm(run, study, cohort, model, injector, connect=party.connect)
     injected.run(reporter, "federate and inject" if study.federate else "inject from public data alone")
 
     if (after := foundation.fingerprint()) != before:

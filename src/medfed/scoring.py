@@ -7,7 +7,7 @@ that number; beside it stands the worst site, which a mean hides.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -18,7 +18,7 @@ from medfed.evaluation.judge import point_values
 from medfed.evaluation.kinds import KINDS
 from medfed.evaluation.kinds.base import KindMetric
 from medfed.evaluation.predict import responses
-from medfed.federated.exchange import SiteScores
+from medfed.federated.exchange import Answer, ClientExchange, SiteScores
 from medfed.federated.state import Weights, load_weights
 from medfed.models.base import FederatedModel
 from medfed.rundir import RunDir
@@ -46,7 +46,7 @@ def site_scores(model: FederatedModel, tests: Mapping[str, TaskSet]) -> SiteScor
     return scores
 
 
-def scores_at(
+def evaluate_at(
     study: Study, model: FederatedModel, tests: Mapping[str, TaskSet], broadcast: Broadcast, own: Params
 ) -> SiteScores:
     """Return the scores of the model that is deployed at a site.
@@ -60,17 +60,6 @@ def scores_at(
     """
     load_weights(model, study.algorithm.deployed(Weights(broadcast.params, broadcast.buffers), own))
     return site_scores(model, tests)
-
-
-def checked(study: Study, answers: Answers, round: int) -> dict[str, SiteScores | Failure]:
-    """Return ``answers`` sorted by site; one that cannot be a score of the study is a failure of its site."""
-    found: dict[str, SiteScores | Failure] = {}
-    for site, answer in sorted(answers.items()):
-        try:
-            found[site] = answer if isinstance(answer, Failure) else scores_of(answer, site, study)
-        except UpdateRejectedError as error:
-            found[site] = Failure(site, round, "gate", str(error))
-    return found
 
 
 def scores_of(value: object, site: str, study: Study) -> SiteScores:
@@ -93,29 +82,56 @@ def scores_of(value: object, site: str, study: Study) -> SiteScores:
     return scores
 
 
-def scored_here(
-    study: Study,
-    model: FederatedModel,
-    tests: Mapping[str, Mapping[str, TaskSet]],
-    broadcast: Broadcast,
-    own: Mapping[str, Params],
-) -> dict[str, SiteScores | Failure]:
-    """Return every site's scores where the sites' test examples are in this process, sorted by site.
+class SitesHere:
+    """The sites of a federation of folders on this machine: clients that test on patients of their own.
 
     Args:
+        clients: the exchange that trains them, in this process or in workers.
         study: the study.
-        model: an instance to load weights into.
-        tests: site → task → its test examples.
-        broadcast: the last global weights.
-        own: site → what the algorithm keeps there; nothing for a site that did not train.
+        tests: site → task → its test examples; a site that does not train here is asked about the global model.
+        model: an instance to evaluate in.
     """
-    found: dict[str, SiteScores | Failure] = {}
-    for site in sorted(tests):
+
+    def __init__(
+        self,
+        clients: ClientExchange,
+        study: Study,
+        tests: Mapping[str, Mapping[str, TaskSet]],
+        model: FederatedModel,
+    ) -> None:
+        self._clients, self._study, self._tests, self._model = clients, study, tests, model
+
+    @property
+    def registered(self) -> Mapping[str, int]:
+        """Site → training examples."""
+        return self._clients.registered
+
+    def __call__(self, round: int, broadcasts: Mapping[str, Broadcast]) -> Iterator[Answer]:
+        """Let the named sites train."""
+        return self._clients(round, broadcasts)
+
+    def own(self, client: str) -> Params:
+        """Return what the algorithm keeps at ``client``."""
+        return self._clients.own(client)
+
+    def forget_after(self, round: int) -> None:
+        """Drop what sites kept after ``round``."""
+        self._clients.forget_after(round)
+
+    def close(self) -> None:
+        """Release what the clients' exchange holds."""
+        self._clients.close()
+
+    def evaluate(self, broadcast: Broadcast) -> dict[str, SiteScores | Failure]:
+        """Return every site's scores, sorted by site."""
+        return {site: self._scores(site, broadcast) for site in sorted(self._tests)}
+
+    def _scores(self, site: str, broadcast: Broadcast) -> SiteScores | Failure:
         try:
-            found[site] = scores_at(study, model, tests[site], broadcast, own[site])
+            own = self.own(site) if site in self.registered else {}
+            return evaluate_at(self._study, self._model, self._tests[site], broadcast, own)
         except MedfedError as error:
-            found[site] = Failure(site, broadcast.round, "evaluate", str(error))
-    return found
+            return Failure(site, broadcast.round, "evaluate", str(error))
 
 
 def site_record(study: Study, answers: Mapping[str, Answers]) -> dict[str, Any]:

@@ -27,8 +27,9 @@ from medfed.federated.memory import DiskMemory
 from medfed.federated.post import Envelope
 from medfed.federated.remote import Greeting
 from medfed.federated.wire import broadcast_of, update_bytes
-from medfed.hospital import evaluate_at, find_site, load_site, moments_at, public_sets, site_client
+from medfed.hospital import find_site, load_site, moments_at, public_sets, site_client
 from medfed.progress import Reporter
+from medfed.scoring import evaluate_at
 from medfed.site.folder import SiteFolder
 from medfed.site.invitation import versions
 from medfed.site.keys import load_node_key
@@ -124,7 +125,8 @@ class SiteDesk:
     def _evaluate(self, letter: Envelope) -> Envelope:
         run = self._run(letter)
         _, tests = self._party(letter, run)
-        scores = evaluate_at(run.study, tests, self._broadcast(letter, run), run.trainer.own(self._folder.name))
+        broadcast, own = self._broadcast(letter, run), run.trainer.own(self._folder.name)
+        scores = evaluate_at(run.study, build_model(run.study), tests, broadcast, own)
         self._folder.policy.check_scores(scores)
         payload = json.dumps(scores).encode()
         return self._sent(letter, "scores", payload, run, metrics={"scores": scores})

@@ -106,7 +106,7 @@ def test_a_run_on_the_folders_is_the_run_on_the_twins(whole: Path, root: Path, t
     assert RunDir(run).checksums() == RunDir(whole).checksums()
 
 
-@pytest.mark.parametrize("kill", [("medfed.federated.client:Client.train", 9), ("medfed.arm:scored_here", 4)])
+@pytest.mark.parametrize("kill", [("medfed.federated.client:Client.train", 9), ("medfed.scoring:evaluate_at", 5)])
 def test_sigkill_and_resume_give_the_same_bits(kill: tuple[str, int], whole: Path, cache: Path, tmp_path: Path) -> None:
     stopped = start(tmp_path, cache, kill=kill)
     assert (stopped / "rounds.jsonl").is_file(), "it was killed in the federation itself, not in a baseline"

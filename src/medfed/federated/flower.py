@@ -81,6 +81,8 @@ REFUSED_SECONDS = 3 * HEARTBEAT_SECONDS
 POLL_SECONDS = 0.1
 SLOWEST_POLL_SECONDS = 1.0
 START_SECONDS = 30.0
+LATE_SECONDS = 24 * 3600.0
+"""How long after its deadline an answer is still noticed, and refused."""
 UNAVAILABLE = "the site is gone: it missed its heartbeats"
 
 
@@ -164,13 +166,14 @@ class FlowerServer:
             pause = POLL_SECONDS if answers else min(pause * 1.5, SLOWEST_POLL_SECONDS)
             time.sleep(min(pause, max(0.0, limit - time.monotonic())))
         for message_id, site in waiting.items():
-            self._late[message_id] = (site, letters[site].kind)
+            if not self._withdrawn(site):
+                self._late[message_id] = (site, letters[site].kind)
             yield site, Lost(f"no answer within {seconds:g} s; an answer that comes later is refused")
 
     def late(self) -> list[tuple[str, str]]:
         """Return (site, kind) of answers that came after their time since the last call; they are refused."""
-        found = [self._late.pop(message_id) for message_id, _ in self._collect(set(self._late))]
-        return [(site, kind) for site, kind in found]
+        found = [(self._late.pop(message_id), answer) for message_id, answer in self._collect(set(self._late))]
+        return [letter for letter, answer in found if isinstance(answer, Envelope)]
 
     def _app(self) -> FastAPI:
         """Return the web application: Flower's Fleet API with its authentication, and nothing else."""
@@ -206,10 +209,17 @@ class FlowerServer:
         while not self._stopped.wait(HEARTBEAT_SECONDS):
             self._state.acknowledge_task_heartbeat(self._task)
 
+    def _withdrawn(self, site: str) -> bool:
+        """Take back the letters that ``site`` has not fetched, and say whether there was one."""
+        unread = self._state.get_message_ins(self._nodes[site], None, run_id=self._run)
+        self._state.delete_messages({message.metadata.message_id for message in unread})
+        return bool(unread)
+
     def _send(self, site: str, letter: Envelope, seconds: float) -> str:
         """Store a message for ``site`` and return its id."""
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = self._run, SUPERLINK_NODE_ID, self._task
-        message = Message(_content(letter), self._nodes[site], "query.medfed", ttl=seconds, group_id=letter.kind)
+        kept = seconds + LATE_SECONDS
+        message = Message(_content(letter), self._nodes[site], "query.medfed", ttl=kept, group_id=letter.kind)
         message.metadata.__dict__["_message_id"] = message.object_id
         with no_object_id_recompute():
             session = self._state.start_session(self._run)

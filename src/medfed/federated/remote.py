@@ -19,12 +19,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from medfed.errors import RunError
-from medfed.federated.exchange import Answer
+from medfed.errors import RunError, UpdateRejectedError
+from medfed.federated.exchange import Answer, SiteScores
 from medfed.federated.post import Envelope, Lost, Post
 from medfed.federated.wire import broadcast_bytes, update_of
 from medfed.types import Broadcast, Failure, Params, Update
@@ -64,6 +63,7 @@ class RemoteExchange:
         train_seconds: how long to wait for an update.
         evaluate_seconds: how long to wait for scores.
         before_round: called with the round's number before anything is sent; it may wait for sites, or raise.
+        read_scores: checks what a site says its scores are, given (scores, site).
         tell: is given every failure, late answers too, which are refused.
     """
 
@@ -76,9 +76,11 @@ class RemoteExchange:
         train_seconds: float,
         evaluate_seconds: float,
         before_round: Callable[[int], None],
+        read_scores: Callable[[object, str], SiteScores],
         tell: Callable[[Failure], None],
     ) -> None:
         self._post, self._facts, self._tell, self._before_round = post, dict(facts), tell, before_round
+        self._read_scores = read_scores
         self._train_seconds, self._evaluate_seconds = train_seconds, evaluate_seconds
         self._registered = dict(sorted(registered.items()))
 
@@ -99,12 +101,24 @@ class RemoteExchange:
                 self._tell(found)
             yield site, found
 
-    def evaluate(self, broadcast: Broadcast) -> dict[str, dict[str, Any] | Failure]:
+    def evaluate(self, broadcast: Broadcast) -> dict[str, SiteScores | Failure]:
         """Return what every site says of the model on its own held-out patients."""
         facts = {**self._facts, "round": str(broadcast.round)}
         letters = _letters("evaluate", dict.fromkeys(self._registered, broadcast), facts)
         answers = self._post.ask(letters, self._evaluate_seconds)
-        return {site: _scores(site, broadcast.round, answer) for site, answer in answers}
+        found = {site: self._scores(site, broadcast.round, answer) for site, answer in answers}
+        return dict(sorted(found.items()))
+
+    def _scores(self, site: str, round: int, answer: Envelope | Lost) -> SiteScores | Failure:
+        payload = _payload(site, round, answer, "scores")
+        if isinstance(payload, Failure):
+            return payload
+        try:
+            return self._read_scores(json.loads(payload), site)
+        except ValueError as error:
+            return Failure(site, round, "network", f"unreadable scores: {error}")
+        except UpdateRejectedError as error:
+            return Failure(site, round, "gate", str(error))
 
     def own(self, client: str) -> Params:
         """Return nothing: what the algorithm keeps at a site stays there."""
@@ -131,17 +145,6 @@ def _update(site: str, round: int, answer: Envelope | Lost) -> Update | Failure:
         return update_of(payload)
     except RunError as error:
         return Failure(site, round, "network", str(error))
-
-
-def _scores(site: str, round: int, answer: Envelope | Lost) -> dict[str, Any] | Failure:
-    payload = _payload(site, round, answer, "scores")
-    if isinstance(payload, Failure):
-        return payload
-    try:
-        found = json.loads(payload)
-    except ValueError as error:
-        return Failure(site, round, "network", f"unreadable scores: {error}")
-    return found if isinstance(found, dict) else Failure(site, round, "network", "unreadable scores")
 
 
 def _greeting(site: str, answer: Envelope | Lost) -> Greeting | Failure:

@@ -30,7 +30,7 @@ class Row(NamedTuple):
 
 
 def egress_rows(entries: Iterable[Entry]) -> list[Row]:
-    """Return one row for every run and round, in the order of their first entry; notes of the log itself do not count."""
+    """Return one row for every run and round, in order of first entry; notes of the log itself do not count."""
     groups: dict[tuple[str, int], list[Entry]] = {}
     for entry in entries:
         if "bytes" in entry:

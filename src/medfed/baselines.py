@@ -64,7 +64,7 @@ class Federation:
 
     def train(self, reporter: Reporter, connect: Connect = in_process) -> Arm:
         """Train it, or load it; the caller holds the lock. One client alone is trained in this process."""
-        connect = connect if len(self.cohort.clients) > 1 else in_process
+        connect = connect if self.model == "federated" else in_process  # the others are one party
         arm = Arm(self.run, self.study, self.cohort, build_model(self.study), None, self.model, connect)
         if self.run.done:
             arm.run(Reporter.silent(), self.title)

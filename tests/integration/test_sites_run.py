@@ -125,3 +125,34 @@ def test_the_folders_are_checked_and_divided_site_by_site(root: Path, tmp_path: 
     record = json.loads(out.read_text(encoding="utf-8"))
     assert record["num_examples"].keys() == {"site-0", "site-1"}
     assert "site-1" in picture.read_text(encoding="utf-8")
+
+
+SMALL = [
+    "twins.num_patients=40",
+    "rounds.num_rounds=1",
+    "foundation.num_steps=5",
+    "injection.num_experts=3",
+    "injection.rank=2",
+    "evaluation.num_resamples=20",
+]
+
+
+def test_the_shipped_study_that_injects_runs_small(tmp_path: Path) -> None:
+    shipped = HERE.parents[1] / "studies" / "fedkim-3sites.toml"
+    settings = [part for setting in SMALL for part in ("--set", setting)]
+    places = ["--runs", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
+    done = subprocess.run(
+        [sys.executable, "-m", "medfed", "run", str(shipped), *places, *settings],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = (tmp_path / "runs" / "fedkim-3sites").iterdir()
+    heads = json.loads((run / "sites.json").read_text(encoding="utf-8"))["scores"]["heads"]
+    assert {site: len(tasks) for site, tasks in heads.items()} == {"site-0": 4, "site-1": 4, "site-2": 3}
+    assert "ead" not in heads["site-2"]
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert 'id="sites"' in page
+    assert "Private examples by client, task (sites partition)" in page

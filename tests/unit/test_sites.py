@@ -159,6 +159,13 @@ def test_a_site_too_small_for_the_study_is_left_out_by_name(sources: Sources) ->
     found = cohort_of(made, sources, decode_all(made, sources, False, SILENT), False, SILENT)
     assert found.partition["left_out"] == ["site-1"]
     assert set(found.clients) == set(found.site_tests) == {"site-0"}
+    kept = load_site(made, "site-0", sources.sites["site-0"], SILENT)
+    assert moments_json(found.moments) == moments_json(moments_at(made, kept)), "nor do its moments count"
+    with pytest.raises(DataError, match=r"site 'site-1': \d+ training examples, at least 30"):
+        load_site(made, "site-1", sources.sites["site-1"], SILENT)
+    nobody = study(partition={"scheme": "sites", "num_clients": 2, "min_examples": 500})
+    with pytest.raises(DataError, match=r"site-0, site-1: every site has fewer than partition.min_examples = 500"):
+        cohort_of(nobody, sources, decode_all(nobody, sources, False, SILENT), False, SILENT)
 
 
 def test_centralised_data_is_that_of_all_sites(cohort: Cohort) -> None:

@@ -40,11 +40,12 @@ def partition_rows(partition: Mapping[str, Any]) -> list[tuple[str, str, int, st
 
 
 def class_counts(partition: Mapping[str, Any]) -> dict[str, dict[str, dict[str, int]]]:
-    """Return client → task → class → examples; sites do not tell their classes, so all of theirs are one."""
-    return dict(partition["counts"]) or {
+    """Return client → task → class → examples; all examples of a site that does not tell its classes are one class."""
+    untold = {
         client: {task: {"examples": count} for task, count in own.items()}
         for client, own in partition.get("num_examples", {}).items()
     }
+    return {**untold, **partition["counts"]}
 
 
 def _headline(partition: Mapping[str, Any], num_clients: int) -> str:

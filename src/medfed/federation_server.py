@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from medfed.datasets.decode import Decoded
-from medfed.errors import RunError, StudyError, TooFewSitesError
+from medfed.errors import RunError, TooFewSitesError
 from medfed.federated.exchange import ClientExchange
 from medfed.federated.post import Envelope, Post
 from medfed.federated.remote import Greeting, RemoteExchange, greet
@@ -26,7 +26,7 @@ from medfed.prepare import Sources, server_cohort, server_sources
 from medfed.progress import Reporter
 from medfed.rundir import RunDir
 from medfed.scoring import scores_of
-from medfed.site.federation import FederationFolder
+from medfed.site.federation import FederationFolder, check_study
 from medfed.site.invitation import versions
 from medfed.site.policy import study_sha256
 from medfed.site.status import SiteFailure, StatusFile
@@ -180,7 +180,7 @@ def serve(folder: FederationFolder, console: Console | None = None) -> Path:
     from medfed.federated.flower import FlowerServer  # noqa: PLC0415  (the network is an optional extra)
 
     study, reporter, files = folder.study(), Reporter(console or Console()), folder.certificates
-    check_study(study)
+    check_study(study, folder.study_path)
     log, listen = folder.root / "server.log", folder.settings.listen
     server = FlowerServer(listen, folder.port, files.certificate, files.key, folder.sites, log)
     hospitals = Hospitals(folder, server, reporter)
@@ -193,26 +193,6 @@ def serve(folder: FederationFolder, console: Console | None = None) -> Path:
     finally:
         server.stop()
     return found
-
-
-def check_study(study: Study) -> None:
-    """Refuse a study that a federation of hospitals cannot run.
-
-    Raises:
-        StudyError: naming the field.
-    """
-    if study.partition.scheme != "sites":
-        raise StudyError(
-            f"the scheme is {study.partition.scheme!r}: it divides one party's data over made-up clients",
-            where="partition.scheme",
-            hint='set scheme = "sites": a site trains on its own folder',
-        )
-    if wrong := sorted({"local", "centralised"} & set(study.baselines)):
-        raise StudyError(
-            f"the baseline {wrong[0]!r} needs the sites' data in one place",
-            where="baselines",
-            hint="leave it out, or run the study in one process on data that may be there",
-        )
 
 
 def _failures(answers: Mapping[str, Greeting | Failure]) -> list[Failure]:

@@ -144,9 +144,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(
-    "sent", [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_workers_end_with_their_parent(sent: signal.Signals, tmp_path: Path) -> None:
     script = tmp_path / "orphans.py"
     script.write_text(ORPHANS, encoding="utf-8")

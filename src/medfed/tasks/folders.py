@@ -70,14 +70,14 @@ def cohort_of_server(
 
 
 def with_sites(
-    cohort: Cohort, sites: Sequence[SiteData], modalities: Mapping[str, Modality], seed: int, least: int
+    cohort: Cohort, sites: Sequence[SiteData], modalities: Mapping[str, Modality], seed: int, left_out: list[str]
 ) -> Cohort:
-    """Return ``cohort`` with the sites' examples beside; sites with fewer than ``least`` to train on are left out."""
-    kept = [site for site in sites if site.num_examples >= least]
-    sets = {site.site: task_sets(site, modalities, cohort.moments) for site in kept}
+    """Return ``cohort`` with the sites' examples beside; the record names the sites that were ``left_out``."""
+    sets = {site.site: task_sets(site, modalities, cohort.moments) for site in sites}
     train, tests = ({name: parts[number] for name, parts in sets.items()} for number in (0, 1))
     server = {part: getattr(cohort, part) for part in SERVER_SPLITS}
-    left_out = sorted({site.site for site in sites} - train.keys())
+    record = _record(train, tests, server, seed, left_out)
+    record["skipped"] = {site.site: {name: len(own.skipped) for name, own in site.data.items()} for site in sites}
     return Cohort(
         train,
         cohort.public,
@@ -85,7 +85,7 @@ def with_sites(
         cohort.test,
         client_tests=cohort.client_tests,
         moments=cohort.moments,
-        partition=_record(train, tests, server, seed, left_out),
+        partition=record,
         site_tests=tests,
     )
 

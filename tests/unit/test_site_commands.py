@@ -17,6 +17,7 @@ import pytest
 
 from medfed import cli_sites
 from medfed.errors import RunError, SiteError, TooFewSitesError
+from medfed.rundir import RunDir
 from medfed.site.certificates import write_trial
 from medfed.site.federation import FederationFolder
 from medfed.site.folder import SiteFolder
@@ -303,6 +304,15 @@ def test_the_status_of_a_killed_server_says_that_it_is_gone(
     assert "gone" not in capsys.readouterr().out
     (fed.root / "status.json").write_text(json.dumps({"state": "sleeping"}))
     assert shell("federation", "status", fed.root) == 1
+
+
+def test_rounds_of_an_earlier_start_count(tmp_path: Path, shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    fed = federation(tmp_path)
+    run = RunDir(tmp_path / "run")
+    run.append_records("rounds.jsonl", [{"round": 1}, {"round": 2}])
+    StatusFile(fed.root).update(state="done", num_rounds=2, run=str(run.root))
+    assert shell("federation", "status", fed.root) == 0
+    assert "round 2 of 2" in capsys.readouterr().out
 
 
 def test_a_server_starts_with_enough_sites_a_good_certificate_and_alone(

@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medfed.errors import SiteError
+from medfed.rundir import RunDir
 from medfed.site.lock import is_held
 from medfed.site.settings import write_file
 
@@ -117,13 +118,19 @@ def status_lines(root: Path) -> Iterator[str]:
     yield f"{found.state}{gone} (written {found.updated or 'at an unknown time'})"
     if found.reason:
         yield found.reason
-    yield f"round {found.round} of {found.num_rounds or '?'}"
+    yield f"round {max(found.round, _logged(found.run))} of {found.num_rounds or '?'}"
     yield from (
         f"site {name}: {f'heard of {seen}' if seen else 'never heard of'}" for name, seen in found.sites.items()
     )
     for failure in found.failures:
         yield f"failure in round {failure.round}: {failure.site} ({failure.phase}): {failure.reason}"
     yield f"run folder: {found.run or 'none yet'}"
+
+
+def _logged(run: str) -> int:
+    """Return the last round in the run folder's log: a server that was started again may have none left to do."""
+    records = RunDir(Path(run)).read_records("rounds.jsonl") if run else []
+    return max((record["round"] for record in records), default=0)
 
 
 def _now() -> str:

@@ -32,6 +32,7 @@ from medfed.site.policy import study_sha256
 from medfed.site.status import SiteFailure, StatusFile
 from medfed.study import Study
 from medfed.tasks.cohort import Cohort
+from medfed.tasks.folders import with_told
 from medfed.tasks.sites import moments_json, moments_of, pool
 from medfed.types import Failure
 
@@ -97,7 +98,9 @@ class Hospitals:
         self._greetings = dict(sorted(willing.items()))
         pooled = pool({site: moments_of(found.moments) for site, found in self._greetings.items()})
         self._moments = moments_json(pooled)
-        return server_cohort(study, data, pooled)
+        sizes = {site: found.num_examples for site, found in self._greetings.items()}
+        counts = {site: found.counts for site, found in self._greetings.items()}
+        return with_told(server_cohort(study, data, pooled), sizes, counts)
 
     def connect(self, study: Study, cohort: Cohort, run: RunDir) -> ClientExchange:
         """Return the exchange of one federation of the run."""

@@ -20,11 +20,13 @@ from medfed.inspection import check_folder
 from medfed.modalities.moments import Moments
 from medfed.prepare import Sources, cohort_of, decode_all, find_sources, server_cohort, server_sources, write_folders
 from medfed.progress import Reporter
+from medfed.report.partition import partition_rows
 from medfed.rundir import RunDir
 from medfed.scoring import SITES, scores_of, site_record, site_scores
 from medfed.study import Study, study_of
 from medfed.tasks.base import TaskSet
 from medfed.tasks.cohort import Cohort
+from medfed.tasks.folders import with_told
 from medfed.tasks.sites import moments_json, moments_of, pool
 from medfed.types import Batch, Failure
 
@@ -141,6 +143,14 @@ def test_a_site_lacks_what_it_does_not_hold_and_tells_no_classes(cohort: Cohort)
     assert set(cohort.clients["site-1"]) == {"mp"}
     assert cohort.partition["counts"] == {}
     assert cohort.partition["num_examples"]["site-1"] == {"mp": len(cohort.clients["site-1"]["mp"])}
+
+
+def test_what_sites_elsewhere_told_is_on_record_and_no_more(cohort: Cohort) -> None:
+    told = with_told(cohort, {"b": 7, "a": 5}, {"a": None, "b": {"mp": {"no": 4, "yes": 3}}}).partition
+    assert told["counts"] == {"b": {"mp": {"no": 4, "yes": 3}}}
+    assert told["num_examples"] == {"a": {"all tasks": 5}}
+    rows = {(client, task): (count, classes) for client, task, count, classes in partition_rows(told)}
+    assert rows == {("a", "all tasks"): (5, "examples 5"), ("b", "mp"): (7, "no 4, yes 3")}
 
 
 def test_a_policys_tasks_and_least_number_of_examples_are_kept_to(root: Path) -> None:

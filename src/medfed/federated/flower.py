@@ -222,12 +222,13 @@ class FlowerServer:
         return node
 
     def _send_again(self, site: str, asked: _Asked, node: NodeInfo) -> None:
-        asked.message_ids.append(self._send(site, asked.letter, asked.seconds + LATE_SECONDS))
+        asked.message_ids.append(self._send(site, asked.letter, asked.seconds))
         asked.connection = node.last_activated_at
 
     def _take_back(self, site: str, message_ids: list[str]) -> set[str]:
         """Take back those letters that the site has not fetched; return the others."""
-        unread = {letter.metadata.message_id for letter in self._state.get_message_ins(self._nodes[site], None)}
+        letters = self._state.get_message_ins(self._nodes[site], None, run_id=self._run)
+        unread = {letter.metadata.message_id for letter in letters}
         self._state.delete_messages(unread)
         for message_id in unread:
             self._state.object_store.delete(message_id)
@@ -268,9 +269,10 @@ class FlowerServer:
             self._state.acknowledge_task_heartbeat(self._task)
 
     def _send(self, site: str, letter: Envelope, seconds: float) -> str:
-        """Store a message for ``site``, good for ``seconds``, and return its id."""
+        """Store a message for ``site`` and return its id."""
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = self._run, SUPERLINK_NODE_ID, self._task
-        message = Message(_content(letter), self._nodes[site], "query.medfed", ttl=seconds, group_id=letter.kind)
+        kept = seconds + LATE_SECONDS
+        message = Message(_content(letter), self._nodes[site], "query.medfed", ttl=kept, group_id=letter.kind)
         message.metadata.__dict__["_message_id"] = message.object_id
         with no_object_id_recompute():
             session = self._state.start_session(self._run)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -49,10 +50,12 @@ def open_trial(tmp_path: Path, trial_data: Path) -> Iterator[Callable[..., Trial
 
     opened: list[Trial] = []
 
-    def opens(**options: object) -> Trial:
+    def opens(**options: Any) -> Trial:
         root = tmp_path / f"trial-{len(opened)}"
         root.mkdir()
-        opened.append(Trial(root, trial_data, tmp_path / "cache", **options))  # type: ignore[arg-type]
+        if (data := options.pop("data", trial_data)) != trial_data:
+            shutil.copytree(trial_data, data)  # a test's own, to spoil
+        opened.append(Trial(root, data, tmp_path / "cache", **options))
         return opened[-1]
 
     yield opens

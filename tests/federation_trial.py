@@ -28,7 +28,7 @@ from medfed.site.certificates import certificate_fingerprint, load_authority, wr
 from medfed.site.federation import Deadlines, FederationFolder, FederationSettings, init_federation
 from medfed.site.folder import SiteFolder, SiteSettings, init_site
 from medfed.site.policy import Part, policy_for
-from medfed.site.status import Status, read_status
+from medfed.site.status import STATUS, Status, read_status
 from medfed.study import Study, load_study
 
 STUDY = """
@@ -208,6 +208,11 @@ class Trial:
     def status(self) -> Status:
         """What ``status.json`` of the server says."""
         return read_status(self.server_folder)
+
+    @property
+    def has_failure(self) -> bool:
+        """Whether the server has noted that a site gave no usable answer."""
+        return (self.server_folder / STATUS).exists() and bool(self.status.failures)
 
     @property
     def run(self) -> RunDir:

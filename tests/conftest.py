@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from jaxtyping import install_import_hook
-from rich.console import Console
 
 if TYPE_CHECKING:
     from federation_trial import Trial
@@ -32,15 +31,9 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def trial_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folders of the small federation's server and sites: synthetic, written once."""
-    from federation_trial import STUDY
-    from medfed.prepare import write_folders
-    from medfed.progress import Reporter
-    from medfed.study import load_study
+    from federation_trial import STUDY, written_folders
 
-    root = tmp_path_factory.mktemp("trial")
-    (root / "study.toml").write_text(STUDY, encoding="utf-8")
-    write_folders(load_study(root / "study.toml"), root / "data", Reporter(Console(quiet=True)))
-    return root / "data"
+    return written_folders(STUDY, tmp_path_factory.mktemp("trial") / "data")
 
 
 @pytest.fixture

@@ -23,6 +23,8 @@ from typing import Any, NamedTuple, get_args
 
 import psutil
 
+from medfed.prepare import write_folders
+from medfed.progress import Reporter
 from medfed.rundir import RunDir
 from medfed.site.certificates import certificate_fingerprint, load_authority, write_trial
 from medfed.site.federation import Deadlines, FederationFolder, FederationSettings, init_federation
@@ -279,6 +281,15 @@ class Trial:
         )
         made = init_site(self.root / site, settings, bundle, policy_for(self.study, get_args(Part), 1))
         FederationFolder.load(self.server_folder).add(site, made.public_key)
+
+
+def written_folders(study: str, out: Path) -> Path:
+    """Write the synthetic folders of a study's server and sites into ``out`` and return it."""
+    out.mkdir(parents=True)
+    path = out.with_suffix(".toml")
+    path.write_text(study, encoding="utf-8")
+    write_folders(load_study(path), out, Reporter.silent())
+    return out
 
 
 def until(holds: Callable[[], bool], seconds: float = BOUND, told: Callable[[], str] = str) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from federation_trial import Fault, Process, Trial, children, written_folders
+from federation_trial import Fault, Process, Trial, written_folders
 from medfed.rundir import RunDir
+from medfed.site.lock import is_held
 from missing_sites import failures, sites_and_phases, weights, weights_without
 
 Open = Callable[..., Trial]
@@ -140,7 +141,8 @@ def test_a_server_that_is_stopped_says_so_and_the_same_command_goes_on(
         server.wait_for("held at")
         server.send(number)
         assert server.wait(20) == status, trial.logs()
-        assert children(server.pid) == []
+        assert server.left_behind() == []
+        assert not is_held(trial.server_folder)
         assert (trial.status.state, trial.status.round) == ("stopped", 2)
         assert trial.run.load_checkpoint() is not None
     ends_as(trial, undisturbed, sites)

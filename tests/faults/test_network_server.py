@@ -163,7 +163,7 @@ def test_a_server_that_is_stopped_says_so_and_the_same_command_goes_on(
 
 @pytest.mark.timeout(180)
 def test_too_few_sites_end_the_server_in_time_and_finished_rounds_are_kept(open_trial: Open) -> None:
-    trial = open_trial(deadlines={"wait_for_sites_seconds": 5})
+    trial = open_trial(deadlines={"wait_for_sites_seconds": 4})
     trial.site("site-0"), trial.site("site-1")
     first = trial.server()
     assert first.wait(40) == 3, trial.logs()

@@ -65,7 +65,7 @@ def test_a_slow_site_is_refused_as_stale_and_takes_part_again(open_trial: Open) 
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("way", ["cut", "pause"])
+@pytest.mark.parametrize("way", ["cut", pytest.param("pause", marks=pytest.mark.slow)])
 def test_a_network_that_is_cut_for_seconds_in_mid_round_changes_nothing(way: str, open_trial: Open) -> None:
     with Forwarder() as forwarder:
         trial = open_trial(port=forwarder.port, heartbeat=4.0)

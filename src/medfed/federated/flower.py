@@ -193,14 +193,14 @@ class FlowerServer:
         while asked and time.monotonic() < limit:
             answers = {site: answer for site, one in asked.items() if (answer := self._look(site, one))}
             for site, answer in answers.items():
-                self._take_back(site, asked.pop(site).message_ids)
+                self._close(site, asked.pop(site), answer)
                 yield site, answer
             pause = POLL_SECONDS if answers else min(pause * 1.5, SLOWEST_POLL_SECONDS)
             time.sleep(min(pause, max(0.0, limit - time.monotonic())))
+        none = Lost(f"no answer within {seconds:g} s; an answer that comes later is refused")
         for site, one in asked.items():
-            for message_id in self._take_back(site, one.message_ids):
-                self._late[message_id] = (site, one.letter.kind)
-            yield site, Lost(f"no answer within {seconds:g} s; an answer that comes later is refused")
+            self._close(site, one, none)
+            yield site, none
 
     def late(self) -> list[tuple[str, str]]:
         """Return (site, kind) of answers that came after their time since the last call; they are refused."""
@@ -213,7 +213,7 @@ class FlowerServer:
         if node.status != NodeStatus.ONLINE:
             return Lost(UNAVAILABLE) if time.time() - node.online_until > HEARTBEAT_SECONDS else None
         if node.last_activated_at != asked.connection:
-            self._take_back(site, asked.message_ids)
+            asked.message_ids = sorted(self._take_back(site, asked.message_ids))
             self._send_again(site, asked, node)
         return next((answer for _, answer in self._collect(set(asked.message_ids))), None)
 
@@ -224,6 +224,14 @@ class FlowerServer:
     def _send_again(self, site: str, asked: _Asked, node: NodeInfo) -> None:
         asked.message_ids.append(self._send(site, asked.letter, asked.seconds))
         asked.connection = node.last_activated_at
+
+    def _close(self, site: str, asked: _Asked, answer: Envelope | Lost) -> None:
+        """Expect no more of ``site``; what it still answers is refused, and told of if it had not answered in time."""
+        fetched = self._take_back(site, asked.message_ids)
+        if isinstance(answer, Envelope):
+            self._state.delete_messages(fetched)
+        else:
+            self._late |= dict.fromkeys(fetched, (site, asked.letter.kind))
 
     def _take_back(self, site: str, message_ids: list[str]) -> set[str]:
         """Take back those letters that the site has not fetched; return the others."""

@@ -1,0 +1,102 @@
+"""A site that is away when its letter is sent, or leaves with it, gets it again when it is back; it answers once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from federation_trial import until
+from medfed.federated.post import Envelope, Lost
+from medfed.site.certificates import write_trial
+from medfed.site.keys import public_bytes
+
+flower = pytest.importorskip("medfed.federated.flower", reason="the extra flower is not installed")
+
+
+class Site:
+    """A site in a thread that answers a letter with its kind in capitals, or as ``answer`` says."""
+
+    def __init__(self, server: flower.FlowerServer, folder: Path, key: ec.EllipticCurvePrivateKey) -> None:
+        self._address, self._ca, self._log = (
+            f"127.0.0.1:{server.port}",
+            (folder / "ca.pem").read_bytes(),
+            folder / "log",
+        )
+        self._key, self.asked = key, list[str]()
+
+    def start(self, answer: Callable[[], None] = lambda: None) -> None:
+        def reply(letter: Envelope) -> Envelope:
+            self.asked.append(letter.kind)
+            answer()
+            return Envelope(letter.kind.upper(), {}, letter.payload)
+
+        self._site = flower.FlowerSite(self._address, self._ca, self._key, self._log)
+        serve = lambda: self._site.serve(reply, lambda line: None, patience_seconds=20.0)  # noqa: E731
+        self._thread = threading.Thread(target=serve, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._site.stop()
+        self._thread.join(10)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[flower.FlowerServer, Site]]:
+    files, key = write_trial(tmp_path, "127.0.0.1"), ec.generate_private_key(ec.SECP384R1())
+    keys = {"north": public_bytes(key.public_key())}
+    found = flower.FlowerServer("127.0.0.1", 0, files.certificate, files.key, keys, tmp_path / "server.log")
+    found.start()
+    site = Site(found, tmp_path, key)
+    site.start()
+    until(lambda: found.online() == {"north"}, 20)
+    yield found, site
+    site.stop()
+    found.stop()
+
+
+LETTER = Envelope("train", {"round": "1"}, b"payload")
+ANSWER = Envelope("TRAIN", {}, b"payload")
+
+
+def test_a_site_that_is_away_when_its_letter_is_sent_gets_it_when_it_is_back(
+    server: tuple[flower.FlowerServer, Site],
+) -> None:
+    post, site = server
+    site.stop()
+    assert post.online() == set()
+    threading.Timer(1.0, site.start).start()
+    assert list(post.ask({"north": LETTER}, 20.0)) == [("north", ANSWER)]
+
+
+def test_a_site_that_leaves_with_its_letter_gets_it_again_and_answers_once(
+    server: tuple[flower.FlowerServer, Site],
+) -> None:
+    post, site = server
+    site.stop()
+
+    def lose() -> None:
+        if len(site.asked) == 1:
+            raise OSError("the connection breaks before the answer is sent")
+
+    site.start(lose)
+    until(lambda: post.online() == {"north"}, 20)
+    assert list(post.ask({"north": LETTER}, 20.0)) == [("north", ANSWER)]
+    assert site.asked == ["train", "train"]
+    assert list(post.ask({"north": LETTER._replace(kind="bye")}, 20.0)) == [("north", ANSWER._replace(kind="BYE"))]
+    assert post.late() == []
+
+
+def test_a_site_that_never_came_is_not_waited_for(server: tuple[flower.FlowerServer, Site]) -> None:
+    post, site = server
+    site.stop()
+    ((_, answer),) = post.ask({"north": LETTER}, 3.0)
+    assert isinstance(answer, Lost)
+    assert "no answer within 3 s" in answer.reason
+    site.start()
+    until(lambda: post.online() == {"north"}, 20)
+    assert list(post.ask({"north": LETTER._replace(kind="next")}, 20.0)) == [("north", ANSWER._replace(kind="NEXT"))]
+    assert site.asked == ["next"], "a letter whose time is over is taken back"

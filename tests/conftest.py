@@ -49,10 +49,10 @@ def open_trial(tmp_path: Path, trial_data: Path) -> Iterator[Callable[..., Trial
 
     opened: list[Trial] = []
 
-    def opens(**options: object) -> Trial:
+    def opens(data: Path | None = None, **options: object) -> Trial:
         root = tmp_path / f"trial-{len(opened)}"
         root.mkdir()
-        opened.append(Trial(root, trial_data, tmp_path / "cache", **options))  # type: ignore[arg-type]
+        opened.append(Trial(root, data or trial_data, tmp_path / "cache", **options))  # type: ignore[arg-type]
         return opened[-1]
 
     yield opens

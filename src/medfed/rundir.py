@@ -113,7 +113,7 @@ class RunDir:
             try:
                 manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
                 if _sha256(folder / "state.safetensors") == manifest["sha256"]["state.safetensors"]:
-                    return load_file(folder / "state.safetensors"), manifest
+                    return dict(sorted(load_file(folder / "state.safetensors").items())), manifest
             except (OSError, ValueError, KeyError):
                 continue
         if folders:

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-import medfed.arm
 from medfed.pipeline import Places, run_study
 from medfed.progress import Reporter
 from medfed.rundir import RunDir
-from medfed.study import Study, load_study
+from medfed.study import load_study
 
 FEDKIM = """
 name = "small"

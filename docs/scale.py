@@ -140,10 +140,10 @@ def cohort_of(num_clients: int) -> Cohort:
     return Cohort(clients, {}, {}, {}, client_tests={}, moments={}, partition={})
 
 
-def run_cell(cell: Cell, folder: Path) -> list[Sample]:
-    """Run ``cell`` in this process and return a sample per round and one at the end."""
+def run_cell(cell: Cell, folder: Path, study: Study | None = None) -> list[Sample]:
+    """Run ``cell``, or another study on its clients, here; return a sample before every round and one at the end."""
     torch.set_num_threads(1)
-    study, opened = study_of(cell), list[Watched]()
+    study, opened = study or study_of(cell), list[Watched]()
     inner: Connect = in_workers(cell.workers) if cell.workers else in_process
 
     def connect(study: Study, cohort: Cohort, run: RunDir) -> ClientExchange:

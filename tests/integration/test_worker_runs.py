@@ -22,7 +22,7 @@ algorithm = "scaffold"
 optimizer = "sgd"
 lr = 1e-2
 [twins]
-num_patients = 40
+num_patients = 30
 [partition]
 num_clients = 3
 [rounds]

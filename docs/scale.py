@@ -8,6 +8,7 @@ that are dealt over the clients: the data is the same however many there are.
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -161,14 +162,14 @@ def measured(cell: Cell) -> list[Sample]:
         # Not as a script: workers would import it, and all that it imports, again.
         code = f"import sys; sys.path.append({str(DOCS)!r}); import scale; scale.tell(*sys.argv[1:])"
         command = [sys.executable, "-c", code, json.dumps(asdict(cell)), folder]
-        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603 (itself)
     return [Sample(**item) for item in json.loads(said.splitlines()[-1])]
 
 
 def round_costs(samples: list[Sample], clock: str) -> list[float]:
     """Return the seconds of every round but the first, in which workers start and the data is laid out."""
     read = [getattr(item, clock) for item in samples]
-    return [after - before for before, after in zip(read[1:], read[2:], strict=False)]
+    return [after - before for before, after in itertools.pairwise(read[1:])]
 
 
 # --- the page ---
@@ -176,12 +177,25 @@ def round_costs(samples: list[Sample], clock: str) -> list[float]:
 HEAD = f"""# Many clients on one machine
 
 `medfed run STUDY --workers N` trains the clients in N processes: memory for N models, however many clients there are.
-The clients' data lies in files that all workers map into memory, what clients keep between rounds lies in files too, and
-sums take one update at a time. Below, {NUM_EXAMPLES:,} made-up ECGs are dealt over 10, 100 and 1,000 clients, a tenth of
-which train each round, in two workers. Memory is what a process has of its own (USS) after the last round; CPU is that
-of server and workers in the median round, without the first, in which workers start. (Made by `python docs/scale.py`,
-each line in a fresh process.)
+The clients' data lies in files that all workers map into memory, what clients keep between rounds lies in files too,
+and sums take one update at a time. Below, {NUM_EXAMPLES:,} made-up ECGs are dealt over 10, 100 and 1,000 clients, of
+which a tenth (or what the table says) trains each round, in two workers. Memory is what a process has of its own (USS)
+after the last round, so the data itself counts in the server and not in a worker; the peak is resident memory. CPU is
+that of server and workers in the median round, without the first, in which workers start. (Made by
+`python docs/scale.py`, each line in a fresh process.)
 """
+COLUMNS = (
+    "algorithm",
+    "clients",
+    "of them train",
+    "examples a round",
+    "rounds",
+    "server, MiB",
+    "a worker, MiB",
+    "server's peak, MiB",
+    "CPU s a round",
+    "CPU ms an example",
+)
 SIZES = (10, 100, 1000)
 
 
@@ -197,8 +211,7 @@ def row(cell: Cell, samples: list[Sample]) -> str:
 
 def page(cells: Mapping[Cell, list[Sample]], ratios: Mapping[str, float]) -> str:
     """Return the page's text."""
-    head = "algorithm | clients | of them train | examples a round | rounds | server, MiB | a worker, MiB | server's peak, MiB"
-    lines = [HEAD, f"| {head} | CPU s a round | CPU ms an example |", "|---|" + "--:|" * 9]
+    lines = [HEAD, f"| {' | '.join(COLUMNS)} |", "|---|" + "--:|" * (len(COLUMNS) - 1)]
     lines += [row(cell, samples) for cell, samples in cells.items()]
     lines += ["\n![Memory and cost](scale.png)\n", "## Workers against one process\n"]
     lines += [

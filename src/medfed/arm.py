@@ -5,6 +5,7 @@ A checkpoint follows every phase of a round, so a killed run goes on where it wa
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -38,6 +39,8 @@ LOGS = (*FEDERATE_LOGS, "development.jsonl", "injection/steps.jsonl", "injection
 GROUPS = ("federated", "injector")
 CLIENTS = "clients"
 """Folder, in the run's, of what clients keep between rounds."""
+SPOOL = "spool"
+"""Folder, in the run's, of the clients' data while worker processes train; a killed run may leave it behind."""
 
 
 Connect = Callable[[Study, Cohort, RunDir], ClientExchange]
@@ -47,6 +50,7 @@ Connect = Callable[[Study, Cohort, RunDir], ClientExchange]
 def in_process(study: Study, cohort: Cohort, run: RunDir) -> ClientExchange:
     """Return the exchange with clients in this process; what they keep lies in the run's folder."""
     memory = DiskMemory(run.root / CLIENTS)
+    shutil.rmtree(run.root / SPOOL, ignore_errors=True)
     return InProcessExchange(
         clients_of(study, cohort), build_model(study), study.algorithm, study.client, study.seed, memory
     )
@@ -58,7 +62,7 @@ def in_workers(num_workers: int) -> Connect:
     def connect(study: Study, cohort: Cohort, run: RunDir) -> ClientExchange:
         memory, log = run.root / CLIENTS, run.root / "workers.log"
         recipe = Recipe(builder(study), study.algorithm, study.client, study.seed, memory, log)
-        return WorkerExchange(clients_of(study, cohort), recipe, Pool(num_workers), run.root / "spool")
+        return WorkerExchange(clients_of(study, cohort), recipe, Pool(num_workers), run.root / SPOOL)
 
     return connect
 

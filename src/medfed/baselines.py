@@ -124,8 +124,7 @@ def pooled(cohort: Cohort) -> Cohort:
         for name, examples in tasks.items():
             sets.setdefault(name, []).append(examples)
     union = {
-        name: parts[0].holding(np.sort(np.concatenate([part.rows for part in parts])))
-        for name, parts in sets.items()
+        name: parts[0].holding(np.sort(np.concatenate([part.rows for part in parts]))) for name, parts in sets.items()
     }
     return replace(cohort, clients={"centralised": union})
 

@@ -125,9 +125,7 @@ def _benchmark(
     run.finish()
 
 
-def _compute(
-    study: Study, places: Places, sources: Sources, run: RunDir, reporter: Reporter, connect: Connect
-) -> None:
+def _compute(study: Study, places: Places, sources: Sources, run: RunDir, reporter: Reporter, connect: Connect) -> None:
     facts = provenance()
     data = decode_all(study, sources, places.skip_bad, reporter)
     cohort = divide(study, data)

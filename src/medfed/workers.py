@@ -75,8 +75,9 @@ def _outcome(worker: _Worker) -> Outcome:
     try:
         folder, error = pipe.recv()
     except EOFError:
-        folder, error = None, (
-            f"the worker {how_it_ended(process)}\n  next step: see {worker.job.log}; the same command goes on"
+        folder, error = (
+            None,
+            (f"the worker {how_it_ended(process)}\n  next step: see {worker.job.log}; the same command goes on"),
         )
     pipe.close()
     return Outcome(worker.job, folder, error)

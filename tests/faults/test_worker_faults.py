@@ -27,7 +27,7 @@ from medfed.types import Broadcast, Params
 
 
 class Deadly(FedAvg):
-    """FedAvg whose ``victim`` kills its own process in the second step of round 1, as the kernel does without memory."""
+    """FedAvg whose ``victim`` kills its process in the second step of round 1, as the kernel does without memory."""
 
     victim: str = "h1"
 
@@ -144,9 +144,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(
-    "sent", [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_workers_end_with_their_parent(sent: signal.Signals, tmp_path: Path) -> None:
     script = tmp_path / "orphans.py"
     script.write_text(ORPHANS, encoding="utf-8")

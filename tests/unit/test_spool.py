@@ -1,4 +1,4 @@
-"""The clients' data on disk: what is read back trains alike, is mapped and not copied, and holds no more than is read."""
+"""The clients' data on disk: what is read back gives the same batches, and is mapped, not copied."""
 
 from __future__ import annotations
 

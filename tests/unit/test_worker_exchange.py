@@ -54,4 +54,6 @@ def test_every_algorithm_ends_with_the_same_bits_as_in_one_process(name: str, po
     for client in here.registered:
         assert fingerprint(there.own(client), {}) == fingerprint(here.own(client), {})
     kept = {path.relative_to(tmp_path / "here"): path.read_bytes() for path in (tmp_path / "here").rglob("*.*")}
-    assert {path.relative_to(tmp_path / "clients"): path.read_bytes() for path in (tmp_path / "clients").rglob("*.*")} == kept
+    assert {
+        path.relative_to(tmp_path / "clients"): path.read_bytes() for path in (tmp_path / "clients").rglob("*.*")
+    } == kept

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ class _Writer:
         place = {id(value): number for values in (data, labels) for number, value in enumerate(values)}
         sets = [
             {"task": part.task.name, "data": place[id(part.data)], "labels": place[id(part.labels)], "rows": span}
-            for part, span in zip(self.sets, zip(ends, ends[1:], strict=False), strict=True)
+            for part, span in zip(self.sets, pairwise(ends), strict=True)
         ]
         facts = [
             {"name": one.name, "card": one.card.model_dump(mode="json"), "modalities": sorted(names)}
@@ -137,7 +138,9 @@ def _data(folder: Path, facts: Mapping[str, Any]) -> Decoded:
 def _write_labels(folder: Path, labels: Labels) -> None:
     folder.mkdir()
     np.save(folder / "targets.npy", labels.targets)
-    pl.DataFrame({"question": labels.questions}, schema={"question": pl.Utf8}).write_parquet(folder / "questions.parquet")
+    pl.DataFrame({"question": labels.questions}, schema={"question": pl.Utf8}).write_parquet(
+        folder / "questions.parquet"
+    )
 
 
 def _labels(folder: Path) -> Labels:

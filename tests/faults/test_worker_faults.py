@@ -27,7 +27,7 @@ from medfed.types import Broadcast, Params
 
 
 class Deadly(FedAvg):
-    """FedAvg whose ``victim`` kills its own process in the second step of round 1, as the kernel does without memory."""
+    """FedAvg whose ``victim`` kills its process in the second step of round 1, as the kernel does without memory."""
 
     victim: str = "h1"
 

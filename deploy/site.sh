@@ -5,7 +5,7 @@
 #
 # Needed the first time only: NAME, DATA_ROOT, INVITATION (it is waited for), CA_FINGERPRINT (as heard by telephone),
 # MAY_LEAVE ("encoders"; several parts with blanks between), PUBLIC_ROOT.
-# KEY_OUT  for a trial: a folder that the public key is copied into, as NAME.pub
+# KEY_OUT  for a trial: a folder that node.pub is copied into
 # ONCE     1: leave when a run is over
 # Exit status: that of `medfed site join`; it is joined again after every status but 0, 130 and 143.
 set -euo pipefail
@@ -20,8 +20,8 @@ if [ ! -e "$folder/site.toml" ]; then
     "${parts[@]}" ${CA_FINGERPRINT:+--ca-fingerprint "$CA_FINGERPRINT"} ${PUBLIC_ROOT:+--public-root "$PUBLIC_ROOT"}
 fi
 if [ -n "${KEY_OUT:-}" ]; then
-  cp "$folder/node.pub" "$KEY_OUT/.$NAME.partial"
-  mv "$KEY_OUT/.$NAME.partial" "$KEY_OUT/$NAME.pub"
+  cp "$folder/node.pub" "$KEY_OUT/.node.partial"
+  mv "$KEY_OUT/.node.partial" "$KEY_OUT/node.pub"
 fi
 keep "0 130 143" medfed site doctor "$folder" --offline
 keep "0 130 143" medfed site join "$folder" ${ONCE:+--once}

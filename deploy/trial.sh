@@ -14,7 +14,7 @@ if [ -e "$root" ]; then
   echo "$root is there already; name a new folder" >&2
   exit 1
 fi
-mkdir -p "$root/keys"
+for site in $sites; do mkdir -p "$root/keys/$site"; done
 root=$(cd "$root" && pwd)
 port=${PORT:-$(python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')}
 
@@ -31,8 +31,8 @@ STUDY=$study HOST=127.0.0.1 PORT=$port DATA_ROOT=$root/data/server KEYS=$root/ke
 server=$!
 parties+=("$server")
 for site in $sites; do
-  NAME=$site DATA_ROOT=$root/data/$site INVITATION=$root/server/invitation KEY_OUT=$root/keys ONCE=1 \
-    MAY_LEAVE="encoders heads state" FIRST_PAUSE_SECONDS=1 "$here/site.sh" "$root/$site" >"$root/$site.log" 2>&1 &
+  NAME=$site DATA_ROOT=$root/data/$site INVITATION=$root/server/invitation KEY_OUT=$root/keys/$site ONCE=1 \
+    MAY_LEAVE="encoders heads state" "$here/site.sh" "$root/$site" >"$root/$site.log" 2>&1 &
   parties+=("$!")
 done
 if ! wait "$server"; then

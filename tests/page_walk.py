@@ -1,8 +1,7 @@
 """Follow the commands of docs/deployment.md: who runs which block stands in a comment before it.
 
-``run: server``, ``run: site`` (every site, all at once) and ``run: server, for every site`` are run in turn; ``goes on``
-stays in the background; ``when it is over`` waits for those. The walker is the post between server and hospitals, the
-telephone, and the data officer.
+``run: server``, ``run: site`` (every site, all at once), ``run: server, for every site`` are run in turn; what ``goes
+on`` stays in the background, and ``when it is over`` waits for it. The walker is the post between server and hospitals.
 """
 
 from __future__ import annotations
@@ -118,7 +117,8 @@ class Walk:
         if printed := re.search(rf"CA fingerprint.*\n  ({FINGERPRINT})\n", said.output):
             self.fingerprint = self.fingerprint or printed[1]
         for folder in self.sites.values():
-            shutil.copytree(self.server / "federation" / "invitation", folder / "invitation", dirs_exist_ok=True)
+            if (invitation := self.server / "federation" / "invitation").exists():
+                shutil.copytree(invitation, folder / "invitation", dirs_exist_ok=True)
         return said
 
     def at_sites(self, text: str) -> dict[str, Said]:
@@ -126,7 +126,8 @@ class Walk:
         with ThreadPoolExecutor(1 if self._shell is in_this_process else len(self.sites)) as pool:
             said = list(pool.map(lambda site: self._shell(text, self.sites[site], self.site_env(site)), self.sites))
         for site, folder in self.sites.items():
-            shutil.copyfile(folder / "hospital" / "node.pub", self.server / f"{site}.pub")
+            if (key := folder / "hospital" / "node.pub").exists():
+                shutil.copyfile(key, self.server / f"{site}.pub")
         return dict(zip(self.sites, said, strict=True))
 
     def site_env(self, site: str) -> dict[str, str]:

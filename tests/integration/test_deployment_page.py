@@ -81,7 +81,8 @@ def test_the_page_followed_word_for_word_gives_the_weights_of_one_process(walk: 
     told: list[Said] = []
     for who, text in BLOCKS:
         if "when it is over" in who and not (walk.server / "over").exists():
-            expected = final_weights(run_study(load_study(STUDY), Places(walk.server / "here", data, data), Reporter.silent()))
+            places = Places(walk.server / "here", data, data)
+            expected = final_weights(run_study(load_study(STUDY), places, Reporter.silent()))
             for name, said in walk.over().items():
                 assert said.status == 0, f"{name}: {said.output}"
             (walk.server / "over").touch()

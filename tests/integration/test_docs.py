@@ -56,7 +56,8 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("command", commands())
 def test_every_documented_command_exists_with_its_options(command: str) -> None:
     words = shlex.split(command)[1:]
-    verbs = [word for word in words[: 2 if words[0] in ("data", "federation", "site") else 1] if not word.startswith("-")]
+    depth = 2 if words[0] in ("data", "federation", "site") else 1
+    verbs = [word for word in words[:depth] if not word.startswith("-")]
     shown = CliRunner().invoke(app, [*verbs, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
     assert shown.exit_code == 0, shown.output
     for option in (word.split("=")[0] for word in words if word.startswith("--")):

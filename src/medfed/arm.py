@@ -25,10 +25,9 @@ from medfed.federated.state import FederatedState, Weights, fingerprint, join, l
 from medfed.federated.worker import Recipe
 from medfed.federated.worker_exchange import WorkerExchange
 from medfed.injection.inject import Injector
-from medfed.models.base import FederatedModel
+from medfed.models.base import FederatedModel, initialised
 from medfed.models.multimodal import MultimodalModel
 from medfed.progress import Reporter
-from medfed.rng import torch_seeded
 from medfed.rundir import RunDir
 from medfed.scoring import SITES, SitesHere, site_record
 from medfed.study import Study
@@ -60,8 +59,8 @@ def in_workers(num_workers: int) -> Connect:
     """Return how to connect to clients in ``num_workers`` processes; the run's files are those of one process."""
 
     def connect(study: Study, cohort: Cohort, run: RunDir) -> ClientExchange:
-        build, log = partial(build_model, study), run.root / "workers.log"
-        recipe = Recipe(build, study.algorithm, study.client, study.seed, run.root / CLIENTS, log)
+        memory, log = run.root / CLIENTS, run.root / "workers.log"
+        recipe = Recipe(builder(study), study.algorithm, study.client, study.seed, memory, log)
         exchange = WorkerExchange(clients_of(study, cohort), recipe, Pool(num_workers), run.root / "spool")
         return _scoring(exchange, study, cohort)
 
@@ -81,9 +80,13 @@ def clients_of(study: Study, cohort: Cohort) -> list[Client]:
 
 def build_model(study: Study) -> FederatedModel:
     """Return the clients' model with its initial weights, a function of the study alone."""
+    return builder(study)()
+
+
+def builder(study: Study) -> Callable[[], FederatedModel]:
+    """Return :func:`build_model` of ``study`` as a value that a worker process can take without the study's code."""
     modalities = {name: study.modality(name) for name in study.modality_names}
-    with torch_seeded(study.seed, "model"):
-        return study.model.build(study.encoders, modalities, study.train_tasks)
+    return partial(initialised, study.model, study.encoders, modalities, study.train_tasks, study.seed)
 
 
 def build_multimodal(study: Study) -> MultimodalModel:

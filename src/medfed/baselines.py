@@ -134,7 +134,7 @@ def union(parts: Sequence[TaskSet]) -> TaskSet:
     starts = np.cumsum([0, *(len(own.index) for own in data)])
     offsets = {id(own): int(start) for own, start in zip(data, starts, strict=False)}
     rows = np.sort(np.concatenate([part.rows + offsets[id(part.data)] for part in parts]))
-    return TaskSet(parts[0].task, data[0] if len(data) == 1 else stacked(data), rows)
+    return parts[0].holding(rows) if len(data) == 1 else TaskSet(parts[0].task, stacked(data), rows)
 
 
 def _name(kind: str, study: Study, cohort: Cohort, data: dict[str, str]) -> str:

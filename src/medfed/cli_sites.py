@@ -19,8 +19,12 @@ from medfed.progress import Reporter
 
 if TYPE_CHECKING:
     from medfed.diagnosis import Check
+    from medfed.site.certificates import Certificates
 
-ENDINGS = "Exit status: 0 done, 1 error, 3 too few sites, 130 interrupted, 143 SIGTERM; start again to go on."
+ENDINGS = (
+    "Exit status: 0 done, 1 error, 3 too few sites, 130 interrupted, 143 SIGTERM. "
+    "What was finished is kept; the same command goes on from there."
+)
 
 federation_app = typer.Typer(
     no_args_is_help=True, help="A federation's server: its folder, the sites it admits, and the run over them."
@@ -58,7 +62,6 @@ def init_federation_folder(
     """Write a federation's folder: federation.toml, a copy of the study, a certificate (a trial's, or your own)."""
     _require_extra()
     from medfed.site.certificates import (
-        Certificates,
         certificate_fingerprint,
         check_certificate,
         copy_own,
@@ -67,26 +70,17 @@ def init_federation_folder(
     )
     from medfed.site.federation import CERTIFICATES, FederationSettings, init_federation
 
-    own = (own_certificate, own_key, own_ca)
-    if own_certificate is not None and own_key is not None and own_ca is not None:
-        check_certificate(Certificates(own_ca, own_certificate, own_key), host)
-    elif any(own):
-        raise MedfedError(
-            "one's own certificate comes with its key and its CA",
-            where="federation init",
-            hint="pass --own-certificate, --own-key and --own-ca, or none of them",
-        )
+    own = _own_certificate(own_certificate, own_key, own_ca)
+    if own:
+        check_certificate(own, host)
     root = data_root.resolve() if data_root else None
     made = init_federation(folder, FederationSettings(host=host, port=port, min_sites=min_sites, data_root=root), study)
-    if own_certificate is not None and own_key is not None and own_ca is not None:
-        files = copy_own(folder / CERTIFICATES, own_certificate, own_key, own_ca, host)
-    else:
-        files = write_trial(folder / CERTIFICATES, host, names or [], days)
-    console = Reporter(Console())
-    console.say(f"federation of the study {made.study().name!r}: {folder}")
-    console.say(f"hospitals connect to {host}:{port}; deadlines and retries stand in {folder / 'federation.toml'}")
-    console.say(f"CA fingerprint, to be read out by telephone:\n  {certificate_fingerprint(load_authority(files.ca))}")
-    console.say(f"next: medfed federation invite {folder}")
+    files = copy_own(folder / CERTIFICATES, own) if own else write_trial(folder / CERTIFICATES, host, names or [], days)
+    reporter = Reporter(Console())
+    reporter.say(f"federation of the study {made.study().name!r}: {folder}")
+    reporter.say(f"hospitals connect to {host}:{port}; deadlines and retries stand in {folder / 'federation.toml'}")
+    reporter.say(f"CA fingerprint, to be read out by telephone:\n  {certificate_fingerprint(load_authority(files.ca))}")
+    reporter.say(f"next: medfed federation invite {folder}")
 
 
 @federation_app.command(name="add")
@@ -136,11 +130,12 @@ def start(folder: FederationDir) -> None:
     from medfed.site.certificates import check_certificate
     from medfed.site.ending import noted, stopped_by_sigterm
     from medfed.site.federation import FederationFolder
+    from medfed.site.lock import only_one
 
     chosen = FederationFolder.load(folder)
     chosen.check_sites()
     check_certificate(chosen.certificates, chosen.host)
-    with noted(folder), stopped_by_sigterm():
+    with only_one(folder), noted(folder), stopped_by_sigterm():
         from medfed.federation_server import serve
 
         serve(chosen)
@@ -149,19 +144,11 @@ def start(folder: FederationDir) -> None:
 @federation_app.command()
 def status(folder: FederationDir) -> None:
     """Say where the run stands: round, sites, last failures, run folder; while it runs and afterwards."""
-    from medfed.site.status import read_status
+    from medfed.site.status import status_lines
 
-    found, reporter = read_status(folder), Reporter(Console())
-    ended = found.over or found.alive
-    reporter.say(f"{found.state}{'' if ended else ', but its process is gone: start it again'} ({found.updated})")
-    if found.reason:
-        reporter.say(f"  {found.reason}")
-    reporter.say(f"round {found.round} of {found.num_rounds}")
-    for name, seen in found.sites.items():
-        reporter.say(f"  site {name}: {f'last heard of {seen}' if seen else 'never heard of'}")
-    for failure in found.failures:
-        reporter.say(f"  failure in round {failure.round}: {failure.site} ({failure.phase}): {failure.reason}")
-    reporter.say(f"run folder: {found.run or 'none yet'}")
+    reporter = Reporter(Console())
+    for line in status_lines(folder):
+        reporter.say(line)
 
 
 @site_app.command(name="init")
@@ -208,8 +195,8 @@ def init_site_folder(
     reporter.say(f"site {name!r}: {folder}")
     reporter.say(f"CA fingerprint; compare it with the server's people by telephone:\n  {settings.ca_fingerprint}")
     reporter.say(f"send them the public key {made.public_key}:\n  {made.public_key.read_text().strip()}")
-    print_key = key_fingerprint(load_node_key(made.private_key).public_key())
-    reporter.say(f"its fingerprint:\n  {print_key}")
+    fingerprint = key_fingerprint(load_node_key(made.private_key).public_key())
+    reporter.say(f"its fingerprint:\n  {fingerprint}")
     for part, tensor in parts_sent(study).items():
         if part not in made.policy.may_leave:
             reporter.say(f"the study sends {part} (tensor {tensor}), which {folder / 'policy.toml'} does not allow yet")
@@ -234,18 +221,20 @@ def doctor_site(
         raise typer.Exit(1)
 
 
-@site_app.command(help=f"Join the federation and answer its server until it ends.\n\n{ENDINGS}")
+@site_app.command(help=f"Join the federation and answer its server until it is told to stop.\n\n{ENDINGS}")
 def join(
-    folder: SiteDir, once: Annotated[bool, typer.Option("--once", help="Leave when a run is over")] = False
+    folder: SiteDir,
+    once: Annotated[bool, typer.Option("--once", help="Leave when the run is over; else wait for the next")] = False,
 ) -> None:
-    """Join the federation and answer its server until it ends."""
+    """Join the federation and answer its server until it is told to stop."""
     _require_extra()
     from medfed.site.ending import stopped_by_sigterm
     from medfed.site.folder import SiteFolder
+    from medfed.site.lock import only_one
 
     chosen = SiteFolder.load(folder)
     chosen.check()
-    with stopped_by_sigterm():
+    with only_one(folder), stopped_by_sigterm():
         from medfed.site_client import join as answer
 
         answer(chosen, once=once)
@@ -253,17 +242,18 @@ def join(
 
 @site_app.command(name="egress-report")
 def egress_report(folder: SiteDir) -> None:
-    """Print what left this site, by run and round, and whether the log's hash chain holds (else exit status 1)."""
+    """Print what left this site, by run and round; exit status 1 if the audit log's hash chain is broken."""
     from medfed.site.audit import LOG
     from medfed.site.chain import verify
     from medfed.site.egress import egress_rows
 
     found = verify(folder / LOG)
     rows = egress_rows(found.entries)
-    table = Table("run", "round", "what", "bytes", "examples told", "tensors by component")
+    table = Table("run", "round", "what", "bytes", "examples told", "numbers told", "tensors by component")
     for row in rows:
         told = "" if row.num_examples is None else str(row.num_examples)
-        table.add_row(row.run, str(row.round), _counted(row.kinds), f"{row.num_bytes:,}", told, _counted(row.tensors))
+        columns = (told, ", ".join(row.metrics), _counted(row.tensors))
+        table.add_row(row.run, str(row.round), _counted(row.kinds), f"{row.num_bytes:,}", *columns)
     reporter = Reporter(Console())
     reporter.console.print(table)
     reporter.say(f"in all: {sum(row.num_bytes for row in rows):,} bytes in {len(found.entries)} entries")
@@ -273,6 +263,20 @@ def egress_report(folder: SiteDir) -> None:
     if found.partial:
         reporter.say(f"a crash left {found.partial} bytes of an unfinished line; the next entry notes and removes them")
     reporter.say(f"the chain holds; note its last hash elsewhere: {found.last}")
+
+
+def _own_certificate(certificate: Path | None, key: Path | None, ca: Path | None) -> Certificates | None:
+    """Return the files of one's own certificate; None where none of them is given."""
+    from medfed.site.certificates import Certificates
+
+    if certificate is None and key is None and ca is None:
+        return None
+    if certificate is None or key is None or ca is None:
+        raise MedfedError(
+            "one's own certificate comes with its key and its CA",
+            hint="pass --own-certificate, --own-key and --own-ca, or none of them",
+        )
+    return Certificates(ca, certificate, key)
 
 
 def _counted(counts: dict[str, int]) -> str:

@@ -71,7 +71,8 @@ def prepare(studies: Sequence[Study], places: Places, reporter: Reporter) -> lis
     folders = []
     for study in studies:
         twins = study.twins.model_dump() if study.twins else None
-        key = json.dumps([study.dataset_names, twins, study.twin_sizes])
+        folders_of = [study.train, study.partition.model_dump()] if study.partition.scheme == "sites" else None
+        key = json.dumps([study.dataset_names, twins, study.twin_sizes, folders_of])
         if key not in found:
             found[key] = find_sources(study, places.data_root, places.cache, reporter)
         folders.append(folder_of(study, places, found[key]))

@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from medfed.datasets.decode import Decoded
-from medfed.errors import RunError, StudyError, TooFewSitesError
+from medfed.errors import RunError, TooFewSitesError
 from medfed.federated.exchange import ClientExchange
 from medfed.federated.post import Envelope, Post
 from medfed.federated.remote import Greeting, RemoteExchange, greet
@@ -26,12 +26,13 @@ from medfed.prepare import Sources, server_cohort, server_sources
 from medfed.progress import Reporter
 from medfed.rundir import RunDir
 from medfed.scoring import scores_of
-from medfed.site.federation import FederationFolder
+from medfed.site.federation import FederationFolder, check_study
 from medfed.site.invitation import versions
 from medfed.site.policy import study_sha256
 from medfed.site.status import SiteFailure, StatusFile
 from medfed.study import Study
 from medfed.tasks.cohort import Cohort
+from medfed.tasks.folders import with_told
 from medfed.tasks.sites import moments_json, moments_of, pool
 from medfed.types import Failure
 
@@ -97,7 +98,9 @@ class Hospitals:
         self._greetings = dict(sorted(willing.items()))
         pooled = pool({site: moments_of(found.moments) for site, found in self._greetings.items()})
         self._moments = moments_json(pooled)
-        return server_cohort(study, data, pooled)
+        sizes = {site: found.num_examples for site, found in self._greetings.items()}
+        counts = {site: found.counts for site, found in self._greetings.items()}
+        return with_told(server_cohort(study, data, pooled), sizes, counts)
 
     def connect(self, study: Study, cohort: Cohort, run: RunDir) -> ClientExchange:
         """Return the exchange of one federation of the run."""
@@ -180,7 +183,7 @@ def serve(folder: FederationFolder, console: Console | None = None) -> Path:
     from medfed.federated.flower import FlowerServer  # noqa: PLC0415  (the network is an optional extra)
 
     study, reporter, files = folder.study(), Reporter(console or Console()), folder.certificates
-    check_study(study)
+    check_study(study, folder.study_path)
     log, listen = folder.root / "server.log", folder.settings.listen
     server = FlowerServer(listen, folder.port, files.certificate, files.key, folder.sites, log)
     hospitals = Hospitals(folder, server, reporter)
@@ -193,26 +196,6 @@ def serve(folder: FederationFolder, console: Console | None = None) -> Path:
     finally:
         server.stop()
     return found
-
-
-def check_study(study: Study) -> None:
-    """Refuse a study that a federation of hospitals cannot run.
-
-    Raises:
-        StudyError: naming the field.
-    """
-    if study.partition.scheme != "sites":
-        raise StudyError(
-            f"the scheme is {study.partition.scheme!r}: it divides one party's data over made-up clients",
-            where="partition.scheme",
-            hint='set scheme = "sites": a site trains on its own folder',
-        )
-    if wrong := sorted({"local", "centralised"} & set(study.baselines)):
-        raise StudyError(
-            f"the baseline {wrong[0]!r} needs the sites' data in one place",
-            where="baselines",
-            hint="leave it out, or run the study in one process on data that may be there",
-        )
 
 
 def _failures(answers: Mapping[str, Greeting | Failure]) -> list[Failure]:

@@ -50,7 +50,7 @@ def load_site(
     min_examples: int = 1,
     skip_bad: bool = False,
 ) -> SiteData:
-    """Decode what the site holds and divide its patients into training and test.
+    """Decode what the site holds, divide its patients, and see that it has enough to take part.
 
     Args:
         study: the study.
@@ -58,24 +58,43 @@ def load_site(
         roots: dataset → its root at the site (:func:`find_site`).
         reporter: says how far it is.
         tasks: those the site may serve; None serves every trained one.
-        min_examples: training examples without which the site takes no part.
+        min_examples: training examples without which the site takes no part; the study's ``partition.min_examples``
+            counts too.
         skip_bad: leave unreadable examples out.
 
     Raises:
         DataError: a file is bad, or the site has too few training examples. StudyError: no task may be served.
     """
-    served = served_tasks(study, site, tasks)
-    wanted = {task.dataset for task in served}
-    held = {name: root for name, root in sorted(roots.items()) if name in wanted}
-    data = decode_at(study, held, reporter, skip_bad=skip_bad, title=f"{site}: decode")
-    found = divide_site(site, data, served, study.split, study.seed, study.missing)
-    if found.num_examples < min_examples:
+    found = read_site(study, site, roots, reporter, tasks=tasks, skip_bad=skip_bad)
+    least = max(min_examples, study.partition.min_examples)
+    if found.num_examples < least:
         raise DataError(
-            f"{found.num_examples} training examples, at least {min_examples} are needed to take part",
+            f"{found.num_examples} training examples, at least {least} are needed to take part",
             where=f"site {site!r}",
             hint="give it more data of the study's tasks, or leave the site out",
         )
     return found
+
+
+def read_site(
+    study: Study,
+    site: str,
+    roots: Mapping[str, Path],
+    reporter: Reporter,
+    *,
+    tasks: Collection[str] | None = None,
+    skip_bad: bool = False,
+) -> SiteData:
+    """Decode what the site holds and divide its patients into training and test, however few; see :func:`load_site`.
+
+    Raises:
+        DataError: a file is bad. StudyError: no task may be served.
+    """
+    served = served_tasks(study, site, tasks)
+    wanted = {task.dataset for task in served}
+    held = {name: root for name, root in sorted(roots.items()) if name in wanted}
+    data = decode_at(study, held, reporter, skip_bad=skip_bad, title=f"{site}: decode")
+    return divide_site(site, data, served, study.split, study.seed, study.missing)
 
 
 def moments_at(study: Study, site: SiteData) -> dict[str, Moments]:

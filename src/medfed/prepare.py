@@ -12,14 +12,14 @@ from medfed.datasets.decode import Decoded
 from medfed.datasets.folders import SERVER, checksums, locate_held, site_folders, twin_specs
 from medfed.datasets.sources import checksum, locate_all, twin_place, twins, write_missing
 from medfed.errors import DataError, StudyError
-from medfed.hospital import decode_at, load_site, moments_at, sampled_modalities
+from medfed.hospital import decode_at, moments_at, read_site, sampled_modalities
 from medfed.modalities.moments import Moments
 from medfed.progress import Reporter
 from medfed.study import Study
 from medfed.tasks.base import Task
 from medfed.tasks.cohort import Cohort, build_cohort
 from medfed.tasks.folders import cohort_of_server, server_sets, with_sites
-from medfed.tasks.sites import SiteData, pool
+from medfed.tasks.sites import pool
 
 
 @dataclass(frozen=True)
@@ -90,19 +90,17 @@ def cohort_of(
     """
     if study.partition.scheme != "sites":
         return divide(study, data)
-    sites = load_sites(study, sources, skip_bad, reporter)
+    found = [read_site(study, name, at, reporter, skip_bad=skip_bad) for name, at in sorted(sources.sites.items())]
+    sites = [site for site in found if site.num_examples >= study.partition.min_examples]
+    if not sites:
+        raise DataError(
+            f"every site has fewer than partition.min_examples = {study.partition.min_examples} training examples",
+            where=", ".join(site.site for site in found),
+            hint="give the sites more data of the study's tasks, or lower partition.min_examples",
+        )
     cohort = server_cohort(study, data, pool({site.site: moments_at(study, site) for site in sites}))
-    least = study.partition.min_examples
-    return with_sites(cohort, sites, sampled_modalities(study), study.seed, least)
-
-
-def load_sites(study: Study, sources: Sources, skip_bad: bool, reporter: Reporter) -> list[SiteData]:
-    """Load every site of ``sources``, sorted by name.
-
-    Raises:
-        DataError: a file is bad, or a site has no training example.
-    """
-    return [load_site(study, name, roots, reporter, skip_bad=skip_bad) for name, roots in sorted(sources.sites.items())]
+    left_out = sorted(sources.sites.keys() - {site.site for site in sites})
+    return with_sites(cohort, sites, sampled_modalities(study), study.seed, left_out)
 
 
 def server_cohort(study: Study, data: Mapping[str, Decoded], moments: Mapping[str, Moments]) -> Cohort:

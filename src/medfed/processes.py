@@ -22,11 +22,18 @@ class Started(NamedTuple):
     pipe: Connection
 
 
-def start(target: Callable[..., None], *args: object, name: str) -> Started:
-    """Start a process that calls ``target(*args, pipe)``; it ignores Ctrl-C, which is for this process to handle."""
+def start(target: Callable[..., None], *args: object, name: str, daemon: bool = False) -> Started:
+    """Start a process that calls ``target(*args, pipe)``; it ignores Ctrl-C, which is for this process to handle.
+
+    Args:
+        target: an importable function.
+        args: its first arguments.
+        name: of the process.
+        daemon: end it when this process exits without having ended it; it may then start none of its own.
+    """
     context = get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=target, args=(*args, theirs), name=name)
+    process = context.Process(target=target, args=(*args, theirs), name=name, daemon=daemon)
     # A process inherits which signals are ignored.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN) if _is_main_thread() else None
     try:

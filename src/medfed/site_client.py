@@ -30,6 +30,7 @@ from medfed.federated.wire import broadcast_of, update_bytes
 from medfed.hospital import find_site, load_site, moments_at, public_sets, site_client
 from medfed.progress import Reporter
 from medfed.scoring import evaluate_at
+from medfed.site.audit import tensor_names
 from medfed.site.folder import SiteFolder
 from medfed.site.invitation import versions
 from medfed.site.keys import load_node_key
@@ -118,9 +119,9 @@ class SiteDesk:
             self._reporter.say(answer.reason)
             return self._failure(letter, answer.reason)
         self._folder.policy.check_update(answer)
-        told = {"metrics": dict(answer.metrics)}
-        tensors = (*answer.delta, *answer.buffers, *answer.state)
-        return self._sent(letter, "update", update_bytes(answer), run, answer.num_examples, tensors, told)
+        return self._sent(
+            letter, "update", update_bytes(answer), run, answer.num_examples, tensor_names(answer), answer.metrics
+        )
 
     def _evaluate(self, letter: Envelope) -> Envelope:
         run = self._run(letter)
@@ -129,7 +130,7 @@ class SiteDesk:
         scores = evaluate_at(run.study, build_model(run.study), tests, broadcast, own)
         self._folder.policy.check_scores(scores)
         payload = json.dumps(scores).encode()
-        return self._sent(letter, "scores", payload, run, metrics={"scores": scores})
+        return self._sent(letter, "scores", payload, run, metrics=scores)
 
     def _bye(self, letter: Envelope) -> Envelope:
         self.finished = True

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from federated_toys import SMALL, allowed, small_clients, small_federation, small_model
 from medfed.federated.algorithms import ALGORITHMS

@@ -14,7 +14,6 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 import polars as pl
-import wfdb
 from jaxtyping import Float32
 
 from medfed.datasets.base import Card, Dataset, Record, TwinSpec, read_csv
@@ -91,6 +90,8 @@ def read_wfdb(header: Path, signal: Path) -> Float32[np.ndarray, "lead time"]:
     Raises:
         DataError: a file is missing or damaged, a lead is missing, or frequency or units differ.
     """
+    import wfdb  # noqa: PLC0415 (large; loaded where it is used)
+
     for path in (header, signal):
         if not path.is_file():
             raise DataError("the file is missing", where=path, hint="a record is a .hea and a .dat file: get both")

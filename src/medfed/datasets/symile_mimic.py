@@ -25,7 +25,6 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 from jaxtyping import Float32, Shaped
-from scipy.signal import resample_poly
 
 from medfed.datasets.base import Card, Dataset, Record, TwinSpec, read_csv
 from medfed.datasets.npy import open_npy
@@ -183,6 +182,8 @@ def _grey(channels: Float32[np.ndarray, "3 row column"], path: Path, row: int) -
 
 def _leads(signal: Float32[np.ndarray, "time lead"], path: Path, row: int) -> Float32[np.ndarray, "lead resampled"]:
     """Put the leads in our order and bring the recording to 100 Hz."""
+    from scipy.signal import resample_poly  # noqa: PLC0415 (large; loaded where it is used)
+
     if not np.isfinite(signal).all() or float(np.abs(signal).max()) > 1 + SLACK:
         raise DataError(
             f"row {row}: a value is not a number in [-1, 1]", where=path, hint="use the release's scaled ECGs"

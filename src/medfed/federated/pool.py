@@ -75,7 +75,7 @@ class Pool:
     def start(self, count: int) -> None:
         """Have ``count`` workers, but at most ``size``; they start side by side."""
         while len(self.workers) < min(count, self.size):
-            self.workers.append(Worker(start(work, name=f"medfed-worker-{len(self.workers)}")))
+            self.workers.append(Worker(start(work, name=f"medfed-worker-{len(self.workers)}", daemon=True)))
 
     def free(self, busy: Sequence[Worker]) -> Worker:
         """Return a worker that is not ``busy``; one that died is replaced."""

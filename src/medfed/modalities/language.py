@@ -11,7 +11,6 @@ from typing import ClassVar
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
-from transformers import BertConfig, BertModel
 
 from medfed.errors import StudyError
 from medfed.modalities.base import Encoder, EncoderSpec, Modality
@@ -62,6 +61,8 @@ class TextEncoder(Encoder):
     """Word and position embeddings, transformer blocks; zeros at padding."""
 
     def __init__(self, spec: TextEncoderSpec, num_tokens: int) -> None:
+        from transformers import BertConfig, BertModel  # noqa: PLC0415 (large; loaded where it is used)
+
         super().__init__()
         self.dim = spec.dim
         config = BertConfig(

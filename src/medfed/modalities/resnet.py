@@ -17,7 +17,6 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import ResNetConfig, ResNetModel
 
 from medfed.errors import StudyError
 from medfed.modalities.base import Encoder, EncoderSpec, Modality
@@ -98,6 +97,8 @@ class ResNet(Encoder):
     """A ResNet on grey images."""
 
     def __init__(self, spec: ResNetSpec) -> None:
+        from transformers import ResNetConfig, ResNetModel  # noqa: PLC0415 (large; loaded where it is used)
+
         super().__init__()
         self.dim, self.channels, self.cells = spec.dim, spec.channels, math.isqrt(spec.num_tokens)
         config = ResNetConfig(

@@ -13,7 +13,6 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float32, Float64, Shaped
 from pydantic import Field
-from scipy.signal import resample_poly
 
 from medfed.errors import DataError
 from medfed.modalities.base import Modality
@@ -66,6 +65,8 @@ class SignalModality(Modality):
             )
         signal = _without_gaps(raw.astype(np.float64))
         if self.sampling_hz != RAW_HZ:
+            from scipy.signal import resample_poly  # noqa: PLC0415 (large; loaded where it is used)
+
             common = gcd(self.sampling_hz, RAW_HZ)
             signal = resample_poly(signal, self.sampling_hz // common, RAW_HZ // common, axis=1)
         return _centred(signal, self.length).astype(np.float32)

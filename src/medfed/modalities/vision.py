@@ -19,7 +19,6 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import ViTConfig, ViTModel
 
 from medfed.errors import StudyError
 from medfed.modalities.base import Encoder, EncoderSpec, Modality
@@ -118,7 +117,7 @@ class VisionTransformer(Encoder):
     def __init__(self, spec: VisionTransformerSpec) -> None:
         super().__init__()
         self.dim, self.spec = spec.dim, spec
-        self.vit: nn.Module = ViTModel(_config(spec), add_pooling_layer=False)
+        self.vit = _vit(spec)
 
     def forward(self, samples: Float[Tensor, "batch 1 row column"]) -> Float[Tensor, "batch tokens dim"]:
         """Encode normalised grey images."""
@@ -131,8 +130,10 @@ class VisionTransformer(Encoder):
         return F.adaptive_avg_pool2d(grid, self.spec.cells).flatten(2).transpose(1, 2)
 
 
-def _config(spec: VisionTransformerSpec) -> ViTConfig:
-    return ViTConfig(
+def _vit(spec: VisionTransformerSpec) -> nn.Module:
+    from transformers import ViTConfig, ViTModel  # noqa: PLC0415 (large; loaded where it is used)
+
+    config = ViTConfig(
         hidden_size=spec.dim,
         num_hidden_layers=spec.num_layers,
         num_attention_heads=spec.num_heads,
@@ -144,6 +145,8 @@ def _config(spec: VisionTransformerSpec) -> ViTConfig:
         initializer_range=spec.init_std,
         attn_implementation="sdpa",
     )
+    model: nn.Module = ViTModel(config, add_pooling_layer=False)
+    return model
 
 
 ENCODERS: tuple[type[EncoderSpec], ...] = (DeiTTiny, ViTMini)

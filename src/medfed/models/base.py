@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from medfed.modalities.base import EncoderSpec, Modality
+from medfed.rng import torch_seeded
 from medfed.tasks.base import Task
 from medfed.types import Batch
 
@@ -52,3 +53,15 @@ class ModelSpec(BaseModel, ABC):
         self, encoders: Mapping[str, EncoderSpec], modalities: Mapping[str, Modality], tasks: tuple[Task, ...]
     ) -> FederatedModel:
         """Return a freshly initialised model of ``tasks``; raise StudyError if it cannot answer one of them."""
+
+
+def initialised(
+    spec: ModelSpec,
+    encoders: Mapping[str, EncoderSpec],
+    modalities: Mapping[str, Modality],
+    tasks: tuple[Task, ...],
+    seed: int,
+) -> FederatedModel:
+    """Build a model with initial weights drawn from ``seed``: a function of its arguments alone, in any process."""
+    with torch_seeded(seed, "model"):
+        return spec.build(encoders, modalities, tasks)

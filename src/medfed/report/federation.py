@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from medfed.report.figures import Figure, Heat, Legend, Series, colour, heat, stacked_bars
 from medfed.report.names import natural, task_title
+from medfed.report.partition import class_counts
 from medfed.report.read import RunFiles
 from medfed.report.records import Timing
 
@@ -19,8 +20,8 @@ class PartitionTable:
 
 
 def partition_table(run: RunFiles) -> PartitionTable | None:
-    """Counts by client, task and answer."""
-    counts = run.partition.counts
+    """Counts by client, task and answer; of sites, that do not tell their classes, by site and task."""
+    counts = class_counts(run.partition.model_dump())
     if not counts:
         return None
     tasks: dict[str, list[str]] = {}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from medfed.evaluation.metrics import METRICS
 from medfed.evaluation.text import TEXT_METRICS
-from medfed.report import cards, federation, glance, learning, names, open_questions, router, tables
+from medfed.report import cards, federation, glance, learning, names, open_questions, router, sites, tables
 from medfed.report.figures import track_axis
 from medfed.report.page import render, write_whole
 from medfed.report.read import RunFiles, read_run
@@ -59,6 +59,8 @@ def _content(run: RunFiles) -> dict[str, object]:
         "injection": learning.injection_curve(run),
         "routing": router.routing(run),
         "partition": federation.partition_table(run),
+        "sites": sites.site_tables(run.sites, run.provenance.titles),
+        "site_failures": sites.site_failures(run.sites),
         "traffic": federation.traffic(run),
         "seconds": figure,
         "phases": phases,
@@ -72,7 +74,9 @@ def _content(run: RunFiles) -> dict[str, object]:
 
 def _facts(run: RunFiles) -> list[tuple[str, str]]:
     """The strip of key figures under the verdict; what the run did not record is left out."""
-    clients = {client.client for line in run.rounds for client in line.clients} | set(run.partition.counts)
+    clients = {client.client for line in run.rounds for client in line.clients} | set(
+        run.partition.counts or run.partition.num_examples
+    )
     moved = sum(client.bytes_up + client.bytes_down for line in run.rounds for client in line.clients)
     parameters, seconds = run.provenance.foundation.get("num_parameters"), _elapsed(run)
     algorithm = run.study.get("algorithm")

@@ -17,11 +17,12 @@ COLOURS = ("#0a5ea8", "#e0862f", "#2f9e83", "#a13d7f", "#7a7cd0", "#b59f0f", "#c
 
 def partition_picture(partition: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     """Return an SVG of a partition record (``partition.json``): examples per client, task and class."""
-    clients = sorted(partition["counts"], key=natural)
-    tasks = list(dict.fromkeys(task for own in partition["counts"].values() for task in own))
+    held = class_counts(partition)
+    clients = sorted(held, key=natural)
+    tasks = list(dict.fromkeys(task for own in held.values() for task in own))
     marks = [tag("text", _headline(partition, len(clients)), x=16.0, y=24.0, font_size=15, font_weight=600)]
     for row, task in enumerate(tasks):
-        counts = {client: partition["counts"][client].get(task, {}) for client in clients}
+        counts = {client: held[client].get(task, {}) for client in clients}
         marks.append(_task_row(titles.get(task, task), counts, TOP + row * ROW))
     height = TOP + ROW * len(tasks) + 12
     style = {"font_family": "system-ui, sans-serif", "font_size": 11, "fill": "#1b1f24"}
@@ -33,9 +34,18 @@ def partition_rows(partition: Mapping[str, Any]) -> list[tuple[str, str, int, st
     """Return (client, task, examples, examples by class in words) for a table."""
     return [
         (client, task, sum(counts.values()), ", ".join(f"{name} {count}" for name, count in counts.items() if count))
-        for client in sorted(partition["counts"], key=natural)
-        for task, counts in partition["counts"][client].items()
+        for client, own in sorted(class_counts(partition).items(), key=lambda item: natural(item[0]))
+        for task, counts in own.items()
     ]
+
+
+def class_counts(partition: Mapping[str, Any]) -> dict[str, dict[str, dict[str, int]]]:
+    """Return client → task → class → examples; all examples of a site that does not tell its classes are one class."""
+    untold = {
+        client: {task: {"examples": count} for task, count in own.items()}
+        for client, own in partition.get("num_examples", {}).items()
+    }
+    return {**untold, **partition["counts"]}
 
 
 def _headline(partition: Mapping[str, Any], num_clients: int) -> str:

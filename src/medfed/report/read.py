@@ -20,6 +20,7 @@ from medfed.report.records import (
     Round,
     Routing,
     ScoreFile,
+    SiteFile,
     Step,
     Timing,
 )
@@ -60,6 +61,7 @@ class RunFiles:
     scores: ScoreFile
     open_scores: ScoreFile
     cards: CardFile
+    sites: SiteFile
     notes: list[Note]
 
     @property
@@ -122,8 +124,14 @@ def read_run(folder: Path) -> RunFiles:
         scores=scores.about(open_questions=False),
         open_scores=scores.about(open_questions=True),
         cards=reader.one("cards.json", CardFile),
+        sites=reader.one("sites.json", SiteFile, optional=True),
         notes=reader.notes,
     )
+
+
+def read_sites(folder: Path) -> SiteFile:
+    """Read what the sites of the run in ``folder`` scored; nothing where it has none."""
+    return _Reader(folder).one("sites.json", SiteFile, optional=True)
 
 
 def _require(folder: Path) -> None:
@@ -146,7 +154,9 @@ class _Reader:
             self.notes.append(Note("study.json", _first(error)))
             return {}
 
-    def one(self, name: str, kind: type[R]) -> R:
+    def one(self, name: str, kind: type[R], *, optional: bool = False) -> R:
+        if optional and not (self.folder / name).exists():
+            return kind()
         text = self._text(name)
         try:
             return kind.model_validate(json.loads(text)) if text is not None else kind()

@@ -65,12 +65,16 @@ class Provenance(Record):
 
 
 class Partition(Record):
-    """``partition.json``, without the example ids."""
+    """``partition.json``, without the example ids.
+
+    Sites tell how many examples they have of a task, not of which class: then ``counts`` is empty.
+    """
 
     scheme: str = "unknown"
     seed: int | None = None
     hash: str = ""
     counts: dict[str, dict[str, dict[str, int]]] = {}
+    num_examples: dict[str, dict[str, int]] = {}
 
 
 class ClientRound(Record):
@@ -218,6 +222,29 @@ class CardFile(Record):
 
     rule: str = ""
     cards: list[ExampleCard] = []
+
+
+class SiteRow(Record):
+    """One model's value of one metric, site by site, as ``sites.json`` has it."""
+
+    task: str
+    model: str
+    metric: str
+    title: str
+    primary: bool = False
+    pooled: Number = None
+    n: int = 0
+    sites: dict[str, Number] = {}
+    site_n: dict[str, int] = {}
+    worst: Number = None
+    worst_site: str | None = None
+
+
+class SiteFile(Record):
+    """``sites.json``."""
+
+    rows: list[SiteRow] = []
+    failures: list[FailedClient] = []
 
 
 class JudgedRow(Record):

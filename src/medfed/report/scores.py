@@ -14,10 +14,9 @@ from rich.text import Text
 from medfed.report.html import flattened
 from medfed.report.names import duration, model_order, model_style, model_title, number, size
 from medfed.report.page import render, write_whole
-from medfed.report.read import RunFacts, read_facts
+from medfed.report.read import RunFacts, read_facts, read_sites
 from medfed.report.records import JudgedRow
-
-TITLES = {"federated": "Deployed (this algorithm)"}
+from medfed.report.sites import TITLES, site_failures, site_tables
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,15 @@ def write_scores(run: Path, out: Path) -> None:
     facts, rows = read_facts(run), read_rows(run)
     data = facts.provenance.data
     made = [item.title or name for name, item in data.items() if item.synthetic]
+    at_sites = read_sites(run)
     content = {
         "name": facts.study.get("name", run.parent.name),
         "description": facts.study.get("description", ""),
         "synthetic": f"all {len(data)} datasets" if len(made) == len(data) > 1 else ", ".join(made),
         "facts": list(_facts(facts, run)),
         "tables": task_tables(rows, facts.provenance.titles),
+        "sites": site_tables(at_sites, facts.provenance.titles, deployed=True),
+        "site_failures": site_failures(at_sites),
         "settings": list(flattened(facts.study)),
     }
     write_whole(render("scores.html.jinja", content), out)

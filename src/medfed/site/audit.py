@@ -6,6 +6,7 @@ is; a log that is broken takes no entry, and so nothing leaves until the site's 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from medfed.errors import SiteError
-from medfed.site.chain import Entry, Verdict, entry_hash, head_path, line_of, verify
+from medfed.site.chain import Entry, Head, Verdict, entry_hash, head_path, line_of, verify
 from medfed.site.settings import PRIVATE, write_file
 from medfed.types import Update, component
 
@@ -35,7 +36,6 @@ class AuditLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._size, self._next, self._last = -1, 0, ""
 
     def append(
         self,
@@ -77,28 +77,13 @@ class AuditLog:
         }
         try:
             with self._locked() as file:
-                self._follow(file)
-                return self._write(file, facts)
+                return self._write(file, facts, self._end(file))
         except OSError as error:
             raise SiteError(
                 f"cannot write the audit log ({error.strerror}); nothing leaves without it",
                 where=self.path,
                 hint="free disk space, or mend the folder's rights",
             ) from error
-
-    def append_update(self, update: Update, payload: bytes, *, run: str = "", study: str = "") -> Entry:
-        """Write the entry of an update that is packed as ``payload``; its state's tensors count as ``state/…``."""
-        names = [*update.delta, *update.buffers, *(f"state/{name}" for name in update.state)]
-        return self.append(
-            "update",
-            payload,
-            run=run,
-            study=study,
-            round=update.round,
-            tensors=names,
-            num_examples=update.num_examples,
-            metrics=update.metrics,
-        )
 
     def verify(self) -> Verdict:
         """Follow the chain; see :func:`medfed.site.chain.verify`."""
@@ -115,11 +100,8 @@ class AuditLog:
         finally:
             os.close(file)
 
-    def _follow(self, file: int) -> None:
-        """Learn the last entry, if another process wrote one or this is the first append; mend what a crash left."""
-        size = os.fstat(file).st_size
-        if size == self._size:
-            return
+    def _end(self, file: int) -> Head:
+        """Follow the chain, mend what a crash left unfinished, and return number and hash of the last entry."""
         found = verify(self.path)
         if not found.ok:
             raise SiteError(
@@ -127,28 +109,28 @@ class AuditLog:
                 where=f"{self.path}, line {found.line}",
                 hint="find out who changed it; then keep the file as evidence and move it and its head away",
             )
-        self._next, self._last = len(found.entries), found.last
-        if found.partial:
-            os.ftruncate(file, size - found.partial)
-            note = {
-                "kind": "note",
-                "text": f"{found.partial} bytes of an unfinished line, left by a crash, were removed",
-            }
-            self._write(file, note)
+        end = Head(len(found.entries) - 1, found.last)
+        if not found.partial:
+            return end
+        os.ftruncate(file, os.fstat(file).st_size - found.partial)
+        text = f"{found.partial} bytes of an unfinished line, left by a crash, were removed"
+        note = self._write(file, {"kind": "note", "text": text}, end)
+        return Head(note["sequence"], note["hash"])
 
-    def _write(self, file: int, facts: Mapping[str, Any]) -> Entry:
-        fields = {
-            "sequence": self._next,
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            **facts,
-            "previous": self._last,
-        }
+    def _write(self, file: int, facts: Mapping[str, Any], end: Head) -> Entry:
+        """Add an entry after ``end``, synced to disk, and write the head."""
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        fields = {"sequence": end.sequence + 1, "time": time, **facts, "previous": end.hash}
         entry = {**fields, "hash": entry_hash(fields)}
         line = line_of(entry)
         if os.write(file, line) != len(line):
-            raise OSError(28, "the disk is full")
+            raise OSError(errno.ENOSPC, "the disk is full")
         os.fsync(file)
         head = {"sequence": entry["sequence"], "hash": entry["hash"]}
         write_file(head_path(self.path), json.dumps(head).encode() + b"\n", PRIVATE)
-        self._size, self._next, self._last = os.fstat(file).st_size, self._next + 1, str(entry["hash"])
         return entry
+
+
+def tensor_names(update: Update) -> tuple[str, ...]:
+    """Return the names of an update's tensors as the log counts them: ``state/…`` before the algorithm's own."""
+    return (*update.delta, *update.buffers, *(f"state/{name}" for name in update.state))

@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -80,14 +81,9 @@ def write_trial(folder: Path, host: str, names: Sequence[str] = (), days: int = 
     return _write(folder, ca.public_bytes(Encoding.PEM), certificate.public_bytes(Encoding.PEM), private)
 
 
-def copy_own(folder: Path, certificate: Path, key: Path, ca: Path, host: str) -> Certificates:
-    """Check an institution's certificate and copy it into ``folder``.
-
-    Raises:
-        SiteError: see :func:`check_certificate`.
-    """
-    check_certificate(Certificates(ca, certificate, key), host)
-    return _write(folder, ca.read_bytes(), certificate.read_bytes(), key.read_bytes())
+def copy_own(folder: Path, files: Certificates) -> Certificates:
+    """Copy an institution's certificate into ``folder``; :func:`check_certificate` comes first."""
+    return _write(folder, files.ca.read_bytes(), files.certificate.read_bytes(), files.key.read_bytes())
 
 
 def check_certificate(files: Certificates, host: str) -> None:
@@ -101,8 +97,9 @@ def check_certificate(files: Certificates, host: str) -> None:
     own = chain[0]
     if _public(_private_key(files.key)) != _public(own):
         raise SiteError("this key does not belong to the certificate", where=files.key, hint=f"see {files.certificate}")
-    for certificate, path in ((own, files.certificate), (authority, files.ca)):
-        check_valid_now(certificate, path)
+    for certificate in chain:
+        check_valid_now(certificate, files.certificate)
+    check_valid_now(authority, files.ca)
     if not covers(own, host):
         raise SiteError(
             f"the certificate is for {', '.join(names_of(own)) or 'no name'}, not for {host!r}",
@@ -217,7 +214,7 @@ def _builder(
         .public_key(key)
         .serial_number(x509.random_serial_number())
         # Hospitals' clocks may be a little behind.
-        .not_valid_before(min(start, until) - timedelta(minutes=5))
+        .not_valid_before(start - timedelta(minutes=5))
         .not_valid_after(until)
     )
 
@@ -248,7 +245,7 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-def _private_key(path: Path) -> object:
+def _private_key(path: Path) -> PrivateKeyTypes:
     try:
         return load_pem_private_key(path.read_bytes(), None)
     except OSError as error:
@@ -259,9 +256,8 @@ def _private_key(path: Path) -> object:
         ) from error
 
 
-def _public(holder: object) -> bytes:
-    public = holder.public_key()  # type: ignore[attr-defined]
-    return bytes(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+def _public(holder: PrivateKeyTypes | x509.Certificate) -> bytes:
+    return holder.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _signed_by(certificate: x509.Certificate, signer: x509.Certificate) -> bool:

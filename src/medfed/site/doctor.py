@@ -17,11 +17,14 @@ from pathlib import Path
 from medfed.datasets import DATASETS
 from medfed.diagnosis import Check
 from medfed.errors import DataError, MedfedError
+from medfed.hospital import find_site, served_tasks
 from medfed.inspection import check_dataset
 from medfed.progress import Reporter
-from medfed.site.folder import POLICY, SiteFolder, check_data_root, check_policy_rights
+from medfed.site.certificates import load_authority
+from medfed.site.folder import POLICY, SiteFolder, check_policy_rights
 from medfed.site.invitation import versions
 from medfed.site.keys import colons, key_fingerprint, load_node_key
+from medfed.site.policy import ANY
 from medfed.study import Study
 
 FREE_GIB = 1.0
@@ -50,21 +53,25 @@ def local_checks(folder: SiteFolder, reporter: Reporter, *, data: bool = True) -
 
 def data_checks(folder: SiteFolder, reporter: Reporter) -> Iterator[Check]:
     """Open every file of the study's trained datasets that the site has; it needs at least one of them."""
+    policy = folder.policy
     try:
-        check_data_root(folder.data_root)
         study = folder.study()
+        allowed = None if ANY in policy.tasks else policy.tasks
+        roots = find_site(study, folder.name, folder.data_root, allowed)
+    except DataError as error:
+        hint = f"lay one of the study's datasets under {folder.data_root} as `medfed data list` says"
+        yield Check("data", error.what, False, hint)
+        return
     except MedfedError as error:
         yield Check("data", error.what, False, error.hint or "")
         return
-    checks = [_dataset(folder, name, reporter) for name in sorted({task.dataset for task in study.train_tasks})]
-    yield from checks
-    if all(check.found.startswith(ABSENT) for check in checks):
-        yield Check("data", "none of the study's datasets", False, f"put one of them under {folder.data_root}")
+    for name in sorted({task.dataset for task in served_tasks(study, folder.name, allowed)}):
+        if name in roots:
+            yield _dataset(folder, name, roots[name], reporter)
+        else:
+            yield Check(f"data: {name}", "absent; the site trains without it", True)
     if study.algorithm.uses_public:
         yield _public(folder, study)
-
-
-ABSENT = "absent"
 
 
 def server_checks(folder: SiteFolder) -> Iterator[Check]:
@@ -100,7 +107,8 @@ def _policy(folder: SiteFolder) -> str:
 
 def _authority(folder: SiteFolder) -> str:
     _ = folder.ca_pem
-    return folder.settings.ca_fingerprint
+    until = load_authority(folder.ca_path).not_valid_after_utc
+    return f"{folder.settings.ca_fingerprint}, valid until {until:%Y-%m-%d}"
 
 
 def _log(folder: SiteFolder) -> str:
@@ -108,13 +116,8 @@ def _log(folder: SiteFolder) -> str:
     return f"{len(folder.audit.verify().entries)} entries, the chain holds"
 
 
-def _dataset(folder: SiteFolder, name: str, reporter: Reporter) -> Check:
-    dataset = DATASETS[name]
-    try:
-        root = dataset.locate(folder.data_root)
-    except DataError:
-        return Check(f"data: {name}", f"{ABSENT}; the site trains without it", True)
-    problems, count = check_dataset(dataset, root, reporter)
+def _dataset(folder: SiteFolder, name: str, root: Path, reporter: Reporter) -> Check:
+    problems, count = check_dataset(DATASETS[name], root, reporter)
     found = f"{count} examples, {len(problems)} problem(s)"
     first = f"{problems[0].where}: {problems[0].what}; " if problems else ""
     return Check(f"data: {name}", found, not problems, f"{first}all of them: medfed data check {folder.data_root}")
@@ -123,7 +126,7 @@ def _dataset(folder: SiteFolder, name: str, reporter: Reporter) -> Check:
 def _public(folder: SiteFolder, study: Study) -> Check:
     root = folder.public_root
     hint = f"{study.algorithm.name} needs the server's public data here: set public_root in site.toml"
-    return Check("public data", str(root or "not set"), root is not None and Path(root).is_dir(), hint)
+    return Check("public data", str(root or "not set"), root is not None and root.is_dir(), hint)
 
 
 def _dns(name: str, folder: SiteFolder) -> Check:

@@ -19,6 +19,7 @@ class Row(NamedTuple):
         num_bytes: bytes that left.
         num_examples: the largest number of examples told; None if none was.
         tensors: component → tensors.
+        metrics: names of the numbers told, sorted.
     """
 
     run: str
@@ -27,10 +28,11 @@ class Row(NamedTuple):
     num_bytes: int
     num_examples: int | None
     tensors: Counter[str]
+    metrics: list[str]
 
 
 def egress_rows(entries: Iterable[Entry]) -> list[Row]:
-    """Return one row for every run and round, in order of first entry; notes of the log itself do not count."""
+    """Return a row for every run and round, in order of their first entry; notes of the log itself do not count."""
     groups: dict[tuple[str, int], list[Entry]] = {}
     for entry in entries:
         if "bytes" in entry:
@@ -50,4 +52,5 @@ def _row(run: str, number: int, entries: list[Entry]) -> Row:
         sum(entry["bytes"] for entry in entries),
         max(told, default=None),
         tensors,
+        sorted({name for entry in entries for name in entry["metrics"]}),
     )

@@ -17,9 +17,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from medfed.errors import SiteError
+from medfed.errors import SiteError, StudyError
 from medfed.site.certificates import Certificates, certificate_fingerprint, certificates_in, load_authority
-from medfed.site.folder import SERVER
 from medfed.site.invitation import Invitation, versions
 from medfed.site.keys import key_fingerprint, load_public_key, public_bytes
 from medfed.site.policy import study_sha256
@@ -181,8 +180,6 @@ class FederationFolder:
             SiteError: the name or the key is taken or wrong.
         """
         check_name(name)
-        if name == SERVER:
-            raise SiteError(f"no site may be named {SERVER!r}", where=name, hint="choose another name")
         found = load_public_key(key)
         if name in self.sites:
             raise SiteError(
@@ -228,12 +225,32 @@ def init_federation(root: Path, settings: FederationSettings, study: Path) -> Fe
     """Write a new federation's folder, still without a certificate, and return it.
 
     Raises:
-        StudyError: the study is wrong. SiteError: the folder is not new.
+        StudyError: the study is wrong, or no federation of hospitals can run it. SiteError: the folder is not new.
     """
-    load_study(study)
+    check_study(load_study(study), study)
     new_folder(root)
     root.chmod(0o700)
     write_file(root / STUDY, study.read_bytes())
     (root / SITES).mkdir()
     write_file(root / SETTINGS, settings.as_toml().encode())
     return FederationFolder.load(root)
+
+
+def check_study(study: Study, where: Path) -> None:
+    """Refuse a study that a federation of hospitals cannot run.
+
+    Raises:
+        StudyError: naming the field.
+    """
+    if study.partition.scheme != "sites":
+        raise StudyError(
+            f"partition.scheme is {study.partition.scheme!r}: it divides one party's data over made-up clients",
+            where=where,
+            hint='set scheme = "sites": a site trains on its own folder',
+        )
+    if central := sorted({"local", "centralised"} & set(study.baselines)):
+        raise StudyError(
+            f"baselines: {central[0]!r} needs the sites' data in one place",
+            where=where,
+            hint="leave it out, or run the study on one machine, on data that may be there",
+        )

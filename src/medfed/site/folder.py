@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import stat
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -24,12 +25,10 @@ from medfed.site.certificates import certificate_fingerprint, check_valid_now, l
 from medfed.site.invitation import CA, FACTS, STUDY, Invitation, invited_study
 from medfed.site.keys import load_node_key, others_may, write_node_key
 from medfed.site.policy import Policy
-from medfed.site.settings import NAME_PATTERN, new_folder, read_settings, toml_lines, write_file
+from medfed.site.settings import NAME_PATTERN, check_name, new_folder, read_settings, toml_lines, write_file
 from medfed.study import Study
 
 SITE, POLICY, KEY, PUBLIC_KEY, STATE = "site.toml", "policy.toml", "node.key", "node.pub", "state"
-SERVER = "server"
-"""A name that no site may have: under a data root it is the folder of the server's own data."""
 
 
 class SiteSettings(BaseModel):
@@ -150,7 +149,7 @@ class SiteFolder:
         """The audit log's file."""
         return self.root / LOG
 
-    @property
+    @cached_property
     def audit(self) -> AuditLog:
         """The audit log."""
         return AuditLog(self.log)
@@ -218,8 +217,7 @@ def init_site(root: Path, settings: SiteSettings, bundle: Path, policy: Policy) 
         SiteError: the folder is not new, the name is taken by the server, the bundle is incomplete, or its CA is not
             the one that ``settings`` name.
     """
-    if settings.name == SERVER:
-        raise SiteError(f"no site may be named {SERVER!r}", where="--name", hint="choose another name")
+    check_name(settings.name)
     facts = Invitation.load(bundle)
     found = certificate_fingerprint(load_authority(bundle / CA))
     for source, wanted in (("the invitation", facts.ca_fingerprint), ("what you passed", settings.ca_fingerprint)):

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from medfed.datasets.folders import SERVER
 from medfed.errors import SiteError
 from medfed.study import explained
 
@@ -74,12 +75,12 @@ def check_name(name: str) -> None:
     """Refuse what cannot be a site's name.
 
     Raises:
-        SiteError: it has other characters than letters, digits and ``._-``, or begins with one of the latter.
+        SiteError: it has other characters than letters, digits and ``._-``, begins with one of the latter, or is the
+            server's: under a data root that is the folder of the server's own data.
     """
-    if not re.fullmatch(NAME_PATTERN, name):
-        raise SiteError(
-            f"not a name: {name!r}", where="site", hint="letters, digits, '.', '_' and '-', not at its start"
-        )
+    if not re.fullmatch(NAME_PATTERN, name) or name == SERVER:
+        hint = f"letters, digits, '.', '_' and '-', the first a letter or digit; not {SERVER!r}"
+        raise SiteError(f"not a site's name: {name!r}", where="site", hint=hint)
 
 
 def new_folder(path: Path) -> None:

@@ -5,16 +5,16 @@ The server writes it while it serves; ``medfed federation status`` reads it, the
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medfed.errors import SiteError
+from medfed.rundir import RunDir
+from medfed.site.lock import is_held
 from medfed.site.settings import write_file
 
 STATUS = "status.json"
@@ -46,7 +46,6 @@ class Status(BaseModel):
         failures: the last failures, newest last.
         run: the run folder.
         reason: why the run ended, where it did not end well.
-        pid: the server's process.
         updated: when this was written (UTC).
     """
 
@@ -59,18 +58,12 @@ class Status(BaseModel):
     failures: tuple[SiteFailure, ...] = ()
     run: str = ""
     reason: str = ""
-    pid: int = 0
     updated: str = ""
 
     @property
     def over(self) -> bool:
         """Whether the run has ended."""
         return self.state in OVER
-
-    @property
-    def alive(self) -> bool:
-        """Whether the server's process is there."""
-        return not self.over and psutil.pid_exists(self.pid)
 
 
 class StatusFile:
@@ -82,7 +75,7 @@ class StatusFile:
 
     def __init__(self, root: Path) -> None:
         self._path = root / STATUS
-        self.status = Status(pid=os.getpid())
+        self.status = Status()
 
     def update(self, **fields: object) -> None:
         """Change some fields of :class:`Status` and write the file."""
@@ -112,6 +105,32 @@ def read_status(root: Path) -> Status:
         raise SiteError("never started", where=root, hint=f"medfed federation start {root}") from error
     except (OSError, ValidationError) as error:
         raise SiteError("not a status file", where=path, hint="start the federation again") from error
+
+
+def status_lines(root: Path) -> Iterator[str]:
+    """Yield what a person wants to know of the run of the federation in ``root``.
+
+    Raises:
+        SiteError: it was never started.
+    """
+    found, running = read_status(root), is_held(root)
+    gone = "" if running or found.over else "; its process is gone, start it again to go on"
+    yield f"{found.state}{gone} (written {found.updated or 'at an unknown time'})"
+    if found.reason:
+        yield found.reason
+    yield f"round {max(found.round, _logged(found.run))} of {found.num_rounds or '?'}"
+    yield from (
+        f"site {name}: {f'heard of {seen}' if seen else 'never heard of'}" for name, seen in found.sites.items()
+    )
+    for failure in found.failures:
+        yield f"failure in round {failure.round}: {failure.site} ({failure.phase}): {failure.reason}"
+    yield f"run folder: {found.run or 'none yet'}"
+
+
+def _logged(run: str) -> int:
+    """Return the last round in the run folder's log: a server that was started again may have none left to do."""
+    records = RunDir(Path(run)).read_records("rounds.jsonl") if run else []
+    return max((record["round"] for record in records), default=0)
 
 
 def _now() -> str:

@@ -6,6 +6,7 @@ On a network the server has its folder and the pooled moments, no more; in one p
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from medfed.datasets.decode import Decoded
@@ -18,6 +19,9 @@ from medfed.tasks.base import Task, TaskSet
 from medfed.tasks.cohort import SERVER_SPLITS, Cohort
 from medfed.tasks.rows import NO_ROWS, ids_by_dataset, laid_out, require_examples, rosters, rows_by_place
 from medfed.tasks.sites import SiteData, named_for, task_sets
+
+ALL_TASKS = "all tasks"
+"""In the record of who holds what: a site's examples where it does not tell them by task."""
 
 
 def server_sets(
@@ -70,14 +74,14 @@ def cohort_of_server(
 
 
 def with_sites(
-    cohort: Cohort, sites: Sequence[SiteData], modalities: Mapping[str, Modality], seed: int, least: int
+    cohort: Cohort, sites: Sequence[SiteData], modalities: Mapping[str, Modality], seed: int, left_out: list[str]
 ) -> Cohort:
-    """Return ``cohort`` with the sites' examples beside; sites with fewer than ``least`` to train on are left out."""
-    kept = [site for site in sites if site.num_examples >= least]
-    sets = {site.site: task_sets(site, modalities, cohort.moments) for site in kept}
+    """Return ``cohort`` with the sites' examples beside; the record names the sites that were ``left_out``."""
+    sets = {site.site: task_sets(site, modalities, cohort.moments) for site in sites}
     train, tests = ({name: parts[number] for name, parts in sets.items()} for number in (0, 1))
     server = {part: getattr(cohort, part) for part in SERVER_SPLITS}
-    left_out = sorted({site.site for site in sites} - train.keys())
+    record = _record(train, tests, server, seed, left_out)
+    record["skipped"] = {site.site: {name: len(own.skipped) for name, own in site.data.items()} for site in sites}
     return Cohort(
         train,
         cohort.public,
@@ -85,9 +89,26 @@ def with_sites(
         cohort.test,
         client_tests=cohort.client_tests,
         moments=cohort.moments,
-        partition=_record(train, tests, server, seed, left_out),
+        partition=record,
         site_tests=tests,
     )
+
+
+def with_told(
+    cohort: Cohort,
+    num_examples: Mapping[str, int],
+    counts: Mapping[str, Mapping[str, Mapping[str, int]] | None],
+) -> Cohort:
+    """Return the server's ``cohort`` with what sites elsewhere told of themselves on record.
+
+    Args:
+        cohort: of the server.
+        num_examples: site → training examples over all tasks.
+        counts: site → task → class → examples, or None where the site's policy keeps them.
+    """
+    told = {site: {task: dict(by_class) for task, by_class in own.items()} for site, own in counts.items() if own}
+    untold = {site: {ALL_TASKS: number} for site, number in sorted(num_examples.items()) if site not in told}
+    return replace(cohort, partition={**cohort.partition, "counts": dict(sorted(told.items())), "num_examples": untold})
 
 
 def _record(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
+from jaxtyping import Int
 
 from medfed.datasets.decode import Decoded
 from medfed.datasets.missing import MissingSettings, take_away
@@ -22,7 +23,7 @@ from medfed.modalities.base import Modality
 from medfed.modalities.moments import Moments
 from medfed.rng import seed_of
 from medfed.tasks.base import Task, TaskSet
-from medfed.tasks.rows import Rows, laid_out, rosters
+from medfed.tasks.rows import laid_out, rosters
 
 SITE_SPLITS = ("private", "test")
 """What a site divides its patients into: to train on, to test on."""
@@ -42,8 +43,8 @@ class SiteData:
     site: str
     tasks: tuple[Task, ...]
     data: Mapping[str, Decoded] = field(repr=False)
-    train: Mapping[str, Rows] = field(repr=False)
-    test: Mapping[str, Rows] = field(repr=False)
+    train: Mapping[str, Int[np.ndarray, " trained"]] = field(repr=False)
+    test: Mapping[str, Int[np.ndarray, " tested"]] = field(repr=False)
 
     @property
     def num_examples(self) -> int:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
-from scipy.signal import lfilter
 
 from medfed.datasets.twins.icu_stays import BURDENS
 
@@ -157,6 +156,8 @@ def _gases(
 
 def _readings(shape: tuple[int, int], rng: np.random.Generator) -> Hourly:
     """Unit noise whose neighbouring hours resemble each other (first-order autoregression)."""
+    from scipy.signal import lfilter  # noqa: PLC0415 (large; loaded where it is used)
+
     stays, hours = shape
     settled = 8
     white = rng.standard_normal((stays, hours + settled))

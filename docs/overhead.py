@@ -1,0 +1,216 @@
+"""What a network costs: a round over Flower, and in worker processes, against the same round in one process.
+
+python docs/overhead.py        writes docs/overhead.md; three minutes on two cores
+
+Three sites with folders of their own (studies/scaffold-3sites.toml's data, FedAvg), a server with TLS and node keys,
+all in one process so that one clock sees everything: the sites answer in threads, as ``medfed site join`` does in its
+process. Rounds of the exchanges alternate; the numbers are ratios of medians, of CPU and of wall time.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from medfed.arm import build_model, clients_of, in_process, in_workers
+from medfed.federated.algorithms.base import Federation
+from medfed.federated.client import Client
+from medfed.federated.exchange import ClientExchange, Trainer
+from medfed.federated.flower import FlowerServer, FlowerSite
+from medfed.federated.memory import DiskMemory
+from medfed.federated.post import Envelope
+from medfed.federated.remote import RemoteExchange
+from medfed.federated.rounds import RoundSettings, initial_state, run_round
+from medfed.federated.wire import broadcast_of, update_bytes
+from medfed.prepare import cohort_of, decode_all, find_sources
+from medfed.progress import Reporter
+from medfed.rundir import RunDir
+from medfed.site.certificates import write_trial
+from medfed.site.keys import public_bytes
+from medfed.study import Study, load_study
+from medfed.tasks.cohort import Cohort
+from medfed.types import Failure, Update
+
+ROOT = Path(__file__).parents[1]
+SITES = ("site-0", "site-1", "site-2")
+NUM_ROUNDS = 6
+"""Rounds of each exchange; the first is not counted: threads and processes start in it."""
+CASES = (("small", {}, 1), ("small", {}, 4), ("large", {"dim": 256}, 1))
+WAIT = 600.0
+
+
+class Spent(NamedTuple):
+    """Seconds of one round."""
+
+    cpu: float
+    wall: float
+
+
+def main() -> None:
+    """Measure and write the page."""
+    torch.set_num_threads(1)
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        for size, encoder, epochs in CASES:
+            rows.append(measured(size, study_of(encoder, epochs), place / f"{size}-{epochs}"))
+    (ROOT / "docs" / "overhead.md").write_text(page(rows), encoding="utf-8")
+
+
+def study_of(encoder: Mapping[str, Any], epochs: int) -> Study:
+    """Return the study with encoders of that size and so many local epochs."""
+    study = load_study(
+        ROOT / "studies" / "scaffold-3sites.toml", ['algorithm="fedavg"', f"client.local_epochs={epochs}"]
+    )
+    specs = {name: spec.model_copy(update=dict(encoder)) for name, spec in study.encoders.items()}
+    return study.model_copy(update={"encoders": specs})
+
+
+def measured(size: str, study: Study, place: Path) -> list[str]:
+    """Return a row of the table: ratios of the two exchanges to the one in process."""
+    silent = Reporter.silent()
+    sources = find_sources(study, None, Path("~/.cache/medfed").expanduser(), silent)
+    cohort = cohort_of(study, sources, decode_all(study, sources, False, silent), False, silent)
+    clients = clients_of(study, cohort)
+    with over_flower(study, clients, place) as flower:
+        exchanges: dict[str, ClientExchange] = {
+            "here": in_process(study, cohort, RunDir(place / "here")),
+            "flower": flower,
+            "workers": in_workers(2)(study, cohort, RunDir(place / "workers")),
+        }
+        spent = alternate(study, cohort, exchanges)
+        for exchange in exchanges.values():
+            exchange.close()
+    count = sum(value.numel() for value in build_model(study).parameters())
+    here = {kind: statistics.median(getattr(one, kind) for one in spent["here"]) for kind in ("cpu", "wall")}
+    cells = [f"{count / 1e6:.1f} M", str(study.client.local_epochs), f"{here['wall']:.2f} s"]
+    cells += [ratio(spent["flower"], here, "cpu"), ratio(spent["flower"], here, "wall")]
+    cells += [
+        f"{1000 * (median(spent['flower'], 'wall') - here['wall']):.0f} ms",
+        ratio(spent["workers"], here, "wall"),
+    ]
+    return [size, *cells]
+
+
+def alternate(study: Study, cohort: Cohort, exchanges: Mapping[str, ClientExchange]) -> dict[str, list[Spent]]:
+    """Run rounds of all exchanges in turn, each from the state the last one of its kind left."""
+    federation = Federation(exchanges["here"].registered, study.seed, None, cohort.public)
+    states = {name: initial_state(build_model(study), study.algorithm) for name in exchanges}
+    spent: dict[str, list[Spent]] = {name: [] for name in exchanges}
+    for number in range(NUM_ROUNDS):
+        for name, exchange in exchanges.items():
+            cpu, wall = time.process_time(), time.perf_counter()
+            result = run_round(states[name], exchange, study.algorithm, federation, RoundSettings(min_clients=3))
+            if number:
+                spent[name].append(Spent(time.process_time() - cpu, time.perf_counter() - wall))
+            states[name] = result.state
+    weights = [[value for _, value in sorted(state.params.items())] for state in states.values()]
+    for others in weights[1:]:
+        if not all(torch.equal(a, b) for a, b in zip(weights[0], others, strict=True)):
+            sys.exit("the exchanges gave different weights: nothing here can be compared")
+    return spent
+
+
+@contextmanager
+def over_flower(study: Study, clients: list[Client], place: Path) -> Iterator[RemoteExchange]:
+    """Open a server and a site per client on loopback."""
+    keys = {client.id: ec.generate_private_key(ec.SECP384R1()) for client in clients}
+    files = write_trial(place / "certificates", "127.0.0.1")
+    public = {site: public_bytes(key.public_key()) for site, key in keys.items()}
+    server = FlowerServer("127.0.0.1", 0, files.certificate, files.key, public, place / "server.log")
+    server.start()
+    ca, address = files.ca.read_bytes(), f"127.0.0.1:{server.port}"
+    sites = {client.id: FlowerSite(address, ca, keys[client.id], place / "site.log") for client in clients}
+    threads = [
+        threading.Thread(target=sites[client.id].serve, args=(desk(study, client, place), ignore), kwargs=PATIENCE)
+        for client in clients
+    ]
+    for thread in threads:
+        thread.start()
+    while server.online() != set(sites):
+        time.sleep(0.1)
+    registered = {client.id: client.num_examples for client in clients}
+    seconds = {"train_seconds": WAIT, "evaluate_seconds": WAIT}
+    hooks = {"before_round": ignore, "read_scores": dict, "tell": ignore}
+    try:
+        yield RemoteExchange(server, registered, {}, **seconds, **hooks)
+    finally:
+        for site in sites.values():
+            site.stop()
+        for thread in threads:
+            thread.join()
+        server.stop()
+
+
+PATIENCE = {"patience_seconds": WAIT}
+
+
+def desk(study: Study, client: Client, place: Path) -> Any:
+    """Return what a site does with a letter, without policy and log."""
+    memory = DiskMemory(place / "memory")
+    trainer = Trainer(build_model(study), study.algorithm, study.client, study.seed, memory)
+
+    def answer(letter: Envelope) -> Envelope:
+        found: Update | Failure = trainer.train(client, broadcast_of(letter.payload))
+        if isinstance(found, Failure):
+            return Envelope("failure", {"phase": found.phase, "reason": found.reason}, b"")
+        return Envelope("update", {}, update_bytes(found))
+
+    return answer
+
+
+def ignore(*args: object) -> None:
+    """Do nothing."""
+
+
+def median(spent: list[Spent], kind: str) -> float:
+    """Return the median seconds."""
+    return statistics.median(getattr(one, kind) for one in spent)
+
+
+def ratio(spent: list[Spent], here: Mapping[str, float], kind: str) -> str:
+    """Return the ratio of medians as text."""
+    return f"{median(spent, kind) / here[kind]:.2f}"
+
+
+def page(rows: list[list[str]]) -> str:
+    """Return the page."""
+    head = [
+        "model",
+        "parameters",
+        "local epochs",
+        "a round here",
+        "Flower, CPU",
+        "Flower, wall",
+        "Flower adds",
+        "2 workers, wall",
+    ]
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, ["---", *["--:"] * (len(head) - 1)], *rows)]
+    return HEAD + "\n".join(lines) + "\n" + TAIL
+
+
+HEAD = """# What a network costs
+
+Ratios of medians to the same round in one process, all exchanges in turn on the same machine (two cores):
+`python docs/overhead.py`. Three sites with 140 training examples each; every exchange ends with the same weights, bit
+for bit, or the script stops. Server and sites share one process and its lock here, so wall time over Flower is an upper
+bound; CPU time counts both sides: TLS, Flower's objects, packing, hashing.
+
+"""
+TAIL = """
+What Flower adds is time per message and per byte, so it matters where local training is short. A site asks for letters
+once a second when idle, which is most of what a short round waits for.
+"""
+
+if __name__ == "__main__":
+    main()

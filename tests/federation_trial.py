@@ -1,0 +1,340 @@
+"""A real federation of processes for tests: a server and its sites on a free port, with TLS, keys, logs and faults.
+
+Processes are forked from a server that has imported medfed once, so each starts at once. Every wait is bounded, and
+:meth:`Trial.close` ends what is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import psutil
+
+from medfed.rundir import RunDir
+from medfed.site.certificates import certificate_fingerprint, load_authority, write_trial
+from medfed.site.federation import Deadlines, FederationFolder, FederationSettings, init_federation
+from medfed.site.folder import SiteFolder, SiteSettings, init_site
+from medfed.site.policy import Part, policy_for
+from medfed.site.status import Status, read_status
+from medfed.study import Study, load_study
+
+STUDY = """
+name = "trial"
+job = "benchmark"
+train = ["mp"]
+baselines = []
+algorithm = {name = "scaffold", option = "II"}
+[twins]
+num_patients = 60
+[split]
+ratios = [7, 0, 0, 3]
+[partition]
+scheme = "sites"
+num_clients = 3
+[rounds]
+num_rounds = 3
+[encoders.vitals]
+name = "transformer"
+dim = 8
+num_layers = 1
+[encoders.labs]
+name = "transformer"
+dim = 8
+num_layers = 1
+[encoders.input]
+name = "transformer"
+dim = 8
+num_layers = 1
+[encoders.output]
+name = "transformer"
+dim = 8
+num_layers = 1
+[client]
+optimizer = "sgd"
+lr = 0.05
+batch_size = 16
+[evaluation]
+num_resamples = 20
+watch_every = 0
+"""
+"""SCAFFOLD over three small sites: it keeps state at the sites, so a round done twice or left out would show."""
+SITES = ("site-0", "site-1", "site-2")
+DEADLINES = Deadlines(wait_for_sites_seconds=60, hello_seconds=60, train_seconds=60, evaluate_seconds=60)
+HEARTBEAT = 1.0
+"""Seconds between heartbeats: a dead site's key is free again after twice as long."""
+BOUND = 90.0
+"""No wait of a test is longer, in seconds."""
+
+
+PRELOADED = ("medfed.cli", "medfed.federation_server", "medfed.site_client", "medfed.federated.flower")
+
+
+class Fault(NamedTuple):
+    """What goes wrong in a process: at the ``count``-th call of ``module:qualified.name``.
+
+    ``act`` is "kill" (SIGKILL), "full" (the disk is full at this call and every one after it) or "sleep <seconds>".
+    """
+
+    target: str
+    count: int
+    act: str = "kill"
+
+
+class Process:
+    """A running ``medfed`` command and its log.
+
+    Args:
+        arguments: of the command.
+        log: standard output and error go here.
+        faults: what goes wrong in it.
+        heartbeat: seconds between heartbeats.
+    """
+
+    def __init__(self, arguments: list[str], log: Path, faults: tuple[Fault, ...], heartbeat: float) -> None:
+        self.log, self.arguments = log, arguments
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(PRELOADED))
+        self._process: ForkServerProcess = context.Process(
+            target=_command, args=(arguments, str(log), faults, heartbeat), daemon=True
+        )
+        self._process.start()
+
+    @property
+    def text(self) -> str:
+        """What it has said so far."""
+        return self.log.read_text(encoding="utf-8") if self.log.exists() else ""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid or 0
+
+    def wait(self, seconds: float = BOUND) -> int:
+        """Wait for its end and return its exit status; −9 is SIGKILL."""
+        self._process.join(seconds)
+        code = self._process.exitcode
+        assert code is not None, f"medfed {' '.join(self.arguments)} did not end in {seconds} s:\n{self.text}"
+        return code
+
+    def wait_for(self, words: str, seconds: float = BOUND, times: int = 1) -> None:
+        """Wait until it has said ``words`` (``times`` times)."""
+        until(lambda: self.text.count(words) >= times or self._process.exitcode is not None, seconds, self.told)
+        assert self.text.count(words) >= times, f"never said {words!r}:\n{self.text}"
+
+    def told(self) -> str:
+        """Return what it said, for a failed assertion."""
+        return f"medfed {' '.join(self.arguments)}:\n{self.text}"
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
+
+    def end(self) -> None:
+        """Kill it if it runs."""
+        if self._process.is_alive():
+            self._process.kill()
+        self._process.join(10)
+
+
+class Trial:
+    """A federation's folders under ``root``, its processes, and what they leave.
+
+    Args:
+        root: a new folder.
+        data: a data root, as :func:`medfed.prepare.write_folders` writes it for the study.
+        cache: for twins and the tiny LLM.
+        study: the study, TOML.
+        deadlines: of the server.
+        min_sites: fewest sites; 0 is all.
+        heartbeat: seconds between heartbeats.
+        port: that the sites connect to, if not the server's own: a forwarder's.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        data: Path,
+        cache: Path,
+        *,
+        study: str = STUDY,
+        sites: tuple[str, ...] = SITES,
+        deadlines: Mapping[str, float] | None = None,
+        min_sites: int = 0,
+        heartbeat: float = HEARTBEAT,
+        port: int | None = None,
+    ) -> None:
+        self.root, self.data, self.sites, self._heartbeat = root, data, sites, heartbeat
+        self.server_folder, self.port = root / "fed", free_port()
+        self.study_path = root / "study.toml"
+        self.study_path.write_text(study, encoding="utf-8")
+        settings = FederationSettings(
+            host="127.0.0.1",
+            port=self.port,
+            listen="127.0.0.1",
+            min_sites=min_sites,
+            data_root=data / "server",
+            cache=cache,
+            deadlines=DEADLINES.model_copy(update=dict(deadlines or {})),
+        )
+        init_federation(self.server_folder, settings, self.study_path)
+        write_trial(self.server_folder / "certificates", "127.0.0.1")
+        self._processes: list[Process] = []
+        for site in sites:
+            self._register(site, port or self.port)
+
+    @property
+    def study(self) -> Study:
+        """The study."""
+        return load_study(self.study_path)
+
+    @property
+    def status(self) -> Status:
+        """What ``status.json`` of the server says."""
+        return read_status(self.server_folder)
+
+    @property
+    def run(self) -> RunDir:
+        """The run's folder."""
+        (found,) = (self.server_folder / "runs" / self.study.name).iterdir()
+        return RunDir(found)
+
+    def server(self, *faults: Fault) -> Process:
+        """Start the server."""
+        return self.command("server", ["federation", "start", str(self.server_folder)], *faults)
+
+    def site(self, name: str, *faults: Fault, once: bool = True) -> Process:
+        """Start the site ``name``."""
+        options = ["--once"] if once else []
+        return self.command(name, ["site", "join", str(self.root / name), *options], *faults)
+
+    def all_sites(self) -> list[Process]:
+        """Start every site."""
+        return [self.site(name) for name in self.sites]
+
+    def command(self, name: str, arguments: list[str], *faults: Fault) -> Process:
+        """Start ``medfed ARGUMENTS``; its log is ``<name>-<number>.log``."""
+        log = self.root / f"{name}-{len(self._processes)}.log"
+        process = Process(arguments, log, faults, self._heartbeat)
+        self._processes.append(process)
+        return process
+
+    def said(self, arguments: list[str]) -> str:
+        """Run ``medfed ARGUMENTS`` to its end and return what it said."""
+        process = self.command("command", arguments)
+        assert process.wait() == 0, process.told()
+        return process.text
+
+    def folder(self, site: str) -> SiteFolder:
+        """Return a site's folder."""
+        return SiteFolder.load(self.root / site)
+
+    def egress(self, site: str) -> list[dict[str, Any]]:
+        """Return the entries of a site's audit log."""
+        path = self.folder(site).log
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+    def logs(self) -> str:
+        """Return what all processes said."""
+        return "\n".join(process.told() for process in self._processes)
+
+    def close(self) -> None:
+        """End every process."""
+        for process in self._processes:
+            process.end()
+
+    def _register(self, site: str, port: int) -> None:
+        bundle = FederationFolder.load(self.server_folder).invite()
+        settings = SiteSettings(
+            name=site,
+            data_root=self.data / site,
+            host="127.0.0.1",
+            port=port,
+            ca_fingerprint=certificate_fingerprint(load_authority(bundle / "ca.pem")),
+        )
+        made = init_site(self.root / site, settings, bundle, policy_for(self.study, get_args(Part), 1))
+        FederationFolder.load(self.server_folder).add(site, made.public_key)
+
+
+def until(holds: Callable[[], bool], seconds: float = BOUND, told: Callable[[], str] = str) -> None:
+    """Wait until ``holds()``; fail after ``seconds`` with ``told()``."""
+    limit = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < limit, f"not within {seconds} s\n{told()}"
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def children(pid: int) -> list[psutil.Process]:
+    """Return the processes that ``pid`` started and that are still there."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _command(arguments: list[str], log: str, faults: tuple[Fault, ...], heartbeat: float) -> None:
+    """Be ``medfed ARGUMENTS`` in this process."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    os.environ["COLUMNS"] = "500"
+    _beat_every(heartbeat)
+    for fault in faults:
+        _plant(fault)
+    from medfed.cli import main
+
+    sys.argv = ["medfed", *arguments]
+    main()
+
+
+def _beat_every(seconds: float) -> None:
+    """Let the network's heartbeats be faster than Flower's 10 s, so that tests need not wait for them."""
+    from flwr.superlink.servicer.fleet import fleet_handlers
+
+    from medfed.federated import flower
+
+    fleet_handlers.HEARTBEAT_MIN_INTERVAL = min(seconds, fleet_handlers.HEARTBEAT_MIN_INTERVAL)
+    flower.HEARTBEAT_SECONDS, flower.REFUSED_SECONDS = seconds, 3 * seconds
+
+
+def _plant(fault: Fault) -> None:
+    module_name, _, path = fault.target.partition(":")
+    owner: Any = importlib.import_module(module_name)
+    *parents, name = path.split(".")
+    for parent in parents:
+        owner = getattr(owner, parent)
+    original: Callable[..., Any] = getattr(owner, name)
+    calls = 0
+
+    def faulty(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == fault.count and fault.act == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if calls == fault.count and fault.act.startswith("sleep"):
+            time.sleep(float(fault.act.removeprefix("sleep")))
+        if calls >= fault.count and fault.act == "full":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(*args, **options)
+
+    setattr(owner, name, faulty)

@@ -1,0 +1,81 @@
+"""`medfed run STUDY --workers 2` leaves the files of `--workers 1`, FedKIM's included, and can go on as the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import medfed.arm
+from medfed.pipeline import Places, run_study
+from medfed.progress import Reporter
+from medfed.rundir import RunDir
+from medfed.study import Study, load_study
+
+FEDKIM = """
+name = "small"
+train = ["cd", "mort24"]
+unseen = ["ped"]
+baselines = ["federated"]
+algorithm = "scaffold"
+[client]
+optimizer = "sgd"
+lr = 1e-2
+[twins]
+num_patients = 40
+[partition]
+num_clients = 3
+[rounds]
+num_rounds = 2
+[encoders]
+image = "vit-mini"
+icu = "icu-mini"
+[foundation]
+kind = "tiny"
+num_steps = 3
+[injection]
+num_experts = 2
+rank = 2
+num_epochs = 1
+[evaluation]
+num_resamples = 20
+"""
+BENCHMARK = """
+name = "small"
+job = "benchmark"
+train = ["mimic-cxr"]
+baselines = ["local", "centralised"]
+algorithm = "creamfl"
+[twins]
+num_patients = 40
+[split]
+ratios = [5, 2, 0, 3]
+official = false
+[partition]
+num_clients = 3
+[rounds]
+num_rounds = 2
+participation = 0.7
+[encoders]
+image = "resnet-mini"
+report = "text-mini"
+[client]
+lr = 1e-3
+[evaluation]
+num_resamples = 20
+watch_every = 0
+"""
+
+
+@pytest.mark.parametrize("text", [FEDKIM, BENCHMARK], ids=["fedkim", "benchmark"])
+def test_a_run_with_workers_has_the_files_of_a_run_without(text: str, tmp_path: Path) -> None:
+    (tmp_path / "small.toml").write_text(text, encoding="utf-8")
+    study = load_study(tmp_path / "small.toml")
+    runs = [tmp_path / f"runs-{number}" for number in (1, 2)]
+    for workers, folder in enumerate(runs, start=1):
+        run_study(study, Places(folder, tmp_path / "cache", workers=workers), Reporter(Console(quiet=True)))
+    one, two = (RunDir(folder).checksums() for folder in runs)
+    assert any(name.endswith("state.safetensors") for name in one)
+    assert any("/clients/" in name for name in one)
+    assert two == one

@@ -79,13 +79,17 @@ BOUND = 90.0
 """No wait of a test is longer, in seconds."""
 
 
+RELEASED = "released"
+"""File in a trial's folder: what is held goes on."""
 PRELOADED = ("medfed.cli", "medfed.federation_server", "medfed.site_client", "medfed.federated.flower")
 
 
 class Fault(NamedTuple):
     """What goes wrong in a process: at the ``count``-th call of ``module:qualified.name``.
 
-    ``act`` is "kill" (SIGKILL), "full" (the disk is full at this call and every one after it) or "sleep <seconds>".
+    ``act`` is "kill" (SIGKILL), "full" (the disk is full at this call and every one after it), "hold" (wait until the
+    test calls :meth:`Trial.release`), "twice" (call it twice) or "replay" (from this call on, return what the first
+    call returned).
     """
 
     target: str
@@ -253,6 +257,10 @@ class Trial:
         """Return what all processes said."""
         return "\n".join(process.told() for process in self._processes)
 
+    def release(self) -> None:
+        """Let processes go on that a fault holds."""
+        (self.root / RELEASED).touch()
+
     def close(self) -> None:
         """End every process."""
         for process in self._processes:
@@ -304,7 +312,7 @@ def _command(arguments: list[str], log: str, faults: tuple[Fault, ...], heartbea
     os.environ["COLUMNS"] = "500"
     _beat_every(heartbeat)
     for fault in faults:
-        _plant(fault)
+        _plant(fault, Path(log).parent / RELEASED)
     from medfed.cli import main
 
     sys.argv = ["medfed", *arguments]
@@ -321,7 +329,7 @@ def _beat_every(seconds: float) -> None:
     flower.HEARTBEAT_SECONDS, flower.REFUSED_SECONDS = seconds, 3 * seconds
 
 
-def _plant(fault: Fault) -> None:
+def _plant(fault: Fault, gate: Path) -> None:
     module_name, _, path = fault.target.partition(":")
     owner: Any = importlib.import_module(module_name)
     *parents, name = path.split(".")
@@ -329,16 +337,24 @@ def _plant(fault: Fault) -> None:
         owner = getattr(owner, parent)
     original: Callable[..., Any] = getattr(owner, name)
     calls = 0
+    first: Any = None
 
     def faulty(*args: Any, **options: Any) -> Any:
-        nonlocal calls
+        nonlocal calls, first
         calls += 1
         if calls == fault.count and fault.act == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        if calls == fault.count and fault.act.startswith("sleep"):
-            time.sleep(float(fault.act.removeprefix("sleep")))
+        if calls == fault.count and fault.act == "hold":
+            print(f"held at {fault.target}")
+            until(gate.exists)
         if calls >= fault.count and fault.act == "full":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return original(*args, **options)
+        if calls >= fault.count and fault.act == "replay":
+            return first
+        if calls == fault.count and fault.act == "twice":
+            original(*args, **options)
+        found = original(*args, **options)
+        first = found if calls == 1 else first
+        return found
 
     setattr(owner, name, faulty)

@@ -43,6 +43,10 @@ class RunError(MedfedError):
     """A run cannot go on, or its folder is not what it should be."""
 
 
+class DiskError(RunError):
+    """A file cannot be written (what it was to replace is intact), or does not hold what was written."""
+
+
 class SiteError(MedfedError):
     """A hospital's or a federation's folder, certificate, key or audit log is wrong."""
 

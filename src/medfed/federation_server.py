@@ -36,9 +36,11 @@ from medfed.tasks.folders import with_told
 from medfed.tasks.sites import moments_json, moments_of, pool
 from medfed.types import Failure
 
-GREETINGS = "greetings.json"
+GREETINGS, ROUNDS = "greetings.json", "rounds.jsonl"
 POLL_SECONDS = 0.2
 BYE_SECONDS = 5.0
+RETURN_SECONDS = 15.0
+"""A site looks at least every ten seconds whether its server is back."""
 
 
 class Hospitals:
@@ -113,13 +115,16 @@ class Hospitals:
             facts,
             train_seconds=self._folder.deadlines.train_seconds,
             evaluate_seconds=self._folder.deadlines.evaluate_seconds,
-            before_round=self._before_round,
+            before_round=partial(self._before_round, run),
             read_scores=partial(scores_of, study=study),
             tell=self.note_failure,
         )
 
     def goodbye(self) -> None:
-        """Tell the sites that the run is over."""
+        """Tell the sites that the run is over; after a restart they have a moment to come back and hear it."""
+        limit = time.monotonic() + (0 if self._greetings else RETURN_SECONDS)
+        while set(self._folder.sites) - self._post.online() and time.monotonic() < limit:
+            time.sleep(POLL_SECONDS)
         letters = {site: Envelope("bye", {}, b"") for site in self._post.online()}
         for _ in self._post.ask(letters, BYE_SECONDS):
             pass
@@ -130,9 +135,17 @@ class Hospitals:
         told = SiteFailure(site=failure.client, round=failure.round, phase=failure.phase, reason=failure.reason)
         self._status.failed(told)
 
-    def _before_round(self, round: int) -> None:
+    def _before_round(self, run: RunDir, round: int) -> None:
         self._status.update(round=round)
+        self._tell_refused(run, round - 1)
         self._wait(set(self._greetings))
+
+    def _tell_refused(self, run: RunDir, round: int) -> None:
+        """Tell of the updates of ``round`` that the gate refused."""
+        for record in run.read_records(ROUNDS):
+            for found in record["failures"] if record["round"] == round else ():
+                if found["phase"] == "gate":
+                    self.note_failure(Failure(found["client"], round, "gate", found["reason"]))
 
     def _wait(self, wanted: set[str]) -> None:
         """Wait until all ``wanted`` sites are there; after the deadline those that are must be enough."""

@@ -10,14 +10,16 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from medfed.errors import RunError
+from medfed.errors import DiskError, RunError
 
 Json = Any
 """A JSON value; readers check what they take from it."""
@@ -82,22 +84,26 @@ class RunDir:
             self.write_records(name, kept)
 
     def save_checkpoint(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Json]) -> None:
-        """Write checkpoint ``step`` whole or not at all; the one before is kept, older ones go."""
+        """Write checkpoint ``step`` whole or not at all; the one before is kept, older ones go.
+
+        Raises:
+            DiskError: the disk is full, say; the checkpoints before are intact.
+        """
         folder = self.root / "checkpoints"
-        partial = folder / f".partial-{step:06d}"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_file(
-            {name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial / "state.safetensors"
-        )
-        digest = _sha256(partial / "state.safetensors")
-        manifest = {"step": step, "sha256": {"state.safetensors": digest}, **facts}
-        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        _sync(partial)
-        final = folder / f"{step:06d}"
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        _sync(folder)
+        partial, final = folder / f".partial-{step:06d}", folder / f"{step:06d}"
+        with written_whole(final, sum(value.nbytes for value in tensors.values()), partial):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            save_file(
+                {name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial / "state.safetensors"
+            )
+            digest = _sha256(partial / "state.safetensors")
+            manifest = {"step": step, "sha256": {"state.safetensors": digest}, **facts}
+            (partial / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+            _sync(partial)
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+            _sync(folder)
         for old in self._checkpoints()[:-2]:
             shutil.rmtree(old)
 
@@ -137,13 +143,42 @@ class RunDir:
 
     def _write(self, name: str, data: bytes) -> None:
         path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with written_whole(path, len(data), partial):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+
+
+@contextmanager
+def written_whole(path: Path, num_bytes: int, partial: Path) -> Iterator[None]:
+    """Write ``path`` in this block, by way of ``partial``, which goes if the block fails.
+
+    Raises:
+        DiskError: the disk is full, say; the message names the file and the bytes needed.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise DiskError(
+            f"cannot write it: {why}; {num_bytes:,} bytes are needed, {_free(path):,} are free",
+            where=path,
+            hint="make room on this disk and start again: what was there before is intact",
+        ) from error
+
+
+def _free(path: Path) -> int:
+    """Return the bytes that are free where ``path`` is to lie."""
+    there = next(parent for parent in path.absolute().parents if parent.is_dir())
+    return shutil.disk_usage(there).free
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

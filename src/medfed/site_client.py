@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -19,7 +20,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from medfed.arm import build_model
-from medfed.errors import DataError, MedfedError, RunError, StudyError
+from medfed.errors import DataError, MedfedError, PolicyError, RunError, SiteError, StudyError
 from medfed.federated.client import Client
 from medfed.federated.exchange import Trainer
 from medfed.federated.gate import check_broadcast
@@ -42,8 +43,8 @@ from medfed.types import Broadcast, Failure
 
 SCRUBBED = "its data cannot be used; the site's own log says which file"
 """All the server learns of a mistake in a site's data: such messages name files, examples and patients."""
-PATIENCE_SECONDS = 24 * 3600.0
-"""A site waits so long for its server to come back."""
+OWN_FILES = "its own files (audit log, state) cannot be read or written; the site's own log says which, and why"
+"""Likewise of its folder."""
 
 
 @dataclass
@@ -84,12 +85,9 @@ class SiteDesk:
             if letter.kind not in answers:
                 raise RunError(f"a letter of kind {letter.kind!r}", where="the server", hint="compare versions")
             return answers[letter.kind](letter)
-        except DataError as error:
-            self._reporter.say(str(error))
-            return self._failure(letter, SCRUBBED)
         except MedfedError as error:
             self._reporter.say(str(error))
-            return self._failure(letter, str(error))
+            return self._failure(letter, _told(error))
         except Exception as error:  # a bug here must not end the site's part in the federation
             self._reporter.say(traceback.format_exc())
             return self._failure(letter, f"a bug at the site: {type(error).__name__}")
@@ -216,7 +214,7 @@ def join(folder: SiteFolder, *, once: bool = False, console: Console | None = No
     """Take part in the federation until it is told to stop (Ctrl-C, SIGTERM), or, with ``once``, until a run is over.
 
     Raises:
-        MedfedError: the server refuses this site, is not who it should be, or cannot be reached for a day.
+        MedfedError: the server refuses this site, is not who it should be, or cannot be reached for too long.
     """
     from medfed.federated.flower import FlowerSite  # noqa: PLC0415  (the network is an optional extra)
 
@@ -231,7 +229,15 @@ def join(folder: SiteFolder, *, once: bool = False, console: Console | None = No
             site.stop()
         return reply
 
-    site.serve(answer, reporter.say, patience_seconds=PATIENCE_SECONDS)
+    site.serve(answer, reporter.say, patience_seconds=folder.settings.patience_seconds)
+
+
+def _told(error: MedfedError) -> str:
+    """Return what the server is told of ``error``: nothing that names a file, an example or a patient."""
+    if isinstance(error, DataError):
+        return SCRUBBED
+    own = isinstance(error, SiteError) and not isinstance(error, PolicyError)
+    return OWN_FILES if own or isinstance(error.where, Path) else str(error)
 
 
 def _study(letter: Envelope) -> Study:

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from medfed.errors import MedfedError, StudyError
+from medfed.errors import DiskError, MedfedError, StudyError
 from medfed.federated.algorithms.base import Algorithm
 from medfed.federated.client import STATE_GROUPS, Client, initial_client_state
 from medfed.federated.memory import ClientMemory, RamMemory, state_of
@@ -146,11 +146,17 @@ class Trainer:
         self.memory = memory
 
     def train(self, client: Client, broadcast: Broadcast) -> Update | Failure:
-        """Train ``client`` on ``broadcast`` and keep its new state; a mistake in its data is a failure of it alone."""
+        """Train ``client`` on ``broadcast`` and keep its new state; a mistake in its data is a failure of it alone.
+
+        Raises:
+            DiskError: the new state cannot be kept, so this client's part of the run cannot go on.
+        """
         try:
             state = state_of(self.memory, client.id, broadcast.round, self._start())
             update, kept = client.train(self._model, broadcast, self._algorithm, state, self._settings, self._seed)
             self.memory.keep(client.id, broadcast.round, kept)
+        except DiskError:
+            raise
         except MedfedError as error:
             return Failure(client.id, broadcast.round, "train", str(error))
         return update

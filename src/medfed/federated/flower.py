@@ -15,7 +15,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # read when Flower is imported: nothing phones home
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
@@ -32,12 +34,13 @@ from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     DeactivateNodeRequest,
     PullMessagesRequest,
+    PullMessagesResponse,
     PushMessagesRequest,
 )
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
-from flwr.proto.node_pb2 import Node
+from flwr.proto.node_pb2 import Node, NodeInfo
 from flwr.server.superlink.linkstate import LinkStateFactory
-from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NOOP_FEDERATION_ID, NodeStatus, TaskType
 from flwr.supercore.error import http_error_translator
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
@@ -52,6 +55,7 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
 )
 from flwr.supercore.inflatable.inflatable_utils import (
     ObjectPullError,
+    ObjectPushError,
     ObjectUnavailableError,
     inflate_object_from_contents,
     pull_objects,
@@ -62,6 +66,7 @@ from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.protobuf.client import ProtobufClientInterceptor
 from flwr.supercore.protobuf.translation import ProtobufTranslationMiddleware
+from flwr.supercore.retry import RetryInvoker, RetryState, exponential
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.federation import NoOpFederationManager
 from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
@@ -74,6 +79,8 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from medfed.errors import RunError
 from medfed.federated.post import Envelope, Lost
 
+Request = TypeVar("Request")
+Response = TypeVar("Response")
 HEARTBEAT_SECONDS = 10.0
 """How often a site tells that it is there; after two missed beats the server knows it is gone."""
 REFUSED_SECONDS = 3 * HEARTBEAT_SECONDS
@@ -81,9 +88,28 @@ REFUSED_SECONDS = 3 * HEARTBEAT_SECONDS
 POLL_SECONDS = 0.1
 SLOWEST_POLL_SECONDS = 1.0
 START_SECONDS = 30.0
+RETRY_SECONDS = 30.0
+"""A part of a message is asked for or sent again for so long before the connection is made anew."""
 LATE_SECONDS = 24 * 3600.0
-"""How long after its deadline an answer is still noticed, and refused."""
+"""An answer that comes after its deadline is still told of for so long."""
 UNAVAILABLE = "the site is gone: it missed its heartbeats"
+
+
+@dataclass
+class _Asked:
+    """A letter that waits for its answer.
+
+    Attributes:
+        letter: what was sent.
+        seconds: how long it waits.
+        message_ids: as which message it was sent, every time.
+        connection: when the site last connected, as of the last time.
+    """
+
+    letter: Envelope
+    seconds: float
+    message_ids: list[str] = field(default_factory=list)
+    connection: str = ""
 
 
 class FlowerServer:
@@ -120,6 +146,7 @@ class FlowerServer:
         self._stopped = threading.Event()
         self._run = self._task = 0
         self._late: dict[str, tuple[str, str]] = {}
+        """Letters that sites were still at when their time was over: message id → (site, kind)."""
 
     @property
     def port(self) -> int:
@@ -155,25 +182,57 @@ class FlowerServer:
     def ask(self, letters: Mapping[str, Envelope], seconds: float) -> Iterator[tuple[str, Envelope | Lost]]:
         """Send every site its letter and yield the answers as they come, at most ``seconds`` long.
 
-        An answer that comes later belongs to nobody: :meth:`late` tells of it, and its content is dropped.
+        A site that is gone has one heartbeat's time to come back; when it does, it gets its letter again. An
+        answer that comes after its time belongs to nobody: :meth:`late` tells of it, and its content is dropped. A
+        letter that was not fetched in time is taken back.
         """
-        waiting = {self._send(site, letter, seconds): site for site, letter in sorted(letters.items())}
+        asked = {site: _Asked(letter, seconds) for site, letter in sorted(letters.items())}
+        for site, one in asked.items():
+            self._send_again(site, one, self._node(site))
         limit, pause = time.monotonic() + seconds, POLL_SECONDS
-        while waiting and time.monotonic() < limit:
-            answers = list(self._collect(set(waiting)))
-            for message_id, answer in answers:
-                yield waiting.pop(message_id), answer
+        while asked and time.monotonic() < limit:
+            answers = {site: answer for site, one in asked.items() if (answer := self._look(site, one))}
+            for site, answer in answers.items():
+                self._take_back(site, asked.pop(site).message_ids)
+                yield site, answer
             pause = POLL_SECONDS if answers else min(pause * 1.5, SLOWEST_POLL_SECONDS)
             time.sleep(min(pause, max(0.0, limit - time.monotonic())))
-        for message_id, site in waiting.items():
-            if not self._withdrawn(site):
-                self._late[message_id] = (site, letters[site].kind)
+        for site, one in asked.items():
+            for message_id in self._take_back(site, one.message_ids):
+                self._late[message_id] = (site, one.letter.kind)
             yield site, Lost(f"no answer within {seconds:g} s; an answer that comes later is refused")
 
     def late(self) -> list[tuple[str, str]]:
         """Return (site, kind) of answers that came after their time since the last call; they are refused."""
         found = [(self._late.pop(message_id), answer) for message_id, answer in self._collect(set(self._late))]
-        return [letter for letter, answer in found if isinstance(answer, Envelope)]
+        return [told for told, answer in found if isinstance(answer, Envelope)]
+
+    def _look(self, site: str, asked: _Asked) -> Envelope | Lost | None:
+        """Return the site's answer if there is one, or that the site is gone; if it is back, send the letter again."""
+        node = self._node(site)
+        if node.status != NodeStatus.ONLINE:
+            return Lost(UNAVAILABLE) if time.time() - node.online_until > HEARTBEAT_SECONDS else None
+        if node.last_activated_at != asked.connection:
+            self._take_back(site, asked.message_ids)
+            self._send_again(site, asked, node)
+        return next((answer for _, answer in self._collect(set(asked.message_ids))), None)
+
+    def _node(self, site: str) -> NodeInfo:
+        (node,) = self._state.get_node_info(node_ids=[self._nodes[site]])
+        return node
+
+    def _send_again(self, site: str, asked: _Asked, node: NodeInfo) -> None:
+        asked.message_ids.append(self._send(site, asked.letter, asked.seconds))
+        asked.connection = node.last_activated_at
+
+    def _take_back(self, site: str, message_ids: list[str]) -> set[str]:
+        """Take back those letters that the site has not fetched; return the others."""
+        letters = self._state.get_message_ins(self._nodes[site], None, run_id=self._run)
+        unread = {letter.metadata.message_id for letter in letters}
+        self._state.delete_messages(unread)
+        for message_id in unread:
+            self._state.object_store.delete(message_id)
+        return set(message_ids) - unread
 
     def _app(self) -> FastAPI:
         """Return the web application: Flower's Fleet API with its authentication, and nothing else."""
@@ -208,12 +267,6 @@ class FlowerServer:
     def _keep_alive(self) -> None:
         while not self._stopped.wait(HEARTBEAT_SECONDS):
             self._state.acknowledge_task_heartbeat(self._task)
-
-    def _withdrawn(self, site: str) -> bool:
-        """Take back the letters that ``site`` has not fetched, and say whether there was one."""
-        unread = self._state.get_message_ins(self._nodes[site], None, run_id=self._run)
-        self._state.delete_messages({message.metadata.message_id for message in unread})
-        return bool(unread)
 
     def _send(self, site: str, letter: Envelope, seconds: float) -> str:
         """Store a message for ``site`` and return its id."""
@@ -278,6 +331,7 @@ class FlowerSite:
         _log_to(log)
         self._address, self._ca, self._private_key = address, ca, private_key
         self._stopped = threading.Event()
+        self._heard = 0.0
 
     def stop(self) -> None:
         """Let :meth:`serve` return after the message it is at."""
@@ -296,19 +350,43 @@ class FlowerSite:
         Raises:
             RunError: the server cannot be reached, or its certificate or this site's key is refused.
         """
-        last_contact, pause = time.monotonic(), POLL_SECONDS
+        self._heard, pause = time.monotonic(), POLL_SECONDS
         while not self._stopped.is_set():
             try:
-                with self._connected() as link:
+                with self._connected(self._persistence(tell, patience_seconds)) as link:
                     tell(f"connected to {self._address}")
-                    last_contact, pause = time.monotonic(), POLL_SECONDS
+                    self._heard, pause = time.monotonic(), POLL_SECONDS
                     self._answer_all(link, answer)
-            except (httpx.HTTPError, OSError, _GoneError, _RefusedError) as error:
-                silent = time.monotonic() - last_contact
-                self._give_up(error, silent, patience_seconds)
-                pause = min(pause * 2, HEARTBEAT_SECONDS)
+            except (httpx.HTTPError, OSError, _GoneError, _RefusedError, ObjectPullError, ObjectPushError) as error:
+                self._give_up(error, time.monotonic() - self._heard, patience_seconds)
+                # A key that a process held which died is free before the server takes the site for gone: be there then.
+                longest = HEARTBEAT_SECONDS / 4 if isinstance(error, _RefusedError) else HEARTBEAT_SECONDS
+                pause = min(pause * 2, longest)
                 tell(f"{_why(error)}; trying again in {pause:g} s")
                 self._stopped.wait(pause)
+
+    def _persistence(self, tell: Callable[[str], None], patience_seconds: float) -> RetryInvoker:
+        """Return how a request is repeated when the network fails: with back-off, as long as the patience lasts."""
+
+        def heard(state: RetryState) -> None:
+            self._heard = time.monotonic()
+            if state.tries > 1:
+                tell(f"the network is back after {state.elapsed_time:.0f} s")
+
+        def failed(state: RetryState) -> None:
+            if state.tries == 1 and state.exception is not None:
+                tell(f"{_why(state.exception)}; trying again")
+
+        return RetryInvoker(
+            lambda: exponential(POLL_SECONDS, 2, int(HEARTBEAT_SECONDS)),
+            httpx.HTTPError,
+            max_tries=None,
+            max_time=patience_seconds,
+            on_success=heard,
+            on_backoff=failed,
+            jitter=None,
+            should_giveup=_is_final,
+        )
 
     def _give_up(self, error: Exception, silent: float, patience_seconds: float) -> None:
         """Raise if trying again is in vain, after ``silent`` seconds without contact."""
@@ -337,13 +415,13 @@ class FlowerSite:
             link.reply(message, answer(_letter(message)))
 
     @contextlib.contextmanager
-    def _connected(self) -> Iterator[_Link]:
+    def _connected(self, persistence: RetryInvoker) -> Iterator[_Link]:
         interceptors: list[ProtobufClientInterceptor] = [
             RuntimeVersionHttpInterceptor(component_name="SuperNode"),
             NodeAuthHttpInterceptor(self._private_key, self._private_key.public_key()),
         ]
         with FleetHttpClient.from_server_address(self._address, False, self._ca, interceptors) as client:
-            link = _Link(client, public_key_to_bytes(self._private_key.public_key()))
+            link = _Link(client, public_key_to_bytes(self._private_key.public_key()), persistence)
             try:
                 yield link
             finally:
@@ -361,26 +439,32 @@ class _RefusedError(Exception):
 class _Link:
     """One activated connection: messages in, replies out, heartbeats beside."""
 
-    def __init__(self, client: FleetHttpClient, public_key: bytes) -> None:
-        self._client = client
-        request = ActivateNodeRequest(public_key=public_key, heartbeat_interval=HEARTBEAT_SECONDS)
-        try:
-            self._node = Node(node_id=client.ActivateNode(request).node_id)
-        except httpx.HTTPStatusError as error:
-            raise _RefusedError(f"the server answered {error.response.status_code}") from error
+    def __init__(self, client: FleetHttpClient, public_key: bytes, persistence: RetryInvoker) -> None:
+        self._client, self._public_key, self._persistence = client, public_key, persistence
+        self._node = self._activated()
         self.lost, self._closed = threading.Event(), threading.Event()
         threading.Thread(target=self._beat, daemon=True).start()
 
     def receive(self) -> Message | None:
         """Return the next message, whole, or None."""
-        found = self._client.PullMessages(PullMessagesRequest(node=self._node))
+        tries = 0
+
+        def pull() -> PullMessagesResponse:
+            nonlocal tries
+            tries += 1
+            return self._client.PullMessages(PullMessagesRequest(node=self._node))
+
+        found = self._persistence.invoke(pull)
         if not found.messages_list:
+            if tries > 1:
+                self._renew()
             return None
         envelope, tree = message_from_proto(found.messages_list[0]), found.message_object_trees[0]
         run = envelope.metadata.run_id
         names = [part.object_id for part in iterate_object_tree(tree)]
-        contents = pull_objects(names, make_pull_object_fn_protobuf(self._client.PullObject, self._node, run))
-        make_confirm_message_received_fn_protobuf(self._client.ConfirmMessageReceived, self._node, run)(tree.object_id)
+        contents = pull_objects(names, make_pull_object_fn_protobuf(_again(self._client.PullObject), self._node, run))
+        confirm = _again(self._client.ConfirmMessageReceived)
+        make_confirm_message_received_fn_protobuf(confirm, self._node, run)(tree.object_id)
         message = inflate_object_from_contents(tree.object_id, contents)
         if not isinstance(message, Message):
             raise _GoneError("a message that is none")
@@ -398,15 +482,32 @@ class _Link:
                 messages_list=[message_to_proto(remove_content_from_message(reply))],
                 message_object_trees=[get_object_tree(reply)],
             )
-            response = self._client.PushMessages(request)
-            push = make_push_object_fn_protobuf(self._client.PushObject, self._node, run, response.session_id)
+            response = self._persistence.invoke(self._client.PushMessages, request)
+            send = _again(self._client.PushObject)
+            push = make_push_object_fn_protobuf(send, self._node, run, response.session_id)
             push_objects(get_all_nested_objects(reply), push, object_ids_to_push=set(response.objects_to_push))
 
     def close(self) -> None:
         """Say goodbye."""
         self._closed.set()
         with contextlib.suppress(httpx.HTTPError, RuntimeError):
-            self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
+            self._deactivate()
+
+    def _renew(self) -> None:
+        """Connect anew, so that the server sends again what was lost on its way here."""
+        with contextlib.suppress(httpx.HTTPStatusError):  # it had taken this site for gone
+            self._deactivate()
+        self._node = self._activated()
+
+    def _activated(self) -> Node:
+        request = ActivateNodeRequest(public_key=self._public_key, heartbeat_interval=HEARTBEAT_SECONDS)
+        try:
+            return Node(node_id=self._client.ActivateNode(request).node_id)
+        except httpx.HTTPStatusError as error:
+            raise _RefusedError(f"the server answered {error.response.status_code}") from error
+
+    def _deactivate(self) -> None:
+        self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
 
     def _beat(self) -> None:
         while not self._closed.wait(HEARTBEAT_SECONDS):
@@ -465,6 +566,29 @@ def _why(error: Exception) -> str:
     if isinstance(error, httpx.HTTPStatusError):
         return f"the server answered {error.response.status_code}"
     return str(error) or type(error).__name__
+
+
+def _again(call: Callable[[Request], Response]) -> Callable[[Request], Response]:
+    """Return ``call``, repeated for a while when the network fails."""
+    invoker = RetryInvoker(
+        lambda: exponential(POLL_SECONDS, 2, int(HEARTBEAT_SECONDS)),
+        httpx.HTTPError,
+        max_tries=None,
+        max_time=RETRY_SECONDS,
+        should_giveup=_is_final,
+    )
+
+    def persistent(request: Request) -> Response:
+        return invoker.invoke(call, request)  # type: ignore[no-any-return]
+
+    return persistent
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether the same request would fail again: the server, or an impostor, has answered."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code not in (502, 503, 504)
+    return _is_tls(error)
 
 
 def _is_tls(error: Exception) -> bool:

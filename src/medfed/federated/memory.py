@@ -17,8 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from medfed.errors import RunError
-from medfed.federated.state import copied, fingerprint
+from medfed.errors import DiskError
+from medfed.federated.state import copied, fingerprint, num_bytes
+from medfed.rundir import written_whole
 from medfed.types import Params
 
 KEPT = 2
@@ -92,24 +93,28 @@ class DiskMemory:
         """See :class:`ClientMemory`.
 
         Raises:
-            RunError: the file does not hold what was filed.
+            DiskError: the file does not hold what was filed.
         """
         earlier = [path for path in self._files(client) if int(path.stem) < round]
         return _read(earlier[-1]) if earlier else None
 
     def keep(self, client: str, round: int, state: Params) -> None:
-        """See :class:`ClientMemory`."""
+        """See :class:`ClientMemory`.
+
+        Raises:
+            DiskError: the disk is full, say; what was kept before is intact.
+        """
         if not state:
             return
-        place = self._place(client)
-        place.mkdir(parents=True, exist_ok=True)
-        path = place / f"{round:06d}.safetensors"
+        path = self._place(client) / f"{round:06d}.safetensors"
         partial = path.with_suffix(".partial")
         tensors = copied(state)
-        save_file(tensors, partial, {"sha256": fingerprint(tensors, {})})
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with written_whole(path, num_bytes(tensors), partial):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, partial, {"sha256": fingerprint(tensors, {})})
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
         for old in self._files(client)[:-KEPT]:
             old.unlink()
 
@@ -140,9 +145,9 @@ def _read(path: Path) -> dict[str, Tensor]:
             tensors = copied({name: file.get_tensor(name) for name in sorted(file.keys())})
             filed = (file.metadata() or {}).get("sha256")
     except (OSError, SafetensorError) as error:
-        raise RunError(f"cannot read it: {error}", where=path, hint=_HINT) from error
+        raise DiskError(f"cannot read it: {error}", where=path, hint=_HINT) from error
     if filed != fingerprint(tensors, {}):
-        raise RunError("its content is not what was written", where=path, hint=_HINT)
+        raise DiskError("its content is not what was written", where=path, hint=_HINT)
     return tensors
 
 

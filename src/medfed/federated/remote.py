@@ -91,8 +91,7 @@ class RemoteExchange:
 
     def __call__(self, round: int, broadcasts: Mapping[str, Broadcast]) -> Iterator[Answer]:
         """Ask the named sites to train; every one gives an update or a failure before the deadline is over."""
-        for site, kind in self._post.late():
-            self._tell(Failure(site, round, "late", f"an answer to {kind!r} came after its deadline: refused as stale"))
+        self._tell_late(round)
         self._before_round(round)
         letters = _letters("train", broadcasts, {**self._facts, "round": str(round)})
         for site, answer in self._post.ask(letters, self._train_seconds):
@@ -103,11 +102,16 @@ class RemoteExchange:
 
     def evaluate(self, broadcast: Broadcast) -> dict[str, SiteScores | Failure]:
         """Return what every site says of the model on its own held-out patients."""
+        self._tell_late(broadcast.round)
         facts = {**self._facts, "round": str(broadcast.round)}
         letters = _letters("evaluate", dict.fromkeys(self._registered, broadcast), facts)
         answers = self._post.ask(letters, self._evaluate_seconds)
         found = {site: self._scores(site, broadcast.round, answer) for site, answer in answers}
         return dict(sorted(found.items()))
+
+    def _tell_late(self, round: int) -> None:
+        for site, kind in self._post.late():
+            self._tell(Failure(site, round, "late", f"an answer to {kind!r} came after its deadline: refused as stale"))
 
     def _scores(self, site: str, round: int, answer: Envelope | Lost) -> SiteScores | Failure:
         payload = _payload(site, round, answer, "scores")

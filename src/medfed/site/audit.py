@@ -23,6 +23,7 @@ from medfed.site.chain import Entry, Head, Verdict, entry_hash, head_path, line_
 from medfed.site.settings import PRIVATE, write_file
 from medfed.types import Update, component
 
+ENTRY_BYTES = 4096
 LOG = "egress.jsonl"
 """The log's file in a site's folder."""
 
@@ -80,7 +81,8 @@ class AuditLog:
                 return self._write(file, facts, self._end(file))
         except OSError as error:
             raise SiteError(
-                f"cannot write the audit log ({error.strerror}); nothing leaves without it",
+                f"cannot write the audit log: {error.strerror}; an entry needs some {ENTRY_BYTES:,} bytes, "
+                "and nothing leaves without it",
                 where=self.path,
                 hint="free disk space, or mend the folder's rights",
             ) from error

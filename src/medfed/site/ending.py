@@ -16,7 +16,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -67,4 +67,5 @@ def _note(root: Path, state: State, reason: str) -> None:
     except SiteError:
         before = Status()
     after = before.model_copy(update={"state": state, "reason": reason})
-    write_file(root / STATUS, after.model_dump_json(indent=1).encode() + b"\n")
+    with suppress(OSError):  # a full disk, say: the error that ends the process must be told, not this one
+        write_file(root / STATUS, after.model_dump_json(indent=1).encode() + b"\n")

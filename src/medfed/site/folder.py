@@ -42,6 +42,7 @@ class SiteSettings(BaseModel):
         port: the server's TCP port.
         ca: file of the CA certificate that signed the server's, relative to the site's folder.
         ca_fingerprint: its SHA-256, as people compared it.
+        patience_seconds: the site waits so long for a server that cannot be reached; by default a day.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +54,7 @@ class SiteSettings(BaseModel):
     port: int = Field(ge=1, le=65535)
     ca: str = CA
     ca_fingerprint: str
+    patience_seconds: float = Field(default=24 * 3600, gt=0)
 
 
 @dataclass(frozen=True)

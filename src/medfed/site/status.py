@@ -6,6 +6,7 @@ The server writes it while it serves; ``medfed federation status`` reads it, the
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -81,7 +82,8 @@ class StatusFile:
         """Change some fields of :class:`Status` and write the file."""
         changed = {**self.status.model_dump(), **fields, "updated": _now()}
         self.status = Status.model_validate(changed)
-        write_file(self._path, self.status.model_dump_json(indent=1).encode() + b"\n")
+        with suppress(OSError):  # a full disk, say, is told where results are written, not here
+            write_file(self._path, self.status.model_dump_json(indent=1).encode() + b"\n")
 
     def seen(self, site: str) -> None:
         """Note that ``site`` was heard of now."""

@@ -1,0 +1,146 @@
+"""A server that is killed, stopped, short of sites or of disk: it goes on with the same command and the same bits."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from federation_trial import Fault, Process, Trial, children
+from missing_sites import failures, sites_and_phases, weights, weights_without
+
+Open = Callable[..., Trial]
+GREETING, UPDATE = "medfed.federated.remote:_greeting", "medfed.federated.remote:_update"
+FINISH, ASK = "medfed.arm:Arm._finish_round", "medfed.federated.remote:RemoteExchange.__call__"
+SCORES, GOODBYE = "medfed.federated.remote:RemoteExchange._scores", "medfed.federation_server:Hospitals.goodbye"
+SYNC, SAVE = "medfed.rundir:_sync", "medfed.rundir:save_file"
+POINTS = {
+    "as sites greet": Fault(GREETING, 2),
+    "as sites train": Fault(UPDATE, 2),
+    "as a checkpoint is written": Fault(SYNC, 1),
+    "after the checkpoint of the sites' round": Fault(FINISH, 1),
+    "between rounds": Fault(ASK, 2),
+    "as sites evaluate": Fault(SCORES, 2),
+    "before the goodbye": Fault(GOODBYE, 1),
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, trial_data: Path) -> dict[str, str]:
+    """The checksums of the run when nothing goes wrong."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    trial = Trial(root, trial_data, root / "cache")
+    try:
+        server, sites = trial.server(), trial.all_sites()
+        assert server.wait() == 0, trial.logs()
+        assert [site.wait() for site in sites] == [0, 0, 0]
+        return trial.run.checksums()
+    finally:
+        trial.close()
+
+
+def ends_as(trial: Trial, undisturbed: dict[str, str], sites: list[Process]) -> None:
+    """Start the server once more and see the run end as one in which nothing went wrong."""
+    server = trial.server()
+    assert server.wait() == 0, trial.logs()
+    assert [site.wait() for site in sites] == [0, 0, 0], trial.logs()
+    assert trial.run.checksums() == undisturbed
+    assert trial.status.failures == ()
+
+
+@pytest.mark.timeout(280)
+def test_a_server_killed_at_several_phases_ends_with_the_same_bits(
+    open_trial: Open, undisturbed: dict[str, str]
+) -> None:
+    trial = open_trial()
+    sites = trial.all_sites()
+    for phase in ("as sites greet", "as sites train", "after the checkpoint of the sites' round", "as sites evaluate"):
+        assert trial.server(POINTS[phase]).wait() == -signal.SIGKILL, f"{phase}\n{trial.logs()}"
+    ends_as(trial, undisturbed, sites)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("phase", POINTS)
+def test_a_server_killed_at_any_phase_ends_with_the_same_bits(
+    phase: str, open_trial: Open, undisturbed: dict[str, str]
+) -> None:
+    trial = open_trial()
+    sites = trial.all_sites()
+    assert trial.server(POINTS[phase]).wait() == -signal.SIGKILL, trial.logs()
+    ends_as(trial, undisturbed, sites)
+
+
+@pytest.mark.timeout(180)
+def test_a_full_disk_keeps_the_old_checkpoint_and_the_same_command_goes_on(
+    open_trial: Open, undisturbed: dict[str, str]
+) -> None:
+    trial = open_trial()
+    sites = trial.all_sites()
+    server = trial.server(Fault(SAVE, 3, "full"))
+    assert server.wait() == 1, trial.logs()
+    checkpoint = trial.run.load_checkpoint()
+    assert checkpoint is not None
+    tensors, facts = checkpoint
+    assert (facts["round"], facts["finished"]) == (1, True)
+    needed = sum(value.nbytes for value in tensors.values())
+    words = ("checkpoints/000004", "No space left on device", f"{needed:,} bytes are needed", "are free", "make room")
+    for word in words:
+        assert word in server.text, server.told()
+    assert (trial.status.state, "000004" in trial.status.reason) == ("failed", True)
+    assert [path.name for path in (trial.run.root / "checkpoints").iterdir() if "partial" in path.name] == []
+    ends_as(trial, undisturbed, sites)
+
+
+@pytest.mark.timeout(180)
+def test_a_server_that_is_stopped_says_so_and_the_same_command_goes_on(
+    open_trial: Open, undisturbed: dict[str, str]
+) -> None:
+    trial = open_trial()
+    sites = trial.all_sites()
+    for number, status, answers in ((signal.SIGTERM, 143, 5), (signal.SIGINT, 130, 2)):
+        server = trial.server(Fault(UPDATE, answers, "hold"))
+        server.wait_for("held at")
+        server.send(number)
+        assert server.wait(20) == status, trial.logs()
+        assert children(server.pid) == []
+        assert (trial.status.state, trial.status.round) == ("stopped", 2)
+        assert trial.run.load_checkpoint() is not None
+    ends_as(trial, undisturbed, sites)
+
+
+@pytest.mark.timeout(180)
+def test_too_few_sites_end_the_server_in_time_and_finished_rounds_are_kept(open_trial: Open) -> None:
+    trial = open_trial(deadlines={"wait_for_sites_seconds": 5})
+    trial.site("site-0"), trial.site("site-1")
+    first = trial.server()
+    assert first.wait(40) == 3, trial.logs()
+    for words in ("2 sites, 3 are needed", "site-2: not there", "start again", "lower min_sites"):
+        assert words in first.text, first.told()
+    assert trial.status.state == "too few sites"
+
+    assert not (trial.server_folder / "runs").exists()
+    trial.site("site-2", Fault("medfed.federated.exchange:Trainer.train", 2))
+    second = trial.server()
+    assert second.wait() == 3, trial.logs()
+    assert "site-2: not there" in second.text
+    assert sites_and_phases(failures(trial)) == {1: [], 2: [("site-2", "network")]}
+
+    trial.site("site-2")
+    assert trial.server().wait() == 0, trial.logs()
+    assert sites_and_phases(failures(trial)) == {1: [], 2: [("site-2", "network")], 3: []}
+    assert weights(trial.run) == weights_without(trial, "site-2", {2}, asked=False)
+
+
+@pytest.mark.timeout(60)
+def test_a_port_that_is_taken_is_told_at_once(open_trial: Open) -> None:
+    trial = open_trial()
+    with socket.create_server(("127.0.0.1", trial.port)):
+        server = trial.server()
+        assert server.wait(30) == 1, server.told()
+    for words in (f"127.0.0.1:{trial.port}: cannot listen: Address already in use", "change port"):
+        assert words in server.text, server.told()
+    assert trial.status.state == "failed"

@@ -1,0 +1,108 @@
+"""Sites that die, dawdle or lose the network in mid-round: the round closes by its rule, and they take part again."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from federation_trial import Fault, Trial, children, until
+from forwarder import Forwarder
+from missing_sites import failures, sites_and_phases, weights, weights_without
+
+TRAIN = "medfed.federated.exchange:Trainer.train"
+Open = Callable[..., Trial]
+
+
+@pytest.mark.timeout(180)
+def test_a_site_killed_in_mid_round_is_missed_by_name_and_takes_part_in_the_next(open_trial: Open) -> None:
+    trial = open_trial(min_sites=2)
+    server = trial.server()
+    trial.site("site-1"), trial.site("site-2", Fault(TRAIN, 2, "hold"))
+    assert trial.site("site-0", Fault(TRAIN, 2)).wait() == -signal.SIGKILL
+    until(lambda: bool(trial.status.failures), told=trial.logs)
+    back = trial.site("site-0")
+    back.wait_for("connected")
+    trial.release()
+    assert server.wait() == 0, trial.logs()
+    told = failures(trial)
+    assert sites_and_phases(told) == {1: [], 2: [("site-0", "network")], 3: []}
+    assert "missed its heartbeats" in told[2][0][2]
+    assert "failure in round 2: site-0 (network)" in trial.said(["federation", "status", str(trial.server_folder)])
+    assert "round 3: training" in back.text
+    assert weights(trial.run) == weights_without(trial, "site-0", {2}, asked=False)
+
+
+@pytest.mark.timeout(180)
+def test_a_site_killed_in_mid_round_and_back_at_once_takes_part_in_the_same_round(open_trial: Open) -> None:
+    trial = open_trial(heartbeat=4.0)
+    server = trial.server()
+    trial.site("site-1"), trial.site("site-2")
+    assert trial.site("site-0", Fault(TRAIN, 2)).wait() == -signal.SIGKILL
+    back = trial.site("site-0")
+    assert server.wait() == 0, trial.logs()
+    assert "round 2: training" in back.text
+    assert failures(trial) == {1: [], 2: [], 3: []}
+    assert weights(trial.run) == weights_without(trial, "nobody", set(), asked=True)
+
+
+@pytest.mark.timeout(180)
+def test_a_slow_site_is_refused_as_stale_and_takes_part_again(open_trial: Open) -> None:
+    trial = open_trial(deadlines={"train_seconds": 8})
+    server = trial.server()
+    trial.site("site-0"), trial.site("site-1"), trial.site("site-2", Fault(TRAIN, 1, "hold"))
+    until(lambda: bool(trial.status.failures), told=trial.logs)
+    trial.release()
+    assert server.wait() == 0, trial.logs()
+    told = failures(trial)
+    assert sites_and_phases(told) == {1: [("site-2", "network")], 2: [], 3: []}
+    assert "no answer within 8 s" in told[1][0][2]
+    assert [failure.site for failure in trial.status.failures if failure.phase == "late"] == ["site-2"], trial.status
+    assert "refused as stale" in trial.said(["federation", "status", str(trial.server_folder)])
+    assert weights(trial.run) == weights_without(trial, "site-2", {1}, asked=True)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("way", ["cut", "pause"])
+def test_a_network_that_is_cut_for_seconds_in_mid_round_changes_nothing(way: str, open_trial: Open) -> None:
+    with Forwarder() as forwarder:
+        trial = open_trial(port=forwarder.port, heartbeat=4.0)
+        forwarder.target = trial.port
+        server = trial.server()
+        sites = [trial.site("site-0"), trial.site("site-1"), trial.site("site-2", Fault(TRAIN, 2, "hold"))]
+        sites[2].wait_for("round 2: training")
+        getattr(forwarder, way)()
+        trial.release()
+        forwarder.stopped.wait(4)
+        forwarder.mend()
+        assert server.wait() == 0, trial.logs()
+        assert [site.wait() for site in sites] == [0, 0, 0]
+    assert trial.status.failures == (), trial.logs()
+    assert failures(trial) == {1: [], 2: [], 3: []}
+    assert weights(trial.run) == weights_without(trial, "nobody", set(), asked=True)
+
+
+@pytest.mark.timeout(60)
+def test_a_site_without_a_server_tries_again_and_then_says_what_to_do(open_trial: Open) -> None:
+    trial = open_trial()
+    settings = trial.root / "site-0" / "site.toml"
+    settings.write_text(settings.read_text(encoding="utf-8") + "patience_seconds = 3.0\n", encoding="utf-8")
+    site = trial.site("site-0")
+    assert site.wait(30) == 1, site.told()
+    assert site.text.count("trying again in") >= 3, site.told()
+    for words in ("no contact for", "Connection refused", f"server 127.0.0.1:{trial.port}", "ask whether the server"):
+        assert words in site.text, site.told()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_site_that_is_stopped_says_so_by_its_exit_status(
+    number: signal.Signals, status: int, open_trial: Open
+) -> None:
+    trial = open_trial()
+    site = trial.site("site-0")
+    site.wait_for("trying again")
+    site.send(number)
+    assert site.wait(15) == status, site.told()
+    assert children(site.pid) == []

@@ -117,7 +117,7 @@ def _rows(client: str, examples: TaskSet, said: Mapping[str, list[Any]]) -> list
     ]
 
 
-def _cost(run: RunDir) -> dict[str, float]:
+def _cost(run: RunDir) -> dict[str, int | float]:
     """Return bytes up and down over all rounds, seconds of training and of rounds, and the process's peak memory."""
     lines = [client for record in run.read_records("rounds.jsonl") for client in record["clients"]]
     seconds = {"federate": 0.0, "train": 0.0}

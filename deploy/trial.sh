@@ -18,6 +18,7 @@ for site in $sites; do mkdir -p "$root/keys/$site"; done
 root=$(cd "$root" && pwd)
 port=${PORT:-$(python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')}
 
+export WAIT_SECONDS=900 # for an invitation or a key that never comes
 parties=()
 end_all() { for pid in "${parties[@]}"; do kill -TERM "$pid" 2>/dev/null || true; done; }
 trap end_all EXIT

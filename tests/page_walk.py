@@ -113,7 +113,7 @@ class Walk:
 
     def at_server(self, text: str, **more: str) -> Said:
         """Run a block at the server; the post then brings the invitation to the hospitals."""
-        said = self._shell(text, self.server, {**self._env, **self.variables, **more})
+        said = self._shell(text, self.server, self.server_env() | more)
         if printed := re.search(rf"CA fingerprint.*\n  ({FINGERPRINT})\n", said.output):
             self.fingerprint = self.fingerprint or printed[1]
         for folder in self.sites.values():
@@ -130,6 +130,10 @@ class Walk:
                 shutil.copyfile(key, self.server / f"{site}.pub")
         return dict(zip(self.sites, said, strict=True))
 
+    def server_env(self) -> dict[str, str]:
+        """Return the variables of the server."""
+        return {**self._env, **self.variables}
+
     def site_env(self, site: str) -> dict[str, str]:
         """Return the variables of a hospital."""
         own = {"SITE": site, "DATA": str(self._data / site), "FINGERPRINT": self.fingerprint}
@@ -141,7 +145,7 @@ class Walk:
             self._going[folder] = subprocess.Popen(
                 ["bash", "-c", f"exec {text}"],
                 cwd=folder,
-                env=dict(env or {**self._env, **self.variables}),
+                env=dict(env or self.server_env()),
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
@@ -162,6 +166,5 @@ class Walk:
     def end(self) -> None:
         """Stop what is still running."""
         for process in self._going.values():
-            if process.poll() is None:
-                process.terminate()
-                process.wait(30)
+            process.kill()
+            process.wait()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from jaxtyping import install_import_hook
-from rich.console import Console
 
 if TYPE_CHECKING:
     from federation_trial import Trial
@@ -31,15 +31,9 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def trial_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folders of the small federation's server and sites: synthetic, written once."""
-    from federation_trial import STUDY
-    from medfed.prepare import write_folders
-    from medfed.progress import Reporter
-    from medfed.study import load_study
+    from federation_trial import STUDY, written_folders
 
-    root = tmp_path_factory.mktemp("trial")
-    (root / "study.toml").write_text(STUDY, encoding="utf-8")
-    write_folders(load_study(root / "study.toml"), root / "data", Reporter(Console(quiet=True)))
-    return root / "data"
+    return written_folders(STUDY, tmp_path_factory.mktemp("trial") / "data")
 
 
 @pytest.fixture
@@ -49,10 +43,12 @@ def open_trial(tmp_path: Path, trial_data: Path) -> Iterator[Callable[..., Trial
 
     opened: list[Trial] = []
 
-    def opens(data: Path | None = None, **options: object) -> Trial:
+    def opens(data: Path | None = None, **options: Any) -> Trial:
         root = tmp_path / f"trial-{len(opened)}"
         root.mkdir()
-        opened.append(Trial(root, data or trial_data, tmp_path / "cache", **options))  # type: ignore[arg-type]
+        if data is not None and not data.exists():
+            shutil.copytree(trial_data, data)  # a test's own, to spoil
+        opened.append(Trial(root, data or trial_data, tmp_path / "cache", **options))
         return opened[-1]
 
     yield opens

@@ -23,12 +23,14 @@ from typing import Any, NamedTuple, get_args
 
 import psutil
 
+from medfed.prepare import write_folders
+from medfed.progress import Reporter
 from medfed.rundir import RunDir
 from medfed.site.certificates import certificate_fingerprint, load_authority, write_trial
 from medfed.site.federation import Deadlines, FederationFolder, FederationSettings, init_federation
 from medfed.site.folder import SiteFolder, SiteSettings, init_site
 from medfed.site.policy import Part, policy_for
-from medfed.site.status import Status, read_status
+from medfed.site.status import STATUS, Status, read_status
 from medfed.study import Study, load_study
 
 STUDY = """
@@ -213,6 +215,11 @@ class Trial:
         return read_status(self.server_folder)
 
     @property
+    def has_failure(self) -> bool:
+        """Whether the server has noted that a site gave no usable answer."""
+        return (self.server_folder / STATUS).exists() and bool(self.status.failures)
+
+    @property
     def run(self) -> RunDir:
         """The run's folder."""
         (found,) = (self.server_folder / "runs" / self.study.name).iterdir()
@@ -278,6 +285,15 @@ class Trial:
         )
         made = init_site(self.root / site, settings, bundle, policy_for(self.study, get_args(Part), 1))
         FederationFolder.load(self.server_folder).add(site, made.public_key)
+
+
+def written_folders(study: str, out: Path) -> Path:
+    """Write the synthetic folders of a study's server and sites into ``out`` and return it."""
+    out.mkdir(parents=True)
+    path = out.with_suffix(".toml")
+    path.write_text(study, encoding="utf-8")
+    write_folders(load_study(path), out, Reporter.silent())
+    return out
 
 
 def until(holds: Callable[[], bool], seconds: float = BOUND, told: Callable[[], str] = str) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from federation_trial import Fault, Process, Trial, children
+from federation_trial import Fault, Process, Trial, children, written_folders
+from medfed.rundir import RunDir
 from missing_sites import failures, sites_and_phases, weights, weights_without
 
 Open = Callable[..., Trial]
@@ -17,6 +18,11 @@ GREETING, UPDATE = "medfed.federated.remote:_greeting", "medfed.federated.remote
 FINISH, ASK = "medfed.arm:Arm._finish_round", "medfed.federated.remote:RemoteExchange.__call__"
 SCORES, GOODBYE = "medfed.federated.remote:RemoteExchange._scores", "medfed.federation_server:Hospitals.goodbye"
 SYNC, SAVE = "medfed.rundir:_sync", "medfed.rundir:save_file"
+STEP, INJECT = "medfed.injection.inject:Injector._step", "medfed.arm:Arm._inject"
+PREDICT = "medfed.pipeline:predict_task"
+STUDIES = Path(__file__).parents[2] / "studies"
+MINUTES = 600.0
+LONG = {"wait_for_sites_seconds": 300, "hello_seconds": 300, "train_seconds": 300, "evaluate_seconds": 300}
 POINTS = {
     "as sites greet": Fault(GREETING, 2),
     "as sites train": Fault(UPDATE, 2),
@@ -72,6 +78,34 @@ def test_a_server_killed_at_any_phase_ends_with_the_same_bits(
     sites = trial.all_sites()
     assert trial.server(POINTS[phase]).wait() == -signal.SIGKILL, trial.logs()
     ends_as(trial, undisturbed, sites)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_server_of_fedkim_killed_at_every_phase_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """As above, with injection: the two federations of the study, the injector's state, the sites' memory of both."""
+    text = (STUDIES / "fedkim-3sites.toml").read_text(encoding="utf-8")
+    data = written_folders(text, tmp_path / "data")
+    trials = []
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+        trials.append(Trial(tmp_path / name, data, tmp_path / "cache", study=text, deadlines=LONG))
+    whole, killed = trials
+    try:
+        server, _ = whole.server(), whole.all_sites()
+        assert server.wait(MINUTES) == 0, whole.logs()
+        sites = killed.all_sites()
+        for fault in (*POINTS.values(), Fault(STEP, 3), Fault(INJECT, 2), Fault(PREDICT, 1)):
+            assert killed.server(fault).wait(MINUTES) == -signal.SIGKILL, f"{fault}\n{killed.logs()}"
+        server = killed.server()
+        assert server.wait(MINUTES) == 0, killed.logs()
+        assert [site.wait() for site in sites] == [0, 0, 0], killed.logs()
+        for folder in (whole.server_folder / "runs").iterdir():
+            there = killed.server_folder / "runs" / folder.name
+            assert RunDir(there).checksums() == RunDir(folder).checksums()
+    finally:
+        whole.close()
+        killed.close()
 
 
 @pytest.mark.timeout(180)

@@ -21,7 +21,7 @@ def test_a_site_killed_in_mid_round_is_missed_by_name_and_takes_part_in_the_next
     server = trial.server()
     trial.site("site-1"), trial.site("site-2", Fault(TRAIN, 2, "hold"))
     assert trial.site("site-0", Fault(TRAIN, 2)).wait() == -signal.SIGKILL
-    until(lambda: bool(trial.status.failures), told=trial.logs)
+    until(lambda: trial.has_failure, told=trial.logs)
     back = trial.site("site-0")
     back.wait_for("connected")
     trial.release()
@@ -52,7 +52,7 @@ def test_a_slow_site_is_refused_as_stale_and_takes_part_again(open_trial: Open) 
     trial = open_trial(deadlines={"train_seconds": 8})
     server = trial.server()
     trial.site("site-0"), trial.site("site-1"), trial.site("site-2", Fault(TRAIN, 1, "hold"))
-    until(lambda: bool(trial.status.failures), told=trial.logs)
+    until(lambda: trial.has_failure, told=trial.logs)
     trial.release()
     assert server.wait() == 0, trial.logs()
     told = failures(trial)
@@ -87,7 +87,8 @@ def test_a_network_that_is_cut_for_seconds_in_mid_round_changes_nothing(way: str
 def test_a_site_without_a_server_tries_again_and_then_says_what_to_do(open_trial: Open) -> None:
     trial = open_trial()
     settings = trial.root / "site-0" / "site.toml"
-    settings.write_text(settings.read_text(encoding="utf-8") + "patience_seconds = 3.0\n", encoding="utf-8")
+    written = settings.read_text(encoding="utf-8")
+    settings.write_text(written.replace("patience_seconds = 86400.0", "patience_seconds = 3.0"), encoding="utf-8")
     site = trial.site("site-0")
     assert site.wait(30) == 1, site.told()
     assert site.text.count("trying again in") >= 3, site.told()

@@ -592,4 +592,6 @@ def _is_final(error: Exception) -> bool:
 
 
 def _is_tls(error: Exception) -> bool:
-    return isinstance(error, httpx.ConnectError) and any(word in str(error).lower() for word in ("certificate", "ssl"))
+    """Whether this is not the server that the certificate authority vouches for; a cut in the handshake is not that."""
+    text = str(error).lower()
+    return isinstance(error, httpx.ConnectError) and "eof" not in text and ("certificate" in text or "ssl" in text)

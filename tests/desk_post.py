@@ -1,0 +1,57 @@
+"""A federation in one process, without a network: the server's letters go straight to the desks of its sites."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping
+
+from rich.console import Console
+
+from federation_trial import Trial
+from medfed.federated.post import Envelope, Lost
+from medfed.federation_server import Hospitals
+from medfed.pipeline import Places, run_study
+from medfed.progress import Reporter
+from medfed.rundir import RunDir
+from medfed.site.federation import FederationFolder
+from medfed.site_client import SiteDesk
+
+Meddle = Callable[[str, Envelope, Envelope], Envelope]
+"""(site, letter, its answer) → the answer that arrives."""
+
+
+class DeskPost:
+    """The post between a server and the sites of ``trial``; it keeps all that left the sites, and may meddle."""
+
+    def __init__(self, trial: Trial, meddle: Meddle = lambda site, letter, answer: answer) -> None:
+        self._said = {site: io.StringIO() for site in trial.sites}
+        self._desks = {
+            site: SiteDesk(trial.folder(site), Reporter(Console(file=self._said[site], width=500)))
+            for site in trial.sites
+        }
+        self._meddle = meddle
+        self.left: list[tuple[str, Envelope]] = []
+
+    def said(self, site: str) -> str:
+        """Return what ``site`` told its own people."""
+        return self._said[site].getvalue()
+
+    def online(self) -> set[str]:
+        return set(self._desks)
+
+    def ask(self, letters: Mapping[str, Envelope], seconds: float) -> Iterator[tuple[str, Envelope | Lost]]:
+        for site, letter in sorted(letters.items()):
+            answer = self._meddle(site, letter, self._desks[site](letter))
+            self.left.append((site, answer))
+            yield site, answer
+
+    def late(self) -> list[tuple[str, str]]:
+        return []
+
+
+def run_over(trial: Trial, post: DeskPost) -> RunDir:
+    """Run the study of ``trial`` over ``post`` as its server does."""
+    folder, reporter = FederationFolder.load(trial.server_folder), Reporter.silent()
+    places = Places(folder.runs, folder.cache, folder.data_root)
+    hospitals = Hospitals(folder, post, reporter)
+    return RunDir(run_study(trial.study, places, reporter, party=hospitals.party()))

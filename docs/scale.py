@@ -180,8 +180,9 @@ HEAD = f"""# Many clients on one machine
 The clients' data lies in files that all workers map into memory, what clients keep between rounds lies in files too,
 and sums take one update at a time. Below, {NUM_EXAMPLES:,} made-up ECGs are dealt over 10, 100 and 1,000 clients, of
 which a tenth (or what the table says) trains each round, in two workers. Memory is what a process has of its own (USS)
-after the last round, so the data itself counts in the server and not in a worker; the peak is resident memory. CPU is
-that of server and workers in the median round, without the first, in which workers start. (Made by
+after the last round; a page of the data counts in a worker as long as no other worker has read it, which is why
+workers with ten large clients seem to grow, by one client's data a round. The peak is resident memory. CPU is that of
+server and workers in the median round, without the first, in which workers start. (Made by
 `python docs/scale.py`, each line in a fresh process.)
 """
 COLUMNS = (

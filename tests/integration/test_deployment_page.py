@@ -91,7 +91,7 @@ def test_the_page_followed_word_for_word_gives_the_weights_of_one_process(walk: 
     status = read_status(walk.server / "federation")
     assert status.state == "done"
     assert not status.failures
-    run = Path(status.run)
+    run = walk.server / status.run
     assert (run / "DONE").exists()
     (here,) = (walk.server / "here" / run.parent.name).iterdir()
     assert final_weights(run) == final_weights(here)

@@ -111,6 +111,7 @@ class Process:
 
     def __init__(self, arguments: list[str], log: Path, faults: tuple[Fault, ...], heartbeat: float) -> None:
         self.log, self.arguments = log, arguments
+        self._started: list[psutil.Process] = []
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(PRELOADED))
         self._process: ForkServerProcess = context.Process(
@@ -146,7 +147,12 @@ class Process:
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal."""
+        self._started = psutil.Process(self.pid).children(recursive=True)
         os.kill(self.pid, number)
+
+    def left_behind(self) -> list[psutil.Process]:
+        """Return the processes that it had started before :meth:`send` and that still run."""
+        return [process for process in self._started if process.is_running()]
 
     def end(self) -> None:
         """Kill it if it runs."""
@@ -309,14 +315,6 @@ def free_port() -> int:
     with contextlib.closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def children(pid: int) -> list[psutil.Process]:
-    """Return the processes that ``pid`` started and that are still there."""
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
 
 
 def _command(arguments: list[str], log: str, faults: tuple[Fault, ...], heartbeat: float) -> None:

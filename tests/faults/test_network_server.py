@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from federation_trial import Fault, Process, Trial, children, written_folders
+from federation_trial import Fault, Process, Trial, written_folders
 from medfed.rundir import RunDir
+from medfed.site.lock import is_held
 from missing_sites import failures, sites_and_phases, weights, weights_without
 
 Open = Callable[..., Trial]
@@ -32,6 +33,19 @@ POINTS = {
     "as sites evaluate": Fault(SCORES, 2),
     "before the goodbye": Fault(GOODBYE, 1),
 }
+IN_TURN = (
+    Fault(GREETING, 2),
+    Fault(UPDATE, 2),
+    Fault(SYNC, 1),
+    Fault(FINISH, 1),
+    Fault(STEP, 3),
+    Fault(ASK, 1),
+    Fault(INJECT, 2),
+    Fault(SCORES, 2),
+    Fault(PREDICT, 1),
+    Fault(GOODBYE, 1),
+)
+"""Of a study that injects: every start dies at the next point of the run."""
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +109,7 @@ def test_a_server_of_fedkim_killed_at_every_phase_ends_with_the_same_bits(tmp_pa
         server, _ = whole.server(), whole.all_sites()
         assert server.wait(MINUTES) == 0, whole.logs()
         sites = killed.all_sites()
-        for fault in (*POINTS.values(), Fault(STEP, 3), Fault(INJECT, 2), Fault(PREDICT, 1)):
+        for fault in IN_TURN:
             assert killed.server(fault).wait(MINUTES) == -signal.SIGKILL, f"{fault}\n{killed.logs()}"
         server = killed.server()
         assert server.wait(MINUTES) == 0, killed.logs()
@@ -140,7 +154,8 @@ def test_a_server_that_is_stopped_says_so_and_the_same_command_goes_on(
         server.wait_for("held at")
         server.send(number)
         assert server.wait(20) == status, trial.logs()
-        assert children(server.pid) == []
+        assert server.left_behind() == []
+        assert not is_held(trial.server_folder)
         assert (trial.status.state, trial.status.round) == ("stopped", 2)
         assert trial.run.load_checkpoint() is not None
     ends_as(trial, undisturbed, sites)

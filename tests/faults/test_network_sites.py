@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from federation_trial import Fault, Trial, children, until
+from federation_trial import Fault, Trial, until
 from forwarder import Forwarder
+from medfed.site.lock import is_held
 from missing_sites import failures, sites_and_phases, weights, weights_without
 
 TRAIN = "medfed.federated.exchange:Trainer.train"
@@ -96,14 +97,19 @@ def test_a_site_without_a_server_tries_again_and_then_says_what_to_do(open_trial
         assert words in site.text, site.told()
 
 
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_site_that_is_stopped_says_so_by_its_exit_status(
-    number: signal.Signals, status: int, open_trial: Open
-) -> None:
-    trial = open_trial()
-    site = trial.site("site-0")
-    site.wait_for("trying again")
-    site.send(number)
-    assert site.wait(15) == status, site.told()
-    assert children(site.pid) == []
+@pytest.mark.timeout(120)
+def test_a_site_that_is_stopped_says_so_by_its_exit_status_and_its_key_is_free_at_once(open_trial: Open) -> None:
+    trial = open_trial(heartbeat=10.0)
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        lonely = trial.site("site-1")
+        lonely.wait_for("trying again")
+        lonely.send(number)
+        assert lonely.wait(15) == status, lonely.told()
+    trial.server().wait_for("listening")
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        site = trial.site("site-0")
+        site.wait_for("connected", 10)
+        site.send(number)
+        assert site.wait(15) == status, site.told()
+        assert site.left_behind() == []
+        assert not is_held(trial.root / "site-0")

@@ -33,8 +33,9 @@ def draw(folder: Path, out: Path) -> None:
         axis.set(title=" · ".join(block["name"]), xlabel="examples that lack one modality, %", ylabel=block["title"])
         axis.set_xticks(list(shares))
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False, fontsize=8)
-    figure.tight_layout()
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False, fontsize=9)
     figure.savefig(out, dpi=150)
 
 

@@ -43,12 +43,12 @@ def open_trial(tmp_path: Path, trial_data: Path) -> Iterator[Callable[..., Trial
 
     opened: list[Trial] = []
 
-    def opens(**options: Any) -> Trial:
+    def opens(data: Path | None = None, **options: Any) -> Trial:
         root = tmp_path / f"trial-{len(opened)}"
         root.mkdir()
-        if (data := options.pop("data", trial_data)) != trial_data:
+        if data is not None and not data.exists():
             shutil.copytree(trial_data, data)  # a test's own, to spoil
-        opened.append(Trial(root, data, tmp_path / "cache", **options))
+        opened.append(Trial(root, data or trial_data, tmp_path / "cache", **options))
         return opened[-1]
 
     yield opens

@@ -173,6 +173,7 @@ class Trial:
         min_sites: fewest sites; 0 is all.
         heartbeat: seconds between heartbeats.
         port: that the sites connect to, if not the server's own: a forwarder's.
+        public: the sites have a copy of the server's folder, for algorithms that use public data.
     """
 
     def __init__(
@@ -187,7 +188,9 @@ class Trial:
         min_sites: int = 0,
         heartbeat: float = HEARTBEAT,
         port: int | None = None,
+        public: bool = False,
     ) -> None:
+        self._public = public
         self.root, self.data, self.sites, self._heartbeat = root, data, sites, heartbeat
         self.server_folder, self.port = root / "fed", free_port()
         self.study_path = root / "study.toml"
@@ -281,6 +284,7 @@ class Trial:
         settings = SiteSettings(
             name=site,
             data_root=self.data / site,
+            public_root=self.data / "server" if self._public else None,
             host="127.0.0.1",
             port=port,
             ca_fingerprint=certificate_fingerprint(load_authority(bundle / "ca.pem")),

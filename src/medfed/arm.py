@@ -5,6 +5,7 @@ A checkpoint follows every phase of a round, so a killed run goes on where it wa
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -42,6 +43,8 @@ CLIENTS = "clients"
 """Folder, in the run's, of what clients keep between rounds."""
 HEADS = "heads"
 """In scores: the injected federation's own aggregated heads."""
+SPOOL = "spool"
+"""Folder, in the run's, of the clients' data while worker processes train; a killed run may leave it behind."""
 
 
 Connect = Callable[[Study, Cohort, RunDir], ClientExchange]
@@ -50,6 +53,7 @@ Connect = Callable[[Study, Cohort, RunDir], ClientExchange]
 
 def in_process(study: Study, cohort: Cohort, run: RunDir) -> ClientExchange:
     """Return the exchange with clients in this process; what they keep lies in the run's folder."""
+    shutil.rmtree(run.root / SPOOL, ignore_errors=True)
     memory, clients = DiskMemory(run.root / CLIENTS), clients_of(study, cohort)
     exchange = InProcessExchange(clients, build_model(study), study.algorithm, study.client, study.seed, memory)
     return _scoring(exchange, study, cohort)
@@ -61,7 +65,7 @@ def in_workers(num_workers: int) -> Connect:
     def connect(study: Study, cohort: Cohort, run: RunDir) -> ClientExchange:
         memory, log = run.root / CLIENTS, run.root / "workers.log"
         recipe = Recipe(builder(study), study.algorithm, study.client, study.seed, memory, log)
-        exchange = WorkerExchange(clients_of(study, cohort), recipe, Pool(num_workers), run.root / "spool")
+        exchange = WorkerExchange(clients_of(study, cohort), recipe, Pool(num_workers), run.root / SPOOL)
         return _scoring(exchange, study, cohort)
 
     return connect

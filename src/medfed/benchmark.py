@@ -79,7 +79,7 @@ def _records(
 ) -> list[dict[str, Any]]:
     """Return what every model says of every client's test examples of one task, and what would be right."""
     found: list[dict[str, Any]] = []
-    model = build_model(study)
+    model, salt = build_model(study), None
     for client in sorted(cohort.client_tests):
         examples = cohort.client_tests[client].get(name)
         if examples is None:
@@ -90,7 +90,8 @@ def _records(
             said["centralised"] = responses(bounds["centralised"], examples)
         if alone := bounds.get(f"local{MEMBER}{client}"):
             said["local"] = responses(alone, examples)
-        found += _rows(client, examples, said)
+        salt = id_salt(examples.data.index) if salt is None else salt
+        found += _rows(client, examples, said, salt)
     if not found:
         raise RunError(
             "no client has a test example",
@@ -100,8 +101,8 @@ def _records(
     return found
 
 
-def _rows(client: str, examples: TaskSet, said: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
-    task, salt = trainable(examples.task), id_salt(examples.data.index)
+def _rows(client: str, examples: TaskSet, said: Mapping[str, list[Any]], salt: str) -> list[dict[str, Any]]:
+    task = trainable(examples.task)
     everything = {**said, **task.constants(examples)}
     return [
         {
@@ -117,7 +118,7 @@ def _rows(client: str, examples: TaskSet, said: Mapping[str, list[Any]]) -> list
     ]
 
 
-def _cost(run: RunDir) -> dict[str, float | int]:
+def _cost(run: RunDir) -> dict[str, int | float]:
     """Return bytes up and down over all rounds, seconds of training and of rounds, and the process's peak memory."""
     lines = [client for record in run.read_records("rounds.jsonl") for client in record["clients"]]
     seconds = {"federate": 0.0, "train": 0.0}

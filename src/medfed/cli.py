@@ -63,7 +63,8 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except MedfedError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        plain = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        plain.print(f"error: {error}", style="red", soft_wrap=True)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted; the same command goes on from the last checkpoint", markup=False)

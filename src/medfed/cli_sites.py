@@ -78,7 +78,7 @@ def init_federation_folder(
     files = copy_own(folder / CERTIFICATES, own) if own else write_trial(folder / CERTIFICATES, host, names or [], days)
     reporter = Reporter(Console())
     reporter.say(f"federation of the study {made.study().name!r}: {folder}")
-    reporter.say(f"hospitals connect to {host}:{port}; deadlines and retries stand in {folder / 'federation.toml'}")
+    reporter.say(f"hospitals connect to {host}:{port}; deadlines stand in {folder / 'federation.toml'}")
     reporter.say(f"CA fingerprint, to be read out by telephone:\n  {certificate_fingerprint(load_authority(files.ca))}")
     reporter.say(f"next: medfed federation invite {folder}")
 

@@ -57,6 +57,7 @@ class Hospitals:
         self._greetings: dict[str, Greeting] = {}
         self._moments: dict[str, Any] = {}
         self._status = StatusFile(folder.root)
+        self._status.update()  # what an earlier start left is over
 
     def party(self) -> Party:
         """Return what the pipeline needs of the sites."""

@@ -25,8 +25,8 @@ class Reporter:
         return cls(Console(quiet=True))
 
     def say(self, text: str) -> None:
-        """Print one line."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        """Print one line as it is: a fingerprint's `:CD:` is no picture of a disk."""
+        self.console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     @contextmanager
     def phase(self, title: str) -> Iterator[Advance]:

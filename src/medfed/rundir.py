@@ -61,8 +61,7 @@ class RunDir:
 
     def write_records(self, name: str, records: Iterable[Mapping[str, Json]]) -> None:
         """Write JSON lines."""
-        lines = (json.dumps(record, ensure_ascii=False) for record in records)
-        self._write(name, "".join(line + "\n" for line in lines).encode())
+        self._write(name, _lines(records))
 
     def read_records(self, name: str) -> list[dict[str, Json]]:
         """Read JSON lines; an absent file has none."""
@@ -73,7 +72,9 @@ class RunDir:
 
     def append_records(self, name: str, records: Iterable[Mapping[str, Json]]) -> None:
         """Add JSON lines to ``name``, whole or not at all."""
-        self.write_records(name, [*self.read_records(name), *records])
+        path = self.root / name
+        before = path.read_bytes() if path.is_file() else b""
+        self._write(name, before + _lines(records))
 
     def drop_records_after(self, name: str, round_number: int) -> None:
         """Forget the records of rounds after ``round_number``: they are about to be computed again."""
@@ -119,7 +120,7 @@ class RunDir:
             try:
                 manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
                 if _sha256(folder / "state.safetensors") == manifest["sha256"]["state.safetensors"]:
-                    return load_file(folder / "state.safetensors"), manifest
+                    return dict(sorted(load_file(folder / "state.safetensors").items())), manifest
             except (OSError, ValueError, KeyError):
                 continue
         if folders:
@@ -188,6 +189,10 @@ def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors whose name starts with ``prefix/``, without it."""
     return {name.removeprefix(prefix + "/"): value for name, value in tensors.items() if name.startswith(prefix + "/")}
+
+
+def _lines(records: Iterable[Mapping[str, Json]]) -> bytes:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
 
 
 def _sha256(path: Path) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import Literal, TypeVar, get_args, get_origin
 
 import pytest
 import torch
@@ -28,11 +30,11 @@ from medfed.errors import StudyError
 from medfed.federated.algorithms import ALGORITHMS
 from medfed.federated.algorithms.base import Algorithm, Federation
 from medfed.federated.client import Client, ClientSettings
-from medfed.federated.exchange import InProcessExchange
+from medfed.federated.exchange import Answer, InProcessExchange
 from medfed.federated.rounds import FederatedState, RoundSettings, initial_state, run_round, run_rounds
 from medfed.federated.state import fingerprint
 from medfed.registry import lookup
-from medfed.types import Params
+from medfed.types import Broadcast, Params, Update
 
 HUGE = 2.0**40
 
@@ -182,6 +184,39 @@ def test_bfloat16_trains_and_keeps_every_dtype(algorithm: Algorithm) -> None:
 @every
 def test_order_of_arrival_does_not_matter(algorithm: Algorithm) -> None:
     assert final(algorithm) == final(algorithm, meddle=lambda answers: answers[::-1])
+
+
+class Backwards:
+    """An exchange that hands every set of named tensors on with its names in the opposite order, as a wire may."""
+
+    def __init__(self, inner: InProcessExchange) -> None:
+        self._inner = inner
+
+    def __call__(self, round: int, broadcasts: Mapping[str, Broadcast]) -> Iterator[Answer]:
+        turned = {name: backwards(broadcast, "params", "buffers", "state") for name, broadcast in broadcasts.items()}
+        for name, answer in self._inner(round, turned):
+            yield name, backwards(answer, "delta", "buffers", "state") if isinstance(answer, Update) else answer
+
+
+Message = TypeVar("Message", Broadcast, Update)
+
+
+def backwards(message: Message, *groups: str) -> Message:
+    return replace(message, **{group: dict(reversed(getattr(message, group).items())) for group in groups})
+
+
+@every
+def test_the_order_of_names_does_not_matter(algorithm: Algorithm) -> None:
+    ends = []
+    for turned in (False, True):
+        inner = small_exchange(algorithm)
+        exchange = Backwards(inner) if turned else inner
+        state = initial_state(small_model(), algorithm)
+        rounds = run_rounds(state, exchange, algorithm, small_federation(inner), RoundSettings(num_rounds=3))
+        last = list(rounds)[-1].state
+        kept = [fingerprint(own, {}) for own in inner.states().values()]
+        ends.append([fingerprint(*last.weights), fingerprint(last.server_state, {}), *kept])
+    assert ends[0] == ends[1]
 
 
 @every

@@ -27,7 +27,7 @@ from medfed.types import Broadcast, Params
 
 
 class Deadly(FedAvg):
-    """FedAvg whose ``victim`` kills its own process in the second step of round 1, as the kernel does without memory."""
+    """FedAvg whose ``victim`` kills its process in the second step of round 1, as the kernel does without memory."""
 
     victim: str = "h1"
 
@@ -121,7 +121,7 @@ def test_a_stopped_round_leaves_no_answer_behind_for_the_next(pool: Pool, tmp_pa
 
 
 ORPHANS = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from federated_toys import SMALL, small_clients, small_model
 from medfed.federated.algorithms.fedavg import FedAvg
@@ -132,6 +132,7 @@ from medfed.federated.worker import Recipe
 from medfed.federated.worker_exchange import WorkerExchange
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     folder = Path(sys.argv[1])
     recipe = Recipe(small_model, FedAvg(), SMALL, 0, folder / "clients", folder / "log")
     way = WorkerExchange(small_clients(), recipe, Pool(1), folder / "spool")

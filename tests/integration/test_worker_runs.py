@@ -1,4 +1,4 @@
-"""`medfed run STUDY --workers 2` leaves the files of `--workers 1`, FedKIM's included, and can go on as the other."""
+"""`medfed run STUDY --workers 2` leaves the files of `--workers 1`, FedKIM's included, and the benchmark's too."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-import medfed.arm
 from medfed.pipeline import Places, run_study
 from medfed.progress import Reporter
 from medfed.rundir import RunDir
-from medfed.study import Study, load_study
+from medfed.study import load_study
 
 FEDKIM = """
 name = "small"
-train = ["cd", "mort24"]
+train = ["cd", "lod"]
 unseen = ["ped"]
 baselines = ["federated"]
 algorithm = "scaffold"
@@ -23,14 +22,13 @@ algorithm = "scaffold"
 optimizer = "sgd"
 lr = 1e-2
 [twins]
-num_patients = 40
+num_patients = 30
 [partition]
 num_clients = 3
 [rounds]
 num_rounds = 2
 [encoders]
 image = "vit-mini"
-icu = "icu-mini"
 [foundation]
 kind = "tiny"
 num_steps = 3

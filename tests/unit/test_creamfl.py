@@ -208,6 +208,17 @@ def test_only_representations_travel_and_absence_is_told() -> None:
     assert fingerprint(*deployed) != fingerprint(*found[-1].state.weights), "a client predicts with its own model"
 
 
+def test_representations_are_read_in_the_order_of_their_names() -> None:
+    """With three modalities and more, the order in which a contrast sums its partners is in the last bits."""
+    model, public = small_model(), small_public()
+    sent = represent_public(model, public, {name: one.task.modalities for name, one in public.items()}, SMALL)
+    tensors = sent.tensors()
+    for given in (tensors, dict(reversed(tensors.items()))):
+        read = Exchanged.from_tensors(given)
+        assert list(read.rows) == sorted(read.rows)
+        assert all(list(parts) == sorted(parts) for parts in read.rows.values())
+
+
 def test_without_contrast_a_client_learns_alone() -> None:
     alone = [client for client in small_clients() if client.id == "h0"]
     states = [results(CreamFL(gamma=0.0), clients)[1].states()["h0"] for clients in (alone, None)]

@@ -13,7 +13,7 @@ from medfed.federated.algorithms.base import Algorithm
 from medfed.federated.exchange import ClientExchange, InProcessExchange
 from medfed.federated.memory import DiskMemory
 from medfed.federated.pool import Pool
-from medfed.federated.rounds import RoundResult, RoundSettings, initial_state, run_rounds
+from medfed.federated.rounds import RoundResult, RoundSettings, initial_state, run_round, run_rounds
 from medfed.federated.state import fingerprint
 from medfed.federated.worker import Recipe
 from medfed.federated.worker_exchange import WorkerExchange
@@ -57,3 +57,14 @@ def test_every_algorithm_ends_with_the_same_bits_as_in_one_process(name: str, po
     assert {
         path.relative_to(tmp_path / "clients"): path.read_bytes() for path in (tmp_path / "clients").rglob("*.*")
     } == kept
+
+
+def test_a_run_may_go_on_with_another_number_of_workers(pool: Pool, tmp_path: Path) -> None:
+    algorithm = ALGORITHMS["scaffold"]()
+    model, settings, memory = small_model(), allowed(algorithm, SMALL), DiskMemory(tmp_path / "clients")
+    wanted = results(algorithm, InProcessExchange(small_clients(), small_model(), algorithm, settings, 0))
+    here = InProcessExchange(small_clients(), model, algorithm, settings, 0, memory)
+    state, federation = initial_state(model, algorithm), small_federation(here)
+    first = run_round(state, here, algorithm, federation, ROUNDS)
+    second = run_round(first.state, in_workers(algorithm, pool, tmp_path), algorithm, federation, ROUNDS)
+    assert fingerprint(second.state.tensors(), {}) == fingerprint(wanted[-1].state.tensors(), {})

@@ -47,10 +47,10 @@ class Exchanged(NamedTuple):
 
     @classmethod
     def from_tensors(cls, tensors: Params) -> Exchanged:
-        """Rebuild what :meth:`tensors` flattened."""
+        """Rebuild what :meth:`tensors` flattened, sorted by name: sums over modalities depend on their order."""
         parts = split(tensors, GROUPS)
-        rows: dict[str, dict[str, Rows]] = {task: {} for task in parts["examples"]}
-        for name, vectors in parts["representations"].items():
+        rows: dict[str, dict[str, Rows]] = {task: {} for task in sorted(parts["examples"])}
+        for name, vectors in sorted(parts["representations"].items()):
             task, _, modality = name.partition("/")
             rows[task][modality] = Rows(vectors, parts["sent"][name])
         return cls(parts["examples"], rows)

@@ -142,7 +142,7 @@ class DiskMemory:
 def _read(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            tensors = copied({name: file.get_tensor(name) for name in sorted(file.keys())})
             filed = (file.metadata() or {}).get("sha256")
     except (OSError, SafetensorError) as error:
         raise DiskError(f"cannot read it: {error}", where=path, hint=_HINT) from error

@@ -7,10 +7,10 @@ written once. It is data of patients: the folder is this user's only, and goes w
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ class _Writer:
         place = {id(value): number for values in (data, labels) for number, value in enumerate(values)}
         sets = [
             {"task": part.task.name, "data": place[id(part.data)], "labels": place[id(part.labels)], "rows": span}
-            for part, span in zip(self.sets, itertools.pairwise(ends), strict=True)
+            for part, span in zip(self.sets, pairwise(ends), strict=True)
         ]
         facts = [
             {"name": one.name, "card": one.card.model_dump(mode="json"), "modalities": sorted(names)}

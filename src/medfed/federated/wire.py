@@ -102,7 +102,8 @@ def unpack(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
         RunError: the bytes are not what :func:`pack` returns.
     """
     try:
-        tensors = load(data)
+        # Copies, because views into a message lie at any address; sorted, because they come in any order.
+        tensors = copied(dict(sorted(load(data).items())))
         size = int.from_bytes(data[:8], "little")
         facts = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["facts"])
     except (SafetensorError, ValueError, KeyError, TypeError) as error:

@@ -1,8 +1,8 @@
 """What a worker process does: hold one model, train the clients it is told to, one after the other.
 
 The pipe from the exchange brings orders; an answer is a line of JSON, and after it the update as bytes, if there is
-one. Orders are our own program's values, sent to a process that it started; tensors travel as :mod:`medfed.federated.wire`
-packs them.
+one. Orders are our own program's values, sent to a process that it started; tensors travel as
+:mod:`medfed.federated.wire` packs them.
 """
 
 from __future__ import annotations

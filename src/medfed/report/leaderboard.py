@@ -80,9 +80,11 @@ def conclusion(board: Board) -> str:
         return f"{best}, but no algorithm differs significantly from another{told}."
     beaten = [name for name in names[1:] if ranks[name] - ranks[names[0]] >= board["critical_difference"]]
     over = (
-        f"significantly better than {', '.join(beaten)}" if beaten else "significantly better than none of the others"
+        f"it is significantly better than {', '.join(beaten)}"
+        if beaten
+        else "the algorithms differ, but it is not significantly better than any single one"
     )
-    return f"{best} (Friedman p = {p:.2g}); it is {over} (critical difference {board['critical_difference']:.2f})."
+    return f"{best} (Friedman p = {p:.2g}); {over} (critical difference {board['critical_difference']:.2f})."
 
 
 def order(board: Board) -> list[str]:

@@ -60,7 +60,6 @@ class FederationSettings(BaseModel):
         port: TCP port.
         listen: the address the server listens on.
         min_sites: fewest sites to start and go on with; 0 is every registered one.
-        retries: how often a message is sent again when the network or the engine fails.
         data_root: folder of the server's own data; absent where the study has twins.
         runs: where run folders go, relative to the federation's folder.
         cache: where twins and the tiny LLM are kept.
@@ -73,7 +72,6 @@ class FederationSettings(BaseModel):
     port: int = Field(ge=1, le=65535)
     listen: str = "0.0.0.0"  # noqa: S104  (hospitals come from outside)
     min_sites: int = Field(default=0, ge=0)
-    retries: int = Field(default=3, ge=0)
     data_root: Path | None = None
     runs: Path = Path("runs")
     cache: Path = Path("~/.cache/medfed")

@@ -1,0 +1,90 @@
+"""One study, three ways: in this process, in two workers, and over a real network give the same bits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("flwr", reason="the extra flower is not installed")
+
+from federation_trial import SITES, STUDY, Trial
+from medfed.pipeline import Places, run_study
+from medfed.prepare import write_folders
+from medfed.progress import Reporter
+from medfed.rundir import RunDir
+from medfed.scoring import SITES as SCORES
+from medfed.site.federation import FederationFolder
+from medfed.study import load_study
+
+STUDIES = Path(__file__).parents[2] / "studies"
+SCAFFOLD = 'algorithm = {name = "scaffold", option = "II"}'
+CREAMFL = STUDY.replace(SCAFFOLD, 'algorithm = "creamfl"').replace("[7, 0, 0, 3]", "[6, 2, 0, 2]")
+OpenTrial = Callable[..., Trial]
+
+
+def weights(run: RunDir) -> str:
+    """SHA-256 of the last checkpoint: the model, the algorithm's state at the server, and what was injected."""
+    newest = max((run.root / "checkpoints").glob("[0-9]*"))
+    return hashlib.sha256((newest / "state.safetensors").read_bytes()).hexdigest()
+
+
+def here(trial: Trial, place: Path, num_workers: int) -> RunDir:
+    """Run the trial's study on this machine."""
+    cache = FederationFolder.load(trial.server_folder).cache
+    places = Places(place, cache, trial.data, workers=num_workers)
+    return RunDir(run_study(trial.study, places, Reporter.silent()))
+
+
+def over_the_network(trial: Trial) -> RunDir:
+    """Run the trial's study with a server and three sites as processes of their own."""
+    server, sites = trial.server(), trial.all_sites()
+    assert server.wait() == 0, trial.logs()
+    for site in sites:
+        assert site.wait() == 0, trial.logs()
+    return trial.run
+
+
+def same_bits(trial: Trial, place: Path) -> RunDir:
+    """Run it three ways and compare; return the run over the network."""
+    alone, workers = here(trial, place / "alone", 1), here(trial, place / "workers", 2)
+    network = over_the_network(trial)
+    assert network.done
+    assert weights(alone) == weights(workers) == weights(network)
+    for name in (SCORES, "scores.json", "rounds.jsonl"):
+        assert (alone.root / name).read_bytes() == (network.root / name).read_bytes(), name
+    return network
+
+
+def test_scaffold_gives_the_same_bits_in_process_in_workers_and_over_the_network(
+    open_trial: OpenTrial, tmp_path: Path
+) -> None:
+    trial = open_trial()
+    network = same_bits(trial, tmp_path)
+    assert not (network.root / "clients").exists(), "what SCAFFOLD keeps at a site stays at the site"
+    for site in SITES:
+        assert list(trial.folder(site).state_folder.rglob("*.safetensors"))
+        kinds = [entry["kind"] for entry in trial.egress(site)]
+        assert kinds == ["greeting", "update", "update", "update", "scores"]
+        assert "the chain holds" in trial.said(["site", "egress-report", str(trial.root / site)])
+    assert "counts" not in network.read_json("greetings.json") or not any(
+        found["counts"] for found in network.read_json("greetings.json").values()
+    ), "class counts leave only if the policy says so"
+
+
+def test_creamfl_gives_the_same_bits_with_a_copy_of_the_public_data_at_every_site(
+    open_trial: OpenTrial, tmp_path: Path
+) -> None:
+    trial = open_trial(study=CREAMFL, public=True)
+    network = same_bits(trial, tmp_path)
+    assert network.done
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fedkim-3sites", "scaffold-3sites"])
+def test_the_shipped_studies_give_the_same_bits(name: str, open_trial: OpenTrial, tmp_path: Path) -> None:
+    write_folders(load_study(STUDIES / f"{name}.toml"), tmp_path / "data", Reporter.silent())
+    trial = open_trial(tmp_path / "data", study=(STUDIES / f"{name}.toml").read_text(encoding="utf-8"))
+    same_bits(trial, tmp_path)

@@ -7,7 +7,7 @@
 # INVITATION (FOLDER/invitation)  where the bundle for hospitals is written
 # KEYS, SITES                     for a trial: wait for KEYS/NAME/node.pub of all these names, and admit them unseen.
 #                                 Without them admit every site yourself, after a telephone call: medfed federation add
-# Exit status: that of `medfed federation start`; after 3 (too few sites) and after a crash it is started again.
+# Exit status: that of `medfed federation start`. After 3 (too few sites) and when it was killed it is started again.
 set -euo pipefail
 folder=${1:?usage: server.sh FOLDER}
 . "$(dirname "${BASH_SOURCE[0]}")/keep.sh"

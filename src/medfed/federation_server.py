@@ -17,10 +17,12 @@ from typing import Any
 from rich.console import Console
 
 from medfed.datasets.decode import Decoded
-from medfed.errors import RunError, TooFewSitesError
+from medfed.errors import DataError, RunError, TooFewSitesError
 from medfed.federated.exchange import ClientExchange
 from medfed.federated.post import Envelope, Post
 from medfed.federated.remote import Greeting, RemoteExchange, greet
+from medfed.hospital import sampled_modalities
+from medfed.modalities.moments import Moments
 from medfed.pipeline import Party, Places, run_study
 from medfed.prepare import Sources, server_cohort, server_sources
 from medfed.progress import Reporter
@@ -88,14 +90,15 @@ class Hospitals:
         asked = self._post.online() & set(filed or self._folder.sites)
         self._status.update(state="hello", num_rounds=study.rounds.num_rounds)
         answers = greet(self._post, asked, facts, self._folder.deadlines.hello_seconds)
+        answers = {site: _checked(site, study, answer) for site, answer in answers.items()}
         willing = {site: answer for site, answer in answers.items() if isinstance(answer, Greeting)}
         for failure in _failures(answers):
             self.note_failure(failure)
         self._check_versions(willing)
-        if filed:
-            willing = _as_filed(filed, willing)
         if len(willing) < self._folder.min_sites:
             raise self._too_few(len(willing), [(found.client, found.reason) for found in _failures(answers)])
+        if filed:
+            willing = _as_filed(filed, willing)
         if not filed:
             run.write_json(GREETINGS, {site: found.model_dump() for site, found in sorted(willing.items())})
         self._greetings = dict(sorted(willing.items()))
@@ -210,6 +213,18 @@ def serve(folder: FederationFolder, console: Console | None = None) -> Path:
     finally:
         server.stop()
     return found
+
+
+def _checked(site: str, study: Study, answer: Greeting | Failure) -> Greeting | Failure:
+    """Return a greeting whose moments are finite and of the study's modalities and channels, else a failure."""
+    if isinstance(answer, Failure):
+        return answer
+    try:
+        own = {name: Moments.zero(one.num_channels) for name, one in sampled_modalities(study).items()}
+        pool({site: moments_of(answer.moments), f"{site}, as the study says": own})
+    except DataError as error:
+        return Failure(site, 0, "hello", f"its moments are not the study's: {error.what}")
+    return answer
 
 
 def _failures(answers: Mapping[str, Greeting | Failure]) -> list[Failure]:

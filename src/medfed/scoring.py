@@ -77,7 +77,7 @@ def scores_of(value: object, site: str, study: Study) -> SiteScores:
         if unknown := sorted(values.keys() - known):
             raise _refused(site, f"the study has no metric {unknown[0]!r} of a task {task!r}")
         number = values.get("n")
-        if number is None or number < 1 or number != int(number) or not all(map(_finite, values.values())):
+        if not all(map(_finite, values.values())) or number is None or number < 1 or number != int(number):
             raise _refused(site, f"the numbers of task {task!r} are not finite, or n is no count")
     return scores
 

@@ -39,7 +39,7 @@ from medfed.site.policy import ANY, study_sha256
 from medfed.study import Study
 from medfed.tasks.base import TaskSet
 from medfed.tasks.sites import SiteData, moments_json, moments_of
-from medfed.types import Broadcast, Failure
+from medfed.types import Broadcast
 
 SCRUBBED = "its data cannot be used; the site's own log says which file"
 """All the server learns of a mistake in a site's data: such messages name files, examples and patients."""
@@ -112,10 +112,7 @@ class SiteDesk:
         client, _ = self._party(letter, run)
         broadcast = self._broadcast(letter, run)
         self._reporter.say(f"round {broadcast.round}: training")
-        answer = run.trainer.train(client, broadcast)
-        if isinstance(answer, Failure):
-            self._reporter.say(answer.reason)
-            return self._failure(letter, answer.reason)
+        answer = run.trainer.update(client, broadcast)
         self._folder.policy.check_update(answer)
         return self._sent(
             letter, "update", update_bytes(answer), run, answer.num_examples, tensor_names(answer), answer.metrics
@@ -142,7 +139,7 @@ class SiteDesk:
             study = _study(letter)
             self._folder.policy.check_study(study)
             trainer = Trainer(build_model(study), study.algorithm, study.client, study.seed, self._memory(name))
-            self._runs[name] = _Run(study, self._site_data(study), trainer)
+            self._runs = {name: _Run(study, self._site_data(study), trainer)}  # one at a time: memory stays flat
         return self._runs[name]
 
     def _site_data(self, study: Study) -> SiteData:
@@ -178,6 +175,7 @@ class SiteDesk:
     def _broadcast(self, letter: Envelope, run: _Run) -> Broadcast:
         broadcast = broadcast_of(letter.payload)
         check_broadcast(broadcast, run.study.algorithm.shared(run.trainer.initial))
+        check_round(letter, broadcast, run.study.rounds.num_rounds)
         return broadcast
 
     def _sent(
@@ -232,6 +230,17 @@ def join(folder: SiteFolder, *, once: bool = False, console: Console | None = No
     site.serve(answer, reporter.say, patience_seconds=folder.settings.patience_seconds)
 
 
+def check_round(letter: Envelope, broadcast: Broadcast, last: int) -> None:
+    """Refuse a broadcast that is not of the letter's round, or of none of the study's: it would spoil the memory.
+
+    Raises:
+        RunError: naming both rounds.
+    """
+    if broadcast.round != _round(letter) or not 1 <= broadcast.round <= last:
+        what = f"a letter of round {_round(letter)} with a model of round {str(broadcast.round)[:20]}, of {last} rounds"
+        raise RunError(what, where="the server", hint="leave the federation and ask its people")
+
+
 def _told(error: MedfedError) -> str:
     """Return what the server is told of ``error``: nothing that names a file, an example or a patient."""
     if isinstance(error, DataError):
@@ -252,4 +261,4 @@ def _study(letter: Envelope) -> Study:
 
 def _round(letter: Envelope) -> int:
     text = letter.facts.get("round", "0")
-    return int(text) if text.isdecimal() else 0
+    return int(text) if text.isdecimal() and len(text) < 10 else 0

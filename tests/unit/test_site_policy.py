@@ -97,7 +97,7 @@ def test_an_update_is_refused_for_what_it_holds() -> None:
         (update(buffers={"encoders.ecg.mean": one}), "holds buffers.*encoders.ecg.mean"),
         (update(state={"control": one}), "holds state.*control"),
         (update(round=4), "round 4, allowed are 3"),
-        (update(num_examples=9), "of 9 examples"),
+        (update(num_examples=9), "of fewer than 10 examples"),
     ):
         with pytest.raises(PolicyError, match=message):
             policy.check_update(given)
@@ -106,12 +106,12 @@ def test_an_update_is_refused_for_what_it_holds() -> None:
 def test_few_examples_train_nothing_and_score_nothing() -> None:
     policy = Policy(tasks=("cd", "ead"), algorithms=("any",), studies=("any",), min_examples=10)
     policy.check_counts({"cd": 0, "ead": 10})
-    with pytest.raises(PolicyError, match="'cd' has 9 training examples"):
+    with pytest.raises(PolicyError, match="'cd' has fewer training examples here than 10"):
         policy.check_counts({"cd": 9, "ead": 10})
     with pytest.raises(PolicyError, match="'mp' is not allowed here"):
         policy.check_counts({"mp": 10})
     policy.check_scores({"cd": {"auroc": None, "n": 10}})
-    with pytest.raises(PolicyError, match="'cd' are of 9 examples"):
+    with pytest.raises(PolicyError, match="'cd' are of fewer than 10 examples"):
         policy.check_scores({"cd": {"auroc": 0.5, "n": 9}})
     with pytest.raises(PolicyError, match="scores may not leave"):
         policy.model_copy(update={"scores": False}).check_scores({"cd": {"auroc": 0.5, "n": 100}})

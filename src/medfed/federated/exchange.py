@@ -152,14 +152,22 @@ class Trainer:
             DiskError: the new state cannot be kept, so this client's part of the run cannot go on.
         """
         try:
-            state = state_of(self.memory, client.id, broadcast.round, self._start())
-            update, kept = client.train(self._model, broadcast, self._algorithm, state, self._settings, self._seed)
-            self.memory.keep(client.id, broadcast.round, kept)
+            return self.update(client, broadcast)
         except DiskError:
             raise
         except MedfedError as error:
             return Failure(client.id, broadcast.round, "train", str(error))
-        return update
+
+    def update(self, client: Client, broadcast: Broadcast) -> Update:
+        """Train ``client`` on ``broadcast`` and keep its new state.
+
+        Raises:
+            MedfedError: the client cannot train, or its state cannot be kept.
+        """
+        state = state_of(self.memory, client.id, broadcast.round, self._start())
+        found, kept = client.train(self._model, broadcast, self._algorithm, state, self._settings, self._seed)
+        self.memory.keep(client.id, broadcast.round, kept)
+        return found
 
     def own(self, client: str) -> dict[str, Tensor]:
         """Return what the algorithm keeps at ``client``."""

@@ -56,7 +56,6 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
 from flwr.supercore.inflatable.inflatable_utils import (
     ObjectPullError,
     ObjectPushError,
-    ObjectUnavailableError,
     inflate_object_from_contents,
     pull_objects,
     push_objects,
@@ -147,6 +146,8 @@ class FlowerServer:
         self._run = self._task = 0
         self._late: dict[str, tuple[str, str]] = {}
         """Letters that sites were still at when their time was over: message id → (site, kind)."""
+        self._arriving: dict[str, Message | None] = {}
+        """Answers that may be on their way still: message id → answer without content; None says the site is gone."""
 
     @property
     def port(self) -> int:
@@ -215,7 +216,10 @@ class FlowerServer:
         if node.last_activated_at != asked.connection:
             asked.message_ids = sorted(self._take_back(site, asked.message_ids))
             self._send_again(site, asked, node)
-        return next((answer for _, answer in self._collect(set(asked.message_ids))), None)
+        found = dict(self._collect(set(asked.message_ids)))
+        whole = [answer for answer in found.values() if isinstance(answer, Envelope)]
+        # Of an answer that broke off when the site went away, the site is not asked again: it has its letter anew.
+        return whole[0] if whole else found.get(asked.message_ids[-1])
 
     def _node(self, site: str) -> NodeInfo:
         (node,) = self._state.get_node_info(node_ids=[self._nodes[site]])
@@ -296,33 +300,29 @@ class FlowerServer:
         """Yield (message id, answer) of the answers that are there."""
         if not message_ids:
             return
-        for reply in self._state.get_message_res(message_ids, self._run):
-            asked = reply.metadata.reply_to_message_id
-            answer = Lost(UNAVAILABLE) if reply.has_error() else self._fetched(reply.metadata.message_id)
-            self._state.delete_messages({asked})
-            yield asked, answer
+        for reply in self._state.get_message_res(message_ids - self._arriving.keys(), self._run):
+            self._arriving[reply.metadata.reply_to_message_id] = None if reply.has_error() else reply
+        for asked in sorted(message_ids & self._arriving.keys()):
+            arriving = self._arriving[asked]
+            answer = Lost(UNAVAILABLE) if arriving is None else self._fetched(arriving.metadata.message_id)
+            if answer is not None:
+                del self._arriving[asked]
+                self._state.delete_messages({asked})
+                yield asked, answer
 
-    def _fetched(self, message_id: str) -> Envelope | Lost:
-        """Return a reply's content, which may still be arriving."""
+    def _fetched(self, message_id: str) -> Envelope | Lost | None:
+        """Return a reply's content, or None while it is still arriving; nothing waits for one site alone."""
         store = self._state.object_store
-
-        def pull(name: str) -> bytes:
-            content = self._state.get_object(self._run, name)
-            if content is None:
-                raise ObjectPullError(name, "the object could not be found")
-            if not content:
-                raise ObjectUnavailableError(name)
-            return content
-
         try:
-            tree = store.get_object_tree(message_id)
-            contents = pull_objects([part.object_id for part in iterate_object_tree(tree)], pull)
-            message = inflate_object_from_contents(message_id, contents)
-        except (ObjectPullError, KeyError, ValueError) as error:
-            return Lost(f"its answer did not arrive whole: {error}")
-        finally:
-            store.delete(message_id)
-        return _letter(message) if isinstance(message, Message) and message.has_content() else Lost("an empty answer")
+            names = [part.object_id for part in iterate_object_tree(store.get_object_tree(message_id))]
+            contents = {name: self._state.get_object(self._run, name) for name in names}
+            if all(content is not None for content in contents.values()) and not all(contents.values()):
+                return None
+            answer = _opened(message_id, {name: content or b"" for name, content in contents.items()})
+        except Exception as error:  # a site can send any bytes: whatever they break is its failure alone
+            answer = Lost(f"its answer did not arrive whole: {type(error).__name__}")
+        store.delete(message_id)
+        return answer
 
 
 class FlowerSite:
@@ -420,7 +420,11 @@ class FlowerSite:
                 self._stopped.wait(pause)
                 continue
             pause = POLL_SECONDS
-            link.reply(message, answer(_letter(message)))
+            try:
+                letter = _letter(message)
+            except Exception as error:
+                raise _GoneError(f"a letter that is none: {type(error).__name__}") from error
+            link.reply(message, answer(letter))
 
     @contextlib.contextmanager
     def _connected(self, persistence: RetryInvoker) -> Iterator[_Link]:
@@ -529,6 +533,13 @@ class _Link:
             if not heard:
                 self.lost.set()
                 return
+
+
+def _opened(message_id: str, contents: dict[str, bytes]) -> Envelope | Lost:
+    message = inflate_object_from_contents(message_id, contents)
+    if not isinstance(message, Message) or not message.has_content():
+        return Lost("an empty answer")
+    return _letter(message)
 
 
 def _content(letter: Envelope) -> RecordDict:

@@ -18,6 +18,9 @@ from medfed.errors import UpdateRejectedError
 from medfed.federated.state import Weights
 from medfed.types import Broadcast, Params, Update, component
 
+MOST_STEPS = 2**31
+"""More steps than any round has; algorithms compute with the number."""
+
 
 class TensorSpec(NamedTuple):
     """Shape and dtype of a tensor."""
@@ -100,8 +103,9 @@ class Gate:
         hint = f"num_examples is the client's training examples, 1 to the registered {limit}"
         if not _is_count(update.num_examples, 1, limit):
             raise _rejected(sender, f"num_examples is {update.num_examples!r}, allowed is 1 to {limit}", hint=hint)
-        if not _is_count(update.num_steps, 1, None):
-            raise _rejected(sender, f"num_steps is {update.num_steps!r}, allowed is 1 or more", hint="train first")
+        if not _is_count(update.num_steps, 1, MOST_STEPS):
+            told = f"num_steps is {str(update.num_steps)[:40]}, allowed is 1 to {MOST_STEPS}"
+            raise _rejected(sender, told, hint="train first")
         for part, count in update.examples.items():
             if part not in self._components:
                 raise _rejected(sender, f"examples for component {part!r}, which the model lacks", hint=hint)

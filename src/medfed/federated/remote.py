@@ -28,6 +28,9 @@ from medfed.federated.post import Envelope, Lost, Post
 from medfed.federated.wire import broadcast_bytes, update_of
 from medfed.types import Broadcast, Failure, Params, Update
 
+PHASES = ("hello", "train", "evaluate", "bye")
+"""What a site may say it failed in."""
+
 
 class Greeting(BaseModel):
     """What a site says of itself before the first round.
@@ -119,8 +122,8 @@ class RemoteExchange:
             return payload
         try:
             return self._read_scores(json.loads(payload), site)
-        except ValueError as error:
-            return Failure(site, round, "network", f"unreadable scores: {error}")
+        except (ValueError, RecursionError) as error:
+            return Failure(site, round, "network", f"unreadable scores: {clipped(str(error))}")
         except UpdateRejectedError as error:
             return Failure(site, round, "gate", str(error))
 
@@ -158,7 +161,7 @@ def _greeting(site: str, answer: Envelope | Lost) -> Greeting | Failure:
     try:
         return Greeting.model_validate_json(payload)
     except ValueError as error:
-        return Failure(site, 0, "hello", f"unreadable greeting: {error}")
+        return Failure(site, 0, "hello", f"unreadable greeting: {clipped(str(error))}")
 
 
 def _payload(site: str, round: int, answer: Envelope | Lost, wanted: str) -> bytes | Failure:
@@ -166,7 +169,15 @@ def _payload(site: str, round: int, answer: Envelope | Lost, wanted: str) -> byt
     if isinstance(answer, Lost):
         return Failure(site, round, "network", answer.reason)
     if answer.kind == "failure":
-        return Failure(site, round, answer.facts.get("phase", "site"), answer.facts.get("reason", "no reason given"))
+        phase = answer.facts.get("phase", "")
+        reason = clipped(answer.facts.get("reason", "no reason given"))
+        return Failure(site, round, phase if phase in PHASES else "site", reason)
     if answer.kind != wanted:
-        return Failure(site, round, "network", f"it answered {answer.kind!r}, wanted {wanted!r}")
+        return Failure(site, round, "network", f"it answered {clipped(answer.kind, 40)!r}, wanted {wanted!r}")
     return answer.payload
+
+
+def clipped(text: str, longest: int = 1000) -> str:
+    """Return what a site says as it may stand in a log: printable, and not too long."""
+    kept = text[:longest] + ("…" if len(text) > longest else "")
+    return "".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in kept)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from medfed.errors import RunError, UpdateRejectedError
+from medfed.errors import RunError, TooFewSitesError, UpdateRejectedError
 from medfed.federated.aggregation import in_order
 from medfed.federated.algorithms.base import Algorithm, Federation
 from medfed.federated.exchange import Answer, Exchange
@@ -109,7 +109,7 @@ def run_round(
         settings: sampling and the minimum of usable updates.
 
     Raises:
-        RunError: fewer than ``settings.min_clients`` usable updates; every failure is listed.
+        TooFewSitesError: fewer than ``settings.min_clients`` usable updates; every failure is listed.
     """
     base = fingerprint(state.params, state.buffers)
     broadcast = algorithm.broadcast(state, base)
@@ -207,9 +207,9 @@ def _record(update: Update, broadcast: Broadcast) -> ClientRecord:
     )
 
 
-def _too_few(round: int, usable: int, settings: RoundSettings, failures: tuple[Failure, ...]) -> RunError:
+def _too_few(round: int, usable: int, settings: RoundSettings, failures: tuple[Failure, ...]) -> TooFewSitesError:
     listed = "\n".join(f"  {failure.client} ({failure.phase}): {failure.reason}" for failure in failures)
-    return RunError(
+    return TooFewSitesError(
         f"{usable} usable updates, rounds.min_clients is {settings.min_clients}\n{listed}",
         where=f"round {round}",
         hint="mend the clients above, or lower rounds.min_clients",

@@ -106,7 +106,7 @@ def unpack(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = copied(dict(sorted(load(data).items())))
         size = int.from_bytes(data[:8], "little")
         facts = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["facts"])
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(f"unreadable: {error}", where="message", hint=_HINT) from error
     if not isinstance(facts, dict):
         raise RunError("unreadable: no facts", where="message", hint=_HINT)

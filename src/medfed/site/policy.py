@@ -133,7 +133,7 @@ class Policy(BaseModel):
             if 0 < count < self.min_examples:
                 raise _refusal(
                     "min_examples",
-                    f"the task {task!r} has {count} training examples here, fewer than {self.min_examples}",
+                    f"the task {task!r} has fewer training examples here than {self.min_examples}",
                 )
 
     def check_update(self, update: Update) -> None:
@@ -145,7 +145,7 @@ class Policy(BaseModel):
         if update.round > self.max_rounds:
             raise _refusal("max_rounds", f"this is round {update.round}, allowed are {self.max_rounds}")
         if update.num_examples < self.min_examples:
-            raise _refusal("min_examples", f"the update is of {update.num_examples} examples")
+            raise _refusal("min_examples", f"the update is of fewer than {self.min_examples} examples")
         self.check_tensors(update.delta)
         for part, tensors in (("buffers", update.buffers), ("state", update.state)):
             if tensors and part not in self.may_leave:
@@ -175,7 +175,7 @@ class Policy(BaseModel):
         for task, values in sorted(scores.items()):
             count = values.get("n") or 0
             if 0 < count < self.min_examples:
-                raise _refusal("min_examples", f"the scores of {task!r} are of {count:g} examples")
+                raise _refusal("min_examples", f"the scores of {task!r} are of fewer than {self.min_examples} examples")
 
 
 def policy_for(study: Study, may_leave: Sequence[str], min_examples: int) -> Policy:

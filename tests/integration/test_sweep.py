@@ -152,6 +152,11 @@ def test_runs_on_the_same_data_share_hashed_ids(whole: Whole) -> None:
     assert not set(ids[0]) & {name for names in index["server"]["test"].values() for name in names}
 
 
+def hears_interrupts() -> None:
+    """Let a child hear Ctrl-C, also where the tests run in the background of a shell, which ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)], ids=["interrupted", "killed"]
@@ -165,6 +170,7 @@ def test_an_ended_sweep_leaves_no_process_and_goes_on_to_the_same_bits(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=hears_interrupts,  # noqa: PLW1509 (this process has no threads yet)
     )
     until(lambda: any((tmp_path / "runs").glob("federations/*/checkpoints/*/manifest.json")), process)
     workers = psutil.Process(process.pid).children(recursive=True)

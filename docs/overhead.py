@@ -203,8 +203,8 @@ HEAD = """# What a network costs
 
 Ratios of medians to the same round in one process, all exchanges in turn on the same machine (two cores):
 `python docs/overhead.py`. Three sites with 140 training examples each; every exchange ends with the same weights, bit
-for bit, or the script stops. Server and sites share one process and its lock here, so wall time over Flower is an upper
-bound; CPU time counts both sides: TLS, Flower's objects, packing, hashing.
+for bit, or the script stops. Over Flower and in workers clients train at the same time, in one process in turn, so wall
+time can be below 1; CPU time is the price, and counts both sides: TLS, Flower's objects, packing, hashing.
 
 """
 TAIL = """

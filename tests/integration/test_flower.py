@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import socket
 import ssl
 import subprocess
@@ -337,3 +338,13 @@ def test_clocks_may_differ_by_what_flower_tolerates(net: Net) -> None:
             codes.append(client.post(url, content=request.SerializeToString(), headers=headers).status_code)
     assert codes[1] == 401
     assert codes[0] != 401
+
+
+def test_one_file_alone_imports_flower() -> None:
+    source = Path(flower.__file__).parents[1]
+    names = [
+        str(path.relative_to(source))
+        for path in sorted(source.rglob("*.py"))
+        if re.search(r"^\s*(import|from) flwr\b", path.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert names == ["federated/flower.py"]

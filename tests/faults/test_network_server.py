@@ -172,7 +172,7 @@ def test_too_few_sites_end_the_server_in_time_and_finished_rounds_are_kept(open_
     assert trial.status.state == "too few sites"
 
     assert not (trial.server_folder / "runs").exists()
-    trial.site("site-2", Fault("medfed.federated.exchange:Trainer.train", 2))
+    trial.site("site-2", Fault("medfed.federated.exchange:Trainer.update", 2))
     second = trial.server()
     assert second.wait() == 3, trial.logs()
     assert "site-2: not there" in second.text

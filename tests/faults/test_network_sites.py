@@ -12,7 +12,7 @@ from forwarder import Forwarder
 from medfed.site.lock import is_held
 from missing_sites import failures, sites_and_phases, weights, weights_without
 
-TRAIN = "medfed.federated.exchange:Trainer.train"
+TRAIN = "medfed.federated.exchange:Trainer.update"
 Open = Callable[..., Trial]
 
 

@@ -22,7 +22,6 @@ from medfed.federated.exchange import ClientExchange
 from medfed.federated.post import Envelope, Post
 from medfed.federated.remote import Greeting, RemoteExchange, greet
 from medfed.hospital import sampled_modalities
-from medfed.modalities.moments import Moments
 from medfed.pipeline import Party, Places, run_study
 from medfed.prepare import Sources, server_cohort, server_sources
 from medfed.progress import Reporter
@@ -30,7 +29,6 @@ from medfed.rundir import RunDir
 from medfed.scoring import scores_of
 from medfed.site.federation import FederationFolder, check_study
 from medfed.site.invitation import versions
-from medfed.site.policy import study_sha256
 from medfed.site.status import SiteFailure, StatusFile
 from medfed.study import Study
 from medfed.tasks.cohort import Cohort
@@ -99,7 +97,7 @@ class Hospitals:
             raise self._too_few(len(willing), [(found.client, found.reason) for found in _failures(answers)])
         if filed:
             willing = _as_filed(filed, willing)
-        if not filed:
+        else:
             run.write_json(GREETINGS, {site: found.model_dump() for site, found in sorted(willing.items())})
         self._greetings = dict(sorted(willing.items()))
         pooled = pool({site: moments_of(found.moments) for site, found in self._greetings.items()})
@@ -185,7 +183,6 @@ class Hospitals:
     def _facts(self, study: Study, run: RunDir) -> dict[str, str]:
         return {
             "study": json.dumps(study.resolved()),
-            "study_sha256": study_sha256(study),
             "run": f"{run.root.parent.name}/{run.root.name}",
         }
 
@@ -220,10 +217,11 @@ def _checked(site: str, study: Study, answer: Greeting | Failure) -> Greeting | 
     if isinstance(answer, Failure):
         return answer
     try:
-        own = {name: Moments.zero(one.num_channels) for name, one in sampled_modalities(study).items()}
-        pool({site: moments_of(answer.moments), f"{site}, as the study says": own})
+        given = {name: len(one.count) for name, one in moments_of(answer.moments).items()}
     except DataError as error:
-        return Failure(site, 0, "hello", f"its moments are not the study's: {error.what}")
+        return Failure(site, 0, "hello", f"its moments are none: {error.what}")
+    if given != {name: one.num_channels for name, one in sampled_modalities(study).items()}:
+        return Failure(site, 0, "hello", "its moments are not of the study's modalities and channels")
     return answer
 
 

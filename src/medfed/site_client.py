@@ -29,6 +29,7 @@ from medfed.federated.post import Envelope
 from medfed.federated.remote import Greeting
 from medfed.federated.wire import broadcast_of, update_bytes
 from medfed.hospital import find_site, load_site, moments_at, public_sets, site_client
+from medfed.modalities.moments import Moments
 from medfed.progress import Reporter
 from medfed.scoring import evaluate_at
 from medfed.site.audit import tensor_names
@@ -38,7 +39,7 @@ from medfed.site.keys import load_node_key
 from medfed.site.policy import ANY, study_sha256
 from medfed.study import Study
 from medfed.tasks.base import TaskSet
-from medfed.tasks.sites import SiteData, moments_json, moments_of
+from medfed.tasks.sites import SiteData, class_counts, moments_json, moments_of
 from medfed.types import Broadcast
 
 SCRUBBED = "its data cannot be used; the site's own log says which file"
@@ -94,15 +95,11 @@ class SiteDesk:
 
     def _hello(self, letter: Envelope) -> Envelope:
         run = self._run(letter)
-        counts = None
-        if self._folder.policy.class_counts:
-            client, _ = site_client(run.study, run.data, moments_at(run.study, run.data), self._public(run, {}))
-            counts = {name: examples.task.counts(examples) for name, examples in client.tasks.items()}
         greeting = Greeting(
             num_examples=run.data.num_examples,
             moments=moments_json(moments_at(run.study, run.data)),
             versions=versions(),
-            counts=counts,
+            counts=class_counts(run.data) if self._folder.policy.class_counts else None,
         )
         self._reporter.say(f"study {run.study.name!r}: {run.data.num_examples} training examples here")
         return self._sent(letter, "greeting", greeting.model_dump_json().encode(), run, run.data.num_examples)
@@ -160,17 +157,16 @@ class SiteDesk:
         """Return the site as a client of the run, and its test examples, normalised by the letter's moments."""
         given = letter.facts.get("moments", "{}")
         if run.client is None or run.tests is None or run.moments != given:
-            pooled = json.loads(given)
-            run.client, run.tests = site_client(run.study, run.data, moments_of(pooled), self._public(run, pooled))
+            pooled = moments_of(json.loads(given))
+            run.client, run.tests = site_client(run.study, run.data, pooled, self._public(run, pooled))
             run.moments = given
         return run.client, run.tests
 
-    def _public(self, run: _Run, pooled: Mapping[str, Any]) -> Mapping[str, TaskSet] | None:
+    def _public(self, run: _Run, pooled: Mapping[str, Moments]) -> Mapping[str, TaskSet] | None:
         root = self._folder.public_root
         if not run.study.algorithm.uses_public or root is None:
             return None
-        moments = moments_of(pooled) if pooled else moments_at(run.study, run.data)
-        return public_sets(run.study, root, moments, self._reporter)
+        return public_sets(run.study, root, pooled, self._reporter)
 
     def _broadcast(self, letter: Envelope, run: _Run) -> Broadcast:
         broadcast = broadcast_of(letter.payload)

@@ -90,9 +90,15 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
         time.sleep(0.05)
 
 
-def listening(certificates: Certificates, keys: Mapping[str, ec.EllipticCurvePrivateKey], port: int, log: Path):
+def listening(
+    certificates: Certificates,
+    keys: Mapping[str, ec.EllipticCurvePrivateKey],
+    port: int,
+    log: Path,
+    host: str = "127.0.0.1",
+):
     public = {site: public_bytes(key.public_key()) for site, key in keys.items()}
-    server = flower.FlowerServer("127.0.0.1", port, certificates.certificate, certificates.key, public, log)
+    server = flower.FlowerServer(host, port, certificates.certificate, certificates.key, public, log)
     server.start()
     return server
 
@@ -182,19 +188,52 @@ def test_a_server_of_another_authority_is_refused_before_anything_is_sent(net: N
     assert net.server.online() == set()
 
 
-def test_a_certificate_for_another_host_is_refused(net: Net) -> None:
-    """The trial certificate is for 127.0.0.1 and localhost, not for 127.0.0.2."""
-    site = flower.FlowerSite(
-        f"127.0.0.2:{net.server.port}", net.files.ca.read_bytes(), net.keys["north"], net.folder / "x.log"
+@pytest.mark.skipif(sys.platform != "linux", reason="127.0.0.2 is an address of this machine on Linux only")
+def test_a_certificate_for_another_host_is_refused(net: Net, tmp_path: Path) -> None:
+    """The trial certificate is for 127.0.0.1 and localhost, not for 127.0.0.2, where this server answers too."""
+    everywhere = listening(net.files, net.keys, 0, tmp_path / "everywhere.log", host="0.0.0.0")  # noqa: S104
+    called: list[Envelope] = []
+    here, there = (
+        flower.FlowerSite(f"{host}:{everywhere.port}", net.files.ca.read_bytes(), net.keys["north"], tmp_path / "x.log")
+        for host in ("127.0.0.1", "127.0.0.2")
     )
-    with socket.socket() as probe:
-        probe.settimeout(2)
-        if probe.connect_ex(("127.0.0.2", net.server.port)) != 0:
-            listener = socket.create_server(("127.0.0.2", 0))
-            listener.close()
-            pytest.skip("the server does not listen on 127.0.0.2")
-    with pytest.raises(RunError, match="certificate"):
-        site.serve(echo, lambda line: None, patience_seconds=5.0)
+    try:
+        with pytest.raises(RunError, match="certificate is refused"):
+            there.serve(lambda letter: called.append(letter) or echo(letter), ignore, patience_seconds=5.0)
+        assert everywhere.online() == set()
+        here.serve(echo, lambda line: here.stop(), patience_seconds=5.0)
+    finally:
+        everywhere.stop()
+    assert called == []
+
+
+def ignore(line: str) -> None:
+    """Take a line and say nothing."""
+
+
+def test_an_upload_that_stops_half_way_holds_nobody_up(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    """North announces its answer and sends none of it for a while; south's comes at once, north's is told as late."""
+    whole, go_on = flower.push_objects, threading.Event()
+
+    def stuck(objects: dict, push: Callable, **options: object) -> None:
+        if any(b"from north" in part.deflate() for part in objects.values()):
+            go_on.wait(30)
+        whole(objects, push, **options)
+
+    monkeypatch.setattr(flower, "push_objects", stuck)
+    handlers = {site: (lambda letter, site=site: Envelope("re", {}, f"from {site}".encode())) for site in SITES}
+    with net.joined(handlers):
+        started, came = time.monotonic(), {}
+        for site, answer in net.server.ask({site: Envelope("train", {}, b"") for site in SITES}, 4.0):
+            came[site] = (answer, time.monotonic() - started)
+        assert came["south"][0] == Envelope("re", {}, b"from south")
+        assert came["south"][1] < 3.0
+        assert isinstance(came["north"][0], Lost)
+        assert came["north"][1] < 6.0, "at most as long as was said"
+        go_on.set()
+        found: list[tuple[str, str]] = []
+        wait_for(lambda: bool(found.extend(net.server.late()) or found))
+        assert found == [("north", "train")]
 
 
 def test_plaintext_is_refused(net: Net) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("flwr", reason="the extra flower is not installed")
 
+from desk_post import DeskPost, run_over
 from federation_trial import SITES, STUDY, Trial
 from medfed.pipeline import Places, run_study
 from medfed.prepare import write_folders
@@ -69,9 +70,23 @@ def test_scaffold_gives_the_same_bits_in_process_in_workers_and_over_the_network
         kinds = [entry["kind"] for entry in trial.egress(site)]
         assert kinds == ["greeting", "update", "update", "update", "scores"]
         assert "the chain holds" in trial.said(["site", "egress-report", str(trial.root / site)])
-    assert "counts" not in network.read_json("greetings.json") or not any(
-        found["counts"] for found in network.read_json("greetings.json").values()
-    ), "class counts leave only if the policy says so"
+    greetings = network.read_json("greetings.json")
+    assert sorted(greetings) == list(SITES)
+    assert all(found["counts"] is None for found in greetings.values()), "they leave only if the policy says so"
+
+
+def test_class_counts_leave_the_site_whose_policy_lets_them_and_are_those_of_its_training_examples(
+    open_trial: OpenTrial,
+) -> None:
+    trial = open_trial(study=STUDY.replace("num_rounds = 3", "num_rounds = 1"))
+    policy = trial.root / SITES[0] / "policy.toml"
+    policy.write_text(policy.read_text(encoding="utf-8").replace("class_counts = false", "class_counts = true"))
+    greetings = run_over(trial, DeskPost(trial)).read_json("greetings.json")
+    counts = {site: found["counts"] for site, found in greetings.items()}
+    assert counts[SITES[1]] is None
+    assert counts[SITES[2]] is None
+    assert sum(counts[SITES[0]]["mp"].values()) == greetings[SITES[0]]["num_examples"]
+    assert len(counts[SITES[0]]["mp"]) == 2, "who died and who lived"
 
 
 def test_creamfl_gives_the_same_bits_with_a_copy_of_the_public_data_at_every_site(

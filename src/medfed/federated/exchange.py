@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from medfed.errors import DiskError, MedfedError, StudyError
 from medfed.federated.algorithms.base import Algorithm
 from medfed.federated.client import STATE_GROUPS, Client, initial_client_state
-from medfed.federated.memory import ClientMemory, RamMemory, state_of
+from medfed.federated.memory import ClientMemory, RamMemory
 from medfed.federated.optimizer import ClientSettings
 from medfed.federated.state import split, weights_of
 from medfed.types import Broadcast, Failure, Params, Update
@@ -164,17 +164,19 @@ class Trainer:
         Raises:
             MedfedError: the client cannot train, or its state cannot be kept.
         """
-        state = state_of(self.memory, client.id, broadcast.round, self._start())
+        state = self._kept(client.id, broadcast.round)
         found, kept = client.train(self._model, broadcast, self._algorithm, state, self._settings, self._seed)
         self.memory.keep(client.id, broadcast.round, kept)
         return found
 
     def own(self, client: str) -> dict[str, Tensor]:
         """Return what the algorithm keeps at ``client``."""
-        return split(state_of(self.memory, client, sys.maxsize, self._start()), STATE_GROUPS)["algorithm"]
+        return split(self._kept(client, sys.maxsize), STATE_GROUPS)["algorithm"]
 
-    def _start(self) -> dict[str, Tensor]:
-        return initial_client_state(self._algorithm, self.initial)
+    def _kept(self, client: str, round: int) -> dict[str, Tensor]:
+        """Return what ``client`` starts ``round`` from."""
+        found = self.memory.before(client, round)
+        return initial_client_state(self._algorithm, self.initial) if found is None else found
 
 
 def by_id(clients: Iterable[Client]) -> dict[str, Client]:

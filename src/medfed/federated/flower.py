@@ -218,7 +218,7 @@ class FlowerServer:
             self._send_again(site, asked, node)
         found = dict(self._collect(set(asked.message_ids)))
         whole = [answer for answer in found.values() if isinstance(answer, Envelope)]
-        # Of an answer that broke off when the site went away, the site is not asked again: it has its letter anew.
+        # An answer that broke off when the site went away says nothing: the site has its letter anew, as the last one.
         return whole[0] if whole else found.get(asked.message_ids[-1])
 
     def _node(self, site: str) -> NodeInfo:
@@ -385,16 +385,7 @@ class FlowerSite:
             if state.tries == 1 and state.exception is not None:
                 tell(f"{_why(state.exception)}; trying again")
 
-        return RetryInvoker(
-            lambda: exponential(POLL_SECONDS, 2, int(HEARTBEAT_SECONDS)),
-            httpx.HTTPError,
-            max_tries=None,
-            max_time=patience_seconds,
-            on_success=heard,
-            on_backoff=failed,
-            jitter=None,
-            should_giveup=_is_final,
-        )
+        return _repeating(patience_seconds, heard, failed)
 
     def _give_up(self, error: Exception, silent: float, patience_seconds: float) -> None:
         """Raise if trying again is in vain, after ``silent`` seconds without contact."""
@@ -587,15 +578,27 @@ def _why(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _again(call: Callable[[Request], Response]) -> Callable[[Request], Response]:
-    """Return ``call``, repeated for a while when the network fails."""
-    invoker = RetryInvoker(
+def _repeating(
+    seconds: float,
+    heard: Callable[[RetryState], None] | None = None,
+    failed: Callable[[RetryState], None] | None = None,
+) -> RetryInvoker:
+    """Return what repeats a request when the network fails, with back-off, for so many seconds."""
+    return RetryInvoker(
         lambda: exponential(POLL_SECONDS, 2, int(HEARTBEAT_SECONDS)),
         httpx.HTTPError,
         max_tries=None,
-        max_time=RETRY_SECONDS,
+        max_time=seconds,
+        on_success=heard,
+        on_backoff=failed,
+        jitter=None,
         should_giveup=_is_final,
     )
+
+
+def _again(call: Callable[[Request], Response]) -> Callable[[Request], Response]:
+    """Return ``call``, repeated for a while when the network fails."""
+    invoker = _repeating(RETRY_SECONDS)
 
     def persistent(request: Request) -> Response:
         return invoker.invoke(call, request)  # type: ignore[no-any-return]

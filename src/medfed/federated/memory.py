@@ -8,7 +8,6 @@ On disk, memory does not grow with the number of clients, and a hospital's memor
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 from urllib.parse import quote, unquote
@@ -149,12 +148,6 @@ def _read(path: Path) -> dict[str, Tensor]:
     if filed != fingerprint(tensors, {}):
         raise DiskError("its content is not what was written", where=path, hint=_HINT)
     return tensors
-
-
-def state_of(memory: ClientMemory, client: str, round: int, initial: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what ``client`` starts round ``round`` from; ``initial`` if it has never trained."""
-    found = memory.before(client, round)
-    return dict(initial) if found is None else found
 
 
 _HINT = "the disk may be failing; remove this client's folder to let it start from the initial state"

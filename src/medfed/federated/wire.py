@@ -58,13 +58,7 @@ def update_of(data: bytes) -> Update:
     Raises:
         RunError: it is no update at all.
     """
-    tensors, rest = unpack(data)
-    parts = split(tensors, UPDATE_GROUPS)
-    try:
-        facts = _UpdateFacts.model_validate(rest)
-    except ValidationError as error:
-        raise RunError(f"not an update: {_first(error)}", where="message", hint=_HINT) from error
-    return Update(**dict(facts), delta=parts["delta"], buffers=parts["buffers"], state=parts["state"])
+    return Update(**_fields(data, UPDATE_GROUPS, _UpdateFacts))
 
 
 def broadcast_bytes(broadcast: Broadcast) -> bytes:
@@ -79,13 +73,7 @@ def broadcast_of(data: bytes) -> Broadcast:
     Raises:
         RunError: it is no broadcast.
     """
-    tensors, rest = unpack(data)
-    parts = split(tensors, BROADCAST_GROUPS)
-    try:
-        facts = _BroadcastFacts.model_validate(rest)
-    except ValidationError as error:
-        raise RunError(f"not a broadcast: {_first(error)}", where="message", hint=_HINT) from error
-    return Broadcast(facts.round, facts.base, **parts)
+    return Broadcast(**_fields(data, BROADCAST_GROUPS, _BroadcastFacts))
 
 
 def pack(tensors: Params, facts: Facts) -> bytes:
@@ -113,9 +101,16 @@ def unpack(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, facts
 
 
-def _first(error: ValidationError) -> str:
-    found = error.errors()[0]
-    return f"{'.'.join(map(str, found['loc']))}: {found['msg']}"
+def _fields(data: bytes, groups: tuple[str, ...], facts: type[BaseModel]) -> dict[str, Any]:
+    """Return the fields of a message: groups of tensors, and facts of the types that ``facts`` wants."""
+    tensors, rest = unpack(data)
+    try:
+        checked = facts.model_validate(rest)
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"not what was expected: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise RunError(what, where="message", hint=_HINT) from error
+    return {**dict(checked), **split(tensors, groups)}
 
 
 def save_update(path: Path, update: Update) -> None:

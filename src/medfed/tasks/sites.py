@@ -80,6 +80,15 @@ def divide_site(
     return SiteData(site, served, data, *parts.values())
 
 
+def class_counts(site: SiteData) -> dict[str, dict[str, int]]:
+    """Return task → class → the site's training examples; a task without any is left out."""
+    return {
+        task.name: task.counts(TaskSet(task, site.data[task.dataset], site.train[task.name]))
+        for task in site.tasks
+        if len(site.train[task.name])
+    }
+
+
 def site_moments(site: SiteData, modalities: Mapping[str, Modality]) -> dict[str, Moments]:
     """Return the moments of the site's training rows by modality; those of a modality it lacks are zero.
 

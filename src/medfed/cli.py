@@ -194,7 +194,7 @@ def export(
     foundation: Foundation = None,
 ) -> None:
     """Write a run's adapter (PEFT), encoders and projectors (safetensors) to a folder."""
-    from medfed.serving import export_run
+    from medfed.export import export_run
 
     export_run(folder, out, cache.expanduser(), foundation)
     typer.echo(out)
@@ -212,7 +212,7 @@ def predict(
     foundation: Foundation = None,
 ) -> None:
     """Ask a run's injected LLM about one file: a closed question, or with an open task any question."""
-    from medfed.serving import ask
+    from medfed.asking import ask
 
     answer = ask(folder, file, task, question, cache.expanduser(), foundation)
     if isinstance(answer, str):

@@ -24,6 +24,7 @@ from medfed.evaluation.cards import example_cards
 from medfed.evaluation.predict import HeadPredictor, InjectedPredictor, Predictor
 from medfed.injection.foundation import load_foundation
 from medfed.injection.inject import Injector
+from medfed.loaded import LoadedRun
 from medfed.predictions import answer_task, predict_task, role_of, score_predictions
 from medfed.prepare import Sources, cohort_of, decode_all, find_sources
 from medfed.progress import Reporter
@@ -33,7 +34,6 @@ from medfed.report.scores import score_table, write_scores
 from medfed.report.tables import summary_table
 from medfed.rundir import RunDir
 from medfed.scoring import put_beside
-from medfed.serving import LoadedRun
 from medfed.study import Study
 from medfed.tasks.base import ClosedTask
 from medfed.tasks.cohort import Cohort

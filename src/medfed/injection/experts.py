@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medfed.errors import RunError, StudyError
+from medfed.injection.routed_lora import routed_lora
 from medfed.injection.router import Router, RouterSettings
 
 PEFT_TYPE = "ROUTED_LORA"
@@ -83,9 +84,7 @@ class RoutedVariant(LoraVariant):  # type: ignore[misc] # PEFT is untyped
     def forward(self, module: LoraLayer, active_adapter: str, x: Tensor, result: Tensor, **_: Any) -> Tensor:
         """Add the experts' output to the frozen layer's ``result``, in the dtype of ``x``; the weights stay float32."""
         down, up = module.lora_A[active_adapter].weight, module.lora_B[active_adapter].weight
-        middle = F.linear(module.lora_dropout[active_adapter](x), down.to(x.dtype))
-        scales = self._routing.scales.to(x.dtype).unsqueeze(1)
-        return result + F.linear(middle * scales, up.to(x.dtype))
+        return routed_lora(module.lora_dropout[active_adapter](x), result, down, up, self._routing.scales)
 
     def merge_safe(self, module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> Tensor:
         """Return W + scaling Σ α_p B_p A_p for the one α in use."""

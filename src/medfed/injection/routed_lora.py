@@ -56,8 +56,7 @@ class _RoutedLora(torch.autograd.Function):
         dtype = result.dtype
         middle = x.to(dtype) @ down.to(dtype).T
         ctx.save_for_backward(x, middle, down, up, scales)
-        scaled = _scaled(middle, scales)
-        added = torch.addmm(result.flatten(0, -2), scaled.flatten(0, -2), up.to(dtype).T)
+        added = torch.addmm(_flat(result), _flat(_scaled(middle, scales)), up.to(dtype).T)
         return added.view_as(result)
 
     @staticmethod
@@ -65,25 +64,42 @@ class _RoutedLora(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad: Tensor) -> Gradients:
         x, middle, down, up, scales = ctx.saved_tensors  # type: ignore[attr-defined]
         needs_x, _, needs_down, needs_up, needs_scales = ctx.needs_input_grad  # type: ignore[attr-defined]
-        dtype, rows = grad.dtype, grad.flatten(0, -2)
         grad_x = grad_down = grad_up = grad_scales = None
-        if needs_up:
-            grad_up = (rows.T @ _scaled(middle, scales).flatten(0, -2)).to(up.dtype)
-        grad_scaled = grad @ up.to(dtype)
-        if needs_scales:
-            products = (grad_scaled * middle).float() if dtype.itemsize < 4 else grad_scaled * middle
-            grad_scales = products.flatten(0, -2).sum(0, keepdim=True) if len(scales) == 1 else products.flatten(1, -2).sum(1)
-            grad_scales = grad_scales.to(scales.dtype)
+        grad_scaled = grad @ up.to(grad.dtype)
+        if needs_up or needs_scales:
+            grad_up, grad_scales = _up_and_scales(grad, grad_scaled, middle, up, scales)
         grad_middle = _scaled(grad_scaled, scales)
         if needs_down:
-            grad_down = (grad_middle.flatten(0, -2).T @ x.to(dtype).flatten(0, -2)).to(down.dtype)
+            grad_down = (_flat(grad_middle).T @ _flat(x).to(grad.dtype)).to(down.dtype)
         if needs_x:
-            grad_x = (grad_middle @ down.to(dtype)).to(x.dtype)
+            grad_x = (grad_middle @ down.to(grad.dtype)).to(x.dtype)
         return grad_x, grad, grad_down, grad_up, grad_scales
 
 
-def _scaled(middle: Float[Tensor, "*batch middle"], scales: Float[Tensor, "example middle"]) -> Float[Tensor, "*batch middle"]:
+def _up_and_scales(
+    grad: Float[Tensor, "*batch out"],
+    grad_scaled: Float[Tensor, "*batch middle"],
+    middle: Float[Tensor, "*batch middle"],
+    up: Float[Tensor, "out middle"],
+    scales: Float[Tensor, "example middle"],
+) -> tuple[Float[Tensor, "out middle"], Float[Tensor, "example middle"]]:
+    """Return the gradients of B and of the scales; with one row both come from one product over all tokens."""
+    if len(scales) == 1:
+        product = (_flat(grad).T @ _flat(middle)).to(up.dtype)
+        return product * scales.to(up.dtype), (product * up).sum(0, keepdim=True).to(scales.dtype)
+    grad_up = _flat(grad).T @ _flat(_scaled(middle, scales))
+    products = (grad_scaled * middle).to(scales.dtype)
+    return grad_up.to(up.dtype), products.flatten(1, -2).sum(1)
+
+
+def _scaled(
+    middle: Float[Tensor, "*batch middle"], scales: Float[Tensor, "example middle"]
+) -> Float[Tensor, "*batch middle"]:
     rows = scales.to(middle.dtype)
-    if len(rows) > 1:
-        rows = rows.view(len(rows), *(1 for _ in middle.shape[1:-1]), rows.shape[-1])
-    return middle * rows
+    if len(rows) == 1:
+        return middle * rows
+    return middle * rows.view(len(rows), *(1 for _ in middle.shape[1:-1]), rows.shape[-1])
+
+
+def _flat(values: Float[Tensor, "*batch width"]) -> Float[Tensor, "row width"]:
+    return values.flatten(0, -2)

@@ -1,4 +1,4 @@
-"""Adapter files: PEFT's own reading and writing and ours give the same logits to the bit; an idle adapter is refused."""
+"""Adapter files: PEFT's reading and writing and ours give the same logits to the bit; an idle adapter is refused."""
 
 from __future__ import annotations
 
@@ -105,5 +105,5 @@ def test_neither_the_head_nor_the_embeddings_carry_or_save_anything(tmp_path: Pa
 
 def test_routed_experts_are_not_passed_off_as_a_plain_lora() -> None:
     model = trained(3)
-    with pytest.raises(TypeError, match="do not support LoRA conversion|not support"):
+    with pytest.raises(TypeError, match="not support"):
         convert_to_lora(model.adapted, rank=2)

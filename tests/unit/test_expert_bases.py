@@ -25,9 +25,7 @@ WIDTHS = {"hidden_size": 64, "intermediate_size": 128}
 def four_bit(folder: Path) -> nn.Module:
     """The random Llama in nf4."""
     language_model(**WIDTHS).save_pretrained(folder)
-    quantised = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
-    )
+    quantised = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
     model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, quantization_config=quantised, dtype=torch.float32)
     return model
 

@@ -18,7 +18,12 @@ from medfed.injection.routed_lora import routed_lora
 from medfed.injection.router import RouterSettings
 
 IN, OUT, MIDDLE = 5, 4, 6
-SHAPES = {"one row": ((2, 3, IN), 1), "a row each": ((2, 3, IN), 2), "flat": ((7, IN), 1), "four axes": ((2, 3, 2, IN), 2)}
+SHAPES = {
+    "one row": ((2, 3, IN), 1),
+    "a row each": ((2, 3, IN), 2),
+    "flat": ((7, IN), 1),
+    "four axes": ((2, 3, 2, IN), 2),
+}
 
 
 def parts(shape: tuple[int, ...], rows: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -43,6 +48,32 @@ def test_the_function_equals_one_example_at_a_time_and_leaves_its_inputs_alone(n
     assert all(torch.equal(value, old) for value, old in zip(given, before, strict=True))
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("name", SHAPES)
+def test_behind_a_frozen_layer_the_sum_is_right_in_place_and_beside_it(name: str, bias: bool) -> None:
+    x, _, down, up, scales = parts(*SHAPES[name])
+    frozen = nn.Linear(IN, OUT, bias=bias, dtype=torch.float64).requires_grad_(False)
+    wanted = (x, down, up, scales)
+    expected = plain(x, frozen(x), down, up, scales)
+    result = frozen(x)
+    found = routed_lora(x, result, down, up, scales)
+    if not bias:  # with a bias and three axes, PyTorch's result is a view
+        assert found.data_ptr() == result.data_ptr()
+    torch.testing.assert_close(found, expected)
+    seed = torch.randn(found.shape, dtype=torch.float64)
+    gradients = zip(torch.autograd.grad(found, wanted, seed), torch.autograd.grad(expected, wanted, seed), strict=True)
+    for gradient, true in gradients:
+        torch.testing.assert_close(gradient, true)
+
+
+def test_the_result_of_a_view_is_left_alone() -> None:
+    x, result, down, up, scales = parts((2, 3, IN), 1)
+    whole = result.detach().clone()
+    view = whole.view(6, OUT).view(2, 3, OUT)
+    torch.testing.assert_close(routed_lora(x, view, down, up, scales), plain(x, result, down, up, scales))
+    assert torch.equal(whole, result)
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_gradient_is_that_of_finite_differences(name: str) -> None:
     assert torch.autograd.gradcheck(routed_lora, parts(*SHAPES[name]))
@@ -51,7 +82,11 @@ def test_every_gradient_is_that_of_finite_differences(name: str) -> None:
 @pytest.mark.parametrize("wanted", range(5))
 def test_a_gradient_comes_alone_too(wanted: int) -> None:
     given = [value.detach().requires_grad_(number == wanted) for number, value in enumerate(parts((2, 3, IN), 2))]
-    assert torch.autograd.gradcheck(routed_lora, given)
+
+    def alone(x: Tensor, result: Tensor, *others: Tensor) -> Tensor:
+        return routed_lora(x, result.clone(), *others)  # a fresh result, as a layer's is: it is overwritten
+
+    assert torch.autograd.gradcheck(alone, given)
 
 
 @pytest.mark.parametrize("shape", [(6, IN), (3, 2, IN)])

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ def _keep_layout(model: nn.Module) -> None:
     """Keep bitsandbytes from packing 4-bit weights anew at the first evaluation on a CPU: no gradient passes those."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def projections(model: nn.Module) -> list[str]:
@@ -209,7 +209,7 @@ def _changes_logits(adapted: PeftModel) -> bool:
     table = adapted.get_input_embeddings().weight
     ids = torch.arange(min(4, len(table)), device=table.device).unsqueeze(0)
     tuner = adapted.base_model
-    mixing = nullcontext()
+    mixing: AbstractContextManager[None] = nullcontext()
     if isinstance(tuner, RoutedLoraModel):
         num_experts = adapted.peft_config[ADAPTER].num_experts
         mixing = tuner.routing.using(torch.full((1, num_experts), 1 / num_experts, device=table.device))

@@ -14,7 +14,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from medfed.errors import RunError
 
-Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, None]
 
 
 def routed_lora(
@@ -24,14 +24,15 @@ def routed_lora(
     up: Float[Tensor, "out middle"],
     scales: Float[Tensor, "example middle"],
 ) -> Float[Tensor, "*batch out"]:
-    """Return the frozen layer's ``result`` plus what the experts make of its input.
+    """Add what the experts make of a frozen layer's input to its ``result``, and return the sum.
 
     Everything is computed in the dtype of ``result`` (with autocast: what autocast chose there), and gradients arrive
     in the dtype of what they belong to.
 
     Args:
         x: input of the layer, after dropout.
-        result: output of the frozen layer; not changed.
+        result: output of the frozen layer, which must not need it for its own gradient; overwritten by the sum unless
+            it is a view or a leaf that takes a gradient.
         down: A of all experts.
         up: B of all experts.
         scales: α·a/r of every direction; one row for all of ``x``, or a row for each of its first axis.
@@ -45,25 +46,32 @@ def routed_lora(
             where="experts",
             hint="layers that flatten examples and tokens (mixtures of experts) take one task per batch",
         )
+    in_place = not (result._is_view() or (result.is_leaf and result.requires_grad))
     with torch.autocast(x.device.type, enabled=False):
-        added: Tensor = _RoutedLora.apply(x, result, down, up, scales)
+        added: Tensor = _RoutedLora.apply(x, result, down, up, scales, in_place)  # type: ignore[no-untyped-call]
     return added
 
 
 class _RoutedLora(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, result: Tensor, down: Tensor, up: Tensor, scales: Tensor) -> Tensor:
+    def forward(
+        ctx: FunctionCtx, x: Tensor, result: Tensor, down: Tensor, up: Tensor, scales: Tensor, in_place: bool
+    ) -> Tensor:
         dtype = result.dtype
         middle = x.to(dtype) @ down.to(dtype).T
         ctx.save_for_backward(x, middle, down, up, scales)
-        added = torch.addmm(_flat(result), _flat(_scaled(middle, scales)), up.to(dtype).T)
-        return added.view_as(result)
+        scaled = _flat(_scaled(middle, scales))
+        if in_place:
+            ctx.mark_dirty(result)
+            _flat(result).addmm_(scaled, up.to(dtype).T)
+            return result
+        return torch.addmm(_flat(result), scaled, up.to(dtype).T).view_as(result)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> Gradients:
         x, middle, down, up, scales = ctx.saved_tensors  # type: ignore[attr-defined]
-        needs_x, _, needs_down, needs_up, needs_scales = ctx.needs_input_grad  # type: ignore[attr-defined]
+        needs_x, _, needs_down, needs_up, needs_scales, _ = ctx.needs_input_grad  # type: ignore[attr-defined]
         grad_x = grad_down = grad_up = grad_scales = None
         grad_scaled = grad @ up.to(grad.dtype)
         if needs_up or needs_scales:
@@ -73,7 +81,7 @@ class _RoutedLora(torch.autograd.Function):
             grad_down = (_flat(grad_middle).T @ _flat(x).to(grad.dtype)).to(down.dtype)
         if needs_x:
             grad_x = (grad_middle @ down.to(grad.dtype)).to(x.dtype)
-        return grad_x, grad, grad_down, grad_up, grad_scales
+        return grad_x, grad, grad_down, grad_up, grad_scales, None
 
 
 def _up_and_scales(

@@ -64,7 +64,8 @@ def shard(injected: InjectedModel, accelerator: Accelerator, optimizer: Optimize
         if whole is not None:
             whole.to(accelerator.device)
     accelerator.state.fsdp_plugin.ignored_modules = [table]
-    llm.get_input_embeddings = lambda: None  # or accelerate makes a unit of it, which cannot be called by itself
+    # Or accelerate makes a unit of the table, which could not be called before the LLM.
+    llm.get_input_embeddings = lambda: None  # type: ignore[assignment]
     try:
         _, prepared = accelerator.prepare(llm, optimizer)
     finally:

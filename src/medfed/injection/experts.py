@@ -14,97 +14,29 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.lora import LoraLayer, LoraModel
-from peft.tuners.lora.layer import LoraVariant
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import safe_open
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from medfed.errors import RunError, StudyError
 from medfed.injection.router import Router, RouterSettings
+from medfed.injection.routing import RoutedVariant, Routing, refuse_quantised
 
 PEFT_TYPE = "ROUTED_LORA"
 ADAPTER = "default"
 HONOURS_VARIANTS = frozenset({"Linear", "Linear8bitLt", "Linear4bit", "GPTQLoraLinear", "HqqLoraLinear"})
 """PEFT's LoRA layers that call a variant's forward; the others would leave α out silently."""
-
-
-class Routing:
-    """Where the experts of all layers find α.
-
-    Keep the block open through the backward pass: gradient checkpointing runs the layers again there.
-
-    Args:
-        rank: r, directions per expert.
-        scaling: a/r.
-    """
-
-    def __init__(self, rank: int, scaling: float) -> None:
-        self._rank, self._scaling = rank, scaling
-        self._scales: Float[Tensor, "batch middle"] | None = None
-
-    @contextmanager
-    def using(self, alpha: Float[Tensor, "batch expert"]) -> Iterator[None]:
-        """Scale the experts by ``alpha`` inside the block; one row serves a whole batch."""
-        before, self._scales = self._scales, alpha.repeat_interleave(self._rank, dim=-1) * self._scaling
-        try:
-            yield
-        finally:
-            self._scales = before
-
-    @property
-    def scales(self) -> Float[Tensor, "batch middle"]:
-        """α·a/r, repeated over the directions of every expert."""
-        if self._scales is None:
-            raise RunError("the experts have no weights", where="router", hint="run the model inside routing.using(α)")
-        return self._scales
-
-
-class RoutedVariant(LoraVariant):  # type: ignore[misc] # PEFT is untyped
-    """How one layer applies its experts; held by PEFT's LoRA layer."""
-
-    def __init__(self, routing: Routing) -> None:
-        self._routing = routing
-
-    def supports_lora_conversion(self) -> bool:
-        """A routed layer is no plain LoRA."""
-        return False
-
-    def forward(self, module: LoraLayer, active_adapter: str, x: Tensor, result: Tensor, **_: Any) -> Tensor:
-        """Add the experts' output to the frozen layer's ``result``, in the dtype of ``x``; the weights stay float32."""
-        down, up = module.lora_A[active_adapter].weight, module.lora_B[active_adapter].weight
-        middle = F.linear(module.lora_dropout[active_adapter](x), down.to(x.dtype))
-        scales = self._routing.scales.to(x.dtype).unsqueeze(1)
-        return result + F.linear(middle * scales, up.to(x.dtype))
-
-    def merge_safe(self, module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> Tensor:
-        """Return W + scaling Σ α_p B_p A_p for the one α in use."""
-        return orig_weight + self._delta(module, active_adapter).to(orig_weight.dtype)
-
-    def merge_unsafe(self, module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> None:
-        """Add the experts to the weight in place."""
-        orig_weight.data += self._delta(module, active_adapter).to(orig_weight.dtype)
-
-    def unmerge(self, module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> Tensor:
-        """Take the experts out again; the same α must be in use."""
-        return orig_weight - self._delta(module, active_adapter).to(orig_weight.dtype)
-
-    def _delta(self, module: LoraLayer, adapter: str) -> Tensor:
-        scales = self._routing.scales
-        if len(scales) != 1:
-            raise RunError(f"{len(scales)} tasks cannot be merged into one weight", where="router", hint="merge one α")
-        delta: Tensor = (module.lora_B[adapter].weight * scales) @ module.lora_A[adapter].weight
-        return delta
 
 
 @dataclass
@@ -124,7 +56,8 @@ class RoutedLoraModel(LoraModel):  # type: ignore[misc]
     """LoRA layers that share one router and one α."""
 
     def _pre_injection_hook(self, model: nn.Module, config: RoutedLoraConfig, adapter_name: str) -> None:
-        self.routing = Routing(config.r // config.num_experts, config.lora_alpha / config.r)
+        layers = [module for module in model.modules() if hasattr(module, "gradient_checkpointing")]
+        self.routing = Routing(config.r // config.num_experts, config.lora_alpha / config.r, layers)
         width = model.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
         router = Router(width, config.num_experts, RouterSettings.model_validate(config.router))
         self.router = nn.ModuleDict({adapter_name: router.requires_grad_(not config.inference_mode)})
@@ -164,6 +97,7 @@ def add_experts(
         dropout: on the input of A.
         router: how the router reads descriptions.
     """
+    _keep_layout(model)
     targets = sorted({name.rpartition(".")[2] for name in projections(model)})
     common = {"target_modules": targets, "lora_dropout": dropout, "bias": "none", "task_type": "CAUSAL_LM"}
     if num_experts == 1:
@@ -185,6 +119,13 @@ def _wrapped(model: nn.Module, config: LoraConfig) -> PeftModel:
         return get_peft_model(model, config)
 
 
+def _keep_layout(model: nn.Module) -> None:
+    """Keep bitsandbytes from packing 4-bit weights anew at the first evaluation on a CPU: no gradient passes those."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
 def projections(model: nn.Module) -> list[str]:
     """Return the names of the linear maps inside the decoder layers: attention and MLP, neither embeddings nor head.
 
@@ -202,10 +143,36 @@ def projections(model: nn.Module) -> list[str]:
     return names
 
 
-def save_experts(adapted: PeftModel, folder: Path, base: str) -> None:
-    """Write the adapter, router included, in PEFT's layout; ``base`` names the LLM it belongs to."""
+def merge_experts(adapted: PeftModel, alpha: Float[Tensor, "one expert"] | None = None) -> nn.Module:
+    """Fold the adapter into the LLM's weights, in place, and return the LLM alone: it costs what the base costs.
+
+    Args:
+        adapted: an LLM with experts or a plain LoRA.
+        alpha: the expert weights of the one task that the merged LLM will do; None for a plain LoRA.
+
+    Raises:
+        RunError: the LLM is quantised, or ``alpha`` has several rows.
+    """
+    tuner = adapted.base_model
+    for module in tuner.modules():
+        if isinstance(module, LoraLayer):
+            refuse_quantised(module)
+    with nullcontext() if alpha is None else tuner.routing.using(alpha):
+        merged: nn.Module = adapted.merge_and_unload()
+    return merged
+
+
+def save_experts(adapted: PeftModel, folder: Path, base: str, state: Mapping[str, Tensor] | None = None) -> None:
+    """Write the adapter, router included, in PEFT's layout.
+
+    Args:
+        adapted: the LLM with its adapter.
+        folder: where to.
+        base: names the LLM that the adapter belongs to.
+        state: the weights by their names in ``adapted``, where those there are sharded.
+    """
     adapted.peft_config[ADAPTER].base_model_name_or_path = base
-    adapted.save_pretrained(str(folder), save_embedding_layers=False)
+    adapted.save_pretrained(str(folder), save_embedding_layers=False, state_dict=state)
     (folder / "README.md").unlink()  # an empty form
     path = folder / "adapter_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
@@ -217,8 +184,9 @@ def load_experts(model: nn.Module, folder: Path) -> PeftModel:
     """Wrap ``model``, in place, with the adapter that :func:`save_experts` wrote.
 
     Raises:
-        RunError: the adapter lacks a tensor that this model expects, or has one too many.
+        RunError: the adapter lacks a tensor that this model expects, has one too many, or changes nothing.
     """
+    _keep_layout(model)
     adapted = PeftModel.from_pretrained(model, str(folder))
     expected = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
     with safe_open(folder / SAFETENSORS_WEIGHTS_NAME, "pt") as file:
@@ -226,4 +194,27 @@ def load_experts(model: nn.Module, folder: Path) -> PeftModel:
     if wrong := sorted(expected ^ found):
         side = "is missing" if wrong[0] in expected else "does not belong to this LLM"
         raise RunError(f"{side} ({len(wrong)} such)", where=f"tensor {wrong[0]!r}", hint="use the LLM it was made for")
+    if not _changes_logits(adapted):
+        raise RunError(
+            "the adapter changes no logit of the LLM: its B is zero, or it was made for another one",
+            where=folder,
+            hint="use the adapter of a run that has trained its experts",
+        )
     return adapted
+
+
+@torch.no_grad()
+def _changes_logits(adapted: PeftModel) -> bool:
+    """Whether a few tokens get other logits with the adapter, its experts mixed equally, than without."""
+    table = adapted.get_input_embeddings().weight
+    ids = torch.arange(min(4, len(table)), device=table.device).unsqueeze(0)
+    tuner = adapted.base_model
+    mixing: AbstractContextManager[None] = nullcontext()
+    if isinstance(tuner, RoutedLoraModel):
+        num_experts = adapted.peft_config[ADAPTER].num_experts
+        mixing = tuner.routing.using(torch.full((1, num_experts), 1 / num_experts, device=table.device))
+    with mixing:
+        with_adapter = tuner.model(input_ids=ids, use_cache=False).logits
+    with adapted.disable_adapter():
+        without = tuner.model(input_ids=ids, use_cache=False).logits
+    return not torch.equal(with_adapter, without)

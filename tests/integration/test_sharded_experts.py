@@ -1,0 +1,84 @@
+"""Training sharded over two processes with ``deploy/fsdp.json`` is training in one, at half the memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+import sharded_trial
+from medfed.errors import RunError
+from medfed.injection.sharding import expert_params, shard
+
+RANKS = ("rank0", "rank1")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders ``alone``, ``rank0``, ``rank1``: each an adapter, projectors and facts."""
+    folder = tmp_path_factory.mktemp("sharded")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    paths = os.pathsep.join([str(Path(sharded_trial.__file__).parent), *sys.path])
+    script = [sys.executable, sharded_trial.__file__, str(folder), str(port)]
+    ended = subprocess.run(script, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    return folder
+
+
+def facts(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "facts.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("rank", RANKS)
+def test_losses_are_those_of_one_process(trained: Path, rank: str) -> None:
+    alone = facts(trained / "alone")["losses"]
+    assert facts(trained / rank)["losses"] == pytest.approx(alone, abs=1e-5)
+    assert max(alone) - min(alone) > 0.1, "training must change the loss, or equal losses prove nothing"
+
+
+@pytest.mark.parametrize("rank", RANKS)
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "projectors.safetensors"])
+def test_what_was_trained_is_what_one_process_trains(trained: Path, rank: str, file: str) -> None:
+    alone, found = load_file(trained / "alone" / file), load_file(trained / rank / file)
+    assert found.keys() == alone.keys()
+    for name, value in alone.items():
+        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_experts_router_and_projectors_all_were_trained(trained: Path) -> None:
+    before = sharded_trial.adapter_state(sharded_trial.fresh())
+    after = load_file(trained / "rank0" / "adapter_model.safetensors")
+    for name, value in before.items():
+        if not name.endswith("mlp.2.bias"):
+            assert not torch.equal(after[name.replace(".default", "")], value), name
+    for name, value in sharded_trial.fresh().projectors.state_dict().items():
+        assert not torch.equal(load_file(trained / "rank0" / "projectors.safetensors")[name], value), name
+
+
+@pytest.mark.parametrize("part", ["lora_", "base_layer", "lm_head", "norm"])
+def test_each_process_holds_half_of_base_and_experts(trained: Path, part: str) -> None:
+    for rank in RANKS:
+        whole, local = facts(trained / rank)["whole"], facts(trained / rank)["local"]
+        names = [name for name in whole if part in name]
+        held, all_of_it = sum(local[name] for name in names), sum(whole[name] for name in names)
+        print(f"{rank}: {held} of {all_of_it} numbers of {part!r}")
+        assert 0.4 < held / all_of_it < 0.6
+        assert facts(trained / rank)["foundation_is_llm"], "else the unsharded weights stay in memory beside the shards"
+
+
+def test_without_fsdp_nothing_pretends_to_be_sharded() -> None:
+    model = sharded_trial.fresh()
+    with pytest.raises(RunError, match=r"(?s)not FSDP version 2.*deploy/fsdp.json"):
+        shard(model, Accelerator(cpu=True), torch.optim.SGD(expert_params(model), lr=0.1))

@@ -32,6 +32,7 @@ from torch.nn import functional as F
 
 from medfed.errors import RunError, StudyError
 from medfed.injection.router import Router, RouterSettings
+from medfed.injection.targets import target_modules
 
 PEFT_TYPE = "ROUTED_LORA"
 ADAPTER = "default"
@@ -164,8 +165,7 @@ def add_experts(
         dropout: on the input of A.
         router: how the router reads descriptions.
     """
-    targets = sorted({name.rpartition(".")[2] for name in projections(model)})
-    common = {"target_modules": targets, "lora_dropout": dropout, "bias": "none", "task_type": "CAUSAL_LM"}
+    common = {"target_modules": target_modules(model), "lora_dropout": dropout, "bias": "none", "task_type": "CAUSAL_LM"}
     if num_experts == 1:
         return _wrapped(model, LoraConfig(r=rank, lora_alpha=alpha, **common))
     routed = RoutedLoraConfig(
@@ -183,23 +183,6 @@ def _wrapped(model: nn.Module, config: LoraConfig) -> PeftModel:
         # PEFT asks transformers by a name that transformers has deprecated; nobody here can mend that.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         return get_peft_model(model, config)
-
-
-def projections(model: nn.Module) -> list[str]:
-    """Return the names of the linear maps inside the decoder layers: attention and MLP, neither embeddings nor head.
-
-    Raises:
-        StudyError: the model has none.
-    """
-    layers = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
-    names = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and any(name.startswith(f"{layer}.") for layer in layers)
-    ]
-    if not names:
-        raise StudyError(f"no linear projections in the layers of {type(model).__name__}", hint="use another LLM")
-    return names
 
 
 def save_experts(adapted: PeftModel, folder: Path, base: str) -> None:

@@ -1,7 +1,7 @@
 """The checksum of a foundation's folder: which weights, which architecture, which tokenizer.
 
-It is the SHA-256 over the sorted lines ``<SHA-256 of the file>  <file name>`` of the safetensors, ``config.json`` and the
-tokenizer's files, as ``sha256sum`` prints them::
+It is the SHA-256 over the sorted lines ``<SHA-256 of the file>  <file name>`` of the safetensors, the configuration and
+the tokenizer's files, as ``sha256sum`` prints them::
 
     sha256sum *.safetensors config.json tokenizer* … | LC_ALL=C sort -k 2 | sha256sum
 

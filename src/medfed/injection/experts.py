@@ -165,7 +165,8 @@ def add_experts(
         dropout: on the input of A.
         router: how the router reads descriptions.
     """
-    common = {"target_modules": target_modules(model), "lora_dropout": dropout, "bias": "none", "task_type": "CAUSAL_LM"}
+    targets = target_modules(model)
+    common = {"target_modules": targets, "lora_dropout": dropout, "bias": "none", "task_type": "CAUSAL_LM"}
     if num_experts == 1:
         return _wrapped(model, LoraConfig(r=rank, lora_alpha=alpha, **common))
     routed = RoutedLoraConfig(

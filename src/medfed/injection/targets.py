@@ -41,21 +41,15 @@ def projections(model: nn.Module) -> list[str]:
 
 
 def target_modules(model: nn.Module) -> list[str]:
-    """Return names by which PEFT finds exactly the :func:`projections`: the shortest endings that match nothing else.
+    """Return names by which PEFT finds exactly the :func:`projections`.
 
     PEFT takes a name for every module whose name ends with it, so a leaf name such as ``up_proj`` serves only if no
-    other module of the model, such as one of a picture tower, has it too.
+    other module of the model has it too, such as one of a picture tower; else the whole names are given.
     """
     wanted = set(projections(model))
-    others = [name.split(".") for name, _ in model.named_modules() if name and name not in wanted]
-    taken = {tuple(parts[-length:]) for parts in others for length in range(1, len(parts) + 1)}
-    return sorted({_shortest(name.split("."), taken) for name in wanted})
-
-
-def _shortest(parts: list[str], taken: set[tuple[str, ...]]) -> str:
-    lengths = range(1, len(parts) + 1)
-    fitting = next((length for length in lengths if tuple(parts[-length:]) not in taken), len(parts))
-    return ".".join(parts[-fitting:])
+    taken = {name.rpartition(".")[2] for name, _ in model.named_modules() if name not in wanted}
+    leaves = {name: name.rpartition(".")[2] for name in wanted}
+    return sorted({name if leaf in taken else leaf for name, leaf in leaves.items()})
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

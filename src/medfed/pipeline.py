@@ -22,7 +22,7 @@ from medfed.datasets.decode import Decoded
 from medfed.errors import RunError
 from medfed.evaluation.cards import example_cards
 from medfed.evaluation.predict import HeadPredictor, InjectedPredictor, Predictor
-from medfed.injection.foundation import load_foundation
+from medfed.injection.foundation import HuggingFaceSettings, load_foundation
 from medfed.injection.inject import Injector
 from medfed.loaded import LoadedRun
 from medfed.predictions import answer_task, predict_task, role_of, score_predictions
@@ -149,7 +149,8 @@ def folder_of(study: Study, places: Places, sources: Sources) -> Path:
     """Return the run's folder: its name is a hash of settings, data and foundation, so other input is another run."""
     facts = [f"{name}:{checksum}" for name, checksum in sorted(sources.checksums.items())]
     facts += [f"corpus:{places.corpus.resolve()}"] if places.corpus else []
-    facts += [f"foundation:{places.foundation.resolve()}"] if places.foundation else []
+    pinned = isinstance(study.foundation, HuggingFaceSettings) and study.foundation.sha256 is not None
+    facts += [f"foundation:{places.foundation.resolve()}"] if places.foundation and not pinned else []
     return places.runs / study.name / f"{study.hash(*facts)}-seed{study.seed}"
 
 

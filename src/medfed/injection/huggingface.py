@@ -157,10 +157,11 @@ def _accelerator() -> str:
 
 
 def _whole(model: nn.Module, folder: Path) -> nn.Module:
-    """Make sure that all weights are in memory, and that 4-bit ones stay as they are.
+    """Make sure that all weights are in memory, and that using 4-bit ones leaves them as they are.
 
-    On some CPUs bitsandbytes repacks a 4-bit weight, with rounded scales, the first time it is used for inference; the
-    foundation would then not be the one that was loaded, so that is switched off.
+    bitsandbytes changes a layer the first time it is used: it casts the bias to the dtype it computes in, and on some
+    CPUs repacks the weight, with rounded scales. The first is done here at once, the second is switched off; else the
+    foundation would not be the one that was loaded.
     """
     if any(value.is_meta for value in model.parameters()):
         raise StudyError(
@@ -171,4 +172,6 @@ def _whole(model: nn.Module, folder: Path) -> nn.Module:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+            if module.bias is not None:
+                module.bias.data = module.bias.data.to(module.compute_dtype)
     return model

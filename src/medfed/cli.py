@@ -41,6 +41,9 @@ Workers = Annotated[
         "by default 1; results are the same",
     ),
 ]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="Of the LLM's frozen weights: float32, bfloat16, float16")]
+In4Bit = Annotated[bool, typer.Option("--load-in-4bit", help="Hold the LLM's linear maps in 4 bits (medfed[quantised])")]
+DeviceMap = Annotated[str | None, typer.Option("--device-map", help="Where the LLM's weights go: auto, cpu, cuda:0, …")]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, e.g. runs/demo/1a2b3c4d-seed0")]
 
 DEFAULT_CACHE = Path("~/.cache/medfed")
@@ -130,20 +133,24 @@ def run(
     quick: Annotated[bool, typer.Option("--quick", help="A sweep's quick form: all cells, minutes")] = False,
     workers: Workers = None,
     show_examples: ShowExamples = False,
+    dtype: Dtype = None,
+    load_in_4bit: In4Bit = False,
+    device_map: DeviceMap = None,
 ) -> None:
     """Run a study, or a sweep of studies, end to end, or go on where it was interrupted; nothing is computed twice."""
     from medfed.compare import run_sweep
     from medfed.pipeline import Places, run_study
-    from medfed.study import load_study
+    from medfed.study import foundation_overrides, load_study
     from medfed.sweep import is_sweep, load_plan, parse_seeds
 
     places = Places(runs, cache.expanduser(), data_root, corpus, foundation, skip_bad, show_examples)
+    overrides = [*(overrides or []), *foundation_overrides(dtype, load_in_4bit, device_map)]
     reporter = Reporter(Console())
     if seeds is None and not quick and not is_sweep(study):
         places = replace(places, workers=workers or 1)
-        run_study(load_study(study, overrides or []), places, reporter, dry_run=dry_run, report=report)
+        run_study(load_study(study, overrides), places, reporter, dry_run=dry_run, report=report)
         return
-    plan = load_plan(study, overrides or [], parse_seeds(seeds), quick=quick)
+    plan = load_plan(study, overrides, parse_seeds(seeds), quick=quick)
     if dry_run:
         for cell in plan.cells:
             for seed in plan.seeds:
@@ -197,6 +204,30 @@ def export(
     from medfed.export import export_run
 
     export_run(folder, out, cache.expanduser(), foundation)
+    typer.echo(out)
+
+
+@app.command()
+def foundation(
+    folder: Annotated[Path, typer.Argument(help="Folder of a Hugging Face causal LM")],
+) -> None:
+    """Print the checksum that pins an LLM in a study: foundation.sha256."""
+    from medfed.injection.checksum import checksum_files, foundation_checksum
+    from medfed.injection.huggingface import HuggingFaceSettings, locate
+
+    found = locate(HuggingFaceSettings(), folder)
+    typer.echo(f"{foundation_checksum(found)}  {' '.join(path.name for path in checksum_files(found))}")
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="Folder of an InternLM2 checkpoint (MMedLM 2), in safetensors")],
+    out: Annotated[Path, typer.Argument(help="A new folder, for --foundation")],
+) -> None:
+    """Turn an InternLM2 checkpoint, which needs code of its own, into the same LLM as a Llama, which needs none."""
+    from medfed.injection.internlm2 import convert as convert_internlm2
+
+    convert_internlm2(source, out)
     typer.echo(out)
 
 

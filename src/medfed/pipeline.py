@@ -19,10 +19,11 @@ from medfed.arm import Arm, Connect, build_model, build_multimodal, in_process, 
 from medfed.baselines import Federation, federations, train_baselines
 from medfed.benchmark import benchmark
 from medfed.datasets.decode import Decoded
+from medfed.dry_run import llm_lines
 from medfed.errors import RunError
 from medfed.evaluation.cards import example_cards
 from medfed.evaluation.predict import HeadPredictor, InjectedPredictor, Predictor
-from medfed.injection.foundation import load_foundation
+from medfed.injection.foundation import HuggingFaceSettings, load_foundation
 from medfed.injection.inject import Injector
 from medfed.loaded import LoadedRun
 from medfed.predictions import answer_task, predict_task, role_of, score_predictions
@@ -126,7 +127,7 @@ def run_study(
     sources = party.sources(study, places, reporter)
     run = RunDir(folder_of(study, places, sources))
     if dry_run:
-        _describe(study, sources, run, reporter)
+        _describe(study, places, sources, run, reporter)
         return run.root
     if run.done:
         reporter.say(f"finished before: {run.root}")
@@ -149,7 +150,8 @@ def folder_of(study: Study, places: Places, sources: Sources) -> Path:
     """Return the run's folder: its name is a hash of settings, data and foundation, so other input is another run."""
     facts = [f"{name}:{checksum}" for name, checksum in sorted(sources.checksums.items())]
     facts += [f"corpus:{places.corpus.resolve()}"] if places.corpus else []
-    facts += [f"foundation:{places.foundation.resolve()}"] if places.foundation else []
+    pinned = isinstance(study.foundation, HuggingFaceSettings) and study.foundation.sha256 is not None
+    facts += [f"foundation:{places.foundation.resolve()}"] if places.foundation and not pinned else []
     return places.runs / study.name / f"{study.hash(*facts)}-seed{study.seed}"
 
 
@@ -247,7 +249,7 @@ def evaluate_again(folder: Path, places: Places, reporter: Reporter) -> None:
     reporter.console.print(summary_table(folder))
 
 
-def _describe(study: Study, sources: Sources, run: RunDir, reporter: Reporter) -> None:
+def _describe(study: Study, places: Places, sources: Sources, run: RunDir, reporter: Reporter) -> None:
     """Say what a run would do."""
     reporter.say(f"study {study.name!r}: {study.algorithm.name}, {study.rounds.num_rounds} rounds, seed {study.seed}")
     for task in study.tasks:
@@ -255,5 +257,8 @@ def _describe(study: Study, sources: Sources, run: RunDir, reporter: Reporter) -
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in build_model(study).named_children()}
     listed = ", ".join(f"{size:,} in {name}" for name, size in sizes.items() if size)
     reporter.say(f"  parameters a client trains: {listed}")
+    if study.job == "inject":
+        for line in llm_lines(study, sources, places.foundation):
+            reporter.say(f"  {line}")
     state = "finished" if run.done else "to be resumed" if run.exists("study.json") else "new"
     reporter.say(f"  run folder: {run.root} ({state})")

@@ -69,6 +69,17 @@ def _model(value: object) -> object:
     return _chosen(MODELS, "model", value)
 
 
+def _foundation(value: object) -> object:
+    return {"kind": "tiny", **value} if isinstance(value, Mapping) else value
+
+
+def foundation_overrides(dtype: str | None, load_in_4bit: bool, device_map: str | None) -> list[str]:
+    """Return the overrides that stand for ``--dtype``, ``--load-in-4bit`` and ``--device-map``."""
+    given = {"dtype": dtype, "device_map": device_map}
+    texts = [f"foundation.{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    return [*texts, *(["foundation.load_in_4bit=true"] if load_in_4bit else [])]
+
+
 class Study(BaseModel):
     """Everything that decides a run's numbers.
 
@@ -107,7 +118,7 @@ class Study(BaseModel):
     algorithm: Annotated[SerializeAsAny[Algorithm], BeforeValidator(_algorithm)]
     rounds: RoundSettings = RoundSettings()
     client: ClientSettings = ClientSettings()
-    foundation: Annotated[FoundationSettings, Field(discriminator="kind")] = TinySettings()
+    foundation: Annotated[FoundationSettings, Field(discriminator="kind"), BeforeValidator(_foundation)] = TinySettings()
     injection: InjectionSettings = InjectionSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 

@@ -1,7 +1,7 @@
 """Greedy decoding behind embedded prompts: how the injected LLM answers an open question.
 
 Prompts of different length are padded on the left; padding and absent modalities are seen by nobody and take no
-position. Keys and values are cached in whatever form the LLM itself makes. An answer ends at the end-of-text token, at
+position. Keys and values are cached whole; windows are in the mask. An answer ends at the end-of-text token, at
 a line break behind its first word, where a next question begins, or after ``max_new_tokens``; it is the text before
 that. The most likely token is taken at every step (the lower id on a tie), so nothing is drawn and an answer does not
 depend on what else stands in the batch, rounding aside.
@@ -13,9 +13,10 @@ so an LLM that never saw how an answer ends says "Yes Yes Yes …"; the rule is 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import DynamicCache
 
 from medfed.injection.foundation import Foundation
 from medfed.injection.prompt import QUESTION, Sequences, TextTokenizer
@@ -36,11 +37,11 @@ def decode_greedily(llm: nn.Module, foundation: Foundation, prompts: Sequences, 
     answers: list[list[int]] = [[] for _ in prompts.embeddings]
     running = [True] * len(answers)
     embeddings, allowed, positions = prompts.embeddings, prompts.allowed, prompts.positions
-    cache: object = None
+    keys, cache = positions, DynamicCache()
     for step in range(max_new_tokens):
         output = llm(
             inputs_embeds=embeddings,
-            attention_mask=additive_mask(allowed, embeddings.dtype),
+            attention_mask=foundation.mask(allowed, positions, keys),
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
@@ -51,17 +52,11 @@ def decode_greedily(llm: nn.Module, foundation: Foundation, prompts: Sequences, 
             running[row] = running[row] and _goes_on(answers[row], token, foundation.tokenizer)
         if not any(running) or step + 1 == max_new_tokens:
             break
-        cache = output.past_key_values
         embeddings = foundation.embed(tokens.tolist()).unsqueeze(1)
         allowed = F.pad(allowed[:, -1:], (0, 1), value=True)
         positions = positions[:, -1:] + 1
+        keys = torch.cat([keys, positions], 1)
     return answers
-
-
-def additive_mask(allowed: Bool[Tensor, "batch query key"], dtype: torch.dtype) -> Float[Tensor, "batch 1 query key"]:
-    """Return 0 where a query may look and the lowest number elsewhere."""
-    mask = torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
-    return mask.unsqueeze(1)
 
 
 def answer_text(ids: list[int], tokenizer: TextTokenizer) -> str:

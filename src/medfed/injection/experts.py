@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from medfed.errors import RunError, StudyError
 from medfed.injection.router import Router, RouterSettings
 from medfed.injection.routing import RoutedVariant, Routing, refuse_quantised
+from medfed.injection.targets import target_modules
 
 PEFT_TYPE = "ROUTED_LORA"
 ADAPTER = "default"
@@ -98,7 +99,7 @@ def add_experts(
         router: how the router reads descriptions.
     """
     _keep_layout(model)
-    targets = sorted({name.rpartition(".")[2] for name in projections(model)})
+    targets = target_modules(model)
     common = {"target_modules": targets, "lora_dropout": dropout, "bias": "none", "task_type": "CAUSAL_LM"}
     if num_experts == 1:
         return _wrapped(model, LoraConfig(r=rank, lora_alpha=alpha, **common))
@@ -124,23 +125,6 @@ def _keep_layout(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
-
-
-def projections(model: nn.Module) -> list[str]:
-    """Return the names of the linear maps inside the decoder layers: attention and MLP, neither embeddings nor head.
-
-    Raises:
-        StudyError: the model has none.
-    """
-    layers = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
-    names = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and any(name.startswith(f"{layer}.") for layer in layers)
-    ]
-    if not names:
-        raise StudyError(f"no linear projections in the layers of {type(model).__name__}", hint="use another LLM")
-    return names
 
 
 def merge_experts(adapted: PeftModel, alpha: Float[Tensor, "one expert"] | None = None) -> nn.Module:

@@ -12,17 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from medfed.errors import StudyError
 from medfed.federated.state import fingerprint
+from medfed.injection.checksum import foundation_checksum
 from medfed.injection.huggingface import HuggingFaceSettings, load_language_model
+from medfed.injection.masks import AttentionMask, windows_of
 from medfed.injection.pretrain import TinySettings
 from medfed.injection.prompt import TextTokenizer
 from medfed.injection.tiny import prepare_tiny
 
 __all__ = ["Foundation", "FoundationSettings", "HuggingFaceSettings", "TinySettings", "load_foundation"]
+
+ROWS_AT_ONCE = 65536
 
 FoundationSettings = TinySettings | HuggingFaceSettings
 """Told apart by ``kind``."""
@@ -36,11 +40,24 @@ class Foundation:
         model: takes ``inputs_embeds``, ``attention_mask``, ``position_ids`` and ``logits_to_keep``; frozen here.
         tokenizer: encodes and decodes text.
         info: facts for the record (how it was pre-trained, what it can do).
+        source: the name on the Hub, or the folder, that transformers and PEFT can load it from; by default ``name``.
+        placed: its weights stay on the devices where they are.
     """
 
-    def __init__(self, name: str, model: nn.Module, tokenizer: TextTokenizer, info: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        tokenizer: TextTokenizer,
+        info: Mapping[str, Any],
+        *,
+        source: str | None = None,
+        placed: bool = False,
+    ) -> None:
         self.name, self.tokenizer, self.info = name, tokenizer, dict(info)
+        self.source, self.placed = source or name, placed
         self.model = model.requires_grad_(False).eval()
+        self._windows = windows_of(self.model)
 
     @property
     def table(self) -> Float[Tensor, "vocabulary width"]:
@@ -55,13 +72,38 @@ class Foundation:
 
     @property
     def embedding_scale(self) -> float:
-        """Root mean square of the embedding table."""
-        return float(self.table.float().square().mean().sqrt())
+        """Root mean square of what the LLM's layers are shown of a token."""
+        parts = torch.arange(len(self.table), device=self.table.device).split(ROWS_AT_ONCE)
+        shares = torch.tensor([len(ids) / len(self.table) for ids in parts])
+        squares = torch.stack([self._embedded(ids).float().square().mean().cpu() for ids in parts])
+        return float((squares * shares).sum().sqrt())
 
     def embed(self, ids: Sequence[int]) -> Float[Tensor, "position width"]:
-        """Return the embeddings of token ids."""
-        embedded: Tensor = self.table[torch.tensor(ids, dtype=torch.long, device=self.table.device)]
+        """Return the embeddings of token ids, as the LLM's own module makes them: some scale the rows of the table."""
+        return self._embedded(torch.tensor(ids, dtype=torch.long, device=self.table.device))
+
+    def _embedded(self, ids: Int[Tensor, " position"]) -> Float[Tensor, "position width"]:
+        embedded: Tensor = self.model.get_input_embeddings()(ids)  # type: ignore[operator]
         return embedded
+
+    def mask(
+        self,
+        allowed: Bool[Tensor, "batch query key"],
+        queries: Int[Tensor, "batch query"],
+        keys: Int[Tensor, "batch key"],
+    ) -> AttentionMask:
+        """Return the LLM's ``attention_mask`` of what a prompt allows, given the position numbers of queries and keys.
+
+        Layers that look back only so far are kept from seeing further, so the LLM must cache all keys (a
+        ``DynamicCache`` made without a configuration does).
+        """
+        return self._windows.mask(allowed, queries, keys, self.table.dtype)
+
+    def move_to(self, device: str) -> str:
+        """Move the weights to ``device``, unless they are placed already, and return where its inputs belong."""
+        if not self.placed:
+            self.model.to(device)
+        return str(self.table.device)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of all weights: equal before and after, or the foundation was not frozen."""
@@ -97,10 +139,18 @@ def load_foundation(
                 hint="add --set foundation.kind=huggingface",
             )
         folder, info = prepare_tiny(settings, cache, corpus)
-        model, tokenizer = load_language_model(HuggingFaceSettings(dtype="float32"), folder)
-        return Foundation(f"tiny-{folder.name}", model, tokenizer, info)
+        model, tokenizer, _ = load_language_model(HuggingFaceSettings(dtype="float32"), folder)
+        return Foundation(f"tiny-{folder.name}", model, tokenizer, info, source=str(folder))
     if corpus is not None:
         raise StudyError("--corpus is text for the LLM 'tiny'; this study loads one", where=corpus, hint="leave it out")
-    model, tokenizer = load_language_model(settings, path)
-    name = settings.model or (path.name if path else "")
-    return Foundation(name, model, tokenizer, {"kind": "huggingface", "name": name, "dtype": settings.dtype})
+    model, tokenizer, folder = load_language_model(settings, path)
+    facts = {
+        "kind": "huggingface",
+        "name": settings.model or folder.name,
+        "revision": settings.revision,
+        "sha256": settings.sha256 or foundation_checksum(folder),
+        "dtype": settings.dtype,
+        "load_in_4bit": settings.load_in_4bit,
+    }
+    source = settings.model or str(folder)
+    return Foundation(facts["name"], model, tokenizer, facts, source=source, placed=settings.placed)

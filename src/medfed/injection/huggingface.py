@@ -1,22 +1,25 @@
 """A foundation from disk: any causal LM that transformers knows by itself, from safetensors, without remote code.
 
 ``--foundation FOLDER`` names its folder. Without the flag, ``model`` is looked up in the local Hugging Face cache;
-nothing is ever downloaded.
+nothing is ever downloaded. ``sha256`` pins what is loaded (:mod:`medfed.injection.checksum`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from huggingface_hub import snapshot_download
+from pydantic import BaseModel, ConfigDict, StringConstraints
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils.logging import disable_progress_bar
 
 from medfed.errors import StudyError
+from medfed.injection.checksum import check_foundation
 
 FETCH = "fetch it with `hf download MODEL --local-dir FOLDER` and pass --foundation FOLDER"
 
@@ -27,7 +30,11 @@ class HuggingFaceSettings(BaseModel):
     Attributes:
         model: its name on the Hub; only looked up in the local cache.
         revision: commit or tag in that cache.
+        sha256: what `medfed foundation FOLDER` prints; another LLM is then refused.
         dtype: of the frozen weights; projectors, router and experts stay float32.
+        load_in_4bit: hold the linear maps in 4-bit NF4 and compute in bfloat16 (bitsandbytes).
+        device_map: where transformers puts the weights: "auto", or a device such as "cuda:0"; null loads on the CPU
+            and moves to ``injection.device``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,7 +42,15 @@ class HuggingFaceSettings(BaseModel):
     kind: Literal["huggingface"] = "huggingface"
     model: str | None = None
     revision: str | None = None
+    sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")] | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    load_in_4bit: bool = False
+    device_map: str | None = None
+
+    @property
+    def placed(self) -> bool:
+        """Whether transformers puts the weights where they stay."""
+        return self.load_in_4bit or self.device_map is not None
 
 
 class HubTokenizer:
@@ -55,40 +70,108 @@ class HubTokenizer:
         return str(self._tokenizer.decode(list(ids)))
 
 
-def load_language_model(settings: HuggingFaceSettings, folder: Path | None) -> tuple[nn.Module, HubTokenizer]:
-    """Load model and tokenizer.
+class Loaded(NamedTuple):
+    """A causal LM, its tokenizer, and the folder they came from."""
+
+    model: nn.Module
+    tokenizer: HubTokenizer
+    folder: Path
+
+
+def load_language_model(settings: HuggingFaceSettings, path: Path | None) -> Loaded:
+    """Load model and tokenizer from the folder ``path``, or from the local Hugging Face cache.
 
     Raises:
-        StudyError: nothing to load, no safetensors, or a model that needs code of its own.
+        StudyError: nothing to load, not what the study pins, no safetensors, or a model that needs code of its own.
     """
     disable_progress_bar()  # medfed shows its own
-    source = _source(settings, folder)
-    options = {"local_files_only": True, "trust_remote_code": False, "revision": settings.revision}
+    folder = locate(settings, path)
+    if settings.sha256 is not None:
+        check_foundation(folder, settings.sha256)
+    options = {"local_files_only": True, "trust_remote_code": False}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         model: nn.Module = AutoModelForCausalLM.from_pretrained(
-            source, dtype=getattr(torch, settings.dtype), use_safetensors=True, attn_implementation="sdpa", **options
+            folder, dtype=getattr(torch, settings.dtype), use_safetensors=True, **_placing(settings), **options
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise StudyError(
-            f"cannot load the LLM: {reason}", where=source, hint=f"use a native causal LM; {FETCH}"
+            f"cannot load the LLM: {reason}", where=folder, hint=f"use a native causal LM; {FETCH}"
         ) from error
-    return model, HubTokenizer(tokenizer)
+    return Loaded(_whole(model, folder), HubTokenizer(tokenizer), folder)
 
 
-def _source(settings: HuggingFaceSettings, folder: Path | None) -> str:
-    if folder is None:
+def locate(settings: HuggingFaceSettings, path: Path | None) -> Path:
+    """Return the folder of the LLM, which is ``path`` or in the local Hugging Face cache.
+
+    Raises:
+        StudyError: there is none, or it holds no safetensors.
+    """
+    if path is None:
         if settings.model is None:
             raise StudyError("no LLM is named", where="foundation.model", hint=FETCH)
-        return settings.model
-    if not (folder / "config.json").is_file():
-        raise StudyError("not the folder of a causal LM: it has no config.json", where=folder, hint=FETCH)
-    if not any(folder.glob("*.safetensors")):
-        held = "only pickled weights (*.bin)" if any(folder.glob("*.bin")) else "no weights"
+        path = _cached(settings.model, settings.revision)
+    if not (path / "config.json").is_file():
+        raise StudyError("not the folder of a causal LM: it has no config.json", where=path, hint=FETCH)
+    if not any(path.glob("*.safetensors")):
+        held = "only pickled weights (*.bin)" if any(path.glob("*.bin")) else "no weights"
         raise StudyError(
             f"the folder holds {held}; pickles run code when opened, so *.safetensors are needed",
-            where=folder,
+            where=path,
             hint="use a revision with safetensors, or convert the weights on a machine you can spare",
         )
-    return str(folder)
+    return path
+
+
+def _cached(model: str, revision: str | None) -> Path:
+    try:
+        return Path(snapshot_download(model, revision=revision, local_files_only=True))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise StudyError(f"cannot load the LLM from the local cache: {reason}", where=model, hint=FETCH) from error
+
+
+def _placing(settings: HuggingFaceSettings) -> dict[str, Any]:
+    """Return how transformers quantises and places the weights."""
+    if not settings.placed:
+        return {}
+    needed = ("accelerate", "bitsandbytes") if settings.load_in_4bit else ("accelerate",)
+    if missing := [name for name in needed if find_spec(name) is None]:
+        field = "load_in_4bit" if settings.load_in_4bit else "device_map"
+        raise StudyError(
+            f"it needs {missing[0]}, which is not installed",
+            where=f"foundation.{field}",
+            hint="pip install 'medfed[quantised]', or leave it out",
+        )
+    placing: dict[str, Any] = {"device_map": settings.device_map or _accelerator()}
+    if settings.load_in_4bit:
+        placing["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+        )
+    return placing
+
+
+def _accelerator() -> str:
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
+def _whole(model: nn.Module, folder: Path) -> nn.Module:
+    """Make sure that all weights are in memory, and that using 4-bit ones leaves them as they are.
+
+    bitsandbytes changes a layer the first time it is used: it casts the bias to the dtype it computes in, and on some
+    CPUs repacks the weight, with rounded scales. The first is done here at once, the second is switched off; else the
+    foundation would not be the one that was loaded.
+    """
+    if any(value.is_meta for value in model.parameters()):
+        raise StudyError(
+            "the LLM does not fit: the device map leaves weights on disk or moves them to and fro",
+            where=folder,
+            hint="give --load-in-4bit, a smaller --dtype, or a machine with more memory",
+        )
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+            if module.bias is not None:
+                module.bias.data = module.bias.data.to(module.compute_dtype)
+    return model

@@ -72,13 +72,14 @@ class Injector:
         alone: bool = False,
     ) -> None:
         self._alone = alone
-        self._model, self._settings, self._seed = model.to(settings.device), settings, seed
-        foundation.model.to(settings.device)
+        self._settings, self._seed = settings, seed
+        self._device = foundation.move_to(settings.device)
+        self._model = model.to(self._device)
         dims = {name: cast(Encoder, encoder).dim for name, encoder in model.encoders.items()}
         if settings.head_tokens:
             dims |= {f"{HEAD}{name}": len(task.answers) for name, task in model.tasks.items()}
         with torch_seeded(seed, "inject", "init"):
-            self.injected = InjectedModel(foundation, dims, settings).to(settings.device).eval()
+            self.injected = InjectedModel(foundation, dims, settings).move_to(self._device).eval()
         for task in tasks:
             self.injected.check(task)
         self._own = {name: value for name, value in self.injected.named_parameters() if value.requires_grad}
@@ -99,14 +100,14 @@ class Injector:
             self._optimizer = self._new_optimizer()
         if self._settings.public_lr:
             key = (self._seed, round_number)
-            rate, device = self._settings.public_lr, self._settings.device
+            rate, device = self._settings.public_lr, self._device
             train_public(self._model, sets, rate, device, *key, alone=self._alone)
         step = 0
         for epoch in range(self._settings.num_epochs):
             order = self._order(sets, round_number, epoch)
             for start in range(0, len(order), self._settings.batch_size):
                 with torch_seeded(self._seed, "inject", round_number, epoch, start):
-                    drawn = _batches(sets, order[start : start + self._settings.batch_size], self._settings.device)
+                    drawn = _batches(sets, order[start : start + self._settings.batch_size], self._device)
                     loss, losses, norm = self._step(drawn, aligning=round_number <= self._settings.align_rounds)
                 yield StepRecord(epoch, step, finite(loss, round_number, step), losses, norm)
                 step += 1
@@ -137,7 +138,7 @@ class Injector:
 
     def _likelihoods(self, task: Task, batch: Batch) -> Float[Tensor, "batch answer"]:
         self._train(mode=False)
-        batch = batch.to(self._settings.device)
+        batch = batch.to(self._device)
         with self.injected.mixing(self.injected.alpha([task]).expand(len(batch), -1)):
             group = self._shown(Group(task, encode(self._model, [(task, batch)])[0], batch))
             return torch.cat(self.injected(by_question(group)))
@@ -146,7 +147,7 @@ class Injector:
     def answer(self, task: Task, batch: Batch, max_new_tokens: int) -> list[str]:
         """Return the greedily decoded answer to every example's question, in words; deterministic."""
         self._train(mode=False)
-        batch = batch.to(self._settings.device)
+        batch = batch.to(self._device)
         with self.injected.mixing(self.injected.alpha([task]).expand(len(batch), -1)):
             group = self._shown(Group(task, encode(self._model, [(task, batch)])[0], batch))
             ids = self.injected.answer_ids(by_question(group), max_new_tokens)

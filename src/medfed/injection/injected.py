@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from medfed.errors import StudyError
-from medfed.injection.decoding import additive_mask, decode_greedily
+from medfed.injection.decoding import decode_greedily
 from medfed.injection.encoding import HEAD, Group
 from medfed.injection.experts import ADAPTER, RoutedLoraModel, add_experts
 from medfed.injection.foundation import Foundation
@@ -60,6 +60,15 @@ class InjectedModel(nn.Module):
             self.adapted = add_experts(
                 self.llm, settings.num_experts, settings.rank, settings.alpha, settings.dropout, settings.router
             )
+
+    def move_to(self, device: str) -> InjectedModel:
+        """Move what is trained to ``device``; the LLM goes along unless its foundation is placed where it stays."""
+        if not self.foundation.placed:
+            return self.to(device)
+        self.projectors.to(device)
+        if self.routed is not None:
+            self.routed.router.to(device)
+        return self
 
     @property
     def routed(self) -> RoutedLoraModel | None:
@@ -129,7 +138,7 @@ class InjectedModel(nn.Module):
     def _logits(self, batch: Sequences) -> Float[Tensor, "batch asked vocabulary"]:
         output = self.llm(
             inputs_embeds=batch.embeddings,
-            attention_mask=additive_mask(batch.allowed, batch.embeddings.dtype),
+            attention_mask=self.foundation.mask(batch.allowed, batch.positions, batch.positions),
             position_ids=batch.positions,
             use_cache=False,
             logits_to_keep=batch.num_asked,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -41,6 +41,9 @@ from medfed.rng import numpy_rng, torch_seeded
 SPECIAL = ("<pad>", "<s>", "</s>")
 HELD_OUT_EVERY = 10
 NUM_CHECKED = 300
+
+
+FROM_DISK = frozenset({"device_map", "dtype", "load_in_4bit", "model", "revision", "sha256"})
 
 
 class TinySettings(BaseModel):
@@ -76,6 +79,17 @@ class TinySettings(BaseModel):
     open_share: float = Field(default=0.65, ge=0, le=1)
     answer_weight: float = Field(default=3.0, ge=0)
     seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_of_an_llm_from_disk(cls, given: object) -> object:
+        known = given if isinstance(given, Mapping) else {}
+        if wrong := sorted(FROM_DISK & known.keys()):
+            raise ValueError(
+                f"{wrong[0]!r} is a setting of an LLM from disk, and the study's LLM is 'tiny'"
+                "\n  next step: leave it out, or add --set foundation.kind=huggingface --foundation FOLDER"
+            )
+        return given
 
     @model_validator(mode="after")
     def _heads_divide(self) -> TinySettings:

@@ -1,0 +1,247 @@
+"""What an injection will take, before it takes it: memory from the configuration alone, time from a short trial.
+
+No weight of the LLM is read. Its parameters are counted on PyTorch's meta device. The trial builds the LLM's first one
+and two layers with random weights, experts on them, and runs a step of each in turn: their difference is what a layer
+costs and keeps for the backward pass, on this device, as the code does it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+
+from medfed.errors import StudyError
+from medfed.injection.experts import RoutedLoraModel, add_experts
+from medfed.injection.huggingface import HuggingFaceSettings
+from medfed.injection.masks import windows_of
+from medfed.injection.projector import Projector
+from medfed.injection.router import Router
+from medfed.injection.settings import InjectionSettings
+from medfed.injection.targets import projections
+
+TRAINED_BYTES = 4 * 4
+"""Per trained parameter, float32: the value, its gradient, and AdamW's two moments."""
+BLOCK = 64
+"""Weights that share a scale in 4-bit NF4; the table of its 16 values is float32 too."""
+TRIAL_FLOPS = 1e11
+"""A trial step of one layer takes about this much: seconds on one core."""
+REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A batch of prompts as the LLM sees it: ``asked`` trailing positions give logits."""
+
+    batch: int
+    length: int
+    asked: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the whole LLM takes for one batch of a :class:`Shape`, scaled up from one and two of its layers.
+
+    Attributes:
+        step_seconds: forward, backward.
+        forward_seconds: forward alone.
+        token_seconds: forward of one more position per example.
+        kept_bytes: what a step keeps for its backward pass.
+    """
+
+    step_seconds: float
+    forward_seconds: float
+    token_seconds: float
+    kept_bytes: int
+
+
+def read_config(folder: Path) -> PreTrainedConfig:
+    """Read the configuration of the LLM in ``folder``.
+
+    Raises:
+        StudyError: transformers does not know this kind by itself.
+    """
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise StudyError(f"cannot read the LLM: {reason}", where=folder, hint="use a native causal LM") from error
+    return config
+
+
+def on_meta(config: PreTrainedConfig) -> nn.Module:
+    """Return the LLM without its weights."""
+    with torch.device("meta"):
+        model: nn.Module = AutoModelForCausalLM.from_config(config)
+    return model
+
+
+def num_params(model: nn.Module) -> int:
+    """Return how many parameters a model has; tied ones count once."""
+    return sum(value.numel() for value in model.parameters())
+
+
+def weight_bytes(model: nn.Module, settings: HuggingFaceSettings) -> int:
+    """Return what the frozen weights take in memory, with the scales and tables of 4-bit ones."""
+    size = getattr(torch, settings.dtype).itemsize
+    if not settings.load_in_4bit:
+        return num_params(model) * size
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    packed = [part for part in model.modules() if isinstance(part, nn.Linear) and part is not head]
+    weights = [part.weight.numel() for part in packed]
+    biases = sum(part.bias.numel() for part in packed if part.bias is not None)
+    rest = num_params(model) - sum(weights) - biases
+    return rest * size + biases * 2 + sum((n + 1) // 2 + 4 * -(-n // BLOCK) + 4 * 16 for n in weights)
+
+
+def trained_params(model: nn.Module, dims: Mapping[str, int], settings: InjectionSettings) -> dict[str, int]:
+    """Return part → number of trained parameters of the injected LLM.
+
+    Args:
+        model: the LLM, its weights may be absent.
+        dims: token width of everything that is shown, as :class:`medfed.injection.injected.InjectedModel` takes it.
+        settings: adapters.
+    """
+    width = int(model.get_input_embeddings().weight.shape[1])  # type: ignore[operator]
+    linear = [model.get_submodule(name) for name in projections(model)] if settings.num_experts else []
+    sides = sum(part.in_features + part.out_features for part in linear if isinstance(part, nn.Linear))
+    with torch.device("meta"):
+        parts: dict[str, list[nn.Module]] = {
+            "projectors": [Projector(settings.projector, dim, width, 1.0) for dim in dims.values()],
+            "router": [Router(width, settings.num_experts, settings.router)] if settings.num_experts > 1 else [],
+        }
+    counts = {name: sum(map(num_params, modules)) for name, modules in parts.items()}
+    return {**counts, "experts": settings.num_experts * settings.rank * sides}
+
+
+def cache_bytes(config: PreTrainedConfig, shape: Shape, settings: HuggingFaceSettings) -> int:
+    """Return what keys and values of a batch take while an open question is answered."""
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    size: int = getattr(torch, settings.dtype).itemsize
+    return 2 * int(text.num_hidden_layers) * heads * head_dim * shape.batch * shape.length * size
+
+
+def free_bytes(device: str) -> int:
+    """Return the memory that is free on ``device``."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return int(psutil.virtual_memory().available)
+
+
+def trial(
+    config: PreTrainedConfig, shape: Shape, loading: HuggingFaceSettings, settings: InjectionSettings, device: str
+) -> Trial:
+    """Run steps of the LLM's first one and two layers in turn; weights are random, and not quantised."""
+    dtype = getattr(torch, loading.dtype)
+    short, long = (_Stub(config, count, dtype, settings, device) for count in (1, 2))
+    count = int(config.get_text_config().num_hidden_layers)
+    flops = 6 * (num_params(long.model) - num_params(short.model)) * shape.length
+    batch = shape.batch if "cuda" in device else max(1, min(shape.batch, int(TRIAL_FLOPS / flops)))
+    share, tried = shape.batch / batch, Shape(batch, shape.length, shape.asked)
+
+    def whole(one: float, two: float) -> float:
+        return share * (one + (count - 1) * max(0.0, two - one))
+
+    one, two = (stub.kept_bytes(tried) for stub in (short, long))
+    runs: list[tuple[Callable[[_Stub, Shape], None], Shape]] = [
+        (_Stub.step, tried),
+        (_Stub.look, tried),
+        (_Stub.look, Shape(batch, 1, 1)),
+    ]
+    seconds = [whole(*_interleaved([lambda stub=stub: run(stub, at) for stub in (short, long)])) for run, at in runs]
+    return Trial(*seconds, kept_bytes=round(whole(one, two)))
+
+
+def _interleaved(runs: list[Callable[[], None]]) -> list[float]:
+    """Return each run's shortest time, of some taken in turn after one to warm up."""
+    times: list[list[float]] = [[] for _ in runs]
+    for _ in range(1 + REPEATS):
+        for run, taken in zip(runs, times, strict=True):
+            start = time.perf_counter()
+            run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            taken.append(time.perf_counter() - start)
+    return [min(taken[1:]) for taken in times]
+
+
+class _Stub:
+    """The LLM cut to its first layers, with experts."""
+
+    def __init__(
+        self, config: PreTrainedConfig, count: int, dtype: torch.dtype, settings: InjectionSettings, device: str
+    ) -> None:
+        with torch.device(device):
+            self.model: nn.Module = AutoModelForCausalLM.from_config(_cut(config, count), dtype=dtype)
+        self.model.requires_grad_(False)
+        self._windows, self._dtype, self._device = windows_of(self.model), dtype, device
+        self._tuner: Any = None
+        if settings.num_experts:
+            own = (settings.num_experts, settings.rank, settings.alpha, settings.dropout, settings.router)
+            self._tuner = add_experts(self.model, *own).base_model
+        self._alpha = torch.ones(1, settings.num_experts, device=device)
+
+    def step(self, shape: Shape) -> None:
+        """Run a forward and a backward pass."""
+        self.model.train()
+        self._loss(shape).backward()  # type: ignore[no-untyped-call]
+        self.model.zero_grad()
+
+    @torch.no_grad()
+    def look(self, shape: Shape) -> None:
+        """Run a forward pass."""
+        self.model.eval()
+        self._loss(shape)
+
+    def kept_bytes(self, shape: Shape) -> int:
+        """Return how much a forward pass keeps for the backward pass, beside the weights."""
+        held = {value.untyped_storage().data_ptr() for value in self.model.parameters()}
+        kept: dict[int, int] = {}
+
+        def keep(value: Tensor) -> Tensor:
+            place = value.untyped_storage()
+            if place.data_ptr() not in held:
+                kept[place.data_ptr()] = place.nbytes()
+            return value
+
+        self.model.train()
+        with saved_tensors_hooks(keep, lambda value: value):
+            self._loss(shape)
+        return sum(kept.values())
+
+    def _loss(self, shape: Shape) -> Float[Tensor, ""]:
+        width = int(self.model.get_input_embeddings().weight.shape[1])  # type: ignore[operator]
+        shown = torch.randn(shape.batch, shape.length, width, dtype=self._dtype, device=self._device)
+        places = torch.arange(shape.length, device=self._device).expand(shape.batch, -1)
+        allowed = torch.ones(shape.length, shape.length, dtype=torch.bool, device=self._device).tril()
+        routed = isinstance(self._tuner, RoutedLoraModel)
+        with self._tuner.routing.using(self._alpha) if routed else nullcontext():
+            logits: Tensor = self.model(
+                inputs_embeds=shown.requires_grad_(torch.is_grad_enabled()),
+                attention_mask=self._windows.mask(allowed.expand(shape.batch, -1, -1), places, places, self._dtype),
+                position_ids=places,
+                use_cache=False,
+                logits_to_keep=shape.asked,
+            ).logits
+            return logits.float().log_softmax(-1)[..., 0].mean()
+
+
+def _cut(config: PreTrainedConfig, count: int) -> PreTrainedConfig:
+    """Return the configuration of the first ``count`` layers, of the text part alone."""
+    text: PreTrainedConfig = type(config.get_text_config()).from_dict(config.get_text_config().to_dict())
+    text.num_hidden_layers = count
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:count]
+    return text

@@ -1,0 +1,81 @@
+"""The tensors of a checkpoint folder, read one at a time from one or several safetensors files."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from medfed.errors import StudyError
+
+INDEX = "model.safetensors.index.json"
+
+
+class Shards:
+    """Where each tensor of a folder lies.
+
+    Args:
+        folder: holds ``*.safetensors``, with or without an index.
+
+    Raises:
+        StudyError: no safetensors, a damaged file, a tensor that stands twice, or an index that is not of these files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            held = "only pickled weights (*.bin)" if any(folder.glob("*.bin")) else "no weights"
+            raise StudyError(
+                f"the folder holds {held}; pickles run code when opened, so *.safetensors are needed",
+                where=folder,
+                hint="use a revision with safetensors, or turn the weights into them on a machine you can spare",
+            )
+        held_by = [(name, path) for path in files for name in _names(path)]
+        self._places = dict(held_by)
+        if twice := [name for name, count in Counter(name for name, _ in held_by).items() if count > 1]:
+            raise StudyError("stands in two files", where=f"tensor {twice[0]!r}", hint="remove the file that is no part")
+        _check_index(folder / INDEX, self._places)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All tensors."""
+        return frozenset(self._places)
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of the weights: that of the first tensor, by its name in torch."""
+        return str(self.read(min(self._places)).dtype).removeprefix("torch.")
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape without reading it."""
+        with safe_open(self._places[name], "pt") as file:
+            return tuple(file.get_slice(name).get_shape())
+
+    def read(self, name: str) -> Tensor:
+        """Return a tensor."""
+        with safe_open(self._places[name], "pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+        return tensor
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        with safe_open(path, "pt") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise StudyError(f"not a whole safetensors file: {error}", where=path, hint="fetch it again") from error
+
+
+def _check_index(path: Path, places: dict[str, Path]) -> None:
+    if not path.is_file():
+        return
+    for name, file in json.loads(path.read_text(encoding="utf-8"))["weight_map"].items():
+        if name not in places or places[name].name != file:
+            raise StudyError(
+                f"{path.name} says that it lies in {file}, which does not hold it",
+                where=f"tensor {name!r}",
+                hint="fetch the checkpoint again, index included",
+            )

@@ -1,0 +1,157 @@
+"""Any native causal LM can be the foundation: each family on a tiny random model, against its own plain forward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from injection_toys import BOTH, IMAGE, WORDY, examples, federated_model, public, settings
+from language_models import FAMILIES, WINDOW, write_model, write_wrapped
+from medfed.errors import StudyError
+from medfed.injection.encoding import Group, encode
+from medfed.injection.foundation import Foundation, HuggingFaceSettings, load_foundation
+from medfed.injection.inject import Injector
+from medfed.injection.injected import InjectedModel
+from medfed.injection.targets import projections, target_modules
+from medfed.tasks.classification import Classification
+from medfed.types import Batch
+
+EVERY = [*FAMILIES, "wrapped"]
+LENGTH = 6
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@cache
+def loaded(folders: Path, family: str) -> Foundation:
+    folder = folders / family
+    path = write_wrapped(folder) if family == "wrapped" else write_model(folder, family)
+    return load_foundation(HuggingFaceSettings(dtype="float32"), cache=folders, path=path)
+
+
+def server(foundation: Foundation, *, moved: bool) -> Injector:
+    """An injector; ``moved`` gives its experts something to say."""
+    made = Injector(foundation, federated_model(), (IMAGE, BOTH), settings(head_tokens=False), 0)
+    if moved:
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(1)
+            for name, value in made.injected.named_parameters():
+                if "lora_B" in name:
+                    torch.nn.init.normal_(value, std=0.1)
+    return made
+
+
+def prefix(injected: InjectedModel, task: Classification, batch: Batch, row: int) -> Tensor:
+    """What stands before the answer, absent modalities cut out."""
+    tokens, prompt = encode(federated_model().eval(), [(task, batch)])[0], injected.prompt(task)
+    shown = [n for n in task.modalities if batch.present[n][row]]
+    seen = [injected.projectors[n](tokens[n][row : row + 1])[0] for n in shown]
+    embed = injected.llm.get_input_embeddings()
+    return torch.cat([embed(torch.tensor(prompt.before)), *seen, embed(torch.tensor(prompt.after))])
+
+
+def said(injected: InjectedModel, task: Classification, before: Tensor, ids: Sequence[int]) -> Tensor:
+    """The LLM's logits behind every position, by its own default mask and positions."""
+    answer = injected.llm.get_input_embeddings()(torch.tensor(ids, dtype=torch.long))
+    with injected.mixing(injected.alpha([task])):
+        logits: Tensor = injected.llm(inputs_embeds=torch.cat([before, answer]).unsqueeze(0), use_cache=False).logits[0]
+    return logits[len(before) - 1 :]
+
+
+def likelihood(injected: InjectedModel, task: Classification, before: Tensor, ids: Sequence[int]) -> Tensor:
+    logits = said(injected, task, before, ids).log_softmax(-1)
+    return logits[range(len(ids)), list(ids)].sum()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", EVERY)
+def test_answers_behind_one_prefix_score_as_each_would_alone(folders: Path, family: str) -> None:
+    injected = server(loaded(folders, family), moved=True).injected.eval()
+    parts = [(task, examples(task, 3, absent=0.3).batches(3)[0]) for task in (WORDY, IMAGE)]
+    encoded = encode(federated_model().eval(), parts)
+    groups = [Group(task, tokens, batch) for (task, batch), tokens in zip(parts, encoded, strict=True)]
+    with injected.mixing(torch.cat([injected.alpha([task]).expand(3, -1) for task, _ in parts])):
+        found = injected(groups)
+    for (task, batch), rows in zip(parts, found, strict=True):
+        for row, likelihoods in enumerate(rows):
+            before = prefix(injected, task, batch, row)
+            assert len(before) > WINDOW, "the prompt must be longer than the window"
+            expected = [likelihood(injected, task, before, ids) for ids in injected.prompt(task).answers]
+            torch.testing.assert_close(likelihoods, torch.stack(expected), atol=2e-4, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_decoding_is_that_of_generate(folders: Path, family: str) -> None:
+    made = server(loaded(folders, family), moved=True)
+    injected, batch = made.injected.eval(), examples(BOTH, 3, absent=0.3).batches(3)[0]
+    group = Group(BOTH, encode(federated_model().eval(), [(BOTH, batch)])[0], batch)
+    with injected.mixing(injected.alpha([BOTH]).expand(3, -1)):
+        answers = injected.answer_ids([group], LENGTH)
+    for row, answer in enumerate(answers):
+        before = prefix(injected, BOTH, batch, row).unsqueeze(0)
+        with injected.mixing(injected.alpha([BOTH])):
+            ids = injected.llm.generate(
+                inputs_embeds=before,
+                attention_mask=torch.ones(before.shape[:2], dtype=torch.long),
+                max_new_tokens=LENGTH,
+                do_sample=False,
+            )[0].tolist()
+        assert answer, "an empty answer would agree with anything"
+        assert answer == ids[: len(answer)]
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_a_step_moves_every_expert_and_nothing_of_the_foundation(folders: Path, family: str) -> None:
+    foundation = loaded(folders, family)
+    made, before = server(foundation, moved=True), foundation.fingerprint()
+    sets = {name: examples for name, examples in public(8).items()}
+    values = {name: value.detach().clone() for name, value in made.injected.named_parameters()}
+    next(iter(made.inject(sets, 1)))
+    moved = {name for name, value in made.injected.named_parameters() if not torch.equal(value, values[name])}
+    experts = {name for name in values if "lora_" in name}
+    assert len(experts) == 2 * len(projections(foundation.model))
+    assert experts <= moved
+    assert moved <= {name for name in values if "lora_" in name or "router" in name or "projectors" in name}
+    assert foundation.fingerprint() == before
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", EVERY)
+def test_injection_starts_as_the_identity(folders: Path, family: str) -> None:
+    foundation = loaded(folders, family)
+    injected = server(foundation, moved=False).injected.eval()
+    ids = torch.tensor([foundation.tokenizer.encode("Question: Is it round? Answer: Yes")])
+    with injected.mixing(injected.alpha([IMAGE])):
+        found = injected.llm(input_ids=ids).logits
+    assert torch.equal(found, foundation.model(input_ids=ids).logits)
+    shown = foundation.model(inputs_embeds=foundation.embed(ids[0].tolist()).unsqueeze(0)).logits
+    assert torch.equal(found, shown), "embedded by the LLM's own module"
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_experts_sit_on_every_linear_map_of_the_layers(folders: Path, family: str) -> None:
+    model = loaded(folders, family).model
+    names = projections(model)
+    by_layer = {"llama": 7, "phi3": 4, "mixtral": 4}.get(family, 7)
+    print(f"2 layers × {by_layer} = {2 * by_layer}; a bank of experts held as one tensor has no linear maps")
+    assert len(names) == 2 * by_layer
+    assert not any(word in name for name in names for word in ("embed", "head", "vision", "router", ".gate."))
+    ends = target_modules(model)
+    found = {n for n, _ in model.named_modules() if any(n == end or n.endswith(f".{end}") for end in ends)}
+    assert found == set(names)
+
+
+def test_layers_that_are_no_attention_are_refused(folders: Path) -> None:
+    model = loaded(folders, "llama").shared_copy()
+    model.config.layer_types = ["linear_attention", "full_attention"]
+    with pytest.raises(StudyError, match="linear_attention"):
+        Foundation("hybrid", model, loaded(folders, "llama").tokenizer, {})

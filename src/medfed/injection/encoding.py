@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from medfed.models.multimodal import MultimodalModel
@@ -61,10 +61,19 @@ def encode(model: MultimodalModel, examples: Sequence[tuple[Task, Batch]]) -> li
         tokens = model.tokens(name, samples)
         parts = torch.split(tokens, [int(batch.present[name].sum()) for batch in batches])
         for i, batch, part in zip(places, batches, parts, strict=True):
-            placed = part.new_zeros(len(batch), *part.shape[1:])
-            placed[batch.present[name]] = part
-            found[i][name] = placed
+            found[i][name] = placed(part, batch.present[name])
     return list(found)
+
+
+def placed(
+    tokens: Float[Tensor, "present tokens dim"], there: Bool[Tensor, " batch"]
+) -> Float[Tensor, "batch tokens dim"]:
+    """Return the tokens of examples that have a modality among those that have not; these get zeros."""
+    if len(tokens) == len(there):
+        return tokens
+    rows = tokens.new_zeros(len(there), *tokens.shape[1:])
+    rows[there] = tokens
+    return rows
 
 
 @torch.no_grad()

@@ -99,13 +99,13 @@ class Sequences:
 
     Attributes:
         embeddings: of every position.
-        allowed: whether query position i may attend to key position j.
+        allowed: whether query position i may attend to key j: a position, or one that was read before the first.
         positions: position numbers; absent tokens take none.
         num_asked: trailing positions whose predictions are read.
     """
 
     embeddings: Float[Tensor, "batch position width"]
-    allowed: Bool[Tensor, "batch position position"]
+    allowed: Bool[Tensor, "batch position key"]
     positions: Int[Tensor, "batch position"]
     num_asked: int
 

@@ -15,8 +15,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 MULTIPLIES_PER_LAYER = {"cpu": 1e7, "cuda": 5e10}
-"""Multiplications that a device could do in the time that a decoder layer takes apart from its positions (measured on
-one core of a server and on a data-centre GPU; it only has to be right within a factor of a few)."""
+"""Multiplications that a device could do in the time that a decoder layer takes apart from its positions: measured on
+one core, and for a GPU half a millisecond of launches at 100 TFLOP/s. It only has to be right within a factor of a few.
+"""
 
 
 def overhead(llm: nn.Module, num_layers: int) -> float:

@@ -28,7 +28,7 @@ from medfed.tasks.base import TaskSet
 from medfed.types import Batch
 
 LIMIT_BYTES = 2**29
-"""Memory for kept encoder outputs: 512 MiB."""
+"""Memory for the encoder outputs of a round, or of the sets that are scored between rounds: 512 MiB."""
 BATCH_SIZE = 64
 """Examples per forward of an encoder that encodes ahead."""
 
@@ -151,8 +151,8 @@ class TokenCache:
         """
         encoders = fingerprint(self._model.encoders.state_dict(), {})
         if encoders != self._made_by:
-            self._kept.clear()
-            self._made_by, self._bytes = encoders, 0
+            self.forget()
+            self._made_by = encoders
         for start in range(0, len(examples), size):
             positions = np.arange(start, min(start + size, len(examples)))
             batch = without_samples(examples, positions, device)
@@ -162,6 +162,11 @@ class TokenCache:
                 if bool(there.any())
             }
             yield Group(examples.task, encoded, batch)
+
+    def forget(self) -> None:
+        """Free what is kept."""
+        self._kept.clear()
+        self._bytes = 0
 
     def _tokens(self, data: Decoded, modality: str, rows: Int[np.ndarray, " row"], device: str) -> Tensor:
         """Return the tokens of those of ``rows`` that have the modality."""

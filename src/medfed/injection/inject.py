@@ -11,12 +11,12 @@ Batches and dropout are drawn from (seed, round, epoch, step): a resumed run equ
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors.torch import save_file
@@ -28,7 +28,7 @@ from medfed.federated.state import copied, join, split, trainable_params
 from medfed.injection.answering import Answering
 from medfed.injection.buckets import Seam
 from medfed.injection.encoded_sets import encode_drawn
-from medfed.injection.encoding import HEAD, Group, encode
+from medfed.injection.encoding import HEAD, Group, encode_draws
 from medfed.injection.experts import save_experts
 from medfed.injection.foundation import Foundation
 from medfed.injection.injected import InjectedModel
@@ -42,7 +42,7 @@ from medfed.modalities.base import Encoder
 from medfed.models.multimodal import MultimodalModel
 from medfed.rng import numpy_rng, torch_seeded
 from medfed.tasks.base import Task, TaskSet
-from medfed.types import Batch, Params
+from medfed.types import Params
 
 __all__ = ["InjectionSettings", "Injector", "StepRecord"]
 
@@ -103,18 +103,15 @@ class Injector(Answering):
             rate, device = self._settings.public_lr, self._settings.device
             train_public(self._model, sets, rate, device, *key, alone=self._alone)
         orders = [self._order(sets, round_number, epoch) for epoch in range(self._settings.num_epochs)]
-        encoded = None
-        if self._settings.encoder_lr == 0:
-            self._train(mode=True)
-            encoded = encode_drawn(self._model, sets, list(chain.from_iterable(orders)), self._settings.device)
+        encoded = self._reader(sets, list(chain.from_iterable(orders)))
         step = 0
         for epoch, order in enumerate(orders):
             for start in range(0, len(order), self._settings.batch_size):
                 draws = order[start : start + self._settings.batch_size]
                 with torch_seeded(self._seed, "inject", round_number, epoch, start):
                     self._train(mode=True)
-                    groups = self._encoded(sets, draws) if encoded is None else encoded.groups(draws)
-                    loss, losses, norm = self._step(groups, aligning=round_number <= self._settings.align_rounds)
+                    aligning = round_number <= self._settings.align_rounds
+                    loss, losses, norm = self._step(encoded(draws), aligning=aligning)
                 yield StepRecord(epoch, step, finite(loss, round_number, step), losses, norm)
                 step += 1
 
@@ -192,12 +189,16 @@ class Injector(Answering):
             balance_classes=self._settings.balance_classes,
         )
 
-    def _encoded(self, sets: Mapping[str, TaskSet], draws: Sequence[Draw]) -> list[Group]:
-        """Encode the drawn examples, by task; gradients reach the encoders where these are trained."""
-        examples = _batches(sets, draws, self._settings.device)
-        with torch.set_grad_enabled(self._settings.encoder_lr != 0):
-            encoded = encode(self._model, examples)
-        return [Group(task, shown, batch) for (task, batch), shown in zip(examples, encoded, strict=True)]
+    def _reader(self, sets: Mapping[str, TaskSet], draws: Sequence[Draw]) -> Callable[[Sequence[Draw]], list[Group]]:
+        """Return what makes examples out of some of ``draws``; encoders that stay as they are run here, once."""
+        self._tokens.forget()
+        frozen, device = self._settings.encoder_lr == 0, self._settings.device
+        if frozen:
+            self._train(mode=True)
+            ahead = encode_drawn(self._model, sets, draws, device)
+            if ahead is not None:
+                return ahead.groups
+        return partial(encode_draws, self._model, sets, device=device, frozen=frozen)
 
     def _step(self, groups: Sequence[Group], *, aligning: bool) -> tuple[float, dict[str, float], float]:
         """Take an optimizer step on the mean loss over all examples, bucket by bucket; return what a record needs."""
@@ -238,12 +239,3 @@ class Injector(Answering):
 
 def _cut(group: Group, seam: Seam) -> Group:
     return group._replace(encoded={name: seam.cut(tokens) for name, tokens in group.encoded.items()})
-
-
-def _batches(sets: Mapping[str, TaskSet], draws: Sequence[Draw], device: str) -> list[tuple[Task, Batch]]:
-    """Gather the drawn examples by task."""
-    batches = []
-    for name in sorted({draw.task for draw in draws}):
-        positions = np.array([draw.position for draw in draws if draw.task == name])
-        batches.append((sets[name].task, sets[name].batch(positions).to(device)))
-    return batches

@@ -117,6 +117,18 @@ class InjectedModel(nn.Module):
         lengths = [self._length(group) for group in groups]
         return buckets(lengths, [len(group.batch) for group in groups], self._fixed * num_forwards)
 
+    def laid_out(self, prompt: Prompt, group: Group) -> Sequences:
+        """Return the LLM's input for one group: ``prompt`` around the projected tokens of its examples."""
+        table = self.foundation.table
+        tokens: list[Float[Tensor, "batch tokens width"]] = [table.new_zeros(len(group.batch), 0, table.shape[1])]
+        present: list[Bool[Tensor, "batch tokens"]] = [table.new_zeros(len(group.batch), 0, dtype=torch.bool)]
+        for name, there in _shown(group):
+            tokens.append(self.projectors[_module_name(name)](group.encoded[name]).to(table.dtype))
+            present.append(there.unsqueeze(1).expand(tokens[-1].shape[:2]))
+        before = self._texts.embedded(prompt.before)
+        after = self._texts.embedded(prompt.after + prompt.appended)
+        return assemble(prompt, before, torch.cat(tokens, 1), torch.cat(present, 1), after)
+
     def prompt(self, task: Task) -> Prompt:
         """Return the task's texts as token ids."""
         return self._texts.prompt(task)
@@ -145,7 +157,7 @@ class InjectedModel(nn.Module):
 
     def _batch(self, prompts: Sequence[Prompt], groups: Sequence[Group]) -> Continued:
         """Lay ``groups`` out as one batch, behind what all of them share where that pays."""
-        laid = [self._laid_out(prompt, group) for prompt, group in zip(prompts, groups, strict=True)]
+        laid = [self.laid_out(prompt, group) for prompt, group in zip(prompts, groups, strict=True)]
         batch, shared = pad_left(laid), prompts[0].before
         if self._prefixes is None or torch.is_grad_enabled() or any(prompt.before != shared for prompt in prompts):
             return Continued(batch, None)
@@ -153,17 +165,6 @@ class InjectedModel(nn.Module):
         if padded or not self._prefixes.pays(shared, len(batch.positions), self._fixed):
             return Continued(batch, None)
         return self._prefixes.continued(self.llm, shared, batch)
-
-    def _laid_out(self, prompt: Prompt, group: Group) -> Sequences:
-        table = self.foundation.table
-        tokens: list[Float[Tensor, "batch tokens width"]] = [table.new_zeros(len(group.batch), 0, table.shape[1])]
-        present: list[Bool[Tensor, "batch tokens"]] = [table.new_zeros(len(group.batch), 0, dtype=torch.bool)]
-        for name, there in _shown(group):
-            tokens.append(self.projectors[_module_name(name)](group.encoded[name]).to(table.dtype))
-            present.append(there.unsqueeze(1).expand(tokens[-1].shape[:2]))
-        before = self._texts.embedded(prompt.before)
-        after = self._texts.embedded(prompt.after + prompt.appended)
-        return assemble(prompt, before, torch.cat(tokens, 1), torch.cat(present, 1), after)
 
     def _logits(self, batch: Sequences, cache: object = None) -> Float[Tensor, "_ asked vocabulary"]:
         output = self.llm(

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from test_decoding import ASKED, LENGTH, questions, server
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from injection_toys import BOTH, IMAGE, WORDY, examples, federated_model, foundation, public, settings, tokenizer
 from medfed.injection.encoding import Group, encode
@@ -16,6 +16,7 @@ from medfed.injection.inject import Injector
 from medfed.injection.injected import InjectedModel
 from medfed.injection.prefix import Prefixes
 from medfed.injection.texts import Texts
+from medfed.rng import torch_seeded
 from medfed.tasks.classification import Classification
 
 LONG = WORDY.model_copy(update={"question": "Does the long sound of this thing fit its colour? " * 3})
@@ -102,6 +103,31 @@ def test_a_question_read_once_scores_as_one_read_for_every_example(task: Classif
     assert sum(whole) - sum(read) == (12 - 1) * question
 
 
+FAMILIES = {"qwen3": {"head_dim": 16}, "gemma3_text": {"head_dim": 16}, "mistral": {}, "phi3": {"pad_token_id": 0}}
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_families_of_llms_share_a_question_and_are_asked_where_it_counts(family: str) -> None:
+    sizes = {**SIZES, "vocab_size": 320, "num_key_value_heads": 2, "eos_token_id": 2, **FAMILIES[family]}
+    with torch_seeded("family"):
+        llm = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes))
+        base = Foundation(family, llm, tokenizer(), {})
+        injected = InjectedModel(base, {"image": 5, "sound": 7}, settings(order="task_first")).eval()
+    parts = [(task, examples(task, 4, absent=0.3).batches(4)[0]) for task in (LONG, IMAGE)]
+    shown = encode(federated_model().eval(), parts)
+    groups = [Group(task, found, batch) for (task, batch), found in zip(parts, shown, strict=True)]
+    alpha = injected.alpha([LONG, IMAGE])
+    with torch.no_grad(), injected.mixing(alpha.repeat_interleave(4, 0)):
+        together = injected(groups)
+    injected._fixed = 0.0
+    for number, group in enumerate(groups):
+        with torch.no_grad(), injected.mixing(alpha[number : number + 1]):
+            torch.testing.assert_close(injected([group])[0], together[number], atol=1e-4, rtol=1e-5)
+            assert injected._prefixes is not None
+            assert injected._prefixes._read, "the question was read once"
+
+
 def test_where_the_modality_comes_first_hardly_anything_is_shared() -> None:
     _, read = asked(LONG, "modality_first", share=True)
     _, whole = asked(LONG, "modality_first", share=False)
@@ -124,12 +150,3 @@ def test_training_between_two_scorings_is_heard() -> None:
     list(fresh.inject(public(), 1))
     assert torch.equal(kept.score_set(held, 6), fresh.score_set(held, 6))
     assert not torch.equal(kept.score_set(held, 6), before)
-
-
-def test_answers_behind_a_shared_question_are_those_of_one_example_at_a_time() -> None:
-    made, batch = server("task_first"), questions().batches(9)[0]
-    alike = type(batch)(batch.inputs, batch.present, batch.target, batch.examples, (batch.questions[1],) * 4)
-    for given in (batch, alike):
-        alone = [made.answer(ASKED, given.row(row), LENGTH)[0] for row in range(4)]
-        made.injected._fixed = 0.0
-        assert made.answer(ASKED, given, LENGTH) == alone

@@ -32,11 +32,11 @@ def asked_logits(
     if min(counts) == most:
         return list(torch.split(run(), list(sizes)))
     asked = [row_count for size, row_count in zip(sizes, counts, strict=True) for _ in range(size)]
-    device = llm.get_input_embeddings().weight.device  # type: ignore[operator]
-    wanted = torch.arange(most, device=device) >= most - torch.tensor(asked, device=device).unsqueeze(1)
+    wanted = torch.arange(most) >= most - torch.tensor(asked).unsqueeze(1)
 
     def pick(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor]:
-        return (inputs[0][wanted].unsqueeze(0),)
+        hidden: Tensor = inputs[0]
+        return (hidden[wanted.to(hidden.device)].unsqueeze(0),)
 
     handle = llm.get_output_embeddings().register_forward_pre_hook(pick)  # type: ignore[operator]
     try:

@@ -141,6 +141,15 @@ def test_answers_are_texts_in_the_order_of_the_examples() -> None:
     assert made.answer(ASKED, batch, LENGTH) == texts
 
 
+def test_answers_behind_a_shared_question_are_those_of_one_example_at_a_time() -> None:
+    made, batch = server("task_first"), questions().batches(9)[0]
+    for given in (batch, replace(batch, questions=(batch.questions[1],) * 4)):
+        made.injected._fixed = 1e9
+        alone = [made.answer(ASKED, given.row(row), LENGTH)[0] for row in range(4)]
+        made.injected._fixed = 0.0  # nothing is cheaper than another forward
+        assert made.answer(ASKED, given, LENGTH) == alone
+
+
 class Script(nn.Module):
     """An LLM that says fixed tokens, whatever it reads, and counts its forwards."""
 

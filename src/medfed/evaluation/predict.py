@@ -50,14 +50,12 @@ class InjectedPredictor:
     @torch.inference_mode()
     def __call__(self, examples: TaskSet) -> Float[np.ndarray, "example answer"]:
         """Return the answers' probabilities."""
-        parts = [self._injector.score(examples.task, batch) for batch in examples.batches(BATCH_SIZE)]
-        return torch.cat(parts).double().numpy()
+        return self._injector.score_set(examples, BATCH_SIZE).double().numpy()
 
     @torch.inference_mode()
     def answer(self, examples: TaskSet, max_new_tokens: int) -> list[str]:
         """Return the decoded answers."""
-        parts = [self._injector.answer(examples.task, batch, max_new_tokens) for batch in examples.batches(BATCH_SIZE)]
-        return [text for part in parts for text in part]
+        return self._injector.answer_set(examples, max_new_tokens, BATCH_SIZE)
 
 
 @torch.inference_mode()

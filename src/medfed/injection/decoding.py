@@ -25,7 +25,9 @@ STOPS = ("\n", QUESTION.partition("{")[0].strip())
 """Text that ends an answer: what follows is no longer one."""
 
 
-def decode_greedily(llm: nn.Module, foundation: Foundation, prompts: Sequences, max_new_tokens: int) -> list[list[int]]:
+def decode_greedily(
+    llm: nn.Module, foundation: Foundation, prompts: Sequences, max_new_tokens: int, cache: object = None
+) -> list[list[int]]:
     """Return the token ids of every answer, without the token that ended it; nothing is trained here.
 
     Args:
@@ -33,11 +35,13 @@ def decode_greedily(llm: nn.Module, foundation: Foundation, prompts: Sequences, 
         foundation: its tokenizer and embedding table.
         prompts: left-padded, each ending with the answer cue.
         max_new_tokens: at least 1.
+        cache: keys and values of what comes before ``prompts``; ``allowed`` then names those keys too.
     """
     answers: list[list[int]] = [[] for _ in prompts.embeddings]
     running = [True] * len(answers)
     embeddings, allowed, positions = prompts.embeddings, prompts.allowed, prompts.positions
-    keys, cache = positions, DynamicCache()
+    keys = prompts.keys
+    cache = DynamicCache() if cache is None else cache
     for step in range(max_new_tokens):
         output = llm(
             inputs_embeds=embeddings,

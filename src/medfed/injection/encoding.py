@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from medfed.injection.sampling import Draw
 from medfed.models.multimodal import MultimodalModel
-from medfed.tasks.base import Task
+from medfed.tasks.base import Task, TaskSet
 from medfed.types import Batch
 
 Encoded = Mapping[str, Float[Tensor, "batch tokens dim"]]
@@ -61,10 +63,32 @@ def encode(model: MultimodalModel, examples: Sequence[tuple[Task, Batch]]) -> li
         tokens = model.tokens(name, samples)
         parts = torch.split(tokens, [int(batch.present[name].sum()) for batch in batches])
         for i, batch, part in zip(places, batches, parts, strict=True):
-            placed = part.new_zeros(len(batch), *part.shape[1:])
-            placed[batch.present[name]] = part
-            found[i][name] = placed
+            found[i][name] = placed(part, batch.present[name])
     return list(found)
+
+
+def encode_draws(
+    model: MultimodalModel, sets: Mapping[str, TaskSet], draws: Sequence[Draw], *, device: str, frozen: bool
+) -> list[Group]:
+    """Encode the drawn examples, by task in alphabetical order; gradients reach encoders that are not ``frozen``."""
+    examples = []
+    for name in sorted({draw.task for draw in draws}):
+        positions = np.array([draw.position for draw in draws if draw.task == name])
+        examples.append((sets[name].task, sets[name].batch(positions).to(device)))
+    with torch.set_grad_enabled(not frozen):
+        encoded = encode(model, examples)
+    return [Group(task, shown, batch) for (task, batch), shown in zip(examples, encoded, strict=True)]
+
+
+def placed(
+    tokens: Float[Tensor, "present tokens dim"], there: Bool[Tensor, " batch"]
+) -> Float[Tensor, "batch tokens dim"]:
+    """Return the tokens of examples that have a modality among those that have not; these get zeros."""
+    if len(tokens) == len(there):
+        return tokens
+    rows = tokens.new_zeros(len(there), *tokens.shape[1:])
+    rows[there] = tokens
+    return rows
 
 
 @torch.no_grad()

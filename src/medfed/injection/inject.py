@@ -3,18 +3,20 @@ public data (FedKIM Sec. 2.3.2).
 
 The loss is the cross-entropy of the answer tokens alone, averaged over an answer's tokens and then over the examples.
 What the loss asks for is a label or what the aggregated heads say (:mod:`medfed.injection.lessons`).
-Closed questions are scored by comparing the log-likelihoods of all answers, in one forward pass per example.
+Examples of similar prompt length share a forward (:mod:`medfed.injection.buckets`); their gradients add up to those of
+one mean. Where the LLM's loss leaves the encoders alone, these run once per round.
 Batches and dropout are drawn from (seed, round, epoch, step): a resumed run equals an uninterrupted one bit for bit.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors.torch import save_file
@@ -23,8 +25,10 @@ from torch import Tensor, nn
 from medfed.errors import RunError
 from medfed.federated.optimizer import load_slots, slots_of
 from medfed.federated.state import copied, join, split, trainable_params
-from medfed.injection.decoding import answer_text
-from medfed.injection.encoding import HEAD, Group, by_question, encode, with_heads
+from medfed.injection.answering import Answering
+from medfed.injection.buckets import Seam
+from medfed.injection.encoded_sets import encode_drawn
+from medfed.injection.encoding import HEAD, Group, encode_draws
 from medfed.injection.experts import save_experts
 from medfed.injection.foundation import Foundation
 from medfed.injection.injected import InjectedModel
@@ -38,16 +42,13 @@ from medfed.modalities.base import Encoder
 from medfed.models.multimodal import MultimodalModel
 from medfed.rng import numpy_rng, torch_seeded
 from medfed.tasks.base import Task, TaskSet
-from medfed.types import Batch, Params
+from medfed.types import Params
 
 __all__ = ["InjectionSettings", "Injector", "StepRecord"]
 
 
-class Injector:
+class Injector(Answering):
     """The server's side: the injected LLM, its optimizer, and the encoders it shares with the federated model.
-
-    Attributes:
-        offsets: task and question → log-likelihood that :meth:`score` takes off each answer (:meth:`calibrate`).
 
     Args:
         foundation: the frozen LLM.
@@ -71,21 +72,20 @@ class Injector:
         *,
         alone: bool = False,
     ) -> None:
-        self._alone = alone
-        self._settings, self._seed = settings, seed
-        self._device = foundation.move_to(settings.device)
-        self._model = model.to(self._device)
+        self._alone, self._seed = alone, seed
+        device = foundation.move_to(settings.device)
+        model.to(device)
         dims = {name: cast(Encoder, encoder).dim for name, encoder in model.encoders.items()}
         if settings.head_tokens:
             dims |= {f"{HEAD}{name}": len(task.answers) for name, task in model.tasks.items()}
         with torch_seeded(seed, "inject", "init"):
-            self.injected = InjectedModel(foundation, dims, settings).move_to(self._device).eval()
+            injected = InjectedModel(foundation, dims, settings).move_to(device).eval()
+        super().__init__(model, injected, settings)
         for task in tasks:
             self.injected.check(task)
         self._own = {name: value for name, value in self.injected.named_parameters() if value.requires_grad}
         self._params = {**self._own, **self._encoder_params()}
         self._optimizer = self._new_optimizer()
-        self.offsets: dict[str, list[float]] = {}
 
     def inject(self, public: Mapping[str, TaskSet], round_number: int) -> Iterator[StepRecord]:
         """Train one round on the public examples of the trained tasks, yielding a record per step.
@@ -102,56 +102,18 @@ class Injector:
             key = (self._seed, round_number)
             rate, device = self._settings.public_lr, self._device
             train_public(self._model, sets, rate, device, *key, alone=self._alone)
+        orders = [self._order(sets, round_number, epoch) for epoch in range(self._settings.num_epochs)]
+        encoded = self._reader(sets, list(chain.from_iterable(orders)))
         step = 0
-        for epoch in range(self._settings.num_epochs):
-            order = self._order(sets, round_number, epoch)
+        for epoch, order in enumerate(orders):
             for start in range(0, len(order), self._settings.batch_size):
+                draws = order[start : start + self._settings.batch_size]
                 with torch_seeded(self._seed, "inject", round_number, epoch, start):
-                    drawn = _batches(sets, order[start : start + self._settings.batch_size], self._device)
-                    loss, losses, norm = self._step(drawn, aligning=round_number <= self._settings.align_rounds)
+                    self._train(mode=True)
+                    aligning = round_number <= self._settings.align_rounds
+                    loss, losses, norm = self._step(encoded(draws), aligning=aligning)
                 yield StepRecord(epoch, step, finite(loss, round_number, step), losses, norm)
                 step += 1
-
-    @torch.no_grad()
-    def score(self, task: Task, batch: Batch) -> Float[Tensor, "batch answer"]:
-        """Return the probability of every answer, trained task or not; deterministic, on the CPU."""
-        likelihoods = self._likelihoods(task, batch).cpu()
-        if (key := _asked(task)) in self.offsets:
-            likelihoods = likelihoods - likelihoods.new_tensor(self.offsets[key])
-        probabilities: Tensor = likelihoods.softmax(-1)
-        return probabilities
-
-    @torch.no_grad()
-    def calibrate(self, tasks: Sequence[Task], public: Mapping[str, TaskSet]) -> None:
-        """Set ``offsets`` for the questions of ``tasks``, which were not trained, from unlabelled public examples.
-
-        A task whose modalities no trained task has exactly stays as it is. Deviation: batch calibration (Zhou et al.
-        2024) divides by the mean probability over the batch under test; this takes the mean log-likelihood over public
-        examples, so that no test example depends on another.
-        """
-        for task in tasks:
-            pools = [examples for examples in public.values() if examples.task.modalities == task.modalities]
-            batches = [batch for examples in pools for batch in examples.batches(self._settings.batch_size)]
-            if batches:
-                said = torch.cat([self._likelihoods(task, batch) for batch in batches])
-                self.offsets[_asked(task)] = said.mean(0).tolist()
-
-    def _likelihoods(self, task: Task, batch: Batch) -> Float[Tensor, "batch answer"]:
-        self._train(mode=False)
-        batch = batch.to(self._device)
-        with self.injected.mixing(self.injected.alpha([task]).expand(len(batch), -1)):
-            group = self._shown(Group(task, encode(self._model, [(task, batch)])[0], batch))
-            return torch.cat(self.injected(by_question(group)))
-
-    @torch.no_grad()
-    def answer(self, task: Task, batch: Batch, max_new_tokens: int) -> list[str]:
-        """Return the greedily decoded answer to every example's question, in words; deterministic."""
-        self._train(mode=False)
-        batch = batch.to(self._device)
-        with self.injected.mixing(self.injected.alpha([task]).expand(len(batch), -1)):
-            group = self._shown(Group(task, encode(self._model, [(task, batch)])[0], batch))
-            ids = self.injected.answer_ids(by_question(group), max_new_tokens)
-        return [answer_text(answer, self.injected.foundation.tokenizer) for answer in ids]
 
     @torch.no_grad()
     def routing(self, tasks: Sequence[Task]) -> Float[Tensor, "task expert"]:
@@ -227,58 +189,53 @@ class Injector:
             balance_classes=self._settings.balance_classes,
         )
 
-    def _step(self, examples: Sequence[tuple[Task, Batch]], *, aligning: bool) -> tuple[float, dict[str, float], float]:
-        self._train(mode=True)
-        with torch.set_grad_enabled(self._settings.encoder_lr != 0):
-            encoded = encode(self._model, examples)
-        groups = [Group(task, shown, batch) for (task, batch), shown in zip(examples, encoded, strict=True)]
+    def _reader(self, sets: Mapping[str, TaskSet], draws: Sequence[Draw]) -> Callable[[Sequence[Draw]], list[Group]]:
+        """Return what makes examples out of some of ``draws``; encoders that stay as they are run here, once."""
+        self._tokens.forget()
+        frozen, device = self._settings.encoder_lr == 0, self._device
+        if frozen:
+            self._train(mode=True)
+            ahead = encode_drawn(self._model, sets, draws, device)
+            if ahead is not None:
+                return ahead.groups
+        return partial(encode_draws, self._model, sets, device=device, frozen=frozen)
+
+    def _step(self, groups: Sequence[Group], *, aligning: bool) -> tuple[float, dict[str, float], float]:
+        """Take an optimizer step on the mean loss over all examples, bucket by bucket; return what a record needs."""
         taught = lessons(self._model, groups, self._settings)
-        tasks = list({lesson.group.task.name: lesson.group.task for lesson in taught}.values())
-        alpha = self.injected.alpha(tasks)
-        rows = torch.tensor([tasks.index(lesson.group.task) for lesson in taught for _ in lesson.wanted])
-        with self.injected.mixing(alpha[rows.to(alpha.device)]):
-            found = self.injected([self._shown(lesson.group) for lesson in taught])
-            per_lesson = [self._answer_loss(lesson, part) for lesson, part in zip(taught, found, strict=True)]
-            loss = torch.cat(per_lesson).mean()
-            reward = self._settings.routing_weight * mutual_information(alpha)
-            (loss - reward).backward()  # type: ignore[no-untyped-call]
+        tasks = {lesson.group.task.name: lesson.group.task for lesson in taught}
+        alpha, seam = self.injected.alpha(list(tasks.values())), Seam()
+        mixed = seam.cut(alpha)
+        shown = [self._shown(_cut(lesson.group, seam)) for lesson in taught]
+        places, count = {name: place for place, name in enumerate(tasks)}, sum(len(lesson.wanted) for lesson in taught)
+        losses: dict[int, Tensor] = {}
+        for bucket in self.injected.buckets(shown):
+            rows = [places[taught[number].group.task.name] for number in bucket for _ in taught[number].wanted]
+            with self.injected.mixing(mixed[torch.tensor(rows, device=mixed.device)]):
+                found = self.injected([shown[number] for number in bucket])
+                parts = [self._answer_loss(taught[n], part) for n, part in zip(bucket, found, strict=True)]
+                (torch.cat(parts).sum() / count).backward()  # type: ignore[no-untyped-call]
+            losses |= {number: part.detach() for number, part in zip(bucket, parts, strict=True)}
+        weight = self._settings.routing_weight
+        seam.backward(*([-weight * mutual_information(alpha)] if weight else []))
         if aligning:
             self._keep_gradients_of("projectors.")
         norm = nn.utils.clip_grad_norm_(self._params.values(), self._settings.max_grad_norm or torch.inf)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        return loss.item(), by_task(taught, per_lesson), norm.item()
+        ordered = [losses[number] for number in range(len(taught))]
+        return torch.cat(ordered).mean().item(), by_task(taught, ordered), norm.item()
 
     def _answer_loss(self, lesson: Lesson, likelihoods: Float[Tensor, "batch answer"]) -> Float[Tensor, " batch"]:
         """Return the mean cross-entropy of an answer's tokens, expected under the wanted answers, per example."""
         lengths = likelihoods.new_tensor([len(answer) for answer in self.injected.prompt(lesson.group.task).answers])
         return -(lesson.wanted * likelihoods / lengths).sum(-1)
 
-    def _shown(self, group: Group) -> Group:
-        if not self._settings.head_tokens:
-            return group
-        shown = with_heads(self._model, group.task, group.encoded, len(group.batch))
-        return group._replace(encoded=shown)
-
     def _keep_gradients_of(self, prefix: str) -> None:
         for name, value in self._params.items():
             if not name.startswith(prefix):
                 value.grad = None
 
-    def _train(self, *, mode: bool) -> None:
-        self.injected.train(mode)
-        self._model.eval().encoders.train(mode and self._settings.encoder_lr != 0)
 
-
-def _asked(task: Task) -> str:
-    """What an offset belongs to: another task may ask the same question, and another question may be put to a task."""
-    return f"{task.name}: {task.question}"
-
-
-def _batches(sets: Mapping[str, TaskSet], draws: Sequence[Draw], device: str) -> list[tuple[Task, Batch]]:
-    """Gather the drawn examples by task."""
-    batches = []
-    for name in sorted({draw.task for draw in draws}):
-        positions = np.array([draw.position for draw in draws if draw.task == name])
-        batches.append((sets[name].task, sets[name].batch(positions).to(device)))
-    return batches
+def _cut(group: Group, seam: Seam) -> Group:
+    return group._replace(encoded={name: seam.cut(tokens) for name, tokens in group.encoded.items()})

@@ -14,24 +14,26 @@ from typing import cast
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from medfed.errors import StudyError
+from medfed.injection.asked import asked_logits
+from medfed.injection.buckets import buckets, overhead
 from medfed.injection.decoding import decode_greedily
 from medfed.injection.encoding import HEAD, Group
 from medfed.injection.experts import ADAPTER, RoutedLoraModel, add_experts
 from medfed.injection.foundation import Foundation
+from medfed.injection.prefix import Continued, Prefixes
 from medfed.injection.projector import Projector
 from medfed.injection.prompt import (
     Prompt,
     Sequences,
     answer_log_likelihoods,
     assemble,
-    build_prompt,
     pad_left,
 )
-from medfed.injection.router import Description, Router
+from medfed.injection.router import Router
 from medfed.injection.settings import InjectionSettings
+from medfed.injection.texts import Texts
 from medfed.tasks.base import Task
 
 
@@ -55,6 +57,9 @@ class InjectedModel(nn.Module):
             }
         )
         self.llm = foundation.shared_copy()
+        self._texts = Texts(foundation, settings.order)
+        self._fixed = overhead(self.llm, self.llm.config.get_text_config().num_hidden_layers)  # type: ignore[union-attr, operator]
+        self._prefixes: Prefixes | None = None
         self.adapted = None
         if settings.num_experts:
             self.adapted = add_experts(
@@ -81,31 +86,61 @@ class InjectedModel(nn.Module):
         if self.routed is None:
             return torch.ones(len(tasks), self.settings.num_experts, device=self.foundation.table.device)
         router = cast(Router, self.routed.router[ADAPTER])
-        told = self._described([task.task_description for task in tasks])
-        weights: Tensor = router(told, self._described([task.modality_description for task in tasks]))
+        told = self._texts.described([task.task_description for task in tasks])
+        weights: Tensor = router(told, self._texts.described([task.modality_description for task in tasks]))
         return weights
 
     @contextmanager
     def mixing(self, alpha: Float[Tensor, "batch expert"]) -> Iterator[None]:
-        """Let the experts work with ``alpha`` inside the block, which must hold the backward pass too."""
-        with nullcontext() if self.routed is None else self.routed.routing.using(alpha):
-            yield
+        """Let the experts work with ``alpha`` inside the block, which must hold the backward pass too.
+
+        One row of ``alpha`` serves a whole batch. Weights must not change inside a block that scores or decodes:
+        beginnings that all examples of a task share are read once per block of one α.
+        """
+        before, self._prefixes = self._prefixes, Prefixes() if len(alpha) == 1 else None
+        try:
+            with nullcontext() if self.routed is None else self.routed.routing.using(alpha):
+                yield
+        finally:
+            self._prefixes = before
 
     def forward(self, groups: Sequence[Group]) -> list[Float[Tensor, "batch answer"]]:
-        """Return the log-likelihood of every answer, per group; call it inside :meth:`mixing`."""
+        """Return the log-likelihood of every answer, per group, padded to the longest; call it inside :meth:`mixing`.
+
+        Where lengths differ, run it by :meth:`buckets`.
+        """
         prompts = [self.prompt(group.task) for group in groups]
-        laid = [self._laid_out(prompt, group) for prompt, group in zip(prompts, groups, strict=True)]
-        parts = torch.split(self._logits(pad_left(laid)), [len(group.batch) for group in groups])
+        batch, cache = self._batch(prompts, groups)
+        sizes = [len(group.batch) for group in groups]
+        counts = [1 + len(prompt.appended) for prompt in prompts]
+        parts = asked_logits(self.llm, sizes, counts, lambda: self._logits(batch, cache))
         return [answer_log_likelihoods(prompt, part) for prompt, part in zip(prompts, parts, strict=True)]
 
     def answer_ids(self, groups: Sequence[Group], max_new_tokens: int) -> list[list[int]]:
         """Return a greedily decoded answer per example, group after group; call it inside :meth:`mixing`."""
-        laid = [self._laid_out(replace(self.prompt(group.task), answers=()), group) for group in groups]
-        return decode_greedily(self.llm, self.foundation, pad_left(laid), max_new_tokens)
+        batch, cache = self._batch([replace(self.prompt(group.task), answers=()) for group in groups], groups)
+        return decode_greedily(self.llm, self.foundation, batch, max_new_tokens, cache)
+
+    def buckets(self, groups: Sequence[Group], num_forwards: int = 1) -> list[list[int]]:
+        """Divide ``groups`` into buckets of similar length, each worth ``num_forwards`` of its own; returns numbers."""
+        lengths = [self._length(group) for group in groups]
+        return buckets(lengths, [len(group.batch) for group in groups], self._fixed * num_forwards)
+
+    def laid_out(self, prompt: Prompt, group: Group) -> Sequences:
+        """Return the LLM's input for one group: ``prompt`` around the projected tokens of its examples."""
+        table = self.foundation.table
+        tokens: list[Float[Tensor, "batch tokens width"]] = [table.new_zeros(len(group.batch), 0, table.shape[1])]
+        present: list[Bool[Tensor, "batch tokens"]] = [table.new_zeros(len(group.batch), 0, dtype=torch.bool)]
+        for name, there in _shown(group):
+            tokens.append(self.projectors[_module_name(name)](group.encoded[name]).to(table.dtype))
+            present.append(there.unsqueeze(1).expand(tokens[-1].shape[:2]))
+        before = self._texts.embedded(prompt.before)
+        after = self._texts.embedded(prompt.after + prompt.appended)
+        return assemble(prompt, before, torch.cat(tokens, 1), torch.cat(present, 1), after)
 
     def prompt(self, task: Task) -> Prompt:
         """Return the task's texts as token ids."""
-        return build_prompt(task, self.foundation.tokenizer, self.settings.order)
+        return self._texts.prompt(task)
 
     def check(self, task: Task) -> None:
         """Make sure that ``task`` can be asked.
@@ -124,33 +159,33 @@ class InjectedModel(nn.Module):
     def _modalities(self) -> list[str]:
         return [name for name in self.projectors if not name.startswith(_module_name(HEAD))]
 
-    def _laid_out(self, prompt: Prompt, group: Group) -> Sequences:
-        table = self.foundation.table
-        tokens: list[Float[Tensor, "batch tokens width"]] = [table.new_zeros(len(group.batch), 0, table.shape[1])]
-        present: list[Bool[Tensor, "batch tokens"]] = [table.new_zeros(len(group.batch), 0, dtype=torch.bool)]
-        for name, there in _shown(group):
-            tokens.append(self.projectors[_module_name(name)](group.encoded[name]).to(table.dtype))
-            present.append(there.unsqueeze(1).expand(tokens[-1].shape[:2]))
-        before = self.foundation.embed(prompt.before)
-        after = self.foundation.embed(prompt.after + prompt.appended)
-        return assemble(prompt, before, torch.cat(tokens, 1), torch.cat(present, 1), after)
+    def _length(self, group: Group) -> int:
+        prompt = self.prompt(group.task)
+        texts = len(prompt.before) + len(prompt.after) + len(prompt.appended)
+        return texts + sum(group.encoded[name].shape[1] for name, _ in _shown(group))
 
-    def _logits(self, batch: Sequences) -> Float[Tensor, "batch asked vocabulary"]:
+    def _batch(self, prompts: Sequence[Prompt], groups: Sequence[Group]) -> Continued:
+        """Lay ``groups`` out as one batch, behind what all of them share where that pays."""
+        laid = [self.laid_out(prompt, group) for prompt, group in zip(prompts, groups, strict=True)]
+        batch, shared = pad_left(laid), prompts[0].before
+        if self._prefixes is None or torch.is_grad_enabled() or any(prompt.before != shared for prompt in prompts):
+            return Continued(batch, None)
+        padded = len({part.positions.shape[1] for part in laid}) > 1
+        if padded or not self._prefixes.pays(shared, len(batch.positions), self._fixed):
+            return Continued(batch, None)
+        return self._prefixes.continued(self.llm, self.foundation, shared, batch)
+
+    def _logits(self, batch: Sequences, cache: object = None) -> Float[Tensor, "_ asked vocabulary"]:
         output = self.llm(
             inputs_embeds=batch.embeddings,
-            attention_mask=self.foundation.mask(batch.allowed, batch.positions, batch.positions),
+            attention_mask=self.foundation.mask(batch.allowed, batch.positions, batch.keys),
             position_ids=batch.positions,
-            use_cache=False,
+            past_key_values=cache,
+            use_cache=cache is not None,
             logits_to_keep=batch.num_asked,
         )
         logits: Tensor = output.logits
         return logits
-
-    def _described(self, texts: Sequence[str]) -> Description:
-        embedded = [self.foundation.embed(self.foundation.tokenizer.encode(text)) for text in texts]
-        lengths = torch.tensor([len(part) for part in embedded], device=self.foundation.table.device)
-        padded = pad_sequence(embedded, batch_first=True)
-        return Description(padded, torch.arange(padded.shape[1], device=lengths.device) < lengths.unsqueeze(1))
 
 
 def _shown(group: Group) -> Iterator[tuple[str, Bool[Tensor, " batch"]]]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -98,15 +99,22 @@ class Sequences:
 
     Attributes:
         embeddings: of every position.
-        allowed: whether query position i may attend to key position j.
+        allowed: whether query position i may attend to key j: a position, or one that was read before the first.
         positions: position numbers; absent tokens take none.
         num_asked: trailing positions whose predictions are read.
+        read: position numbers of what was read before the first.
     """
 
     embeddings: Float[Tensor, "batch position width"]
-    allowed: Bool[Tensor, "batch position position"]
+    allowed: Bool[Tensor, "batch position key"]
     positions: Int[Tensor, "batch position"]
     num_asked: int
+    read: Int[Tensor, "batch before"] | None = None
+
+    @property
+    def keys(self) -> Int[Tensor, "batch key"]:
+        """Position numbers of all keys."""
+        return self.positions if self.read is None else torch.cat([self.read, self.positions], 1)
 
 
 def assemble(
@@ -125,37 +133,56 @@ def assemble(
         present: whether a token belongs to a modality that the example has; others are seen by nobody.
         after: embeddings of ``prompt.after + prompt.appended``.
     """
-    size, device = len(tokens), tokens.device
+    size = len(tokens)
     embeddings = torch.cat([before.expand(size, -1, -1), tokens, after.expand(size, -1, -1)], 1)
-    ones = present.new_ones(())
-    valid = torch.cat([ones.expand(size, len(before)), present, ones.expand(size, len(after))], 1)
+    valid = F.pad(F.pad(present, (len(before), 0), value=True), (0, len(after)), value=True)
     length, tail = embeddings.shape[1], len(prompt.appended)
-    owner, offset = _tail_layout(prompt, length - tail, device)
-    causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
-    visible = causal & ((owner == 0) | (owner == owner.unsqueeze(1)))
-    itself = torch.eye(length, dtype=torch.bool, device=device)
+    tails = tuple(len(answer) - 1 for answer in prompt.answers)
+    owned, offset, visible, itself = _static_layout(length, tails, tokens.device)
     counted = valid.cumsum(1) - 1
-    last = counted[:, length - tail - 1].unsqueeze(1)
-    positions = torch.where(owner > 0, last + offset, counted).clamp(min=0)
-    return Sequences(embeddings, (visible & valid.unsqueeze(1)) | itself, positions, 1 + tail)
+    positions = counted
+    if tail:
+        positions = torch.where(owned, counted[:, length - tail - 1 : length - tail] + offset, counted)
+    return Sequences(embeddings, (visible & valid.unsqueeze(1)) | itself, positions.clamp(min=0), num_asked=1 + tail)
 
 
-def _tail_layout(
-    prompt: Prompt, prefix: int, device: torch.device
-) -> tuple[Int[Tensor, " position"], Int[Tensor, " position"]]:
-    """Return per position the 1-based answer it belongs to (0: the prefix), and its place within that answer."""
-    lengths = [len(answer) - 1 for answer in prompt.answers]
-    owner = [0] * prefix + [number for number, length in enumerate(lengths, 1) for _ in range(length)]
-    offset = [0] * prefix + [place for length in lengths for place in range(1, length + 1)]
-    return torch.tensor(owner, device=device), torch.tensor(offset, device=device)
+@lru_cache(maxsize=256)
+def _static_layout(length: int, tails: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What a layout has whatever the example; do not write into it.
+
+    Args:
+        length: of the whole sequence.
+        tails: appended tokens of every answer.
+        device: of the result.
+
+    Returns:
+        Which positions belong to an answer; their place within it; whether query i may attend to key j, absent tokens
+        aside; the diagonal.
+    """
+    prefix = length - sum(tails)
+    owner = [0] * prefix + [number for number, tail in enumerate(tails, 1) for _ in range(tail)]
+    offset = [0] * prefix + [place for tail in tails for place in range(1, tail + 1)]
+    with torch.inference_mode(mode=False):  # scoring may make what training will read
+        owners = torch.tensor(owner, device=device)
+        causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+        visible = causal & ((owners == 0) | (owners == owners.unsqueeze(1)))
+        itself = torch.eye(length, dtype=torch.bool, device=device)
+        return owners > 0, torch.tensor(offset, device=device), visible, itself
 
 
 def pad_left(groups: Sequence[Sequences]) -> Sequences:
     """Join the examples of several tasks into one batch, padded on the left to the longest."""
+    if len(groups) == 1:
+        return groups[0]
     length = max(group.positions.shape[1] for group in groups)
     embeddings, allowed, positions = [], [], []
     for group in groups:
         gap = length - group.positions.shape[1]
+        if not gap:
+            embeddings.append(group.embeddings)
+            allowed.append(group.allowed)
+            positions.append(group.positions)
+            continue
         embeddings.append(F.pad(group.embeddings, (0, 0, gap, 0)))
         padding = torch.eye(length, dtype=torch.bool, device=group.allowed.device)[:gap].expand(
             len(group.allowed), -1, -1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,11 @@ from medfed.rundir import RunDir
 from medfed.study import Study
 from medfed.tasks.base import Task
 from medfed.types import Batch
+
+Samples = Mapping[str, Shaped[np.ndarray, "..."]]
+"""Raw arrays of one example by modality, as a dataset's ``load`` returns them."""
+QUESTION_MODALITY = "question"
+"""A modality that is the question itself: closed visual question answering reads it beside the image."""
 
 
 class LoadedRun:
@@ -52,25 +59,70 @@ class LoadedRun:
             raise RunError("made by an earlier version of medfed", where=folder, hint="run the study again")
         self.injector.offsets = facts["offsets"]
 
-    def ask(self, task: Task, samples: Mapping[str, Shaped[np.ndarray, "..."]]) -> dict[str, float]:
+    def ask(self, task: Task, samples: Samples) -> dict[str, float]:
         """Return the probability of every answer, given raw arrays by modality; a modality may be absent."""
-        with torch.inference_mode():
-            scores = self.injector.score(task, self._batch(task, samples))[0]
-        return dict(zip(task.answers, scores.tolist(), strict=True))
+        return dict(zip(task.answers, self.scores(task, [samples])[0], strict=True))
 
-    def answer(self, task: Task, samples: Mapping[str, Shaped[np.ndarray, "..."]]) -> str:
+    def answer(self, task: Task, samples: Samples) -> str:
         """Return the decoded answer to the task's question; samples as in :meth:`ask`."""
-        with torch.inference_mode():
-            return self.injector.answer(task, self._batch(task, samples), self.study.evaluation.max_new_tokens)[0]
+        return self.answers(task, [samples])[0]
 
-    def _batch(self, task: Task, samples: Mapping[str, Shaped[np.ndarray, "..."]]) -> Batch:
+    def scores(self, task: Task, samples: Sequence[Samples], questions: Sequence[str] = ()) -> list[list[float]]:
+        """Return the probability of every answer, for each of ``samples`` in one batch.
+
+        Args:
+            task: what is asked.
+            samples: of every example raw arrays by modality; a modality may be absent.
+            questions: of every example, where the task has none of its own.
+        """
+        with torch.inference_mode():
+            probabilities: list[list[float]] = self.injector.score(task, self.batch(task, samples, questions)).tolist()
+        return probabilities
+
+    def answers(self, task: Task, samples: Sequence[Samples], questions: Sequence[str] = ()) -> list[str]:
+        """Return the decoded answers; arguments as in :meth:`scores`."""
+        with torch.inference_mode():
+            batch = self.batch(task, samples, questions)
+            return self.injector.answer(task, batch, self.study.evaluation.max_new_tokens)
+
+    def sureness(self, task: Task, samples: Samples, question: str, answer: str) -> float | None:
+        """Return the geometric mean of the probabilities of the tokens of ``answer``; None if it has none.
+
+        The model may have spelled the answer in other tokens; it is read as the tokenizer spells it.
+        """
+        if not answer:
+            return None
+        said = task.model_copy(update={"answers": (answer,)})
+        with torch.inference_mode():
+            likelihood = self.injector.log_likelihoods(said, self.batch(said, [samples], [question])).item()
+        return math.exp(likelihood / len(self.injector.injected.prompt(said).answers[0]))
+
+    def experts(self, task: Task) -> list[float]:
+        """Return the weight of every expert for ``task``; none where nothing is routed."""
+        if self.injector.injected.routed is None:
+            return []
+        weights: list[float] = self.injector.routing([task])[0].tolist()
+        return weights
+
+    def batch(self, task: Task, samples: Sequence[Samples], questions: Sequence[str] = ()) -> Batch:
+        """Return normalised ``samples`` as one batch; arguments as in :meth:`scores`."""
         inputs, present = {}, {}
         for name in task.modalities:
+            raw = [self._raw(name, sample, question) for sample, question in zip_longest(samples, questions)]
             modality = self.study.modality(name)
-            present[name] = torch.tensor([name in samples])
-            value = np.zeros((1, *modality.sample_shape), np.float32)
-            if name in samples:
+            values = np.zeros((len(raw), *modality.sample_shape), np.float32)
+            there = np.array([value is not None for value in raw], bool)
+            if there.any():
+                kept = np.stack([modality.prepare(value) for value in raw if value is not None])
                 moments = self.moments[name]
-                value = modality.normalise(modality.prepare(samples[name])[None], moments.mean, moments.std)
-            inputs[name] = torch.from_numpy(value)
-        return Batch(inputs, present, torch.zeros(1, dtype=torch.long))
+                values[there] = modality.normalise(kept, moments.mean, moments.std)
+            inputs[name], present[name] = torch.from_numpy(values), torch.from_numpy(there)
+        unknown = torch.zeros(len(samples), dtype=torch.long)
+        return Batch(inputs, present, unknown, questions=() if task.question else tuple(questions))
+
+    @staticmethod
+    def _raw(name: str, sample: Samples, question: str | None) -> Shaped[np.ndarray, "..."] | None:
+        """Return what there is of a modality; the modality ``question`` is the question itself."""
+        if name == QUESTION_MODALITY and name not in sample and question:
+            return np.frombuffer(question.encode(), np.uint8)
+        return sample.get(name)

@@ -135,6 +135,11 @@ class Injector:
                 said = torch.cat([self._likelihoods(task, batch) for batch in batches])
                 self.offsets[_asked(task)] = said.mean(0).tolist()
 
+    @torch.no_grad()
+    def log_likelihoods(self, task: Task, batch: Batch) -> Float[Tensor, "batch answer"]:
+        """Return the log-likelihood of every answer, not calibrated, on the CPU."""
+        return self._likelihoods(task, batch).cpu()
+
     def _likelihoods(self, task: Task, batch: Batch) -> Float[Tensor, "batch answer"]:
         self._train(mode=False)
         batch = batch.to(self._settings.device)

@@ -25,9 +25,10 @@ from medfed.report.page import write_whole
 
 CHUNK = 256
 """Rows decoded and answered before the table is written."""
+NUM_EXPERTS_NAMED = 3
 COLUMNS = ("id", *KINDS, "task", "question", "answers")
 WRITTEN = ("id", "run", "task", "question", "answer", "probability", "probabilities", "experts", "error")
-"""Columns of the answers; probabilities and experts are JSON."""
+"""Columns of the answers; probabilities and the heaviest experts are JSON."""
 Row = dict[str, str]
 
 
@@ -69,15 +70,17 @@ def open_tables(csv: Path, out: Path, run: str) -> Tables:
 
 
 def answer_table(run: LoadedRun, tables: Tables) -> Counts:
-    """Answer the rows that have no answer yet, in the order of the CSV file."""
+    """Answer the rows that have no answer yet; the table is in the order of the CSV file."""
     written = {row["id"]: row for row in tables.done}
     todo = [row for row in tables.rows if row["id"] not in written]
+    place = {row["id"]: number for number, row in enumerate(tables.rows)}
     failed = 0
     for start in range(0, len(todo), CHUNK):
         for row in _answered(run, todo[start : start + CHUNK], tables):
             written[row["id"]] = row
             failed += bool(row["error"])
-        write_whole(_as_csv(written.values()), tables.out)
+        ordered = sorted(written.values(), key=lambda row: place.get(row["id"], -1))
+        write_whole(_as_csv(ordered), tables.out)
     return Counts(len(todo) - failed, len(tables.rows) - len(todo), failed)
 
 
@@ -88,7 +91,7 @@ def _answered(run: LoadedRun, rows: list[Row], tables: Tables) -> Iterator[Row]:
         try:
             cases[row["id"]] = prepared(run, _request(row, tables.folder))
         except MedfedError as error:
-            wrong[row["id"]] = str(error)
+            wrong[row["id"]] = " ".join(str(error).split())
     answers = dict(zip(cases, answer_all(run, list(cases.values())), strict=True))
     for row in rows:
         facts = _facts(answers[row["id"]]) if row["id"] in answers else {"error": wrong[row["id"]]}
@@ -107,7 +110,7 @@ def _facts(answer: Answer) -> Row:
         "answer": answer.answer,
         "probability": "" if answer.probability is None else repr(answer.probability),
         "probabilities": "" if answer.probabilities is None else json.dumps(answer.probabilities, ensure_ascii=False),
-        "experts": json.dumps(answer.experts),
+        "experts": json.dumps(answer.experts[:NUM_EXPERTS_NAMED]),
     }
 
 

@@ -1,0 +1,59 @@
+"""Serve the page to this machine until Ctrl-C."""
+
+from __future__ import annotations
+
+import socket
+import webbrowser
+
+import typer
+import uvicorn
+
+from medfed.errors import RunError
+from medfed.loaded import LoadedRun
+from medfed.play.app import Play
+
+LOOPBACK = "127.0.0.1"
+
+
+def serve(run: LoadedRun, title: str, port: int, *, open_page: bool = False) -> None:
+    """Serve the page of ``run`` on the loopback interface; print its address. Ctrl-C ends it without complaint.
+
+    Args:
+        run: what is asked.
+        title: the run's name.
+        port: 0 takes a free one.
+        open_page: open it in the browser.
+
+    Raises:
+        RunError: the port is taken.
+    """
+    listening = _listen(port)
+    address = f"http://{LOOPBACK}:{listening.getsockname()[1]}/"
+    # Nothing is logged: neither requests nor what a failure was about.
+    config = uvicorn.Config(
+        Play(run, title).app(listening.getsockname()[1]),
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=5,
+    )
+    typer.echo(f"asking {title} on {address} (this machine only; Ctrl-C ends it)")
+    if open_page:
+        webbrowser.open(address)
+    try:
+        uvicorn.Server(config).run(sockets=[listening])
+    except KeyboardInterrupt:
+        typer.echo("ended")
+
+
+def _listen(port: int) -> socket.socket:
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((LOOPBACK, port))
+    except OSError as error:
+        listening.close()
+        raise RunError(f"port {port} cannot be used ({error.strerror})", hint="choose another --port; 0 is free") from error
+    return listening

@@ -104,9 +104,10 @@ def play(
     that is removed at once, and nothing of them is logged. Ctrl-C ends it.
     """
     from medfed.loaded import LoadedRun
-    from medfed.play.serve import serve
+    from medfed.play.serve import listen, serve
 
-    serve(LoadedRun(folder, cache.expanduser(), foundation), folder.name, port, open_page=open_page)
+    listening = listen(port)
+    serve(LoadedRun(folder, cache.expanduser(), foundation), folder.name, listening, open_page=open_page)
 
 
 def _predict_all(

@@ -86,7 +86,7 @@ class Play:
 
     def app(self, port: int) -> Guard:
         """Return the ASGI application, to be served on ``port``."""
-        routes = [Route("/", self._page), *(Route(path, self._file) for path in FILES)]
+        routes = [Route("/", self._page), Route("/favicon.ico", _no_icon), *(Route(path, self._file) for path in FILES)]
         routes += [Route(path, self._post, methods=["POST"]) for path in ("/look", "/ask")]
         return Guard(Starlette(routes=routes), port)
 
@@ -143,6 +143,10 @@ class Play:
 
     def _fragment(self, name: str, **content: object) -> str:
         return self._templates.get_template(f"{name}.html").render(**content)
+
+
+async def _no_icon(request: HttpRequest) -> Response:
+    return Response(status_code=204)
 
 
 class _TooLargeError(Exception):

@@ -3,7 +3,7 @@ const at = (id) => document.getElementById(id);
 const [drop, input, form, question, answers, look, said] = ["drop", "files", "form", "question", "answers", "look", "said"].map(at);
 const MAX_BYTES = 45 * 2 ** 20;
 let files = [];
-let task = "";
+let chosen = { task: "", question: "" };
 let latest = 0;
 
 const ending = (file) => file.name.toLowerCase().split(".").pop();
@@ -63,6 +63,7 @@ async function take(list) {
   at("ask").disabled = true;
   said.replaceChildren();
   at("questions").replaceChildren();
+  if (question.value === chosen.question) question.value = ""; // it was about another file
   const size = files.reduce((sum, file) => sum + file.size, 0);
   if (size > MAX_BYTES) return trouble(look, Object.assign(new Error("The files are too large for the page"), { hint: "use medfed predict" }));
   const told = await during(look, () => send("/look", {}));
@@ -75,14 +76,14 @@ async function take(list) {
 }
 
 function choose(chip) {
-  question.value = chip.dataset.question;
-  task = chip.dataset.task;
+  chosen = { ...chip.dataset };
+  question.value = chosen.question;
   mark();
 }
 
 function mark() {
   for (const chip of document.querySelectorAll(".chip")) {
-    const pressed = chip.dataset.question === question.value.trim() && chip.dataset.task === task;
+    const pressed = chip.dataset.task === chosen.task && question.value.trim() === chosen.question;
     chip.setAttribute("aria-pressed", String(pressed));
   }
 }
@@ -93,8 +94,10 @@ form.addEventListener("submit", async (event) => {
   const known = document.querySelector('.chip[aria-pressed="true"]');
   const content = { question: question.value, answers: answers.value, task: known ? known.dataset.task : "" };
   at("ask").disabled = true;
+  at("ask").textContent = "Asking …";
   const told = await during(said, () => send("/ask", content));
   at("ask").disabled = false;
+  at("ask").textContent = "Ask";
   if (told) said.innerHTML = told.answer;
 });
 at("questions").addEventListener("click", (event) => {
@@ -108,7 +111,10 @@ question.addEventListener("keydown", (event) => {
     form.requestSubmit();
   }
 });
-input.addEventListener("change", () => take(input.files));
+input.addEventListener("change", () => {
+  take(input.files);
+  input.value = ""; // the same file again is a change too
+});
 for (const name of ["dragenter", "dragover"]) {
   document.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
 }

@@ -27,7 +27,7 @@ from medfed.study import Study
 MAX_PIXELS, TRACE_POINTS = 768, 600
 BAR_WIDTH, BAR_ROW, BAR_LEFT, BAR_RIGHT = 320.0, 20.0, 96.0, 52.0
 """Of a bar chart in user units: width, height of a row, room for names and for numbers."""
-LONGEST_NAME = 14
+LONGEST_NAME, MOST_EXPERTS = 14, 16
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,15 @@ class Look:
     Attributes:
         image: a PNG in base64; empty without a picture.
         leads: title and trace of every ECG lead.
-        lines: variable, line and range of every series that was measured at all.
+        lines: variable, line and range of every series that was measured more than once.
+        once: variable and value of those measured once.
         notes: a sentence per modality on what the model gets of it.
     """
 
     image: str = ""
     leads: list[tuple[str, Markup]] = field(default_factory=list)
     lines: list[tuple[str, Markup, str]] = field(default_factory=list)
+    once: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -61,9 +63,12 @@ def look(study: Study, samples: Samples) -> Look:
             seen.leads.extend(_leads(raw))
             seen.notes.append(f"{len(raw)} leads, {raw.shape[1] / RAW_HZ:g} s; a large box is 0.2 s and 0.5 mV.")
         elif isinstance(modality, TimeSeriesModality):
-            seen.lines.extend(_series(modality, raw))
+            views = _series(modality, raw)
+            often = [view for view in views if _num_measured(view) > 1]
+            seen.lines.extend((view.title, line_picture(view), range_text(view)) for view in often)
+            seen.once.extend((view.title, range_text(view)) for view in views if _num_measured(view) == 1)
     if hours := [len(raw) for name, raw in samples.items() if isinstance(study.modality(name), TimeSeriesModality)]:
-        seen.notes.append(f"{max(hours)} hours, {len(seen.lines)} variables measured.")
+        seen.notes.append(f"{max(hours)} hours, {len(seen.lines) + len(seen.once)} variables measured.")
     return seen
 
 
@@ -75,8 +80,11 @@ def answer_bars(probabilities: dict[str, float]) -> Markup:
 
 
 def expert_bars(experts: Sequence[Weighted]) -> Markup:
-    """Draw the weight of every expert, in the order of their numbers, the heaviest as long as the chart is wide."""
-    ordered = sorted(experts, key=lambda one: one["expert"])
+    """Draw the weights of the experts, by their numbers, the heaviest as long as the chart is wide.
+
+    Of more than :data:`MOST_EXPERTS` the heaviest are drawn.
+    """
+    ordered = sorted(experts[:MOST_EXPERTS], key=lambda one: one["expert"])
     rows = [(f"expert {one['expert']}", one["weight"], number(one["weight"], 2)) for one in ordered]
     return _bars(rows, max((one["weight"] for one in experts), default=1.0), "Weight of each expert")
 
@@ -113,12 +121,12 @@ def _leads(signal: Shaped[np.ndarray, "lead time"]) -> list[tuple[str, Markup]]:
     ]
 
 
-def _series(
-    modality: TimeSeriesModality, raw: Shaped[np.ndarray, "hour variable"]
-) -> list[tuple[str, Markup, str]]:
-    views = [_view("line", name, "by hour", raw[:, column]) for column, name in enumerate(modality.variables)]
-    measured = [view for view in views if any(value is not None for value in view.values)]
-    return [(view.title, line_picture(view), range_text(view)) for view in measured]
+def _series(modality: TimeSeriesModality, raw: Shaped[np.ndarray, "hour variable"]) -> list[View]:
+    return [_view("line", name, "by hour", raw[:, column]) for column, name in enumerate(modality.variables)]
+
+
+def _num_measured(view: View) -> int:
+    return sum(value is not None for value in view.values)
 
 
 def _view(kind: str, title: str, unit: str, values: Shaped[np.ndarray, " point"], seconds: float = 0.0) -> View:

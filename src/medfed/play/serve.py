@@ -15,24 +15,37 @@ from medfed.play.app import Play
 LOOPBACK = "127.0.0.1"
 
 
-def serve(run: LoadedRun, title: str, port: int, *, open_page: bool = False) -> None:
-    """Serve the page of ``run`` on the loopback interface; print its address. Ctrl-C ends it without complaint.
-
-    Args:
-        run: what is asked.
-        title: the run's name.
-        port: 0 takes a free one.
-        open_page: open it in the browser.
+def listen(port: int) -> socket.socket:
+    """Take ``port`` of the loopback interface; 0 takes a free one.
 
     Raises:
         RunError: the port is taken.
     """
-    listening = _listen(port)
-    address = f"http://{LOOPBACK}:{listening.getsockname()[1]}/"
-    # Nothing is logged: neither requests nor what a failure was about.
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((LOOPBACK, port))
+    except OSError as error:
+        listening.close()
+        hint = "choose another --port; 0 takes a free one"
+        raise RunError(f"port {port} cannot be used ({error.strerror})", hint=hint) from error
+    return listening
+
+
+def serve(run: LoadedRun, title: str, listening: socket.socket, *, open_page: bool = False) -> None:
+    """Serve the page of ``run`` and print its address; Ctrl-C ends it without complaint.
+
+    Args:
+        run: what is asked.
+        title: the run's name.
+        listening: see :func:`listen`.
+        open_page: open the page in the browser.
+    """
+    port = listening.getsockname()[1]
+    address = f"http://{LOOPBACK}:{port}/"
     config = uvicorn.Config(
-        Play(run, title).app(listening.getsockname()[1]),
-        log_config=None,
+        Play(run, title).app(port),
+        log_config=None,  # nothing is logged: neither requests nor what a failure was about
         log_level="critical",
         access_log=False,
         server_header=False,
@@ -46,14 +59,3 @@ def serve(run: LoadedRun, title: str, port: int, *, open_page: bool = False) -> 
         uvicorn.Server(config).run(sockets=[listening])
     except KeyboardInterrupt:
         typer.echo("ended")
-
-
-def _listen(port: int) -> socket.socket:
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((LOOPBACK, port))
-    except OSError as error:
-        listening.close()
-        raise RunError(f"port {port} cannot be used ({error.strerror})", hint="choose another --port; 0 is free") from error
-    return listening

@@ -133,7 +133,9 @@ def line_picture(view: View) -> Markup:
 def range_text(view: View) -> str:
     """Say in words from where to where the values go."""
     known: list[float] = [value for value in view.values if value is not None]
-    return f"{min(known):g} to {max(known):g}" if known else "not measured"
+    if not known:
+        return "not measured"
+    return f"{min(known):g} to {max(known):g}" if min(known) < max(known) else f"{known[0]:g}"
 
 
 def _polylines(points: list[tuple[float, Number]], style: str) -> list[Markup]:

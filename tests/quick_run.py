@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import polars as pl
 from rich.console import Console
 
+from medfed.loaded import LoadedRun
 from medfed.pipeline import Places, run_study
 from medfed.progress import Reporter
 from medfed.study import study_of
@@ -29,13 +31,17 @@ STUDY = {
 
 
 class QuickRun(NamedTuple):
-    """A run's folder, the cache with its LLM, and twin files by modality."""
+    """A run's folder, the cache with its LLM, and files of the twins by modality."""
 
     folder: Path
     cache: Path
-    image: Path
-    dicom: Path
-    ecg: Path
+    images: list[Path]
+    ecgs: list[Path]
+    icu: Path
+
+    def load(self) -> LoadedRun:
+        """The run in memory."""
+        return LoadedRun(self.folder, self.cache, None)
 
 
 def quick_run(place: Path) -> QuickRun:
@@ -43,5 +49,7 @@ def quick_run(place: Path) -> QuickRun:
     cache, quiet = place / "cache", Reporter(Console(quiet=True))
     run_study(study_of(STUDY, "quick"), Places(place / "runs", cache), quiet)
     (folder,) = (place / "runs" / "quick").iterdir()
-    found = {suffix: sorted((cache / "twins").rglob(f"*{suffix}")) for suffix in (".jpg", ".png", ".dcm", ".hea")}
-    return QuickRun(folder, cache, (found[".jpg"] + found[".png"])[0], found[".dcm"][0], found[".hea"][0])
+    stays = pl.read_parquet(next(cache.rglob("mortality24/*/dyn.parquet")))
+    stay = stays.filter(pl.col("stay_id") == stays["stay_id"][0]).head(24).drop("stay_id", "time")
+    stay.write_csv(place / "stay.csv")
+    return QuickRun(folder, cache, sorted(cache.rglob("*.dcm")), sorted(cache.rglob("*.hea")), place / "stay.csv")

@@ -110,8 +110,14 @@ def _together(run: LoadedRun, cases: Sequence[Case]) -> list[Answer]:
         ]
     texts = run.answers(how.task, samples, questions)
     return [
-        Answer(how.name, case.plan.question, text, run.sureness(how.task, case.samples, case.plan.question, text),
-               None, experts)
+        Answer(
+            how.name,
+            case.plan.question,
+            text,
+            run.sureness(how.task, case.samples, case.plan.question, text),
+            None,
+            experts,
+        )
         for case, text in zip(cases, texts, strict=True)
     ]
 

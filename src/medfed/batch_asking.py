@@ -1,8 +1,8 @@
 """Many questions from a CSV file: the model is loaded once, rows of one task go through it together.
 
-The answers' table is written whole or not at all after every :data:`CHUNK` rows, so what is answered is never lost. Rows
-whose id stands there with an answer are skipped the next time; rows with an error are asked again. Nothing of a row is
-printed: ids, names and questions may tell of patients.
+The answers' table is written whole or not at all after every :data:`CHUNK` rows, so what is answered is never lost.
+Rows whose id stands there with an answer are skipped the next time; rows with an error are asked again. Nothing of a
+row is printed: ids, names and questions may tell of patients.
 """
 
 from __future__ import annotations

@@ -24,10 +24,12 @@ from medfed.tasks.base import Task
 from medfed.tasks.question_answering import QuestionAnswering
 from medfed.words import token_f1, words
 
-AUXILIARIES = frozenset(
-    "am is are was were isn't aren't do does did don't doesn't has have had hasn't can could will would shall should "
-    "may might must".split()
-)
+# fmt: off
+AUXILIARIES = frozenset((
+    "am", "is", "are", "was", "were", "isn't", "aren't", "do", "does", "did", "don't", "doesn't", "has", "have", "had",
+    "hasn't", "can", "could", "will", "would", "shall", "should", "may", "might", "must",
+))
+# fmt: on
 
 
 class Plan(NamedTuple):

@@ -29,7 +29,9 @@ IcuFile = Annotated[
 ]
 Question = Annotated[str | None, typer.Option("--question", help="Ask this instead of the task's own question")]
 Answers = Annotated[str | None, typer.Option("--answers", help='Compare these answers, separated by commas: "yes,no"')]
-TaskName = Annotated[str | None, typer.Option("--task", help="A task that reads the files; else it is found, see above")]
+TaskName = Annotated[
+    str | None, typer.Option("--task", help="A task that reads the files; else it is found, see above")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, with the weights of all experts")]
 Cases = Annotated[
     Path | None,

@@ -1,8 +1,8 @@
-"""Files that a finished run is asked about: which modality a file holds, and how it becomes raw arrays.
+"""Files that a finished run is asked about: what a file is, and how it becomes raw arrays by modality.
 
-An option stands for what people have in hand: ``image`` is a PNG, JPEG or DICOM file, ``ecg`` a WFDB record (its ``.hea``
-header, the ``.dat`` file beside it), ``icu`` a CSV or parquet table of hours × variables. A table fills every time series
-that the run reads. Arrays are the ones that datasets hand over: physical units, any size.
+An option stands for what people have in hand: ``image`` is a PNG, JPEG or DICOM file, ``ecg`` a WFDB record (a ``.hea``
+header with its ``.dat`` file beside it), ``icu`` a CSV or parquet table of hours × variables. A table fills every time
+series that the run reads. Arrays are those that datasets hand over: physical units, any size.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from medfed.cli import app
 from medfed.errors import DataError, MedfedError, RunError, StudyError
 from medfed.inputs import Kind
 from medfed.loaded import LoadedRun
+from medfed.modalities.moments import Moments
 from medfed.tasks import TASKS
 from quick_run import QuickRun
 
@@ -33,7 +34,9 @@ def requests(quick: QuickRun) -> list[Request]:
         Request({"image": path}, question=(EFFUSION, WHERE, TASKS["ped"].question, "Is it large?")[number % 4])
         for number, path in enumerate(quick.images[:8])
     ]
-    ecgs = [Request({"ecg": path}, question=(None, "Which lead is noisy?")[n % 2]) for n, path in enumerate(quick.ecgs[:4])]
+    ecgs = [
+        Request({"ecg": path}, question=(None, "Which lead is noisy?")[n % 2]) for n, path in enumerate(quick.ecgs[:4])
+    ]
     own = [Request({"image": path}, "lod", None, ("left", "right", "both sides")) for path in quick.images[:2]]
     return [*images[:3], *ecgs, *own, *images[3:], Request({"icu": quick.icu})]
 
@@ -100,9 +103,8 @@ def test_experts_are_the_routers_for_the_task_and_not_the_file(quick: QuickRun, 
 
 
 def test_a_question_that_is_a_modality_reaches_the_model(run: LoadedRun) -> None:
-    words = run.study.model_copy(update={"encoders": {**run.study.encoders, "question": None}})
     reader = object.__new__(LoadedRun)
-    reader.study, reader.moments = words, {**run.moments, "question": words.modality("question").moments(np.zeros((1, 24), np.float32))}
+    reader.study, reader.moments = run.study, {**run.moments, "question": Moments.zero(1)}
     batch = reader.batch(TASKS["path-vqa"], [{}, {}], ["Is it a heart?", ""])
     assert batch.present["question"].tolist() == [True, False]
     assert batch.present["image"].tolist() == [False, False]

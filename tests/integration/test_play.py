@@ -57,7 +57,9 @@ def test_another_host_name_is_refused(port: int, host: str) -> None:
         assert "Ask" not in reply.text
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1", "https://127.0.0.1:{port}", None])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "http://127.0.0.1:1", "https://127.0.0.1:{port}", None]
+)
 def test_another_pages_post_is_refused(port: int, quick: QuickRun, origin: str | None) -> None:
     body = asked(quick.images[:1], question=EFFUSION)
     headers = {} if origin is None else {"Origin": origin.format(port=port)}
@@ -81,7 +83,8 @@ def test_it_looks_and_answers_and_leaves_nothing_behind(
 
 def test_what_is_shown_is_escaped(port: int, quick: QuickRun) -> None:
     question = "<img src=x onerror=alert(1)> Is it?"
-    text = json.loads(post(port, "/ask", asked(quick.images[:1], question=question, answers="<b>a</b>,b")).text)["answer"]
+    reply = post(port, "/ask", asked(quick.images[:1], question=question, answers="<b>a</b>,b"))
+    text = json.loads(reply.text)["answer"]
     assert "<img" not in text
     assert "<b>" not in text
     assert "&lt;img" in text
@@ -103,7 +106,9 @@ def test_a_mistake_is_told_without_paths_and_the_next_question_is_answered(
     assert post(port, "/ask", asked(quick.images[:1], question=EFFUSION)).status == 200
 
 
-@pytest.mark.parametrize("name", ["../../escape.dcm", "/etc/escape.dcm", "a\nb.dcm", ".hidden.dcm", "..", "x" * 300 + ".dcm"])
+@pytest.mark.parametrize(
+    "name", ["../../escape.dcm", "/etc/escape.dcm", "a\nb.dcm", ".hidden.dcm", "..", "x" * 300 + ".dcm"]
+)
 def test_a_files_name_leads_nowhere(
     port: int, quick: QuickRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

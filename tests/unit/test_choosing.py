@@ -68,7 +68,7 @@ def test_where_no_task_is_open_the_most_similar_question_tells(study: Study) -> 
 
 def test_without_a_question_only_one_task_may_suit(study: Study) -> None:
     assert plan(study, ["ecg"]).name == "ead"
-    with pytest.raises(StudyError, match="lod: Assess.*ped: Does this image"):
+    with pytest.raises(StudyError, match=r"lod: Assess.*ped: Does this image"):
         plan(study, ["image"])
     assert plan(without("ped"), ["image"]).name == "lod"
 
@@ -106,7 +106,7 @@ def test_what_does_not_fit_is_said(
 
 def test_a_run_without_the_modality_says_which_it_has() -> None:
     tree = {**STUDY, "train": ["ead"], "unseen": [], "encoders": {"ecg": "conv1d"}}
-    with pytest.raises(StudyError, match="no encoder for --image.*\n.*about --ecg"):
+    with pytest.raises(StudyError, match=r"no encoder for --image.*\n.*about --ecg"):
         plan(study_of(tree, "quick"), ["image"], question="Is it?")
 
 

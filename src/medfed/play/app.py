@@ -6,7 +6,6 @@ of their own, readable by the user alone, which is removed before the answer is 
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -116,7 +115,9 @@ class Play:
     async def _page(self, request: HttpRequest) -> Response:
         study = self._run.study
         tasks = [task for task in study.tasks if task.question]
-        return HTMLResponse(self._templates.get_template("page.html").render(title=self._title, study=study, tasks=tasks))
+        return HTMLResponse(
+            self._templates.get_template("page.html").render(title=self._title, study=study, tasks=tasks)
+        )
 
     async def _file(self, request: HttpRequest) -> Response:
         path, kind = FILES[request.url.path]
@@ -131,8 +132,10 @@ class Play:
         except _TooLargeError:
             return _sorry(413, f"More than {MAX_BYTES // 2**20} MB", "use medfed predict for large files")
         except MedfedError as error:
-            return _sorry(422, _plain(f"{error.where}: {error.what}" if error.where else error.what), _plain(error.hint))
-        except Exception as error:  # noqa: BLE001 (the page says so and works on; the content may tell of a patient)
+            return _sorry(
+                422, _plain(f"{error.where}: {error.what}" if error.where else error.what), _plain(error.hint)
+            )
+        except Exception as error:
             return _sorry(500, f"This did not work ({type(error).__name__})", "try another file or question")
 
     def _answered(self, path: str, asked: Asked) -> dict[str, str]:

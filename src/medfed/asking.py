@@ -11,10 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
+import numpy as np
+
 from medfed.choosing import Plan, plan
+from medfed.errors import DataError
 from medfed.inputs import Kind, read_files
 from medfed.loaded import LoadedRun, Samples
 
+QUESTION_MODALITY = "question"
+"""A modality that is the question itself: closed visual question answering reads it beside the image."""
 BATCH_SIZE = 64
 """Examples per forward."""
 
@@ -29,7 +34,7 @@ class Request(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A question about decoded files."""
+    """A question about decoded files, which are samples as the model reads them."""
 
     plan: Plan
     samples: Samples
@@ -79,8 +84,14 @@ def prepared(run: LoadedRun, request: Request) -> Case:
     """
     how = plan(run.study, list(request.files), request.task, request.question, request.answers)
     run.injector.injected.check(how.task)
-    samples = read_files(run.study, request.files)
-    return Case(how, {name: raw for name, raw in samples.items() if name in how.task.modalities})
+    raw = dict(read_files(run.study, request.files))
+    if QUESTION_MODALITY in how.task.modalities:
+        raw[QUESTION_MODALITY] = np.frombuffer(how.question.encode(), np.uint8)
+    try:
+        return Case(how, {name: run.sample(name, raw[name]) for name in how.task.modalities if name in raw})
+    except DataError as error:
+        files = ", ".join(str(path) for path in request.files.values())
+        raise DataError(error.what, where=files, hint=error.hint) from error
 
 
 def answer_all(run: LoadedRun, cases: Sequence[Case]) -> list[Answer]:

@@ -14,6 +14,7 @@ from medfed.errors import RunError
 
 if TYPE_CHECKING:
     from medfed.asking import Answer
+    from medfed.inputs import Kind
 
 NUM_EXPERTS_SHOWN = 3
 DEFAULT_CACHE = Path("~/.cache/medfed")
@@ -81,7 +82,7 @@ def predict(
     from medfed.choosing import parse_answers
     from medfed.loaded import LoadedRun
 
-    given = {"image": image, "ecg": ecg, "icu": icu}
+    given: dict[Kind, Path | None] = {"image": image, "ecg": ecg, "icu": icu}
     if csv is not None or out is not None:
         _predict_all(folder, csv, out, [*filter(given.get, given)], cache, foundation)
         return
@@ -132,9 +133,12 @@ def _predict_all(
 
 def _show(answer: Answer) -> None:
     table = Table("answer", "probability")
-    rows = answer.probabilities or {answer.answer or "(no answer)": answer.probability}
-    for text, probability in sorted(rows.items(), key=lambda row: -(row[1] or 0.0)):
-        table.add_row(text, "–" if probability is None else f"{probability:.3f}")
+    if answer.probabilities:
+        for text, probability in sorted(answer.probabilities.items(), key=lambda row: -row[1]):
+            table.add_row(text, f"{probability:.3f}")
+    else:
+        sure = "–" if answer.probability is None else f"{answer.probability:.3f}"
+        table.add_row(answer.answer or "(no answer)", sure)
     console = Console()
     console.print(table)
     heaviest = ", ".join(f"{one['expert']} ({one['weight']:.2f})" for one in answer.experts[:NUM_EXPERTS_SHOWN])

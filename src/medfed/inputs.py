@@ -89,8 +89,6 @@ def read_files(study: Study, files: Mapping[Kind, Path]) -> dict[str, Shaped[np.
             samples["ecg"] = read_record(path)
         else:
             samples |= read_table(study, path)
-    for name, raw in samples.items():
-        _require_shape(study, name, raw, files)
     return samples
 
 
@@ -181,15 +179,6 @@ def _hours(table: pl.DataFrame, path: Path) -> Shaped[np.ndarray, " row"]:
             hint=f"number the rows 0, 1, 2, …, or leave the column {HOUR!r} out",
         )
     return hours.astype(np.int64)
-
-
-def _require_shape(study: Study, name: str, raw: Shaped[np.ndarray, "..."], files: Mapping[Kind, Path]) -> None:
-    """Let the modality look at the array now, so that a wrong shape is said with the file's name."""
-    try:
-        study.modality(name).prepare(raw)
-    except DataError as error:
-        path = next(path for kind, path in files.items() if name in modalities_of(study, kind))
-        raise DataError(error.what, where=path, hint=error.hint) from error
 
 
 def _is_dicom(path: Path) -> bool:

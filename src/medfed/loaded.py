@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +23,7 @@ from medfed.tasks.base import Task
 from medfed.types import Batch
 
 Samples = Mapping[str, Shaped[np.ndarray, "..."]]
-"""Raw arrays of one example by modality, as a dataset's ``load`` returns them."""
-QUESTION_MODALITY = "question"
-"""A modality that is the question itself: closed visual question answering reads it beside the image."""
+"""Arrays of one example by modality."""
 
 
 class LoadedRun:
@@ -61,18 +58,28 @@ class LoadedRun:
 
     def ask(self, task: Task, samples: Samples) -> dict[str, float]:
         """Return the probability of every answer, given raw arrays by modality; a modality may be absent."""
-        return dict(zip(task.answers, self.scores(task, [samples])[0], strict=True))
+        return dict(zip(task.answers, self.scores(task, [self._all(samples)])[0], strict=True))
 
     def answer(self, task: Task, samples: Samples) -> str:
         """Return the decoded answer to the task's question; samples as in :meth:`ask`."""
-        return self.answers(task, [samples])[0]
+        return self.answers(task, [self._all(samples)])[0]
+
+    def sample(self, name: str, raw: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "*sample"]:
+        """Return a raw array of the modality ``name`` as the model reads it: fixed shape, normalised.
+
+        Raises:
+            DataError: its shape or its values are not the modality's.
+        """
+        modality, moments = self.study.modality(name), self.moments[name]
+        normalised: np.ndarray = modality.normalise(modality.prepare(raw)[None], moments.mean, moments.std)[0]
+        return normalised
 
     def scores(self, task: Task, samples: Sequence[Samples], questions: Sequence[str] = ()) -> list[list[float]]:
         """Return the probability of every answer, for each of ``samples`` in one batch.
 
         Args:
             task: what is asked.
-            samples: of every example raw arrays by modality; a modality may be absent.
+            samples: of every example what :meth:`sample` returns, by modality; a modality may be absent.
             questions: of every example, where the task has none of its own.
         """
         with torch.inference_mode():
@@ -105,24 +112,14 @@ class LoadedRun:
         return weights
 
     def batch(self, task: Task, samples: Sequence[Samples], questions: Sequence[str] = ()) -> Batch:
-        """Return normalised ``samples`` as one batch; arguments as in :meth:`scores`."""
+        """Return ``samples`` as one batch; arguments as in :meth:`scores`."""
         inputs, present = {}, {}
         for name in task.modalities:
-            raw = [self._raw(name, sample, question) for sample, question in zip_longest(samples, questions)]
-            modality = self.study.modality(name)
-            values = np.zeros((len(raw), *modality.sample_shape), np.float32)
-            there = np.array([value is not None for value in raw], bool)
-            if there.any():
-                kept = np.stack([modality.prepare(value) for value in raw if value is not None])
-                moments = self.moments[name]
-                values[there] = modality.normalise(kept, moments.mean, moments.std)
-            inputs[name], present[name] = torch.from_numpy(values), torch.from_numpy(there)
+            absent = np.zeros(self.study.modality(name).sample_shape, np.float32)
+            inputs[name] = torch.from_numpy(np.stack([sample.get(name, absent) for sample in samples]))
+            present[name] = torch.tensor([name in sample for sample in samples])
         unknown = torch.zeros(len(samples), dtype=torch.long)
         return Batch(inputs, present, unknown, questions=() if task.question else tuple(questions))
 
-    @staticmethod
-    def _raw(name: str, sample: Samples, question: str | None) -> Shaped[np.ndarray, "..."] | None:
-        """Return what there is of a modality; the modality ``question`` is the question itself."""
-        if name == QUESTION_MODALITY and name not in sample and question:
-            return np.frombuffer(question.encode(), np.uint8)
-        return sample.get(name)
+    def _all(self, samples: Samples) -> Samples:
+        return {name: self.sample(name, raw) for name, raw in samples.items()}

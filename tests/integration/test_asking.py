@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from medfed.asking import Request, answer_all, ask, prepared
 from medfed.cli import app
 from medfed.errors import DataError, MedfedError, RunError, StudyError
-from medfed.inputs import Kind
+from medfed.inputs import Kind, read_files
 from medfed.loaded import LoadedRun
 from medfed.modalities.moments import Moments
 from medfed.tasks import TASKS
@@ -72,7 +72,7 @@ def test_the_probabilities_are_those_of_the_runs_own_evaluation(
     said = np.array([answer.probabilities["Yes"] for answer in answer_all(run, cases) if answer.probabilities])
     lines = (quick.folder / "predictions" / f"{task}.jsonl").read_text(encoding="utf-8").splitlines()
     scored = np.array([json.loads(line)["scores"]["fedkim"][1] for line in lines])
-    assert len(scored) > 2
+    assert len(scored) >= 2
     nearest = np.abs(said[:, None] - scored[None]).min(0)
     assert nearest.max() < 1e-5  # every test example's score is that of one of the files
     assert np.ptp(said) > 1e-3
@@ -102,13 +102,23 @@ def test_experts_are_the_routers_for_the_task_and_not_the_file(quick: QuickRun, 
     assert ask(run, Request({"ecg": quick.ecgs[0]}, "ead")).experts != answers[0].experts
 
 
-def test_a_question_that_is_a_modality_reaches_the_model(run: LoadedRun) -> None:
-    reader = object.__new__(LoadedRun)
-    reader.study, reader.moments = run.study, {**run.moments, "question": Moments.zero(1)}
-    batch = reader.batch(TASKS["path-vqa"], [{}, {}], ["Is it a heart?", ""])
-    assert batch.present["question"].tolist() == [True, False]
-    assert batch.present["image"].tolist() == [False, False]
-    assert int((batch.inputs["question"][0] > 0).sum()) == 5  # four words and the question mark
+def test_raw_arrays_are_asked_as_files_are(quick: QuickRun, run: LoadedRun) -> None:
+    raw = read_files(run.study, {"ecg": quick.ecgs[0]})
+    assert run.ask(TASKS["ead"], raw) == ask(run, Request({"ecg": quick.ecgs[0]}, "ead")).probabilities
+    assert run.ask(TASKS["ead"], {}) != run.ask(TASKS["ead"], raw)
+
+
+def test_a_question_that_is_a_modality_is_read_as_words(
+    quick: QuickRun, run: LoadedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = run.study.model_copy(update={"encoders": {**run.study.encoders, "question": None}})
+    monkeypatch.setattr(run, "study", study)
+    monkeypatch.setattr(run, "moments", {**run.moments, "question": Moments.zero(1)})
+    monkeypatch.setattr(run.injector.injected, "check", lambda task: None)
+    case = prepared(run, Request({"image": quick.images[0]}, "path-vqa", "Is it a heart?"))
+    batch = run.batch(case.plan.task, [case.samples, {}], ["Is it a heart?", ""])
+    assert batch.present["question"].tolist() == batch.present["image"].tolist() == [True, False]
+    assert int((batch.inputs["question"] > 0).sum()) == 5  # four words and the question mark
 
 
 def test_one_question_on_the_command_line(quick: QuickRun) -> None:

@@ -25,6 +25,7 @@ def listen(port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((LOOPBACK, port))
+        listening.listen()  # from here on a browser waits until the page is served, instead of being refused
     except OSError as error:
         listening.close()
         hint = "choose another --port; 0 takes a free one"

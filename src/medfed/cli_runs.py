@@ -45,8 +45,13 @@ Open = Annotated[bool, typer.Option("--open", help="Open the page in the browser
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to ``app``."""
-    app.command()(predict)
-    app.command()(play)
+    for verb in (predict, play):
+        app.command(help=_flowing(verb.__doc__ or ""))(verb)
+
+
+def _flowing(text: str) -> str:
+    """Join the lines of every paragraph, so that a terminal breaks them where it ends itself."""
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
 
 
 def predict(

@@ -37,6 +37,8 @@ class LoadedRun:
                 "not a finished run", where=folder, hint="finish it: medfed run STUDY goes on from its checkpoint"
             )
         self.study = Study.model_validate(run.read_json("study.json"))
+        if self.study.job != "inject":
+            raise RunError("a benchmark has no LLM to ask", where=folder, hint="use a run of an injection study")
         self.moments = {
             name: Moments(*(np.array(value[key]) for key in ("count", "total", "squares")))
             for name, value in run.read_json("normalisation.json").items()

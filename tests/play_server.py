@@ -27,11 +27,11 @@ class Reply(NamedTuple):
 
 
 @contextmanager
-def served(run: LoadedRun) -> Iterator[int]:
+def served(run: LoadedRun, title: str = "quick") -> Iterator[int]:
     """Serve; yield the port."""
     listening = listen(0)
     port = listening.getsockname()[1]
-    config = uvicorn.Config(Play(run, "quick").app(port), log_config=None, log_level="critical")
+    config = uvicorn.Config(Play(run, title).app(port), log_config=None, log_level="critical")
     server = uvicorn.Server(config)
     thread = Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()

@@ -13,13 +13,11 @@ from typing import NamedTuple, TypedDict
 
 import numpy as np
 
-from medfed.choosing import Plan, plan
+from medfed.choosing import QUESTION_MODALITY, Plan, plan
 from medfed.errors import DataError
 from medfed.inputs import Kind, read_files
 from medfed.loaded import LoadedRun, Samples
 
-QUESTION_MODALITY = "question"
-"""A modality that is the question itself: closed visual question answering reads it beside the image."""
 BATCH_SIZE = 64
 """Examples per forward."""
 

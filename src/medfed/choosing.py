@@ -2,9 +2,10 @@
 
 The rule, in this order:
 
-1. The task is the one that is named. Without a name, one of the run's tasks that read all that is given: the one whose
-   own question is asked; else, for a question of one's own, an open task of those modalities; else the task whose
-   question has most words in common with it. What the router reads, the descriptions, are the chosen task's.
+1. The task is the one that is named. Without a name, one of the run's tasks that read all files that are given and, if
+   there are such, need no other: the one whose own question is asked; else, for a question of one's own, an open task
+   of those modalities; else the one whose question has most words in common with it. The descriptions that the router
+   reads are the chosen task's.
 2. A question is closed if answers are given with it, if it is a closed task's own, or if it reads like a yes/no
    question (:func:`is_closed`); the likelihoods of the answers are compared. Any other is answered in words.
 """
@@ -12,7 +13,7 @@ The rule, in this order:
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from medfed.errors import StudyError
@@ -24,6 +25,8 @@ from medfed.tasks.base import Task
 from medfed.tasks.question_answering import QuestionAnswering
 from medfed.words import token_f1, words
 
+QUESTION_MODALITY = "question"
+"""A modality that is the question itself: closed visual question answering reads it beside the image."""
 # fmt: off
 AUXILIARIES = frozenset((
     "am", "is", "are", "was", "were", "isn't", "aren't", "do", "does", "did", "don't", "doesn't", "has", "have", "had",
@@ -97,8 +100,15 @@ def is_closed(question: str) -> bool:
 
 
 def askable(study: Study, kinds: Collection[Kind]) -> list[Task]:
-    """Return the run's tasks that read files of all ``kinds``, trained ones first."""
-    return [task for task in study.tasks if kinds and not _unread(study, task, kinds)]
+    """Return the run's tasks that read files of all ``kinds``, trained ones first; see :func:`_reading`."""
+    return _reading(study, study.tasks, kinds)
+
+
+def _reading(study: Study, tasks: Iterable[Task], kinds: Collection[Kind]) -> list[Task]:
+    """Return those of ``tasks`` that read all ``kinds``: the ones that need no other file, if there are any."""
+    reading = [task for task in tasks if kinds and _encoded(study, task) and not _unread(study, task, kinds)]
+    filled = {QUESTION_MODALITY, *(name for kind in kinds for name in modalities_of(study, kind))}
+    return [task for task in reading if filled.issuperset(task.modalities)] or reading
 
 
 def _unread(study: Study, task: Task, kinds: Collection[Kind]) -> list[Kind]:
@@ -140,7 +150,7 @@ def _found(study: Study, kinds: Collection[Kind], question: str) -> Task:
     for task in tasks:
         if task.question and words(task.question) == words(question):
             return task
-    others = [task for task in TASKS.values() if _encoded(study, task) and not _unread(study, task, kinds)]
+    others = _reading(study, TASKS.values(), kinds)
     opened = [task for task in (*tasks, *others) if isinstance(task, QuestionAnswering)]
     return opened[0] if opened else max(tasks, key=lambda task: token_f1(words(task.question), words(question)))
 

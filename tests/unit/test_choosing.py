@@ -73,6 +73,17 @@ def test_without_a_question_only_one_task_may_suit(study: Study) -> None:
     assert plan(without("ped"), ["image"]).name == "lod"
 
 
+def test_a_task_of_two_files_is_asked_with_both() -> None:
+    tree = {**STUDY, "train": ["covid-icu", "cd"], "unseen": []}
+    both = study_of({**tree, "encoders": {"image": "vit-mini", "covid-labs": "transformer"}}, "quick")
+    assert plan(both, ["image", "icu"]).name == "covid-icu"
+    assert plan(both, ["image"]).name == "cd"  # it needs no table
+    assert plan(both, ["image"], "covid-icu").name == "covid-icu"
+    assert plan(both, ["icu"]).name == "covid-icu"
+    assert plan(both, ["image"], question="Where is the lesion?").name == "mr"
+    assert plan(both, ["image", "icu"], question="Where is the lesion?").name == "covid-icu"
+
+
 def test_a_named_task_may_be_one_the_run_never_met(study: Study) -> None:
     assert plan(study, ["image"], "ad") == Plan(TASKS["ad"], "ad", TASKS["ad"].question, closed=True)
     assert plan(study, ["image"], "ms", "Is it a CT?").task.answers == ("No", "Yes")

@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import subprocess
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -25,6 +27,14 @@ FLAGS = (
     "--remote-debugging-pipe",
 )
 SECONDS = 60
+DROP = """(() => {{
+  const carried = new DataTransfer();
+  for (const [name, data] of {files}) {{
+    carried.items.add(new File([Uint8Array.from(atob(data), sign => sign.charCodeAt(0))], name));
+  }}
+  const event = new DragEvent("drop", {{ dataTransfer: carried, bubbles: true, cancelable: true }});
+  document.querySelector({selector}).dispatchEvent(event);
+}})()"""
 
 
 def chromium() -> str | None:
@@ -44,7 +54,7 @@ class Browser:
         self._process = subprocess.Popen(arguments, pass_fds=(commands, answers), stdout=quiet, stderr=quiet)
         os.close(commands)
         os.close(answers)
-        self._rest, self._last, self._session = b"", 0, ""
+        self._rest, self._last, self._session, self._home = b"", 0, "", "file:"
         self.problems: list[str] = []
         targets = self._call("Target.getTargets")["targetInfos"]
         page = next(target["targetId"] for target in targets if target["type"] == "page")
@@ -63,13 +73,18 @@ class Browser:
         os.close(self._to)
         os.close(self._from)
 
-    def open(self, page: Path, width: int, *, dark: bool = False) -> None:
-        """Load a local file in a viewport of ``width`` CSS pixels and wait for its load event."""
+    def open(self, page: Path | str, width: int, *, dark: bool = False) -> None:
+        """Load a local file, or an address, in a viewport of ``width`` CSS pixels and wait for its load event.
+
+        Requests to anything but local files, or the address's own server, count as problems.
+        """
         self.problems.clear()
+        url = page if isinstance(page, str) else page.resolve().as_uri()
+        self._home = url if isinstance(page, str) else "file:"
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._call("Emulation.setEmulatedMedia", features=[scheme])
-        self._call("Page.navigate", url=page.resolve().as_uri())
+        self._call("Page.navigate", url=url)
         while self._message().get("method") != "Page.loadEventFired":
             pass
 
@@ -79,6 +94,25 @@ class Browser:
         if "exceptionDetails" in found:
             raise RuntimeError(found["exceptionDetails"]["text"])
         return found["result"].get("value")
+
+    def wait_for(self, expression: str) -> None:
+        """Wait until a JavaScript expression is true."""
+        limit = time.monotonic() + SECONDS
+        while not self.evaluate(f"!!({expression})"):
+            if time.monotonic() > limit:
+                raise TimeoutError(f"{expression} is still false after {SECONDS} s; problems: {self.problems}")
+            time.sleep(0.05)
+
+    def choose_files(self, selector: str, files: Sequence[Path]) -> None:
+        """Put files into a file input, as its dialog would."""
+        root = self._call("DOM.getDocument")["root"]["nodeId"]
+        node = self._call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self._call("DOM.setFileInputFiles", nodeId=node, files=[str(file) for file in files])
+
+    def drop_files(self, selector: str, files: Sequence[Path]) -> None:
+        """Drop files on an element."""
+        given = [[file.name, base64.b64encode(file.read_bytes()).decode()] for file in files]
+        self.evaluate(DROP.format(selector=json.dumps(selector), files=json.dumps(given)))
 
     def screenshot(self) -> bytes:
         """The whole page as PNG."""
@@ -120,4 +154,4 @@ class Browser:
             self.problems.append(f"console.{params['type']}")
         if method == "Network.requestWillBeSent":
             url = params["request"]["url"]
-            self.problems += [] if url.startswith(("file:", "data:image/png")) else [f"asked for {url}"]
+            self.problems += [] if url.startswith((self._home, "data:image/png")) else [f"asked for {url}"]

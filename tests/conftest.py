@@ -13,6 +13,7 @@ from jaxtyping import install_import_hook
 
 if TYPE_CHECKING:
     from federation_trial import Trial
+    from quick_run import QuickRun
 
 torch.set_num_threads(1)
 install_import_hook("medfed", "beartype.beartype")
@@ -34,6 +35,14 @@ def trial_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from federation_trial import STUDY, written_folders
 
     return written_folders(STUDY, tmp_path_factory.mktemp("trial") / "data")
+
+
+@pytest.fixture(scope="session")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> QuickRun:
+    """A tiny finished run and files to ask it about, made once."""
+    from quick_run import quick_run
+
+    return quick_run(tmp_path_factory.mktemp("quick"))
 
 
 @pytest.fixture

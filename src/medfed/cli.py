@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from medfed import __version__
+from medfed.cli_runs import register
 from medfed.cli_sites import federation_app, site_app
 from medfed.errors import DataError, MedfedError
 from medfed.progress import Reporter
@@ -231,28 +232,7 @@ def convert(
     typer.echo(out)
 
 
-@app.command()
-def predict(
-    folder: RunFolder,
-    file: Annotated[
-        Path, typer.Option("--file", help="PNG, JPEG, DICOM, WFDB header (.hea) or an hours × variables CSV")
-    ],
-    task: Annotated[str, typer.Option("--task", help="A task that reads the file's modality")],
-    question: Annotated[str | None, typer.Option("--question", help="Ask this instead of the task's question")] = None,
-    cache: Cache = DEFAULT_CACHE,
-    foundation: Foundation = None,
-) -> None:
-    """Ask a run's injected LLM about one file: a closed question, or with an open task any question."""
-    from medfed.asking import ask
-
-    answer = ask(folder, file, task, question, cache.expanduser(), foundation)
-    if isinstance(answer, str):
-        typer.echo(answer or "(no answer)")
-        return
-    table = Table("answer", "probability")
-    for text, probability in answer.items():
-        table.add_row(text, f"{probability:.3f}")
-    Console().print(table)
+register(app)
 
 
 @data_app.command(name="list")

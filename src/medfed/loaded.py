@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,9 @@ from medfed.study import Study
 from medfed.tasks.base import Task
 from medfed.types import Batch
 
+Samples = Mapping[str, Shaped[np.ndarray, "..."]]
+"""Arrays of one example by modality."""
+
 
 class LoadedRun:
     """A finished run: its study, its injected LLM and the moments its inputs are normalised by."""
@@ -33,6 +37,8 @@ class LoadedRun:
                 "not a finished run", where=folder, hint="finish it: medfed run STUDY goes on from its checkpoint"
             )
         self.study = Study.model_validate(run.read_json("study.json"))
+        if self.study.job != "inject":
+            raise RunError("a benchmark has no LLM to ask", where=folder, hint="use a run of an injection study")
         self.moments = {
             name: Moments(*(np.array(value[key]) for key in ("count", "total", "squares")))
             for name, value in run.read_json("normalisation.json").items()
@@ -52,25 +58,70 @@ class LoadedRun:
             raise RunError("made by an earlier version of medfed", where=folder, hint="run the study again")
         self.injector.offsets = facts["offsets"]
 
-    def ask(self, task: Task, samples: Mapping[str, Shaped[np.ndarray, "..."]]) -> dict[str, float]:
+    def ask(self, task: Task, samples: Samples) -> dict[str, float]:
         """Return the probability of every answer, given raw arrays by modality; a modality may be absent."""
-        with torch.inference_mode():
-            scores = self.injector.score(task, self._batch(task, samples))[0]
-        return dict(zip(task.answers, scores.tolist(), strict=True))
+        return dict(zip(task.answers, self.scores(task, [self._all(samples)])[0], strict=True))
 
-    def answer(self, task: Task, samples: Mapping[str, Shaped[np.ndarray, "..."]]) -> str:
+    def answer(self, task: Task, samples: Samples) -> str:
         """Return the decoded answer to the task's question; samples as in :meth:`ask`."""
-        with torch.inference_mode():
-            return self.injector.answer(task, self._batch(task, samples), self.study.evaluation.max_new_tokens)[0]
+        return self.answers(task, [self._all(samples)])[0]
 
-    def _batch(self, task: Task, samples: Mapping[str, Shaped[np.ndarray, "..."]]) -> Batch:
+    def sample(self, name: str, raw: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "*sample"]:
+        """Return a raw array of the modality ``name`` as the model reads it: fixed shape, normalised.
+
+        Raises:
+            DataError: its shape or its values are not the modality's.
+        """
+        modality, moments = self.study.modality(name), self.moments[name]
+        normalised: np.ndarray = modality.normalise(modality.prepare(raw)[None], moments.mean, moments.std)[0]
+        return normalised
+
+    def scores(self, task: Task, samples: Sequence[Samples], questions: Sequence[str] = ()) -> list[list[float]]:
+        """Return the probability of every answer, for each of ``samples`` in one batch.
+
+        Args:
+            task: what is asked.
+            samples: of every example what :meth:`sample` returns, by modality; a modality may be absent.
+            questions: of every example, where the task has none of its own.
+        """
+        with torch.inference_mode():
+            probabilities: list[list[float]] = self.injector.score(task, self.batch(task, samples, questions)).tolist()
+        return probabilities
+
+    def answers(self, task: Task, samples: Sequence[Samples], questions: Sequence[str] = ()) -> list[str]:
+        """Return the decoded answers; arguments as in :meth:`scores`."""
+        with torch.inference_mode():
+            batch = self.batch(task, samples, questions)
+            return self.injector.answer(task, batch, self.study.evaluation.max_new_tokens)
+
+    def sureness(self, task: Task, samples: Samples, question: str, answer: str) -> float | None:
+        """Return the geometric mean of the probabilities of the tokens of ``answer``; None if it has none.
+
+        The model may have spelled the answer in other tokens; it is read as the tokenizer spells it.
+        """
+        if not answer:
+            return None
+        said = task.model_copy(update={"answers": (answer,)})
+        with torch.inference_mode():
+            likelihood = self.injector.log_likelihoods(said, self.batch(said, [samples], [question])).item()
+        return math.exp(likelihood / len(self.injector.injected.prompt(said).answers[0]))
+
+    def experts(self, task: Task) -> list[float]:
+        """Return the weight of every expert for ``task``; none where nothing is routed."""
+        if self.injector.injected.routed is None:
+            return []
+        weights: list[float] = self.injector.routing([task])[0].tolist()
+        return weights
+
+    def batch(self, task: Task, samples: Sequence[Samples], questions: Sequence[str] = ()) -> Batch:
+        """Return ``samples`` as one batch; arguments as in :meth:`scores`."""
         inputs, present = {}, {}
         for name in task.modalities:
-            modality = self.study.modality(name)
-            present[name] = torch.tensor([name in samples])
-            value = np.zeros((1, *modality.sample_shape), np.float32)
-            if name in samples:
-                moments = self.moments[name]
-                value = modality.normalise(modality.prepare(samples[name])[None], moments.mean, moments.std)
-            inputs[name] = torch.from_numpy(value)
-        return Batch(inputs, present, torch.zeros(1, dtype=torch.long))
+            absent = np.zeros(self.study.modality(name).sample_shape, np.float32)
+            inputs[name] = torch.from_numpy(np.stack([sample.get(name, absent) for sample in samples]))
+            present[name] = torch.tensor([name in sample for sample in samples])
+        unknown = torch.zeros(len(samples), dtype=torch.long)
+        return Batch(inputs, present, unknown, questions=() if task.question else tuple(questions))
+
+    def _all(self, samples: Samples) -> Samples:
+        return {name: self.sample(name, raw) for name, raw in samples.items()}

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from medfed.report.bars import Bar, bar_chart
-from medfed.report.cards import _line, _trace
+from medfed.report.cards import line_picture, trace_picture
 from medfed.report.radar import CENTRE, RADIUS, Axis, Polygon, radar_chart
 from medfed.report.records import Routing, View
 from medfed.report.strips import strip
@@ -76,7 +76,7 @@ def test_a_strip_shades_by_weight_and_draws_entropy_against_ln_p() -> None:
 
 def test_a_trace_keeps_gaps_and_stays_on_its_paper() -> None:
     view = View(kind="trace", title="ECG", unit="mV", seconds=5, values=[0.0, 1.2, None, -0.3, 0.1])
-    markup = _trace(view)
+    markup = trace_picture(view)
     runs = re.findall(r'points="([^"]*)" class="pulse"', markup)
     assert [len(run.split()) for run in runs] == [2, 2]
     heights = [float(place.split(",")[1]) for run in runs for place in run.split()]
@@ -86,5 +86,5 @@ def test_a_trace_keeps_gaps_and_stays_on_its_paper() -> None:
 
 
 def test_a_variable_nobody_measured_has_no_picture() -> None:
-    assert _line(View(kind="line", title="lact", values=[None, None])) == ""
-    assert _line(View(kind="line", title="hr", values=[None, 80.0, None])).count("<circle") == 1
+    assert line_picture(View(kind="line", title="lact", values=[None, None])) == ""
+    assert line_picture(View(kind="line", title="hr", values=[None, 80.0, None])).count("<circle") == 1

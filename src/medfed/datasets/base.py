@@ -24,6 +24,8 @@ from medfed.errors import DataError, MedfedError
 
 SPLITS = ("private", "public", "development", "test")
 TWIN_MARKER = "SYNTHETIC.json"
+POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""What polars raises on damaged files; a panic is not even an Exception."""
 Record = Mapping[str, Any]
 """One row of an index; its values are checked where they are read."""
 
@@ -170,7 +172,7 @@ def read_csv(path: Path, columns: tuple[str, ...], **options: Any) -> pl.DataFra
         raise DataError(
             f"not UTF-8 text (byte {error.start})", where=path, hint="convert it: iconv -f LATIN1 -t UTF-8"
         ) from error
-    except pl.exceptions.PolarsError as error:
+    except POLARS_ERRORS as error:
         raise DataError(f"not a CSV table: {_first_line(error)}", where=path, hint="download the file again") from error
     require_columns(table, columns, path)
     return table
@@ -186,7 +188,7 @@ def read_parquet(path: Path, columns: tuple[str, ...]) -> pl.DataFrame:
         raise DataError("the file is missing", where=path, hint="download the complete dataset, or check --data-root")
     try:
         table = pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (*POLARS_ERRORS, OSError) as error:
         raise DataError(f"not a parquet table: {_first_line(error)}", where=path, hint="download it again") from error
     require_columns(table, columns, path)
     return table
@@ -221,5 +223,5 @@ def _named_in(marker: Path) -> str:
         raise DataError("not the mark of a synthetic twin", where=marker, hint="write the twin again") from error
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return re.sub(r"\s+", " ", str(error).split("\n")[0]).strip() or type(error).__name__

@@ -51,6 +51,12 @@ class Answering:
             return self._probabilities(task, self._likelihoods(self._read(task, batch)))
 
     @torch.no_grad()
+    def log_likelihoods(self, task: Task, batch: Batch) -> Float[Tensor, "batch answer"]:
+        """Return the log-likelihood of every answer, not calibrated, on the CPU."""
+        with self._asking(task):
+            return self._likelihoods(self._read(task, batch)).cpu()
+
+    @torch.no_grad()
     def score_set(self, examples: TaskSet, batch_size: int) -> Float[Tensor, "example answer"]:
         """Return :meth:`score` of all examples in order, ``batch_size`` per forward."""
         with self._asking(examples.task):

@@ -63,8 +63,8 @@ def _card(card: ExampleCard, title: str) -> Card:
         _said(card),
         [(str(expert.expert), number(expert.weight, 2)) for expert in card.experts],
         next((view.png for view in views["image"]), ""),
-        next((_trace(view) for view in views["trace"]), None),
-        [(view.title, _line(view), _span(view)) for view in views["line"]],
+        next((trace_picture(view) for view in views["trace"]), None),
+        [(view.title, line_picture(view), range_text(view)) for view in views["line"]],
         card.withheld or "",
     )
 
@@ -86,7 +86,7 @@ def _same(text: str, gold: str) -> bool:
     return text.strip().casefold() == gold.strip().casefold()
 
 
-def _trace(view: View) -> Markup:
+def trace_picture(view: View) -> Markup:
     """Draw an ECG on its paper; the voltage range is the trace's own, rounded outwards to whole boxes."""
     points = [(index / max(len(view.values) - 1, 1), value) for index, value in enumerate(view.values)]
     known = [value for _, value in points if value is not None] or [0.0]
@@ -112,7 +112,7 @@ def _trace(view: View) -> Markup:
     return tag("svg", *paper, *lines, viewBox=box, role="img", aria_label=what, class_="chart trace")
 
 
-def _line(view: View) -> Markup:
+def line_picture(view: View) -> Markup:
     """Draw one variable by the hour: a dot per measurement, a line through consecutive ones; nothing if none."""
     known = [value for value in view.values if value is not None]
     if not known:
@@ -130,9 +130,12 @@ def _line(view: View) -> Markup:
     return tag("svg", *_polylines(points, "pulse"), *dots, viewBox=box, role="img", aria_label=what, class_="chart")
 
 
-def _span(view: View) -> str:
+def range_text(view: View) -> str:
+    """Say in words from where to where the values go."""
     known: list[float] = [value for value in view.values if value is not None]
-    return f"{min(known):g} to {max(known):g}" if known else "not measured"
+    if not known:
+        return "not measured"
+    return f"{min(known):g} to {max(known):g}" if min(known) < max(known) else f"{known[0]:g}"
 
 
 def _polylines(points: list[tuple[float, Number]], style: str) -> list[Markup]:

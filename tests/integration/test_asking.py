@@ -1,0 +1,255 @@
+"""Asking a finished run: the numbers of its own evaluation, the same alone and in batches, one at a time or by CSV."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from medfed.asking import Request, answer_all, ask, prepared
+from medfed.cli import app
+from medfed.errors import DataError, MedfedError, RunError, StudyError
+from medfed.inputs import Kind, read_files
+from medfed.loaded import LoadedRun
+from medfed.modalities.moments import Moments
+from medfed.tasks import TASKS
+from quick_run import QuickRun
+
+EFFUSION, WHERE = "Is there a pleural effusion?", "Where is the lesion?"
+
+
+@pytest.fixture(scope="module")
+def run(quick: QuickRun) -> LoadedRun:
+    return quick.load()
+
+
+def requests(quick: QuickRun) -> list[Request]:
+    """Questions of every kind, mixed."""
+    images = [
+        Request({"image": path}, question=(EFFUSION, WHERE, TASKS["ped"].question, "Is it large?")[number % 4])
+        for number, path in enumerate(quick.images[:8])
+    ]
+    ecgs = [
+        Request({"ecg": path}, question=(None, "Which lead is noisy?")[n % 2]) for n, path in enumerate(quick.ecgs[:4])
+    ]
+    own = [Request({"image": path}, "lod", None, ("left", "right", "both sides")) for path in quick.images[:2]]
+    return [*images[:3], *ecgs, *own, *images[3:], Request({"icu": quick.icu})]
+
+
+def medfed(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def predict(quick: QuickRun, *words: object) -> Result:
+    return medfed("predict", quick.folder, "--cache", quick.cache, *words)
+
+
+def test_answers_in_a_batch_are_those_given_one_by_one(quick: QuickRun, run: LoadedRun) -> None:
+    asked = requests(quick)
+    together = answer_all(run, [prepared(run, request) for request in asked])
+    alone = [ask(run, request) for request in asked]
+    for one, other in zip(together, alone, strict=True):
+        assert (one.task, one.question, one.answer, one.experts) == (
+            other.task, other.question, other.answer, other.experts,
+        )  # fmt: skip
+        assert one.probability == pytest.approx(other.probability, abs=1e-5)
+        if other.probabilities:
+            assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+    assert {answer.probabilities is None for answer in together} == {True, False}
+
+
+@pytest.mark.parametrize(("task", "kind"), [("lod", "image"), ("ead", "ecg")])
+def test_the_probabilities_are_those_of_the_runs_own_evaluation(
+    quick: QuickRun, run: LoadedRun, task: str, kind: Kind
+) -> None:
+    files = quick.images if kind == "image" else quick.ecgs
+    cases = [prepared(run, Request({kind: path}, task)) for path in files]
+    said = np.array([answer.probabilities["Yes"] for answer in answer_all(run, cases) if answer.probabilities])
+    lines = (quick.folder / "predictions" / f"{task}.jsonl").read_text(encoding="utf-8").splitlines()
+    scored = np.array([json.loads(line)["scores"]["fedkim"][1] for line in lines])
+    assert len(scored) >= 2
+    nearest = np.abs(said[:, None] - scored[None]).min(0)
+    assert nearest.max() < 1e-5  # every test example's score is that of one of the files
+    assert np.ptp(said) > 1e-3
+
+
+def test_the_sureness_of_words_is_the_mean_per_token_of_what_closed_scoring_compares(
+    quick: QuickRun, run: LoadedRun
+) -> None:
+    texts = ("left lower lobe", "yes")
+    case = prepared(run, Request({"image": quick.images[0]}, "mr", WHERE, texts))
+    (compared,) = run.scores(case.plan.task, [case.samples], [WHERE])
+    lengths = [len(ids) for ids in run.injector.injected.prompt(case.plan.task).answers]
+    assert lengths[0] > 1
+    sure = [run.sureness(case.plan.task, case.samples, WHERE, text) for text in texts]
+    whole = [mean**length for mean, length in zip(sure, lengths, strict=True) if mean is not None]
+    assert compared[0] / compared[1] == pytest.approx(whole[0] / whole[1], rel=1e-3)
+    assert run.sureness(case.plan.task, case.samples, WHERE, "") is None
+
+
+def test_experts_are_the_routers_for_the_task_and_not_the_file(quick: QuickRun, run: LoadedRun) -> None:
+    answers = [ask(run, Request({"image": path}, "ped")) for path in quick.images[:2]]
+    assert answers[0].experts == answers[1].experts
+    weights = [one["weight"] for one in answers[0].experts]
+    assert weights == sorted(weights, reverse=True)
+    assert sum(weights) == pytest.approx(1, abs=1e-6)
+    assert sorted(one["expert"] for one in answers[0].experts) == [1, 2, 3, 4]
+    assert ask(run, Request({"ecg": quick.ecgs[0]}, "ead")).experts != answers[0].experts
+
+
+def test_raw_arrays_are_asked_as_files_are(quick: QuickRun, run: LoadedRun) -> None:
+    raw = read_files(run.study, {"ecg": quick.ecgs[0]})
+    assert run.ask(TASKS["ead"], raw) == ask(run, Request({"ecg": quick.ecgs[0]}, "ead")).probabilities
+    assert run.ask(TASKS["ead"], {}) != run.ask(TASKS["ead"], raw)
+
+
+def test_a_question_that_is_a_modality_is_read_as_words(
+    quick: QuickRun, run: LoadedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = run.study.model_copy(update={"encoders": {**run.study.encoders, "question": None}})
+    monkeypatch.setattr(run, "study", study)
+    monkeypatch.setattr(run, "moments", {**run.moments, "question": Moments.zero(1)})
+    monkeypatch.setattr(run.injector.injected, "check", lambda task: None)
+    case = prepared(run, Request({"image": quick.images[0]}, "path-vqa", "Is it a heart?"))
+    batch = run.batch(case.plan.task, [case.samples, {}], ["Is it a heart?", ""])
+    assert batch.present["question"].tolist() == batch.present["image"].tolist() == [True, False]
+    assert int((batch.inputs["question"] > 0).sum()) == 5  # four words and the question mark
+
+
+def test_one_question_on_the_command_line(quick: QuickRun) -> None:
+    said = predict(quick, "--image", quick.images[0], "--question", EFFUSION, "--json")
+    assert said.exit_code == 0, said.output
+    answer = json.loads(said.stdout)
+    assert answer["task"] == "mr"
+    assert set(answer["probabilities"]) == {"No", "Yes"}
+    assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-6)
+    assert answer["probability"] == max(answer["probabilities"].values())
+    assert len(answer["experts"]) == 4
+    shown = predict(quick, "--icu", quick.icu).stdout
+    assert f"task mp: {TASKS['mp'].question}" in " ".join(shown.split())
+    assert "experts: " in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "message"),
+    [
+        (["--question", "Is it?"], StudyError, "nothing to look at"),
+        (["--image", "nowhere.png", "--task", "lod"], DataError, "nowhere.png: no such file"),
+        (["--image", "x.png", "--answers", "yes"], StudyError, "two or more"),
+        (["--csv", "cases.csv"], RunError, "--csv and --out go together"),
+        (["--csv", "a.csv", "--out", "b.csv", "--ecg", "r.hea"], RunError, "--ecg beside --csv"),
+    ],
+)
+def test_a_mistake_is_one_message_and_an_exit_status(
+    quick: QuickRun, words: Sequence[str], error: type[MedfedError], message: str
+) -> None:
+    done = predict(quick, *words)
+    assert done.exit_code == 1
+    assert isinstance(done.exception, error)
+    assert message in str(done.exception)
+
+
+def cases(place: Path, quick: QuickRun) -> Path:
+    """A CSV of questions with two bad rows; the file of one is named relative to the CSV."""
+    (place / "film.dcm").write_bytes(quick.images[0].read_bytes())
+    (place / "cut.dcm").write_bytes(quick.images[0].read_bytes()[:2000])
+    rows = [
+        {"id": "a", "image": "film.dcm", "question": EFFUSION},
+        {"id": "b", "image": "cut.dcm", "question": EFFUSION},
+        {"id": "c", "ecg": str(quick.ecgs[0])},
+        {"id": "d", "image": "film.dcm", "task": "nonsense"},
+        {"id": "e", "image": "film.dcm", "question": "Which side?", "answers": "left, right"},
+        {"id": "f", "icu": str(quick.icu)},
+    ]
+    return written(place / "cases.csv", rows)
+
+
+def written(path: Path, rows: Sequence[dict[str, str]]) -> Path:
+    names = ["id", "image", "ecg", "icu", "task", "question", "answers"]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, names, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def table(path: Path) -> dict[str, dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return {row["id"]: row for row in csv.DictReader(file)}
+
+
+def test_a_bad_row_does_not_lose_the_others_and_is_tried_again(quick: QuickRun, run: LoadedRun, tmp_path: Path) -> None:
+    asked, out = cases(tmp_path, quick), tmp_path / "answers.csv"
+    done = predict(quick, "--csv", asked, "--out", out)
+    assert done.exit_code == 1
+    assert "4 answered, 0 answered before, 2 not answered" in " ".join(done.output.split())
+    rows = table(out)
+    assert list(rows) == ["a", "b", "c", "d", "e", "f"]
+    assert [name for name, row in rows.items() if row["error"]] == ["b", "d"]
+    assert "cut.dcm" in rows["b"]["error"]
+    assert "next step" in rows["d"]["error"]
+    alone = ask(run, Request({"image": quick.images[0]}, question=EFFUSION))
+    assert json.loads(rows["a"]["probabilities"]) == pytest.approx(alone.probabilities, abs=1e-5)
+    assert set(json.loads(rows["e"]["probabilities"])) == {"left", "right"}
+
+    (tmp_path / "cut.dcm").write_bytes(quick.images[1].read_bytes())
+    again = predict(quick, "--csv", asked, "--out", out)
+    assert "1 answered, 4 answered before, 1 not answered" in " ".join(again.output.split())
+    mended = table(out)
+    assert list(mended) == list(rows)
+    assert mended["b"]["answer"]
+    assert {name: mended[name] for name in "acef"} == {name: rows[name] for name in "acef"}
+
+
+def test_answers_are_kept_when_it_is_stopped_midway(
+    quick: QuickRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medfed import batch_asking
+
+    asked, out = cases(tmp_path, quick), tmp_path / "answers.csv"
+    monkeypatch.setattr(batch_asking, "CHUNK", 2)
+    answered, calls = batch_asking.answer_all, []
+
+    def stops(*arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return answered(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(batch_asking, "answer_all", stops)
+    with pytest.raises(KeyboardInterrupt):
+        batch_asking.answer_table(quick.load(), batch_asking.open_tables(asked, out, quick.folder.name))
+    assert list(table(out)) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,picture\n1,a.png\n", "unknown column 'picture'"),
+        ("id,question\n1,Is it?\n", "no column names a file"),
+        ("id,image\n1,a.png\n1,b.png\n", "line 3: its id is there twice"),
+        ("id,image\n,a.png\n", "line 2: its id is empty"),
+    ],
+)
+def test_a_table_that_cannot_be_asked_is_refused_before_the_model_is_loaded(
+    quick: QuickRun, tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "cases.csv").write_text(text, encoding="utf-8")
+    done = predict(quick, "--csv", tmp_path / "cases.csv", "--out", tmp_path / "answers.csv")
+    assert message in str(done.exception)
+    assert not (tmp_path / "answers.csv").exists()
+
+
+def test_another_file_or_another_runs_answers_are_not_written_over(quick: QuickRun, tmp_path: Path) -> None:
+    asked, out = cases(tmp_path, quick), tmp_path / "answers.csv"
+    out.write_text("name,grade\nx,1\n", encoding="utf-8")
+    assert "not a table of answers" in str(predict(quick, "--csv", asked, "--out", out).exception)
+    header = "id,run,task,question,answer,probability,probabilities,experts,error\n"
+    out.write_text(f"{header}a,ffffffff-seed0,mr,q,Yes,0.5,,,\n", encoding="utf-8")
+    assert "answers of another run" in str(predict(quick, "--csv", asked, "--out", out).exception)
+    assert "ffffffff" in out.read_text(encoding="utf-8")

@@ -1,0 +1,165 @@
+"""The page's server: it answers its own page on its own machine, keeps nothing, and says kindly what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from medfed.errors import RunError
+from medfed.play import app as play_app
+from medfed.play.serve import listen
+from play_server import Reply, asked, request, served
+from quick_run import QuickRun
+
+EFFUSION = "Is there a pleural effusion?"
+
+
+@pytest.fixture(scope="module")
+def port(quick: QuickRun) -> Iterator[int]:
+    with served(quick.load()) as number:
+        yield number
+
+
+def post(port: int, path: str, body: bytes, **headers: str) -> Reply:
+    return request(port, "POST", path, body, **({"Origin": f"http://127.0.0.1:{port}"} | headers))
+
+
+def test_everything_the_page_needs_comes_from_itself_under_a_strict_policy(port: int) -> None:
+    page = request(port, "GET", "/")
+    assert page.status == 200
+    assert re.findall(r"https?://", page.text) == []
+    for link in re.findall(r'(?:src|href)="([^"]+)"', page.text):
+        assert request(port, "GET", link).status == 200, link
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "http" not in policy
+    assert page.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1:1", "localhost", ""])
+def test_another_host_name_is_refused(port: int, host: str) -> None:
+    for reply in (
+        request(port, "GET", "/", Host=host.format(port=port)),
+        post(port, "/ask", b"{}", Host=host.format(port=port)),
+    ):
+        assert reply.status == 403
+        assert "Ask" not in reply.text
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "http://127.0.0.1:1", "https://127.0.0.1:{port}", None]
+)
+def test_another_pages_post_is_refused(port: int, quick: QuickRun, origin: str | None) -> None:
+    body = asked(quick.images[:1], question=EFFUSION)
+    headers = {} if origin is None else {"Origin": origin.format(port=port)}
+    assert request(port, "POST", "/ask", body, **headers).status == 403
+    assert post(port, "/ask", body).status == 200
+    assert post(port, "/ask", body, Host=f"localhost:{port}", Origin=f"http://localhost:{port}").status == 200
+
+
+def test_it_looks_and_answers_and_leaves_nothing_behind(
+    port: int, quick: QuickRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    header = quick.ecgs[0]
+    for files in (quick.images[:1], [header, header.with_suffix(".dat")], [quick.icu]):
+        assert post(port, "/look", asked(files)).status == 200
+        assert post(port, "/ask", asked(files, question=EFFUSION)).status == 200
+    assert post(port, "/ask", asked([header], question=EFFUSION)).status == 422
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_is_shown_is_escaped(port: int, quick: QuickRun) -> None:
+    question = "<img src=x onerror=alert(1)> Is it?"
+    reply = post(port, "/ask", asked(quick.images[:1], question=question, answers="<b>a</b>,b"))
+    text = json.loads(reply.text)["answer"]
+    assert "<img" not in text
+    assert "<b>" not in text
+    assert "&lt;img" in text
+
+
+def test_a_mistake_is_told_without_paths_and_the_next_question_is_answered(
+    port: int, quick: QuickRun, tmp_path: Path
+) -> None:
+    broken = tmp_path / "cut.dcm"
+    broken.write_bytes(quick.images[0].read_bytes()[:2000])
+    reply = post(port, "/look", asked([broken]))
+    told = json.loads(reply.text)
+    assert reply.status == 422
+    assert told["what"].startswith("cut.dcm: ")
+    assert tempfile.gettempdir() not in reply.text
+    assert told["hint"]
+    for body, status in ((b"not json", 400), (asked([]), 422), (asked(quick.images[:2]), 422)):
+        assert post(port, "/ask", body).status == status
+    assert post(port, "/ask", asked(quick.images[:1], question=EFFUSION)).status == 200
+
+
+@pytest.mark.parametrize(
+    "name", ["../../escape.dcm", "/etc/escape.dcm", "a\nb.dcm", ".hidden.dcm", "..", "x" * 300 + ".dcm"]
+)
+def test_a_files_name_leads_nowhere(
+    port: int, quick: QuickRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "deep" / "er"))
+    content = json.loads(asked(quick.images[:1], question=EFFUSION))
+    content["files"][0]["name"] = name
+    assert post(port, "/ask", json.dumps(content).encode()).status == 200
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_too_much_is_refused(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(play_app, "MAX_BYTES", 1000)
+    assert post(port, "/ask", b" " * 1001).status == 413
+    assert post(port, "/ask", b" " * 1000).status == 400
+
+
+def test_what_nobody_foresaw_is_one_sentence_without_content(
+    port: int, quick: QuickRun, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*arguments: object) -> None:
+        raise ZeroDivisionError("Mrs Miller")
+
+    monkeypatch.setattr(play_app, "ask", fails)
+    reply = post(port, "/ask", asked(quick.images[:1], question=EFFUSION))
+    assert reply.status == 500
+    assert "ZeroDivisionError" in reply.text
+    assert "Miller" not in reply.text + "".join(capfd.readouterr())
+
+
+def test_only_this_machine_is_listened_to_and_a_taken_port_is_said() -> None:
+    with listen(0) as listening:
+        host, number = listening.getsockname()
+        assert host == "127.0.0.1"
+        with pytest.raises(RunError, match=f"port {number} cannot be used"):
+            listen(number)
+    assert isinstance(listening, socket.socket)
+
+
+def test_the_command_prints_its_address_and_ctrl_c_ends_it(quick: QuickRun) -> None:
+    command = [sys.executable, "-m", "medfed", "play", str(quick.folder), "--cache", str(quick.cache)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            address = re.search(r"http://127\.0\.0\.1:(\d+)/", line)
+            assert address, line
+            assert request(int(address[1]), "GET", "/").status == 200
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+            assert process.stdout.read() in ("ended\n", "")  # silent where the parent has Ctrl-C ignored
+        finally:
+            process.kill()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from medfed.errors import RunError, StudyError
 from medfed.injection.encoding import encode, with_heads
 from medfed.injection.experts import load_experts
-from medfed.injection.foundation import Foundation, load_foundation
+from medfed.injection.foundation import Foundation, HuggingFaceSettings, load_foundation
 from medfed.injection.inject import Injector
 from medfed.models.multimodal import MultimodalModel
 from medfed.processor import FOLDER, ProcessorConfig, module_name
@@ -155,8 +155,7 @@ def _task(config: ProcessorConfig) -> Task:
 def _foundation(config: ProcessorConfig, folder: Path, given: Path | None) -> Foundation:
     """Load the LLM with the task's update in it: the merged model, or the base wrapped by stock PEFT."""
     if config.adapter == "merged":
-        settings = config.foundation.model_copy(update={"model": None, "revision": None})
-        return load_foundation(settings, cache=folder, path=folder)
+        return load_foundation(HuggingFaceSettings(dtype=config.foundation.dtype), cache=folder, path=folder)
     base = Path(config.base_model)
     path = given or (base if config.foundation.model is None else None)
     foundation = load_foundation(config.foundation, cache=folder, path=path)

@@ -22,6 +22,10 @@ from medfed.study import Study
 from medfed.tasks.base import Task
 
 RUN_FILES = ("study.json", "normalisation.json", "scores.json")
+CALIBRATED = (
+    "Its answers are calibrated on unlabelled public examples, which suits balanced accuracy and not the probabilities "
+    "of a rare finding."
+)
 TRUNCATION, CARD = "truncation.json", "README.md"
 
 
@@ -52,6 +56,8 @@ def write_task(run: LoadedRun, folder: Path, task: Task, form: Form, out: Path) 
             save_plain_lora(layers, out, injected.adapted.peft_config[ADAPTER], base, settings.revision)
     config = processor_of(run, task, adapter=adapter, rank=rank, base=base, foundation=settings)
     write_processor(run, config, out)
+    if config.calibration:
+        said.append(CALIBRATED)
     facts = _card_facts(run, task, adapter, said, config.modalities)
     _finish(out, folder, facts)
     return said

@@ -99,7 +99,7 @@ def _core(factors: Factors) -> tuple[Float[Tensor, "out left"], Float[Tensor, "l
 
 def _cut(factors: Factors, rank: int) -> tuple[Factors, Loss]:
     left, core, right = _core(factors)
-    U, values, Vh = torch.linalg.svd(core)
+    U, values, Vh = torch.linalg.svd(core, full_matrices=False)
     root = values[:rank].sqrt()  # half to each side, so that neither overflows a half-precision server
     up, down = left @ (U[:, :rank] * root), (Vh[:rank] * root.unsqueeze(1)) @ right.T
     missing = rank - len(root)  # a layer narrower than the rank: zeros, so that all layers have one rank

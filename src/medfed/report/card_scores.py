@@ -11,6 +11,8 @@ from medfed.report.read import RunFiles
 from medfed.report.records import ScoreRow
 
 MODEL = "fedkim"
+CLOSED, OPEN = ("auroc", "accuracy"), ("token_f1",)
+"""Metrics of the table of all tasks."""
 PARTS = {None: "", "all": "", "closed": " (closed questions)", "open": " (open questions)"}
 TITLES: Mapping[str, str] = {**{metric.name: metric.title for metric in METRICS}, **TEXT_METRICS}
 
@@ -26,13 +28,14 @@ def task_scores(run: RunFiles, task: str) -> str:
     mine = [row for row in _rows(run) if row.task == task]
     if not mine:
         return "This task was not scored in the run."
-    return "\n\n".join(_part(mine, part) for part in PARTS if any(row.part == part for row in mine))
+    groups = dict.fromkeys((row.part, row.n) for row in mine)  # of closed questions not all have a known class
+    return "\n\n".join(_table([row for row in mine if (row.part, row.n) == group]) for group in groups)
 
 
 def all_scores(run: RunFiles) -> str:
-    """Return one line per task: the injected LLM beside the best constant answer."""
+    """Return lines for every task: the injected LLM beside the best constant answer."""
     rows = _rows(run)
-    lines = [_line(run, rows, task) for task in ordered(run, [row.task for row in rows])]
+    lines = [line for task in ordered(run, [row.task for row in rows]) for line in _lines(run, rows, task)]
     head = ["task", "", "n", "metric", model_title(MODEL), "best constant answer"]
     return table(head, lines)
 
@@ -41,15 +44,14 @@ def _rows(run: RunFiles) -> list[ScoreRow]:
     return [*run.scores.rows, *run.open_scores.rows]
 
 
-def _part(rows: Sequence[ScoreRow], part: str | None) -> str:
-    mine = [row for row in rows if row.part == part]
-    found = {(row.model, row.metric): row for row in mine}
-    metrics = [name for name in TITLES if any(row.metric == name for row in mine)]
-    models = model_order([row.model for row in mine])
+def _table(rows: Sequence[ScoreRow]) -> str:
+    found = {(row.model, row.metric): row for row in rows}
+    metrics = [name for name in TITLES if any(row.metric == name for row in rows)]
+    models = model_order([row.model for row in rows])
     lines = [[model_title(model), *(_cell(found.get((model, name))) for name in metrics)] for model in models]
-    positive = f", {mine[0].num_positive} positive" if mine[0].num_positive is not None else ""
-    size = f"n = {mine[0].n}{positive}{PARTS[part]}; value [95 % interval]"
-    return f"{size}:\n\n{table(['model', *(TITLES[name] for name in metrics)], lines)}{_reasons(mine)}"
+    positive = f", {rows[0].num_positive} positive" if rows[0].num_positive is not None else ""
+    size = f"n = {rows[0].n}{positive}{PARTS[rows[0].part]}; value [95 % interval]"
+    return f"{size}:\n\n{table(['model', *(TITLES[name] for name in metrics)], lines)}{_reasons(rows)}"
 
 
 def _reasons(rows: Sequence[ScoreRow]) -> str:
@@ -60,18 +62,14 @@ def _reasons(rows: Sequence[ScoreRow]) -> str:
 def _cell(row: ScoreRow | None) -> str:
     if row is None:
         return ""
-    return f"{number(row.value)} {bounds(row)}".strip()
+    return f"{number(row.value)} {bounds(row, 3)}".strip()
 
 
-def _line(run: RunFiles, rows: Sequence[ScoreRow], task: str) -> list[str]:
+def _lines(run: RunFiles, rows: Sequence[ScoreRow], task: str) -> Iterator[list[str]]:
     mine = [row for row in rows if row.task == task and row.part in (None, "all")]
-    metric = "auroc" if mine[0].part is None else "token_f1"
-    shown = [row for row in mine if row.metric == metric]
-    ours = next((row for row in shown if row.model == MODEL), None)
-    constants = sorted(_constants(shown), key=lambda row: row.value or 0.0)
-    best = f"{number(constants[-1].value)} ({model_title(constants[-1].model).lower()})" if constants else ""
-    return [task_title(run, task), mine[0].role, str(mine[0].n), TITLES[metric], _cell(ours), best]
-
-
-def _constants(rows: Sequence[ScoreRow]) -> Iterator[ScoreRow]:
-    return (row for row in rows if is_constant(row.model))
+    for metric in CLOSED if mine[0].part is None else OPEN:
+        shown = [row for row in mine if row.metric == metric]
+        ours = next((row for row in shown if row.model == MODEL), None)
+        constants = sorted((row for row in shown if is_constant(row.model)), key=lambda row: row.value or 0.0)
+        best = f"{number(constants[-1].value)} ({model_title(constants[-1].model).lower()})" if constants else ""
+        yield [task_title(run, task), mine[0].role, str(mine[0].n), TITLES[metric], _cell(ours), best]

@@ -68,7 +68,7 @@ def _front(run: RunFiles, facts: CardFacts) -> str:
     """YAML; JSON texts are YAML texts, so nothing in them can be read as something else."""
     fields: dict[str, object] = {
         "base_model": facts.base_model,
-        "library_name": "transformers" if facts.kind == "merged" else "peft" if facts.kind != "none" else "medfed",
+        "library_name": {"merged": "transformers", "lora": "peft"}.get(facts.kind, "medfed"),
         "license": "other",
         "license_name": "as-base-model-and-data",
         "tags": ["medfed", "medical", "federated-learning", *(["lora"] if facts.kind in ("lora", "routed") else [])],
@@ -81,14 +81,15 @@ def _front(run: RunFiles, facts: CardFacts) -> str:
 
 
 def _summary(run: RunFiles, facts: CardFacts) -> str:
-    algorithm = run.study.get("algorithm")
+    algorithm, rounds = run.study.get("algorithm"), run.study.get("rounds")
     by = algorithm.get("name") if isinstance(algorithm, dict) else algorithm
-    rounds = run.study.get("rounds")
-    count = rounds.get("num_rounds") if isinstance(rounds, dict) else "?"
+    count = rounds.get("num_rounds") if isinstance(rounds, dict) else "unknown"
+    who = f"Hospitals trained encoders on data that never left them ({by}, rounds: {count})"
+    if run.study.get("federate") is False:
+        who = f"No hospital took part: encoders were trained on the server's public data alone (rounds: {count})"
     lines = [
-        f"Hospitals trained encoders on data that never left them ({by}, {count} rounds); a server injected what they "
-        f"learned into the frozen LLM {facts.base_name} (federated knowledge injection, Wang et al. 2024). "
-        f"Study `{run.name}`, run `{run.folder.name}`, medfed {run.provenance.medfed}, "
+        f"{who}; a server injected what was learned into the frozen LLM {facts.base_name} (federated knowledge "
+        f"injection, Wang et al. 2024). Study `{run.name}`, run `{run.folder.name}`, medfed {run.provenance.medfed}, "
         f"commit `{run.provenance.commit or 'unknown'}`."
     ]
     if facts.question:
@@ -162,8 +163,8 @@ def _ends(run: RunFiles) -> list[str]:
         "In here: weights of encoders, heads, projectors and adapter; per channel a mean and a spread pooled over all "
         "hospitals' training examples; counts of examples; scores. Not in here: records, images, signals, texts, "
         "identifiers or predictions of patients, or any one hospital's update.\n\n"
-        "Encoders and heads are sums of updates from hospitals; projectors and adapter were trained on the server's "
-        "public examples. No noise was added to any of them, so weights may still tell whether somebody was among the "
-        "training examples. The terms of the datasets and of the base model hold for what was made from them: check "
-        "them before you share this folder.",
+        "Encoders and heads were trained at the hospitals and on the server's public examples, projectors and adapter "
+        "on the public examples. No noise was added to any of them, so weights may still tell whether somebody was "
+        "among the training examples. The terms of the datasets and of the base model hold for what was made from "
+        "them: check them before you share this folder.",
     ]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medfed.errors import RunError, StudyError
-from medfed.exporting import Form, write_routed, write_task
+from medfed.export_files import Form, write_routed, write_task
 from medfed.loaded import LoadedRun
 from medfed.registry import lookup
 from medfed.rundir import RunDir, written_whole

@@ -21,7 +21,7 @@ from finished_runs import OFFSETS, UNTRAINED, finished_run, llm_folder
 from medfed.cli import app
 from medfed.errors import MedfedError, RunError, StudyError
 from medfed.export import export_run
-from medfed.exported import ExportedTask
+from medfed.exported import ExportedTask, Processor
 from medfed.injection.folded import folded
 from medfed.loaded import LoadedRun
 from medfed.report.names import bounds, number
@@ -78,11 +78,8 @@ def samples(task: str, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def prompts(exports: Path, llm: Path) -> dict[str, Tensor]:
-    return {
-        name: ExportedTask.load(exports / name, foundation=llm).embeddings(samples(task)).clone()
-        for name, task in TASK_OF.items()
-    }
+def prompts(exports: Path) -> dict[str, Tensor]:
+    return {name: Processor.load(exports / name).embeddings(samples(task)).clone() for name, task in TASK_OF.items()}
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +182,7 @@ def test_a_missing_modality_and_another_question_are_borne(exports: Path, llm: P
     whole = exported.embeddings(raw)
     del raw["labs"]
     assert len(exported.embeddings(raw)) < len(whole)
+    assert torch.equal(whole, Processor.load(exports / "mp").embeddings(samples("mp")))
     asked = task.model_copy(update={"question": "Is it red?"})
     expected, found = loaded.ask(asked, raw), exported.probabilities(raw, "Is it red?")
     assert found["Yes"] == pytest.approx(expected["Yes"], abs=1e-5)
@@ -304,7 +302,7 @@ def test_an_export_that_fails_leaves_nothing_behind(
     def fails(*_: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("medfed.exporting.model_card", fails)
+    monkeypatch.setattr("medfed.export_files.model_card", fails)
     with pytest.raises(RunError, match="No space left"):
         export_run(run, tmp_path / "out", tmp_path, llm, tasks=["cd"])
     assert list(tmp_path.iterdir()) == []

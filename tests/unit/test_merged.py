@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from finished_runs import llm_folder
 from injection_toys import language_model
@@ -44,3 +44,21 @@ def test_a_4_bit_model_is_refused_and_nothing_is_written(tmp_path: Path) -> None
     with pytest.raises(StudyError, match=r"quantised[\s\S]*without --merge"):
         save_merged(quantised, update(), tmp_path / "out", str(tmp_path / "llm"), None)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_merged_folder_loads_with_the_update_in_it_tied_embeddings_or_not(tied: bool, tmp_path: Path) -> None:
+    folder, ids = llm_folder(tmp_path, tie_word_embeddings=tied), torch.tensor([[1, 40, 77, 90]])
+    model, factors = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), update()[LAYER]
+    (tmp_path / "out").mkdir()
+    save_merged(model, update(), tmp_path / "out", str(folder), None)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    with torch.no_grad():
+        base = model(input_ids=ids).logits
+        model.get_submodule(LAYER).weight += factors.up @ factors.down
+        expected, found = model(input_ids=ids).logits, again(input_ids=ids).logits
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert (expected - base).abs().max() > 0.1
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").encode("Yes") == AutoTokenizer.from_pretrained(
+        folder
+    ).encode("Yes")

@@ -101,11 +101,11 @@ def _loading(facts: CardFacts) -> str:
     task = """\
 ```python
 from pathlib import Path
-from medfed.exported import ExportedTask
+from medfed.exported import ExportedTask, Processor
 
-task = ExportedTask.load(Path("."))             # --foundation elsewhere: foundation=Path(...)
-task.probabilities({"MODALITY": array})         # answer → probability
-task.embeddings({"MODALITY": array})            # [position, width]: the prompt, for a server
+task = ExportedTask.load(Path("."))                            # the LLM elsewhere: foundation=Path(...)
+task.probabilities({"MODALITY": array})                        # answer → probability
+Processor.load(Path(".")).embeddings({"MODALITY": array})      # the prompt, for a server; no LLM
 ```"""
     stock = {
         "lora": 'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), ".")',

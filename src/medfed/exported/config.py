@@ -1,35 +1,28 @@
-"""What an exported task needs beside the LLM: how a sample becomes prompt embeddings, as JSON and safetensors.
+"""What an exported task needs beside the LLM, as ``processor/processor.json`` says it.
 
-``processor/`` of an export holds ``processor.json`` (:class:`ProcessorConfig`), ``encoders.safetensors``,
-``projectors.safetensors`` and, where the recipe shows the LLM what the heads say, ``heads.safetensors``. The prompt is
-``before_ids``, the projected tokens of everything in ``shown`` that is there, ``after_ids``; absent modalities are left
-out. :class:`medfed.exported.ExportedTask` reads it.
+The prompt is ``before_ids``, the projected tokens of everything in ``shown`` that is there, ``after_ids``; absent
+modalities are left out.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Shaped
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from medfed import __version__
 from medfed.errors import RunError
-from medfed.injection.encoding import HEAD
 from medfed.injection.foundation import HuggingFaceSettings
 from medfed.injection.prompt import ANSWER, CUE, QUESTION
 from medfed.injection.settings import InjectionSettings
-from medfed.loaded import LoadedRun
 from medfed.modalities import ENCODERS, MODALITIES
-from medfed.modalities.base import Encoder, EncoderSpec, Modality
+from medfed.modalities.base import EncoderSpec, Modality
 from medfed.registry import lookup
-from medfed.tasks.base import Task
 
 FOLDER, CONFIG = "processor", "processor.json"
 Adapter = Literal["lora", "merged", "none"]
@@ -71,10 +64,10 @@ class ModalityConfig(_Frozen):
     def spec(self) -> EncoderSpec:
         """Return the encoder's settings."""
         fields = dict(self.encoder)
-        return lookup(ENCODERS, fields.pop("name"), "encoder").model_validate(fields)  # type: ignore[type-var]
+        return lookup(ENCODERS, fields.pop("name"), "encoder").model_validate(fields)
 
-    def normalised(self, raw: np.ndarray) -> Tensor:
-        """Return a raw array as a batch of one sample, ``[1, *sample]``."""
+    def normalised(self, raw: Shaped[np.ndarray, "..."]) -> Shaped[Tensor, "1 *sample"]:
+        """Return a raw array as a batch of one normalised sample."""
         modality = self.modality()
         sample = modality.prepare(raw)[None]
         return torch.from_numpy(modality.normalise(sample, np.array(self.mean), np.array(self.std)))
@@ -150,81 +143,6 @@ class ProcessorConfig(_Frozen):
             raise RunError(f"{place}: {problem['msg']}", where=path, hint=hint) from error
 
 
-def processor_of(
-    run: LoadedRun, task: Task, *, adapter: Adapter, rank: int | None, base: str, foundation: HuggingFaceSettings
-) -> ProcessorConfig:
-    """Return the configuration of ``task`` in ``run``, whose LLM loads from ``base`` as ``foundation`` says."""
-    injected, heads = run.injector.injected, head_tasks(run, task)
-    prompt = injected.prompt(task)
-    key = f"{task.name}: "
-    return ProcessorConfig(
-        task=task.model_dump(mode="json"),
-        trained=task.name in run.study.train,
-        adapter=adapter,
-        rank=rank,
-        expert_weights=tuple(injected.alpha([task])[0].tolist()),
-        foundation=foundation,
-        base_model=base,
-        prompt=PromptConfig(before_ids=prompt.before, after_ids=prompt.after, answer_ids=prompt.answers),
-        shown=(*task.modalities, *(f"{HEAD}{name}" for name in heads)),
-        modalities={name: modality_config(run, name) for name in task.modalities},
-        heads=heads,
-        calibration={
-            name.removeprefix(key): tuple(offset)
-            for name, offset in run.injector.offsets.items()
-            if name.startswith(key)
-        },
-        injection=run.study.injection,
-        max_new_tokens=run.study.evaluation.max_new_tokens,
-    )
-
-
-def head_tasks(run: LoadedRun, task: Task) -> tuple[str, ...]:
-    """Return the trained tasks whose heads speak in the prompt of ``task``, in the order in which they do."""
-    if not run.study.injection.head_tokens:
-        return ()
-    return tuple(name for name, trained in run.model.tasks.items() if trained.modalities == task.modalities)
-
-
-def write_processor(run: LoadedRun, config: ProcessorConfig, folder: Path) -> None:
-    """Write ``processor/`` into ``folder``."""
-    place = folder / FOLDER
-    place.mkdir()
-    (place / CONFIG).write_text(config.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    projectors = run.injector.injected.projectors
-    shown = {module_name(name): projectors[module_name(name)] for name in config.shown}
-    save_modules(shown, place / "projectors.safetensors")
-    save_modules({name: run.model.encoders[name] for name in config.modalities}, place / "encoders.safetensors")
-    if config.heads:
-        save_modules({name: run.model.heads[name] for name in config.heads}, place / "heads.safetensors")
-
-
 def module_name(shown: str) -> str:
     """Return the projector's name of what is shown: PyTorch allows no dot in a module's name."""
     return shown.replace(".", "-")
-
-
-def save_modules(modules: Mapping[str, nn.Module], path: Path) -> None:
-    """Write the weights and buffers of ``modules``, by name, to one safetensors file."""
-    tensors = {
-        f"{name}.{key}": value.detach().cpu().contiguous().clone()
-        for name, module in modules.items()
-        for key, value in module.state_dict().items()
-    }
-    save_file(tensors, path)
-
-
-def modality_config(run: LoadedRun, name: str) -> ModalityConfig:
-    """Return how ``run`` reads the modality ``name``."""
-    modality, spec, moments = run.study.modality(name), run.study.encoders[name], run.moments[name]
-    return ModalityConfig(
-        settings=modality.model_dump(mode="json"),
-        units=modality.units,
-        sample_shape=modality.sample_shape,
-        prepare=inspect.getdoc(modality.prepare) or "",
-        normalise=inspect.getdoc(modality.normalise) or "",
-        mean=tuple(moments.mean.tolist()),
-        std=tuple(moments.std.tolist()),
-        encoder={"name": spec.name, **spec.model_dump(mode="json")},
-        dim=cast(Encoder, run.model.encoders[name]).dim,
-    )

@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from medfed.exported import SUMS, sha256_of
+from medfed.export_processor import modality_config, processor_of, save_modules, write_processor
+from medfed.exported.config import Adapter, ModalityConfig
+from medfed.exported.sums import SUMS, sha256_of
 from medfed.injection.experts import ADAPTER
 from medfed.injection.folded import folded, save_plain_lora
 from medfed.injection.foundation import Foundation, HuggingFaceSettings
 from medfed.injection.lowrank import Factors, Truncation, truncated
 from medfed.injection.merged import save_merged
 from medfed.loaded import LoadedRun
-from medfed.processor import Adapter, ModalityConfig, modality_config, processor_of, save_modules, write_processor
 from medfed.report.model_card import CardFacts, model_card
 from medfed.report.read import read_run
 from medfed.study import Study

@@ -17,6 +17,7 @@ run() { # COMMAND…: run it and return its status, however often a signal inter
   local status=0
   "$@" &
   child=$!
+  if [ -n "$stopping" ]; then kill -TERM "$child" 2>/dev/null || true; fi # told while the child had no name yet
   wait "$child" || status=$?
   while kill -0 "$child" 2>/dev/null; do
     status=0

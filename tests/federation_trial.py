@@ -319,6 +319,7 @@ def free_port() -> int:
 
 def _command(arguments: list[str], log: str, faults: tuple[Fault, ...], heartbeat: float) -> None:
     """Be ``medfed ARGUMENTS`` in this process."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(output, 1)
     os.dup2(output, 2)

@@ -6,8 +6,10 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -27,6 +29,7 @@ from medfed.loaded import LoadedRun
 from medfed.report.names import bounds, number
 from medfed.report.records import ScoreFile
 from medfed.tasks import TASKS
+from page_walk import PAGE
 
 RANK = 6
 """3 experts of rank 2."""
@@ -206,6 +209,47 @@ def test_a_server_can_score_by_the_embeddings_and_the_token_ids_alone(
     task = TASKS[TASK_OF[name]]
     found, expected = by_first_tokens(exports / name, stock[name]), loaded.ask(task, samples(task.name))
     assert found == pytest.approx(expected, abs=1e-5)
+
+
+class Engine:
+    """Stands in for vLLM, with the injected model behind it: what the page's Python asks of it, it answers."""
+
+    options: ClassVar[dict[str, object]] = {}
+    behind: ClassVar[LoadedRun]
+
+    def __init__(self, model: str, **options: object) -> None:
+        type(self).options = options
+
+    def generate(self, prompt: Mapping[str, Tensor], asked: SimpleNamespace, lora_request: Sequence[object]) -> list:
+        name, number, path = lora_request
+        assert (name, number, Path(str(path)).name) == ("cd", 1, "cd")
+        last = injected_logits(self.behind, "cd", prompt["prompt_embeds"].float())[-1]
+        kept = last[asked.allowed_token_ids].log_softmax(-1)  # processed: after the other tokens are ruled out
+        found = {t: SimpleNamespace(logprob=v) for t, v in zip(asked.allowed_token_ids, kept.tolist(), strict=True)}
+        assert len(found) == asked.logprobs
+        return [SimpleNamespace(outputs=[SimpleNamespace(logprobs=[found])])]
+
+
+def test_the_python_of_the_deployment_page_gives_the_probabilities(
+    exports: Path, loaded: LoadedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    (tmp_path / "served").symlink_to(exports)
+    monkeypatch.chdir(tmp_path)
+    Engine.behind = loaded
+    vllm, request = ModuleType("vllm"), ModuleType("vllm.lora.request")
+    monkeypatch.setattr(vllm, "LLM", Engine, raising=False)
+    monkeypatch.setattr(vllm, "SamplingParams", SimpleNamespace, raising=False)
+    monkeypatch.setattr(request, "LoRARequest", lambda *parts: parts, raising=False)
+    for name, module in (("vllm", vllm), ("vllm.lora", ModuleType("vllm.lora")), ("vllm.lora.request", request)):
+        monkeypatch.setitem(sys.modules, name, module)
+    names = {"grey": samples("cd")["image"]}
+    exec(compile(code, str(PAGE), "exec"), names)  # noqa: S102
+    assert Engine.options["max_lora_rank"] == 128
+    rounded = Processor.load(exports / "cd").embeddings(samples("cd")).bfloat16().float()
+    expected = by_first_tokens(exports / "cd", injected_logits(loaded, "cd", rounded))
+    assert names["probabilities"] == pytest.approx(expected, abs=1e-5)
+    assert names["probabilities"] == pytest.approx(loaded.ask(TASKS["cd"], samples("cd")), abs=0.05), "bfloat16 prompts"
 
 
 def test_calibration_travels(exports: Path) -> None:

@@ -198,14 +198,21 @@ def report(
 def export(
     folder: RunFolder,
     out: Annotated[Path, typer.Option("--out", help="A new folder")],
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option("--task", help="Write this task as an ordinary LoRA; several get a folder each"),
+    ] = None,
+    rank: Annotated[int | None, typer.Option("--rank", help="Cut the LoRA to this rank, and print the error")] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Write a whole model with the task's LoRA in it")] = False,
     cache: Cache = DEFAULT_CACHE,
     foundation: Foundation = None,
 ) -> None:
-    """Write a run's adapter (PEFT), encoders and projectors (safetensors) to a folder."""
+    """Write a run's adapter for others: the routed one, or with --task a LoRA that any server takes."""
     from medfed.export import export_run
 
-    export_run(folder, out, cache.expanduser(), foundation)
-    typer.echo(out)
+    written = export_run(folder, out, cache.expanduser(), foundation, tasks=tasks or [], rank=rank, merge=merge)
+    for exported in written:
+        typer.echo("\n".join([str(exported.folder), *(f"  {sentence}" for sentence in exported.said)]))
 
 
 @app.command()

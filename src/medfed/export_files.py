@@ -1,0 +1,167 @@
+"""The files of an export: one task as an ordinary adapter or a merged model, or the routed adapter of all tasks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from medfed.export_processor import modality_config, processor_of, save_modules, write_processor
+from medfed.exported.config import Adapter, ModalityConfig
+from medfed.exported.sums import SUMS, sha256_of
+from medfed.injection.experts import ADAPTER
+from medfed.injection.folded import folded, save_plain_lora
+from medfed.injection.foundation import Foundation, HuggingFaceSettings
+from medfed.injection.lowrank import Factors, Truncation, truncated
+from medfed.injection.merged import save_merged
+from medfed.loaded import LoadedRun
+from medfed.report.model_card import CardFacts, model_card
+from medfed.report.read import read_run
+from medfed.study import Study
+from medfed.tasks.base import Task
+
+RUN_FILES = ("study.json", "normalisation.json", "scores.json")
+CALIBRATED = (
+    "Its answers are calibrated on unlabelled public examples, which suits balanced accuracy and not the probabilities "
+    "of a rare finding."
+)
+TRUNCATION, CARD = "truncation.json", "README.md"
+
+
+class Form(NamedTuple):
+    """How a task is written: cut to ``rank`` or, with ``merge``, as a whole model."""
+
+    rank: int | None
+    merge: bool
+
+
+def write_task(run: LoadedRun, folder: Path, task: Task, form: Form, out: Path) -> list[str]:
+    """Write ``task`` of the run in ``folder`` to ``out`` and return sentences on what was written."""
+    out.mkdir(exist_ok=True)
+    injected = run.injector.injected
+    base, settings = source_of(injected.foundation), loading(run.study)
+    adapter: Adapter = "none" if injected.adapted is None else "merged" if form.merge else "lora"
+    said, rank = ["The LLM has no experts (FedPlug), so there is no adapter: encoders and projectors only."], None
+    if injected.adapted is not None:
+        layers = folded(injected, task)
+        rank, said = _rank(layers), _sentences(run, task, adapter)
+        if form.rank is not None:
+            cut = truncated(layers, form.rank)
+            layers, rank = cut.factors, cut.rank
+            said.append(_write_truncation(cut, _rank(folded(injected, task)), out / TRUNCATION))
+        if form.merge:
+            save_merged(injected.foundation.model, layers, out, base, settings.revision)
+        else:
+            save_plain_lora(layers, out, injected.adapted.peft_config[ADAPTER], base, settings.revision)
+    config = processor_of(run, task, adapter=adapter, rank=rank, base=base, foundation=settings)
+    write_processor(run, config, out)
+    if config.calibration:
+        said.append(CALIBRATED)
+    facts = _card_facts(run, task, adapter, said, config.modalities)
+    _finish(out, folder, facts)
+    return said
+
+
+def write_routed(run: LoadedRun, folder: Path, out: Path) -> list[str]:
+    """Write the run's routed adapter, encoders, heads and projectors to ``out``, for medfed to read."""
+    run.injector.save(out)
+    save_modules(dict(run.model.encoders.items()), out / "encoders.safetensors")
+    save_modules(dict(run.model.heads.items()), out / "heads.safetensors")
+    for name in RUN_FILES:
+        shutil.copyfile(folder / name, out / name)
+    settings = run.study.injection
+    said = [f"{settings.num_experts} experts of rank {settings.rank} and their router; one adapter for all tasks."]
+    if run.injector.injected.adapted is None:
+        said = ["The LLM has no experts (FedPlug), so there is no adapter: encoders and projectors only."]
+    inputs = {name: modality_config(run, name) for name in run.study.encoders}
+    _finish(out, folder, _card_facts(run, None, "routed", said, inputs))
+    return said
+
+
+def source_of(foundation: Foundation) -> str:
+    """Return what transformers and PEFT can load the LLM from: its name on the Hub, or its folder."""
+    source = str(getattr(foundation, "source", "") or getattr(foundation.model, "name_or_path", "") or foundation.name)
+    return str(Path(source).resolve()) if Path(source).is_dir() else source
+
+
+def loading(study: Study) -> HuggingFaceSettings:
+    """Return how the LLM of ``study`` is loaded, once it lies in a folder."""
+    settings = study.foundation
+    return settings if isinstance(settings, HuggingFaceSettings) else HuggingFaceSettings(dtype="float32")
+
+
+def _rank(layers: Mapping[str, Factors]) -> int:
+    return max(len(factors.down) for factors in layers.values())
+
+
+def _sentences(run: LoadedRun, task: Task, adapter: Adapter) -> list[str]:
+    settings = run.study.injection
+    total = settings.num_experts * settings.rank
+    how = "merged into the LLM's weights" if adapter == "merged" else "scaling 1"
+    said = [f"A LoRA of rank {total} = {settings.num_experts} experts · rank {settings.rank}, {how}."]
+    if settings.num_experts > 1:
+        weights = ", ".join(f"{weight:.3f}" for weight in run.injector.injected.alpha([task])[0].tolist())
+        said.append(f"The experts' weights for this task are folded in: {weights}.")
+    if task.name not in run.study.train:
+        said.append("The run did not train this task: the router read its description.")
+    return said
+
+
+def _write_truncation(cut: Truncation, full: int, path: Path) -> str:
+    layers = {
+        name: {"relative_error": loss.relative_error, "energy_kept": loss.energy_kept}
+        for name, loss in cut.losses.items()
+    }
+    facts = {
+        "rank": cut.rank,
+        "full_rank": full,
+        "relative_error": cut.overall.relative_error,
+        "energy_kept": cut.overall.energy_kept,
+        "worst_layer": cut.worst,
+        "layers": layers,
+    }
+    path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    worst = cut.losses[cut.worst].relative_error
+    return (
+        f"Rank {cut.rank} of {full} by singular value decomposition: relative error {cut.overall.relative_error:.6f}, "
+        f"worst {worst:.6f} in {cut.worst}, energy kept {cut.overall.energy_kept:.6f}."
+    )
+
+
+def _card_facts(
+    run: LoadedRun,
+    task: Task | None,
+    kind: str,
+    said: Sequence[str],
+    inputs: Mapping[str, ModalityConfig],
+) -> CardFacts:
+    foundation, study = run.injector.injected.foundation, run.study
+    used = {one.dataset: "test" for one in study.tasks}
+    used |= {one.dataset: "training and test" for one in study.train_tasks}
+    return CardFacts(
+        task=None if task is None else task.name,
+        title="all tasks, routed" if task is None else task.title,
+        question="" if task is None else task.question,
+        kind=kind,
+        base_model=source_of(foundation),
+        base_name=foundation.name,
+        update=said,
+        inputs={name: _in_words(config) for name, config in inputs.items()},
+        datasets=used,
+    )
+
+
+def _in_words(config: ModalityConfig) -> str:
+    shape = " × ".join(map(str, config.sample_shape))
+    return f"{shape}, {config.units}; encoder {config.encoder['name']}, {config.dim} wide"
+
+
+def _finish(out: Path, folder: Path, facts: CardFacts) -> None:
+    """Write the card and the checksums of everything, the card's own among them."""
+    sums = {str(path.relative_to(out)): sha256_of(path) for path in sorted(out.rglob("*")) if path.is_file()}
+    (out / CARD).write_text(model_card(read_run(folder), facts, sums), encoding="utf-8")
+    sums[CARD] = sha256_of(out / CARD)
+    lines = [f"{digest}  {name}\n" for name, digest in sums.items()]
+    (out / SUMS).write_text("".join(lines), encoding="utf-8")

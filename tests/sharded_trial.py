@@ -90,14 +90,14 @@ def sharded(folder: Path, rank: int) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD), LOCAL_WORLD_SIZE=str(WORLD))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=sys.argv[2])
     accelerator = Accelerator(cpu=True)
-    accelerator.state.distributed_type = DistributedType.FSDP
-    accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
     for dtype in DTYPES:
         _train_share(folder / dtype, rank, fresh(dtype), accelerator)
     PartialState().destroy_process_group()
 
 
 def _train_share(folder: Path, rank: int, model: InjectedModel, accelerator: Accelerator) -> None:
+    accelerator.state.distributed_type = DistributedType.FSDP  # accelerate's optimizer sets it back on a CPU
+    accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
     whole = {name: value.numel() for name, value in model.llm.named_parameters()}
     experts = shard(model, accelerator, torch.optim.SGD(expert_params(model), lr=0.1, momentum=0.9))
     rest = torch.optim.SGD(whole_params(model), lr=0.1, momentum=0.9)

@@ -31,12 +31,16 @@ from medfed.rng import torch_seeded
 CONFIG = Path(__file__).parents[1] / "deploy" / "fsdp.json"
 STEPS, SHARE = 4, 4
 WORLD = 2
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""Of the frozen LLM; experts are float32 on both."""
 
 
-def fresh() -> InjectedModel:
+def fresh(dtype: str = "float32") -> InjectedModel:
     """A model whose experts already do something, the same at every call."""
+    base = foundation()
+    base.model.to(DTYPES[dtype])
     with torch_seeded("sharded", "model"):
-        model = InjectedModel(foundation(), {"image": 5, "sound": 7}, settings(dropout=0.0)).eval()
+        model = InjectedModel(base, {"image": 5, "sound": 7}, settings(dropout=0.0)).eval()
         for value in expert_params(model):
             torch.nn.init.normal_(value, std=0.1)
     return model
@@ -67,9 +71,9 @@ def _share(step: int, rank: int) -> tuple[int, int]:
     return start, start + SHARE
 
 
-def alone(folder: Path) -> None:
+def alone(folder: Path, dtype: str) -> None:
     """Train in one process, on the whole batches."""
-    model = fresh()
+    model = fresh(dtype)
     optimizer = torch.optim.SGD([*expert_params(model), *whole_params(model)], lr=0.1, momentum=0.9)
     losses = []
     for step in range(STEPS):
@@ -80,15 +84,20 @@ def alone(folder: Path) -> None:
 
 
 def sharded(folder: Path, rank: int) -> None:
-    """Train one of two processes, on its share."""
+    """Train in one of two processes, on its share, one LLM after the other."""
     args, _, _ = _validate_launch_command(launch_command_parser().parse_args(["--config_file", str(CONFIG), "none"]))
     os.environ.update(prepare_multi_gpu_env(args))
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD), LOCAL_WORLD_SIZE=str(WORLD))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=sys.argv[2])
     accelerator = Accelerator(cpu=True)
-    accelerator.state.distributed_type = DistributedType.FSDP
+    for dtype in DTYPES:
+        _train_share(folder / dtype, rank, fresh(dtype), accelerator)
+    PartialState().destroy_process_group()
+
+
+def _train_share(folder: Path, rank: int, model: InjectedModel, accelerator: Accelerator) -> None:
+    accelerator.state.distributed_type = DistributedType.FSDP  # accelerate's optimizer sets it back on a CPU
     accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
-    model = fresh()
     whole = {name: value.numel() for name, value in model.llm.named_parameters()}
     experts = shard(model, accelerator, torch.optim.SGD(expert_params(model), lr=0.1, momentum=0.9))
     rest = torch.optim.SGD(whole_params(model), lr=0.1, momentum=0.9)
@@ -106,11 +115,10 @@ def sharded(folder: Path, rank: int) -> None:
     }
     facts = {"losses": losses, "whole": whole, "local": local, "foundation_is_llm": model.foundation.model is model.llm}
     _write(folder / f"rank{rank}", model, adapter_state(model), facts)
-    PartialState().destroy_process_group()
 
 
 def _write(folder: Path, model: InjectedModel, state: dict[str, Tensor], facts: dict[str, object]) -> None:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     assert model.adapted is not None
     save_experts(model.adapted, folder, "toy", state)
     projectors = {name: value.contiguous() for name, value in model.projectors.state_dict().items()}
@@ -129,4 +137,5 @@ if __name__ == "__main__":
         child.join()
     if any(child.exitcode for child in children):
         sys.exit("a sharded process failed")
-    alone(target)
+    for name in DTYPES:
+        alone(target / name, name)

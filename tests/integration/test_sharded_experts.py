@@ -24,7 +24,7 @@ RANKS = ("rank0", "rank1")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders ``alone``, ``rank0``, ``rank1``: each an adapter, projectors and facts."""
+    """Folders by the LLM's dtype, in each ``alone``, ``rank0``, ``rank1``: an adapter, projectors and facts."""
     folder = tmp_path_factory.mktemp("sharded")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -33,7 +33,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     script = [sys.executable, sharded_trial.__file__, str(folder), str(port)]
     ended = subprocess.run(script, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-2000:]
-    return folder
+    return folder / "float32"
 
 
 def facts(folder: Path) -> dict[str, Any]:
@@ -46,6 +46,15 @@ def test_losses_are_those_of_one_process(trained: Path, rank: str) -> None:
     alone = facts(trained / "alone")["losses"]
     assert facts(trained / rank)["losses"] == pytest.approx(alone, abs=1e-5)
     assert max(alone) - min(alone) > 0.1, "training must change the loss, or equal losses prove nothing"
+
+
+@pytest.mark.parametrize("rank", RANKS)
+def test_float32_experts_on_a_bfloat16_llm_train_sharded_too(trained: Path, rank: str) -> None:
+    folder = trained.parent / "bfloat16"
+    losses, alone = facts(folder / rank)["losses"], facts(folder / "alone")["losses"]
+    assert losses[0] == pytest.approx(alone[0], abs=1e-5), "before a step, only the order of a mean differs"
+    assert losses == pytest.approx(alone, abs=0.1)
+    assert facts(folder / rank)["local"] == facts(trained / rank)["local"]
 
 
 @pytest.mark.parametrize("rank", RANKS)

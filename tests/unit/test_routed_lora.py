@@ -74,6 +74,19 @@ def test_the_result_of_a_view_is_left_alone() -> None:
     assert torch.equal(whole, result)
 
 
+def test_shapes_can_be_worked_out_without_numbers() -> None:
+    given = [value.detach().to("meta") for value in parts((2, 3, IN), 2)]
+    assert routed_lora(*given).shape == (2, 3, OUT)
+
+
+@torch.inference_mode()
+def test_a_result_with_gaps_is_right_where_views_are_not_known_as_such() -> None:
+    x, result, down, up, scales = (value.detach().clone() for value in parts((2, 3, IN), 2))
+    gaps = result.transpose(0, 1).contiguous().transpose(0, 1)
+    assert not gaps.is_contiguous()
+    torch.testing.assert_close(routed_lora(x, gaps, down, up, scales), plain(x, result, down, up, scales))
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_gradient_is_that_of_finite_differences(name: str) -> None:
     assert torch.autograd.gradcheck(routed_lora, parts(*SHAPES[name]))

@@ -7,6 +7,8 @@ q, k and v projections share, and the middle activations. The sum is taken by th
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -32,7 +34,7 @@ def routed_lora(
     Args:
         x: input of the layer, after dropout.
         result: output of the frozen layer, which must not need it for its own gradient; overwritten by the sum unless
-            it is a view or a leaf that takes a gradient.
+            it is a view, a leaf that takes a gradient, or not contiguous.
         down: A of all experts.
         up: B of all experts.
         scales: α·a/r of every direction; one row for all of ``x``, or a row for each of its first axis.
@@ -46,8 +48,9 @@ def routed_lora(
             where="experts",
             hint="layers that flatten examples and tokens (mixtures of experts) take one task per batch",
         )
-    in_place = not (result._is_view() or (result.is_leaf and result.requires_grad))
-    with torch.autocast(x.device.type, enabled=False):
+    in_place = result.is_contiguous() and not (result._is_view() or (result.is_leaf and result.requires_grad))
+    device = x.device.type
+    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
         added: Tensor = _RoutedLora.apply(x, result, down, up, scales, in_place)  # type: ignore[no-untyped-call]
     return added
 

@@ -61,7 +61,9 @@ def llm_lines(study: Study, sources: Sources, path: Path | None) -> Iterator[str
         f"weights, {'4-bit' if settings.load_in_4bit else settings.dtype}": weight_bytes(model, settings),
         "trained, with gradients and AdamW's moments": sum(trained.values()) * TRAINED_BYTES,
         f"activations of {work.shape.batch} × {work.shape.length} positions, none recomputed": ran.kept_bytes,
-        f"keys and values of {BATCH_SIZE} open answers": cache_bytes(config, open_shape, settings) * bool(work.num_open),
+        f"keys and values of {BATCH_SIZE} open answers": cache_bytes(config, open_shape, settings)
+        if work.num_open
+        else 0,
     }
     yield from memory_lines(needs, free_bytes(device), device)
     yield from time_lines(work, ran, study.evaluation.max_new_tokens, device)
@@ -73,7 +75,7 @@ def memory_lines(needs: dict[str, int], free: int, device: str) -> Iterator[str]
         if size:
             yield f"  memory: {_size(size)} {name}"
     total = sum(needs.values())
-    verdict = "it fits" if total < free else "it does NOT fit: give --load-in-4bit, a smaller --dtype or batch, or more"
+    verdict = "it fits" if total < free else "it does NOT fit: try --load-in-4bit or a smaller batch"
     yield f"  memory: {_size(total)} together; {_size(free)} are free on {device}: {verdict}"
 
 

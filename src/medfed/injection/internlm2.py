@@ -1,8 +1,8 @@
 """Turn the weights of InternLM2 (MMedLM 2, the LLM of the FedKIM paper) into those of the same LLM as a Llama.
 
 InternLM2 (Cai et al. 2024, Sec. 2.1) is a Llama under other names, with one difference: queries, keys and values of a
-layer are one matrix ``wqkv``, whose rows stand by key-value head: first the queries of its group, then the key, then the
-value. Transformers has no InternLM2 of its own, so its checkpoints run code of theirs; as a Llama they do not.
+layer are one matrix ``wqkv``, whose rows stand by key-value head: first the queries of its group, then the key, then
+the value. Transformers has no InternLM2 of its own, so its checkpoints run code of theirs; as a Llama they do not.
 
 The folder is read and written offline, safetensors alone, a layer at a time, and appears whole or not at all.
 """
@@ -191,7 +191,7 @@ def split_fused(fused: Tensor, num_heads: int, num_kv_heads: int) -> tuple[Tenso
         num_kv_heads: of keys and of values.
     """
     per_group = num_heads // num_kv_heads
-    rows = fused.unflatten(0, (num_kv_heads, per_group + 2, -1))
+    rows = fused.reshape(num_kv_heads, per_group + 2, -1, *fused.shape[1:])
     parts = rows.split([per_group, 1, 1], dim=1)
     queries, keys, values = (part.flatten(0, 2).contiguous() for part in parts)
     return queries, keys, values

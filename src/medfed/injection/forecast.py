@@ -129,7 +129,7 @@ def cache_bytes(config: PreTrainedConfig, shape: Shape, settings: HuggingFaceSet
     text = config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    size = getattr(torch, settings.dtype).itemsize
+    size = int(getattr(torch, settings.dtype).itemsize)
     return 2 * int(text.num_hidden_layers * heads * head_dim) * shape.batch * shape.length * size
 
 
@@ -158,7 +158,7 @@ def trial(
     look = _interleaved(lambda: short.look(tried), lambda: long.look(tried))
     alone = Shape(batch, 1, 1)
     token = _interleaved(lambda: short.look(alone), lambda: long.look(alone))
-    kept = whole(short.kept_bytes(tried), long.kept_bytes(tried))
+    kept = whole(float(short.kept_bytes(tried)), float(long.kept_bytes(tried)))
     return Trial(whole(*step), whole(*look), whole(*token), round(kept))
 
 

@@ -78,6 +78,8 @@ def _llama_config(source: Path) -> LlamaConfig:
             where=path,
             hint="pass the folder to --foundation as it is",
         )
+    if missing := [key for key in _NEEDED if key not in given]:
+        raise StudyError(f"it does not say {missing[0]!r}", where=path, hint="fetch the configuration again")
     return LlamaConfig(
         architectures=["LlamaForCausalLM"],
         attention_bias=given.get("bias", True),
@@ -89,6 +91,7 @@ def _llama_config(source: Path) -> LlamaConfig:
     )
 
 
+_NEEDED = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_size")
 _SAME = (
     "bos_token_id",
     "eos_token_id",
@@ -112,7 +115,11 @@ def _rope(given: dict[str, Any], path: Path) -> dict[str, Any]:
         return {"rope_type": "default", "rope_theta": theta}
     kind = scaling.get("type", scaling.get("rope_type"))
     if kind not in ("linear", "dynamic"):
-        raise StudyError(f"rope_scaling of the type {kind!r}; InternLM2 knows 'linear' and 'dynamic'", where=path)
+        raise StudyError(
+            f"rope_scaling of the type {kind!r}; InternLM2 knows 'linear' and 'dynamic'",
+            where=path,
+            hint="is config.json that of an InternLM2?",
+        )
     return {"rope_type": kind, "rope_theta": theta, "factor": float(scaling["factor"])}
 
 
@@ -192,6 +199,6 @@ def split_fused(fused: Tensor, num_heads: int, num_kv_heads: int) -> tuple[Tenso
     """
     per_group = num_heads // num_kv_heads
     rows = fused.reshape(num_kv_heads, per_group + 2, -1, *fused.shape[1:])
-    parts = rows.split([per_group, 1, 1], dim=1)
+    parts = rows[:, :per_group], rows[:, per_group : per_group + 1], rows[:, per_group + 1 :]
     queries, keys, values = (part.flatten(0, 2).contiguous() for part in parts)
     return queries, keys, values

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoTokenizer
 
 from medfed.evaluation.predict import BATCH_SIZE
+from medfed.injection.checksum import check_foundation
 from medfed.injection.forecast import (
     TRAINED_BYTES,
     Trial,
@@ -35,7 +36,7 @@ def llm_lines(study: Study, sources: Sources, path: Path | None) -> Iterator[str
     """Yield what a run of ``study`` will take for its LLM.
 
     Raises:
-        StudyError: the LLM is not there, or of no kind that can be used.
+        StudyError: the LLM is not there, is not the pinned one, or is of no kind that can be used.
     """
     settings = study.foundation
     if isinstance(settings, TinySettings):
@@ -45,6 +46,8 @@ def llm_lines(study: Study, sources: Sources, path: Path | None) -> Iterator[str
         )
         return
     folder = locate(settings, path)
+    if settings.sha256 is not None:
+        check_foundation(folder, settings.sha256)
     config, device = read_config(folder), _device(settings, study.injection.device)
     model = on_meta(config)
     text = config.get_text_config()
@@ -52,6 +55,11 @@ def llm_lines(study: Study, sources: Sources, path: Path | None) -> Iterator[str
     yield (
         f"LLM: {type(model).__name__} in {folder}: {text.num_hidden_layers} layers of width {text.hidden_size}, "
         f"{num_params(model):,} parameters"
+    )
+    yield (
+        "  its checksum is the pinned one"
+        if settings.sha256
+        else "  not pinned: `medfed foundation` prints its checksum"
     )
     ran = trial(config, work.shape, settings, study.injection, device)
     trained = trained_params(model, work.dims, study.injection)

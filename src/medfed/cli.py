@@ -43,7 +43,7 @@ Workers = Annotated[
     ),
 ]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="Of the LLM's frozen weights: float32, bfloat16, float16")]
-In4Bit = Annotated[bool, typer.Option("--load-in-4bit", help="Hold the LLM's linear maps in 4 bits (medfed[quantised])")]
+In4Bit = Annotated[bool, typer.Option("--load-in-4bit", help="Hold the LLM's linear maps in 4 bits")]
 DeviceMap = Annotated[str | None, typer.Option("--device-map", help="Where the LLM's weights go: auto, cpu, cuda:0, …")]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, e.g. runs/demo/1a2b3c4d-seed0")]
 

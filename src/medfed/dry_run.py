@@ -10,6 +10,7 @@ import torch
 from transformers import AutoTokenizer
 
 from medfed.evaluation.predict import BATCH_SIZE
+from medfed.injection.checksum import check_foundation
 from medfed.injection.forecast import (
     TRAINED_BYTES,
     Trial,
@@ -35,7 +36,7 @@ def llm_lines(study: Study, sources: Sources, path: Path | None) -> Iterator[str
     """Yield what a run of ``study`` will take for its LLM.
 
     Raises:
-        StudyError: the LLM is not there, or of no kind that can be used.
+        StudyError: the LLM is not there, is not the pinned one, or is of no kind that can be used.
     """
     settings = study.foundation
     if isinstance(settings, TinySettings):
@@ -45,6 +46,8 @@ def llm_lines(study: Study, sources: Sources, path: Path | None) -> Iterator[str
         )
         return
     folder = locate(settings, path)
+    if settings.sha256 is not None:
+        check_foundation(folder, settings.sha256)
     config, device = read_config(folder), _device(settings, study.injection.device)
     model = on_meta(config)
     text = config.get_text_config()
@@ -52,6 +55,11 @@ def llm_lines(study: Study, sources: Sources, path: Path | None) -> Iterator[str
     yield (
         f"LLM: {type(model).__name__} in {folder}: {text.num_hidden_layers} layers of width {text.hidden_size}, "
         f"{num_params(model):,} parameters"
+    )
+    yield (
+        "  its checksum is the pinned one"
+        if settings.sha256
+        else "  not pinned: `medfed foundation` prints its checksum"
     )
     ran = trial(config, work.shape, settings, study.injection, device)
     trained = trained_params(model, work.dims, study.injection)
@@ -61,7 +69,9 @@ def llm_lines(study: Study, sources: Sources, path: Path | None) -> Iterator[str
         f"weights, {'4-bit' if settings.load_in_4bit else settings.dtype}": weight_bytes(model, settings),
         "trained, with gradients and AdamW's moments": sum(trained.values()) * TRAINED_BYTES,
         f"activations of {work.shape.batch} × {work.shape.length} positions, none recomputed": ran.kept_bytes,
-        f"keys and values of {BATCH_SIZE} open answers": cache_bytes(config, open_shape, settings) * bool(work.num_open),
+        f"keys and values of {BATCH_SIZE} open answers": cache_bytes(config, open_shape, settings)
+        if work.num_open
+        else 0,
     }
     yield from memory_lines(needs, free_bytes(device), device)
     yield from time_lines(work, ran, study.evaluation.max_new_tokens, device)
@@ -73,7 +83,7 @@ def memory_lines(needs: dict[str, int], free: int, device: str) -> Iterator[str]
         if size:
             yield f"  memory: {_size(size)} {name}"
     total = sum(needs.values())
-    verdict = "it fits" if total < free else "it does NOT fit: give --load-in-4bit, a smaller --dtype or batch, or more"
+    verdict = "it fits" if total < free else "it does NOT fit: try --load-in-4bit or a smaller batch"
     yield f"  memory: {_size(total)} together; {_size(free)} are free on {device}: {verdict}"
 
 

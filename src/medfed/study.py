@@ -69,7 +69,7 @@ def _model(value: object) -> object:
     return _chosen(MODELS, "model", value)
 
 
-def _foundation(value: object) -> object:
+def _kind(value: object) -> object:
     return {"kind": "tiny", **value} if isinstance(value, Mapping) else value
 
 
@@ -118,7 +118,7 @@ class Study(BaseModel):
     algorithm: Annotated[SerializeAsAny[Algorithm], BeforeValidator(_algorithm)]
     rounds: RoundSettings = RoundSettings()
     client: ClientSettings = ClientSettings()
-    foundation: Annotated[FoundationSettings, Field(discriminator="kind"), BeforeValidator(_foundation)] = TinySettings()
+    foundation: Annotated[FoundationSettings, Field(discriminator="kind"), BeforeValidator(_kind)] = TinySettings()
     injection: InjectionSettings = InjectionSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 

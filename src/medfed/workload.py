@@ -44,7 +44,7 @@ class Workload:
 
 
 def workload(study: Study, sources: Sources, tokenizer: TextTokenizer) -> Workload:
-    """Count the work of ``study`` on the indexes of its datasets; what will turn out unreadable or missing counts too."""
+    """Count the work of ``study`` on its datasets' indexes; what will turn out unreadable or missing counts too."""
     model, rounds = build_multimodal(study), study.rounds.num_rounds
     data = {name: _undecoded(name, sources) for name in study.dataset_names}
     counts = _counts(study, data)

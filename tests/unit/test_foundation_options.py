@@ -93,7 +93,9 @@ def test_a_4_bit_foundation_trains_experts_and_scores(folder: Path, tmp_path: Pa
     values = {name: value.detach().clone() for name, value in made.injected.named_parameters() if value.requires_grad}
     for _ in made.inject(public(16), 1):
         pass
-    moved = {name for name, value in made.injected.named_parameters() if name in values and (value != values[name]).any()}
+    moved = {
+        name for name, value in made.injected.named_parameters() if name in values and (value != values[name]).any()
+    }
     assert {name for name in values if "lora_" in name} <= moved
     second = made.score(BOTH, batch)
     assert torch.isfinite(second).all()

@@ -1,4 +1,4 @@
-"""InternLM2 as a Llama: equal logits to a plain InternLM2 forward pass, equal ids to SentencePiece, whole or nothing."""
+"""InternLM2 as a Llama: equal logits to a plain InternLM2 forward, equal ids to SentencePiece, whole or nothing."""
 
 from __future__ import annotations
 
@@ -270,9 +270,7 @@ def test_what_cannot_be_converted_is_refused(tmp_path: Path, pieces: Path) -> No
         convert(torn, tmp_path / "out")
 
 
-def test_a_killed_conversion_leaves_nothing(
-    tmp_path: Path, pieces: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_conversion_leaves_nothing(tmp_path: Path, pieces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = checkpoint(tmp_path / "internlm2", pieces)
 
     def killed(*_: object) -> None:

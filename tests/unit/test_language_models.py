@@ -113,9 +113,8 @@ def test_greedy_decoding_is_that_of_generate(folders: Path, family: str) -> None
 def test_a_step_moves_every_expert_and_nothing_of_the_foundation(folders: Path, family: str) -> None:
     foundation = loaded(folders, family)
     made, before = server(foundation, moved=True), foundation.fingerprint()
-    sets = {name: examples for name, examples in public(8).items()}
     values = {name: value.detach().clone() for name, value in made.injected.named_parameters()}
-    next(iter(made.inject(sets, 1)))
+    next(iter(made.inject(public(8), 1)))
     moved = {name for name, value in made.injected.named_parameters() if not torch.equal(value, values[name])}
     experts = {name for name in values if "lora_" in name}
     assert len(experts) == 2 * len(projections(foundation.model))

@@ -36,7 +36,7 @@ BLOCK = 64
 """Weights that share a scale in 4-bit NF4; the table of its 16 values is float32 too."""
 TRIAL_FLOPS = 1e11
 """A trial step of one layer takes about this much: seconds on one core."""
-REPEATS = 3
+REPEATS = 5
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def num_params(model: nn.Module) -> int:
 
 def weight_bytes(model: nn.Module, settings: HuggingFaceSettings) -> int:
     """Return what the frozen weights take in memory, with the scales and tables of 4-bit ones."""
-    size = getattr(torch, settings.dtype).itemsize
+    size = int(getattr(torch, settings.dtype).itemsize)
     if not settings.load_in_4bit:
         return num_params(model) * size
     head = model.get_output_embeddings()  # type: ignore[operator]
@@ -129,14 +129,14 @@ def cache_bytes(config: PreTrainedConfig, shape: Shape, settings: HuggingFaceSet
     text = config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    size: int = getattr(torch, settings.dtype).itemsize
-    return 2 * int(text.num_hidden_layers) * heads * head_dim * shape.batch * shape.length * size
+    size = int(getattr(torch, settings.dtype).itemsize)
+    return 2 * int(text.num_hidden_layers * heads * head_dim) * shape.batch * shape.length * size
 
 
 def free_bytes(device: str) -> int:
     """Return the memory that is free on ``device``."""
     if torch.device(device).type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
 
 
@@ -154,27 +154,25 @@ def trial(
     def whole(one: float, two: float) -> float:
         return share * (one + (count - 1) * max(0.0, two - one))
 
-    one, two = (stub.kept_bytes(tried) for stub in (short, long))
-    runs: list[tuple[Callable[[_Stub, Shape], None], Shape]] = [
-        (_Stub.step, tried),
-        (_Stub.look, tried),
-        (_Stub.look, Shape(batch, 1, 1)),
-    ]
-    seconds = [whole(*_interleaved([lambda stub=stub: run(stub, at) for stub in (short, long)])) for run, at in runs]
-    return Trial(*seconds, kept_bytes=round(whole(one, two)))
+    step = _interleaved(lambda: short.step(tried), lambda: long.step(tried))
+    look = _interleaved(lambda: short.look(tried), lambda: long.look(tried))
+    alone = Shape(batch, 1, 1)
+    token = _interleaved(lambda: short.look(alone), lambda: long.look(alone))
+    kept = whole(float(short.kept_bytes(tried)), float(long.kept_bytes(tried)))
+    return Trial(whole(*step), whole(*look), whole(*token), round(kept))
 
 
-def _interleaved(runs: list[Callable[[], None]]) -> list[float]:
-    """Return each run's shortest time, of some taken in turn after one to warm up."""
-    times: list[list[float]] = [[] for _ in runs]
+def _interleaved(first: Callable[[], None], second: Callable[[], None]) -> tuple[float, float]:
+    """Return the shortest times of two runs, taken in turn after one of each to warm up."""
+    times: tuple[list[float], list[float]] = ([], [])
     for _ in range(1 + REPEATS):
-        for run, taken in zip(runs, times, strict=True):
+        for run, taken in zip((first, second), times, strict=True):
             start = time.perf_counter()
             run()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             taken.append(time.perf_counter() - start)
-    return [min(taken[1:]) for taken in times]
+    return min(times[0][1:]), min(times[1][1:])
 
 
 class _Stub:

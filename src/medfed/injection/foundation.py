@@ -73,7 +73,7 @@ class Foundation:
     @property
     def embedding_scale(self) -> float:
         """Root mean square of what the LLM's layers are shown of a token."""
-        parts = torch.arange(len(self.table), device=self.table.device).split(ROWS_AT_ONCE)
+        parts = torch.arange(len(self.table), device=self.table.device).split(ROWS_AT_ONCE)  # type: ignore[no-untyped-call]
         shares = torch.tensor([len(ids) / len(self.table) for ids in parts])
         squares = torch.stack([self._embedded(ids).float().square().mean().cpu() for ids in parts])
         return float((squares * shares).sum().sqrt())
@@ -144,13 +144,14 @@ def load_foundation(
     if corpus is not None:
         raise StudyError("--corpus is text for the LLM 'tiny'; this study loads one", where=corpus, hint="leave it out")
     model, tokenizer, folder = load_language_model(settings, path)
+    name = settings.model or folder.name
     facts = {
         "kind": "huggingface",
-        "name": settings.model or folder.name,
+        "name": name,
         "revision": settings.revision,
         "sha256": settings.sha256 or foundation_checksum(folder),
         "dtype": settings.dtype,
         "load_in_4bit": settings.load_in_4bit,
     }
     source = settings.model or str(folder)
-    return Foundation(facts["name"], model, tokenizer, facts, source=source, placed=settings.placed)
+    return Foundation(name, model, tokenizer, facts, source=source, placed=settings.placed)

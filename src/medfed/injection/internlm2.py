@@ -1,8 +1,8 @@
 """Turn the weights of InternLM2 (MMedLM 2, the LLM of the FedKIM paper) into those of the same LLM as a Llama.
 
 InternLM2 (Cai et al. 2024, Sec. 2.1) is a Llama under other names, with one difference: queries, keys and values of a
-layer are one matrix ``wqkv``, whose rows stand by key-value head: first the queries of its group, then the key, then the
-value. Transformers has no InternLM2 of its own, so its checkpoints run code of theirs; as a Llama they do not.
+layer are one matrix ``wqkv``, whose rows stand by key-value head: first the queries of its group, then the key, then
+the value. Transformers has no InternLM2 of its own, so its checkpoints run code of theirs; as a Llama they do not.
 
 The folder is read and written offline, safetensors alone, a layer at a time, and appears whole or not at all.
 """
@@ -78,6 +78,8 @@ def _llama_config(source: Path) -> LlamaConfig:
             where=path,
             hint="pass the folder to --foundation as it is",
         )
+    if missing := [key for key in _NEEDED if key not in given]:
+        raise StudyError(f"it does not say {missing[0]!r}", where=path, hint="fetch the configuration again")
     return LlamaConfig(
         architectures=["LlamaForCausalLM"],
         attention_bias=given.get("bias", True),
@@ -89,6 +91,7 @@ def _llama_config(source: Path) -> LlamaConfig:
     )
 
 
+_NEEDED = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_size")
 _SAME = (
     "bos_token_id",
     "eos_token_id",
@@ -112,7 +115,11 @@ def _rope(given: dict[str, Any], path: Path) -> dict[str, Any]:
         return {"rope_type": "default", "rope_theta": theta}
     kind = scaling.get("type", scaling.get("rope_type"))
     if kind not in ("linear", "dynamic"):
-        raise StudyError(f"rope_scaling of the type {kind!r}; InternLM2 knows 'linear' and 'dynamic'", where=path)
+        raise StudyError(
+            f"rope_scaling of the type {kind!r}; InternLM2 knows 'linear' and 'dynamic'",
+            where=path,
+            hint="is config.json that of an InternLM2?",
+        )
     return {"rope_type": kind, "rope_theta": theta, "factor": float(scaling["factor"])}
 
 
@@ -191,7 +198,7 @@ def split_fused(fused: Tensor, num_heads: int, num_kv_heads: int) -> tuple[Tenso
         num_kv_heads: of keys and of values.
     """
     per_group = num_heads // num_kv_heads
-    rows = fused.unflatten(0, (num_kv_heads, per_group + 2, -1))
-    parts = rows.split([per_group, 1, 1], dim=1)
+    rows = fused.reshape(num_kv_heads, per_group + 2, -1, *fused.shape[1:])
+    parts = rows[:, :per_group], rows[:, per_group : per_group + 1], rows[:, per_group + 1 :]
     queries, keys, values = (part.flatten(0, 2).contiguous() for part in parts)
     return queries, keys, values

@@ -75,7 +75,7 @@ def _proto(path: Path) -> Any:
     """Parse a SentencePiece model, by the message classes that transformers carries."""
     if find_spec("google") is None or find_spec("google.protobuf") is None:
         raise StudyError("reading it needs protobuf", where=path, hint="pip install 'medfed[convert]'")
-    from google.protobuf.message import DecodeError  # noqa: PLC0415
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # noqa: PLC0415
     from transformers.utils import sentencepiece_model_pb2_new as messages  # noqa: PLC0415
 
     try:

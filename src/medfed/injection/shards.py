@@ -36,7 +36,7 @@ class Shards:
         held_by = [(name, path) for path in files for name in _names(path)]
         self._places = dict(held_by)
         if twice := [name for name, count in Counter(name for name, _ in held_by).items() if count > 1]:
-            raise StudyError("stands in two files", where=f"tensor {twice[0]!r}", hint="remove the file that is no part")
+            raise StudyError("stands in two files", where=f"tensor {twice[0]!r}", hint="remove the wrong file")
         _check_index(folder / INDEX, self._places)
 
     @property

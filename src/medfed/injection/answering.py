@@ -36,10 +36,13 @@ class Answering:
         model: the federated model; its encoders and heads are read.
         injected: the LLM, in eval mode.
         settings: how examples are shown to it.
+        device: where both models take their inputs.
     """
 
-    def __init__(self, model: MultimodalModel, injected: InjectedModel, settings: InjectionSettings) -> None:
-        self._model, self._settings = model, settings
+    def __init__(
+        self, model: MultimodalModel, injected: InjectedModel, settings: InjectionSettings, device: str
+    ) -> None:
+        self._model, self._settings, self._device = model, settings, device
         self.injected = injected
         self._tokens = TokenCache(model)
         self.offsets: dict[str, list[float]] = {}
@@ -97,11 +100,11 @@ class Answering:
             yield
 
     def _read(self, task: Task, batch: Batch) -> Group:
-        batch = batch.to(self._settings.device)
+        batch = batch.to(self._device)
         return Group(task, encode(self._model, [(task, batch)])[0], batch)
 
     def _groups(self, examples: TaskSet, batch_size: int) -> Iterator[Group]:
-        return self._tokens.groups(examples, batch_size, self._settings.device)
+        return self._tokens.groups(examples, batch_size, self._device)
 
     def _likelihoods(self, group: Group) -> Float[Tensor, "batch answer"]:
         groups = by_question(self._shown(group))

@@ -36,11 +36,14 @@ class Answering:
         model: the federated model; its encoders and heads are read.
         injected: the LLM, in eval mode.
         settings: how examples are shown to it.
+        device: where both models take their inputs.
     """
 
-    def __init__(self, model: MultimodalModel, injected: InjectedModel, settings: InjectionSettings) -> None:
-        self._model, self._settings = model, settings
-        self.injected, self._device = injected, str(injected.foundation.table.device)
+    def __init__(
+        self, model: MultimodalModel, injected: InjectedModel, settings: InjectionSettings, device: str
+    ) -> None:
+        self._model, self._settings, self._device = model, settings, device
+        self.injected = injected
         self._tokens = TokenCache(model)
         self.offsets: dict[str, list[float]] = {}
 

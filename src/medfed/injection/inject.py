@@ -80,7 +80,7 @@ class Injector(Answering):
             dims |= {f"{HEAD}{name}": len(task.answers) for name, task in model.tasks.items()}
         with torch_seeded(seed, "inject", "init"):
             injected = InjectedModel(foundation, dims, settings).move_to(device).eval()
-        super().__init__(model, injected, settings)
+        super().__init__(model, injected, settings, device)
         for task in tasks:
             self.injected.check(task)
         self._own = {name: value for name, value in self.injected.named_parameters() if value.requires_grad}
@@ -100,8 +100,7 @@ class Injector(Answering):
             self._optimizer = self._new_optimizer()
         if self._settings.public_lr:
             key = (self._seed, round_number)
-            rate, device = self._settings.public_lr, self._device
-            train_public(self._model, sets, rate, device, *key, alone=self._alone)
+            train_public(self._model, sets, self._settings.public_lr, self._device, *key, alone=self._alone)
         orders = [self._order(sets, round_number, epoch) for epoch in range(self._settings.num_epochs)]
         encoded = self._reader(sets, list(chain.from_iterable(orders)))
         step = 0
@@ -192,13 +191,13 @@ class Injector(Answering):
     def _reader(self, sets: Mapping[str, TaskSet], draws: Sequence[Draw]) -> Callable[[Sequence[Draw]], list[Group]]:
         """Return what makes examples out of some of ``draws``; encoders that stay as they are run here, once."""
         self._tokens.forget()
-        frozen, device = self._settings.encoder_lr == 0, self._device
+        frozen = self._settings.encoder_lr == 0
         if frozen:
             self._train(mode=True)
-            ahead = encode_drawn(self._model, sets, draws, device)
+            ahead = encode_drawn(self._model, sets, draws, self._device)
             if ahead is not None:
                 return ahead.groups
-        return partial(encode_draws, self._model, sets, device=device, frozen=frozen)
+        return partial(encode_draws, self._model, sets, device=self._device, frozen=frozen)
 
     def _step(self, groups: Sequence[Group], *, aligning: bool) -> tuple[float, dict[str, float], float]:
         """Take an optimizer step on the mean loss over all examples, bucket by bucket; return what a record needs."""

@@ -173,7 +173,7 @@ class InjectedModel(nn.Module):
         padded = len({part.positions.shape[1] for part in laid}) > 1
         if padded or not self._prefixes.pays(shared, len(batch.positions), self._fixed):
             return Continued(batch, None)
-        return self._prefixes.continued(self.llm, self.foundation, shared, batch)
+        return self._prefixes.continued(self._logits, shared, batch)
 
     def _logits(self, batch: Sequences, cache: object = None) -> Float[Tensor, "_ asked vocabulary"]:
         output = self.llm(

@@ -7,14 +7,14 @@ and serve only where no gradient is asked for.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache
 
-from medfed.injection.foundation import Foundation
 from medfed.injection.prompt import Sequences
 
 Layers = list[tuple[Float[Tensor, "1 head position size"], Float[Tensor, "1 head position size"]]]
@@ -38,10 +38,15 @@ class Prefixes:
         """Whether reading ``ids`` once for ``size`` examples saves more positions than a forward more costs."""
         return ids in self._read or (size - 1) * len(ids) > fixed
 
-    def continued(self, llm: nn.Module, foundation: Foundation, ids: tuple[int, ...], batch: Sequences) -> Continued:
-        """Return what follows the beginning ``ids``, which all of ``batch`` share, behind its keys and values."""
+    def continued(
+        self, run: Callable[[Sequences, DynamicCache], Tensor], ids: tuple[int, ...], batch: Sequences
+    ) -> Continued:
+        """Return what follows the beginning ``ids``, which all of ``batch`` share, behind its keys and values.
+
+        ``run`` lets the LLM read a batch, filling the cache.
+        """
         if ids not in self._read:
-            self._read[ids] = _read(llm, foundation, batch, len(ids))
+            self._read[ids] = _read(run, batch, len(ids))
         size, length = len(batch.embeddings), len(ids)
         cache = DynamicCache([tuple(part.expand(size, -1, -1, -1) for part in layer) for layer in self._read[ids]])
         rest = replace(
@@ -54,14 +59,10 @@ class Prefixes:
         return Continued(rest, cache)
 
 
-def _read(llm: nn.Module, foundation: Foundation, batch: Sequences, length: int) -> Layers:
-    cache, positions = DynamicCache(), batch.positions[:1, :length]
-    llm(
-        inputs_embeds=batch.embeddings[:1, :length],
-        attention_mask=foundation.mask(batch.allowed[:1, :length, :length], positions, positions),
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
+def _read(run: Callable[[Sequences, DynamicCache], Tensor], batch: Sequences, length: int) -> Layers:
+    cache = DynamicCache()  # of the whole beginning, also in layers that look back only so far: the mask knows
+    one = Sequences(
+        batch.embeddings[:1, :length], batch.allowed[:1, :length, :length], batch.positions[:1, :length], num_asked=1
     )
+    run(one, cache)
     return [(layer.keys, layer.values) for layer in cache.layers]

@@ -102,14 +102,14 @@ class Sequences:
         allowed: whether query position i may attend to key j: a position, or one that was read before the first.
         positions: position numbers; absent tokens take none.
         num_asked: trailing positions whose predictions are read.
-        read: position numbers of what was read before the first.
+        read: position numbers of what was read before the first position; None if nothing was.
     """
 
     embeddings: Float[Tensor, "batch position width"]
     allowed: Bool[Tensor, "batch position key"]
     positions: Int[Tensor, "batch position"]
     num_asked: int
-    read: Int[Tensor, "batch before"] | None = None
+    read: Int[Tensor, "batch read"] | None = None
 
     @property
     def keys(self) -> Int[Tensor, "batch key"]:

@@ -135,7 +135,8 @@ class SiteDesk:
         if name not in self._runs:
             study = _study(letter)
             self._folder.policy.check_study(study)
-            trainer = Trainer(build_model(study), study.algorithm, study.client, study.seed, self._memory(name))
+            memory, dtype = self._memory(name), study.rounds.upload_dtype
+            trainer = Trainer(build_model(study), study.algorithm, study.client, study.seed, memory, dtype)
             self._runs = {name: _Run(study, self._site_data(study), trainer)}  # one at a time: memory stays flat
         return self._runs[name]
 

@@ -207,9 +207,7 @@ class Meddler:
 def small_exchange(
     algorithm: Algorithm, settings: ClientSettings = SMALL, seed: int = 0, upload_dtype: UploadDtype = "float32"
 ) -> InProcessExchange:
-    return InProcessExchange(
-        small_clients(), small_model(), algorithm, settings, seed, upload_dtype=upload_dtype
-    )
+    return InProcessExchange(small_clients(), small_model(), algorithm, settings, seed, upload_dtype=upload_dtype)
 
 
 def run(

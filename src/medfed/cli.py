@@ -27,7 +27,7 @@ app.add_typer(site_app, name="site")
 StudyFile = Annotated[Path, typer.Argument(help="A study or sweep file, e.g. studies/demo.toml, studies/table3.toml")]
 DataRoot = Annotated[Path | None, typer.Option("--data-root", help="Folder that holds the datasets in native layout")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: --set rounds.num_rounds=3")]
-Cache = Annotated[Path, typer.Option("--cache", envvar="MEDFED_CACHE", help="Twins and the tiny LLM are kept here")]
+Cache = Annotated[Path, typer.Option("--cache", envvar="MEDFED_CACHE", help="Twins, decoded data, the tiny LLM")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable examples out; the report counts them")]
 Corpus = Annotated[Path | None, typer.Option("--corpus", help="Folder of text to pre-train the tiny LLM on")]
 Foundation = Annotated[Path | None, typer.Option("--foundation", help="Folder of a Hugging Face causal LM")]
@@ -39,6 +39,12 @@ Workers = Annotated[
         min=1,
         help="Of a sweep: runs at once, by default as many as CPUs. Of one study: processes that train its clients, "
         "by default 1; results are the same",
+    ),
+]
+KeepDecoded = Annotated[
+    bool,
+    typer.Option(
+        "--decoded-cache/--no-decoded-cache", help="Keep decoded data (patients' data) in the cache for the next run"
     ),
 ]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, e.g. runs/demo/1a2b3c4d-seed0")]
@@ -130,6 +136,7 @@ def run(
     quick: Annotated[bool, typer.Option("--quick", help="A sweep's quick form: all cells, minutes")] = False,
     workers: Workers = None,
     show_examples: ShowExamples = False,
+    keep_decoded: KeepDecoded = True,
 ) -> None:
     """Run a study, or a sweep of studies, end to end, or go on where it was interrupted; nothing is computed twice."""
     from medfed.compare import run_sweep
@@ -138,6 +145,7 @@ def run(
     from medfed.sweep import is_sweep, load_plan, parse_seeds
 
     places = Places(runs, cache.expanduser(), data_root, corpus, foundation, skip_bad, show_examples)
+    places = replace(places, keep_decoded=keep_decoded)
     reporter = Reporter(Console())
     if seeds is None and not quick and not is_sweep(study):
         places = replace(places, workers=workers or 1)
@@ -282,6 +290,25 @@ def check(
     reporter = Reporter(Console())
     if check_folder(data_root, names or [], reporter):
         raise typer.Exit(1)
+
+
+@data_app.command(name="cache")
+def decoded_cache(
+    cache: Cache = DEFAULT_CACHE,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove the decoded data, all of it")] = False,
+) -> None:
+    """List the decoded data that runs keep, or remove it."""
+    from medfed.datasets.decoded_cache import DecodedCache
+    from medfed.report.names import size
+
+    kept, console = DecodedCache(cache.expanduser()), Console()
+    if clear:
+        kept.clear()
+    entries = kept.entries()
+    table = Table("dataset", "from", "examples", "size", title=f"decoded data in {cache.expanduser()}")
+    for entry in entries:
+        table.add_row(entry.dataset, entry.root, f"{entry.num_examples:,}", size(entry.num_bytes))
+    console.print(table if entries else f"no decoded data in {cache.expanduser()}")
 
 
 @data_app.command()

@@ -1,4 +1,4 @@
-"""Changes of the weights in fewer bytes: what rounding does, what the server knows of its error, what the gate refuses."""
+"""Changes of the weights in fewer bytes: rounding, what the server knows of its error, what the gate refuses."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_rounding_is_unbiased_entry_by_entry(dtype: UploadDtype) -> None:
     for number in range(count):
         there, step = rounded(value, dtype, number)
         total += there
-    # The spread of one rounding is at most half a step, so that of the mean of n is half a step/√n; 24 entries, 5 sigma.
+    # The spread of one rounding is at most half a step, so that of the mean of n is half a step/√n; 5 sigma.
     error = (total / count - value).abs()
     assert bool((error <= 5 * 0.5 * step / math.sqrt(count)).all())
     nearest, _ = rounded(value, dtype, 0)
@@ -129,7 +129,8 @@ def test_rounding_depends_on_seed_client_round_and_on_nothing_else(dtype: Upload
     torch.manual_seed(2)
     assert bits(replace(update, delta=dict(reversed(update.delta.items())))) == before
     others = {bits(update, 1), bits(replace(update, round=2)), bits(replace(update, client="other"))}
-    assert before not in others and len(others) == 3
+    assert before not in others
+    assert len(others) == 3
 
 
 def mean(parts: list[Update], delta: Callable[[Update], Params]) -> dict[str, Tensor]:
@@ -219,7 +220,7 @@ def test_scaffolds_control_variate_stays_the_mean_of_its_clients(dtype: UploadDt
     for _ in range(2):
         rounds = RoundSettings(upload_dtype=dtype)
         state = run_round(state, exchange, algorithm, small_federation(exchange), rounds).state
-    for name, control in state.params.items():
+    for name in state.params:
         held = [client for client in clients if client.examples({part(name)})[part(name)]]
         own = [exchange.own(client.id)[name].double() for client in held]
         assert torch.allclose(state.server_state[f"control/{name}"].double(), sum(own) / len(own), atol=1e-6)

@@ -51,7 +51,7 @@ class Rounded(NamedTuple):
 
 
 def compressed(update: Update, dtype: UploadDtype, seed: int) -> Update:
-    """Return ``update`` with its change rounded to ``dtype``, and the squared error of every component among its metrics.
+    """Return ``update`` with its change rounded to ``dtype``, and each component's squared error among its metrics.
 
     Args:
         update: what local training gave; not changed.
@@ -99,7 +99,7 @@ def to_bfloat16(value: Float[Tensor, "*shape"], generator: torch.Generator) -> F
     return bits.view(torch.float32).to(torch.bfloat16)
 
 
-def to_int8(value: Float[Tensor, "row *rest"], generator: torch.Generator) -> tuple[Tensor, Float[Tensor, " row"]]:
+def to_int8(value: Float[Tensor, "row ..."], generator: torch.Generator) -> tuple[Tensor, Float[Tensor, " row"]]:
     """Round every row to steps of its largest entry / :data:`STEPS`; return the steps and what one is worth."""
     rows = value.reshape(len(value), -1)
     scales = (rows.abs().amax(1) / STEPS).to(torch.float32)
@@ -146,6 +146,4 @@ class UploadError:
 
 def told_errors(update: Update) -> dict[str, float]:
     """Return what a client says its squared errors are, by component."""
-    return {
-        name.removeprefix(ERROR): value for name, value in update.metrics.items() if name.startswith(ERROR)
-    }
+    return {name.removeprefix(ERROR): value for name, value in update.metrics.items() if name.startswith(ERROR)}

@@ -206,7 +206,7 @@ def _check_tensor(who: str, what: str, value: Tensor, spec: TensorSpec) -> None:
     if value.dtype != spec.dtype or value.layout != torch.strided:
         found = f"{value.dtype}, {value.layout}"
         raise _refused(who, f"{what} is {found}, wanted {spec.dtype}, torch.strided", hint=_SAME_MODEL)
-    # A sum with a value that is not finite is never finite, and costs one pass; a sum that overflows is looked at again.
+    # A sum with a value that is not finite is never finite, and costs one pass; one that overflows is looked at again.
     if not bool(torch.isfinite(value.sum())) and not bool(torch.isfinite(value).all()):
         bad = int((~torch.isfinite(value)).sum())
         raise _refused(

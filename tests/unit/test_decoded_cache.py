@@ -65,11 +65,11 @@ class Pictures(Dataset):
 
     def synthesize(self, root: Path, spec: TwinSpec) -> None:
         for number in range(NUM_EXAMPLES):
-            np.save(root / f"p{number}.npy", np.full((8, 8), (number + 1) / 10, np.float32))
+            np.save(root / f"p{number}.npy", np.full((16, 16), (number + 1) / 10, np.float32))
         (root / "gain.csv").write_text("1.0")
 
 
-def settings(size: int = 4) -> dict[str, Modality]:
+def settings(size: int = 8) -> dict[str, Modality]:
     return {"image": ImageModality(size=size), "mask": ImageModality(name="mask", size=size)}
 
 
@@ -87,7 +87,7 @@ def cache(tmp_path: Path) -> DecodedCache:
     return DecodedCache(tmp_path / "cache")
 
 
-def read(root: Path, cache: DecodedCache | None, size: int = 4, **options: bool) -> tuple[Decoded, int]:
+def read(root: Path, cache: DecodedCache | None, size: int = 8, **options: bool) -> tuple[Decoded, int]:
     """Return the decoded data, and how many examples were decoded for it."""
     dataset = Pictures()
     return decode(dataset, root, settings(size), cache=cache, **options), dataset.loads
@@ -128,14 +128,14 @@ def rewritten(root: Path) -> None:
     """Other content, same size, the old time put back."""
     path = root / "p2.npy"
     old = path.stat()
-    np.save(path, np.full((8, 8), 0.9, np.float32))
+    np.save(path, np.full((16, 16), 0.9, np.float32))
     os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
     assert (path.stat().st_size, path.stat().st_mtime_ns) == (old.st_size, old.st_mtime_ns)
 
 
 CHANGES: dict[str, Callable[[Path], object]] = {
     "rewritten": rewritten,
-    "added": lambda root: np.save(root / "p9.npy", np.zeros((8, 8), np.float32)),
+    "added": lambda root: np.save(root / "p9.npy", np.zeros((16, 16), np.float32)),
     "removed": lambda root: (root / "p2.npy").unlink(),
     "a table the index does not name": lambda root: (root / "gain.csv").write_text("0.5"),
     "swapped": lambda root: (root / "p1.npy").rename(root / "p4.npy"),
@@ -159,8 +159,8 @@ def test_other_settings_or_other_code_have_an_entry_of_their_own(
     root: Path, cache: DecodedCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read(root, cache)
-    large, loads = read(root, cache, size=8)
-    assert (loads, large.samples["image"].shape[-1]) == (NUM_EXAMPLES, 8)
+    large, loads = read(root, cache, size=16)
+    assert (loads, large.samples["image"].shape[-1]) == (NUM_EXAMPLES, 16)
     assert read(root, cache)[1] == 0
     assert len(cache.entries()) == 2
     monkeypatch.setattr(decoded_cache, "_code", lambda path: "a newer decoder")
@@ -179,12 +179,9 @@ def test_a_damaged_entry_is_not_used(file: str, damage: str, root: Path, cache: 
     data[-2] ^= 1
     path.unlink()
     if damage != "gone":
-        path.write_bytes(data if damage == "flipped" else data[:-1])
+        path.write_bytes(data if damage == "flipped" else data[:-9])
     found, loads = read(root, cache)
-    if (file, damage) == ("entry.json", "cut"):  # the newline at its end
-        assert loads == 0
-    else:
-        assert loads == NUM_EXAMPLES
+    assert loads == NUM_EXAMPLES
     assert same(found, plain)
 
 
@@ -233,7 +230,7 @@ def test_a_full_disk_costs_the_entry_and_no_more(root: Path, tmp_path: Path, mon
     cache = DecodedCache(tmp_path / "cache", lines.append)
     assert same(read(root, cache)[0], read(root, None)[0])
     assert "No space left" in lines[0]
-    assert "'pictures'" in lines[0] or "pictures" in lines[0]
+    assert "pictures" in lines[0]
     assert not list((tmp_path / "cache" / "decoded").iterdir()), "half an entry is left behind"
 
 

@@ -1,4 +1,4 @@
-"""Decoded arrays on disk: decoding PNG, DICOM, WFDB or NIfTI costs as much in every run, reading arrays next to nothing.
+"""Decoded arrays on disk: decoding PNG, DICOM, WFDB or NIfTI costs as much every run, reading arrays next to nothing.
 
 An entry is a folder of ``.npy`` files and a list of them. It is found by dataset, root, settings of the modalities, the
 code that decodes and the libraries it reads files with, and used only if all of this fits:

@@ -75,7 +75,7 @@ class Average:
     def added_to(self, values: Params) -> dict[str, Tensor]:
         """Return ``values`` plus the mean, in the dtype of ``values``; a tensor without any weight stays as it is."""
         return {
-            name: (value.to(torch.float64) + self._mean(name)).to(value.dtype) if name in self._sums else value
+            name: _stepped(value, self._sums[name], self._weights[name]) if name in self._sums else value
             for name, value in values.items()
         }
 
@@ -103,6 +103,16 @@ def _add(total: Tensor, value: Tensor, share: int) -> None:
     there, given = total.view(-1), value.reshape(-1)
     for start in range(0, len(there), CHUNK):
         there[start : start + CHUNK].add_(given[start : start + CHUNK].to(torch.float64), alpha=share)
+
+
+def _stepped(value: Tensor, total: Tensor, weight: int) -> Tensor:
+    """Return ``value`` + ``total`` / ``weight``, computed in float64, in pieces."""
+    result = torch.empty_like(value, memory_format=torch.contiguous_format)
+    there, given, sums = result.view(-1), value.reshape(-1), total.view(-1)
+    for start in range(0, len(there), CHUNK):
+        part = slice(start, start + CHUNK)
+        there[part] = (sums[part] / weight).add_(given[part].to(torch.float64))
+    return result
 
 
 def totals(updates: Iterable[Update], weighting: Weighting = "examples") -> tuple[Average, Average]:

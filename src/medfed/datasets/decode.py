@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,11 @@ class Decoded:
     present: Mapping[str, Bool[np.ndarray, " example"]]
     skipped: tuple[Problem, ...] = ()
     truths: Mapping[str, Shaped[np.ndarray, " example *truth"]] = field(default_factory=dict)
+
+    @cached_property
+    def examples(self) -> list[str]:
+        """Id of every example."""
+        return [str(example) for example in self.index["example"]]
 
     def target(self, column: str) -> Int[np.ndarray, " example"]:
         """Class index per example, −1 where unknown."""

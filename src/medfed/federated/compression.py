@@ -12,7 +12,8 @@ mean they average out, an entry below half a step is not lost in every round, an
     E‖Σ w_i e_i / W‖² = Σ w_i² E‖e_i‖² / W²    (the cross terms ⟨e_i, e_j⟩ are 0 in expectation).
 
 Every client tells ‖e_i‖² of each component of the model, so the server knows the error of the mean without ever seeing
-an exact change (:class:`UploadError`). Rounding to nearest has about half the squared error at each client and none of this.
+an exact change (:class:`UploadError`). Rounding to nearest has about half the squared error at each client and none of
+this.
 """
 
 from __future__ import annotations

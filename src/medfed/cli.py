@@ -163,12 +163,16 @@ def run(
 
 @app.command()
 def evaluate(
-    folder: RunFolder, data_root: DataRoot = None, cache: Cache = DEFAULT_CACHE, foundation: Foundation = None
+    folder: RunFolder,
+    data_root: DataRoot = None,
+    cache: Cache = DEFAULT_CACHE,
+    foundation: Foundation = None,
+    keep_decoded: KeepDecoded = True,
 ) -> None:
     """Score a finished run again from its last checkpoint, and compare with what it wrote."""
     from medfed.pipeline import Places, evaluate_again
 
-    places = Places(folder.parent, cache.expanduser(), data_root, None, foundation)
+    places = Places(folder.parent, cache.expanduser(), data_root, None, foundation, keep_decoded=keep_decoded)
     evaluate_again(folder, places, Reporter(Console()))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
@@ -232,6 +234,19 @@ def test_a_full_disk_costs_the_entry_and_no_more(root: Path, tmp_path: Path, mon
     assert "No space left" in lines[0]
     assert "pictures" in lines[0]
     assert not list((tmp_path / "cache" / "decoded").iterdir()), "half an entry is left behind"
+
+
+def test_what_a_killed_run_left_half_goes_with_the_next_entry(root: Path, cache: DecodedCache, tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    half, other = (tmp_path / "cache" / "decoded" / f".pictures-0.partial-{pid}" for pid in (gone.pid, os.getppid()))
+    for folder in (half, other):
+        folder.mkdir(parents=True)
+        (folder / "entry.json").write_text("{}")
+    read(root, cache)
+    assert not half.exists()
+    assert other.exists(), "its process runs: it is at work"
+    assert len(cache.entries()) == 1
 
 
 def test_only_the_user_may_look(root: Path, cache: DecodedCache) -> None:

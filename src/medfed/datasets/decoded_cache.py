@@ -136,9 +136,12 @@ class DecodedCache:
         named |= {f"present.{name}.npy": value for name, value in arrays.present.items()}
         partial = place.with_name(f".{place.name}.partial-{os.getpid()}")
         with written_whole(place, sum(value.nbytes for value in named.values()), partial):
-            shutil.rmtree(partial, ignore_errors=True)
             self._folder.mkdir(parents=True, exist_ok=True)
             self._folder.chmod(0o700)
+            for left in self._folder.glob(".*.partial-*"):
+                if not _runs(int(left.name.rpartition("-")[2])):
+                    shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(mode=0o700)
             for name, value in named.items():
                 np.save(partial / name, value, allow_pickle=False)
@@ -157,7 +160,7 @@ class DecodedCache:
     def entries(self) -> list[Entry]:
         """Return what lies here, sorted by dataset; folders that are no entries are left out."""
         found = []
-        for path in sorted(self._folder.glob(f"*/{LIST}")):
+        for path in sorted(self._folder.glob(f"[!.]*/{LIST}")):
             try:
                 told = _List.model_validate_json(path.read_text(encoding="utf-8"))
             except (OSError, ValidationError):
@@ -189,6 +192,16 @@ def _code(path: Path) -> str:
     """Return a hash of a source file, or of all those of a folder."""
     files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _mapped(path: Path) -> np.ndarray:

@@ -21,10 +21,12 @@ from medfed.federated.compression import (
     UploadError,
     compressed,
     has_scales,
+    largest_errors,
     restore,
     restored,
     to_bfloat16,
     to_int8,
+    told_errors,
 )
 from medfed.federated.exchange import Answer, InProcessExchange
 from medfed.federated.rounds import RoundSettings, initial_state, run_round
@@ -70,6 +72,17 @@ def test_every_entry_goes_to_one_of_its_two_neighbours(dtype: UploadDtype, wide:
     assert bool((there[1] == 0).all()), "nothing is no change"
     again, _ = rounded(there, "bfloat16", 9)
     assert dtype == "int8" or torch.equal(again, there), "what bfloat16 can say it says exactly"
+
+
+@both
+@pytest.mark.parametrize("wide", [torch.float32, torch.float64])
+def test_no_rounding_is_refused_for_its_error(dtype: UploadDtype, wide: torch.dtype) -> None:
+    """Each value just above, or below, what can be said: the largest errors there are."""
+    rows = torch.tensor([[127.0, 0.999], [1e-42, 3e-45], [0.0, 0.0], [1.0039, -1.0078]], dtype=wide)
+    for seed in range(40):
+        update = Update("h", 1, "b", {"heads.y.w": rows, "heads.y.b": rows[0]}, 1, 1)
+        sent = compressed(update, dtype, seed)
+        assert told_errors(sent)["heads.y"] <= largest_errors(sent)["heads.y"]
 
 
 @both
@@ -260,6 +273,7 @@ HOSTILE: dict[str, tuple[Callable[[Update], Update], tuple[str, ...]]] = {
     "not rounded": (spoilt("delta", WEIGHT, Tensor.float), (WEIGHT, "float32", "int8")),
     "silent": (telling(None), ("does not tell the rounding error", "heads.y")),
     "less than nothing": (telling(-1.0), ("rounding error of 'heads.y' is -1.0",)),
+    "more than rounding can do": (telling(1e300), ("rounding error of 'heads.y' is 1e+300",)),
     "not a number": (telling(float("nan")), ("upload_error.heads.y",)),
 }
 

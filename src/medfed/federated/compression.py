@@ -35,6 +35,8 @@ UploadDtype = Literal["float32", "bfloat16", "int8"]
 """How a change travels; ``float32`` sends it as it was computed (in float64 where the weights are)."""
 STEPS = 127
 """Steps of a row's scale from 0 to its largest entry."""
+SLACK, TINY = 1.01, 1e-79
+"""What a bound on errors allows for: rounding of the scales themselves, and the square of what is next to zero."""
 ERROR = "upload_error."
 """Prefix of the metric that tells a component's squared error."""
 
@@ -142,9 +144,24 @@ class UploadError:
         """Return √(Σ w_i²‖e_i‖²/W²) / ‖mean update‖ over all components; None if nothing was sent or nothing moved."""
         squares = [total / self._weights[part] ** 2 for part, total in self._squares.items() if self._weights[part]]
         size = math.fsum(float(value.square().sum()) for value in self._mean.means().values())
-        return math.sqrt(math.fsum(squares) / size) if size > 0 else None
+        error = math.sqrt(math.fsum(squares) / size) if size > 0 else math.inf
+        return error if math.isfinite(error) else None
 
 
 def told_errors(update: Update) -> dict[str, float]:
     """Return what a client says its squared errors are, by component."""
     return {name.removeprefix(ERROR): value for name, value in update.metrics.items() if name.startswith(ERROR)}
+
+
+def largest_errors(update: Update) -> dict[str, float]:
+    """Return what each component's squared error can be at most, given what travels: every entry off by one step."""
+    most = dict.fromkeys(map(component, update.delta), 0.0)
+    for name, value in update.delta.items():
+        if name in update.scales:
+            square = float(update.scales[name].to(torch.float64).square().sum()) * value[0].numel()
+        elif value.dtype == torch.bfloat16:
+            square = float(torch.linalg.vector_norm(value, dtype=torch.float64)) ** 2 * 2.0**-14
+        else:
+            continue
+        most[component(name)] += SLACK * square + TINY * value.numel()
+    return most

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from medfed.errors import UpdateRejectedError
-from medfed.federated.compression import UploadDtype, has_scales, told_errors
+from medfed.federated.compression import UploadDtype, has_scales, largest_errors, told_errors
 from medfed.federated.state import Weights
 from medfed.types import Broadcast, Params, Update, component
 
@@ -130,8 +130,9 @@ class Gate:
         if missing := sorted(self._manifest.errors - told_of.keys()):
             hint = "both sides must run the same version of medfed"
             raise _rejected(sender, f"it does not tell the rounding error of {missing[0]!r}", hint=hint)
+        most = largest_errors(update) if told_of else {}
         for part, square in told_of.items():
-            if part not in self._manifest.errors or square < 0:
+            if part not in self._manifest.errors or not 0 <= square <= most[part]:
                 what = f"the rounding error of {part!r} is {square!r}, which no rounding here gives"
                 raise _rejected(sender, what, hint="both sides must run the same study")
 

@@ -28,10 +28,17 @@ README = ROOT / "README.md"
 RESULTS = ROOT / "docs" / "results.md"
 HEAD = """# Data access
 
-medfed reads every dataset in the layout people download; nothing is converted or copied. Put the folders below one data
+medfed reads every dataset in the layout people download; nothing needs converting. Put the folders below one data
 root, in any arrangement up to three levels deep, and pass it as `--data-root`. `medfed data check ROOT` opens every
 file and lists all that are bad. Each dataset has a synthetic twin in the same layout:
 `medfed data synth NAME --out DIR`.
+
+**Decoded data stays on disk.** A run keeps the arrays it decoded in `~/.cache/medfed/decoded` (`--cache`), so that
+the next one need not decode them again; of a licensed dataset, or of patients, that is a second copy, and it falls
+under the same agreement. Only the user can read the folder (0700). `medfed data cache` lists what is there,
+`medfed data cache --clear` removes it, and `medfed run --no-decoded-cache` keeps nothing. An entry is used only while
+every file of the dataset, the settings and the code that decodes are what they were, and its own bytes have their
+SHA-256. A hospital's `medfed site join` keeps nothing unless it is told to.
 
 Most of these datasets ask for registration or a data use agreement. medfed never downloads data and never sends any.
 (This page is made from the dataset cards: `make docs`.)

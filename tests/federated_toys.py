@@ -17,6 +17,7 @@ from medfed.datasets.decode import Decoded
 from medfed.errors import StudyError
 from medfed.federated.algorithms.base import Algorithm, Federation
 from medfed.federated.client import Client, ClientSettings
+from medfed.federated.compression import UploadDtype
 from medfed.federated.exchange import Answer, InProcessExchange
 from medfed.federated.rounds import FederatedState, RoundResult, RoundSettings, initial_state, run_rounds
 from medfed.federated.state import Weights
@@ -203,8 +204,10 @@ class Meddler:
         yield from self._meddle(list(self._inner(round, broadcasts)))
 
 
-def small_exchange(algorithm: Algorithm, settings: ClientSettings = SMALL, seed: int = 0) -> InProcessExchange:
-    return InProcessExchange(small_clients(), small_model(), algorithm, settings, seed)
+def small_exchange(
+    algorithm: Algorithm, settings: ClientSettings = SMALL, seed: int = 0, upload_dtype: UploadDtype = "float32"
+) -> InProcessExchange:
+    return InProcessExchange(small_clients(), small_model(), algorithm, settings, seed, upload_dtype=upload_dtype)
 
 
 def run(
@@ -228,9 +231,9 @@ def run_and_deploy(
     seed: int = 0,
 ) -> tuple[list[RoundResult], dict[str, Weights]]:
     """Return what :func:`run` does, and the model that each client ends with."""
-    exchange = small_exchange(algorithm, allowed(algorithm, settings), seed)
-    federation = small_federation(exchange, seed)
     rounds = (rounds or RoundSettings()).model_copy(update={"num_rounds": num_rounds})
+    exchange = small_exchange(algorithm, allowed(algorithm, settings), seed, rounds.upload_dtype)
+    federation = small_federation(exchange, seed)
     state = initial_state(small_model(), algorithm)
     results = list(run_rounds(state, Meddler(exchange, meddle), algorithm, federation, rounds))
     weights = results[-1].state.weights

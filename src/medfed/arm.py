@@ -55,7 +55,8 @@ def in_process(study: Study, cohort: Cohort, run: RunDir) -> ClientExchange:
     """Return the exchange with clients in this process; what they keep lies in the run's folder."""
     shutil.rmtree(run.root / SPOOL, ignore_errors=True)
     memory, clients = DiskMemory(run.root / CLIENTS), clients_of(study, cohort)
-    exchange = InProcessExchange(clients, build_model(study), study.algorithm, study.client, study.seed, memory)
+    model, dtype = build_model(study), study.rounds.upload_dtype
+    exchange = InProcessExchange(clients, model, study.algorithm, study.client, study.seed, memory, dtype)
     return _scoring(exchange, study, cohort)
 
 
@@ -64,7 +65,8 @@ def in_workers(num_workers: int) -> Connect:
 
     def connect(study: Study, cohort: Cohort, run: RunDir) -> ClientExchange:
         memory, log = run.root / CLIENTS, run.root / "workers.log"
-        recipe = Recipe(builder(study), study.algorithm, study.client, study.seed, memory, log)
+        dtype = study.rounds.upload_dtype
+        recipe = Recipe(builder(study), study.algorithm, study.client, study.seed, memory, log, dtype)
         exchange = WorkerExchange(clients_of(study, cohort), recipe, Pool(num_workers), run.root / SPOOL)
         return _scoring(exchange, study, cohort)
 
@@ -279,4 +281,6 @@ def _round_record(result: RoundResult) -> Mapping[str, Any]:
             {"client": failure.client, "phase": failure.phase, "reason": failure.reason} for failure in result.failures
         ],
         "base": result.base,
+        "upload_dtype": result.upload_dtype,
+        "upload_error": result.upload_error,
     }

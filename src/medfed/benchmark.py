@@ -10,6 +10,7 @@ import resource
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from medfed.arm import Arm, Connect, build_model, in_process
@@ -118,9 +119,14 @@ def _rows(client: str, examples: TaskSet, said: Mapping[str, list[Any]], salt: s
     ]
 
 
-def _cost(run: RunDir) -> dict[str, int | float]:
-    """Return bytes up and down over all rounds, seconds of training and of rounds, and the process's peak memory."""
-    lines = [client for record in run.read_records("rounds.jsonl") for client in record["clients"]]
+def _cost(run: RunDir) -> dict[str, int | float | None]:
+    """Return bytes up and down over all rounds, seconds of training and of rounds, and the process's peak memory.
+
+    ``upload_error`` is the median over rounds of the mean update's relative error; None if no weight travels.
+    """
+    rounds = run.read_records("rounds.jsonl")
+    lines = [client for record in rounds for client in record["clients"]]
+    errors = [record["upload_error"] for record in rounds if record["upload_error"] is not None]
     seconds = {"federate": 0.0, "train": 0.0}
     for timing in run.read_records("timings.jsonl"):
         if timing["phase"] in seconds:
@@ -129,6 +135,7 @@ def _cost(run: RunDir) -> dict[str, int | float]:
     return {
         "bytes_up": sum(line["bytes_up"] for line in lines),
         "bytes_down": sum(line["bytes_down"] for line in lines),
+        "upload_error": median(errors) if errors else None,
         "train_seconds": seconds["train"],
         "round_seconds": seconds["federate"],
         "peak_memory_bytes": peak,

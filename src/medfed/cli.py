@@ -28,7 +28,7 @@ app.add_typer(site_app, name="site")
 StudyFile = Annotated[Path, typer.Argument(help="A study or sweep file, e.g. studies/demo.toml, studies/table3.toml")]
 DataRoot = Annotated[Path | None, typer.Option("--data-root", help="Folder that holds the datasets in native layout")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: --set rounds.num_rounds=3")]
-Cache = Annotated[Path, typer.Option("--cache", envvar="MEDFED_CACHE", help="Twins and the tiny LLM are kept here")]
+Cache = Annotated[Path, typer.Option("--cache", envvar="MEDFED_CACHE", help="Twins, decoded data, the tiny LLM")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable examples out; the report counts them")]
 Corpus = Annotated[Path | None, typer.Option("--corpus", help="Folder of text to pre-train the tiny LLM on")]
 Foundation = Annotated[Path | None, typer.Option("--foundation", help="Folder of a Hugging Face causal LM")]
@@ -45,6 +45,12 @@ Workers = Annotated[
 Dtype = Annotated[str | None, typer.Option("--dtype", help="Of the LLM's frozen weights: float32, bfloat16, float16")]
 In4Bit = Annotated[bool, typer.Option("--load-in-4bit", help="Hold the LLM's linear maps in 4 bits")]
 DeviceMap = Annotated[str | None, typer.Option("--device-map", help="Where the LLM's weights go: auto, cpu, cuda:0, …")]
+KeepDecoded = Annotated[
+    bool,
+    typer.Option(
+        "--decoded-cache/--no-decoded-cache", help="Keep decoded data (patients' data) in the cache for the next run"
+    ),
+]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, e.g. runs/demo/1a2b3c4d-seed0")]
 
 DEFAULT_CACHE = Path("~/.cache/medfed")
@@ -137,6 +143,7 @@ def run(
     dtype: Dtype = None,
     load_in_4bit: In4Bit = False,
     device_map: DeviceMap = None,
+    keep_decoded: KeepDecoded = True,
 ) -> None:
     """Run a study, or a sweep of studies, end to end, or go on where it was interrupted; nothing is computed twice."""
     from medfed.compare import run_sweep
@@ -146,6 +153,7 @@ def run(
 
     places = Places(runs, cache.expanduser(), data_root, corpus, foundation, skip_bad, show_examples)
     overrides = [*(overrides or []), *foundation_overrides(dtype, load_in_4bit, device_map)]
+    places = replace(places, keep_decoded=keep_decoded)
     reporter = Reporter(Console())
     if seeds is None and not quick and not is_sweep(study):
         places = replace(places, workers=workers or 1)
@@ -163,12 +171,16 @@ def run(
 
 @app.command()
 def evaluate(
-    folder: RunFolder, data_root: DataRoot = None, cache: Cache = DEFAULT_CACHE, foundation: Foundation = None
+    folder: RunFolder,
+    data_root: DataRoot = None,
+    cache: Cache = DEFAULT_CACHE,
+    foundation: Foundation = None,
+    keep_decoded: KeepDecoded = True,
 ) -> None:
     """Score a finished run again from its last checkpoint, and compare with what it wrote."""
     from medfed.pipeline import Places, evaluate_again
 
-    places = Places(folder.parent, cache.expanduser(), data_root, None, foundation)
+    places = Places(folder.parent, cache.expanduser(), data_root, None, foundation, keep_decoded=keep_decoded)
     evaluate_again(folder, places, Reporter(Console()))
 
 
@@ -300,6 +312,25 @@ def check(
     reporter = Reporter(Console())
     if check_folder(data_root, names or [], reporter):
         raise typer.Exit(1)
+
+
+@data_app.command(name="cache")
+def decoded_cache(
+    cache: Cache = DEFAULT_CACHE,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove the decoded data, all of it")] = False,
+) -> None:
+    """List the decoded data that runs keep, or remove it."""
+    from medfed.datasets.decoded_cache import DecodedCache
+    from medfed.report.names import size
+
+    kept, console = DecodedCache(cache.expanduser()), Console()
+    if clear:
+        kept.clear()
+    entries = kept.entries()
+    table = Table("dataset", "from", "examples", "size", title=f"decoded data in {cache.expanduser()}")
+    for entry in entries:
+        table.add_row(entry.dataset, entry.root, f"{entry.num_examples:,}", size(entry.num_bytes))
+    console.print(table if entries else f"no decoded data in {cache.expanduser()}")
 
 
 @data_app.command()

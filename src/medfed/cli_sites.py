@@ -225,6 +225,9 @@ def doctor_site(
 def join(
     folder: SiteDir,
     once: Annotated[bool, typer.Option("--once", help="Leave when the run is over; else wait for the next")] = False,
+    keep_decoded: Annotated[
+        bool, typer.Option("--decoded-cache", help="Keep decoded patients' data in DIR/cache for the next start")
+    ] = False,
 ) -> None:
     """Join the federation and answer its server until it is told to stop."""
     _require_extra()
@@ -237,7 +240,7 @@ def join(
     with only_one(folder), stopped_by_sigterm():
         from medfed.site_client import join as answer
 
-        answer(chosen, once=once)
+        answer(chosen, once=once, keep_decoded=keep_decoded)
 
 
 @site_app.command(name="egress-report")

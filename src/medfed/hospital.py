@@ -12,6 +12,7 @@ from pathlib import Path
 
 from medfed.datasets import DATASETS
 from medfed.datasets.decode import Decoded, decode
+from medfed.datasets.decoded_cache import DecodedCache
 from medfed.datasets.folders import locate_held
 from medfed.errors import DataError, StudyError
 from medfed.federated.client import Client
@@ -49,6 +50,7 @@ def load_site(
     tasks: Collection[str] | None = None,
     min_examples: int = 1,
     skip_bad: bool = False,
+    cache: DecodedCache | None = None,
 ) -> SiteData:
     """Decode what the site holds, divide its patients, and see that it has enough to take part.
 
@@ -61,11 +63,12 @@ def load_site(
         min_examples: training examples without which the site takes no part; the study's ``partition.min_examples``
             counts too.
         skip_bad: leave unreadable examples out.
+        cache: where decoded arrays are kept; None keeps none.
 
     Raises:
         DataError: a file is bad, or the site has too few training examples. StudyError: no task may be served.
     """
-    found = read_site(study, site, roots, reporter, tasks=tasks, skip_bad=skip_bad)
+    found = read_site(study, site, roots, reporter, tasks=tasks, skip_bad=skip_bad, cache=cache)
     least = max(min_examples, study.partition.min_examples)
     if found.num_examples < least:
         raise DataError(
@@ -84,6 +87,7 @@ def read_site(
     *,
     tasks: Collection[str] | None = None,
     skip_bad: bool = False,
+    cache: DecodedCache | None = None,
 ) -> SiteData:
     """Decode what the site holds and divide its patients into training and test, however few; see :func:`load_site`.
 
@@ -93,7 +97,7 @@ def read_site(
     served = served_tasks(study, site, tasks)
     wanted = {task.dataset for task in served}
     held = {name: root for name, root in sorted(roots.items()) if name in wanted}
-    data = decode_at(study, held, reporter, skip_bad=skip_bad, title=f"{site}: decode")
+    data = decode_at(study, held, reporter, skip_bad=skip_bad, title=f"{site}: decode", cache=cache)
     return divide_site(site, data, served, study.split, study.seed, study.missing)
 
 
@@ -131,7 +135,13 @@ def site_client(
 
 
 def public_sets(
-    study: Study, public_root: Path, pooled: Mapping[str, Moments], reporter: Reporter, *, skip_bad: bool = False
+    study: Study,
+    public_root: Path,
+    pooled: Mapping[str, Moments],
+    reporter: Reporter,
+    *,
+    skip_bad: bool = False,
+    cache: DecodedCache | None = None,
 ) -> dict[str, TaskSet]:
     """Return the server's public examples by trained task, from a site's copy of the server's folder.
 
@@ -140,7 +150,7 @@ def public_sets(
     """
     names = sorted({task.dataset for task in study.train_tasks})
     roots = {name: DATASETS[name].locate(public_root) for name in names}
-    data = decode_at(study, roots, reporter, skip_bad=skip_bad, title="public: decode")
+    data = decode_at(study, roots, reporter, skip_bad=skip_bad, title="public: decode", cache=cache)
     modalities = sampled_modalities(study)
     return server_sets(data, study.train_tasks, (), modalities, study.split, study.seed, pooled)["public"]
 
@@ -168,9 +178,17 @@ def sampled_modalities(study: Study) -> dict[str, Modality]:
 
 
 def decode_at(
-    study: Study, roots: Mapping[str, Path], reporter: Reporter, *, skip_bad: bool, title: str = "decode"
+    study: Study,
+    roots: Mapping[str, Path],
+    reporter: Reporter,
+    *,
+    skip_bad: bool,
+    title: str = "decode",
+    cache: DecodedCache | None = None,
 ) -> dict[str, Decoded]:
     """Decode the datasets at ``roots``; files are opened here, so a bad one stops the run before anything is trained.
+
+    What ``cache`` holds of unchanged files is taken from there.
 
     Raises:
         DataError: a file is bad.
@@ -179,7 +197,7 @@ def decode_at(
     data = {}
     for name, root in roots.items():
         with reporter.phase(f"{title} {name}") as advance:
-            data[name] = decode(DATASETS[name], root, modalities, skip_bad=skip_bad, progress=advance)
+            data[name] = decode(DATASETS[name], root, modalities, skip_bad=skip_bad, progress=advance, cache=cache)
         if data[name].skipped:
             reporter.say(f"  left out {len(data[name].skipped)} unreadable example(s) of {name}; the report lists them")
     return data

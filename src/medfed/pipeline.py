@@ -19,6 +19,7 @@ from medfed.arm import Arm, Connect, build_model, build_multimodal, in_process, 
 from medfed.baselines import Federation, federations, train_baselines
 from medfed.benchmark import benchmark
 from medfed.datasets.decode import Decoded
+from medfed.datasets.decoded_cache import DecodedCache
 from medfed.dry_run import llm_lines
 from medfed.errors import RunError
 from medfed.evaluation.cards import example_cards
@@ -54,6 +55,7 @@ class Places:
         skip_bad: leave unreadable examples out.
         show_examples: write pictures and traces of a few test examples even of real data.
         workers: processes that train clients; 1 trains them in the run's own.
+        keep_decoded: keep decoded data in the cache, so that the next run need not decode it.
     """
 
     runs: Path
@@ -64,6 +66,11 @@ class Places:
     skip_bad: bool = False
     show_examples: bool = False
     workers: int = 1
+    keep_decoded: bool = True
+
+    def decoded(self, reporter: Reporter) -> DecodedCache | None:
+        """Return where decoded data is kept, if it is."""
+        return DecodedCache(self.cache, reporter.say) if self.keep_decoded else None
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ def here(num_workers: int = 1) -> Party:
         places: Places,
         reporter: Reporter,
     ) -> Cohort:
-        return cohort_of(study, sources, data, places.skip_bad, reporter)
+        return cohort_of(study, sources, data, places.skip_bad, reporter, places.decoded(reporter))
 
     return Party(sources, cohort, in_workers(num_workers) if num_workers > 1 else in_process)
 
@@ -156,7 +163,7 @@ def folder_of(study: Study, places: Places, sources: Sources) -> Path:
 
 
 def _benchmark(study: Study, places: Places, sources: Sources, run: RunDir, reporter: Reporter, party: Party) -> None:
-    data = decode_all(study, sources, places.skip_bad, reporter)
+    data = decode_all(study, sources, places.skip_bad, reporter, places.decoded(reporter))
     cohort = party.cohort(study, sources, data, run, places, reporter)
     benchmark(study, cohort, data, sources, places.runs, run, reporter, party.connect)
     write_scores(run.root, run.root / "report.html")
@@ -165,7 +172,7 @@ def _benchmark(study: Study, places: Places, sources: Sources, run: RunDir, repo
 
 def _compute(study: Study, places: Places, sources: Sources, run: RunDir, reporter: Reporter, party: Party) -> None:
     facts = provenance()
-    data = decode_all(study, sources, places.skip_bad, reporter)
+    data = decode_all(study, sources, places.skip_bad, reporter, places.decoded(reporter))
     cohort = party.cohort(study, sources, data, run, places, reporter)
     run.write_json("study.json", study.resolved())
     run.write_json("partition.json", cohort.partition)
@@ -231,7 +238,9 @@ def evaluate_again(folder: Path, places: Places, reporter: Reporter) -> None:
     run = LoadedRun(folder, places.cache, places.foundation)
     study = run.study
     sources = find_sources(study, places.data_root, places.cache, reporter)
-    cohort = cohort_of(study, sources, decode_all(study, sources, places.skip_bad, reporter), places.skip_bad, reporter)
+    cache = places.decoded(reporter)
+    data = decode_all(study, sources, places.skip_bad, reporter, cache)
+    cohort = cohort_of(study, sources, data, places.skip_bad, reporter, cache)
     written = RunDir(folder)
     predictor = InjectedPredictor(run.injector)
     for task in study.tasks:

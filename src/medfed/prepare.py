@@ -9,6 +9,7 @@ from pathlib import Path
 from medfed.datasets import DATASETS
 from medfed.datasets.base import Dataset, TwinSpec, write_twin
 from medfed.datasets.decode import Decoded
+from medfed.datasets.decoded_cache import DecodedCache
 from medfed.datasets.folders import SERVER, checksums, locate_held, site_folders, twin_specs
 from medfed.datasets.sources import checksum, locate_all, twin_place, twins, write_missing
 from medfed.errors import DataError, StudyError
@@ -75,13 +76,20 @@ def server_sources(study: Study, data_root: Path | None, cache: Path, reporter: 
     return Sources(roots, checksums(datasets, {SERVER: roots}))
 
 
-def decode_all(study: Study, sources: Sources, skip_bad: bool, reporter: Reporter) -> dict[str, Decoded]:
+def decode_all(
+    study: Study, sources: Sources, skip_bad: bool, reporter: Reporter, cache: DecodedCache | None = None
+) -> dict[str, Decoded]:
     """Decode every dataset (of a federation of folders: the server's); a bad file stops the run at once."""
-    return decode_at(study, sources.roots, reporter, skip_bad=skip_bad)
+    return decode_at(study, sources.roots, reporter, skip_bad=skip_bad, cache=cache)
 
 
 def cohort_of(
-    study: Study, sources: Sources, data: Mapping[str, Decoded], skip_bad: bool, reporter: Reporter
+    study: Study,
+    sources: Sources,
+    data: Mapping[str, Decoded],
+    skip_bad: bool,
+    reporter: Reporter,
+    cache: DecodedCache | None = None,
 ) -> Cohort:
     """Divide the decoded ``data`` over clients and server; of a federation of folders, decode the sites' too.
 
@@ -90,7 +98,10 @@ def cohort_of(
     """
     if study.partition.scheme != "sites":
         return divide(study, data)
-    found = [read_site(study, name, at, reporter, skip_bad=skip_bad) for name, at in sorted(sources.sites.items())]
+    found = [
+        read_site(study, name, at, reporter, skip_bad=skip_bad, cache=cache)
+        for name, at in sorted(sources.sites.items())
+    ]
     sites = [site for site in found if site.num_examples >= study.partition.min_examples]
     if not sites:
         raise DataError(

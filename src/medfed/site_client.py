@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from medfed.arm import build_model
+from medfed.datasets.decoded_cache import DecodedCache
 from medfed.errors import DataError, MedfedError, PolicyError, RunError, SiteError, StudyError
 from medfed.federated.client import Client
 from medfed.federated.exchange import Trainer
@@ -46,6 +47,8 @@ SCRUBBED = "its data cannot be used; the site's own log says which file"
 """All the server learns of a mistake in a site's data: such messages name files, examples and patients."""
 OWN_FILES = "its own files (audit log, state) cannot be read or written; the site's own log says which, and why"
 """Likewise of its folder."""
+CACHE = "cache"
+"""In a site's folder, where its decoded data lies if it is to be kept."""
 
 
 @dataclass
@@ -66,10 +69,11 @@ class SiteDesk:
     Args:
         folder: the site's.
         reporter: is given lines for the site's own people.
+        cache: where the site's decoded data is kept; None keeps none on disk.
     """
 
-    def __init__(self, folder: SiteFolder, reporter: Reporter) -> None:
-        self._folder, self._reporter = folder, reporter
+    def __init__(self, folder: SiteFolder, reporter: Reporter, cache: DecodedCache | None = None) -> None:
+        self._folder, self._reporter, self._cache = folder, reporter, cache
         self._runs: dict[str, _Run] = {}
         self._sites: dict[str, SiteData] = {}
         self.finished = False
@@ -135,7 +139,8 @@ class SiteDesk:
         if name not in self._runs:
             study = _study(letter)
             self._folder.policy.check_study(study)
-            trainer = Trainer(build_model(study), study.algorithm, study.client, study.seed, self._memory(name))
+            memory, dtype = self._memory(name), study.rounds.upload_dtype
+            trainer = Trainer(build_model(study), study.algorithm, study.client, study.seed, memory, dtype)
             self._runs = {name: _Run(study, self._site_data(study), trainer)}  # one at a time: memory stays flat
         return self._runs[name]
 
@@ -145,7 +150,7 @@ class SiteDesk:
             policy = self._folder.policy
             allowed = None if ANY in policy.tasks else policy.tasks
             roots = find_site(study, self._folder.name, self._folder.data_root, allowed)
-            data = load_site(study, self._folder.name, roots, self._reporter, tasks=allowed)
+            data = load_site(study, self._folder.name, roots, self._reporter, tasks=allowed, cache=self._cache)
             policy.check_counts({name: len(rows) for name, rows in data.train.items()})
             self._sites = {digest: data}
         return self._sites[digest]
@@ -166,7 +171,7 @@ class SiteDesk:
         root = self._folder.public_root
         if not run.study.algorithm.uses_public or root is None:
             return None
-        return public_sets(run.study, root, pooled, self._reporter)
+        return public_sets(run.study, root, pooled, self._reporter, cache=self._cache)
 
     def _broadcast(self, letter: Envelope, run: _Run) -> Broadcast:
         broadcast = broadcast_of(letter.payload)
@@ -204,8 +209,14 @@ class SiteDesk:
         return Envelope("failure", {"phase": letter.kind, "reason": reason}, b"")
 
 
-def join(folder: SiteFolder, *, once: bool = False, console: Console | None = None) -> None:
+def join(folder: SiteFolder, *, once: bool = False, keep_decoded: bool = False, console: Console | None = None) -> None:
     """Take part in the federation until it is told to stop (Ctrl-C, SIGTERM), or, with ``once``, until a run is over.
+
+    Args:
+        folder: the site's.
+        once: leave when a run is over.
+        keep_decoded: keep decoded data of patients in the site's folder, so that a restart need not decode it again.
+        console: where lines for the site's people go.
 
     Raises:
         MedfedError: the server refuses this site, is not who it should be, or cannot be reached for too long.
@@ -213,7 +224,8 @@ def join(folder: SiteFolder, *, once: bool = False, console: Console | None = No
     from medfed.federated.flower import FlowerSite  # noqa: PLC0415  (the network is an optional extra)
 
     reporter = Reporter(console or Console())
-    desk = SiteDesk(folder, reporter)
+    cache = DecodedCache(folder.root / CACHE, reporter.say) if keep_decoded else None
+    desk = SiteDesk(folder, reporter, cache)
     key = load_node_key(folder.private_key)
     site = FlowerSite(f"{folder.host}:{folder.port}", folder.ca_pem, key, folder.root / "network.log")
 

@@ -89,9 +89,11 @@ class Update:
         client: client id.
         round: the round it answers.
         base: fingerprint of the model it started from.
-        delta: local minus global parameters, float32, same names and shapes as the broadcast's ``params``.
+        delta: local minus global parameters, float32, same names and shapes as the broadcast's ``params``; rounded to
+            ``rounds.upload_dtype`` until the server has restored it.
         buffers: local buffers after training.
         state: the algorithm's own tensors.
+        scales: of a change rounded to int8, tensor → ``[row]`` what one step is worth.
         num_examples: private training examples seen, over all tasks; apart from ``num_steps`` on purpose.
         num_steps: optimizer steps taken.
         examples: component ("encoders.image", "heads.cd") → examples whose loss reached it. A component the client
@@ -109,6 +111,7 @@ class Update:
     state: Params = field(default_factory=dict)
     examples: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    scales: Params = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

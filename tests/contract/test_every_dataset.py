@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medfed.datasets import DATASETS
+from medfed.datasets import DATASETS, decoded_cache
 from medfed.datasets.base import Dataset, TwinSpec, write_twin
 from medfed.datasets.decode import decode, validate_index
+from medfed.datasets.decoded_cache import DecodedCache
 from medfed.errors import DataError
 from medfed.modalities import MODALITIES
 from medfed.modalities.image import ImageModality
@@ -42,7 +43,8 @@ def test_a_twin_is_a_function_of_its_spec(dataset: Dataset, tmp_path: Path) -> N
 
 
 @each
-def test_a_twin_is_found_indexed_and_decoded(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_twin_is_found_indexed_and_decoded(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoded_cache, "SETTLED_SECONDS", 0)
     twin(dataset, tmp_path / "below")
     root = dataset.locate(tmp_path)
     assert root == tmp_path / "below"
@@ -50,7 +52,16 @@ def test_a_twin_is_found_indexed_and_decoded(dataset: Dataset, tmp_path: Path) -
     validate_index(dataset, root, index)
     assert COLUMNS | set(dataset.targets) <= set(index.columns)
     assert set(index["split"]) <= SPLITS
-    decoded = decode(dataset, root, SAMPLES)
+    cache = DecodedCache(tmp_path / "cache")
+    decoded = decode(dataset, root, SAMPLES, cache=cache)
+    with monkeypatch.context() as context:
+        context.setattr(type(dataset), "load", lambda *args: pytest.fail("it was decoded again"))
+        kept = decode(dataset, root, SAMPLES, cache=cache)
+    for kind in ("samples", "present", "truths"):
+        before, after = getattr(decoded, kind), getattr(kept, kind)
+        assert before.keys() == after.keys()
+        assert all(before[name].dtype == after[name].dtype for name in before)
+        assert all(before[name].tobytes() == after[name].tobytes() for name in before)
     assert decoded.card.synthetic
     assert not decoded.skipped
     has_one = np.any([decoded.present[name] for name in dataset.modalities], axis=0)

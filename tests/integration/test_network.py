@@ -75,6 +75,22 @@ def test_scaffold_gives_the_same_bits_in_process_in_workers_and_over_the_network
     assert all(found["counts"] is None for found in greetings.values()), "they leave only if the policy says so"
 
 
+def test_rounded_changes_give_the_same_bits_at_the_sites_desks(open_trial: OpenTrial, tmp_path: Path) -> None:
+    """The letters are those of the network, byte for byte; only nothing carries them."""
+    exact = open_trial()
+    trial = open_trial(study=STUDY.replace("num_rounds = 3", 'num_rounds = 3\nupload_dtype = "int8"'))
+    post, plain = DeskPost(trial), DeskPost(exact)
+    alone, apart, unrounded = here(trial, tmp_path, 1), run_over(trial, post), run_over(exact, plain)
+    assert weights(alone) == weights(apart) != weights(unrounded)
+    for name in (SCORES, "rounds.jsonl"):
+        assert (alone.root / name).read_bytes() == (apart.root / name).read_bytes(), name
+    assert all(0 < line["upload_error"] < 0.05 for line in apart.read_records("rounds.jsonl"))
+    small, large = (
+        sum(len(envelope.payload) for _, envelope in found.left if envelope.kind == "update") for found in (post, plain)
+    )
+    assert small < 0.8 * large, "SCAFFOLD's own half is exact, the other a quarter"
+
+
 def test_class_counts_leave_the_site_whose_policy_lets_them_and_are_those_of_its_training_examples(
     open_trial: OpenTrial,
 ) -> None:

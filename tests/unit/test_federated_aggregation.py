@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medfed.federated.aggregation import Average, in_order
+from medfed.federated.aggregation import CHUNK, Average, in_order
 from medfed.federated.wire import load_update, save_update
 from medfed.types import Failure, Params, Update
 
@@ -154,3 +154,26 @@ def test_an_update_survives_its_file(tmp_path: Path) -> None:
         assert all(before[name].dtype == after[name].dtype for name in before)
     same = ("client", "round", "base", "num_examples", "num_steps", "examples", "metrics")
     assert all(getattr(sent, name) == getattr(read, name) for name in same)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_sums_in_pieces_are_those_of_whole_tensors(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(1)
+    shapes = {"w": (3, CHUNK // 2 + 7), "transposed": (CHUNK + 1, 2), "b": (5,), "scalar": ()}
+    mean, wanted = Average(), dict.fromkeys(shapes, 0.0)
+    for number in range(3):
+        values = {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()}
+        values["transposed"] = values["transposed"].T.contiguous().T  # another order in memory
+        answer = update(f"h{number}", values, 3 + number)
+        before = {name: value.clone() for name, value in values.items()}
+        mean.add(values, answer)
+        assert all(torch.equal(values[name], before[name]) for name in shapes), "the update itself was changed"
+        wanted = {name: wanted[name] + (3 + number) * values[name].to(torch.float64) for name in shapes}
+    for name, total in mean.sums().items():
+        # float64 entries times 3, 4 and 5 round; the others are exact in float64.
+        assert torch.allclose(total, wanted[name], rtol=1e-15)
+        assert dtype == torch.float64 or torch.equal(total, wanted[name])
+    start = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    sums = mean.sums()
+    for name, value in mean.added_to(start).items():
+        assert torch.equal(value, (start[name].to(torch.float64) + sums[name] / 12).to(torch.float32))

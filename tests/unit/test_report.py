@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -17,9 +18,11 @@ from rich.console import Console
 
 from fake_run import TITLES, TRAINED, UNSEEN, fake_run
 from medfed.errors import RunError
+from medfed.report import federation
 from medfed.report.html import build_report, write_report
 from medfed.report.names import published, size
 from medfed.report.page import TEMPLATES
+from medfed.report.read import read_run
 from medfed.report.records import ScoreFile
 from medfed.report.svg import Frame, tag, ticks
 from medfed.report.tables import summary_table
@@ -328,3 +331,18 @@ def test_a_frame_places_corners_and_survives_a_single_point() -> None:
 
 def test_sizes_read_well() -> None:
     assert [size(n) for n in (0, 999, 1000, 1_500_000, 22 * 10**9)] == ["0 B", "999 B", "1.0 kB", "1.5 MB", "22.0 GB"]
+
+
+def test_rounded_changes_are_told_with_their_error(run: Path, tmp_path: Path) -> None:
+    assert federation.rounding(read_run(run)) == ""
+    lines = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
+    for number, line in enumerate(lines, start=1):
+        line |= {"upload_dtype": "int8", "upload_error": number / 1000}
+    (tmp_path / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    told = federation.rounding(read_run(tmp_path))
+    middle = statistics.median(range(1, len(lines) + 1)) / 10
+    assert "in int8: " in told
+    assert f"{middle:.2g} % of its length in the median round, {len(lines) / 10:.2g} % at most" in told
+    lines = [line | {"upload_error": None} for line in lines]
+    (tmp_path / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "no weight travels" in federation.rounding(read_run(tmp_path))

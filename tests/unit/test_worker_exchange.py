@@ -10,6 +10,7 @@ import pytest
 from federated_toys import SMALL, allowed, small_clients, small_federation, small_model
 from medfed.federated.algorithms import ALGORITHMS
 from medfed.federated.algorithms.base import Algorithm
+from medfed.federated.compression import UploadDtype
 from medfed.federated.exchange import ClientExchange, InProcessExchange
 from medfed.federated.memory import DiskMemory
 from medfed.federated.pool import Pool
@@ -29,14 +30,15 @@ def pool() -> Iterator[Pool]:
     pool.close()
 
 
-def in_workers(algorithm: Algorithm, pool: Pool, folder: Path) -> WorkerExchange:
-    recipe = Recipe(small_model, algorithm, allowed(algorithm), 0, folder / "clients", folder / "workers.log")
+def in_workers(algorithm: Algorithm, pool: Pool, folder: Path, upload_dtype: UploadDtype = "float32") -> WorkerExchange:
+    memory, log = folder / "clients", folder / "workers.log"
+    recipe = Recipe(small_model, algorithm, allowed(algorithm), 0, memory, log, upload_dtype)
     return WorkerExchange(small_clients(), recipe, pool, folder / "spool")
 
 
-def results(algorithm: Algorithm, exchange: ClientExchange) -> list[RoundResult]:
+def results(algorithm: Algorithm, exchange: ClientExchange, rounds: RoundSettings = ROUNDS) -> list[RoundResult]:
     state = initial_state(small_model(), algorithm)
-    return list(run_rounds(state, exchange, algorithm, small_federation(exchange), ROUNDS))
+    return list(run_rounds(state, exchange, algorithm, small_federation(exchange), rounds))
 
 
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
@@ -57,6 +59,20 @@ def test_every_algorithm_ends_with_the_same_bits_as_in_one_process(name: str, po
     assert {
         path.relative_to(tmp_path / "clients"): path.read_bytes() for path in (tmp_path / "clients").rglob("*.*")
     } == kept
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_rounded_changes_end_with_the_same_bits_as_in_one_process(
+    dtype: UploadDtype, pool: Pool, tmp_path: Path
+) -> None:
+    algorithm, rounds = ALGORITHMS["scaffold"](), RoundSettings(num_rounds=2, upload_dtype=dtype)
+    here = InProcessExchange(small_clients(), small_model(), algorithm, allowed(algorithm), 0, upload_dtype=dtype)
+    wanted = results(algorithm, here, rounds)
+    got = results(algorithm, in_workers(algorithm, pool, tmp_path, dtype), rounds)
+    for one, other in zip(wanted, got, strict=True):
+        assert fingerprint(other.state.tensors(), {}) == fingerprint(one.state.tensors(), {})
+        assert (other.upload_error, other.failures) == (one.upload_error, ())
+        assert [record.up_bytes for record in other.clients] == [record.up_bytes for record in one.clients]
 
 
 def test_a_run_may_go_on_with_another_number_of_workers(pool: Pool, tmp_path: Path) -> None:

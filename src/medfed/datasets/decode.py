@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import polars as pl
 from jaxtyping import Bool, Int, Shaped
 
 from medfed.datasets.base import Card, Dataset, Problem
+from medfed.datasets.decoded_cache import Arrays, DecodedCache, state_of
 from medfed.errors import DataError, MedfedError
 from medfed.modalities.base import Modality
 from medfed.modalities.moments import Moments
@@ -35,6 +37,11 @@ class Decoded:
     present: Mapping[str, Bool[np.ndarray, " example"]]
     skipped: tuple[Problem, ...] = ()
     truths: Mapping[str, Shaped[np.ndarray, " example *truth"]] = field(default_factory=dict)
+
+    @cached_property
+    def examples(self) -> list[str]:
+        """Id of every example."""
+        return [str(example) for example in self.index["example"]]
 
     def target(self, column: str) -> Int[np.ndarray, " example"]:
         """Class index per example, −1 where unknown."""
@@ -64,8 +71,9 @@ def decode(
     *,
     skip_bad: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    cache: DecodedCache | None = None,
 ) -> Decoded:
-    """Decode every example of ``dataset`` under ``root``.
+    """Decode every example of ``dataset`` under ``root``, or take the arrays that an earlier run left in ``cache``.
 
     Args:
         dataset: what to decode.
@@ -73,12 +81,58 @@ def decode(
         modalities: settings by modality name; must cover the dataset's modalities and truths.
         skip_bad: leave unreadable examples out and count them instead of stopping at the first.
         progress: called with (done, total).
+        cache: where decoded arrays are kept; None keeps none.
 
     Raises:
         DataError: an example cannot be read, or the index breaks its contract.
     """
     index = dataset.index(root)
     validate_index(dataset, root, index)
+    arrays = _cached(dataset, root, index, modalities, skip_bad, progress, cache)
+    good = np.array([row not in arrays.problems for row in range(len(index))], bool)
+    samples = {name: values if good.all() else values[good] for name, values in arrays.samples.items()}
+    return Decoded(
+        dataset.name,
+        dataset.card_at(root),
+        index.filter(pl.Series(good)),
+        {name: samples[name] for name in dataset.modalities},
+        {name: arrays.present[name][good] for name in dataset.modalities},
+        tuple(arrays.problems.values()),
+        {name: samples[name] for name in dataset.truths},
+    )
+
+
+def _cached(
+    dataset: Dataset,
+    root: Path,
+    index: pl.DataFrame,
+    modalities: Mapping[str, Modality],
+    skip_bad: bool,
+    progress: Callable[[int, int], None],
+    cache: DecodedCache | None,
+) -> Arrays:
+    """Return the arrays of the cache; if it has none, decode, and leave them there unless a file changed meanwhile."""
+    if cache is None:
+        return _decoded(dataset, root, index, modalities, skip_bad, progress)
+    place, before = cache.place(dataset, root, modalities), state_of(index, root)
+    found = cache.read(place, before, skip_bad=skip_bad) if before else None
+    if found is not None:
+        progress(len(index), len(index))
+        return found
+    arrays = _decoded(dataset, root, index, modalities, skip_bad, progress)
+    if before and state_of(index, root) == before:
+        cache.write(place, dataset, root, before, arrays)
+    return arrays
+
+
+def _decoded(
+    dataset: Dataset,
+    root: Path,
+    index: pl.DataFrame,
+    modalities: Mapping[str, Modality],
+    skip_bad: bool,
+    progress: Callable[[int, int], None],
+) -> Arrays:
     names = (*dataset.modalities, *dataset.truths)
     samples = {name: np.zeros((len(index), *modalities[name].sample_shape), modalities[name].dtype) for name in names}
     present = {name: np.zeros(len(index), bool) for name in names}
@@ -93,18 +147,7 @@ def decode(
                 raise
             problems[row] = Problem(record["example"], str(error.where), error.what)
         progress(row + 1, len(index))
-    good = np.array([row not in problems for row in range(len(index))], bool)
-    if problems:
-        samples = {name: values[good] for name, values in samples.items()}
-    return Decoded(
-        dataset.name,
-        dataset.card_at(root),
-        index.filter(pl.Series(good)),
-        {name: samples[name] for name in dataset.modalities},
-        {name: present[name][good] for name in dataset.modalities},
-        tuple(problems.values()),
-        {name: samples[name] for name in dataset.truths},
-    )
+    return Arrays(samples, present, problems)
 
 
 def stacked(parts: Sequence[Decoded]) -> Decoded:

@@ -108,8 +108,8 @@ class Client:
         upload = algorithm.upload(trained, broadcast, state["algorithm"])
         metrics = {f"loss.{task}": loss for task, loss in fitted.losses.items()}
         metrics["seconds"] = time.perf_counter() - started
-        kept = {} if settings.reset_optimizer else fitted.slots
-        return _update(trained, upload, broadcast, metrics), join({"algorithm": upload.client_state, "optimizer": kept})
+        kept = join({"algorithm": upload.client_state, "optimizer": fitted.slots})
+        return _update(trained, upload, broadcast, metrics), kept
 
 
 def initial_client_state(algorithm: Algorithm, initial: Weights) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from medfed.errors import DiskError, MedfedError, StudyError
 from medfed.federated.algorithms.base import Algorithm
 from medfed.federated.client import STATE_GROUPS, Client, initial_client_state
+from medfed.federated.compression import UploadDtype, compressed
 from medfed.federated.memory import ClientMemory, RamMemory
 from medfed.federated.optimizer import ClientSettings
 from medfed.federated.state import split, weights_of
@@ -78,6 +79,7 @@ class InProcessExchange:
         settings: how clients train.
         seed: the run's seed.
         memory: what clients keep between rounds; by default in this process.
+        upload_dtype: how changes of the weights travel.
     """
 
     def __init__(
@@ -88,9 +90,11 @@ class InProcessExchange:
         settings: ClientSettings,
         seed: int,
         memory: ClientMemory | None = None,
+        upload_dtype: UploadDtype = "float32",
     ) -> None:
         self._clients = by_id(clients)
-        self._trainer = Trainer(model, algorithm, settings, seed, RamMemory() if memory is None else memory)
+        kept = RamMemory() if memory is None else memory
+        self._trainer = Trainer(model, algorithm, settings, seed, kept, upload_dtype)
 
     @property
     def registered(self) -> dict[str, int]:
@@ -133,15 +137,23 @@ class Trainer:
         settings: how clients train.
         seed: the run's seed.
         memory: what clients keep between rounds.
+        upload_dtype: how changes of the weights travel.
 
     Attributes:
         initial: the model's initial weights.
     """
 
     def __init__(
-        self, model: nn.Module, algorithm: Algorithm, settings: ClientSettings, seed: int, memory: ClientMemory
+        self,
+        model: nn.Module,
+        algorithm: Algorithm,
+        settings: ClientSettings,
+        seed: int,
+        memory: ClientMemory,
+        upload_dtype: UploadDtype = "float32",
     ) -> None:
         self._model, self._algorithm, self._settings, self._seed = model, algorithm, settings, seed
+        self._upload_dtype = upload_dtype
         self.initial = weights_of(model)
         self.memory = memory
 
@@ -159,7 +171,7 @@ class Trainer:
             return Failure(client.id, broadcast.round, "train", str(error))
 
     def update(self, client: Client, broadcast: Broadcast) -> Update:
-        """Train ``client`` on ``broadcast`` and keep its new state.
+        """Train ``client`` on ``broadcast``, keep its new state, and return the update as it travels.
 
         Raises:
             MedfedError: the client cannot train, or its state cannot be kept.
@@ -167,7 +179,7 @@ class Trainer:
         state = self._kept(client.id, broadcast.round)
         found, kept = client.train(self._model, broadcast, self._algorithm, state, self._settings, self._seed)
         self.memory.keep(client.id, broadcast.round, kept)
-        return found
+        return compressed(found, self._upload_dtype, self._seed)
 
     def own(self, client: str) -> dict[str, Tensor]:
         """Return what the algorithm keeps at ``client``."""

@@ -15,11 +15,14 @@ import torch
 from torch import Tensor
 
 from medfed.errors import UpdateRejectedError
+from medfed.federated.compression import UploadDtype, has_scales, largest_errors, told_errors
 from medfed.federated.state import Weights
 from medfed.types import Broadcast, Params, Update, component
 
 MOST_STEPS = 2**31
 """More steps than any round has; algorithms compute with the number."""
+MOST_SCALE = torch.finfo(torch.float32).max / 2**7
+"""The largest scale with which every int8 value stays finite in float32."""
 
 
 class TensorSpec(NamedTuple):
@@ -30,17 +33,34 @@ class TensorSpec(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """What an update must consist of, tensor by tensor."""
+    """What an update must consist of, tensor by tensor.
+
+    Attributes:
+        delta, buffers, state: tensors, as they travel.
+        scales: of the int8 tensors of ``delta``.
+        errors: components whose rounding error the client must tell.
+    """
 
     delta: Mapping[str, TensorSpec]
     buffers: Mapping[str, TensorSpec]
     state: Mapping[str, TensorSpec]
+    scales: Mapping[str, TensorSpec] = {}
+    errors: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, params: Params, buffers: Params, state: Params) -> Manifest:
+    def of(cls, params: Params, buffers: Params, state: Params, upload_dtype: UploadDtype = "float32") -> Manifest:
         """Return the manifest for a model, and an algorithm whose uploads carry tensors like ``state``."""
         delta = {name: TensorSpec(tuple(value.shape), delta_dtype(value.dtype)) for name, value in params.items()}
-        return cls(delta, _specs(buffers), _specs(state))
+        if upload_dtype == "float32":
+            return cls(delta, _specs(buffers), _specs(state))
+        scales = {}
+        if upload_dtype == "bfloat16":
+            delta = {name: TensorSpec(spec.shape, torch.bfloat16) for name, spec in delta.items()}
+        else:
+            by_row = {name: spec.shape for name, spec in delta.items() if has_scales(spec.shape)}
+            delta |= {name: TensorSpec(shape, torch.int8) for name, shape in by_row.items()}
+            scales = {name: TensorSpec(shape[:1], torch.float32) for name, shape in by_row.items()}
+        return cls(delta, _specs(buffers), _specs(state), scales, frozenset(map(component, delta)))
 
 
 class Gate:
@@ -72,10 +92,12 @@ class Gate:
         self._check_counts(sender, update)
         for kind, tensors, specs in (
             ("delta", update.delta, self._manifest.delta),
+            ("scale", update.scales, self._manifest.scales),
             ("buffer", update.buffers, self._manifest.buffers),
             ("state", update.state, self._manifest.state),
         ):
             _check_all(f"client {sender!r}", kind, tensors, specs)
+        self._check_rounding(sender, update)
 
     def _check_sender(self, sender: str, update: Update) -> None:
         if sender not in self._registered:
@@ -97,6 +119,22 @@ class Gate:
                 f"it started from model {update.base[:12]!r}, this round's is {self._base[:12]!r}",
                 hint="train from the broadcast weights",
             )
+
+    def _check_rounding(self, sender: str, update: Update) -> None:
+        for name, scales in update.scales.items():
+            worth = scales.aminmax() if scales.numel() else None
+            if worth and not 0 <= float(worth.min) <= float(worth.max) <= MOST_SCALE:
+                told = f"{float(worth.min):.3g} to {float(worth.max):.3g}, allowed is 0 to {MOST_SCALE:.3g}"
+                raise _rejected(sender, f"scale {name!r} is {told}", hint="look at the client's training log")
+        told_of = told_errors(update)
+        if missing := sorted(self._manifest.errors - told_of.keys()):
+            hint = "both sides must run the same version of medfed"
+            raise _rejected(sender, f"it does not tell the rounding error of {missing[0]!r}", hint=hint)
+        most = largest_errors(update) if told_of else {}
+        for part, square in told_of.items():
+            if part not in self._manifest.errors or not 0 <= square <= most[part]:
+                what = f"the rounding error of {part!r} is {square!r}, which no rounding here gives"
+                raise _rejected(sender, what, hint="both sides must run the same study")
 
     def _check_counts(self, sender: str, update: Update) -> None:
         limit = self._registered[sender]
@@ -169,7 +207,8 @@ def _check_tensor(who: str, what: str, value: Tensor, spec: TensorSpec) -> None:
     if value.dtype != spec.dtype or value.layout != torch.strided:
         found = f"{value.dtype}, {value.layout}"
         raise _refused(who, f"{what} is {found}, wanted {spec.dtype}, torch.strided", hint=_SAME_MODEL)
-    if not bool(torch.isfinite(value).all()):
+    # A sum with a value that is not finite is never finite, and costs one pass; one that overflows is looked at again.
+    if not bool(torch.isfinite(value.sum())) and not bool(torch.isfinite(value).all()):
         bad = int((~torch.isfinite(value)).sum())
         raise _refused(
             who,

@@ -32,8 +32,9 @@ def trainable_params(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
     """Return the live buffers of ``model`` that belong to its state, by name."""
-    kept = model.state_dict(keep_vars=True)
-    return {name: value for name, value in model.named_buffers() if name in kept}
+    buffers = dict(model.named_buffers())
+    kept = model.state_dict(keep_vars=True) if buffers else {}
+    return {name: value for name, value in buffers.items() if name in kept}
 
 
 def weights_of(model: nn.Module) -> Weights:

@@ -32,7 +32,7 @@ class Fitted:
         weights: the trained model, on the CPU.
         num_steps: optimizer steps taken.
         losses: mean loss over the steps, by task.
-        slots: the optimizer's slots, on the CPU.
+        slots: the optimizer's slots, on the CPU; none where every round starts with fresh ones.
     """
 
     weights: Weights
@@ -82,21 +82,25 @@ class LocalRun:
                 optimizer.step()
         site.model.zero_grad()
         losses = {task: total / num_steps for task, total in totals.items()}
-        return Fitted(weights_of(site.model), num_steps, losses, slots_of(optimizer, params))
+        kept = {} if settings.reset_optimizer else slots_of(optimizer, params)
+        return Fitted(weights_of(site.model), num_steps, losses, kept)
 
     def _backward(self, step: LocalStep) -> dict[str, float]:
         """Leave the step's gradient in the parameters and return the loss of every task."""
         for param in step.params.values():
-            # Zero, not None: to a batch that lacks a modality its encoder has the gradient 0.
-            param.grad = torch.zeros_like(param) if param.grad is None else param.grad.zero_()
+            param.grad = None
         losses = {item.task.name: self._backward_task(step, item) for item in step.batches}
         penalty = self.algorithm.penalty(step, self.broadcast, self.state)
         if penalty is not None:
             _backward(penalty)
-        gradients = {name: param.grad for name, param in step.params.items() if param.grad is not None}
-        corrected = self.algorithm.correct(gradients, step, self.broadcast, self.state)
-        if corrected is not None:
-            _replace(step.params, corrected)
+        for param in step.params.values():
+            if param.grad is None:  # to a batch that lacks a modality its encoder has the gradient 0
+                param.grad = torch.zeros_like(param)
+        if type(self.algorithm).correct is not Algorithm.correct:
+            gradients = {name: param.grad for name, param in step.params.items() if param.grad is not None}
+            corrected = self.algorithm.correct(gradients, step, self.broadcast, self.state)
+            if corrected is not None:
+                _replace(step.params, corrected)
         return losses
 
     def _backward_task(self, step: LocalStep, item: TaskBatch) -> float:

@@ -19,7 +19,7 @@ from medfed.errors import RunError
 from medfed.federated.state import copied, join, split
 from medfed.types import Broadcast, Params, Update
 
-UPDATE_GROUPS = ("delta", "buffers", "state")
+UPDATE_GROUPS = ("delta", "scales", "buffers", "state")
 BROADCAST_GROUPS = ("params", "buffers", "state")
 Facts = Mapping[str, Any]
 """JSON values that travel with tensors."""

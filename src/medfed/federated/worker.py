@@ -20,6 +20,7 @@ from torch import nn
 
 from medfed.federated.algorithms.base import Algorithm
 from medfed.federated.client import Client, ClientSettings
+from medfed.federated.compression import UploadDtype
 from medfed.federated.exchange import Trainer
 from medfed.federated.memory import DiskMemory
 from medfed.federated.spool import read_spool
@@ -40,6 +41,7 @@ class Recipe:
         seed: the run's seed.
         memory: folder of what clients keep between rounds.
         log: where a worker writes the traceback of a bug.
+        upload_dtype: how changes of the weights travel.
     """
 
     build: Callable[[], nn.Module]
@@ -48,10 +50,12 @@ class Recipe:
     seed: int
     memory: Path
     log: Path
+    upload_dtype: UploadDtype = "float32"
 
     def trainer(self) -> Trainer:
         """Build the model and what trains it."""
-        return Trainer(self.build(), self.algorithm, self.settings, self.seed, DiskMemory(self.memory))
+        memory = DiskMemory(self.memory)
+        return Trainer(self.build(), self.algorithm, self.settings, self.seed, memory, self.upload_dtype)
 
 
 class Open(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import median
 
 from medfed.report.figures import Figure, Heat, Legend, Series, colour, heat, stacked_bars
 from medfed.report.names import natural, task_title
@@ -45,6 +46,25 @@ def traffic(run: RunFiles) -> Figure | None:
         return None
     layers = [Series("server to clients", "c0", down), Series("clients to server", "c1", up)]
     return Figure("MB by round", stacked_bars(layers, "round", "MB"))
+
+
+def rounding(run: RunFiles) -> str:
+    """How changes of the weights travelled with what error of the mean update, in words; empty if exact."""
+    dtypes = sorted({line.upload_dtype for line in run.rounds} - {"float32"})
+    if not dtypes:
+        return ""
+    errors = [line.upload_error for line in run.rounds if line.upload_error is not None]
+    form = f"Clients send the change of their weights in {', '.join(dtypes)}"
+    if not errors:
+        return f"{form}; with this algorithm no weight travels."
+    return (
+        f"{form}: the mean update is off by {_percent(median(errors))} of its length in the median round, "
+        f"{_percent(max(errors))} at most."
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %"
 
 
 def seconds(run: RunFiles) -> tuple[Figure | None, list[Legend], list[tuple[str, float]]]:

@@ -62,6 +62,7 @@ def _content(run: RunFiles) -> dict[str, object]:
         "sites": sites.site_tables(run.sites, run.provenance.titles),
         "site_failures": sites.site_failures(run.sites),
         "traffic": federation.traffic(run),
+        "rounding": federation.rounding(run),
         "seconds": figure,
         "phases": phases,
         "once": once,

@@ -97,11 +97,13 @@ class FailedClient(Record):
 
 
 class Round(Record):
-    """A line of ``rounds.jsonl``."""
+    """A line of ``rounds.jsonl``; ``upload_error`` is the relative error of the mean update by its rounding."""
 
     round: int
     clients: list[ClientRound] = []
     failures: list[FailedClient] = []
+    upload_dtype: str = "float32"
+    upload_error: Number = None
 
 
 class Timing(Record):

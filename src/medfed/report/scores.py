@@ -131,5 +131,9 @@ def _facts(facts: RunFacts, run: Path) -> Iterator[tuple[str, str]]:
     cost = json.loads((run / "provenance.json").read_text(encoding="utf-8"))["cost"]
     yield "sent to clients", size(int(cost["bytes_down"]))
     yield "sent to the server", size(int(cost["bytes_up"]))
+    rounds = facts.study.get("rounds")
+    dtype = rounds.get("upload_dtype", "float32") if isinstance(rounds, dict) else "float32"
+    if dtype != "float32" and cost.get("upload_error") is not None:
+        yield f"error of the mean update in {dtype}", f"{100 * cost['upload_error']:.2g} %"
     yield "training at the clients", duration(cost["train_seconds"])
     yield "largest memory", size(int(cost["peak_memory_bytes"]))

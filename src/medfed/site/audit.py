@@ -135,4 +135,5 @@ class AuditLog:
 
 def tensor_names(update: Update) -> tuple[str, ...]:
     """Return the names of an update's tensors as the log counts them: ``state/…`` before the algorithm's own."""
-    return (*update.delta, *update.buffers, *(f"state/{name}" for name in update.state))
+    own = (f"{part}/{name}" for part in ("scales", "state") for name in getattr(update, part))
+    return (*update.delta, *update.buffers, *own)

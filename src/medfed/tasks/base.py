@@ -243,7 +243,7 @@ class TaskSet:
     @property
     def examples(self) -> list[str]:
         """Id of every example."""
-        return [str(example) for example in self.data.index["example"].gather(self.rows)]
+        return [self.data.examples[row] for row in self.rows]
 
     @property
     def patients(self) -> list[str]:
@@ -257,7 +257,7 @@ class TaskSet:
             {name: torch.from_numpy(self.data.samples[name][rows]) for name in self.task.modalities},
             {name: torch.from_numpy(self.data.present[name][rows]) for name in self.task.modalities},
             torch.from_numpy(self.labels.targets[rows]),
-            tuple(str(example) for example in self.data.index["example"].gather(rows)),
+            tuple(self.data.examples[row] for row in rows),
             tuple(self.labels.questions[row] for row in rows) if self.labels.questions else (),
         )
 

@@ -29,7 +29,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from medfed.federated.aggregation import Average, moved
+from medfed.federated.aggregation import moved, totals
 from medfed.federated.algorithms.base import Aggregate, Algorithm, Federation
 from medfed.federated.gate import delta_dtype
 from medfed.federated.state import FederatedState, join, split
@@ -71,10 +71,7 @@ class Adaptive(Algorithm, ABC):
 
     def aggregate(self, state: FederatedState, updates: Iterator[Update], federation: Federation) -> Aggregate:
         """Return x + η m/scale and the new moments, for the tensors that someone trained."""
-        deltas, buffers = Average(), Average()
-        for update in updates:
-            deltas.add(update.delta, update)
-            buffers.add(update.buffers, update)
+        deltas, buffers = totals(updates)
         kept = split(state.server_state, self.moments)
         steps = {}
         for name, delta in deltas.means().items():

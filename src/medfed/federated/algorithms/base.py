@@ -39,7 +39,7 @@ from typing import ClassVar, NamedTuple
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from medfed.federated.aggregation import Average
+from medfed.federated.aggregation import totals
 from medfed.federated.local import LocalStep, Trained, Upload
 from medfed.federated.optimizer import ClientSettings
 from medfed.federated.state import FederatedState, Weights
@@ -142,10 +142,7 @@ class Algorithm(BaseModel, ABC):
 
         x ← x + Σ w_i (y_i − x) / Σ w_i, tensor by tensor, where w_i are the examples whose loss reached the tensor.
         """
-        deltas, buffers = Average(), Average()
-        for update in updates:
-            deltas.add(update.delta, update)
-            buffers.add(update.buffers, update)
+        deltas, buffers = totals(updates)
         return Aggregate(deltas.added_to(state.params), buffers.replacing(state.buffers), state.server_state)
 
     def deployed(self, weights: Weights, client_state: Params) -> Weights:

@@ -98,9 +98,11 @@ class FedNova(Algorithm):
         directions, counts, buffers = Average(), Average(), Average()
         for update in updates:
             count = update.state[STEPS]
-            directions.add({name: value.to(torch.float64) / count for name, value in update.delta.items()}, update)
+            for name, value in update.delta.items():
+                directions.add({name: value.to(torch.float64) / count}, update)
             counts.add(dict.fromkeys(update.delta, count), update)
             buffers.add(update.buffers, update)
+            del update  # before the next one comes: memory holds one
         effective = counts.means()
         steps = {name: effective[name] * mean for name, mean in directions.means().items()}
         return Aggregate(moved(state.params, steps), buffers.replacing(state.buffers), state.server_state)

@@ -17,7 +17,7 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from medfed.federated.aggregation import Average, Weighting, moved
+from medfed.federated.aggregation import Weighting, moved, totals
 from medfed.federated.algorithms.base import Aggregate, Algorithm, Federation
 from medfed.federated.algorithms.keeping import group
 from medfed.federated.local import LocalStep, Trained, Upload
@@ -65,10 +65,7 @@ class PFedMe(Algorithm):
 
     def aggregate(self, state: FederatedState, updates: Iterator[Update], federation: Federation) -> Aggregate:
         """Return (1 − β)x + β·mean of w_i."""
-        deltas, buffers = Average(self.weighting), Average(self.weighting)
-        for update in updates:
-            deltas.add(update.delta, update)
-            buffers.add(update.buffers, update)
+        deltas, buffers = totals(updates, self.weighting)
         steps = {name: self.beta * mean for name, mean in deltas.means().items()}
         return Aggregate(moved(state.params, steps), buffers.replacing(state.buffers), state.server_state)
 

@@ -130,6 +130,7 @@ class Scaffold(Algorithm):
             controls.add(update.state, update)
             shares = [weight(update, part, self.weighting) for part in parts]
             known[update.client] = torch.tensor(shares, dtype=torch.float64)
+            del update  # before the next one comes: memory holds one
         before, after = (self._total(weights, parts, federation) for weights in (old["weight"], known))
         common = _mean(old["control"], controls.sums(), before, after)
         params = moved(state.params, {name: self.eta_g * mean for name, mean in deltas.means().items()})

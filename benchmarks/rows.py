@@ -11,12 +11,12 @@ Bound = Literal["≤", "≥", "="]
 HOLDS: dict[Bound, Callable[[float, float], bool]] = {
     "≤": operator.le,
     "≥": operator.ge,
-    "=": lambda ratio, value: round(ratio, 2) == value,
+    "=": lambda ratio, value: round(ratio, 2) <= value,
 }
 
 
 class Target(NamedTuple):
-    """What a ratio must be; ``=`` to two decimals."""
+    """What a ratio must be; ``=`` is: no more, to two decimals."""
 
     bound: Bound
     value: float

@@ -1,0 +1,144 @@
+"""A federated round in one process against the bare local training it contains.
+
+The bare form loads the global weights, runs the same batches through the same optimizer, and that is all: no gate, no
+fingerprint, no records, no sums. Averaged afterwards, outside the clock, it gives the round's new model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.bytes import size
+from benchmarks.rows import Row, Target, counted
+from benchmarks.timing import Bench, Versus
+from medfed.arm import build_model
+from medfed.federated.algorithms.base import Federation
+from medfed.federated.algorithms.fedavg import FedAvg
+from medfed.federated.batches import steps
+from medfed.federated.client import Client, ClientSettings
+from medfed.federated.exchange import InProcessExchange
+from medfed.federated.rounds import RoundSettings, initial_state, run_round
+from medfed.federated.state import num_bytes
+from medfed.models.base import FederatedModel
+from medfed.rng import torch_seeded
+from medfed.study import Study, load_study
+from medfed.tasks.base import Task, TaskSet
+from medfed.types import Batch
+
+DEMO = Path(__file__).parents[1] / "studies" / "demo.toml"
+ROUND, BARE, SEED = "federated round", "bare local training", 0
+Step = list[tuple[Task, Batch]]
+
+
+def round_rows(bench: Bench) -> Iterator[Row]:
+    """A round of the demo's model: five hospitals, radiographs and ECGs."""
+    study = load_study(DEMO)
+    each, clients = (8, 2) if bench.quick else (128, 5)
+    settings = ClientSettings(lr=1e-3, batch_size=32)
+    hospitals = [_hospital(study, f"hospital-{number}", each, number) for number in range(clients)]
+    variants = {ROUND: _round(study, hospitals, settings), BARE: _bare(study, hospitals, settings)}
+    setting = f"{clients} clients, {each} radiographs and {each} ECGs each, one epoch, batch 32"
+    pair = Versus(ROUND, BARE, Target("≤", 1.05), same=True, wall=True)
+    yield from bench.race("round", setting, variants, [pair], seconds=60.0, tolerance=1e-6)
+
+
+def _hospital(study: Study, name: str, number: int, seed: int) -> Client:
+    rng = np.random.default_rng(seed)
+    sets = {}
+    for task in study.train_tasks:
+        if task.name in ("cd", "ead"):
+            shapes = {modality: study.modality(modality).sample_shape for modality in task.modalities}
+            samples = {
+                modality: rng.normal(size=(number, *shape)).astype(np.float32) for modality, shape in shapes.items()
+            }
+            sets[task.name] = TaskSet.from_arrays(task, samples, rng.integers(2, size=number), name)
+    return Client(name, sets)
+
+
+def _round(study: Study, hospitals: list[Client], settings: ClientSettings) -> Callable[[], Mapping[str, Tensor]]:
+    model, algorithm = build_model(study), FedAvg()
+    state = initial_state(model, algorithm)
+
+    def run() -> Mapping[str, Tensor]:
+        exchange = InProcessExchange(hospitals, model, algorithm, settings, SEED)
+        federation = Federation(exchange.registered, SEED)
+        return run_round(state, exchange, algorithm, federation, RoundSettings()).state.params
+
+    return run
+
+
+def _bare(study: Study, hospitals: list[Client], settings: ClientSettings) -> Callable[[], object]:
+    model = build_model(study)
+    start = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    order = {client.id: list(_positions(client, settings)) for client in hospitals}
+
+    def run() -> object:
+        trained = [_trained(model, start, client, order[client.id], settings) for client in hospitals]
+        return lambda: _mean(model, start, trained, hospitals)
+
+    return run
+
+
+def _positions(client: Client, settings: ClientSettings) -> Iterator[list[tuple[str, np.ndarray]]]:
+    """Yield which examples every step of the round sees: the library's draw."""
+    for batches in steps(client.tasks, settings, SEED, client.id, 1, "train"):
+        yield [(task.name, np.array([int(name.rpartition("-")[2]) for name in batch.examples])) for task, batch, _ in batches]
+
+
+def _trained(
+    model: FederatedModel,
+    start: Mapping[str, Tensor],
+    client: Client,
+    order: list[list[tuple[str, np.ndarray]]],
+    settings: ClientSettings,
+) -> dict[str, Tensor]:
+    model.load_state_dict(start)
+    model.train()
+    reached = [
+        value
+        for name, value in model.named_parameters()
+        if value.requires_grad and _has(client, name)
+    ]
+    optimizer = torch.optim.Adam(reached, settings.lr, fused=True)
+    with torch_seeded(SEED, client.id, 1, "train"):
+        for step in order:
+            optimizer.zero_grad()
+            for name, positions in step:
+                examples = client.tasks[name]
+                samples = {
+                    modality: torch.from_numpy(examples.data.samples[modality][positions])
+                    for modality in examples.task.modalities
+                }
+                present = {modality: torch.ones(len(positions), dtype=torch.bool) for modality in samples}
+                target = torch.from_numpy(examples.labels.targets[positions])
+                outputs = model(examples.task, Batch(samples, present, target))
+                (F.cross_entropy(outputs, target) / len(step)).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+def _has(client: Client, name: str) -> bool:
+    """Whether an example of the client reaches a parameter."""
+    kind, part = name.split(".")[:2]
+    if kind == "heads":
+        return part in client.tasks
+    return any(part in examples.task.modalities for examples in client.tasks.values())
+
+
+def _mean(
+    model: FederatedModel, start: Mapping[str, Tensor], trained: list[dict[str, Tensor]], hospitals: list[Client]
+) -> dict[str, Tensor]:
+    """Return the mean of the clients' models, which have equally many examples; what nobody trained stays."""
+    names = [name for name, value in model.named_parameters() if value.requires_grad]
+    return {
+        name: torch.stack([weights[name] for weights in trained]).mean(0)
+        if all(_has(client, name) for client in hospitals)
+        else start[name]
+        for name in names
+    }

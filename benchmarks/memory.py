@@ -13,7 +13,13 @@ from benchmarks.llama import llama
 from benchmarks.rows import Row, Target, counted
 from benchmarks.timing import Bench
 
-FUSED, FULL, LOOP, X_LORA, FROZEN = "experts", f"PEFT LoRA of rank {P * RANK}", "loop over experts", "PEFT X-LoRA", "base"
+FUSED, FULL, LOOP, X_LORA, FROZEN = (
+    "experts",
+    f"PEFT LoRA of rank {P * RANK}",
+    "loop over experts",
+    "PEFT X-LoRA",
+    "base",
+)
 KEPT, PEAK = "bytes kept for backward beyond the frozen model's", "peak bytes"
 
 

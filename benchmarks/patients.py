@@ -104,7 +104,5 @@ def patients(task: Task, number: int, seed: int = 0) -> TaskSet:
     rng = np.random.default_rng(seed)
     targets = np.arange(number) % len(task.answers)
     shift = (targets - 0.5).astype(np.float32)[:, None]
-    samples = {
-        name: rng.normal(size=(number, CHANNELS)).astype(np.float32) + shift for name in task.modalities
-    }
+    samples = {name: rng.normal(size=(number, CHANNELS)).astype(np.float32) + shift for name in task.modalities}
     return TaskSet.from_arrays(task, samples, targets, f"made-up-{seed}")

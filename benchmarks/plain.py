@@ -42,7 +42,9 @@ def step_loss(server: Server, examples: Examples) -> Tensor:
     """Return the mean over examples of the mean cross-entropy of their answers' tokens."""
     injected = server.injector.injected
     prompts, answers, tasks = rows(server, examples)
-    whole = [torch.cat([prompt, injected.foundation.embed(answer)]) for prompt, answer in zip(prompts, answers, strict=True)]
+    whole = [
+        torch.cat([prompt, injected.foundation.embed(answer)]) for prompt, answer in zip(prompts, answers, strict=True)
+    ]
     length = max(map(len, whole))
     embeddings = torch.stack([F.pad(row, (0, 0, 0, length - len(row))) for row in whole])
     mask = torch.stack([F.pad(torch.ones(len(row), dtype=torch.long), (0, length - len(row))) for row in whole])

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from benchmarks.rows import Interval, Row, Target, judged
 from benchmarks.same import require_same
 
 Run = Callable[[], object]
+Clock = Literal["CPU time", "wall time"]
 WARM_UP, LEAST, MOST, RESAMPLES = 2, 7, 40, 2000
 
 
@@ -63,6 +65,8 @@ class Bench:
         seconds: float = 15.0,
         tolerance: float = 1e-4,
         turns: int = LEAST,
+        clock: Clock = "CPU time",
+        tokens: int = 0,
     ) -> list[Row]:
         """Time ``variants`` in turn and return a row for every one of ``pairs``.
 
@@ -74,11 +78,14 @@ class Bench:
             seconds: go on for so long.
             tolerance: largest difference, relative to the largest value, between variants that compute the same.
             turns: at least so many, however long they take.
+            clock: what is divided; an accelerator's runs, which must wait for it, take wall time.
+            tokens: that a run goes through; the rows then tell tokens a second.
         """
         with _quiet():
             self._check(variants, pairs, tolerance)
             cpu, wall = self._turns(variants, 0.0 if self.quick else seconds, 2 if self.quick else turns)
-        return [_row(group, setting, pair, list(variants), cpu, wall) for pair in pairs]
+        spent, names = cpu if clock == "CPU time" else wall, list(variants)
+        return [_row(group, setting, pair, names, (spent, wall), clock, tokens) for pair in pairs]
 
     def _check(self, variants: Mapping[str, Run], pairs: Sequence[Versus], tolerance: float) -> None:
         """Run everything ``WARM_UP`` times; the outcomes of the first run are compared where they should be equal."""
@@ -123,20 +130,29 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1e6:.3g} µs"
 
 
-def _row(group: str, setting: str, pair: Versus, names: list[str], cpu: np.ndarray, wall: np.ndarray) -> Row:
+def _row(
+    group: str,
+    setting: str,
+    pair: Versus,
+    names: list[str],
+    spent_and_wall: tuple[np.ndarray, np.ndarray],
+    clock: Clock,
+    tokens: int,
+) -> Row:
     over, under = names.index(pair.over), names.index(pair.under)
-    found = ratio_of_medians(cpu[:, over], cpu[:, under])
+    spent, wall = spent_and_wall
+    found, once = ratio_of_medians(spent[:, over], spent[:, under]), float(np.median(spent[:, over]))
     return Row(
         group,
         setting,
         pair.over,
         pair.under,
-        "CPU time",
+        clock,
         *found,
         None if pair.target is None else str(pair.target),
         judged(pair.target, found),
-        len(cpu),
-        duration(float(np.median(cpu[:, over]))),
+        len(spent),
+        f"{tokens / once:,.0f} tokens/s" if tokens else duration(once),
         ratio_of_medians(wall[:, over], wall[:, under]).ratio if pair.wall else None,
         pair.note,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -46,6 +47,25 @@ def round_rows(bench: Bench) -> Iterator[Row]:
     setting = f"{clients} clients, {each} radiographs and {each} ECGs each, one epoch, batch 32"
     pair = Versus(ROUND, BARE, Target("≤", 1.05), same=True, wall=True)
     yield from bench.race("round", setting, variants, [pair], seconds=60.0, tolerance=1e-6)
+
+
+def wire_rows(bench: Bench) -> Iterator[Row]:
+    """Payload of one client's answer in every dtype that it can be sent in."""
+    study, settings = load_study(DEMO), ClientSettings(local_steps=1)
+    hospitals, field = [_hospital(study, "hospital-0", 4, 0)], RoundSettings.model_fields.get("upload_dtype")
+    setting, sent = "the demo's encoders and heads, bytes a client and round", dict[str, int]()
+    for dtype in ("float32",) if field is None else get_args(field.annotation):
+        chosen = {} if dtype == "float32" else {"upload_dtype": dtype}
+        model, algorithm = build_model(study), FedAvg()
+        exchange = InProcessExchange(hospitals, model, algorithm, settings, SEED, **chosen)
+        federation, rounds = Federation(exchange.registered, SEED), RoundSettings(**chosen)
+        result = run_round(initial_state(model, algorithm), exchange, algorithm, federation, rounds)
+        (record,), error = result.clients, getattr(result, "upload_error", 0.0)
+        sent[dtype] = record.up_bytes
+        over = (f"upload in {dtype}", float(record.up_bytes))
+        under = ("in float32", float(sent["float32"])) if chosen else ("download", float(record.down_bytes))
+        note = f"error of the mean update {100 * error:.2f} %" if error else ""
+        yield counted("wire", setting, over, under, takes=size(record.up_bytes), note=note)
 
 
 def _hospital(study: Study, name: str, number: int, seed: int) -> Client:
@@ -88,7 +108,10 @@ def _bare(study: Study, hospitals: list[Client], settings: ClientSettings) -> Ca
 def _positions(client: Client, settings: ClientSettings) -> Iterator[list[tuple[str, np.ndarray]]]:
     """Yield which examples every step of the round sees: the library's draw."""
     for batches in steps(client.tasks, settings, SEED, client.id, 1, "train"):
-        yield [(task.name, np.array([int(name.rpartition("-")[2]) for name in batch.examples])) for task, batch, _ in batches]
+        yield [
+            (task.name, np.array([int(name.rpartition("-")[2]) for name in batch.examples]))
+            for task, batch, _ in batches
+        ]
 
 
 def _trained(
@@ -100,11 +123,7 @@ def _trained(
 ) -> dict[str, Tensor]:
     model.load_state_dict(start)
     model.train()
-    reached = [
-        value
-        for name, value in model.named_parameters()
-        if value.requires_grad and _has(client, name)
-    ]
+    reached = [value for name, value in model.named_parameters() if value.requires_grad and _has(client, name)]
     optimizer = torch.optim.Adam(reached, settings.lr, fused=True)
     with torch_seeded(SEED, client.id, 1, "train"):
         for step in order:

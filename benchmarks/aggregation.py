@@ -1,8 +1,8 @@
 """Summing 100 updates of 15 million parameters: speed against copying, memory against one update and one sum.
 
 A weighted sum reads the float32 change, and reads and writes the float64 sum: 20 bytes a parameter. Copying float32
-moves 8. So a copy of 2.5 times the parameters moves the same bytes: if that takes 30 % of the sum's time, the sum runs at
-30 % of the copy bandwidth.
+moves 8. So a copy of 2.5 times the parameters moves the same bytes: where that takes 30 % of the sum's time, the sum
+runs at 30 % of the copy bandwidth.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The routed experts against their floors: one linear layer at several widths, and a whole decoder.
 
-The floor is a plain LoRA of rank P·r with α multiplied into its B: the same sum without a mixture. ``mixed`` gives every
-example of the batch an α of its own. In forward + backward the gradients of the input, the experts and α are computed.
+The floor is a plain LoRA of rank P·r with α multiplied into its B: the same sum without a mixture. ``mixed`` gives each
+example of the batch an α of its own. Forward + backward computes the gradients of the input, the experts and α.
 """
 
 from __future__ import annotations

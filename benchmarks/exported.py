@@ -1,4 +1,4 @@
-"""One task's experts as others run them: a plain LoRA that stock PEFT loads from a folder, and merged into the model."""
+"""One task's experts as others run them: a plain LoRA that stock PEFT loads, and merged into the model."""
 
 from __future__ import annotations
 

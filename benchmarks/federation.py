@@ -25,7 +25,6 @@ from medfed.federated.batches import steps
 from medfed.federated.client import Client, ClientSettings
 from medfed.federated.exchange import InProcessExchange
 from medfed.federated.rounds import RoundSettings, initial_state, run_round
-from medfed.federated.state import num_bytes
 from medfed.models.base import FederatedModel
 from medfed.rng import torch_seeded
 from medfed.study import Study, load_study

@@ -1,7 +1,7 @@
 """A decoder of 7B shape in bf16 on a GPU: tokens a second, memory, and the share of what the device can do.
 
-Random weights; as many of the 32 layers as fit. The roof is measured on the device in the same turns: matrix products of
-the same FLOPs for a long prompt, copies of the same bytes for one token. In toy form it runs on the CPU.
+Random weights; as many of the 32 layers as fit. The roof is measured on the device in the same turns: matrix products
+of the same FLOPs for a long prompt, copies of the same bytes for one token. In toy form it runs on the CPU.
 """
 
 from __future__ import annotations

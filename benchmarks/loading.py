@@ -1,7 +1,6 @@
 """Decoding files against the plain library call: what it costs that nothing damaged passes.
 
-The files are those of the synthetic twins, in native layouts; volumes are noise, larger than the twins'. Where the plain
-call gives the same numbers, that is checked.
+The files are those of the synthetic twins, in native layouts; volumes are noise, larger than the twins'.
 """
 
 from __future__ import annotations

@@ -27,19 +27,19 @@ TASK_FIRST, MODALITY_FIRST = "scoring, task_first", "scoring, modality_first"
 
 
 def step_rows(bench: Bench) -> Iterator[Row]:
-    """An epoch over the four trained tasks, in batches of 16."""
-    width, layers, vocabulary, each = (64, 2, 2000, 4) if bench.quick else (512, 6, 32_000, 8)
+    """A step over examples of the four trained tasks."""
+    width, layers, vocabulary, each = (64, 2, 2000, 4) if bench.quick else (512, 6, 32_000, 4)
     here = server(width, layers, vocabulary, lr=STILL, router_lr=STILL, batch_size=16)
     public = {task.name: patients(task, each) for task in here.tasks}
     variants = {OURS: _injected(here, public), PLAIN: _by_hand(here, public)}
     pairs = [Versus(PLAIN, OURS, Target("≥", 3.0), same=True)]
     setting = f"Llama {width}×{layers}, vocabulary {vocabulary:,}, batch 16, prompts of 21 to 115 tokens"
-    yield from bench.race("server", setting, variants, pairs, seconds=60.0, tolerance=1e-3)
+    yield from bench.race("server", setting, variants, pairs, seconds=45.0, tolerance=1e-3)
 
 
 def order_rows(bench: Bench) -> Iterator[Row]:
-    """Scoring 64 patients with the question behind the modalities, and before them, where a prefix can be cached."""
-    width, layers, vocabulary, number = (64, 2, 2000, 8) if bench.quick else (512, 6, 32_000, 64)
+    """Scoring patients with the question behind the modalities, and before them, where a prefix can be cached."""
+    width, layers, vocabulary, number = (64, 2, 2000, 8) if bench.quick else (512, 6, 32_000, 16)
     variants = {
         name: _scoring(server(width, layers, vocabulary, order=name.rpartition(" ")[2]), number)
         for name in (MODALITY_FIRST, TASK_FIRST)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, XLoraConfig, get_peft_model
@@ -69,15 +70,13 @@ class Experts:
             _set(layer, ADAPTER, self.down[name][:rank], up[:, :rank])
         return model
 
-    def looped(self) -> nn.Module:
+    def looped(self) -> Looped:
         """Return the loop over experts; run it inside :func:`using`."""
-        model = sharing(self.base)
-        router = Mixture()
-        for name, layer in projections(model):
+        model = Looped(sharing(self.base))
+        for name, layer in projections(model.inner):
             parent, _, own = name.rpartition(".")
-            experts = LoopedExperts(layer, self.down[name], self.up[name], router)
-            setattr(model.get_submodule(parent), own, experts)
-        model.mixture = router
+            experts = LoopedExperts(layer, self.down[name], self.up[name], model.mixture)
+            setattr(model.inner.get_submodule(parent), own, experts)
         return model
 
     def x_lora(self) -> PeftModel:
@@ -86,7 +85,7 @@ class Experts:
             places = {str(number): self._expert(number, Path(folder)) for number in range(P)}
             config = XLoraConfig(
                 task_type="CAUSAL_LM",
-                hidden_size=self.base.config.hidden_size,
+                hidden_size=next(layer.in_features for _, layer in projections(self.base)),
                 adapters=places,
                 use_trainable_adapters=True,
                 xlora_dropout_p=0.0,
@@ -141,8 +140,17 @@ class Mixture:
 
     alpha: Tensor
 
-    def __deepcopy__(self, memo: dict[int, object]) -> Mixture:
-        return self
+
+class Looped(nn.Module):
+    """A model whose projections loop over their experts."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.mixture = inner, Mixture()
+
+    def forward(self, **inputs: Any) -> Any:
+        """Run the model."""
+        return self.inner(**inputs)
 
 
 class LoopedExperts(nn.Module):
@@ -151,8 +159,8 @@ class LoopedExperts(nn.Module):
     def __init__(self, base_layer: nn.Module, down: Tensor, up: Tensor, mixture: Mixture) -> None:
         super().__init__()
         self.base_layer, self.mixture = base_layer, mixture
-        self.down = nn.ParameterList(part.clone() for part in down.split(RANK))
-        self.up = nn.ParameterList(part.clone() for part in up.split(RANK, dim=1))
+        self.down = nn.ParameterList(part.clone() for part in torch.split(down, RANK))
+        self.up = nn.ParameterList(part.clone() for part in torch.split(up, RANK, dim=1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the experts one after the other."""
@@ -164,16 +172,15 @@ class LoopedExperts(nn.Module):
         return result
 
 
-def using(model: nn.Module, alpha: Tensor) -> Callable[[], object]:
-    """Return what opens the block in which ``model`` mixes its experts by ``alpha`` ``[batch or 1, expert]``."""
-    if isinstance(mixture := getattr(model, "mixture", None), Mixture):
-
-        def opened() -> object:
-            mixture.alpha = alpha
-            return nullcontext()
-
-        return opened
-    return lambda: model.base_model.routing.using(alpha)
+@contextmanager
+def using(model: PeftModel | Looped, alpha: Tensor) -> Iterator[None]:
+    """Open the block in which ``model`` mixes its experts by ``alpha`` ``[batch or 1, expert]``."""
+    if isinstance(model, Looped):
+        model.mixture.alpha = alpha
+        yield
+    else:
+        with model.base_model.routing.using(alpha):
+            yield
 
 
 def projections(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.bytes import peak_bytes, size
 from benchmarks.rows import Row, Target, counted
-from benchmarks.timing import Bench, Versus
+from benchmarks.timing import Bench, Run, Versus
 from medfed.federated.algorithms.base import Federation
 from medfed.federated.algorithms.fedavg import FedAvg
 from medfed.federated.exchange import Answer
@@ -34,7 +34,7 @@ def aggregation_rows(bench: Bench) -> Iterator[Row]:
     change = {name: value * 0.01 for name, value in model.items()}
     parameters = sum(value.numel() for value in model.values())
     from_, to = torch.randn(5 * parameters // 2), torch.empty(5 * parameters // 2)
-    variants = {
+    variants: dict[str, Run] = {
         SUMS: partial(_sums, model, change, timed),
         ROUND: partial(_round, model, lambda: change, timed),
         COPIED: lambda: [to.copy_(from_)[:0] for _ in range(timed)],

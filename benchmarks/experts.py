@@ -119,7 +119,7 @@ def _mixing(model: nn.Module, inner: Call, alpha: Tensor) -> Call:
     """Return the call under ``alpha``, whose gradient is wanted where gradients are."""
 
     def call(x: Tensor) -> Tensor:
-        with using(model, alpha.clone().requires_grad_(torch.is_grad_enabled()))():
+        with using(model, alpha.clone().requires_grad_(torch.is_grad_enabled())):
             return inner(x)
 
     return call

@@ -55,7 +55,7 @@ def _merged(experts: Experts) -> nn.Module:
     """Return a model of its own weights with the experts of one task added to them."""
     own = Experts(copy.deepcopy(experts.base))
     fused = own.fused()
-    with using(fused, own.alpha.unsqueeze(0))():
+    with using(fused, own.alpha.unsqueeze(0)):
         merged: nn.Module = fused.merge_and_unload()
     return merged
 
@@ -64,7 +64,7 @@ def _under(model: nn.Module, alpha: Tensor, x: Tensor) -> Callable[[], Tensor]:
     inner = _logits(model, x)
 
     def call() -> Tensor:
-        with using(model, alpha.unsqueeze(0))():
+        with using(model, alpha.unsqueeze(0)):
             return inner()
 
     return call

@@ -85,7 +85,7 @@ def _runs(
     def run(name: str, model: nn.Module) -> Tensor:
         if name not in (FUSED, LOOP):
             return do(model, x)
-        with using(model, alpha.unsqueeze(0).clone().requires_grad_(do is _forward_backward))():
+        with using(model, alpha.unsqueeze(0).clone().requires_grad_(do is _forward_backward)):
             return do(model, x)
 
     return {name: partial(_waited, partial(run, name, model)) for name, model in models.items()}

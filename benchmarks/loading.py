@@ -89,12 +89,12 @@ def _pillow(path: Path) -> np.ndarray:
 def _pydicom(path: Path) -> object:
     file = pydicom.dcmread(path)
     shown = apply_voi_lut(apply_modality_lut(file.pixel_array, file), file)
-    return _standard(-shown if file.PhotometricInterpretation == "MONOCHROME1" else shown)
+    return _standard(shown, inverted=file.PhotometricInterpretation == "MONOCHROME1")
 
 
-def _standard(grey: np.ndarray) -> object:
+def _standard(grey: np.ndarray, *, inverted: bool = False) -> object:
     """Return, outside the clock, the image with mean 0 and spread 1: pydicom's own range is another."""
-    return lambda: (grey - grey.mean()) / grey.std()
+    return lambda: (-1.0 if inverted else 1.0) * (grey - grey.mean()) / grey.std()
 
 
 def _wfdb(path: Path) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,7 +23,14 @@ def head() -> dict[str, str]:
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "Python": platform.python_version(),
     }
-    return found | {name: version(name) for name in PACKAGES}
+    return found | {name: version(name) for name in PACKAGES} | {"medfed": _commit()}
+
+
+def _commit() -> str:
+    """Return the commit, marked where files differ from it; the version outside a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    return found.stdout.strip() or version("medfed")
 
 
 def _processor() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -31,9 +32,9 @@ def memory_rows(bench: Bench) -> Iterator[Row]:
     setting = f"Llama {width}×{layers} float32, {4 * tokens} tokens"
     models = {FROZEN: base, FUSED: experts.fused(), FULL: experts.lora(P * RANK), LOOP: experts.looped()}
     models[X_LORA] = experts.x_lora()
-    steps = {name: _step(model, experts.alpha, x) for name, model in models.items()}
+    steps = {name: _step(name, model, experts.alpha, x) for name, model in models.items()}
     kept = {name: saved_bytes(step, models[name].parameters()) for name, step in steps.items()}
-    peak = {name: peak_bytes(lambda step=step: _backward(step)) for name, step in steps.items()}
+    peak = {name: peak_bytes(partial(_backward, step)) for name, step in steps.items()}
     own = {name: value - kept[FROZEN] for name, value in kept.items()}
     for over, under, target in (
         (FUSED, FULL, Target("≤", 1.1)),
@@ -60,22 +61,18 @@ def memory_rows(bench: Bench) -> Iterator[Row]:
         )
 
 
-def _step(model: nn.Module, alpha: Tensor, x: Tensor) -> Callable[[], Tensor]:
+def _step(name: str, model: nn.Module, alpha: Tensor, x: Tensor) -> Callable[[], Tensor]:
     """Return the forward pass of a training step; frozen and plain models take no α."""
 
     def step() -> Tensor:
         model.zero_grad(set_to_none=True)
         inputs = x.detach().requires_grad_()
-        if not _routed(model):
+        if name not in (FUSED, LOOP):
             return _logits(model, inputs)
-        with using(model, alpha.unsqueeze(0).clone().requires_grad_())():
+        with using(model, alpha.unsqueeze(0).clone().requires_grad_()):
             return _logits(model, inputs)
 
     return step
-
-
-def _routed(model: nn.Module) -> bool:
-    return hasattr(model, "mixture") or hasattr(getattr(model, "base_model", None), "routing")
 
 
 def _logits(model: nn.Module, inputs: Tensor) -> Tensor:

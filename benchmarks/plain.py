@@ -70,7 +70,7 @@ def generated(server: Server, task: Task, batch: Batch, num_tokens: int, read: i
     prompts, _, _ = rows(server, [(task, batch)])
     embeddings = torch.stack(prompts)
     with injected.mixing(injected.alpha([task]).expand(len(batch), -1)):
-        ids = server.llm.generate(
+        ids = server.llm.generate(  # type: ignore[operator]
             inputs_embeds=embeddings,
             attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long),
             max_new_tokens=num_tokens,

@@ -5,6 +5,9 @@
     python -m benchmarks.run --list
     python -m benchmarks.run --write README.md            # the numbers to docs/bench.json, the table into the README
 
+Numbers are kept after every group. With --only, those of the other groups stay, if they were taken on the same machine
+with the same versions, and so are in the table.
+
 A benchmark whose variants should compute the same and do not stops with an error: its ratio would mean nothing.
 """
 
@@ -51,12 +54,20 @@ GROUPS: dict[str, tuple[Callable[[Bench], Iterator[Row]], ...]] = {
 }
 
 
-def measured(groups: Sequence[str], bench: Bench) -> Iterator[Row]:
-    """Yield the rows of ``groups``."""
-    for group in groups:
-        started = time.monotonic()
-        yield from chain.from_iterable(rows(bench) for rows in GROUPS[group])
-        sys.stderr.write(f"{group}: {time.monotonic() - started:.0f} s\n")
+def measured(group: str, bench: Bench) -> list[Row]:
+    """Return the rows of a group."""
+    started = time.monotonic()
+    rows = list(chain.from_iterable(part(bench) for part in GROUPS[group]))
+    sys.stderr.write(f"{group}: {time.monotonic() - started:.0f} s\n")
+    return rows
+
+
+def others(path: Path, about: Mapping[str, str], groups: Sequence[str]) -> list[Row]:
+    """Return the rows kept at ``path`` that are of none of ``groups``, if they were taken under the same head."""
+    if not path.is_file():
+        return []
+    before, rows = read_numbers(path)
+    return [row for row in rows if row.group not in groups] if before == about else []
 
 
 def write_numbers(path: Path, about: Mapping[str, str], rows: Sequence[Row]) -> None:
@@ -78,21 +89,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=GROUPS, metavar="GROUP", default=list(GROUPS))
     parser.add_argument("--list", action="store_true", help="name the groups and stop")
     parser.add_argument("--quick", action="store_true", help="toy sizes, to see that everything runs")
-    parser.add_argument("--json", type=Path, default=LATEST, help="where the numbers go")
+    parser.add_argument("--json", type=Path, default=LATEST, help="where the numbers are kept")
     parser.add_argument("--write", type=Path, help=f"also put the table into this page, and the numbers into {NUMBERS}")
     chosen = parser.parse_args(arguments)
     if chosen.list:
         sys.stdout.write("\n".join(GROUPS) + "\n")
         return
-    if chosen.write and (chosen.quick or len(chosen.only) < len(GROUPS)):
+    about, bench = head(), Bench(chosen.quick)
+    kept = others(chosen.json, about, chosen.only)
+    if chosen.write and (chosen.quick or len({row.group for row in kept} | set(chosen.only)) < len(GROUPS)):
         parser.error("--write is for the whole table at full size")
     warnings.filterwarnings("ignore", category=FutureWarning)  # transformers on names that PEFT uses
-    rows, about = list(measured(chosen.only, Bench(chosen.quick))), head()
-    sys.stdout.write(render(about, rows) + "\n")
-    for path in [chosen.json, NUMBERS] if chosen.write else [chosen.json]:
-        write_numbers(path, about, rows)
+    for group in chosen.only:
+        kept = sorted([*kept, *measured(group, bench)], key=lambda row: list(GROUPS).index(row.group))
+        write_numbers(chosen.json, about, kept)
+    sys.stdout.write(render(about, kept) + "\n")
     if chosen.write:
-        insert(chosen.write, render(about, rows))
+        write_numbers(NUMBERS, about, kept)
+        insert(chosen.write, render(about, kept))
 
 
 if __name__ == "__main__":

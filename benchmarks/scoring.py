@@ -78,14 +78,14 @@ def _teach_to_answer(here: Server) -> None:
     opposite = 5.0 * across / (spread @ across).std()
     foundation = here.injector.injected.foundation
     no, yes = (foundation.tokenizer.encode(ANSWER.format(answer=answer))[0] for answer in here.tasks[0].answers)
-    head = foundation.model.get_output_embeddings().weight
+    head = foundation.model.get_output_embeddings().weight  # type: ignore[operator]
     head[yes], head[no] = common + opposite, common - opposite
 
 
 def _hidden(here: Server, task: Task) -> Tensor:
     """Return what the head reads behind the cue ``[patient, width]``."""
     found: list[Tensor] = []
-    head = here.llm.get_output_embeddings()
+    head = here.llm.get_output_embeddings()  # type: ignore[operator]
     hook = head.register_forward_pre_hook(lambda _, given: found.append(given[0][:, -1]))
     here.injector.score(task, patients(task, 24, seed=2).batch(np.arange(24)))
     hook.remove()

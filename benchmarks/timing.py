@@ -102,7 +102,7 @@ class Bench:
     def _turns(variants: Mapping[str, Run], seconds: float, least: int) -> tuple[np.ndarray, np.ndarray]:
         """Return CPU and wall seconds, ``[turn, variant]``."""
         rng, runs = np.random.default_rng(0), list(variants.values())
-        cpu, wall = [], []
+        cpu, wall = list[np.ndarray](), list[np.ndarray]()
         ends = time.monotonic() + seconds
         while len(cpu) < least or (time.monotonic() < ends and len(cpu) < MOST):
             spent = np.zeros((2, len(runs)))

@@ -48,7 +48,8 @@ def _loaded(experts: Experts) -> nn.Module:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "adapter"
         experts.lora(P * RANK, alpha=experts.alpha).save_pretrained(str(place), save_embedding_layers=False)
-        return PeftModel.from_pretrained(sharing(experts.base), str(place))
+        loaded: nn.Module = PeftModel.from_pretrained(sharing(experts.base), str(place))
+    return loaded
 
 
 def _merged(experts: Experts) -> nn.Module:

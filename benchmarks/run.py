@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.list:
         sys.stdout.write("\n".join(GROUPS) + "\n")
         return
-    about, bench = head(), Bench(chosen.quick)
+    about, bench = head() | ({"sizes": "toy"} if chosen.quick else {}), Bench(chosen.quick)
     kept = others(chosen.json, about, chosen.only)
     if chosen.write and (chosen.quick or len({row.group for row in kept} | set(chosen.only)) < len(GROUPS)):
         parser.error("--write is for the whole table at full size")

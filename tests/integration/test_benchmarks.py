@@ -11,7 +11,7 @@ import pytest
 import torch
 from benchmarks.bytes import peak_bytes, saved_bytes
 from benchmarks.rows import Interval, Row, Target, counted, judged
-from benchmarks.run import GROUPS, NUMBERS, main, measured, read_numbers, write_numbers
+from benchmarks.run import GROUPS, NUMBERS, main, measured, others, read_numbers, write_numbers
 from benchmarks.same import DifferentError, require_same
 from benchmarks.table import insert, render
 from benchmarks.timing import Bench, Versus, ratio_of_medians
@@ -143,8 +143,19 @@ def test_the_table_in_the_readme_is_made_from_the_numbers_beside_it(tmp_path: Pa
 def test_the_numbers_are_of_every_group_at_full_size() -> None:
     head, rows = read_numbers(NUMBERS)
     assert {row.group for row in rows} == set(GROUPS)
-    assert {"processor", "torch", "peft", "transformers"} <= head.keys()
+    assert {"processor", "torch", "peft", "transformers", "medfed"} <= head.keys()
+    assert "sizes" not in head
     assert all(row.turns >= 7 for row in rows if row.low is not None)
+
+
+def test_numbers_of_other_groups_are_kept_where_machine_and_versions_are_the_same(tmp_path: Path) -> None:
+    path, here = tmp_path / "numbers.json", {"processor": "toy"}
+    one, other = (counted(group, "s", ("a", 2.0), ("b", 1.0)) for group in ("memory", "wire"))
+    assert others(path, here, ["wire"]) == []
+    write_numbers(path, here, [one, other])
+    assert others(path, here, ["wire"]) == [one]
+    assert others(path, here, ["memory", "wire"]) == []
+    assert others(path, {"processor": "another"}, ["wire"]) == []
 
 
 def test_a_row_that_misses_its_target_stands_in_the_table_and_above_it() -> None:

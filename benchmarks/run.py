@@ -1,67 +1,113 @@
-"""``make bench``: fused experts against their floor and against a loop over experts; ratio of medians, interleaved.
+"""``make bench``: measure, print the table, keep the numbers.
 
-Every variant runs once per turn, in turn, so a noisy machine disturbs all alike.
+    python -m benchmarks.run                              # all groups, on one core in less than 15 minutes
+    python -m benchmarks.run --only experts scoring       # some of them
+    python -m benchmarks.run --list
+    python -m benchmarks.run --write README.md            # the numbers to docs/bench.json, the table into the README
+
+Numbers are kept after every group. With --only, those of the other groups stay, if they were taken on the same machine
+with the same versions, and so are in the table.
+
+A benchmark whose variants should compute the same and do not stops with an error: its ratio would mean nothing.
 """
 
 from __future__ import annotations
 
-import platform
+import os
+
+os.environ.setdefault("POLARS_MAX_THREADS", "1")  # read when polars is imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import argparse
+import json
+import sys
 import time
-from collections.abc import Callable
-from statistics import median
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from benchmarks import aggregation, experts, exported, federation, gpu, loading, memory, scoring, server
+from benchmarks.machine import head
+from benchmarks.rows import Row
+from benchmarks.table import insert, render
+from benchmarks.timing import Bench
 
-WIDTH, TOKENS, EXPERTS, RANK, TURNS = 512, 1024, 12, 8, 30
+ROOT = Path(__file__).parents[1]
+NUMBERS = ROOT / "docs" / "bench.json"
+"""Behind the README's table."""
+LATEST = ROOT / "runs" / "bench" / "latest.json"
 
-
-def variants() -> dict[str, Callable[[], Tensor]]:
-    """Return forward passes of one linear layer with P experts, by name."""
-    torch.manual_seed(0)
-    frozen = nn.Linear(WIDTH, WIDTH, bias=False).requires_grad_(False)
-    down, up = torch.randn(EXPERTS * RANK, WIDTH) * 0.02, torch.randn(WIDTH, EXPERTS * RANK) * 0.02
-    for value in (down, up):
-        value.requires_grad_()
-    alpha, x = torch.rand(EXPERTS).softmax(0), torch.randn(TOKENS, WIDTH)
-
-    def fused() -> Tensor:
-        middle = nn.functional.linear(x, down) * alpha.repeat_interleave(RANK)
-        return frozen(x) + nn.functional.linear(middle, up)
-
-    def plain() -> Tensor:
-        return frozen(x) + nn.functional.linear(nn.functional.linear(x, down), up)
-
-    def looped() -> Tensor:
-        out = frozen(x)
-        for p in range(EXPERTS):
-            rows = slice(p * RANK, (p + 1) * RANK)
-            out = out + alpha[p] * nn.functional.linear(nn.functional.linear(x, down[rows]), up[:, rows])
-        return out
-
-    return {"frozen linear": lambda: frozen(x), "LoRA of rank P·r": plain, "fused experts": fused, "loop": looped}
+GROUPS: dict[str, tuple[Callable[[Bench], Iterator[Row]], ...]] = {
+    "experts": (experts.linear_rows,),
+    "decoder": (experts.decoder_rows,),
+    "exported": (exported.exported_rows,),
+    "memory": (memory.memory_rows,),
+    "server": (server.step_rows, server.order_rows),
+    "scoring": (scoring.scoring_rows,),
+    "round": (federation.round_rows,),
+    "wire": (federation.wire_rows,),
+    "aggregation": (aggregation.aggregation_rows,),
+    "loading": (loading.loading_rows,),
+    "gpu": (gpu.gpu_rows,),
+}
 
 
-def measure(passes: dict[str, Callable[[], Tensor]], backward: bool) -> dict[str, float]:
-    """Return the median seconds of every variant."""
-    seconds: dict[str, list[float]] = {name: [] for name in passes}
-    for _ in range(TURNS):
-        for name, run in passes.items():
-            started = time.perf_counter()
-            out = run()
-            if backward and out.requires_grad:
-                out.sum().backward()
-            seconds[name].append(time.perf_counter() - started)
-    return {name: median(values) for name, values in seconds.items()}
+def measured(group: str, bench: Bench) -> list[Row]:
+    """Return the rows of a group."""
+    started = time.monotonic()
+    rows = list(chain.from_iterable(part(bench) for part in GROUPS[group]))
+    sys.stderr.write(f"{group}: {time.monotonic() - started:.0f} s\n")
+    return rows
+
+
+def others(path: Path, about: Mapping[str, str], groups: Sequence[str]) -> list[Row]:
+    """Return the rows kept at ``path`` that are of none of ``groups``, if they were taken under the same head."""
+    if not path.is_file():
+        return []
+    before, rows = read_numbers(path)
+    return [row for row in rows if row.group not in groups] if before == about else []
+
+
+def write_numbers(path: Path, about: Mapping[str, str], rows: Sequence[Row]) -> None:
+    """Write what :func:`read_numbers` reads."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    facts = {"head": dict(about), "rows": [asdict(row) for row in rows]}
+    path.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_numbers(path: Path) -> tuple[dict[str, str], list[Row]]:
+    """Return head and rows."""
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    return facts["head"], [Row(**row) for row in facts["rows"]]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", nargs="+", choices=GROUPS, metavar="GROUP", default=list(GROUPS))
+    parser.add_argument("--list", action="store_true", help="name the groups and stop")
+    parser.add_argument("--quick", action="store_true", help="toy sizes, to see that everything runs")
+    parser.add_argument("--json", type=Path, default=LATEST, help="where the numbers are kept")
+    parser.add_argument("--write", type=Path, help=f"also put the table into this page, and the numbers into {NUMBERS}")
+    chosen = parser.parse_args(arguments)
+    if chosen.list:
+        sys.stdout.write("\n".join(GROUPS) + "\n")
+        return
+    about, bench = head() | ({"sizes": "toy"} if chosen.quick else {}), Bench(chosen.quick)
+    kept = others(chosen.json, about, chosen.only)
+    if chosen.write and (chosen.quick or len({row.group for row in kept} | set(chosen.only)) < len(GROUPS)):
+        parser.error("--write is for the whole table at full size")
+    warnings.filterwarnings("ignore", category=FutureWarning)  # transformers on names that PEFT uses
+    for group in chosen.only:
+        kept = sorted([*kept, *measured(group, bench)], key=lambda row: list(GROUPS).index(row.group))
+        write_numbers(chosen.json, about, kept)
+    sys.stdout.write(render(about, kept) + "\n")
+    if chosen.write:
+        write_numbers(NUMBERS, about, kept)
+        insert(chosen.write, render(about, kept))
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    print(
-        f"{platform.processor() or platform.machine()}, torch {torch.__version__}, one thread, medians of {TURNS} turns"
-    )
-    print(f"one linear layer {WIDTH} → {WIDTH}, {TOKENS} tokens, P = {EXPERTS}, r = {RANK}")
-    forward, both = measure(variants(), backward=False), measure(variants(), backward=True)
-    for name in forward:
-        one, two = forward[name] / forward["frozen linear"], both[name] / forward["frozen linear"]
-        print(f"{name:20s} forward {one:5.2f} ×   forward and backward {two:5.2f} ×  (frozen forward = 1)")
+    main()

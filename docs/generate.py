@@ -69,8 +69,8 @@ BOARDS: tuple[tuple[str, Path, str, Callable[[benchmark.Board], str]], ...] = (
 )
 """The same for benchmarks, from their leaderboards."""
 
-NAMED = ((README, "demo"), (README, "foundation"), (README, "real"), (RESULTS, "real"))
-"""Pages and markers of what is filled from a run or folder that the command line names."""
+NAMED = ((README, "demo"), (README, "foundation"), (README, "real"), (RESULTS, "real"), (README, "bench"))
+"""Pages and markers of what is filled from a run or folder that the command line names, or by the benchmarks."""
 
 
 def page() -> str:

@@ -1,0 +1,143 @@
+"""A federated round in one process against the bare local training it contains.
+
+The bare form loads the global weights, runs the same batches through the same optimizer, and that is all: no gate, no
+fingerprint, no records, no sums. Averaged afterwards, outside the clock, it gives the round's new model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.bytes import size
+from benchmarks.rows import Row, Target, counted
+from benchmarks.timing import Bench, Versus
+from medfed.arm import build_model
+from medfed.federated.algorithms.base import Federation
+from medfed.federated.algorithms.fedavg import FedAvg
+from medfed.federated.batches import steps
+from medfed.federated.client import Client, ClientSettings
+from medfed.federated.exchange import InProcessExchange
+from medfed.federated.rounds import RoundSettings, initial_state, run_round
+from medfed.models.base import FederatedModel
+from medfed.rng import torch_seeded
+from medfed.study import Study, load_study
+from medfed.tasks.base import Task, TaskSet
+from medfed.types import Batch
+
+DEMO = Path(__file__).parents[1] / "studies" / "demo.toml"
+ROUND, BARE, SEED = "federated round", "bare local training", 0
+Step = list[tuple[Task, Batch]]
+
+
+def round_rows(bench: Bench) -> Iterator[Row]:
+    """A round of the demo: five hospitals, four tasks, its model and as many examples."""
+    study = load_study(DEMO)
+    each, clients = (8, 2) if bench.quick else (140, 5)
+    settings = ClientSettings(lr=1e-3, batch_size=32)
+    hospitals = [_hospital(study, f"hospital-{number}", each, number) for number in range(clients)]
+    variants = {ROUND: _round(study, hospitals, settings), BARE: _bare(study, hospitals, settings)}
+    setting = f"the demo's model, {clients} clients with {each} examples of each of four tasks, one epoch, batch 32"
+    pair = Versus(ROUND, BARE, Target("≤", 1.05), same=True, wall=True)
+    yield from bench.race("round", setting, variants, [pair], seconds=60.0, tolerance=1e-6)
+
+
+def wire_rows(bench: Bench) -> Iterator[Row]:
+    """Payload of one client's answer in every dtype that it can be sent in."""
+    study, settings = load_study(DEMO), ClientSettings(local_steps=1)
+    hospitals, field = [_hospital(study, "hospital-0", 4, 0)], RoundSettings.model_fields.get("upload_dtype")
+    setting, sent = "the demo's encoders and heads, bytes a client and round", dict[str, int]()
+    for dtype in ("float32",) if field is None else get_args(field.annotation):
+        chosen = {} if dtype == "float32" else {"upload_dtype": dtype}
+        model, algorithm = build_model(study), FedAvg()
+        exchange = InProcessExchange(hospitals, model, algorithm, settings, SEED, **chosen)
+        federation, rounds = Federation(exchange.registered, SEED), RoundSettings(**chosen)
+        result = run_round(initial_state(model, algorithm), exchange, algorithm, federation, rounds)
+        (record,), error = result.clients, getattr(result, "upload_error", 0.0)
+        sent[dtype] = record.up_bytes
+        over = (f"upload in {dtype}", float(record.up_bytes))
+        under = ("in float32", float(sent["float32"])) if chosen else ("download", float(record.down_bytes))
+        note = f"error of the mean update {100 * error:.2f} %" if error else ""
+        yield counted("wire", setting, over, under, takes=size(record.up_bytes), note=note)
+
+
+def _hospital(study: Study, name: str, number: int, seed: int) -> Client:
+    rng = np.random.default_rng(seed)
+    sets = {}
+    for task in study.train_tasks:
+        shapes = {modality: study.modality(modality).sample_shape for modality in task.modalities}
+        samples = {modality: rng.normal(size=(number, *shape)).astype(np.float32) for modality, shape in shapes.items()}
+        sets[task.name] = TaskSet.from_arrays(task, samples, rng.integers(2, size=number), name)
+    return Client(name, sets)
+
+
+def _round(study: Study, hospitals: list[Client], settings: ClientSettings) -> Callable[[], Mapping[str, Tensor]]:
+    model, algorithm = build_model(study), FedAvg()
+    state = initial_state(model, algorithm)
+
+    def run() -> Mapping[str, Tensor]:
+        exchange = InProcessExchange(hospitals, model, algorithm, settings, SEED)
+        federation = Federation(exchange.registered, SEED)
+        return run_round(state, exchange, algorithm, federation, RoundSettings()).state.params
+
+    return run
+
+
+def _bare(study: Study, hospitals: list[Client], settings: ClientSettings) -> Callable[[], object]:
+    model = build_model(study)
+    start = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    order = {client.id: list(_positions(client, settings)) for client in hospitals}
+
+    def run() -> object:
+        trained = [_trained(model, start, client, order[client.id], settings) for client in hospitals]
+        return lambda: _mean(trained)
+
+    return run
+
+
+def _positions(client: Client, settings: ClientSettings) -> Iterator[list[tuple[str, np.ndarray]]]:
+    """Yield which examples every step of the round sees: the library's draw."""
+    for batches in steps(client.tasks, settings, SEED, client.id, 1, "train"):
+        yield [
+            (task.name, np.array([int(name.rpartition("-")[2]) for name in batch.examples]))
+            for task, batch, _ in batches
+        ]
+
+
+def _trained(
+    model: FederatedModel,
+    start: Mapping[str, Tensor],
+    client: Client,
+    order: list[list[tuple[str, np.ndarray]]],
+    settings: ClientSettings,
+) -> dict[str, Tensor]:
+    model.load_state_dict(start)
+    model.train()
+    reached = [value for value in model.parameters() if value.requires_grad]
+    optimizer = torch.optim.Adam(reached, settings.lr, fused=True)
+    with torch_seeded(SEED, client.id, 1, "train"):
+        for step in order:
+            optimizer.zero_grad()
+            for name, positions in step:
+                examples = client.tasks[name]
+                samples = {
+                    modality: torch.from_numpy(examples.data.samples[modality][positions])
+                    for modality in examples.task.modalities
+                }
+                present = {modality: torch.ones(len(positions), dtype=torch.bool) for modality in samples}
+                target = torch.from_numpy(examples.labels.targets[positions])
+                outputs = model(examples.task, Batch(samples, present, target))
+                (F.cross_entropy(outputs, target) / len(step)).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    return {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
+
+
+def _mean(trained: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the mean of the clients' models, which have equally many examples."""
+    return {name: torch.stack([weights[name] for weights in trained]).mean(0) for name in trained[0]}

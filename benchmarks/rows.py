@@ -1,0 +1,100 @@
+"""A row of the table: one cost in units of another, with an interval, a target and what became of it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Bound = Literal["≤", "≥", "="]
+HOLDS: dict[Bound, Callable[[float, float], bool]] = {
+    "≤": operator.le,
+    "≥": operator.ge,
+    "=": lambda ratio, value: round(ratio, 2) <= value,
+}
+
+
+class Target(NamedTuple):
+    """What a ratio must be; ``=`` is: no more, to two decimals."""
+
+    bound: Bound
+    value: float
+
+    def __str__(self) -> str:
+        return f"{self.bound} {self.value:.2f}"
+
+
+class Interval(NamedTuple):
+    """A ratio with the ends of its 95 % interval."""
+
+    ratio: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was compared, and what came of it.
+
+    Attributes:
+        group: which part of the benchmark.
+        setting: shapes and sizes.
+        over, under: the ratio is the cost of ``over`` divided by that of ``under``.
+        measure: what is divided: CPU time, bytes, …
+        ratio: None where it could not be measured; then ``note`` says why.
+        low, high: 95 % interval; None for what is counted and not timed.
+        target: as text, None without one.
+        reached: whether the ratio meets the target; None without one.
+        turns: how often both were run.
+        takes: cost of one run of ``over``, with its unit.
+        wall_ratio: the same ratio of wall times, for what waits as well as computes.
+        note: what else is to be known.
+    """
+
+    group: str
+    setting: str
+    over: str
+    under: str
+    measure: str
+    ratio: float | None
+    low: float | None = None
+    high: float | None = None
+    target: str | None = None
+    reached: bool | None = None
+    turns: int = 0
+    takes: str = ""
+    wall_ratio: float | None = None
+    note: str = ""
+
+
+def judged(target: Target | None, found: Interval) -> bool | None:
+    """Say whether ``found`` meets ``target``: by the ratio, and for ``=`` also if the interval holds the value."""
+    if target is None:
+        return None
+    if target.bound == "=" and found.low <= target.value <= found.high:
+        return True
+    return HOLDS[target.bound](found.ratio, target.value)
+
+
+def counted(
+    group: str,
+    setting: str,
+    over: tuple[str, float],
+    under: tuple[str, float],
+    *,
+    measure: str = "bytes",
+    target: Target | None = None,
+    takes: str = "",
+    note: str = "",
+) -> Row:
+    ratio = over[1] / under[1]
+    reached = judged(target, Interval(ratio, ratio, ratio))
+    wanted = None if target is None else str(target)
+    return Row(group, setting, over[0], under[0], measure, ratio, None, None, wanted, reached, 1, takes, None, note)
+
+
+def left_out(group: str, setting: str, over: str, under: str, reason: str, target: Target | None = None) -> Row:
+    """Return a row that says why it has no number."""
+    wanted = None if target is None else str(target)
+    return Row(group, setting, over, under, "", None, target=wanted, note=reason)

@@ -7,6 +7,7 @@ process, one torch thread, warm-up turns that do not count, no garbage collectio
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -170,6 +171,8 @@ def _quiet() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)  # glibc keeps gigabytes that earlier benchmarks have freed
     gc.freeze()
     gc.disable()
     try:

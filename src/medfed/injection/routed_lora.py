@@ -7,7 +7,7 @@ q, k and v projections share, and the middle activations. The sum is taken by th
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Float
@@ -49,8 +49,10 @@ def routed_lora(
             hint="layers that flatten examples and tokens (mixtures of experts) take one task per batch",
         )
     in_place = result.is_contiguous() and not (result._is_view() or (result.is_leaf and result.requires_grad))
-    device = x.device.type
-    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+    plainly: AbstractContextManager[object] = nullcontext()
+    if torch.amp.is_autocast_available(x.device.type):  # not for shapes alone, on "meta"
+        plainly = torch.autocast(x.device.type, enabled=False)
+    with plainly:
         added: Tensor = _RoutedLora.apply(x, result, down, up, scales, in_place)  # type: ignore[no-untyped-call]
     return added
 

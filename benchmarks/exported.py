@@ -1,36 +1,44 @@
-"""One task's experts as others run them: a plain LoRA that stock PEFT loads, and merged into the model."""
+"""One task's experts as others run them: what ``medfed export`` writes, in stock PEFT and stock transformers."""
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
 
-from benchmarks.adapters import RANK, Experts, P, using
-from benchmarks.llama import llama, sharing
+from benchmarks.adapters import ADAPTER, RANK, P
+from benchmarks.llama import sharing
+from benchmarks.patients import server
 from benchmarks.rows import Row, Target
 from benchmarks.timing import Bench, Versus
+from medfed.injection.folded import folded, save_plain_lora
+from medfed.injection.injected import InjectedModel
+from medfed.injection.merged import merged_weights
+from medfed.tasks.base import Task
 
 FUSED, EXPORTED, PLAIN = "experts", "exported adapter", f"a plain LoRA of rank {P * RANK}"
 MERGED, BASE, EQUAL = "merged model", "frozen model", Target("=", 1.0)
+Open = Callable[[], AbstractContextManager[None]]
 
 
 def exported_rows(bench: Bench) -> Iterator[Row]:
     """A Llama of six layers, forward; the three forms of the experts give the same logits."""
     width, layers, tokens = (64, 2, 8) if bench.quick else (512, 6, 128)
-    base = llama(width, layers)
-    experts, x = Experts(base), torch.randn(4, tokens, width)
-    fused = experts.fused()
+    here = server(width, layers, 2000)
+    injected, task = here.injector.injected, here.tasks[0]
+    base, x = injected.foundation.model, torch.randn(4, tokens, width)
+    alpha = injected.alpha([task]).detach()
     variants = {
-        FUSED: _under(fused, experts.alpha, x),
-        EXPORTED: _logits(_loaded(experts), x),
-        PLAIN: _logits(experts.lora(P * RANK), x),
-        MERGED: _logits(_merged(experts), x),
+        FUSED: _logits(injected.llm, x, lambda: injected.mixing(alpha)),
+        EXPORTED: _logits(_exported(injected, task), x),
+        PLAIN: _logits(_plain(injected), x),
+        MERGED: _logits(_merged(injected, task), x),
         BASE: _logits(base, x),
     }
     pairs = [
@@ -40,42 +48,41 @@ def exported_rows(bench: Bench) -> Iterator[Row]:
         Versus(FUSED, MERGED, same=True),
     ]
     setting = f"Llama {width}×{layers} float32, {4 * tokens} tokens, forward"
-    yield from bench.race("exported", setting, variants, pairs, seconds=25)
+    yield from bench.race("exported", setting, variants, pairs, seconds=25.0)
 
 
-def _loaded(experts: Experts) -> nn.Module:
-    """Return the adapter of one task, written to a folder and loaded by stock PEFT."""
+def _exported(injected: InjectedModel, task: Task) -> nn.Module:
+    """Return the adapter of ``task``, written as medfed exports it and loaded by stock PEFT."""
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "adapter"
-        experts.lora(P * RANK, alpha=experts.alpha).save_pretrained(str(place), save_embedding_layers=False)
-        loaded: nn.Module = PeftModel.from_pretrained(sharing(experts.base), str(place))
+        assert injected.adapted is not None  # noqa: S101
+        save_plain_lora(folded(injected, task), Path(folder), injected.adapted.peft_config[ADAPTER], "random", None)
+        loaded: nn.Module = PeftModel.from_pretrained(sharing(injected.foundation.model), folder)
     return loaded
 
 
-def _merged(experts: Experts) -> nn.Module:
-    """Return a model of its own weights with the experts of one task added to them."""
-    own = Experts(copy.deepcopy(experts.base))
-    fused = own.fused()
-    with using(fused, own.alpha.unsqueeze(0)):
-        merged: nn.Module = fused.merge_and_unload()
-    return merged
+def _plain(injected: InjectedModel) -> nn.Module:
+    """Return a LoRA that never was a mixture, around the same projections."""
+    assert injected.adapted is not None  # noqa: S101
+    targets = injected.adapted.peft_config[ADAPTER].target_modules
+    settings = LoraConfig(r=P * RANK, lora_alpha=P * RANK, target_modules=targets, bias="none", task_type="CAUSAL_LM")
+    model: nn.Module = get_peft_model(sharing(injected.foundation.model), settings)
+    return model
 
 
-def _under(model: nn.Module, alpha: Tensor, x: Tensor) -> Callable[[], Tensor]:
-    inner = _logits(model, x)
+def _merged(injected: InjectedModel, task: Task) -> nn.Module:
+    """Return the merged model, written as medfed exports it and loaded by stock transformers."""
+    with tempfile.TemporaryDirectory() as folder:
+        base = injected.foundation.model
+        base.save_pretrained(folder, state_dict=merged_weights(base, folded(injected, task)))
+        model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    return model
 
-    def call() -> Tensor:
-        with using(model, alpha.unsqueeze(0)):
-            return inner()
 
-    return call
-
-
-def _logits(model: nn.Module, x: Tensor) -> Callable[[], Tensor]:
+def _logits(model: nn.Module, x: Tensor, opened: Open = nullcontext) -> Callable[[], Tensor]:
     model.eval()
 
     def call() -> Tensor:
-        with torch.no_grad():
+        with torch.no_grad(), opened():
             logits: Tensor = model(inputs_embeds=x, logits_to_keep=1, use_cache=False).logits
         return logits
 

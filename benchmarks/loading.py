@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import nibabel
@@ -21,11 +23,14 @@ from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from benchmarks.rows import Row
 from benchmarks.timing import Bench, Run, Versus
 from medfed.datasets import DATASETS
-from medfed.datasets.base import TwinSpec, read_csv
+from medfed.datasets.base import Dataset, TwinSpec, read_csv
+from medfed.datasets.decode import decode
+from medfed.datasets.decoded_cache import SETTLED_SECONDS, DecodedCache
 from medfed.datasets.images import read_dicom, read_grey
 from medfed.datasets.nifti import read_nifti, write_nifti
 from medfed.datasets.ptbxl import COLUMNS, TABLE, read_wfdb
 from medfed.datasets.yaib import NUM_HOURS
+from medfed.modalities import MODALITIES
 from medfed.modalities.signal import LEADS
 from medfed.modalities.timeseries import VITALS
 
@@ -39,6 +44,31 @@ def loading_rows(bench: Bench) -> Iterator[Row]:
             variants: dict[str, Run] = {"medfed": ours, plain: theirs}
             pair = Versus("medfed", plain, same=True, wall=True)
             yield from bench.race("loading", title, variants, [pair], seconds=6.0, tolerance=1e-5, turns=15)
+
+
+def cache_rows(bench: Bench) -> Iterator[Row]:
+    """Decoding a dataset against taking the arrays that an earlier run left; one row per format."""
+    number, pixels = (3, 64) if bench.quick else (24, 512)
+    spec = TwinSpec(num_patients=number, image_size=pixels)
+    with tempfile.TemporaryDirectory() as folder:
+        cache = DecodedCache(Path(folder) / "cache")
+        for name in ("covid-radiography", "rsna-pneumonia", "ptbxl", "yaib-mortality", "brats"):
+            dataset, root = DATASETS[name], _twin(Path(folder), name, spec)
+            time.sleep(2 * SETTLED_SECONDS)  # files that were written just now are not trusted
+            variants: dict[str, Run] = {
+                "decoding": partial(_decoded, dataset, root, None),
+                "the cache": partial(_decoded, dataset, root, cache),
+            }
+            pair = Versus("decoding", "the cache", same=True, wall=True)
+            title = f"decoded cache, {name}, {number} patients"
+            yield from bench.race("loading", title, variants, [pair], seconds=5.0, tolerance=0.0)
+
+
+def _decoded(dataset: Dataset, root: Path, cache: DecodedCache | None) -> object:
+    """Decode as a study does, for its samples; the whole arrays are read outside the clock."""
+    modalities = {name: MODALITIES[name] for name in (*dataset.modalities, *dataset.truths)}
+    found = decode(dataset, root, modalities, cache=cache)
+    return lambda: dict(found.samples)
 
 
 Pair = tuple[Run, Run]

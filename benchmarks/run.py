@@ -49,7 +49,7 @@ GROUPS: dict[str, tuple[Callable[[Bench], Iterator[Row]], ...]] = {
     "round": (federation.round_rows,),
     "wire": (federation.wire_rows,),
     "aggregation": (aggregation.aggregation_rows,),
-    "loading": (loading.loading_rows,),
+    "loading": (loading.loading_rows, loading.cache_rows),
     "gpu": (gpu.gpu_rows,),
 }
 

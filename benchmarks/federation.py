@@ -67,14 +67,16 @@ def wire_rows(bench: Bench) -> Iterator[Row]:
         yield counted("wire", setting, over, under, takes=size(record.up_bytes), note=note)
 
 
-def _hospital(study: Study, name: str, number: int, seed: int) -> Client:
+def made_up(study: Study, task: Task, number: int, seed: int, name: str = "made-up") -> TaskSet:
+    """Return examples of noise, of the study's shapes."""
     rng = np.random.default_rng(seed)
-    sets = {}
-    for task in study.train_tasks:
-        shapes = {modality: study.modality(modality).sample_shape for modality in task.modalities}
-        samples = {modality: rng.normal(size=(number, *shape)).astype(np.float32) for modality, shape in shapes.items()}
-        sets[task.name] = TaskSet.from_arrays(task, samples, rng.integers(2, size=number), name)
-    return Client(name, sets)
+    shapes = {modality: study.modality(modality).sample_shape for modality in task.modalities}
+    samples = {modality: rng.normal(size=(number, *shape)).astype(np.float32) for modality, shape in shapes.items()}
+    return TaskSet.from_arrays(task, samples, np.arange(number) % 2, name)
+
+
+def _hospital(study: Study, name: str, number: int, seed: int) -> Client:
+    return Client(name, {task.name: made_up(study, task, number, seed, name) for task in study.train_tasks})
 
 
 def _round(study: Study, hospitals: list[Client], settings: ClientSettings) -> Callable[[], Mapping[str, Tensor]]:

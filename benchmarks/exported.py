@@ -12,11 +12,12 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from benchmarks.adapters import ADAPTER, RANK, P
+from benchmarks.adapters import RANK, P
 from benchmarks.llama import sharing
 from benchmarks.patients import server
 from benchmarks.rows import Row, Target
 from benchmarks.timing import Bench, Versus
+from medfed.injection.experts import ADAPTER
 from medfed.injection.folded import folded, save_plain_lora
 from medfed.injection.injected import InjectedModel
 from medfed.injection.merged import merged_weights
@@ -73,7 +74,7 @@ def _merged(injected: InjectedModel, task: Task) -> nn.Module:
     """Return the merged model, written as medfed exports it and loaded by stock transformers."""
     with tempfile.TemporaryDirectory() as folder:
         base = injected.foundation.model
-        base.save_pretrained(folder, state_dict=merged_weights(base, folded(injected, task)))
+        base.save_pretrained(folder, state_dict=merged_weights(base, folded(injected, task)))  # type: ignore[operator]
         model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     return model
 

@@ -1,4 +1,4 @@
-"""The verbs that ask a finished run: ``medfed predict`` and ``medfed play``."""
+"""The verbs that use a finished run: ``medfed predict``, ``medfed play`` and ``medfed export``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from medfed.cli_options import DEFAULT_CACHE, Cache, Foundation, RunFolder
 from medfed.errors import RunError
 
 if TYPE_CHECKING:
@@ -17,11 +18,7 @@ if TYPE_CHECKING:
     from medfed.inputs import Kind
 
 NUM_EXPERTS_SHOWN = 3
-DEFAULT_CACHE = Path("~/.cache/medfed")
 
-RunFolder = Annotated[Path, typer.Argument(help="A finished run's folder, e.g. runs/demo/1a2b3c4d-seed0")]
-Cache = Annotated[Path, typer.Option("--cache", envvar="MEDFED_CACHE", help="The tiny LLM is kept here")]
-Foundation = Annotated[Path | None, typer.Option("--foundation", help="Folder of a Hugging Face causal LM")]
 ImageFile = Annotated[Path | None, typer.Option("--image", help="A picture: PNG, JPEG or DICOM")]
 EcgFile = Annotated[Path | None, typer.Option("--ecg", help="A 12-lead WFDB header (.hea), its .dat file beside it")]
 IcuFile = Annotated[
@@ -45,7 +42,7 @@ Open = Annotated[bool, typer.Option("--open", help="Open the page in the browser
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to ``app``."""
-    for verb in (predict, play):
+    for verb in (predict, play, export):
         app.command(help=_flowing(verb.__doc__ or ""))(verb)
 
 
@@ -116,6 +113,26 @@ def play(
 
     listening = listen(port)
     serve(LoadedRun(folder, cache.expanduser(), foundation), folder.name, listening, open_page=open_page)
+
+
+def export(
+    folder: RunFolder,
+    out: Annotated[Path, typer.Option("--out", help="A new folder")],
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option("--task", help="Write this task as an ordinary LoRA; several get a folder each"),
+    ] = None,
+    rank: Annotated[int | None, typer.Option("--rank", help="Cut the LoRA to this rank, and print the error")] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Write a whole model with the task's LoRA in it")] = False,
+    cache: Cache = DEFAULT_CACHE,
+    foundation: Foundation = None,
+) -> None:
+    """Write a run's adapter for others: the routed one, or with --task a LoRA that any server takes."""
+    from medfed.export import export_run
+
+    written = export_run(folder, out, cache.expanduser(), foundation, tasks=tasks or [], rank=rank, merge=merge)
+    for exported in written:
+        typer.echo("\n".join([str(exported.folder), *(f"  {sentence}" for sentence in exported.said)]))
 
 
 def _predict_all(

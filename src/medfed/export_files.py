@@ -82,8 +82,7 @@ def write_routed(run: LoadedRun, folder: Path, out: Path) -> list[str]:
 
 def source_of(foundation: Foundation) -> str:
     """Return what transformers and PEFT can load the LLM from: its name on the Hub, or its folder."""
-    source = str(getattr(foundation, "source", "") or getattr(foundation.model, "name_or_path", "") or foundation.name)
-    return str(Path(source).resolve()) if Path(source).is_dir() else source
+    return str(Path(foundation.source).resolve()) if Path(foundation.source).is_dir() else foundation.source
 
 
 def loading(study: Study) -> HuggingFaceSettings:

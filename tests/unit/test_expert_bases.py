@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaForCausa
 
 from injection_toys import language_model
 from medfed.errors import RunError
-from medfed.injection.experts import RoutedLoraModel, add_experts, load_experts, merge_experts, save_experts
+from medfed.injection.experts import RoutedLoraModel, add_experts, load_experts, save_experts
 from medfed.injection.router import RouterSettings
 from medfed.rng import torch_seeded
 
@@ -87,36 +87,22 @@ def test_gradients_on_a_4_bit_llm_are_the_same_after_an_evaluation(tmp_path: Pat
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize("num_experts", [1, 3])
-def test_merging_into_a_4_bit_llm_is_refused_and_leaves_it_whole(tmp_path: Path, num_experts: int) -> None:
-    model = with_experts(four_bit(tmp_path / "llm"), num_experts)
+def test_merging_into_a_4_bit_llm_is_refused_and_leaves_it_whole(tmp_path: Path) -> None:
+    model = with_experts(four_bit(tmp_path / "llm"))
     weight = model.base_model.model.model.layers[0].self_attn.q_proj.base_layer.weight
     before = weight.detach().clone()
-    with pytest.raises(RunError, match=r"quantised weight \(Params4bit\)"):
-        merge_experts(model, MIX[:1] if num_experts > 1 else None)
-    assert torch.equal(model.base_model.model.model.layers[0].self_attn.q_proj.base_layer.weight, before)
-
-
-def test_peft_itself_does_not_merge_routed_experts_into_4_bit(tmp_path: Path) -> None:
-    model = with_experts(four_bit(tmp_path / "llm"))
-    with pytest.raises(RunError, match="quantised"), model.base_model.routing.using(MIX[:1]):
+    with pytest.raises(RunError, match=r"quantised weight \(Params4bit\)"), model.base_model.routing.using(MIX[:1]):
         model.merge_and_unload()
+    assert torch.equal(model.base_model.model.model.layers[0].self_attn.q_proj.base_layer.weight, before)
 
 
 def test_merged_experts_are_the_applied_ones() -> None:
     model = with_experts(language_model())
     expected = applied(model.eval(), MIX[:1])
-    merged = merge_experts(model, MIX[:1])
+    with model.base_model.routing.using(MIX[:1]):
+        merged = model.merge_and_unload()
     assert isinstance(merged, LlamaForCausalLM)
     with torch.no_grad():
-        torch.testing.assert_close(merged(input_ids=IDS).logits, expected, atol=1e-4, rtol=1e-4)
-
-
-def test_a_merged_plain_lora_is_the_applied_one() -> None:
-    model = with_experts(language_model(), num_experts=1)
-    with torch.no_grad():
-        expected = logits(model.eval())
-        merged = merge_experts(model)
         torch.testing.assert_close(merged(input_ids=IDS).logits, expected, atol=1e-4, rtol=1e-4)
 
 

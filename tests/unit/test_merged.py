@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from finished_runs import llm_folder
 from injection_toys import language_model
-from medfed.errors import StudyError
+from medfed.errors import RunError
 from medfed.injection.lowrank import Factors
 from medfed.injection.merged import merged_weights, save_merged
 
@@ -41,7 +41,7 @@ def test_a_4_bit_model_is_refused_and_nothing_is_written(tmp_path: Path) -> None
         llm_folder(tmp_path), quantization_config=BitsAndBytesConfig(load_in_4bit=True)
     )
     (tmp_path / "out").mkdir()
-    with pytest.raises(StudyError, match=r"quantised[\s\S]*without --merge"):
+    with pytest.raises(RunError, match=r"quantised[\s\S]*without --merge"):
         save_merged(quantised, update(), tmp_path / "out", str(tmp_path / "llm"), None)
     assert list((tmp_path / "out").iterdir()) == []
 

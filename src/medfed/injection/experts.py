@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.lora import LoraLayer, LoraModel
@@ -30,8 +29,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from medfed.errors import RunError, StudyError
+from medfed.injection.quantised import keep_layout
 from medfed.injection.router import Router, RouterSettings
-from medfed.injection.routing import RoutedVariant, Routing, refuse_quantised
+from medfed.injection.routing import RoutedVariant, Routing
 from medfed.injection.targets import target_modules
 
 PEFT_TYPE = "ROUTED_LORA"
@@ -98,7 +98,7 @@ def add_experts(
         dropout: on the input of A.
         router: how the router reads descriptions.
     """
-    _keep_layout(model)
+    keep_layout(model)
     targets = target_modules(model)
     common = {"target_modules": targets, "lora_dropout": dropout, "bias": "none", "task_type": "CAUSAL_LM"}
     if num_experts == 1:
@@ -118,32 +118,6 @@ def _wrapped(model: nn.Module, config: LoraConfig) -> PeftModel:
         # PEFT asks transformers by a name that transformers has deprecated; nobody here can mend that.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         return get_peft_model(model, config)
-
-
-def _keep_layout(model: nn.Module) -> None:
-    """Keep bitsandbytes from packing 4-bit weights anew at the first evaluation on a CPU: no gradient passes those."""
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
-
-
-def merge_experts(adapted: PeftModel, alpha: Float[Tensor, "one expert"] | None = None) -> nn.Module:
-    """Fold the adapter into the LLM's weights, in place, and return the LLM alone: it costs what the base costs.
-
-    Args:
-        adapted: an LLM with experts or a plain LoRA.
-        alpha: the expert weights of the one task that the merged LLM will do; None for a plain LoRA.
-
-    Raises:
-        RunError: the LLM is quantised, or ``alpha`` has several rows.
-    """
-    tuner = adapted.base_model
-    for module in tuner.modules():
-        if isinstance(module, LoraLayer):
-            refuse_quantised(module)
-    with nullcontext() if alpha is None else tuner.routing.using(alpha):
-        merged: nn.Module = adapted.merge_and_unload()
-    return merged
 
 
 def save_experts(adapted: PeftModel, folder: Path, base: str, state: Mapping[str, Tensor] | None = None) -> None:
@@ -170,7 +144,7 @@ def load_experts(model: nn.Module, folder: Path) -> PeftModel:
     Raises:
         RunError: the adapter lacks a tensor that this model expects, has one too many, or changes nothing.
     """
-    _keep_layout(model)
+    keep_layout(model)
     adapted = PeftModel.from_pretrained(model, str(folder))
     expected = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
     with safe_open(folder / SAFETENSORS_WEIGHTS_NAME, "pt") as file:

@@ -20,9 +20,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from medfed.errors import StudyError
 from medfed.injection.checksum import check_foundation
+from medfed.injection.quantised import REPACKING, keep_layout
 
-REPACKING = "support_avx512bf16_for_cpu"
-"""What bitsandbytes calls it in its 4-bit layers."""
 FETCH = "fetch it with `hf download MODEL --local-dir FOLDER` and pass --foundation FOLDER"
 
 
@@ -171,9 +170,8 @@ def _whole(model: nn.Module, folder: Path) -> nn.Module:
             where=folder,
             hint="give --load-in-4bit, a smaller --dtype, or a machine with more memory",
         )
+    keep_layout(model)
     for module in model.modules():
-        if hasattr(module, REPACKING) and isinstance(module, nn.Linear):
-            setattr(module, REPACKING, False)
-            if module.bias is not None:
-                module.bias.data = module.bias.data.to(torch.bfloat16)
+        if hasattr(module, REPACKING) and isinstance(module, nn.Linear) and module.bias is not None:
+            module.bias.data = module.bias.data.to(torch.bfloat16)
     return model

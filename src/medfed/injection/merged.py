@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from medfed.errors import StudyError
 from medfed.injection.lowrank import Factors
+from medfed.injection.quantised import refuse_quantised
 
 
 def save_merged(
@@ -26,7 +27,7 @@ def save_merged(
         revision: of ``source`` on the Hub.
 
     Raises:
-        StudyError: the model is quantised, or no model of transformers.
+        StudyError: it is no model of transformers. RunError: its weights are quantised.
     """
     if not isinstance(model, PreTrainedModel):
         raise StudyError(f"{type(model).__name__} is no model of transformers", where="--merge", hint="leave it out")
@@ -43,27 +44,13 @@ def merged_weights(model: nn.Module, layers: Mapping[str, Factors]) -> dict[str,
     The updated weights are new tensors, so this takes their size once more.
 
     Raises:
-        StudyError: the model is quantised.
+        RunError: they are quantised.
     """
-    refuse_quantised(model)
+    for name in layers:
+        refuse_quantised(model.get_submodule(name))
     weights = dict(model.state_dict())
     for name, factors in layers.items():
         frozen = weights[f"{name}.weight"]
         update = (factors.up.double() @ factors.down.double()).to(frozen.device)
         weights[f"{name}.weight"] = (frozen.double() + update).to(frozen.dtype)
     return weights
-
-
-def refuse_quantised(model: nn.Module) -> None:
-    """Make sure that the weights can be added to.
-
-    Raises:
-        StudyError: they are quantised.
-    """
-    whole = all(value.is_floating_point() for value in model.parameters())
-    if getattr(model, "is_quantized", False) or not whole:
-        raise StudyError(
-            "the LLM is loaded quantised; adding to such weights loses most of the update",
-            where="--merge",
-            hint="export without --merge and serve the adapter, or let the study load the LLM unquantised",
-        )

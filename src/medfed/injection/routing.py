@@ -15,6 +15,7 @@ from peft.tuners.lora.layer import LoraVariant
 from torch import Tensor, nn
 
 from medfed.errors import RunError
+from medfed.injection.quantised import refuse_quantised
 from medfed.injection.routed_lora import routed_lora
 
 
@@ -99,24 +100,9 @@ class RoutedVariant(LoraVariant):  # type: ignore[misc] # PEFT is untyped
         return orig_weight - self._delta(module, active_adapter).to(orig_weight.dtype)
 
     def _delta(self, module: LoraLayer, adapter: str) -> Tensor:
-        refuse_quantised(module)
+        refuse_quantised(module.get_base_layer())
         scales = self._routing.scales
         if len(scales) != 1:
             raise RunError(f"{len(scales)} tasks cannot be merged into one weight", where="router", hint="merge one α")
         delta: Tensor = (module.lora_B[adapter].weight * scales) @ module.lora_A[adapter].weight
         return delta
-
-
-def refuse_quantised(layer: LoraLayer) -> None:
-    """Raise if the frozen weight of ``layer`` is quantised: rounding the sum again would lose most of the adapter.
-
-    Raises:
-        RunError: it is.
-    """
-    weight = layer.get_base_layer().weight
-    if not weight.is_floating_point() or hasattr(weight, "quant_state"):
-        raise RunError(
-            f"an adapter cannot be merged into a quantised weight ({type(weight).__name__})",
-            where=type(layer.get_base_layer()).__name__,
-            hint="load the LLM unquantised to merge, or serve the adapter beside it",
-        )

@@ -208,7 +208,7 @@ def test_a_wrong_setting_of_a_federation_is_named(tmp_path: Path, old: str, new:
 def test_joining_looks_at_policy_key_data_and_log_before_it_calls_out(
     tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    called = answering(monkeypatch, "medfed.site_client", "join", lambda folder, once: None)
+    called = answering(monkeypatch, "medfed.site_client", "join", lambda folder, once, keep_decoded: None)
     made = site(tmp_path, federation(tmp_path))
     assert shell("site", "join", made.root) == 0
     assert called == [made.name]

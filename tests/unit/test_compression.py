@@ -274,7 +274,7 @@ HOSTILE: dict[str, tuple[Callable[[Update], Update], tuple[str, ...]]] = {
     "silent": (telling(None), ("does not tell the rounding error", "heads.y")),
     "less than nothing": (telling(-1.0), ("rounding error of 'heads.y' is -1.0",)),
     "more than rounding can do": (telling(1e300), ("rounding error of 'heads.y' is 1e+300",)),
-    "not a number": (telling(float("nan")), ("upload_error.heads.y",)),
+    "not a number": (telling(float("nan")), ("rounding error of 'heads.y' is nan",)),
 }
 
 
@@ -292,6 +292,20 @@ def test_the_gate_looks_at_what_travels(name: str) -> None:
     for word in (f"client '{BAD}'", "next step", *words):
         assert word in failure.reason, failure.reason
     assert fingerprint(*result.state.weights) == fingerprint(*without.state.weights)
+
+
+@both
+def test_a_client_that_diverged_is_refused_with_its_tensor(dtype: UploadDtype) -> None:
+    def meddle(answers: list[Answer]) -> list[Answer]:
+        return [(client, diverged(answer) if client == BAD else answer) for client, answer in answers]  # type: ignore[arg-type]
+
+    def diverged(update: Update) -> Update:
+        delta = {name: torch.full(value.shape, torch.nan) for name, value in update.delta.items()}
+        return compressed(replace(update, delta=delta, scales={}), dtype, 0)
+
+    (failure,) = small_run(FedAvg(), dtype, num_rounds=1, meddle=meddle)[-1].failures
+    assert f"{min(small_model().state_dict())!r}" in failure.reason
+    assert "not finite" in failure.reason
 
 
 def test_a_study_without_rounding_takes_none() -> None:

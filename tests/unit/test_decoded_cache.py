@@ -62,7 +62,8 @@ class Pictures(Dataset):
             grey = np.load(path)
         except ValueError as error:
             raise DataError("not an array", where=path, hint="download it again") from error
-        grey = grey * np.float32((root / "gain.csv").read_text())
+        folder = root / "tables" if (root / "tables").is_dir() else root
+        grey = grey * np.float32((folder / "gain.csv").read_text())
         return {"mask": grey} if record["example"] == "p3" else {"image": grey, "mask": grey}
 
     def synthesize(self, root: Path, spec: TwinSpec) -> None:
@@ -157,19 +158,37 @@ def test_a_changed_file_is_decoded_anew(name: str, root: Path, cache: DecodedCac
     assert len(cache.entries()) == 1, "the old entry is left behind"
 
 
-def test_other_settings_or_other_code_have_an_entry_of_their_own(
-    root: Path, cache: DecodedCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_settings_have_an_entry_of_their_own(root: Path, cache: DecodedCache) -> None:
     read(root, cache)
     large, loads = read(root, cache, size=16)
     assert (loads, large.samples["image"].shape[-1]) == (NUM_EXAMPLES, 16)
     assert read(root, cache)[1] == 0
     assert len(cache.entries()) == 2
-    monkeypatch.setattr(decoded_cache, "_code", lambda path: "a newer decoder")
+
+
+@pytest.mark.parametrize("what", ["_code", "version"])
+def test_other_code_or_libraries_void_an_entry_and_take_its_place(
+    what: str, root: Path, cache: DecodedCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read(root, cache)
+    monkeypatch.setattr(decoded_cache, what, lambda name: "a newer one")
     assert read(root, cache)[1] == NUM_EXAMPLES
-    monkeypatch.undo()
-    monkeypatch.setattr(decoded_cache, "version", lambda name: "a newer library")
-    assert cache.place(Pictures(), root, settings()) not in {entry.folder for entry in cache.entries()}
+    assert read(root, cache)[1] == 0
+    assert len(cache.entries()) == 1
+
+
+def test_a_table_behind_a_linked_folder_is_looked_at(root: Path, cache: DecodedCache, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (root / "gain.csv").rename(elsewhere / "gain.csv")
+    (root / "tables").symlink_to(elsewhere)
+    (elsewhere / "round").symlink_to(root)  # a circle
+    before, _ = read(root, cache)
+    assert read(root, cache)[1] == 0
+    (elsewhere / "gain.csv").write_text("0.5")
+    found, loads = read(root, cache)
+    assert loads == NUM_EXAMPLES
+    assert not same(found, before)
 
 
 @pytest.mark.parametrize("file", ["samples.image.npy", "present.image.npy", "entry.json"])

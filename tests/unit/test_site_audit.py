@@ -171,14 +171,15 @@ def test_an_update_is_counted_by_component_and_holds_no_value(tmp_path: Path) ->
         delta={name: torch.full((1,), secret) for name in ("encoders.ecg.a", "encoders.ecg.b", "heads.ead.w")},
         num_examples=31,
         num_steps=4,
+        scales={"encoders.ecg.a": torch.full((1,), secret)},
         state={"encoders.ecg.a": torch.full((1,), secret)},
-        metrics={"loss.ead": 0.5},
+        metrics={"loss.ead": 0.5, "upload_error.encoders.ecg": 0.25},
     )
     made = AuditLog(tmp_path / "egress.jsonl")
     made.append("update", b"payload", tensors=tensor_names(update), num_examples=31, metrics=update.metrics)
     (entry,) = verify(made.path).entries
-    assert entry["tensors"] == {"encoders.ecg": 2, "heads.ead": 1, "state/encoders.ecg": 1}
-    assert (entry["bytes"], entry["num_examples"], entry["metrics"]) == (7, 31, {"loss.ead": 0.5})
+    assert entry["tensors"] == {"encoders.ecg": 2, "heads.ead": 1, "scales/encoders.ecg": 1, "state/encoders.ecg": 1}
+    assert (entry["bytes"], entry["num_examples"], entry["metrics"]) == (7, 31, update.metrics)
     assert entry["sha256"] == "239f59ed55e737c77147cf55ad0c1b030b6d7ee748a7426952f9b852d5a935e5"
     assert str(secret) not in made.path.read_text()
 

@@ -93,6 +93,7 @@ def test_an_update_is_refused_for_what_it_holds() -> None:
     one = torch.ones(1)
     for given, message in (
         (update(delta={"encoders.ecg.w": one, "heads.ead.w": one}), "'heads.ead.w' is one of the heads"),
+        (update(scales={"heads.ead.w": one}), "'heads.ead.w' is one of the heads"),
         (update(delta={"fusion.w": one}), "'fusion.w' is one of the decoders"),
         (update(buffers={"encoders.ecg.mean": one}), "holds buffers.*encoders.ecg.mean"),
         (update(state={"control": one}), "holds state.*control"),

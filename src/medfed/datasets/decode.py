@@ -12,7 +12,7 @@ import polars as pl
 from jaxtyping import Bool, Int, Shaped
 
 from medfed.datasets.base import Card, Dataset, Problem
-from medfed.datasets.decoded_cache import Arrays, DecodedCache, state_of
+from medfed.datasets.decoded_cache import Arrays, DecodedCache, decoder_of, state_of
 from medfed.errors import DataError, MedfedError
 from medfed.modalities.base import Modality
 from medfed.modalities.moments import Moments
@@ -114,15 +114,21 @@ def _cached(
     """Return the arrays of the cache; if it has none, decode, and leave them there unless a file changed meanwhile."""
     if cache is None:
         return _decoded(dataset, root, index, modalities, skip_bad, progress)
-    place, before = cache.place(dataset, root, modalities), state_of(index, root)
+    place, before = cache.place(dataset, root, modalities), _sources(dataset, root, index, modalities)
     found = cache.read(place, before, skip_bad=skip_bad) if before else None
     if found is not None:
         progress(len(index), len(index))
         return found
     arrays = _decoded(dataset, root, index, modalities, skip_bad, progress)
-    if before and state_of(index, root) == before:
+    if before and _sources(dataset, root, index, modalities) == before:
         cache.write(place, dataset, root, before, arrays)
     return arrays
+
+
+def _sources(dataset: Dataset, root: Path, index: pl.DataFrame, modalities: Mapping[str, Modality]) -> str | None:
+    """Return a hash of all that decides what is decoded; None if a file may change again without a trace."""
+    state = state_of(index, root)
+    return None if state is None else f"{state} {decoder_of(dataset, modalities)}"
 
 
 def _decoded(

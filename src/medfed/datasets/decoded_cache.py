@@ -1,10 +1,11 @@
 """Decoded arrays on disk: decoding PNG, DICOM, WFDB or NIfTI costs as much every run, reading arrays next to nothing.
 
-An entry is a folder of ``.npy`` files and a list of them. It is found by dataset, root, settings of the modalities, the
-code that decodes and the libraries it reads files with, and used only if all of this fits:
+An entry is a folder of ``.npy`` files and a list of them. It is found by dataset, root and settings of the
+modalities, and used only if all of this fits:
 
 - the index, which is read anew every time, is what it was, and so are size, time of change and number of every file
   under the root and of every file the index names: one that is touched, replaced, added or gone makes the entry void;
+- so are the code that decodes, and the versions of the libraries it reads files with;
 - every array has the SHA-256 it was written with.
 
 Arrays are mapped into memory, not read. An entry is written beside its place and renamed, and takes the place of the
@@ -98,9 +99,7 @@ class DecodedCache:
             for name, modality in sorted(modalities.items())
             if name in (*dataset.modalities, *dataset.truths)
         }
-        own = {inspect.getfile(type(part)) for part in (dataset, *modalities.values())}
-        code = [_code(Path(file)) for file in sorted(own)] + [_code(Path(part)) for part in PACKAGES]
-        facts = [dataset.name, str(root.resolve()), settings, code, [version(name) for name in READERS]]
+        facts = [dataset.name, str(root.resolve()), settings]
         digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
         return self._folder / f"{dataset.name}-{digest}"
 
@@ -209,6 +208,14 @@ def _mapped(path: Path) -> np.ndarray:
     return np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
 
 
+def decoder_of(dataset: Dataset, modalities: Mapping[str, Modality]) -> str:
+    """Return a hash of the code that decodes ``dataset``, and of the versions of what it reads files with."""
+    own = {inspect.getfile(type(part)) for part in (dataset, *modalities.values())}
+    code = [_code(Path(file)) for file in sorted(own)] + [_code(Path(part)) for part in PACKAGES]
+    facts = [code, [version(name) for name in READERS]]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
 def state_of(index: pl.DataFrame, root: Path) -> str | None:
     """Return a hash of the index and of the state of every file; None if one may change again without a trace.
 
@@ -231,7 +238,16 @@ def _named(index: pl.DataFrame) -> Sequence[str]:
 
 
 def _files(root: Path) -> list[str]:
-    return [os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names]
+    """Return every file below ``root``, behind links to folders too; a folder that is met twice counts once."""
+    found, met = list[str](), set[tuple[int, int]]()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        state = os.stat(folder)
+        if (state.st_dev, state.st_ino) in met:
+            folders.clear()
+            continue
+        met.add((state.st_dev, state.st_ino))
+        found += [os.path.join(folder, name) for name in names]
+    return found
 
 
 def _part(arrays: Mapping[str, Any], kind: str) -> dict[str, np.ndarray]:

@@ -2,8 +2,9 @@
 
 McMahan et al. 2017, Alg. 1; FedKIM Eq. 3. A tensor's weight is the number of examples whose loss reached its component,
 so a hospital without ECGs has no say in the ECG encoder. Memory holds one update and one float64 sum, however many
-clients there are: sums are made in place, and every generator on an update's way lets go of it before it asks for the
-next. Casting to float64 in pieces keeps what is in between in the processor's cache.
+clients there are (where changes come rounded, also the update as it was restored, and a second sum for the error): sums
+are made in place, and every generator on an update's way lets go of it before it asks for the next. Casting to float64
+in pieces keeps what is in between in the processor's cache.
 
 Deviation: FedKIM weighs every client's whole model alike; with hospitals that lack a modality that would average in
 encoders that nobody trained.

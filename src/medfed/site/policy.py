@@ -146,7 +146,7 @@ class Policy(BaseModel):
             raise _refusal("max_rounds", f"this is round {update.round}, allowed are {self.max_rounds}")
         if update.num_examples < self.min_examples:
             raise _refusal("min_examples", f"the update is of fewer than {self.min_examples} examples")
-        self.check_tensors(update.delta)
+        self.check_tensors((*update.delta, *update.scales))
         for part, tensors in (("buffers", update.buffers), ("state", update.state)):
             if tensors and part not in self.may_leave:
                 raise _refusal("may_leave", f"the update holds {part} (tensor {min(tensors)!r})", part)

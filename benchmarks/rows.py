@@ -110,7 +110,9 @@ def of_memory(group: str, setting: str, over: tuple[str, float], under: tuple[st
     return counted(group, setting, over, under, measure=kind, takes=size(over[1]))
 
 
-def left_out(group: str, setting: str, over: str, under: str, reason: str, target: Target | None = None) -> Row:
+def left_out(
+    group: str, setting: str, over: str, under: str, reason: str, target: Target | None = None, measure: str = ""
+) -> Row:
     """Return a row that says why it has no number."""
     wanted = None if target is None else str(target)
-    return Row(group, setting, over, under, "", None, target=wanted, note=reason)
+    return Row(group, setting, over, under, measure, None, target=wanted, note=reason)

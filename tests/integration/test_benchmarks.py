@@ -31,7 +31,7 @@ def quick_rows(group: str) -> list[Row]:
 
 def families(rows: Iterable[Row]) -> set[tuple[str, ...]]:
     """Return what the rows compare, sizes apart."""
-    said = ((row.setting, row.over, row.under) for row in rows)
+    said = ((row.setting, row.over, row.under, row.measure) for row in rows)
     return {tuple(re.sub(r"\d[\d,.]*", "#", part) for part in parts) for parts in said}
 
 

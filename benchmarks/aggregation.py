@@ -61,7 +61,7 @@ def aggregation_rows(bench: Bench) -> Iterator[Row]:
         Versus(FINGERPRINT, GATED),
     ]
     setting = f"{timed} clients of {parameters:,} parameters"
-    yield from bench.race("aggregation", setting, variants, pairs, seconds=30.0)
+    yield from bench.race("aggregation", setting, variants, pairs, seconds=20.0)
 
 
 def memory_rows(bench: Bench) -> Iterator[Row]:

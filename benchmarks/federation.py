@@ -47,7 +47,7 @@ def round_rows(bench: Bench) -> Iterator[Row]:
     variants = {ROUND: _round(study, hospitals), BARE: _bare(study, hospitals)}
     setting = f"the demo's model, {clients} clients with {each} examples of each of four tasks, one epoch, batch 32"
     pair = Versus(ROUND, BARE, Target("≤", 1.05), same=True, wall=True)
-    yield from bench.race("round", setting, variants, [pair], seconds=60.0, tolerance=1e-6)
+    yield from bench.race("round", setting, variants, [pair], seconds=40.0, tolerance=1e-6)
     few = [_hospital(study, f"hospital-{number}", min(each, 32), number) for number in range(clients)]
     single = "bare local training of one client"  # what is held at once does not grow with the number of its steps
     yield peaks("round", setting, {ROUND: _round(study, few), single: _bare(study, few[:1])}, ROUND, single)

@@ -36,7 +36,6 @@ from medfed.modalities import MODALITIES
 from medfed.modalities.signal import LEADS
 from medfed.modalities.timeseries import VITALS
 
-
 GROWTH, LEAST = "peak growth of a process", 1_000_000
 """Below so many bytes it is pages, not data."""
 
@@ -49,7 +48,7 @@ def loading_rows(bench: Bench) -> Iterator[Row]:
         for title, plain, (ours, theirs) in _formats(Path(folder), spec, side):
             variants: dict[str, Run] = {"medfed": ours, plain: theirs}
             pair = Versus("medfed", plain, same=True, wall=True)
-            yield from bench.race("loading", title, variants, [pair], seconds=6.0, tolerance=1e-5, turns=15)
+            yield from bench.race("loading", title, variants, [pair], seconds=3.0, tolerance=1e-5, turns=15)
             yield _memory(bench, Path(folder), spec, side, (title, plain))
 
 
@@ -68,7 +67,7 @@ def cache_rows(bench: Bench) -> Iterator[Row]:
             }
             pair = Versus("decoding", "the cache", same=True, wall=True)
             title = f"decoded cache, {name}, {number} patients"
-            yield from bench.race("loading", title, variants, [pair], seconds=5.0, tolerance=0.0)
+            yield from bench.race("loading", title, variants, [pair], seconds=3.0, tolerance=0.0)
 
 
 def _decoded(dataset: Dataset, root: Path, cache: DecodedCache | None) -> object:

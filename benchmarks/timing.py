@@ -91,7 +91,10 @@ class Bench:
         return [_row(group, setting, pair, names, (spent, wall), clock, tokens) for pair in pairs]
 
     def _check(self, variants: Mapping[str, Run], pairs: Sequence[Versus], tolerance: float) -> None:
-        """Run everything ``WARM_UP`` times, once if that is long; the outcomes of the first run are compared where they should be equal."""
+        """Run everything ``WARM_UP`` times, or once if that is long.
+
+        The outcomes of the first run are compared where they should be equal.
+        """
         started = time.monotonic()
         outcomes = {name: run() for name, run in variants.items()}
         for pair in pairs:

@@ -48,7 +48,7 @@ GROUPS: dict[str, tuple[Callable[[Bench], Iterator[Row]], ...]] = {
     "scoring": (scoring.scoring_rows,),
     "round": (federation.round_rows,),
     "wire": (federation.wire_rows,),
-    "aggregation": (aggregation.aggregation_rows,),
+    "aggregation": (aggregation.aggregation_rows, aggregation.memory_rows),
     "loading": (loading.loading_rows, loading.cache_rows),
     "gpu": (gpu.gpu_rows,),
 }

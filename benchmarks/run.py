@@ -1,6 +1,6 @@
 """``make bench``: measure, print the table, keep the numbers.
 
-    python -m benchmarks.run                              # all groups, on one core in less than 15 minutes
+    python -m benchmarks.run                              # all groups, on one core in about a quarter of an hour
     python -m benchmarks.run --only experts scoring       # some of them
     python -m benchmarks.run --list
     python -m benchmarks.run --write README.md            # the numbers to docs/bench.json, the table into the README

@@ -294,8 +294,8 @@ def test_a_row_that_asks_something_else_is_asked_again(quick: QuickRun, tmp_path
 
 def test_a_name_the_system_refuses_is_its_rows_error_alone(quick: QuickRun, tmp_path: Path) -> None:
     rows = [
-        {"id": "long", "image": "x" * 300},
-        {"id": "folder", "ecg": "."},
+        {"id": "long", "image": "x" * 300, "question": EFFUSION},
+        {"id": "folder", "ecg": ".", "task": "ead"},
         {"id": "good", "image": str(quick.images[0]), "question": EFFUSION},
     ]
     said, told = asks(quick, written(tmp_path / "cases.csv", rows), tmp_path / "answers.csv")

@@ -145,7 +145,6 @@ def dropped(*files: tuple[str, bytes]) -> bytes:
         ("renamed.hea", "renamed.dat", "r1.dat"),
         ("renamed.hea", "r1.dat", "r1.dat"),
         ("漢" * 100 + ".hea", "漢" * 100 + ".dat", "größe.dat"),
-        ("r1.hea", "r1.dat", "r1.hea.dat"),
     ],
 )
 def test_the_two_files_of_an_ecg_find_each_other(

@@ -7,7 +7,7 @@ with scaling 1, which stock PEFT loads and servers serve.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -42,9 +42,22 @@ def folded(injected: InjectedModel, task: Task) -> dict[str, Factors]:
             layer.lora_A[ADAPTER].weight.detach().cpu().float().clone(),
             (layer.lora_B[ADAPTER].weight * scales).detach().cpu().float().contiguous(),
         )
-        for name, layer in injected.llm.named_modules()
-        if isinstance(layer, LoraLayer)
+        for name, layer in _layers(injected)
     }
+
+
+def changes_nothing(injected: InjectedModel) -> bool:
+    """Whether there are experts whose update of every layer is zero, for all tasks: B starts so."""
+    if injected.adapted is None:
+        return False
+    return not any(bool(layer.lora_B[ADAPTER].weight.any()) for _, layer in _layers(injected))
+
+
+def _layers(injected: InjectedModel) -> Iterator[tuple[str, LoraLayer]]:
+    """Yield every adapted layer with its name in the LLM."""
+    for name, layer in injected.llm.named_modules():
+        if isinstance(layer, LoraLayer):
+            yield name, layer
 
 
 def save_plain_lora(

@@ -99,9 +99,11 @@ def base_of(run: LoadedRun) -> Base:
 
 
 def loading(study: Study) -> HuggingFaceSettings:
-    """Return how the LLM of ``study`` is loaded, once it lies in a folder."""
+    """Return how the LLM of ``study`` is loaded, once it lies in a folder; the devices here say nothing elsewhere."""
     settings = study.foundation
-    return settings if isinstance(settings, HuggingFaceSettings) else HuggingFaceSettings(dtype="float32")
+    if not isinstance(settings, HuggingFaceSettings):
+        return HuggingFaceSettings(dtype="float32")
+    return settings.model_copy(update={"device_map": None})
 
 
 def _rank(layers: Mapping[str, Factors]) -> int:

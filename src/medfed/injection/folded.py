@@ -6,7 +6,6 @@ with scaling 1, which stock PEFT loads and servers serve.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from medfed.errors import RunError
-from medfed.injection.experts import ADAPTER
+from medfed.injection.experts import ADAPTER, order_config
 from medfed.injection.injected import InjectedModel
 from medfed.injection.lowrank import Factors
 from medfed.tasks.base import Task
@@ -85,11 +84,7 @@ def save_plain_lora(
         inference_mode=True,
     )
     config.save_pretrained(str(folder))
-    path = folder / "adapter_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    if isinstance(settings["target_modules"], list):
-        settings["target_modules"] = sorted(settings["target_modules"])  # a set, in another order every run
-    path.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    order_config(folder)
     tensors = {}
     for name, factors in sorted(layers.items()):
         tensors[f"base_model.model.{name}.lora_A.weight"] = factors.down

@@ -28,10 +28,13 @@ from medfed.export_files import loading
 from medfed.exported import ExportedTask, Processor
 from medfed.injection.folded import folded
 from medfed.injection.foundation import Foundation, HuggingFaceSettings, load_foundation
+from medfed.injection.injected import InjectedModel
+from medfed.injection.lowrank import Factors
 from medfed.loaded import LoadedRun
 from medfed.report.names import bounds, number
 from medfed.report.records import ScoreFile
 from medfed.tasks import TASKS
+from medfed.tasks.base import Task
 from page_walk import PAGE, blocks
 
 RANK = 6
@@ -479,3 +482,16 @@ def test_the_commands_of_the_deployment_page_work_in_their_order(
         done = CliRunner().invoke(app, [*words[1:], "--foundation", str(llm)])
         assert done.exit_code == 0, f"{line}\n{done.output}{done.exception}"
     assert {path.name for path in (tmp_path / "served").iterdir()} == {"cd", "mp", "ped"}
+
+
+def test_a_cut_adapter_is_folded_once(run: Path, llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def counted(injected: InjectedModel, task: Task) -> dict[str, Factors]:
+        calls.append(task.name)
+        return folded(injected, task)
+
+    monkeypatch.setattr("medfed.export_files.folded", counted)
+    export_run(run, tmp_path / "out", tmp_path, llm, tasks=["cd"], rank=3)
+    assert calls == ["cd"]
+    assert json.loads((tmp_path / "out" / "truncation.json").read_text("utf-8"))["full_rank"] == RANK

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from medfed.errors import StudyError
-from medfed.injection import shards
+from medfed.injection import internlm2, shards
 from medfed.injection.foundation import HuggingFaceSettings, load_foundation
 from medfed.injection.internlm2 import convert
 

@@ -132,7 +132,7 @@ def _place(facts: CardFacts) -> str:
         return ""
     name = json.dumps(facts.base_model)
     return (
-        f"{name} stands for the folder of the LLM. `base_model_name_or_path` in `adapter_config.json` is its path on the "
+        f"{name} is the folder of the LLM. `base_model_name_or_path` in `adapter_config.json` is its path on the "
         "machine of the export; elsewhere load the LLM from where it lies.\n\n"
     )
 

@@ -113,6 +113,23 @@ def add_experts(
     return _wrapped(model, routed)
 
 
+@torch.no_grad()
+def flattens(tuner: RoutedLoraModel) -> bool:
+    """Return whether layers with experts see examples and tokens on one axis, so that a batch can have but one α.
+
+    Two examples of a token are shown to the LLM, each with an α of its own; call it in eval mode.
+    """
+    table = tuner.model.get_input_embeddings().weight
+    num_experts = tuner.peft_config[ADAPTER].num_experts
+    alpha = torch.full((2, num_experts), 1 / num_experts, device=table.device)
+    try:
+        with tuner.routing.using(alpha):
+            tuner.model(input_ids=torch.arange(2, device=table.device).unsqueeze(1), use_cache=False)
+    except RunError:
+        return True
+    return False
+
+
 def _wrapped(model: nn.Module, config: LoraConfig) -> PeftModel:
     with warnings.catch_warnings():
         # PEFT asks transformers by a name that transformers has deprecated; nobody here can mend that.

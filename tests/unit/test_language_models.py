@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from injection_toys import BOTH, IMAGE, WORDY, examples, federated_model, public, settings
-from language_models import FAMILIES, FLATTENING, WINDOW, write_model, write_wrapped
+from language_models import FAMILIES, FLATTENING, VOCABULARY, WINDOW, write_model, write_wrapped
 from medfed.errors import StudyError
 from medfed.injection.encoding import Group, encode
 from medfed.injection.foundation import Foundation, HuggingFaceSettings, load_foundation
@@ -107,10 +108,8 @@ def test_answers_behind_one_prefix_score_as_each_would_alone(folders: Path, fami
     parts = [(task, examples(task, 3, absent=0.3).batches(3)[0]) for task in (WORDY, IMAGE)]
     encoded = encode(federated_model().eval(), parts)
     groups = [Group(task, tokens, batch) for (task, batch), tokens in zip(parts, encoded, strict=True)]
-    if family in FLATTENING:
-        found = [scored(injected, [group])[0] for group in groups]
-    else:
-        found = scored(injected, groups)
+    forwards = [[group] for group in groups] if family in FLATTENING else [groups]
+    found = [rows for part in forwards for rows in scored(injected, part)]
     for (task, batch), rows in zip(parts, found, strict=True):
         for row, likelihoods in enumerate(rows):
             before = prefix(injected, task, batch, row)
@@ -201,6 +200,20 @@ def test_a_batch_of_several_tasks_trains_where_layers_flatten_examples_and_token
     assert any(".router." in name for name in together)
     for name, gradient in together.items():
         torch.testing.assert_close(alone[name] / 8, gradient, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "own"),
+    [
+        ("bloom", {"hidden_size": 8, "n_layer": 1, "n_head": 2}),
+        ("falcon", {"alibi": True, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}),
+        ("mpt", {"d_model": 8, "n_layers": 1, "n_heads": 2}),
+    ],
+)
+def test_distances_instead_of_positions_are_refused(folders: Path, kind: str, own: dict[str, Any]) -> None:
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, vocab_size=VOCABULARY, **own))
+    with pytest.raises(StudyError, match=r"(?s)ForCausalLM: .*ALiBi.*rotary or learned positions"):
+        Foundation(kind, model, loaded(folders, "llama").tokenizer, {})
 
 
 def test_layers_that_are_no_attention_are_refused(folders: Path) -> None:

@@ -1,4 +1,6 @@
-"""A foundation from disk: any causal LM that transformers knows by itself, from safetensors, without remote code.
+"""A foundation from disk: a causal LM that transformers knows by itself, from safetensors, without remote code.
+
+Its positions are rotary or learned (:mod:`medfed.injection.masks`), its linear maps ``nn.Linear``.
 
 ``--foundation FOLDER`` names its folder. Without the flag, ``model`` is looked up in the local Hugging Face cache;
 nothing is ever downloaded. ``sha256`` pins what is loaded (:mod:`medfed.injection.checksum`).

@@ -4,7 +4,8 @@ public data (FedKIM Sec. 2.3.2).
 The loss is the cross-entropy of the answer tokens alone, averaged over an answer's tokens and then over the examples.
 What the loss asks for is a label or what the aggregated heads say (:mod:`medfed.injection.lessons`).
 Examples of similar prompt length share a forward (:mod:`medfed.injection.buckets`), those of one task alone where the
-LLM's layers flatten examples and tokens; their gradients add up to those of one mean. Where the LLM's loss leaves the encoders alone, these run once per round.
+LLM's layers flatten examples and tokens; their gradients add up to those of one mean.
+Where the LLM's loss leaves the encoders alone, these run once per round.
 Batches and dropout are drawn from (seed, round, epoch, step): a resumed run equals an uninterrupted one bit for bit.
 """
 

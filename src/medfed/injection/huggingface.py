@@ -24,6 +24,8 @@ from medfed.errors import StudyError
 from medfed.injection.checksum import check_foundation
 from medfed.injection.quantised import REPACKING, keep_layout
 
+SPREAD = frozenset({"auto", "balanced", "balanced_low_0", "sequential"})
+"""Device maps that divide the weights among all accelerators."""
 FETCH = "fetch it with `hf download MODEL --local-dir FOLDER` and pass --foundation FOLDER"
 
 

@@ -40,8 +40,20 @@ FAMILIES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "mistral": ("mistral", {"sliding_window": WINDOW}),
     "phi3": ("phi3", {"sliding_window": WINDOW}),
     "mixtral": ("mixtral", {"num_local_experts": 3, "num_experts_per_tok": 2}),
+    "qwen2_moe": (
+        "qwen2_moe",
+        {
+            "num_experts": 3,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 24,
+            "shared_expert_intermediate_size": 40,
+        },
+    ),
+    "opt": ("opt", {"ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.2, "dropout": 0.0}),
 }
 """Name → model type and what is set beside :data:`COMMON`: windows, capping, ties, biases, experts of its own."""
+FLATTENING = frozenset({"qwen2_moe", "opt"})
+"""Families with layers that see all tokens of a batch in one row, so that it can have but one α."""
 
 
 def write_model(folder: Path, family: str, **changes: Any) -> Path:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedConfig
 
+from medfed.errors import StudyError
 from medfed.evaluation.predict import BATCH_SIZE
 from medfed.injection.checksum import check_foundation
 from medfed.injection.forecast import (
@@ -24,7 +25,7 @@ from medfed.injection.forecast import (
     weight_bytes,
 )
 from medfed.injection.foundation import TinySettings
-from medfed.injection.huggingface import HubTokenizer, HuggingFaceSettings, locate
+from medfed.injection.huggingface import SPREAD, HubTokenizer, HuggingFaceSettings, locate
 from medfed.prepare import Sources
 from medfed.study import Study
 from medfed.workload import Workload, workload
@@ -36,7 +37,7 @@ def llm_lines(study: Study, sources: Sources, path: Path | None) -> Iterator[str
     """Yield what a run of ``study`` will take for its LLM.
 
     Raises:
-        StudyError: the LLM is not there, is not the pinned one, or is of no kind that can be used.
+        StudyError: ``path`` holds no LLM, or one that is not the pinned one or of no kind that can be used.
     """
     settings = study.foundation
     if isinstance(settings, TinySettings):
@@ -45,13 +46,18 @@ def llm_lines(study: Study, sources: Sources, path: Path | None) -> Iterator[str
             "pre-training unless the cache has it, and little memory"
         )
         return
-    folder = locate(settings, path)
+    try:
+        folder = locate(settings, path)
+    except StudyError as error:
+        if path is not None:
+            raise
+        yield f"LLM: not here ({error.what}): {error.hint}"
+        return
     if settings.sha256 is not None:
         check_foundation(folder, settings.sha256)
-    config, device = read_config(folder), _device(settings, study.injection.device)
+    config, devices = read_config(folder), devices_of(settings, study.injection.device)
     model = on_meta(config)
     text = config.get_text_config()
-    work = workload(study, sources, HubTokenizer(AutoTokenizer.from_pretrained(folder, local_files_only=True)))
     yield (
         f"LLM: {type(model).__name__} in {folder}: {text.num_hidden_layers} layers of width {text.hidden_size}, "
         f"{num_params(model):,} parameters"
@@ -61,30 +67,66 @@ def llm_lines(study: Study, sources: Sources, path: Path | None) -> Iterator[str
         if settings.sha256
         else "  not pinned: `medfed foundation` prints its checksum"
     )
-    ran = trial(config, work.shape, settings, study.injection, device)
+    work = workload(study, sources, HubTokenizer(AutoTokenizer.from_pretrained(folder, local_files_only=True)))
     trained = trained_params(model, work.dims, study.injection)
     yield f"  trained in injection: {', '.join(f'{number:,} in {name}' for name, number in trained.items() if number)}"
-    open_shape = replace(work.shape, batch=BATCH_SIZE, length=work.shape.length + study.evaluation.max_new_tokens)
     needs = {
         f"weights, {'4-bit' if settings.load_in_4bit else settings.dtype}": weight_bytes(model, settings),
         "trained, with gradients and AdamW's moments": sum(trained.values()) * TRAINED_BYTES,
-        f"activations of {work.shape.batch} × {work.shape.length} positions, none recomputed": ran.kept_bytes,
-        f"keys and values of {BATCH_SIZE} open answers": cache_bytes(config, open_shape, settings)
-        if work.num_open
-        else 0,
     }
-    yield from memory_lines(needs, free_bytes(device), device)
-    yield from time_lines(work, ran, study.evaluation.max_new_tokens, device)
+    yield from need_lines(needs)
+    free = sum(free_bytes(device) for device in devices)
+    if sum(needs.values()) >= free:
+        yield verdict(sum(needs.values()), free, devices)
+        yield "  time: not tried, for want of memory"
+        return
+    try:
+        ran = trial(config, work.shape, settings, study.injection, devices[0], mixed=len(study.train) > 1)
+    except torch.OutOfMemoryError:
+        yield f"  memory: one and two layers alone, tried with this batch, are too much for {devices[0]}: it does NOT fit"
+        return
+    passing = {
+        f"activations of {work.shape.batch} × {work.shape.length} positions, none recomputed": ran.kept_bytes,
+        f"keys and values of {BATCH_SIZE} open answers": _open_bytes(config, work, study, settings),
+    }
+    yield from need_lines(passing)
+    yield verdict(sum([*needs.values(), *passing.values()]), free, devices)
+    yield from time_lines(work, ran, study.evaluation.max_new_tokens, devices[0])
 
 
-def memory_lines(needs: dict[str, int], free: int, device: str) -> Iterator[str]:
-    """Yield what is needed, the sum, and whether ``free`` bytes are enough; not all is needed at the same time."""
+def devices_of(settings: HuggingFaceSettings, given: str) -> list[str]:
+    """Return the devices that hold the weights; ``given`` is where a foundation goes that is not placed.
+
+    Raises:
+        StudyError: the device is none, or is not here.
+    """
+    name = settings.device_map if settings.placed else given
+    if name is None or name in SPREAD:
+        number = torch.cuda.device_count() if name in SPREAD else int(torch.cuda.is_available())
+        return [f"cuda:{place}" for place in range(number)] or ["cpu"]
+    try:
+        missing = torch.device(name).type == "cuda" and not torch.cuda.is_available()
+    except RuntimeError:
+        missing = True
+    if missing:
+        where = "foundation.device_map" if settings.placed else "injection.device"
+        raise StudyError(
+            f"there is no device {name!r} here", where=where, hint="give cpu, cuda:0 or a device map: auto"
+        )
+    return [name]
+
+
+def need_lines(needs: dict[str, int]) -> Iterator[str]:
+    """Yield what is needed; not all is needed at the same time."""
     for name, size in needs.items():
         if size:
             yield f"  memory: {_size(size)} {name}"
-    total = sum(needs.values())
-    verdict = "it fits" if total < free else "it does NOT fit: try --load-in-4bit or a smaller batch"
-    yield f"  memory: {_size(total)} together; {_size(free)} are free on {device}: {verdict}"
+
+
+def verdict(total: int, free: int, devices: Sequence[str]) -> str:
+    """Return whether ``free`` bytes on ``devices`` are enough for ``total``."""
+    fits = "it fits" if total < free else "it does NOT fit: try --load-in-4bit or a smaller batch"
+    return f"  memory: {_size(total)} together; {_size(free)} are free on {', '.join(devices)}: {fits}"
 
 
 def time_lines(work: Workload, ran: Trial, max_new_tokens: int, device: str) -> Iterator[str]:
@@ -93,14 +135,17 @@ def time_lines(work: Workload, ran: Trial, max_new_tokens: int, device: str) -> 
     answered = work.num_open / work.shape.batch * (ran.forward_seconds + max_new_tokens * ran.token_seconds)
     yield f"  time: {_duration(work.num_steps * ran.step_seconds)} for {work.num_steps:,} injection steps on {device}"
     yield f"  time: {_duration(scored)} to score {work.num_closed:,} closed questions"
+    if work.num_calibrating:
+        calibrated = work.num_calibrating / work.shape.batch * ran.forward_seconds
+        yield f"  time: {_duration(calibrated)} to calibrate on {work.num_calibrating:,} public examples"
     if work.num_open:
         yield f"  time: up to {_duration(answered)} to answer {work.num_open:,} open questions"
 
 
-def _device(settings: HuggingFaceSettings, given: str) -> str:
-    if not settings.placed or settings.device_map not in (None, "auto"):
-        return settings.device_map or given
-    return "cuda:0" if torch.cuda.is_available() else "cpu"
+def _open_bytes(config: PreTrainedConfig, work: Workload, study: Study, settings: HuggingFaceSettings) -> int:
+    """Return what keys and values take while open questions are answered, if there are any."""
+    shape = replace(work.shape, batch=BATCH_SIZE, length=work.shape.length + study.evaluation.max_new_tokens)
+    return cache_bytes(config, shape, settings) if work.num_open else 0
 
 
 def _size(count: int) -> str:

@@ -18,7 +18,7 @@ from medfed.injection.prompt import TextTokenizer, build_prompt
 from medfed.models.multimodal import MultimodalModel
 from medfed.prepare import Sources
 from medfed.study import Study
-from medfed.tasks.base import Task
+from medfed.tasks.base import ClosedTask, Task
 from medfed.tasks.cohort import SERVER_SPLITS
 from medfed.tasks.question_answering import QuestionAnswering
 from medfed.tasks.rows import laid_out, rosters, rows_by_place
@@ -32,6 +32,7 @@ class Workload:
         num_steps: injection steps, over all rounds.
         num_closed: closed questions that are scored, those of the development set in every round included.
         num_open: open questions that are answered.
+        num_calibrating: public examples that answers to untrained closed questions are calibrated on, once per task.
         shape: a batch of the longest prompts.
         dims: token width of everything that is shown.
     """
@@ -39,6 +40,7 @@ class Workload:
     num_steps: int
     num_closed: int
     num_open: int
+    num_calibrating: int
     shape: Shape
     dims: Mapping[str, int]
 
@@ -62,6 +64,7 @@ def workload(study: Study, sources: Sources, tokenizer: TextTokenizer) -> Worklo
         num_steps=rounds * study.injection.num_epochs * math.ceil(drawn / study.injection.batch_size),
         num_closed=sum(tested.values()) + looks * sum(counts["development"].values()),
         num_open=sum(number for name, number in tested.items() if name in answered),
+        num_calibrating=_num_calibrating(study, counts["public"]),
         shape=Shape(study.injection.batch_size, length, asked),
         dims=dims,
     )
@@ -78,6 +81,14 @@ def _counts(study: Study, data: Mapping[str, Decoded]) -> dict[str, dict[str, in
         if task.name in study.unseen:
             counts["test"][task.name] = len(rows_by_place(data[task.dataset], task, elsewhere).get(None, ()))
     return counts
+
+
+def _num_calibrating(study: Study, public: Mapping[str, int]) -> int:
+    """Return how many public examples untrained closed tasks are shown, as calibration chooses them."""
+    if not study.injection.answer_calibration:
+        return 0
+    shown = [task for task in study.tasks if task.name in study.unseen and isinstance(task, ClosedTask)]
+    return sum(public[own.name] for task in shown for own in study.train_tasks if own.modalities == task.modalities)
 
 
 def _undecoded(name: str, sources: Sources) -> Decoded:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaForCausalLM
 
 from injection_toys import language_model
-from medfed.errors import RunError
+from medfed.errors import RunError, StudyError
 from medfed.injection.experts import RoutedLoraModel, add_experts, load_experts, save_experts
 from medfed.injection.router import RouterSettings
 from medfed.rng import torch_seeded
@@ -76,6 +76,13 @@ def test_experts_on_a_4_bit_llm_learn_and_come_back_whole(tmp_path: Path) -> Non
     save_experts(model, tmp_path / "adapter", "toy")
     again = load_experts(four_bit(tmp_path / "llm"), tmp_path / "adapter")
     assert torch.equal(applied(again.eval(), MIX), applied(model.eval(), MIX))
+
+
+def test_experts_on_an_8_bit_llm_are_refused(tmp_path: Path) -> None:
+    language_model(**WIDTHS).save_pretrained(tmp_path)
+    base = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=BitsAndBytesConfig(load_in_8bit=True))
+    with pytest.raises(StudyError, match=r"(?s)q_proj: experts cannot sit on a Linear8bitLt.*--load-in-4bit"):
+        with_experts(base)
 
 
 def test_gradients_on_a_4_bit_llm_are_the_same_after_an_evaluation(tmp_path: Path) -> None:

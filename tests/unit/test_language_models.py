@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from injection_toys import BOTH, IMAGE, WORDY, examples, federated_model, public, settings
-from language_models import FAMILIES, WINDOW, write_model, write_wrapped
+from language_models import FAMILIES, FLATTENING, VOCABULARY, WINDOW, write_model, write_wrapped
 from medfed.errors import StudyError
 from medfed.injection.encoding import Group, encode
 from medfed.injection.foundation import Foundation, HuggingFaceSettings, load_foundation
@@ -41,12 +43,33 @@ def server(foundation: Foundation, *, moved: bool) -> Injector:
     """An injector; ``moved`` gives its experts something to say."""
     made = Injector(foundation, federated_model(), (IMAGE, BOTH), settings(head_tokens=False), 0)
     if moved:
-        with torch.random.fork_rng(), torch.no_grad():
-            torch.manual_seed(1)
-            for name, value in made.injected.named_parameters():
-                if "lora_B" in name:
-                    torch.nn.init.normal_(value, std=0.1)
+        give_the_experts_something_to_say(made)
     return made
+
+
+def give_the_experts_something_to_say(made: Injector) -> None:
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(1)
+        for name, value in made.injected.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(value, std=0.1)
+
+
+def summed_gradients(made: Injector, num_steps: int) -> dict[str, Tensor]:
+    """The gradients of the first steps, whose examples are those of one large one; the weights stay as they are."""
+    found: dict[str, Tensor] = {}
+    for group in made._optimizer.param_groups:
+        group["lr"] = group["weight_decay"] = 0.0
+
+    def add(*_: object) -> None:
+        for name, value in made._params.items():
+            if value.grad is not None:
+                found[name] = found.get(name, torch.zeros_like(value)) + value.grad
+
+    made._optimizer.register_step_pre_hook(add)
+    for _, _record in zip(range(num_steps), made.inject(public(8), 1), strict=False):
+        pass
+    return found
 
 
 def prefix(injected: InjectedModel, task: Classification, batch: Batch, row: int) -> Tensor:
@@ -71,6 +94,13 @@ def likelihood(injected: InjectedModel, task: Classification, before: Tensor, id
     return logits[range(len(ids)), list(ids)].sum()
 
 
+def scored(injected: InjectedModel, groups: list[Group]) -> list[Tensor]:
+    """The likelihoods of groups that share a forward, each example with its task's α."""
+    alpha = injected.alpha([group.task for group in groups])
+    with injected.mixing(alpha if len(groups) == 1 else alpha.repeat_interleave(3, 0)):
+        return injected(groups)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("family", EVERY)
 def test_answers_behind_one_prefix_score_as_each_would_alone(folders: Path, family: str) -> None:
@@ -78,8 +108,8 @@ def test_answers_behind_one_prefix_score_as_each_would_alone(folders: Path, fami
     parts = [(task, examples(task, 3, absent=0.3).batches(3)[0]) for task in (WORDY, IMAGE)]
     encoded = encode(federated_model().eval(), parts)
     groups = [Group(task, tokens, batch) for (task, batch), tokens in zip(parts, encoded, strict=True)]
-    with injected.mixing(torch.cat([injected.alpha([task]).expand(3, -1) for task, _ in parts])):
-        found = injected(groups)
+    forwards = [[group] for group in groups] if family in FLATTENING else [groups]
+    found = [rows for part in forwards for rows in scored(injected, part)]
     for (task, batch), rows in zip(parts, found, strict=True):
         for row, likelihoods in enumerate(rows):
             before = prefix(injected, task, batch, row)
@@ -140,13 +170,50 @@ def test_injection_starts_as_the_identity(folders: Path, family: str) -> None:
 def test_experts_sit_on_every_linear_map_of_the_layers(folders: Path, family: str) -> None:
     model = loaded(folders, family).model
     names = projections(model)
-    by_layer = {"llama": 7, "phi3": 4, "mixtral": 4}.get(family, 7)
+    by_layer = {"llama": 7, "phi3": 4, "mixtral": 4, "opt": 6}.get(family, 7)
     print(f"2 layers × {by_layer} = {2 * by_layer}; a bank of experts held as one tensor has no linear maps")
     assert len(names) == 2 * by_layer
     assert not any(word in name for name in names for word in ("embed", "head", "vision", "router", ".gate."))
     ends = target_modules(model)
     found = {n for n, _ in model.named_modules() if any(n == end or n.endswith(f".{end}") for end in ends)}
     assert found == set(names)
+
+
+@pytest.mark.parametrize("family", sorted(FLATTENING))
+def test_a_batch_of_several_tasks_trains_where_layers_flatten_examples_and_tokens(folders: Path, family: str) -> None:
+    """The gradients are those of every example taken alone."""
+    own: dict[str, Any] = {
+        "dropout": 0.0,
+        "public_lr": 0,
+        "lr": 1e-3,
+        "max_grad_norm": None,
+        "encoder_lr": 0,
+        "head_tokens": False,
+    }
+    own |= {"teacher_weight": 0.0, "routing_weight": 0.0}
+    found = []
+    for size in (8, 1):
+        made = Injector(loaded(folders, family), federated_model(), (IMAGE, BOTH), settings(**own, batch_size=size), 0)
+        give_the_experts_something_to_say(made)
+        found.append(summed_gradients(made, 8 // size))
+    together, alone = found
+    assert any(".router." in name for name in together)
+    for name, gradient in together.items():
+        torch.testing.assert_close(alone[name] / 8, gradient, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "own"),
+    [
+        ("bloom", {"hidden_size": 8, "n_layer": 1, "n_head": 2}),
+        ("falcon", {"alibi": True, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}),
+        ("mpt", {"d_model": 8, "n_layers": 1, "n_heads": 2}),
+    ],
+)
+def test_distances_instead_of_positions_are_refused(folders: Path, kind: str, own: dict[str, Any]) -> None:
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, vocab_size=VOCABULARY, **own))
+    with pytest.raises(StudyError, match=r"(?s)ForCausalLM: .*ALiBi.*rotary or learned positions"):
+        Foundation(kind, model, loaded(folders, "llama").tokenizer, {})
 
 
 def test_layers_that_are_no_attention_are_refused(folders: Path) -> None:

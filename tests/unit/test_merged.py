@@ -9,10 +9,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from finished_runs import llm_folder
-from injection_toys import language_model
+from injection_toys import IMAGE, language_model, settings, tokenizer
 from medfed.errors import RunError
+from medfed.injection.folded import folded
+from medfed.injection.foundation import Foundation
+from medfed.injection.injected import InjectedModel
 from medfed.injection.lowrank import Factors
 from medfed.injection.merged import merged_weights, save_merged
+from medfed.injection.quantised import refuse_quantised
 
 LAYER = "model.layers.1.mlp.down_proj"
 
@@ -33,6 +37,32 @@ def test_the_update_is_added_to_its_layer_alone_and_the_model_stays(dtype: torch
     for name, value in before.items():
         assert torch.equal(model.state_dict()[name], value), name
         assert name == f"{LAYER}.weight" or torch.equal(merged[name], value), name
+
+
+@pytest.mark.parametrize("safe", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_peft_merges_routed_experts_to_the_same_bits(dtype: torch.dtype, safe: bool) -> None:
+    frozen = Foundation("toy", language_model().to(dtype), tokenizer(), {})
+    injected = InjectedModel(frozen, {"image": 5}, settings())
+    generator = torch.Generator().manual_seed(0)
+    for name, value in injected.named_parameters():
+        if "lora_B" in name:
+            value.data.normal_(std=0.2, generator=generator)
+    factors = folded(injected, IMAGE)
+    expected = merged_weights(frozen.model, factors)
+    assert any(
+        not torch.equal(expected[f"{name}.weight"], frozen.model.state_dict()[f"{name}.weight"]) for name in factors
+    )
+    assert injected.adapted is not None
+    with injected.mixing(injected.alpha([IMAGE])):
+        found = injected.adapted.merge_and_unload(safe_merge=safe).state_dict()
+    assert found.keys() == expected.keys()
+    assert [name for name, value in found.items() if not torch.equal(value, expected[name])] == []
+
+
+def test_a_layer_without_a_weight_is_refused() -> None:
+    with pytest.raises(RunError, match="NoneType"):
+        refuse_quantised(torch.nn.Identity())
 
 
 def test_a_4_bit_model_is_refused_and_nothing_is_written(tmp_path: Path) -> None:

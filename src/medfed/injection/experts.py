@@ -36,8 +36,8 @@ from medfed.injection.targets import target_modules
 
 PEFT_TYPE = "ROUTED_LORA"
 ADAPTER = "default"
-HONOURS_VARIANTS = frozenset({"Linear", "Linear8bitLt", "Linear4bit", "GPTQLoraLinear", "HqqLoraLinear"})
-"""PEFT's LoRA layers that call a variant's forward; the others would leave α out silently."""
+HONOURS_VARIANTS = frozenset({"Linear", "Linear4bit"})
+"""PEFT's LoRA layers that are shown to apply a variant; another might leave α out silently."""
 
 
 @dataclass
@@ -68,7 +68,9 @@ class RoutedLoraModel(LoraModel):  # type: ignore[misc]
             if isinstance(layer, LoraLayer):
                 if type(layer).__name__ not in HONOURS_VARIANTS:
                     raise StudyError(
-                        f"experts cannot sit on a {type(layer).__name__}", where=name, hint="load the LLM unquantised"
+                        f"experts cannot sit on a {type(layer).__name__}",
+                        where=name,
+                        hint="load the LLM in 4 bits (--load-in-4bit) or unquantised",
                     )
                 layer.lora_variant[adapter_name] = RoutedVariant(self.routing)
                 layer.cast_input_dtype_enabled = False
@@ -111,6 +113,23 @@ def add_experts(
         **common,
     )
     return _wrapped(model, routed)
+
+
+@torch.no_grad()
+def flattens(tuner: RoutedLoraModel) -> bool:
+    """Return whether layers with experts see examples and tokens on one axis, so that a batch can have but one α.
+
+    Two examples of a token are shown to the LLM, each with an α of its own; call it in eval mode.
+    """
+    table = tuner.model.get_input_embeddings().weight
+    num_experts = tuner.peft_config[ADAPTER].num_experts
+    alpha = torch.full((2, num_experts), 1 / num_experts, device=table.device)
+    try:
+        with tuner.routing.using(alpha):
+            tuner.model(input_ids=torch.arange(2, device=table.device).unsqueeze(1), use_cache=False)
+    except RunError:
+        return True
+    return False
 
 
 def _wrapped(model: nn.Module, config: LoraConfig) -> PeftModel:

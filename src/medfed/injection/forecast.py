@@ -22,7 +22,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from medfed.errors import StudyError
-from medfed.injection.experts import RoutedLoraModel, add_experts
+from medfed.injection.experts import RoutedLoraModel, add_experts, flattens
 from medfed.injection.huggingface import HuggingFaceSettings
 from medfed.injection.masks import windows_of
 from medfed.injection.projector import Projector
@@ -141,11 +141,26 @@ def free_bytes(device: str) -> int:
 
 
 def trial(
-    config: PreTrainedConfig, shape: Shape, loading: HuggingFaceSettings, settings: InjectionSettings, device: str
+    config: PreTrainedConfig,
+    shape: Shape,
+    loading: HuggingFaceSettings,
+    settings: InjectionSettings,
+    device: str,
+    *,
+    mixed: bool = False,
 ) -> Trial:
-    """Run steps of the LLM's first one and two layers in turn; weights are random, and not quantised."""
+    """Run steps of the LLM's first one and two layers in turn; weights are random, and not quantised.
+
+    Args:
+        config: of the LLM.
+        shape: of a batch.
+        loading: dtype of the weights.
+        settings: adapters.
+        device: where to run.
+        mixed: a batch holds examples of several tasks, each with an α of its own where the LLM's layers allow it.
+    """
     dtype = getattr(torch, loading.dtype)
-    short, long = (_Stub(config, count, dtype, settings, device) for count in (1, 2))
+    short, long = (_Stub(config, count, dtype, settings, device, mixed=mixed) for count in (1, 2))
     count = int(config.get_text_config().num_hidden_layers)
     flops = 6 * (num_params(long.model) - num_params(short.model)) * shape.length
     batch = shape.batch if "cuda" in device else max(1, min(shape.batch, int(TRIAL_FLOPS / flops)))
@@ -179,7 +194,14 @@ class _Stub:
     """The LLM cut to its first layers, with experts."""
 
     def __init__(
-        self, config: PreTrainedConfig, count: int, dtype: torch.dtype, settings: InjectionSettings, device: str
+        self,
+        config: PreTrainedConfig,
+        count: int,
+        dtype: torch.dtype,
+        settings: InjectionSettings,
+        device: str,
+        *,
+        mixed: bool,
     ) -> None:
         with torch.device(device):
             self.model: nn.Module = AutoModelForCausalLM.from_config(_cut(config, count), dtype=dtype)
@@ -189,7 +211,10 @@ class _Stub:
         if settings.num_experts:
             own = (settings.num_experts, settings.rank, settings.alpha, settings.dropout, settings.router)
             self._tuner = add_experts(self.model, *own).base_model
-        self._alpha = torch.ones(1, settings.num_experts, device=device)
+        self._num_experts = settings.num_experts
+        self._routed = isinstance(self._tuner, RoutedLoraModel)
+        self.model.eval()
+        self._mixed = mixed and self._routed and not flattens(self._tuner)
 
     def step(self, shape: Shape) -> None:
         """Run a forward and a backward pass."""
@@ -224,8 +249,9 @@ class _Stub:
         shown = torch.randn(shape.batch, shape.length, width, dtype=self._dtype, device=self._device)
         places = torch.arange(shape.length, device=self._device).expand(shape.batch, -1)
         allowed = torch.ones(shape.length, shape.length, dtype=torch.bool, device=self._device).tril()
-        routed = isinstance(self._tuner, RoutedLoraModel)
-        with self._tuner.routing.using(self._alpha) if routed else nullcontext():
+        rows, learning = shape.batch if self._mixed else 1, torch.is_grad_enabled()
+        alpha = torch.ones(rows, self._num_experts, device=self._device, requires_grad=learning)
+        with self._tuner.routing.using(alpha) if self._routed else nullcontext():
             logits: Tensor = self.model(
                 inputs_embeds=shown.requires_grad_(torch.is_grad_enabled()),
                 attention_mask=self._windows.mask(allowed.expand(shape.batch, -1, -1), places, places, self._dtype),

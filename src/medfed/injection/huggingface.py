@@ -1,4 +1,6 @@
-"""A foundation from disk: any causal LM that transformers knows by itself, from safetensors, without remote code.
+"""A foundation from disk: a causal LM that transformers knows by itself, from safetensors, without remote code.
+
+Its positions are rotary or learned (:mod:`medfed.injection.masks`), its linear maps ``nn.Linear``.
 
 ``--foundation FOLDER`` names its folder. Without the flag, ``model`` is looked up in the local Hugging Face cache;
 nothing is ever downloaded. ``sha256`` pins what is loaded (:mod:`medfed.injection.checksum`).
@@ -23,6 +25,8 @@ from medfed.injection.checksum import check_foundation
 from medfed.injection.quantised import REPACKING, keep_layout
 from medfed.injection.shards import safetensors_in
 
+SPREAD = frozenset({"auto", "balanced", "balanced_low_0", "sequential"})
+"""Device maps that divide the weights among all accelerators."""
 FETCH = "fetch it with `hf download MODEL --local-dir FOLDER` and pass --foundation FOLDER"
 
 

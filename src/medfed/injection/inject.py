@@ -3,8 +3,9 @@ public data (FedKIM Sec. 2.3.2).
 
 The loss is the cross-entropy of the answer tokens alone, averaged over an answer's tokens and then over the examples.
 What the loss asks for is a label or what the aggregated heads say (:mod:`medfed.injection.lessons`).
-Examples of similar prompt length share a forward (:mod:`medfed.injection.buckets`); their gradients add up to those of
-one mean. Where the LLM's loss leaves the encoders alone, these run once per round.
+Examples of similar prompt length share a forward (:mod:`medfed.injection.buckets`), those of one task alone where the
+LLM's layers flatten examples and tokens; their gradients add up to those of one mean.
+Where the LLM's loss leaves the encoders alone, these run once per round.
 Batches and dropout are drawn from (seed, round, epoch, step): a resumed run equals an uninterrupted one bit for bit.
 """
 
@@ -29,7 +30,7 @@ from medfed.injection.answering import Answering
 from medfed.injection.buckets import Seam
 from medfed.injection.encoded_sets import encode_drawn
 from medfed.injection.encoding import HEAD, Group, encode_draws
-from medfed.injection.experts import save_experts
+from medfed.injection.experts import flattens, save_experts
 from medfed.injection.foundation import Foundation
 from medfed.injection.injected import InjectedModel
 from medfed.injection.lessons import Lesson, lessons
@@ -83,6 +84,8 @@ class Injector(Answering):
         super().__init__(model, injected, settings, device)
         for task in tasks:
             self.injected.check(task)
+        routed = self.injected.routed
+        self._mixes_tasks = routed is None or not flattens(routed)
         self._own = {name: value for name, value in self.injected.named_parameters() if value.requires_grad}
         self._params = {**self._own, **self._encoder_params()}
         self._optimizer = self._new_optimizer()
@@ -208,8 +211,9 @@ class Injector(Answering):
         shown = [self._shown(_cut(lesson.group, seam)) for lesson in taught]
         places, count = {name: place for place, name in enumerate(tasks)}, sum(len(lesson.wanted) for lesson in taught)
         losses: dict[int, Tensor] = {}
-        for bucket in self.injected.buckets(shown):
+        for bucket in self._buckets(shown):
             rows = [places[taught[number].group.task.name] for number in bucket for _ in taught[number].wanted]
+            rows = rows[:1] if len(set(rows)) == 1 else rows
             with self.injected.mixing(mixed[torch.tensor(rows, device=mixed.device)]):
                 found = self.injected([shown[number] for number in bucket])
                 parts = [self._answer_loss(taught[n], part) for n, part in zip(bucket, found, strict=True)]
@@ -224,6 +228,19 @@ class Injector(Answering):
         self._optimizer.zero_grad()
         ordered = [losses[number] for number in range(len(taught))]
         return torch.cat(ordered).mean().item(), by_task(taught, ordered), norm.item()
+
+    def _buckets(self, shown: Sequence[Group]) -> list[list[int]]:
+        """Divide ``shown`` into buckets of similar length, of one task each where a batch can have but one α."""
+        if self._mixes_tasks:
+            return self.injected.buckets(shown)
+        by_name: dict[str, list[int]] = {}
+        for number, group in enumerate(shown):
+            by_name.setdefault(group.task.name, []).append(number)
+        return [
+            [numbers[place] for place in bucket]
+            for numbers in by_name.values()
+            for bucket in self.injected.buckets([shown[number] for number in numbers])
+        ]
 
     def _answer_loss(self, lesson: Lesson, likelihoods: Float[Tensor, "batch answer"]) -> Float[Tensor, " batch"]:
         """Return the mean cross-entropy of an answer's tokens, expected under the wanted answers, per example."""

@@ -3,13 +3,14 @@
 A model that is given a mask of shape ``[batch, 1, query, key]`` takes it as it is, in every layer. Layers with a
 sliding window would then see past their window without a word, so the window is put into the mask here, counted in
 positions (absent tokens take none, and every answer counts on from the prefix). Models that mix full and sliding layers
-take a mask by layer type.
+take a mask by layer type. Models that weigh distances (ALiBi) count them off the mask, so they cannot be given one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from inspect import signature
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -60,9 +61,15 @@ def windows_of(model: nn.Module) -> Windows:
     """Read the windows of a transformers model's layers off its configuration.
 
     Raises:
-        StudyError: a layer is neither full nor sliding attention.
+        StudyError: a layer is neither full nor sliding attention, or the model takes no position numbers.
     """
     config: PreTrainedConfig = model.config.get_text_config()  # type: ignore[operator, union-attr]
+    if getattr(config, "alibi", False) or "position_ids" not in signature(model.forward).parameters:
+        raise StudyError(
+            "it takes no position numbers (ALiBi), so several answers cannot stand behind one prompt",
+            where=type(model).__name__,
+            hint="use an LLM with rotary or learned positions",
+        )
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None) or [FULL if window is None else SLIDING]
     if other := sorted(set(kinds) - {FULL, SLIDING}):

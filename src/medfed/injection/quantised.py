@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from medfed.errors import RunError
 
@@ -23,8 +23,8 @@ def refuse_quantised(layer: nn.Module) -> None:
     Raises:
         RunError: it is quantised.
     """
-    weight = layer.weight
-    if not weight.is_floating_point() or hasattr(weight, "quant_state"):  # type: ignore[operator]
+    weight = getattr(layer, "weight", None)
+    if not isinstance(weight, Tensor) or not weight.is_floating_point() or hasattr(weight, "quant_state"):
         raise RunError(
             f"an adapter cannot be merged into a quantised weight ({type(weight).__name__})",
             where=type(layer).__name__,

@@ -89,20 +89,22 @@ class RoutedVariant(LoraVariant):  # type: ignore[misc] # PEFT is untyped
 
     def merge_safe(self, module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> Tensor:
         """Return W + scaling Σ α_p B_p A_p for the one α in use."""
-        return orig_weight + self._delta(module, active_adapter).to(orig_weight.dtype)
+        return self._sum(module, active_adapter, orig_weight, 1)
 
     def merge_unsafe(self, module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> None:
         """Add the experts to the weight in place."""
-        orig_weight.data += self._delta(module, active_adapter).to(orig_weight.dtype)
+        orig_weight.data.copy_(self._sum(module, active_adapter, orig_weight, 1))
 
     def unmerge(self, module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> Tensor:
         """Take the experts out again; the same α must be in use."""
-        return orig_weight - self._delta(module, active_adapter).to(orig_weight.dtype)
+        return self._sum(module, active_adapter, orig_weight, -1)
 
-    def _delta(self, module: LoraLayer, adapter: str) -> Tensor:
+    def _sum(self, module: LoraLayer, adapter: str, weight: Tensor, sign: int) -> Tensor:
+        """Return the weight with the experts added, or taken off, in float64, then rounded once."""
         refuse_quantised(module.get_base_layer())
         scales = self._routing.scales
         if len(scales) != 1:
             raise RunError(f"{len(scales)} tasks cannot be merged into one weight", where="router", hint="merge one α")
-        delta: Tensor = (module.lora_B[adapter].weight * scales) @ module.lora_A[adapter].weight
-        return delta
+        up = (module.lora_B[adapter].weight * scales).double()
+        summed: Tensor = weight.double() + sign * up @ module.lora_A[adapter].weight.double()
+        return summed.to(weight.dtype)

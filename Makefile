@@ -35,7 +35,7 @@ lint: $(STAMP)
 test-slow: $(STAMP)  ## the long runs: every study, kill and resume at each phase
 	$(BIN)/pytest -n 2 --dist loadfile -m slow
 
-bench: $(STAMP)  ## the benchmark table: ratios, interleaved in one process; 15 minutes on one core
+bench: $(STAMP)  ## the benchmark table: ratios, interleaved in one process; a quarter of an hour on one core
 	$(BIN)/python -m benchmarks.run
 
 docs: $(STAMP)  ## regenerate the pages that are made from code

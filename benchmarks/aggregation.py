@@ -2,13 +2,19 @@
 
 A weighted sum reads the float32 change, and reads and writes the float64 sum: 20 bytes a parameter. Copying float32
 moves 8. So a copy of 2.5 times the parameters moves the same bytes: where that takes 30 % of the sum's time, the sum
-runs at 30 % of the copy bandwidth.
+runs at 30 % of the copy bandwidth. The gate reads the change once more, and is held to the same copy.
+
+Gate and sum are paid for every update. The fingerprint of the model that is sent out is paid once a round, however many
+clients answer, and is a row of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
+from typing import get_args
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -16,46 +22,80 @@ from torch import Tensor
 from benchmarks.bytes import peak_bytes, size
 from benchmarks.rows import Row, Target, counted
 from benchmarks.timing import Bench, Run, Versus
+from medfed.federated import rounds
 from medfed.federated.algorithms.base import Federation
 from medfed.federated.algorithms.fedavg import FedAvg
+from medfed.federated.compression import UploadDtype, compressed
 from medfed.federated.exchange import Answer
 from medfed.federated.rounds import RoundSettings, run_round
-from medfed.federated.state import FederatedState
-from medfed.types import Broadcast, Update
+from medfed.federated.state import FederatedState, fingerprint
+from medfed.types import Broadcast, Params, Update
 
 EXAMPLES = 7
-SUMS, ROUND, COPIED, READ = "sums", "gate, sums and fingerprint", "copying the same bytes", "copying the updates"
+SUMS, GATED, ROUND = "sums", "gate and sums", "gate, sums and fingerprint"
+COPIED, READ, FINGERPRINT = "copying the same bytes", "copying the updates", "fingerprint, once a round"
+BANDWIDTH, MEMORY = Target("≥", 0.3), Target("≤", 1.1)
 
 
 def aggregation_rows(bench: Bench) -> Iterator[Row]:
-    """Speed over some of the clients, for it grows with their number; memory over all of them."""
-    num_tensors, shape, timed, clients = (4, (10, 50), 3, 5) if bench.quick else (30, (1000, 500), 16, 100)
-    model = {f"encoders.image.{number}.weight": torch.randn(shape) for number in range(num_tensors)}
-    change = {name: value * 0.01 for name, value in model.items()}
-    parameters = sum(value.numel() for value in model.values())
+    """Speed over some of the clients, for it grows with their number."""
+    timed = 3 if bench.quick else 16
+    model, change = _model(bench)
+    parameters, sent = _parameters(model), Update("one", 1, "", change, EXAMPLES, 1)
     from_, to = torch.randn(5 * parameters // 2), torch.empty(5 * parameters // 2)
     variants: dict[str, Run] = {
         SUMS: partial(_sums, model, change, timed),
-        ROUND: partial(_round, model, lambda: change, timed),
+        GATED: _without_fingerprint(partial(_round, model, lambda: sent, timed)),
+        ROUND: partial(_round, model, lambda: sent, timed),
+        FINGERPRINT: partial(fingerprint, model, {}),
         COPIED: lambda: [to.copy_(from_)[:0] for _ in range(timed)],
         READ: lambda: [to[:parameters].copy_(from_[:parameters])[:0] for _ in range(timed)],
     }
     pairs = [
-        Versus(COPIED, SUMS, Target("≥", 0.3)),
+        Versus(COPIED, SUMS, BANDWIDTH),
+        Versus(COPIED, GATED, BANDWIDTH),
         Versus(COPIED, ROUND),
         Versus(READ, SUMS),
+        Versus(GATED, SUMS, same=True),
         Versus(ROUND, SUMS, same=True),
+        Versus(FINGERPRINT, GATED),
     ]
-    of = f"{parameters:,} parameters"
-    yield from bench.race("aggregation", f"{timed} clients of {of}", variants, pairs, seconds=30.0)
-    peak = peak_bytes(partial(_round, model, lambda: {name: value.clone() for name, value in change.items()}, clients))
-    least = ("one update and one sum", 12.0 * parameters)
-    over, wanted = ("most memory of a round", float(peak)), Target("≤", 1.1)
-    setting = f"{clients} clients of {of}"
-    yield counted("aggregation", setting, over, least, measure="peak bytes", target=wanted, takes=size(peak))
+    setting = f"{timed} clients of {parameters:,} parameters"
+    yield from bench.race("aggregation", setting, variants, pairs, seconds=20.0)
 
 
-def _sums(model: Mapping[str, Tensor], change: Mapping[str, Tensor], clients: int) -> Mapping[str, Tensor]:
+def memory_rows(bench: Bench) -> Iterator[Row]:
+    """Memory of a round for every dtype of the uploads; that it does not grow with the clients, float32 shows."""
+    model, change = _model(bench)
+    parameters = _parameters(model)
+    least = ("one update in float32 and one sum", 12.0 * parameters)
+    for dtype in get_args(UploadDtype):
+        clients = 5 if bench.quick else 100 if dtype == "float32" else 10
+        sent = compressed(Update("one", 1, "", change, EXAMPLES, 1), dtype, 0)
+        peak = peak_bytes(partial(_round, model, partial(_again, sent), clients, dtype))
+        setting = f"{clients} clients of {parameters:,} parameters, uploads in {dtype}"
+        over, takes = ("most memory of a round", float(peak)), size(peak)
+        yield counted("aggregation", setting, over, least, measure="peak bytes", target=MEMORY, takes=takes)
+
+
+def _model(bench: Bench) -> tuple[Params, Params]:
+    """Return a model, and the change that every client sends."""
+    num_tensors, shape = (4, (10, 50)) if bench.quick else (30, (1000, 500))
+    model = {f"encoders.image.{number}.weight": torch.randn(shape) for number in range(num_tensors)}
+    return model, {name: value * 0.01 for name, value in model.items()}
+
+
+def _parameters(model: Params) -> int:
+    return sum(value.numel() for value in model.values())
+
+
+def _again(sent: Update) -> Update:
+    """Return ``sent`` as if it had just come: with tensors of its own."""
+    delta, scales = ({name: value.clone() for name, value in part.items()} for part in (sent.delta, sent.scales))
+    return replace(sent, delta=delta, scales=scales)
+
+
+def _sums(model: Params, change: Params, clients: int) -> Mapping[str, Tensor]:
     """Aggregate as FedAvg does."""
     state, names = FederatedState(0, model), _names(clients)
     updates = (Update(name, 1, "", change, EXAMPLES, 1) for name in names)
@@ -63,16 +103,26 @@ def _sums(model: Mapping[str, Tensor], change: Mapping[str, Tensor], clients: in
 
 
 def _round(
-    model: Mapping[str, Tensor], change: Callable[[], Mapping[str, Tensor]], clients: int
+    model: Params, answer: Callable[[], Update], clients: int, dtype: UploadDtype = "float32"
 ) -> Mapping[str, Tensor]:
     """Run a round whose clients answer at once."""
 
     def exchange(round: int, broadcasts: Mapping[str, Broadcast]) -> Iterator[Answer]:
         for name, broadcast in broadcasts.items():
-            yield name, Update(name, round, broadcast.base, change(), EXAMPLES, 1)
+            yield name, replace(answer(), client=name, round=round, base=broadcast.base)
 
-    federation = Federation(dict.fromkeys(_names(clients), EXAMPLES), 0)
-    return run_round(FederatedState(0, model), exchange, FedAvg(), federation, RoundSettings()).state.params
+    federation, settings = Federation(dict.fromkeys(_names(clients), EXAMPLES), 0), RoundSettings(upload_dtype=dtype)
+    return run_round(FederatedState(0, model), exchange, FedAvg(), federation, settings).state.params
+
+
+def _without_fingerprint(run: Run) -> Run:
+    """Return ``run`` with a word in place of the model's fingerprint."""
+
+    def bare() -> object:
+        with patch.object(rounds, "fingerprint", lambda *_: "the model"):
+            return run()
+
+    return bare
 
 
 def _names(clients: int) -> list[str]:

@@ -36,7 +36,7 @@ def cache_rows(bench: Bench) -> Iterator[Row]:
     public = {task.name: made_up(study, task, each, 0) for task in study.train_tasks}
     variants = {ON: _losses(injector, public), OFF: _without_cache(_losses(injector, public))}
     setting = f"two epochs of injection, Llama {width}×{layers}, the demo's encoders, {each} examples a task"
-    yield from bench.race("server", setting, variants, [Versus(OFF, ON, same=True)], seconds=20.0)
+    yield from bench.race("server", setting, variants, [Versus(OFF, ON, same=True)], seconds=12.0)
 
 
 def _losses(injector: Injector, public: Mapping[str, TaskSet]) -> Callable[[], float]:

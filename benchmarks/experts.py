@@ -26,8 +26,8 @@ Call = Callable[[Tensor], Tensor]
 
 def linear_rows(bench: Bench) -> Iterator[Row]:
     """One linear layer, 1,024 tokens."""
-    shapes = [(512, torch.float32, 8.0), (1024, torch.float32, 10.0), (2048, torch.float32, 15.0)]
-    shapes += [(4096, torch.float32, 25.0), (4096, torch.bfloat16, 20.0)]
+    shapes = [(512, torch.float32, 5.0), (1024, torch.float32, 5.0), (2048, torch.float32, 8.0)]
+    shapes += [(4096, torch.float32, 15.0), (4096, torch.bfloat16, 15.0)]
     for width, dtype, seconds in [(64, torch.float32, 0.0), (64, torch.bfloat16, 0.0)] if bench.quick else shapes:
         base = llama(width, 1, intermediate=64, key_value_heads=1, dtype=dtype)
         x = torch.randn(8, 4 if bench.quick else 128, width, dtype=dtype)

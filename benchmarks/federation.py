@@ -6,6 +6,7 @@ fingerprint, no records, no sums. Averaged afterwards, outside the clock, it giv
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import get_args
@@ -16,23 +17,25 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.bytes import size
-from benchmarks.rows import Row, Target, counted
+from benchmarks.rows import Row, Target, counted, peaks
 from benchmarks.timing import Bench, Versus
 from medfed.arm import build_model
 from medfed.federated.algorithms.base import Federation
 from medfed.federated.algorithms.fedavg import FedAvg
 from medfed.federated.batches import steps
 from medfed.federated.client import Client, ClientSettings
+from medfed.federated.compression import UploadDtype
 from medfed.federated.exchange import InProcessExchange
 from medfed.federated.rounds import RoundSettings, initial_state, run_round
 from medfed.models.base import FederatedModel
 from medfed.rng import torch_seeded
 from medfed.study import Study, load_study
 from medfed.tasks.base import Task, TaskSet
-from medfed.types import Batch
+from medfed.types import Batch, Params
 
 DEMO = Path(__file__).parents[1] / "studies" / "demo.toml"
 ROUND, BARE, SEED = "federated round", "bare local training", 0
+SETTINGS = ClientSettings(lr=1e-3, batch_size=32)
 Step = list[tuple[Task, Batch]]
 
 
@@ -40,31 +43,45 @@ def round_rows(bench: Bench) -> Iterator[Row]:
     """A round of the demo: five hospitals, four tasks, its model and as many examples."""
     study = load_study(DEMO)
     each, clients = (8, 2) if bench.quick else (140, 5)
-    settings = ClientSettings(lr=1e-3, batch_size=32)
     hospitals = [_hospital(study, f"hospital-{number}", each, number) for number in range(clients)]
-    variants = {ROUND: _round(study, hospitals, settings), BARE: _bare(study, hospitals, settings)}
+    variants = {ROUND: _round(study, hospitals), BARE: _bare(study, hospitals)}
     setting = f"the demo's model, {clients} clients with {each} examples of each of four tasks, one epoch, batch 32"
     pair = Versus(ROUND, BARE, Target("≤", 1.05), same=True, wall=True)
-    yield from bench.race("round", setting, variants, [pair], seconds=60.0, tolerance=1e-6)
+    yield from bench.race("round", setting, variants, [pair], seconds=40.0, tolerance=1e-6)
+    few = [_hospital(study, f"hospital-{number}", min(each, 32), number) for number in range(clients)]
+    single = "bare local training of one client"  # what is held at once does not grow with the number of its steps
+    yield peaks("round", setting, {ROUND: _round(study, few), single: _bare(study, few[:1])}, ROUND, single)
 
 
 def wire_rows(bench: Bench) -> Iterator[Row]:
-    """Payload of one client's answer in every dtype that it can be sent in."""
-    study, settings = load_study(DEMO), ClientSettings(local_steps=1)
-    hospitals, field = [_hospital(study, "hospital-0", 4, 0)], RoundSettings.model_fields.get("upload_dtype")
-    setting, sent = "the demo's encoders and heads, bytes a client and round", dict[str, int]()
-    for dtype in ("float32",) if field is None else get_args(field.annotation):
-        chosen = {} if dtype == "float32" else {"upload_dtype": dtype}
-        model, algorithm = build_model(study), FedAvg()
-        exchange = InProcessExchange(hospitals, model, algorithm, settings, SEED, **chosen)
-        federation, rounds = Federation(exchange.registered, SEED), RoundSettings(**chosen)
-        result = run_round(initial_state(model, algorithm), exchange, algorithm, federation, rounds)
-        (record,), error = result.clients, getattr(result, "upload_error", 0.0)
+    """What the clients of a round send in every dtype, and how far that takes the mean update from the exact one."""
+    study, (each, clients) = load_study(DEMO), (4, 2) if bench.quick else (70, 5)
+    hospitals = [_hospital(study, f"hospital-{number}", each, number) for number in range(clients)]
+    setting = (
+        f"the demo's model, {clients} clients with {each} examples of each of four tasks, bytes a client and round"
+    )
+    sent, model = dict[str, int](), build_model(study)
+    start = initial_state(model, FedAvg())
+    exact: Params = {}
+    for dtype in get_args(UploadDtype):
+        exchange = InProcessExchange(hospitals, model, FedAvg(), SETTINGS, SEED, upload_dtype=dtype)
+        federation, settings = Federation(exchange.registered, SEED), RoundSettings(upload_dtype=dtype)
+        result = run_round(start, exchange, FedAvg(), federation, settings)
+        record, exact = result.clients[0], exact or result.state.params
         sent[dtype] = record.up_bytes
         over = (f"upload in {dtype}", float(record.up_bytes))
-        under = ("in float32", float(sent["float32"])) if chosen else ("download", float(record.down_bytes))
-        note = f"error of the mean update {100 * error:.2f} %" if error else ""
+        if dtype == "float32":
+            yield counted("wire", setting, over, ("download", float(record.down_bytes)), takes=size(record.up_bytes))
+            continue
+        off = 100 * _distance(result.state.params, exact) / _distance(exact, start.params)
+        told = "not known" if result.upload_error is None else f"{100 * result.upload_error:.3f} %"
+        note = f"error of the mean update: told {told}, exactly {off:.3f} %"
+        under = ("in float32", float(sent["float32"]))
         yield counted("wire", setting, over, under, takes=size(record.up_bytes), note=note)
+
+
+def _distance(one: Params, other: Params) -> float:
+    return math.sqrt(sum(float((one[name].double() - other[name].double()).square().sum()) for name in one))
 
 
 def made_up(study: Study, task: Task, number: int, seed: int, name: str = "made-up") -> TaskSet:
@@ -79,33 +96,33 @@ def _hospital(study: Study, name: str, number: int, seed: int) -> Client:
     return Client(name, {task.name: made_up(study, task, number, seed, name) for task in study.train_tasks})
 
 
-def _round(study: Study, hospitals: list[Client], settings: ClientSettings) -> Callable[[], Mapping[str, Tensor]]:
+def _round(study: Study, hospitals: list[Client]) -> Callable[[], Mapping[str, Tensor]]:
     model, algorithm = build_model(study), FedAvg()
     state = initial_state(model, algorithm)
 
     def run() -> Mapping[str, Tensor]:
-        exchange = InProcessExchange(hospitals, model, algorithm, settings, SEED)
+        exchange = InProcessExchange(hospitals, model, algorithm, SETTINGS, SEED)
         federation = Federation(exchange.registered, SEED)
         return run_round(state, exchange, algorithm, federation, RoundSettings()).state.params
 
     return run
 
 
-def _bare(study: Study, hospitals: list[Client], settings: ClientSettings) -> Callable[[], object]:
+def _bare(study: Study, hospitals: list[Client]) -> Callable[[], object]:
     model = build_model(study)
     start = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    order = {client.id: list(_positions(client, settings)) for client in hospitals}
+    order = {client.id: list(_positions(client)) for client in hospitals}
 
     def run() -> object:
-        trained = [_trained(model, start, client, order[client.id], settings) for client in hospitals]
+        trained = [_trained(model, start, client, order[client.id]) for client in hospitals]
         return lambda: _mean(trained)
 
     return run
 
 
-def _positions(client: Client, settings: ClientSettings) -> Iterator[list[tuple[str, np.ndarray]]]:
+def _positions(client: Client) -> Iterator[list[tuple[str, np.ndarray]]]:
     """Yield which examples every step of the round sees: the library's draw."""
-    for batches in steps(client.tasks, settings, SEED, client.id, 1, "train"):
+    for batches in steps(client.tasks, SETTINGS, SEED, client.id, 1, "train"):
         yield [
             (task.name, np.array([int(name.rpartition("-")[2]) for name in batch.examples]))
             for task, batch, _ in batches
@@ -117,12 +134,11 @@ def _trained(
     start: Mapping[str, Tensor],
     client: Client,
     order: list[list[tuple[str, np.ndarray]]],
-    settings: ClientSettings,
 ) -> dict[str, Tensor]:
     model.load_state_dict(start)
     model.train()
     reached = [value for value in model.parameters() if value.requires_grad]
-    optimizer = torch.optim.Adam(reached, settings.lr, fused=True)
+    optimizer = torch.optim.Adam(reached, SETTINGS.lr, fused=True)
     with torch_seeded(SEED, client.id, 1, "train"):
         for step in order:
             optimizer.zero_grad()

@@ -6,7 +6,7 @@ of the same FLOPs for a long prompt, copies of the same bytes for one token. In 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -68,7 +68,7 @@ def device_rows(bench: Bench, device: str) -> Iterator[Row]:
     single = _runs(models, experts.alpha, x[:, :1], _forward)
     roof = [Versus(COPIES, FROZEN), Versus(COPIES, FUSED, note="share of the roof")]
     yield from race(f"{kind}, one token for each of {batch}", single | _copies(base), [*pairs, *roof], tokens=batch)
-    peaks = {name: _peak(run, device) for name, run in training.items()}
+    peaks = {name: peak(run, models.values(), device) for name, run in training.items()}
     for over, under in ((FUSED, FROZEN), (FUSED, FULL), (LOOP, FUSED)):
         setting, takes = f"{title}, forward + backward", size(peaks[over])
         yield counted("gpu", setting, (over, peaks[over]), (under, peaks[under]), measure="peak bytes", takes=takes)
@@ -140,10 +140,17 @@ def _copies(base: nn.Module) -> dict[str, Run]:
     return {COPIES: partial(_waited, lambda: to.copy_(from_))}
 
 
-def _peak(run: Run, device: str) -> float:
+def peak(run: Run, models: Iterable[nn.Module], device: str) -> float:
+    """Return how many bytes more than at its start are held at the worst moment of ``run``.
+
+    Weights are there before it and do not count, and gradients that earlier runs left in ``models`` are dropped first.
+    """
+    for model in models:
+        model.zero_grad(set_to_none=True)
     if device == "cpu":
         return float(peak_bytes(run))
     torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     run()
-    return float(torch.cuda.max_memory_allocated())
+    return float(torch.cuda.max_memory_allocated() - before)

@@ -20,7 +20,9 @@ import wfdb
 from PIL import Image
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
-from benchmarks.rows import Row
+from benchmarks.bytes import size
+from benchmarks.resident import growth, readable
+from benchmarks.rows import Row, counted, left_out
 from benchmarks.timing import Bench, Run, Versus
 from medfed.datasets import DATASETS
 from medfed.datasets.base import Dataset, TwinSpec, read_csv
@@ -34,6 +36,9 @@ from medfed.modalities import MODALITIES
 from medfed.modalities.signal import LEADS
 from medfed.modalities.timeseries import VITALS
 
+GROWTH, LEAST = "peak growth of a process", 1_000_000
+"""Below so many bytes it is pages, not data."""
+
 
 def loading_rows(bench: Bench) -> Iterator[Row]:
     """One row per format; a turn reads every file, and both ways give the same numbers."""
@@ -43,7 +48,8 @@ def loading_rows(bench: Bench) -> Iterator[Row]:
         for title, plain, (ours, theirs) in _formats(Path(folder), spec, side):
             variants: dict[str, Run] = {"medfed": ours, plain: theirs}
             pair = Versus("medfed", plain, same=True, wall=True)
-            yield from bench.race("loading", title, variants, [pair], seconds=6.0, tolerance=1e-5, turns=15)
+            yield from bench.race("loading", title, variants, [pair], seconds=3.0, tolerance=1e-5, turns=15)
+            yield _memory(bench, Path(folder), spec, side, (title, plain))
 
 
 def cache_rows(bench: Bench) -> Iterator[Row]:
@@ -61,7 +67,7 @@ def cache_rows(bench: Bench) -> Iterator[Row]:
             }
             pair = Versus("decoding", "the cache", same=True, wall=True)
             title = f"decoded cache, {name}, {number} patients"
-            yield from bench.race("loading", title, variants, [pair], seconds=5.0, tolerance=0.0)
+            yield from bench.race("loading", title, variants, [pair], seconds=3.0, tolerance=0.0)
 
 
 def _decoded(dataset: Dataset, root: Path, cache: DecodedCache | None) -> object:
@@ -69,6 +75,27 @@ def _decoded(dataset: Dataset, root: Path, cache: DecodedCache | None) -> object
     modalities = {name: MODALITIES[name] for name in (*dataset.modalities, *dataset.truths)}
     found = decode(dataset, root, modalities, cache=cache)
     return lambda: dict(found.samples)
+
+
+def _memory(bench: Bench, folder: Path, spec: TwinSpec, side: int, row: tuple[str, str]) -> Row:
+    """Return the row of what a process of its own grows by when it reads the files and keeps what they say."""
+    title, plain = row
+    if not readable():
+        return left_out("loading", title, "medfed", plain, "this system does not tell it", measure=GROWTH)
+    ours, theirs = (growth(partial(_read, folder, spec, side, title, which)) for which in (0, 1))
+    if bench.quick:  # too little to be seen
+        ours, theirs = max(ours, 1), max(theirs, 1)
+    elif min(ours, theirs) < LEAST:
+        reason = f"{size(ours)} and {size(theirs)}, too little to compare"
+        return left_out("loading", title, "medfed", plain, reason, measure=GROWTH)
+    return counted("loading", title, ("medfed", ours), (plain, theirs), measure=GROWTH, takes=size(ours))
+
+
+def _read(folder: Path, spec: TwinSpec, side: int, title: str, which: int) -> None:
+    """Read the files of one format, which are there, in one of the two ways."""
+    pair = next(pair for found, _, pair in _formats(folder, spec, side) if found == title)
+    kept = pair[which]()
+    del kept
 
 
 Pair = tuple[Run, Run]
@@ -95,15 +122,17 @@ def _formats(folder: Path, spec: TwinSpec, side: int) -> Iterator[tuple[str, str
     yield f"{_several(tables)} of {hours}, every stay", "polars", both
     volumes = [folder / f"{number}.nii.gz" for number in range(3)]
     for number, path in enumerate(volumes):
-        write_nifti(path, np.random.default_rng(number).integers(0, 900, (side, side, side)).astype(np.int16))
+        if not path.exists():
+            write_nifti(path, np.random.default_rng(number).integers(0, 900, (side, side, side)).astype(np.int16))
     scans = _each(volumes, lambda path: read_nifti(path).voxels, lambda path: np.asanyarray(nibabel.load(path).dataobj))
     yield f"3 .nii.gz, {side}³", "nibabel", scans
 
 
 def _twin(folder: Path, name: str, spec: TwinSpec) -> Path:
     root = folder / name
-    root.mkdir()
-    DATASETS[name].synthesize(root, spec)
+    if not root.exists():
+        root.mkdir()
+        DATASETS[name].synthesize(root, spec)
     return root
 
 

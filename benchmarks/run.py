@@ -1,6 +1,6 @@
 """``make bench``: measure, print the table, keep the numbers.
 
-    python -m benchmarks.run                              # all groups, on one core in less than 15 minutes
+    python -m benchmarks.run                              # all groups, on one core in about a quarter of an hour
     python -m benchmarks.run --only experts scoring       # some of them
     python -m benchmarks.run --list
     python -m benchmarks.run --write README.md            # the numbers to docs/bench.json, the table into the README
@@ -48,7 +48,7 @@ GROUPS: dict[str, tuple[Callable[[Bench], Iterator[Row]], ...]] = {
     "scoring": (scoring.scoring_rows,),
     "round": (federation.round_rows,),
     "wire": (federation.wire_rows,),
-    "aggregation": (aggregation.aggregation_rows,),
+    "aggregation": (aggregation.aggregation_rows, aggregation.memory_rows),
     "loading": (loading.loading_rows, loading.cache_rows),
     "gpu": (gpu.gpu_rows,),
 }

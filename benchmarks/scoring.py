@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.patients import Server, patients, server
 from benchmarks.plain import generated
-from benchmarks.rows import Row, Target, counted
+from benchmarks.rows import Row, Target, counted, peaks
 from benchmarks.timing import Bench, Versus
 from medfed.injection.prompt import ANSWER
 from medfed.tasks.base import Task
@@ -38,6 +38,7 @@ def scoring_rows(bench: Bench) -> Iterator[Row]:
     setting = f"Llama {width}×{layers}, vocabulary {vocabulary:,}, batch {BATCH}"
     pairs = [Versus(written, scored, Target("≥", 3.5), same=True)]
     yield from bench.race("scoring", setting, variants, pairs, seconds=30.0)
+    yield peaks("scoring", setting, variants, written, scored)
     equal, said_yes = _equal_answers(here, items)
     note = f"{equal:,} of {items:,} equal, {said_yes:,} of them yes; greedy: what follows the answer cannot change it"
     over, under = ("answers equal to those of generate", equal), ("questions", items)

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.bytes import saved_bytes
 from benchmarks.patients import Server, patients, server
 from benchmarks.plain import Examples, step_loss
-from benchmarks.rows import Row, Target
+from benchmarks.rows import Row, Target, of_memory, peaks
 from benchmarks.timing import Bench, Versus
 from medfed.injection.sampling import epoch_order
 from medfed.rng import numpy_rng
@@ -35,6 +36,10 @@ def step_rows(bench: Bench) -> Iterator[Row]:
     pairs = [Versus(PLAIN, OURS, Target("≥", 3.0), same=True)]
     setting = f"Llama {width}×{layers}, vocabulary {vocabulary:,}, batch 16, prompts of 21 to 115 tokens"
     yield from bench.race("server", setting, variants, pairs, seconds=45.0, tolerance=1e-3)
+    weights = [*here.injector.injected.parameters(), *here.model.parameters()]
+    kept = {name: float(saved_bytes(run, weights)) for name, run in variants.items()}
+    yield of_memory("server", setting, (PLAIN, kept[PLAIN]), (OURS, kept[OURS]), kind="bytes kept for backward")
+    yield peaks("server", setting, variants, PLAIN, OURS)
 
 
 def order_rows(bench: Bench) -> Iterator[Row]:

@@ -6,9 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.rows import Row
+from benchmarks.rows import NEAR, SURE, Row
 
 MARKER = "bench"
+LEGEND = (
+    "A target ≤ or ≥ is reached if the ratio holds it. “= 1.00” is reached if, to two decimals, the ratio is at most"
+    f" {NEAR:.2f} from 1.00, both ends of the interval at most {SURE:.2f}, and the lower end not above 1.00: a wide"
+    " interval reaches nothing."
+)
 COLUMNS = ("what", "ratio", "95 % interval", "target", "reached", "turns", "the first takes")
 
 
@@ -17,6 +22,7 @@ def render(head: Mapping[str, str], rows: Sequence[Row]) -> str:
     parts = [
         f"{_sentence(head)}\n\n{_verdict(rows)}",
         "<details><summary>All rows</summary>",
+        LEGEND,
         _table(rows),
         "</details>",
     ]

@@ -24,6 +24,8 @@ from benchmarks.same import require_same
 Run = Callable[[], object]
 Clock = Literal["CPU time", "wall time"]
 WARM_UP, LEAST, MOST, RESAMPLES = 2, 7, 40, 2000
+LONG = 5.0
+"""Seconds that one turn may take and still be worth a second warm-up."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +91,18 @@ class Bench:
         return [_row(group, setting, pair, names, (spent, wall), clock, tokens) for pair in pairs]
 
     def _check(self, variants: Mapping[str, Run], pairs: Sequence[Versus], tolerance: float) -> None:
-        """Run everything ``WARM_UP`` times; the outcomes of the first run are compared where they should be equal."""
+        """Run everything ``WARM_UP`` times, or once if that is long.
+
+        The outcomes of the first run are compared where they should be equal.
+        """
+        started = time.monotonic()
         outcomes = {name: run() for name, run in variants.items()}
         for pair in pairs:
             if pair.same:
                 require_same(pair.over, outcomes[pair.over], pair.under, outcomes[pair.under], tolerance)
         outcomes.clear()
-        for _ in range(0 if self.quick else WARM_UP - 1):
+        long = time.monotonic() - started > LONG
+        for _ in range(0 if self.quick or long else WARM_UP - 1):
             for run in variants.values():
                 run()
 

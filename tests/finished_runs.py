@@ -40,10 +40,13 @@ def llm_folder(root: Path, **sizes: Any) -> Path:
     return folder
 
 
-def finished_run(root: Path, llm: Path, **injection: Any) -> Path:
-    """Write a run folder on the LLM in ``llm`` with random adapters, encoders and heads, and return it."""
+def finished_run(root: Path, llm: Path, *, learned: bool = True, model: str | None = None, **injection: Any) -> Path:
+    """Write a run folder on the LLM in ``llm`` with random adapters, encoders and heads, and return it.
+
+    Its experts are as they start unless they have ``learned``; its study says that the LLM is the Hub's ``model``.
+    """
     folder = fake_run(root, num_resamples=20)
-    study = _study(injection)
+    study = _study(injection, model)
     run = RunDir(folder)
     foundation = load_foundation(study.foundation, cache=root, path=llm)
     with torch.random.fork_rng():
@@ -51,7 +54,7 @@ def finished_run(root: Path, llm: Path, **injection: Any) -> Path:
         model = build_multimodal(study)
         injector = Injector(foundation, model, study.tasks, study.injection, study.seed)
         for name, value in [*model.named_parameters(), *injector.injected.named_parameters()]:
-            if name.startswith("heads.") or "lora_B" in name or ".router." in name:
+            if name.startswith("heads.") or (learned and "lora_B" in name) or ".router." in name:
                 torch.nn.init.normal_(value, std=0.3)
     injector.offsets = {f"{task.name}: {task.question}": OFFSETS for task in study.tasks if task.name == UNTRAINED}
     state = initial_state(model, study.algorithm)
@@ -66,7 +69,7 @@ def finished_run(root: Path, llm: Path, **injection: Any) -> Path:
     return folder
 
 
-def _study(injection: dict[str, Any]) -> Study:
+def _study(injection: dict[str, Any], model: str | None) -> Study:
     return Study.model_validate(
         {
             "name": "demo",
@@ -74,7 +77,7 @@ def _study(injection: dict[str, Any]) -> Study:
             "unseen": ["ped", "ad", "ecd", "ebd", "sp"],
             "algorithm": "fedavg",
             "encoders": ENCODERS,
-            "foundation": {"kind": "huggingface", "dtype": "float32"},
+            "foundation": {"kind": "huggingface", "dtype": "float32", "model": model, "revision": model and "v1"},
             "injection": {"num_experts": 3, "rank": 2, **injection},
         }
     )

@@ -1,15 +1,17 @@
 """Many questions from a CSV file: the model is loaded once, rows of one task go through it together.
 
 The answers' table is written whole or not at all after every :data:`CHUNK` rows, so what is answered is never lost.
-Rows whose id stands there with an answer are skipped the next time; rows with an error are asked again. Nothing of a
-row is printed: ids, names and questions may tell of patients.
+A row is skipped the next time if its id stands there with an answer to the same: ``asked`` is the SHA-256 of what the
+row asks and of its files' content. Rows with an error are asked again. Nothing of a row is printed, and the table is
+the user's alone to read: ids, names and questions may tell of patients.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +21,7 @@ from medfed.asking import Answer, Case, Request, answer_all, prepared
 from medfed.choosing import parse_answers
 from medfed.datasets.base import read_csv
 from medfed.errors import DataError, MedfedError
-from medfed.inputs import KINDS
+from medfed.inputs import KINDS, Kind, parts_of
 from medfed.loaded import LoadedRun
 from medfed.report.page import write_whole
 
@@ -27,7 +29,7 @@ CHUNK = 256
 """Rows decoded and answered before the table is written."""
 NUM_EXPERTS_NAMED = 3
 COLUMNS = ("id", *KINDS, "task", "question", "answers")
-WRITTEN = ("id", "run", "task", "question", "answer", "probability", "probabilities", "experts", "error")
+WRITTEN = ("id", "asked", "run", "task", "question", "answer", "probability", "probabilities", "experts", "error")
 """Columns of the answers; probabilities and the heaviest experts are JSON."""
 Row = dict[str, str]
 
@@ -37,6 +39,7 @@ class Tables(NamedTuple):
 
     Attributes:
         rows: of the CSV file; every one has an ``id``, the number of its line where the file has none.
+        named: the file has ids. Then answers to ids that it does not hold are kept.
         folder: paths are relative to it.
         done: rows of ``out`` that have an answer.
         out: the table of answers.
@@ -44,6 +47,7 @@ class Tables(NamedTuple):
     """
 
     rows: list[Row]
+    named: bool
     folder: Path
     done: list[Row]
     out: Path
@@ -64,24 +68,58 @@ def open_tables(csv: Path, out: Path, run: str) -> Tables:
     Raises:
         DataError: a column is unknown, an id stands twice or is empty, or ``out`` is not a table of this run's answers.
     """
-    rows = _rows(read_csv(csv, ()), csv)
+    table = read_csv(csv, ())
+    rows = _rows(table, csv)
     done = _done(out, run) if out.exists() else []
-    return Tables(rows, csv.parent, done, out, run)
+    return Tables(rows, "id" in table.columns, csv.parent, done, out, run)
 
 
 def answer_table(run: LoadedRun, tables: Tables) -> Counts:
     """Answer the rows that have no answer yet; the table is in the order of the CSV file."""
-    written = {row["id"]: row for row in tables.done}
+    asked = _fingerprints(tables)
+    written = {row["id"]: row for row in tables.done if _holds(row, asked, tables)}
     todo = [row for row in tables.rows if row["id"] not in written]
     place = {row["id"]: number for number, row in enumerate(tables.rows)}
     failed = 0
     for start in range(0, len(todo), CHUNK):
         for row in _answered(run, todo[start : start + CHUNK], tables):
-            written[row["id"]] = row
+            written[row["id"]] = row | {"asked": asked[row["id"]]}
             failed += bool(row["error"])
         ordered = sorted(written.values(), key=lambda row: place.get(row["id"], -1))
-        write_whole(_as_csv(ordered), tables.out)
+        write_whole(_as_csv(ordered), tables.out, 0o600)
     return Counts(len(todo) - failed, len(tables.rows) - len(todo), failed)
+
+
+def _fingerprints(tables: Tables) -> dict[str, str]:
+    """Return by id the SHA-256 of what a row asks: its cells, and the content of its files as far as they are there."""
+    known: dict[tuple[Kind, str], list[str]] = {}
+    prints = {}
+    for row in tables.rows:
+        files: list[object] = []
+        for kind in KINDS:
+            if name := row.get(kind):
+                if (kind, name) not in known:
+                    known[kind, name] = [_digest(part) for part in parts_of(kind, tables.folder / name)]
+                files.append((kind, name, known[kind, name]))
+        what = [files, *(row.get(name, "") for name in ("task", "question", "answers"))]
+        prints[row["id"]] = hashlib.sha256(json.dumps(what).encode()).hexdigest()
+    return prints
+
+
+def _digest(path: Path) -> str:
+    try:
+        if not path.is_file():
+            return ""
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def _holds(answered: Row, asked: Mapping[str, str], tables: Tables) -> bool:
+    if answered["id"] not in asked:
+        return tables.named
+    return answered["asked"] == asked[answered["id"]]
 
 
 def _answered(run: LoadedRun, rows: list[Row], tables: Tables) -> Iterator[Row]:
@@ -143,6 +181,8 @@ def _done(out: Path, run: str) -> list[Row]:
     rows = [{name: text or "" for name, text in row.items()} for row in table.iter_rows(named=True)]
     if any(row["run"] != run for row in rows):
         raise DataError("it holds answers of another run", where=out, hint=hint)
+    if len({row["id"] for row in rows}) < len(rows):
+        raise DataError("an id is there twice", where=out, hint=hint)
     return [row for row in rows if not row["error"]]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from dataclasses import replace
@@ -61,6 +62,7 @@ def main() -> None:
     """Run the command; a mistake in input becomes one message and the error's exit status."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # at every start it tells of a kernel to be fetched
     try:
         app(standalone_mode=True)
     except MedfedError as error:

@@ -77,8 +77,8 @@ def predict(
     must be the only one with a question of its own. The task's descriptions choose the experts.
 
     With --csv, paths are relative to the CSV file, a row that cannot be answered gets its reason in the column error
-    of --out, and the exit status is 1 if there is one. The same command goes on where it was stopped and tries rows
-    with an error again.
+    of --out, and the exit status is 1 if there is one. The same command goes on where it was stopped: it tries rows
+    with an error again, and asks again where a row or the content of its files has changed.
     """
     from medfed.asking import Request, ask
     from medfed.choosing import parse_answers
@@ -112,7 +112,7 @@ def play(
     from medfed.play.serve import listen, serve
 
     listening = listen(port)
-    serve(LoadedRun(folder, cache.expanduser(), foundation), folder.name, listening, open_page=open_page)
+    serve(LoadedRun(folder, cache.expanduser(), foundation), folder.resolve().name, listening, open_page=open_page)
 
 
 def export(
@@ -145,7 +145,7 @@ def _predict_all(
         raise RunError("--csv and --out go together", hint="medfed predict RUN --csv cases.csv --out answers.csv")
     if files:
         raise RunError(f"--{files[0]} beside --csv", hint="name the files in the CSV's columns")
-    tables = open_tables(csv, out, folder.name)
+    tables = open_tables(csv, out, folder.resolve().name)
     counts = answer_table(LoadedRun(folder, cache.expanduser(), foundation), tables)
     typer.echo(f"{out}: {counts.answered} answered, {counts.skipped} answered before, {counts.failed} not answered")
     if counts.failed:

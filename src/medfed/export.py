@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from medfed.errors import RunError, StudyError
 from medfed.export_files import Form, write_routed, write_task
+from medfed.injection.folded import changes_nothing
 from medfed.loaded import LoadedRun
 from medfed.registry import lookup
 from medfed.rundir import RunDir, written_whole
@@ -52,7 +53,7 @@ def export_run(
         merge: write a whole model with the update in its weights.
 
     Raises:
-        RunError: ``out`` exists, or the run is not finished or has nothing to write.
+        RunError: ``out`` exists, or the run is not finished, or its experts are none or zero.
         StudyError: an unknown task, or options that do not go together.
         DiskError: it cannot be written; nothing is left behind.
     """
@@ -64,6 +65,9 @@ def export_run(
     if run.injector.injected.adapted is None and (rank is not None or merge):
         hint = "export without it: encoders and projectors are all that was learned"
         raise RunError("the LLM has no experts (num_experts = 0), so there is no adapter", where=folder, hint=hint)
+    if changes_nothing(run.injector.injected):
+        hint = "run the study with injection.align_rounds below rounds.num_rounds, so that the experts learn"
+        raise RunError("the experts have learned nothing: the adapter is zero in every layer", where=folder, hint=hint)
     form = Form(rank, merge)
     with _new_folder(out, _num_bytes(run, merge) * max(1, len(chosen))) as partial:
         if not chosen:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medfed.export_processor import modality_config, processor_of, save_modules, write_processor
-from medfed.exported.config import Adapter, ModalityConfig
+from medfed.exported.config import CONFIG, FOLDER, Adapter, ModalityConfig
 from medfed.exported.sums import SUMS, sha256_of
 from medfed.injection.experts import ADAPTER
 from medfed.injection.folded import folded, save_plain_lora
-from medfed.injection.foundation import Foundation, HuggingFaceSettings
+from medfed.injection.foundation import HuggingFaceSettings
 from medfed.injection.lowrank import Factors, Truncation, truncated
 from medfed.injection.merged import save_merged
 from medfed.loaded import LoadedRun
@@ -41,27 +41,28 @@ def write_task(run: LoadedRun, folder: Path, task: Task, form: Form, out: Path) 
     """Write ``task`` of the run in ``folder`` to ``out`` and return sentences on what was written."""
     out.mkdir(exist_ok=True)
     injected = run.injector.injected
-    base, settings = source_of(injected.foundation), loading(run.study)
+    base, settings = base_of(run), loading(run.study)
     adapter: Adapter = "none" if injected.adapted is None else "merged" if form.merge else "lora"
     said, rank = ["The LLM has no experts (FedPlug), so there is no adapter: encoders and projectors only."], None
     if injected.adapted is not None:
         layers = folded(injected, task)
         rank, said = _rank(layers), _sentences(run, task, adapter)
         if form.rank is not None:
-            cut = truncated(layers, form.rank)
+            cut, full = truncated(layers, form.rank), rank
             layers, rank = cut.factors, cut.rank
-            said.append(_write_truncation(cut, _rank(folded(injected, task)), out / TRUNCATION))
+            said.append(_write_truncation(cut, full, out / TRUNCATION))
         if form.merge:
-            save_merged(injected.foundation.model, layers, out, base, settings.revision)
+            save_merged(injected.foundation.model, layers, out, injected.foundation.source, settings.revision)
         else:
-            save_plain_lora(layers, out, injected.adapted.peft_config[ADAPTER], base, settings.revision)
-    config = processor_of(run, task, adapter=adapter, rank=rank, base=base, foundation=settings)
+            save_plain_lora(layers, out, injected.adapted.peft_config[ADAPTER], base.source, base.revision)
+    named = injected.foundation.name if form.merge else base.source  # a merged model needs no base
+    config = processor_of(run, task, adapter=adapter, rank=rank, base=named, foundation=settings)
     write_processor(run, config, out)
     if config.calibration:
         said.append(CALIBRATED)
     facts = _card_facts(run, task, adapter, said, config.modalities)
     _finish(out, folder, facts)
-    return said
+    return said if form.merge or not base.local else [*said, _told_path(adapter, base.source)]
 
 
 def write_routed(run: LoadedRun, folder: Path, out: Path) -> list[str]:
@@ -80,15 +81,29 @@ def write_routed(run: LoadedRun, folder: Path, out: Path) -> list[str]:
     return said
 
 
-def source_of(foundation: Foundation) -> str:
-    """Return what transformers and PEFT can load the LLM from: its name on the Hub, or its folder."""
-    return str(Path(foundation.source).resolve()) if Path(foundation.source).is_dir() else foundation.source
+class Base(NamedTuple):
+    """The LLM as others find it: its name on the Hub and the revision there, or its folder on this machine."""
+
+    source: str
+    revision: str | None
+    local: bool
+
+
+def base_of(run: LoadedRun) -> Base:
+    """Return where others find the LLM of ``run``; its folder is told only where the study names no model."""
+    foundation, settings = run.injector.injected.foundation, loading(run.study)
+    if settings.model is None:
+        return Base(str(Path(foundation.source).resolve()), None, local=True)
+    cached = foundation.source == settings.model  # a folder that was given may hold another revision
+    return Base(settings.model, settings.revision if cached else None, local=False)
 
 
 def loading(study: Study) -> HuggingFaceSettings:
-    """Return how the LLM of ``study`` is loaded, once it lies in a folder."""
+    """Return how the LLM of ``study`` is loaded, once it lies in a folder; the devices here say nothing elsewhere."""
     settings = study.foundation
-    return settings if isinstance(settings, HuggingFaceSettings) else HuggingFaceSettings(dtype="float32")
+    if not isinstance(settings, HuggingFaceSettings):
+        return HuggingFaceSettings(dtype="float32")
+    return settings.model_copy(update={"device_map": None})
 
 
 def _rank(layers: Mapping[str, Factors]) -> int:
@@ -129,6 +144,11 @@ def _write_truncation(cut: Truncation, full: int, path: Path) -> str:
     )
 
 
+def _told_path(adapter: Adapter, path: str) -> str:
+    files = ["adapter_config.json"] if adapter == "lora" else []
+    return f"The local path {path} stands in {' and '.join([*files, f'{FOLDER}/{CONFIG}'])}: the study names no model."
+
+
 def _card_facts(
     run: LoadedRun,
     task: Task | None,
@@ -144,8 +164,8 @@ def _card_facts(
         title="all tasks, routed" if task is None else task.title,
         question="" if task is None else task.question,
         kind=kind,
-        base_model=source_of(foundation),
-        base_name=foundation.name,
+        base_model=foundation.name,
+        base_is_local=base_of(run).local,
         update=said,
         inputs={name: _in_words(config) for name, config in inputs.items()},
         datasets=used,

@@ -22,10 +22,10 @@ from medfed.exported.config import (
     ModalityConfig,
     ProcessorConfig,
     PromptConfig,
-    module_name,
 )
 from medfed.injection.encoding import HEAD
 from medfed.injection.foundation import HuggingFaceSettings
+from medfed.injection.projector import module_name
 from medfed.loaded import LoadedRun
 from medfed.modalities.base import Encoder
 from medfed.tasks.base import Task

@@ -18,7 +18,7 @@ from jaxtyping import Float, Shaped
 
 from medfed.datasets.base import read_csv, read_parquet
 from medfed.datasets.images import read_dicom, read_grey
-from medfed.datasets.ptbxl import read_wfdb
+from medfed.ecg_files import ecg_files, read_record
 from medfed.errors import DataError, StudyError
 from medfed.modalities.timeseries import TimeSeriesModality
 from medfed.study import Study
@@ -35,6 +35,7 @@ HOUR = "hour"
 """A table's optional column: hours since admission. Without it rows are the hours 0, 1, 2, … in turn."""
 DICOM_MARK = slice(128, 132)
 MAX_HOURS = 24 * 366
+"""Of a table: no stay is longer, and a longer one would take memory without end."""
 
 
 def kind_of(path: Path) -> Kind:
@@ -76,46 +77,36 @@ def read_files(study: Study, files: Mapping[Kind, Path]) -> dict[str, Shaped[np.
     """Decode ``files`` to raw arrays by modality.
 
     Raises:
-        StudyError: the run does not read such files. DataError: a file is absent, damaged, or not what it should be.
+        StudyError: the run does not read such files. DataError: a file is absent, may not be read, is damaged, or not
+            what it should be.
     """
     samples: dict[str, Shaped[np.ndarray, "..."]] = {}
     for kind, path in files.items():
         require_kind(study, kind)
-        if not path.is_file():
-            raise DataError("no such file", where=path, hint=f"check --{kind}")
-        if kind == "image":
-            samples["image"] = read_dicom(path) if _is_dicom(path) else read_grey(path)
-        elif kind == "ecg":
-            samples["ecg"] = read_record(path)
-        else:
-            samples |= read_table(study, path)
+        try:
+            samples |= _read(study, kind, path)
+        except OSError as error:  # a name that is too long, no permission, a disk that fails
+            problem = f"the file cannot be read ({error.strerror or type(error).__name__})"
+            raise DataError(problem, where=path, hint=f"check --{kind}") from error
     return samples
 
 
-def read_record(path: Path) -> Float[np.ndarray, "lead time"]:
-    """Read a WFDB record by its header; a header that names files elsewhere is refused.
-
-    Raises:
-        DataError: a file is missing or damaged, or the record is not a 12-lead ECG at 100 Hz in mV.
-    """
-    header = path.with_suffix(".hea")
-    for name in _signal_files(header):
-        if Path(name).name != name or "\\" in name or ":" in name:
-            raise DataError(
-                "the header names a file in another folder", where=header, hint="keep both files in one folder"
-            )
-        if not (header.parent / name).is_file():
-            raise DataError(
-                f"the header belongs to {name}, which is not beside it", where=header, hint="give both files"
-            )
-    return read_wfdb(header, header.parent / next(iter(_signal_files(header)), f"{header.stem}.dat"))
+def parts_of(kind: Kind, path: Path) -> list[Path]:
+    """Return the files that are read for ``path``: of an ECG all that its header names, if they are there."""
+    try:
+        if kind == "ecg" and path.is_file():
+            header, signals = ecg_files(path)
+            return [header, *signals.values()]
+    except (DataError, OSError):
+        pass
+    return [path]
 
 
 def read_table(study: Study, path: Path) -> dict[str, Float[np.ndarray, "hour variable"]]:
     """Read hours × variables; cells may be empty, and variables may be left out: they were not observed.
 
     Raises:
-        DataError: a column is unknown, a cell is no number, an hour is wrong, or there is no row.
+        DataError: a column is unknown, a cell is no number, an hour is wrong, there is no row, or too many.
     """
     series = {name: _variables(study, name) for name in modalities_of(study, "icu")}
     known = [variable for variables in series.values() for variable in variables]
@@ -130,6 +121,15 @@ def read_table(study: Study, path: Path) -> dict[str, Float[np.ndarray, "hour va
             if variable in numbers.columns:
                 raw[name][hours, column] = numbers[variable].to_numpy()
     return raw
+
+
+def _read(study: Study, kind: Kind, path: Path) -> Mapping[str, Shaped[np.ndarray, "..."]]:
+    if not path.is_file():
+        what = "a folder, not a file" if path.is_dir() else "no such file"
+        raise DataError(what, where=path, hint=f"check --{kind}")
+    if kind == "image":
+        return {"image": read_dicom(path) if _is_dicom(path) else read_grey(path)}
+    return {"ecg": read_record(path)} if kind == "ecg" else read_table(study, path)
 
 
 def _variables(study: Study, name: str) -> tuple[str, ...]:
@@ -149,6 +149,10 @@ def _require_known(table: pl.DataFrame, known: list[str], path: Path) -> None:
         raise DataError("no column of a variable", where=path, hint=f"known: {', '.join(sorted(known))}")
     if table.is_empty():
         raise DataError("the table has no row", where=path, hint="one row is one hour; the first is the admission's")
+    if len(table) > MAX_HOURS:
+        raise DataError(
+            f"{len(table)} rows; {MAX_HOURS} hours are allowed", where=path, hint="one row is one hour of one stay"
+        )
 
 
 def _numbers(column: pl.Series, path: Path) -> pl.Series:
@@ -186,14 +190,3 @@ def _is_dicom(path: Path) -> bool:
         return True
     with path.open("rb") as file:
         return file.read(DICOM_MARK.stop)[DICOM_MARK] == b"DICM"
-
-
-def _signal_files(header: Path) -> list[str]:
-    """Names of the files with the samples, as the header's lines of signals give them."""
-    if not header.is_file():
-        raise DataError("the header is missing", where=header, hint="a record is a .hea and a .dat file: give both")
-    lines = header.read_text(encoding="utf-8", errors="replace").splitlines()
-    kept = [line.split() for line in lines if line.strip() and not line.startswith("#")]
-    if kept and "/" in kept[0][0]:
-        raise DataError("a record of several segments", where=header, hint="export it as one segment")
-    return list(dict.fromkeys(words[0] for words in kept[1:]))

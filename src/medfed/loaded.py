@@ -115,13 +115,8 @@ class LoadedRun:
 
     def batch(self, task: Task, samples: Sequence[Samples], questions: Sequence[str] = ()) -> Batch:
         """Return ``samples`` as one batch; arguments as in :meth:`scores`."""
-        inputs, present = {}, {}
-        for name in task.modalities:
-            absent = np.zeros(self.study.modality(name).sample_shape, np.float32)
-            inputs[name] = torch.from_numpy(np.stack([sample.get(name, absent) for sample in samples]))
-            present[name] = torch.tensor([name in sample for sample in samples])
-        unknown = torch.zeros(len(samples), dtype=torch.long)
-        return Batch(inputs, present, unknown, questions=() if task.question else tuple(questions))
+        shapes = {name: self.study.modality(name).sample_shape for name in task.modalities}
+        return Batch.asked(samples, shapes, () if task.question else tuple(questions))
 
     def _all(self, samples: Samples) -> Samples:
         return {name: self.sample(name, raw) for name, raw in samples.items()}

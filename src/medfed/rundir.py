@@ -167,6 +167,8 @@ def written_whole(path: Path, num_bytes: int, partial: Path) -> Iterator[None]:
             shutil.rmtree(partial, ignore_errors=True)
         else:
             partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is None:  # a library's own, not the disk's
+            raise
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise DiskError(
             f"cannot write it: {why}; {num_bytes:,} bytes are needed, {_free(path):,} are free",

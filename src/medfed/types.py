@@ -7,9 +7,10 @@ Axis names used in shapes: ``batch`` examples; ``tokens`` positions an encoder e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
@@ -36,6 +37,27 @@ class Batch:
     target: Shaped[Tensor, "batch *target"]
     examples: tuple[str, ...] = ()
     questions: tuple[str, ...] = ()
+
+    @classmethod
+    def asked(
+        cls,
+        samples: Sequence[Mapping[str, Shaped[np.ndarray, "..."]]],
+        shapes: Mapping[str, tuple[int, ...]],
+        questions: tuple[str, ...] = (),
+    ) -> Batch:
+        """Return examples whose answer is unknown: target 0.
+
+        Args:
+            samples: of every example its normalised samples by modality; one may be absent.
+            shapes: of one sample, for every modality of the batch.
+            questions: of every example, where the task has none.
+        """
+        inputs, present = {}, {}
+        for name, shape in shapes.items():
+            absent = np.zeros(shape, np.float32)
+            inputs[name] = torch.from_numpy(np.stack([sample.get(name, absent) for sample in samples]))
+            present[name] = torch.tensor([name in sample for sample in samples])
+        return cls(inputs, present, torch.zeros(len(samples), dtype=torch.long), questions=questions)
 
     def __len__(self) -> int:
         return int(self.target.shape[0])

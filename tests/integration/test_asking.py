@@ -226,6 +226,98 @@ def test_answers_are_kept_when_it_is_stopped_midway(
         batch_asking.answer_table(quick.load(), batch_asking.open_tables(asked, out, quick.folder.name))
     assert list(table(out)) == ["a", "b", "c", "d"]
 
+    monkeypatch.setattr(batch_asking, "answer_all", answered)
+    run, name, whole = quick.load(), quick.folder.name, tmp_path / "undisturbed.csv"
+    again = batch_asking.answer_table(run, batch_asking.open_tables(asked, out, name))
+    assert again == batch_asking.Counts(answered=2, skipped=2, failed=2)
+    batch_asking.answer_table(run, batch_asking.open_tables(asked, whole, name))
+    assert out.read_text(encoding="utf-8") == whole.read_text(encoding="utf-8")
+
+
+def asks(quick: QuickRun, csv_file: Path, out: Path) -> tuple[str, list[dict[str, str]]]:
+    """What the command says, and the rows of its table."""
+    done = predict(quick, "--csv", csv_file, "--out", out)
+    assert isinstance(done.exception, SystemExit | None), done.exception
+    return " ".join(done.output.split()), list(table(out).values())
+
+
+def test_without_ids_an_answer_is_never_another_rows(quick: QuickRun, tmp_path: Path) -> None:
+    file, out = tmp_path / "cases.csv", tmp_path / "answers.csv"
+    lines = ["image,question,answers", f"{quick.images[0]},Where?,a;b", f"{quick.images[1]},Which side?,c;d"]
+    file.write_text("\n".join(lines).replace(";", ",").replace(",a,b", ',"a,b"').replace(",c,d", ',"c,d"'), "utf-8")
+    asks(quick, file, out)
+    first, *others = file.read_text(encoding="utf-8").splitlines()
+    file.write_text("\n".join([first, f'{quick.images[2]},How large?,"e,f"', *others]), encoding="utf-8")
+    said, rows = asks(quick, file, out)
+    assert "3 answered, 0 answered before" in said
+    assert [(row["id"], row["question"]) for row in rows] == [
+        ("2", "How large?"),
+        ("3", "Where?"),
+        ("4", "Which side?"),
+    ]
+    file.write_text("\n".join([first, others[1]]), encoding="utf-8")
+    assert [(row["id"], row["question"]) for row in asks(quick, file, out)[1]] == [("2", "Which side?")]
+
+
+@pytest.mark.parametrize("changed", ["image", "content", "question", "answers", "task", "samples"])
+def test_a_row_that_asks_something_else_is_asked_again(quick: QuickRun, tmp_path: Path, changed: str) -> None:
+    films = [tmp_path / name for name in ("a.dcm", "b.dcm")]
+    for film, image in zip(films, quick.images, strict=False):
+        film.write_bytes(image.read_bytes())
+    for suffix in (".hea", ".dat"):
+        copied = tmp_path / quick.ecgs[0].with_suffix(suffix).name
+        copied.write_bytes(quick.ecgs[0].with_suffix(suffix).read_bytes())
+    row = {"id": "x", "image": "a.dcm", "task": "mr", "question": "Which side?", "answers": "left, right"}
+    other = {"id": "y", "ecg": quick.ecgs[0].name, "task": "ead"}
+    file, out = written(tmp_path / "cases.csv", [row, other]), tmp_path / "answers.csv"
+    assert "2 answered, 0 answered before" in asks(quick, file, out)[0]
+    assert "0 answered, 2 answered before" in asks(quick, file, out)[0]
+    before = table(out)
+    if changed == "content":
+        films[0].write_bytes(films[1].read_bytes())
+    elif changed == "samples":
+        samples = (tmp_path / quick.ecgs[0].name).with_suffix(".dat")
+        samples.write_bytes(bytes(samples.read_bytes()[::-1]))
+    else:
+        new = {"image": "b.dcm", "question": "Which part?", "answers": "up, down", "task": "ped"}[changed]
+        written(file, [row | {changed: new}, other])
+    assert "1 answered, 1 answered before" in asks(quick, file, out)[0]
+    after = table(out)
+    mine, kept = ("y", "x") if changed == "samples" else ("x", "y")
+    assert after[kept] == before[kept]
+    assert after[mine]["asked"] != before[mine]["asked"]
+    (written_row,) = [row for row in table(out).values() if row["id"] == mine]
+    written(tmp_path / "alone.csv", [r for r in csv.DictReader(file.open(encoding="utf-8")) if r["id"] == mine])
+    asks(quick, tmp_path / "alone.csv", tmp_path / "fresh.csv")
+    assert table(tmp_path / "fresh.csv")[mine] == written_row
+
+
+def test_a_name_the_system_refuses_is_its_rows_error_alone(quick: QuickRun, tmp_path: Path) -> None:
+    rows = [
+        {"id": "long", "image": "x" * 300, "question": EFFUSION},
+        {"id": "folder", "ecg": ".", "task": "ead"},
+        {"id": "good", "image": str(quick.images[0]), "question": EFFUSION},
+    ]
+    said, told = asks(quick, written(tmp_path / "cases.csv", rows), tmp_path / "answers.csv")
+    assert "1 answered, 0 answered before, 2 not answered" in said
+    assert "File name too long" in told[0]["error"]
+    assert "a folder" in told[1]["error"]
+    assert told[2]["answer"]
+    alone = predict(quick, "--image", "x" * 300, "--question", EFFUSION)
+    assert isinstance(alone.exception, DataError)
+
+
+def test_answers_are_the_users_alone_and_name_the_run_from_within_its_folder(
+    quick: QuickRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = written(tmp_path / "cases.csv", [{"id": "a", "image": str(quick.images[0]), "question": EFFUSION}])
+    out = tmp_path / "answers.csv"
+    monkeypatch.chdir(quick.folder)
+    assert medfed("predict", ".", "--cache", quick.cache, "--csv", file, "--out", out).exit_code == 0
+    assert table(out)["a"]["run"] == quick.folder.name
+    assert out.stat().st_mode & 0o777 == 0o600
+    assert "0 answered, 1 answered before" in asks(quick, file, out)[0]
+
 
 @pytest.mark.parametrize(
     ("text", "message"),
@@ -249,7 +341,10 @@ def test_another_file_or_another_runs_answers_are_not_written_over(quick: QuickR
     asked, out = cases(tmp_path, quick), tmp_path / "answers.csv"
     out.write_text("name,grade\nx,1\n", encoding="utf-8")
     assert "not a table of answers" in str(predict(quick, "--csv", asked, "--out", out).exception)
-    header = "id,run,task,question,answer,probability,probabilities,experts,error\n"
-    out.write_text(f"{header}a,ffffffff-seed0,mr,q,Yes,0.5,,,\n", encoding="utf-8")
+    header = "id,asked,run,task,question,answer,probability,probabilities,experts,error\n"
+    out.write_text(f"{header}a,0,ffffffff-seed0,mr,q,Yes,0.5,,,\n", encoding="utf-8")
     assert "answers of another run" in str(predict(quick, "--csv", asked, "--out", out).exception)
     assert "ffffffff" in out.read_text(encoding="utf-8")
+    twice = f"a,0,{quick.folder.name},mr,q,Yes,0.5,,,\n" * 2
+    out.write_text(f"{header}{twice}", encoding="utf-8")
+    assert "an id is there twice" in str(predict(quick, "--csv", asked, "--out", out).exception)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,13 +24,18 @@ from finished_runs import OFFSETS, UNTRAINED, finished_run, llm_folder
 from medfed.cli import app
 from medfed.errors import MedfedError, RunError, StudyError
 from medfed.export import export_run
+from medfed.export_files import loading
 from medfed.exported import ExportedTask, Processor
 from medfed.injection.folded import folded
+from medfed.injection.foundation import Foundation, HuggingFaceSettings, load_foundation
+from medfed.injection.injected import InjectedModel
+from medfed.injection.lowrank import Factors
 from medfed.loaded import LoadedRun
 from medfed.report.names import bounds, number
 from medfed.report.records import ScoreFile
 from medfed.tasks import TASKS
-from page_walk import PAGE
+from medfed.tasks.base import Task
+from page_walk import PAGE, blocks
 
 RANK = 6
 """3 experts of rank 2."""
@@ -377,3 +383,115 @@ def test_one_expert_is_one_plain_lora(llm: Path, tmp_path: Path, tmp_path_factor
     assert found["Yes"] == pytest.approx(expected["Yes"], abs=1e-5)
     logits = injected_logits(run, "ead", exported.embeddings(samples("ead")))
     assert by_first_tokens(tmp_path / "out", logits) == pytest.approx(expected, abs=1e-5), "the question comes first"
+
+
+HUB = "hospital/its-llm"
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory, llm: Path) -> Path:
+    """A run whose study names the LLM, which came from a folder."""
+    return finished_run(tmp_path_factory.mktemp("named"), llm, model=HUB)
+
+
+def holding(folder: Path, text: str) -> set[str]:
+    """Return the files of ``folder`` in which ``text`` stands."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)) for path in files if text.encode() in path.read_bytes()}
+
+
+@pytest.mark.parametrize("options", [{"tasks": ["cd"], "merge": True}, {"tasks": ["cd"]}, {}])
+def test_an_llm_with_a_name_and_a_folder_is_exported_under_its_name(
+    options: dict, named: Path, llm: Path, tmp_path: Path
+) -> None:
+    (written,) = export_run(named, tmp_path / "out", tmp_path, llm, **options)
+    assert f'base_model: "{HUB}"' in (written.folder / "README.md").read_text("utf-8")
+    assert holding(written.folder, str(llm.parent)) == set()
+    assert str(llm) not in "".join(written.said)
+    if options and "merge" not in options:
+        config = json.loads((written.folder / "adapter_config.json").read_text("utf-8"))
+        assert config["base_model_name_or_path"] == HUB
+        assert config["revision"] is None, "nobody knows which revision lies in the folder"
+    if options:
+        given = None if "merge" in options else llm
+        found = ExportedTask.load(written.folder, foundation=given).probabilities(samples("cd"))
+        assert found == pytest.approx(LoadedRun(named, tmp_path, llm).ask(TASKS["cd"], samples("cd")), abs=1e-5)
+
+
+def test_the_path_of_a_nameless_llm_stands_where_it_is_needed_and_nowhere_else(
+    run: Path, llm: Path, exports: Path, tmp_path: Path
+) -> None:
+    for name in TASK_OF:
+        needed = set() if name == "merged" else {"adapter_config.json", "processor/processor.json"}
+        assert holding(exports / name, str(llm.parent)) == needed, name
+    card = (exports / "cd" / "README.md").read_text("utf-8")
+    assert f'base_model: "{llm.name}"' in card
+    assert "on the machine of the export" in card.split("## Inputs")[0]
+    command = ["export", str(run), "--task", "cd", "--out", str(tmp_path / "out"), "--foundation", str(llm)]
+    said = CliRunner().invoke(app, command).output
+    assert f"The local path {llm} stands in adapter_config.json" in said
+
+
+def test_the_folder_in_which_the_command_runs_has_a_name(
+    run: Path, llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(llm)
+    export_run(run, tmp_path / "out", tmp_path, Path(), tasks=["cd"])
+    assert f'base_model: "{llm.name}"' in (tmp_path / "out" / "README.md").read_text("utf-8")
+    ExportedTask.load(tmp_path / "out")
+
+
+@pytest.mark.parametrize("options", [{"tasks": ["cd"]}, {"tasks": ["cd"], "merge": True}, {}])
+def test_experts_that_learned_nothing_are_not_exported(
+    options: dict, llm: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    still = finished_run(tmp_path_factory.mktemp("still"), llm, learned=False)
+    with pytest.raises(RunError, match=r"learned nothing[\s\S]*align_rounds"):
+        export_run(still, tmp_path / "out", tmp_path, llm, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_samples_go_where_a_placed_llm_is(
+    exports: Path, llm: Path, loaded: LoadedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def placed(*given: object, **options: object) -> Foundation:
+        found = load_foundation(*given, **options)
+        found.placed = True
+        return found
+
+    monkeypatch.setattr("medfed.exported.task.load_foundation", placed)
+    exported = ExportedTask.load(exports / "cd", foundation=llm, device="meta")
+    assert exported.embeddings(samples("cd")).device.type == "cpu"
+    found, expected = exported.probabilities(samples("cd")), loaded.ask(TASKS["cd"], samples("cd"))
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_devices_of_a_run_stay_behind(loaded: LoadedRun) -> None:
+    here = HuggingFaceSettings(dtype="float32", device_map="cuda:1", load_in_4bit=True)
+    elsewhere = loading(loaded.study.model_copy(update={"foundation": here}))
+    assert elsewhere == here.model_copy(update={"device_map": None})
+
+
+def test_the_commands_of_the_deployment_page_work_in_their_order(
+    run: Path, llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (block,) = [block for block in blocks(PAGE.read_text("utf-8")) if "RUN is a run of your own" in block.who]
+    monkeypatch.chdir(tmp_path)
+    for line in block.text.splitlines():
+        words = [str(run) if word == "RUN" else word for word in shlex.split(line, comments=True)]
+        done = CliRunner().invoke(app, [*words[1:], "--foundation", str(llm)])
+        assert done.exit_code == 0, f"{line}\n{done.output}{done.exception}"
+    assert {path.name for path in (tmp_path / "served").iterdir()} == {"cd", "mp", "ped"}
+
+
+def test_a_cut_adapter_is_folded_once(run: Path, llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def counted(injected: InjectedModel, task: Task) -> dict[str, Factors]:
+        calls.append(task.name)
+        return folded(injected, task)
+
+    monkeypatch.setattr("medfed.export_files.folded", counted)
+    export_run(run, tmp_path / "out", tmp_path, llm, tasks=["cd"], rank=3)
+    assert calls == ["cd"]
+    assert json.loads((tmp_path / "out" / "truncation.json").read_text("utf-8"))["full_rank"] == RANK

@@ -14,7 +14,7 @@ from pydicom.dataset import FileMetaDataset
 from medfed.datasets.images import write_grey
 from medfed.datasets.ptbxl import read_wfdb
 from medfed.errors import DataError, MedfedError
-from medfed.inputs import Kind, kind_of, read_files
+from medfed.inputs import MAX_HOURS, Kind, kind_of, parts_of, read_files
 from medfed.modalities.signal import LEADS
 from medfed.study import Study, study_of
 from quick_run import STUDY
@@ -74,6 +74,30 @@ def test_a_record_is_read_by_its_header_or_its_signal(study: Study, tmp_path: Pa
         assert np.array_equal(read_files(study, {"ecg": path})["ecg"], wanted)
 
 
+@pytest.mark.parametrize("named", ["r1.DAT", "r1.dat", "größe.dat"])
+def test_a_record_is_read_whatever_the_case_of_its_files(study: Study, tmp_path: Path, named: str) -> None:
+    (tmp_path / "plain").mkdir()
+    header = record(tmp_path / "plain")
+    wanted = read_files(study, {"ecg": header})["ecg"]
+    text = header.read_text(encoding="utf-8").replace("r1.dat", named)
+    (tmp_path / "r1.HEA").write_text(f"# made on paper\n\n{text}", encoding="utf-8")
+    kept = tmp_path / ("größe.DAT" if named == "größe.dat" else "r1.DAT")
+    kept.write_bytes(header.with_suffix(".dat").read_bytes())
+    assert np.array_equal(read_files(study, {"ecg": tmp_path / "r1.HEA"})["ecg"], wanted)
+    assert parts_of("ecg", tmp_path / "r1.HEA") == [tmp_path / "r1.HEA", kept]
+
+
+def test_of_a_copied_record_the_users_own_file_is_told(study: Study, tmp_path: Path) -> None:
+    header = record(tmp_path).rename(tmp_path / "r1.HEA")
+    cut(tmp_path / "r1.dat", 1001)
+    with pytest.raises(DataError, match="1001 bytes") as caught:
+        read_files(study, {"ecg": header})
+    assert caught.value.where == tmp_path / "r1.dat"
+    header.write_bytes(b"")
+    with pytest.raises(DataError, match="missing"):
+        read_files(study, {"ecg": header})
+
+
 def test_a_table_fills_every_series_and_what_is_absent_was_not_observed(study: Study, tmp_path: Path) -> None:
     path = table(tmp_path / "stay.csv", "lact,hr\n1.5,80\n,\n 2 ,90\n")
     raw = read_files(study, {"icu": path})
@@ -122,6 +146,33 @@ def test_a_wrong_table_is_told_by_name_and_line(study: Study, tmp_path: Path, te
         read_files(study, {"icu": path})
     assert str(caught.value.where) == str(path)
     assert caught.value.hint
+
+
+def test_a_table_of_endless_rows_is_refused_with_or_without_hours(study: Study, tmp_path: Path) -> None:
+    longest = table(tmp_path / "longest.csv", "hr\n" + "80\n" * MAX_HOURS)
+    assert len(read_files(study, {"icu": longest})["vitals"]) == MAX_HOURS
+    longer = table(tmp_path / "longer.csv", "hr\n" + "80\n" * (MAX_HOURS + 1))
+    with pytest.raises(DataError, match=rf"longer\.csv: {MAX_HOURS + 1} rows"):
+        read_files(study, {"icu": longer})
+
+
+@pytest.mark.parametrize("kind", ["image", "ecg", "icu"])
+def test_what_the_system_refuses_to_read_is_told_too(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
+    with pytest.raises(DataError, match=r"cannot be read.*File name too long") as caught:
+        read_files(study, {kind: tmp_path / ("x" * 300)})
+    assert caught.value.hint == f"check --{kind}"
+    with pytest.raises(DataError, match="a folder, not a file"):
+        read_files(study, {kind: tmp_path})
+
+    def forbidden(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", forbidden)
+    with pytest.raises(DataError, match=r"a\.dcm: the file cannot be read \(Permission denied\)"):
+        read_files(study, {kind: tmp_path / "a.dcm"})
+    assert parts_of(kind, tmp_path / "a.dcm") == [tmp_path / "a.dcm"]
 
 
 def broken(folder: Path) -> Mapping[str, tuple[Kind, Path, str]]:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from medfed.errors import StudyError
-from medfed.injection import internlm2
+from medfed.injection import internlm2, shards
 from medfed.injection.foundation import HuggingFaceSettings, load_foundation
 from medfed.injection.internlm2 import convert
 
@@ -111,7 +111,7 @@ def checkpoint(folder: Path, pieces: Path, **changes: object) -> Path:
     for file, own in halves.items():
         save_file({name: tensors[name] for name in own}, folder / file)
     places = {name: file for file, own in halves.items() for name in own}
-    (folder / internlm2.INDEX).write_text(json.dumps({"weight_map": places}), encoding="utf-8")
+    (folder / shards.INDEX).write_text(json.dumps({"weight_map": places}), encoding="utf-8")
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     (folder / "tokenizer.model").write_bytes(pieces.read_bytes())
     settings = {"tokenizer_class": "InternLM2Tokenizer", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
@@ -243,7 +243,7 @@ def test_a_wrong_tensor_is_named(
     source = checkpoint(tmp_path / "internlm2", pieces)
     files = list(source.glob("*.safetensors"))
     tensors = {name: value for file in files for name, value in load_file(file).items()}
-    for path in (*files, source / internlm2.INDEX):
+    for path in (*files, source / shards.INDEX):
         path.unlink()
     harm(tensors)
     save_file(tensors, source / "model.safetensors")

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Shaped
 from pydantic import BaseModel, ConfigDict, ValidationError
-from torch import Tensor
 
 from medfed import __version__
 from medfed.errors import RunError
@@ -66,11 +64,12 @@ class ModalityConfig(_Frozen):
         fields = dict(self.encoder)
         return lookup(ENCODERS, fields.pop("name"), "encoder").model_validate(fields)
 
-    def normalised(self, raw: Shaped[np.ndarray, "..."]) -> Shaped[Tensor, "1 *sample"]:
-        """Return a raw array as a batch of one normalised sample."""
+    def normalised(self, raw: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "*sample"]:
+        """Return a raw array as a normalised sample."""
         modality = self.modality()
         sample = modality.prepare(raw)[None]
-        return torch.from_numpy(modality.normalise(sample, np.array(self.mean), np.array(self.std)))
+        normalised: np.ndarray = modality.normalise(sample, np.array(self.mean), np.array(self.std))[0]
+        return normalised
 
 
 class PromptConfig(_Frozen):
@@ -96,7 +95,7 @@ class ProcessorConfig(_Frozen):
         rank: of the LoRA; null where there is none.
         expert_weights: α of the task, folded into the LoRA.
         foundation: how the LLM is loaded.
-        base_model: its name on the Hub, or its folder.
+        base_model: its name on the Hub, or its folder; of a merged model the name alone.
         prompt: texts and ids; of an open task those without a question.
         shown: what stands between ``before_ids`` and ``after_ids``, in that order.
         modalities: by name.
@@ -141,8 +140,3 @@ class ProcessorConfig(_Frozen):
             place = ".".join(map(str, problem["loc"]))
             hint = "export the run again with this version of medfed"
             raise RunError(f"{place}: {problem['msg']}", where=path, hint=hint) from error
-
-
-def module_name(shown: str) -> str:
-    """Return the projector's name of what is shown: PyTorch allows no dot in a module's name."""
-    return shown.replace(".", "-")

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from medfed.errors import RunError, StudyError
-from medfed.exported.config import FOLDER, ProcessorConfig, module_name
+from medfed.exported.config import FOLDER, ProcessorConfig
 from medfed.exported.sums import check_sums
 from medfed.injection.encoding import HEAD, encode, with_heads
-from medfed.injection.projector import Projector
+from medfed.injection.projector import Projector, module_name
 from medfed.models.multimodal import MultimodalModel
 from medfed.registry import lookup
 from medfed.tasks import TASKS
@@ -47,16 +47,16 @@ class Processor:
         projectors: from their tokens to the LLM's width, by module name.
     """
 
-    def __init__(self, config: ProcessorConfig, around: Around, device: str) -> None:
-        self.config, self.task, self._device = config, _task(config), device
-        self._around = Around(*(part.to(device) for part in around))
-        self.model = _encoders(config).to(device).eval()
+    def __init__(self, config: ProcessorConfig, around: Around) -> None:
+        self.config, self.task, self._device = config, _task(config), "cpu"
+        self._around = around
+        self.model = _encoders(config).eval()
         dims = {name: modality.dim for name, modality in config.modalities.items()}
         dims |= {f"{HEAD}{name}": len(lookup(TASKS, name, "task").answers) for name in config.heads}
         width, kind = around.before.shape[1], config.injection.projector
         self.projectors = nn.ModuleDict(
             {module_name(name): Projector(kind, dims[name], width, 1.0) for name in config.shown}
-        ).to(device)
+        )
 
     @classmethod
     def load(cls, folder: Path, *, device: str = "cpu") -> Processor:
@@ -68,12 +68,19 @@ class Processor:
         config = ProcessorConfig.read(folder)
         check_sums(folder)
         place = folder / FOLDER
-        processor = cls(config, Around(**load_file(place / "prompt.safetensors")), device)
+        processor = cls(config, Around(**load_file(place / "prompt.safetensors")))
         _load(processor.projectors, place / "projectors.safetensors")
         _load(processor.model.encoders, place / "encoders.safetensors")
         if config.heads:
             _load(processor.model.heads, place / "heads.safetensors")
-        return processor
+        return processor.move_to(device)
+
+    def move_to(self, device: str) -> Processor:
+        """Move everything to ``device``."""
+        self._device, self._around = device, Around(*(part.to(device) for part in self._around))
+        self.model.to(device)
+        self.projectors.to(device)
+        return self
 
     @torch.inference_mode()
     def embeddings(self, samples: Samples, around: Around | None = None) -> Float[Tensor, "position width"]:
@@ -100,12 +107,10 @@ class Processor:
             raise StudyError(f"the task reads {known}, not {unknown[0]!r}", where=self.task.name, hint="leave it out")
         if not samples:
             raise StudyError("nothing is given", where=self.task.name, hint="give at least one modality")
-        inputs = {
-            name: modality.normalised(samples[name]) if name in samples else torch.zeros(1, *modality.sample_shape)
-            for name, modality in self.config.modalities.items()
-        }
-        present = {name: torch.tensor([name in samples]) for name in self.config.modalities}
-        return Batch(inputs, present, torch.zeros(1, dtype=torch.long)).to(self._device)
+        modalities = self.config.modalities
+        normalised = {name: modalities[name].normalised(raw) for name, raw in samples.items()}
+        shapes = {name: modality.sample_shape for name, modality in modalities.items()}
+        return Batch.asked([normalised], shapes).to(self._device)
 
 
 def _task(config: ProcessorConfig) -> Task:

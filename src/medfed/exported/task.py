@@ -27,13 +27,13 @@ class ExportedTask:
         processor: from raw arrays to the prompt; its ``config`` is what ``processor.json`` says.
 
     Args:
-        processor: of the task.
+        processor: of the task; it goes where the LLM is.
         foundation: the LLM with the task's update in it.
-        device: where all of it runs.
+        device: where all of it runs, unless the LLM is placed where it stays.
     """
 
     def __init__(self, processor: Processor, foundation: Foundation, device: str) -> None:
-        self.processor, config = processor, processor.config
+        self.processor, config = processor.move_to(foundation.move_to(device)), processor.config
         settings = config.injection.model_copy(update={"num_experts": 0, "device": device})
         self._injector = Injector(foundation, processor.model, (processor.task,), settings, seed=0)
         self._injector.injected.projectors.load_state_dict(processor.projectors.state_dict())
@@ -46,14 +46,15 @@ class ExportedTask:
 
         Args:
             folder: what `medfed export RUN --task TASK --out FOLDER` wrote.
-            foundation: folder of the LLM, if it does not lie where it lay when the task was exported.
-            device: where the LLM runs.
+            foundation: folder of the LLM, if it is not where ``base_model`` says: in the local Hugging Face cache, or
+                where it lay when the task was exported.
+            device: where the LLM runs; one in 4 bits stays where it is loaded to.
 
         Raises:
             RunError: a file is missing, damaged, or lacks a tensor.
             StudyError: the LLM cannot be loaded.
         """
-        processor = Processor.load(folder, device=device)
+        processor = Processor.load(folder)
         return cls(processor, _foundation(processor.config, folder, foundation), device)
 
     @torch.inference_mode()

@@ -24,7 +24,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.lora import LoraLayer, LoraModel
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -151,9 +151,15 @@ def save_experts(adapted: PeftModel, folder: Path, base: str, state: Mapping[str
     adapted.peft_config[ADAPTER].base_model_name_or_path = base
     adapted.save_pretrained(str(folder), save_embedding_layers=False, state_dict=state)
     (folder / "README.md").unlink()  # an empty form
-    path = folder / "adapter_config.json"
+    order_config(folder)
+
+
+def order_config(folder: Path) -> None:
+    """Write PEFT's configuration in ``folder`` anew, so that equal settings are equal bytes."""
+    path = folder / CONFIG_NAME
     settings = json.loads(path.read_text(encoding="utf-8"))
-    settings["target_modules"] = sorted(settings["target_modules"])  # a set, in another order every run
+    if isinstance(settings["target_modules"], list):
+        settings["target_modules"] = sorted(settings["target_modules"])  # a set, in another order every run
     path.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -6,8 +6,7 @@ with scaling 1, which stock PEFT loads and servers serve.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from medfed.errors import RunError
-from medfed.injection.experts import ADAPTER
+from medfed.injection.experts import ADAPTER, order_config
 from medfed.injection.injected import InjectedModel
 from medfed.injection.lowrank import Factors
 from medfed.tasks.base import Task
@@ -42,9 +41,22 @@ def folded(injected: InjectedModel, task: Task) -> dict[str, Factors]:
             layer.lora_A[ADAPTER].weight.detach().cpu().float().clone(),
             (layer.lora_B[ADAPTER].weight * scales).detach().cpu().float().contiguous(),
         )
-        for name, layer in injected.llm.named_modules()
-        if isinstance(layer, LoraLayer)
+        for name, layer in _layers(injected)
     }
+
+
+def changes_nothing(injected: InjectedModel) -> bool:
+    """Whether there are experts whose update of every layer is zero, for all tasks: B starts so."""
+    if injected.adapted is None:
+        return False
+    return not any(bool(layer.lora_B[ADAPTER].weight.any()) for _, layer in _layers(injected))
+
+
+def _layers(injected: InjectedModel) -> Iterator[tuple[str, LoraLayer]]:
+    """Yield every adapted layer with its name in the LLM."""
+    for name, layer in injected.llm.named_modules():
+        if isinstance(layer, LoraLayer):
+            yield name, layer
 
 
 def save_plain_lora(
@@ -72,11 +84,7 @@ def save_plain_lora(
         inference_mode=True,
     )
     config.save_pretrained(str(folder))
-    path = folder / "adapter_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    if isinstance(settings["target_modules"], list):
-        settings["target_modules"] = sorted(settings["target_modules"])  # a set, in another order every run
-    path.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    order_config(folder)
     tensors = {}
     for name, factors in sorted(layers.items()):
         tensors[f"base_model.model.{name}.lora_A.weight"] = factors.down

@@ -40,7 +40,7 @@ class Foundation:
         model: takes ``inputs_embeds``, ``attention_mask``, ``position_ids`` and ``logits_to_keep``; frozen here.
         tokenizer: encodes and decodes text.
         info: facts for the record (how it was pre-trained, what it can do).
-        source: the name on the Hub, or the folder, that transformers and PEFT can load it from; by default ``name``.
+        source: what it was loaded from: its name on the Hub (in the local cache) or its folder; by default ``name``.
         placed: its weights stay on the devices where they are.
     """
 
@@ -144,7 +144,7 @@ def load_foundation(
     if corpus is not None:
         raise StudyError("--corpus is text for the LLM 'tiny'; this study loads one", where=corpus, hint="leave it out")
     model, tokenizer, folder = load_language_model(settings, path)
-    name = settings.model or folder.name
+    name = settings.model or folder.resolve().name
     facts = {
         "kind": "huggingface",
         "name": name,
@@ -153,5 +153,5 @@ def load_foundation(
         "dtype": settings.dtype,
         "load_in_4bit": settings.load_in_4bit,
     }
-    source = settings.model or str(folder)
+    source = settings.model if path is None else str(folder)
     return Foundation(name, model, tokenizer, facts, source=source, placed=settings.placed)

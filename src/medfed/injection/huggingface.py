@@ -23,6 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 from medfed.errors import StudyError
 from medfed.injection.checksum import check_foundation
 from medfed.injection.quantised import REPACKING, keep_layout
+from medfed.injection.shards import safetensors_in
 
 SPREAD = frozenset({"auto", "balanced", "balanced_low_0", "sequential"})
 """Device maps that divide the weights among all accelerators."""
@@ -119,13 +120,7 @@ def locate(settings: HuggingFaceSettings, path: Path | None) -> Path:
         path = _cached(settings.model, settings.revision)
     if not (path / "config.json").is_file():
         raise StudyError("not the folder of a causal LM: it has no config.json", where=path, hint=FETCH)
-    if not any(path.glob("*.safetensors")):
-        held = "only pickled weights (*.bin)" if any(path.glob("*.bin")) else "no weights"
-        raise StudyError(
-            f"the folder holds {held}; pickles run code when opened, so *.safetensors are needed",
-            where=path,
-            hint="use a revision with safetensors, or convert the weights on a machine you can spare",
-        )
+    safetensors_in(path)
     return path
 
 

@@ -23,7 +23,7 @@ from medfed.injection.encoding import HEAD, Group
 from medfed.injection.experts import ADAPTER, RoutedLoraModel, add_experts
 from medfed.injection.foundation import Foundation
 from medfed.injection.prefix import Continued, Prefixes
-from medfed.injection.projector import Projector
+from medfed.injection.projector import Projector, module_name
 from medfed.injection.prompt import (
     Prompt,
     Sequences,
@@ -52,7 +52,7 @@ class InjectedModel(nn.Module):
         scale = foundation.embedding_scale
         self.projectors = nn.ModuleDict(
             {
-                _module_name(name): Projector(settings.projector, dim, foundation.width, scale, name.startswith(HEAD))
+                module_name(name): Projector(settings.projector, dim, foundation.width, scale, name.startswith(HEAD))
                 for name, dim in dims.items()
             }
         )
@@ -132,7 +132,7 @@ class InjectedModel(nn.Module):
         tokens: list[Float[Tensor, "batch tokens width"]] = [table.new_zeros(len(group.batch), 0, table.shape[1])]
         present: list[Bool[Tensor, "batch tokens"]] = [table.new_zeros(len(group.batch), 0, dtype=torch.bool)]
         for name, there in _shown(group):
-            tokens.append(self.projectors[_module_name(name)](group.encoded[name]).to(table.dtype))
+            tokens.append(self.projectors[module_name(name)](group.encoded[name]).to(table.dtype))
             present.append(there.unsqueeze(1).expand(tokens[-1].shape[:2]))
         before = self._texts.embedded(prompt.before)
         after = self._texts.embedded(prompt.after + prompt.appended)
@@ -157,7 +157,7 @@ class InjectedModel(nn.Module):
             )
 
     def _modalities(self) -> list[str]:
-        return [name for name in self.projectors if not name.startswith(_module_name(HEAD))]
+        return [name for name in self.projectors if not name.startswith(module_name(HEAD))]
 
     def _length(self, group: Group) -> int:
         prompt = self.prompt(group.task)
@@ -197,8 +197,3 @@ def _shown(group: Group) -> Iterator[tuple[str, Bool[Tensor, " batch"]]]:
     for name in group.encoded:
         if name.startswith(HEAD):
             yield name, some
-
-
-def _module_name(name: str) -> str:
-    """PyTorch allows no dot in a module's name."""
-    return name.replace(".", "-")

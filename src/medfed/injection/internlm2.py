@@ -22,7 +22,7 @@ from transformers import LlamaConfig
 
 from medfed.errors import StudyError
 from medfed.injection.internlm2_tokenizer import convert_tokenizer
-from medfed.injection.shards import Shards
+from medfed.injection.shards import INDEX, Shards
 
 OUTSIDE = {
     "model.tok_embeddings.weight": "model.embed_tokens.weight",
@@ -40,7 +40,6 @@ WITHIN = {
 FUSED = "attention.wqkv"
 DERIVED = "rotary_emb.inv_freq"
 """Old checkpoints carry what follows from the configuration."""
-INDEX = "model.safetensors.index.json"
 
 
 def convert(source: Path, out: Path) -> None:

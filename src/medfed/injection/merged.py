@@ -23,8 +23,8 @@ def save_merged(
         model: the frozen LLM; it stays as it is.
         layers: updates by layer name.
         folder: an existing folder.
-        source: name on the Hub (in the local cache) or folder that the tokenizer is read from.
-        revision: of ``source`` on the Hub.
+        source: name on the Hub (in the local cache) or folder that the model was loaded from, for its tokenizer.
+        revision: of ``source`` on the Hub; it says nothing of a folder.
 
     Raises:
         StudyError: it is no model of transformers. RunError: its weights are quantised.

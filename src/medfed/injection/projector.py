@@ -39,3 +39,8 @@ class Projector(nn.Module):
         """Project every token."""
         projected: Tensor = self.layers(tokens)
         return projected
+
+
+def module_name(shown: str) -> str:
+    """Return the projector's name of what is shown: PyTorch allows no dot in a module's name."""
+    return shown.replace(".", "-")

@@ -25,15 +25,7 @@ class Shards:
     """
 
     def __init__(self, folder: Path) -> None:
-        files = sorted(folder.glob("*.safetensors"))
-        if not files:
-            held = "only pickled weights (*.bin)" if any(folder.glob("*.bin")) else "no weights"
-            raise StudyError(
-                f"the folder holds {held}; pickles run code when opened, so *.safetensors are needed",
-                where=folder,
-                hint="use a revision with safetensors, or turn the weights into them on a machine you can spare",
-            )
-        held_by = [(name, path) for path in files for name in _names(path)]
+        held_by = [(name, path) for path in safetensors_in(folder) for name in _names(path)]
         self._places = dict(held_by)
         if twice := [name for name, count in Counter(name for name, _ in held_by).items() if count > 1]:
             raise StudyError("stands in two files", where=f"tensor {twice[0]!r}", hint="remove the wrong file")
@@ -59,6 +51,23 @@ class Shards:
         with safe_open(self._places[name], "pt") as file:
             tensor: Tensor = file.get_tensor(name)
         return tensor
+
+
+def safetensors_in(folder: Path) -> list[Path]:
+    """Return the safetensors files of a checkpoint, sorted.
+
+    Raises:
+        StudyError: there is none.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        held = "only pickled weights (*.bin)" if any(folder.glob("*.bin")) else "no weights"
+        raise StudyError(
+            f"the folder holds {held}; pickles run code when opened, so *.safetensors are needed",
+            where=folder,
+            hint="use a revision with safetensors, or convert the weights on a machine you can spare",
+        )
+    return files
 
 
 def _names(path: Path) -> list[str]:

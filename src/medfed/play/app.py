@@ -1,21 +1,17 @@
 """The page's few addresses: the page with its script and style, ``/look`` to show files, ``/ask`` to ask about them.
 
-A request carries its files; nothing is kept between two. WFDB is read from paths, so files lie for a moment in a folder
-of their own, readable by the user alone, which is removed before the answer is sent.
+A request carries its files; nothing is kept between two.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Lock
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
@@ -25,8 +21,9 @@ from starlette.routing import Route
 from medfed.asking import Request, ask
 from medfed.choosing import askable, parse_answers
 from medfed.errors import DataError, MedfedError
-from medfed.inputs import KINDS, Kind, kind_of, read_files
+from medfed.inputs import KINDS, read_files
 from medfed.loaded import LoadedRun
+from medfed.play.dropped import Dropped, on_disk
 from medfed.play.guard import Guard
 from medfed.play.pictures import answer_bars, expert_bars, look
 from medfed.report.names import number
@@ -42,16 +39,6 @@ FILES = {
 MAX_BYTES = 64 * 2**20
 """Of a request, files in base64."""
 MAX_FILES = 8
-SAFE_NAME = re.compile(r"\w[\w .()+-]{0,120}")
-
-
-class Dropped(BaseModel):
-    """A file as the page sends it."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: str = Field(max_length=500)
-    data: Base64Bytes
 
 
 class Asked(BaseModel):
@@ -91,7 +78,7 @@ class Play:
 
     def look(self, asked: Asked) -> dict[str, str]:
         """Show the files, and the questions that suit them."""
-        with _on_disk(asked.files) as files:
+        with on_disk(asked.files) as files:
             samples = read_files(self._run.study, files)
         tasks = [task for task in askable(self._run.study, list(files)) if task.question]
         return {
@@ -102,7 +89,7 @@ class Play:
     def ask(self, asked: Asked) -> dict[str, str]:
         """Answer the question about the files."""
         answers = parse_answers(asked.answers)
-        with _on_disk(asked.files) as files:
+        with on_disk(asked.files) as files:
             said = ask(self._run, Request(files, asked.task or None, asked.question or None, answers))
         bars = answer_bars(said.probabilities) if said.probabilities else None
         probability = None if said.probability is None else number(said.probability, 2)
@@ -164,30 +151,6 @@ async def _body(request: HttpRequest) -> bytes:
             raise _TooLargeError
         parts.append(part)
     return b"".join(parts)
-
-
-@contextmanager
-def _on_disk(dropped: Sequence[Dropped]) -> Iterator[dict[Kind, Path]]:
-    """Write files into a folder of their own for the time of the block; yield one path by kind, of an ECG its header.
-
-    Raises:
-        DataError: it cannot be told what a file is, or there are two of a kind.
-    """
-    with TemporaryDirectory(prefix="medfed-play-") as folder:
-        files: dict[Kind, Path] = {}
-        for place, file in enumerate(dropped):
-            name = file.name if SAFE_NAME.fullmatch(file.name) else f"file-{place}{Path(file.name).suffix[:8]}"
-            path = Path(folder) / name
-            path.write_bytes(file.data)
-            kind = kind_of(path)
-            path = path.with_suffix(".hea") if kind == "ecg" else path
-            if files.setdefault(kind, path) != path:
-                raise DataError(f"two files of the kind {kind}", hint="drop one, and of an ECG its .hea and .dat")
-        try:
-            yield files
-        except MedfedError as error:
-            where = str(error.where).replace(f"{folder}/", "") if error.where else None
-            raise type(error)(error.what, where=where, hint=error.hint) from error
 
 
 def _plain(text: str | None) -> str:

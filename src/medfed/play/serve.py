@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import webbrowser
 
@@ -56,7 +57,6 @@ def serve(run: LoadedRun, title: str, listening: socket.socket, *, open_page: bo
     typer.echo(f"asking {title} on {address} (this machine only; Ctrl-C ends it)")
     if open_page:
         webbrowser.open(address)
-    try:
+    with contextlib.suppress(KeyboardInterrupt):  # not raised where the parent has Ctrl-C ignored
         uvicorn.Server(config).run(sockets=[listening])
-    except KeyboardInterrupt:
-        typer.echo("ended")
+    typer.echo("ended")

@@ -23,8 +23,8 @@ class CardFacts:
         title: of the task.
         question: what is asked; empty where every example brings its own.
         kind: ``lora``, ``merged``, ``none`` (the LLM itself is unchanged) or ``routed``.
-        base_model: name on the Hub, or folder.
-        base_name: what the LLM is called.
+        base_model: name of the LLM on the Hub, or of its folder, without the way there.
+        base_is_local: whether it is a folder's.
         update: sentences on rank, expert weights and truncation.
         inputs: modality → shape, units and encoder, in words.
         datasets: dataset → what it was used for.
@@ -35,7 +35,7 @@ class CardFacts:
     question: str
     kind: str
     base_model: str
-    base_name: str
+    base_is_local: bool
     update: Sequence[str]
     inputs: Mapping[str, str]
     datasets: Mapping[str, str]
@@ -45,7 +45,7 @@ def model_card(run: RunFiles, facts: CardFacts, checksums: Mapping[str, str]) ->
     """Return the card in Markdown, front matter first; ``checksums`` holds a SHA-256 by relative path."""
     parts = [
         _front(run, facts),
-        f"# {facts.title}: {facts.base_name}, injected by medfed",
+        f"# {facts.title}: {facts.base_model}, injected by medfed",
         _summary(run, facts),
         "## How to load it",
         _loading(facts),
@@ -88,7 +88,7 @@ def _summary(run: RunFiles, facts: CardFacts) -> str:
     if run.study.get("federate") is False:
         who = f"No hospital took part: encoders were trained on the server's public data alone (rounds: {count})"
     lines = [
-        f"{who}; a server injected what was learned into the frozen LLM {facts.base_name} (federated knowledge "
+        f"{who}; a server injected what was learned into the frozen LLM {facts.base_model} (federated knowledge "
         f"injection, Wang et al. 2024). Study `{run.name}`, run `{run.folder.name}`, medfed {run.provenance.medfed}, "
         f"commit `{run.provenance.commit or 'unknown'}`."
     ]
@@ -120,9 +120,20 @@ Processor.load(Path(".")).embeddings({"MODALITY": array})      # the prompt, for
         return f"The LLM is the base model as it is; encoders and projectors are in `processor/`.\n\n{task}"
     line = stock[facts.kind].replace("BASE", json.dumps(facts.base_model))
     return (
-        f"{task}\n\nStock libraries load the weights, without medfed:\n\n```python\n{line}\n```\n\n"
+        f"{task}\n\nStock libraries load the weights, without medfed:\n\n```python\n{line}\n```\n\n{_place(facts)}"
         "What is shown to the LLM is `inputs_embeds`: `processor/processor.json` gives the order, texts and token ids, "
         "the safetensors beside it encoders, projectors and heads. Serving: docs/deployment.md of medfed."
+    )
+
+
+def _place(facts: CardFacts) -> str:
+    """Say whose folder the adapter's configuration names: PEFT looks for the LLM there."""
+    if not facts.base_is_local or facts.kind != "lora":
+        return ""
+    name = json.dumps(facts.base_model)
+    return (
+        f"{name} is the folder of the LLM. `base_model_name_or_path` in `adapter_config.json` is its path on the "
+        "machine of the export; elsewhere load the LLM from where it lies.\n\n"
     )
 
 

@@ -36,8 +36,8 @@ def render(template: str, content: Mapping[str, object]) -> str:
     )
 
 
-def write_whole(text: str, out: Path) -> None:
-    """Write ``text`` to ``out``, whole or not at all."""
+def write_whole(text: str, out: Path, mode: int = 0o644) -> None:
+    """Write ``text`` to ``out`` with the permissions ``mode``, whole or not at all."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with NamedTemporaryFile("w", encoding="utf-8", dir=out.parent, prefix=f".{out.name}.", delete=False) as file:
         partial = Path(file.name)
@@ -45,7 +45,7 @@ def write_whole(text: str, out: Path) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-            partial.chmod(0o644)
+            partial.chmod(mode)
             partial.replace(out)
         except BaseException:
             partial.unlink(missing_ok=True)

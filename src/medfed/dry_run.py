@@ -83,7 +83,7 @@ def llm_lines(study: Study, sources: Sources, path: Path | None) -> Iterator[str
     try:
         ran = trial(config, work.shape, settings, study.injection, devices[0], mixed=len(study.train) > 1)
     except torch.OutOfMemoryError:
-        yield f"  memory: one and two layers alone, tried with this batch, are too much for {devices[0]}: it does NOT fit"
+        yield f"  memory: a trial of few layers with this batch is too much for {devices[0]}: it does NOT fit"
         return
     passing = {
         f"activations of {work.shape.batch} × {work.shape.length} positions, none recomputed": ran.kept_bytes,

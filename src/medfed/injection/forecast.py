@@ -1,8 +1,9 @@
 """What an injection will take, before it takes it: memory from the configuration alone, time from a short trial.
 
-No weight of the LLM is read. Its parameters are counted on PyTorch's meta device. The trial builds the LLM's first one
-and two layers with random weights, experts on them, and runs a step of each in turn: their difference is what a layer
-costs and keeps for the backward pass, on this device, as the code does it.
+No weight of the LLM is read. Its parameters are counted on PyTorch's meta device. The trial builds the LLM with one
+and with two layers of each kind (full and sliding attention have a mask each), random weights and experts on them, and
+runs a step of each in turn: their difference is what layers cost and keep for the backward pass, on this device, as the
+code does it.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Trial:
-    """What the whole LLM takes for one batch of a :class:`Shape`, scaled up from one and two of its layers.
+    """What the whole LLM takes for one batch of a :class:`Shape`, scaled up from few of its layers.
 
     Attributes:
         step_seconds: forward, backward.
@@ -149,7 +150,7 @@ def trial(
     *,
     mixed: bool = False,
 ) -> Trial:
-    """Run steps of the LLM's first one and two layers in turn; weights are random, and not quantised.
+    """Run steps of the LLM with one and two layers of each kind in turn; weights are random, and not quantised.
 
     Args:
         config: of the LLM.
@@ -160,14 +161,15 @@ def trial(
         mixed: a batch holds examples of several tasks, each with an α of its own where the LLM's layers allow it.
     """
     dtype = getattr(torch, loading.dtype)
-    short, long = (_Stub(config, count, dtype, settings, device, mixed=mixed) for count in (1, 2))
-    count = int(config.get_text_config().num_hidden_layers)
+    short, long = (_Stub(config, repeats, dtype, settings, device, mixed=mixed) for repeats in (1, 2))
+    kinds = len(_kinds(config))
+    more = int(config.get_text_config().num_hidden_layers) / kinds - 1
     flops = 6 * (num_params(long.model) - num_params(short.model)) * shape.length
     batch = shape.batch if "cuda" in device else max(1, min(shape.batch, int(TRIAL_FLOPS / flops)))
     share, tried = shape.batch / batch, Shape(batch, shape.length, shape.asked)
 
     def whole(one: float, two: float) -> float:
-        return share * (one + (count - 1) * max(0.0, two - one))
+        return share * (one + more * max(0.0, two - one))
 
     step = _interleaved(lambda: short.step(tried), lambda: long.step(tried))
     look = _interleaved(lambda: short.look(tried), lambda: long.look(tried))
@@ -191,12 +193,12 @@ def _interleaved(first: Callable[[], None], second: Callable[[], None]) -> tuple
 
 
 class _Stub:
-    """The LLM cut to its first layers, with experts."""
+    """The LLM cut to few layers, with experts."""
 
     def __init__(
         self,
         config: PreTrainedConfig,
-        count: int,
+        repeats: int,
         dtype: torch.dtype,
         settings: InjectionSettings,
         device: str,
@@ -204,7 +206,7 @@ class _Stub:
         mixed: bool,
     ) -> None:
         with torch.device(device):
-            self.model: nn.Module = AutoModelForCausalLM.from_config(_cut(config, count), dtype=dtype)
+            self.model: nn.Module = AutoModelForCausalLM.from_config(_cut(config, repeats), dtype=dtype)
         self.model.requires_grad_(False)
         self._windows, self._dtype, self._device = windows_of(self.model), dtype, device
         self._tuner: Any = None
@@ -262,10 +264,16 @@ class _Stub:
             return logits.float().log_softmax(-1)[..., 0].mean()
 
 
-def _cut(config: PreTrainedConfig, count: int) -> PreTrainedConfig:
-    """Return the configuration of the first ``count`` layers, of the text part alone."""
+def _kinds(config: PreTrainedConfig) -> list[str | None]:
+    """Return the types of the LLM's layers, each once."""
+    return list(dict.fromkeys(getattr(config.get_text_config(), "layer_types", None) or [None]))
+
+
+def _cut(config: PreTrainedConfig, repeats: int) -> PreTrainedConfig:
+    """Return the configuration with ``repeats`` layers of each type, of the text part alone."""
     text: PreTrainedConfig = type(config.get_text_config()).from_dict(config.get_text_config().to_dict())
-    text.num_hidden_layers = count
-    if getattr(text, "layer_types", None):
-        text.layer_types = text.layer_types[:count]
+    kinds = _kinds(config)
+    text.num_hidden_layers = repeats * len(kinds)
+    if kinds != [None]:
+        text.layer_types = repeats * kinds
     return text

@@ -14,18 +14,17 @@ from medfed.evaluation.predict import BATCH_SIZE
 from medfed.injection.checksum import check_foundation
 from medfed.injection.forecast import (
     TRAINED_BYTES,
-    Trial,
     cache_bytes,
     free_bytes,
     num_params,
     on_meta,
     read_config,
     trained_params,
-    trial,
     weight_bytes,
 )
 from medfed.injection.foundation import TinySettings
 from medfed.injection.huggingface import SPREAD, HubTokenizer, HuggingFaceSettings, locate
+from medfed.injection.trial import Trial, trial
 from medfed.prepare import Sources
 from medfed.study import Study
 from medfed.workload import Workload, workload

@@ -21,18 +21,17 @@ from medfed.errors import StudyError
 from medfed.injection.encoding import HEAD, Group, encode
 from medfed.injection.forecast import (
     Shape,
-    Trial,
     cache_bytes,
     on_meta,
     read_config,
     trained_params,
-    trial,
     weight_bytes,
 )
 from medfed.injection.foundation import HuggingFaceSettings, load_foundation
 from medfed.injection.injected import InjectedModel
 from medfed.injection.sampling import epoch_order
 from medfed.injection.settings import InjectionSettings
+from medfed.injection.trial import Trial, trial
 from medfed.prepare import cohort_of, decode_all, find_sources
 from medfed.progress import Reporter
 from medfed.rng import numpy_rng

@@ -221,3 +221,11 @@ def test_layers_that_are_no_attention_are_refused(folders: Path) -> None:
     model.config.layer_types = ["linear_attention", "full_attention"]
     with pytest.raises(StudyError, match="linear_attention"):
         Foundation("hybrid", model, loaded(folders, "llama").tokenizer, {})
+
+
+def test_layers_with_a_window_of_their_own_are_refused(folders: Path) -> None:
+    kinds = [[["global", "local"], 1]]
+    config = AutoConfig.for_model("gpt_neo", hidden_size=8, num_layers=2, num_heads=2, attention_types=kinds)
+    model = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(StudyError, match=r"(?s)GPTNeo.*layers of the type 'local'"):
+        Foundation("gpt-neo", model, loaded(folders, "llama").tokenizer, {})

@@ -72,6 +72,7 @@ def windows_of(model: nn.Module) -> Windows:
         )
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None) or [FULL if window is None else SLIDING]
+    kinds = [*kinds, *({*getattr(config, "attention_layers", ())} - {"global"})]  # GPT-Neo's layers mask by themselves
     if other := sorted(set(kinds) - {FULL, SLIDING}):
         raise StudyError(
             f"layers of the type {other[0]!r} cannot be shown several answers behind one prompt",

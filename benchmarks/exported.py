@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def exported_rows(bench: Bench) -> Iterator[Row]:
         EXPORTED: _logits(_exported(injected, task), x),
         PLAIN: _logits(_plain(injected), x),
         MERGED: _logits(_merged(injected, task), x),
-        BASE: _logits(base, x),
+        BASE: _logits(_stored(base), x),
     }
     pairs = [
         Versus(EXPORTED, PLAIN, EQUAL),
@@ -72,9 +72,14 @@ def _plain(injected: InjectedModel) -> nn.Module:
 
 def _merged(injected: InjectedModel, task: Task) -> nn.Module:
     """Return the merged model, written as medfed exports it and loaded by stock transformers."""
+    base = injected.foundation.model
+    return _stored(base, merged_weights(base, folded(injected, task)))
+
+
+def _stored(base: nn.Module, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """Return a model written and loaded again: weights mapped from a file are not as fast as ones made in memory."""
     with tempfile.TemporaryDirectory() as folder:
-        base = injected.foundation.model
-        base.save_pretrained(folder, state_dict=merged_weights(base, folded(injected, task)))  # type: ignore[operator]
+        base.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]
         model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     return model
 

@@ -33,11 +33,14 @@ from medfed.datasets.nifti import read_nifti, write_nifti
 from medfed.datasets.ptbxl import COLUMNS, TABLE, read_wfdb
 from medfed.datasets.yaib import NUM_HOURS
 from medfed.modalities import MODALITIES
+from medfed.modalities.base import Modality
 from medfed.modalities.signal import LEADS
 from medfed.modalities.timeseries import VITALS
+from medfed.modalities.volume import Volume
 
 GROWTH, LEAST = "peak growth of a process", 1_000_000
 """Below so many bytes it is pages, not data."""
+GRID = (48, 48, 48)
 
 
 def loading_rows(bench: Bench) -> Iterator[Row]:
@@ -72,9 +75,14 @@ def cache_rows(bench: Bench) -> Iterator[Row]:
 
 def _decoded(dataset: Dataset, root: Path, cache: DecodedCache | None) -> object:
     """Decode as a study does, for its samples; the whole arrays are read outside the clock."""
-    modalities = {name: MODALITIES[name] for name in (*dataset.modalities, *dataset.truths)}
+    modalities = {name: _roomy(MODALITIES[name]) for name in (*dataset.modalities, *dataset.truths)}
     found = decode(dataset, root, modalities, cache=cache)
     return lambda: dict(found.samples)
+
+
+def _roomy(modality: Modality) -> Modality:
+    """Return the modality of a volume or mask with a grid that holds the twin's brains; any other as it is."""
+    return modality.model_copy(update={"size": GRID}) if isinstance(modality, Volume) else modality
 
 
 def _memory(bench: Bench, folder: Path, spec: TwinSpec, side: int, row: tuple[str, str]) -> Row:

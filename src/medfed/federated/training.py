@@ -18,7 +18,7 @@ from medfed.federated.algorithms.base import Algorithm
 from medfed.federated.batches import TaskBatch, steps
 from medfed.federated.local import LocalStep, Site
 from medfed.federated.optimizer import autocast, clip, load_slots, make_optimizer, slots_of
-from medfed.federated.state import Weights, load_weights, trainable_params, weights_of
+from medfed.federated.state import Weights, copied, load_weights, persistent_buffers, trainable_params
 from medfed.rng import torch_seeded
 from medfed.tasks.base import trainable
 from medfed.types import Broadcast, Params, component
@@ -68,7 +68,8 @@ class LocalRun:
         site, settings = self.site, self.site.settings
         load_weights(site.model, start)
         site.model.train()
-        params = {name: value for name, value in trainable_params(site.model).items() if self.examples[component(name)]}
+        live = trainable_params(site.model)
+        params = {name: value for name, value in live.items() if self.examples[component(name)]}
         optimizer = make_optimizer(list(params.values()), settings)
         load_slots(optimizer, params, slots)
         key = (site.seed, site.client, self.broadcast.round, "personal" if personal else "train")
@@ -83,7 +84,8 @@ class LocalRun:
         site.model.zero_grad()
         losses = {task: total / num_steps for task, total in totals.items()}
         kept = {} if settings.reset_optimizer else slots_of(optimizer, params)
-        return Fitted(weights_of(site.model), num_steps, losses, kept)
+        weights = Weights(copied(live), copied(persistent_buffers(site.model)))
+        return Fitted(weights, num_steps, losses, kept)
 
     def _backward(self, step: LocalStep) -> dict[str, float]:
         """Leave the step's gradient in the parameters and return the loss of every task."""

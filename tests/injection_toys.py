@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -139,3 +140,17 @@ def _examples(task: Classification, size: int, absent: float, seed: int) -> Task
     for name, values in samples.items():
         values[~present[name]] = 0.0
     return TaskSet(task, Decoded("toy", CARD, index, samples, present), np.arange(size))
+
+
+def kept_tensors(run: Callable[[], Tensor]) -> list[Tensor]:
+    """What automatic differentiation keeps of a forward pass, each storage once, alive while it is counted."""
+    kept: dict[int, Tensor] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        out = run()
+    assert out.requires_grad
+    return list(kept.values())

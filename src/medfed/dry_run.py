@@ -54,6 +54,11 @@ def llm_lines(study: Study, sources: Sources, path: Path | None) -> Iterator[str
         return
     if settings.sha256 is not None:
         check_foundation(folder, settings.sha256)
+    yield from _here(study, sources, settings, folder)
+
+
+def _here(study: Study, sources: Sources, settings: HuggingFaceSettings, folder: Path) -> Iterator[str]:
+    """Yield what the LLM in ``folder`` is and takes: memory first, time only if a trial can be afforded."""
     config, devices = read_config(folder), devices_of(settings, study.injection.device)
     model = on_meta(config)
     text = config.get_text_config()
@@ -74,9 +79,21 @@ def llm_lines(study: Study, sources: Sources, path: Path | None) -> Iterator[str
         "trained, with gradients and AdamW's moments": sum(trained.values()) * TRAINED_BYTES,
     }
     yield from need_lines(needs)
+    yield from _tried(study, config, work, settings, sum(needs.values()), devices)
+
+
+def _tried(
+    study: Study,
+    config: PreTrainedConfig,
+    work: Workload,
+    settings: HuggingFaceSettings,
+    held: int,
+    devices: Sequence[str],
+) -> Iterator[str]:
+    """Yield what a trial shows, and whether all fits beside the ``held`` bytes."""
     free = sum(free_bytes(device) for device in devices)
-    if sum(needs.values()) >= free:
-        yield verdict(sum(needs.values()), free, devices)
+    if held >= free:
+        yield verdict(held, free, devices)
         yield "  time: not tried, for want of memory"
         return
     try:
@@ -89,7 +106,7 @@ def llm_lines(study: Study, sources: Sources, path: Path | None) -> Iterator[str
         f"keys and values of {BATCH_SIZE} open answers": _open_bytes(config, work, study, settings),
     }
     yield from need_lines(passing)
-    yield verdict(sum([*needs.values(), *passing.values()]), free, devices)
+    yield verdict(sum([held, *passing.values()]), free, devices)
     yield from time_lines(work, ran, study.evaluation.max_new_tokens, devices[0])
 
 

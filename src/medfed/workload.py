@@ -12,7 +12,7 @@ from medfed.arm import build_multimodal
 from medfed.datasets import DATASETS
 from medfed.datasets.decode import Decoded
 from medfed.datasets.split import assign_splits
-from medfed.injection.encoding import HEAD
+from medfed.injection.encoding import shown_dims
 from medfed.injection.forecast import Shape
 from medfed.injection.prompt import TextTokenizer, build_prompt
 from medfed.models.multimodal import MultimodalModel
@@ -55,9 +55,6 @@ def workload(study: Study, sources: Sources, tokenizer: TextTokenizer) -> Worklo
     looks = rounds // study.evaluation.watch_every if study.evaluation.watch_every else 0
     answered = {task.name for task in study.tasks if isinstance(task, QuestionAnswering)}
     tested = counts["test"]
-    dims = {name: int(encoder.dim) for name, encoder in model.encoders.items()}  # type: ignore[arg-type]
-    if study.injection.head_tokens:
-        dims |= {f"{HEAD}{task.name}": len(task.answers) for task in study.train_tasks}
     lengths = [_length(study, _wordiest(task, data[task.dataset]), model, tokenizer) for task in study.tasks]
     length, asked = max(length for length, _ in lengths), max(asked for _, asked in lengths)
     return Workload(
@@ -66,7 +63,7 @@ def workload(study: Study, sources: Sources, tokenizer: TextTokenizer) -> Worklo
         num_open=sum(number for name, number in tested.items() if name in answered),
         num_calibrating=_num_calibrating(study, counts["public"]),
         shape=Shape(study.injection.batch_size, length, asked),
-        dims=dims,
+        dims=shown_dims(model, head_tokens=study.injection.head_tokens),
     )
 
 

@@ -348,3 +348,8 @@ def test_another_file_or_another_runs_answers_are_not_written_over(quick: QuickR
     twice = f"a,0,{quick.folder.name},mr,q,Yes,0.5,,,\n" * 2
     out.write_text(f"{header}{twice}", encoding="utf-8")
     assert "an id is there twice" in str(predict(quick, "--csv", asked, "--out", out).exception)
+
+
+def test_the_help_says_what_an_argument_is() -> None:
+    said = " ".join(CliRunner().invoke(app, ["predict", "--help"]).output.split())
+    assert "run folder" in said

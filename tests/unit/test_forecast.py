@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from injection_toys import IMAGE, examples, federated_model, settings, tokenizer
+from injection_toys import IMAGE, examples, federated_model, kept_tensors, settings, tokenizer
 from language_models import FAMILIES, write_model
 from medfed import dry_run
 from medfed.cli import app
@@ -146,16 +146,8 @@ def test_what_a_step_keeps_is_what_all_layers_keep(tmp_path: Path, family: str, 
 def kept_bytes(model: nn.Module, run: Callable[[], Tensor]) -> int:
     """Bytes that a forward pass keeps for its gradient, parameters aside."""
     weights = {value.untyped_storage().data_ptr() for value in model.parameters()}
-    kept: dict[int, Tensor] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        out = run()
-    assert out.requires_grad
-    return sum(value.untyped_storage().nbytes() for place, value in kept.items() if place not in weights)
+    storages = [tensor.untyped_storage() for tensor in kept_tensors(run)]
+    return sum(storage.nbytes() for storage in storages if storage.data_ptr() not in weights)
 
 
 def test_the_work_is_that_of_the_cohort(tmp_path: Path) -> None:

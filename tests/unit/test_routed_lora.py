@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from injection_toys import kept_tensors
 from medfed.errors import RunError
 from medfed.injection.experts import RoutedLoraModel, add_experts
 from medfed.injection.routed_lora import routed_lora
@@ -197,17 +197,3 @@ def kept_bytes(model: nn.Module, x: Tensor) -> int:
     kept = kept_tensors(lambda: model(inputs_embeds=x, use_cache=False, logits_to_keep=1).logits)
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in kept}
     return sum(size for address, size in storages.items() if address not in weights)
-
-
-def kept_tensors(run: Callable[[], Tensor]) -> list[Tensor]:
-    """What automatic differentiation keeps of a forward pass, each storage once, alive while it is counted."""
-    kept: dict[int, Tensor] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        out = run()
-    assert out.requires_grad
-    return list(kept.values())

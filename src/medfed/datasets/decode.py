@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import polars as pl
 from jaxtyping import Bool, Int, Shaped
 
 from medfed.datasets.base import Card, Dataset, Problem
-from medfed.datasets.decoded_cache import Arrays, DecodedCache, decoder_of, state_of
+from medfed.datasets.decoded_cache import Arrays, DecodedCache
 from medfed.errors import DataError, MedfedError
 from medfed.modalities.base import Modality
 from medfed.modalities.moments import Moments
@@ -88,7 +88,9 @@ def decode(
     """
     index = dataset.index(root)
     validate_index(dataset, root, index)
-    arrays = _cached(dataset, root, index, modalities, skip_bad, progress, cache)
+    fresh = partial(_decoded, dataset, root, index, modalities, skip_bad, progress)
+    arrays = cache.arrays(dataset, root, index, modalities, fresh, skip_bad=skip_bad) if cache else fresh()
+    progress(len(index), len(index))
     good = np.array([row not in arrays.problems for row in range(len(index))], bool)
     samples = {name: values if good.all() else values[good] for name, values in arrays.samples.items()}
     return Decoded(
@@ -100,35 +102,6 @@ def decode(
         tuple(arrays.problems.values()),
         {name: samples[name] for name in dataset.truths},
     )
-
-
-def _cached(
-    dataset: Dataset,
-    root: Path,
-    index: pl.DataFrame,
-    modalities: Mapping[str, Modality],
-    skip_bad: bool,
-    progress: Callable[[int, int], None],
-    cache: DecodedCache | None,
-) -> Arrays:
-    """Return the arrays of the cache; if it has none, decode, and leave them there unless a file changed meanwhile."""
-    if cache is None:
-        return _decoded(dataset, root, index, modalities, skip_bad, progress)
-    place, before = cache.place(dataset, root, modalities), _sources(dataset, root, index, modalities)
-    found = cache.read(place, before, skip_bad=skip_bad) if before else None
-    if found is not None:
-        progress(len(index), len(index))
-        return found
-    arrays = _decoded(dataset, root, index, modalities, skip_bad, progress)
-    if before and _sources(dataset, root, index, modalities) == before:
-        cache.write(place, dataset, root, before, arrays)
-    return arrays
-
-
-def _sources(dataset: Dataset, root: Path, index: pl.DataFrame, modalities: Mapping[str, Modality]) -> str | None:
-    """Return a hash of all that decides what is decoded; None if a file may change again without a trace."""
-    state = state_of(index, root)
-    return None if state is None else f"{state} {decoder_of(dataset, modalities)}"
 
 
 def _decoded(

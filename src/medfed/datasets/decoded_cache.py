@@ -92,6 +92,35 @@ class DecodedCache:
     def __init__(self, cache: Path, tell: Callable[[str], None] = lambda line: None) -> None:
         self._folder, self._tell = cache / FOLDER, tell
 
+    def arrays(
+        self,
+        dataset: Dataset,
+        root: Path,
+        index: pl.DataFrame,
+        modalities: Mapping[str, Modality],
+        fresh: Callable[[], Arrays],
+        *,
+        skip_bad: bool,
+    ) -> Arrays:
+        """Return what is kept of ``dataset``; else decode it, and keep that unless a file changed meanwhile.
+
+        Args:
+            dataset: what to decode.
+            root: where it lies.
+            index: of ``root``.
+            modalities: settings by modality name.
+            fresh: decodes.
+            skip_bad: whether arrays will do from which unreadable examples were left out.
+        """
+        place, before = self.place(dataset, root, modalities), _sources(dataset, root, index, modalities)
+        found = self.read(place, before, skip_bad=skip_bad) if before else None
+        if found is not None:
+            return found
+        arrays = fresh()
+        if before and _sources(dataset, root, index, modalities) == before:
+            self.write(place, dataset, root, before, arrays)
+        return arrays
+
     def place(self, dataset: Dataset, root: Path, modalities: Mapping[str, Modality]) -> Path:
         """Return the folder of the entry for ``dataset`` at ``root`` under these settings."""
         settings = {
@@ -206,6 +235,12 @@ def _runs(process: int) -> bool:
 def _mapped(path: Path) -> np.ndarray:
     # Copy on write: an array is the caller's own, as one that was decoded just now.
     return np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
+
+
+def _sources(dataset: Dataset, root: Path, index: pl.DataFrame, modalities: Mapping[str, Modality]) -> str | None:
+    """Return a hash of all that decides what is decoded; None if a file may change again without a trace."""
+    state = state_of(index, root)
+    return None if state is None else f"{state} {decoder_of(dataset, modalities)}"
 
 
 def decoder_of(dataset: Dataset, modalities: Mapping[str, Modality]) -> str:

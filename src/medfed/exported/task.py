@@ -14,9 +14,11 @@ from torch import Tensor
 from medfed.errors import StudyError
 from medfed.exported.config import ProcessorConfig
 from medfed.exported.processor import Around, Processor, Samples
+from medfed.injection.answering import Answering
+from medfed.injection.encoding import shown_dims
 from medfed.injection.experts import load_experts
 from medfed.injection.foundation import Foundation, HuggingFaceSettings, load_foundation
-from medfed.injection.inject import Injector
+from medfed.injection.injected import InjectedModel
 from medfed.tasks.base import Task
 
 
@@ -33,12 +35,16 @@ class ExportedTask:
     """
 
     def __init__(self, processor: Processor, foundation: Foundation, device: str) -> None:
-        self.processor, config = processor.move_to(foundation.move_to(device)), processor.config
+        device, config = foundation.move_to(device), processor.config
+        self.processor = processor.move_to(device)
         settings = config.injection.model_copy(update={"num_experts": 0, "device": device})
-        self._injector = Injector(foundation, processor.model, (processor.task,), settings, seed=0)
-        self._injector.injected.projectors.load_state_dict(processor.projectors.state_dict())
+        dims = shown_dims(processor.model, head_tokens=settings.head_tokens)
+        injected = InjectedModel(foundation, dims, settings).move_to(device).eval()
+        injected.check(processor.task)
+        injected.projectors.load_state_dict(processor.projectors.state_dict())
+        self._llm = Answering(processor.model, injected, settings, device)
         name = processor.task.name
-        self._injector.offsets = {f"{name}: {asked}": list(offset) for asked, offset in config.calibration.items()}
+        self._llm.offsets = {f"{name}: {asked}": list(offset) for asked, offset in config.calibration.items()}
 
     @classmethod
     def load(cls, folder: Path, *, foundation: Path | None = None, device: str = "cpu") -> ExportedTask:
@@ -61,20 +67,20 @@ class ExportedTask:
     def probabilities(self, samples: Samples, question: str | None = None) -> dict[str, float]:
         """Return the probability of every answer to the task's question, or to another one."""
         task = self._asked(question)
-        scores = self._injector.score(task, self.processor.batch(samples))[0]
+        scores = self._llm.score(task, self.processor.batch(samples))[0]
         return dict(zip(task.answers, scores.tolist(), strict=True))
 
     @torch.inference_mode()
     def answer(self, samples: Samples, question: str | None = None) -> str:
         """Return the greedily decoded answer in words."""
         longest = self.processor.config.max_new_tokens
-        return self._injector.answer(self._asked(question), self.processor.batch(samples), longest)[0]
+        return self._llm.answer(self._asked(question), self.processor.batch(samples), longest)[0]
 
     @torch.inference_mode()
     def embeddings(self, samples: Samples, question: str | None = None) -> Float[Tensor, "position width"]:
         """Return the whole prompt as the LLM's ``inputs_embeds``; see :meth:`Processor.embeddings`."""
-        prompt = self._injector.injected.prompt(self._asked(question))
-        embed = self._injector.injected.foundation.embed
+        prompt = self._llm.injected.prompt(self._asked(question))
+        embed = self._llm.injected.foundation.embed
         return self.processor.embeddings(samples, Around(embed(prompt.before), embed(prompt.after)))
 
     def _asked(self, question: str | None) -> Task:

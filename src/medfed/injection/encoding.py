@@ -6,7 +6,7 @@ Both come from the clients' model, which is no part of the LLM.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from medfed.injection.sampling import Draw
+from medfed.modalities.base import Encoder
 from medfed.models.multimodal import MultimodalModel
 from medfed.tasks.base import Task, TaskSet
 from medfed.types import Batch
@@ -23,6 +24,13 @@ Encoded = Mapping[str, Float[Tensor, "batch tokens dim"]]
 With :func:`with_heads` also one token for each head of the same modalities, by ``heads.<task>``."""
 
 HEAD = "heads."
+
+
+def shown_dims(model: MultimodalModel, *, head_tokens: bool) -> dict[str, int]:
+    """Return the token width of everything that ``model`` can show: encoders and, with ``head_tokens``, heads."""
+    dims = {name: cast(Encoder, encoder).dim for name, encoder in model.encoders.items()}
+    heads = {f"{HEAD}{name}": len(task.answers) for name, task in model.tasks.items()}
+    return {**dims, **heads} if head_tokens else dims
 
 
 class Group(NamedTuple):

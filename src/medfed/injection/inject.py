@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -29,7 +29,7 @@ from medfed.federated.state import copied, join, split, trainable_params
 from medfed.injection.answering import Answering
 from medfed.injection.buckets import Seam
 from medfed.injection.encoded_sets import encode_drawn
-from medfed.injection.encoding import HEAD, Group, encode_draws
+from medfed.injection.encoding import Group, encode_draws, shown_dims
 from medfed.injection.experts import flattens, save_experts
 from medfed.injection.foundation import Foundation
 from medfed.injection.injected import InjectedModel
@@ -39,7 +39,6 @@ from medfed.injection.records import StepRecord, by_task, finite, routing_record
 from medfed.injection.router import mutual_information
 from medfed.injection.sampling import Draw, epoch_order
 from medfed.injection.settings import InjectionSettings
-from medfed.modalities.base import Encoder
 from medfed.models.multimodal import MultimodalModel
 from medfed.rng import numpy_rng, torch_seeded
 from medfed.tasks.base import Task, TaskSet
@@ -76,9 +75,7 @@ class Injector(Answering):
         self._alone, self._seed = alone, seed
         device = foundation.move_to(settings.device)
         model.to(device)
-        dims = {name: cast(Encoder, encoder).dim for name, encoder in model.encoders.items()}
-        if settings.head_tokens:
-            dims |= {f"{HEAD}{name}": len(task.answers) for name, task in model.tasks.items()}
+        dims = shown_dims(model, head_tokens=settings.head_tokens)
         with torch_seeded(seed, "inject", "init"):
             injected = InjectedModel(foundation, dims, settings).move_to(device).eval()
         super().__init__(model, injected, settings, device)

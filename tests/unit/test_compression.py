@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from federated_toys import allowed, changed, run, small_clients, small_exchange, small_federation, small_model
-from medfed.algorithms import ALGORITHMS
 from medfed.algorithms.fedavg import FedAvg
 from medfed.algorithms.scaffold import Scaffold
-from medfed.core.rng import torch_rng
+from medfed.core.catalog import ALGORITHMS
+from medfed.core.torch_rng import torch_rng
 from medfed.core.types import Params, Update
 from medfed.federated.aggregation import Average
 from medfed.federated.algorithm import Algorithm

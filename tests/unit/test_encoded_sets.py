@@ -14,7 +14,7 @@ from medfed.injection.encode import LIMIT_BYTES, TokenCache, encode, encode_draw
 from medfed.injection.inject import Draw, Injector
 from medfed.models.multimodal import MultimodalModel
 from medfed.runs.predictors import InjectedPredictor
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import TaskSet
 
 FROZEN = {"encoder_lr": 0, "num_epochs": 2}
 

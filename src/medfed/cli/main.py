@@ -107,10 +107,8 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 @app.command(name="list")
 def list_parts() -> None:
     """List tasks, modalities, encoders, algorithms, foundations and baselines."""
-    from medfed.algorithms import ALGORITHMS
-    from medfed.modalities import ENCODERS, MODALITIES
+    from medfed.core.catalog import ALGORITHMS, ENCODERS, MODALITIES, TASKS
     from medfed.study.study import Baseline
-    from medfed.tasks import TASKS
 
     table = Table("task", "title", "dataset", "modalities", "question")
     for task in TASKS.values():

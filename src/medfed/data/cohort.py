@@ -20,8 +20,7 @@ from medfed.datasets.decoded import Decoded
 from medfed.modalities.base import Modality
 from medfed.modalities.moments import Moments
 from medfed.study.data import MissingSettings, PartitionSettings, SplitSettings
-from medfed.tasks.base import Task
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import Task, TaskSet
 
 SERVER_SPLITS = ("public", "development", "test")
 

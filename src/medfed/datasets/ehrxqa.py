@@ -35,8 +35,6 @@ from medfed.datasets.base import Card, Dataset, Record
 from medfed.datasets.ehr_records import people_file, read_records, read_table, record_text
 from medfed.datasets.formats import Row, read_rows, text
 from medfed.datasets.images import load_image
-from medfed.study.data import TwinSpec
-from medfed.twins.ehrxqa import write_ehrxqa_twin
 
 FILES = {"train": "train", "valid": "train", "test": "test"}
 """Official file → the database its patients are in, which is also their split."""
@@ -93,6 +91,7 @@ class Ehrxqa(Dataset):
     modalities: ClassVar[tuple[str, ...]] = ("image", "ehr", "question")
     targets: ClassVar[tuple[str, ...]] = ("answer",)
     marker: ClassVar[str] = f"{DATABASE}/train"
+    simulator: ClassVar[str] = "medfed.twins.ehrxqa:write_ehrxqa_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per question about a single patient; ``scope`` is ``image``, ``table`` or ``joint``.
@@ -139,10 +138,6 @@ class Ehrxqa(Dataset):
                 )
             found["image"] = load_image(root, record, f"{DATABASE}/{record['database']}/tb_cxr.csv")
         return found
-
-    def synthesize(self, root: Path, spec: TwinSpec) -> None:
-        """Write chest phantoms, records, and questions about either or both."""
-        write_ehrxqa_twin(root, spec)
 
 
 def _file(root: Path, name: str) -> Path:

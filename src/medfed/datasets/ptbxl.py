@@ -19,8 +19,6 @@ from jaxtyping import Float32
 from medfed.core.errors import DataError
 from medfed.datasets.base import Card, Dataset, Record, read_csv
 from medfed.modalities.signal import LEADS, RAW_HZ
-from medfed.study.data import TwinSpec
-from medfed.twins.ecg import write_ecg_twin
 
 TABLE = "ptbxl_database.csv"
 
@@ -52,6 +50,7 @@ class PTBXL(Dataset):
     modalities: ClassVar[tuple[str, ...]] = ("ecg",)
     targets: ClassVar[tuple[str, ...]] = ("abnormal", "ectopic_beats")
     marker: ClassVar[str] = TABLE
+    simulator: ClassVar[str] = "medfed.twins.ecg:write_ecg_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
         """Read ``ptbxl_database.csv``.
@@ -87,10 +86,6 @@ class PTBXL(Dataset):
         """
         header, signal = record["files"]
         return {"ecg": read_wfdb(root / header, root / signal)}
-
-    def synthesize(self, root: Path, spec: TwinSpec) -> None:
-        """Write simulated ECGs in the native layout (100 Hz only)."""
-        write_ecg_twin(root, spec)
 
 
 def read_wfdb(header: Path, signal: Path) -> Float32[np.ndarray, "lead time"]:

@@ -30,8 +30,6 @@ from medfed.core.errors import DataError
 from medfed.datasets.base import Card, Dataset, Record, read_csv
 from medfed.datasets.formats import open_npy
 from medfed.modalities.signal import LEADS, RAW_HZ
-from medfed.study.data import TwinSpec
-from medfed.twins.symile import write_symile_twin
 
 NATIVE_LEADS = ("I", "II", "III", "AVR", "AVF", "AVL", "V1", "V2", "V3", "V4", "V5", "V6")
 
@@ -80,6 +78,7 @@ class SymileMIMIC(Dataset):
     modalities: ClassVar[tuple[str, ...]] = ("image", "ecg", "lab-percentiles")
     targets: ClassVar[tuple[str, ...]] = ("finding",)
     marker: ClassVar[str] = "data_npy/train/labs_percentiles_train.npy"
+    simulator: ClassVar[str] = "medfed.twins.symile:write_symile_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per admission of the training, validation and test splits.
@@ -112,10 +111,6 @@ class SymileMIMIC(Dataset):
             "ecg": _leads(signals[row, 0], ecg, row),
             "lab-percentiles": np.stack([_unit(labs[0][row], percentiles, row), _unit(labs[1][row], measured, row)]),
         }
-
-    def synthesize(self, root: Path, spec: TwinSpec) -> None:
-        """Write simulated admissions whose three modalities are bound in pairs and as a triple."""
-        write_symile_twin(root, spec)
 
 
 def _split_index(root: Path, native: str) -> pl.DataFrame:

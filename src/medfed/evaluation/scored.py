@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+from medfed.core.catalog import TASKS
 from medfed.core.errors import RunError
 from medfed.evaluation.answers import PARTS, AnswerPredictions, Part, Said, answers_from_records, constant_answers, said
 from medfed.evaluation.compare import Measure
@@ -29,7 +30,6 @@ from medfed.evaluation.evaluate import (
 )
 from medfed.evaluation.metrics import BY_NAME, METRICS, Score, score, single_class
 from medfed.evaluation.text_metrics import TEXT_METRICS
-from medfed.tasks import TASKS
 
 
 @runtime_checkable

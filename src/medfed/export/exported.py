@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from medfed import __version__
+from medfed.core.catalog import ENCODERS, MODALITIES, TASKS
 from medfed.core.errors import RunError, StudyError
 from medfed.core.registry import lookup
 from medfed.core.types import Batch
@@ -36,13 +37,11 @@ from medfed.injection.model import InjectedModel, Projector, module_name
 from medfed.injection.predict import Answering
 from medfed.llm.foundation import Foundation, load_foundation
 from medfed.llm.prompt import ANSWER, CUE, QUESTION
-from medfed.modalities import ENCODERS, MODALITIES
 from medfed.modalities.base import Modality
 from medfed.models.multimodal import MultimodalModel
 from medfed.study.foundation import HuggingFaceSettings
 from medfed.study.injection import InjectionSettings
 from medfed.study.parts import EncoderSpec
-from medfed.tasks import TASKS
 from medfed.tasks.base import Task
 
 FOLDER, CONFIG = "processor", "processor.json"

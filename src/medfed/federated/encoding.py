@@ -37,7 +37,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from medfed.core.errors import RunError
-from medfed.core.rng import torch_rng
+from medfed.core.torch_rng import torch_rng
 from medfed.core.types import Broadcast, Params, Update, component
 from medfed.federated.aggregation import Average, weight
 from medfed.federated.state import copied, join, split

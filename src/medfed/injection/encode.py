@@ -30,8 +30,7 @@ from medfed.federated.state import fingerprint
 from medfed.injection.inject import Draw
 from medfed.models.base import Encoder
 from medfed.models.multimodal import MultimodalModel
-from medfed.tasks.base import Task
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import Task, TaskSet
 
 Encoded = Mapping[str, Float[Tensor, "batch tokens dim"]]
 """Encoder tokens by modality; rows of absent examples are ignored, and a modality that nobody has may be left out.

@@ -42,7 +42,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from medfed.core.errors import RunError
-from medfed.core.rng import numpy_rng, torch_seeded
+from medfed.core.rng import numpy_rng
+from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Params
 from medfed.federated.optimizer import load_slots, slots_of
 from medfed.federated.state import copied, join, split, trainable_params
@@ -55,8 +56,7 @@ from medfed.injection.router import entropy, mutual_information, total_variation
 from medfed.llm.foundation import Foundation
 from medfed.models.multimodal import MultimodalModel
 from medfed.study.injection import InjectionSettings
-from medfed.tasks.base import Task
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import Task, TaskSet
 
 
 class Injector(Answering):

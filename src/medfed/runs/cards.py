@@ -25,8 +25,7 @@ from medfed.modalities.moments import Moments
 from medfed.modalities.signal import LEADS, SignalModality
 from medfed.modalities.timeseries import TimeSeriesModality
 from medfed.runs.folder import RunDir
-from medfed.tasks.base import Task
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import Task, TaskSet
 
 Row = dict[str, Any]
 

@@ -32,8 +32,7 @@ from medfed.runs.folder import RunDir
 from medfed.runs.predictors import HeadPredictor, InjectedPredictor, Predictor, responses, watch
 from medfed.runs.sites import SITES, SitesHere, site_record
 from medfed.study.study import Study
-from medfed.tasks.base import trainable
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import TaskSet, trainable
 
 FEDERATE_LOGS = ("rounds.jsonl", "timings.jsonl")
 

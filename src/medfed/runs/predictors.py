@@ -11,8 +11,7 @@ from jaxtyping import Float
 from medfed.evaluation.metrics import BY_NAME, score
 from medfed.injection.inject import Injector
 from medfed.models.base import FederatedModel
-from medfed.tasks.base import Json, closed, trainable
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import Json, TaskSet, closed, trainable
 
 BATCH_SIZE = 64
 """Examples per forward."""

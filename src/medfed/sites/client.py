@@ -40,7 +40,7 @@ from medfed.sites.keys import load_node_key
 from medfed.sites.policy import ANY, study_sha256
 from medfed.sites.remote import Envelope, Greeting
 from medfed.study.study import Study
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import TaskSet
 
 SCRUBBED = "its data cannot be used; the site's own log says which file"
 """All the server learns of a mistake in a site's data: such messages name files, examples and patients."""

@@ -15,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from medfed.core.rng import numpy_rng
+from medfed.datasets.ecg_qa import TWIN_RECORDS, EcgQa
 from medfed.modalities.signal import LEADS
 from medfed.study.data import TwinSpec
 from medfed.twins.ecg import Population, write_ecg_twin
@@ -69,8 +70,9 @@ Asked = tuple[str, tuple[str, ...], list[str]]
 """Question, the noises it names, and the true answers."""
 
 
-def write_ecg_qa_twin(questions: Path, records: Path, spec: TwinSpec) -> None:
-    """Write the ECGs under ``records`` in PTB-XL's layout, and ``{train,valid,test}/0.json`` under ``questions``."""
+def write_ecg_qa_twin(root: Path, spec: TwinSpec) -> None:
+    """Write ECGs, which are not those of PTB-XL's twin, in its layout, and ``{train,valid,test}/0.json`` about them."""
+    questions, records = root / EcgQa.marker, root / TWIN_RECORDS
     records.mkdir(parents=True)
     table = write_ecg_twin(records, spec, POPULATION)
     files: dict[str, list[dict[str, object]]] = {folder: [] for folder in FOLDER_OF_FOLD.values()}

@@ -54,8 +54,9 @@ OPEN = "which findings does the section show?"
 Row = dict[str, object]
 
 
-def write_path_vqa_twin(folder: Path, spec: TwinSpec) -> None:
-    """Write the shards of every split into ``folder``; ``spec.num_patients`` images with two closed questions each."""
+def write_path_vqa_twin(root: Path, spec: TwinSpec) -> None:
+    """Write the shards of every split under ``root``; ``spec.num_patients`` images with two closed questions each."""
+    folder = root / "path-vqa" / "data"
     folder.mkdir(parents=True)
     rows: dict[str, list[Row]] = {split: [] for split in SHARES}
     for number in range(spec.num_patients):

@@ -12,6 +12,8 @@ import numpy as np
 
 from medfed.core.rng import numpy_rng
 from medfed.datasets.images import write_grey
+from medfed.datasets.slake import FOLDER as SLAKE_FOLDER
+from medfed.datasets.vqa_rad import FOLDER as VQA_RAD_FOLDER
 from medfed.study.data import TwinSpec
 from medfed.twins.chest_cohorts import SLAKE, VQA_RAD, Film, draw_films
 from medfed.twins.chest_questions import MOST_QUESTIONS, Question, draw_questions
@@ -32,7 +34,8 @@ Row = dict[str, object]
 
 
 def write_vqa_rad_twin(root: Path, spec: TwinSpec) -> None:
-    """Write ``images/`` and the two official files under ``root`` (the folder ``data_RAD``)."""
+    """Write ``images/`` and the two official files into ``data_RAD``."""
+    root = root / VQA_RAD_FOLDER
     (root / "images").mkdir(parents=True)
     files: dict[str, list[Row]] = {"trainset": [], "testset": []}
     number = 0
@@ -52,7 +55,8 @@ def write_vqa_rad_twin(root: Path, spec: TwinSpec) -> None:
 
 
 def write_slake_twin(root: Path, spec: TwinSpec) -> None:
-    """Write ``imgs/`` and the three official files, in both languages, under ``root`` (the folder ``Slake1.0``)."""
+    """Write ``imgs/`` and the three official files, in both languages, in ``Slake1.0``."""
+    root = root / SLAKE_FOLDER
     files: dict[str, list[Row]] = {name: [] for name in SLAKE_SHARES}
     number = 0
     for film in draw_films(SLAKE, spec):

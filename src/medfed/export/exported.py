@@ -45,8 +45,6 @@ from medfed.study.parts import EncoderSpec
 from medfed.tasks.base import Task
 
 FOLDER, CONFIG = "processor", "processor.json"
-
-
 Adapter = Literal["lora", "merged", "none"]
 
 

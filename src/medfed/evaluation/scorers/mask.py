@@ -13,8 +13,6 @@ from medfed.evaluation.scorers.base import MetricInfo, PerExample
 from medfed.records.schema import Json
 
 REGIONS = ("wt", "tc", "et")
-
-
 TITLES = {"dice": "Dice", "iou": "IoU", "hd95": "HD95 (mm)"}
 HIGH = {"hd95": inf}
 

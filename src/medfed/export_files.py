@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from medfed.core.files import sha256_of
 from medfed.export_processor import modality_config, processor_of, save_modules, write_processor
 from medfed.exported.config import CONFIG, FOLDER, Adapter, ModalityConfig
-from medfed.exported.sums import SUMS, sha256_of
+from medfed.exported.sums import SUMS
 from medfed.injection.experts import ADAPTER
 from medfed.injection.folded import folded, save_plain_lora
 from medfed.injection.foundation import HuggingFaceSettings

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
+from medfed.core.files import sha256_of
 from medfed.errors import RunError
 
 SUMS = "SHA256SUMS"
@@ -27,9 +27,3 @@ def check_sums(folder: Path) -> None:
             raise RunError("the file is missing", where=path, hint="copy the whole folder")
         if sha256_of(path) != digest:
             raise RunError("the file does not match its checksum", where=path, hint="copy it again, or export again")
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

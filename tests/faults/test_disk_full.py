@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from medfed.core.errors import DiskError, SiteError
 from medfed.core.files import written_whole
-from medfed.errors import DiskError, SiteError
 from medfed.federated.memory import DiskMemory
-from medfed.rundir import RunDir
-from medfed.site.audit import AuditLog
+from medfed.runs.folder import RunDir
+from medfed.sites.audit import AuditLog
 
 SMALL, LARGE = {"w": torch.zeros(8)}, {"w": torch.ones(5000)}
 FULL = 2000

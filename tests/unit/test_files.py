@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from medfed.core.errors import DiskError
 from medfed.core.files import PRIVATE, locked, sha256_of, write_whole, written_whole
-from medfed.errors import DiskError
 
 
 def test_a_file_is_replaced_whole_with_the_rights_asked_for(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""What every package may use: errors, random numbers, registries, files."""
+"""."""

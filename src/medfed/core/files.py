@@ -17,7 +17,7 @@ import psutil
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from medfed.errors import DiskError
+from medfed.core.errors import DiskError
 
 PRIVATE, PUBLIC = 0o600, 0o644
 """Rights of a file: its owner alone, or everybody reads it."""

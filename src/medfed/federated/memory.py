@@ -15,10 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from medfed.core.errors import DiskError
 from medfed.core.files import written_whole
-from medfed.errors import DiskError
+from medfed.core.types import Params
 from medfed.federated.state import copied, fingerprint, num_bytes
-from medfed.types import Params
 
 KEPT = 2
 """Rounds kept per client: the newest and the one a repetition of it starts from."""

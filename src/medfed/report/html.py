@@ -13,7 +13,7 @@ from pathlib import Path
 
 from medfed.core.files import write_whole
 from medfed.evaluation.metrics import METRICS
-from medfed.evaluation.text import TEXT_METRICS
+from medfed.evaluation.text_metrics import TEXT_METRICS
 from medfed.report import cards, federation, glance, learning, names, open_questions, router, sites, tables
 from medfed.report.figures import track_axis
 from medfed.report.page import render

@@ -110,8 +110,8 @@ def partition(
     show: Annotated[bool, typer.Option("--show", help="Draw it too, as an SVG beside the JSON file")] = False,
 ) -> None:
     """Divide a study's data over clients and server without training, and say who holds what."""
+    from medfed.core.files import write_whole
     from medfed.data.prepare import cohort_of, decode_all, find_sources
-    from medfed.report.page import write_whole
     from medfed.report.partition import partition_picture, partition_rows
     from medfed.study.study import load_study
 
@@ -123,9 +123,9 @@ def partition(
     for client, task, count, classes in partition_rows(record):
         table.add_row(client, task, str(count), classes)
     reporter.console.print(table)
-    write_whole(json.dumps(record, indent=1) + "\n", out)
+    write_whole(out, json.dumps(record, indent=1) + "\n")
     reporter.say(f"partition: {out}")
     if show:
         picture = out.with_suffix(".svg")
-        write_whole(partition_picture(record, {task.name: task.title for task in chosen.tasks}), picture)
+        write_whole(picture, partition_picture(record, {task.name: task.title for task in chosen.tasks}))
         reporter.say(f"picture: {picture}")

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from medfed.export.exported import CONFIG, FOLDER, SUMS, Adapter, ModalityConfig, sha256_of
+from medfed.core.files import sha256_of
+from medfed.export.exported import CONFIG, FOLDER, SUMS, Adapter, ModalityConfig
 from medfed.export.merged import save_merged
 from medfed.export.model_card import CardFacts, model_card
 from medfed.export.processor import modality_config, processor_of, save_modules, write_processor

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from medfed.core.errors import RunError
+from medfed.core.files import write_whole
 from medfed.report import differences
 from medfed.report.bars import bar_chart
 from medfed.report.beside_paper import beside_paper
@@ -21,7 +22,7 @@ from medfed.report.glance import CONSTANT, RANGES, Radar, radar_of
 from medfed.report.html import flattened
 from medfed.report.matrix import METRICS, MODEL, Cells, Column
 from medfed.report.names import MISSING, natural
-from medfed.report.page import render, write_whole
+from medfed.report.page import render
 from medfed.report.radar import LEAST_AXES, Polygon
 from medfed.report.read import RunFacts, read_facts
 
@@ -44,7 +45,7 @@ class Cell:
 
 def write_comparison(comparison: Mapping[str, object], folders: Sequence[Path], out: Path) -> None:
     """Build the report of ``comparison`` and write it to ``out``, whole or not at all."""
-    write_whole(build_comparison(comparison, folders), out)
+    write_whole(out, build_comparison(comparison, folders))
 
 
 def build_comparison(comparison: Mapping[str, object], folders: Sequence[Path]) -> str:

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+from medfed.core.files import write_whole
 from medfed.evaluation.metrics import METRICS
 from medfed.evaluation.text_metrics import TEXT_METRICS
 from medfed.report import cards, federation, glance, learning, names, open_questions, router, sites, tables
 from medfed.report.figures import track_axis
-from medfed.report.page import render, write_whole
+from medfed.report.page import render
 from medfed.report.read import RunFiles, read_run
 from medfed.report.verdict import sentences
 
@@ -32,7 +33,7 @@ def build_report(run: Path) -> str:
 
 def write_report(run: Path, out: Path) -> None:
     """Build the report of ``run`` and write it to ``out``, whole or not at all."""
-    write_whole(build_report(run), out)
+    write_whole(out, build_report(run))
 
 
 def _content(run: RunFiles) -> dict[str, object]:

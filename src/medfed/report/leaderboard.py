@@ -11,8 +11,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from medfed.core.files import write_whole
 from medfed.report.names import MISSING, duration, is_constant, model_title, number, size
-from medfed.report.page import render, write_whole
+from medfed.report.page import render
 from medfed.report.read import read_facts
 from medfed.report.svg import coordinate, tag
 
@@ -37,7 +38,7 @@ def write_leaderboard(board: Board, folders: Sequence[Path], out: Path) -> None:
         "rows": [block_row(block, board) for block in board["blocks"]],
         "costs": cost_rows(board),
     }
-    write_whole(render("leaderboard.html.jinja", content), out)
+    write_whole(out, render("leaderboard.html.jinja", content))
 
 
 def leaderboard_table(board: Board) -> Table:

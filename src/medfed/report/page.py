@@ -1,13 +1,11 @@
-"""One static HTML page: templates rendered with a content security policy, written whole or not at all."""
+"""One static HTML page: templates rendered with a content security policy."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -34,19 +32,3 @@ def render(template: str, content: Mapping[str, object]) -> str:
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         **content,
     )
-
-
-def write_whole(text: str, out: Path, mode: int = 0o644) -> None:
-    """Write ``text`` to ``out`` with the permissions ``mode``, whole or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile("w", encoding="utf-8", dir=out.parent, prefix=f".{out.name}.", delete=False) as file:
-        partial = Path(file.name)
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            partial.chmod(mode)
-            partial.replace(out)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise

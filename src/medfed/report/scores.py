@@ -11,9 +11,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from medfed.core.files import write_whole
 from medfed.report.html import flattened
 from medfed.report.names import duration, model_order, model_style, model_title, number, size
-from medfed.report.page import render, write_whole
+from medfed.report.page import render
 from medfed.report.read import RunFacts, read_facts, read_sites
 from medfed.report.records import JudgedRow
 from medfed.report.sites import TITLES, site_failures, site_tables
@@ -59,7 +60,7 @@ def write_scores(run: Path, out: Path) -> None:
         "site_failures": site_failures(at_sites),
         "settings": list(flattened(facts.study)),
     }
-    write_whole(render("scores.html.jinja", content), out)
+    write_whole(out, render("scores.html.jinja", content))
 
 
 def score_table(run: Path) -> Table:

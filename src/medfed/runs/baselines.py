@@ -13,11 +13,9 @@ goes on from the last checkpoint if the first dies.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from medfed.algorithms.fedavg import FedAvg
+from medfed.core.files import locked
 from medfed.core.progress import Reporter
 from medfed.data.cohort import Cohort
 from medfed.data.split import partition_hash
@@ -113,7 +112,7 @@ def train_baselines(
         for federation in wanted:
             if federation.model in arms:
                 continue
-            with locked(federation.run.root, waiting=waiting) as mine:
+            with locked(_lock(federation.run), waiting=waiting) as mine:
                 if mine:
                     arms[federation.model] = federation.train(reporter, connect)
     return {federation.model: HeadPredictor(arms[federation.model].model) for federation in wanted}
@@ -149,14 +148,6 @@ def _name(kind: str, study: Study, cohort: Cohort, data: dict[str, str]) -> str:
     return f"{kind}-{digest}-seed{study.seed}"
 
 
-@contextmanager
-def locked(folder: Path, *, waiting: bool) -> Iterator[bool]:
-    """Hold the folder's lock, or say that another process does; the system frees a dead process's lock."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{folder.name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if waiting else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+def _lock(run: RunDir) -> Path:
+    """Return the lock file of a federation that several runs share."""
+    return run.root.with_name(f".{run.root.name}.lock")

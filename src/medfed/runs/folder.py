@@ -6,20 +6,17 @@ A file appears whole or not at all (written beside, synced, renamed). Wall-clock
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from medfed.core.errors import DiskError, RunError
+from medfed.core.errors import RunError
+from medfed.core.files import sha256_of, write_whole, written_whole
 
 Json = Any
 """A JSON value; readers check what they take from it."""
@@ -89,21 +86,15 @@ class RunDir:
         Raises:
             DiskError: the disk is full, say; the checkpoints before are intact.
         """
-        folder = self.root / "checkpoints"
-        partial, final = folder / f".partial-{step:06d}", folder / f"{step:06d}"
-        with written_whole(final, sum(value.nbytes for value in tensors.values()), partial):
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
+        final = self.root / "checkpoints" / f"{step:06d}"
+        with written_whole(final, sum(value.nbytes for value in tensors.values())) as partial:
+            partial.mkdir()
             save_file(
                 {name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial / "state.safetensors"
             )
-            digest = _sha256(partial / "state.safetensors")
+            digest = sha256_of(partial / "state.safetensors")
             manifest = {"step": step, "sha256": {"state.safetensors": digest}, **facts}
             (partial / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-            _sync(partial)
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
-            _sync(folder)
         for old in self._checkpoints()[:-2]:
             shutil.rmtree(old)
 
@@ -119,7 +110,7 @@ class RunDir:
         for folder in reversed(folders):
             try:
                 manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-                if _sha256(folder / "state.safetensors") == manifest["sha256"]["state.safetensors"]:
+                if sha256_of(folder / "state.safetensors") == manifest["sha256"]["state.safetensors"]:
                     return dict(sorted(load_file(folder / "state.safetensors").items())), manifest
             except (OSError, ValueError, KeyError):
                 continue
@@ -136,51 +127,13 @@ class RunDir:
         clocked = {"timings.jsonl", "provenance.json", "report.html"}
         files = sorted(path for path in self.root.rglob("*") if path.is_file())
         names = [str(path.relative_to(self.root)) for path in files]
-        return {name: _sha256(self.root / name) for name in names if Path(name).name not in clocked}
+        return {name: sha256_of(self.root / name) for name in names if Path(name).name not in clocked}
 
     def _checkpoints(self) -> list[Path]:
         return sorted((self.root / "checkpoints").glob("[0-9]*"))
 
     def _write(self, name: str, data: bytes) -> None:
-        path = self.root / name
-        partial = path.with_name(f".{path.name}.partial")
-        with written_whole(path, len(data), partial):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-
-
-@contextmanager
-def written_whole(path: Path, num_bytes: int, partial: Path) -> Iterator[None]:
-    """Write ``path`` in this block, by way of ``partial``, which goes if the block fails.
-
-    Raises:
-        DiskError: the disk is full, say; the message names the file and the bytes needed.
-    """
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-        else:
-            partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno is None:  # a library's own, not the disk's
-            raise
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise DiskError(
-            f"cannot write it: {why}; {num_bytes:,} bytes are needed, {_free(path):,} are free",
-            where=path,
-            hint="make room on this disk and start again: what was there before is intact",
-        ) from error
-
-
-def _free(path: Path) -> int:
-    """Return the bytes that are free where ``path`` is to lie."""
-    there = next(parent for parent in path.absolute().parents if parent.is_dir())
-    return shutil.disk_usage(there).free
+        write_whole(self.root / name, data)
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -195,17 +148,3 @@ def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _lines(records: Iterable[Mapping[str, Json]]) -> bytes:
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    """Flush a folder and its files to disk, so that a rename never outlives its content."""
-    for path in [*folder.iterdir(), folder]:
-        if path.is_file() or path == folder:
-            descriptor = os.open(path, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)

@@ -148,26 +148,27 @@ def run(
 ) -> None:
     """Run a study, or a sweep of studies, end to end, or go on where it was interrupted; nothing is computed twice."""
     from medfed.runs.compare import run_sweep
-    from medfed.runs.pipeline import Places, run_study
+    from medfed.runs.context import RunPaths
+    from medfed.runs.pipeline import run_study
     from medfed.study.study import foundation_overrides, load_study
     from medfed.study.sweep import is_sweep, load_plan, parse_seeds
 
-    places = Places(runs, cache.expanduser(), data_root, corpus, foundation, skip_bad, show_examples)
+    paths = RunPaths(runs, cache.expanduser(), data_root, corpus, foundation, skip_bad, show_examples)
     overrides = [*(overrides or []), *foundation_overrides(dtype, load_in_4bit, device_map)]
-    places = replace(places, keep_decoded=keep_decoded)
+    paths = replace(paths, keep_decoded=keep_decoded)
     reporter = Reporter(Console())
     if seeds is None and not quick and not is_sweep(study):
-        places = replace(places, workers=workers or 1)
-        run_study(load_study(study, overrides), places, reporter, dry_run=dry_run, report=report)
+        paths = replace(paths, workers=workers or 1)
+        run_study(load_study(study, overrides), paths, reporter, dry_run=dry_run, report=report)
         return
     plan = load_plan(study, overrides, parse_seeds(seeds), quick=quick)
     if dry_run:
         for cell in plan.cells:
             for seed in plan.seeds:
                 reporter.say(f"{cell.label}, seed {seed}")
-                run_study(cell.at(seed), places, reporter, dry_run=True)
+                run_study(cell.at(seed), paths, reporter, dry_run=True)
         return
-    run_sweep(plan, places, reporter, workers or os.cpu_count() or 1, report)
+    run_sweep(plan, paths, reporter, workers or os.cpu_count() or 1, report)
 
 
 @app.command()
@@ -179,10 +180,11 @@ def evaluate(
     keep_decoded: KeepDecoded = True,
 ) -> None:
     """Score a finished run again from its last checkpoint, and compare with what it wrote."""
-    from medfed.runs.pipeline import Places, evaluate_again
+    from medfed.runs.context import RunPaths
+    from medfed.runs.pipeline import evaluate_again
 
-    places = Places(folder.parent, cache.expanduser(), data_root, None, foundation, keep_decoded=keep_decoded)
-    evaluate_again(folder, places, Reporter(Console()))
+    paths = RunPaths(folder.parent, cache.expanduser(), data_root, None, foundation, keep_decoded=keep_decoded)
+    evaluate_again(folder, paths, Reporter(Console()))
 
 
 @app.command()

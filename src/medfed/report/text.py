@@ -1,23 +1,19 @@
-"""Names and numbers as the report prints them, and the published figures beside which it prints them."""
+"""Names and numbers as reports, pages and terminal print them."""
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable, Sequence
-from functools import cache
-from pathlib import Path
-from typing import NamedTuple
+from typing import Protocol
 
-from medfed.report.read import RunFiles
-from medfed.report.records import ScoreRow
+from medfed.records.schema import ProvenanceFile
 
 MODELS = {
     "fedkim": "Injected LLM",
     "federated": "Federated-only",
     "local": "Local-only",
     "centralised": "Centralised",
-    "heads": "Heads beside the LLM",
+    "heads": "Aggregated heads",
     "always-yes": "Always yes",
     "always-no": "Always no",
     "majority": "Majority answer",
@@ -26,41 +22,18 @@ MODELS = {
     "constant-tie": "All films alike",
     "constant-best": "Best constant answer",
 }
-
-
+INJECTED, FEDERATED, BEST_CONSTANT = "fedkim", "federated", "constant-best"
+"""Models that verdicts are about."""
 MINUS, MISSING = "−", "–"
 
 
-class Published(NamedTuple):
-    """A number someone else printed, on other data."""
+class Bounded(Protocol):
+    """A value with an interval."""
 
-    task: str
-    method: str
-    backbone: str
-    metric: str
-    value: float
-    source: str
-
-
-@cache
-def published() -> tuple[Published, ...]:
-    """All published numbers the report knows, as fractions."""
-    with (Path(__file__).parent / "published.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return tuple(
-        Published(row["task"], row["method"], row["backbone"], row["metric"], float(row["value"]), row["source"])
-        for row in rows
-    )
-
-
-def paper_task(task: str) -> str:
-    """The paper's code of a task: ``ped-nih`` asks the paper's ``PED`` of other images."""
-    return task.partition("-")[0].upper()
-
-
-def task_title(run: RunFiles, task: str) -> str:
-    """A task's title as the run recorded it, else its name."""
-    return run.provenance.titles.get(task) or task.upper()
+    @property
+    def ci_low(self) -> float | None: ...  # noqa: D102
+    @property
+    def ci_high(self) -> float | None: ...  # noqa: D102
 
 
 def model_title(model: str) -> str:
@@ -73,9 +46,9 @@ def is_constant(model: str) -> bool:
     return model == "majority" or model.startswith(("always-", "constant-"))
 
 
-def model_order(models: Sequence[str]) -> list[str]:
+def model_order(models: Iterable[str]) -> list[str]:
     """Sort models: the injected LLM, the federated-only model, others as they come, constants last."""
-    first = {"fedkim": 0, "federated": 1}
+    first = {INJECTED: 0, FEDERATED: 1}
     return sorted(dict.fromkeys(models), key=lambda model: (is_constant(model), first.get(model, 2)))
 
 
@@ -83,15 +56,7 @@ def model_style(model: str) -> str:
     """CSS class that colours a model everywhere."""
     if is_constant(model):
         return "constant"
-    return model if model in ("fedkim", "federated") else "other"
-
-
-def ordered(run: RunFiles, tasks: Iterable[str]) -> list[str]:
-    """Sort tasks as the study lists them, trained first; others follow as they come."""
-    listed = [run.study.get("train"), run.study.get("unseen")]
-    known = [str(name) for names in listed if isinstance(names, list) for name in names]
-    given = list(dict.fromkeys(tasks))
-    return [name for name in dict.fromkeys(known) if name in given] + [name for name in given if name not in known]
+    return model if model in (INJECTED, FEDERATED) else "other"
 
 
 def natural(name: str) -> list[tuple[str, int]]:
@@ -107,7 +72,7 @@ def number(value: float | None, digits: int = 3, *, signed: bool = False) -> str
     return text.replace("-", MINUS)
 
 
-def bounds(row: ScoreRow, digits: int = 2, *, signed: bool = False) -> str:
+def bounds(row: Bounded, digits: int = 2, *, signed: bool = False) -> str:
     """Print a row's interval, or nothing."""
     if row.ci_low is None or row.ci_high is None:
         return ""
@@ -119,11 +84,16 @@ def count(value: int) -> str:
     return f"{value:,}".replace(",", "\u202f")
 
 
-def size(num_bytes: int) -> str:
+def plural(value: int, noun: str) -> str:
+    """Print a number of things."""
+    return f"{value} {noun}{'' if value == 1 else 's'}"
+
+
+def size(num_bytes: float) -> str:
     """Print bytes in the unit that reads best (powers of 1000)."""
     units = ("B", "kB", "MB", "GB")
     power = next((power for power in range(3) if num_bytes < 1000 ** (power + 1)), 3)
-    return f"{num_bytes / 1000**power:.{min(power, 1)}f} {units[power]}"
+    return f"{int(num_bytes) / 1000**power:.{min(power, 1)}f} {units[power]}"
 
 
 def duration(seconds: float) -> str:
@@ -131,3 +101,24 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def joined(values: Iterable[object]) -> str:
+    """Print different values once each, with commas."""
+    return ", ".join(dict.fromkeys(str(value) for value in values if value))
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], align: str = "---") -> str:
+    """Return a Markdown table; ``align`` is the rule of all columns but the first. A bar inside a cell is escaped."""
+    lines = [head, ["---", *[align] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)
+
+
+def origin(runs: Sequence[ProvenanceFile]) -> str:
+    """Say which code, processor and day numbers come from, and how far they are the same elsewhere."""
+    commits = joined(f"{run.commit[:7]}{' with changes' if run.dirty else ''}" for run in runs if run.commit)
+    processors = joined(run.processor for run in runs if run.processor != "unknown")
+    days = sorted({run.finished[:10] for run in runs if run.finished})
+    day = " to ".join(dict.fromkeys([days[0], days[-1]])) if days else "date not recorded"
+    facts = f"commit {commits or 'not recorded'}, {processors or 'CPU model not recorded'}, {day}"
+    return f"Made with {facts}. Another CPU model gives other last bits, which training can amplify."

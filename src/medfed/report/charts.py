@@ -408,7 +408,7 @@ def _drawing(
             axes.set(xlim=(0, width), ylim=(height, 0))
             axes.set_axis_off()
         elif not polar:
-            axes.locator_params("y", nbins=4, steps=[1, 2, 5, 10])
+            axes.locator_params("y", nbins=5, steps=[1, 2, 5, 10])
             axes.locator_params("x", nbins=5, steps=[1, 2, 5, 10], integer=True)
         yield axes
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import median
 
@@ -15,7 +14,7 @@ from medfed.report.text import duration, natural
 
 def federation(run: Run) -> list[Part]:
     """All that is known of the federation."""
-    return [*_partition(run), *_traffic(run), *_seconds(run), *_failures(run)]
+    return [*_partition(run), *_by_round(run), *_failures(run)]
 
 
 def class_counts(partition: PartitionFile) -> Counts:
@@ -78,40 +77,31 @@ def _partition(run: Run) -> list[Part]:
     return when(rows, Text("Who holds what", "h3"), table)
 
 
-def _traffic(run: Run) -> list[Part]:
-    """Bytes between clients and server by round, in MB."""
+def _by_round(run: Run) -> list[Part]:
+    """Traffic and time by round, and the phases outside rounds."""
     down = [(float(line.round), sum(c.bytes_down for c in line.clients) / 1e6) for line in run.rounds]
     up = [(float(line.round), sum(c.bytes_up for c in line.clients) / 1e6) for line in run.rounds]
-    if not any(value for _, value in down + up):
-        return []
-    parts = _bars("MB by round", "MB", [Series("server to clients", "c0", down), Series("clients to server", "c1", up)])
-    note = rounding(run.rounds)
-    return [Text("Traffic by round, MB", "h3"), *parts, *when(note, Text(note, "soft small"))]
+    figures = []
+    if any(value for _, value in down + up):
+        layers = [Series("server to clients", "c0", down), Series("clients to server", "c1", up)]
+        figures.append(_stack("MB by round", "MB", layers, rounding(run.rounds)))
+    whole = [timing for timing in run.lines(Timing) if timing.client is None]  # a client's line is inside a phase
+    rounds, outside = sorted({timing.round for timing in whole if timing.round}), ""
+    layers = []
+    for phase in dict.fromkeys(timing.phase for timing in whole):
+        taken = [(timing.round, timing.seconds) for timing in whole if timing.phase == phase]
+        by_round = [(float(at), sum(seconds for found, seconds in taken if found == at)) for at in rounds]
+        if any(at for at, _ in taken):
+            layers.append(Series(phase, colour(len(layers), 0), by_round))
+        if seconds := sum(seconds for at, seconds in taken if not at):
+            outside += f"{', ' if outside else 'Outside rounds: '}{phase} {duration(seconds)}"
+    figures += [_stack("Seconds by round", "Seconds", layers, outside)] if layers else []
+    return when(figures, Text("Traffic and time", "h3"), Figures(figures, layout="three"))
 
 
-def _seconds(run: Run) -> list[Part]:
-    """Seconds by round and phase, and the phases outside rounds; a client's line is inside a phase and adds nothing."""
-    inside, outside, rounds = dict[str, defaultdict[int, float]](), defaultdict[str, float](float), set[int]()
-    for timing in run.lines(Timing):
-        if timing.client is None and timing.round:
-            inside.setdefault(timing.phase, defaultdict(float))[timing.round] += timing.seconds
-            rounds.add(timing.round)
-        elif timing.client is None:
-            outside[timing.phase] += timing.seconds
-    layers = [
-        Series(phase, colour(index, 0), [(float(at), seconds[at]) for at in sorted(rounds)])
-        for index, (phase, seconds) in enumerate(inside.items())
-    ]
-    parts = _bars("Seconds by round", "Seconds", layers) if layers else []
-    if outside:
-        listed = ", ".join(f"{phase} {duration(taken)}" for phase, taken in outside.items())
-        parts.append(Text(f"Outside rounds: {listed}.", "soft small"))
-    return when(parts, Text("Time by round, seconds", "h3"), *parts)
-
-
-def _bars(title: str, unit: str, layers: Sequence[Series]) -> list[Part]:
-    figure = Figure(title, stacked_bars(layers, "round", unit))
-    return [Figures([figure], [Legend(layer.name, layer.style) for layer in layers], "three", captions=False)]
+def _stack(title: str, unit: str, layers: Sequence[Series], note: str) -> Figure:
+    legend = [Legend(layer.name, layer.style) for layer in layers]
+    return Figure(title, stacked_bars(layers, "round", unit), note, legend)
 
 
 def _failures(run: Run) -> list[Part]:

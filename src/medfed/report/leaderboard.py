@@ -167,7 +167,7 @@ def _ranks(board: LeaderboardFile) -> list[Part]:
 def _blocks(board: LeaderboardFile) -> list[Part]:
     text = "Primary metric, mean ± standard deviation over seeds: every client's deployed model on its own test "
     text += "patients, pooled. Bounds: one party with all data, every client alone, the best constant answer. Where "
-    text += "labels differ between clients, a personalised model gains from knowing its client; a global one cannot."
+    text += "labels differ between clients, a personalised model gains from its client; a global one cannot."
     rows = []
     for row in block_rows(board):
         best = [*row.best, *[False] * (len(row.texts) - len(row.best))]
@@ -179,7 +179,7 @@ def _blocks(board: LeaderboardFile) -> list[Part]:
 
 
 def _worst(board: LeaderboardFile) -> list[Part]:
-    text = "The same metric of the client that fares worst, mean over seeds. A good mean can hide a badly served client."
+    text = "The same metric of the client that fares worst, mean over seeds. A good mean can hide a badly served one."
     rows = Group([Row(row.name, row.worst) for row in block_rows(board)])
     columns = [*text_columns("Block"), *number_columns(*order(board))]
     return [Text(text, "soft"), Table("Worst client", columns, [rows], "matrix")]

@@ -186,7 +186,7 @@ def _example(card: ExampleCard, title: str) -> Card:
             )
     if card.experts:
         listed = ", ".join(f"{expert.expert} ({number(expert.weight, 2)})" for expert in card.experts)
-        answers.append(("Experts", Cell(listed)))
+        answers.append(("Experts", Cell(listed, style="plain")))
     return Card(
         title,
         [Text(card.withheld, "soft small")] if card.withheld else [],

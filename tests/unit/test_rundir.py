@@ -37,8 +37,9 @@ def test_a_flipped_byte_falls_back_to_the_previous_checkpoint(tmp_path: Path) ->
 def test_a_half_written_checkpoint_is_not_seen(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     run.save_checkpoint(1, {"w": torch.zeros(1)}, {})
-    (tmp_path / "checkpoints" / ".partial-000002").mkdir()
-    (tmp_path / "checkpoints" / ".partial-000002" / "state.safetensors").write_bytes(b"half")
+    partial = tmp_path / "checkpoints" / ".000002.partial-1"
+    partial.mkdir()
+    (partial / "state.safetensors").write_bytes(b"half")
     assert (run.load_checkpoint() or ({}, {}))[1]["step"] == 1
 
 

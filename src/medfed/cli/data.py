@@ -20,7 +20,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Datasets: list them, write sy
 @data_app.command(name="list")
 def list_data() -> None:
     """List the datasets with licence and access page."""
-    from medfed.datasets import DATASETS
+    from medfed.core.catalog import DATASETS
 
     table = Table("dataset", "title", "version", "licence", "modalities", "targets", "access")
     for name, dataset in DATASETS.items():
@@ -41,8 +41,8 @@ def synth(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Write a dataset's synthetic twin in its native layout, or with --study a folder for every site and the server."""
+    from medfed.core.catalog import DATASETS
     from medfed.core.registry import lookup
-    from medfed.datasets import DATASETS
     from medfed.datasets.base import write_twin
     from medfed.study.data import TwinSpec
 
@@ -110,8 +110,8 @@ def partition(
     show: Annotated[bool, typer.Option("--show", help="Draw it too, as an SVG beside the JSON file")] = False,
 ) -> None:
     """Divide a study's data over clients and server without training, and say who holds what."""
+    from medfed.core.files import write_whole
     from medfed.data.prepare import cohort_of, decode_all, find_sources
-    from medfed.report.page import write_whole
     from medfed.report.partition import partition_picture, partition_rows
     from medfed.study.study import load_study
 
@@ -123,9 +123,9 @@ def partition(
     for client, task, count, classes in partition_rows(record):
         table.add_row(client, task, str(count), classes)
     reporter.console.print(table)
-    write_whole(json.dumps(record, indent=1) + "\n", out)
+    write_whole(out, json.dumps(record, indent=1) + "\n")
     reporter.say(f"partition: {out}")
     if show:
         picture = out.with_suffix(".svg")
-        write_whole(partition_picture(record, {task.name: task.title for task in chosen.tasks}), picture)
+        write_whole(picture, partition_picture(record, {task.name: task.title for task in chosen.tasks}))
         reporter.say(f"picture: {picture}")

@@ -1,21 +1,14 @@
 """Randomness from a key such as (seed, client, round, epoch, purpose), never from global state.
 
 A key always gives the same stream, whatever ran before it, so a resumed run draws what an uninterrupted one draws.
-Importing this module needs no torch; the two functions that return torch's generators import it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import torch
 
 Key = int | str
 
@@ -29,20 +22,3 @@ def seed_of(*key: Key) -> int:
 def numpy_rng(*key: Key) -> np.random.Generator:
     """Return a NumPy generator for ``key``."""
     return np.random.default_rng(seed_of(*key))
-
-
-def torch_rng(*key: Key) -> torch.Generator:
-    """Return a CPU torch generator for ``key``."""
-    import torch
-
-    return torch.Generator().manual_seed(seed_of(*key))
-
-
-@contextmanager
-def torch_seeded(*key: Key) -> Iterator[None]:
-    """Seed torch's global generator from ``key`` inside the block (dropout, weight init); restore it afterwards."""
-    import torch
-
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed_of(*key))
-        yield

@@ -30,14 +30,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from medfed.core.registry import by_name
 
 Targets = Int[np.ndarray, " example"]
-
-
 Scores = Float[np.ndarray, "example answer"]
-
-
 Weights = Float[np.ndarray, "replicate example"]
-
-
 Values = Float[np.ndarray, " replicate"]
 
 
@@ -60,6 +54,7 @@ class Metric:
         needs: which classes must occur among the targets.
         probabilities: whether each row of scores must be a distribution.
         exact: scikit-learn's unweighted value where it has the metric's reference implementation.
+        low, high: the metric's range.
     """
 
     name: str
@@ -69,6 +64,8 @@ class Metric:
     needs: Literal["any", "positive", "all"] = "any"
     probabilities: bool = False
     exact: Callable[[Targets, Scores], float] | None = None
+    low: float = 0.0
+    high: float = 1.0
 
 
 def score(metric: Metric, targets: Targets, scores: Scores) -> Score:
@@ -247,11 +244,10 @@ METRICS = (
     Metric("precision", "Precision", True, _precision),
     Metric("recall", "Recall", True, _recall, "positive"),
     Metric("f1", "F1", True, _f1),
-    Metric("mcc", "MCC", True, _mcc, "all"),
+    Metric("mcc", "MCC", True, _mcc, "all", low=-1.0),
     Metric("ece", "ECE", False, weighted_calibration_error, probabilities=True),
     Metric("brier", "Brier", False, weighted_brier, probabilities=True),
 )
-
 
 BY_NAME = by_name(METRICS)
 

@@ -12,8 +12,6 @@ rewritten. A prediction without a word left is wrong: 0 everywhere.
 
 Deviation: the paper does not define its BLEU-1; this one is per example, without smoothing, and averaged.
 
-The metrics of answers in words, by name, and their values per example; :mod:`medfed.evaluation.text_metrics` defines each.
-
 Corpus BLEU, as sacreBLEU counts it (Post 2018), from counts per example, so that resamples need no second count.
 
 The score is 0 to 100, on raw text in lower case; :func:`signature` says how. Answers of a few words have hardly any
@@ -27,6 +25,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float
@@ -117,6 +116,7 @@ ORDERS = 4
 """n-grams of one to four words."""
 
 
+@cache
 def signature() -> str:
     """Return sacreBLEU's statement of its version and settings."""
     metric = BLEU(lowercase=True)

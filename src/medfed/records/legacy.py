@@ -7,7 +7,7 @@ be known from the folder stays at its default. No number is computed anew.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from medfed.records.schema import (
     Development,
     Difference,
     File,
+    GreetingFile,
     LeaderboardFile,
     Line,
     NormalisationFile,
@@ -69,14 +70,10 @@ def upgraded_file(kind: type[File], value: object, folder: Path) -> object:
     if not isinstance(value, Mapping) or "schema_version" in value:
         return value
     content: Json = dict(value)
-    if kind is NormalisationFile:
-        return {"moments": content}
     if kind is ScoreFile:
         return _scores(content, folder)
-    if kind is ComparisonFile:
-        return _comparison(content)
-    if kind is LeaderboardFile:
-        return _leaderboard(content)
+    if kind in UPGRADES:
+        return UPGRADES[kind](content)
     return content if kind.model_config.get("extra") == "allow" else _known(kind, content)
 
 
@@ -164,3 +161,12 @@ def _content(path: Path) -> Json:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+UPGRADES: Mapping[type[File], Callable[[Json], Json]] = {
+    NormalisationFile: lambda content: {"moments": content},
+    GreetingFile: lambda content: {"sites": content},
+    ComparisonFile: _comparison,
+    LeaderboardFile: _leaderboard,
+}
+"""How a file's content becomes today's, where fields alone do not tell."""

@@ -502,6 +502,24 @@ class ProvenanceFile(File):
     plugins: dict[str, str] = {}
 
 
+class InjectionFile(File):
+    """``injection/injection.json``: the LLM, how it was injected into, and what calibration adds to its answers."""
+
+    NAME: ClassVar[str] = "injection/injection.json"
+
+    foundation: str = ""
+    settings: dict[str, Json] = {}
+    offsets: dict[str, tuple[float, ...]]
+
+
+class GreetingFile(File):
+    """``greetings.json``: what every site elsewhere reported of itself before the first round."""
+
+    NAME: ClassVar[str] = "greetings.json"
+
+    sites: dict[str, Json] = {}
+
+
 # --- several runs -------------------------------------------------------------------------------------------------
 
 
@@ -637,6 +655,8 @@ FILES: tuple[type[File], ...] = (
     CardFile,
     SiteFile,
     ProvenanceFile,
+    InjectionFile,
+    GreetingFile,
     ComparisonFile,
     LeaderboardFile,
 )

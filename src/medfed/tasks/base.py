@@ -6,21 +6,38 @@ One object serves both stages. The question and the two descriptions of the FedK
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import polars as pl
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from medfed.core.errors import StudyError
 from medfed.core.types import Batch
+from medfed.datasets.base import Card
 from medfed.datasets.decoded import Decoded
-from medfed.tasks.examples import TaskSet
 
 Json = Any
 """A value that JSON can hold: what a model responds to an example, or what would be right."""
+
+
+def trainable(task: Task) -> TrainableTask:
+    """Return ``task`` as one that clients can train.
+
+    Raises:
+        StudyError: it has no loss.
+    """
+    if not isinstance(task, TrainableTask):
+        raise StudyError(
+            "an open question has no loss, so clients cannot train it",
+            where=f"task {task.name!r}",
+            hint="list it under `unseen`: it is asked of the injected LLM only",
+        )
+    return task
 
 
 class Task(BaseModel, ABC):
@@ -36,10 +53,16 @@ class Task(BaseModel, ABC):
         answers: answer strings by class index.
         task_description: read by the router.
         modality_description: read by the router.
+        metric_kind: the scorer of its answers, by its name in ``evaluation.scorers``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: ClassVar[str]
+    metric_kind: ClassVar[str]
+    trainable: ClassVar[bool] = False
+    """Whether clients can train it."""
+    injectable: ClassVar[bool] = False
+    """Whether it can be taught to the LLM: one question with one answer of a few."""
 
     name: str
     title: str
@@ -78,15 +101,15 @@ class Task(BaseModel, ABC):
         """Question of every example; empty where all are asked the task's one."""
         return ()
 
+    @abstractmethod
+    def truths(self, examples: TaskSet) -> list[Json]:
+        """Return what is right for every example, in order."""
+
 
 class TrainableTask(Task, ABC):
-    """A task that clients can train: it has a loss, and what a model says of an example can be judged.
+    """A task that clients can train: it has a loss, and a model's response to an example can be scored."""
 
-    Attributes:
-        metric_kind: which metrics judge it, a key of the registry in ``evaluation.kinds``.
-    """
-
-    metric_kind: ClassVar[str]
+    trainable: ClassVar[bool] = True
 
     @abstractmethod
     def loss(self, outputs: Float[Tensor, "..."], batch: Batch) -> Float[Tensor, ""]:
@@ -100,10 +123,6 @@ class TrainableTask(Task, ABC):
     def respond(self, model: nn.Module, examples: TaskSet) -> list[Json]:
         """Return what ``model``, in eval mode, says of every example, in order."""
 
-    @abstractmethod
-    def truths(self, examples: TaskSet) -> list[Json]:
-        """Return what is right for every example, in order."""
-
     def constants(self, examples: TaskSet) -> dict[str, list[Json]]:
         """Return what predictors that look at nothing say of every example, by name: ``always-…`` or ``constant-…``."""
         return {}
@@ -116,6 +135,7 @@ RESPONSE_BATCH_SIZE = 64
 class ClosedTask(TrainableTask, ABC):
     """A task with a head: the clients train it, and one question with a few answers puts it to the LLM."""
 
+    injectable: ClassVar[bool] = True
     metric_kind: ClassVar[str] = "classification"
 
     @abstractmethod
@@ -152,21 +172,6 @@ class ClosedTask(TrainableTask, ABC):
         }
 
 
-def trainable(task: Task) -> TrainableTask:
-    """Return ``task`` as one that clients can train.
-
-    Raises:
-        StudyError: it has no loss.
-    """
-    if not isinstance(task, TrainableTask):
-        raise StudyError(
-            "an open question has no loss, so clients cannot train it",
-            where=f"task {task.name!r}",
-            hint="list it under `unseen`: it is asked of the injected LLM only",
-        )
-    return task
-
-
 def closed(task: Task) -> ClosedTask:
     """Return ``task`` as one that clients can train.
 
@@ -180,3 +185,85 @@ def closed(task: Task) -> ClosedTask:
             hint="list it under `unseen`: it is asked of the injected LLM only",
         )
     return task
+
+
+class Labels(NamedTuple):
+    """What a task makes of a whole dataset, once for all parties that hold some of it."""
+
+    targets: Shaped[np.ndarray, "example *target"]
+    questions: tuple[str, ...]
+
+    @classmethod
+    def of(cls, task: Task, data: Decoded) -> Labels:
+        """Return the targets and the questions of every example."""
+        return cls(task.targets(data), task.questions(data))
+
+
+class TaskSet:
+    """The examples of one task that one party (a client, the server's public set, …) may see.
+
+    Args:
+        task: the task.
+        data: the whole dataset, shared with other parties.
+        rows: which of its examples the party sees.
+        labels: of the whole dataset, where another set of this task has them; see :meth:`holding`.
+    """
+
+    def __init__(
+        self, task: Task, data: Decoded, rows: Int[np.ndarray, " example"], labels: Labels | None = None
+    ) -> None:
+        self.task, self.data, self.rows = task, data, rows
+        self.labels = Labels.of(task, data) if labels is None else labels
+
+    @classmethod
+    def from_arrays(
+        cls,
+        task: Task,
+        samples: Mapping[str, Shaped[np.ndarray, "example *sample"]],
+        targets: Int[np.ndarray, " example"],
+        source: str = "arrays",
+    ) -> TaskSet:
+        """Return one's own arrays as examples of ``task``: every modality present, every example its own patient."""
+        count = len(targets)
+        ids = [f"{source}-{task.name}-{number}" for number in range(count)]
+        index = pl.DataFrame({"example": ids, "patient": ids, task.target: pl.Series(targets, dtype=pl.Int8)})
+        card = Card(title=source, version="1", licence="own", access="in memory", citation="none")
+        data = Decoded(source, card, index, samples, {name: np.ones(count, bool) for name in samples})
+        return cls(task, data, np.arange(count))
+
+    def holding(self, rows: Int[np.ndarray, " example"]) -> TaskSet:
+        """Return other ``rows`` of the same task and dataset; what is known of all examples is shared, not copied."""
+        return TaskSet(self.task, self.data, rows, self.labels)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def targets(self) -> Shaped[Tensor, "example *target"]:
+        """What is right for every example, ``[example, *target]``."""
+        return torch.from_numpy(self.labels.targets[self.rows])
+
+    @property
+    def examples(self) -> list[str]:
+        """Id of every example."""
+        return [self.data.examples[row] for row in self.rows]
+
+    @property
+    def patients(self) -> list[str]:
+        """Patient of every example."""
+        return [str(patient) for patient in self.data.index["patient"].gather(self.rows)]
+
+    def batch(self, positions: Int[np.ndarray, " batch"]) -> Batch:
+        """Return the examples at ``positions`` (into this set) as one batch."""
+        rows = self.rows[positions]
+        return Batch(
+            {name: torch.from_numpy(self.data.samples[name][rows]) for name in self.task.modalities},
+            {name: torch.from_numpy(self.data.present[name][rows]) for name in self.task.modalities},
+            torch.from_numpy(self.labels.targets[rows]),
+            tuple(self.data.examples[row] for row in rows),
+            tuple(self.labels.questions[row] for row in rows) if self.labels.questions else (),
+        )
+
+    def batches(self, size: int) -> list[Batch]:
+        """Return all examples in order, in batches of at most ``size``."""
+        return [self.batch(np.arange(start, min(start + size, len(self)))) for start in range(0, len(self), size)]

@@ -8,11 +8,11 @@ candidate, and recall@k of k candidates or fewer.
 
 from __future__ import annotations
 
-from medfed.evaluation.kinds.base import Kind, KindMetric, PerExample
-from medfed.tasks.base import Json
+from medfed.evaluation.scorers.base import MetricInfo, PerExample
+from medfed.records.schema import Json
 
 
-class Retrieval(PerExample):
+class Ranking(PerExample):
     """Truth: the place of the right candidate (not read). Response: ``{"rank", "candidates"}``, rank 1 is best.
 
     With ``listed_rank`` and ``listed_candidates`` the response tells the rank among the candidates that a dataset's
@@ -23,12 +23,12 @@ class Retrieval(PerExample):
 
     name = "retrieval"
     metrics = (
-        KindMetric("mrr", "MRR"),
-        KindMetric("accuracy", "Accuracy"),
-        KindMetric("recall_at_5", "Recall@5"),
-        KindMetric("recall_at_10", "Recall@10"),
-        KindMetric("rank_percentile", "Rank percentile"),
-        KindMetric("listed_accuracy", "Accuracy, listed candidates"),
+        MetricInfo("mrr", "MRR"),
+        MetricInfo("accuracy", "Accuracy"),
+        MetricInfo("recall_at_5", "Recall@5"),
+        MetricInfo("recall_at_10", "Recall@10"),
+        MetricInfo("rank_percentile", "Rank percentile"),
+        MetricInfo("listed_accuracy", "Accuracy, listed candidates"),
     )
     primary = "mrr"
 
@@ -47,6 +47,3 @@ class Retrieval(PerExample):
 
 def _within(k: int, rank: int, count: int) -> float | None:
     return float(rank <= k) if count > k else None
-
-
-KINDS: tuple[Kind, ...] = (Retrieval(),)

@@ -6,25 +6,25 @@ can be: were it left out, a model would gain by predicting nothing.
 
 from __future__ import annotations
 
+from math import inf
 from statistics import fmean
 
-from medfed.evaluation.kinds.base import Kind, KindMetric, PerExample
-from medfed.tasks.base import Json
+from medfed.evaluation.scorers.base import MetricInfo, PerExample
+from medfed.records.schema import Json
 
 REGIONS = ("wt", "tc", "et")
-
-
 TITLES = {"dice": "Dice", "iou": "IoU", "hd95": "HD95 (mm)"}
+HIGH = {"hd95": inf}
 
 
-class Segmentation(PerExample):
+class Mask(PerExample):
     """Truth: voxels by region and the diagonal. Response: Dice, IoU and HD95 by region."""
 
     name = "segmentation"
     metrics = (
-        KindMetric("dice", "Dice"),
+        MetricInfo("dice", "Dice"),
         *(
-            KindMetric(f"{key}_{region}", f"{title} {region.upper()}", key != "hd95")
+            MetricInfo(f"{key}_{region}", f"{title} {region.upper()}", key != "hd95", high=HIGH.get(key, 1.0))
             for key, title in TITLES.items()
             for region in REGIONS
         ),
@@ -38,6 +38,3 @@ class Segmentation(PerExample):
             for metric in self.metrics[1:]
         }
         return {"dice": fmean(known[f"dice_{region}"] for region in REGIONS), **known}
-
-
-KINDS: tuple[Kind, ...] = (Segmentation(),)

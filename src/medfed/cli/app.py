@@ -35,11 +35,7 @@ app.add_typer(site_app, name="site")
 
 
 Corpus = Annotated[Path | None, typer.Option("--corpus", help="Folder of text to pre-train the tiny LLM on")]
-
-
 ShowExamples = Annotated[bool, typer.Option("--show-examples", help="Show a few test examples even of real patients")]
-
-
 Workers = Annotated[
     int | None,
     typer.Option(
@@ -50,23 +46,15 @@ Workers = Annotated[
     ),
 ]
 
-
 Dtype = Annotated[str | None, typer.Option("--dtype", help="Of the LLM's frozen weights: float32, bfloat16, float16")]
-
-
 In4Bit = Annotated[bool, typer.Option("--load-in-4bit", help="Hold the LLM's linear maps in 4 bits")]
-
-
 DeviceMap = Annotated[str | None, typer.Option("--device-map", help="Where the LLM's weights go: auto, cpu, cuda:0, …")]
-
-
 KeepDecoded = Annotated[
     bool,
     typer.Option(
         "--decoded-cache/--no-decoded-cache", help="Keep decoded data (patients' data) in the cache for the next run"
     ),
 ]
-
 
 ENVIRONMENT = {
     # Small models on many threads cost several times the CPU; medfed parallelises over processes.
@@ -107,10 +95,8 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 @app.command(name="list")
 def list_parts() -> None:
     """List tasks, modalities, encoders, algorithms, foundations and baselines."""
-    from medfed.algorithms import ALGORITHMS
-    from medfed.modalities import ENCODERS, MODALITIES
+    from medfed.core.catalog import ALGORITHMS, ENCODERS, MODALITIES, TASKS
     from medfed.study.study import Baseline
-    from medfed.tasks import TASKS
 
     table = Table("task", "title", "dataset", "modalities", "question")
     for task in TASKS.values():
@@ -128,7 +114,7 @@ def list_parts() -> None:
 @app.command()
 def doctor() -> None:
     """Say what this machine has and whether medfed can run here."""
-    from medfed.cli.diagnosis import diagnose
+    from medfed.core.diagnosis import diagnose
 
     table = Table("check", "found", "verdict")
     checks = diagnose()
@@ -162,26 +148,27 @@ def run(
 ) -> None:
     """Run a study, or a sweep of studies, end to end, or go on where it was interrupted; nothing is computed twice."""
     from medfed.runs.compare import run_sweep
-    from medfed.runs.pipeline import Places, run_study
+    from medfed.runs.context import RunPaths
+    from medfed.runs.pipeline import run_study
     from medfed.study.study import foundation_overrides, load_study
     from medfed.study.sweep import is_sweep, load_plan, parse_seeds
 
-    places = Places(runs, cache.expanduser(), data_root, corpus, foundation, skip_bad, show_examples)
+    paths = RunPaths(runs, cache.expanduser(), data_root, corpus, foundation, skip_bad, show_examples)
     overrides = [*(overrides or []), *foundation_overrides(dtype, load_in_4bit, device_map)]
-    places = replace(places, keep_decoded=keep_decoded)
+    paths = replace(paths, keep_decoded=keep_decoded)
     reporter = Reporter(Console())
     if seeds is None and not quick and not is_sweep(study):
-        places = replace(places, workers=workers or 1)
-        run_study(load_study(study, overrides), places, reporter, dry_run=dry_run, report=report)
+        paths = replace(paths, workers=workers or 1)
+        run_study(load_study(study, overrides), paths, reporter, dry_run=dry_run, report=report)
         return
     plan = load_plan(study, overrides, parse_seeds(seeds), quick=quick)
     if dry_run:
         for cell in plan.cells:
             for seed in plan.seeds:
                 reporter.say(f"{cell.label}, seed {seed}")
-                run_study(cell.at(seed), places, reporter, dry_run=True)
+                run_study(cell.at(seed), paths, reporter, dry_run=True)
         return
-    run_sweep(plan, places, reporter, workers or os.cpu_count() or 1, report)
+    run_sweep(plan, paths, reporter, workers or os.cpu_count() or 1, report)
 
 
 @app.command()
@@ -193,10 +180,11 @@ def evaluate(
     keep_decoded: KeepDecoded = True,
 ) -> None:
     """Score a finished run again from its last checkpoint, and compare with what it wrote."""
-    from medfed.runs.pipeline import Places, evaluate_again
+    from medfed.runs.context import RunPaths
+    from medfed.runs.pipeline import evaluate_again
 
-    places = Places(folder.parent, cache.expanduser(), data_root, None, foundation, keep_decoded=keep_decoded)
-    evaluate_again(folder, places, Reporter(Console()))
+    paths = RunPaths(folder.parent, cache.expanduser(), data_root, None, foundation, keep_decoded=keep_decoded)
+    evaluate_again(folder, paths, Reporter(Console()))
 
 
 @app.command()

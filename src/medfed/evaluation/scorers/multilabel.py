@@ -12,35 +12,48 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from medfed.evaluation.kinds.base import Kind, KindMetric, Values, Weights
 from medfed.evaluation.metrics import tie_groups, weighted_auroc, weighted_average_precision
-from medfed.tasks.base import Json
+from medfed.evaluation.scorers.base import MetricInfo, Scored, Scorer, Values, Weights
+from medfed.records.schema import Json
 
 THRESHOLD = 0.5
 """Probability above which a label is said to be present."""
 
 
-class MultiLabel(Kind):
+class ScoredLabels(Scored):
+    """Truths and probabilities of several labels, unknown truths as NaN."""
+
+    def __init__(self, truths: Sequence[Json], responses: Sequence[Json]) -> None:
+        self._truth, self._probability = np.array(truths, np.float64), np.array(responses, np.float64)
+        self.num_examples = len(truths)
+        self._sound = self._truth.ndim == 2 and bool(np.isfinite(self._probability).all())
+
+    def values(self, weights: Weights) -> Values:
+        """Return the means over labels; NaN where no label counts, or where a probability is not a number."""
+        if not self._sound:
+            return {metric.name: np.full(len(weights), np.nan) for metric in MultiLabel.metrics}
+        places = range(self._truth.shape[1])
+        labels = [_label(self._truth[:, place], self._probability[:, place], weights) for place in places]
+        values = {name: _mean([label[name] for label in labels]) for name in labels[0]}
+        counted = np.sum([np.isfinite(label["macro_auroc"]) for label in labels], axis=0)
+        return {**values, "num_labels": counted.astype(np.float64)}
+
+
+class MultiLabel(Scorer):
     """Truth: 1, 0 or None per label. Response: a probability per label."""
 
     name = "multilabel"
     primary = "macro_auroc"
     metrics = (
-        KindMetric("macro_auroc", "Macro AUROC"),
-        KindMetric("macro_auprc", "Macro AUPRC"),
-        KindMetric("macro_f1", "Macro F1"),
-        KindMetric("num_labels", "Labels counted"),
+        MetricInfo("macro_auroc", "Macro AUROC"),
+        MetricInfo("macro_auprc", "Macro AUPRC"),
+        MetricInfo("macro_f1", "Macro F1"),
+        MetricInfo("num_labels", "Labels counted", high=np.inf),
     )
 
-    def values(self, truths: Sequence[Json], responses: Sequence[Json], weights: Weights) -> Values:
-        """Return the means over labels; NaN where no label counts, or where a probability is not a number."""
-        truth, probability = np.array(truths, np.float64), np.array(responses, np.float64)
-        if truth.ndim != 2 or not np.isfinite(probability).all():
-            return {metric.name: np.full(len(weights), np.nan) for metric in self.metrics}
-        labels = [_label(truth[:, place], probability[:, place], weights) for place in range(truth.shape[1])]
-        values = {name: _mean([label[name] for label in labels]) for name in labels[0]}
-        counted = np.sum([np.isfinite(label["macro_auroc"]) for label in labels], axis=0)
-        return {**values, "num_labels": counted.astype(np.float64)}
+    def scored(self, truths: Sequence[Json], responses: Sequence[Json]) -> Scored:
+        """Count one model's probabilities."""
+        return ScoredLabels(truths, responses)
 
 
 def _label(
@@ -67,6 +80,3 @@ def _mean(labels: Sequence[Float[np.ndarray, " replicate"]]) -> Float[np.ndarray
     total = np.where(counted, table, 0).sum(0)
     mean: np.ndarray = np.divide(total, counted.sum(0), out=np.full(len(total), np.nan), where=counted.any(0))
     return mean
-
-
-KINDS: tuple[Kind, ...] = (MultiLabel(),)

@@ -36,6 +36,7 @@ from medfed.report.text import (
     model_title,
     number,
     origin,
+    range_text,
     size,
 )
 
@@ -98,14 +99,6 @@ def radar_figure(metric: str, tasks: Sequence[str], polygons: Sequence[Polygon])
     picture = radar_chart(tasks, (low, 1.0), polygons, f"{title} on the unseen tasks")
     legend = [Legend(polygon.name, polygon.style) for polygon in [*polygons[1:], polygons[0]]]
     return Figure(title, picture, f"Every axis runs from {low:g} in the centre to 1.", legend)
-
-
-def range_text(values: Sequence[float | None]) -> str:
-    """Say in words from where to where values go."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return "not measured"
-    return f"{min(known):g} to {max(known):g}" if min(known) < max(known) else f"{known[0]:g}"
 
 
 def _banners(run: Run) -> list[Banner]:

@@ -103,6 +103,14 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def range_text(values: Sequence[float | None]) -> str:
+    """Say in words from where to where values go."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "not measured"
+    return f"{min(known):g} to {max(known):g}" if min(known) < max(known) else f"{known[0]:g}"
+
+
 def joined(values: Iterable[object]) -> str:
     """Print different values once each, with commas."""
     return ", ".join(dict.fromkeys(str(value) for value in values if value))

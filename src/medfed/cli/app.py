@@ -195,7 +195,7 @@ def report(
     out: Annotated[Path, typer.Option("--out", help="The HTML file")] = Path("report.html"),
 ) -> None:
     """Build a run's report again from its files, or compare several runs on one page."""
-    from medfed.report.html import write_report
+    from medfed.report.page import write_report
 
     for folder in folders:
         _require_folder(folder)
@@ -203,9 +203,9 @@ def report(
         write_report(folders[0], out)
     else:
         from medfed.evaluation.compare import compare_runs
-        from medfed.report.comparison import default_labels, write_comparison
+        from medfed.report.comparison import default_labels
 
-        write_comparison(compare_runs(folders, default_labels(folders)), folders, out)
+        write_report(compare_runs(folders, default_labels(folders)), out, folders)
     typer.echo(out)
 
 

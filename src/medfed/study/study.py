@@ -29,10 +29,6 @@ from medfed.study.parts import EncoderSpec, ModelSpec
 
 if TYPE_CHECKING:
     from medfed.federated.algorithm import Algorithm
-else:
-    Algorithm = BaseModel
-
-if TYPE_CHECKING:
     from medfed.modalities.base import Modality
     from medfed.tasks.base import Task
 

@@ -35,11 +35,13 @@ class Block(NamedTuple):
         line: line of the file at which it starts.
         text: its text, line breaks kept.
         is_prose: whether it consists of sentences; a table row and a record of a list do not.
+        is_title: whether it is a heading, which needs no subject.
     """
 
     line: int
     text: str
     is_prose: bool = True
+    is_title: bool = False
 
 
 class Name(NamedTuple):
@@ -116,7 +118,7 @@ ITEM = re.compile(r"^(\s*)([-*+]|\d+\.)\s+")
 
 def markdown_blocks(text: str, records: frozenset[str] = frozenset()) -> Iterator[Block]:
     """Yield paragraphs, headings, list items and table rows; code blocks and comments are left out."""
-    text = re.sub(r"<!--.*?-->", lambda match: re.sub(r"[^\n]", "", match[0]), text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->", _lines, text, flags=re.DOTALL)
     held: list[str] = []
     start, is_code = 0, False
     for number, line in enumerate([*text.splitlines(), ""], 1):
@@ -131,7 +133,7 @@ def markdown_blocks(text: str, records: frozenset[str] = frozenset()) -> Iterato
         if line.lstrip().startswith("|"):
             yield Block(number, line, is_prose=False)
         elif line.lstrip().startswith("#"):
-            yield Block(number, line.lstrip("# "))
+            yield Block(number, line.lstrip("# "), is_title=True)
         else:
             start = start if held else number
             held.append(ITEM.sub("", line) if not held else line)
@@ -144,6 +146,9 @@ def _item(line: int, text: str, records: frozenset[str]) -> Block:
 
 SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Yields|Shapes|Notes?|Example|Examples):\s*$")
 ENTRY = re.compile(r"^[*\w.,\s`\"']{1,60}: ")
+COMMAND = re.compile(r"^\s*(python|medfed|make) [\w/-]|.*\S {3,}\S")
+"""A line of usage: a command, or two columns."""
+CODE_INDENT = 2
 
 
 def docstring_blocks(text: str, line: int) -> Iterator[Block]:
@@ -157,7 +162,7 @@ def docstring_blocks(text: str, line: int) -> Iterator[Block]:
         indent = len(one) - len(one.lstrip())
         is_section = bool(SECTION.match(one))
         in_section = level > 0 and indent >= level
-        is_code = indent >= 2 and not in_section and not held  # noqa: PLR2004
+        is_code = (indent >= CODE_INDENT and not in_section and not held) or bool(COMMAND.match(one))
         is_entry = in_section and indent == level and bool(ENTRY.match(one.lstrip()))
         begins = not one.strip() or is_section or is_entry or is_code or bool(ITEM.match(one))
         if held and (begins or (level > 0 and one.strip() and indent < level)):
@@ -170,11 +175,12 @@ def docstring_blocks(text: str, line: int) -> Iterator[Block]:
         if not one.strip() or is_section or is_code or ">>>" in one:
             continue
         start = start if held else line + offset
-        held.append(ITEM.sub("", one.lstrip()) if not held else one.lstrip())
+        text = ENTRY.sub("", one.lstrip()) if is_entry else one.lstrip()
+        held.append(text if held else ITEM.sub("", text))
 
 
 HELP = frozenset({"help", "hint", "description", "note", "what"})
-SPOKEN = frozenset({"say", "warn", "note", "line", "echo", "exit"})
+PRINTING = frozenset({"say", "warn", "note", "line", "echo", "exit"})
 
 
 def python_blocks(tree: ast.Module) -> Iterator[Block]:
@@ -189,7 +195,7 @@ def python_blocks(tree: ast.Module) -> Iterator[Block]:
 def _call_blocks(call: ast.Call) -> Iterator[Block]:
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
     texts = [keyword.value for keyword in call.keywords if keyword.arg in HELP]
-    if name.endswith("Error") or name in SPOKEN:
+    if name.endswith("Error") or name in PRINTING:
         texts += call.args[:1]
     for node in texts:
         text = _string(node)
@@ -265,7 +271,7 @@ class _Html(HTMLParser):
 def html_blocks(text: str) -> list[Block]:
     """Return the texts of a template; its expressions are placeholders, its statements nothing."""
     text = re.sub(r"\{\{.*?\}\}", PLACEHOLDER, text, flags=re.DOTALL)
-    text = re.sub(r"\{[%#].*?[%#]\}", lambda match: "\n" * match[0].count("\n"), text, flags=re.DOTALL)
+    text = re.sub(r"\{[%#].*?[%#]\}", _lines, text, flags=re.DOTALL)
     parser = _Html()
     parser.feed(text)
     parser.flush()
@@ -274,6 +280,7 @@ def html_blocks(text: str) -> list[Block]:
 
 # --- from a block to sentences ---
 
+RST_TABLE = re.compile(r"^=+ +=[= ]*$.*^=+ +=[= ]*$", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"(`+)(?!`).*?(?<!`)\1(?!`)", re.DOTALL)
 LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
 URL = re.compile(r"https?://\S+|\b(?:doi|arXiv):\S+")
@@ -289,10 +296,16 @@ ABBREVIATION = re.compile(r"(?:\b(?:al|e\.g|i\.e|vs|cf|Eq|Fig|Alg|Sec|No|approx|
 
 def plain(text: str) -> str:
     """Return ``text`` without markup; code spans and URLs are placeholders; line breaks stay where they are."""
-    text = CODE.sub(lambda match: PLACEHOLDER + "\n" * match[0].count("\n"), text)
+    text = RST_TABLE.sub(_lines, text)
+    text = CODE.sub(lambda match: PLACEHOLDER + _lines(match), text)
     text = LINK.sub(lambda match: match[1], text)
     text = URL.sub(PLACEHOLDER, text)
     return TAG.sub("", text).replace("*", "")
+
+
+def _lines(match: re.Match[str]) -> str:
+    """Return the line breaks of what is left out, so that lines keep their numbers."""
+    return "\n" * match[0].count("\n")
 
 
 def sentences(text: str) -> Iterator[tuple[int, str]]:
@@ -334,9 +347,9 @@ def check_block(block: Block, rules: Rules) -> Iterator[Finding]:
         if count > rules.max_words:
             begin = " ".join(sentence.split()[:6])
             yield Finding(line, f"{count} words in a sentence, at most {rules.max_words}: “{begin} …”")
-        first = sentence.split(None, 1)[0].strip("“\"(*") if sentence.strip() else ""
-        if first in rules.openers and "?" not in sentence:
-            yield Finding(line, f"a sentence starts with “{first}”: its subject should be a noun")
+        first = sentence.split(None, 1)[0].strip('“"(*') if sentence.strip() else ""
+        if first in rules.openers and "?" not in sentence and not block.is_title:
+            yield Finding(line, f"subject: a sentence starts with “{first}”, not with a noun")
 
 
 def _banned(block: Block, text: str, banned: Banned) -> Iterator[Finding]:
@@ -373,9 +386,9 @@ def check_file(file: Path, rules: Rules, *, names: bool = True, prose: bool = Tr
         tree = ast.parse(text, str(file))
         blocks = python_blocks(tree) if prose else ()
         defined = python_names(tree, file.stem) if names else ()
-    found = [finding for block in blocks for finding in check_block(block, rules)]
-    found += [finding for name in defined for finding in check_name(name, rules)]
-    return sorted(set(found))
+    findings = {finding for block in blocks for finding in check_block(block, rules)}
+    findings.update(finding for name in defined for finding in check_name(name, rules))
+    return sorted(findings)
 
 
 def files(rules: Rules, only: Iterable[Path] = (), root: Path = ROOT) -> Iterator[tuple[Path, bool, bool]]:
@@ -419,13 +432,14 @@ def main(arguments: list[str] | None = None) -> int:
     return int(total > 0)
 
 
-KINDS = ("words", "sentences", "names")
+KINDS = ("words", "sentences", "subjects", "names")
 
 
 def kind(finding: Finding) -> str:
     """Return which rule a finding is of."""
-    if finding.message.startswith("name "):
-        return "names"
+    for one in ("subject", "name"):
+        if finding.message.startswith(one):
+            return f"{one}s"
     return "words" if finding.message.startswith("“") else "sentences"
 
 

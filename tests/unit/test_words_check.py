@@ -57,7 +57,8 @@ def test_sentences_end_where_they_end(text: str, count: int) -> None:
 
 
 def test_markdown_leaves_out_code_tables_and_comments_and_keeps_the_lines(tmp_path: Path) -> None:
-    page = f"# Title\n\n<!-- {LONG}\n-->\n```\n{LONG} letter\n```\n| {LONG} |\n|---|\n\nShort.\n{LONG}\n- {FITS}\n- {LONG}\n"
+    skipped = f"# Title\n\n<!-- {LONG}\n-->\n```\n{LONG} letter\n```\n| {LONG} |\n|---|\n"
+    page = f"{skipped}\nShort.\n{LONG}\n- {FITS}\n- {LONG}\n"
     assert findings(page, ".md", tmp_path) == [(12, "sentences"), (14, "sentences")]
 
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from benchmarks.llama import sharing
 from medfed.injection.experts import ADAPTER, add_experts
-from medfed.injection.router import RouterSettings
+from medfed.study.injection import RouterSettings
 
 P, RANK, ALPHA = 12, 8, 16
 SCALING = ALPHA / RANK

@@ -22,14 +22,15 @@ from torch import Tensor
 from benchmarks.bytes import peak_bytes, size
 from benchmarks.rows import Row, Target, counted
 from benchmarks.timing import Bench, Run, Versus
+from medfed.algorithms.fedavg import FedAvg
+from medfed.core.types import Broadcast, Params, Update
 from medfed.federated import rounds
-from medfed.federated.algorithms.base import Federation
-from medfed.federated.algorithms.fedavg import FedAvg
-from medfed.federated.compression import UploadDtype, compressed
+from medfed.federated.algorithm import Federation
+from medfed.federated.encoding import compressed
 from medfed.federated.exchange import Answer
-from medfed.federated.rounds import RoundSettings, run_round
+from medfed.federated.rounds import run_round
 from medfed.federated.state import FederatedState, fingerprint
-from medfed.types import Broadcast, Params, Update
+from medfed.study.federation import RoundSettings, UploadDtype
 
 EXAMPLES = 7
 SUMS, GATED, ROUND = "sums", "gate and sums", "gate, sums and fingerprint"

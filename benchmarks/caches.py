@@ -15,13 +15,13 @@ from benchmarks.patients import tokenizer
 from benchmarks.rows import Row
 from benchmarks.server import STILL
 from benchmarks.timing import Bench, Versus
-from medfed.arm import build_multimodal
 from medfed.injection import inject
-from medfed.injection.foundation import Foundation
 from medfed.injection.inject import Injector
-from medfed.injection.settings import InjectionSettings
-from medfed.study import load_study
-from medfed.tasks.base import TaskSet
+from medfed.llm.foundation import Foundation
+from medfed.runs.federation import build_multimodal
+from medfed.study.injection import InjectionSettings
+from medfed.study.study import load_study
+from medfed.tasks.examples import TaskSet
 
 OFF, ON = "encoded step by step", "encoded once"
 

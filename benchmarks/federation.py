@@ -19,19 +19,20 @@ from torch.nn import functional as F
 from benchmarks.bytes import size
 from benchmarks.rows import Row, Target, counted, peaks
 from benchmarks.timing import Bench, Versus
-from medfed.arm import build_model
-from medfed.federated.algorithms.base import Federation
-from medfed.federated.algorithms.fedavg import FedAvg
+from medfed.algorithms.fedavg import FedAvg
+from medfed.core.rng import torch_seeded
+from medfed.core.types import Batch, Params
+from medfed.federated.algorithm import Federation
 from medfed.federated.batches import steps
-from medfed.federated.client import Client, ClientSettings
-from medfed.federated.compression import UploadDtype
+from medfed.federated.client import Client
 from medfed.federated.exchange import InProcessExchange
-from medfed.federated.rounds import RoundSettings, initial_state, run_round
+from medfed.federated.rounds import initial_state, run_round
 from medfed.models.base import FederatedModel
-from medfed.rng import torch_seeded
-from medfed.study import Study, load_study
-from medfed.tasks.base import Task, TaskSet
-from medfed.types import Batch, Params
+from medfed.runs.federation import build_model
+from medfed.study.federation import ClientSettings, RoundSettings, UploadDtype
+from medfed.study.study import Study, load_study
+from medfed.tasks.base import Task
+from medfed.tasks.examples import TaskSet
 
 DEMO = Path(__file__).parents[1] / "studies" / "demo.toml"
 ROUND, BARE, SEED = "federated round", "bare local training", 0

@@ -24,12 +24,12 @@ from benchmarks.bytes import size
 from benchmarks.resident import growth, readable
 from benchmarks.rows import Row, counted, left_out
 from benchmarks.timing import Bench, Run, Versus
+from medfed.data.cache import SETTLED_SECONDS, DecodedCache
+from medfed.data.decode import decode
 from medfed.datasets import DATASETS
-from medfed.datasets.base import Dataset, TwinSpec, read_csv
-from medfed.datasets.decode import decode
-from medfed.datasets.decoded_cache import SETTLED_SECONDS, DecodedCache
+from medfed.datasets.base import Dataset, read_csv
+from medfed.datasets.formats import read_nifti, write_nifti
 from medfed.datasets.images import read_dicom, read_grey
-from medfed.datasets.nifti import read_nifti, write_nifti
 from medfed.datasets.ptbxl import COLUMNS, TABLE, read_wfdb
 from medfed.datasets.yaib import NUM_HOURS
 from medfed.modalities import MODALITIES
@@ -37,6 +37,7 @@ from medfed.modalities.base import Modality
 from medfed.modalities.signal import LEADS
 from medfed.modalities.timeseries import VITALS
 from medfed.modalities.volume import Volume
+from medfed.study.data import TwinSpec
 
 GROWTH, LEAST = "peak growth of a process", 1_000_000
 """Below so many bytes it is pages, not data."""

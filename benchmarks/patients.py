@@ -15,17 +15,20 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks.llama import llama
-from medfed.injection.foundation import Foundation
-from medfed.injection.huggingface import HubTokenizer
+from medfed.core.rng import torch_seeded
 from medfed.injection.inject import Injector
-from medfed.injection.pretrain import SPECIAL, train_tokenizer
-from medfed.injection.settings import InjectionSettings
-from medfed.modalities.base import Encoder, EncoderSpec, Modality
+from medfed.llm.foundation import Foundation
+from medfed.llm.huggingface import HubTokenizer
+from medfed.llm.tiny.pretrain import SPECIAL, train_tokenizer
+from medfed.modalities.base import Modality
 from medfed.modalities.signal import SignalModality
+from medfed.models.base import Encoder
 from medfed.models.multimodal import MultimodalModel
-from medfed.rng import torch_seeded
+from medfed.study.injection import InjectionSettings
+from medfed.study.parts import EncoderSpec
 from medfed.tasks import TASKS
-from medfed.tasks.base import Task, TaskSet
+from medfed.tasks.base import Task
+from medfed.tasks.examples import TaskSet
 
 TRAINED = ("cd", "lod", "ead", "mp")
 NUM_TOKENS = {"image": 16, "ecg": 10, "vitals": 24, "labs": 24, "input": 24, "output": 24}

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.patients import Server
-from medfed.injection.encoding import encode
-from medfed.injection.prompt import ANSWER, CUE, QUESTION
+from medfed.core.types import Batch
+from medfed.injection.encode import encode
+from medfed.llm.prompt import ANSWER, CUE, QUESTION
 from medfed.tasks.base import Task
-from medfed.types import Batch
 
 Examples = Sequence[tuple[Task, Batch]]
 

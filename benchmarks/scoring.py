@@ -16,9 +16,9 @@ from benchmarks.patients import Server, patients, server
 from benchmarks.plain import generated
 from benchmarks.rows import Row, Target, counted, peaks
 from benchmarks.timing import Bench, Versus
-from medfed.injection.prompt import ANSWER
+from medfed.core.types import Batch
+from medfed.llm.prompt import ANSWER
 from medfed.tasks.base import Task
-from medfed.types import Batch
 
 BATCH, SURE = 16, 60.0
 

@@ -24,21 +24,27 @@ ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests"))  # for the quadratics of the theory tests
 
 from federated_toys import Point, quadratic_client  # noqa: E402
-from medfed.arm import build_model  # noqa: E402
-from medfed.federated.algorithms.base import Algorithm, Federation  # noqa: E402
-from medfed.federated.algorithms.fedavg import FedAvg  # noqa: E402
-from medfed.federated.algorithms.fednova import FedNova  # noqa: E402
-from medfed.federated.algorithms.scaffold import Scaffold  # noqa: E402
-from medfed.federated.client import Client, ClientSettings  # noqa: E402
+from medfed.algorithms.fedavg import FedAvg  # noqa: E402
+from medfed.algorithms.fednova import FedNova  # noqa: E402
+from medfed.algorithms.scaffold import Scaffold  # noqa: E402
+from medfed.core.progress import Reporter  # noqa: E402
+from medfed.data.cohort import Cohort  # noqa: E402
+from medfed.data.prepare import decode_all, divide, find_sources  # noqa: E402
+from medfed.federated.algorithm import Algorithm, Federation  # noqa: E402
+from medfed.federated.client import Client  # noqa: E402
 from medfed.federated.exchange import InProcessExchange  # noqa: E402
-from medfed.federated.rounds import RoundSettings, initial_state, run_rounds  # noqa: E402
+from medfed.federated.rounds import initial_state, run_rounds  # noqa: E402
 from medfed.federated.state import load_weights  # noqa: E402
-from medfed.modalities.base import Encoder, EncoderSpec, Modality  # noqa: E402
-from medfed.prepare import decode_all, divide, find_sources  # noqa: E402
-from medfed.progress import Reporter  # noqa: E402
-from medfed.study import Study  # noqa: E402
+from medfed.modalities.base import Modality  # noqa: E402
+from medfed.models.base import Encoder  # noqa: E402
+from medfed.runs.federation import build_model  # noqa: E402
+from medfed.study.federation import (
+    ClientSettings,
+    RoundSettings,
+)
+from medfed.study.parts import EncoderSpec  # noqa: E402
+from medfed.study.study import Study  # noqa: E402
 from medfed.tasks.base import trainable  # noqa: E402
-from medfed.tasks.cohort import Cohort  # noqa: E402
 
 CAUGHT_UP = 1.01
 """A loss has reached another within 1 %."""

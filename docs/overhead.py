@@ -22,24 +22,24 @@ from typing import Any, NamedTuple
 import torch
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from medfed.arm import build_model, clients_of, in_process, in_workers
-from medfed.federated.algorithms.base import Federation
+from medfed.core.progress import Reporter
+from medfed.core.types import Failure, Update
+from medfed.data.cohort import Cohort
+from medfed.data.prepare import cohort_of, decode_all, find_sources
+from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
+from medfed.federated.encoding import broadcast_of, update_bytes
 from medfed.federated.exchange import ClientExchange, Trainer
-from medfed.federated.flower import FlowerServer, FlowerSite
 from medfed.federated.memory import DiskMemory
-from medfed.federated.post import Envelope
-from medfed.federated.remote import RemoteExchange
-from medfed.federated.rounds import RoundSettings, initial_state, run_round
-from medfed.federated.wire import broadcast_of, update_bytes
-from medfed.prepare import cohort_of, decode_all, find_sources
-from medfed.progress import Reporter
-from medfed.rundir import RunDir
-from medfed.site.certificates import write_trial
-from medfed.site.keys import public_bytes
-from medfed.study import Study, load_study
-from medfed.tasks.cohort import Cohort
-from medfed.types import Failure, Update
+from medfed.federated.rounds import initial_state, run_round
+from medfed.runs.federation import build_model, clients_of, in_process, in_workers
+from medfed.runs.folder import RunDir
+from medfed.sites.certificates import write_trial
+from medfed.sites.flower import FlowerServer, FlowerSite
+from medfed.sites.keys import public_bytes
+from medfed.sites.remote import Envelope, RemoteExchange
+from medfed.study.federation import RoundSettings
+from medfed.study.study import Study, load_study
 
 ROOT = Path(__file__).parents[1]
 SITES = ("site-0", "site-1", "site-2")

@@ -23,15 +23,15 @@ import numpy as np
 import psutil
 import torch
 
-from medfed.arm import Arm, Connect, build_model, in_process, in_workers
+from medfed.core.progress import Reporter
+from medfed.core.types import Broadcast, Params
+from medfed.data.cohort import Cohort
 from medfed.federated.exchange import Answer, ClientExchange
-from medfed.progress import Reporter
-from medfed.rundir import RunDir
-from medfed.study import Study
+from medfed.runs.federation import Arm, Connect, build_model, in_process, in_workers
+from medfed.runs.folder import RunDir
+from medfed.study.study import Study
 from medfed.tasks import TASKS
-from medfed.tasks.base import TaskSet
-from medfed.tasks.cohort import Cohort
-from medfed.types import Broadcast, Params
+from medfed.tasks.examples import TaskSet
 
 DOCS = Path(__file__).parent
 NUM_EXAMPLES, LENGTH = 12_000, 250

@@ -13,15 +13,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from medfed.federated.algorithms.base import Federation
-from medfed.federated.algorithms.fedavg import FedAvg
-from medfed.federated.client import Client, ClientSettings
+from medfed.algorithms.fedavg import FedAvg
+from medfed.core.rng import numpy_rng
+from medfed.core.types import Batch
+from medfed.federated.algorithm import Federation
+from medfed.federated.client import Client
 from medfed.federated.exchange import InProcessExchange
-from medfed.federated.rounds import RoundSettings, initial_state, run_rounds
-from medfed.rng import numpy_rng
-from medfed.tasks.base import TaskSet
-from medfed.tasks.findings import PNEUMONIA
-from medfed.types import Batch
+from medfed.federated.rounds import initial_state, run_rounds
+from medfed.study.federation import ClientSettings, RoundSettings
+from medfed.tasks.examples import TaskSet
+from medfed.tasks.fedkim import PNEUMONIA
 
 SEED, ROUNDS, BATCH, LR = 0, 4, 8, 0.05
 SIZES = {"north": 24, "south": 16, "west": 30}

@@ -16,21 +16,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from medfed.federated.algorithms.base import Federation
-from medfed.federated.algorithms.fedavg import FedAvg
-from medfed.federated.client import Client, ClientSettings
+from medfed.algorithms.fedavg import FedAvg
+from medfed.core.rng import numpy_rng, torch_seeded
+from medfed.core.types import Params
+from medfed.federated.algorithm import Federation
+from medfed.federated.client import Client
 from medfed.federated.exchange import InProcessExchange
-from medfed.federated.rounds import RoundSettings, initial_state, run_round
+from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.state import FederatedState, load_weights, split, weights_of
-from medfed.injection.foundation import Foundation
-from medfed.injection.inject import InjectionSettings, Injector
-from medfed.injection.sampling import epoch_order
+from medfed.injection.inject import Injector, epoch_order
+from medfed.llm.foundation import Foundation
 from medfed.modalities import ENCODERS, MODALITIES
 from medfed.models.multimodal import MultimodalModel
-from medfed.rng import numpy_rng, torch_seeded
+from medfed.study.federation import ClientSettings, RoundSettings
+from medfed.study.injection import InjectionSettings
 from medfed.tasks import TASKS
-from medfed.tasks.base import Task, TaskSet
-from medfed.types import Params
+from medfed.tasks.base import Task
+from medfed.tasks.examples import TaskSet
 
 SEED, ROUNDS, LR, SIZES, EXPERTS, RANK = 0, 2, 0.05, {"north": 12, "south": 18}, 3, 2
 TASK = {name: TASKS[name] for name in ("cd", "pneumonia")}

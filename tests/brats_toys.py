@@ -7,13 +7,15 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from medfed.datasets.base import TwinSpec, write_twin
+from medfed.data.decode import decode
+from medfed.datasets.base import write_twin
 from medfed.datasets.brats import BraTS
-from medfed.datasets.decode import Decoded, decode
+from medfed.datasets.decoded import Decoded
 from medfed.modalities.base import Modality
 from medfed.modalities.volume import MaskModality, VolumeModality
-from medfed.tasks.base import TaskSet
-from medfed.tasks.brats import BRATS
+from medfed.study.data import TwinSpec
+from medfed.tasks.examples import TaskSet
+from medfed.tasks.segmentation import BRATS
 
 DATASET = BraTS()
 CASE_2018 = "HGG/Brats18_TCIA01_9001_1"

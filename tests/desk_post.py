@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from rich.console import Console
 
 from federation_trial import Trial
-from medfed.federated.post import Envelope, Lost
-from medfed.federation_server import Hospitals
-from medfed.pipeline import Places, run_study
-from medfed.progress import Reporter
-from medfed.rundir import RunDir
-from medfed.site.federation import FederationFolder
-from medfed.site_client import SiteDesk
+from medfed.core.progress import Reporter
+from medfed.runs.folder import RunDir
+from medfed.runs.pipeline import Places, run_study
+from medfed.sites.client import SiteDesk
+from medfed.sites.federation import FederationFolder
+from medfed.sites.remote import Envelope, Lost
+from medfed.sites.server import Hospitals
 
 Meddle = Callable[[str, Envelope, Envelope], Envelope]
 """(site, letter, its answer) → the answer that arrives."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fake_run import TRAINED, UNSEEN, fake_run
-from medfed.rng import numpy_rng
+from medfed.core.rng import numpy_rng
 
 CELLS = {"FedKIM": 0.0, "FedPlug_L": -0.03, "FedPlug": -0.09}
 """Label → what its injected LLM loses against the first."""

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from medfed.evaluation.evaluate import EvaluationSettings, TaskPredictions, prediction_records, score_rows
-from medfed.rng import numpy_rng
+from medfed.core.rng import numpy_rng
+from medfed.evaluation.evaluate import TaskPredictions, prediction_records, score_rows
+from medfed.study.evaluation import EvaluationSettings
 
 ANSWERS = ("No", "Yes")
 TITLES = {

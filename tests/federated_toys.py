@@ -12,22 +12,25 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
+from medfed.core.errors import StudyError
+from medfed.core.rng import torch_seeded
+from medfed.core.types import Batch, Broadcast, Update
 from medfed.datasets.base import Card
-from medfed.datasets.decode import Decoded
-from medfed.errors import StudyError
-from medfed.federated.algorithms.base import Algorithm, Federation
-from medfed.federated.client import Client, ClientSettings
-from medfed.federated.compression import UploadDtype
+from medfed.datasets.decoded import Decoded
+from medfed.federated.algorithm import Algorithm, Federation
+from medfed.federated.client import Client
 from medfed.federated.exchange import Answer, InProcessExchange
-from medfed.federated.rounds import FederatedState, RoundResult, RoundSettings, initial_state, run_rounds
-from medfed.federated.state import Weights
-from medfed.modalities.base import Encoder, EncoderSpec, Modality
+from medfed.federated.rounds import RoundResult, initial_state, run_rounds
+from medfed.federated.state import FederatedState, Weights
+from medfed.modalities.base import Modality
 from medfed.modalities.moments import Moments
+from medfed.models.base import Encoder
 from medfed.models.multimodal import MultimodalModel
-from medfed.rng import torch_seeded
-from medfed.tasks.base import ClosedTask, Task, TaskSet
+from medfed.study.federation import ClientSettings, RoundSettings, UploadDtype
+from medfed.study.parts import EncoderSpec
+from medfed.tasks.base import ClosedTask, Task
 from medfed.tasks.classification import Classification
-from medfed.types import Batch, Broadcast, Update
+from medfed.tasks.examples import TaskSet
 
 CARD = Card(title="toy", version="1", licence="none", access="none", citation="none")
 WORDS = {"question": "?", "task_description": "?", "modality_description": "?"}

@@ -23,15 +23,15 @@ from typing import Any, NamedTuple, get_args
 
 import psutil
 
-from medfed.prepare import write_folders
-from medfed.progress import Reporter
-from medfed.rundir import RunDir
-from medfed.site.certificates import certificate_fingerprint, load_authority, write_trial
-from medfed.site.federation import Deadlines, FederationFolder, FederationSettings, init_federation
-from medfed.site.folder import SiteFolder, SiteSettings, init_site
-from medfed.site.policy import Part, policy_for
-from medfed.site.status import STATUS, Status, read_status
-from medfed.study import Study, load_study
+from medfed.core.progress import Reporter
+from medfed.data.prepare import write_folders
+from medfed.runs.folder import RunDir
+from medfed.sites.certificates import certificate_fingerprint, load_authority, write_trial
+from medfed.sites.federation import Deadlines, FederationFolder, FederationSettings, init_federation
+from medfed.sites.folder import SiteFolder, SiteSettings, init_site
+from medfed.sites.policy import Part, policy_for
+from medfed.sites.status import STATUS, Status, read_status
+from medfed.study.study import Study, load_study
 
 STUDY = """
 name = "trial"
@@ -83,7 +83,7 @@ BOUND = 90.0
 
 RELEASED = "released"
 """File in a trial's folder: what is held goes on."""
-PRELOADED = ("medfed.cli", "medfed.federation_server", "medfed.site_client", "medfed.federated.flower")
+PRELOADED = ("medfed.cli.main", "medfed.sites.server", "medfed.sites.client", "medfed.sites.flower")
 
 
 class Fault(NamedTuple):
@@ -166,7 +166,7 @@ class Trial:
 
     Args:
         root: a new folder.
-        data: a data root, as :func:`medfed.prepare.write_folders` writes it for the study.
+        data: a data root, as :func:`medfed.data.prepare.write_folders` writes it for the study.
         cache: for twins and the tiny LLM.
         study: the study, TOML.
         deadlines: of the server.
@@ -328,7 +328,7 @@ def _command(arguments: list[str], log: str, faults: tuple[Fault, ...], heartbea
     _beat_every(heartbeat)
     for fault in faults:
         _plant(fault, Path(log).parent / RELEASED)
-    from medfed.cli import main
+    from medfed.cli.main import main
 
     sys.argv = ["medfed", *arguments]
     main()
@@ -338,7 +338,7 @@ def _beat_every(seconds: float) -> None:
     """Let the network's heartbeats be faster than Flower's 10 s, so that tests need not wait for them."""
     from flwr.superlink.servicer.fleet import fleet_handlers
 
-    from medfed.federated import flower
+    from medfed.sites import flower
 
     fleet_handlers.HEARTBEAT_MIN_INTERVAL = min(seconds, fleet_handlers.HEARTBEAT_MIN_INTERVAL)
     flower.HEARTBEAT_SECONDS, flower.REFUSED_SECONDS = seconds, 3 * seconds

@@ -12,14 +12,14 @@ from transformers import PreTrainedTokenizerFast
 
 from fake_run import fake_run
 from injection_toys import TEXTS, language_model
-from medfed.arm import build_multimodal
 from medfed.federated.rounds import initial_state
 from medfed.federated.state import join
-from medfed.injection.foundation import load_foundation
 from medfed.injection.inject import Injector
-from medfed.injection.pretrain import SPECIAL, train_tokenizer
-from medfed.rundir import RunDir
-from medfed.study import Study
+from medfed.llm.foundation import load_foundation
+from medfed.llm.tiny.pretrain import SPECIAL, train_tokenizer
+from medfed.runs.federation import build_multimodal
+from medfed.runs.folder import RunDir
+from medfed.study.study import Study
 
 ENCODERS = {"image": "vit-mini", "ecg": "conv1d", "vitals": "transformer"}
 ENCODERS |= dict.fromkeys(("labs", "input", "output"), "transformer")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from medfed.datasets import DATASETS
-from medfed.datasets.base import Dataset, TwinSpec, write_twin
+from medfed.datasets.base import Dataset, write_twin
+from medfed.study.data import TwinSpec
 
 IMAGE_DATASETS: tuple[Dataset, ...] = tuple(
     DATASETS[name]

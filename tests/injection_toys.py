@@ -12,18 +12,21 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from medfed.core.rng import torch_seeded
 from medfed.datasets.base import Card
-from medfed.datasets.decode import Decoded
-from medfed.injection.foundation import Foundation
-from medfed.injection.huggingface import HubTokenizer
-from medfed.injection.inject import InjectionSettings, Injector
-from medfed.injection.pretrain import SPECIAL, train_tokenizer
-from medfed.modalities.base import Encoder, EncoderSpec, Modality
+from medfed.datasets.decoded import Decoded
+from medfed.injection.inject import Injector
+from medfed.llm.foundation import Foundation
+from medfed.llm.huggingface import HubTokenizer
+from medfed.llm.tiny.pretrain import SPECIAL, train_tokenizer
+from medfed.modalities.base import Modality
 from medfed.modalities.signal import SignalModality
+from medfed.models.base import Encoder
 from medfed.models.multimodal import MultimodalModel
-from medfed.rng import torch_seeded
-from medfed.tasks.base import TaskSet
+from medfed.study.injection import InjectionSettings
+from medfed.study.parts import EncoderSpec
 from medfed.tasks.classification import Classification
+from medfed.tasks.examples import TaskSet
 
 CARD = Card(title="toy", version="1", licence="none", access="none", citation="none")
 CHANNELS = 6

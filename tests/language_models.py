@@ -10,8 +10,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedTokenizerFast
 
 from injection_toys import TEXTS
-from medfed.injection.pretrain import SPECIAL, train_tokenizer
-from medfed.rng import torch_seeded
+from medfed.core.rng import torch_seeded
+from medfed.llm.tiny.pretrain import SPECIAL, train_tokenizer
 
 WINDOW = 6
 """Shorter than every prompt."""

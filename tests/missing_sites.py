@@ -6,13 +6,13 @@ import hashlib
 from collections.abc import Iterator, Mapping
 
 from federation_trial import Trial
+from medfed.core.progress import Reporter
+from medfed.core.types import Broadcast
+from medfed.data.cohort import Cohort
 from medfed.federated.exchange import Answer, ClientExchange
-from medfed.pipeline import Party, Places, here, run_study
-from medfed.progress import Reporter
-from medfed.rundir import RunDir
-from medfed.study import Study
-from medfed.tasks.cohort import Cohort
-from medfed.types import Broadcast
+from medfed.runs.folder import RunDir
+from medfed.runs.pipeline import Party, Places, here, run_study
+from medfed.study.study import Study
 
 
 class Deaf:

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import uvicorn
 
-from medfed.loaded import LoadedRun
-from medfed.play.app import Play
-from medfed.play.serve import listen
+from medfed.ask.page.app import Play
+from medfed.ask.page.serve import listen
+from medfed.runs.loaded import LoadedRun
 
 
 class Reply(NamedTuple):

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import polars as pl
 from rich.console import Console
 
-from medfed.loaded import LoadedRun
-from medfed.pipeline import Places, run_study
-from medfed.progress import Reporter
-from medfed.study import study_of
+from medfed.core.progress import Reporter
+from medfed.runs.loaded import LoadedRun
+from medfed.runs.pipeline import Places, run_study
+from medfed.study.study import study_of
 
 STUDY = {
     "name": "quick",

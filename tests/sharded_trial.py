@@ -22,11 +22,11 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from injection_toys import BOTH, IMAGE, examples, federated_model, foundation, settings
-from medfed.injection.encoding import Group, encode
+from medfed.core.rng import torch_seeded
+from medfed.injection.encode import Group, encode
 from medfed.injection.experts import save_experts
-from medfed.injection.injected import InjectedModel
+from medfed.injection.model import InjectedModel
 from medfed.injection.sharding import adapter_state, average_gradients, expert_params, shard, whole_params
-from medfed.rng import torch_seeded
 
 CONFIG = Path(__file__).parents[1] / "deploy" / "fsdp.json"
 STEPS, SHARE = 4, 4

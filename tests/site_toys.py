@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from medfed import cli
-from medfed.site import certificates
-from medfed.site.certificates import write_trial
-from medfed.site.federation import FederationFolder, FederationSettings, init_federation
-from medfed.site.folder import SiteFolder, SiteSettings, init_site
-from medfed.site.invitation import Invitation, invited_study
-from medfed.site.policy import policy_for
+from medfed.cli import main as cli
+from medfed.sites import certificates
+from medfed.sites.certificates import write_trial
+from medfed.sites.federation import FederationFolder, FederationSettings, init_federation
+from medfed.sites.folder import SiteFolder, SiteSettings, init_site
+from medfed.sites.invitation import Invitation, invited_study
+from medfed.sites.policy import policy_for
 
 HOST = "fed.example.org"
 STUDY = """

@@ -6,19 +6,21 @@ from functools import lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
 
+from medfed.data.cohort import Cohort, build_cohort
+from medfed.data.decode import decode
 from medfed.datasets import DATASETS
-from medfed.datasets.base import TwinSpec, write_twin
-from medfed.datasets.decode import Decoded, decode
-from medfed.datasets.split import PartitionSettings, SplitSettings
+from medfed.datasets.base import write_twin
+from medfed.datasets.decoded import Decoded
 from medfed.modalities import MODALITIES
-from medfed.modalities.base import EncoderSpec, Modality
+from medfed.modalities.base import Modality
 from medfed.modalities.image import ImageModality
-from medfed.modalities.language import TextEncoderSpec
-from medfed.modalities.vision import ViTMini
-from medfed.models.blip import Blip, BlipSpec
+from medfed.models.blip import Blip
+from medfed.study.data import PartitionSettings, SplitSettings, TwinSpec
+from medfed.study.encoders import TextEncoderSpec, ViTMini
+from medfed.study.models import BlipSpec
+from medfed.study.parts import EncoderSpec
 from medfed.tasks import TASKS
 from medfed.tasks.base import TrainableTask, trainable
-from medfed.tasks.cohort import Cohort, build_cohort
 
 SMALL: dict[str, Modality] = {**MODALITIES, "image": ImageModality(size=32)}
 TEXT = TextEncoderSpec(dim=16, num_heads=2)

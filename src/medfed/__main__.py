@@ -1,5 +1,7 @@
 """``python -m medfed`` is the ``medfed`` command."""
 
-from medfed.cli import main
+from __future__ import annotations
+
+from medfed.cli.main import main
 
 main()

@@ -26,15 +26,16 @@ from federated_toys import (
     small_public,
     task_set,
 )
-from medfed.errors import StudyError
-from medfed.federated.algorithms import ALGORITHMS
-from medfed.federated.algorithms.base import Algorithm, Federation
-from medfed.federated.client import Client, ClientSettings
+from medfed.algorithms import ALGORITHMS
+from medfed.core.errors import StudyError
+from medfed.core.registry import lookup
+from medfed.core.types import Broadcast, Params, Update
+from medfed.federated.algorithm import Algorithm, Federation
+from medfed.federated.client import Client
 from medfed.federated.exchange import Answer, InProcessExchange
-from medfed.federated.rounds import FederatedState, RoundSettings, initial_state, run_round, run_rounds
-from medfed.federated.state import fingerprint
-from medfed.registry import lookup
-from medfed.types import Broadcast, Params, Update
+from medfed.federated.rounds import initial_state, run_round, run_rounds
+from medfed.federated.state import FederatedState, fingerprint
+from medfed.study.federation import ClientSettings, RoundSettings
 
 HUGE = 2.0**40
 

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from federated_toys import Vector
-from medfed.errors import StudyError
+from medfed.core.errors import StudyError
+from medfed.core.rng import torch_rng, torch_seeded
 from medfed.modalities import ENCODERS
-from medfed.modalities.base import Encoder, EncoderSpec, Modality
-from medfed.modalities.conv import Conv1dSpec
-from medfed.modalities.resnet import ResNetMini
-from medfed.modalities.transformer import TransformerSpec
-from medfed.modalities.vision import DeiTTiny, ViTMini
-from medfed.rng import torch_rng, torch_seeded
+from medfed.modalities.base import Modality
+from medfed.models.base import Encoder
+from medfed.study.encoders import Conv1dSpec, DeiTTiny, ResNetMini, TransformerSpec, ViTMini
+from medfed.study.parts import EncoderSpec
 
 
 class Samples(Vector):

@@ -12,15 +12,16 @@ import pydicom
 import pytest
 
 from image_twins import IMAGE_DATASETS, PNEUMONIA_MNIST, twin
-from medfed.datasets.base import Dataset, TwinSpec
+from medfed.data.decode import decode
+from medfed.datasets.base import Dataset
 from medfed.datasets.chestxray14 import ChestXray14
 from medfed.datasets.chexpert import CheXpert
 from medfed.datasets.covid_radiography import CovidRadiography
-from medfed.datasets.decode import decode
 from medfed.datasets.images import read_dicom
 from medfed.datasets.rsna_pneumonia import RsnaPneumonia
-from medfed.datasets.twins.chest_cohorts import RSNA, draw_films
 from medfed.modalities.image import ImageModality
+from medfed.study.data import TwinSpec
+from medfed.twins.chest_cohorts import RSNA, draw_films
 
 MODALITIES = {"image": ImageModality(size=16)}
 each = pytest.mark.parametrize("dataset", IMAGE_DATASETS, ids=lambda dataset: dataset.name)

@@ -8,12 +8,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from medfed.core.errors import DataError
+from medfed.data.decode import decode, validate_index
 from medfed.datasets import DATASETS
-from medfed.datasets.base import Dataset, TwinSpec, write_twin
-from medfed.datasets.decode import decode, validate_index
-from medfed.errors import DataError
+from medfed.datasets.base import Dataset, write_twin
 from medfed.modalities.image import ImageModality
 from medfed.modalities.signal import SignalModality
+from medfed.study.data import TwinSpec
 
 MODALITIES = {"image": ImageModality(size=16), "ecg": SignalModality()}
 QUESTION_DATASETS = tuple(  # those asked of the LLM; in the others the question is an input of the clients' model

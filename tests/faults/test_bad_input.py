@@ -9,12 +9,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from medfed import cli
+from medfed.cli import main as cli
+from medfed.data.decode import decode
 from medfed.datasets import DATASETS
-from medfed.datasets.base import TwinSpec, write_twin
-from medfed.datasets.decode import decode
+from medfed.datasets.base import write_twin
 from medfed.modalities import MODALITIES
-from medfed.provenance import data_facts
+from medfed.runs.provenance import data_facts
+from medfed.study.data import TwinSpec
 
 NAMES = ("covid-radiography", "rsna-pneumonia", "chexpert", "ptbxl", "yaib-mortality")
 TASK = {

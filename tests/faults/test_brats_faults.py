@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from brats_toys import CASE_2018, CASE_2024, DATASET, NAMES, grids, native_file, write_case, write_volume
-from medfed.datasets.decode import decode
-from medfed.errors import DataError
+from medfed.core.errors import DataError
+from medfed.data.decode import decode
 
 
 def cut_compressed(path: Path) -> None:

@@ -10,12 +10,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from medfed.datasets.base import Dataset, TwinSpec, write_twin
+from medfed.core.errors import DataError
+from medfed.data.decode import decode
+from medfed.datasets.base import Dataset, write_twin
 from medfed.datasets.covid19_repository import Covid19Repository
-from medfed.datasets.decode import decode
 from medfed.datasets.mimic_cxr import MimicCxr
-from medfed.errors import DataError
 from medfed.modalities import MODALITIES
+from medfed.study.data import TwinSpec
 
 MIMIC, COVID = MimicCxr(), Covid19Repository()
 TABLES = [f"mimic-cxr-2.0.0-{name}.csv.gz" for name in ("split", "metadata", "chexpert")]

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from medfed.errors import DiskError, SiteError
+from medfed.core.errors import DiskError, SiteError
 from medfed.federated.memory import DiskMemory
-from medfed.rundir import RunDir, written_whole
-from medfed.site.audit import AuditLog
+from medfed.runs.folder import RunDir, written_whole
+from medfed.sites.audit import AuditLog
 
 SMALL, LARGE = {"w": torch.zeros(8)}, {"w": torch.ones(5000)}
 FULL = 2000

@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from federated_toys import TASK_X, changed, run, small_clients, small_model, task_set
-from medfed.errors import RunError
-from medfed.federated.algorithms.base import Federation
-from medfed.federated.algorithms.fedavg import FedAvg
-from medfed.federated.client import Client, ClientSettings
+from medfed.algorithms.fedavg import FedAvg
+from medfed.core.errors import RunError
+from medfed.core.types import Failure, Update
+from medfed.federated.algorithm import Federation
+from medfed.federated.client import Client
 from medfed.federated.exchange import Answer, InProcessExchange
-from medfed.federated.rounds import RoundSettings, initial_state, run_round
+from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.state import fingerprint
-from medfed.types import Failure, Update
+from medfed.study.federation import ClientSettings, RoundSettings
 
 BAD = "h2"
 WEIGHT = "heads.y.1.weight"

@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from medfed.errors import RunError, UpdateRejectedError
+from medfed.core.errors import RunError, UpdateRejectedError
+from medfed.core.types import Broadcast, Failure, Update
+from medfed.federated.encoding import pack, unpack, update_bytes
 from medfed.federated.gate import MOST_STEPS, Gate, Manifest
-from medfed.federated.post import Envelope, Lost
-from medfed.federated.remote import Greeting, RemoteExchange, greet
-from medfed.federated.wire import pack, unpack, update_bytes
-from medfed.scoring import scores_of
-from medfed.study import Study, load_study
-from medfed.types import Broadcast, Failure, Update
+from medfed.runs.sites import scores_of
+from medfed.sites.remote import Envelope, Greeting, Lost, RemoteExchange, greet
+from medfed.study.study import Study, load_study
 
 STUDIES = Path(__file__).parents[2] / "studies"
 GOOD = Update("north", 1, "base", {"encoders.a.w": torch.ones(2)}, 10, 3, examples={"encoders.a": 10})
@@ -131,7 +130,7 @@ def test_what_a_site_says_of_its_failure_is_printable_short_and_in_no_other_phas
 
 
 def moments(study: Study, change: Callable[[dict], None]) -> Envelope:
-    from medfed.hospital import sampled_modalities
+    from medfed.data.hospital import sampled_modalities
 
     values = {
         name: {
@@ -160,7 +159,7 @@ def moments(study: Study, change: Callable[[dict], None]) -> Envelope:
 )
 def test_moments_that_are_not_the_studys_keep_that_site_out(change: Callable[[dict], None]) -> None:
     pytest.importorskip("cryptography")
-    from medfed.federation_server import _checked
+    from medfed.sites.server import _checked
 
     study = benchmark()
     answers = {"north": moments(study, change), "south": moments(study, lambda values: None)}
@@ -176,7 +175,7 @@ def test_moments_that_are_not_the_studys_keep_that_site_out(change: Callable[[di
 def test_a_round_that_is_not_the_letters_or_not_of_the_study_is_not_trained(said: str, inside: int) -> None:
     """A site files what it keeps by round: a round of any number would drop the real ones."""
     pytest.importorskip("cryptography")
-    from medfed.site_client import check_round
+    from medfed.sites.client import check_round
 
     with pytest.raises(RunError, match="the server"):
         check_round(Envelope("train", {"round": said}, b""), Broadcast(inside, "b", {}), last=3)

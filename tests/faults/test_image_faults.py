@@ -12,16 +12,17 @@ import pytest
 from PIL import Image
 
 from image_twins import IMAGE_DATASETS, PNEUMONIA_MNIST, twin
-from medfed.datasets.base import Dataset, TwinSpec
+from medfed.core.errors import DataError
+from medfed.data.decode import decode
+from medfed.datasets.base import Dataset
 from medfed.datasets.chestxray14 import ChestXray14
 from medfed.datasets.chexpert import CheXpert
 from medfed.datasets.covid_radiography import CovidRadiography
-from medfed.datasets.decode import decode
 from medfed.datasets.images import read_dicom, read_grey
 from medfed.datasets.medmnist import MedMnist
 from medfed.datasets.rsna_pneumonia import RsnaPneumonia
-from medfed.errors import DataError
 from medfed.modalities.image import ImageModality
+from medfed.study.data import TwinSpec
 
 MODALITIES = {"image": ImageModality(size=16)}
 

@@ -13,9 +13,9 @@ import pytest
 import medfed.federated.memory
 from desk_post import DeskPost, run_over
 from federation_trial import STUDY, Fault, Trial
-from medfed.errors import RunError, TooFewSitesError
-from medfed.federated.post import Envelope
-from medfed.site.folder import POLICY
+from medfed.core.errors import RunError, TooFewSitesError
+from medfed.sites.folder import POLICY
+from medfed.sites.remote import Envelope
 from missing_sites import failures, sites_and_phases, weights, weights_without
 
 Open = Callable[..., Trial]
@@ -29,8 +29,8 @@ def test_a_replayed_answer_is_refused_and_a_doubled_one_counts_once(open_trial: 
     trial = open_trial()
     server = trial.server()
     trial.site("site-0")
-    trial.site("site-1", Fault("medfed.site_client:SiteDesk._train", 2, "replay"))
-    trial.site("site-2", Fault("medfed.federated.flower:_Link.reply", 3, "twice"))
+    trial.site("site-1", Fault("medfed.sites.client:SiteDesk._train", 2, "replay"))
+    trial.site("site-2", Fault("medfed.sites.flower:_Link.reply", 3, "twice"))
     assert server.wait() == 0, trial.logs()
     told = failures(trial)
     assert sites_and_phases(told) == {1: [], 2: [(BAD, "gate")], 3: [(BAD, "gate")]}

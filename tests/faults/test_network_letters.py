@@ -10,11 +10,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from federation_trial import until
-from medfed.federated.post import Envelope, Lost
-from medfed.site.certificates import write_trial
-from medfed.site.keys import public_bytes
+from medfed.sites.certificates import write_trial
+from medfed.sites.keys import public_bytes
+from medfed.sites.remote import Envelope, Lost
 
-flower = pytest.importorskip("medfed.federated.flower", reason="the extra flower is not installed")
+flower = pytest.importorskip("medfed.sites.flower", reason="the extra flower is not installed")
 
 
 class Site:

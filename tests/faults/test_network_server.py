@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 
 from federation_trial import Fault, Process, Trial, written_folders
-from medfed.rundir import RunDir
-from medfed.site.lock import is_held
+from medfed.runs.folder import RunDir
+from medfed.sites.status import is_held
 from missing_sites import failures, sites_and_phases, weights, weights_without
 
 Open = Callable[..., Trial]
-GREETING, UPDATE = "medfed.federated.remote:_greeting", "medfed.federated.remote:_update"
-FINISH, ASK = "medfed.arm:Arm._finish_round", "medfed.federated.remote:RemoteExchange.__call__"
-SCORES, GOODBYE = "medfed.federated.remote:RemoteExchange._scores", "medfed.federation_server:Hospitals.goodbye"
-SYNC, SAVE = "medfed.rundir:_sync", "medfed.rundir:save_file"
-STEP, INJECT = "medfed.injection.inject:Injector._step", "medfed.arm:Arm._inject"
-PREDICT = "medfed.pipeline:predict_task"
+GREETING, UPDATE = "medfed.sites.remote:_greeting", "medfed.sites.remote:_update"
+FINISH, ASK = "medfed.runs.federation:Arm._finish_round", "medfed.sites.remote:RemoteExchange.__call__"
+SCORES, GOODBYE = "medfed.sites.remote:RemoteExchange._scores", "medfed.sites.server:Hospitals.goodbye"
+SYNC, SAVE = "medfed.runs.folder:_sync", "medfed.runs.folder:save_file"
+STEP, INJECT = "medfed.injection.inject:Injector._step", "medfed.runs.federation:Arm._inject"
+PREDICT = "medfed.runs.pipeline:predict_task"
 STUDIES = Path(__file__).parents[2] / "studies"
 MINUTES = 600.0
 LONG = {"wait_for_sites_seconds": 300, "hello_seconds": 300, "train_seconds": 300, "evaluate_seconds": 300}

@@ -9,7 +9,7 @@ import pytest
 
 from federation_trial import Fault, Trial, until
 from forwarder import Forwarder
-from medfed.site.lock import is_held
+from medfed.sites.status import is_held
 from missing_sites import failures, sites_and_phases, weights, weights_without
 
 TRAIN = "medfed.federated.exchange:Trainer.update"

@@ -8,10 +8,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from medfed.datasets.base import Record, TwinSpec, write_twin
-from medfed.datasets.decode import validate_index
+from medfed.core.errors import DataError
+from medfed.data.decode import validate_index
+from medfed.datasets.base import Record, write_twin
 from medfed.datasets.ptbxl import PTBXL
-from medfed.errors import DataError
+from medfed.study.data import TwinSpec
 from native_tables import write_ptbxl
 
 DATASET = PTBXL()

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from medfed.core.errors import DataError
+from medfed.data.decode import decode
 from medfed.datasets import DATASETS
-from medfed.datasets.base import Dataset, TwinSpec, write_twin
-from medfed.datasets.decode import decode
-from medfed.errors import DataError
+from medfed.datasets.base import Dataset, write_twin
 from medfed.modalities.image import ImageModality
 from medfed.modalities.signal import SignalModality
+from medfed.study.data import TwinSpec
 
 MODALITIES = {"image": ImageModality(size=16), "ecg": SignalModality()}
 TABLES = {

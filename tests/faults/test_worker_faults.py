@@ -14,16 +14,15 @@ import pytest
 from torch import Tensor
 
 from federated_toys import SMALL, Point, small_clients, small_federation, small_model
-from medfed.errors import RunError
-from medfed.federated.algorithms.fedavg import FedAvg
+from medfed.algorithms.fedavg import FedAvg
+from medfed.core.errors import RunError
+from medfed.core.types import Broadcast, Params
 from medfed.federated.exchange import Answer, InProcessExchange
 from medfed.federated.local import LocalStep
-from medfed.federated.pool import Pool
-from medfed.federated.rounds import RoundResult, RoundSettings, initial_state, run_rounds
+from medfed.federated.rounds import RoundResult, initial_state, run_rounds
 from medfed.federated.state import fingerprint
-from medfed.federated.worker import Recipe
-from medfed.federated.worker_exchange import WorkerExchange
-from medfed.types import Broadcast, Params
+from medfed.federated.workers import Pool, Recipe, WorkerExchange
+from medfed.study.federation import RoundSettings
 
 
 class Deadly(FedAvg):

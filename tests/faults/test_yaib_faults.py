@@ -8,8 +8,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from medfed.core.errors import DataError
 from medfed.datasets.yaib import YaibMortality, YaibSepsis
-from medfed.errors import DataError
 from native_tables import dynamic, write_cohort
 
 MORTALITY, SEPSIS = YaibMortality(), YaibSepsis()

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from medfed.asking import Request, answer_all, ask, prepared
-from medfed.cli import app
-from medfed.errors import DataError, MedfedError, RunError, StudyError
-from medfed.inputs import Kind, read_files
-from medfed.loaded import LoadedRun
+from medfed.ask.asking import Request, answer_all, ask, prepared
+from medfed.ask.inputs import Kind, read_files
+from medfed.cli.main import app
+from medfed.core.errors import DataError, MedfedError, RunError, StudyError
 from medfed.modalities.moments import Moments
+from medfed.runs.loaded import LoadedRun
 from medfed.tasks import TASKS
 from quick_run import QuickRun
 
@@ -209,7 +209,7 @@ def test_a_bad_row_does_not_lose_the_others_and_is_tried_again(quick: QuickRun, 
 def test_answers_are_kept_when_it_is_stopped_midway(
     quick: QuickRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medfed import batch_asking
+    from medfed.ask import batch as batch_asking
 
     asked, out = cases(tmp_path, quick), tmp_path / "answers.csv"
     monkeypatch.setattr(batch_asking, "CHUNK", 2)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from medfed.rundir import RunDir
+from medfed.runs.folder import RunDir
 
 BASE = """
 name = "bench"

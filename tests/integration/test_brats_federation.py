@@ -10,18 +10,20 @@ import pytest
 import torch
 
 from brats_toys import DATASET, all_examples, decoded_twin, grids
+from medfed.algorithms.fedavg import FedAvg
+from medfed.core.rng import torch_seeded
+from medfed.data.decode import decode
 from medfed.datasets.base import Record
-from medfed.datasets.decode import Decoded, decode
+from medfed.datasets.decoded import Decoded
 from medfed.evaluation.kinds import KINDS
-from medfed.federated.algorithms.base import Federation
-from medfed.federated.algorithms.fedavg import FedAvg
-from medfed.federated.client import Client, ClientSettings
+from medfed.federated.algorithm import Federation
+from medfed.federated.client import Client
 from medfed.federated.exchange import InProcessExchange
-from medfed.federated.rounds import RoundResult, RoundSettings, initial_state, run_rounds
+from medfed.federated.rounds import RoundResult, initial_state, run_rounds
 from medfed.models.rfnet import RFNet
-from medfed.rng import torch_seeded
-from medfed.tasks.base import TaskSet
-from medfed.tasks.brats import BRATS
+from medfed.study.federation import ClientSettings, RoundSettings
+from medfed.tasks.examples import TaskSet
+from medfed.tasks.segmentation import BRATS
 
 FAST = ClientSettings(lr=1e-2, batch_size=2)
 

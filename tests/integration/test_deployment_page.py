@@ -16,11 +16,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from medfed.prepare import write_folders
-from medfed.progress import Reporter
-from medfed.site.chain import verify
-from medfed.site.status import read_status
-from medfed.study import load_study
+from medfed.core.progress import Reporter
+from medfed.data.prepare import write_folders
+from medfed.sites.audit import verify
+from medfed.sites.status import read_status
+from medfed.study.study import load_study
 from page_walk import FINGERPRINT, PAGE, Said, Walk, bash, blocks, in_this_process
 
 STUDY = PAGE.parents[1] / "studies" / "scaffold-3sites.toml"

@@ -21,18 +21,18 @@ from typer.testing import CliRunner
 
 import stock_libraries
 from finished_runs import OFFSETS, UNTRAINED, finished_run, llm_folder
-from medfed.cli import app
-from medfed.errors import MedfedError, RunError, StudyError
-from medfed.export import export_run
-from medfed.export_files import loading
-from medfed.exported import ExportedTask, Processor
-from medfed.injection.folded import folded
-from medfed.injection.foundation import Foundation, HuggingFaceSettings, load_foundation
-from medfed.injection.injected import InjectedModel
-from medfed.injection.lowrank import Factors
-from medfed.loaded import LoadedRun
+from medfed.cli.main import app
+from medfed.core.errors import MedfedError, RunError, StudyError
+from medfed.export.export import export_run
+from medfed.export.exported import ExportedTask, Processor
+from medfed.export.files import loading
+from medfed.injection.lowrank import Factors, folded
+from medfed.injection.model import InjectedModel
+from medfed.llm.foundation import Foundation, load_foundation
 from medfed.report.names import bounds, number
 from medfed.report.records import ScoreFile
+from medfed.runs.loaded import LoadedRun
+from medfed.study.foundation import HuggingFaceSettings
 from medfed.tasks import TASKS
 from medfed.tasks.base import Task
 from page_walk import PAGE, blocks
@@ -352,7 +352,7 @@ def test_an_export_that_fails_leaves_nothing_behind(
     def fails(*_: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("medfed.export_files.model_card", fails)
+    monkeypatch.setattr("medfed.export.files.model_card", fails)
     with pytest.raises(RunError, match="No space left"):
         export_run(run, tmp_path / "out", tmp_path, llm, tasks=["cd"])
     assert list(tmp_path.iterdir()) == []
@@ -459,7 +459,7 @@ def test_samples_go_where_a_placed_llm_is(
         found.placed = True
         return found
 
-    monkeypatch.setattr("medfed.exported.task.load_foundation", placed)
+    monkeypatch.setattr("medfed.export.exported.load_foundation", placed)
     exported = ExportedTask.load(exports / "cd", foundation=llm, device="meta")
     assert exported.embeddings(samples("cd")).device.type == "cpu"
     found, expected = exported.probabilities(samples("cd")), loaded.ask(TASKS["cd"], samples("cd"))
@@ -491,7 +491,7 @@ def test_a_cut_adapter_is_folded_once(run: Path, llm: Path, tmp_path: Path, monk
         calls.append(task.name)
         return folded(injected, task)
 
-    monkeypatch.setattr("medfed.export_files.folded", counted)
+    monkeypatch.setattr("medfed.export.files.folded", counted)
     export_run(run, tmp_path / "out", tmp_path, llm, tasks=["cd"], rank=3)
     assert calls == ["cd"]
     assert json.loads((tmp_path / "out" / "truncation.json").read_text("utf-8"))["full_rank"] == RANK

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from federated_toys import allowed
-from medfed.federated.algorithms import ALGORITHMS
-from medfed.federated.optimizer import ClientSettings
-from medfed.pipeline import Places, run_study
-from medfed.progress import Reporter
-from medfed.rundir import RunDir
-from medfed.study import study_of
+from medfed.algorithms import ALGORITHMS
+from medfed.core.progress import Reporter
+from medfed.runs.folder import RunDir
+from medfed.runs.pipeline import Places, run_study
+from medfed.study.federation import ClientSettings
+from medfed.study.study import study_of
 
 STUDY = {
     "name": "small",

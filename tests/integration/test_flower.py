@@ -18,14 +18,14 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from medfed.errors import RunError
-from medfed.federated.post import Envelope, Lost
+from medfed.core.errors import RunError
+from medfed.sites.remote import Envelope, Lost
 
-flower = pytest.importorskip("medfed.federated.flower", reason="the extra flower is not installed")
+flower = pytest.importorskip("medfed.sites.flower", reason="the extra flower is not installed")
 httpx = pytest.importorskip("httpx")
 
-from medfed.site.certificates import Certificates, write_trial  # noqa: E402
-from medfed.site.keys import public_bytes  # noqa: E402
+from medfed.sites.certificates import Certificates, write_trial  # noqa: E402
+from medfed.sites.keys import public_bytes  # noqa: E402
 
 SITES = ("north", "south")
 Handler = Callable[[Envelope], Envelope]
@@ -324,9 +324,9 @@ def test_no_connection_leaves_loopback(net: Net, tmp_path: Path) -> None:
         "import threading, time\n"
         "from pathlib import Path\n"
         "from medfed.federated import flower\n"
-        "from medfed.federated.post import Envelope\n"
-        "from medfed.site.certificates import certificates_in\n"
-        "from medfed.site.keys import load_node_key, public_bytes\n"
+        "from medfed.sites.remote import Envelope\n"
+        "from medfed.sites.certificates import certificates_in\n"
+        "from medfed.sites.keys import load_node_key, public_bytes\n"
         f"files = certificates_in(Path({str(net.files.ca.parent)!r}))\n"
         f"key = load_node_key(Path({str(tmp_path)!r}) / 'k')\n"
         "public = {'north': public_bytes(key.public_key())}\n"
@@ -340,7 +340,7 @@ def test_no_connection_leaves_loopback(net: Net, tmp_path: Path) -> None:
         "print(dict(server.ask({'north': Envelope('hello', {}, b'x')}, 20)))\n"
         "site.stop(); thread.join(20); server.stop()\n"
     )
-    from medfed.site.keys import write_node_key
+    from medfed.sites.keys import write_node_key
 
     write_node_key(tmp_path / "k", tmp_path / "k.pub", "north")
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)

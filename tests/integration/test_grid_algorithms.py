@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from medfed.arm import Arm, build_model
+from medfed.core.progress import Reporter
+from medfed.data.cohort import Cohort
+from medfed.data.prepare import decode_all, divide, find_sources
 from medfed.evaluation.judge import point_values
 from medfed.evaluation.kinds import KINDS
 from medfed.federated.state import fingerprint, weights_of
-from medfed.prepare import decode_all, divide, find_sources
-from medfed.progress import Reporter
-from medfed.rundir import RunDir
-from medfed.study import Study
-from medfed.sweep import Cell, load_plan
+from medfed.runs.federation import Arm, build_model
+from medfed.runs.folder import RunDir
+from medfed.study.study import Study
+from medfed.study.sweep import Cell, load_plan
 from medfed.tasks.base import trainable
-from medfed.tasks.cohort import Cohort
 
 ROOT = Path(__file__).parents[2]
 SMALL = (

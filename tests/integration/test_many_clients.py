@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import scale
-from medfed.arm import build_model
-from medfed.federated.client import ClientSettings
-from medfed.modalities.conv import Conv1dSpec
-from medfed.rundir import RunDir
+from medfed.runs.federation import build_model
+from medfed.runs.folder import RunDir
+from medfed.study.encoders import Conv1dSpec
+from medfed.study.federation import ClientSettings
 
 CELL = scale.Cell(clients=200, rounds=3, participation=0.1)
 

@@ -12,13 +12,13 @@ pytest.importorskip("flwr", reason="the extra flower is not installed")
 
 from desk_post import DeskPost, run_over
 from federation_trial import SITES, STUDY, Trial
-from medfed.pipeline import Places, run_study
-from medfed.prepare import write_folders
-from medfed.progress import Reporter
-from medfed.rundir import RunDir
-from medfed.scoring import SITES as SCORES
-from medfed.site.federation import FederationFolder
-from medfed.study import load_study
+from medfed.core.progress import Reporter
+from medfed.data.prepare import write_folders
+from medfed.runs.folder import RunDir
+from medfed.runs.pipeline import Places, run_study
+from medfed.runs.sites import SITES as SCORES
+from medfed.sites.federation import FederationFolder
+from medfed.study.study import load_study
 
 STUDIES = Path(__file__).parents[2] / "studies"
 SCAFFOLD = 'algorithm = {name = "scaffold", option = "II"}'

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from medfed.errors import RunError
-from medfed.play import app as play_app
-from medfed.play.serve import listen
+from medfed.ask.page import app as play_app
+from medfed.ask.page.serve import listen
+from medfed.core.errors import RunError
 from play_server import Reply, asked, request, served
 from quick_run import QuickRun
 

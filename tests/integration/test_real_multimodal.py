@@ -8,24 +8,25 @@ import numpy as np
 import pytest
 import torch
 
+from medfed.algorithms.fedavg import FedAvg
+from medfed.core.rng import torch_seeded
+from medfed.data.cohort import ELSEWHERE, Cohort, build_cohort
+from medfed.data.decode import decode
 from medfed.datasets import DATASETS
-from medfed.datasets.base import TwinSpec, write_twin
-from medfed.datasets.decode import decode
-from medfed.datasets.split import PartitionSettings, SplitSettings
+from medfed.datasets.base import write_twin
 from medfed.evaluation.kinds import KINDS
-from medfed.federated.algorithms.base import Federation
-from medfed.federated.algorithms.fedavg import FedAvg
+from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
 from medfed.federated.exchange import InProcessExchange
-from medfed.federated.optimizer import ClientSettings
-from medfed.federated.rounds import RoundSettings, initial_state, run_round
+from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.state import load_weights
 from medfed.modalities import ENCODERS, MODALITIES
 from medfed.models.multimodal import MultimodalModel
-from medfed.rng import torch_seeded
+from medfed.study.data import PartitionSettings, SplitSettings, TwinSpec
+from medfed.study.federation import ClientSettings, RoundSettings
 from medfed.tasks import TASKS
-from medfed.tasks.base import TaskSet, trainable
-from medfed.tasks.cohort import ELSEWHERE, Cohort, build_cohort
+from medfed.tasks.base import trainable
+from medfed.tasks.examples import TaskSet
 
 ENCODER_OF = {"image": "vit-mini", "report": "text-mini", "covid-labs": "transformer", "labs": "transformer"}
 ENCODER_OF |= {"person": "transformer"}

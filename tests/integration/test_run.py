@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from medfed.rundir import RunDir
+from medfed.runs.folder import RunDir
 
 HERE = Path(__file__).parent
 STUDY = """
@@ -116,13 +116,13 @@ def test_a_finished_run_is_not_computed_twice(whole: Path, cache: Path) -> None:
 
 
 POINTS = [
-    ("medfed.injection.pretrain:pretrain", 1),
+    ("medfed.llm.tiny.pretrain:pretrain", 1),
     ("medfed.federated.client:Client.train", 3),
-    ("medfed.rundir:RunDir.save_checkpoint", 3),
-    ("medfed.rundir:RunDir.append_records", 12),
+    ("medfed.runs.folder:RunDir.save_checkpoint", 3),
+    ("medfed.runs.folder:RunDir.append_records", 12),
     ("medfed.injection.inject:Injector._step", 3),
-    ("medfed.pipeline:predict_task", 3),
-    ("medfed.pipeline:write_report", 1),
+    ("medfed.runs.pipeline:predict_task", 3),
+    ("medfed.runs.pipeline:write_report", 1),
 ]
 
 

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 import sharded_trial
-from medfed.errors import RunError
+from medfed.core.errors import RunError
 from medfed.injection.sharding import expert_params, shard
 
 RANKS = ("rank0", "rank1")

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from medfed.cli import app
-from medfed.rundir import RunDir
+from medfed.cli.main import app
+from medfed.runs.folder import RunDir
 
 HERE = Path(__file__).parent
 STUDY = """
@@ -106,7 +106,7 @@ def test_a_run_on_the_folders_is_the_run_on_the_twins(whole: Path, root: Path, t
     assert RunDir(run).checksums() == RunDir(whole).checksums()
 
 
-@pytest.mark.parametrize("kill", [("medfed.federated.client:Client.train", 9), ("medfed.scoring:evaluate_at", 5)])
+@pytest.mark.parametrize("kill", [("medfed.federated.client:Client.train", 9), ("medfed.runs.sites:evaluate_at", 5)])
 def test_sigkill_and_resume_give_the_same_bits(kill: tuple[str, int], whole: Path, cache: Path, tmp_path: Path) -> None:
     stopped = start(tmp_path, cache, kill=kill)
     assert (stopped / "rounds.jsonl").is_file(), "it was killed in the federation itself, not in a baseline"

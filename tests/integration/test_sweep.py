@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from medfed.rundir import RunDir
+from medfed.runs.folder import RunDir
 
 BASE = """
 name = "tiny"

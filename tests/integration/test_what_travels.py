@@ -10,17 +10,17 @@ from typing import NamedTuple
 import pytest
 from torch import Tensor
 
-from medfed.arm import build_model, in_process
-from medfed.federated.algorithms.fedavg import FedAvg
+from medfed.algorithms.fedavg import FedAvg
+from medfed.core.progress import Reporter
+from medfed.core.types import Broadcast, Params, Update
+from medfed.data.cohort import Cohort
+from medfed.federated.encoding import broadcast_bytes, update_bytes
 from medfed.federated.exchange import Answer, ClientExchange
 from medfed.federated.state import num_bytes, persistent_buffers, split, trainable_params
-from medfed.federated.wire import broadcast_bytes, update_bytes
-from medfed.pipeline import Places, here, run_study
-from medfed.progress import Reporter
-from medfed.rundir import RunDir
-from medfed.study import Study, study_of
-from medfed.tasks.cohort import Cohort
-from medfed.types import Broadcast, Params, Update
+from medfed.runs.federation import build_model, in_process
+from medfed.runs.folder import RunDir
+from medfed.runs.pipeline import Places, here, run_study
+from medfed.study.study import Study, study_of
 
 NUM_ROUNDS, NUM_CLIENTS = 2, 2
 STUDY = {

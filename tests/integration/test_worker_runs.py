@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from medfed.pipeline import Places, run_study
-from medfed.progress import Reporter
-from medfed.rundir import RunDir
-from medfed.study import load_study
+from medfed.core.progress import Reporter
+from medfed.runs.folder import RunDir
+from medfed.runs.pipeline import Places, run_study
+from medfed.study.study import load_study
 
 FEDKIM = """
 name = "small"

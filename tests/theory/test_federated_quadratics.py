@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from federated_toys import converge, quadratic_client
-from medfed.federated.algorithms.base import Algorithm
-from medfed.federated.algorithms.fedavg import FedAvg
-from medfed.federated.algorithms.fedprox import FedProx
-from medfed.federated.client import ClientSettings
+from medfed.algorithms.fedavg import FedAvg
+from medfed.algorithms.fedprox import FedProx
+from medfed.federated.algorithm import Algorithm
+from medfed.study.federation import ClientSettings
 
 A = torch.tensor([[1.0, 4.0], [9.0, 1.5], [2.0, 2.0]], dtype=torch.float64)
 B = torch.tensor([[1.0, -1.0], [-2.0, 3.0], [0.5, 4.0]], dtype=torch.float64)

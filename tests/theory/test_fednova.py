@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from federated_toys import Point, converge, quadratic_client
-from medfed.federated.algorithms.base import Algorithm
-from medfed.federated.algorithms.fedavg import FedAvg
-from medfed.federated.algorithms.fednova import STEPS, FedNova, effective_steps
-from medfed.federated.algorithms.fedprox import FedProx
-from medfed.federated.client import ClientSettings, initial_client_state
+from medfed.algorithms.fedavg import FedAvg
+from medfed.algorithms.fednova import STEPS, FedNova, effective_steps
+from medfed.algorithms.fedprox import FedProx
+from medfed.core.types import Broadcast
+from medfed.federated.algorithm import Algorithm
+from medfed.federated.client import initial_client_state
 from medfed.federated.state import Weights
-from medfed.types import Broadcast
+from medfed.study.federation import ClientSettings
 
 A = torch.tensor([1.0, 3.0, 2.0], dtype=torch.float64)
 B = torch.tensor([1.0, -2.0, 4.0], dtype=torch.float64)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from medfed.federated.algorithms import ALGORITHMS
-from medfed.federated.algorithms.base import Algorithm, Federation
+from medfed.algorithms import ALGORITHMS
+from medfed.core.rng import torch_rng
+from medfed.core.types import Update
+from medfed.federated.algorithm import Algorithm, Federation
 from medfed.federated.state import FederatedState
-from medfed.rng import torch_rng
-from medfed.types import Update
 
 strategies = pytest.importorskip("flwr.serverapp.strategy", reason="flwr is not installed: nothing to compare with")
 SHAPES = {"encoders.a.weight": (3, 4), "heads.x.bias": (2,)}

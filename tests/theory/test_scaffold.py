@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from federated_toys import SMALL, Point, allowed, converge, quadratic_client, small_exchange, small_model
-from medfed.federated.algorithms.base import Algorithm, Federation
-from medfed.federated.algorithms.fedavg import FedAvg
-from medfed.federated.algorithms.scaffold import Scaffold
-from medfed.federated.client import Client, ClientSettings
+from medfed.algorithms.fedavg import FedAvg
+from medfed.algorithms.scaffold import Scaffold
+from medfed.core.types import Params, component
+from medfed.federated.algorithm import Algorithm, Federation
+from medfed.federated.client import Client
 from medfed.federated.exchange import InProcessExchange
-from medfed.federated.rounds import RoundResult, RoundSettings, initial_state, run_rounds, sample_clients
+from medfed.federated.rounds import RoundResult, initial_state, run_rounds, sample_clients
 from medfed.federated.state import split
-from medfed.types import Params, component
+from medfed.study.federation import ClientSettings, RoundSettings
 
 A = torch.tensor([[1.0, 4.0], [6.0, 1.5], [2.0, 2.0], [0.5, 3.0]], dtype=torch.float64)
 B = torch.tensor([[1.0, -1.0], [-2.0, 3.0], [0.5, 4.0], [5.0, 0.0]], dtype=torch.float64)

@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from injection_toys import BOTH, IMAGE, foundation, language_model, settings
-from medfed.errors import RunError
+from medfed.core.errors import RunError
+from medfed.core.rng import torch_seeded
 from medfed.injection.experts import add_experts, load_experts, save_experts
-from medfed.injection.injected import InjectedModel
-from medfed.injection.router import RouterSettings
-from medfed.rng import torch_seeded
+from medfed.injection.model import InjectedModel
+from medfed.study.injection import RouterSettings
 
 IDS = torch.tensor([[1, 40, 77, 90], [1, 12, 200, 5]])
 

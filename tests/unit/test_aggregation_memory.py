@@ -12,14 +12,15 @@ from statistics import median
 import pytest
 import torch
 
+from medfed.algorithms.fedavg import FedAvg
+from medfed.core.types import Broadcast, Update
 from medfed.federated.aggregation import Average
-from medfed.federated.algorithms.base import Federation
-from medfed.federated.algorithms.fedavg import FedAvg
+from medfed.federated.algorithm import Federation
 from medfed.federated.exchange import Answer
 from medfed.federated.gate import Gate, Manifest
-from medfed.federated.rounds import RoundSettings, run_round
+from medfed.federated.rounds import run_round
 from medfed.federated.state import FederatedState
-from medfed.types import Broadcast, Update
+from medfed.study.federation import RoundSettings
 
 NUM_CLIENTS, TENSORS, SHAPE = 25, 5, (2000, 1500)
 NUM_PARAMETERS = TENSORS * SHAPE[0] * SHAPE[1]

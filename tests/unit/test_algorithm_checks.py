@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from federated_toys import changed, run
-from medfed.errors import StudyError
-from medfed.federated.algorithms import ALGORITHMS
-from medfed.federated.algorithms.fednova import STEPS, FedNova
-from medfed.federated.algorithms.scaffold import Scaffold
-from medfed.federated.client import ClientSettings
+from medfed.algorithms import ALGORITHMS
+from medfed.algorithms.fednova import STEPS, FedNova
+from medfed.algorithms.scaffold import Scaffold
+from medfed.core.errors import StudyError
+from medfed.study.federation import ClientSettings
 
 PLAIN = ClientSettings(optimizer="sgd", lr=0.1)
 Fields = dict[str, object]

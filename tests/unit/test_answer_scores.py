@@ -7,12 +7,18 @@ import json
 import numpy as np
 import pytest
 
-from medfed.errors import RunError
-from medfed.evaluation.answer_scores import TEXT_METRICS, answer_rows, constant_answers
-from medfed.evaluation.answers import AnswerPredictions, answer_records, answers_from_records
-from medfed.evaluation.evaluate import EvaluationSettings, Row
-from medfed.evaluation.scored import read_scored
-from medfed.evaluation.scored_answers import OpenTask
+from medfed.core.errors import RunError
+from medfed.evaluation.answers import (
+    AnswerPredictions,
+    answer_records,
+    answer_rows,
+    answers_from_records,
+    constant_answers,
+)
+from medfed.evaluation.evaluate import Row
+from medfed.evaluation.scored import OpenTask, read_scored
+from medfed.evaluation.text_metrics import TEXT_METRICS
+from medfed.study.evaluation import EvaluationSettings
 
 FAST = EvaluationSettings(num_resamples=200)
 REFERENCES = ["Yes", "no", "yes", "No", "left lower lobe", "right lower lobe", "the left lower lobe", "axial"]

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medfed.baselines import federations, locked, pooled
-from medfed.study import Study, load_study
+from medfed.data.cohort import Cohort
+from medfed.runs.baselines import federations, locked, pooled
+from medfed.study.study import Study, load_study
 from medfed.tasks import TASKS
-from medfed.tasks.base import TaskSet
-from medfed.tasks.cohort import Cohort
+from medfed.tasks.examples import TaskSet
 
 DEMO = Path(__file__).parents[2] / "studies" / "demo.toml"
 ALL = 'baselines=["federated","local","centralised"]'
@@ -89,7 +89,7 @@ def test_the_centralised_client_holds_every_private_example_once() -> None:
 def test_a_lock_is_held_by_one_process_and_freed_when_it_dies(tmp_path: Path) -> None:
     folder = tmp_path / "federations" / "one"
     code = (
-        "import sys, time, pathlib; from medfed.baselines import locked\n"
+        "import sys, time, pathlib; from medfed.runs.baselines import locked\n"
         "with locked(pathlib.Path(sys.argv[1]), waiting=False) as mine:\n"
         "    print(mine, flush=True); time.sleep(60)"
     )

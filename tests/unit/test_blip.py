@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from medfed.errors import StudyError
+from medfed.core.errors import StudyError
+from medfed.core.types import Batch
 from medfed.modalities import ENCODERS as REGISTERED
 from medfed.modalities import MODALITIES
 from medfed.modalities.image import ImageModality
 from medfed.models import MODELS
-from medfed.models.blip import Blip, BlipBaseSpec, BlipSpec
+from medfed.models.blip import Blip
+from medfed.study.models import BlipBaseSpec, BlipSpec
 from medfed.tasks.generation import BOS, EOS, NUM_IDS, PAD, ids_of, text_of
-from medfed.types import Batch
 from vqa_twins import ENCODERS, SMALL, cohort, model, task
 
 

@@ -6,16 +6,10 @@ import numpy as np
 import pytest
 from sklearn import metrics as oracle
 
-from medfed.evaluation.bootstrap import (
-    BootstrapSettings,
-    bootstrap_interval,
-    interval,
-    paired_difference,
-    patient_index,
-    resample_weights,
-)
+from medfed.core.rng import numpy_rng
+from medfed.evaluation.bootstrap import bootstrap_interval, interval, paired_difference, patient_index, resample_weights
 from medfed.evaluation.metrics import BY_NAME, METRICS, score
-from medfed.rng import numpy_rng
+from medfed.study.evaluation import BootstrapSettings
 
 
 def simulated(num_examples: int, separation: float, *key: int | str) -> tuple[np.ndarray, np.ndarray]:

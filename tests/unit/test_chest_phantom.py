@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medfed.datasets.base import TwinSpec
-from medfed.datasets.twins.chest import render
-from medfed.datasets.twins.chest_anatomy import Anatomy, Findings, Style
-from medfed.datasets.twins.chest_cohorts import CHEXPERT, COVID, NIH, PAEDIATRIC, RSNA, Cohort, draw_films
-from medfed.datasets.twins.chest_dicom import opacity_boxes
+from medfed.study.data import TwinSpec
+from medfed.twins.chest import opacity_boxes, render
+from medfed.twins.chest_anatomy import Anatomy, Findings, Style
+from medfed.twins.chest_cohorts import CHEXPERT, COVID, NIH, PAEDIATRIC, RSNA, Cohort, draw_films
 
 SIZE = 96
 STRAIGHT = Style(0.0, 0.0, 0.0, gain=1.0, offset=0.0, gamma=1.0, blur=0.5, noise=0.0, collimation=1.1)

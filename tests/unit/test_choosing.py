@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from medfed.choosing import Plan, is_closed, parse_answers, plan
-from medfed.errors import StudyError
-from medfed.study import Study, study_of
+from medfed.ask.task_selection import Plan, is_closed, parse_answers, plan
+from medfed.core.errors import StudyError
+from medfed.study.study import Study, study_of
 from medfed.tasks import TASKS
 from quick_run import STUDY
 

@@ -12,11 +12,11 @@ import pytest
 from scipy.stats import norm, t
 from sklearn.metrics import roc_auc_score
 
-from medfed.errors import RunError
-from medfed.evaluation.bootstrap import BootstrapSettings, resample_weights
-from medfed.evaluation.compare import compare_runs
-from medfed.evaluation.significance import holm, over_seeds, two_sided_p
-from medfed.rng import numpy_rng
+from medfed.core.errors import RunError
+from medfed.core.rng import numpy_rng
+from medfed.evaluation.bootstrap import resample_weights
+from medfed.evaluation.compare import compare_runs, holm, over_seeds, two_sided_p
+from medfed.study.evaluation import BootstrapSettings
 
 QUICK = BootstrapSettings(num_resamples=400)
 Scores = Mapping[str, np.ndarray]

@@ -9,7 +9,7 @@ from test_report import Page
 
 from fake_comparison import CELLS, fake_comparison, fake_runs
 from fake_run import TITLES
-from medfed.errors import RunError
+from medfed.core.errors import RunError
 from medfed.report.compared import Comparison
 from medfed.report.comparison import build_comparison, default_labels, write_comparison
 from medfed.report.matrix import Cells

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from federated_toys import allowed, changed, run, small_clients, small_exchange, small_federation, small_model
+from medfed.algorithms import ALGORITHMS
+from medfed.algorithms.fedavg import FedAvg
+from medfed.algorithms.scaffold import Scaffold
+from medfed.core.rng import torch_rng
+from medfed.core.types import Params, Update
 from medfed.federated.aggregation import Average
-from medfed.federated.algorithms import ALGORITHMS
-from medfed.federated.algorithms.base import Algorithm
-from medfed.federated.algorithms.fedavg import FedAvg
-from medfed.federated.algorithms.scaffold import Scaffold
-from medfed.federated.compression import (
-    UploadDtype,
+from medfed.federated.algorithm import Algorithm
+from medfed.federated.encoding import (
     UploadError,
     compressed,
     has_scales,
@@ -27,13 +28,13 @@ from medfed.federated.compression import (
     to_bfloat16,
     to_int8,
     told_errors,
+    update_bytes,
+    update_of,
 )
 from medfed.federated.exchange import Answer, InProcessExchange
-from medfed.federated.rounds import RoundSettings, initial_state, run_round
+from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.state import fingerprint, num_bytes
-from medfed.federated.wire import update_bytes, update_of
-from medfed.rng import torch_rng
-from medfed.types import Params, Update
+from medfed.study.federation import RoundSettings, UploadDtype
 
 DTYPES: tuple[UploadDtype, ...] = ("bfloat16", "int8")
 both = pytest.mark.parametrize("dtype", DTYPES)

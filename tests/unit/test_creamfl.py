@@ -24,21 +24,30 @@ from federated_toys import (
     small_public,
     task_set,
 )
-from medfed.errors import RunError, StudyError
-from medfed.federated import contrast
-from medfed.federated.algorithms.base import Federation
-from medfed.federated.algorithms.creamfl import CreamFL
+from medfed.algorithms.creamfl import CreamFL
+from medfed.core.errors import RunError, StudyError
+from medfed.core.rng import numpy_rng
+from medfed.core.types import Broadcast, Update
+from medfed.federated import representations as contrast
+from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
-from medfed.federated.contrast import Ensemble, Rows, matching_loss, matching_score
 from medfed.federated.exchange import InProcessExchange
-from medfed.federated.exchanged import Exchanged, represent_public
 from medfed.federated.local import LocalStep, Site
-from medfed.federated.represent import evaluating, ids_of, view
-from medfed.federated.rounds import RoundResult, RoundSettings, initial_state, run_rounds
+from medfed.federated.representations import (
+    Ensemble,
+    Exchanged,
+    Rows,
+    evaluating,
+    ids_of,
+    matching_loss,
+    matching_score,
+    represent_public,
+    view,
+)
+from medfed.federated.rounds import RoundResult, initial_state, run_rounds
 from medfed.federated.state import fingerprint, join, split
-from medfed.rng import numpy_rng
-from medfed.tasks.base import TaskSet
-from medfed.types import Broadcast, Update
+from medfed.study.federation import RoundSettings
+from medfed.tasks.examples import TaskSet
 
 FULL = {"x": ("a",), "y": ("a", "b")}
 

@@ -16,14 +16,16 @@ import pytest
 from typer.testing import CliRunner
 
 from federated_toys import CARD
-from medfed.cli import app
-from medfed.datasets import decoded_cache
-from medfed.datasets.base import Dataset, Record, TwinSpec
-from medfed.datasets.decode import Decoded, decode
-from medfed.datasets.decoded_cache import DecodedCache
-from medfed.errors import DataError
+from medfed.cli.main import app
+from medfed.core.errors import DataError
+from medfed.data import cache as decoded_cache
+from medfed.data.cache import DecodedCache
+from medfed.data.decode import decode
+from medfed.datasets.base import Dataset, Record
+from medfed.datasets.decoded import Decoded
 from medfed.modalities.base import Modality
 from medfed.modalities.image import ImageModality
+from medfed.study.data import TwinSpec
 
 NUM_EXAMPLES = 6
 

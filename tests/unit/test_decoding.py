@@ -13,15 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from injection_toys import BOTH, CARD, CHANNELS, federated_model, foundation, settings, tokenizer
-from medfed.datasets.decode import Decoded
-from medfed.errors import StudyError
-from medfed.injection.decoding import answer_text, decode_greedily, is_finished
-from medfed.injection.encoding import Group, by_question, encode
+from medfed.core.errors import StudyError
+from medfed.core.types import Batch
+from medfed.datasets.decoded import Decoded
+from medfed.injection.encode import Group, by_question, encode
 from medfed.injection.inject import Injector
-from medfed.injection.prompt import Order, Sequences, build_prompt
-from medfed.tasks.base import TaskSet, closed
+from medfed.llm.decoding import answer_text, decode_greedily, is_finished
+from medfed.llm.prompt import Sequences, build_prompt
+from medfed.study.injection import Order
+from medfed.tasks.base import closed
+from medfed.tasks.examples import TaskSet
 from medfed.tasks.question_answering import QuestionAnswering
-from medfed.types import Batch
 
 ORDERS: tuple[Order, ...] = ("modality_first", "task_first")
 LENGTH = 6

@@ -10,11 +10,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from medfed.datasets.base import TwinSpec, write_twin
+from medfed.datasets.base import write_twin
 from medfed.datasets.ecg_qa import EcgQa
-from medfed.datasets.twins.ecg_noise import ELECTRODES, disturbance, noise
-from medfed.datasets.twins.ecg_questions import NOISES, POPULATION
 from medfed.modalities.signal import LEADS
+from medfed.study.data import TwinSpec
+from medfed.twins.ecg_noise import ELECTRODES, disturbance, noise
+from medfed.twins.ecg_questions import NOISES, POPULATION
 
 LIMBS = {"I", "II", "III", "AVR", "AVL", "AVF"}
 

@@ -10,21 +10,23 @@ import polars as pl
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from medfed.datasets.base import TwinSpec, write_twin
-from medfed.datasets.decode import validate_index
+from medfed.data.decode import validate_index
+from medfed.datasets.base import write_twin
 from medfed.datasets.ptbxl import PTBXL
-from medfed.datasets.twins.ecg_beats import (
+from medfed.modalities.signal import LEADS
+from medfed.study.data import TwinSpec
+from medfed.twins.ecg_beats import (
     FINDINGS,
     LEADS_OF_DIPOLE,
+    Rhythm,
     Template,
     axis_degrees,
+    beats,
     healthy,
     render,
     with_findings,
 )
-from medfed.datasets.twins.ecg_noise import LEADS_OF_ELECTRODES, disturbance, noise
-from medfed.datasets.twins.ecg_rhythm import Rhythm, beats
-from medfed.modalities.signal import LEADS
+from medfed.twins.ecg_noise import LEADS_OF_ELECTRODES, disturbance, noise
 
 DATASET = PTBXL()
 LEAD = {name: position for position, name in enumerate(LEADS)}

@@ -13,15 +13,15 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from medfed.datasets.base import TwinSpec, write_twin
-from medfed.datasets.decode import decode, validate_index
-from medfed.datasets.ehr_answers import answer_text, answer_type
+from medfed.core.errors import DataError
+from medfed.data.decode import decode, validate_index
+from medfed.datasets.base import write_twin
 from medfed.datasets.ehr_records import MOST_CHARACTERS, Line, read_records, record_text
-from medfed.datasets.ehrxqa import Ehrxqa
-from medfed.datasets.twins.chest_cohorts import draw_films
-from medfed.datasets.twins.ehrxqa import ATTRIBUTES, EHRXQA
-from medfed.errors import DataError
+from medfed.datasets.ehrxqa import Ehrxqa, answer_text, answer_type
 from medfed.modalities import MODALITIES
+from medfed.study.data import TwinSpec
+from medfed.twins.chest_cohorts import draw_films
+from medfed.twins.ehrxqa import ATTRIBUTES, EHRXQA
 
 SPEC = TwinSpec(num_patients=40, image_size=32)
 PRIVATE = "has Mr Doe been diagnosed with gout?"

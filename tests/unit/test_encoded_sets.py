@@ -8,15 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-import medfed.injection.inject as injecting
 from injection_toys import BOTH, IMAGE, WORDY, examples, federated_model, foundation, public, settings
-from medfed.evaluation.predict import InjectedPredictor
-from medfed.injection.encoded_sets import LIMIT_BYTES, TokenCache, encode_drawn
-from medfed.injection.encoding import encode
-from medfed.injection.inject import Injector
-from medfed.injection.sampling import Draw
+from medfed.injection import inject as injecting
+from medfed.injection.encode import LIMIT_BYTES, TokenCache, encode, encode_drawn
+from medfed.injection.inject import Draw, Injector
 from medfed.models.multimodal import MultimodalModel
-from medfed.tasks.base import TaskSet
+from medfed.runs.predictors import InjectedPredictor
+from medfed.tasks.examples import TaskSet
 
 FROZEN = {"encoder_lr": 0, "num_epochs": 2}
 

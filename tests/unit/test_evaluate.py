@@ -10,10 +10,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from medfed.errors import RunError
+from medfed.core.errors import RunError
+from medfed.core.rng import numpy_rng
 from medfed.evaluation.bootstrap import bootstrap_interval, paired_difference
 from medfed.evaluation.evaluate import (
-    EvaluationSettings,
     TaskPredictions,
     hash_id,
     id_salt,
@@ -22,7 +22,7 @@ from medfed.evaluation.evaluate import (
     score_rows,
 )
 from medfed.evaluation.metrics import BY_NAME, METRICS, score
-from medfed.rng import numpy_rng
+from medfed.study.evaluation import EvaluationSettings
 
 FAST = EvaluationSettings(num_resamples=100)
 Rows = dict[tuple[str, str], dict]

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from medfed.core.types import Failure, Params, Update
 from medfed.federated.aggregation import CHUNK, Average, in_order
-from medfed.federated.wire import load_update, save_update
-from medfed.types import Failure, Params, Update
+from medfed.federated.encoding import load_update, save_update
 
 
 def update(client: str, values: Params, num_examples: int = 1, **examples: int) -> Update:

@@ -9,15 +9,16 @@ from pydantic import ValidationError
 from torch import nn
 
 from federated_toys import SMALL, TASK_X, TASK_Y, Point, quadratic_client, small_clients, small_model, task_set
-from medfed.errors import DataError, RunError, StudyError
-from medfed.federated.algorithms.fedavg import FedAvg
-from medfed.federated.algorithms.fedprox import FedProx
+from medfed.algorithms.fedavg import FedAvg
+from medfed.algorithms.fedprox import FedProx
+from medfed.core.errors import DataError, RunError, StudyError
+from medfed.core.types import Broadcast, Update
 from medfed.federated.batches import in_order, num_batches, steps
-from medfed.federated.client import Client, ClientSettings, initial_client_state
+from medfed.federated.client import Client, initial_client_state
 from medfed.federated.exchange import InProcessExchange
 from medfed.federated.gate import delta_dtype
 from medfed.federated.state import FederatedState, Weights, fingerprint, load_weights, num_bytes, weights_of
-from medfed.types import Broadcast, Update
+from medfed.study.federation import ClientSettings
 
 
 def broadcast(model: nn.Module, round: int = 1) -> Broadcast:

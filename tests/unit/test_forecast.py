@@ -14,29 +14,21 @@ from typer.testing import CliRunner
 
 from injection_toys import IMAGE, examples, federated_model, kept_tensors, settings, tokenizer
 from language_models import FAMILIES, write_model
-from medfed import dry_run
-from medfed.cli import app
-from medfed.dry_run import devices_of, need_lines, time_lines, verdict
-from medfed.errors import StudyError
-from medfed.injection.encoding import HEAD, Group, encode
-from medfed.injection.forecast import (
-    Shape,
-    cache_bytes,
-    on_meta,
-    read_config,
-    trained_params,
-    weight_bytes,
-)
-from medfed.injection.foundation import HuggingFaceSettings, load_foundation
-from medfed.injection.injected import InjectedModel
-from medfed.injection.sampling import epoch_order
-from medfed.injection.settings import InjectionSettings
-from medfed.injection.trial import Trial, trial
-from medfed.prepare import cohort_of, decode_all, find_sources
-from medfed.progress import Reporter
-from medfed.rng import numpy_rng
-from medfed.study import study_of
-from medfed.workload import Workload, workload
+from medfed.cli.main import app
+from medfed.core.errors import StudyError
+from medfed.core.progress import Reporter
+from medfed.core.rng import numpy_rng
+from medfed.data.prepare import cohort_of, decode_all, find_sources
+from medfed.injection.encode import HEAD, Group, encode
+from medfed.injection.inject import epoch_order
+from medfed.injection.model import InjectedModel
+from medfed.llm.foundation import load_foundation
+from medfed.runs import cost as dry_run
+from medfed.runs.cost import Workload, devices_of, need_lines, time_lines, verdict, workload
+from medfed.runs.forecast import Shape, Trial, cache_bytes, on_meta, read_config, trained_params, trial, weight_bytes
+from medfed.study.foundation import HuggingFaceSettings
+from medfed.study.injection import InjectionSettings
+from medfed.study.study import study_of
 from quick_run import STUDY as STUDY_OF_ALL
 
 STUDY = Path(__file__).parents[2] / "studies" / "demo.toml"

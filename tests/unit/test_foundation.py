@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from medfed.errors import DataError, MedfedError, RunError, StudyError
-from medfed.injection import tiny
-from medfed.injection.cases import NO, YES, compose, domains, facts
-from medfed.injection.checks import greedy, padded, render, stem
-from medfed.injection.documents import documents
-from medfed.injection.foundation import Foundation, HuggingFaceSettings, TinySettings, load_foundation
-from medfed.injection.open_cases import NONE, compose_open, open_corpus
-from medfed.injection.pretrain import pretrain, taught_cases, unseen_open_cases
+from medfed.core.errors import DataError, MedfedError, RunError, StudyError
+from medfed.llm.foundation import Foundation, load_foundation
+from medfed.llm.tiny import prepare as tiny
+from medfed.llm.tiny.cases import NO, YES, compose, documents, domains, facts
+from medfed.llm.tiny.checks import greedy, padded, render, stem
+from medfed.llm.tiny.open_cases import NONE, compose_open, open_corpus
+from medfed.llm.tiny.pretrain import pretrain, taught_cases, unseen_open_cases
+from medfed.study.foundation import HuggingFaceSettings, TinySettings
 
 SMALL = TinySettings(vocab_size=400, width=16, num_layers=1, num_heads=2, num_steps=8, batch_size=8, lr=1e-2)
 

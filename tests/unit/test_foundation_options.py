@@ -12,15 +12,16 @@ from typer.testing import CliRunner
 
 from injection_toys import BOTH, IMAGE, examples, federated_model, public, settings
 from language_models import write_model
-from medfed.cli import app
-from medfed.errors import StudyError
-from medfed.injection import huggingface
-from medfed.injection.checksum import foundation_checksum
-from medfed.injection.foundation import HuggingFaceSettings, load_foundation
+from medfed.cli.main import app
+from medfed.core.errors import StudyError
+from medfed.data.prepare import Sources
 from medfed.injection.inject import Injector
-from medfed.pipeline import Places, folder_of
-from medfed.prepare import Sources
-from medfed.study import foundation_overrides, load_study
+from medfed.llm import huggingface
+from medfed.llm.checkpoints import foundation_checksum
+from medfed.llm.foundation import load_foundation
+from medfed.runs.pipeline import Places, folder_of
+from medfed.study.foundation import HuggingFaceSettings
+from medfed.study.study import foundation_overrides, load_study
 
 STUDY = Path(__file__).parents[2] / "studies" / "demo.toml"
 WIDE = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}

@@ -10,12 +10,11 @@ import polars as pl
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from medfed.datasets.base import TwinSpec, write_twin
-from medfed.datasets.decode import validate_index
-from medfed.datasets.twins.icu_orders import observed
-from medfed.datasets.twins.icu_physiology import measure
-from medfed.datasets.twins.icu_stays import BURDENS, SHOCK, draw_stays
+from medfed.data.decode import validate_index
+from medfed.datasets.base import write_twin
 from medfed.datasets.yaib import Yaib, YaibMortality, YaibSepsis
+from medfed.study.data import TwinSpec
+from medfed.twins.icu_physiology import BURDENS, SHOCK, draw_stays, measure, observed
 from native_tables import VARIABLES
 
 SPEC = TwinSpec(num_patients=600)

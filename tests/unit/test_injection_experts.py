@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from injection_toys import foundation, language_model
-from medfed.errors import RunError
+from medfed.core.errors import RunError
 from medfed.injection.experts import RoutedLoraModel, add_experts, load_experts, save_experts
-from medfed.injection.router import RouterSettings
-from medfed.injection.targets import projections
+from medfed.llm.targets import projections
+from medfed.study.injection import RouterSettings
 
 P, RANK, ALPHA = 3, 2, 8
 IDS = torch.tensor([[1, 40, 77, 90], [1, 12, 200, 5]])

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from injection_toys import BOTH, IMAGE, WORDY, examples, federated_model, foundation, settings, tokenizer
-from medfed.errors import StudyError
-from medfed.injection.encoding import Group, encode
-from medfed.injection.injected import InjectedModel
-from medfed.injection.prompt import Order, build_prompt
+from medfed.core.errors import StudyError
+from medfed.core.types import Batch
+from medfed.injection.encode import Group, encode
+from medfed.injection.model import InjectedModel
+from medfed.llm.prompt import build_prompt
+from medfed.study.injection import Order
 from medfed.tasks.classification import Classification
-from medfed.types import Batch
 
 ORDERS: tuple[Order, ...] = ("modality_first", "task_first")
 

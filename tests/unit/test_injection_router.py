@@ -9,7 +9,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from medfed.injection.router import Description, Router, RouterSettings, entropy, mutual_information, total_variation
+from medfed.injection.router import Description, Router, entropy, mutual_information, total_variation
+from medfed.study.injection import RouterSettings
 
 WIDTH, P = 16, 5
 

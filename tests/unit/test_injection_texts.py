@@ -10,13 +10,12 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from injection_toys import BOTH, IMAGE, WORDY, examples, federated_model, foundation, public, settings, tokenizer
-from medfed.injection.encoding import Group, encode
-from medfed.injection.foundation import Foundation
+from medfed.core.rng import torch_seeded
+from medfed.injection.encode import Group, encode
 from medfed.injection.inject import Injector
-from medfed.injection.injected import InjectedModel
-from medfed.injection.prefix import Prefixes
+from medfed.injection.model import InjectedModel, Prefixes
 from medfed.injection.texts import Texts
-from medfed.rng import torch_seeded
+from medfed.llm.foundation import Foundation
 from medfed.tasks.classification import Classification
 
 LONG = WORDY.model_copy(update={"question": "Does the long sound of this thing fit its colour? " * 3})

@@ -11,12 +11,12 @@ import pydicom
 import pytest
 from pydicom.dataset import FileMetaDataset
 
+from medfed.ask.inputs import MAX_HOURS, Kind, kind_of, parts_of, read_files
+from medfed.core.errors import DataError, MedfedError
 from medfed.datasets.images import write_grey
 from medfed.datasets.ptbxl import read_wfdb
-from medfed.errors import DataError, MedfedError
-from medfed.inputs import MAX_HOURS, Kind, kind_of, parts_of, read_files
 from medfed.modalities.signal import LEADS
-from medfed.study import Study, study_of
+from medfed.study.study import Study, study_of
 from quick_run import STUDY
 
 

@@ -15,10 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from medfed.errors import StudyError
-from medfed.injection import internlm2, shards
-from medfed.injection.foundation import HuggingFaceSettings, load_foundation
-from medfed.injection.internlm2 import convert
+from medfed.core.errors import StudyError
+from medfed.llm import checkpoints as shards
+from medfed.llm import internlm2
+from medfed.llm.foundation import load_foundation
+from medfed.llm.internlm2 import convert
+from medfed.study.foundation import HuggingFaceSettings
 
 WORDS, WIDTH, WIDE, LAYERS, HEADS, KV = 300, 32, 40, 3, 8, 2
 HEAD = WIDTH // HEADS

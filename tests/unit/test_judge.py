@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from medfed.evaluation.evaluate import EvaluationSettings
+from medfed.core.rng import numpy_rng
 from medfed.evaluation.judge import judged, point_values
 from medfed.evaluation.kinds import KINDS
 from medfed.evaluation.kinds.base import KindMetric, PerExample
-from medfed.rng import numpy_rng
+from medfed.study.evaluation import EvaluationSettings
 from medfed.tasks.base import Json
 
 SETTINGS = EvaluationSettings(num_resamples=200)

@@ -14,14 +14,15 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from injection_toys import BOTH, IMAGE, WORDY, examples, federated_model, public, settings
 from language_models import FAMILIES, FLATTENING, VOCABULARY, WINDOW, write_model, write_wrapped
-from medfed.errors import StudyError
-from medfed.injection.encoding import Group, encode
-from medfed.injection.foundation import Foundation, HuggingFaceSettings, load_foundation
+from medfed.core.errors import StudyError
+from medfed.core.types import Batch
+from medfed.injection.encode import Group, encode
 from medfed.injection.inject import Injector
-from medfed.injection.injected import InjectedModel
-from medfed.injection.targets import projections, target_modules
+from medfed.injection.model import InjectedModel
+from medfed.llm.foundation import Foundation, load_foundation
+from medfed.llm.targets import projections, target_modules
+from medfed.study.foundation import HuggingFaceSettings
 from medfed.tasks.classification import Classification
-from medfed.types import Batch
 
 EVERY = [*FAMILIES, "wrapped"]
 LENGTH = 6

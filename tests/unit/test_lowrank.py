@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medfed.errors import StudyError
+from medfed.core.errors import StudyError
 from medfed.injection.lowrank import Factors, singular_values, truncated
 
 

@@ -10,13 +10,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from finished_runs import llm_folder
 from injection_toys import IMAGE, language_model, settings, tokenizer
-from medfed.errors import RunError
-from medfed.injection.folded import folded
-from medfed.injection.foundation import Foundation
-from medfed.injection.injected import InjectedModel
-from medfed.injection.lowrank import Factors
-from medfed.injection.merged import merged_weights, save_merged
-from medfed.injection.quantised import refuse_quantised
+from medfed.core.errors import RunError
+from medfed.export.merged import merged_weights, save_merged
+from medfed.injection.lowrank import Factors, folded
+from medfed.injection.model import InjectedModel
+from medfed.llm.foundation import Foundation
+from medfed.llm.huggingface import refuse_quantised
 
 LAYER = "model.layers.1.mlp.down_proj"
 

@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from medfed.evaluation.calibration import reliability_curve
-from medfed.evaluation.metrics import BY_NAME, METRICS, score, single_class
+from medfed.evaluation.metrics import BY_NAME, METRICS, reliability_curve, score, single_class
 
 
 def binary(*probabilities: float) -> np.ndarray:

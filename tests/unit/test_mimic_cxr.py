@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from medfed.datasets.base import TwinSpec, write_twin
-from medfed.datasets.chest_reports import sections
+from medfed.datasets.base import write_twin
 from medfed.datasets.images import write_grey
-from medfed.datasets.labels import CHEXPERT_LABELS
+from medfed.datasets.labels import CHEXPERT_LABELS, sections
 from medfed.datasets.mimic_cxr import MimicCxr
+from medfed.study.data import TwinSpec
 
 DATASET = MimicCxr()
 FOLDER = "files/p12/p12000001"

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from federated_toys import decoded
-from medfed.datasets.decode import Decoded
-from medfed.datasets.missing import MissingSettings, take_away
+from medfed.data.missing import take_away
+from medfed.datasets.decoded import Decoded
+from medfed.study.data import MissingSettings
 
 CLIENTS = {f"e{number}": f"c{number % 10}" for number in range(400)}
 

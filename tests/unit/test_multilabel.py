@@ -11,19 +11,18 @@ import torch
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from federated_toys import CARD, WORDS
-from medfed.datasets.decode import Decoded
-from medfed.errors import StudyError
+from medfed.core.errors import StudyError
+from medfed.core.types import Batch
+from medfed.datasets.decoded import Decoded
 from medfed.evaluation.kinds.multilabel import MultiLabel as MultiLabelKind
-from medfed.modalities.base import EncoderSpec
 from medfed.modalities.image import ImageModality
-from medfed.modalities.language import TextEncoderSpec
-from medfed.modalities.resnet import ResNetMini
 from medfed.modalities.text import TextModality
 from medfed.models.multimodal import MultimodalModel
-from medfed.study import study_of
-from medfed.tasks.base import TaskSet
+from medfed.study.encoders import ResNetMini, TextEncoderSpec
+from medfed.study.parts import EncoderSpec
+from medfed.study.study import study_of
+from medfed.tasks.examples import TaskSet
 from medfed.tasks.multilabel import MultiLabel
-from medfed.types import Batch
 
 KIND = MultiLabelKind()
 NAN = float("nan")

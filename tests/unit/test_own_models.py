@@ -15,17 +15,18 @@ from federated_toys import (
     small_federation,
     small_model,
 )
-from medfed.errors import StudyError
-from medfed.federated.algorithms.base import Algorithm
-from medfed.federated.algorithms.ditto import Ditto
-from medfed.federated.algorithms.fedavg import FedAvg
-from medfed.federated.algorithms.fedbn import FedBN
-from medfed.federated.algorithms.fedper import FedPer
-from medfed.federated.algorithms.pfedme import PFedMe
+from medfed.algorithms.ditto import Ditto
+from medfed.algorithms.fedavg import FedAvg
+from medfed.algorithms.fedbn import FedBN
+from medfed.algorithms.fedper import FedPer
+from medfed.algorithms.pfedme import PFedMe
+from medfed.core.errors import StudyError
+from medfed.federated.algorithm import Algorithm
 from medfed.federated.client import Client
 from medfed.federated.exchange import InProcessExchange
-from medfed.federated.rounds import RoundSettings, initial_state, run_rounds
+from medfed.federated.rounds import initial_state, run_rounds
 from medfed.federated.state import fingerprint, weights_of
+from medfed.study.federation import RoundSettings
 
 NORM = {"encoders.a.layers.1", "encoders.b.layers.1"}
 

@@ -12,11 +12,12 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from medfed.datasets.base import TwinSpec, write_twin
-from medfed.datasets.decode import decode, validate_index
+from medfed.core.errors import DataError
+from medfed.data.decode import decode, validate_index
+from medfed.datasets.base import write_twin
 from medfed.datasets.path_vqa import PathVqa
-from medfed.errors import DataError
 from medfed.modalities import MODALITIES
+from medfed.study.data import TwinSpec
 
 PRIVATE = "is Mr Doe's biopsy malignant?"
 NAMES = {"train": "train", "validation": "val", "test": "test"}

@@ -7,9 +7,9 @@ import io
 import pytest
 from rich.console import Console
 
-from medfed import cli
-from medfed.errors import SiteError
-from medfed.progress import Reporter
+from medfed.cli import main as cli
+from medfed.core.errors import SiteError
+from medfed.core.progress import Reporter
 
 FINGERPRINT = "A8:53:CD:FA:AB:UP:V:[red]:99"
 """Rich knows pictures of the names cd, ab, up and v."""

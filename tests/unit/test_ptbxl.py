@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medfed.datasets.base import TwinSpec, write_twin
-from medfed.datasets.decode import decode, validate_index
+from medfed.data.decode import decode, validate_index
+from medfed.datasets.base import write_twin
 from medfed.datasets.ptbxl import PTBXL
 from medfed.modalities.signal import LEADS, SignalModality
+from medfed.study.data import TwinSpec
 from native_tables import write_ptbxl
 
 DATASET = PTBXL()

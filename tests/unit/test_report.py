@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from fake_run import TITLES, TRAINED, UNSEEN, fake_run
-from medfed.errors import RunError
+from medfed.core.errors import RunError
 from medfed.report import federation
 from medfed.report.html import build_report, write_report
 from medfed.report.names import published, size

@@ -10,8 +10,7 @@ from rich.console import Console
 from test_answer_scores import FAST, predictions
 
 from fake_run import fake_run
-from medfed.evaluation.answer_scores import answer_rows
-from medfed.evaluation.answers import answer_records
+from medfed.evaluation.answers import answer_records, answer_rows
 from medfed.report.html import build_report
 from medfed.report.open_questions import open_blocks
 from medfed.report.read import read_run

@@ -6,14 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from medfed.core.errors import StudyError
 from medfed.datasets.labels import CHEXPERT_LABELS
-from medfed.errors import StudyError
 from medfed.modalities.image import ImageModality
-from medfed.modalities.language import BertSpec
-from medfed.modalities.resnet import ResNetMini, ResNetSpec
 from medfed.modalities.signal import SignalModality
 from medfed.modalities.text import TextModality
 from medfed.models.multimodal import MultimodalModel
+from medfed.study.encoders import BertSpec, ResNetMini, ResNetSpec
 from medfed.tasks.multilabel import MIMIC_CXR
 
 

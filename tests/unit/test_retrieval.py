@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from medfed.core.rng import torch_rng
+from medfed.core.types import Batch
 from medfed.datasets.base import Card
-from medfed.datasets.decode import Decoded
+from medfed.datasets.decoded import Decoded
 from medfed.evaluation.kinds import KINDS
-from medfed.rng import torch_rng
 from medfed.tasks import TASKS
-from medfed.tasks.base import Task, TaskSet
+from medfed.tasks.base import Task
+from medfed.tasks.examples import TaskSet
 from medfed.tasks.retrieval import Retrieval, ranks
-from medfed.types import Batch
 
 KIND = KINDS["retrieval"]
 NAMES = ("image", "ecg", "lab-percentiles")

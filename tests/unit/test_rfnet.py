@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 
 from brats_toys import NAMES
-from medfed.errors import StudyError
+from medfed.core.errors import StudyError
+from medfed.core.rng import torch_seeded
+from medfed.core.types import Batch
 from medfed.models import MODELS
-from medfed.models.rfnet import RFNet, RFNetSpec
+from medfed.models.rfnet import RFNet
 from medfed.models.rfnet_blocks import RegionFusion
-from medfed.rng import torch_seeded
+from medfed.study.models import RFNetSpec
 from medfed.tasks import TASKS
-from medfed.tasks.brats import BRATS
-from medfed.types import Batch
+from medfed.tasks.segmentation import BRATS
 
 
 def network(**settings: bool | str) -> RFNet:

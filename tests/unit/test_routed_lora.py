@@ -12,10 +12,9 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from injection_toys import kept_tensors
-from medfed.errors import RunError
-from medfed.injection.experts import RoutedLoraModel, add_experts
-from medfed.injection.routed_lora import routed_lora
-from medfed.injection.router import RouterSettings
+from medfed.core.errors import RunError
+from medfed.injection.experts import RoutedLoraModel, add_experts, routed_lora
+from medfed.study.injection import RouterSettings
 
 IN, OUT, MIDDLE = 5, 4, 6
 SHAPES = {

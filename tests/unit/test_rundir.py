@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from medfed.errors import RunError
-from medfed.rundir import RunDir
+from medfed.core.errors import RunError
+from medfed.runs.folder import RunDir
 
 
 def test_checkpoint_round_trip_keeps_the_previous_one_only(tmp_path: Path) -> None:

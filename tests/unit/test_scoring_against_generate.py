@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from injection_toys import BOTH, examples, federated_model, foundation, settings
-from medfed.injection.encoding import Group, encode
+from medfed.core.types import Batch
+from medfed.injection.encode import Group, encode
 from medfed.injection.inject import Injector
-from medfed.types import Batch
 
 NUM_ITEMS, BATCH_SIZE = 1000, 100
 

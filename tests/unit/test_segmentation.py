@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from brats_toys import DATASET, all_examples, decoded_twin, grids
-from medfed.datasets.decode import decode
-from medfed.errors import StudyError
+from medfed.core.errors import StudyError
+from medfed.core.types import Batch
+from medfed.data.decode import decode
 from medfed.evaluation.kinds import KINDS
 from medfed.evaluation.kinds.segmentation import REGIONS
 from medfed.modalities.volume import MaskModality
-from medfed.tasks.base import Task, TaskSet
-from medfed.tasks.brats import BRATS
-from medfed.tasks.overlap import region_scores
-from medfed.tasks.windows import sliding_window, window_starts
-from medfed.types import Batch
+from medfed.tasks.base import Task
+from medfed.tasks.examples import TaskSet
+from medfed.tasks.overlap import region_scores, sliding_window, window_starts
+from medfed.tasks.segmentation import BRATS
 
 MODALITIES = ("t1", "t1c", "t2", "flair")
 UNIT = (1.0, 1.0, 1.0)

@@ -11,11 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from medfed.errors import SiteError
-from medfed.site.audit import AuditLog, tensor_names
-from medfed.site.chain import entry_hash, head_path, line_of, verify
-from medfed.site.egress import egress_rows
-from medfed.types import Update
+from medfed.core.errors import SiteError
+from medfed.core.types import Update
+from medfed.sites.audit import AuditLog, egress_rows, entry_hash, head_path, line_of, tensor_names, verify
 
 Lines = list[bytes]
 

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from medfed.errors import SiteError
-from medfed.site.certificates import (
+from medfed.core.errors import SiteError
+from medfed.sites.certificates import (
     Certificates,
     check_certificate,
     copy_own,

@@ -15,15 +15,14 @@ from types import ModuleType
 
 import pytest
 
-from medfed import cli_sites
-from medfed.errors import RunError, SiteError, TooFewSitesError
-from medfed.rundir import RunDir
-from medfed.site.certificates import write_trial
-from medfed.site.federation import FederationFolder
-from medfed.site.folder import SiteFolder
-from medfed.site.invitation import Invitation, invited_study
-from medfed.site.lock import is_held, only_one
-from medfed.site.status import SiteFailure, StatusFile, read_status
+from medfed.cli import sites as cli_sites
+from medfed.core.errors import RunError, SiteError, TooFewSitesError
+from medfed.runs.folder import RunDir
+from medfed.sites.certificates import write_trial
+from medfed.sites.federation import FederationFolder
+from medfed.sites.folder import SiteFolder
+from medfed.sites.invitation import Invitation, invited_study
+from medfed.sites.status import SiteFailure, StatusFile, is_held, only_one, read_status
 from site_toys import HOST, STUDY, federation, medfed, site, study_file
 
 Shell = Callable[..., int]
@@ -208,7 +207,7 @@ def test_a_wrong_setting_of_a_federation_is_named(tmp_path: Path, old: str, new:
 def test_joining_looks_at_policy_key_data_and_log_before_it_calls_out(
     tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    called = answering(monkeypatch, "medfed.site_client", "join", lambda folder, once, keep_decoded: None)
+    called = answering(monkeypatch, "medfed.sites.client", "join", lambda folder, once, keep_decoded: None)
     made = site(tmp_path, federation(tmp_path))
     assert shell("site", "join", made.root) == 0
     assert called == [made.name]
@@ -276,7 +275,7 @@ def test_how_a_server_ends_is_told_by_exit_status_and_status_file(
         elif error is not None:
             raise error
 
-    answering(monkeypatch, "medfed.federation_server", "serve", serve)
+    answering(monkeypatch, "medfed.sites.server", "serve", serve)
     before = signal.getsignal(signal.SIGTERM)
     assert shell("federation", "start", fed.root) == exit_status
     assert signal.getsignal(signal.SIGTERM) is before
@@ -318,7 +317,7 @@ def test_rounds_of_an_earlier_start_count(tmp_path: Path, shell: Shell, capsys: 
 def test_a_server_starts_with_enough_sites_a_good_certificate_and_alone(
     tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    called = answering(monkeypatch, "medfed.federation_server", "serve", lambda folder: None)
+    called = answering(monkeypatch, "medfed.sites.server", "serve", lambda folder: None)
     fed = federation(tmp_path)
     assert shell("federation", "start", fed.root) == 1
     assert "0 site(s) registered, needed are 1" in capsys.readouterr().err

@@ -16,13 +16,14 @@ from threading import Thread
 
 import pytest
 
+from medfed.cli.diagnosis import Check
+from medfed.core.progress import Reporter
 from medfed.datasets import DATASETS
-from medfed.datasets.base import TwinSpec, write_twin
-from medfed.diagnosis import Check
-from medfed.progress import Reporter
-from medfed.site.certificates import Certificates, write_trial
-from medfed.site.doctor import data_checks, local_checks, server_checks
-from medfed.site.folder import SiteFolder
+from medfed.datasets.base import write_twin
+from medfed.sites.certificates import Certificates, write_trial
+from medfed.sites.doctor import data_checks, local_checks, server_checks
+from medfed.sites.folder import SiteFolder
+from medfed.study.data import TwinSpec
 from site_toys import federation, shift_clock, site
 
 

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from medfed.errors import SiteError
-from medfed.site.keys import key_fingerprint, load_node_key, load_public_key, public_bytes, write_node_key
+from medfed.core.errors import SiteError
+from medfed.sites.keys import key_fingerprint, load_node_key, load_public_key, public_bytes, write_node_key
 
 
 @pytest.fixture

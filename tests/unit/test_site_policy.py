@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from medfed.errors import PolicyError, SiteError
-from medfed.site.policy import Policy, parts_sent, policy_for, study_sha256
-from medfed.study import Study, load_study
-from medfed.types import Update
+from medfed.core.errors import PolicyError, SiteError
+from medfed.core.types import Update
+from medfed.sites.policy import Policy, parts_sent, policy_for, study_sha256
+from medfed.study.study import Study, load_study
 from site_toys import STUDY, study_file
 
 ALL = ("encoders", "heads", "decoders", "buffers", "state")

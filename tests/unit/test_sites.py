@@ -10,25 +10,32 @@ import polars as pl
 import pytest
 import torch
 
-from medfed.arm import Arm, build_model, clients_of
-from medfed.baselines import pooled
-from medfed.datasets.folders import site_folders
-from medfed.errors import DataError, StudyError, UpdateRejectedError
+from medfed.core.errors import DataError, StudyError, UpdateRejectedError
+from medfed.core.progress import Reporter
+from medfed.core.types import Batch, Failure
+from medfed.data.cohort import Cohort
+from medfed.data.hospital import find_site, load_site, moments_at, public_sets, site_client
+from medfed.data.inspection import check_folder
+from medfed.data.prepare import (
+    Sources,
+    cohort_of,
+    decode_all,
+    find_sources,
+    server_cohort,
+    server_sources,
+    write_folders,
+)
+from medfed.data.sites import moments_json, moments_of, pool, with_told
+from medfed.data.sources import site_folders
 from medfed.federated.state import load_weights, weights_of
-from medfed.hospital import find_site, load_site, moments_at, public_sets, site_client
-from medfed.inspection import check_folder
 from medfed.modalities.moments import Moments
-from medfed.prepare import Sources, cohort_of, decode_all, find_sources, server_cohort, server_sources, write_folders
-from medfed.progress import Reporter
 from medfed.report.partition import partition_rows
-from medfed.rundir import RunDir
-from medfed.scoring import SITES, scores_of, site_record, site_scores
-from medfed.study import Study, study_of
-from medfed.tasks.base import TaskSet
-from medfed.tasks.cohort import Cohort
-from medfed.tasks.folders import with_told
-from medfed.tasks.sites import moments_json, moments_of, pool
-from medfed.types import Batch, Failure
+from medfed.runs.baselines import pooled
+from medfed.runs.federation import Arm, build_model, clients_of
+from medfed.runs.folder import RunDir
+from medfed.runs.sites import SITES, scores_of, site_record, site_scores
+from medfed.study.study import Study, study_of
+from medfed.tasks.examples import TaskSet
 
 SILENT = Reporter.silent()
 

@@ -7,8 +7,9 @@ from collections import Counter
 import polars as pl
 import pytest
 
-from medfed.datasets.split import PartitionSettings, SplitSettings, assign_clients, assign_splits, roster
-from medfed.errors import DataError, MedfedError
+from medfed.core.errors import DataError, MedfedError
+from medfed.data.split import assign_clients, assign_splits, roster
+from medfed.study.data import PartitionSettings, SplitSettings
 
 
 def people(first: int, count: int, every: int, split: str | None = None, site: str | None = None) -> pl.DataFrame:

@@ -14,11 +14,11 @@ import torch
 import vqa_twins
 from brats_toys import all_examples, decoded_twin
 from federated_toys import SMALL, small_clients
-from medfed.errors import RunError
+from medfed.core.errors import RunError
+from medfed.core.types import Batch
 from medfed.federated.batches import steps
 from medfed.federated.client import Client
-from medfed.federated.spool import read_spool, write_spool
-from medfed.types import Batch
+from medfed.federated.client_store import read_spool, write_spool
 
 
 def batches(client: Client) -> Iterator[Batch]:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from medfed.errors import StudyError
-from medfed.injection.settings import PAPER
-from medfed.study import Study, load_study
-from medfed.sweep import is_sweep
+from medfed.core.errors import StudyError
+from medfed.study.injection import PAPER
+from medfed.study.study import Study, load_study
+from medfed.study.sweep import is_sweep
 
 STUDIES = [path for path in sorted((Path(__file__).parents[2] / "studies").glob("*.toml")) if not is_sweep(path)]
 DEMO = next(path for path in STUDIES if path.stem == "demo")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from medfed.errors import StudyError
-from medfed.study import load_study, merged
-from medfed.sweep import Plan, is_sweep, load_plan, parse_seeds
+from medfed.core.errors import StudyError
+from medfed.study.study import load_study, merged
+from medfed.study.sweep import Plan, is_sweep, load_plan, parse_seeds
 
 STUDIES = Path(__file__).parents[2] / "studies"
 SWEEPS = sorted(path for path in STUDIES.glob("*.toml") if "axes" in tomllib.loads(path.read_text(encoding="utf-8")))

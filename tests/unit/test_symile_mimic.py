@@ -10,15 +10,17 @@ import numpy as np
 import polars as pl
 import pytest
 
-from medfed.datasets.base import TwinSpec, write_twin
-from medfed.datasets.decode import Decoded, decode
+from medfed.core.errors import DataError
+from medfed.core.rng import numpy_rng
+from medfed.data.decode import decode
+from medfed.datasets.base import write_twin
+from medfed.datasets.decoded import Decoded
 from medfed.datasets.symile_mimic import SymileMIMIC
-from medfed.datasets.twins.symile import draw_physiology
-from medfed.errors import DataError
 from medfed.modalities.image import ImageModality
 from medfed.modalities.labs import LabPercentiles
 from medfed.modalities.signal import LEADS, SignalModality
-from medfed.rng import numpy_rng
+from medfed.study.data import TwinSpec
+from medfed.twins.symile import draw_physiology
 
 DATASET = SymileMIMIC()
 MODALITIES = {"image": ImageModality(size=16), "ecg": SignalModality(length=200), "lab-percentiles": LabPercentiles()}

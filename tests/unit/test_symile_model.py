@@ -9,30 +9,35 @@ import pytest
 import torch
 from torch import Tensor
 
-from medfed.datasets.base import TwinSpec, write_twin
-from medfed.datasets.decode import Decoded, decode
+from medfed.algorithms.fedavg import FedAvg
+from medfed.core.errors import StudyError
+from medfed.core.rng import numpy_rng, torch_rng, torch_seeded
+from medfed.core.types import Batch
+from medfed.data.decode import decode
+from medfed.datasets.base import write_twin
+from medfed.datasets.decoded import Decoded
 from medfed.datasets.symile_mimic import SymileMIMIC
-from medfed.datasets.twins.symile import draw_physiology
-from medfed.errors import StudyError
 from medfed.evaluation.kinds import KINDS
-from medfed.federated.algorithms.base import Federation
-from medfed.federated.algorithms.fedavg import FedAvg
-from medfed.federated.client import Client, ClientSettings
+from medfed.federated.algorithm import Federation
+from medfed.federated.client import Client
 from medfed.federated.exchange import InProcessExchange
-from medfed.federated.rounds import RoundSettings, initial_state, run_rounds
+from medfed.federated.rounds import initial_state, run_rounds
 from medfed.federated.state import load_weights
-from medfed.modalities.base import EncoderSpec, Modality
-from medfed.modalities.conv import Conv1dSpec
+from medfed.modalities.base import Modality
 from medfed.modalities.image import ImageModality
-from medfed.modalities.labs import LabPercentiles, LabsMLPSpec
+from medfed.modalities.labs import LabPercentiles
 from medfed.modalities.signal import SignalModality
-from medfed.modalities.vision import ViTMini
-from medfed.models.symile import SymileModel, SymileSpec
-from medfed.rng import numpy_rng, torch_rng, torch_seeded
+from medfed.models.contrastive import SymileModel
+from medfed.study.data import TwinSpec
+from medfed.study.encoders import Conv1dSpec, LabsMLPSpec, ViTMini
+from medfed.study.federation import ClientSettings, RoundSettings
+from medfed.study.models import SymileSpec
+from medfed.study.parts import EncoderSpec
 from medfed.tasks import TASKS
-from medfed.tasks.base import Task, TaskSet
+from medfed.tasks.base import Task
+from medfed.tasks.examples import TaskSet
 from medfed.tasks.retrieval import Retrieval
-from medfed.types import Batch
+from medfed.twins.symile import draw_physiology
 
 NAMES = ("image", "ecg", "lab-percentiles")
 every = pytest.mark.parametrize("name", ["symile", "symile-pairwise"])

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from medfed.injection.experts import add_experts
-from medfed.injection.router import RouterSettings
-from medfed.injection.targets import projections, target_modules
+from medfed.llm.targets import projections, target_modules
+from medfed.study.injection import RouterSettings
 
 WIDTH = 8
 

@@ -8,9 +8,18 @@ import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU
 
-from medfed.evaluation.bleu import corpus_bleu, signature, statistics
-from medfed.evaluation.text import per_example
-from medfed.words import bleu1, exact_match, longest_common_subsequence, rouge_l, token_f1, words
+from medfed.evaluation.text_metrics import (
+    bleu1,
+    corpus_bleu,
+    exact_match,
+    longest_common_subsequence,
+    per_example,
+    rouge_l,
+    signature,
+    statistics,
+    token_f1,
+    words,
+)
 
 
 def test_normalisation_is_lower_case_without_punctuation_and_articles() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medfed.errors import DataError
+from medfed.core.errors import DataError
 from medfed.modalities.volume import MaskModality, VolumeModality
 
 

@@ -9,20 +9,20 @@ import polars as pl
 import pytest
 import torch
 
+from medfed.algorithms.fedavg import FedAvg
+from medfed.data.cohort import Cohort, build_cohort
+from medfed.data.decode import decode
 from medfed.datasets import DATASETS
-from medfed.datasets.decode import decode
-from medfed.datasets.split import PartitionSettings, SplitSettings
 from medfed.datasets.vqa_rad import VqaRadClosed
 from medfed.evaluation.kinds import KINDS
-from medfed.federated.algorithms.base import Federation
-from medfed.federated.algorithms.fedavg import FedAvg
+from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
 from medfed.federated.exchange import InProcessExchange
-from medfed.federated.optimizer import ClientSettings
-from medfed.federated.rounds import RoundSettings, initial_state, run_round
+from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.state import load_weights
 from medfed.models.blip import Blip
-from medfed.tasks.cohort import Cohort, build_cohort
+from medfed.study.data import PartitionSettings, SplitSettings
+from medfed.study.federation import ClientSettings, RoundSettings
 from vqa_twins import SMALL, cohort, model, task
 
 

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from medfed.datasets.base import Dataset, TwinSpec, write_twin
+from medfed.datasets.base import Dataset, write_twin
 from medfed.datasets.slake import Slake, SlakeChinese
-from medfed.datasets.twins.chest_anatomy import Findings
-from medfed.datasets.twins.chest_cohorts import SLAKE, VQA_RAD, Cohort, Film, draw_films
-from medfed.datasets.twins.chest_facts import FINDINGS, LOCAL, facts_of, found, side_of
-from medfed.datasets.twins.chest_questions import Mix, Vocabulary
-from medfed.datasets.twins.chest_wordings import CHINESE, CLINICAL, CLINICAL_MIX, ENGLISH, SLAKE_MIX
 from medfed.datasets.vqa_rad import VqaRad
+from medfed.study.data import TwinSpec
+from medfed.twins.chest_anatomy import Findings
+from medfed.twins.chest_cohorts import SLAKE, VQA_RAD, Cohort, Film, draw_films
+from medfed.twins.chest_facts import FINDINGS, LOCAL, facts_of, found, side_of
+from medfed.twins.chest_questions import Mix, Vocabulary
+from medfed.twins.chest_words import CHINESE, CLINICAL, CLINICAL_MIX, ENGLISH, SLAKE_MIX
 
 SPEC = TwinSpec(num_patients=300, image_size=32)
 TWINS = [(VqaRad(), VQA_RAD, CLINICAL), (Slake(), SLAKE, ENGLISH), (SlakeChinese(), SLAKE, CHINESE)]

@@ -8,16 +8,14 @@ from pathlib import Path
 import pytest
 
 from federated_toys import SMALL, allowed, small_clients, small_federation, small_model
-from medfed.federated.algorithms import ALGORITHMS
-from medfed.federated.algorithms.base import Algorithm
-from medfed.federated.compression import UploadDtype
+from medfed.algorithms import ALGORITHMS
+from medfed.federated.algorithm import Algorithm
 from medfed.federated.exchange import ClientExchange, InProcessExchange
 from medfed.federated.memory import DiskMemory
-from medfed.federated.pool import Pool
-from medfed.federated.rounds import RoundResult, RoundSettings, initial_state, run_round, run_rounds
+from medfed.federated.rounds import RoundResult, initial_state, run_round, run_rounds
 from medfed.federated.state import fingerprint
-from medfed.federated.worker import Recipe
-from medfed.federated.worker_exchange import WorkerExchange
+from medfed.federated.workers import Pool, Recipe, WorkerExchange
+from medfed.study.federation import RoundSettings, UploadDtype
 
 ROUNDS = RoundSettings(num_rounds=2)
 

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from medfed.datasets.decode import validate_index
+from medfed.data.decode import validate_index
 from medfed.datasets.yaib import Yaib, YaibMortality, YaibSepsis
 from native_tables import dynamic, write_cohort
 

@@ -1,7 +1,9 @@
 """The dataset registry: one line per file; each has a tuple ``DATASETS``."""
 
+from __future__ import annotations
+
+from medfed.core.registry import collect
 from medfed.datasets.base import Dataset
-from medfed.registry import collect
 
 DATASETS: dict[str, Dataset] = collect(
     (

@@ -18,14 +18,18 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
-from medfed.errors import DataError, MedfedError
+from medfed.core.errors import DataError, MedfedError
+from medfed.study.data import TwinSpec
 
-SPLITS = ("private", "public", "development", "test")
 TWIN_MARKER = "SYNTHETIC.json"
+
+
 POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """What polars raises on damaged files; a panic is not even an Exception."""
+
+
 Record = Mapping[str, Any]
 """One row of an index; its values are checked where they are read."""
 
@@ -43,24 +47,6 @@ class Card(BaseModel):
     sites: tuple[str, ...] = ()
     note: str = ""
     synthetic: bool = False
-
-
-class TwinSpec(BaseModel):
-    """How large and how hard a synthetic twin is.
-
-    Attributes:
-        num_patients: patients to write.
-        seed: the twin is a pure function of this spec.
-        difficulty: 0 easy … 1 hopeless; at the default 0.5 a small centralised encoder has AUROC 0.80 to 0.95.
-        image_size: pixels per side of written images.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    num_patients: int = Field(default=400, gt=0)
-    seed: int = Field(default=0, ge=0)
-    difficulty: float = Field(default=0.5, ge=0, le=1)
-    image_size: int = Field(default=96, ge=32)
 
 
 class Problem(NamedTuple):

@@ -22,17 +22,30 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Shaped, UInt8
 
-from medfed.datasets.base import Card, Dataset, Record, TwinSpec, read_csv
-from medfed.datasets.nifti import Scan, read_nifti
-from medfed.datasets.twins.brain import write_brain_twin
-from medfed.errors import DataError
+from medfed.core.errors import DataError
+from medfed.datasets.base import Card, Dataset, Record, read_csv
+from medfed.datasets.formats import Scan, read_nifti
+from medfed.study.data import TwinSpec
+from medfed.twins.brain import write_brain_twin
 
 CLASSES = ("background", "necrotic or non-enhancing core", "oedema", "enhancing tumour")
+
+
 GRADES = {"HGG": 1, "LGG": 0}
+
+
 SITES_TABLE = "sites.csv"
+
+
 SITE_CODE = re.compile(r"Bra[tT][sS]1[789]_([A-Za-z0-9]+)_(\w+)_\d+")
+
+
 TIMEPOINT = re.compile(r"(BraTS-[A-Z]+-\d+)-\d+")
+
+
 SPACING_MM = 1.0
+
+
 SAME_GRID = "all files of a case lie on one grid of 1 mm voxels: download the case again"
 
 

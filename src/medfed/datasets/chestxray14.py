@@ -8,18 +8,27 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 
-from medfed.datasets.base import Card, Dataset, Record, TwinSpec, read_csv
+from medfed.core.errors import DataError
+from medfed.core.rng import numpy_rng
+from medfed.datasets.base import Card, Dataset, Record, read_csv
 from medfed.datasets.images import load_image, write_grey
 from medfed.datasets.labels import flag, nih_patient
-from medfed.datasets.twins.chest_anatomy import Findings
-from medfed.datasets.twins.chest_cohorts import NIH, Film, draw_films
-from medfed.errors import DataError
-from medfed.rng import numpy_rng
+from medfed.study.data import TwinSpec
+from medfed.twins.chest_anatomy import Findings
+from medfed.twins.chest_cohorts import NIH, Film, draw_films
 
 TABLE = "Data_Entry_2017_v2020.csv"
+
+
 TABLES = (TABLE, "Data_Entry_2017.csv")
+
+
 LISTS = {"test_list.txt": "test", "train_val_list.txt": "train"}
+
+
 NO_FINDING = "No Finding"
+
+
 LABELS = (
     "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Emphysema", "Fibrosis", "Hernia",
     "Infiltration", "Mass", "Nodule", "Pleural_Thickening", "Pneumonia", "Pneumothorax",

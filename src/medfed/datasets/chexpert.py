@@ -13,20 +13,25 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 
-from medfed.datasets.base import Card, Dataset, Record, TwinSpec, read_csv
+from medfed.core.errors import DataError
+from medfed.datasets.base import Card, Dataset, Record, read_csv
 from medfed.datasets.images import load_image, write_grey
 from medfed.datasets.labels import flag, require_values
-from medfed.datasets.twins.chest_anatomy import Findings
-from medfed.datasets.twins.chest_cohorts import CHEXPERT, Film, draw_films, has_opacity
-from medfed.errors import DataError
+from medfed.study.data import TwinSpec
+from medfed.twins.chest_anatomy import Findings
+from medfed.twins.chest_cohorts import CHEXPERT, Film, draw_films, has_opacity
 
 TABLES = {"valid.csv": "test", "train.csv": "train"}
 """Table → official split: the tasks are tested on the table that radiologists read. ``train.csv`` may be absent."""
+
+
 TARGETS = {
     "enlarged_cardiomediastinum": "Enlarged Cardiomediastinum",
     "pleural_effusion": "Pleural Effusion",
     "atelectasis": "Atelectasis",
 }
+
+
 VALUES = ("1.0", "0.0", "-1.0", "")
 
 

@@ -15,20 +15,27 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 
-from medfed.datasets.base import Card, Dataset, Record, TwinSpec, read_csv
+from medfed.datasets.base import Card, Dataset, Record, read_csv
+from medfed.datasets.formats import numbers, require_filled
 from medfed.datasets.images import load_image
 from medfed.datasets.labels import flag
-from medfed.datasets.tables import numbers, require_filled
-from medfed.datasets.twins.covid19_repository import write_covid19_twin
 from medfed.modalities.timeseries import COVID_LABS
+from medfed.study.data import TwinSpec
+from medfed.twins.covid19_repository import write_covid19_twin
 
 TABLE = "data.csv"
+
+
 IDS = ("patient_id", "image_id")
+
+
 RADIOGRAPHS = ("CR", "DX")
 """DICOM modalities of plain films; other images are left out."""
 
+
 COLUMNS = {variable: variable.replace("d_dimer", "d-dimer") for variable in COVID_LABS}
 """Variable of the modality → stem of its columns ``<stem>_offset`` and ``<stem>_val``."""
+
 
 OUTCOMES = {"icu": "icu_admission_offset", "died": "death_offset"}
 """Target → the offset that is filled in if it happened."""

@@ -11,14 +11,19 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 
-from medfed.datasets.base import Card, Dataset, Record, TwinSpec, read_csv
+from medfed.core.errors import DataError
+from medfed.datasets.base import Card, Dataset, Record, read_csv
 from medfed.datasets.images import load_image, write_grey
 from medfed.datasets.labels import flag, nih_patient, require_sources, require_values
-from medfed.datasets.twins.chest_cohorts import COVID, draw_films
-from medfed.errors import DataError
+from medfed.study.data import TwinSpec
+from medfed.twins.chest_cohorts import COVID, draw_films
 
 FOLDER = "COVID-19_Radiography_Dataset"
+
+
 CLASSES = ("COVID", "Normal")
+
+
 SOURCES = {"ChestX-ray14": "nih", "covid19-image-repository": "hannover"}
 """First word of a source map's ``source`` → the hospital its patient ids belong to."""
 

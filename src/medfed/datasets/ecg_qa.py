@@ -15,14 +15,19 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import polars as pl
 
-from medfed.datasets.base import Card, Dataset, Record, TwinSpec
+from medfed.core.errors import DataError
+from medfed.datasets.base import Card, Dataset, Record
+from medfed.datasets.formats import Row, read_rows, text
 from medfed.datasets.ptbxl import PTBXL, read_wfdb
-from medfed.datasets.questions import Row, read_rows, text
-from medfed.datasets.twins.ecg_questions import write_ecg_qa_twin
-from medfed.errors import DataError
+from medfed.study.data import TwinSpec
+from medfed.twins.ecg_questions import write_ecg_qa_twin
 
 SPLITS = {"train": "train", "valid": "development", "test": "test"}
+
+
 WORDING = "template"
+
+
 TWIN_RECORDS = "ptb-xl"
 """Folder of a twin's own ECGs, beside its questions."""
 

@@ -17,13 +17,18 @@ from typing import NamedTuple
 
 import polars as pl
 
+from medfed.core.errors import DataError
 from medfed.datasets.base import read_csv, require_columns
-from medfed.errors import DataError
 
 DATABASE = "mimic_iv_cxr.db"
+
+
 MOST_CHARACTERS = 2000
+
+
 STEM = 4
 """Letters that words are compared by."""
+
 
 COMMON = frozenset(
     (
@@ -92,6 +97,8 @@ SOURCES = (
     Source("culture", "microbiologyevents", "charttime", ("spec_type_desc", "test_name", "org_name")),
     Source("x-ray", "tb_cxr", "studydatetime", ("viewposition",)),
 )
+
+
 Records = Mapping[str, tuple[Line, ...]]
 
 

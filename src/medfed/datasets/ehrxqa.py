@@ -12,6 +12,11 @@ Deviation: the model sees one image, that of the study that the question names, 
 Deviation: ids of patients and studies are cut out of the question that the model reads; they name, and say nothing.
 Deviation: train and valid ask about the same patients. A tenth of those, by a hash of their id, is the development
     split with all their questions, the others are train.
+
+EHRXQA's answers as short texts: what its SQL returned, in one canonical form.
+
+A list is joined by commas, texts in alphabetical order; numbers lose superfluous zeros; nothing found is "none". A
+question of whether something is so is answered by 1 or 0 in the release, and by yes or no here.
 """
 
 from __future__ import annotations
@@ -25,18 +30,21 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import polars as pl
 
-from medfed.datasets.base import Card, Dataset, Record, TwinSpec
-from medfed.datasets.ehr_answers import answer_text, answer_type
+from medfed.core.errors import DataError
+from medfed.datasets.base import Card, Dataset, Record
 from medfed.datasets.ehr_records import people_file, read_records, read_table, record_text
+from medfed.datasets.formats import Row, read_rows, text
 from medfed.datasets.images import load_image
-from medfed.datasets.questions import Row, read_rows, text
-from medfed.datasets.twins.ehrxqa import write_ehrxqa_twin
-from medfed.errors import DataError
+from medfed.study.data import TwinSpec
+from medfed.twins.ehrxqa import write_ehrxqa_twin
 
 FILES = {"train": "train", "valid": "train", "test": "test"}
 """Official file → the database its patients are in, which is also their split."""
 
+
 DATABASE = "database/mimic_iv_cxr"
+
+
 IMAGES = (
     "mimic-cxr-jpg*/files",
     "mimic-cxr-jpg*/*/files",
@@ -46,11 +54,18 @@ IMAGES = (
 )
 """Where images may be, below the root; the first that exists is taken."""
 
+
 STUDIES = ("study_id", "study_id1")
+
+
 VISUAL = re.compile(r"\bfunc_vqa\s*\(", re.IGNORECASE)
+
+
 TABLES = re.compile(
     r"\b(patients|admissions|\w+_icd|labevents|prescriptions|cost|\w+events|icustays|transfers)\b", re.IGNORECASE
 )
+
+
 IDENTIFIER = re.compile(r"\s*\b\d{6,}\b")
 
 
@@ -203,3 +218,52 @@ def _bytes(words: str) -> np.ndarray:
 
 
 DATASETS: tuple[Dataset, ...] = (Ehrxqa(),)
+
+
+NONE = "none"
+
+
+WHETHER = re.compile(r"(?:^|, )(?:has_verb|did_verb|is_verb|is|are|has|did|was|were)\b")
+"""How the part of a question's template that asks begins, if it asks whether."""
+
+
+def answer_text(row: Row, path: Path, number: int) -> str:
+    """Return the answer of record ``number`` as text.
+
+    Raises:
+        DataError: it is missing, or not a list of texts and numbers; the message names file, record and field.
+    """
+    if "answer" not in row:
+        raise DataError(
+            f"record {number}: field 'answer' is missing",
+            where=path,
+            hint="the released question files have no answers: run the authors' build_dataset.sh",
+        )
+    values = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
+    whether = bool(WHETHER.search(text(row, "q_tag", path, number).lower()))
+    parts = [_part(value, whether, path, number) for value in values if value is not None]
+    texts = sorted(dict.fromkeys(parts)) if any(isinstance(value, str) for value in values) else parts
+    return ", ".join(texts) or NONE
+
+
+def answer_type(answer: str) -> str:
+    """Return ``yes``, ``no``, ``none``, ``number`` or ``text``."""
+    if answer in ("yes", "no", NONE):
+        return answer
+    return "number" if re.fullmatch(r"-?\d+(\.\d+)?", answer) else "text"
+
+
+def _part(value: object, whether: bool, path: Path, number: int) -> str:
+    if isinstance(value, bool) or (whether and value in (0, 1)):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{round(value, 6):.6f}".rstrip("0").rstrip(".")
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, str):
+        return " ".join(value.lower().split())
+    raise DataError(
+        f"record {number}: field 'answer' holds a value of type {type(value).__name__}; texts and numbers are allowed",
+        where=path,
+        hint="correct or remove the record",
+    )

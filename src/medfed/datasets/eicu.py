@@ -14,18 +14,28 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 
-from medfed.datasets.base import Card, Dataset, Record, TwinSpec
+from medfed.datasets.base import Card, Dataset, Record
 from medfed.datasets.first_day import NUM_HOURS, FirstDay, first_day
+from medfed.datasets.formats import FileState, find_table, numbers, read_table, require_filled
 from medfed.datasets.labels import require_values
-from medfed.datasets.tables import FileState, find_table, numbers, read_table, require_filled
-from medfed.datasets.twins.icu_databases import write_eicu_twin
+from medfed.study.data import TwinSpec
+from medfed.twins.icu_databases import write_eicu_twin
 
 STAYS, EVENTS = "patient.csv", "lab.csv"
+
+
 UNIT_STAY, HOSPITAL_STAY = "patientunitstayid", "patienthealthsystemstayid"
+
+
 IDS = (UNIT_STAY, HOSPITAL_STAY, "uniquepid", "hospitalid")
+
+
 OUTCOMES = {"Expired": 1, "Alive": 0, "": None}
+
+
 OLDEST, AGE_OF_OLDEST = "> 89", "90"
 """Ages above 89 are published as "> 89"; they count as 90."""
+
 
 # fmt: off
 LABNAMES = {

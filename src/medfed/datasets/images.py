@@ -20,11 +20,15 @@ from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
+from medfed.core.errors import DataError
 from medfed.datasets.base import Record
-from medfed.errors import DataError
 
 AGAIN = "download or export the file again"
+
+
 GREY = ("MONOCHROME1", "MONOCHROME2")
+
+
 # what pydicom and its decoders raise on damaged files
 DICOM_ERRORS = (
     AttributeError,

@@ -12,14 +12,19 @@ import numpy as np
 import polars as pl
 from jaxtyping import UInt8
 
-from medfed.datasets.base import Card, Dataset, Record, TwinSpec
+from medfed.core.errors import DataError
+from medfed.datasets.base import Card, Dataset, Record
 from medfed.datasets.images import eight_bits
-from medfed.datasets.twins.chest_cohorts import PAEDIATRIC, draw_films
-from medfed.errors import DataError
+from medfed.study.data import TwinSpec
+from medfed.twins.chest_cohorts import PAEDIATRIC, draw_films
 
 SPLITS = {"train": "train", "val": "development", "test": "test"}
 """The file's name of a split → ours."""
+
+
 SIDE = 28
+
+
 HINT = "download it again; expected train, val and test _images (uint8, n × 28 × 28) and _labels (uint8, n × 1)"
 
 

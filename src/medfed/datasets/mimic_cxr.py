@@ -17,22 +17,33 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 
-from medfed.datasets.base import Card, Dataset, Record, TwinSpec
-from medfed.datasets.chest_reports import read_report
+from medfed.core.errors import DataError
+from medfed.datasets.base import Card, Dataset, Record
+from medfed.datasets.formats import find_table, read_table
 from medfed.datasets.images import read_grey
-from medfed.datasets.labels import CHEXPERT_LABELS, require_values
-from medfed.datasets.tables import find_table, read_table
-from medfed.datasets.twins.mimic_cxr import write_mimic_cxr_twin
-from medfed.errors import DataError
+from medfed.datasets.labels import CHEXPERT_LABELS, read_report, require_values
+from medfed.study.data import TwinSpec
+from medfed.twins.mimic_cxr import write_mimic_cxr_twin
 
 SPLIT, LABELS, METADATA = (f"mimic-cxr-2.0.0-{table}.csv" for table in ("split", "chexpert", "metadata"))
+
+
 SPLITS = {"train": "train", "validate": "development", "test": "test"}
+
+
 FRONTAL = {"PA": 0, "AP": 1}
 """Order of preference among the views of a study; every other view comes after."""
 
+
 OTHER_VIEW = 2
+
+
 VALUES = ("1.0", "0.0", "-1.0", "")
+
+
 REPORTS = "mimic-cxr-reports"
+
+
 IDS = ("subject_id", "study_id")
 
 

@@ -14,15 +14,22 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 
-from medfed.datasets.base import Card, Dataset, Record, TwinSpec
+from medfed.datasets.base import Card, Dataset, Record
 from medfed.datasets.first_day import NUM_HOURS, FirstDay, first_day
+from medfed.datasets.formats import FileState, find_table, numbers, read_table, require_filled, times
 from medfed.datasets.labels import require_values
-from medfed.datasets.tables import FileState, find_table, numbers, read_table, require_filled, times
-from medfed.datasets.twins.icu_databases import write_mimic_iv_twin
+from medfed.study.data import TwinSpec
+from medfed.twins.icu_databases import write_mimic_iv_twin
 
 STAYS, ADMISSIONS, PATIENTS = "icu/icustays.csv", "hosp/admissions.csv", "hosp/patients.csv"
+
+
 EVENTS = "hosp/labevents.csv"
+
+
 EVENT_COLUMNS = ("subject_id", "itemid", "charttime", "valuenum", "valueuom")
+
+
 # fmt: off
 ITEMS = {
     "50862": "alb", "50863": "alp", "50861": "alt", "50878": "ast", "50802": "be", "50882": "bicar", "50885": "bili",

@@ -23,19 +23,28 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 
-from medfed.datasets.base import Card, Dataset, Record, TwinSpec, read_parquet
+from medfed.core.errors import DataError
+from medfed.datasets.base import Card, Dataset, Record, read_parquet
+from medfed.datasets.formats import inside, read_rows, text, yes_or_no
 from medfed.datasets.images import decode_grey, load_image
-from medfed.datasets.questions import inside, read_rows, text, yes_or_no
-from medfed.datasets.twins.path_vqa import write_path_vqa_twin
-from medfed.errors import DataError
+from medfed.study.data import TwinSpec
+from medfed.twins.path_vqa import write_path_vqa_twin
 
 FOLDER = "[pP]*[vV][qQ][aA]"
+
+
 SPLITS = {"train": "train", "val": "development", "validation": "development", "test": "test"}
+
+
 RANK = {"train": 0, "development": 1, "test": 2}
+
+
 CONVERT = (
     'a pickle runs code when it is opened; convert it where you trust it: python -c "import json, pickle; '
     "json.dump(pickle.load(open('train_qa.pkl', 'rb')), open('train_qa.json', 'w'))\""
 )
+
+
 Row = dict[str, object]
 
 

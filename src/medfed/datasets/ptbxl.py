@@ -16,15 +16,24 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32
 
-from medfed.datasets.base import Card, Dataset, Record, TwinSpec, read_csv
-from medfed.datasets.twins.ecg import write_ecg_twin
-from medfed.errors import DataError
+from medfed.core.errors import DataError
+from medfed.datasets.base import Card, Dataset, Record, read_csv
 from medfed.modalities.signal import LEADS, RAW_HZ
+from medfed.study.data import TwinSpec
+from medfed.twins.ecg import write_ecg_twin
 
 TABLE = "ptbxl_database.csv"
+
+
 COLUMNS = ("ecg_id", "patient_id", "site", "scp_codes", "extra_beats", "strat_fold", "filename_lr")
+
+
 NORMAL_ABOVE = 50.0
+
+
 SPLIT_OF_FOLD = {**dict.fromkeys(range(1, 8), "private"), 8: "public", 9: "development", 10: "test"}
+
+
 T = TypeVar("T")
 
 

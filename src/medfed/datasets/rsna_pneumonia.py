@@ -13,18 +13,25 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 
-from medfed.datasets.base import Card, Dataset, Record, TwinSpec, read_csv
+from medfed.core.errors import DataError
+from medfed.core.rng import numpy_rng
+from medfed.datasets.base import Card, Dataset, Record, read_csv
 from medfed.datasets.images import load_image
 from medfed.datasets.labels import flag, nih_patient, require_sources, require_values
-from medfed.datasets.twins.chest_anatomy import Findings
-from medfed.datasets.twins.chest_cohorts import RSNA, Film, draw_films, has_opacity
-from medfed.datasets.twins.chest_dicom import DicomStyle, opacity_boxes, write_dicom
-from medfed.errors import DataError
-from medfed.rng import numpy_rng
+from medfed.study.data import TwinSpec
+from medfed.twins.chest import DicomStyle, opacity_boxes, write_dicom
+from medfed.twins.chest_anatomy import Findings
+from medfed.twins.chest_cohorts import RSNA, Film, draw_films, has_opacity
 
 TABLE = "stage_2_detailed_class_info.csv"
+
+
 BOXES = "stage_2_train_labels.csv"
+
+
 IMAGES = "stage_2_train_images"
+
+
 POSITIVE, NEGATIVE, OTHER = "Lung Opacity", "Normal", "No Lung Opacity / Not Normal"
 
 

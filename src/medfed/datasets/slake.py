@@ -12,13 +12,16 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 
-from medfed.datasets.base import Card, Dataset, Record, TwinSpec
+from medfed.core.errors import DataError
+from medfed.datasets.base import Card, Dataset, Record
+from medfed.datasets.formats import inside, is_closed, origin, read_rows, text
 from medfed.datasets.images import load_image
-from medfed.datasets.questions import inside, is_closed, origin, read_rows, text
-from medfed.datasets.twins.vqa import write_slake_twin
-from medfed.errors import DataError
+from medfed.study.data import TwinSpec
+from medfed.twins.vqa import write_slake_twin
 
 FOLDER = "Slake1.0"
+
+
 SPLITS = {"train": "train", "validate": "development", "test": "test"}
 
 

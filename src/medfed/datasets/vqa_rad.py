@@ -14,12 +14,15 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 
-from medfed.datasets.base import Card, Dataset, Record, TwinSpec
+from medfed.datasets.base import Card, Dataset, Record
+from medfed.datasets.formats import inside, is_closed, origin, read_rows, text
 from medfed.datasets.images import load_image
-from medfed.datasets.questions import inside, is_closed, origin, read_rows, text
-from medfed.datasets.twins.vqa import write_vqa_rad_twin
+from medfed.study.data import TwinSpec
+from medfed.twins.vqa import write_vqa_rad_twin
 
 FOLDER = "data_RAD"
+
+
 SPLITS = {"trainset": "train", "testset": "test"}
 
 

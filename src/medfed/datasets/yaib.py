@@ -21,15 +21,24 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32
 
-from medfed.datasets.base import Card, Dataset, Record, TwinSpec, read_parquet
-from medfed.datasets.twins.icu import write_icu_twin
-from medfed.errors import DataError
+from medfed.core.errors import DataError
+from medfed.datasets.base import Card, Dataset, Record, read_parquet
 from medfed.modalities.timeseries import INPUT, LABS, OUTPUT, VITALS
+from medfed.study.data import TwinSpec
+from medfed.twins.icu import write_icu_twin
 
 NUM_HOURS = 24
+
+
 GROUPS = {"vitals": VITALS, "labs": LABS, "input": INPUT, "output": OUTPUT}
+
+
 VARIABLES = tuple(variable for group in GROUPS.values() for variable in group)
+
+
 UNNAMED_DATABASE = "yaib"
+
+
 AGAIN = "extract the cohort again, or compare it with the version on the dataset's card"
 
 
@@ -114,7 +123,11 @@ class Yaib(Dataset):
 
 
 PATIENT_NOTE = "YAIB publishes no patient id, so a stay stands for a patient: a person with two stays cannot be seen."
+
+
 ACCESS = "https://github.com/rvandewater/YAIB-cohorts (needs the source databases from PhysioNet)"
+
+
 CITATION = "van de Water et al., Yet Another ICU Benchmark, ICLR 2024"
 
 

@@ -14,29 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from pydantic import BaseModel, ConfigDict, Field
 
+from medfed.core.rng import Key, numpy_rng
 from medfed.evaluation.metrics import Metric, Scores, Targets, score
-from medfed.rng import Key, numpy_rng
+from medfed.study.evaluation import BootstrapSettings
 
 MAX_CHUNK_VALUES = 4_000_000
 """Weights held at once (32 MB): memory does not grow with the number of resamples."""
-
-
-class BootstrapSettings(BaseModel):
-    """How intervals are made.
-
-    Attributes:
-        num_resamples: bootstrap resamples.
-        level: coverage of the interval.
-        max_undefined: largest share of resamples that may be undefined before the interval is withheld.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    num_resamples: int = Field(default=1000, ge=2)
-    level: float = Field(default=0.95, gt=0, lt=1)
-    max_undefined: float = Field(default=0.1, ge=0, lt=1)
 
 
 class Interval(NamedTuple):
@@ -46,6 +30,22 @@ class Interval(NamedTuple):
     high: float | None
     num_undefined: int
     reason: str | None = None
+
+
+def interval(
+    values: Float[np.ndarray, " replicate"], num_patients: int, settings: BootstrapSettings | None = None
+) -> Interval:
+    """Percentile interval of the defined ``values`` (NaN: not defined on that resample)."""
+    settings = settings or BootstrapSettings()
+    undefined = int(np.isnan(values).sum())
+    if num_patients < 2:
+        return Interval(None, None, undefined, "no interval: fewer than two patients")
+    if undefined > settings.max_undefined * len(values):
+        reason = f"no interval: not defined on {undefined} of {len(values)} resamples"
+        return Interval(None, None, undefined, reason)
+    tail = (1 - settings.level) / 2
+    low, high = np.nanquantile(values, [tail, 1 - tail])
+    return Interval(float(low), float(high), undefined)
 
 
 class Difference(NamedTuple):
@@ -74,22 +74,6 @@ def resample_weights(
         size = min(rows, num_resamples - start)
         counts = rng.multinomial(num_patients, np.full(num_patients, 1 / num_patients), size=size)
         yield counts.astype(np.float64)[:, index]
-
-
-def interval(
-    values: Float[np.ndarray, " replicate"], num_patients: int, settings: BootstrapSettings | None = None
-) -> Interval:
-    """Percentile interval of the defined ``values`` (NaN: not defined on that resample)."""
-    settings = settings or BootstrapSettings()
-    undefined = int(np.isnan(values).sum())
-    if num_patients < 2:
-        return Interval(None, None, undefined, "no interval: fewer than two patients")
-    if undefined > settings.max_undefined * len(values):
-        reason = f"no interval: not defined on {undefined} of {len(values)} resamples"
-        return Interval(None, None, undefined, reason)
-    tail = (1 - settings.level) / 2
-    low, high = np.nanquantile(values, [tail, 1 - tail])
-    return Interval(float(low), float(high), undefined)
 
 
 def bootstrap_interval(

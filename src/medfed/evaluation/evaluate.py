@@ -15,32 +15,24 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
-from pydantic import Field
 
-from medfed.errors import RunError
-from medfed.evaluation.bootstrap import BootstrapSettings, Interval, interval, resample_weights
+from medfed.core.errors import RunError
+from medfed.evaluation.bootstrap import Interval, interval, resample_weights
 from medfed.evaluation.metrics import METRICS, Metric, Score, Scores, score, single_class
+from medfed.study.evaluation import EvaluationSettings
 
 Role = Literal["trained", "unseen"]
+
+
 Row = dict[str, Any]
+
+
 MEMBER = "/"
 """``local/client-0`` is one model of the group ``local``, whose value is the mean of its models' values."""
+
+
 MAX_CONSTANTS = 5
 """With more answers than this, only the majority answer stands as a constant predictor."""
-
-
-class EvaluationSettings(BootstrapSettings):
-    """How a study's predictions are scored.
-
-    Attributes:
-        comparisons: pairs (model, baseline) compared on the same resamples wherever a task has both.
-        watch_every: rounds between looks at the development set; 0 never looks.
-        max_new_tokens: longest answer to an open question, in the LLM's tokens.
-    """
-
-    comparisons: tuple[tuple[str, str], ...] = (("fedkim", "federated"),)
-    watch_every: int = Field(default=1, ge=0)
-    max_new_tokens: int = Field(default=16, gt=0)
 
 
 @dataclass(frozen=True)

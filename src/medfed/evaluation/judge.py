@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Float
 
 from medfed.evaluation.bootstrap import interval, resample_weights
-from medfed.evaluation.evaluate import EvaluationSettings, Row
+from medfed.evaluation.evaluate import Row
 from medfed.evaluation.kinds.base import Kind
+from medfed.study.evaluation import EvaluationSettings
 from medfed.tasks.base import Json
 
 Record = Mapping[str, Any]

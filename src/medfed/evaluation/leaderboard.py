@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
-from medfed.errors import RunError
-from medfed.rundir import RunDir
+from medfed.core.errors import RunError
+from medfed.runs.folder import RunDir
 
 LEVEL = 0.05
+
+
 DEPLOYED = "federated"
 """The algorithm's own model in a run's scores."""
 

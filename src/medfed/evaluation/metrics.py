@@ -5,6 +5,16 @@ above 0.5. With two answers, precision, recall, F1, AUROC and AUPRC are those of
 mean over classes, one against the rest. AUROC, AUPRC, balanced accuracy and MCC are null where a class is absent,
 recall where the positive class is, everything where a score is NaN or infinite. Precision and MCC of a model that never
 predicts a class are 0/0: they count as 0, as in the published tables, and the reason says so.
+
+AUROC and average precision with example weights, for many weightings at once: one sort, then weighted counting.
+
+Source: AUROC as the Mann-Whitney statistic with mid-ranks (Hanley and McNeil 1982); average precision as the step-wise
+sum Σ (R_n − R_{n−1}) P_n. On integer weights both equal scikit-learn's on the examples repeated so many times.
+
+How far probabilities can be trusted: Brier score, expected calibration error and the reliability curve.
+
+Source: Brier 1950; Naeini et al. 2015 (binary: the probability of class 1 against its frequency); Guo et al. 2017 (more
+classes: the largest probability against accuracy). :data:`NUM_BINS` equal-width bins over [0, 1]; 1.0 is in the last.
 """
 
 from __future__ import annotations
@@ -14,16 +24,20 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from medfed.evaluation.calibration import weighted_brier, weighted_calibration_error
-from medfed.evaluation.ranking import TieGroups, tie_groups, weighted_auroc, weighted_average_precision
-from medfed.registry import by_name
+from medfed.core.registry import by_name
 
 Targets = Int[np.ndarray, " example"]
+
+
 Scores = Float[np.ndarray, "example answer"]
+
+
 Weights = Float[np.ndarray, "replicate example"]
+
+
 Values = Float[np.ndarray, " replicate"]
 
 
@@ -181,6 +195,50 @@ def _sklearn(function: Callable[..., float]) -> Callable[[Targets, Scores], floa
     return exact
 
 
+def weighted_auroc(groups: TieGroups) -> Float[np.ndarray, " replicate"]:
+    """Probability that a positive scores above a negative, ties counting half; NaN where a class has no weight."""
+    below = np.cumsum(groups.negative, axis=1) - groups.negative / 2
+    pairs = groups.positive.sum(1) * groups.negative.sum(1)
+    return _ratio((groups.positive * below).sum(1), pairs)
+
+
+def weighted_average_precision(groups: TieGroups) -> Float[np.ndarray, " replicate"]:
+    """Mean precision at the scores of the positives; NaN where a class has no weight."""
+    hits = groups.positive[:, ::-1]
+    found = np.cumsum(hits, axis=1)
+    shown = np.cumsum(hits + groups.negative[:, ::-1], axis=1)
+    precision = np.divide(found, shown, out=np.zeros_like(found), where=shown > 0)
+    total = np.where(groups.negative.sum(1) > 0, hits.sum(1), 0.0)
+    return _ratio((hits * precision).sum(1), total)
+
+
+def weighted_brier(
+    targets: Int[np.ndarray, " example"],
+    scores: Float[np.ndarray, "example answer"],
+    weights: Float[np.ndarray, "replicate example"],
+) -> Float[np.ndarray, " replicate"]:
+    """Mean squared error of the probability of class 1; with more classes, summed over the classes."""
+    if scores.shape[1] == 2:
+        squares = (scores[:, 1] - targets) ** 2
+    else:
+        squares = ((scores - np.eye(scores.shape[1])[targets]) ** 2).sum(1)
+    score: np.ndarray = weights @ squares / weights.sum(1)
+    return score
+
+
+def weighted_calibration_error(
+    targets: Int[np.ndarray, " example"],
+    scores: Float[np.ndarray, "example answer"],
+    weights: Float[np.ndarray, "replicate example"],
+) -> Float[np.ndarray, " replicate"]:
+    """Σ over bins of (share of examples) · |observed frequency − mean probability|."""
+    confidence, outcome = _events(targets, scores)
+    gap = np.zeros((len(targets), NUM_BINS))
+    gap[np.arange(len(targets)), _bins(confidence)] = outcome - confidence
+    error: np.ndarray = np.abs(weights @ gap).sum(1) / weights.sum(1)
+    return error
+
+
 METRICS = (
     Metric("auroc", "AUROC", True, _ranked(weighted_auroc), "all", exact=_sklearn(roc_auc_score)),
     Metric("auprc", "AUPRC", True, _ranked(weighted_average_precision), "all", exact=_sklearn(average_precision_score)),
@@ -193,4 +251,69 @@ METRICS = (
     Metric("ece", "ECE", False, weighted_calibration_error, probabilities=True),
     Metric("brier", "Brier", False, weighted_brier, probabilities=True),
 )
+
+
 BY_NAME = by_name(METRICS)
+
+
+class TieGroups(NamedTuple):
+    """Positive and negative weight per group of equal scores, ascending by score."""
+
+    positive: Float[np.ndarray, "replicate group"]
+    negative: Float[np.ndarray, "replicate group"]
+
+
+def tie_groups(
+    positive: Bool[np.ndarray, " example"],
+    score: Float[np.ndarray, " example"],
+    weights: Float[np.ndarray, "replicate example"],
+) -> TieGroups:
+    """Sort once and add up the weights of examples whose scores are equal."""
+    order = np.argsort(score, kind="stable")
+    ranked = score[order]
+    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
+    sorted_weights = weights[:, order]
+    total = np.add.reduceat(sorted_weights, starts, axis=1)
+    hits = np.add.reduceat(sorted_weights * positive[order], starts, axis=1)
+    return TieGroups(hits, total - hits)
+
+
+def _ratio(
+    above: Float[np.ndarray, " replicate"], below: Float[np.ndarray, " replicate"]
+) -> Float[np.ndarray, " replicate"]:
+    ratio: np.ndarray = np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
+    return ratio
+
+
+NUM_BINS = 15
+
+
+class ReliabilityPoint(NamedTuple):
+    """One non-empty bin: mean probability, observed frequency, number of examples."""
+
+    confidence: float
+    observed: float
+    num_examples: int
+
+
+def reliability_curve(
+    targets: Int[np.ndarray, " example"], scores: Float[np.ndarray, "example answer"]
+) -> list[ReliabilityPoint]:
+    """Return the non-empty bins, ascending by probability."""
+    confidence, outcome = _events(targets, scores)
+    bins = _bins(confidence)
+    masks = [bins == index for index in np.unique(bins)]
+    return [ReliabilityPoint(float(confidence[m].mean()), float(outcome[m].mean()), int(m.sum())) for m in masks]
+
+
+def _events(
+    targets: Int[np.ndarray, " example"], scores: Float[np.ndarray, "example answer"]
+) -> tuple[Float[np.ndarray, " example"], Float[np.ndarray, " example"]]:
+    if scores.shape[1] == 2:
+        return scores[:, 1], (targets == 1).astype(float)
+    return scores.max(1), (scores.argmax(1) == targets).astype(float)
+
+
+def _bins(confidence: Float[np.ndarray, " example"]) -> Int[np.ndarray, " example"]:
+    bins: np.ndarray = np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+    return bins

@@ -13,10 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from medfed.federated.optimizer import ClientSettings
-from medfed.rng import Key, numpy_rng
-from medfed.tasks.base import Task, TaskSet, trainable
-from medfed.types import Batch
+from medfed.core.rng import Key, numpy_rng
+from medfed.core.types import Batch
+from medfed.study.federation import ClientSettings
+from medfed.tasks.base import Task, trainable
+from medfed.tasks.examples import TaskSet
 
 
 class TaskBatch(NamedTuple):

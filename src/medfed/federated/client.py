@@ -12,17 +12,15 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from medfed.errors import DataError
-from medfed.federated.algorithms.base import Algorithm
+from medfed.core.errors import DataError
+from medfed.core.types import Broadcast, Params, Update, component
+from medfed.federated.algorithm import Algorithm
 from medfed.federated.gate import delta_dtype
 from medfed.federated.local import Site, Trained, Upload
-from medfed.federated.optimizer import ClientSettings
 from medfed.federated.state import Weights, join, persistent_buffers, split, trainable_params
 from medfed.federated.training import LocalRun
-from medfed.tasks.base import TaskSet
-from medfed.types import Broadcast, Params, Update, component
-
-__all__ = ["Client", "ClientSettings"]
+from medfed.study.federation import ClientSettings
+from medfed.tasks.examples import TaskSet
 
 STATE_GROUPS = ("algorithm", "optimizer")
 

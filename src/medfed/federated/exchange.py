@@ -12,16 +12,18 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from medfed.errors import DiskError, MedfedError, StudyError
-from medfed.federated.algorithms.base import Algorithm
+from medfed.core.errors import DiskError, MedfedError, StudyError
+from medfed.core.types import Broadcast, Failure, Params, Update
+from medfed.federated.algorithm import Algorithm
 from medfed.federated.client import STATE_GROUPS, Client, initial_client_state
-from medfed.federated.compression import UploadDtype, compressed
+from medfed.federated.encoding import compressed
 from medfed.federated.memory import ClientMemory, RamMemory
-from medfed.federated.optimizer import ClientSettings
 from medfed.federated.state import split, weights_of
-from medfed.types import Broadcast, Failure, Params, Update
+from medfed.study.federation import ClientSettings, UploadDtype
 
 Answer = tuple[str, Update | Failure]
+
+
 SiteScores = Mapping[str, Mapping[str, float | None]]
 """Task → metric → value on a site's own test examples; their number stands under ``n``."""
 

@@ -14,13 +14,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from medfed.errors import UpdateRejectedError
-from medfed.federated.compression import ERROR, UploadDtype, has_scales, largest_errors, told_errors
+from medfed.core.errors import UpdateRejectedError
+from medfed.core.types import Broadcast, Params, Update, component
+from medfed.federated.encoding import ERROR, has_scales, largest_errors, told_errors
 from medfed.federated.state import Weights
-from medfed.types import Broadcast, Params, Update, component
+from medfed.study.federation import UploadDtype
 
 MOST_STEPS = 2**31
 """More steps than any round has; algorithms compute with the number."""
+
+
 MOST_SCALE = torch.finfo(torch.float32).max / 2**7
 """The largest scale with which every int8 value stays finite in float32."""
 

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from medfed.core.types import Broadcast, Params
 from medfed.federated.batches import TaskBatch, in_order
-from medfed.federated.optimizer import ClientSettings, autocast
+from medfed.federated.optimizer import autocast
 from medfed.federated.state import Weights, persistent_buffers
-from medfed.tasks.base import TaskSet, trainable
-from medfed.types import Broadcast, Params
+from medfed.study.federation import ClientSettings
+from medfed.tasks.base import trainable
+from medfed.tasks.examples import TaskSet
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Trained:
         delta: trained minus broadcast parameters, of those that were broadcast; float32, or float64 for float64 ones.
         num_examples: private examples, over all tasks.
         num_steps: optimizer steps taken.
-        examples: examples by component, see :class:`medfed.types.Update`.
+        examples: examples by component, see :class:`medfed.core.types.Update`.
         personal: the client's own second model after its training, if the algorithm keeps one.
     """
 

@@ -16,10 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from medfed.errors import DiskError
+from medfed.core.errors import DiskError
+from medfed.core.types import Params
 from medfed.federated.state import copied, fingerprint, num_bytes
-from medfed.rundir import written_whole
-from medfed.types import Params
+from medfed.runs.folder import written_whole
 
 KEPT = 2
 """Rounds kept per client: the newest and the one a repetition of it starts from."""

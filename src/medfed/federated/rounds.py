@@ -11,39 +11,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from medfed.errors import RunError, TooFewSitesError, UpdateRejectedError
+from medfed.core.errors import RunError, TooFewSitesError, UpdateRejectedError
+from medfed.core.rng import numpy_rng
+from medfed.core.types import Broadcast, Failure, Update
 from medfed.federated.aggregation import in_order
-from medfed.federated.algorithms.base import Algorithm, Federation
-from medfed.federated.compression import ERROR, UploadDtype, UploadError, restored
+from medfed.federated.algorithm import Algorithm, Federation
+from medfed.federated.encoding import ERROR, UploadError, restored
 from medfed.federated.exchange import Answer, Exchange
 from medfed.federated.gate import Gate, Manifest, delta_dtype
 from medfed.federated.state import FederatedState, fingerprint, num_bytes, weights_of
-from medfed.rng import numpy_rng
-from medfed.types import Broadcast, Failure, Update
-
-
-class RoundSettings(BaseModel):
-    """How many rounds, and who takes part.
-
-    Attributes:
-        num_rounds: rounds in all.
-        participation: share of the registered clients that is sampled every round; at least one client is.
-        clients_per_round: number of clients in place of ``participation``.
-        min_clients: usable updates without which a round, and with it the run, has failed.
-        upload_dtype: how clients send the change of their weights: ``float32``, ``bfloat16`` (half the bytes) or
-            ``int8`` with a scale per row (a quarter); the log tells the error of the mean update.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    num_rounds: int = Field(default=10, gt=0)
-    participation: float = Field(default=1.0, gt=0, le=1)
-    clients_per_round: int | None = Field(default=None, gt=0)
-    min_clients: int = Field(default=1, gt=0)
-    upload_dtype: UploadDtype = "float32"
+from medfed.study.federation import RoundSettings, UploadDtype
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medfed.errors import RunError
+from medfed.core.errors import RunError
+from medfed.core.rng import Key, numpy_rng
+from medfed.core.types import Batch
 from medfed.federated.batches import num_batches, steps
-from medfed.federated.contrast import Rows
-from medfed.federated.exchanged import Exchanged
-from medfed.federated.optimizer import ClientSettings, autocast, make_optimizer
-from medfed.federated.represent import unit_representations, view
+from medfed.federated.optimizer import autocast, make_optimizer
+from medfed.federated.representations import Exchanged, Rows, unit_representations, view
 from medfed.federated.state import trainable_params
-from medfed.rng import Key, numpy_rng
-from medfed.tasks.base import TaskSet, trainable
-from medfed.types import Batch
+from medfed.study.federation import ClientSettings
+from medfed.tasks.base import trainable
+from medfed.tasks.examples import TaskSet
 
 Targets = Mapping[str, Mapping[str, Rows]]
 """Task → modality → the representations that the server's model shall come to have."""

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from medfed.errors import RunError
-from medfed.types import Params
+from medfed.core.errors import RunError
+from medfed.core.types import Params
 
 
 class Weights(NamedTuple):

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from medfed.errors import RunError
-from medfed.federated.algorithms.base import Algorithm
+from medfed.core.errors import RunError
+from medfed.core.rng import torch_seeded
+from medfed.core.types import Broadcast, Params, component
+from medfed.federated.algorithm import Algorithm
 from medfed.federated.batches import TaskBatch, steps
 from medfed.federated.local import LocalStep, Site
 from medfed.federated.optimizer import autocast, clip, load_slots, make_optimizer, slots_of
 from medfed.federated.state import Weights, copied, load_weights, persistent_buffers, trainable_params
-from medfed.rng import torch_seeded
 from medfed.tasks.base import trainable
-from medfed.types import Broadcast, Params, component
 
 
 @dataclass(frozen=True)

@@ -2,49 +2,61 @@
 public data (FedKIM Sec. 2.3.2).
 
 The loss is the cross-entropy of the answer tokens alone, averaged over an answer's tokens and then over the examples.
-What the loss asks for is a label or what the aggregated heads say (:mod:`medfed.injection.lessons`).
-Examples of similar prompt length share a forward (:mod:`medfed.injection.buckets`), those of one task alone where the
+What the loss asks for is a label or what the aggregated heads say (:mod:`medfed.injection.distil`).
+Examples of similar prompt length share a forward (:mod:`medfed.injection.inject`), those of one task alone where the
 LLM's layers flatten examples and tokens; their gradients add up to those of one mean.
 Where the LLM's loss leaves the encoders alone, these run once per round.
 Batches and dropout are drawn from (seed, round, epoch, step): a resumed run equals an uninterrupted one bit for bit.
+
+What injection leaves in the logs: a record per step, and the router's weights per round.
+
+The order of the public examples in one injection epoch.
+
+Tasks are mixed within a batch. Balanced over tasks, every task gives the same number of examples to an epoch, and every
+batch as nearly so as its size allows; balanced over classes, so does every class within its task. The smaller ones
+repeat, each in fresh permutations.
+
+Length bucketing: examples of similar prompt length share a forward, instead of padding all to the longest.
+
+A forward costs its padded positions, and a fixed part that does not depend on them (Python, kernel launches). Groups of
+examples sorted by length are cut where that sum is least: a tiny LLM is not run twice to save ten positions, a large
+one is. The fixed part is counted in positions, from the size of the LLM alone: nothing is timed while a run goes on,
+so a resumed run makes the same buckets.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from medfed.errors import RunError
+from medfed.core.errors import RunError
+from medfed.core.rng import numpy_rng, torch_seeded
+from medfed.core.types import Params
 from medfed.federated.optimizer import load_slots, slots_of
 from medfed.federated.state import copied, join, split, trainable_params
-from medfed.injection.answering import Answering
-from medfed.injection.buckets import Seam
-from medfed.injection.encoded_sets import encode_drawn
-from medfed.injection.encoding import Group, encode_draws, shown_dims
+from medfed.injection.distil import Lesson, lessons, train_public
+from medfed.injection.encode import Group, encode_drawn, encode_draws, shown_dims
 from medfed.injection.experts import flattens, save_experts
-from medfed.injection.foundation import Foundation
-from medfed.injection.injected import InjectedModel
-from medfed.injection.lessons import Lesson, lessons
-from medfed.injection.public import train_public
-from medfed.injection.records import StepRecord, by_task, finite, routing_record
-from medfed.injection.router import mutual_information
-from medfed.injection.sampling import Draw, epoch_order
-from medfed.injection.settings import InjectionSettings
+from medfed.injection.model import InjectedModel
+from medfed.injection.predict import Answering
+from medfed.injection.router import entropy, mutual_information, total_variation
+from medfed.llm.foundation import Foundation
 from medfed.models.multimodal import MultimodalModel
-from medfed.rng import numpy_rng, torch_seeded
-from medfed.tasks.base import Task, TaskSet
-from medfed.types import Params
-
-__all__ = ["InjectionSettings", "Injector", "StepRecord"]
+from medfed.study.injection import InjectionSettings
+from medfed.tasks.base import Task
+from medfed.tasks.examples import TaskSet
 
 
 class Injector(Answering):
@@ -252,3 +264,167 @@ class Injector(Answering):
 
 def _cut(group: Group, seam: Seam) -> Group:
     return group._replace(encoded={name: seam.cut(tokens) for name, tokens in group.encoded.items()})
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One optimizer step.
+
+    Attributes:
+        epoch: 0-based, within the round.
+        step: 0-based, within the round.
+        loss: mean over the batch.
+        losses: mean by task.
+        grad_norm: before clipping.
+    """
+
+    epoch: int
+    step: int
+    loss: float
+    losses: Mapping[str, float]
+    grad_norm: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields for a log."""
+        return {**vars(self), "losses": dict(self.losses)}
+
+
+def by_task(taught: Sequence[Lesson], losses: Sequence[Tensor]) -> dict[str, float]:
+    """Return the mean loss by task; ``losses`` are per lesson and example."""
+    parts: dict[str, list[Tensor]] = {}
+    for lesson, part in zip(taught, losses, strict=True):
+        parts.setdefault(lesson.group.task.name, []).append(part)
+    return {name: torch.cat(parts[name]).mean().item() for name in sorted(parts)}
+
+
+def finite(loss: float, round_number: int, step: int) -> float:
+    """Return ``loss``; raise RunError if it is not finite."""
+    if not math.isfinite(loss):
+        raise RunError(
+            f"the loss is {loss}", where=f"injection, round {round_number}, step {step}", hint="lower injection.lr"
+        )
+    return loss
+
+
+def routing_record(names: Sequence[str], alpha: Float[Tensor, "task expert"] | None) -> dict[str, Any]:
+    """Return α and its entropy by task name, and the mean distance between tasks; empty for None."""
+    if alpha is None:
+        return {"alpha": {}, "entropy": {}, "total_variation": None}
+    return {
+        "alpha": dict(zip(names, alpha.tolist(), strict=True)),
+        "entropy": dict(zip(names, entropy(alpha).tolist(), strict=True)),
+        "total_variation": total_variation(alpha),
+    }
+
+
+class Draw(NamedTuple):
+    """One example: its task and its position in the task's set."""
+
+    task: str
+    position: int
+
+
+def epoch_order(
+    targets: Mapping[str, Int[np.ndarray, " example"]],
+    rng: np.random.Generator,
+    *,
+    balance_tasks: bool = True,
+    balance_classes: bool = True,
+) -> list[Draw]:
+    """Return the epoch's examples in order.
+
+    Args:
+        targets: class index of every example, by task.
+        rng: the source of chance.
+        balance_tasks: give every task the same share.
+        balance_classes: give every class of a task the same share.
+    """
+    total = sum(map(len, targets.values()))
+    share = math.ceil(total / len(targets))
+    streams = {
+        task: _stream(values if balance_classes else np.zeros_like(values), rng) for task, values in targets.items()
+    }
+    if balance_tasks:
+        return [Draw(task, next(streams[task])) for _ in range(share) for task in targets]
+    draws = [Draw(task, next(streams[task])) for task, values in targets.items() for _ in range(len(values))]
+    return [draws[int(i)] for i in rng.permutation(total)]
+
+
+def _stream(classes: Int[np.ndarray, " example"], rng: np.random.Generator) -> Iterator[int]:
+    """Yield positions without end, the classes in turn."""
+    cycles = [_cycle(np.flatnonzero(classes == value), rng) for value in np.unique(classes)]
+    while True:
+        for index in rng.permutation(len(cycles)):
+            yield next(cycles[index])
+
+
+def _cycle(positions: Int[np.ndarray, " position"], rng: np.random.Generator) -> Iterator[int]:
+    while True:
+        yield from (int(position) for position in rng.permutation(positions))
+
+
+MULTIPLIES_PER_LAYER = {"cpu": 1e7, "cuda": 5e10}
+"""Multiplications that a device could do in the time that a decoder layer takes apart from its positions: measured on
+one core, and for a GPU half a millisecond of launches at 100 TFLOP/s. It only has to be right within a factor of a few.
+"""
+
+
+def overhead(llm: nn.Module, num_layers: int) -> float:
+    """Return the fixed cost of a forward in positions.
+
+    Args:
+        llm: a causal LM; only the size and the place of its weights count.
+        num_layers: its decoder layers.
+    """
+    embeddings = llm.get_input_embeddings().weight  # type: ignore[operator]
+    body = sum(value.numel() for value in llm.parameters() if value.shape != embeddings.shape)
+    per_device = MULTIPLIES_PER_LAYER.get(embeddings.device.type, MULTIPLIES_PER_LAYER["cuda"])
+    return per_device * num_layers / max(body, 1)
+
+
+def buckets(lengths: Sequence[int], sizes: Sequence[int], fixed: float) -> list[list[int]]:
+    """Divide groups so that Σ rows x longest + ``fixed`` per bucket is least; each bucket in the order given.
+
+    Args:
+        lengths: positions of every group's examples.
+        sizes: examples of every group.
+        fixed: cost of a bucket, in positions.
+    """
+    distinct = sorted(set(lengths))
+    rows = [0]
+    for length in distinct:
+        rows.append(rows[-1] + sum(size for size, own in zip(sizes, lengths, strict=True) if own == length))
+    cost, start = [0.0], [0]
+    for end, longest in enumerate(distinct, 1):
+        options = [cost[begin] + (rows[end] - rows[begin]) * longest + fixed for begin in range(end)]
+        cost.append(min(options))
+        start.append(options.index(cost[-1]))
+    found: list[list[int]] = []
+    end = len(distinct)
+    while end:
+        held = set(distinct[start[end] : end])
+        found.append([number for number, length in enumerate(lengths) if length in held])
+        end = start[end]
+    return found[::-1]
+
+
+class Seam:
+    """Cuts a graph in two: what lies above is run and differentiated in pieces, what lies below once."""
+
+    def __init__(self) -> None:
+        self._cuts: list[tuple[Tensor, Tensor]] = []
+
+    def cut(self, value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Return ``value`` as a leaf that gathers gradients; one that needs none stays as it is."""
+        if not value.requires_grad:
+            return value
+        leaf = value.detach().requires_grad_()
+        self._cuts.append((value, leaf))
+        return leaf
+
+    def backward(self, *losses: Float[Tensor, ""]) -> None:
+        """Hand the gathered gradients on, with those of ``losses`` that lie below the cut themselves."""
+        below: list[tuple[Tensor, Tensor | None]] = [(loss, None) for loss in losses if loss.requires_grad]
+        below += [(value, leaf.grad) for value, leaf in self._cuts if leaf.grad is not None]
+        if below:
+            torch.autograd.backward([value for value, _ in below], [grad for _, grad in below])

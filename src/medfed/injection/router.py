@@ -16,41 +16,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-class RouterSettings(BaseModel):
-    """How the router reads descriptions.
-
-    Attributes:
-        key_dim: d_k, the width of queries, keys and values.
-        hidden_dim: width of the MLP's hidden layer.
-        attention: ``softmax``, or ``linear`` as Eq. 4 is printed.
-        normalise_embeddings: RMS-normalise the token embeddings.
-        use_task_description: off is the ablation FedKIM_T: the modality description attends to itself.
-        use_modality_description: off is the ablation FedKIM_M: the task description attends to itself.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    key_dim: int = Field(default=64, gt=0)
-    hidden_dim: int = Field(default=64, gt=0)
-    attention: Literal["softmax", "linear"] = "softmax"
-    normalise_embeddings: bool = True
-    use_task_description: bool = True
-    use_modality_description: bool = True
-
-    @model_validator(mode="after")
-    def _reads_something(self) -> RouterSettings:
-        if not (self.use_task_description or self.use_modality_description):
-            raise ValueError("a router that reads neither description cannot route; use num_experts=1 for a plain LoRA")
-        return self
+from medfed.study.injection import RouterSettings
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from medfed.errors import RunError
+from medfed.core.errors import RunError
 from medfed.injection.experts import RoutedLoraModel
-from medfed.injection.injected import InjectedModel
+from medfed.injection.model import InjectedModel
 
 
 def expert_params(injected: InjectedModel) -> list[nn.Parameter]:

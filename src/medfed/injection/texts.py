@@ -14,9 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from medfed.injection.foundation import Foundation
-from medfed.injection.prompt import Order, Prompt, build_prompt
 from medfed.injection.router import Description
+from medfed.llm.foundation import Foundation
+from medfed.llm.prompt import Prompt, build_prompt
+from medfed.study.injection import Order
 from medfed.tasks.base import Task
 
 NUM_PROMPTS, NUM_EMBEDDED = 2048, 256

@@ -1,7 +1,10 @@
 """The modality and encoder registries: one line per file; each has a tuple ``MODALITIES`` or ``ENCODERS``."""
 
-from medfed.modalities.base import EncoderSpec, Modality
-from medfed.registry import collect
+from __future__ import annotations
+
+from medfed.core.registry import collect
+from medfed.modalities.base import Modality
+from medfed.study.parts import EncoderSpec
 
 MODALITIES: dict[str, Modality] = collect(
     (
@@ -15,13 +18,14 @@ MODALITIES: dict[str, Modality] = collect(
     "MODALITIES",
 )
 
+
 ENCODERS: dict[str, type[EncoderSpec]] = collect(
     (
-        "medfed.modalities.vision",
-        "medfed.modalities.resnet",
-        "medfed.modalities.conv",
-        "medfed.modalities.transformer",
-        "medfed.modalities.language",
+        "medfed.models.vision",
+        "medfed.models.resnet",
+        "medfed.models.convolution",
+        "medfed.models.transformer",
+        "medfed.models.language",
         "medfed.modalities.labs",
     ),
     "ENCODERS",

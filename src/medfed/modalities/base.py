@@ -10,9 +10,8 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Shaped
+from jaxtyping import Float32, Float64, Shaped
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
 
 from medfed.modalities.moments import Moments
 
@@ -56,29 +55,3 @@ class Modality(BaseModel, ABC):
         std: Float64[np.ndarray, " channel"],
     ) -> Float32[np.ndarray, "example *sample"]:
         """Return samples with zero mean and unit spread per channel; unobserved values become 0."""
-
-
-class EncoderSpec(BaseModel, ABC):
-    """Settings of an encoder under its registry ``name``; ``build`` makes the module.
-
-    The module maps ``Float[Tensor, "batch *sample"]`` to ``Float[Tensor, "batch tokens dim"]``, ``dim`` wide.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: ClassVar[str]
-    dim: int
-
-    @abstractmethod
-    def build(self, modality: Modality) -> Encoder:
-        """Return a freshly initialised encoder for samples of ``modality``; raise StudyError if it cannot take them."""
-
-
-class Encoder(nn.Module, ABC):
-    """``[batch, *sample]`` → ``[batch, tokens, dim]``."""
-
-    dim: int
-
-    @abstractmethod
-    def forward(self, samples: Float[Tensor, "batch *sample"]) -> Float[Tensor, "batch tokens dim"]:
-        """Encode normalised samples."""

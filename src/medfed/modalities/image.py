@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float32, Float64, Shaped
 from pydantic import Field
 
-from medfed.errors import DataError
+from medfed.core.errors import DataError
 from medfed.modalities.base import Modality
 from medfed.modalities.moments import Moments
 

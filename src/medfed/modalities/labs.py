@@ -10,16 +10,14 @@ between them, ends in a layer norm, and is 256 and 1024 wide inside.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Shaped
+from jaxtyping import Float32, Float64, Shaped
 from pydantic import Field
-from torch import Tensor, nn
 
-from medfed.errors import DataError, StudyError
-from medfed.modalities.base import Encoder, EncoderSpec, Modality
+from medfed.core.errors import DataError
+from medfed.modalities.base import Modality
 from medfed.modalities.moments import Moments
 
 
@@ -78,48 +76,4 @@ class LabPercentiles(Modality):
         return samples.copy()
 
 
-class LabsMLPSpec(EncoderSpec):
-    """Settings of the MLP.
-
-    Attributes:
-        dim: width of the one token that leaves.
-        hidden: widths of the hidden layers; the paper's are 256 and 1024, and its ``dim`` is 8192.
-        dropout: after every hidden layer; the paper has none.
-    """
-
-    name: ClassVar[str] = "labs-mlp"
-    dim: int = Field(default=64, gt=0)
-    hidden: tuple[int, ...] = (128, 128)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-
-    def build(self, modality: Modality) -> Encoder:
-        """Return a freshly initialised encoder for flat samples; raise StudyError for others."""
-        if len(modality.sample_shape) != 1:
-            raise StudyError(
-                f"encoder {self.name!r} takes flat samples, not of shape {modality.sample_shape}",
-                where=f"modality {modality.name!r}",
-                hint="choose another encoder for this modality",
-            )
-        return LabsMLP(self, modality.sample_shape[0])
-
-
-class LabsMLP(Encoder):
-    """Linear layers with GELU between them and a layer norm at the end: one token."""
-
-    def __init__(self, spec: LabsMLPSpec, num_values: int) -> None:
-        super().__init__()
-        self.dim = spec.dim
-        layers: list[nn.Module] = []
-        for narrow, wide in pairwise((num_values, *spec.hidden)):
-            layers += [nn.Linear(narrow, wide), nn.GELU(), nn.Dropout(spec.dropout)]
-        inside = spec.hidden[-1] if spec.hidden else num_values
-        self.layers = nn.Sequential(*layers, nn.Linear(inside, spec.dim), nn.LayerNorm(spec.dim))
-
-    def forward(self, samples: Float[Tensor, "batch value"]) -> Float[Tensor, "batch 1 dim"]:
-        """Encode percentiles and flags."""
-        encoded: Tensor = self.layers(samples)
-        return encoded[:, None]
-
-
 MODALITIES: tuple[Modality, ...] = (LabPercentiles(),)
-ENCODERS: tuple[type[EncoderSpec], ...] = (LabsMLPSpec,)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from medfed.errors import DataError
+from medfed.core.errors import DataError
 
 
 @dataclass(frozen=True)

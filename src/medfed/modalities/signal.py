@@ -14,11 +14,13 @@ import numpy as np
 from jaxtyping import Float32, Float64, Shaped
 from pydantic import Field
 
-from medfed.errors import DataError
+from medfed.core.errors import DataError
 from medfed.modalities.base import Modality
 from medfed.modalities.moments import Moments
 
 LEADS = ("I", "II", "III", "AVR", "AVL", "AVF", "V1", "V2", "V3", "V4", "V5", "V6")
+
+
 RAW_HZ = 100
 
 

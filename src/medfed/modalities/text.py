@@ -14,12 +14,14 @@ import numpy as np
 from jaxtyping import Float32, Float64, Shaped
 from pydantic import Field
 
-from medfed.errors import DataError
+from medfed.core.errors import DataError
 from medfed.modalities.base import Modality
 from medfed.modalities.moments import Moments
 
 NUM_WORDS = 8192
 """Ids 1 … NUM_WORDS − 1 are words, 0 is padding. All are whole in float32."""
+
+
 WORD = re.compile(r"[^\W\d_]+|\d|[^\w\s]")
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float16, Float64, Shaped, UInt8
 from pydantic import BeforeValidator, Field
 
-from medfed.errors import DataError
+from medfed.core.errors import DataError
 from medfed.modalities.base import Modality
 from medfed.modalities.moments import Moments
 

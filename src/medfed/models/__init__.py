@@ -1,12 +1,14 @@
 """The model registry: one line per file; each has a tuple ``MODELS``."""
 
-from medfed.models.base import ModelSpec
-from medfed.registry import collect
+from __future__ import annotations
+
+from medfed.core.registry import collect
+from medfed.study.parts import ModelSpec
 
 MODELS: dict[str, type[ModelSpec]] = collect(
     (
         "medfed.models.multimodal",
-        "medfed.models.symile",
+        "medfed.models.contrastive",
         "medfed.models.rfnet",
         "medfed.models.blip",
     ),

@@ -8,16 +8,25 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
 
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from medfed.modalities.base import EncoderSpec, Modality
-from medfed.rng import torch_seeded
+from medfed.core.rng import torch_seeded
+from medfed.core.types import Batch
+from medfed.modalities.base import Modality
+from medfed.study.parts import EncoderSpec, ModelSpec
 from medfed.tasks.base import Task
-from medfed.types import Batch
+
+
+class Encoder(nn.Module, ABC):
+    """``[batch, *sample]`` → ``[batch, tokens, dim]``."""
+
+    dim: int
+
+    @abstractmethod
+    def forward(self, samples: Float[Tensor, "batch *sample"]) -> Float[Tensor, "batch tokens dim"]:
+        """Encode normalised samples."""
 
 
 class FederatedModel(nn.Module, ABC):
@@ -34,25 +43,6 @@ class FederatedModel(nn.Module, ABC):
     @abstractmethod
     def representations(self, task: Task, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
         """Return one vector per example for every modality of ``task``; zeros where the modality is absent."""
-
-
-class ModelSpec(BaseModel, ABC):
-    """Settings of a model under its registry ``name``; ``build`` makes the module.
-
-    Attributes:
-        needs_encoders: whether the study must name an encoder for every modality (a model may bring its own).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: ClassVar[str]
-    needs_encoders: ClassVar[bool] = True
-
-    @abstractmethod
-    def build(
-        self, encoders: Mapping[str, EncoderSpec], modalities: Mapping[str, Modality], tasks: tuple[Task, ...]
-    ) -> FederatedModel:
-        """Return a freshly initialised model of ``tasks``; raise StudyError if it cannot answer one of them."""
 
 
 def initialised(

@@ -1,4 +1,8 @@
-"""BLIP-style visual question answering, classifying and generative (Li et al. 2022, BLIP, Fig. 2 and §3.1).
+"""The parts of a BLIP-style model: the fusion that lets a question read other modalities, and the byte decoder.
+
+Both are stacks of pre-norm blocks of self-attention, cross-attention and MLP (Vaswani et al. 2017, decoder layer).
+
+BLIP-style visual question answering, classifying and generative (Li et al. 2022, BLIP, Fig. 2 and §3.1).
 
 The study's encoders give tokens of every modality. The question, led by an [Encode] token, reads the other modalities
 (the context) through blocks of self-attention, cross-attention and MLP. A closed task's head reads the [Encode] token;
@@ -15,70 +19,27 @@ Deviation: BLIP starts from pre-trained weights and a word-piece vocabulary; her
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
-from jaxtyping import Float, Int
-from pydantic import Field, model_validator
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from medfed.errors import StudyError
-from medfed.modalities.base import Encoder, EncoderSpec, Modality
-from medfed.models.base import FederatedModel, ModelSpec
-from medfed.models.blocks import ByteDecoder, Fusion, Tokens
+from medfed.core.errors import StudyError
+from medfed.core.types import Batch
+from medfed.modalities.base import Modality
+from medfed.models.base import Encoder, FederatedModel
+from medfed.study.models import BlipSpec
+from medfed.study.parts import EncoderSpec
 from medfed.tasks.base import ClosedTask, Task
-from medfed.tasks.generation import BOS, EOS, PAD, Generation
-from medfed.types import Batch
+from medfed.tasks.generation import BOS, EOS, NUM_IDS, PAD, Generation
 
 
-class BlipSpec(ModelSpec):
-    """Settings of the fusion and the decoder; a preset for two cores.
+class Tokens(NamedTuple):
+    """Token vectors, and which of them are there."""
 
-    Attributes:
-        question: the modality that reads the others.
-        dim: width.
-        depth: blocks of the fusion.
-        decoder_depth: blocks of the decoder.
-        num_heads: attention heads; must divide ``dim``.
-        mlp_ratio: width of a block's MLP in multiples of ``dim``.
-        dropout: in every block.
-    """
-
-    name: ClassVar[str] = "blip"
-    question: str = "question"
-    dim: int = Field(default=64, gt=0)
-    depth: int = Field(default=2, gt=0)
-    decoder_depth: int = Field(default=1, gt=0)
-    num_heads: int = Field(default=4, gt=0)
-    mlp_ratio: int = Field(default=2, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _check_heads(self) -> BlipSpec:
-        if self.dim % self.num_heads:
-            raise ValueError(f"num_heads={self.num_heads} must divide dim={self.dim}")
-        return self
-
-    def build(
-        self, encoders: Mapping[str, EncoderSpec], modalities: Mapping[str, Modality], tasks: tuple[Task, ...]
-    ) -> Blip:
-        """Return a freshly initialised model; raise StudyError for a task that asks no question or has no answer."""
-        return Blip(self, encoders, modalities, tasks)
-
-
-class BlipBaseSpec(BlipSpec):
-    """BLIP-base: 12 blocks of width 768 and 12 heads, in the fusion and in the decoder.
-
-    With a ViT-B/16 for the image and BERT-base for question and record it has 498 million parameters.
-    """
-
-    name: ClassVar[str] = "blip-base"
-    dim: int = Field(default=768, gt=0)
-    depth: int = Field(default=12, gt=0)
-    decoder_depth: int = Field(default=12, gt=0)
-    num_heads: int = Field(default=12, gt=0)
-    mlp_ratio: int = Field(default=4, gt=0)
-    dropout: float = Field(default=0.1, ge=0, lt=1)
+    values: Float[Tensor, "batch tokens dim"]
+    there: Bool[Tensor, "batch tokens"]
 
 
 class Fused(NamedTuple):
@@ -194,4 +155,71 @@ def _shifted(target: Int[Tensor, "batch length"]) -> Int[Tensor, "batch length"]
     return torch.cat([torch.full_like(target[:, :1], BOS), target[:, :-1]], 1)
 
 
-MODELS: tuple[type[ModelSpec], ...] = (BlipSpec, BlipBaseSpec)
+class Fusion(nn.Module):
+    """The question, led by an [Encode] token, reads the tokens of the other modalities.
+
+    Two learned tokens are always there, so that attention has something to look at when a modality is absent: [Encode]
+    leads the question, and ``nothing`` the context.
+    """
+
+    def __init__(
+        self, dims: Mapping[str, int], depth: int, dim: int, num_heads: int, hidden: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.project = nn.ModuleDict(
+            {name: nn.Sequential(nn.LayerNorm(width), nn.Linear(width, dim)) for name, width in dims.items()}
+        )
+        self.encode = nn.Parameter(0.02 * torch.randn(dim))
+        self.nothing = nn.Parameter(0.02 * torch.randn(dim))
+        self.blocks = _stack(depth, dim, num_heads, hidden, dropout)
+
+    def forward(self, parts: Mapping[str, Tokens], question: str) -> tuple[Tokens, Tokens]:
+        """Return the question after the blocks and the context, each led by its learned token."""
+        wide = {name: Tokens(self.project[name](part.values), part.there) for name, part in parts.items()}
+        asked = _led(self.encode, [wide[question]])
+        context = _led(self.nothing, [part for name, part in wide.items() if name != question])
+        fused: Tensor = self.blocks(
+            asked.values,
+            context.values,
+            tgt_key_padding_mask=~asked.there,
+            memory_key_padding_mask=~context.there,
+        )
+        return Tokens(fused, asked.there), context
+
+
+class ByteDecoder(nn.Module):
+    """Causal: the logits at a place depend on the ids up to it, and on the memory."""
+
+    def __init__(self, length: int, depth: int, dim: int, num_heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(NUM_IDS, dim)
+        self.positions = nn.Parameter(0.02 * torch.randn(length, dim))
+        self.blocks = _stack(depth, dim, num_heads, hidden, dropout)
+        self.write = nn.Linear(dim, NUM_IDS)
+
+    def forward(self, ids: Int[Tensor, "batch length"], memory: Tokens) -> Float[Tensor, "batch length id"]:
+        """Return logits of the id after each of ``ids``."""
+        length = ids.shape[1]
+        hidden: Tensor = self.blocks(
+            self.embed(ids) + self.positions[:length],
+            memory.values,
+            tgt_mask=torch.ones(length, length, dtype=torch.bool, device=ids.device).triu(1),
+            memory_key_padding_mask=~memory.there,
+        )
+        logits: Tensor = self.write(hidden)
+        return logits
+
+
+def _led(first: Float[Tensor, " dim"], parts: list[Tokens]) -> Tokens:
+    """Join ``parts`` behind the token ``first``."""
+    size = len(parts[0].values)
+    values = torch.cat([first.expand(size, 1, -1), *(part.values for part in parts)], 1)
+    there = torch.cat([parts[0].there.new_ones(size, 1), *(part.there for part in parts)], 1)
+    return Tokens(values, there)
+
+
+def _stack(depth: int, dim: int, num_heads: int, hidden: int, dropout: float) -> nn.TransformerDecoder:
+    layer = nn.TransformerDecoderLayer(
+        dim, num_heads, hidden, dropout, activation="gelu", batch_first=True, norm_first=True
+    )
+    return nn.TransformerDecoder(layer, depth, norm=nn.LayerNorm(dim))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, cast
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from medfed.modalities.base import Encoder, EncoderSpec, Modality
-from medfed.models.base import FederatedModel, ModelSpec
+from medfed.core.types import Batch
+from medfed.modalities.base import Modality
+from medfed.models.base import Encoder, FederatedModel
+from medfed.study.parts import EncoderSpec
 from medfed.tasks.base import Task, closed
-from medfed.types import Batch
 
 
 class MultimodalModel(FederatedModel):
@@ -76,18 +77,3 @@ class MultimodalModel(FederatedModel):
         if bool(present.any()):
             pooled[present] = self.tokens(modality, samples[present]).mean(1)
         return pooled
-
-
-class MultimodalSpec(ModelSpec):
-    """Encoders, mean fusion and heads; it has no settings of its own."""
-
-    name: ClassVar[str] = "multimodal"
-
-    def build(
-        self, encoders: Mapping[str, EncoderSpec], modalities: Mapping[str, Modality], tasks: tuple[Task, ...]
-    ) -> MultimodalModel:
-        """Return the model; raise StudyError if a task has no head."""
-        return MultimodalModel(encoders, modalities, tasks)
-
-
-MODELS: tuple[type[ModelSpec], ...] = (MultimodalSpec,)

@@ -10,32 +10,23 @@ normalisation throughout, as in the paper: there are no batch statistics to aver
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal, cast
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medfed.errors import StudyError
-from medfed.modalities.base import EncoderSpec, Modality
-from medfed.models.base import FederatedModel, ModelSpec
-from medfed.models.rfnet_blocks import (
-    RegionFusion,
-    RegionMaps,
-    SequenceEncoder,
-    SingleDecoder,
-    UpBlock,
-    enlarge,
-)
+from medfed.core.types import Batch
+from medfed.models.base import FederatedModel
+from medfed.models.rfnet_blocks import RegionFusion, RegionMaps, SequenceEncoder, SingleDecoder, UpBlock, enlarge
+from medfed.study.models import PRESETS
 from medfed.tasks.base import Task
 from medfed.tasks.segmentation import Segmentation
-from medfed.types import Batch
 
-PRESETS = {"small": (4, 3, 16), "full": (16, 4, 128)}
-"""Preset → channels of the finest level, number of levels, hidden units of the fusion's weights."""
 TINY = 1e-7
+
+
 Levels = list[Float[Tensor, "batch sequence _ _ _ _"]]
 """Features of every level, finest first; zeros for absent sequences."""
 
@@ -145,38 +136,3 @@ def _spread(
     """Put the rows of ``found`` where ``there`` is true; zeros elsewhere."""
     spread = like.new_zeros(len(there), *like.shape[1:])
     return spread if found is None else spread.index_put((there.nonzero()[:, 0],), found)
-
-
-class RFNetSpec(ModelSpec):
-    """RFNet.
-
-    Attributes:
-        preset: ``small`` for two cores, or ``full``, the paper's size.
-        drop_sequences: in training, fuse a random subset of the sequences an example has (the paper's way).
-    """
-
-    name: ClassVar[str] = "rfnet"
-    needs_encoders: ClassVar[bool] = False
-
-    preset: Literal["small", "full"] = "small"
-    drop_sequences: bool = True
-
-    def build(
-        self, encoders: Mapping[str, EncoderSpec], modalities: Mapping[str, Modality], tasks: tuple[Task, ...]
-    ) -> FederatedModel:
-        """Return the network; it brings its own encoders.
-
-        Raises:
-            StudyError: there is not exactly one task, or it is no segmentation.
-        """
-        if len(tasks) != 1 or not isinstance(tasks[0], Segmentation):
-            names = ", ".join(task.name for task in tasks)
-            raise StudyError(
-                f"rfnet segments, one task at a time; the study trains {names}",
-                where="model",
-                hint='train = ["brats"], or model = "multimodal"',
-            )
-        return RFNet(tasks[0], self.preset, self.drop_sequences)
-
-
-MODELS: tuple[type[ModelSpec], ...] = (RFNetSpec,)

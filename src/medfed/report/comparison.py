@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from medfed.errors import RunError
+from medfed.core.errors import RunError
 from medfed.report import differences
 from medfed.report.bars import bar_chart
 from medfed.report.beside_paper import beside_paper
@@ -27,7 +27,11 @@ from medfed.report.read import RunFacts, read_facts
 
 MIN_SEEDS = 5
 """Below it nothing is called significant."""
+
+
 NO_SETTINGS = {"seed", "name", "description"}
+
+
 BAR_LIMITS = {"auroc": (0.3, 1.0), "balanced_accuracy": (0.3, 1.0)}
 """Declared axes of the bars; metrics that are not here run from 0 to 1."""
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from medfed.evaluation.calibration import ReliabilityPoint
+from medfed.evaluation.metrics import ReliabilityPoint
 from medfed.report.records import ScoreRow
 from medfed.report.svg import Frame, tag, ticks
 
 Point = tuple[float, float]
+
+
 NUM_COLOURS = 6
 """Lines beyond this many are drawn alike; a legend would tell nobody anything."""
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from medfed.evaluation.metrics import METRICS
-from medfed.evaluation.text import TEXT_METRICS
+from medfed.evaluation.text_metrics import TEXT_METRICS
 from medfed.report import cards, federation, glance, learning, names, open_questions, router, sites, tables
 from medfed.report.figures import track_axis
 from medfed.report.page import render, write_whole

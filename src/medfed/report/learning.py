@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from medfed.evaluation.calibration import ReliabilityPoint, reliability_curve
+from medfed.evaluation.metrics import ReliabilityPoint, reliability_curve
 from medfed.report.figures import Figure, Legend, Point, Series, colour, line_chart, reliability_chart, thinned
 from medfed.report.names import model_order, model_style, model_title, natural, ordered, task_title
 from medfed.report.read import RunFiles

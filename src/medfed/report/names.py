@@ -26,6 +26,8 @@ MODELS = {
     "constant-tie": "All films alike",
     "constant-best": "Best constant answer",
 }
+
+
 MINUS, MISSING = "−", "–"
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from medfed.evaluation.text import TEXT_METRICS
+from medfed.evaluation.text_metrics import TEXT_METRICS
 from medfed.report.names import bounds, is_constant, model_order, model_style, model_title, number, ordered, task_title
 from medfed.report.read import RunFiles
 from medfed.report.records import ScoreRow
 
 PARTS = {"all": "All questions", "closed": "Closed questions", "open": "Open questions"}
+
+
 BEST = "constant-best"
 
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from medfed.errors import RunError
+from medfed.core.errors import RunError
 from medfed.report.records import (
     CardFile,
     Development,
@@ -26,8 +26,12 @@ from medfed.report.records import (
 )
 
 R = TypeVar("R", bound=Record)
+
+
 BASELINE = "federated-only"
 """Folder, inside the run, of the federation without injection."""
+
+
 STUDY = TypeAdapter(dict[str, object])
 
 

@@ -14,16 +14,12 @@ from typing import Literal, NamedTuple
 from medfed.report.records import ScoreFile, ScoreRow
 
 Outcome = Literal["better", "worse", "unclear", "undefined"]
+
+
 METRIC, MODEL, BASELINE, CHANCE = "auroc", "fedkim", "federated", 0.5
+
+
 UNDECIDED, UNDEFINED = "not distinguishable from chance", "no value"
-
-
-class Verdict(NamedTuple):
-    """The outcome on one task, in words, with the row it rests on."""
-
-    outcome: Outcome
-    text: str
-    row: ScoreRow
 
 
 def outcome(row: ScoreRow, null: float) -> Outcome:
@@ -37,6 +33,14 @@ def outcome(row: ScoreRow, null: float) -> Outcome:
     if row.ci_high < null:
         return "worse" if row.higher_is_better else "better"
     return "unclear"
+
+
+class Verdict(NamedTuple):
+    """The outcome on one task, in words, with the row it rests on."""
+
+    outcome: Outcome
+    text: str
+    row: ScoreRow
 
 
 def trained_verdicts(scores: ScoreFile) -> dict[str, Verdict]:

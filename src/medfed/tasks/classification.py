@@ -1,4 +1,9 @@
-"""Closed questions with one answer of a few: a linear head for the client, answer strings for the LLM."""
+"""Closed questions with one answer of a few: a linear head for the client, answer strings for the LLM.
+
+Closed visual question answering: the question is an input beside the image, the answer yes or no (PathVQA).
+
+VQA-RAD's yes/no questions are the same task on other data.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medfed.tasks.base import ClosedTask
-from medfed.types import Batch
+from medfed.core.types import Batch
+from medfed.datasets.decoded import Decoded
+from medfed.tasks.base import ClosedTask, Task
 
 
 class Classification(ClosedTask):
@@ -29,3 +35,36 @@ class Classification(ClosedTask):
     def predict(self, outputs: Float[Tensor, "batch answer"]) -> Float[Tensor, "batch answer"]:
         """Class probabilities."""
         return outputs.softmax(-1)
+
+
+MODALITIES = ("image", "question")
+
+
+DESCRIPTION = "The visual question answering task involves answering a question about an image by yes or no."
+
+
+class VisualQuestion(Classification):
+    """Answer the dataset's own question, which stands in its index and is one of the task's modalities."""
+
+    kind: ClassVar[str] = "visual_question"
+    metric_kind: ClassVar[str] = "closed_vqa"
+    target: str = "yes"
+    modalities: tuple[str, ...] = MODALITIES
+    question: str = ""
+    task_description: str = DESCRIPTION
+    modality_description: str = "Text and image"
+
+    def questions(self, data: Decoded) -> tuple[str, ...]:
+        """Question of every example."""
+        return tuple(str(question) for question in data.index["question"])
+
+
+PATH_VQA = VisualQuestion(name="path-vqa", title="Yes/no questions on pathology (PathVQA)", dataset="path-vqa")
+
+
+VQA_RAD_CLOSED = VisualQuestion(
+    name="vqa-rad-closed", title="Yes/no questions on radiology (VQA-RAD)", dataset="vqa-rad-closed"
+)
+
+
+TASKS: tuple[Task, ...] = (PATH_VQA, VQA_RAD_CLOSED)

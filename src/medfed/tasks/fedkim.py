@@ -1,15 +1,33 @@
 """FedKIM's closed tasks (Wang et al. 2024, Table 2).
 
 Questions and descriptions are data: they stand verbatim, odd wording ("CT image") included, for parity with the paper.
+
+Chest X-ray findings beyond FedKIM's table, on data that is open, in the paper's wording.
+
+FedKIM's open tasks (Wang et al. 2024, Table 2): questions about images and ECGs, asked of the injected LLM only.
+
+The descriptions are data and stand verbatim. SLAKE is asked in English (``ms``) or in Chinese (``ms-zh``).
+
+Who is in intensive care, and who dies: from a chest film with laboratory values, and from the first day's values.
+
+Small open extracts exist for all of them, so the benchmark's code can be tried on real patients.
 """
 
 from __future__ import annotations
 
+from medfed.tasks.base import Task
 from medfed.tasks.classification import Classification
+from medfed.tasks.question_answering import QuestionAnswering
 
 IMAGE = "Image only"
+
+
 ECG = "ECG only"
+
+
 CLINICAL = "Clinical features only, including lab events and vital signs."
+
+
 ICU_MODALITIES = ("vitals", "labs", "input", "output")
 
 
@@ -44,6 +62,7 @@ CD = Classification(
     modality_description=IMAGE,
 )
 
+
 LOD = Classification(
     name="lod",
     title="Lung opacity detection",
@@ -57,6 +76,7 @@ LOD = Classification(
     ),
     modality_description=IMAGE,
 )
+
 
 EAD = Classification(
     name="ead",
@@ -72,6 +92,7 @@ EAD = Classification(
     modality_description=ECG,
 )
 
+
 MP = Classification(
     name="mp",
     title="Mortality prediction",
@@ -86,11 +107,17 @@ MP = Classification(
     modality_description=CLINICAL,
 )
 
+
 ECD = chest_finding(
     "ecd", "Enlarged cardiomediastinum", "chexpert", "enlarged_cardiomediastinum", "enlarged cardiomediastinum"
 )
+
+
 PED = chest_finding("ped", "Pleural effusion", "chexpert", "pleural_effusion", "Pleural Effusion")
+
+
 AD = chest_finding("ad", "Atelectasis", "chexpert", "atelectasis", "Atelectasis")
+
 
 EBD = Classification(
     name="ebd",
@@ -102,6 +129,7 @@ EBD = Classification(
     task_description="Ectopic Beats Detection",
     modality_description=ECG,
 )
+
 
 SP = Classification(
     name="sp",
@@ -117,4 +145,108 @@ SP = Classification(
     modality_description=CLINICAL,
 )
 
+
 TASKS = (CD, LOD, EAD, MP, ECD, PED, AD, EBD, SP)
+
+
+PNEUMONIA = chest_finding("pneumonia", "Pneumonia detection", "pneumoniamnist", "pneumonia", "Pneumonia")
+
+
+PED_NIH = chest_finding("ped-nih", "Pleural effusion (NIH)", "chestxray14", "effusion", "Pleural Effusion")
+
+
+AD_NIH = chest_finding("ad-nih", "Atelectasis (NIH)", "chestxray14", "atelectasis", "Atelectasis")
+
+
+TASKS = (PNEUMONIA, PED_NIH, AD_NIH)
+
+
+VISUAL = (
+    "The medical Visual Question Answering task involves interpreting complex medical queries based on images and "
+    "accurately providing answers, often based on specific clinical knowledge and patient case details."
+)
+
+
+MR = QuestionAnswering(
+    name="mr",
+    title="Questions on radiology images (VQA-RAD)",
+    dataset="vqa-rad",
+    modalities=("image",),
+    task_description=VISUAL,
+    modality_description="Text and image",
+)
+
+
+MS = QuestionAnswering(
+    name="ms",
+    title="Questions on radiology images (SLAKE)",
+    dataset="slake",
+    modalities=("image",),
+    task_description=VISUAL,
+    modality_description="Text and image",
+)
+
+
+SNC = QuestionAnswering(
+    name="snc",
+    title="Questions on ECG noise",
+    dataset="ecg-qa",
+    modalities=("ecg",),
+    task_description=(
+        "The medical question answering task involves interpreting complex medical queries and accurately providing "
+        "answers, based on given signals concerning patient's health condition."
+    ),
+    modality_description="Text and signal.",
+)
+
+
+MS_ZH = MS.model_copy(
+    update={
+        "name": "ms-zh",
+        "title": "Questions on radiology images (SLAKE, Chinese)",
+        "dataset": "slake-zh",
+        "answers": ("不是", "是"),
+    }
+)
+
+
+TASKS = (MR, MS, SNC, MS_ZH)
+
+
+COVID_ICU = Classification(
+    name="covid-icu",
+    title="Intensive care in COVID-19",
+    dataset="covid19-repository",
+    target="icu",
+    modalities=("image", "covid-labs"),
+    question="Based on this chest radiograph and these laboratory values, is the patient in intensive care?",
+    task_description=(
+        "The task involves interpreting a chest radiograph and laboratory values of a patient with COVID-19 to "
+        "determine whether the patient is treated in intensive care."
+    ),
+    modality_description="Image and lab events",
+)
+
+
+def mortality(database: str, title: str) -> Classification:
+    """Return death in hospital from the first day's laboratory values in one database."""
+    return Classification(
+        name=f"mortality-{database}",
+        title=f"Death in hospital ({title})",
+        dataset=database,
+        target="mortality",
+        modalities=("labs", "person"),
+        question="Based on these clinical features, will the patient die in hospital?",
+        task_description=(
+            "The mortality prediction task involves interpreting laboratory values of the first 24 hours in intensive "
+            "care to determine whether the patient dies before discharge from hospital."
+        ),
+        modality_description="Lab events, age and sex",
+    )
+
+
+TASKS: tuple[Task, ...] = (
+    COVID_ICU,
+    mortality("mimic-iv", "MIMIC-IV"),
+    mortality("eicu", "eICU"),
+)

@@ -15,14 +15,19 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medfed.datasets.decode import Decoded
-from medfed.errors import StudyError
-from medfed.tasks.base import RESPONSE_BATCH_SIZE, Json, Task, TaskSet, TrainableTask
-from medfed.types import Batch
+from medfed.core.errors import StudyError
+from medfed.core.types import Batch
+from medfed.datasets.decoded import Decoded
+from medfed.tasks.base import RESPONSE_BATCH_SIZE, Json, Task, TrainableTask
+from medfed.tasks.examples import TaskSet
 
 PAD, BOS, EOS = 0, 1, 2
+
+
 NUM_SIGNS = 3
 """Ids that are no byte; byte b has the id b + NUM_SIGNS."""
+
+
 NUM_IDS = 256 + NUM_SIGNS
 
 
@@ -128,5 +133,6 @@ EHRXQA = Generation(
     task_description="The task involves answering a question about a patient's chest X-rays and hospital record.",
     modality_description="Text and image",
 )
+
 
 TASKS: tuple[Task, ...] = (EHRXQA,)

@@ -13,10 +13,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medfed.datasets.decode import Decoded
+from medfed.core.types import Batch
+from medfed.datasets.decoded import Decoded
 from medfed.datasets.labels import CHEXPERT_LABELS
-from medfed.tasks.base import ClosedTask, Json, Task, TaskSet
-from medfed.types import Batch
+from medfed.tasks.base import ClosedTask, Json, Task
+from medfed.tasks.examples import TaskSet
 
 UNKNOWN = -1
 
@@ -83,5 +84,6 @@ MIMIC_CXR = MultiLabel(
     ),
     modality_description="Image and report",
 )
+
 
 TASKS: tuple[Task, ...] = (MIMIC_CXR,)

@@ -12,8 +12,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int
 
-from medfed.datasets.decode import Decoded
-from medfed.errors import DataError
+from medfed.core.errors import DataError
+from medfed.datasets.decoded import Decoded
 from medfed.tasks.base import Task
 
 QUESTION, CLOSED = "question", "closed"

@@ -3,6 +3,8 @@
 Clients train on random crops; a model is judged on whole volumes, by windows that overlap and without a look at where
 the truth lies. The loss is RFNet's: weighted cross-entropy plus Dice, over the output and all auxiliary ones (Ding et
 al. 2021, §3.4).
+
+Tumour segmentation in four MR sequences (Med-MMFL): whole tumour, tumour core, enhancing tumour.
 """
 
 from __future__ import annotations
@@ -18,12 +20,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medfed.datasets.decode import Decoded
-from medfed.errors import StudyError
-from medfed.tasks.base import Json, TaskSet, TrainableTask
-from medfed.tasks.overlap import region_scores
-from medfed.tasks.windows import sliding_window
-from medfed.types import Batch
+from medfed.core.errors import StudyError
+from medfed.core.types import Batch
+from medfed.datasets.brats import CLASSES
+from medfed.datasets.decoded import Decoded
+from medfed.tasks.base import Json, Task, TrainableTask
+from medfed.tasks.examples import TaskSet
+from medfed.tasks.overlap import region_scores, sliding_window
 
 
 class Segmentation(TrainableTask):
@@ -183,3 +186,25 @@ def _dice_loss(
     said = outputs.softmax(2)
     shared = (said * truth).sum((3, 4, 5))
     return 1 - (2 * shared / (said.sum((3, 4, 5)) + truth.sum((3, 4, 5)) + 1e-7)).mean(2)
+
+
+BRATS = Segmentation(
+    name="brats",
+    title="Brain tumour segmentation",
+    dataset="brats",
+    target="segmented",
+    strata=("high_grade",),
+    truth="tumour",
+    modalities=("t1", "t1c", "t2", "flair"),
+    answers=CLASSES,
+    regions={"wt": (1, 2, 3), "tc": (1, 3), "et": (3,)},
+    question="Which voxels belong to the tumour's core, the oedema and the enhancing tumour?",
+    task_description=(
+        "Brain tumour segmentation involves outlining a glioma's enhancing part, its core and the surrounding oedema "
+        "in multi-sequence magnetic resonance images."
+    ),
+    modality_description="Magnetic resonance images of the brain: T1, contrast-enhanced T1, T2 and FLAIR.",
+)
+
+
+TASKS: tuple[Task, ...] = (BRATS,)

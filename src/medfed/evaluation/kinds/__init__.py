@@ -1,7 +1,9 @@
 """The registry of metric kinds: how a benchmark task's responses are judged. One line per file, a tuple ``KINDS``."""
 
+from __future__ import annotations
+
+from medfed.core.registry import collect
 from medfed.evaluation.kinds.base import Kind
-from medfed.registry import collect
 
 KINDS: dict[str, Kind] = collect(
     (

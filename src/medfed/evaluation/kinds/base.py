@@ -15,6 +15,8 @@ from jaxtyping import Float
 from medfed.tasks.base import Json
 
 Weights = Float[np.ndarray, "replicate example"]
+
+
 Values = dict[str, Float[np.ndarray, " replicate"]]
 
 

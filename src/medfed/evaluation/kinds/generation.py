@@ -1,4 +1,4 @@
-"""Answers in words: exact match, and token F1 and BLEU-1 of :mod:`medfed.words`, each a number per example.
+"""Answers in words: exact match, and token F1 and BLEU-1 of :mod:`medfed.evaluation.text_metrics`, each a number per example.
 
 Exact match compares the texts but for letter case and blanks: words lose their punctuation, and 1.5 would equal 15.
 """
@@ -6,9 +6,8 @@ Exact match compares the texts but for letter case and blanks: words lose their 
 from __future__ import annotations
 
 from medfed.evaluation.kinds.base import Kind, KindMetric, PerExample
-from medfed.evaluation.text import TEXT_METRICS
+from medfed.evaluation.text_metrics import TEXT_METRICS, bleu1, token_f1, words
 from medfed.tasks.base import Json
-from medfed.words import bleu1, token_f1, words
 
 
 class Generation(PerExample):

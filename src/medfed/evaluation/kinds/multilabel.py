@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from medfed.evaluation.kinds.base import Kind, KindMetric, Values, Weights
-from medfed.evaluation.ranking import tie_groups, weighted_auroc, weighted_average_precision
+from medfed.evaluation.metrics import tie_groups, weighted_auroc, weighted_average_precision
 from medfed.tasks.base import Json
 
 THRESHOLD = 0.5

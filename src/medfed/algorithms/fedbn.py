@@ -1,0 +1,39 @@
+"""FedBN: batch normalisation stays at the client, everything else is averaged (Li et al. 2021, Alg. 1)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from medfed.algorithms.keeping import KeepsTensors
+from medfed.core.errors import StudyError
+from medfed.core.types import Params
+from medfed.federated.algorithm import Algorithm
+
+STATISTIC = "running_mean"
+
+
+class FedBN(KeepsTensors):
+    """FedAvg without batch normalisation: its scale, its shift and its statistics never leave the client.
+
+    It has no null setting: a model without batch normalisation is refused.
+    """
+
+    name: ClassVar[str] = "fedbn"
+
+    def private(self, params: Params, buffers: Params) -> frozenset[str]:
+        """Return the tensors of every layer that keeps running statistics.
+
+        Raises:
+            StudyError: the model has no such layer.
+        """
+        layers = {name.rpartition(".")[0] for name in buffers if name.rpartition(".")[2] == STATISTIC}
+        if not layers:
+            raise StudyError(
+                "the model has no batch normalisation, so FedBN would be FedAvg under another name",
+                where="algorithm",
+                hint="choose encoders with batch normalisation, or fedavg",
+            )
+        return frozenset(name for name in (*params, *buffers) if name.rpartition(".")[0] in layers)
+
+
+ALGORITHMS: tuple[type[Algorithm], ...] = (FedBN,)

@@ -1,0 +1,167 @@
+"""The page's few addresses: the page with its script and style, ``/look`` to show files, ``/ask`` to ask about them.
+
+A request carries its files; nothing is kept between two.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from threading import Lock
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request as HttpRequest
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from medfed.ask.asking import Request, ask
+from medfed.ask.inputs import KINDS, read_files
+from medfed.ask.page.pictures import answer_bars, expert_bars, look
+from medfed.ask.page.uploads import Dropped, Guard, on_disk
+from medfed.ask.task_selection import askable, parse_answers
+from medfed.core.errors import DataError, MedfedError
+from medfed.report.names import number
+from medfed.report.page import TEMPLATES
+from medfed.runs.loaded import LoadedRun
+
+HERE = Path(__file__).parent
+
+
+FILES = {
+    "/report.css": (TEMPLATES / "style.css", "text/css"),
+    "/page.css": (HERE / "page.css", "text/css"),
+    "/theme.js": (TEMPLATES / "theme.js", "text/javascript"),
+    "/page.js": (HERE / "page.js", "text/javascript"),
+}
+
+
+MAX_BYTES = 64 * 2**20
+"""Of a request, files in base64."""
+
+
+MAX_FILES = 8
+
+
+class Asked(BaseModel):
+    """What the page sends."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    files: list[Dropped] = Field(max_length=MAX_FILES)
+    task: str = Field(default="", max_length=100)
+    question: str = Field(default="", max_length=2000)
+    answers: str = Field(default="", max_length=2000)
+
+
+class Play:
+    """The page of one run.
+
+    Args:
+        run: what is asked; one request at a time.
+        title: the run's name.
+    """
+
+    def __init__(self, run: LoadedRun, title: str) -> None:
+        self._run, self._title, self._lock = run, title, Lock()
+        self._templates = Environment(
+            loader=FileSystemLoader(HERE),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+
+    def app(self, port: int) -> Guard:
+        """Return the ASGI application, to be served on ``port``."""
+        routes = [Route("/", self._page), Route("/favicon.ico", _no_icon), *(Route(path, self._file) for path in FILES)]
+        routes += [Route(path, self._post, methods=["POST"]) for path in ("/look", "/ask")]
+        return Guard(Starlette(routes=routes), port)
+
+    def look(self, asked: Asked) -> dict[str, str]:
+        """Show the files, and the questions that suit them."""
+        with on_disk(asked.files) as files:
+            samples = read_files(self._run.study, files)
+        tasks = [task for task in askable(self._run.study, list(files)) if task.question]
+        return {
+            "look": self._fragment("look", seen=look(self._run.study, samples)),
+            "questions": self._fragment("questions", tasks=tasks),
+        }
+
+    def ask(self, asked: Asked) -> dict[str, str]:
+        """Answer the question about the files."""
+        answers = parse_answers(asked.answers)
+        with on_disk(asked.files) as files:
+            said = ask(self._run, Request(files, asked.task or None, asked.question or None, answers))
+        bars = answer_bars(said.probabilities) if said.probabilities else None
+        probability = None if said.probability is None else number(said.probability, 2)
+        return {
+            "answer": self._fragment(
+                "answer", said=said, probability=probability, bars=bars, experts=expert_bars(said.experts)
+            )
+        }
+
+    async def _page(self, request: HttpRequest) -> Response:
+        study = self._run.study
+        tasks = [task for task in study.tasks if task.question]
+        return HTMLResponse(
+            self._templates.get_template("page.html").render(title=self._title, study=study, tasks=tasks)
+        )
+
+    async def _file(self, request: HttpRequest) -> Response:
+        path, kind = FILES[request.url.path]
+        return Response(path.read_bytes(), media_type=kind)
+
+    async def _post(self, request: HttpRequest) -> Response:
+        try:
+            asked = Asked.model_validate_json(await _body(request))
+            return JSONResponse(await run_in_threadpool(self._answered, request.url.path, asked))
+        except ValidationError:
+            return _sorry(400, "The request cannot be read", "load the page again")
+        except _TooLargeError:
+            return _sorry(413, f"More than {MAX_BYTES // 2**20} MB", "use medfed predict for large files")
+        except MedfedError as error:
+            return _sorry(
+                422, _plain(f"{error.where}: {error.what}" if error.where else error.what), _plain(error.hint)
+            )
+        except Exception as error:
+            return _sorry(500, f"This did not work ({type(error).__name__})", "try another file or question")
+
+    def _answered(self, path: str, asked: Asked) -> dict[str, str]:
+        if not asked.files:
+            raise DataError("nothing to look at", hint="drop a picture, an ECG or an ICU table")
+        with self._lock:
+            return self.ask(asked) if path == "/ask" else self.look(asked)
+
+    def _fragment(self, name: str, **content: object) -> str:
+        return self._templates.get_template(f"{name}.html").render(**content)
+
+
+async def _no_icon(request: HttpRequest) -> Response:
+    return Response(status_code=204)
+
+
+class _TooLargeError(Exception):
+    """A request over :data:`MAX_BYTES`."""
+
+
+async def _body(request: HttpRequest) -> bytes:
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > MAX_BYTES:
+            raise _TooLargeError
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _plain(text: str | None) -> str:
+    """Say it without a command's dashes."""
+    return re.sub(rf"--({'|'.join((*KINDS, 'task', 'question', 'answers'))})\b", r"\1", text or "")
+
+
+def _sorry(status: int, what: str, hint: str) -> Response:
+    return Response(json.dumps({"what": what, "hint": hint}), status, media_type="application/json")

@@ -1,0 +1,185 @@
+"""Which task a question is, and how it is answered: by comparing a few answers, or in words.
+
+The rule, in this order:
+
+1. The task is the one that is named. Without a name, one of the run's tasks that read all files that are given and, if
+   there are such, need no other: the one whose own question is asked; else, for a question of one's own, an open task
+   of those modalities; else the one whose question has most words in common with it. The descriptions that the router
+   reads are the chosen task's.
+2. A question is closed if answers are given with it, if it is a closed task's own, or if it reads like a yes/no
+   question (:func:`is_closed`); the likelihoods of the answers are compared. Any other is answered in words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
+
+from medfed.ask.inputs import Kind, modalities_of, require_kind
+from medfed.core.errors import StudyError
+from medfed.core.registry import lookup
+from medfed.evaluation.text_metrics import token_f1, words
+from medfed.study.study import Study
+from medfed.tasks import TASKS
+from medfed.tasks.base import Task
+from medfed.tasks.question_answering import QuestionAnswering
+
+QUESTION_MODALITY = "question"
+"""A modality that is the question itself: closed visual question answering reads it beside the image."""
+
+
+# fmt: off
+AUXILIARIES = frozenset((
+    "am", "is", "are", "was", "were", "isn't", "aren't", "do", "does", "did", "don't", "doesn't", "has", "have", "had",
+    "hasn't", "can", "could", "will", "would", "shall", "should", "may", "might", "must",
+))
+
+
+class Plan(NamedTuple):
+    """How a question is put.
+
+    Attributes:
+        task: as it is put to the model: a question of one's own stands in ``question`` and not in the task, so that
+            questions of one task make one batch, and another question's calibration is not applied to it.
+        name: the registry's name of the task.
+        question: the question's text.
+        closed: whether the task's answers are compared; otherwise the answer is decoded.
+    """
+
+    task: Task
+    name: str
+    question: str
+    closed: bool
+
+
+def plan(
+    study: Study,
+    kinds: Collection[Kind],
+    task: str | None = None,
+    question: str | None = None,
+    answers: Sequence[str] = (),
+) -> Plan:
+    """Choose the task and say how it is asked, by the rule above.
+
+    Args:
+        study: the run's.
+        kinds: of the files that are given.
+        task: the name of a task, whether the run trained it or not.
+        question: a question of one's own; None asks the task's.
+        answers: candidate answers; they make the question closed.
+
+    Raises:
+        StudyError: nothing is given, no task suits, or several do and nothing says which.
+    """
+    if not kinds:
+        raise StudyError("nothing to look at", hint="give a file: --image, --ecg or --icu")
+    for kind in kinds:
+        require_kind(study, kind)
+    question = (question or "").strip()
+    chosen = _named(study, kinds, task) if task else _found(study, kinds, question)
+    if not question and not chosen.question:
+        raise StudyError(
+            "an open task has no question of its own", where=f"task {chosen.name!r}", hint="ask one with --question"
+        )
+    own = not question or (bool(chosen.question) and words(question) == words(chosen.question))
+    put = chosen if own else chosen.model_copy(update={"question": ""})
+    closed = bool(answers) or own or is_closed(question)
+    return Plan(_with_answers(put, answers), chosen.name, chosen.question if own else question, closed)
+
+
+def is_closed(question: str) -> bool:
+    """Whether ``question`` reads like a yes/no question.
+
+    Its first word, or the first after a comma or colon, is a form of be, do, have or a modal verb, and it offers no
+    choice ("… or …"). In Chinese: it ends in 吗 or asks 是否.
+    """
+    if re.search(r"吗\s*[?？]?\s*$|是否|是不是", question):
+        return True
+    starts = [part.split() for part in re.split(r"[,:;]", question.lower().replace("’", "'"))]
+    return any(part and part[0] in AUXILIARIES for part in starts) and not re.search(r"\bor\b", question.lower())
+
+
+def askable(study: Study, kinds: Collection[Kind]) -> list[Task]:
+    """Return the run's tasks that read files of all ``kinds``, trained ones first; see :func:`_reading`."""
+    return _reading(study, study.tasks, kinds)
+
+
+def _reading(study: Study, tasks: Iterable[Task], kinds: Collection[Kind]) -> list[Task]:
+    """Return those of ``tasks`` that read all ``kinds``: the ones that need no other file, if there are any."""
+    reading = [task for task in tasks if kinds and _encoded(study, task) and not _unread(study, task, kinds)]
+    filled = {QUESTION_MODALITY, *(name for kind in kinds for name in modalities_of(study, kind))}
+    return [task for task in reading if filled.issuperset(task.modalities)] or reading
+
+
+def _unread(study: Study, task: Task, kinds: Collection[Kind]) -> list[Kind]:
+    return [kind for kind in kinds if not set(modalities_of(study, kind)) & set(task.modalities)]
+
+
+def _encoded(study: Study, task: Task) -> bool:
+    return set(task.modalities) <= set(study.encoders) and len(task.answers) > 1
+
+
+def _named(study: Study, kinds: Collection[Kind], name: str) -> Task:
+    task = lookup(TASKS, name, "task")
+    if not _encoded(study, task):
+        raise StudyError(
+            f"this run cannot be asked it: it reads {', '.join(task.modalities)}, "
+            f"and the run has encoders for {', '.join(study.encoders)}",
+            where=f"task {name!r}",
+            hint=f"the run's tasks: {', '.join(task.name for task in study.tasks)}",
+        )
+    if useless := _unread(study, task, kinds):
+        raise StudyError(
+            f"the task reads {', '.join(task.modalities)}, nothing of --{useless[0]}",
+            where=f"task {name!r}",
+            hint="leave that file out, or choose another task",
+        )
+    return task
+
+
+def _found(study: Study, kinds: Collection[Kind], question: str) -> Task:
+    tasks = askable(study, kinds)
+    if not tasks:
+        raise StudyError(
+            f"none of the run's tasks reads {' and '.join(f'--{kind}' for kind in kinds)} together",
+            where=f"study {study.name!r}",
+            hint="give fewer files",
+        )
+    if not question:
+        return _only(tasks)
+    for task in tasks:
+        if task.question and words(task.question) == words(question):
+            return task
+    others = _reading(study, TASKS.values(), kinds)
+    opened = [task for task in (*tasks, *others) if isinstance(task, QuestionAnswering)]
+    return opened[0] if opened else max(tasks, key=lambda task: token_f1(words(task.question), words(question)))
+
+
+def _only(tasks: Sequence[Task]) -> Task:
+    own = [task for task in tasks if task.question]
+    if len(own) == 1:
+        return own[0]
+    if not own:
+        return tasks[0]
+    known = "; ".join(f"{task.name}: {task.question}" for task in own)
+    raise StudyError("several tasks read this", hint=f"name one with --task, or ask with --question. {known}")
+
+
+def _with_answers(task: Task, answers: Sequence[str]) -> Task:
+    """Let ``answers`` be compared; the task's own in other letters stay the task's own, calibration included."""
+    if not answers or {text.casefold() for text in answers} == {text.casefold() for text in task.answers}:
+        return task
+    return task.model_copy(update={"answers": tuple(answers), "name": f"{task.name}, other answers"})
+
+
+def parse_answers(text: str | None) -> tuple[str, ...]:
+    """Read candidate answers, separated by commas.
+
+    Raises:
+        StudyError: there is only one, or one stands twice.
+    """
+    answers = tuple(part.strip() for part in (text or "").split(",") if part.strip())
+    if len(answers) == 1 or len({answer.casefold() for answer in answers}) < len(answers):
+        raise StudyError("answers to compare must be two or more, all different", hint='for example --answers "yes,no"')
+    return answers

@@ -1,0 +1,131 @@
+"""``medfed data``: list datasets, write synthetic twins, check a folder, see the cache, divide a study's data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from medfed.cli.options import DEFAULT_CACHE, Cache, DataRoot, Overrides, SkipBad, StudyFile
+from medfed.core.errors import DataError
+from medfed.core.progress import Reporter
+
+data_app = typer.Typer(no_args_is_help=True, help="Datasets: list them, write synthetic twins, check a folder.")
+
+
+@data_app.command(name="list")
+def list_data() -> None:
+    """List the datasets with licence and access page."""
+    from medfed.datasets import DATASETS
+
+    table = Table("dataset", "title", "version", "licence", "modalities", "targets", "access")
+    for name, dataset in DATASETS.items():
+        card = dataset.card
+        columns = (" ".join(dataset.modalities), " ".join(dataset.targets), card.access)
+        table.add_row(name, card.title, card.version, card.licence, *columns)
+    Console().print(table)
+
+
+@data_app.command()
+def synth(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write into")],
+    name: Annotated[str | None, typer.Argument(help="A dataset's name, or 'all'")] = None,
+    study: Annotated[Path | None, typer.Option("--study", help="Write the folders of this study's sites")] = None,
+    overrides: Overrides = None,
+    num_patients: Annotated[int, typer.Option(min=1)] = 400,
+    difficulty: Annotated[float, typer.Option(min=0, max=1)] = 0.5,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Write a dataset's synthetic twin in its native layout, or with --study a folder for every site and the server."""
+    from medfed.core.registry import lookup
+    from medfed.datasets import DATASETS
+    from medfed.datasets.base import write_twin
+    from medfed.study.data import TwinSpec
+
+    if study is not None:
+        from medfed.data.prepare import write_folders
+        from medfed.study.study import load_study
+
+        write_folders(load_study(study, overrides or []), out, Reporter(Console()))
+        return
+    if name is None:
+        raise DataError("nothing to write", hint="name a dataset (medfed data list), or a study: --study FILE")
+    chosen = list(DATASETS.values()) if name == "all" else [lookup(DATASETS, name, "dataset")]
+    spec = TwinSpec(num_patients=num_patients, difficulty=difficulty, seed=seed)
+    reporter = Reporter(Console())
+    for dataset in chosen:
+        folder = out / dataset.name
+        if folder.exists():
+            raise DataError("the folder exists", where=folder, hint="choose another --out, or remove it")
+        with reporter.phase(f"write {folder}"):
+            write_twin(dataset, folder, spec)
+
+
+@data_app.command()
+def check(
+    data_root: Annotated[Path, typer.Argument(help="Folder that holds datasets in native layout")],
+    names: Annotated[list[str] | None, typer.Option("--dataset", help="Check these only")] = None,
+) -> None:
+    """Open every file of every dataset found under a folder; list all that are bad, at once."""
+    from medfed.data.inspection import check_folder
+
+    reporter = Reporter(Console())
+    if check_folder(data_root, names or [], reporter):
+        raise typer.Exit(1)
+
+
+@data_app.command(name="cache")
+def decoded_cache(
+    cache: Cache = DEFAULT_CACHE,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove the decoded data, all of it")] = False,
+) -> None:
+    """List the decoded data that runs keep, or remove it."""
+    from medfed.data.cache import DecodedCache
+    from medfed.report.names import size
+
+    kept, console = DecodedCache(cache.expanduser()), Console()
+    if clear:
+        kept.clear()
+    entries = kept.entries()
+    table = Table("dataset", "from", "examples", "size", title=f"decoded data in {cache.expanduser()}")
+    for entry in entries:
+        table.add_row(entry.dataset, entry.root, f"{entry.num_examples:,}", size(entry.num_bytes))
+    console.print(table if entries else f"no decoded data in {cache.expanduser()}")
+
+
+@data_app.command()
+def partition(
+    study: StudyFile,
+    data_root: DataRoot = None,
+    overrides: Overrides = None,
+    cache: Cache = DEFAULT_CACHE,
+    skip_bad: SkipBad = False,
+    out: Annotated[Path, typer.Option("--out", help="The JSON file: who holds which examples")] = Path(
+        "partition.json"
+    ),
+    show: Annotated[bool, typer.Option("--show", help="Draw it too, as an SVG beside the JSON file")] = False,
+) -> None:
+    """Divide a study's data over clients and server without training, and say who holds what."""
+    from medfed.data.prepare import cohort_of, decode_all, find_sources
+    from medfed.report.page import write_whole
+    from medfed.report.partition import partition_picture, partition_rows
+    from medfed.study.study import load_study
+
+    chosen, reporter = load_study(study, overrides or []), Reporter(Console())
+    sources = find_sources(chosen, data_root, cache.expanduser(), reporter)
+    data = decode_all(chosen, sources, skip_bad, reporter)
+    record = cohort_of(chosen, sources, data, skip_bad, reporter).partition
+    table = Table("client", "task", "examples", "by class", title=f"{record['scheme']}, hash {record['hash']}")
+    for client, task, count, classes in partition_rows(record):
+        table.add_row(client, task, str(count), classes)
+    reporter.console.print(table)
+    write_whole(json.dumps(record, indent=1) + "\n", out)
+    reporter.say(f"partition: {out}")
+    if show:
+        picture = out.with_suffix(".svg")
+        write_whole(partition_picture(record, {task.name: task.title for task in chosen.tasks}), picture)
+        reporter.say(f"picture: {picture}")

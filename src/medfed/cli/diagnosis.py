@@ -1,0 +1,60 @@
+"""``medfed doctor``: what this machine has, and whether it is enough."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+REQUIRED = ("torch", "transformers", "peft", "safetensors", "polars", "pydicom", "wfdb", "scikit-learn")
+
+
+class Check(NamedTuple):
+    """One line of the diagnosis."""
+
+    name: str
+    found: str
+    ok: bool
+    hint: str = ""
+
+
+def diagnose() -> list[Check]:
+    """Return all checks; nothing leaves this machine."""
+    memory_gib = psutil.virtual_memory().available / 2**30
+    free_gib = shutil.disk_usage(Path.cwd()).free / 2**30
+    return [
+        Check("python", sys.version.split()[0], sys.version_info >= (3, 11), "install Python 3.11 or newer"),
+        *[_package(name) for name in REQUIRED],
+        Check("cores", str(os.cpu_count()), True),
+        Check("free memory", f"{memory_gib:.1f} GiB", memory_gib > 4, "the demo needs 4 GiB"),
+        Check("free disk", f"{free_gib:.1f} GiB", free_gib > 2, "run folders and twins need 2 GiB"),
+        _accelerator(),
+        _writable(Path.cwd()),
+    ]
+
+
+def _package(name: str) -> Check:
+    try:
+        return Check(name, version(name), True)
+    except PackageNotFoundError:
+        return Check(name, "missing", False, f"pip install -c constraints.txt {name}")
+
+
+def _accelerator() -> Check:
+    import torch
+
+    return Check("accelerator", torch.cuda.get_device_name() if torch.cuda.is_available() else "none; CPU it is", True)
+
+
+def _writable(folder: Path) -> Check:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return Check("folder", str(folder), True)
+    except OSError as error:
+        return Check("folder", str(folder), False, f"cannot write here: {error.strerror}")

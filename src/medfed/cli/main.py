@@ -1,0 +1,232 @@
+"""The ``medfed`` command: verbs without logic. Heavy imports stay inside the verbs, so ``--help`` is instant."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from medfed import __version__
+from medfed.cli import foundation as cli_foundation
+from medfed.cli import runs as cli_runs
+from medfed.cli.data import data_app
+from medfed.cli.options import DEFAULT_CACHE, Cache, DataRoot, Foundation, Overrides, RunFolder, SkipBad, StudyFile
+from medfed.cli.sites import federation_app, site_app
+from medfed.core.errors import MedfedError
+from medfed.core.progress import Reporter
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+app.add_typer(data_app, name="data")
+
+
+app.add_typer(federation_app, name="federation")
+
+
+app.add_typer(site_app, name="site")
+
+
+Corpus = Annotated[Path | None, typer.Option("--corpus", help="Folder of text to pre-train the tiny LLM on")]
+
+
+ShowExamples = Annotated[bool, typer.Option("--show-examples", help="Show a few test examples even of real patients")]
+
+
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        help="Of a sweep: runs at once, by default as many as CPUs. Of one study: processes that train its clients, "
+        "by default 1; results are the same",
+    ),
+]
+
+
+Dtype = Annotated[str | None, typer.Option("--dtype", help="Of the LLM's frozen weights: float32, bfloat16, float16")]
+
+
+In4Bit = Annotated[bool, typer.Option("--load-in-4bit", help="Hold the LLM's linear maps in 4 bits")]
+
+
+DeviceMap = Annotated[str | None, typer.Option("--device-map", help="Where the LLM's weights go: auto, cpu, cuda:0, …")]
+
+
+KeepDecoded = Annotated[
+    bool,
+    typer.Option(
+        "--decoded-cache/--no-decoded-cache", help="Keep decoded data (patients' data) in the cache for the next run"
+    ),
+]
+
+
+ENVIRONMENT = {
+    # Small models on many threads cost several times the CPU; medfed parallelises over processes.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # Nothing is looked up, fetched or reported over a network.
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+
+def main() -> None:
+    """Run the command; a mistake in input becomes one message and the error's exit status."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # at every start it tells of a kernel to be fetched
+    try:
+        app(standalone_mode=True)
+    except MedfedError as error:
+        plain = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        plain.print(f"error: {error}", style="red", soft_wrap=True)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; the same command goes on from the last checkpoint", markup=False)
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version")] = False) -> None:
+    """Federated multimodal learning for medicine."""
+    if show:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command(name="list")
+def list_parts() -> None:
+    """List tasks, modalities, encoders, algorithms, foundations and baselines."""
+    from medfed.algorithms import ALGORITHMS
+    from medfed.modalities import ENCODERS, MODALITIES
+    from medfed.study.study import Baseline
+    from medfed.tasks import TASKS
+
+    table = Table("task", "title", "dataset", "modalities", "question")
+    for task in TASKS.values():
+        table.add_row(
+            task.name, task.title, task.dataset, " ".join(task.modalities), task.question or "each example's own"
+        )
+    console = Console()
+    console.print(table)
+    for kind, names in (("modalities", MODALITIES), ("encoders", ENCODERS), ("algorithms", ALGORITHMS)):
+        console.print(f"{kind}: {', '.join(names)}", highlight=False)
+    console.print("foundations: tiny, huggingface", highlight=False)
+    console.print(f"baselines: {', '.join(get_args(Baseline))}", highlight=False)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has and whether medfed can run here."""
+    from medfed.cli.diagnosis import diagnose
+
+    table = Table("check", "found", "verdict")
+    checks = diagnose()
+    for check in checks:
+        table.add_row(check.name, check.found, "ok" if check.ok else f"problem: {check.hint}")
+    Console().print(table)
+    if not all(check.ok for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def run(
+    study: StudyFile,
+    data_root: DataRoot = None,
+    overrides: Overrides = None,
+    runs: Annotated[Path, typer.Option("--runs", help="Where run folders go")] = Path("runs"),
+    cache: Cache = DEFAULT_CACHE,
+    corpus: Corpus = None,
+    foundation: Foundation = None,
+    skip_bad: SkipBad = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and stop")] = False,
+    report: Annotated[Path | None, typer.Option("--report", help="Also copy the report here")] = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", help="Run at these seeds and compare: --seeds 0,1,2")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A sweep's quick form: all cells, minutes")] = False,
+    workers: Workers = None,
+    show_examples: ShowExamples = False,
+    dtype: Dtype = None,
+    load_in_4bit: In4Bit = False,
+    device_map: DeviceMap = None,
+    keep_decoded: KeepDecoded = True,
+) -> None:
+    """Run a study, or a sweep of studies, end to end, or go on where it was interrupted; nothing is computed twice."""
+    from medfed.runs.compare import run_sweep
+    from medfed.runs.pipeline import Places, run_study
+    from medfed.study.study import foundation_overrides, load_study
+    from medfed.study.sweep import is_sweep, load_plan, parse_seeds
+
+    places = Places(runs, cache.expanduser(), data_root, corpus, foundation, skip_bad, show_examples)
+    overrides = [*(overrides or []), *foundation_overrides(dtype, load_in_4bit, device_map)]
+    places = replace(places, keep_decoded=keep_decoded)
+    reporter = Reporter(Console())
+    if seeds is None and not quick and not is_sweep(study):
+        places = replace(places, workers=workers or 1)
+        run_study(load_study(study, overrides), places, reporter, dry_run=dry_run, report=report)
+        return
+    plan = load_plan(study, overrides, parse_seeds(seeds), quick=quick)
+    if dry_run:
+        for cell in plan.cells:
+            for seed in plan.seeds:
+                reporter.say(f"{cell.label}, seed {seed}")
+                run_study(cell.at(seed), places, reporter, dry_run=True)
+        return
+    run_sweep(plan, places, reporter, workers or os.cpu_count() or 1, report)
+
+
+@app.command()
+def evaluate(
+    folder: RunFolder,
+    data_root: DataRoot = None,
+    cache: Cache = DEFAULT_CACHE,
+    foundation: Foundation = None,
+    keep_decoded: KeepDecoded = True,
+) -> None:
+    """Score a finished run again from its last checkpoint, and compare with what it wrote."""
+    from medfed.runs.pipeline import Places, evaluate_again
+
+    places = Places(folder.parent, cache.expanduser(), data_root, None, foundation, keep_decoded=keep_decoded)
+    evaluate_again(folder, places, Reporter(Console()))
+
+
+@app.command()
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Run folders; several are compared, seeds of one hash together")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The HTML file")] = Path("report.html"),
+) -> None:
+    """Build a run's report again from its files, or compare several runs on one page."""
+    from medfed.report.html import write_report
+
+    for folder in folders:
+        _require_folder(folder)
+    if len(folders) == 1:
+        write_report(folders[0], out)
+    else:
+        from medfed.evaluation.compare import compare_runs
+        from medfed.report.comparison import default_labels, write_comparison
+
+        write_comparison(compare_runs(folders, default_labels(folders)), folders, out)
+    typer.echo(out)
+
+
+cli_runs.register(app)
+
+
+cli_foundation.register(app)
+
+
+def _require_folder(folder: Path) -> None:
+    if not (folder / "study.json").is_file():
+        raise MedfedError("not a run folder: no study.json", where=folder, hint="pass runs/<study>/<hash>-seed<n>")

@@ -1,0 +1,189 @@
+"""The verbs that use a finished run: ``medfed predict``, ``medfed play`` and ``medfed export``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from medfed.cli.options import DEFAULT_CACHE, Cache, Foundation, RunFolder
+from medfed.core.errors import RunError
+
+if TYPE_CHECKING:
+    from medfed.ask.asking import Answer
+    from medfed.ask.inputs import Kind
+
+NUM_EXPERTS_SHOWN = 3
+
+
+ImageFile = Annotated[Path | None, typer.Option("--image", help="A picture: PNG, JPEG or DICOM")]
+
+
+EcgFile = Annotated[Path | None, typer.Option("--ecg", help="A 12-lead WFDB header (.hea), its .dat file beside it")]
+
+
+IcuFile = Annotated[
+    Path | None,
+    typer.Option("--icu", help="CSV or parquet, a row per hour, a column per variable (empty: not measured)"),
+]
+
+
+Question = Annotated[str | None, typer.Option("--question", help="Ask this instead of the task's own question")]
+
+
+Answers = Annotated[str | None, typer.Option("--answers", help='Compare these answers, separated by commas: "yes,no"')]
+
+
+TaskName = Annotated[
+    str | None, typer.Option("--task", help="A task that reads the files; else it is found, see above")
+]
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, with the weights of all experts")]
+
+
+Cases = Annotated[
+    Path | None,
+    typer.Option("--csv", help="Many questions: columns id, image, ecg, icu, task, question, answers, as needed"),
+]
+
+
+Out = Annotated[Path | None, typer.Option("--out", help="With --csv: answers go here; rows answered here are skipped")]
+
+
+Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one")]
+
+
+Open = Annotated[bool, typer.Option("--open", help="Open the page in the browser")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to ``app``."""
+    for verb in (predict, play, export):
+        app.command(help=_flowing(verb.__doc__ or ""))(verb)
+
+
+def _flowing(text: str) -> str:
+    """Join the lines of every paragraph, so that a terminal breaks them where it ends itself."""
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+
+
+def predict(
+    folder: RunFolder,
+    image: ImageFile = None,
+    ecg: EcgFile = None,
+    icu: IcuFile = None,
+    question: Question = None,
+    answers: Answers = None,
+    task: TaskName = None,
+    as_json: AsJson = False,
+    csv: Cases = None,
+    out: Out = None,
+    cache: Cache = DEFAULT_CACHE,
+    foundation: Foundation = None,
+) -> None:
+    """Ask a run's injected LLM about files: one question here, or with --csv many.
+
+    Closed questions get the probability of every answer: a closed task's own question, a question with --answers, and
+    a question that reads like yes or no (it begins with is, are, does, has, can, will, …, or goes on with one behind a
+    comma or colon, and offers no "or"). Any other is answered in words; its probability is the geometric mean of the
+    probabilities of the answer's tokens.
+
+    Without --task the task is found among those of the run that read all files given: the one whose own question it
+    is; else an open task; else the one whose question has most words in common with it. Without --question the task
+    must be the only one with a question of its own. The task's descriptions choose the experts.
+
+    With --csv, paths are relative to the CSV file, a row that cannot be answered gets its reason in the column error
+    of --out, and the exit status is 1 if there is one. The same command goes on where it was stopped: it tries rows
+    with an error again, and asks again where a row or the content of its files has changed.
+    """
+    from medfed.ask.asking import Request, ask
+    from medfed.ask.task_selection import parse_answers
+    from medfed.runs.loaded import LoadedRun
+
+    given: dict[Kind, Path | None] = {"image": image, "ecg": ecg, "icu": icu}
+    if csv is not None or out is not None:
+        _predict_all(folder, csv, out, [*filter(given.get, given)], cache, foundation)
+        return
+    request = Request({kind: path for kind, path in given.items() if path}, task, question, parse_answers(answers))
+    answer = ask(LoadedRun(folder, cache.expanduser(), foundation), request)
+    if as_json:
+        typer.echo(json.dumps(answer._asdict(), ensure_ascii=False))
+    else:
+        _show(answer)
+
+
+def play(
+    folder: RunFolder,
+    port: Port = 0,
+    open_page: Open = False,
+    cache: Cache = DEFAULT_CACHE,
+    foundation: Foundation = None,
+) -> None:
+    """Open a page on this machine to drop a file, ask, and see picture or trace, answer and expert weights.
+
+    The page is served to this machine only and loads nothing from elsewhere; files are read in memory and in a folder
+    that is removed at once, and nothing of them is logged. Ctrl-C ends it.
+    """
+    from medfed.ask.page.serve import listen, serve
+    from medfed.runs.loaded import LoadedRun
+
+    listening = listen(port)
+    serve(LoadedRun(folder, cache.expanduser(), foundation), folder.resolve().name, listening, open_page=open_page)
+
+
+def export(
+    folder: RunFolder,
+    out: Annotated[Path, typer.Option("--out", help="A new folder")],
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option("--task", help="Write this task as an ordinary LoRA; several get a folder each"),
+    ] = None,
+    rank: Annotated[int | None, typer.Option("--rank", help="Cut the LoRA to this rank, and print the error")] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Write a whole model with the task's LoRA in it")] = False,
+    cache: Cache = DEFAULT_CACHE,
+    foundation: Foundation = None,
+) -> None:
+    """Write a run's adapter for others: the routed one, or with --task a LoRA that any server takes."""
+    from medfed.export.export import export_run
+
+    written = export_run(folder, out, cache.expanduser(), foundation, tasks=tasks or [], rank=rank, merge=merge)
+    for exported in written:
+        typer.echo("\n".join([str(exported.folder), *(f"  {sentence}" for sentence in exported.said)]))
+
+
+def _predict_all(
+    folder: Path, csv: Path | None, out: Path | None, files: list[str], cache: Path, foundation: Path | None
+) -> None:
+    from medfed.ask.batch import answer_table, open_tables
+    from medfed.runs.loaded import LoadedRun
+
+    if csv is None or out is None:
+        raise RunError("--csv and --out go together", hint="medfed predict RUN --csv cases.csv --out answers.csv")
+    if files:
+        raise RunError(f"--{files[0]} beside --csv", hint="name the files in the CSV's columns")
+    tables = open_tables(csv, out, folder.resolve().name)
+    counts = answer_table(LoadedRun(folder, cache.expanduser(), foundation), tables)
+    typer.echo(f"{out}: {counts.answered} answered, {counts.skipped} answered before, {counts.failed} not answered")
+    if counts.failed:
+        typer.echo(f"the column error of {out} says why; the same command tries those rows again", err=True)
+        raise typer.Exit(1)
+
+
+def _show(answer: Answer) -> None:
+    table = Table("answer", "probability")
+    if answer.probabilities:
+        for text, probability in sorted(answer.probabilities.items(), key=lambda row: -row[1]):
+            table.add_row(text, f"{probability:.3f}")
+    else:
+        sure = "–" if answer.probability is None else f"{answer.probability:.3f}"
+        table.add_row(answer.answer or "(no answer)", sure)
+    console = Console()
+    console.print(table)
+    heaviest = ", ".join(f"{one['expert']} ({one['weight']:.2f})" for one in answer.experts[:NUM_EXPERTS_SHOWN])
+    console.print(f"task {answer.task}: {answer.question}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"experts: {heaviest or 'none'}", highlight=False)

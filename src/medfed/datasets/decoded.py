@@ -1,0 +1,79 @@
+"""Decode a dataset once into arrays of fixed-shape samples. Every file is opened here, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Int, Shaped
+
+from medfed.core.errors import DataError
+from medfed.datasets.base import Card, Problem
+from medfed.modalities.base import Modality
+from medfed.modalities.moments import Moments
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A dataset in memory.
+
+    Attributes:
+        index: the dataset's index, one row per example, in the order of the arrays; columns as in ``datasets.base``.
+        samples: modality → ``[example, *sample]``; zeros where absent.
+        present: modality → ``[example]`` bool.
+        truths: what is right where that is no column of the index (a mask), as samples; never normalised or missing.
+        skipped: what was left out because it could not be read (only with ``skip_bad``).
+    """
+
+    name: str
+    card: Card
+    index: pl.DataFrame
+    samples: Mapping[str, Shaped[np.ndarray, "example *sample"]]
+    present: Mapping[str, Bool[np.ndarray, " example"]]
+    skipped: tuple[Problem, ...] = ()
+    truths: Mapping[str, Shaped[np.ndarray, " example *truth"]] = field(default_factory=dict)
+
+    @cached_property
+    def examples(self) -> list[str]:
+        """Id of every example."""
+        return [str(example) for example in self.index["example"]]
+
+    def target(self, column: str) -> Int[np.ndarray, " example"]:
+        """Class index per example, −1 where unknown."""
+        if column not in self.index.columns:
+            raise DataError(f"no target {column!r}; known: {', '.join(self.index.columns)}", where=self.name)
+        return self.index[column].fill_null(-1).cast(pl.Int64).to_numpy(writable=True)
+
+    def moments(self, modality: Modality, rows: Int[np.ndarray, " row"]) -> Moments:
+        """Return the normalisation statistics of ``rows`` that have the modality."""
+        kept = rows[self.present[modality.name][rows]]
+        return modality.moments(self.samples[modality.name][kept])
+
+    def normalised(self, modalities: Mapping[str, Modality], moments: Mapping[str, Moments]) -> Decoded:
+        """Return the same data with every sample normalised; absent ones stay zero."""
+        samples = {}
+        for name, values in self.samples.items():
+            scaled = modalities[name].normalise(values, moments[name].mean, moments[name].std)
+            scaled[~self.present[name]] = 0.0
+            samples[name] = scaled
+        return replace(self, samples=samples)
+
+
+def stacked(parts: Sequence[Decoded]) -> Decoded:
+    """Return the examples of all ``parts``, which are of one dataset, one after the other."""
+    first = parts[0]
+
+    def joined(arrays: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        return {name: np.concatenate([own[name] for own in arrays]) for name in arrays[0]}
+
+    return replace(
+        first,
+        index=pl.concat([part.index for part in parts], how="diagonal_relaxed"),
+        samples=joined([part.samples for part in parts]),
+        present=joined([part.present for part in parts]),
+        skipped=tuple(problem for part in parts for problem in part.skipped),
+        truths=joined([part.truths for part in parts]),
+    )

@@ -1,0 +1,128 @@
+"""Write what a run learned in the forms that others read.
+
+With tasks: for each an ordinary LoRA of PEFT (or a merged model), and beside it the encoders, projectors and prompt of
+the task. Without: the routed adapter, which medfed reads. A folder appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from medfed.core.errors import RunError, StudyError
+from medfed.core.registry import lookup
+from medfed.export.files import Form, write_routed, write_task
+from medfed.injection.lowrank import changes_nothing
+from medfed.runs.folder import RunDir, written_whole
+from medfed.runs.loaded import LoadedRun
+from medfed.tasks import TASKS
+from medfed.tasks.base import Task
+from medfed.tasks.question_answering import QuestionAnswering
+
+
+class Exported(NamedTuple):
+    """A folder that was written, and sentences on what is in it."""
+
+    folder: Path
+    said: list[str]
+
+
+def export_run(
+    folder: Path,
+    out: Path,
+    cache: Path,
+    foundation: Path | None,
+    *,
+    tasks: Sequence[str] = (),
+    rank: int | None = None,
+    merge: bool = False,
+) -> list[Exported]:
+    """Write the run in ``folder`` to the new folder ``out``; several tasks get a folder each inside it.
+
+    Args:
+        folder: a finished run.
+        out: a new folder.
+        cache: folder in which pre-trained tiny LLMs are kept.
+        foundation: folder of a Hugging Face causal LM.
+        tasks: what to write an ordinary adapter of, trained or not; none writes the routed adapter.
+        rank: cut every layer's update to this rank.
+        merge: write a whole model with the update in its weights.
+
+    Raises:
+        RunError: ``out`` exists, or the run is not finished, or its experts are none or zero.
+        StudyError: an unknown task, or options that do not go together.
+        DiskError: it cannot be written; nothing is left behind.
+    """
+    chosen = [_askable(name) for name in dict.fromkeys(tasks)]
+    _check(folder, out, chosen, rank, merge)
+    run = LoadedRun(folder, cache, foundation)
+    for task in chosen:
+        run.injector.injected.check(task)
+    if run.injector.injected.adapted is None and (rank is not None or merge):
+        hint = "export without it: encoders and projectors are all that was learned"
+        raise RunError("the LLM has no experts (num_experts = 0), so there is no adapter", where=folder, hint=hint)
+    if changes_nothing(run.injector.injected):
+        hint = "run the study with injection.align_rounds below rounds.num_rounds, so that the experts learn"
+        raise RunError("the experts have learned nothing: the adapter is zero in every layer", where=folder, hint=hint)
+    form = Form(rank, merge)
+    with _new_folder(out, _num_bytes(run, merge) * max(1, len(chosen))) as partial:
+        if not chosen:
+            return [Exported(out, write_routed(run, folder, partial))]
+        if len(chosen) == 1:
+            return [Exported(out, write_task(run, folder, chosen[0], form, partial))]
+        return [Exported(out / task.name, write_task(run, folder, task, form, partial / task.name)) for task in chosen]
+
+
+def _askable(name: str) -> Task:
+    task: Task = lookup(TASKS, name, "task")
+    if not (task.question or isinstance(task, QuestionAnswering)):
+        raise StudyError("it asks no question that an LLM could answer", where=f"task {name!r}", hint="medfed list")
+    return task
+
+
+def _check(folder: Path, out: Path, tasks: Sequence[Task], rank: int | None, merge: bool) -> None:
+    if out.exists():
+        raise RunError("the folder exists", where=out, hint="choose another --out, or remove it")
+    if rank is not None and rank < 1:
+        raise StudyError(f"--rank {rank} leaves nothing", hint="give 1 or more, or leave --rank out")
+    if not tasks and (rank is not None or merge):
+        hint = "name a task: --task cd"
+        raise StudyError("without a task there is no one adapter to cut or merge: α depends on the task", hint=hint)
+    if rank is not None and merge:
+        raise StudyError("a merged model has no rank", hint="give --rank or --merge")
+    if (folder / "study.json").is_file() and RunDir(folder).read_json("study.json").get("job") == "benchmark":
+        raise RunError(
+            "a benchmark has no LLM, so nothing to export", where=folder, hint='export a run of job "inject"'
+        )
+
+
+def _num_bytes(run: LoadedRun, merge: bool) -> int:
+    injected = run.injector.injected
+    written = injected.parameters() if merge else (value for value in injected.parameters() if value.requires_grad)
+    return sum(value.nbytes for value in written)
+
+
+@contextmanager
+def _new_folder(out: Path, num_bytes: int) -> Iterator[Path]:
+    """Yield a folder beside ``out`` that takes its place when the block ends well, and goes if it does not."""
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    try:
+        with written_whole(out, num_bytes, partial):
+            partial.mkdir(parents=True)
+            yield partial
+            for path in partial.rglob("*"):
+                if path.is_file():
+                    _sync(path)
+            partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)

@@ -1,0 +1,360 @@
+"""What an exported task needs beside the LLM, as ``processor/processor.json`` says it.
+
+The prompt is ``before_ids``, the projected tokens of everything in ``shown`` that is there, ``after_ids``; absent
+modalities are left out.
+
+From raw arrays to prompt embeddings, without the LLM: encoders, projectors, heads and the texts around them.
+
+What a client of a server that takes prompt embeddings needs; :class:`medfed.export.exported.ExportedTask` has the LLM too.
+
+An exported task in memory, from its folder alone: raw arrays in, prompt embeddings or answers out.
+
+Underneath are stock transformers and stock PEFT, or a merged model; medfed adds the processor and the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from medfed import __version__
+from medfed.core.errors import RunError, StudyError
+from medfed.core.registry import lookup
+from medfed.core.types import Batch
+from medfed.export.files import check_sums
+from medfed.injection.encode import HEAD, encode, shown_dims, with_heads
+from medfed.injection.experts import load_experts
+from medfed.injection.model import InjectedModel, Projector, module_name
+from medfed.injection.predict import Answering
+from medfed.llm.foundation import Foundation, load_foundation
+from medfed.llm.prompt import ANSWER, CUE, QUESTION
+from medfed.modalities import ENCODERS, MODALITIES
+from medfed.modalities.base import Modality
+from medfed.models.multimodal import MultimodalModel
+from medfed.study.foundation import HuggingFaceSettings
+from medfed.study.injection import InjectionSettings
+from medfed.study.parts import EncoderSpec
+from medfed.tasks import TASKS
+from medfed.tasks.base import Task
+
+FOLDER, CONFIG = "processor", "processor.json"
+
+
+Adapter = Literal["lora", "merged", "none"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModalityConfig(_Frozen):
+    """One modality: from a raw array to encoder tokens.
+
+    Attributes:
+        settings: of the modality, under its registry name.
+        units: of raw arrays and of samples before they are normalised.
+        sample_shape: of one prepared sample.
+        prepare: what is done to a raw array, in words.
+        normalise: what is done with ``mean`` and ``std``, in words.
+        mean: per channel, pooled over the hospitals' training examples.
+        std: likewise.
+        encoder: the encoder's settings, with its registry name.
+        dim: width of the encoder's tokens.
+    """
+
+    settings: dict[str, Any]
+    units: str
+    sample_shape: tuple[int, ...]
+    prepare: str
+    normalise: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    encoder: dict[str, Any]
+    dim: int
+
+    def modality(self) -> Modality:
+        """Return the modality with these settings."""
+        return type(lookup(MODALITIES, self.settings["name"], "modality")).model_validate(self.settings)
+
+    def spec(self) -> EncoderSpec:
+        """Return the encoder's settings."""
+        fields = dict(self.encoder)
+        return lookup(ENCODERS, fields.pop("name"), "encoder").model_validate(fields)
+
+    def normalised(self, raw: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "*sample"]:
+        """Return a raw array as a normalised sample."""
+        modality = self.modality()
+        sample = modality.prepare(raw)[None]
+        normalised: np.ndarray = modality.normalise(sample, np.array(self.mean), np.array(self.std))[0]
+        return normalised
+
+
+class PromptConfig(_Frozen):
+    """The prompt's texts and their token ids; ``answer_ids`` by answer, in the order of the task's answers."""
+
+    question: str = QUESTION
+    cue: str = CUE
+    answer: str = ANSWER
+    before_ids: tuple[int, ...]
+    after_ids: tuple[int, ...]
+    answer_ids: tuple[tuple[int, ...], ...]
+
+
+class ProcessorConfig(_Frozen):
+    """Everything in ``processor.json``.
+
+    Attributes:
+        format: version of this file's layout.
+        medfed: version that wrote it.
+        task: name, question, answers, modalities and descriptions of the task.
+        trained: whether the run trained it; else it was routed by its description alone.
+        adapter: how the folder holds the experts.
+        rank: of the LoRA; null where there is none.
+        expert_weights: α of the task, folded into the LoRA.
+        foundation: how the LLM is loaded.
+        base_model: its name on the Hub, or its folder; of a merged model the name alone.
+        prompt: texts and ids; of an open task those without a question.
+        shown: what stands between ``before_ids`` and ``after_ids``, in that order.
+        modalities: by name.
+        heads: trained tasks whose heads' outputs are shown, in order.
+        calibration: question → log-likelihood that is taken off every answer.
+        injection: settings of the run; of the prompt and the projectors only they matter here.
+        max_new_tokens: of an answer in words.
+    """
+
+    format: Literal[1] = 1
+    medfed: str = __version__
+    task: dict[str, Any]
+    trained: bool
+    adapter: Adapter
+    rank: int | None
+    expert_weights: tuple[float, ...]
+    foundation: HuggingFaceSettings
+    base_model: str
+    prompt: PromptConfig
+    shown: tuple[str, ...]
+    modalities: dict[str, ModalityConfig]
+    heads: tuple[str, ...]
+    calibration: dict[str, tuple[float, ...]]
+    injection: InjectionSettings
+    max_new_tokens: int
+
+    @classmethod
+    def read(cls, folder: Path) -> ProcessorConfig:
+        """Read the configuration of the exported task in ``folder``.
+
+        Raises:
+            RunError: it is not there, or of another version.
+        """
+        path = folder / FOLDER / CONFIG
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            hint = "pass a folder that `medfed export RUN --task TASK --out DIR` wrote"
+            raise RunError("not an exported task", where=path, hint=hint) from error
+        except ValidationError as error:
+            problem = error.errors()[0]
+            place = ".".join(map(str, problem["loc"]))
+            hint = "export the run again with this version of medfed"
+            raise RunError(f"{place}: {problem['msg']}", where=path, hint=hint) from error
+
+
+Samples = Mapping[str, Shaped[np.ndarray, "..."]]
+"""Raw arrays by modality, in the units that ``processor.json`` names; a modality may be absent."""
+
+
+class Around(NamedTuple):
+    """The embedded texts before and behind the tokens of a sample."""
+
+    before: Float[Tensor, "before width"]
+    after: Float[Tensor, "after width"]
+
+
+class Processor:
+    """The processor of one exported task.
+
+    Attributes:
+        config: what ``processor.json`` says.
+        task: the task with the question and answers that were exported.
+        model: encoders and heads.
+        projectors: from their tokens to the LLM's width, by module name.
+    """
+
+    def __init__(self, config: ProcessorConfig, around: Around) -> None:
+        self.config, self.task, self._device = config, _task(config), "cpu"
+        self._around = around
+        self.model = _encoders(config).eval()
+        dims = {name: modality.dim for name, modality in config.modalities.items()}
+        dims |= {f"{HEAD}{name}": len(lookup(TASKS, name, "task").answers) for name in config.heads}
+        width, kind = around.before.shape[1], config.injection.projector
+        self.projectors = nn.ModuleDict(
+            {module_name(name): Projector(kind, dims[name], width, 1.0) for name in config.shown}
+        )
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str = "cpu") -> Processor:
+        """Load the processor of the task that `medfed export RUN --task TASK --out FOLDER` wrote.
+
+        Raises:
+            RunError: a file is missing, damaged, or lacks a tensor.
+        """
+        config = ProcessorConfig.read(folder)
+        check_sums(folder)
+        place = folder / FOLDER
+        processor = cls(config, Around(**load_file(place / "prompt.safetensors")))
+        _load(processor.projectors, place / "projectors.safetensors")
+        _load(processor.model.encoders, place / "encoders.safetensors")
+        if config.heads:
+            _load(processor.model.heads, place / "heads.safetensors")
+        return processor.move_to(device)
+
+    def move_to(self, device: str) -> Processor:
+        """Move everything to ``device``."""
+        self._device, self._around = device, Around(*(part.to(device) for part in self._around))
+        self.model.to(device)
+        self.projectors.to(device)
+        return self
+
+    @torch.inference_mode()
+    def embeddings(self, samples: Samples, around: Around | None = None) -> Float[Tensor, "position width"]:
+        """Return the whole prompt as the LLM's ``inputs_embeds``, up to the answer cue, without padding.
+
+        Args:
+            samples: raw arrays by modality.
+            around: other texts than the exported question's.
+
+        Raises:
+            StudyError: nothing is given, or a modality that the task does not read.
+        """
+        before, after = around or self._around
+        encoded = encode(self.model, [(self.task, self.batch(samples))])[0]
+        if self.config.heads:
+            encoded = with_heads(self.model, self.task, encoded, 1)
+        shown = [self.projectors[module_name(name)](encoded[name])[0] for name in self.config.shown if name in encoded]
+        return torch.cat([before, *(tokens.to(before.dtype) for tokens in shown), after])
+
+    def batch(self, samples: Samples) -> Batch:
+        """Return raw arrays as a normalised batch of one example."""
+        if unknown := sorted(samples.keys() - self.config.modalities.keys()):
+            known = ", ".join(self.config.modalities)
+            raise StudyError(f"the task reads {known}, not {unknown[0]!r}", where=self.task.name, hint="leave it out")
+        if not samples:
+            raise StudyError("nothing is given", where=self.task.name, hint="give at least one modality")
+        modalities = self.config.modalities
+        normalised = {name: modalities[name].normalised(raw) for name, raw in samples.items()}
+        shapes = {name: modality.sample_shape for name, modality in modalities.items()}
+        return Batch.asked([normalised], shapes).to(self._device)
+
+
+def _task(config: ProcessorConfig) -> Task:
+    known = lookup(TASKS, config.task["name"], "task")
+    return type(known).model_validate(config.task)
+
+
+def _encoders(config: ProcessorConfig) -> MultimodalModel:
+    """Return encoders and heads, freshly initialised: heads where they speak, encoders of all modalities."""
+    specs = {name: modality.spec() for name, modality in config.modalities.items()}
+    kinds = {name: modality.modality() for name, modality in config.modalities.items()}
+    model = MultimodalModel(specs, kinds, tuple(lookup(TASKS, name, "task") for name in config.heads))
+    for name, spec in specs.items():
+        if name not in model.encoders:
+            model.encoders[name] = spec.build(kinds[name])
+    return model
+
+
+def _load(modules: nn.ModuleDict, path: Path) -> None:
+    tensors, expected = load_file(path), modules.state_dict()
+    if wrong := sorted(expected.keys() ^ tensors.keys()):
+        side = "is missing" if wrong[0] in expected else "does not belong here"
+        hint = "export the run again with this version of medfed"
+        raise RunError(f"tensor {wrong[0]!r} {side}", where=path, hint=hint)
+    modules.load_state_dict(tensors)
+
+
+class ExportedTask:
+    """One task of a run as `medfed export --task` wrote it.
+
+    Attributes:
+        processor: from raw arrays to the prompt; its ``config`` is what ``processor.json`` says.
+
+    Args:
+        processor: of the task; it goes where the LLM is.
+        foundation: the LLM with the task's update in it.
+        device: where all of it runs, unless the LLM is placed where it stays.
+    """
+
+    def __init__(self, processor: Processor, foundation: Foundation, device: str) -> None:
+        device, config = foundation.move_to(device), processor.config
+        self.processor = processor.move_to(device)
+        settings = config.injection.model_copy(update={"num_experts": 0, "device": device})
+        dims = shown_dims(processor.model, head_tokens=settings.head_tokens)
+        injected = InjectedModel(foundation, dims, settings).move_to(device).eval()
+        injected.check(processor.task)
+        injected.projectors.load_state_dict(processor.projectors.state_dict())
+        self._llm = Answering(processor.model, injected, settings, device)
+        name = processor.task.name
+        self._llm.offsets = {f"{name}: {asked}": list(offset) for asked, offset in config.calibration.items()}
+
+    @classmethod
+    def load(cls, folder: Path, *, foundation: Path | None = None, device: str = "cpu") -> ExportedTask:
+        """Load the task in ``folder``.
+
+        Args:
+            folder: what `medfed export RUN --task TASK --out FOLDER` wrote.
+            foundation: folder of the LLM, if it is not where ``base_model`` says: in the local Hugging Face cache, or
+                where it lay when the task was exported.
+            device: where the LLM runs; one in 4 bits stays where it is loaded to.
+
+        Raises:
+            RunError: a file is missing, damaged, or lacks a tensor.
+            StudyError: the LLM cannot be loaded.
+        """
+        processor = Processor.load(folder)
+        return cls(processor, _foundation(processor.config, folder, foundation), device)
+
+    @torch.inference_mode()
+    def probabilities(self, samples: Samples, question: str | None = None) -> dict[str, float]:
+        """Return the probability of every answer to the task's question, or to another one."""
+        task = self._asked(question)
+        scores = self._llm.score(task, self.processor.batch(samples))[0]
+        return dict(zip(task.answers, scores.tolist(), strict=True))
+
+    @torch.inference_mode()
+    def answer(self, samples: Samples, question: str | None = None) -> str:
+        """Return the greedily decoded answer in words."""
+        longest = self.processor.config.max_new_tokens
+        return self._llm.answer(self._asked(question), self.processor.batch(samples), longest)[0]
+
+    @torch.inference_mode()
+    def embeddings(self, samples: Samples, question: str | None = None) -> Float[Tensor, "position width"]:
+        """Return the whole prompt as the LLM's ``inputs_embeds``; see :meth:`Processor.embeddings`."""
+        prompt = self._llm.injected.prompt(self._asked(question))
+        embed = self._llm.injected.foundation.embed
+        return self.processor.embeddings(samples, Around(embed(prompt.before), embed(prompt.after)))
+
+    def _asked(self, question: str | None) -> Task:
+        task = self.processor.task
+        task = task if question is None else task.model_copy(update={"question": question})
+        if not task.question:
+            raise StudyError("an open task has no question of its own", where=task.name, hint="give a question")
+        return task
+
+
+def _foundation(config: ProcessorConfig, folder: Path, given: Path | None) -> Foundation:
+    """Load the LLM with the task's update in it: the merged model, or the base wrapped by stock PEFT."""
+    if config.adapter == "merged":
+        return load_foundation(HuggingFaceSettings(dtype=config.foundation.dtype), cache=folder, path=folder)
+    base = Path(config.base_model)
+    path = given or (base if config.foundation.model is None else None)
+    foundation = load_foundation(config.foundation, cache=folder, path=path)
+    if config.adapter == "lora":
+        load_experts(foundation.model, folder).requires_grad_(False).eval()
+    return foundation

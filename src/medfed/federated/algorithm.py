@@ -1,0 +1,150 @@
+"""What a federated algorithm is: hyperparameters under their paper names, and pure methods whose defaults are FedAvg.
+
+McMahan et al. 2017, Alg. 1. An algorithm sees parameters, losses and gradients; never a task's metrics, a dataset or a
+transport. Which method serves which family (x global, y local model):
+
+===================  ===============================================================================================
+``penalty``          FedProx ``(μ/2)‖y − x‖²``; MOON: contrast of representations of ``step.batches`` under the live
+                     model, ``broadcast.params`` and the previous model in ``client_state``; CreamFL: contrast with the
+                     global representations in ``broadcast.state`` on ``step.site.public``
+``correct``          SCAFFOLD ``g − c_i + c``; pFedMe ``λ(y − θ)`` with θ found by ``step.gradient``
+``upload``           SCAFFOLD: new control variate, option II from ``trained.delta`` and ``num_steps``, option I from
+                     ``trained.gradient``; FedNova: effective steps a_i from ``num_steps`` and ``site.settings``;
+                     MOON: keep ``trained.weights``; CreamFL: representations of the public set; FedPer, FedBN: keep
+                     own tensors and send no change of them
+``upload_like``      whatever adds tensors to an upload says here what the gate must demand of them
+``check_upload``     FedNova: effective steps that no local training can give
+``init_server``,     SCAFFOLD c and c_i; moments of FedAdam, FedYogi, FedAdagrad, FedAMS
+``init_client``
+``broadcast``        SCAFFOLD c; CreamFL global representations
+``aggregate``        FedNova's normalised mean; the adaptive family's server step; SCAFFOLD's step and new c; pFedMe's
+                     β; CreamFL's contrastive aggregation and distillation on ``federation.model`` and ``.public``
+``private``          FedPer, FedBN, CreamFL: tensors that never travel
+``check``            FedNova, SCAFFOLD: local optimizers their formula is wrong for
+``start``            FedPer, FedBN, CreamFL: lay own tensors over the broadcast
+``personal``         Ditto: a second model, trained after the first with the pull of ``penalty`` (``step.personal``)
+``deployed``         FedPer, FedBN, Ditto, pFedMe: the model that predicts at this client
+===================  ===============================================================================================
+
+All state is plain named tensors, so it can be checkpointed and sent. Methods change none of their arguments.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from medfed.core.types import Broadcast, Params, Update
+from medfed.federated.aggregation import totals
+from medfed.federated.local import LocalStep, Trained, Upload
+from medfed.federated.state import FederatedState, Weights
+from medfed.study.federation import ClientSettings
+from medfed.tasks.examples import TaskSet
+
+
+@dataclass(frozen=True)
+class Federation:
+    """What the server knows of the federation.
+
+    Attributes:
+        registered: client id → examples it registered with; nothing larger is believed.
+        seed: the run's seed.
+        model: the server's instance of the model, for algorithms that train or evaluate on the server.
+        public: the server's public examples by task.
+    """
+
+    registered: Mapping[str, int]
+    seed: int
+    model: nn.Module | None = None
+    public: Mapping[str, TaskSet] = field(default_factory=dict)
+
+
+class Aggregate(NamedTuple):
+    """The server's new model and state."""
+
+    params: Params
+    buffers: Params
+    server_state: Params
+
+
+class Algorithm(BaseModel, ABC):
+    """A federated algorithm; a frozen settings object, so it stands in a study."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    uses_public: ClassVar[bool] = False
+    """Whether the clients are given the server's public examples (``step.site.public``)."""
+
+    def check(self, settings: ClientSettings) -> None:
+        """Raise :class:`StudyError` where the algorithm is wrong with these client settings."""
+        return
+
+    def private(self, params: Params, buffers: Params) -> frozenset[str]:
+        """Return the names of tensors that stay at the clients: neither broadcast nor uploaded.
+
+        A client begins with the model's initial values of them, which :meth:`init_client` is given.
+        """
+        return frozenset()
+
+    def init_server(self, params: Params) -> Params:
+        """Return the server's state before round 1."""
+        return {}
+
+    def init_client(self, initial: Weights) -> Params:
+        """Return a client's state before its first round; ``initial`` are the model's initial weights."""
+        return {}
+
+    def broadcast(self, state: FederatedState, base: str) -> Broadcast:
+        """Return what every sampled client is sent in round ``state.round + 1``."""
+        return Broadcast(state.round + 1, base, *self.shared(state.weights))
+
+    def shared(self, weights: Weights) -> Weights:
+        """Return ``weights`` without the tensors that stay at the clients."""
+        own = self.private(weights.params, weights.buffers)
+        params, buffers = ({name: value for name, value in part.items() if name not in own} for part in weights)
+        return Weights(params, buffers)
+
+    def start(self, broadcast: Broadcast, client_state: Params) -> Weights:
+        """Return the model local training starts from."""
+        return Weights(broadcast.params, broadcast.buffers)
+
+    def penalty(self, step: LocalStep, broadcast: Broadcast, client_state: Params) -> Tensor | None:
+        """Return a term added to the step's loss, with its graph, or None."""
+        return None
+
+    def correct(self, gradients: Params, step: LocalStep, broadcast: Broadcast, client_state: Params) -> Params | None:
+        """Return the gradients the optimizer gets instead of ``gradients`` (before clipping), or None."""
+        return None
+
+    def personal(self, broadcast: Broadcast, client_state: Params) -> Weights | None:
+        """Return the start of a second model that the client trains for itself, or None."""
+        return None
+
+    def upload(self, trained: Trained, broadcast: Broadcast, client_state: Params) -> Upload:
+        """Return what leaves the client and what it keeps."""
+        return Upload(trained.delta, trained.shared_buffers(broadcast), client_state=client_state)
+
+    def upload_like(self, state: FederatedState, federation: Federation) -> Params:
+        """Return tensors with the names, shapes and dtypes of an upload's ``state``."""
+        return {}
+
+    def check_upload(self, update: Update) -> None:
+        """Raise UpdateRejectedError where an upload's own tensors, of the right form, say what cannot be."""
+
+    def aggregate(self, state: FederatedState, updates: Iterator[Update], federation: Federation) -> Aggregate:
+        """Consume the accepted updates, sorted by client, and return the new global model and server state.
+
+        x ← x + Σ w_i (y_i − x) / Σ w_i, tensor by tensor, where w_i are the examples whose loss reached the tensor.
+        """
+        deltas, buffers = totals(updates)
+        return Aggregate(deltas.added_to(state.params), buffers.replacing(state.buffers), state.server_state)
+
+    def deployed(self, weights: Weights, client_state: Params) -> Weights:
+        """Return the model that predicts at a client, given the global ``weights``."""
+        return weights

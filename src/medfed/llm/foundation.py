@@ -1,0 +1,152 @@
+"""The server's LLM F: a frozen causal LM with its tokenizer (FedKIM Sec. 2.1.2).
+
+``huggingface`` loads one from disk, ``tiny`` pre-trains a small one on the spot. A new kind is one file with its
+settings, and a line in :data:`FoundationSettings` and :func:`load_foundation`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from medfed.core.errors import StudyError
+from medfed.federated.state import fingerprint
+from medfed.llm.checkpoints import foundation_checksum
+from medfed.llm.huggingface import load_language_model
+from medfed.llm.masks import AttentionMask, windows_of
+from medfed.llm.prompt import TextTokenizer
+from medfed.llm.tiny.prepare import prepare_tiny
+from medfed.study.foundation import FoundationSettings, HuggingFaceSettings, TinySettings
+
+ROWS_AT_ONCE = 65536
+
+
+class Foundation:
+    """A frozen causal LM.
+
+    Args:
+        name: what it is called in logs and adapters.
+        model: takes ``inputs_embeds``, ``attention_mask``, ``position_ids`` and ``logits_to_keep``; frozen here.
+        tokenizer: encodes and decodes text.
+        info: facts for the record (how it was pre-trained, what it can do).
+        source: what it was loaded from: its name on the Hub (in the local cache) or its folder; by default ``name``.
+        placed: its weights stay on the devices where they are.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        tokenizer: TextTokenizer,
+        info: Mapping[str, Any],
+        *,
+        source: str | None = None,
+        placed: bool = False,
+    ) -> None:
+        self.name, self.tokenizer, self.info = name, tokenizer, dict(info)
+        self.source, self.placed = source or name, placed
+        self.model = model.requires_grad_(False).eval()
+        self._windows = windows_of(self.model)
+
+    @property
+    def table(self) -> Float[Tensor, "vocabulary width"]:
+        """The embedding table."""
+        weight: Tensor = self.model.get_input_embeddings().weight  # type: ignore[operator]
+        return weight
+
+    @property
+    def width(self) -> int:
+        """The hidden size."""
+        return int(self.table.shape[1])
+
+    @property
+    def embedding_scale(self) -> float:
+        """Root mean square of what the LLM's layers are shown of a token."""
+        parts = torch.arange(len(self.table), device=self.table.device).split(ROWS_AT_ONCE)  # type: ignore[no-untyped-call]
+        shares = torch.tensor([len(ids) / len(self.table) for ids in parts])
+        squares = torch.stack([self._embedded(ids).float().square().mean().cpu() for ids in parts])
+        return float((squares * shares).sum().sqrt())
+
+    def embed(self, ids: Sequence[int]) -> Float[Tensor, "position width"]:
+        """Return the embeddings of token ids, as the LLM's own module makes them: some scale the rows of the table."""
+        return self._embedded(torch.tensor(ids, dtype=torch.long, device=self.table.device))
+
+    def _embedded(self, ids: Int[Tensor, " position"]) -> Float[Tensor, "position width"]:
+        embedded: Tensor = self.model.get_input_embeddings()(ids)  # type: ignore[operator]
+        return embedded
+
+    def mask(
+        self,
+        allowed: Bool[Tensor, "batch query key"],
+        queries: Int[Tensor, "batch query"],
+        keys: Int[Tensor, "batch key"],
+    ) -> AttentionMask:
+        """Return the LLM's ``attention_mask`` of what a prompt allows, given the position numbers of queries and keys.
+
+        Layers that look back only so far are kept from seeing further, so the LLM must cache all keys (a
+        ``DynamicCache`` made without a configuration does).
+        """
+        return self._windows.mask(allowed, queries, keys, self.table.dtype)
+
+    def move_to(self, device: str) -> str:
+        """Move the weights to ``device``, unless they are placed already, and return where its inputs belong."""
+        if not self.placed:
+            self.model.to(device)
+        return str(self.table.device)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of all weights: equal before and after, or the foundation was not frozen."""
+        return fingerprint(self.model.state_dict(), {})
+
+    def shared_copy(self) -> nn.Module:
+        """Return a second module over the *same* weights, for adapters to wrap; the foundation's own stays as it is."""
+        shared = [*self.model.parameters(), *self.model.buffers()]
+        twin: nn.Module = copy.deepcopy(self.model, {id(tensor): tensor for tensor in shared})
+        return twin
+
+
+def load_foundation(
+    settings: FoundationSettings, *, cache: Path, corpus: Path | None = None, path: Path | None = None
+) -> Foundation:
+    """Load the LLM, pre-training the tiny one if the cache lacks it.
+
+    Args:
+        settings: which LLM.
+        cache: folder in which pre-trained tiny LLMs are kept.
+        corpus: folder of text for the tiny one; None takes the package's own.
+        path: folder of a Hugging Face causal LM.
+
+    Raises:
+        StudyError: the folder does not suit the settings.
+        DataError: the corpus cannot be read.
+    """
+    if isinstance(settings, TinySettings):
+        if path is not None:
+            raise StudyError(
+                "--foundation names a folder, but the study's LLM is 'tiny'",
+                where=path,
+                hint="add --set foundation.kind=huggingface",
+            )
+        folder, info = prepare_tiny(settings, cache, corpus)
+        model, tokenizer, _ = load_language_model(HuggingFaceSettings(dtype="float32"), folder)
+        return Foundation(f"tiny-{folder.name}", model, tokenizer, info, source=str(folder))
+    if corpus is not None:
+        raise StudyError("--corpus is text for the LLM 'tiny'; this study loads one", where=corpus, hint="leave it out")
+    model, tokenizer, folder = load_language_model(settings, path)
+    name = settings.model or folder.resolve().name
+    facts = {
+        "kind": "huggingface",
+        "name": name,
+        "revision": settings.revision,
+        "sha256": settings.sha256 or foundation_checksum(folder),
+        "dtype": settings.dtype,
+        "load_in_4bit": settings.load_in_4bit,
+    }
+    source = settings.model if path is None else str(folder)
+    return Foundation(name, model, tokenizer, facts, source=source, placed=settings.placed)

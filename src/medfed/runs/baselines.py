@@ -1,0 +1,162 @@
+"""Models without an LLM, trained on the same data as the injected one: what injection has to beat.
+
+- ``federated``: the study's federation, without injection.
+- ``local``: every client alone for as many rounds; nothing is exchanged.
+- ``centralised``: one party that holds all private data, for as many rounds; an upper bound that privacy rules out.
+
+The latter two have one party, so they are FedAvg over one client whatever the study's algorithm. Their inputs are
+normalised by the moments pooled over all clients, which favours the local models a little. None of them depends on the
+LLM or on injection, so each is trained once and shared by all runs that agree on what decides it: it lives in
+``runs/federations/<kind>-<hash8>-seed<n>``. Two processes that want the same one do not collide: the second waits, and
+goes on from the last checkpoint if the first dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medfed.algorithms.fedavg import FedAvg
+from medfed.core.progress import Reporter
+from medfed.data.cohort import Cohort
+from medfed.data.split import partition_hash
+from medfed.datasets.decoded import stacked
+from medfed.evaluation.evaluate import MEMBER
+from medfed.runs.federation import Arm, Connect, build_model, in_process
+from medfed.runs.folder import RunDir
+from medfed.runs.predictors import HeadPredictor
+from medfed.study.federation import RoundSettings
+from medfed.study.study import Study
+from medfed.tasks.examples import TaskSet
+
+SHARED_SETTINGS = (
+    "train",
+    "split",
+    "partition",
+    "missing",
+    "model",
+    "modalities",
+    "encoders",
+    "algorithm",
+    "rounds",
+    "client",
+)
+"""The settings that decide a baseline's weights."""
+
+
+@dataclass(frozen=True)
+class Federation:
+    """One shared training: its name in the scores, its folder, and who takes part on what terms."""
+
+    model: str
+    run: RunDir
+    study: Study
+    cohort: Cohort
+    title: str
+
+    def train(self, reporter: Reporter, connect: Connect = in_process) -> Arm:
+        """Train it, or load it; the caller holds the lock. One client alone is trained in this process."""
+        connect = connect if self.model == "federated" else in_process  # the others are one party
+        arm = Arm(self.run, self.study, self.cohort, build_model(self.study), None, self.model, connect)
+        if self.run.done:
+            arm.run(Reporter.silent(), self.title)
+            return arm
+        arm.run(reporter, self.title)
+        self.run.finish()
+        return arm
+
+
+def federations(study: Study, cohort: Cohort, checksums: dict[str, str], runs: Path) -> list[Federation]:
+    """Return the trainings that the study's baselines need.
+
+    Args:
+        study: names the baselines.
+        cohort: the study's data.
+        checksums: dataset → checksum.
+        runs: folder of all runs; the trainings are kept in ``federations`` below it.
+    """
+    data = {task.dataset: checksums[task.dataset] for task in study.train_tasks}
+    whole = study.model_copy(update={"federate": True})
+    alone = whole.model_copy(
+        update={"algorithm": FedAvg(), "rounds": RoundSettings(num_rounds=study.rounds.num_rounds)}
+    )
+    wanted = []
+    if "federated" in study.baselines:
+        wanted.append(("federated", "federated", whole, cohort, "federate, without injection"))
+    if "centralised" in study.baselines:
+        wanted.append(("centralised", "centralised", alone, pooled(cohort), "train on all private data in one place"))
+    if "local" in study.baselines:
+        for client in sorted(cohort.clients):
+            tests = {site: sets for site, sets in cohort.site_tests.items() if site == client}
+            own = replace(cohort, clients={client: cohort.clients[client]}, site_tests=tests)
+            wanted.append(("local", f"local{MEMBER}{client}", alone, own, f"train {client} alone"))
+    return [
+        Federation(model, RunDir(runs / "federations" / _name(kind, settings, part, data)), settings, part, title)
+        for kind, model, settings, part, title in wanted
+    ]
+
+
+def train_baselines(
+    wanted: Sequence[Federation], reporter: Reporter, connect: Connect = in_process
+) -> dict[str, HeadPredictor]:
+    """Train or load ``wanted`` and return model → predictor; those that another process is at come last."""
+    arms: dict[str, Arm] = {}
+    for waiting in (False, True):
+        for federation in wanted:
+            if federation.model in arms:
+                continue
+            with locked(federation.run.root, waiting=waiting) as mine:
+                if mine:
+                    arms[federation.model] = federation.train(reporter, connect)
+    return {federation.model: HeadPredictor(arms[federation.model].model) for federation in wanted}
+
+
+def pooled(cohort: Cohort) -> Cohort:
+    """Return the cohort with one client, ``centralised``, that holds what all clients hold."""
+    sets: dict[str, list[TaskSet]] = {}
+    for tasks in cohort.clients.values():
+        for name, examples in tasks.items():
+            sets.setdefault(name, []).append(examples)
+    return replace(cohort, clients={"centralised": {name: union(parts) for name, parts in sets.items()}})
+
+
+def union(parts: Sequence[TaskSet]) -> TaskSet:
+    """Return the examples of all ``parts``, which are of one task, as one set; sites have each their own data."""
+    data = list({id(part.data): part.data for part in parts}.values())
+    starts = np.cumsum([0, *(len(own.index) for own in data)])
+    offsets = {id(own): int(start) for own, start in zip(data, starts, strict=False)}
+    rows = np.sort(np.concatenate([part.rows + offsets[id(part.data)] for part in parts]))
+    return parts[0].holding(rows) if len(data) == 1 else TaskSet(parts[0].task, stacked(data), rows)
+
+
+def _name(kind: str, study: Study, cohort: Cohort, data: dict[str, str]) -> str:
+    resolved = study.resolved()
+    facts: dict[str, Any] = {name: resolved[name] for name in SHARED_SETTINGS}
+    held = {
+        client: {name: examples.examples for name, examples in tasks.items()}
+        for client, tasks in cohort.clients.items()
+    }
+    facts |= {"kind": kind, "data": data, "clients": partition_hash(held)}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{kind}-{digest}-seed{study.seed}"
+
+
+@contextmanager
+def locked(folder: Path, *, waiting: bool) -> Iterator[bool]:
+    """Hold the folder's lock, or say that another process does; the system frees a dead process's lock."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if waiting else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True

@@ -1,0 +1,148 @@
+"""Run a sweep and compare its cells: prepare once, run every cell × seed, then the tables.
+
+What a sweep leaves in ``runs/<sweep>/``: ``comparison.json`` (all values, intervals and differences), ``table.md``
+(ours beside the paper's and the trivial predictors), ``report.html``, and ``logs/`` of the workers.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from itertools import zip_longest
+from pathlib import Path
+
+from rich.console import Console
+
+from medfed.core.errors import RunError
+from medfed.core.progress import Reporter
+from medfed.data.prepare import Sources, find_sources
+from medfed.evaluation.compare import compare_runs
+from medfed.evaluation.leaderboard import leaderboard
+from medfed.llm.foundation import load_foundation
+from medfed.report.beside import comparison_table, markdown
+from medfed.report.comparison import write_comparison
+from medfed.report.leaderboard import conclusion, leaderboard_markdown, leaderboard_table, write_leaderboard
+from medfed.runs.baselines import SHARED_SETTINGS
+from medfed.runs.folder import RunDir
+from medfed.runs.pipeline import Places, folder_of
+from medfed.runs.workers import Job, Outcome, run_jobs
+from medfed.study.foundation import TinySettings
+from medfed.study.study import Study
+from medfed.study.sweep import Cell, Plan
+
+TABLE_WIDTH = 160
+"""Characters; a narrower terminal wraps the lines."""
+
+
+def run_sweep(plan: Plan, places: Places, reporter: Reporter, num_workers: int, report: Path | None = None) -> Path:
+    """Run all that is not finished, compare, and return the comparison's folder.
+
+    Raises:
+        RunError: some cells failed; the others are finished, and the same command tries the failed ones again.
+        MedfedError: what all cells need could not be prepared.
+    """
+    root = places.runs / plan.name
+    pairs = [(cell, seed) for seed in plan.seeds for cell in plan.cells]
+    reporter.say(f"{plan.name}: {len(plan.cells)} cells × {len(plan.seeds)} seeds = {len(pairs)} runs")
+    folders = prepare([cell.at(seed) for cell, seed in pairs], places, reporter)
+    todo: dict[Path, Job] = {}
+    for (cell, seed), folder in zip(pairs, folders, strict=True):
+        if not RunDir(folder).done:
+            label = f"{cell.label}, seed {seed}"
+            todo.setdefault(folder, Job(label, cell.at(seed), root / "logs" / f"{folder.name}.log"))
+    finished = len(set(folders)) - len(todo)
+    if finished:
+        reporter.say(f"finished before: {finished} of {len(set(folders))}")
+    failed = _run(in_turns(list(todo.values())), places, reporter, num_workers)
+    if failed:
+        listed = "\n".join(f"  {outcome.job.label}: {outcome.error}" for outcome in failed)
+        raise RunError(f"{len(failed)} of {len(todo)} runs failed\n{listed}", where=root, hint="mend, and run it again")
+    _compare(plan, pairs, folders, root, reporter)
+    if report is not None:
+        shutil.copyfile(root / "report.html", report)
+    return root
+
+
+def prepare(studies: Sequence[Study], places: Places, reporter: Reporter) -> list[Path]:
+    """Write twins and pre-train tiny LLMs that the cache lacks, once, and return every study's run folder."""
+    found: dict[str, Sources] = {}
+    trained: set[str] = set()
+    folders = []
+    for study in studies:
+        twins = study.twins.model_dump() if study.twins else None
+        folders_of = [study.train, study.partition.model_dump()] if study.partition.scheme == "sites" else None
+        key = json.dumps([study.dataset_names, twins, study.twin_sizes, folders_of])
+        if key not in found:
+            found[key] = find_sources(study, places.data_root, places.cache, reporter)
+        folders.append(folder_of(study, places, found[key]))
+        llm = study.foundation.model_dump_json()
+        if study.job == "inject" and isinstance(study.foundation, TinySettings) and llm not in trained:
+            with reporter.phase("foundation"):
+                load_foundation(study.foundation, cache=places.cache, corpus=places.corpus, path=places.foundation)
+            trained.add(llm)
+    return folders
+
+
+def in_turns(jobs: Sequence[Job]) -> list[Job]:
+    """Order jobs so that neighbours want different baselines, and so do not wait for each other."""
+    kinds: dict[str, list[Job]] = {}
+    for job in jobs:
+        settings = job.study.resolved()
+        key = json.dumps([settings["seed"], *(settings[name] for name in SHARED_SETTINGS)], sort_keys=True)
+        kinds.setdefault(key, []).append(job)
+    rounds = zip_longest(*kinds.values())
+    return [job for turn in rounds for job in turn if job is not None]
+
+
+def _run(jobs: Sequence[Job], places: Places, reporter: Reporter, num_workers: int) -> list[Outcome]:
+    """Run ``jobs`` with a line for each that ends, and return the failed ones."""
+    started, failed = time.monotonic(), []
+    for number, outcome in enumerate(run_jobs(jobs, places, num_workers), start=1):
+        how = f"failed: {outcome.error}" if outcome.folder is None else str(outcome.folder)
+        reporter.say(f"[{number}/{len(jobs)}] {outcome.job.label}: {how} ({time.monotonic() - started:.0f} s)")
+        failed += [outcome] if outcome.folder is None else []
+    return failed
+
+
+def _compare(
+    plan: Plan, pairs: Sequence[tuple[Cell, int]], folders: Sequence[Path], root: Path, reporter: Reporter
+) -> None:
+    if plan.cells[0].study.job == "benchmark":
+        _rank(plan, pairs, folders, root, reporter)
+        return
+    with reporter.phase("compare"):
+        comparison = compare_runs(folders, [cell.label for cell, _ in pairs], pairs=plan.pairs)
+    comparison |= {
+        "name": plan.name,
+        "description": plan.description,
+        "paper": list(plan.paper),
+        "cells": {cell.label: dict(cell.values) for cell in plan.cells},
+        "folders": [str(folder) for folder in folders],
+    }
+    run = RunDir(root)
+    run.write_json("comparison.json", comparison)
+    run.write_text("table.md", markdown(comparison))
+    write_comparison(comparison, folders, root / "report.html")
+    wide = Console(file=reporter.console.file, width=max(reporter.console.width, TABLE_WIDTH))
+    wide.print(comparison_table(comparison))
+    reporter.say("* gives every patient the same answer. A constant answer has an AUROC of 0.5.")
+    reporter.say(f"tables: {root / 'table.md'}\nreport: {root / 'report.html'}")
+
+
+def _rank(
+    plan: Plan, pairs: Sequence[tuple[Cell, int]], folders: Sequence[Path], root: Path, reporter: Reporter
+) -> None:
+    """Rank a benchmark's algorithms over its blocks."""
+    with reporter.phase("rank"):
+        places = [cell.values or {"algorithm": cell.study.algorithm.name} for cell, _ in pairs]
+        board = leaderboard(folders, places, [seed for _, seed in pairs])
+    board |= {"name": plan.name, "description": plan.description, "folders": [str(folder) for folder in folders]}
+    run = RunDir(root)
+    run.write_json("leaderboard.json", board)
+    run.write_text("table.md", leaderboard_markdown(board))
+    write_leaderboard(board, folders, root / "report.html")
+    wide = Console(file=reporter.console.file, width=max(reporter.console.width, TABLE_WIDTH))
+    wide.print(leaderboard_table(board))
+    reporter.say(f"{conclusion(board)}\ntables: {root / 'table.md'}\nreport: {root / 'report.html'}")

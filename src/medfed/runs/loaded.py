@@ -1,0 +1,122 @@
+"""A finished run as a model in memory: its study, its injected LLM, and the moments its inputs are normalised by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Shaped
+
+from medfed.core.errors import RunError
+from medfed.core.types import Batch
+from medfed.federated.state import FederatedState, load_weights, split
+from medfed.injection.inject import Injector
+from medfed.llm.foundation import load_foundation
+from medfed.modalities.moments import Moments
+from medfed.models.multimodal import MultimodalModel
+from medfed.runs.federation import GROUPS, build_multimodal
+from medfed.runs.folder import RunDir
+from medfed.study.study import Study
+from medfed.tasks.base import Task
+
+Samples = Mapping[str, Shaped[np.ndarray, "..."]]
+"""Arrays of one example by modality."""
+
+
+class LoadedRun:
+    """A finished run: its study, its injected LLM and the moments its inputs are normalised by."""
+
+    def __init__(self, folder: Path, cache: Path, foundation: Path | None) -> None:
+        torch.set_num_threads(1)
+        run = RunDir(folder)
+        if not run.done:
+            raise RunError(
+                "not a finished run", where=folder, hint="finish it: medfed run STUDY goes on from its checkpoint"
+            )
+        self.study = Study.model_validate(run.read_json("study.json"))
+        if self.study.job != "inject":
+            raise RunError("a benchmark has no LLM to ask", where=folder, hint="use a run of an injection study")
+        self.moments = {
+            name: Moments(*(np.array(value[key]) for key in ("count", "total", "squares")))
+            for name, value in run.read_json("normalisation.json").items()
+        }
+        corpus = run.read_json("provenance.json")["corpus"]
+        language = load_foundation(
+            self.study.foundation, cache=cache, corpus=Path(corpus) if corpus else None, path=foundation
+        )
+        self.model: MultimodalModel = build_multimodal(self.study)
+        self.injector = Injector(language, self.model, self.study.tasks, self.study.injection, self.study.seed)
+        tensors, _ = run.load_checkpoint() or ({}, {})
+        parts = split(tensors, GROUPS)
+        load_weights(self.model, FederatedState.from_tensors(parts["federated"]).weights)
+        self.injector.load_state(parts["injector"])
+        facts = run.read_json("injection/injection.json")
+        if "offsets" not in facts:
+            raise RunError("made by an earlier version of medfed", where=folder, hint="run the study again")
+        self.injector.offsets = facts["offsets"]
+
+    def ask(self, task: Task, samples: Samples) -> dict[str, float]:
+        """Return the probability of every answer, given raw arrays by modality; a modality may be absent."""
+        return dict(zip(task.answers, self.scores(task, [self._all(samples)])[0], strict=True))
+
+    def answer(self, task: Task, samples: Samples) -> str:
+        """Return the decoded answer to the task's question; samples as in :meth:`ask`."""
+        return self.answers(task, [self._all(samples)])[0]
+
+    def sample(self, name: str, raw: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "*sample"]:
+        """Return a raw array of the modality ``name`` as the model reads it: fixed shape, normalised.
+
+        Raises:
+            DataError: its shape or its values are not the modality's.
+        """
+        modality, moments = self.study.modality(name), self.moments[name]
+        normalised: np.ndarray = modality.normalise(modality.prepare(raw)[None], moments.mean, moments.std)[0]
+        return normalised
+
+    def scores(self, task: Task, samples: Sequence[Samples], questions: Sequence[str] = ()) -> list[list[float]]:
+        """Return the probability of every answer, for each of ``samples`` in one batch.
+
+        Args:
+            task: what is asked.
+            samples: of every example what :meth:`sample` returns, by modality; a modality may be absent.
+            questions: of every example, where the task has none of its own.
+        """
+        with torch.inference_mode():
+            probabilities: list[list[float]] = self.injector.score(task, self.batch(task, samples, questions)).tolist()
+        return probabilities
+
+    def answers(self, task: Task, samples: Sequence[Samples], questions: Sequence[str] = ()) -> list[str]:
+        """Return the decoded answers; arguments as in :meth:`scores`."""
+        with torch.inference_mode():
+            batch = self.batch(task, samples, questions)
+            return self.injector.answer(task, batch, self.study.evaluation.max_new_tokens)
+
+    def sureness(self, task: Task, samples: Samples, question: str, answer: str) -> float | None:
+        """Return the geometric mean of the probabilities of the tokens of ``answer``; None if it has none.
+
+        The model may have spelled the answer in other tokens; it is read as the tokenizer spells it.
+        """
+        if not answer:
+            return None
+        said = task.model_copy(update={"answers": (answer,)})
+        with torch.inference_mode():
+            likelihood = self.injector.log_likelihoods(said, self.batch(said, [samples], [question])).item()
+        return math.exp(likelihood / len(self.injector.injected.prompt(said).answers[0]))
+
+    def experts(self, task: Task) -> list[float]:
+        """Return the weight of every expert for ``task``; none where nothing is routed."""
+        if self.injector.injected.routed is None:
+            return []
+        weights: list[float] = self.injector.routing([task])[0].tolist()
+        return weights
+
+    def batch(self, task: Task, samples: Sequence[Samples], questions: Sequence[str] = ()) -> Batch:
+        """Return ``samples`` as one batch; arguments as in :meth:`scores`."""
+        shapes = {name: self.study.modality(name).sample_shape for name in task.modalities}
+        return Batch.asked(samples, shapes, () if task.question else tuple(questions))
+
+    def _all(self, samples: Samples) -> Samples:
+        return {name: self.sample(name, raw) for name, raw in samples.items()}

@@ -1,0 +1,216 @@
+"""How well the last model does at every site, by the site's own held-out patients: ``sites.json``.
+
+A site counts on its own examples and tells metrics and their number, no prediction. The mean over sites is weighted by
+that number; beside it stands the worst site, which a mean hides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from medfed.core.errors import MedfedError, UpdateRejectedError
+from medfed.core.types import Broadcast, Failure, Params
+from medfed.evaluation.evaluate import MEMBER
+from medfed.evaluation.judge import point_values
+from medfed.evaluation.kinds import KINDS
+from medfed.evaluation.kinds.base import KindMetric
+from medfed.federated.exchange import Answer, ClientExchange, SiteScores
+from medfed.federated.state import Weights, load_weights
+from medfed.models.base import FederatedModel
+from medfed.runs.folder import RunDir
+from medfed.runs.predictors import responses
+from medfed.study.study import Study
+from medfed.tasks.base import trainable
+from medfed.tasks.examples import TaskSet
+
+SITES = "sites.json"
+"""The run folder's file."""
+
+
+Answers = Mapping[str, SiteScores | Failure]
+"""Site → its scores, or why there are none."""
+
+
+_SCORES = TypeAdapter(dict[str, dict[str, float | None]])
+
+
+def site_scores(model: FederatedModel, tests: Mapping[str, TaskSet]) -> SiteScores:
+    """Return task → metric → value on the site's own test examples, with their number under ``n``.
+
+    A metric that is not defined on them (AUROC of one class) is None.
+    """
+    scores: dict[str, dict[str, float | None]] = {}
+    for name, examples in sorted(tests.items()):
+        task = trainable(examples.task)
+        values = point_values(KINDS[task.metric_kind], task.truths(examples), responses(model, examples))
+        scores[name] = {**values, "n": float(len(examples))}
+    return scores
+
+
+def evaluate_at(
+    study: Study, model: FederatedModel, tests: Mapping[str, TaskSet], broadcast: Broadcast, own: Params
+) -> SiteScores:
+    """Return the scores of the model that is deployed at a site.
+
+    Args:
+        study: the study.
+        model: an instance to load weights into.
+        tests: the site's test examples.
+        broadcast: the last global weights.
+        own: what the algorithm keeps at the site (``Trainer.own``).
+    """
+    load_weights(model, study.algorithm.deployed(Weights(broadcast.params, broadcast.buffers), own))
+    return site_scores(model, tests)
+
+
+def scores_of(value: object, site: str, study: Study) -> SiteScores:
+    """Check what a site says its scores are.
+
+    Raises:
+        UpdateRejectedError: they are no finite numbers by task and metric of the study, or no ``n`` stands beside.
+    """
+    try:
+        scores = _SCORES.validate_python(value)
+    except ValidationError as error:
+        raise _refused(site, "they are not numbers by task and metric") from error
+    for task, values in scores.items():
+        known = {metric.name for metric in _metrics(study, task)} | {"n"} if task in study.train else set()
+        if unknown := sorted(values.keys() - known):
+            raise _refused(site, f"the study has no metric {unknown[0]!r} of a task {task!r}")
+        number = values.get("n")
+        if not all(map(_finite, values.values())) or number is None or number < 1 or number != int(number):
+            raise _refused(site, f"the numbers of task {task!r} are not finite, or n is no count")
+    return scores
+
+
+class SitesHere:
+    """The sites of a federation of folders on this machine: clients that test on patients of their own.
+
+    Args:
+        clients: the exchange that trains them, in this process or in workers.
+        study: the study.
+        tests: site → task → its test examples; a site that does not train here is asked about the global model.
+        model: an instance to evaluate in.
+    """
+
+    def __init__(
+        self,
+        clients: ClientExchange,
+        study: Study,
+        tests: Mapping[str, Mapping[str, TaskSet]],
+        model: FederatedModel,
+    ) -> None:
+        self._clients, self._study, self._tests, self._model = clients, study, tests, model
+
+    @property
+    def registered(self) -> Mapping[str, int]:
+        """Site → training examples."""
+        return self._clients.registered
+
+    def __call__(self, round: int, broadcasts: Mapping[str, Broadcast]) -> Iterator[Answer]:
+        """Let the named sites train."""
+        return self._clients(round, broadcasts)
+
+    def own(self, client: str) -> Params:
+        """Return what the algorithm keeps at ``client``."""
+        return self._clients.own(client)
+
+    def forget_after(self, round: int) -> None:
+        """Drop what sites kept after ``round``."""
+        self._clients.forget_after(round)
+
+    def close(self) -> None:
+        """Release what the clients' exchange holds."""
+        self._clients.close()
+
+    def evaluate(self, broadcast: Broadcast) -> dict[str, SiteScores | Failure]:
+        """Return every site's scores, sorted by site."""
+        return {site: self._scores(site, broadcast) for site in sorted(self._tests)}
+
+    def _scores(self, site: str, broadcast: Broadcast) -> SiteScores | Failure:
+        try:
+            own = self.own(site) if site in self.registered else {}
+            return evaluate_at(self._study, self._model, self._tests[site], broadcast, own)
+        except MedfedError as error:
+            return Failure(site, broadcast.round, "evaluate", str(error))
+
+
+def site_record(study: Study, answers: Mapping[str, Answers]) -> dict[str, Any]:
+    """Return the content of ``sites.json``: scores by model and site, a row per metric with mean and worst, failures.
+
+    Args:
+        study: the study.
+        answers: model → site → scores; ``local/site-0`` is the model ``local`` at ``site-0``.
+    """
+    scores: dict[str, dict[str, SiteScores]] = {}
+    failures = []
+    for model, sites in sorted(answers.items()):
+        group = scores.setdefault(model.partition(MEMBER)[0], {})
+        for site, answer in sorted(sites.items()):
+            if isinstance(answer, Failure):
+                failures.append({"model": model, "client": site, "phase": answer.phase, "reason": answer.reason})
+            else:
+                group[site] = answer
+    rows = [
+        _row(task, model, metric, primary, sites)
+        for task in study.train
+        for model, sites in scores.items()
+        for metric, primary in _metrics(study, task).items()
+        if any(task in found for found in sites.values())
+    ]
+    return {"scores": scores, "rows": rows, "failures": failures}
+
+
+def put_beside(study: Study, run: RunDir, baselines: Iterable[RunDir]) -> None:
+    """Write the sites' scores of the ``baselines`` into the run's own :data:`SITES`; done twice it changes nothing."""
+    if not run.exists(SITES):
+        return
+    answers: dict[str, dict[str, SiteScores | Failure]] = {}
+    failures: list[dict[str, Any]] = []
+    for place in (run, *baselines):
+        record = place.read_json(SITES)
+        for model, sites in record["scores"].items():
+            answers.setdefault(model, {}).update(sites)
+        failures += [failure for failure in record["failures"] if failure not in failures]
+    run.write_json(SITES, {**site_record(study, answers), "failures": failures})
+
+
+def _row(task: str, model: str, metric: KindMetric, primary: bool, sites: Mapping[str, SiteScores]) -> dict[str, Any]:
+    values = {site: found[task].get(metric.name) for site, found in sites.items() if task in found}
+    counts = {site: int(sites[site][task]["n"] or 0) for site in values}
+    known = {site: value for site, value in values.items() if value is not None}
+    n = sum(counts[site] for site in known)
+    worst = (min if metric.higher_is_better else max)(known, key=lambda site: known[site]) if known else None
+    return {
+        "task": task,
+        "model": model,
+        "metric": metric.name,
+        "title": metric.title,
+        "higher_is_better": metric.higher_is_better,
+        "primary": primary,
+        "pooled": sum(counts[site] * value for site, value in known.items()) / n if n else None,
+        "n": n,
+        "sites": values,
+        "site_n": counts,
+        "worst": known[worst] if worst else None,
+        "worst_site": worst,
+    }
+
+
+def _metrics(study: Study, task: str) -> dict[KindMetric, bool]:
+    """Return the metrics of a trained task, and whether each is the primary one."""
+    (found,) = (trainable(one) for one in study.train_tasks if one.name == task)
+    kind = KINDS[found.metric_kind]
+    return {metric: metric.name == kind.primary for metric in kind.metrics}
+
+
+def _finite(value: float | None) -> bool:
+    return value is None or math.isfinite(value)
+
+
+def _refused(site: str, what: str) -> UpdateRejectedError:
+    return UpdateRejectedError(f"scores: {what}", where=f"site {site!r}", hint="both sides must run the same version")

@@ -1,0 +1,188 @@
+"""``medfed site doctor``: whether this hospital can join, line by line, each with what to do.
+
+The local lines need no server. The server's lines stop at the first that fails: without a name there is no port.
+"""
+
+from __future__ import annotations
+
+import http.client
+import shutil
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+from medfed.cli.diagnosis import Check
+from medfed.core.errors import DataError, MedfedError
+from medfed.core.progress import Reporter
+from medfed.data.hospital import find_site, served_tasks
+from medfed.data.inspection import check_dataset
+from medfed.datasets import DATASETS
+from medfed.sites.certificates import load_authority
+from medfed.sites.folder import POLICY, SiteFolder, check_policy_rights
+from medfed.sites.invitation import versions
+from medfed.sites.keys import colons, key_fingerprint, load_node_key
+from medfed.sites.policy import ANY
+from medfed.study.study import Study
+
+FREE_GIB = 1.0
+"""Free disk that the state of the algorithms, caches and the log may need."""
+
+
+SKEW_SECONDS = 4.0
+"""A signed request from more than five seconds in the future is refused; the Date header is exact to one."""
+
+
+TIMEOUT_SECONDS = 10.0
+
+
+def local_checks(folder: SiteFolder, reporter: Reporter, *, data: bool = True) -> Iterator[Check]:
+    """Check policy, key, CA, log, versions, disk and, if ``data``, every file of the study's datasets."""
+    yield _tried("policy", lambda: _policy(folder))
+    yield _tried("node key", lambda: key_fingerprint(load_node_key(folder.private_key).public_key()))
+    yield _tried("CA certificate", lambda: _authority(folder))
+    yield _tried("audit log", lambda: _log(folder))
+    here = versions()
+    for package, wanted in folder.invitation.versions.items():
+        found = here.get(package, "missing")
+        hint = f'the server has {wanted}: pip install "{package}=={wanted}"'
+        yield Check(f"version of {package}", found, found == wanted, hint)
+    free = shutil.disk_usage(folder.root).free / 2**30
+    yield Check("free disk", f"{free:.1f} GiB", free > FREE_GIB, f"free {FREE_GIB:g} GiB where {folder.root} lies")
+    if data:
+        yield from data_checks(folder, reporter)
+
+
+def data_checks(folder: SiteFolder, reporter: Reporter) -> Iterator[Check]:
+    """Open every file of the study's trained datasets that the site has; it needs at least one of them."""
+    policy = folder.policy
+    try:
+        study = folder.study()
+        allowed = None if ANY in policy.tasks else policy.tasks
+        roots = find_site(study, folder.name, folder.data_root, allowed)
+    except DataError as error:
+        hint = f"lay one of the study's datasets under {folder.data_root} as `medfed data list` says"
+        yield Check("data", error.what, False, hint)
+        return
+    except MedfedError as error:
+        yield Check("data", error.what, False, error.hint or "")
+        return
+    for name in sorted({task.dataset for task in served_tasks(study, folder.name, allowed)}):
+        if name in roots:
+            yield _dataset(folder, name, roots[name], reporter)
+        else:
+            yield Check(f"data: {name}", "absent; the site trains without it", True)
+    if study.algorithm.uses_public:
+        yield _public(folder, study)
+
+
+def server_checks(folder: SiteFolder) -> Iterator[Check]:
+    """Resolve the server's name, reach its port, shake hands under the CA, and compare clocks."""
+    for name, look in (("DNS", _dns), ("TCP port", _port), ("TLS", _tls), ("clock", _clock)):
+        check = look(name, folder)
+        yield check
+        if not check.ok:
+            return
+
+
+def client_context(folder: SiteFolder) -> ssl.SSLContext:
+    """Return TLS settings that trust the federation's CA and nothing else."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_verify_locations(cadata=folder.ca_pem.decode())
+    return context
+
+
+def _tried(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name, look(), True)
+    except MedfedError as error:
+        place = f"{error.where}: " if error.where else ""
+        return Check(name, f"{place}{error.what}", False, error.hint or "")
+
+
+def _policy(folder: SiteFolder) -> str:
+    check_policy_rights(folder.root / POLICY)
+    folder.policy.check_study(folder.study())
+    return f"allows the study {folder.invitation.study!r}"
+
+
+def _authority(folder: SiteFolder) -> str:
+    _ = folder.ca_pem
+    until = load_authority(folder.ca_path).not_valid_after_utc
+    return f"{folder.settings.ca_fingerprint}, valid until {until:%Y-%m-%d}"
+
+
+def _log(folder: SiteFolder) -> str:
+    folder.check_log()
+    return f"{len(folder.audit.verify().entries)} entries, the chain holds"
+
+
+def _dataset(folder: SiteFolder, name: str, root: Path, reporter: Reporter) -> Check:
+    problems, count = check_dataset(DATASETS[name], root, reporter)
+    found = f"{count} examples, {len(problems)} problem(s)"
+    first = f"{problems[0].where}: {problems[0].what}; " if problems else ""
+    return Check(f"data: {name}", found, not problems, f"{first}all of them: medfed data check {folder.data_root}")
+
+
+def _public(folder: SiteFolder, study: Study) -> Check:
+    root = folder.public_root
+    hint = f"{study.algorithm.name} needs the server's public data here: set public_root in site.toml"
+    return Check("public data", str(root or "not set"), root is not None and root.is_dir(), hint)
+
+
+def _dns(name: str, folder: SiteFolder) -> Check:
+    try:
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(folder.host, folder.port, type=socket.SOCK_STREAM)}
+    except OSError as error:
+        hint = f"ask your network's people about the name {folder.host!r}, or correct host in site.toml"
+        return Check(name, f"{folder.host}: {error}", False, hint)
+    return Check(name, f"{folder.host}: {', '.join(sorted(found))}", True)
+
+
+def _port(name: str, folder: SiteFolder) -> Check:
+    place = f"{folder.host}:{folder.port}"
+    try:
+        socket.create_connection((folder.host, folder.port), TIMEOUT_SECONDS).close()
+    except OSError as error:
+        hint = f"ask whether the server is started; let outgoing TCP to {place} through the firewall"
+        return Check(name, f"{place}: {error.strerror or error}", False, hint)
+    return Check(name, f"{place} answers", True)
+
+
+def _tls(name: str, folder: SiteFolder) -> Check:
+    try:
+        context = client_context(folder)
+        with (
+            socket.create_connection((folder.host, folder.port), TIMEOUT_SECONDS) as plain,
+            context.wrap_socket(plain, server_hostname=folder.host) as secured,
+        ):
+            own = colons(secured.getpeercert(binary_form=True) or b"")
+            return Check(name, f"{secured.version()}, certificate {own}", True)
+    except MedfedError as error:
+        return Check(name, error.what, False, error.hint or "")
+    except ssl.SSLCertVerificationError as error:
+        hint = "do not join: this is not the server of the invitation, or its certificate is bad; ask its people"
+        return Check(name, f"the server's certificate is refused: {error.verify_message}", False, hint)
+    except OSError as error:
+        hint = "something else answers at this port, or a device in between breaks TLS; check host and port"
+        return Check(name, f"no TLS: {error.strerror or error}", False, hint)
+
+
+def _clock(name: str, folder: SiteFolder) -> Check:
+    connection = http.client.HTTPSConnection(
+        folder.host, folder.port, timeout=TIMEOUT_SECONDS, context=client_context(folder)
+    )
+    try:
+        connection.request("HEAD", "/")
+        date = connection.getresponse().getheader("Date")
+        theirs = parsedate_to_datetime(date or "")
+    except (OSError, ValueError, http.client.HTTPException):
+        return Check(name, "the server told no time", False, "ask its people whether it is started and up to date")
+    finally:
+        connection.close()
+    skew = (datetime.now(UTC) - theirs).total_seconds()
+    hint = "requests are signed with the time: set this machine's clock by NTP, or have the server's set"
+    return Check(name, f"{skew:+.0f} s from the server's", abs(skew) <= SKEW_SECONDS, hint)

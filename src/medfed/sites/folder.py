@@ -1,0 +1,242 @@
+"""A hospital's folder: who it is, where its data lies, which server it joins, its key, its policy and its audit log.
+
+::
+
+    DIR/site.toml policy.toml       the site's settings, in the hands of its people
+    DIR/ca.pem invitation.toml study.toml     from the server's invitation
+    DIR/node.key node.pub           the site's key; the first never leaves (rights 0600)
+    DIR/state/                      what algorithms keep at the site between rounds
+    DIR/egress.jsonl                what left
+"""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import Encoding
+from pydantic import BaseModel, ConfigDict, Field
+
+from medfed.core.errors import SiteError
+from medfed.sites.audit import LOG, AuditLog
+from medfed.sites.certificates import certificate_fingerprint, check_valid_now, load_authority
+from medfed.sites.invitation import CA, FACTS, STUDY, Invitation, invited_study
+from medfed.sites.keys import load_node_key, others_may, write_node_key
+from medfed.sites.policy import Policy
+from medfed.sites.settings import NAME_PATTERN, check_name, new_folder, read_settings, toml_lines, write_file
+from medfed.study.study import Study
+
+SITE, POLICY, KEY, PUBLIC_KEY, STATE = "site.toml", "policy.toml", "node.key", "node.pub", "state"
+
+
+class SiteSettings(BaseModel):
+    """``site.toml``.
+
+    Attributes:
+        name: the site's name, the one it is registered under at the server.
+        data_root: folder of the site's datasets in native layout.
+        public_root: folder of the server's public datasets, for algorithms whose clients use them.
+        host: the server's name or address.
+        port: the server's TCP port.
+        ca: file of the CA certificate that signed the server's, relative to the site's folder.
+        ca_fingerprint: its SHA-256, as people compared it.
+        patience_seconds: the site waits so long for a server that cannot be reached; by default a day.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=NAME_PATTERN)
+    data_root: Path
+    public_root: Path | None = None
+    host: str = Field(min_length=1)
+    port: int = Field(ge=1, le=65535)
+    ca: str = CA
+    ca_fingerprint: str
+    patience_seconds: float = Field(default=24 * 3600, gt=0)
+
+
+@dataclass(frozen=True)
+class SiteFolder:
+    """A site's folder, read. Its settings stand in :class:`SiteSettings`.
+
+    Attributes:
+        root: the folder.
+        settings: ``site.toml``.
+        invitation: what the server told.
+        policy: what may leave.
+    """
+
+    root: Path
+    settings: SiteSettings
+    invitation: Invitation
+    policy: Policy
+
+    @classmethod
+    def load(cls, root: Path) -> SiteFolder:
+        """Read a site's folder; keys and data are not looked at.
+
+        Raises:
+            SiteError: it is no site's folder, or a file of settings is wrong; the message names file and field.
+        """
+        settings = read_settings(root / SITE, SiteSettings, "make the site's folder: medfed site init")
+        return cls(root, settings, Invitation.load(root), Policy.load(root / POLICY))
+
+    @property
+    def name(self) -> str:
+        """The site's name."""
+        return self.settings.name
+
+    @property
+    def host(self) -> str:
+        """The server's name or address."""
+        return self.settings.host
+
+    @property
+    def port(self) -> int:
+        """The server's TCP port."""
+        return self.settings.port
+
+    @property
+    def data_root(self) -> Path:
+        """Folder of the site's datasets."""
+        return self.settings.data_root
+
+    @property
+    def public_root(self) -> Path | None:
+        """Folder of the server's public datasets, if the site has them."""
+        return self.settings.public_root
+
+    @property
+    def ca_path(self) -> Path:
+        """File of the CA certificate."""
+        return self.root / self.settings.ca
+
+    @property
+    def ca_pem(self) -> bytes:
+        """The CA certificate, PEM, alone: whatever else stands in the file is not trusted.
+
+        Raises:
+            SiteError: it is not the one whose fingerprint people compared, or not valid now.
+        """
+        authority = load_authority(self.ca_path)
+        found = certificate_fingerprint(authority)
+        if found != self.settings.ca_fingerprint:
+            raise SiteError(
+                f"the CA's fingerprint is {found}, {SITE} says {self.settings.ca_fingerprint}",
+                where=self.ca_path,
+                hint="do not join; compare the fingerprint with the server's people by telephone",
+            )
+        check_valid_now(authority, self.ca_path)
+        return authority.public_bytes(Encoding.PEM)
+
+    @property
+    def private_key(self) -> Path:
+        """The site's private key."""
+        return self.root / KEY
+
+    @property
+    def public_key(self) -> Path:
+        """The site's public key."""
+        return self.root / PUBLIC_KEY
+
+    @property
+    def state_folder(self) -> Path:
+        """What algorithms keep here between rounds."""
+        return self.root / STATE
+
+    @property
+    def log(self) -> Path:
+        """The audit log's file."""
+        return self.root / LOG
+
+    @cached_property
+    def audit(self) -> AuditLog:
+        """The audit log."""
+        return AuditLog(self.log)
+
+    def study(self) -> Study:
+        """Read the study of the invitation.
+
+        Raises:
+            StudyError: it is no study. SiteError: it is not the invitation's.
+        """
+        return invited_study(self.root, self.invitation)
+
+    def check(self) -> None:
+        """Look at what joining needs, and contact nobody: CA, key, rights of the policy, data root, log, study.
+
+        Raises:
+            MedfedError: the first thing that is wrong, with the next step.
+        """
+        _ = self.ca_pem
+        load_node_key(self.private_key)
+        check_policy_rights(self.root / POLICY)
+        check_data_root(self.data_root)
+        self.check_log()
+        self.policy.check_study(self.study())
+
+    def check_log(self) -> None:
+        """Follow the audit log's chain.
+
+        Raises:
+            SiteError: it is broken.
+        """
+        found = self.audit.verify()
+        if not found.ok:
+            raise SiteError(
+                f"the audit log is broken: {found.reason}",
+                where=f"{self.log}, line {found.line}",
+                hint=f"see `medfed site egress-report {self.root}`; find out who changed it",
+            )
+
+
+def check_policy_rights(path: Path) -> None:
+    """Refuse a policy file that others than its owner may change.
+
+    Raises:
+        SiteError: they may.
+    """
+    if others_may(path, stat.S_IWGRP | stat.S_IWOTH):
+        raise SiteError("others than its owner may change the policy", where=path, hint=f"chmod go-w {path}")
+
+
+def check_data_root(path: Path) -> None:
+    """Refuse a data root that is no folder.
+
+    Raises:
+        SiteError: it is none.
+    """
+    if not path.is_dir():
+        raise SiteError("the data root is not a folder", where=path, hint=f"correct data_root in {SITE}, or mount it")
+
+
+def init_site(root: Path, settings: SiteSettings, bundle: Path, policy: Policy) -> SiteFolder:
+    """Write a new site's folder, with a new key pair, and return it.
+
+    Raises:
+        SiteError: the folder is not new, the name is taken by the server, the bundle is incomplete, or its CA is not
+            the one that ``settings`` name.
+    """
+    check_name(settings.name)
+    facts = Invitation.load(bundle)
+    found = certificate_fingerprint(load_authority(bundle / CA))
+    for source, wanted in (("the invitation", facts.ca_fingerprint), ("what you passed", settings.ca_fingerprint)):
+        if found != wanted:
+            raise SiteError(
+                f"the CA's fingerprint is {found}, {source} says {wanted}",
+                where=bundle / CA,
+                hint="do not join; ask the server's people by telephone",
+            )
+    check_data_root(settings.data_root)
+    invited_study(bundle, facts)
+    new_folder(root)
+    root.chmod(0o700)
+    for name in (CA, STUDY, FACTS):
+        write_file(root / name, (bundle / name).read_bytes())
+    write_node_key(root / KEY, root / PUBLIC_KEY, settings.name)
+    write_file(root / SITE, toml_lines(settings.model_dump(mode="json", exclude_none=True)).encode())
+    write_file(root / POLICY, policy.as_toml().encode())
+    (root / STATE).mkdir()
+    return SiteFolder.load(root)

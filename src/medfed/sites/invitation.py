@@ -1,0 +1,100 @@
+"""An invitation: what a federation's server gives every hospital. It holds no secret.
+
+``ca.pem`` tells the server from an impostor, ``study.toml`` is what the hospital's people decide about, and
+``invitation.toml`` holds the facts. A bundle that was exchanged on its way is told by the CA's fingerprint, which
+people compare by telephone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from medfed import __version__
+from medfed.core.errors import SiteError
+from medfed.sites.policy import study_sha256
+from medfed.sites.settings import NAME_PATTERN, read_settings, toml, write_file
+from medfed.study.study import Study, load_study
+
+FACTS, CA, STUDY = "invitation.toml", "ca.pem", "study.toml"
+
+
+COMPARED = ("flwr", "torch")
+"""Packages of which both sides need the same version, beside medfed."""
+
+
+def versions() -> dict[str, str]:
+    """Return the versions here of what both sides need alike; "missing" where a package is not installed."""
+    return {"medfed": __version__, **{name: _version(name) for name in COMPARED}}
+
+
+class Invitation(BaseModel):
+    """The facts of an invitation.
+
+    Attributes:
+        host: the server's name or address, as its certificate has it.
+        port: TCP port that hospitals connect to.
+        study: the study's name.
+        study_sha256: SHA-256 of its settings; see :func:`medfed.sites.policy.study_sha256`.
+        ca_fingerprint: SHA-256 of the CA certificate that signed the server's.
+        versions: package → version at the server.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = Field(min_length=1)
+    port: int = Field(ge=1, le=65535)
+    study: str = Field(pattern=NAME_PATTERN)
+    study_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    ca_fingerprint: str
+    versions: Mapping[str, str]
+
+    @classmethod
+    def load(cls, bundle: Path) -> Invitation:
+        """Read the facts of a bundle.
+
+        Raises:
+            SiteError: the bundle is incomplete or its facts are wrong.
+        """
+        for name in (CA, STUDY):
+            if not (bundle / name).is_file():
+                raise SiteError(f"no {name} in it", where=bundle, hint=_HINT)
+        return read_settings(bundle / FACTS, cls, _HINT)
+
+    def write(self, bundle: Path, ca: bytes, study: bytes) -> None:
+        """Write a bundle into the folder ``bundle``."""
+        bundle.mkdir(parents=True, exist_ok=True)
+        write_file(bundle / CA, ca)
+        write_file(bundle / STUDY, study)
+        lines = [f"{name} = {toml(getattr(self, name))}" for name in type(self).model_fields if name != "versions"]
+        lines += ["", "[versions]", *(f"{name} = {toml(value)}" for name, value in self.versions.items())]
+        write_file(bundle / FACTS, ("\n".join(lines) + "\n").encode())
+
+
+def invited_study(bundle: Path, facts: Invitation) -> Study:
+    """Read the study of a bundle or of a site's folder.
+
+    Raises:
+        StudyError: it is no study. SiteError: it is not the one that the invitation's facts name.
+    """
+    study = load_study(bundle / STUDY)
+    if study_sha256(study) != facts.study_sha256:
+        raise SiteError(
+            f"the study's settings have the SHA-256 {study_sha256(study)}, the invitation says {facts.study_sha256}",
+            where=bundle / STUDY,
+            hint=f"ask for a new invitation, or install medfed {facts.versions.get('medfed', '')} as the server has it",
+        )
+    return study
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package).partition("+")[0]
+    except PackageNotFoundError:
+        return "missing"
+
+
+_HINT = "pass the folder that `medfed federation invite` wrote, unchanged"

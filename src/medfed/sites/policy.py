@@ -1,0 +1,255 @@
+"""A site's policy: what this hospital lets leave, and for whom. Read from ``policy.toml`` in the site's own folder.
+
+Nobody but the site's people can change it: no study, no server, no message. It is asked before anything leaves, and it
+refuses whole studies rather than drop parts of them silently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from medfed.algorithms import ALGORITHMS
+from medfed.core.errors import MedfedError, PolicyError
+from medfed.core.registry import lookup
+from medfed.core.types import Update
+from medfed.federated.algorithm import Algorithm
+from medfed.federated.state import persistent_buffers, trainable_params
+from medfed.runs.federation import build_model
+from medfed.sites.settings import checked, read_settings, toml
+from medfed.study.study import Study
+from medfed.tasks import TASKS
+
+Part = Literal["encoders", "heads", "decoders", "buffers", "state"]
+"""What can leave: a model's encoders, task heads, all its other weights ("decoders": fusion too), its buffers
+(normalisation statistics, which are means of patients' features), and the algorithm's own tensors ("state")."""
+
+
+ANY = "any"
+
+
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class Policy(BaseModel):
+    """What may leave a site.
+
+    Attributes:
+        tasks: tasks that may be trained on the site's patients, or ``["any"]``.
+        algorithms: federated algorithms that may be used, or ``["any"]``.
+        studies: SHA-256 of the studies that the site agreed to (:func:`study_sha256`), or ``["any"]``.
+        min_examples: a task with fewer training examples than this is not trained here, and no score of fewer leaves.
+        max_rounds: most rounds of one study.
+        may_leave: what an update may hold; see :data:`Part`.
+        class_counts: whether the number of examples per class may be told.
+        scores: whether the final model's scores on the site's own test patients may be told.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tasks: Names
+    algorithms: Names
+    studies: Names
+    min_examples: int = Field(default=10, ge=1)
+    max_rounds: int = Field(default=100, ge=1)
+    may_leave: tuple[Part, ...] = ("encoders",)
+    class_counts: bool = False
+    scores: bool = True
+
+    @field_validator("tasks", "algorithms")
+    @classmethod
+    def _known(cls, names: tuple[str, ...], info: object) -> tuple[str, ...]:
+        field = getattr(info, "field_name", "tasks")
+        for name in names:
+            if name != ANY:
+                try:
+                    if field == "tasks":
+                        lookup(TASKS, name, "task")
+                    else:
+                        lookup(ALGORITHMS, name, "algorithm")
+                except MedfedError as error:
+                    raise ValueError(str(error)) from error
+        return names
+
+    @field_validator("studies")
+    @classmethod
+    def _hashes(cls, hashes: tuple[str, ...]) -> tuple[str, ...]:
+        for value in hashes:
+            if value != ANY and not (len(value) == 64 and set(value) <= set("0123456789abcdef")):
+                raise ValueError('a study is named by the 64 hex digits of its SHA-256, or by "any"')
+        return hashes
+
+    @classmethod
+    def load(cls, path: Path) -> Policy:
+        """Read a policy file.
+
+        Raises:
+            SiteError: it is absent, not TOML, or has an unknown key or a wrong value.
+        """
+        return read_settings(path, cls, "make the site's folder with `medfed site init`")
+
+    def as_toml(self) -> str:
+        """Return the policy file, with a comment for every setting."""
+        lines = [f"\n# {text}\n{_setting(name, getattr(self, name))}" for name, text in COMMENTS.items()]
+        return "\n".join([*HEADER, *lines]) + "\n"
+
+    def check_study(self, study: Study) -> None:
+        """Refuse a study that asks for more than the policy allows. Ask before any data is read.
+
+        Raises:
+            PolicyError: naming the policy's field and what the site's data officer may change.
+        """
+        digest = study_sha256(study)
+        if not _allows(self.studies, digest):
+            raise _refusal("studies", f"the study {study.name!r} ({digest}) is not one this site agreed to", digest)
+        if not any(_allows(self.tasks, task) for task in study.train):
+            raise _refusal("tasks", f"the study trains {', '.join(study.train)}, none of which is allowed here")
+        if not _allows(self.algorithms, study.algorithm.name):
+            raise _refusal("algorithms", f"the study's algorithm {study.algorithm.name!r} is not allowed here")
+        if study.rounds.num_rounds > self.max_rounds:
+            raise _refusal(
+                "max_rounds", f"the study has {study.rounds.num_rounds} rounds, allowed are {self.max_rounds}"
+            )
+        for part, tensor in parts_sent(study).items():
+            if part not in self.may_leave:
+                raise _refusal("may_leave", f"the study's clients send {part} (tensor {tensor!r})", part)
+
+    def check_counts(self, examples: Mapping[str, int]) -> None:
+        """Refuse to train tasks that are not allowed, or with so few examples that an update speaks of single patients.
+
+        Args:
+            examples: task → training examples at this site.
+
+        Raises:
+            PolicyError: naming the policy's field and the task.
+        """
+        for task, count in sorted(examples.items()):
+            if count and not _allows(self.tasks, task):
+                raise _refusal(
+                    "tasks", f"the task {task!r} is not allowed here, and its data lies in the data root", task
+                )
+            if 0 < count < self.min_examples:
+                raise _refusal(
+                    "min_examples",
+                    f"the task {task!r} has fewer training examples here than {self.min_examples}",
+                )
+
+    def check_update(self, update: Update) -> None:
+        """Refuse an update that holds what may not leave. Ask before it is packed.
+
+        Raises:
+            PolicyError: naming the policy's field and the tensor.
+        """
+        if update.round > self.max_rounds:
+            raise _refusal("max_rounds", f"this is round {update.round}, allowed are {self.max_rounds}")
+        if update.num_examples < self.min_examples:
+            raise _refusal("min_examples", f"the update is of fewer than {self.min_examples} examples")
+        self.check_tensors((*update.delta, *update.scales))
+        for part, tensors in (("buffers", update.buffers), ("state", update.state)):
+            if tensors and part not in self.may_leave:
+                raise _refusal("may_leave", f"the update holds {part} (tensor {min(tensors)!r})", part)
+
+    def check_tensors(self, names: Iterable[str]) -> None:
+        """Refuse weights that may not leave, by the names of their tensors.
+
+        Raises:
+            PolicyError: naming the first one.
+        """
+        for name in sorted(names):
+            if part_of(name) not in self.may_leave:
+                raise _refusal("may_leave", f"the tensor {name!r} is one of the {part_of(name)}", part_of(name))
+
+    def check_scores(self, scores: Mapping[str, Mapping[str, float | int | None]]) -> None:
+        """Refuse scores where they may not leave, or are of too few patients.
+
+        Args:
+            scores: task → metric → value; ``n`` are the examples.
+
+        Raises:
+            PolicyError: naming the policy's field and the task.
+        """
+        if scores and not self.scores:
+            raise _refusal("scores", "the site's scores may not leave")
+        for task, values in sorted(scores.items()):
+            count = values.get("n") or 0
+            if 0 < count < self.min_examples:
+                raise _refusal("min_examples", f"the scores of {task!r} are of fewer than {self.min_examples} examples")
+
+
+def policy_for(study: Study, may_leave: Sequence[str], min_examples: int) -> Policy:
+    """Return a policy that agrees to ``study`` alone, and to no more than ``may_leave`` of it.
+
+    Raises:
+        SiteError: ``may_leave`` names no part of an update.
+    """
+    fields = {
+        "tasks": study.train,
+        "algorithms": (study.algorithm.name,),
+        "studies": (study_sha256(study),),
+        "min_examples": min_examples,
+        "max_rounds": study.rounds.num_rounds,
+        "may_leave": tuple(may_leave),
+    }
+    return checked(Policy, fields)
+
+
+def study_sha256(study: Study) -> str:
+    """Return the SHA-256 in hex of all of a study's settings, defaults, seed and name included."""
+    return hashlib.sha256(json.dumps(study.resolved(), sort_keys=True).encode()).hexdigest()
+
+
+def part_of(tensor: str) -> Part:
+    """Return which part of a model a weight belongs to: ``encoders.image.blocks.0.weight`` → ``encoders``."""
+    first = tensor.partition(".")[0]
+    return "encoders" if first == "encoders" else "heads" if first == "heads" else "decoders"
+
+
+def parts_sent(study: Study) -> dict[Part, str]:
+    """Return what a client of ``study`` sends: part → the first of its tensors; the model is built for it."""
+    model = build_model(study)
+    params, buffers = trainable_params(model), persistent_buffers(model)
+    stay = study.algorithm.private({name: value.detach() for name, value in params.items()}, buffers)
+    found: dict[Part, str] = {}
+    for name in sorted(params.keys() - stay):
+        found.setdefault(part_of(name), name)
+    for name in sorted(buffers.keys() - stay):
+        found.setdefault("buffers", name)
+    if type(study.algorithm).upload_like is not Algorithm.upload_like:
+        found["state"] = f"{study.algorithm.name}'s own"
+    return found
+
+
+HEADER = (
+    "# What this site lets leave. Only the site's people change this file: no study and no server can.",
+    "# A study that asks for more is refused as a whole, with the reason.",
+)
+
+
+COMMENTS = {
+    "tasks": 'tasks that may be trained on our patients, or ["any"]',
+    "algorithms": 'federated algorithms, or ["any"]',
+    "studies": 'SHA-256 of the studies we agreed to, or ["any"]',
+    "min_examples": "no task with fewer training examples, no score of fewer test examples",
+    "max_rounds": "most rounds of one study",
+    "may_leave": "of: encoders, heads, decoders (all other weights), buffers, state (the algorithm's own tensors)",
+    "class_counts": "may the number of examples per class be told?",
+    "scores": "may the final model's scores on our own test patients be told?",
+}
+
+
+def _setting(name: str, value: str | int | tuple[str, ...]) -> str:
+    return f"{name} = {toml(list(value) if isinstance(value, tuple) else value)}"
+
+
+def _allows(names: tuple[str, ...], name: str) -> bool:
+    return ANY in names or name in names
+
+
+def _refusal(field: str, what: str, add: str | None = None) -> PolicyError:
+    change = f"add {add!r} to {field}" if add else f"change {field}"
+    return PolicyError(what, where=f"policy.toml, {field}", hint=f"the site's data officer may {change} in policy.toml")

@@ -1,0 +1,102 @@
+"""Settings files of sites and federations: TOML in, frozen pydantic models out; whole files with owner's rights."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from medfed.core.errors import SiteError
+from medfed.data.sources import SERVER
+from medfed.study.study import explained
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""Names of studies and sites: they become names of files."""
+
+
+PRIVATE, PUBLIC = 0o600, 0o644
+
+
+def read_settings(path: Path, model: type[Settings], missing: str) -> Settings:
+    """Read ``path`` as ``model``; ``missing`` is the next step where the file is absent.
+
+    Raises:
+        SiteError: it is absent, not TOML, or has an unknown key or a wrong value; the message names file and field.
+    """
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SiteError("no such file", where=path, hint=missing) from error
+    except OSError as error:
+        raise SiteError(f"cannot read it: {error.strerror}", where=path, hint="check its owner and rights") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SiteError(f"not valid TOML: {error}", where=path, hint="correct that line") from error
+    return checked(model, tree, path)
+
+
+def checked(model: type[Settings], tree: Mapping[str, object], where: str | Path = "command line") -> Settings:
+    """Return ``tree`` as ``model``.
+
+    Raises:
+        SiteError: an unknown key or a wrong value; the message names ``where`` and the field.
+    """
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        found = explained(error, where, model)
+        hint = (found.hint or "").replace("correct it in the file, or with --set", "correct it")
+        raise SiteError(found.what, where=where, hint=hint) from error
+
+
+def toml(value: str | int | float | list[str]) -> str:
+    """Return ``value`` as TOML; JSON's text, numbers, truth values and lists of text are TOML's too."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def write_file(path: Path, data: bytes, mode: int = PUBLIC) -> None:
+    """Write a whole file or none; it has the rights ``mode`` from its first byte on."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be a site's name.
+
+    Raises:
+        SiteError: it has other characters than letters, digits and ``._-``, begins with one of the latter, or is the
+            server's: under a data root that is the folder of the server's own data.
+    """
+    if not re.fullmatch(NAME_PATTERN, name) or name == SERVER:
+        hint = f"letters, digits, '.', '_' and '-', the first a letter or digit; not {SERVER!r}"
+        raise SiteError(f"not a site's name: {name!r}", where="site", hint=hint)
+
+
+def new_folder(path: Path) -> None:
+    """Make the folder ``path``.
+
+    Raises:
+        SiteError: something is there already.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise SiteError("it exists and is not an empty folder", where=path, hint="choose another folder")
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def toml_lines(values: Mapping[str, str | int | float | list[str]]) -> str:
+    """Return a flat table as TOML, a line each."""
+    return "".join(f"{name} = {toml(value)}\n" for name, value in values.items())

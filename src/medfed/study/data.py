@@ -1,0 +1,110 @@
+"""."""
+
+from __future__ import annotations
+
+import operator
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SPLITS = ("private", "public", "development", "test")
+
+
+class TwinSpec(BaseModel):
+    """How large and how hard a synthetic twin is.
+
+    Attributes:
+        num_patients: patients to write.
+        seed: the twin is a pure function of this spec.
+        difficulty: 0 easy … 1 hopeless; at the default 0.5 a small centralised encoder has AUROC 0.80 to 0.95.
+        image_size: pixels per side of written images.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_patients: int = Field(default=400, gt=0)
+    seed: int = Field(default=0, ge=0)
+    difficulty: float = Field(default=0.5, ge=0, le=1)
+    image_size: int = Field(default=96, ge=32)
+
+
+class MissingSettings(BaseModel):
+    """Which modalities are taken away.
+
+    Attributes:
+        by: ``client`` takes one modality from all examples of a share of the clients; ``example`` takes one from a
+            share of the examples, wherever they are.
+        share: of clients or examples, 0 to 1.
+        modalities: those that may be taken; by default all of the dataset. One modality is always left.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    by: Literal["client", "example"] = "example"
+    share: float = Field(default=0.0, ge=0, le=1)
+    modalities: tuple[str, ...] = ()
+
+
+class SplitSettings(BaseModel):
+    """How patients are divided.
+
+    Attributes:
+        ratios: shares of private, public, development and test.
+        official: keep a dataset's official split where it has one; False deals all patients anew.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ratios: tuple[float, float, float, float] = (7, 1, 1, 1)
+    official: bool = True
+
+    @model_validator(mode="after")
+    def _positive(self) -> SplitSettings:
+        if min(self.ratios) < 0 or self.ratios[0] == 0 or self.ratios[3] == 0:
+            raise ValueError("ratios must not be negative, and private and test must be above 0")
+        return self
+
+
+class PartitionSettings(BaseModel):
+    """How private patients are spread over clients.
+
+    Attributes:
+        scheme: ``iid`` deals evenly within each class; ``dirichlet`` draws each class's shares from Dirichlet(alpha)
+            (Hsu et al. 2019); ``quantity`` draws one share per client for all classes from Dirichlet(alpha);
+            ``pathological`` gives every client patients of ``classes_per_client`` classes only (McMahan et al. 2017);
+            ``natural`` makes every site of a dataset a client; ``sites`` makes every *folder* a client, with patients
+            of its own, and the server has its own folder (:mod:`medfed.data.sites`).
+        num_clients: number of clients (``natural`` takes the number of sites, ``sites`` of folders, if there are any).
+        alpha: Dirichlet concentration; small means more skew.
+        classes_per_client: of ``pathological``.
+        min_examples: a client with fewer training examples is left out, and the partition's record names it.
+        holdings: of ``sites`` on twins: site → the datasets it holds; a site not named holds all.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scheme: Literal["iid", "dirichlet", "quantity", "pathological", "natural", "sites"] = "iid"
+    num_clients: int = Field(default=5, ge=1)
+    alpha: float = Field(default=0.5, gt=0)
+    classes_per_client: int = Field(default=1, ge=1)
+    min_examples: int = Field(default=1, ge=1)
+    holdings: dict[str, tuple[str, ...]] = Field(default_factory=dict, exclude_if=operator.not_)
+
+    @model_validator(mode="after")
+    def _holdings_are_of_sites(self) -> PartitionSettings:
+        if self.holdings and self.scheme != "sites":
+            raise ValueError(f'holdings are of scheme = "sites", not of {self.scheme!r}; remove them')
+        for site, datasets in self.holdings.items():
+            if site not in self.twin_sites:
+                raise ValueError(
+                    f"holdings names no site {site!r}; num_clients = {self.num_clients} makes "
+                    f"{', '.join(self.twin_sites)}"
+                )
+            if not datasets:
+                raise ValueError(f"holdings leaves {site!r} without a dataset; name one, or lower num_clients")
+        return self
+
+    @property
+    def twin_sites(self) -> tuple[str, ...]:
+        """Names of the sites that scheme ``sites`` has on synthetic twins."""
+        return tuple(f"site-{number}" for number in range(self.num_clients))

@@ -1,0 +1,71 @@
+"""."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class ClientSettings(BaseModel):
+    """How every client trains.
+
+    Attributes:
+        optimizer: ``adam``, ``adamw`` (decoupled decay) or ``sgd``.
+        lr: learning rate.
+        momentum: of ``sgd`` only.
+        weight_decay: L2 for ``adam`` and ``sgd``, decoupled for ``adamw``.
+        batch_size: examples per task and step.
+        local_epochs: passes over the largest task's examples; smaller tasks repeat.
+        local_steps: optimizer steps a round, in place of ``local_epochs``.
+        max_grad_norm: gradients are scaled down to this norm; null for no limit.
+        reset_optimizer: start every round with fresh slots.
+        precision: ``bfloat16`` runs forward and loss under autocast. Weights, gradients and what travels stay in
+            float32, and bfloat16 has float32's range, so no loss is scaled and no algorithm sees scaled gradients.
+        device: where training runs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = Field(default=1e-4, gt=0)
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    batch_size: int = Field(default=32, gt=0)
+    local_epochs: int = Field(default=1, gt=0)
+    local_steps: int | None = Field(default=None, gt=0)
+    max_grad_norm: float | None = Field(default=None, gt=0)
+    reset_optimizer: bool = True
+    precision: Literal["float32", "bfloat16"] = "float32"
+    device: str = "cpu"
+
+    @model_validator(mode="after")
+    def _check_momentum(self) -> ClientSettings:
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(f"momentum={self.momentum} is for optimizer='sgd'; {self.optimizer} has its own moments")
+        return self
+
+
+UploadDtype = Literal["float32", "bfloat16", "int8"]
+"""How a change travels; ``float32`` sends it as it was computed (in float64 where the weights are)."""
+
+
+class RoundSettings(BaseModel):
+    """How many rounds, and who takes part.
+
+    Attributes:
+        num_rounds: rounds in all.
+        participation: share of the registered clients that is sampled every round; at least one client is.
+        clients_per_round: number of clients in place of ``participation``.
+        min_clients: usable updates without which a round, and with it the run, has failed.
+        upload_dtype: how clients send the change of their weights: ``float32``, ``bfloat16`` (half the bytes) or
+            ``int8`` with a scale per row (a quarter); the log tells the error of the mean update.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_rounds: int = Field(default=10, gt=0)
+    participation: float = Field(default=1.0, gt=0, le=1)
+    clients_per_round: int | None = Field(default=None, gt=0)
+    min_clients: int = Field(default=1, gt=0)
+    upload_dtype: UploadDtype = "float32"

@@ -1,0 +1,138 @@
+"""The settings of injection: the default is the recipe measured in docs/results.md, ``recipe = "paper"`` is FedKIM's.
+
+Deviation: by default the server teaches the LLM what the aggregated heads say of the public examples (Hinton et al.
+2015), shows it their outputs as tokens, and trains encoders and heads on the public labels through the heads. FedKIM
+trains encoders and LLM together on the labels alone; :data:`PAPER` restores that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PAPER: Mapping[str, Any] = {
+    "lr": 5e-4,
+    "router_lr": 5e-4,
+    "encoder_lr": None,
+    "public_lr": 0.0,
+    "teacher_weight": 0.0,
+    "head_tokens": False,
+    "answer_calibration": False,
+    "keep_optimizer_state": False,
+    "routing_weight": 0.0,
+}
+"""What ``recipe = "paper"`` changes; fields that a study gives stay as given."""
+
+
+Order = Literal["modality_first", "task_first"]
+
+
+ProjectorKind = Literal["linear", "mlp"]
+
+
+class RouterSettings(BaseModel):
+    """How the router reads descriptions.
+
+    Attributes:
+        key_dim: d_k, the width of queries, keys and values.
+        hidden_dim: width of the MLP's hidden layer.
+        attention: ``softmax``, or ``linear`` as Eq. 4 is printed.
+        normalise_embeddings: RMS-normalise the token embeddings.
+        use_task_description: off is the ablation FedKIM_T: the modality description attends to itself.
+        use_modality_description: off is the ablation FedKIM_M: the task description attends to itself.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key_dim: int = Field(default=64, gt=0)
+    hidden_dim: int = Field(default=64, gt=0)
+    attention: Literal["softmax", "linear"] = "softmax"
+    normalise_embeddings: bool = True
+    use_task_description: bool = True
+    use_modality_description: bool = True
+
+    @model_validator(mode="after")
+    def _reads_something(self) -> RouterSettings:
+        if not (self.use_task_description or self.use_modality_description):
+            raise ValueError("a router that reads neither description cannot route; use num_experts=1 for a plain LoRA")
+        return self
+
+
+class InjectionSettings(BaseModel):
+    """How the server injects, under the paper's names where it has any.
+
+    Attributes:
+        recipe: ``default``, or ``paper`` for the defaults of :data:`PAPER`.
+        lr: server learning rate of projectors and experts.
+        router_lr: of the router. Much larger rates send every task to one expert within a round.
+        encoder_lr: what the LLM's loss may do to the encoders; null takes ``lr`` (the paper's way), 0 nothing.
+        public_lr: before a round's injection the server trains encoders and heads on the public labels, as a client
+            would, at this rate; 0 leaves them as aggregated (the paper's way).
+        teacher_weight: share of the examples that are answered by the aggregated heads' probabilities instead of the
+            label; 0 is the paper's way.
+        teacher_mixing: such an example is a random mixture of two, encoder tokens and all, which the heads judge anew.
+        teacher_crossing: share of such examples that are asked another trained task's question about the same
+            modalities.
+        head_tokens: what the aggregated heads say of an example stands in the prompt, a token per head.
+        align_rounds: in the first rounds only the projectors learn.
+        answer_calibration: the log-likelihoods of the answers to a closed question that was never trained are centred
+            on the public examples with the same modalities. No label is used, and yes against no keeps its ranking; but
+            half the examples are then called positive, which suits balanced accuracy and not the probabilities of a
+            rare finding.
+        num_epochs: passes over the public data per round.
+        batch_size: examples per step, tasks mixed.
+        num_experts: P; 1 is one plain LoRA without a router (FedPlug_L), 0 none at all (FedPlug).
+        rank: r of one expert.
+        alpha: a; an expert's output is scaled by a/r.
+        dropout: on the experts' input.
+        projector: ``linear`` (the paper's) or ``mlp``.
+        router: how the router reads descriptions.
+        routing_weight: reward for routing tasks differently (mutual information); 0 is the paper, whose router hardly
+            tells tasks apart.
+        order: ``modality_first`` (the paper's) or ``task_first``.
+        balance_tasks: every task gives the same number of examples.
+        balance_classes: every class of a task gives the same number of examples.
+        keep_optimizer_state: moments live on from round to round.
+        weight_decay: of AdamW.
+        max_grad_norm: gradients are scaled down to this norm; null for no limit.
+        device: where the LLM runs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: Literal["default", "paper"] = "default"
+    lr: float = Field(default=1e-3, gt=0)
+    router_lr: float = Field(default=1e-3, gt=0)
+    encoder_lr: float | None = Field(default=0.0, ge=0)
+    public_lr: float = Field(default=1e-4, ge=0)
+    teacher_weight: float = Field(default=1.0, ge=0, le=1)
+    teacher_mixing: bool = True
+    teacher_crossing: float = Field(default=0.5, ge=0, le=1)
+    head_tokens: bool = True
+    align_rounds: int = Field(default=0, ge=0)
+    answer_calibration: bool = True
+    num_epochs: int = Field(default=2, gt=0)
+    batch_size: int = Field(default=16, gt=0)
+    num_experts: int = Field(default=12, ge=0)
+    rank: int = Field(default=8, gt=0)
+    alpha: int = Field(default=16, gt=0)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    projector: ProjectorKind = "linear"
+    router: RouterSettings = RouterSettings()
+    routing_weight: float = Field(default=0.0, ge=0)
+    order: Order = "modality_first"
+    balance_tasks: bool = True
+    balance_classes: bool = True
+    keep_optimizer_state: bool = True
+    weight_decay: float = Field(default=0.01, ge=0)
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    device: str = "cpu"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recipe(cls, given: object) -> object:
+        if isinstance(given, Mapping) and given.get("recipe") == "paper":
+            return {**PAPER, **given}
+        return given

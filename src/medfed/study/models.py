@@ -1,0 +1,147 @@
+"""."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from medfed.core.errors import StudyError
+from medfed.modalities.base import Modality
+from medfed.models.base import FederatedModel
+from medfed.models.blip import Blip
+from medfed.models.contrastive import SymileModel
+from medfed.models.multimodal import MultimodalModel
+from medfed.models.rfnet import RFNet
+from medfed.study.parts import EncoderSpec, ModelSpec
+from medfed.tasks.base import Task
+from medfed.tasks.segmentation import Segmentation
+
+
+class BlipSpec(ModelSpec):
+    """Settings of the fusion and the decoder; a preset for two cores.
+
+    Attributes:
+        question: the modality that reads the others.
+        dim: width.
+        depth: blocks of the fusion.
+        decoder_depth: blocks of the decoder.
+        num_heads: attention heads; must divide ``dim``.
+        mlp_ratio: width of a block's MLP in multiples of ``dim``.
+        dropout: in every block.
+    """
+
+    name: ClassVar[str] = "blip"
+    question: str = "question"
+    dim: int = Field(default=64, gt=0)
+    depth: int = Field(default=2, gt=0)
+    decoder_depth: int = Field(default=1, gt=0)
+    num_heads: int = Field(default=4, gt=0)
+    mlp_ratio: int = Field(default=2, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> BlipSpec:
+        if self.dim % self.num_heads:
+            raise ValueError(f"num_heads={self.num_heads} must divide dim={self.dim}")
+        return self
+
+    def build(
+        self, encoders: Mapping[str, EncoderSpec], modalities: Mapping[str, Modality], tasks: tuple[Task, ...]
+    ) -> Blip:
+        """Return a freshly initialised model; raise StudyError for a task that asks no question or has no answer."""
+        return Blip(self, encoders, modalities, tasks)
+
+
+class BlipBaseSpec(BlipSpec):
+    """BLIP-base: 12 blocks of width 768 and 12 heads, in the fusion and in the decoder.
+
+    With a ViT-B/16 for the image and BERT-base for question and record it has 498 million parameters.
+    """
+
+    name: ClassVar[str] = "blip-base"
+    dim: int = Field(default=768, gt=0)
+    depth: int = Field(default=12, gt=0)
+    decoder_depth: int = Field(default=12, gt=0)
+    num_heads: int = Field(default=12, gt=0)
+    mlp_ratio: int = Field(default=4, gt=0)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+
+
+PRESETS = {"small": (4, 3, 16), "full": (16, 4, 128)}
+"""Preset → channels of the finest level, number of levels, hidden units of the fusion's weights."""
+
+
+class RFNetSpec(ModelSpec):
+    """RFNet.
+
+    Attributes:
+        preset: ``small`` for two cores, or ``full``, the paper's size.
+        drop_sequences: in training, fuse a random subset of the sequences an example has (the paper's way).
+    """
+
+    name: ClassVar[str] = "rfnet"
+    needs_encoders: ClassVar[bool] = False
+
+    preset: Literal["small", "full"] = "small"
+    drop_sequences: bool = True
+
+    def build(
+        self, encoders: Mapping[str, EncoderSpec], modalities: Mapping[str, Modality], tasks: tuple[Task, ...]
+    ) -> FederatedModel:
+        """Return the network; it brings its own encoders.
+
+        Raises:
+            StudyError: there is not exactly one task, or it is no segmentation.
+        """
+        if len(tasks) != 1 or not isinstance(tasks[0], Segmentation):
+            names = ", ".join(task.name for task in tasks)
+            raise StudyError(
+                f"rfnet segments, one task at a time; the study trains {names}",
+                where="model",
+                hint='train = ["brats"], or model = "multimodal"',
+            )
+        return RFNet(tasks[0], self.preset, self.drop_sequences)
+
+
+class SymileSpec(ModelSpec):
+    """Settings of the model.
+
+    Attributes:
+        dim: width of the shared space; 8192 in the paper.
+        temperature: initial temperature, the inverse of the scale.
+        max_scale: bound of the learned scale (CLIP's 100).
+    """
+
+    name: ClassVar[str] = "symile"
+    dim: int = Field(default=64, gt=1)
+    temperature: float = Field(default=0.07, gt=0)
+    max_scale: float = Field(default=100.0, gt=0)
+
+    def build(
+        self, encoders: Mapping[str, EncoderSpec], modalities: Mapping[str, Modality], tasks: tuple[Task, ...]
+    ) -> SymileModel:
+        """Return a freshly initialised model; raise StudyError if a task is no retrieval task."""
+        return SymileModel(self, encoders, modalities, tasks)
+
+
+class MultimodalSpec(ModelSpec):
+    """Encoders, mean fusion and heads; it has no settings of its own."""
+
+    name: ClassVar[str] = "multimodal"
+
+    def build(
+        self, encoders: Mapping[str, EncoderSpec], modalities: Mapping[str, Modality], tasks: tuple[Task, ...]
+    ) -> MultimodalModel:
+        """Return the model; raise StudyError if a task has no head."""
+        return MultimodalModel(encoders, modalities, tasks)
+
+
+MODELS: tuple[type[ModelSpec], ...] = (
+    BlipSpec,
+    BlipBaseSpec,
+    RFNetSpec,
+    SymileSpec,
+    MultimodalSpec,
+)

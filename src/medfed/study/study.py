@@ -1,0 +1,341 @@
+"""A study: one frozen tree of settings read from TOML, hashed, and overridden on the command line with ``--set a.b=c``.
+
+Paths are not science: data roots, caches and a foundation's folder are flags, never part of a study.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+
+from medfed.algorithms import ALGORITHMS
+from medfed.core.errors import MedfedError, StudyError
+from medfed.core.registry import Named, lookup
+from medfed.datasets import DATASETS
+from medfed.federated.algorithm import Algorithm
+from medfed.modalities import ENCODERS, MODALITIES
+from medfed.modalities.base import Modality
+from medfed.models import MODELS
+from medfed.study.data import MissingSettings, PartitionSettings, SplitSettings, TwinSpec
+from medfed.study.evaluation import EvaluationSettings
+from medfed.study.federation import ClientSettings, RoundSettings
+from medfed.study.foundation import FoundationSettings, TinySettings
+from medfed.study.injection import InjectionSettings
+from medfed.study.models import MultimodalSpec
+from medfed.study.parts import EncoderSpec, ModelSpec
+from medfed.tasks import TASKS
+from medfed.tasks.base import ClosedTask, Task, TrainableTask
+
+Spec = TypeVar("Spec", bound=BaseModel)
+
+
+Baseline = Literal["federated", "local", "centralised"]
+"""A model trained beside the injected LLM; see :mod:`medfed.runs.baselines`."""
+
+
+def _chosen(table: Mapping[str, type[Spec]], kind: str, value: object) -> object:
+    """Build the registered settings that ``value`` names: ``"fedavg"`` or ``{name = "fedprox", mu = 0.01}``."""
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, Mapping):
+        return value
+    fields = dict(value)
+    if "name" not in fields:
+        raise ValueError(f"name the {kind}: one of {', '.join(sorted(table))}")
+    try:
+        chosen: type[Spec] = lookup(table, str(fields.pop("name")), kind)  # type: ignore[type-var]
+    except MedfedError as error:
+        raise ValueError(str(error)) from error
+    return chosen.model_validate(fields)
+
+
+def _algorithm(value: object) -> object:
+    return _chosen(ALGORITHMS, "algorithm", value)
+
+
+def _encoder(value: object) -> object:
+    return _chosen(ENCODERS, "encoder", value)
+
+
+def _model(value: object) -> object:
+    return _chosen(MODELS, "model", value)
+
+
+def _kind(value: object) -> object:
+    return {"kind": "tiny", **value} if isinstance(value, Mapping) else value
+
+
+def foundation_overrides(dtype: str | None, load_in_4bit: bool, device_map: str | None) -> list[str]:
+    """Return the overrides that stand for ``--dtype``, ``--load-in-4bit`` and ``--device-map``."""
+    given = {"dtype": dtype, "device_map": device_map}
+    texts = [f"foundation.{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    return [*texts, *(["foundation.load_in_4bit=true"] if load_in_4bit else [])]
+
+
+class Study(BaseModel):
+    """Everything that decides a run's numbers.
+
+    Attributes:
+        name: folder and title of the run.
+        description: one sentence for the report.
+        seed: the root of all randomness.
+        train: trained tasks, by registry name.
+        unseen: tasks asked of the injected LLM only.
+        job: ``inject`` trains the clients and injects into the LLM (FedKIM); ``benchmark`` trains and compares the
+            clients' models, without an LLM (Med-MMFL).
+        federate: False trains no client: the server injects from public data alone (FedKIM_pub).
+        baselines: models without an LLM, trained beside the injected one on the same data.
+        twins: synthetic data to write when no ``--data-root`` is given; by default none is.
+        twin_sizes: patients per dataset where it differs from ``twins.num_patients``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    description: str = ""
+    seed: Annotated[int, Field(ge=0)] = 0
+    train: Annotated[tuple[str, ...], Field(min_length=1)]
+    unseen: tuple[str, ...] = ()
+    job: Literal["inject", "benchmark"] = "inject"
+    federate: bool = True
+    baselines: tuple[Baseline, ...] = ("federated",)
+    twins: TwinSpec | None = None
+    twin_sizes: dict[str, int] = {}
+    split: SplitSettings = SplitSettings()
+    partition: PartitionSettings = PartitionSettings()
+    missing: MissingSettings = MissingSettings()
+    model: Annotated[SerializeAsAny[ModelSpec], BeforeValidator(_model)] = MultimodalSpec()
+    modalities: dict[str, dict[str, Any]] = {}
+    encoders: dict[str, Annotated[SerializeAsAny[EncoderSpec], BeforeValidator(_encoder)]] = {}
+    algorithm: Annotated[SerializeAsAny[Algorithm], BeforeValidator(_algorithm)]
+    rounds: RoundSettings = RoundSettings()
+    client: ClientSettings = ClientSettings()
+    foundation: Annotated[FoundationSettings, Field(discriminator="kind"), BeforeValidator(_kind)] = TinySettings()
+    injection: InjectionSettings = InjectionSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Study:
+        for name in (*self.train, *self.unseen):
+            _known(TASKS, name, "task")
+        if both := set(self.train) & set(self.unseen):
+            raise ValueError(f"task {sorted(both)[0]!r} is both trained and unseen; a task is one or the other")
+        for task in self.tasks:
+            _known(DATASETS, task.dataset, "dataset")
+        for name in self.twin_sizes:
+            _known(DATASETS, name, "dataset")
+        for name in (*self.modalities, *self.encoders):
+            _known(MODALITIES, name, "modality")
+        trained = {modality for task in self.train_tasks for modality in task.modalities}
+        for modality in sorted({modality for task in self.tasks for modality in task.modalities}):
+            if modality not in self.encoders and self.model.needs_encoders:
+                raise ValueError(f"a task reads the modality {modality!r}; add encoders.{modality}")
+            if modality not in trained:
+                raise ValueError(
+                    f"no trained task reads the modality {modality!r}, so its encoder would stay untrained"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Study:
+        wanted = ClosedTask if self.job == "inject" else TrainableTask
+        for task in self.train_tasks:
+            if not isinstance(task, wanted) or (self.job == "inject" and task.kind == "multilabel"):
+                raise ValueError(_untrainable(task, self.job))
+        if self.job == "inject" and not isinstance(self.model, MultimodalSpec):
+            raise ValueError(f"injection reads encoders and heads of the model 'multimodal', not {self.model.name!r}")
+        if self.job == "benchmark" and self.unseen:
+            raise ValueError("a benchmark has trained tasks only: its models have no answer to an unseen one")
+        try:
+            self.algorithm.check(self.client)
+        except MedfedError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    @model_validator(mode="after")
+    def _sites_are_possible(self) -> Study:
+        if self.partition.scheme != "sites":
+            return self
+        held = {task.dataset for task in self.train_tasks}
+        for site, names in self.partition.holdings.items():
+            for name in names:
+                _known(DATASETS, name, "dataset")
+                if name not in held:
+                    raise ValueError(
+                        f"partition.holdings: {site!r} is to hold {name!r}, which no trained task reads; "
+                        f"allowed are {', '.join(sorted(held))}"
+                    )
+        if self.missing.by == "client" and self.missing.share > 0:
+            raise ValueError(
+                'missing.by = "client" draws among all clients, and a site knows itself only; '
+                'use missing.by = "example", or say what a site holds in partition.holdings'
+            )
+        return self
+
+    @property
+    def train_tasks(self) -> tuple[Task, ...]:
+        """The trained tasks."""
+        return tuple(TASKS[name] for name in self.train)
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """All tasks, trained first."""
+        return tuple(TASKS[name] for name in (*self.train, *self.unseen))
+
+    @property
+    def dataset_names(self) -> tuple[str, ...]:
+        """The datasets the tasks read, sorted."""
+        return tuple(sorted({task.dataset for task in self.tasks}))
+
+    @property
+    def modality_names(self) -> tuple[str, ...]:
+        """All modalities that the datasets of the tasks hold (truths too) or an encoder is named for, sorted."""
+        datasets = [DATASETS[name] for name in self.dataset_names]
+        held = {modality for dataset in datasets for modality in (*dataset.modalities, *dataset.truths)}
+        return tuple(sorted(held | self.encoders.keys()))
+
+    def modality(self, name: str) -> Modality:
+        """Return the modality with this study's settings."""
+        default = MODALITIES[name]
+        return type(default).model_validate({**default.model_dump(), **self.modalities.get(name, {})})
+
+    def twin_spec(self, dataset: str) -> TwinSpec:
+        """Return the spec of a dataset's twin.
+
+        Raises:
+            StudyError: the study is for real data only.
+        """
+        if self.twins is None:
+            raise StudyError(
+                f"the study {self.name!r} has no [twins], so it runs on real data only", hint="pass --data-root DIR"
+            )
+        size = self.twin_sizes.get(dataset, self.twins.num_patients)
+        return self.twins.model_copy(update={"num_patients": size})
+
+    def hash(self, *facts: str) -> str:
+        """Return eight hex digits of the settings (but name, seed, description) and of ``facts`` (data checksums)."""
+        settings = self.resolved()
+        del settings["seed"], settings["description"], settings["name"]
+        text = json.dumps([settings, facts], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    def resolved(self) -> dict[str, Any]:
+        """Return all settings, defaults included, as JSON values; registry names stand beside their fields."""
+        settings: dict[str, Any] = self.model_dump(mode="json")
+        settings["algorithm"]["name"] = self.algorithm.name
+        settings["model"]["name"] = self.model.name
+        for name, spec in self.encoders.items():
+            settings["encoders"][name]["name"] = spec.name
+        return settings
+
+
+def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
+    """Read a study file and apply ``key.path=value`` overrides (TOML values; bare words are text).
+
+    Raises:
+        StudyError: the file is missing, not TOML, or has a wrong key or value; the message names file and field.
+    """
+    return study_of(read_tree(path), path, overrides)
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        StudyError: the file is missing or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise StudyError("no such study file", where=path, hint="see studies/ for the shipped ones") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StudyError(f"not valid TOML: {error}", where=path, hint="correct that line") from error
+
+
+def study_of(tree: dict[str, Any], where: str | Path, overrides: Sequence[str] = ()) -> Study:
+    """Build the study of a tree of settings, with ``overrides`` put into the tree; errors name ``where``.
+
+    Raises:
+        StudyError: a wrong key or value.
+    """
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        return Study.model_validate(tree)
+    except ValidationError as error:
+        raise explained(error, where, Study) from error
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with ``over`` laid on top, tables key by key.
+
+    A table that names another part than the base's (``name`` or ``kind``) takes its place whole.
+    """
+    result = dict(base)
+    for key, value in over.items():
+        below = result.get(key)
+        below = {"name": below} if isinstance(below, str) else below
+        result[key] = value
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            same = all(value.get(word, below.get(word)) == below.get(word) for word in ("name", "kind"))
+            result[key] = merged(below, value) if same else value
+    return result
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise StudyError(f"--set wants key=value, got {override!r}", hint="for example --set rounds.num_rounds=3")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.strip().split(".")
+    node = tree
+    for parent in parents:
+        below = node.setdefault(parent, {})
+        node[parent] = node = {"name": below} if isinstance(below, str) else below
+    node[last] = value
+
+
+def explained(error: ValidationError, where: str | Path, model: type[BaseModel]) -> StudyError:
+    """Return the first problem of a settings tree as an error with the field, and the nearest known key."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or "study"
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(first["loc"][:-1], model)
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else (f"known keys: {', '.join(known)}" if known else "remove it")
+        return StudyError(f"unknown key {field!r}", where=where, hint=hint)
+    what, _, step = first["msg"].removeprefix("Value error, ").partition("\n  next step: ")
+    given = "" if isinstance(first["input"], Mapping | BaseModel) else f" (got {first['input']!r})"
+    return StudyError(f"{field}: {what}{given}", where=where, hint=step or "correct it in the file, or with --set")
+
+
+def _fields_at(location: Sequence[int | str], root: type[BaseModel]) -> list[str]:
+    model: object = root
+    for part in location:
+        if not (isinstance(model, type) and issubclass(model, BaseModel)) or part not in model.model_fields:
+            return []
+        model = model.model_fields[str(part)].annotation
+    return sorted(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def _known(table: Mapping[str, Named], name: str, kind: str) -> None:
+    try:
+        lookup(table, name, kind)
+    except MedfedError as error:
+        raise ValueError(str(error)) from error
+
+
+def _untrainable(task: Task, job: str) -> str:
+    if isinstance(task, TrainableTask):
+        return f'{task.name!r} has no one question with one answer to teach an LLM; use job = "benchmark" for it'
+    return f"the clients cannot train {task.name!r}, an open question; list it under unseen"

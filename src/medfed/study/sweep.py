@@ -1,0 +1,192 @@
+"""A sweep: one study file, axes of named overrides, seeds. The product of the axes gives the cells.
+
+    name = "table3"
+    base = "demo.toml"               # the study that every cell starts from, beside this file
+    seeds = [0, 1, 2, 3, 4]
+
+    [set]                            # for every cell
+    baselines = ["federated", "local", "centralised"]
+
+    [axes.method.FedKIM]             # the base as it is
+    [axes.method.FedPlug_L]
+    injection.num_experts = 1
+
+    [axes.backbone.FedAvg]
+    algorithm = "fedavg"
+    [axes.backbone.FedProx]
+    algorithm = { name = "fedprox", mu = 1e-4 }
+
+    [quick]                          # --quick: all cells, fewer seeds, smaller
+    seeds = [0]
+    [quick.set]
+    rounds.num_rounds = 2
+
+A cell at one seed *is* the run that ``medfed run`` makes of the base with the cell's overrides, in the base's folder:
+cells of two sweeps that agree in every setting are computed once. Cells are compared along the last axis: its first
+value with every other.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medfed.core.errors import StudyError
+from medfed.study.study import Study, explained, merged, read_tree, study_of
+
+Settings = dict[str, Any]
+
+
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+
+
+class Quick(BaseModel):
+    """What ``--quick`` changes.
+
+    Attributes:
+        seeds: in place of the sweep's.
+        set: settings laid over every cell.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seeds: Seeds = (0,)
+    set: Settings = {}
+
+
+class Sweep(BaseModel):
+    """A sweep file.
+
+    Attributes:
+        name: folder of the comparison.
+        description: one sentence for the report.
+        base: study file, relative to the sweep's.
+        seeds: every cell runs at each.
+        paper: tables and figures of the paper that the cells reproduce, for the columns beside ours.
+        set: settings laid over the base for every cell.
+        axes: axis → value → settings laid over those.
+        quick: what ``--quick`` changes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    description: str = ""
+    base: str
+    seeds: Seeds = (0, 1, 2, 3, 4)
+    paper: tuple[str, ...] = ()
+    set: Settings = {}
+    axes: Annotated[dict[str, Annotated[dict[str, Settings], Field(min_length=1)]], Field(min_length=1)]
+    quick: Quick = Quick()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of axis values: its label, the values by axis, and the study (at the base's seed)."""
+
+    label: str
+    values: Mapping[str, str]
+    study: Study
+
+    def at(self, seed: int) -> Study:
+        """Return the cell's study at ``seed``."""
+        return self.study.model_copy(update={"seed": seed})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run: cells × seeds, and the name and words of the comparison."""
+
+    name: str
+    description: str
+    cells: tuple[Cell, ...]
+    seeds: tuple[int, ...]
+    paper: tuple[str, ...] = ()
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Labels (a, b) that are compared: along the last axis the first value with every other, then neighbours."""
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for cell in self.cells:
+            groups.setdefault(tuple(cell.values.values())[:-1], []).append(cell.label)
+        found: list[tuple[str, str]] = []
+        for labels in groups.values():
+            found += [(labels[0], other) for other in labels[1:]]
+            found += itertools.pairwise(labels[1:])
+        return found
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether the file at ``path`` is a sweep rather than a study."""
+    return bool({"base", "axes"} & read_tree(path).keys())
+
+
+def parse_seeds(text: str | None) -> tuple[int, ...] | None:
+    """Read ``0,1,2``; None stays None.
+
+    Raises:
+        StudyError: it is something else.
+    """
+    if text is None:
+        return None
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words):
+        raise StudyError(f"--seeds wants whole numbers, got {text!r}", hint="for example --seeds 0,1,2")
+    return tuple(dict.fromkeys(int(word) for word in words))
+
+
+def load_plan(
+    path: Path, overrides: Sequence[str] = (), seeds: Sequence[int] | None = None, *, quick: bool = False
+) -> Plan:
+    """Read a sweep file, or a study file as a sweep of one cell.
+
+    Args:
+        path: the file.
+        overrides: ``key.path=value``, applied to every cell last.
+        seeds: in place of the file's.
+        quick: take the quick form.
+
+    Raises:
+        StudyError: a file is missing, or a key or value is wrong; the message names file, cell and field.
+    """
+    tree = read_tree(path)
+    if not {"base", "axes"} & tree.keys():
+        if quick:
+            raise StudyError("a study has no quick form", where=path, hint="leave --quick out, or name a sweep")
+        study = study_of(tree, path, overrides)
+        cell = Cell(study.name, {}, study)
+        return Plan(study.name, study.description, (cell,), tuple(seeds or (study.seed,)))
+    try:
+        sweep = Sweep.model_validate(tree)
+    except ValidationError as error:
+        raise explained(error, path, Sweep) from error
+    base = read_tree(path.parent / sweep.base)
+    layers = [base, sweep.set]
+    last = [sweep.quick.set] if quick else []
+    cells = tuple(_cell(layers, last, chosen, sweep, path, overrides) for chosen in _product(sweep.axes))
+    chosen_seeds = tuple(seeds) if seeds else (sweep.quick.seeds if quick else sweep.seeds)
+    return Plan(f"{sweep.name}-quick" if quick else sweep.name, sweep.description, cells, chosen_seeds, sweep.paper)
+
+
+def _product(axes: Mapping[str, Mapping[str, Settings]]) -> list[dict[str, str]]:
+    return [dict(zip(axes, names, strict=True)) for names in itertools.product(*axes.values())]
+
+
+def _cell(
+    layers: Sequence[Settings],
+    last: Sequence[Settings],
+    values: Mapping[str, str],
+    sweep: Sweep,
+    path: Path,
+    overrides: Sequence[str],
+) -> Cell:
+    label = " · ".join(values.values())
+    tree: Settings = {}
+    for layer in (*layers, *(sweep.axes[axis][name] for axis, name in values.items()), *last):
+        tree = merged(tree, layer)
+    return Cell(label, values, study_of(tree, f"{path}, cell {label}", overrides))

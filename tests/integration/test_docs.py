@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 import generate
 from medfed.cli.main import app
+from sections import measured
 from sections.ablation import CHANGES
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +28,7 @@ def test_the_data_page_is_what_the_cards_say() -> None:
 def test_every_section_that_is_written_has_its_markers_and_no_marker_is_orphaned() -> None:
     made = (*generate.SECTIONS, *generate.BOARDS)
     written = {(page, marker) for _, page, marker, _ in made} | set(generate.NAMED)
+    written |= {(page, marker) for page, marker, _ in generate.MADE}
     found = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
@@ -36,6 +39,18 @@ def test_every_section_that_is_written_has_its_markers_and_no_marker_is_orphaned
         markers = re.findall(r"<!-- (?!run: |not run: )", text)
         assert len(markers) == 2 * sum(where == page for where, _ in found), page
     assert sorted(found) == sorted(written)
+
+
+@pytest.mark.parametrize(("page", "marker", "made"), generate.MADE)
+def test_a_section_that_needs_no_run_is_fresh(page: Path, marker: str, made: Callable[[], str]) -> None:
+    assert f"<!-- {marker} -->\n{made()}\n<!-- /{marker} -->" in page.read_text(encoding="utf-8"), "run: make docs"
+
+
+@pytest.mark.parametrize(("page", "marker"), generate.STAMPED)
+def test_a_section_of_measured_numbers_ends_with_commit_processor_and_day(page: Path, marker: str) -> None:
+    (text,) = re.findall(rf"<!-- {marker} -->\n(.*?)\n<!-- /{marker} -->", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert text == measured.stamped(marker, text), "run: make docs"
+    assert re.search(r"\d\.\d", text) is None or text.endswith(str(measured.read()[0][marker]))
 
 
 def test_every_change_of_the_recipe_study_has_its_sentence() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -143,3 +144,11 @@ def test_the_command_prints_file_line_and_message(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert "nothing to change" in done.stdout
+
+
+def test_the_glossary_has_at_most_20_words_and_the_banned_words_of_the_list() -> None:
+    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    own, avoided = text.split("## Words to avoid")
+    assert 1 <= len([line for line in own.splitlines() if line.startswith("| ")]) - 1 <= 20
+    named = set(re.findall(r"`(\w+)`", "".join(line for line in avoided.splitlines() if line.startswith("| `"))))
+    assert named == {banned.forms[0] for banned in RULES.banned}

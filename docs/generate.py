@@ -19,7 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from medfed.datasets import DATASETS
+from medfed.core.catalog import DATASETS
 from medfed.datasets.base import Dataset
 from sections import ablation, benchmark, demo, measured, reading, readme, tables, verdict
 from sections.comparison import Results, read_results

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import generate
-from medfed.cli.main import app
+from medfed.cli.app import app
 from sections import measured
 from sections.ablation import CHANGES
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from sections import reading
 
-DECISIONS = Path(__file__).parents[2] / "docs" / "decisions"
+ROOT = Path(__file__).parents[2]
+DECISIONS = ROOT / "docs" / "decisions"
 PARTS = (
     r"[^\n]+",
     r"20\d\d-\d\d-\d\d",
@@ -35,3 +36,11 @@ def test_decisions_have_a_date_and_three_parts_and_every_page_is_listed() -> Non
         assert entries
         for entry in entries:
             assert ENTRY.fullmatch(entry), f"{page.name}: {entry}"
+
+
+def test_every_file_that_the_method_page_names_exists() -> None:
+    text = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    places = (ROOT, ROOT / "src" / "medfed", ROOT / "tests" / "unit", ROOT / "studies")
+    named = set(re.findall(r"`([\w/.-]+\.(?:py|toml))`", text))
+    assert len(named) > 30
+    assert sorted(name for name in named if not any((place / name).exists() for place in places)) == []

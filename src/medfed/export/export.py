@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from medfed.core.catalog import TASKS
 from medfed.core.errors import RunError, StudyError
 from medfed.core.registry import lookup
 from medfed.export.files import Form, write_routed, write_task
 from medfed.injection.lowrank import changes_nothing
 from medfed.runs.folder import RunDir, written_whole
 from medfed.runs.loaded import LoadedRun
-from medfed.tasks import TASKS
 from medfed.tasks.base import Task
 from medfed.tasks.question_answering import QuestionAnswering
 

@@ -32,8 +32,7 @@ from medfed.federated.optimizer import autocast
 from medfed.federated.state import Weights, join, split
 from medfed.models.base import FederatedModel
 from medfed.study.federation import ClientSettings
-from medfed.tasks.base import Task, trainable
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import Task, TaskSet, trainable
 
 
 class _Asked(nn.Module):

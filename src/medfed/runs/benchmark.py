@@ -30,8 +30,7 @@ from medfed.runs.predictors import responses
 from medfed.runs.provenance import data_facts, now, provenance
 from medfed.runs.sites import put_beside
 from medfed.study.study import Study
-from medfed.tasks.base import trainable
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import TaskSet, trainable
 
 DEPLOYED = "federated"
 """The study's algorithm in scores: every client's deployed model."""

@@ -26,10 +26,10 @@ from medfed.data.cache import DecodedCache
 from medfed.data.hospital import find_site, load_site, moments_at, public_sets, site_client
 from medfed.data.sites import SiteData, class_counts, moments_json, moments_of
 from medfed.federated.client import Client
-from medfed.federated.encoding import broadcast_of, update_bytes
 from medfed.federated.exchange import Trainer
 from medfed.federated.gate import check_broadcast
 from medfed.federated.memory import DiskMemory
+from medfed.federated.wire import broadcast_of, update_bytes
 from medfed.modalities.moments import Moments
 from medfed.runs.federation import build_model
 from medfed.runs.sites import evaluate_at
@@ -40,16 +40,12 @@ from medfed.sites.keys import load_node_key
 from medfed.sites.policy import ANY, study_sha256
 from medfed.sites.remote import Envelope, Greeting
 from medfed.study.study import Study
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import TaskSet
 
 SCRUBBED = "its data cannot be used; the site's own log says which file"
 """All the server learns of a mistake in a site's data: such messages name files, examples and patients."""
-
-
 OWN_FILES = "its own files (audit log, state) cannot be read or written; the site's own log says which, and why"
 """Likewise of its folder."""
-
-
 CACHE = "cache"
 """In a site's folder, where its decoded data lies if it is to be kept."""
 

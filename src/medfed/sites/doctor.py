@@ -14,12 +14,12 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from medfed.cli.diagnosis import Check
+from medfed.core.catalog import DATASETS
+from medfed.core.diagnosis import Check
 from medfed.core.errors import DataError, MedfedError
 from medfed.core.progress import Reporter
 from medfed.data.hospital import find_site, served_tasks
 from medfed.data.inspection import check_dataset
-from medfed.datasets import DATASETS
 from medfed.sites.certificates import load_authority
 from medfed.sites.folder import POLICY, SiteFolder, check_policy_rights
 from medfed.sites.invitation import versions
@@ -29,12 +29,8 @@ from medfed.study.study import Study
 
 FREE_GIB = 1.0
 """Free disk that the state of the algorithms, caches and the log may need."""
-
-
 SKEW_SECONDS = 4.0
 """A signed request from more than five seconds in the future is refused; the Date header is exact to one."""
-
-
 TIMEOUT_SECONDS = 10.0
 
 

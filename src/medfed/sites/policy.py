@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from medfed.algorithms import ALGORITHMS
+from medfed.core.catalog import ALGORITHMS, TASKS
 from medfed.core.errors import MedfedError, PolicyError
 from medfed.core.registry import lookup
 from medfed.core.types import Update
@@ -23,16 +23,11 @@ from medfed.federated.state import persistent_buffers, trainable_params
 from medfed.runs.federation import build_model
 from medfed.sites.settings import checked, read_settings, toml
 from medfed.study.study import Study
-from medfed.tasks import TASKS
 
 Part = Literal["encoders", "heads", "decoders", "buffers", "state"]
 """What can leave: a model's encoders, task heads, all its other weights ("decoders": fusion too), its buffers
 (normalisation statistics, which are means of patients' features), and the algorithm's own tensors ("state")."""
-
-
 ANY = "any"
-
-
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
@@ -228,7 +223,6 @@ HEADER = (
     "# What this site lets leave. Only the site's people change this file: no study and no server can.",
     "# A study that asks for more is refused as a whole, with the reason.",
 )
-
 
 COMMENTS = {
     "tasks": 'tasks that may be trained on our patients, or ["any"]',

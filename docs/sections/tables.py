@@ -1,4 +1,4 @@
-"""Tables of values: all models on all closed tasks, answers in words, and the paper's numbers beside ours."""
+"""Tables of values: all models on all closed tasks, answers in words, and the paper's numbers with ours."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def open_table(results: Results) -> str:
     ours = table(["task", "questions", "model", "n", *TEXT_METRICS.values()], lines)
     theirs = _open_beside(results, label)
     return "\n".join(
-        [results.seeds([label]), "", ours, *(["", "BLEU-1 beside the paper's:", "", theirs] if theirs else [])]
+        [results.seeds([label]), "", ours, *(["", "BLEU-1 with the paper's:", "", theirs] if theirs else [])]
     )
 
 

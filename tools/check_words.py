@@ -383,7 +383,10 @@ def check_file(file: Path, rules: Rules, *, names: bool = True, prose: bool = Tr
     elif file.suffix == ".html":
         blocks = html_blocks(text)
     else:
-        tree = ast.parse(text, str(file))
+        try:
+            tree = ast.parse(text, str(file))
+        except SyntaxError as error:
+            return [Finding(error.lineno or 1, f"cannot be read: {error.msg}")]
         blocks = python_blocks(tree) if prose else ()
         defined = python_names(tree, file.stem) if names else ()
     findings = {finding for block in blocks for finding in check_block(block, rules)}

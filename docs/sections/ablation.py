@@ -47,9 +47,8 @@ def ablation(results: Results) -> str:
         cells = [shown(gap, signed=True) for gap in gaps]
         seeds = str(max((gap.num_seeds for gap in gaps if gap is not None), default=0))
         lines.append([label, *cells, _federated(results, label), seeds])
-        sentences.append(
-            f"- *{label}.* {CHANGES.get(label, '')} {_capital(_effect('trained', gaps[0]))}; {_effect('unseen', gaps[1])}."
-        )
+        effects = f"{_capital(_effect('trained', gaps[0]))}; {_effect('unseen', gaps[1])}"
+        sentences.append(f"- *{label}.* {CHANGES.get(label, '')} {effects}.")
     return "\n".join([results.seeds(), "", table(head, lines), "", *sentences])
 
 

@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
+import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 FILE = Path(__file__).parents[1] / "measured.json"
+CPUINFO = Path("/proc/cpuinfo")
 UNKNOWN = "not recorded"
 LINE = re.compile(r"\n+\*Measured at commit [^\n]*\*\Z")
 ROWS = (
@@ -36,6 +40,16 @@ class Measured(NamedTuple):
     def __str__(self) -> str:
         commit = f"`{self.commit}`" if re.fullmatch(r"[0-9a-f]+", self.commit) else self.commit
         return f"*Measured at commit {commit}; processor: {self.processor}; {self.date}.*"
+
+
+def here() -> Measured:
+    """Return this checkout, this machine and today."""
+    command = ["git", "-C", str(FILE.parent), "describe", "--always", "--dirty", "--exclude=*"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603
+    lines = CPUINFO.read_text(encoding="utf-8").splitlines() if CPUINFO.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    processor = models[0] if models else platform.machine()
+    return Measured(commit or UNKNOWN, processor, datetime.now(UTC).date().isoformat())
 
 
 def of_runs(folders: Iterable[Path]) -> Measured:

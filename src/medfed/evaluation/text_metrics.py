@@ -12,7 +12,7 @@ rewritten. A prediction without a word left is wrong: 0 everywhere.
 
 Deviation: the paper does not define its BLEU-1; this one is per example, without smoothing, and averaged.
 
-The metrics of answers in words, by name, and their values per example; :mod:`medfed.evaluation.text_metrics` defines each.
+They stand here by name, with their values per example.
 
 Corpus BLEU, as sacreBLEU counts it (Post 2018), from counts per example, so that resamples need no second count.
 

@@ -127,13 +127,13 @@ def quadratics(algorithms: Mapping[str, Algorithm], title: str, lr: float, sizes
         quadratic_client(f"h{i}", curvature[i].tolist(), centre[i].tolist(), size) for i, size in enumerate(sizes)
     ]
     settings = ClientSettings(optimizer="sgd", lr=lr, batch_size=10)
-    found = {
+    losses = {
         name: run(algorithm, clients, lambda: Point(DIM), settings, rounds, excess)
         for name, algorithm in algorithms.items()
     }
     steps = sorted({size // 10 for size in sizes})
     counted = f"{steps[0]} to {steps[-1]}" if len(steps) > 1 else str(steps[0])
-    return Curves(title, f"{NUM_CLIENTS} clients, {counted} local steps, learning rate {lr}", found)
+    return Curves(title, f"{NUM_CLIENTS} clients, {counted} local steps, learning rate {lr}", losses)
 
 
 def unlike_curvature() -> Curves:
@@ -191,7 +191,7 @@ def twin(lr: float = 0.02, local_epochs: int = 10, num_rounds: int = 100) -> Cur
     clients = [Client(name, tasks) for name, tasks in sorted(cohort.clients.items())]
     settings = ClientSettings(optimizer="sgd", lr=lr, batch_size=32, local_epochs=local_epochs)
     algorithms = {"FedAvg": FedAvg(), **SCAFFOLDS, "FedNova": FedNova()}
-    found = {
+    losses = {
         name: run(
             algorithm, clients, lambda: build_model(study), settings, num_rounds, lambda m: pooled_loss(m, cohort)
         )
@@ -199,7 +199,7 @@ def twin(lr: float = 0.02, local_epochs: int = 10, num_rounds: int = 100) -> Cur
     }
     held = ", ".join(str(client.num_examples) for client in clients)
     setting = f"hospitals of {held} images, {local_epochs} local epochs of batches of 32, learning rate {lr}"
-    return Curves("Twin of PneumoniaMNIST, Dirichlet(0.2)", setting, found, window=5)
+    return Curves("Twin of PneumoniaMNIST, Dirichlet(0.2)", setting, losses, window=5)
 
 
 @torch.inference_mode()

@@ -2,9 +2,10 @@
 
 python docs/overhead.py        writes docs/overhead.md; three minutes on two cores
 
-Three sites with a folder each and a server with TLS and node keys run in one process, so that one clock sees everything.
-Data and study are those of studies/scaffold-3sites.toml, with FedAvg. The sites answer in threads, as ``medfed site join`` does in its
-process. Rounds of the exchanges alternate; the numbers are ratios of medians, of CPU and of wall time.
+Three sites with a folder each and a server with TLS and node keys run in one process, so that one clock sees
+everything. Data and study are those of studies/scaffold-3sites.toml, with FedAvg. The sites answer in threads, as
+``medfed site join`` does in its process. Rounds of the exchanges alternate; the numbers are ratios of medians, of CPU
+and of wall time.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ def over_flower(study: Study, clients: list[Client], place: Path) -> Iterator[Re
     ca, address = files.ca.read_bytes(), f"127.0.0.1:{server.port}"
     sites = {client.id: FlowerSite(address, ca, keys[client.id], place / "site.log") for client in clients}
     threads = [
-        threading.Thread(target=sites[client.id].serve, args=(desk(study, client, place), ignore), kwargs=PATIENCE)
+        threading.Thread(target=sites[client.id].serve, args=(handler(study, client, place), ignore), kwargs=PATIENCE)
         for client in clients
     ]
     for thread in threads:
@@ -156,16 +157,16 @@ def over_flower(study: Study, clients: list[Client], place: Path) -> Iterator[Re
 PATIENCE = {"patience_seconds": WAIT}
 
 
-def desk(study: Study, client: Client, place: Path) -> Any:
+def handler(study: Study, client: Client, place: Path) -> Any:
     """Return the answer of a site to a message, without policy and log."""
     memory = DiskMemory(place / "memory")
     trainer = Trainer(build_model(study), study.algorithm, study.client, study.seed, memory)
 
-    def answer(letter: Envelope) -> Envelope:
-        found: Update | Failure = trainer.train(client, broadcast_of(letter.payload))
-        if isinstance(found, Failure):
-            return Envelope("failure", {"phase": found.phase, "reason": found.reason}, b"")
-        return Envelope("update", {}, update_bytes(found))
+    def answer(message: Envelope) -> Envelope:
+        answered: Update | Failure = trainer.train(client, broadcast_of(message.payload))
+        if isinstance(answered, Failure):
+            return Envelope("failure", {"phase": answered.phase, "reason": answered.reason}, b"")
+        return Envelope("update", {}, update_bytes(answered))
 
     return answer
 

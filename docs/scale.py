@@ -264,13 +264,13 @@ TURNS = 2
 
 def overhead() -> dict[str, float]:
     """Return rounds with two workers over rounds in one process; the two take turns, each in a fresh process."""
-    found: dict[int, list[Sample]] = {}
+    sampled: dict[int, list[Sample]] = {}
     costs: dict[tuple[int, str], list[float]] = {}
     for _ in range(TURNS):
         for workers in (0, 2):
-            found[workers] = measured(replace(OVERHEAD, workers=workers))
+            sampled[workers] = measured(replace(OVERHEAD, workers=workers))
             for clock in ("cpu_seconds", "wall_seconds"):
-                costs.setdefault((workers, clock), []).extend(round_costs(found[workers], clock))
+                costs.setdefault((workers, clock), []).extend(round_costs(sampled[workers], clock))
     return {clock: median(costs[2, clock]) / median(costs[0, clock]) for clock in ("cpu_seconds", "wall_seconds")}
 
 

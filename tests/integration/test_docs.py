@@ -61,9 +61,9 @@ def test_every_change_of_the_recipe_study_has_its_sentence() -> None:
 
 
 def commands() -> list[str]:
-    blocks = re.findall(
-        r"```(?:bash|sh)?\n(.*?)```", "\n".join(p.read_text(encoding="utf-8") for p in PAGES), re.DOTALL
-    )
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    blocks = [block for language, block in fenced if language in ("", "bash", "sh")]
     lines = [line.split("#")[0].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return sorted({line for line in lines if line.startswith("medfed ")})
 

@@ -415,19 +415,19 @@ def room(file: Path, root: Path = ROOT) -> str:
     return parts[0]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Check and print; return the exit status."""
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
+    """Check the files below ``root`` and print; return the exit status."""
     parser = argparse.ArgumentParser(description="Hold prose and names to the word list.")
     parser.add_argument("paths", nargs="*", type=Path, help="only files below these")
     parser.add_argument("--count", action="store_true", help="print findings per room")
     options = parser.parse_args(arguments)
     rules, counts, total = Rules.read(), dict[str, Counter[str]](), 0
-    for file, prose, names in files(rules, options.paths):
+    for file, prose, names in files(rules, options.paths, root):
         for finding in check_file(file, rules, names=names, prose=prose):
             total += 1
-            counts.setdefault(room(file), Counter())[kind(finding)] += 1
+            counts.setdefault(room(file, root), Counter())[kind(finding)] += 1
             if not options.count:
-                sys.stdout.write(f"{file.relative_to(ROOT)}:{finding.line}: {finding.message}\n")
+                sys.stdout.write(f"{file.relative_to(root)}:{finding.line}: {finding.message}\n")
     if options.count:
         for name, held in sorted(counts.items()):
             sys.stdout.write(f"{name:28}" + "".join(f"{held[one]:5} {one}" for one in KINDS) + "\n")

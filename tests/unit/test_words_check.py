@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -139,11 +138,15 @@ def test_every_banned_word_has_a_better_one_that_is_not_banned() -> None:
     assert len(forms) == sum(len(banned.forms) for banned in RULES.banned), "a word stands in one entry only"
 
 
-def test_the_command_prints_file_line_and_message(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "tools" / "check_words.py"), str(ROOT / "docs" / "glossary.md")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-    assert "nothing to change" in done.stdout
+def test_the_command_prints_file_line_and_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "README.md").write_text("# Title\n\nThe server sends\na letter.\n", encoding="utf-8")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "page.md").write_text("A message.\n", encoding="utf-8")
+    assert check_words.main([], tmp_path) == 1
+    assert capsys.readouterr().out == "README.md:4: “letter”: write message\n1 findings\n"
+    assert check_words.main(["--count"], tmp_path) == 1
+    assert capsys.readouterr().out.split()[:3] == ["README.md", "1", "words"]
+    assert check_words.main([str(tmp_path / "docs")], tmp_path) == 0
 
 
 def test_the_glossary_has_at_most_20_words_and_the_banned_words_of_the_list() -> None:

@@ -1,4 +1,4 @@
-"""What the pages print of a benchmark's ``leaderboard.json``."""
+"""Sections of the pages from a benchmark's ``leaderboard.json``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medfed.report.leaderboard import block_row, bounds, conclusion, cost_rows, order
 from medfed.report.names import model_title, number
+
+from medfed.report.leaderboard import block_row, bounds, conclusion, cost_rows, order
 from sections.comparison import table
 
 FILE = "leaderboard.json"

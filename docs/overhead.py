@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 from cryptography.hazmat.primitives.asymmetric import ec
+from medfed.runs.folder import RunDir
 
 from medfed.core.progress import Reporter
 from medfed.core.types import Failure, Update
@@ -33,7 +34,6 @@ from medfed.federated.memory import DiskMemory
 from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.wire import broadcast_of, update_bytes
 from medfed.runs.federation import build_model, clients_of, in_process, in_workers
-from medfed.runs.folder import RunDir
 from medfed.sites.certificates import write_trial
 from medfed.sites.flower import FlowerServer, FlowerSite
 from medfed.sites.keys import public_bytes

@@ -22,6 +22,7 @@ from statistics import median
 import numpy as np
 import psutil
 import torch
+from medfed.runs.folder import RunDir
 
 from medfed.core.catalog import TASKS
 from medfed.core.progress import Reporter
@@ -29,7 +30,6 @@ from medfed.core.types import Broadcast, Params
 from medfed.data.cohort import Cohort
 from medfed.federated.exchange import Answer, ClientExchange
 from medfed.runs.federation import Arm, Connect, build_model, in_process, in_workers
-from medfed.runs.folder import RunDir
 from medfed.study.study import Study
 from medfed.tasks.base import TaskSet
 

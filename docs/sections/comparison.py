@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medfed.core.catalog import TASKS
-from medfed.report.beside import BACKBONE, METHOD
-from medfed.report.compared import ComparedDifference, ComparedRow, Comparison
-from medfed.report.names import MISSING, is_constant, number
+from medfed.records.folder import RunFolder
+from medfed.records.schema import ComparedDifference, ComparedRow, ComparisonFile, ProvenanceFile
+from medfed.report.published import BACKBONE, METHOD
+from medfed.report.text import MISSING, is_constant, number, origin
 
-FILE = "comparison.json"
+FILE = ComparisonFile.NAME
 MEANS = {"mean-trained": "mean of the trained tasks", "mean-unseen": "mean of the unseen closed tasks"}
 MIN_SEEDS = 5
 
 
 @dataclass(frozen=True)
 class Results:
-    """A comparison: as written, and typed."""
+    """A comparison, and the code and machine of its runs where their folders are there."""
 
-    raw: Mapping[str, Any]
-    typed: Comparison
+    typed: ComparisonFile
+    runs: Sequence[ProvenanceFile] = ()
 
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> Results:
         """Check and wrap what ``comparison.json`` holds."""
-        return cls(raw, Comparison.model_validate(raw))
+        return cls(ComparisonFile.model_validate(raw))
 
     @property
     def backbones(self) -> dict[str, dict[str, str]]:
         """Label by backbone and method; a sweep without such an axis has the backbone ``""``."""
         found: dict[str, dict[str, str]] = {}
         for label in self.typed.labels:
-            values = self.raw.get("cells", {}).get(label, {})
+            values = self.typed.cells.get(label, {})
             found.setdefault(values.get(BACKBONE, ""), {})[values.get(METHOD, label)] = label
         return found
 
@@ -74,15 +74,24 @@ class Results:
         """One sentence: which seeds, and what follows where they are few."""
         chosen = [self.typed.seeds.get(label, ()) for label in (labels or self.typed.labels)]
         held = sorted({seed for own in chosen for seed in own})
-        text = f"Seeds: {', '.join(map(str, held))}."
+        text = f"Seeds: {', '.join(map(str, held))}. {origin(self.runs)}"
         few = min(map(len, chosen), default=0) < MIN_SEEDS
         return f"{text} Fewer than {MIN_SEEDS} seeds: no difference is called significant." if few else text
 
 
 def read_results(path: Path) -> Results | None:
     """Read ``comparison.json`` in ``path`` (or at it); None where there is none."""
-    file = path / FILE if path.is_dir() else path
-    return Results.of(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+    folder = RunFolder(path if path.is_dir() else path.parent)
+    if not folder.exists(FILE):
+        return None
+    comparison = folder.read(ComparisonFile)
+    return Results(comparison, provenance_of(comparison.folders))
+
+
+def provenance_of(folders: Iterable[str]) -> list[ProvenanceFile]:
+    """Return the provenance of the runs whose folders are there."""
+    runs = (RunFolder(Path(folder)) for folder in folders)
+    return [run.read(ProvenanceFile) for run in runs if run.exists(ProvenanceFile.NAME)]
 
 
 def task_title(task: str) -> str:

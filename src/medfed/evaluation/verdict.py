@@ -7,7 +7,7 @@ and *not distinguishable* otherwise, or if there is no interval. No point estima
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 Verdict = Literal["supported", "not distinguishable", "contradicted"]
 SUPPORTED: Verdict = "supported"
@@ -15,6 +15,7 @@ UNCLEAR: Verdict = "not distinguishable"
 CONTRADICTED: Verdict = "contradicted"
 
 
+@runtime_checkable
 class Bounded(Protocol):
     """A row with an interval: of a run's scores or of a comparison."""
 
@@ -26,6 +27,7 @@ class Bounded(Protocol):
     def higher_is_better(self) -> bool: ...  # noqa: D102
 
 
+@runtime_checkable
 class Valued(Bounded, Protocol):
     """A model's row, which knows whether the model gives every example the same answer."""
 

@@ -1,4 +1,4 @@
-"""What the pages print of a benchmark's ``leaderboard.json``."""
+"""Sections of the pages from a benchmark's ``leaderboard.json``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from medfed.records.folder import RunFolder
 from medfed.records.schema import LeaderboardFile as Board
 from medfed.records.schema import Standing
 from medfed.report.leaderboard import block_rows, bounds, conclusion, cost_rows, order, rank_texts, standing_text
-from medfed.report.text import model_title, number, origin
-from sections.comparison import provenance_of, table
+from medfed.report.text import model_title, number
+from sections.comparison import table
 
 
 def read_board(folder: Path) -> Board | None:
@@ -55,4 +55,4 @@ def _with_interval(entry: Standing) -> str:
 
 def _seeds(board: Board) -> str:
     first = next(iter(board.blocks[0].values.values()))
-    return f"Seeds: {', '.join(first.seeds)}. {origin(provenance_of(board.folders))}"
+    return f"Seeds: {', '.join(first.seeds)}."

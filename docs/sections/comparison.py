@@ -9,9 +9,9 @@ from typing import Any
 
 from medfed.core.catalog import TASKS
 from medfed.records.folder import RunFolder
-from medfed.records.schema import ComparedDifference, ComparedRow, ComparisonFile, ProvenanceFile
+from medfed.records.schema import ComparedDifference, ComparedRow, ComparisonFile
 from medfed.report.published import BACKBONE, METHOD
-from medfed.report.text import MISSING, is_constant, number, origin
+from medfed.report.text import MISSING, is_constant, number
 
 FILE = ComparisonFile.NAME
 MEANS = {"mean-trained": "mean of the trained tasks", "mean-unseen": "mean of the unseen closed tasks"}
@@ -20,10 +20,9 @@ MIN_SEEDS = 5
 
 @dataclass(frozen=True)
 class Results:
-    """A comparison, and the code and machine of its runs where their folders are there."""
+    """A comparison."""
 
     typed: ComparisonFile
-    runs: Sequence[ProvenanceFile] = ()
 
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> Results:
@@ -33,11 +32,11 @@ class Results:
     @property
     def backbones(self) -> dict[str, dict[str, str]]:
         """Label by backbone and method; a sweep without such an axis has the backbone ``""``."""
-        found: dict[str, dict[str, str]] = {}
+        labels: dict[str, dict[str, str]] = {}
         for label in self.typed.labels:
             values = self.typed.cells.get(label, {})
-            found.setdefault(values.get(BACKBONE, ""), {})[values.get(METHOD, label)] = label
-        return found
+            labels.setdefault(values.get(BACKBONE, ""), {})[values.get(METHOD, label)] = label
+        return labels
 
     def tasks(self, role: str, *, is_closed: bool = True) -> list[str]:
         """Tasks of a role in the study's order, without the means."""
@@ -74,7 +73,7 @@ class Results:
         """One sentence: which seeds, and what follows where they are few."""
         chosen = [self.typed.seeds.get(label, ()) for label in (labels or self.typed.labels)]
         held = sorted({seed for own in chosen for seed in own})
-        text = f"Seeds: {', '.join(map(str, held))}. {origin(self.runs)}"
+        text = f"Seeds: {', '.join(map(str, held))}."
         few = min(map(len, chosen), default=0) < MIN_SEEDS
         return f"{text} Fewer than {MIN_SEEDS} seeds: no difference is called significant." if few else text
 
@@ -82,20 +81,11 @@ class Results:
 def read_results(path: Path) -> Results | None:
     """Read ``comparison.json`` in ``path`` (or at it); None where there is none."""
     folder = RunFolder(path if path.is_dir() else path.parent)
-    if not folder.exists(FILE):
-        return None
-    comparison = folder.read(ComparisonFile)
-    return Results(comparison, provenance_of(comparison.folders))
-
-
-def provenance_of(folders: Iterable[str]) -> list[ProvenanceFile]:
-    """Return the provenance of the runs whose folders are there."""
-    runs = (RunFolder(Path(folder)) for folder in folders)
-    return [run.read(ProvenanceFile) for run in runs if run.exists(ProvenanceFile.NAME)]
+    return Results(folder.read(ComparisonFile)) if folder.exists(FILE) else None
 
 
 def task_title(task: str) -> str:
-    """What a table prints for a task or a mean."""
+    """Title of a task or a mean in a table."""
     return MEANS.get(task) or (TASKS[task].title if task in TASKS else task.upper())
 
 

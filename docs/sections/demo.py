@@ -1,4 +1,4 @@
-"""What the README prints of one finished run of the demo."""
+"""The README's tables of one finished run of the demo."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from medfed.records.folder import RunFolder
 from medfed.records.schema import ProvenanceFile, ScoreFile
 from medfed.records.schema import ScoreRow as Row
 from medfed.report.claims import sentences
-from medfed.report.text import origin
 
 LINE_WIDTH = 120
 
 
 def results(run: Path) -> str:
-    """Return where the run was made, its tables, closed and open, and the verdicts on it."""
-    scores, facts = RunFolder(run).read(ScoreFile), _provenance(run)
-    tables = [closed(scores.rows, facts.titles), answers(scores.rows, facts.titles)]
-    return "\n\n".join([textwrap.fill(origin([facts]), LINE_WIDTH), *tables, reading(scores)])
+    """Return the run's tables, closed and open, and the verdicts on it."""
+    scores, titles = RunFolder(run).read(ScoreFile), _provenance(run).titles
+    return "\n\n".join([closed(scores.rows, titles), answers(scores.rows, titles), reading(scores)])
 
 
 def closed(rows: Sequence[Row], titles: Mapping[str, str]) -> str:
@@ -39,7 +37,7 @@ def closed(rows: Sequence[Row], titles: Mapping[str, str]) -> str:
 
 
 def answers(rows: Sequence[Row], titles: Mapping[str, str]) -> str:
-    """Token F1 of answers in words, beside the best constant answer."""
+    """Token F1 of answers in words, next to the best constant answer."""
     cells = {(row.task, row.model, row.part): row for row in rows if row.part and row.metric == "token_f1"}
     table = [
         "| answers in words, unseen | n | token F1: FedKIM | token F1: best constant answer |",

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from medfed.runs.folder import RunDir
 
 from medfed.core.errors import DiskError, SiteError
 from medfed.core.files import written_whole
 from medfed.federated.memory import DiskMemory
-from medfed.runs.folder import RunDir
 from medfed.sites.audit import AuditLog
 
 SMALL, LARGE = {"w": torch.zeros(8)}, {"w": torch.ones(5000)}

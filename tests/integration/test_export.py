@@ -30,8 +30,8 @@ from medfed.export.files import loading
 from medfed.injection.lowrank import Factors, folded
 from medfed.injection.model import InjectedModel
 from medfed.llm.foundation import Foundation, load_foundation
-from medfed.report.text import bounds, number
 from medfed.records.schema import ScoreFile
+from medfed.report.text import bounds, number
 from medfed.runs.loaded import LoadedRun
 from medfed.study.foundation import HuggingFaceSettings
 from medfed.tasks.base import Task

@@ -78,7 +78,7 @@ def upgraded_file(kind: type[File], value: object, folder: Path) -> object:
 
 
 def upgraded_line(kind: type[Line], value: object) -> object:
-    """Return a line as today's; one that is today's already comes back as it is."""
+    """Return a line as today's, without fields that it does not have today."""
     if not isinstance(value, Mapping):
         return value
     if kind is Prediction and "truth" not in value:
@@ -86,7 +86,7 @@ def upgraded_line(kind: type[Line], value: object) -> object:
     if kind is Development and "values" not in value:
         head = {name: value[name] for name in ("round", "model", "task") if name in value}
         return {**head, "values": {name: number for name, number in value.items() if name not in head}}
-    return value
+    return _known(kind, value)
 
 
 def _known(kind: type[Record], content: Mapping[str, Any]) -> Json:

@@ -25,7 +25,6 @@ from medfed.modalities.signal import LEADS, SignalModality
 from medfed.modalities.timeseries import TimeSeriesModality
 from medfed.records.folder import RunFolder
 from medfed.records.schema import CardFile, ExampleCard, ExpertWeight, Prediction, Routing, View
-from medfed.study.study import Study
 from medfed.tasks.base import Task, TaskSet
 
 CARDS_PER_TASK = 2
@@ -38,23 +37,26 @@ RULE = f"{CARDS_PER_TASK} test examples per task, drawn from (seed, task) whatev
 WITHHELD = "Real patient data: the example is not written here. medfed run --show-examples writes it."
 
 
-def example_cards(run: RunFolder, study: Study, cohort: Cohort, *, show: bool) -> CardFile:
+def example_cards(
+    run: RunFolder, tasks: Sequence[Task], cohort: Cohort, modalities: Mapping[str, Modality], seed: int, *, show: bool
+) -> CardFile:
     """Return ``cards.json``.
 
     Args:
         run: predictions and routing are read from here.
-        study: its tasks in order, its modalities and its seed.
+        tasks: in the order the report shows them.
         cohort: holds the test examples, normalised, and the moments that undo it.
+        modalities: settings by name.
+        seed: the run's seed.
         show: draw examples of real data too.
     """
     routing = run.lines(Routing)
     alpha = routing[-1].alpha if routing else {}
-    modalities = {name: study.modality(name) for name in study.encoders}
     cards = []
-    for task in study.tasks:
+    for task in tasks:
         lines, examples = run.predictions(task.name), cohort.test[task.name]
         shown = show or examples.data.card.synthetic
-        for position in chosen(study.seed, task.name, len(lines)):
+        for position in chosen(seed, task.name, len(lines)):
             card = answered(task, lines[position]) if shown else ExampleCard(task=task.name, withheld=WITHHELD)
             views = _views(examples, position, modalities, cohort.moments) if shown else []
             experts = heaviest(alpha.get(task.name, ()))

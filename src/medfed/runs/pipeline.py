@@ -136,7 +136,8 @@ def _compute(context: RunContext, participants: Participants) -> None:
     tasks = [(task.name, task_facts(study, task), run.predictions(task.name)) for task in _tested(study)]
     run.write(score_run(tasks, study.seed, study.evaluation))
     if trainee.injector is not None:
-        run.write(example_cards(run, study, cohort, show=paths.show_examples))
+        modalities = {name: study.modality(name) for name in study.encoders}
+        run.write(example_cards(run, study.tasks, cohort, modalities, study.seed, show=paths.show_examples))
     add_sites_of(study, run, [baseline.run for baseline in baselines])
     more = {
         "data": data_facts(data, context.sources.checksums),

@@ -10,7 +10,7 @@ import hashlib
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import polars as pl
 import torch
@@ -36,6 +36,7 @@ Responses = dict[str, list[Json]]
 """Model → its response to every example, in order."""
 
 
+@runtime_checkable
 class Predictor(Protocol):
     """One model, or several of a kind."""
 
@@ -91,6 +92,7 @@ class AtClients:
         return {self.name: responses(model, examples)} if model is not None else {}
 
 
+@runtime_checkable
 class Deployable(Protocol):
     """A finished federation."""
 

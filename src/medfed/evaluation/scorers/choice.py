@@ -20,7 +20,7 @@ class ScoredChoice(Scored):
 
     def __init__(self, truths: Sequence[Json], responses: Sequence[Json]) -> None:
         self._targets = np.array(truths, np.int64)
-        self._scores = np.array(responses, np.float64)
+        self._scores = np.array(responses, np.float64) if len(truths) else np.zeros((0, 2))
         self.num_examples = len(truths)
         self.single_class = single_class(self._scores)
 

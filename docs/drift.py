@@ -23,7 +23,6 @@ from torch.nn import functional as F
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests"))  # for the quadratics of the theory tests
 
-from federated_toys import Point, quadratic_client  # noqa: E402
 from medfed.algorithms.fedavg import FedAvg  # noqa: E402
 from medfed.algorithms.fednova import FedNova  # noqa: E402
 from medfed.algorithms.scaffold import Scaffold  # noqa: E402
@@ -38,13 +37,14 @@ from medfed.federated.state import load_weights  # noqa: E402
 from medfed.modalities.base import Modality  # noqa: E402
 from medfed.models.base import Encoder  # noqa: E402
 from medfed.runs.federation import build_model  # noqa: E402
-from medfed.study.federation import (
+from medfed.study.federation import (  # noqa: E402
     ClientSettings,
     RoundSettings,
 )
 from medfed.study.parts import EncoderSpec  # noqa: E402
 from medfed.study.study import Study  # noqa: E402
 from medfed.tasks.base import trainable  # noqa: E402
+from support.federated_toys import Point, quadratic_client  # noqa: E402
 
 CAUGHT_UP = 1.01
 """A loss has reached another within 1 %."""

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from jaxtyping import install_import_hook
+
+from support import shapes
 
 if TYPE_CHECKING:
-    from federation_trial import Trial
-    from quick_run import QuickRun
+    from support.federation_trial import Trial
+    from support.finished_runs import QuickRun
 
-torch.set_num_threads(1)
-install_import_hook("medfed", "beartype.beartype")
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
+shapes.install()
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -32,7 +33,7 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def trial_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folders of the small federation's server and sites: synthetic, written once."""
-    from federation_trial import STUDY, written_folders
+    from support.federation_trial import STUDY, written_folders
 
     return written_folders(STUDY, tmp_path_factory.mktemp("trial") / "data")
 
@@ -40,7 +41,7 @@ def trial_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> QuickRun:
     """A tiny finished run and files to ask it about, made once."""
-    from quick_run import quick_run
+    from support.finished_runs import quick_run
 
     return quick_run(tmp_path_factory.mktemp("quick"))
 
@@ -48,7 +49,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> QuickRun:
 @pytest.fixture
 def open_trial(tmp_path: Path, trial_data: Path) -> Iterator[Callable[..., Trial]]:
     """Open a federation of processes in ``tmp_path``; they are ended with the test."""
-    from federation_trial import Trial
+    from support.federation_trial import Trial
 
     opened: list[Trial] = []
 

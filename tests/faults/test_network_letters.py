@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from federation_trial import until
 from medfed.sites.certificates import write_trial
 from medfed.sites.keys import public_bytes
 from medfed.sites.remote import Envelope, Lost
+from support.federation_trial import until
 
 flower = pytest.importorskip("medfed.sites.flower", reason="the extra flower is not installed")
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from federation_trial import Fault, Process, Trial, written_folders
 from medfed.runs.folder import RunDir
 from medfed.sites.status import is_held
-from missing_sites import failures, sites_and_phases, weights, weights_without
+from support.federation_here import failures, sites_and_phases, weights, weights_without
+from support.federation_trial import Process, Trial, written_folders
+from support.planted_faults import Fault
 
 Open = Callable[..., Trial]
 GREETING, UPDATE = "medfed.sites.remote:_greeting", "medfed.sites.remote:_update"

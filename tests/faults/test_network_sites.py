@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from federation_trial import Fault, Trial, until
-from forwarder import Forwarder
 from medfed.sites.status import is_held
-from missing_sites import failures, sites_and_phases, weights, weights_without
+from support.federation_here import failures, sites_and_phases, weights, weights_without
+from support.federation_trial import Trial, until
+from support.forwarder import Forwarder
+from support.planted_faults import Fault
 
 TRAIN = "medfed.federated.exchange:Trainer.update"
 Open = Callable[..., Trial]

@@ -13,7 +13,6 @@ import psutil
 import pytest
 from torch import Tensor
 
-from federated_toys import SMALL, Point, small_clients, small_federation, small_model
 from medfed.algorithms.fedavg import FedAvg
 from medfed.core.errors import RunError
 from medfed.core.types import Broadcast, Params
@@ -23,6 +22,7 @@ from medfed.federated.rounds import RoundResult, initial_state, run_rounds
 from medfed.federated.state import fingerprint
 from medfed.federated.workers import Pool, Recipe, WorkerExchange
 from medfed.study.federation import RoundSettings
+from support.federated_toys import SMALL, Point, small_clients, small_federation, small_model
 
 
 class Deadly(FedAvg):
@@ -122,7 +122,7 @@ def test_a_stopped_round_leaves_no_answer_behind_for_the_next(pool: Pool, tmp_pa
 ORPHANS = """
 import signal, sys, time
 from pathlib import Path
-from federated_toys import SMALL, small_clients, small_model
+from support.federated_toys import SMALL, small_clients, small_model
 from medfed.federated.algorithms.fedavg import FedAvg
 from medfed.federated.pool import Pool
 from medfed.federated.state import fingerprint

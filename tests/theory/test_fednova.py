@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from federated_toys import Point, converge, quadratic_client
 from medfed.algorithms.fedavg import FedAvg
 from medfed.algorithms.fednova import STEPS, FedNova, effective_steps
 from medfed.algorithms.fedprox import FedProx
@@ -19,6 +18,7 @@ from medfed.federated.algorithm import Algorithm
 from medfed.federated.client import initial_client_state
 from medfed.federated.state import Weights
 from medfed.study.federation import ClientSettings
+from support.federated_toys import Point, converge, quadratic_client
 
 A = torch.tensor([1.0, 3.0, 2.0], dtype=torch.float64)
 B = torch.tensor([1.0, -2.0, 4.0], dtype=torch.float64)

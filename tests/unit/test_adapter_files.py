@@ -12,12 +12,12 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from injection_toys import BOTH, IMAGE, foundation, language_model, settings
 from medfed.core.errors import RunError
 from medfed.core.torch_rng import torch_seeded
 from medfed.injection.experts import add_experts, load_experts, save_experts
 from medfed.injection.model import InjectedModel
 from medfed.study.injection import RouterSettings
+from support.llm_toys import BOTH, IMAGE, foundation, language_model, settings
 
 IDS = torch.tensor([[1, 40, 77, 90], [1, 12, 200, 5]])
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from federated_toys import changed, run
 from medfed.algorithms.fednova import STEPS, FedNova
 from medfed.algorithms.scaffold import Scaffold
 from medfed.core.catalog import ALGORITHMS
 from medfed.core.errors import StudyError
 from medfed.study.federation import ClientSettings
+from support.federated_toys import changed, run
 
 PLAIN = ClientSettings(optimizer="sgd", lr=0.1)
 Fields = dict[str, object]

@@ -8,7 +8,7 @@ from medfed.ask.task_selection import Plan, is_closed, parse_answers, plan
 from medfed.core.catalog import TASKS
 from medfed.core.errors import StudyError
 from medfed.study.study import Study, study_of
-from quick_run import STUDY
+from support.finished_runs import STUDY
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from federated_toys import allowed, changed, run, small_clients, small_exchange, small_federation, small_model
 from medfed.algorithms.fedavg import FedAvg
 from medfed.algorithms.scaffold import Scaffold
 from medfed.core.catalog import ALGORITHMS
@@ -35,6 +34,7 @@ from medfed.federated.exchange import Answer, InProcessExchange
 from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.state import fingerprint, num_bytes
 from medfed.study.federation import RoundSettings, UploadDtype
+from support.federated_toys import allowed, changed, run, small_clients, small_exchange, small_federation, small_model
 
 DTYPES: tuple[UploadDtype, ...] = ("bfloat16", "int8")
 both = pytest.mark.parametrize("dtype", DTYPES)

@@ -15,7 +15,6 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from federated_toys import CARD
 from medfed.cli.main import app
 from medfed.core.errors import DataError
 from medfed.data import cache as decoded_cache
@@ -26,6 +25,7 @@ from medfed.datasets.decoded import Decoded
 from medfed.modalities.base import Modality
 from medfed.modalities.image import ImageModality
 from medfed.study.data import TwinSpec
+from support.federated_toys import CARD
 
 NUM_EXAMPLES = 6
 

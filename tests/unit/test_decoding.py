@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from injection_toys import BOTH, CARD, CHANNELS, federated_model, foundation, settings, tokenizer
 from medfed.core.errors import StudyError
 from medfed.core.types import Batch
 from medfed.datasets.decoded import Decoded
@@ -23,6 +22,7 @@ from medfed.llm.prompt import Sequences, build_prompt
 from medfed.study.injection import Order
 from medfed.tasks.base import TaskSet, closed
 from medfed.tasks.question_answering import QuestionAnswering
+from support.llm_toys import BOTH, CARD, CHANNELS, federated_model, foundation, settings, tokenizer
 
 ORDERS: tuple[Order, ...] = ("modality_first", "task_first")
 LENGTH = 6

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from injection_toys import BOTH, IMAGE, WORDY, examples, federated_model, foundation, public, settings
 from medfed.injection import inject as injecting
 from medfed.injection.encode import LIMIT_BYTES, TokenCache, encode, encode_drawn
 from medfed.injection.inject import Draw, Injector
 from medfed.models.multimodal import MultimodalModel
 from medfed.runs.predictors import InjectedPredictor
 from medfed.tasks.base import TaskSet
+from support.llm_toys import BOTH, IMAGE, WORDY, examples, federated_model, foundation, public, settings
 
 FROZEN = {"encoder_lr": 0, "num_epochs": 2}
 

@@ -10,11 +10,11 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaForCausalLM
 
-from injection_toys import language_model
 from medfed.core.errors import RunError, StudyError
 from medfed.core.torch_rng import torch_seeded
 from medfed.injection.experts import RoutedLoraModel, add_experts, load_experts, save_experts
 from medfed.study.injection import RouterSettings
+from support.llm_toys import language_model
 
 IDS = torch.tensor([[1, 40, 77, 90, 3], [1, 12, 200, 5, 8]])
 MIX = torch.tensor([[0.7, 0.2, 0.1], [0.0, 0.5, 0.5]])

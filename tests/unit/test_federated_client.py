@@ -8,7 +8,6 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from federated_toys import SMALL, TASK_X, TASK_Y, Point, quadratic_client, small_clients, small_model, task_set
 from medfed.algorithms.fedavg import FedAvg
 from medfed.algorithms.fedprox import FedProx
 from medfed.core.errors import DataError, RunError, StudyError
@@ -19,6 +18,7 @@ from medfed.federated.exchange import InProcessExchange
 from medfed.federated.gate import delta_dtype
 from medfed.federated.state import FederatedState, Weights, fingerprint, load_weights, num_bytes, weights_of
 from medfed.study.federation import ClientSettings
+from support.federated_toys import SMALL, TASK_X, TASK_Y, Point, quadratic_client, small_clients, small_model, task_set
 
 
 def broadcast(model: nn.Module, round: int = 1) -> Broadcast:

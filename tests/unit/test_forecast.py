@@ -12,8 +12,6 @@ from rich.console import Console
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from injection_toys import IMAGE, examples, federated_model, kept_tensors, settings, tokenizer
-from language_models import FAMILIES, write_model
 from medfed.cli.main import app
 from medfed.core.errors import StudyError
 from medfed.core.progress import Reporter
@@ -29,7 +27,8 @@ from medfed.runs.forecast import Shape, Trial, cache_bytes, on_meta, read_config
 from medfed.study.foundation import HuggingFaceSettings
 from medfed.study.injection import InjectionSettings
 from medfed.study.study import study_of
-from quick_run import STUDY as STUDY_OF_ALL
+from support.finished_runs import STUDY as STUDY_OF_ALL
+from support.llm_toys import FAMILIES, IMAGE, examples, federated_model, kept_tensors, settings, tokenizer, write_model
 
 STUDY = Path(__file__).parents[2] / "studies" / "demo.toml"
 DIMS = {"image": 5, "sound": 7, f"{HEAD}image-task": 2}

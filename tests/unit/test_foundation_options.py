@@ -10,8 +10,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from injection_toys import BOTH, IMAGE, examples, federated_model, public, settings
-from language_models import write_model
 from medfed.cli.main import app
 from medfed.core.errors import StudyError
 from medfed.data.prepare import Sources
@@ -22,6 +20,7 @@ from medfed.llm.foundation import load_foundation
 from medfed.runs.pipeline import Places, folder_of
 from medfed.study.foundation import HuggingFaceSettings
 from medfed.study.study import foundation_overrides, load_study
+from support.llm_toys import BOTH, IMAGE, examples, federated_model, public, settings, write_model
 
 STUDY = Path(__file__).parents[2] / "studies" / "demo.toml"
 WIDE = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from injection_toys import BOTH, IMAGE, WORDY, examples, federated_model, foundation, injector, public, settings
 from medfed.injection.encode import Group, encode
 from medfed.injection.inject import Injector, Seam, buckets, overhead
 from medfed.injection.model import InjectedModel, asked_logits
+from support.llm_toys import BOTH, IMAGE, WORDY, examples, federated_model, foundation, injector, public, settings
 
 TASKS = (IMAGE, WORDY, BOTH)
 

@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from injection_toys import foundation, language_model
 from medfed.core.errors import RunError
 from medfed.injection.experts import RoutedLoraModel, add_experts, load_experts, save_experts
 from medfed.llm.targets import projections
 from medfed.study.injection import RouterSettings
+from support.llm_toys import foundation, language_model
 
 P, RANK, ALPHA = 3, 2, 8
 IDS = torch.tensor([[1, 40, 77, 90], [1, 12, 200, 5]])

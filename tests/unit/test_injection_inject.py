@@ -12,12 +12,12 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from injection_toys import BOTH, IMAGE, WORDY, examples, federated_model, foundation, injector, public, settings
 from medfed.core.errors import RunError, StudyError
 from medfed.federated.state import weights_of
 from medfed.injection.experts import RoutedLoraModel
 from medfed.injection.inject import Injector, epoch_order
 from medfed.models.multimodal import MultimodalModel
+from support.llm_toys import BOTH, IMAGE, WORDY, examples, federated_model, foundation, injector, public, settings
 
 TASKS = (IMAGE, BOTH)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from injection_toys import BOTH, IMAGE, examples, federated_model, public, settings
 from medfed.core.torch_rng import torch_seeded
 from medfed.federated.state import weights_of
 from medfed.injection.distil import Lesson, lessons, train_public
 from medfed.injection.encode import HEAD, Group, encode, with_heads
 from medfed.models.multimodal import MultimodalModel
+from support.llm_toys import BOTH, IMAGE, examples, federated_model, public, settings
 
 OTHER = IMAGE.model_copy(update={"name": "other-task", "question": "Is it red?"})
 

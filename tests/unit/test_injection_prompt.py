@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from injection_toys import BOTH, IMAGE, WORDY, examples, federated_model, foundation, settings, tokenizer
 from medfed.core.errors import StudyError
 from medfed.core.types import Batch
 from medfed.injection.encode import Group, encode
@@ -16,6 +15,7 @@ from medfed.injection.model import InjectedModel
 from medfed.llm.prompt import build_prompt
 from medfed.study.injection import Order
 from medfed.tasks.classification import Classification
+from support.llm_toys import BOTH, IMAGE, WORDY, examples, federated_model, foundation, settings, tokenizer
 
 ORDERS: tuple[Order, ...] = ("modality_first", "task_first")
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from injection_toys import BOTH, IMAGE, WORDY, examples, federated_model, foundation, public, settings, tokenizer
 from medfed.core.torch_rng import torch_seeded
 from medfed.injection.encode import Group, encode
 from medfed.injection.inject import Injector
@@ -17,6 +16,7 @@ from medfed.injection.model import InjectedModel, Prefixes
 from medfed.injection.texts import Texts
 from medfed.llm.foundation import Foundation
 from medfed.tasks.classification import Classification
+from support.llm_toys import BOTH, IMAGE, WORDY, examples, federated_model, foundation, public, settings, tokenizer
 
 LONG = WORDY.model_copy(update={"question": "Does the long sound of this thing fit its colour? " * 3})
 

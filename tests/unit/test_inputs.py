@@ -17,7 +17,7 @@ from medfed.datasets.images import write_grey
 from medfed.datasets.ptbxl import read_wfdb
 from medfed.modalities.signal import LEADS
 from medfed.study.study import Study, study_of
-from quick_run import STUDY
+from support.finished_runs import STUDY
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from injection_toys import BOTH, IMAGE, WORDY, examples, federated_model, public, settings
-from language_models import FAMILIES, FLATTENING, VOCABULARY, WINDOW, write_model, write_wrapped
 from medfed.core.errors import StudyError
 from medfed.core.types import Batch
 from medfed.injection.encode import Group, encode
@@ -23,6 +21,21 @@ from medfed.llm.foundation import Foundation, load_foundation
 from medfed.llm.targets import projections, target_modules
 from medfed.study.foundation import HuggingFaceSettings
 from medfed.tasks.classification import Classification
+from support.llm_toys import (
+    BOTH,
+    FAMILIES,
+    FLATTENING,
+    IMAGE,
+    VOCABULARY,
+    WINDOW,
+    WORDY,
+    examples,
+    federated_model,
+    public,
+    settings,
+    write_model,
+    write_wrapped,
+)
 
 EVERY = [*FAMILIES, "wrapped"]
 LENGTH = 6

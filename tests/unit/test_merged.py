@@ -8,14 +8,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from finished_runs import llm_folder
-from injection_toys import IMAGE, language_model, settings, tokenizer
 from medfed.core.errors import RunError
 from medfed.export.merged import merged_weights, save_merged
 from medfed.injection.lowrank import Factors, folded
 from medfed.injection.model import InjectedModel
 from medfed.llm.foundation import Foundation
 from medfed.llm.huggingface import refuse_quantised
+from support.finished_runs import llm_folder
+from support.llm_toys import IMAGE, language_model, settings, tokenizer
 
 LAYER = "model.layers.1.mlp.down_proj"
 

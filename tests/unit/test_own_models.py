@@ -5,16 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from federated_toys import (
-    SMALL,
-    Point,
-    run,
-    run_and_deploy,
-    small_clients,
-    small_exchange,
-    small_federation,
-    small_model,
-)
 from medfed.algorithms.ditto import Ditto
 from medfed.algorithms.fedavg import FedAvg
 from medfed.algorithms.fedbn import FedBN
@@ -27,6 +17,16 @@ from medfed.federated.exchange import InProcessExchange
 from medfed.federated.rounds import initial_state, run_rounds
 from medfed.federated.state import fingerprint, weights_of
 from medfed.study.federation import RoundSettings
+from support.federated_toys import (
+    SMALL,
+    Point,
+    run,
+    run_and_deploy,
+    small_clients,
+    small_exchange,
+    small_federation,
+    small_model,
+)
 
 NORM = {"encoders.a.layers.1", "encoders.b.layers.1"}
 

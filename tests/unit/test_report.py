@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fake_run import TITLES, TRAINED, UNSEEN, fake_run
 from medfed.core.errors import RunError
 from medfed.report import federation
 from medfed.report.html import build_report, write_report
@@ -27,6 +26,7 @@ from medfed.report.records import ScoreFile
 from medfed.report.svg import Frame, tag, ticks
 from medfed.report.tables import summary_table
 from medfed.report.verdict import sentences, trained_verdicts, unseen_verdicts
+from support.fake_runs import TITLES, TRAINED, UNSEEN, fake_run
 
 VOID = {"meta", "col", "input", "br", "link", "img"}
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from injection_toys import kept_tensors
 from medfed.core.errors import RunError
 from medfed.injection.experts import RoutedLoraModel, add_experts, routed_lora
 from medfed.study.injection import RouterSettings
+from support.llm_toys import kept_tensors
 
 IN, OUT, MIDDLE = 5, 4, 6
 SHAPES = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from injection_toys import BOTH, examples, federated_model, foundation, settings
 from medfed.core.types import Batch
 from medfed.injection.encode import Group, encode
 from medfed.injection.inject import Injector
+from support.llm_toys import BOTH, examples, federated_model, foundation, settings
 
 NUM_ITEMS, BATCH_SIZE = 1000, 100
 

@@ -13,7 +13,7 @@ from medfed.core.errors import PolicyError, SiteError
 from medfed.core.types import Update
 from medfed.sites.policy import Policy, parts_sent, policy_for, study_sha256
 from medfed.study.study import Study, load_study
-from site_toys import STUDY, study_file
+from support.site_toys import STUDY, study_file
 
 ALL = ("encoders", "heads", "decoders", "buffers", "state")
 

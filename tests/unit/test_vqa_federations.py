@@ -23,7 +23,7 @@ from medfed.federated.state import load_weights
 from medfed.models.blip import Blip
 from medfed.study.data import PartitionSettings, SplitSettings
 from medfed.study.federation import ClientSettings, RoundSettings
-from vqa_twins import SMALL, cohort, model, task
+from support.twins import SMALL, cohort, model, task
 
 
 def federate(parts: Cohort, name: str, num_rounds: int) -> tuple[Blip, list[float]]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from federated_toys import SMALL, allowed, small_clients, small_federation, small_model
 from medfed.core.catalog import ALGORITHMS
 from medfed.federated.algorithm import Algorithm
 from medfed.federated.exchange import ClientExchange, InProcessExchange
@@ -16,6 +15,7 @@ from medfed.federated.rounds import RoundResult, initial_state, run_round, run_r
 from medfed.federated.state import fingerprint
 from medfed.federated.workers import Pool, Recipe, WorkerExchange
 from medfed.study.federation import RoundSettings, UploadDtype
+from support.federated_toys import SMALL, allowed, small_clients, small_federation, small_model
 
 ROUNDS = RoundSettings(num_rounds=2)
 

@@ -1,25 +1,70 @@
-"""A finished run without training: random weights everywhere, on a random Llama in a folder, in a second."""
+"""Finished runs in seconds: one trained a little, with files for questions, and one with random weights."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 import torch
-from transformers import PreTrainedTokenizerFast
+from rich.console import Console
 
-from fake_run import fake_run
-from injection_toys import TEXTS, language_model
+from medfed.core.progress import Reporter
 from medfed.federated.rounds import initial_state
 from medfed.federated.state import join
 from medfed.injection.inject import Injector
 from medfed.llm.foundation import load_foundation
-from medfed.llm.tiny.pretrain import SPECIAL, train_tokenizer
 from medfed.runs.federation import build_multimodal
 from medfed.runs.folder import RunDir
-from medfed.study.study import Study
+from medfed.runs.loaded import LoadedRun
+from medfed.runs.pipeline import Places, run_study
+from medfed.study.study import Study, study_of
+from support.fake_runs import fake_run
+from support.llm_toys import language_model, write_tokenizer
+
+QUICK_STUDY = {
+    "name": "quick",
+    "train": ["lod", "ead", "mp"],
+    "unseen": ["ped", "mr"],
+    "baselines": [],
+    "algorithm": "fedavg",
+    "twins": {"num_patients": 30},
+    "partition": {"num_clients": 1},
+    "rounds": {"num_rounds": 1},
+    "encoders": {"image": "vit-mini", "ecg": "conv1d"}
+    | dict.fromkeys(("vitals", "labs", "input", "output"), "transformer"),
+    "foundation": {"kind": "tiny", "num_steps": 2, "width": 32, "num_layers": 1, "vocab_size": 400},
+    "injection": {"num_experts": 4, "rank": 2, "num_epochs": 1},
+    "evaluation": {"num_resamples": 10, "max_new_tokens": 4},
+}
+
+
+class QuickRun(NamedTuple):
+    """A run's folder, the cache with its LLM, and files of the twins by modality."""
+
+    folder: Path
+    cache: Path
+    images: list[Path]
+    ecgs: list[Path]
+    icu: Path
+
+    def load(self) -> LoadedRun:
+        """The run in memory."""
+        return LoadedRun(self.folder, self.cache, None)
+
+
+def quick_run(place: Path) -> QuickRun:
+    """Run the study in ``place``."""
+    cache, quiet = place / "cache", Reporter(Console(quiet=True))
+    run_study(study_of(QUICK_STUDY, "quick"), Places(place / "runs", cache), quiet)
+    (folder,) = (place / "runs" / "quick").iterdir()
+    stays = pl.read_parquet(next(cache.rglob("mortality24/*/dyn.parquet")))
+    stay = stays.filter(pl.col("stay_id") == stays["stay_id"][0]).head(24).drop("stay_id", "time")
+    stay.write_csv(place / "stay.csv")
+    return QuickRun(folder, cache, sorted(cache.rglob("*.dcm")), sorted(cache.rglob("*.hea")), place / "stay.csv")
+
 
 ENCODERS = {"image": "vit-mini", "ecg": "conv1d", "vitals": "transformer"}
 ENCODERS |= dict.fromkeys(("labs", "input", "output"), "transformer")
@@ -32,12 +77,7 @@ def llm_folder(root: Path, **sizes: Any) -> Path:
     """Write a random Llama with its tokenizer and return its folder."""
     folder = root / "llm"
     language_model(**sizes).save_pretrained(folder)
-    pad, start, end = SPECIAL
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=train_tokenizer(TEXTS, 320), pad_token=pad, bos_token=start, eos_token=end
-    )
-    tokenizer.save_pretrained(folder)
-    return folder
+    return write_tokenizer(folder)
 
 
 def finished_run(root: Path, llm: Path, *, learned: bool = True, model: str | None = None, **injection: Any) -> Path:

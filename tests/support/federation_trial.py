@@ -7,8 +7,6 @@ Processes are forked from a server that has imported medfed once, so each starts
 from __future__ import annotations
 
 import contextlib
-import errno
-import importlib
 import json
 import multiprocessing
 import os
@@ -19,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import psutil
 
@@ -32,6 +30,7 @@ from medfed.sites.folder import SiteFolder, SiteSettings, init_site
 from medfed.sites.policy import Part, policy_for
 from medfed.sites.status import STATUS, Status, read_status
 from medfed.study.study import Study, load_study
+from support.planted_faults import Fault, plant
 
 STUDY = """
 name = "trial"
@@ -84,19 +83,6 @@ BOUND = 90.0
 RELEASED = "released"
 """File in a trial's folder: what is held goes on."""
 PRELOADED = ("medfed.cli.main", "medfed.sites.server", "medfed.sites.client", "medfed.sites.flower")
-
-
-class Fault(NamedTuple):
-    """What goes wrong in a process: at the ``count``-th call of ``module:qualified.name``.
-
-    ``act`` is "kill" (SIGKILL), "full" (the disk is full at this call and every one after it), "hold" (wait until the
-    test calls :meth:`Trial.release`), "twice" (call it twice) or "replay" (from this call on, return what the first
-    call returned).
-    """
-
-    target: str
-    count: int
-    act: str = "kill"
 
 
 class Process:
@@ -327,7 +313,7 @@ def _command(arguments: list[str], log: str, faults: tuple[Fault, ...], heartbea
     os.environ["COLUMNS"] = "500"
     _beat_every(heartbeat)
     for fault in faults:
-        _plant(fault, Path(log).parent / RELEASED)
+        plant(fault, Path(log).parent / RELEASED)
     from medfed.cli.main import main
 
     sys.argv = ["medfed", *arguments]
@@ -342,34 +328,3 @@ def _beat_every(seconds: float) -> None:
 
     fleet_handlers.HEARTBEAT_MIN_INTERVAL = min(seconds, fleet_handlers.HEARTBEAT_MIN_INTERVAL)
     flower.HEARTBEAT_SECONDS, flower.REFUSED_SECONDS = seconds, 3 * seconds
-
-
-def _plant(fault: Fault, gate: Path) -> None:
-    module_name, _, path = fault.target.partition(":")
-    owner: Any = importlib.import_module(module_name)
-    *parents, name = path.split(".")
-    for parent in parents:
-        owner = getattr(owner, parent)
-    original: Callable[..., Any] = getattr(owner, name)
-    calls = 0
-    first: Any = None
-
-    def faulty(*args: Any, **options: Any) -> Any:
-        nonlocal calls, first
-        calls += 1
-        if calls == fault.count and fault.act == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if calls == fault.count and fault.act == "hold":
-            print(f"held at {fault.target}")
-            until(gate.exists)
-        if calls >= fault.count and fault.act == "full":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if calls >= fault.count and fault.act == "replay":
-            return first
-        if calls == fault.count and fault.act == "twice":
-            original(*args, **options)
-        found = original(*args, **options)
-        first = found if calls == 1 else first
-        return found
-
-    setattr(owner, name, faulty)

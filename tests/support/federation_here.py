@@ -1,18 +1,65 @@
-"""What a federation's run says and weighs when a site is missing, and the same run in this process, for comparison."""
+"""A federation in this process, without a network, and the same study with a site that is not heard."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import io
+from collections.abc import Callable, Iterator, Mapping
 
-from federation_trial import Trial
+from rich.console import Console
+
 from medfed.core.progress import Reporter
 from medfed.core.types import Broadcast
 from medfed.data.cohort import Cohort
 from medfed.federated.exchange import Answer, ClientExchange
 from medfed.runs.folder import RunDir
 from medfed.runs.pipeline import Party, Places, here, run_study
+from medfed.sites.client import SiteDesk
+from medfed.sites.federation import FederationFolder
+from medfed.sites.remote import Envelope, Lost
+from medfed.sites.server import Hospitals
 from medfed.study.study import Study
+from support.federation_trial import Trial
+
+Meddle = Callable[[str, Envelope, Envelope], Envelope]
+"""(site, letter, its answer) → the answer that arrives."""
+
+
+class DeskPost:
+    """The post between a server and the sites of ``trial``; it keeps all that left the sites, and may meddle."""
+
+    def __init__(self, trial: Trial, meddle: Meddle = lambda site, letter, answer: answer) -> None:
+        self._said = {site: io.StringIO() for site in trial.sites}
+        self._desks = {
+            site: SiteDesk(trial.folder(site), Reporter(Console(file=self._said[site], width=500)))
+            for site in trial.sites
+        }
+        self._meddle = meddle
+        self.left: list[tuple[str, Envelope]] = []
+
+    def said(self, site: str) -> str:
+        """Return what ``site`` told its own people."""
+        return self._said[site].getvalue()
+
+    def online(self) -> set[str]:
+        return set(self._desks)
+
+    def ask(self, letters: Mapping[str, Envelope], seconds: float) -> Iterator[tuple[str, Envelope | Lost]]:
+        for site, letter in sorted(letters.items()):
+            answer = self._meddle(site, letter, self._desks[site](letter))
+            self.left.append((site, answer))
+            yield site, answer
+
+    def late(self) -> list[tuple[str, str]]:
+        return []
+
+
+def run_over(trial: Trial, post: DeskPost) -> RunDir:
+    """Run the study of ``trial`` over ``post`` as its server does."""
+    folder, reporter = FederationFolder.load(trial.server_folder), Reporter.silent()
+    places = Places(folder.runs, folder.cache, folder.data_root)
+    hospitals = Hospitals(folder, post, reporter)
+    return RunDir(run_study(trial.study, places, reporter, party=hospitals.party()))
 
 
 class Deaf:

@@ -1,4 +1,4 @@
-"""Trains a toy injected LLM in one process, and sharded over two: ``python sharded_trial.py FOLDER``.
+"""Trains a toy injected LLM in one process, and sharded over two: ``python -m support.sharded_trial FOLDER``.
 
 accelerate 1.15 takes FSDP up on accelerators only, so the two CPU processes say by hand that this is FSDP; all that
 follows (its plugin from ``deploy/fsdp.json``, ``prepare``, its optimizer) is accelerate's own.
@@ -21,14 +21,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from injection_toys import BOTH, IMAGE, examples, federated_model, foundation, settings
 from medfed.core.torch_rng import torch_seeded
 from medfed.injection.encode import Group, encode
 from medfed.injection.experts import save_experts
 from medfed.injection.model import InjectedModel
 from medfed.injection.sharding import adapter_state, average_gradients, expert_params, shard, whole_params
+from support.llm_toys import BOTH, IMAGE, examples, federated_model, foundation, settings
 
-CONFIG = Path(__file__).parents[1] / "deploy" / "fsdp.json"
+CONFIG = Path(__file__).parents[2] / "deploy" / "fsdp.json"
 STEPS, SHARE = 4, 4
 WORLD = 2
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

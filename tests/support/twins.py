@@ -1,4 +1,4 @@
-"""Small question-answering tasks on twins, for the tests of datasets, models and federations."""
+"""Small twins of the image and question data sets, decoded, divided among clients, and with a model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tempfile import mkdtemp
 from medfed.core.catalog import DATASETS, MODALITIES, TASKS
 from medfed.data.cohort import Cohort, build_cohort
 from medfed.data.decode import decode
-from medfed.datasets.base import write_twin
+from medfed.datasets.base import Dataset, write_twin
 from medfed.datasets.decoded import Decoded
 from medfed.modalities.base import Modality
 from medfed.modalities.image import ImageModality
@@ -19,6 +19,28 @@ from medfed.study.encoders import TextEncoderSpec, ViTMini
 from medfed.study.models import BlipSpec
 from medfed.study.parts import EncoderSpec
 from medfed.tasks.base import TrainableTask, trainable
+
+IMAGE_DATASETS: tuple[Dataset, ...] = tuple(
+    DATASETS[name]
+    for name in (
+        "covid-radiography",
+        "rsna-pneumonia",
+        "chexpert",
+        "chestxray14",
+        "pneumoniamnist",
+        "vqa-rad",
+        "slake",
+        "slake-zh",
+    )
+)
+PNEUMONIA_MNIST = DATASETS["pneumoniamnist"]
+
+
+def twin(dataset: Dataset, root: Path, num_patients: int = 12, **settings: float) -> Path:
+    """Write a twin of ``dataset`` with 32-pixel images and return its root."""
+    write_twin(dataset, root, TwinSpec(num_patients=num_patients, **{"image_size": 32, **settings}))
+    return root
+
 
 SMALL: dict[str, Modality] = {**MODALITIES, "image": ImageModality(size=32)}
 TEXT = TextEncoderSpec(dim=16, num_heads=2)

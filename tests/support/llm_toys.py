@@ -1,16 +1,24 @@
-"""A small injected LLM in memory: a random Llama, linear encoders, and public sets whose class shows in the sample."""
+"""Small LLMs: an injected one in memory on a random Llama, and a random one of each family in a folder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from medfed.core.torch_rng import torch_seeded
 from medfed.datasets.base import Card
@@ -32,6 +40,7 @@ CARD = Card(title="toy", version="1", licence="none", access="none", citation="n
 CHANNELS = 6
 SIGNAL = SignalModality()
 """Any modality: the toy encoder asks nothing of it."""
+VOCABULARY = 320
 TEXTS = ("Question: Is it round? Answer: Yes", "Question: Is it red? Answer: No", "shape colour image sound task") * 20
 
 IMAGE = Classification(
@@ -83,18 +92,21 @@ class ToySpec(EncoderSpec):
 @cache
 def tokenizer() -> HubTokenizer:
     """A byte-pair tokenizer of a few words."""
+    return HubTokenizer(fast_tokenizer())
+
+
+def fast_tokenizer() -> PreTrainedTokenizerFast:
+    """The same in transformers' form."""
     pad, start, end = SPECIAL
-    return HubTokenizer(
-        PreTrainedTokenizerFast(
-            tokenizer_object=train_tokenizer(TEXTS, 320), pad_token=pad, bos_token=start, eos_token=end
-        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=train_tokenizer(TEXTS, VOCABULARY), pad_token=pad, bos_token=start, eos_token=end
     )
 
 
 def language_model(**changes: Any) -> LlamaForCausalLM:
     """A random Llama, the same at every call."""
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = LlamaConfig(vocab_size=320, num_key_value_heads=2, initializer_range=0.1, **(sizes | changes))
+    config = LlamaConfig(vocab_size=VOCABULARY, num_key_value_heads=2, initializer_range=0.1, **(sizes | changes))
     with torch_seeded("toy", "llm"):
         return LlamaForCausalLM(config)
 
@@ -157,3 +169,80 @@ def kept_tensors(run: Callable[[], Tensor]) -> list[Tensor]:
         out = run()
     assert out.requires_grad
     return list(kept.values())
+
+
+WINDOW = 6
+"""Shorter than every prompt."""
+COMMON = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.2,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+MIXED = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
+FAMILIES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "llama": ("llama", {"attention_bias": True, "tie_word_embeddings": True}),
+    "qwen3": ("qwen3", {**MIXED, "use_sliding_window": True}),
+    "gemma": ("gemma", {}),
+    "gemma2": ("gemma2", {**MIXED, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}),
+    "gemma3": ("gemma3_text", MIXED),
+    "mistral": ("mistral", {"sliding_window": WINDOW}),
+    "phi3": ("phi3", {"sliding_window": WINDOW}),
+    "mixtral": ("mixtral", {"num_local_experts": 3, "num_experts_per_tok": 2}),
+    "qwen2_moe": (
+        "qwen2_moe",
+        {
+            "num_experts": 3,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 24,
+            "shared_expert_intermediate_size": 40,
+        },
+    ),
+    "opt": ("opt", {"ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.2, "dropout": 0.0}),
+}
+"""Name → model type and what is set beside :data:`COMMON`: windows, capping, ties, biases, experts of its own."""
+FLATTENING = frozenset({"qwen2_moe", "opt"})
+"""Families with layers that see all tokens of a batch in one row, so that it can have but one α."""
+
+
+def write_model(folder: Path, family: str, **changes: Any) -> Path:
+    """Write config, random weights and tokenizer of a family to ``folder``; the same at every call."""
+    kind, own = FAMILIES[family]
+    config = AutoConfig.for_model(kind, **{**COMMON, **own, **changes})
+    with torch_seeded("tiny", family):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.save_pretrained(folder)
+    return write_tokenizer(folder)
+
+
+def write_wrapped(folder: Path) -> Path:
+    """Write a Gemma 3 with its picture tower."""
+    text = {**COMMON, **MIXED, "model_type": "gemma3_text"}
+    vision = {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    config = AutoConfig.for_model("gemma3", text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    with torch_seeded("tiny", "wrapped"):
+        model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    model.save_pretrained(folder)
+    return write_tokenizer(folder)
+
+
+def write_tokenizer(folder: Path) -> Path:
+    """Write a byte-pair tokenizer of a few words to ``folder``."""
+    fast_tokenizer().save_pretrained(folder)
+    return folder

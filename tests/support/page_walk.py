@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 
 from typer.testing import CliRunner
 
-PAGE = Path(__file__).parents[1] / "docs" / "deployment.md"
+PAGE = Path(__file__).parents[2] / "docs" / "deployment.md"
 FINGERPRINT = r"(?:[0-9A-F]{2}:){31}[0-9A-F]{2}"
 OVER_SECONDS = 600.0
 

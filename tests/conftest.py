@@ -1,4 +1,4 @@
-"""Shared settings of the tests: one thread, and shapes checked in every test."""
+"""Shared settings of the tests: one thread, shapes checked in every test, and each test held to its tier."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from support import shapes
+from support.once import made_once
+from support.tiers import held_to_its_tier
 
 if TYPE_CHECKING:
     from support.federation_trial import Trial
@@ -20,6 +22,13 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 shapes.install()
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Let no unit test start a process or build an LLM."""
+    with held_to_its_tier(item):
+        return (yield)
 
 
 @pytest.fixture(scope="session")
@@ -32,18 +41,19 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def trial_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folders of the small federation's server and sites: synthetic, written once."""
+    """The folders of the small federation's server and sites: synthetic, written once for all workers, only read."""
     from support.federation_trial import STUDY, written_folders
 
-    return written_folders(STUDY, tmp_path_factory.mktemp("trial") / "data")
+    made = made_once(tmp_path_factory, "trial", lambda folder: written_folders(STUDY, folder / "data"))
+    return made / "data"
 
 
 @pytest.fixture(scope="session")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> QuickRun:
-    """A tiny finished run and files to ask it about, made once."""
-    from support.finished_runs import quick_run
+    """A tiny finished run and files to ask it about, made once for all workers, only read."""
+    from support.finished_runs import QuickRun, quick_run
 
-    return quick_run(tmp_path_factory.mktemp("quick"))
+    return QuickRun.at(made_once(tmp_path_factory, "quick", quick_run))
 
 
 @pytest.fixture

@@ -23,22 +23,7 @@ from medfed.runs.pipeline import Places, run_study
 from medfed.study.study import Study, study_of
 from support.fake_runs import fake_run
 from support.llm_toys import language_model, write_tokenizer
-
-QUICK_STUDY = {
-    "name": "quick",
-    "train": ["lod", "ead", "mp"],
-    "unseen": ["ped", "mr"],
-    "baselines": [],
-    "algorithm": "fedavg",
-    "twins": {"num_patients": 30},
-    "partition": {"num_clients": 1},
-    "rounds": {"num_rounds": 1},
-    "encoders": {"image": "vit-mini", "ecg": "conv1d"}
-    | dict.fromkeys(("vitals", "labs", "input", "output"), "transformer"),
-    "foundation": {"kind": "tiny", "num_steps": 2, "width": 32, "num_layers": 1, "vocab_size": 400},
-    "injection": {"num_experts": 4, "rank": 2, "num_epochs": 1},
-    "evaluation": {"num_resamples": 10, "max_new_tokens": 4},
-}
+from support.studies import QUICK
 
 
 class QuickRun(NamedTuple):
@@ -50,20 +35,25 @@ class QuickRun(NamedTuple):
     ecgs: list[Path]
     icu: Path
 
+    @classmethod
+    def at(cls, place: Path) -> QuickRun:
+        """Return what :func:`quick_run` left in ``place``."""
+        (folder,), cache = (place / "runs" / "quick").iterdir(), place / "cache"
+        images, ecgs = sorted(cache.rglob("*.dcm")), sorted(cache.rglob("*.hea"))
+        return cls(folder, cache, images, ecgs, place / "stay.csv")
+
     def load(self) -> LoadedRun:
         """The run in memory."""
         return LoadedRun(self.folder, self.cache, None)
 
 
-def quick_run(place: Path) -> QuickRun:
-    """Run the study in ``place``."""
+def quick_run(place: Path) -> None:
+    """Run the study in ``place``, and put an ICU stay beside it."""
     cache, quiet = place / "cache", Reporter(Console(quiet=True))
-    run_study(study_of(QUICK_STUDY, "quick"), Places(place / "runs", cache), quiet)
-    (folder,) = (place / "runs" / "quick").iterdir()
+    run_study(study_of(QUICK, "quick"), Places(place / "runs", cache), quiet)
     stays = pl.read_parquet(next(cache.rglob("mortality24/*/dyn.parquet")))
     stay = stays.filter(pl.col("stay_id") == stays["stay_id"][0]).head(24).drop("stay_id", "time")
     stay.write_csv(place / "stay.csv")
-    return QuickRun(folder, cache, sorted(cache.rglob("*.dcm")), sorted(cache.rglob("*.hea")), place / "stay.csv")
 
 
 ENCODERS = {"image": "vit-mini", "ecg": "conv1d", "vitals": "transformer"}

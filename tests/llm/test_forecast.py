@@ -27,8 +27,8 @@ from medfed.runs.forecast import Shape, Trial, cache_bytes, on_meta, read_config
 from medfed.study.foundation import HuggingFaceSettings
 from medfed.study.injection import InjectionSettings
 from medfed.study.study import study_of
-from support.finished_runs import STUDY as STUDY_OF_ALL
 from support.llm_toys import FAMILIES, IMAGE, examples, federated_model, kept_tensors, settings, tokenizer, write_model
+from support.studies import QUICK
 
 STUDY = Path(__file__).parents[2] / "studies" / "demo.toml"
 DIMS = {"image": 5, "sound": 7, f"{HEAD}image-task": 2}
@@ -143,7 +143,7 @@ def kept_bytes(model: nn.Module, run: Callable[[], Tensor]) -> int:
 
 def test_the_work_is_that_of_the_cohort(tmp_path: Path) -> None:
     changes = {"rounds": {"num_rounds": 4}, "unseen": ["ped", "ecd", "mr"], "twins": {"num_patients": 60}}
-    study = study_of({**STUDY_OF_ALL, **changes, "evaluation": {"watch_every": 2}}, "quick")
+    study = study_of({**QUICK, **changes, "evaluation": {"watch_every": 2}}, "quick")
     quiet = Reporter(Console(quiet=True))
     sources = find_sources(study, None, tmp_path, quiet)
     work = workload(study, sources, tokenizer())

@@ -25,7 +25,8 @@ from medfed.federated.client import Client
 from medfed.federated.exchange import InProcessExchange
 from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.state import FederatedState, load_weights, split, weights_of
-from medfed.injection.inject import Injector, epoch_order
+from medfed.injection.batching import epoch_order
+from medfed.injection.inject import Injector
 from medfed.llm.foundation import Foundation
 from medfed.modalities import ENCODERS, MODALITIES
 from medfed.models.multimodal import MultimodalModel

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
-from medfed.cli.main import app
+from medfed.cli.app import app
 from medfed.core.catalog import TASKS
 from medfed.core.errors import MedfedError, RunError, StudyError
 from medfed.export.export import export_run

@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+from medfed.cli.app import app
 from typer.testing import CliRunner
-
-from medfed.cli.main import app
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from medfed.cli.main import app
+from medfed.cli.app import app
 from medfed.core.errors import StudyError
 from medfed.data.prepare import Sources
 from medfed.injection.inject import Injector

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from medfed.injection.batching import Seam, buckets, overhead
 from medfed.injection.encode import Group, encode
-from medfed.injection.inject import Injector, Seam, buckets, overhead
+from medfed.injection.inject import Injector
 from medfed.injection.model import InjectedModel, asked_logits
 from support.llm_toys import BOTH, IMAGE, WORDY, examples, federated_model, foundation, injector, public, settings
 

@@ -77,6 +77,6 @@ def _hold(target: str, released: Path) -> None:
 if __name__ == "__main__":
     plant(Fault(sys.argv[1], int(sys.argv[2])))
     sys.argv = ["medfed", *sys.argv[4:]]
-    from medfed.cli.main import main
+    from medfed.cli.app import main
 
     main()

@@ -27,12 +27,11 @@ from medfed.federated.encoding import (
     to_bfloat16,
     to_int8,
     told_errors,
-    update_bytes,
-    update_of,
 )
 from medfed.federated.exchange import Answer, InProcessExchange
 from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.state import fingerprint, num_bytes
+from medfed.federated.wire import update_bytes, update_of
 from medfed.study.federation import RoundSettings, UploadDtype
 from support.federated_toys import allowed, changed, run, small_clients, small_exchange, small_federation, small_model
 

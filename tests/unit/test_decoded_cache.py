@@ -14,7 +14,7 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from medfed.cli.main import app
+from medfed.cli.app import app
 from medfed.core.errors import DataError
 from medfed.data import cache as decoded_cache
 from medfed.data.cache import DecodedCache

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from medfed.core.types import Failure, Params, Update, component
-from medfed.federated.encoding import load_update, save_update
+from medfed.federated.wire import load_update, save_update
 
 Weighting = Literal["examples", "clients"]
 """Whether a client counts by its examples (McMahan et al. 2017), or as one if it has any (Karimireddy et al. 2020)."""

@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from medfed.cli.diagnosis import Check
 from medfed.core.catalog import DATASETS
+from medfed.core.diagnosis import Check
 from medfed.core.errors import DataError, MedfedError
 from medfed.core.progress import Reporter
 from medfed.data.hospital import find_site, served_tasks

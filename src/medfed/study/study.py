@@ -19,7 +19,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsA
 from medfed.core.catalog import ALGORITHMS, DATASETS, ENCODERS, MODALITIES, MODELS, TASKS
 from medfed.core.errors import MedfedError, StudyError
 from medfed.core.registry import Registry, unknown
-from medfed.federated.algorithm import Algorithm
 from medfed.study.data import MissingSettings, PartitionSettings, SplitSettings, TwinSpec
 from medfed.study.evaluation import EvaluationSettings
 from medfed.study.federation import ClientSettings, RoundSettings
@@ -29,9 +28,13 @@ from medfed.study.models import MultimodalSpec
 from medfed.study.parts import EncoderSpec, ModelSpec
 
 if TYPE_CHECKING:
+    from medfed.federated.algorithm import Algorithm
+else:
+    Algorithm = BaseModel
+
+if TYPE_CHECKING:
     from medfed.modalities.base import Modality
     from medfed.tasks.base import Task
-
 
 Baseline = Literal["federated", "local", "centralised"]
 """A model trained beside the injected LLM; see :mod:`medfed.runs.baselines`."""
@@ -113,7 +116,7 @@ class Study(BaseModel):
         if both := set(self.train) & set(self.unseen):
             raise ValueError(f"task {sorted(both)[0]!r} is both trained and unseen; a task is one or the other")
         for task in self.tasks:
-            _known(DATASETS, task.dataset, "dataset")
+            _known(DATASETS, task.dataset)
         for name in self.twin_sizes:
             _known(DATASETS, name)
         for name in (*self.modalities, *self.encoders):

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from medfed.cli.app import app
 from typer.testing import CliRunner
+
+from medfed.cli.app import app
 
 SVG = "{http://www.w3.org/2000/svg}"
 

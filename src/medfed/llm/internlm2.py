@@ -29,6 +29,7 @@ from torch import Tensor
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import generate_merges
 
+from medfed.core.diagnosis import installing
 from medfed.core.errors import StudyError
 from medfed.llm.checkpoints import INDEX, Shards
 
@@ -37,7 +38,6 @@ OUTSIDE = {
     "model.norm.weight": "model.norm.weight",
     "output.weight": "lm_head.weight",
 }
-
 
 WITHIN = {
     "attention.wo": "self_attn.o_proj",
@@ -48,10 +48,7 @@ WITHIN = {
     "feed_forward.w2": "mlp.down_proj",
 }
 
-
 FUSED = "attention.wqkv"
-
-
 DERIVED = "rotary_emb.inv_freq"
 """Old checkpoints carry what follows from the configuration."""
 
@@ -105,8 +102,6 @@ def _llama_config(source: Path) -> LlamaConfig:
 
 
 _NEEDED = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_size")
-
-
 _SAME = (
     "bos_token_id",
     "eos_token_id",
@@ -220,8 +215,6 @@ def split_fused(fused: Tensor, num_heads: int, num_kv_heads: int) -> tuple[Tenso
 
 
 MODEL, READY, SETTINGS = "tokenizer.model", "tokenizer.json", "tokenizer_config.json"
-
-
 BPE_TYPE, CONTROL, USER_DEFINED = 2, 3, 4
 """SentencePiece's numbers."""
 
@@ -277,7 +270,7 @@ def _from_pieces(source: Path, given: dict[str, Any]) -> Tokenizer:
 def _proto(path: Path) -> Any:
     """Parse a SentencePiece model, by the message classes that transformers carries."""
     if find_spec("google") is None or find_spec("google.protobuf") is None:
-        raise StudyError("reading it needs protobuf", where=path, hint="pip install 'medfed[convert]'")
+        raise StudyError("reading it needs protobuf", where=path, hint=installing("convert"))
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # noqa: PLC0415
     from transformers.utils import sentencepiece_model_pb2_new as messages  # noqa: PLC0415
 

@@ -22,6 +22,7 @@ from medfed.federated.rounds import RoundResult, initial_state, run_rounds
 from medfed.federated.state import fingerprint
 from medfed.federated.workers import Pool, Recipe, WorkerExchange
 from medfed.study.federation import RoundSettings
+from support.clocks import BOUND
 from support.federated_toys import SMALL, Point, small_clients, small_federation, small_model
 
 
@@ -120,15 +121,13 @@ def test_a_stopped_round_leaves_no_answer_behind_for_the_next(pool: Pool, tmp_pa
 
 
 ORPHANS = """
-import signal, sys, time
+import signal, sys
 from pathlib import Path
 from support.federated_toys import SMALL, small_clients, small_model
-from medfed.federated.algorithms.fedavg import FedAvg
-from medfed.federated.pool import Pool
+from medfed.algorithms.fedavg import FedAvg
 from medfed.federated.state import fingerprint
 from medfed.federated.rounds import initial_state
-from medfed.federated.worker import Recipe
-from medfed.federated.worker_exchange import WorkerExchange
+from medfed.federated.workers import Pool, Recipe, WorkerExchange
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
@@ -140,7 +139,7 @@ if __name__ == "__main__":
     answers = way(1, dict.fromkeys(way.registered, broadcast))
     next(answers)
     print("working", flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 """
 
 
@@ -150,13 +149,13 @@ def test_workers_end_with_their_parent(sent: signal.Signals, tmp_path: Path) -> 
     script.write_text(ORPHANS, encoding="utf-8")
     path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     command, environment = [sys.executable, str(script), str(tmp_path)], {**os.environ, "PYTHONPATH": path}
-    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     assert parent.stdout is not None
     assert parent.stdout.readline() == "working\n"
     workers = psutil.Process(parent.pid).children()
     assert workers
     parent.send_signal(sent)
-    parent.wait(20)
-    gone, alive = psutil.wait_procs(workers, 20)
+    parent.wait(BOUND)
+    gone, alive = psutil.wait_procs(workers, BOUND)
     assert not alive
     assert len(gone) == len(workers)

@@ -13,8 +13,7 @@ import os
 import signal
 import socket
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, get_args
@@ -30,6 +29,7 @@ from medfed.sites.folder import SiteFolder, SiteSettings, init_site
 from medfed.sites.policy import Part, policy_for
 from medfed.sites.status import STATUS, Status, read_status
 from medfed.study.study import Study, load_study
+from support.clocks import BOUND, put_forward, read_clock_from, until
 from support.planted_faults import Fault, plant
 
 STUDY = """
@@ -73,11 +73,14 @@ watch_every = 0
 """
 """SCAFFOLD over three small sites: it keeps state at the sites, so a round done twice or left out would show."""
 SITES = ("site-0", "site-1", "site-2")
-DEADLINES = Deadlines(wait_for_sites_seconds=60, hello_seconds=60, train_seconds=60, evaluate_seconds=60)
+DEADLINES = Deadlines(wait_for_sites_seconds=600, hello_seconds=600, train_seconds=600, evaluate_seconds=600)
+"""No deadline passes by itself, see :meth:`Process.hurry`."""
+GOODBYE = {"BYE_SECONDS": 120.0, "RETURN_SECONDS": 120.0}
+"""Of ``medfed.sites.server``: nobody misses the goodbye because the machine is slow."""
 HEARTBEAT = 1.0
-"""Seconds between heartbeats: a dead site's key is free again after twice as long."""
-BOUND = 90.0
-"""No wait of a test is longer, in seconds."""
+"""Seconds between a site's heartbeats: a dead site's key is free again after twice as long."""
+PATIENCE = 25.0
+"""Seconds that the server waits for a site that missed two heartbeats."""
 
 
 RELEASED = "released"
@@ -92,16 +95,16 @@ class Process:
         arguments: of the command.
         log: standard output and error go here.
         faults: what goes wrong in it.
-        heartbeat: seconds between heartbeats.
+        beats: its seconds between heartbeats, and the shortest that it admits of others.
     """
 
-    def __init__(self, arguments: list[str], log: Path, faults: tuple[Fault, ...], heartbeat: float) -> None:
+    def __init__(self, arguments: list[str], log: Path, faults: tuple[Fault, ...], beats: tuple[float, float]) -> None:
         self.log, self.arguments = log, arguments
         self._started: list[psutil.Process] = []
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(PRELOADED))
         self._process: ForkServerProcess = context.Process(
-            target=_command, args=(arguments, str(log), faults, heartbeat), daemon=True
+            target=_command, args=(arguments, str(log), faults, beats), daemon=True
         )
         self._process.start()
 
@@ -131,6 +134,10 @@ class Process:
         """Return what it said, for a failed assertion."""
         return f"medfed {' '.join(self.arguments)}:\n{self.text}"
 
+    def hurry(self) -> None:
+        """Let every deadline that it waits for pass now."""
+        put_forward(self.log.with_suffix(".clock"))
+
     def send(self, number: signal.Signals) -> None:
         """Send it a signal."""
         self._started = psutil.Process(self.pid).children(recursive=True)
@@ -144,7 +151,7 @@ class Process:
         """Kill it if it runs."""
         if self._process.is_alive():
             self._process.kill()
-        self._process.join(10)
+        self._process.join(BOUND)
 
 
 class Trial:
@@ -158,6 +165,7 @@ class Trial:
         deadlines: of the server.
         min_sites: fewest sites; 0 is all.
         heartbeat: seconds between heartbeats.
+        patience: seconds that the server waits for a site that missed two of them.
         port: that the sites connect to, if not the server's own: a forwarder's.
         public: the sites have a copy of the server's folder, for algorithms that use public data.
     """
@@ -173,11 +181,13 @@ class Trial:
         deadlines: Mapping[str, float] | None = None,
         min_sites: int = 0,
         heartbeat: float = HEARTBEAT,
+        patience: float = PATIENCE,
         port: int | None = None,
         public: bool = False,
     ) -> None:
         self._public = public
-        self.root, self.data, self.sites, self._heartbeat = root, data, sites, heartbeat
+        self.root, self.data, self.sites = root, data, sites
+        self._heartbeat, self._patience = heartbeat, patience
         self.server_folder, self.port = root / "fed", free_port()
         self.study_path = root / "study.toml"
         self.study_path.write_text(study, encoding="utf-8")
@@ -233,7 +243,9 @@ class Trial:
     def command(self, name: str, arguments: list[str], *faults: Fault) -> Process:
         """Start ``medfed ARGUMENTS``; its log is ``<name>-<number>.log``."""
         log = self.root / f"{name}-{len(self._processes)}.log"
-        process = Process(arguments, log, faults, self._heartbeat)
+        is_server = arguments[0] == "federation"
+        beats = (self._patience if is_server else self._heartbeat, self._heartbeat)
+        process = Process(arguments, log, faults, beats)
         self._processes.append(process)
         return process
 
@@ -288,14 +300,6 @@ def written_folders(study: str, out: Path) -> Path:
     return out
 
 
-def until(holds: Callable[[], bool], seconds: float = BOUND, told: Callable[[], str] = str) -> None:
-    """Wait until ``holds()``; fail after ``seconds`` with ``told()``."""
-    limit = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < limit, f"not within {seconds} s\n{told()}"
-        time.sleep(0.05)
-
-
 def free_port() -> int:
     """Return a port that nobody listens on now."""
     with contextlib.closing(socket.socket()) as probe:
@@ -303,7 +307,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _command(arguments: list[str], log: str, faults: tuple[Fault, ...], heartbeat: float) -> None:
+def _command(arguments: list[str], log: str, faults: tuple[Fault, ...], beats: tuple[float, float]) -> None:
     """Be ``medfed ARGUMENTS`` in this process."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -311,7 +315,8 @@ def _command(arguments: list[str], log: str, faults: tuple[Fault, ...], heartbea
     os.dup2(output, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
     os.environ["COLUMNS"] = "500"
-    _beat_every(heartbeat)
+    _beat_every(*beats)
+    read_clock_from(Path(log).with_suffix(".clock"))
     for fault in faults:
         plant(fault, Path(log).parent / RELEASED)
     from medfed.cli.app import main
@@ -320,11 +325,21 @@ def _command(arguments: list[str], log: str, faults: tuple[Fault, ...], heartbea
     main()
 
 
-def _beat_every(seconds: float) -> None:
+def _beat_every(seconds: float, admitted: float) -> None:
     """Let the network's heartbeats be faster than Flower's 10 s, so that tests need not wait for them."""
     from flwr.superlink.servicer.fleet import fleet_handlers
 
-    from medfed.sites import flower
+    from medfed.sites import flower, server
 
-    fleet_handlers.HEARTBEAT_MIN_INTERVAL = min(seconds, fleet_handlers.HEARTBEAT_MIN_INTERVAL)
-    flower.HEARTBEAT_SECONDS, flower.REFUSED_SECONDS = seconds, 3 * seconds
+    fleet_handlers.HEARTBEAT_MIN_INTERVAL = min(admitted, fleet_handlers.HEARTBEAT_MIN_INTERVAL)
+    flower.HEARTBEAT_SECONDS, flower.REFUSED_SECONDS = seconds, max(3 * seconds, BOUND)
+    for name, value in GOODBYE.items():
+        assert hasattr(server, name)
+        setattr(server, name, value)
+    goodbye = server.Hospitals.goodbye
+
+    def short_goodbye(hospitals: server.Hospitals) -> None:
+        flower.HEARTBEAT_SECONDS = admitted  # a site that has left has heard it: its answer is not waited for
+        goodbye(hospitals)
+
+    server.Hospitals.goodbye = short_goodbye  # type: ignore[method-assign]

@@ -23,8 +23,8 @@ class Fault(NamedTuple):
     """What goes wrong in a process: at the ``count``-th call of ``module:qualified.name``.
 
     ``act`` is "kill" (SIGKILL), "full" (the disk is full at this call and every one after it), "hold" (wait until the
-    file given to :func:`plant` exists), "twice" (call it twice) or "replay" (from this call on, return what the first
-    call returned).
+    file given to :func:`plant` exists), "twice" (call it twice), "replay" (from this call on, return what the first
+    call returned) or "tell" (print so at this call and every one after it).
     """
 
     target: str
@@ -53,6 +53,8 @@ def _faulty(fault: Fault, original: Callable[..., Any], released: Path | None) -
         if calls == fault.count and fault.act == "hold":
             assert released is not None
             _hold(fault.target, released)
+        if calls >= fault.count and fault.act == "tell":
+            print(f"called {fault.target}")
         if calls >= fault.count and fault.act == "full":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if calls >= fault.count and fault.act == "replay":

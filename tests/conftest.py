@@ -1,4 +1,4 @@
-"""Shared settings of the tests: one thread, shapes checked in every test, and each test held to its tier."""
+"""Shared settings of the tests: one thread, shapes checked, each test in an empty folder and held to its tier."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from support import shapes
+from support.guards import guarded
 from support.once import made_once
-from support.tiers import held_to_its_tier
 
 if TYPE_CHECKING:
     from support.federation_trial import Trial
@@ -24,11 +24,34 @@ shapes.install()
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
+WORKING = pytest.StashKey[Path]()
+"""The folder in which all tests run."""
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Keep the user's cache out of it, here and in processes that tests start."""
+    base = session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
+    os.environ["MEDFED_CACHE"] = str(base / "no-cache-given")
+    session.config.stash[WORKING] = base / "working"
+    session.config.stash[WORKING].mkdir()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Let no unit test start a process or build an LLM."""
-    with held_to_its_tier(item):
+    """Refuse what no test, or no unit test, may do."""
+    with guarded(item, item.config.stash[WORKING]):
         return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Fail a test that leaves something in its working directory."""
+    result = yield
+    left = sorted(item.config.stash[WORKING].iterdir())
+    for path in left:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert not left, f"left in the working directory: {[path.name for path in left]}"
+    return result
 
 
 @pytest.fixture(scope="session")

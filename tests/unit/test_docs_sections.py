@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import generate
-from sections import ablation, demo, readme, tables, verdict
+from sections import ablation, demo, measured, readme, tables, verdict
 from sections.comparison import Results, read_results
 
 Raw = dict[str, Any]

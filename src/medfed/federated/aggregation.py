@@ -15,17 +15,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from medfed.core.types import Failure, Params, Update, component
 from medfed.federated.encoding import load_update, save_update
-
-Weighting = Literal["examples", "clients"]
-"""Whether a client counts by its examples (McMahan et al. 2017), or as one if it has any (Karimireddy et al. 2020)."""
-
+from medfed.study.algorithms import Weighting
 
 CHUNK = 1 << 16
 """Elements that are cast to float64 at once: 512 KB."""
@@ -73,10 +70,10 @@ class Average:
                 self._sums[name] = start.mul_(share)
             self._weights[name] = self._weights.get(name, 0) + share
 
-    def added_to(self, values: Params) -> dict[str, Tensor]:
-        """Return ``values`` plus the mean, in the dtype of ``values``; a tensor without any weight stays as it is."""
+    def added_to(self, values: Params, eta: float = 1.0) -> dict[str, Tensor]:
+        """Return ``values`` plus η times the mean, in the dtype of ``values``; without any weight as they are."""
         return {
-            name: _stepped(value, self._sums[name], self._weights[name]) if name in self._sums else value
+            name: _stepped(value, self._sums[name], self._weights[name], eta) if name in self._sums else value
             for name, value in values.items()
         }
 
@@ -106,14 +103,54 @@ def _add(total: Tensor, value: Tensor, share: int) -> None:
         there[start : start + CHUNK].add_(given[start : start + CHUNK].to(torch.float64), alpha=share)
 
 
-def _stepped(value: Tensor, total: Tensor, weight: int) -> Tensor:
-    """Return ``value`` + ``total`` / ``weight``, computed in float64, in pieces."""
+def _stepped(value: Tensor, total: Tensor, weight: int, eta: float) -> Tensor:
+    """Return ``value`` + η ``total`` / ``weight``, computed in float64, in pieces."""
     result = torch.empty_like(value, memory_format=torch.contiguous_format)
     there, given, sums = result.view(-1), value.reshape(-1), total.view(-1)
     for start in range(0, len(there), CHUNK):
         part = slice(start, start + CHUNK)
-        there[part] = (sums[part] / weight).add_(given[part].to(torch.float64))
+        step = sums[part] / weight
+        there[part] = (step if eta == 1 else step.mul_(eta)).add_(given[part].to(torch.float64))
     return result
+
+
+class Sums(Protocol):
+    """What a server's step makes of the clients' changes, one update at a time; a robust sum is another one."""
+
+    def add(self, update: Update) -> None:
+        """Count an update in."""
+        ...
+
+    def means(self) -> dict[str, Tensor]:
+        """Return the mean change of every tensor that someone has a say in; float64."""
+        ...
+
+    def added_to(self, values: Params, eta: float = 1.0) -> dict[str, Tensor]:
+        """Return ``values`` plus η times the mean change, in the dtype of ``values``."""
+        ...
+
+
+class Changes:
+    """The mean of the clients' changes.
+
+    Args:
+        average: an empty mean.
+    """
+
+    def __init__(self, average: Average) -> None:
+        self._average = average
+
+    def add(self, update: Update) -> None:
+        """Count an update in."""
+        self._average.add(update.delta, update)
+
+    def means(self) -> dict[str, Tensor]:
+        """Return the mean change of every tensor that someone has a say in; float64."""
+        return self._average.means()
+
+    def added_to(self, values: Params, eta: float = 1.0) -> dict[str, Tensor]:
+        """Return ``values`` plus η times the mean change, in the dtype of ``values``."""
+        return self._average.added_to(values, eta)
 
 
 def totals(updates: Iterable[Update], weighting: Weighting = "examples") -> tuple[Average, Average]:

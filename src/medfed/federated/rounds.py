@@ -81,8 +81,8 @@ class RoundResult:
 
 def initial_state(model: nn.Module, algorithm: Algorithm) -> FederatedState:
     """Return the state before round 1, with the weights of ``model`` copied."""
-    params, buffers = weights_of(model)
-    return FederatedState(0, params, buffers, algorithm.init_server(params))
+    weights = weights_of(model)
+    return FederatedState(0, *weights, algorithm.init_server(algorithm.shared(weights).params))
 
 
 def run_round(

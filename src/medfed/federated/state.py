@@ -127,6 +127,12 @@ def join(groups: Mapping[str, Params]) -> dict[str, Tensor]:
     return {f"{group}/{name}": value for group, tensors in groups.items() for name, value in tensors.items()}
 
 
+def group(tensors: Params, name: str) -> dict[str, Tensor]:
+    """Return the tensors that :func:`join` put under ``name``."""
+    start = f"{name}/"
+    return {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
+
+
 def split(tensors: Params, groups: tuple[str, ...]) -> dict[str, dict[str, Tensor]]:
     """Undo :func:`join`; every one of ``groups`` is in the result.
 

@@ -24,13 +24,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
-from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from medfed.algorithms.keeping import KeepsTensors, group
+from medfed.algorithms.parts import laid_over, private_tensors
 from medfed.core.errors import StudyError
 from medfed.core.rng import numpy_rng
 from medfed.core.torch_rng import torch_seeded
@@ -50,36 +48,25 @@ from medfed.federated.representations import (
     view,
 )
 from medfed.federated.server import Targets, distillation_losses, label_losses, minimise
-from medfed.federated.state import FederatedState, join, load_weights, weights_of
+from medfed.federated.state import FederatedState, Weights, group, join, load_weights, weights_of
+from medfed.study import algorithms as settings
 from medfed.study.federation import ClientSettings
 
 
-class CreamFL(KeepsTensors):
-    """Contrastive representation ensemble and aggregation. No setting is FedAvg: no weight ever travels.
-
-    With γ = 0 the clients learn alone; with ``kd_weight`` = 0 the server learns from public labels alone.
-
-    Attributes:
-        gamma: γ, weight of both contrasts at the client.
-        temperature: τ of both contrasts.
-        kd_weight: weight of the distillation ‖f(x) − aggregate‖².
-        server_lr: learning rate of the server's Adam, whose moments start afresh every round.
-        server_epochs: the server's passes over the public examples, of labels and of distillation each.
-        server_batch_size: examples per server step.
-    """
-
-    name: ClassVar[str] = "creamfl"
-    uses_public: ClassVar[bool] = True
-    gamma: float = Field(default=0.5, ge=0)
-    temperature: float = Field(default=0.5, gt=0)
-    kd_weight: float = Field(default=0.3, ge=0)
-    server_lr: float = Field(default=2e-4, gt=0)
-    server_epochs: int = Field(default=1, gt=0)
-    server_batch_size: int = Field(default=32, gt=0)
+class CreamFL(Algorithm, settings.CreamFL):
+    """Contrastive representation ensemble and aggregation."""
 
     def private(self, params: Params, buffers: Params) -> frozenset[str]:
         """Return every name: models stay where they are."""
         return frozenset((*params, *buffers))
+
+    def init_client(self, initial: Weights) -> Params:
+        """Return the initial model: every client keeps its own."""
+        return _model_of(initial)
+
+    def start(self, broadcast: Broadcast, client_state: Params) -> Weights:
+        """Return the client's own model."""
+        return laid_over(Weights(broadcast.params, broadcast.buffers), client_state)
 
     def broadcast(self, state: FederatedState, base: str) -> Broadcast:
         """Return the global representations; in round 1 there are none yet."""
@@ -101,9 +88,10 @@ class CreamFL(KeepsTensors):
 
     def upload(self, trained: Trained, broadcast: Broadcast, client_state: Params) -> Upload:
         """Send the representations of the public examples, in the tasks and modalities the client has."""
-        kept, site = super().upload(trained, broadcast, client_state), trained.site
-        own = represent_public(site.model, site.public, held_modalities(site.tasks), site.settings).tensors()
-        return replace(kept, state=own, client_state={**kept.client_state, **join({"previous": own})})
+        site = trained.site
+        sent = represent_public(site.model, site.public, held_modalities(site.tasks), site.settings).tensors()
+        kept = {**_model_of(trained.weights), **join({"previous": sent})}
+        return Upload(trained.delta, trained.shared_buffers(broadcast), sent, kept)
 
     def upload_like(self, state: FederatedState, federation: Federation) -> Params:
         """Return blank representations."""
@@ -128,6 +116,10 @@ class CreamFL(KeepsTensors):
             minimise(model, losses, settings)
         new = represent_public(model, public, everything, settings)
         return Aggregate(*weights_of(model), new.tensors())
+
+    def deployed(self, weights: Weights, client_state: Params) -> Weights:
+        """Return the client's own model."""
+        return laid_over(weights, client_state)
 
     def _settings(self, federation: Federation) -> ClientSettings:
         """Return how the server trains."""
@@ -164,6 +156,10 @@ class CreamFL(KeepsTensors):
         return torch.stack(terms).mean() if terms else None
 
 
+def _model_of(weights: Weights) -> dict[str, Tensor]:
+    return private_tensors(weights, frozenset((*weights.params, *weights.buffers)))
+
+
 def _ensemble(world: Exchanged, updates: Iterator[Update]) -> Targets:
     """Return the aggregate of the clients' representations; rows of examples the server does not know count nowhere."""
     ensembles = {
@@ -185,6 +181,3 @@ def _model(federation: Federation) -> nn.Module:
             "creamfl needs public examples on the server", where="algorithm", hint="give the server a public share"
         )
     return federated(federation.model)
-
-
-ALGORITHMS: tuple[type[Algorithm], ...] = (CreamFL,)

@@ -18,7 +18,7 @@ from benchmarks.plain import Examples, step_loss
 from benchmarks.rows import Row, Target, of_memory, peaks
 from benchmarks.timing import Bench, Versus
 from medfed.core.rng import numpy_rng
-from medfed.injection.inject import epoch_order
+from medfed.injection.batching import epoch_order
 from medfed.tasks.base import TaskSet
 
 STILL = 1e-12

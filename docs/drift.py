@@ -24,9 +24,6 @@ ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests"))  # for the quadratics of the theory tests
 
 from federated_toys import Point, quadratic_client  # noqa: E402
-from medfed.algorithms.fedavg import FedAvg  # noqa: E402
-from medfed.algorithms.fednova import FedNova  # noqa: E402
-from medfed.algorithms.scaffold import Scaffold  # noqa: E402
 from medfed.core.progress import Reporter  # noqa: E402
 from medfed.data.cohort import Cohort  # noqa: E402
 from medfed.data.prepare import decode_all, divide, find_sources  # noqa: E402
@@ -38,10 +35,8 @@ from medfed.federated.state import load_weights  # noqa: E402
 from medfed.modalities.base import Modality  # noqa: E402
 from medfed.models.base import Encoder  # noqa: E402
 from medfed.runs.federation import build_model  # noqa: E402
-from medfed.study.federation import (
-    ClientSettings,
-    RoundSettings,
-)
+from medfed.study.algorithms import FedAvg, FedNova, Scaffold  # noqa: E402
+from medfed.study.federation import ClientSettings, RoundSettings  # noqa: E402
 from medfed.study.parts import EncoderSpec  # noqa: E402
 from medfed.study.study import Study  # noqa: E402
 from medfed.tasks.base import trainable  # noqa: E402

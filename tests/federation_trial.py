@@ -83,7 +83,7 @@ BOUND = 90.0
 
 RELEASED = "released"
 """File in a trial's folder: what is held goes on."""
-PRELOADED = ("medfed.cli.main", "medfed.sites.server", "medfed.sites.client", "medfed.sites.flower")
+PRELOADED = ("medfed.cli.app", "medfed.sites.server", "medfed.sites.client", "medfed.sites.flower")
 
 
 class Fault(NamedTuple):
@@ -328,7 +328,7 @@ def _command(arguments: list[str], log: str, faults: tuple[Fault, ...], heartbea
     _beat_every(heartbeat)
     for fault in faults:
         _plant(fault, Path(log).parent / RELEASED)
-    from medfed.cli.main import main
+    from medfed.cli.app import main
 
     sys.argv = ["medfed", *arguments]
     main()

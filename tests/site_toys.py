@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medfed.cli import main as cli
+from medfed.cli import app as cli
 from medfed.sites import certificates
 from medfed.sites.certificates import write_trial
 from medfed.sites.federation import FederationFolder, FederationSettings, init_federation

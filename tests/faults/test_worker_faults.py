@@ -14,7 +14,6 @@ import pytest
 from torch import Tensor
 
 from federated_toys import SMALL, Point, small_clients, small_federation, small_model
-from medfed.algorithms.fedavg import FedAvg
 from medfed.core.errors import RunError
 from medfed.core.types import Broadcast, Params
 from medfed.federated.exchange import Answer, InProcessExchange
@@ -22,6 +21,7 @@ from medfed.federated.local import LocalStep
 from medfed.federated.rounds import RoundResult, initial_state, run_rounds
 from medfed.federated.state import fingerprint
 from medfed.federated.workers import Pool, Recipe, WorkerExchange
+from medfed.study.algorithms import FedAvg
 from medfed.study.federation import RoundSettings
 
 
@@ -123,7 +123,6 @@ ORPHANS = """
 import signal, sys, time
 from pathlib import Path
 from federated_toys import SMALL, small_clients, small_model
-from medfed.federated.algorithms.fedavg import FedAvg
 from medfed.federated.pool import Pool
 from medfed.federated.state import fingerprint
 from medfed.federated.rounds import initial_state

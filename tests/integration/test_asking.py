@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from medfed.ask.asking import Request, answer_all, ask, prepared
 from medfed.ask.inputs import Kind, read_files
-from medfed.cli.main import app
+from medfed.cli.app import app
 from medfed.core.catalog import TASKS
 from medfed.core.errors import DataError, MedfedError, RunError, StudyError
 from medfed.modalities.moments import Moments

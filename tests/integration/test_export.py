@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 import stock_libraries
 from finished_runs import OFFSETS, UNTRAINED, finished_run, llm_folder
-from medfed.cli.main import app
+from medfed.cli.app import app
 from medfed.core.catalog import TASKS
 from medfed.core.errors import MedfedError, RunError, StudyError
 from medfed.export.export import export_run

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from federated_toys import converge, quadratic_client
-from medfed.algorithms.fedavg import FedAvg
-from medfed.algorithms.fedprox import FedProx
 from medfed.federated.algorithm import Algorithm
+from medfed.study.algorithms import FedAvg, FedProx
 from medfed.study.federation import ClientSettings
 
 A = torch.tensor([[1.0, 4.0], [9.0, 1.5], [2.0, 2.0]], dtype=torch.float64)

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from federated_toys import Point, converge, quadratic_client
-from medfed.algorithms.fedavg import FedAvg
-from medfed.algorithms.fednova import STEPS, FedNova, effective_steps
-from medfed.algorithms.fedprox import FedProx
+from medfed.algorithms.fednova import STEPS, effective_steps
 from medfed.core.types import Broadcast
 from medfed.federated.algorithm import Algorithm
 from medfed.federated.client import initial_client_state
 from medfed.federated.state import Weights
+from medfed.study.algorithms import FedAvg, FedNova, FedProx
 from medfed.study.federation import ClientSettings
 
 A = torch.tensor([1.0, 3.0, 2.0], dtype=torch.float64)

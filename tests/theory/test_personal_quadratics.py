@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from federated_toys import converge, converge_and_deploy, quadratic_client
-from medfed.algorithms.ditto import Ditto
-from medfed.algorithms.fedavg import FedAvg
-from medfed.algorithms.pfedme import PFedMe
 from medfed.federated.algorithm import Algorithm
 from medfed.federated.client import Client
+from medfed.study.algorithms import Ditto, FedAvg, PFedMe
 from medfed.study.federation import ClientSettings
 
 A = torch.tensor([[1.0, 4.0], [9.0, 1.5], [2.0, 2.0]], dtype=torch.float64)

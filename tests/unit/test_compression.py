@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 
 from federated_toys import allowed, changed, run, small_clients, small_exchange, small_federation, small_model
-from medfed.algorithms.fedavg import FedAvg
-from medfed.algorithms.scaffold import Scaffold
 from medfed.core.catalog import ALGORITHMS
 from medfed.core.torch_rng import torch_rng
 from medfed.core.types import Params, Update
@@ -28,12 +26,12 @@ from medfed.federated.encoding import (
     to_bfloat16,
     to_int8,
     told_errors,
-    update_bytes,
-    update_of,
 )
 from medfed.federated.exchange import Answer, InProcessExchange
 from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.state import fingerprint, num_bytes
+from medfed.federated.wire import update_bytes, update_of
+from medfed.study.algorithms import FedAvg, Scaffold
 from medfed.study.federation import RoundSettings, UploadDtype
 
 DTYPES: tuple[UploadDtype, ...] = ("bfloat16", "int8")

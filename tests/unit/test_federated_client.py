@@ -9,8 +9,6 @@ from pydantic import ValidationError
 from torch import nn
 
 from federated_toys import SMALL, TASK_X, TASK_Y, Point, quadratic_client, small_clients, small_model, task_set
-from medfed.algorithms.fedavg import FedAvg
-from medfed.algorithms.fedprox import FedProx
 from medfed.core.errors import DataError, RunError, StudyError
 from medfed.core.types import Broadcast, Update
 from medfed.federated.batches import in_order, num_batches, steps
@@ -18,6 +16,7 @@ from medfed.federated.client import Client, initial_client_state
 from medfed.federated.exchange import InProcessExchange
 from medfed.federated.gate import delta_dtype
 from medfed.federated.state import FederatedState, Weights, fingerprint, load_weights, num_bytes, weights_of
+from medfed.study.algorithms import FedAvg, FedProx
 from medfed.study.federation import ClientSettings
 
 

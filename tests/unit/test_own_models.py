@@ -15,17 +15,13 @@ from federated_toys import (
     small_federation,
     small_model,
 )
-from medfed.algorithms.ditto import Ditto
-from medfed.algorithms.fedavg import FedAvg
-from medfed.algorithms.fedbn import FedBN
-from medfed.algorithms.fedper import FedPer
-from medfed.algorithms.pfedme import PFedMe
 from medfed.core.errors import StudyError
 from medfed.federated.algorithm import Algorithm
 from medfed.federated.client import Client
 from medfed.federated.exchange import InProcessExchange
 from medfed.federated.rounds import initial_state, run_rounds
 from medfed.federated.state import fingerprint, weights_of
+from medfed.study.algorithms import Ditto, FedAvg, FedBN, FedPer, PFedMe
 from medfed.study.federation import RoundSettings
 
 NORM = {"encoders.a.layers.1", "encoders.b.layers.1"}

@@ -16,8 +16,8 @@ from threading import Thread
 
 import pytest
 
-from medfed.cli.diagnosis import Check
 from medfed.core.catalog import DATASETS
+from medfed.core.diagnosis import Check
 from medfed.core.progress import Reporter
 from medfed.datasets.base import write_twin
 from medfed.sites.certificates import Certificates, write_trial

@@ -153,8 +153,8 @@ class _Slots:
 
     def parted(self, tensors: Params) -> dict[str, Params]:
         """Undo :meth:`joined`; every slot is in the result."""
-        none: dict[str, Params] = dict.fromkeys(SLOTS, {})
-        return none | (split(tensors, self.slots) if len(self.slots) > 1 else dict.fromkeys(self.slots, tensors))
+        kept = split(tensors, self.slots) if len(self.slots) > 1 else dict.fromkeys(self.slots, tensors)
+        return {slot: kept.get(slot, {}) for slot in SLOTS}
 
 
 def _overrides(part: object, base: type, *hooks: str) -> bool:

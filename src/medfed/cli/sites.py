@@ -18,7 +18,7 @@ from medfed.core.errors import MedfedError
 from medfed.core.progress import Reporter
 
 if TYPE_CHECKING:
-    from medfed.cli.diagnosis import Check
+    from medfed.core.diagnosis import Check
     from medfed.sites.certificates import Certificates
 
 ENDINGS = (

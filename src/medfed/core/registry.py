@@ -7,7 +7,7 @@ parts is first looked up, so that reading a study costs only what the study name
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -76,6 +76,16 @@ class Registry(Mapping[str, Part]):
 def _definition(part: Any) -> tuple[str, str]:
     cls = part if isinstance(part, type) else type(part)
     return cls.__module__, cls.__qualname__
+
+
+def by_name(entries: Iterable[T]) -> dict[str, T]:
+    """Index ``entries`` by name; a name used twice is an error."""
+    table: dict[str, T] = {}
+    for entry in entries:
+        if entry.name in table:
+            raise StudyError(f"the name {entry.name!r} is registered twice", hint="rename one of the two entries")
+        table[entry.name] = entry
+    return table
 
 
 def lookup(table: Mapping[str, T], name: str, kind: str) -> T:

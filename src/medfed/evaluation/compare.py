@@ -27,7 +27,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -37,7 +37,7 @@ from medfed.core.errors import RunError
 from medfed.core.rng import numpy_rng
 from medfed.evaluation.answers import BEST
 from medfed.evaluation.bootstrap import interval, resample_weights
-from medfed.evaluation.scored import Scored, read_scored
+from medfed.evaluation.scored import Measure, Scored, read_scored
 from medfed.study.evaluation import BootstrapSettings
 
 MIN_SEEDS = 5
@@ -294,14 +294,6 @@ def _correct(family: Sequence[Row]) -> None:
     for row in family:
         row["p_holm"] = adjusted.get(id(row))
         row["significant"] = id(row) in adjusted and adjusted[id(row)] < LEVEL and row["num_seeds"] >= MIN_SEEDS
-
-
-class Measure(NamedTuple):
-    """A metric, and the part of the examples it looks at (None: all)."""
-
-    metric: str
-    part: str | None
-    higher_is_better: bool
 
 
 TAIL = 0.975

@@ -14,6 +14,7 @@ Underneath are stock transformers and stock PEFT, or a merged model; medfed adds
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -30,7 +31,6 @@ from medfed.core.catalog import ENCODERS, MODALITIES, TASKS
 from medfed.core.errors import RunError, StudyError
 from medfed.core.registry import lookup
 from medfed.core.types import Batch
-from medfed.export.files import check_sums
 from medfed.injection.encode import HEAD, encode, shown_dims, with_heads
 from medfed.injection.experts import load_experts
 from medfed.injection.model import InjectedModel, Projector, module_name
@@ -357,3 +357,31 @@ def _foundation(config: ProcessorConfig, folder: Path, given: Path | None) -> Fo
     if config.adapter == "lora":
         load_experts(foundation.model, folder).requires_grad_(False).eval()
     return foundation
+
+
+SUMS = "SHA256SUMS"
+
+
+def check_sums(folder: Path) -> None:
+    """Make sure that every file listed in ``SHA256SUMS`` is there and whole.
+
+    Raises:
+        RunError: one is not.
+    """
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise RunError("no checksums", where=folder / SUMS, hint="export the run again") from error
+    for line in lines:
+        digest, _, name = line.partition("  ")
+        path = folder / name
+        if not path.is_file():
+            raise RunError("the file is missing", where=path, hint="copy the whole folder")
+        if sha256_of(path) != digest:
+            raise RunError("the file does not match its checksum", where=path, hint="copy it again, or export again")
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

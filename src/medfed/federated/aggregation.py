@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from medfed.core.types import Failure, Params, Update, component
-from medfed.federated.encoding import load_update, save_update
+from medfed.federated.wire import load_update, save_update
 from medfed.study.algorithms import Weighting
 
 CHUNK = 1 << 16

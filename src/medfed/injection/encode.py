@@ -27,7 +27,7 @@ from torch import Tensor
 from medfed.core.types import Batch
 from medfed.datasets.decoded import Decoded
 from medfed.federated.state import fingerprint
-from medfed.injection.inject import Draw
+from medfed.injection.batching import Draw
 from medfed.models.base import Encoder
 from medfed.models.multimodal import MultimodalModel
 from medfed.tasks.base import Task, TaskSet

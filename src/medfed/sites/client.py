@@ -26,10 +26,10 @@ from medfed.data.cache import DecodedCache
 from medfed.data.hospital import find_site, load_site, moments_at, public_sets, site_client
 from medfed.data.sites import SiteData, class_counts, moments_json, moments_of
 from medfed.federated.client import Client
-from medfed.federated.encoding import broadcast_of, update_bytes
 from medfed.federated.exchange import Trainer
 from medfed.federated.gate import check_broadcast
 from medfed.federated.memory import DiskMemory
+from medfed.federated.wire import broadcast_of, update_bytes
 from medfed.modalities.moments import Moments
 from medfed.runs.federation import build_model
 from medfed.runs.sites import evaluate_at
@@ -178,7 +178,7 @@ class SiteDesk:
 
     def _broadcast(self, letter: Envelope, run: _Run) -> Broadcast:
         broadcast = broadcast_of(letter.payload)
-        check_broadcast(broadcast, run.study.algorithm.shared(run.trainer.initial))
+        check_broadcast(broadcast, run.study.algorithm.build().shared(run.trainer.initial))
         check_round(letter, broadcast, run.study.rounds.num_rounds)
         return broadcast
 

@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from medfed.cli.diagnosis import Check
 from medfed.core.catalog import DATASETS
+from medfed.core.diagnosis import Check
 from medfed.core.errors import DataError, MedfedError
 from medfed.core.progress import Reporter
 from medfed.data.hospital import find_site, served_tasks
@@ -129,7 +129,7 @@ def _dataset(folder: SiteFolder, name: str, root: Path, reporter: Reporter) -> C
 
 def _public(folder: SiteFolder, study: Study) -> Check:
     root = folder.public_root
-    hint = f"{study.algorithm.name} needs the server's public data here: set public_root in site.toml"
+    hint = f"{study.algorithm.label} needs the server's public data here: set public_root in site.toml"
     return Check("public data", str(root or "not set"), root is not None and root.is_dir(), hint)
 
 

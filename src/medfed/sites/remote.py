@@ -27,8 +27,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from medfed.core.errors import RunError, UpdateRejectedError
 from medfed.core.types import Broadcast, Failure, Params, Update
-from medfed.federated.encoding import broadcast_bytes, update_of
 from medfed.federated.exchange import Answer, SiteScores
+from medfed.federated.wire import broadcast_bytes, update_of
 
 PHASES = ("hello", "train", "evaluate", "bye")
 """What a site may say it failed in."""

@@ -37,12 +37,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_serializer, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_serializer, model_validator
 
 from medfed.core.catalog import ALGORITHMS as CATALOG
 from medfed.core.errors import MedfedError, StudyError
-from medfed.core.registry import implementation
+from medfed.core.registry import implementation, unknown
 from medfed.study.federation import ClientSettings
+from medfed.study.parts import PartSpec
 
 if TYPE_CHECKING:
     from medfed.federated.algorithm import Algorithm
@@ -53,12 +54,9 @@ Weighting = Literal["examples", "clients"]
 SLOTS = ("sharing", "local", "server")
 
 
-class AlgorithmSettings(BaseModel, ABC):
+class AlgorithmSettings(PartSpec, ABC):
     """A federated algorithm in a study: a name, and hyperparameters under their paper's names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: ClassVar[str]
     uses_public: ClassVar[bool] = False
     """Whether the clients are given the server's public examples."""
 
@@ -168,12 +166,12 @@ def _part(kind: type[P], value: object) -> object:
     name, fields = value.get("name"), {key: field for key, field in value.items() if key != "name"}
     if name in known:
         return known[str(name)].model_validate(fields)
-    other = CATALOG[name] if name in CATALOG else None
-    if other is not None and issubclass(other, Part):
-        raise ValueError(f"{name!r} is for {other.slot}, not for {kind.slot}\n  next step: write {other.slot} = {name!r}")
-    if other is not None:
-        raise ValueError(f"{name!r} is a whole algorithm, no part\n  next step: write algorithm = {name!r}")
-    raise ValueError(f"unknown {kind.slot} {name!r}\n  next step: known: {', '.join(sorted(known))}")
+    other = CATALOG.get(str(name))
+    if other is None:
+        raise ValueError(str(unknown(known, str(name), f"part for {kind.slot}")))
+    if issubclass(other, Part):
+        raise ValueError(f"{name!r} is no part for {kind.slot}\n  next step: write {other.slot} = {name!r}")
+    raise ValueError(f"{name!r} is a whole algorithm, no part\n  next step: write algorithm = {name!r}")
 
 
 def _sharing(value: object) -> object:
@@ -219,7 +217,7 @@ class FedPer(Sharing):
         Raises:
             StudyError: naming the prefix.
         """
-        encoders = [start for start in self.private_prefixes if start.startswith("encoders.") or "encoders.".startswith(start)]
+        encoders = [prefix for prefix in self.private_prefixes if prefix[:9] == "encoders."[: len(prefix)]]
         if isinstance(parts.local, Moon) and encoders:
             raise _refusal(
                 f"MOON contrasts the global encoder with the client's last one; with {encoders[0]!r} private both are "
@@ -600,15 +598,14 @@ class Composition(AlgorithmSettings):
     @property
     def part_names(self) -> tuple[str, ...]:
         """The names of the parts that are not FedAvg's."""
-        plain = (All(), Plain(), self.local.default_server())
-        return tuple(
-            part.name for part, null in zip(self.parts, plain, strict=True) if not null.same(part)
-        ) or (FedAvg.name,)
+        return tuple(part.name for part in self.parts if not isinstance(part, All | Plain | Mean)) or (FedAvg.name,)
 
     @property
     def label(self) -> str:
-        """The names of the parts, joined by ``+``."""
-        return "+".join(self.part_names)
+        """The names of the parts that are not FedAvg's, joined by ``+``."""
+        nulls = (All(), Plain(), self.local.default_server())
+        names = [part.name for part, null in zip(self.parts, nulls, strict=True) if not part.same(null)]
+        return "+".join(names) or FedAvg.name
 
     def check(self, settings: ClientSettings) -> None:
         """Raise :class:`StudyError` where a part is wrong with these client settings."""

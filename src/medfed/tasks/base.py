@@ -25,6 +25,21 @@ Json = Any
 """A value that JSON can hold: what a model responds to an example, or what would be right."""
 
 
+def trainable(task: Task) -> TrainableTask:
+    """Return ``task`` as one that clients can train.
+
+    Raises:
+        StudyError: it has no loss.
+    """
+    if not isinstance(task, TrainableTask):
+        raise StudyError(
+            "an open question has no loss, so clients cannot train it",
+            where=f"task {task.name!r}",
+            hint="list it under `unseen`: it is asked of the injected LLM only",
+        )
+    return task
+
+
 class Task(BaseModel, ABC):
     """What is asked of a dataset; :class:`TrainableTask` adds what clients train, :class:`ClosedTask` a head.
 
@@ -158,21 +173,6 @@ class ClosedTask(TrainableTask, ABC):
         return {
             f"always-{answer.lower()}": [sure[number]] * len(examples) for number, answer in enumerate(self.answers)
         }
-
-
-def trainable(task: Task) -> TrainableTask:
-    """Return ``task`` as one that clients can train.
-
-    Raises:
-        StudyError: it has no loss.
-    """
-    if not isinstance(task, TrainableTask):
-        raise StudyError(
-            "an open question has no loss, so clients cannot train it",
-            where=f"task {task.name!r}",
-            hint="list it under `unseen`: it is asked of the injected LLM only",
-        )
-    return task
 
 
 def closed(task: Task) -> ClosedTask:

@@ -12,9 +12,9 @@ from medfed.core.rng import numpy_rng
 from medfed.datasets import chestxray14, covid_radiography, medmnist, rsna_pneumonia
 from medfed.datasets.images import eight_bits, write_grey
 from medfed.study.data import TwinSpec
-from medfed.twins.chest import DicomStyle, opacity_boxes, write_dicom
 from medfed.twins.chest_anatomy import Findings
 from medfed.twins.chest_cohorts import CHEXPERT, COVID, NIH, PAEDIATRIC, RSNA, Film, draw_films, has_opacity
+from medfed.twins.chest_dicom import DicomStyle, opacity_boxes, write_dicom
 
 
 def write_chestxray14_twin(root: Path, spec: TwinSpec) -> None:

@@ -126,7 +126,7 @@ def list_parts() -> None:
 @app.command()
 def doctor() -> None:
     """Say what this machine has and whether medfed can run here."""
-    from medfed.cli.diagnosis import diagnose
+    from medfed.core.diagnosis import diagnose
 
     table = Table("check", "found", "verdict")
     checks = diagnose()

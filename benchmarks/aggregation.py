@@ -100,7 +100,7 @@ def _sums(model: Params, change: Params, clients: int) -> Mapping[str, Tensor]:
     """Aggregate as FedAvg does."""
     state, names = FederatedState(0, model), _names(clients)
     updates = (Update(name, 1, "", change, EXAMPLES, 1) for name in names)
-    return FedAvg().aggregate(state, updates, Federation(dict.fromkeys(names, EXAMPLES), 0)).params
+    return FedAvg().build().aggregate(state, updates, Federation(dict.fromkeys(names, EXAMPLES), 0)).params
 
 
 def _round(

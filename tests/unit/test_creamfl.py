@@ -24,6 +24,7 @@ from federated_toys import (
     small_public,
     task_set,
 )
+from medfed.algorithms.creamfl import CreamFL
 from medfed.core.errors import RunError, StudyError
 from medfed.core.rng import numpy_rng
 from medfed.core.types import Broadcast, Update
@@ -45,7 +46,6 @@ from medfed.federated.representations import (
 )
 from medfed.federated.rounds import RoundResult, initial_state, run_rounds
 from medfed.federated.state import fingerprint, join, split
-from medfed.study.algorithms import CreamFL
 from medfed.study.federation import RoundSettings
 from medfed.tasks.base import TaskSet
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -67,6 +67,7 @@ class Finished(NamedTuple):
     sent: Params
 
 
+@runtime_checkable
 class Renewal(Protocol):
     """The server's half of a local step, one update at a time."""
 

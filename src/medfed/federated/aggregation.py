@@ -15,7 +15,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -114,6 +114,7 @@ def _stepped(value: Tensor, total: Tensor, weight: int, eta: float) -> Tensor:
     return result
 
 
+@runtime_checkable
 class Sums(Protocol):
     """What a server's step makes of the clients' changes, one update at a time; a robust sum is another one."""
 

@@ -27,23 +27,11 @@ from medfed.datasets.base import Card, Dataset, Record, read_csv
 from medfed.datasets.formats import Scan, read_nifti
 
 CLASSES = ("background", "necrotic or non-enhancing core", "oedema", "enhancing tumour")
-
-
 GRADES = {"HGG": 1, "LGG": 0}
-
-
 SITES_TABLE = "sites.csv"
-
-
 SITE_CODE = re.compile(r"Bra[tT][sS]1[789]_([A-Za-z0-9]+)_(\w+)_\d+")
-
-
 TIMEPOINT = re.compile(r"(BraTS-[A-Z]+-\d+)-\d+")
-
-
 SPACING_MM = 1.0
-
-
 SAME_GRID = "all files of a case lie on one grid of 1 mm voxels: download the case again"
 
 

@@ -35,8 +35,6 @@ from medfed.tasks.base import Task, TaskSet
 Encoded = Mapping[str, Float[Tensor, "batch tokens dim"]]
 """Encoder tokens by modality; rows of absent examples are ignored, and a modality that nobody has may be left out.
 With :func:`with_heads` also one token for each head of the same modalities, by ``heads.<task>``."""
-
-
 HEAD = "heads."
 
 
@@ -126,8 +124,6 @@ def with_heads(model: MultimodalModel, task: Task, encoded: Encoded, size: int) 
 
 LIMIT_BYTES = 2**29
 """Memory for the encoder outputs of a round, or of the sets that are scored between rounds: 512 MiB."""
-
-
 BATCH_SIZE = 64
 """Examples per forward of an encoder that encodes ahead."""
 

@@ -28,7 +28,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from medfed.algorithms.parts import laid_over, private_tensors
+from medfed.algorithms.parts import laid_over, picked
 from medfed.core.errors import StudyError
 from medfed.core.rng import numpy_rng
 from medfed.core.torch_rng import torch_seeded
@@ -157,7 +157,7 @@ class CreamFL(Algorithm, settings.CreamFL):
 
 
 def _model_of(weights: Weights) -> dict[str, Tensor]:
-    return private_tensors(weights, frozenset((*weights.params, *weights.buffers)))
+    return picked(weights, frozenset((*weights.params, *weights.buffers)))
 
 
 def _ensemble(world: Exchanged, updates: Iterator[Update]) -> Targets:

@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medfed.algorithms.parts import ClientRound, Finished, LocalPart
+from medfed.algorithms.parts import ClientRound, Finished, LocalPart, laid_over, picked
 from medfed.core.types import Batch
 from medfed.federated.batches import TaskBatch
 from medfed.federated.local import LocalStep, Trained
 from medfed.federated.representations import evaluating, pull_push, representations_at
-from medfed.federated.state import Weights, group, join, persistent_buffers
+from medfed.federated.state import Weights, persistent_buffers
 from medfed.study import algorithms as settings
 
 Representations = dict[str, Tensor]
@@ -37,14 +37,14 @@ class Moon(settings.Moon, LocalPart):
         """Return μ times the contrast of the step's batches, or None in a client's first round."""
         if self.mu == 0 or not here.kept:
             return None
-        previous = Weights(group(here.kept, "params"), group(here.kept, "buffers"))
+        previous = laid_over(here.start, here.kept)
         terms = [self._term(step, item, here.start, previous) for item in step.batches]
         known = [term for term in terms if term is not None]
         return self.mu * torch.stack(known).sum() if known else None
 
     def finish(self, trained: Trained, here: ClientRound) -> Finished:
-        """Keep the local model for the next round."""
-        return Finished(join({"params": trained.weights.params, "buffers": trained.weights.buffers}), {})
+        """Keep the local model for the next round, of which the client has the private tensors already."""
+        return Finished(picked(trained.weights, {*here.broadcast.params, *here.broadcast.buffers}), {})
 
     def _term(self, step: LocalStep, item: TaskBatch, anchor: Weights, previous: Weights) -> Tensor | None:
         """Return the weighted contrast of one task's batch, None if no modality is present in it."""

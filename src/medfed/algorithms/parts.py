@@ -37,7 +37,7 @@ class SharingPart(settings.Sharing):
 
     def kept(self, weights: Weights) -> dict[str, Tensor]:
         """Return the private tensors of ``weights``, as a client keeps them."""
-        return private_tensors(weights, self.private(*weights))
+        return picked(weights, self.private(*weights))
 
 
 @dataclass(frozen=True)
@@ -166,14 +166,14 @@ class ServerPart(settings.Server):
         return changes.added_to(params), state
 
 
-def private_tensors(weights: Weights, names: Collection[str]) -> dict[str, Tensor]:
+def picked(weights: Weights, names: Collection[str]) -> dict[str, Tensor]:
     """Return those of ``weights`` that ``names`` holds, as a client keeps them."""
     params, buffers = ({name: part[name] for name in part if name in names} for part in weights)
     return join({"params": params, "buffers": buffers})
 
 
 def laid_over(weights: Weights, kept: Params) -> Weights:
-    """Return ``weights`` with a client's private tensors, as :func:`private_tensors` returned them."""
+    """Return ``weights`` with the tensors a client kept, as :func:`picked` returned them, in place of theirs."""
     params = {**weights.params, **group(kept, "params")}
     return Weights(params, {**weights.buffers, **group(kept, "buffers")})
 

@@ -8,7 +8,7 @@ aggregation), trains its model on the public labels, distils the aggregate into 
 
 Representations are unit vectors, aligned by example id. Every tensor an upload could hold is always there, in one shape
 (the gate wants that); ``sent`` tells which rows of it count. Every party sees a public example in the same view
-(:func:`medfed.federated.representations.view`), in eval mode.
+(:func:`medfed.algorithms.representations.view`), in eval mode.
 
 Deviation:
     - A task with one modality, or with modalities of unequal width, has no other modality to compare with: the same
@@ -21,23 +21,20 @@ Deviation:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from medfed.algorithms.parts import laid_over, picked
-from medfed.core.errors import StudyError
-from medfed.core.rng import numpy_rng
-from medfed.core.torch_rng import torch_seeded
-from medfed.core.types import Broadcast, Params, Update
-from medfed.federated.algorithm import Aggregate, Algorithm, Federation
-from medfed.federated.local import LocalStep, Trained, Upload
-from medfed.federated.representations import (
+from medfed.algorithms.representations import (
     Ensemble,
     Exchanged,
+    Rows,
     evaluating,
     federated,
     held_modalities,
@@ -47,13 +44,24 @@ from medfed.federated.representations import (
     unit_representations,
     view,
 )
-from medfed.federated.server import Targets, distillation_losses, label_losses, minimise
-from medfed.federated.state import FederatedState, Weights, group, join, load_weights, weights_of
-from medfed.study import algorithms as settings
+from medfed.core.errors import RunError, StudyError
+from medfed.core.rng import Key, numpy_rng
+from medfed.core.torch_rng import torch_seeded
+from medfed.core.types import Batch, Broadcast, Params, Update
+from medfed.federated.algorithm import Aggregate, Algorithm, Federation
+from medfed.federated.batches import num_batches, steps
+from medfed.federated.local import LocalStep, Trained, Upload
+from medfed.federated.optimizer import autocast, make_optimizer
+from medfed.federated.state import FederatedState, Weights, group, join, load_weights, trainable_params, weights_of
+from medfed.study.algorithms import CreamFL as CreamFLSettings
 from medfed.study.federation import ClientSettings
+from medfed.tasks.base import TaskSet, trainable
+
+Targets = Mapping[str, Mapping[str, Rows]]
+"""Task → modality → the representations that the server's model shall come to have."""
 
 
-class CreamFL(Algorithm, settings.CreamFL):
+class CreamFL(Algorithm, CreamFLSettings):
     """Contrastive representation ensemble and aggregation."""
 
     def private(self, params: Params, buffers: Params) -> frozenset[str]:
@@ -108,12 +116,12 @@ class CreamFL(Algorithm, settings.CreamFL):
             world = represent_public(model, public, everything, settings)
         targets = _ensemble(world, updates)
         key = (federation.seed, "server", state.round + 1)
-        losses = label_losses(model, public, settings, *key)
+        losses = _label_losses(model, public, settings, *key)
         if self.kd_weight:
-            distances = distillation_losses(model, public, world, targets, settings, *key)
+            distances = _distillation_losses(model, public, world, targets, settings, *key)
             losses = chain(losses, (self.kd_weight * distance for distance in distances))
         with torch_seeded(*key):
-            minimise(model, losses, settings)
+            _minimise(model, losses, settings)
         new = represent_public(model, public, everything, settings)
         return Aggregate(*weights_of(model), new.tensors())
 
@@ -181,3 +189,76 @@ def _model(federation: Federation) -> nn.Module:
             "creamfl needs public examples on the server", where="algorithm", hint="give the server a public share"
         )
     return federated(federation.model)
+
+
+def _minimise(model: nn.Module, losses: Iterable[Tensor], settings: ClientSettings) -> None:
+    """Take an optimizer step for every one of ``losses``, which are evaluated one after the other.
+
+    Raises:
+        RunError: a loss is not finite.
+    """
+    params = list(trainable_params(model).values())
+    optimizer = make_optimizer(params, settings)
+    model.train()
+    for loss in losses:
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise RunError(f"a loss is {value}", where="the server's training", hint="lower algorithm.server_lr")
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    model.zero_grad()
+
+
+def _label_losses(
+    model: nn.Module, public: Mapping[str, TaskSet], settings: ClientSettings, *key: Key
+) -> Iterator[Tensor]:
+    """Yield, step by step, the mean over tasks of the loss on public labels."""
+    device = settings.device
+    for items in steps(public, settings, *key, "labels"):
+        losses = []
+        for item in items:
+            batch = item.batch.to(device)
+            with autocast(settings):
+                losses.append(item.weight * trainable(item.task).loss(model(item.task, batch), batch))
+        yield torch.stack(losses).sum()
+
+
+def _distillation_losses(
+    model: nn.Module,
+    public: Mapping[str, TaskSet],
+    known: Exchanged,
+    targets: Targets,
+    settings: ClientSettings,
+    *key: Key,
+) -> Iterator[Tensor]:
+    """Yield, batch by batch, ‖f(x) − target‖²: mean over the examples that have one, sum over modalities."""
+    for epoch in range(settings.local_epochs):
+        for name, positions in _draws(public, settings.batch_size, *key, "distillation", epoch):
+            examples = public[name]
+            batch = view(examples, positions)
+            rows = known.find(name, batch.examples)
+            own = unit_representations(model, examples.task, batch.to(settings.device), settings)
+            terms = [
+                _distance(own[modality], batch, modality, target, rows) for modality, target in targets[name].items()
+            ]
+            if any(term is not None for term in terms):
+                yield torch.stack([term for term in terms if term is not None]).sum()
+
+
+def _distance(own: Tensor, batch: Batch, modality: str, target: Rows, rows: Tensor) -> Tensor | None:
+    has = target.has[rows] & batch.present[modality]
+    if not bool(has.any()):
+        return None
+    return (own[has] - target.vectors[rows][has].to(own.device)).square().sum(-1).mean()
+
+
+def _draws(public: Mapping[str, TaskSet], size: int, *key: Key) -> list[tuple[str, np.ndarray]]:
+    """Return one pass over all tasks as batches in random order."""
+    rng = numpy_rng(*key)
+    batches = [
+        (name, positions)
+        for name, examples in sorted(public.items())
+        for positions in np.split(rng.permutation(len(examples)), np.arange(1, num_batches(len(examples), size)) * size)
+    ]
+    return [batches[number] for number in rng.permutation(len(batches))]

@@ -1,15 +1,11 @@
-"""Asking a model for its representations: under other weights (MOON), and of the public examples (CreamFL).
-
-Contrasts of representations: MOON's term (Li et al. 2021) and CreamFL's losses and scores (Yu et al. 2023).
+"""A model's representations and contrasts between them, for MOON (Li et al. 2021) and CreamFL (Yu et al. 2023).
 
 A row of all tensors of a call is the same example. Rows whose ``has`` is false (the modality is absent) count nowhere.
 
-What CreamFL's parties send each other: representations of the public examples, by task and modality.
-
-Rows are sorted by the number of the example's id, so both sides can align them, and every party sees a public example
-in the same view (:func:`view`). As named tensors, ``examples/<task>`` are these numbers,
-``representations/<task>/<modality>`` the vectors and ``sent/<task>/<modality>`` tells which rows count: a client that
-lacks a modality or a task sends rows of zeros that do not.
+CreamFL's parties send each other representations of the public examples, by task and modality. Rows are sorted by the
+number of the example's id, so both sides can align them, and every party sees a public example in the same view
+(:func:`view`). As named tensors, ``examples/<task>`` are these numbers and ``representations/<task>/<modality>`` the
+vectors. ``sent/<task>/<modality>`` tells which rows count: a client that lacks a modality or a task sends rows of zeros.
 """
 
 from __future__ import annotations
@@ -35,7 +31,7 @@ from medfed.study.federation import ClientSettings
 from medfed.tasks.base import Task, TaskSet, trainable
 
 
-class _Asked(nn.Module):
+class _Representing(nn.Module):
     """Makes ``representations`` the forward of a module, because ``functional_call`` knows no other method."""
 
     def __init__(self, model: FederatedModel) -> None:
@@ -82,7 +78,7 @@ def representations_at(
     buffers = {name: value.clone() for name, value in weights.buffers.items()}
     tensors = {f"model.{name}": value for part in (weights.params, buffers) for name, value in part.items()}
     with autocast(settings):
-        found = functional_call(_Asked(federated(model)), tensors, (task, batch))
+        found = functional_call(_Representing(federated(model)), tensors, (task, batch))
     return {name: _wide(value) for name, value in cast(dict[str, Tensor], found).items()}
 
 

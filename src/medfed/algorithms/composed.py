@@ -1,7 +1,7 @@
-"""What travels × the local step × the server's step, chained into one algorithm.
+"""Sharing × the local step × the server's step, chained into one algorithm.
 
-Parts know nothing of each other. Where several of them keep tensors in one place (at a client, at the server, in an
-upload), each has them under the name of its slot; where one does, they lie there as it named them.
+Parts know nothing of each other. Their tensors are kept in three places: at a client, at the server, in an upload. A
+place where several parts keep some has them by slot. A place where one part does has them under that part's names.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """CreamFL: representations of public examples travel, models do not (Yu et al. 2023, Alg. 1).
 
-Clients train on their own data with two contrasts on public examples: *inter-modal*, each representation to the global
-one of the other modality of the same example, against those of all other examples; *intra-modal*, to the global one of
-its own modality, away from the client's own of its last round. They send their representations of the public examples.
-The server weighs them by how well they match the global ones of the other modality (global-local contrastive
-aggregation), trains its model on the public labels, distils the aggregate into it, and sends out its representations.
+Clients train on their own data with two contrasts on public examples. The inter-modal one pulls a representation to the
+global one of the other modality of the same example, against those of all other examples. The intra-modal one pulls it
+to the global one of its own modality, away from the client's of its last round. Clients send their representations of
+the public examples. The server weighs them by their match with the global ones of the other modality: global-local
+contrastive aggregation. It trains its model on the public labels, distils the aggregate into it, and sends out the new
+representations.
 
 Representations are unit vectors, aligned by example id. Every tensor an upload could hold is always there, in one shape
 (the gate wants that); ``sent`` tells which rows of it count. Every party sees a public example in the same view
@@ -13,10 +14,10 @@ Representations are unit vectors, aligned by example id. Every tensor an upload 
 Deviation:
     - A task with one modality, or with modalities of unequal width, has no other modality to compare with: the same
       modality stands in for it. With three or more, scores and inter-modal losses are means over the others.
-    - The paper's round begins with the server's training; here it ends with it, so the first round's broadcast holds no
-      representations and the clients of that round train without contrast.
+    - The paper's round begins with the server's training; here it ends with it. The first round's broadcast holds no
+      representations, so its clients train without contrast.
     - A client without a last round has no intra-modal contrast.
-    - Every local step takes one mini-batch of every public task the client has, beside the private ones.
+    - Every local step takes one mini-batch of every public task the client has, next to the private ones.
 """
 
 from __future__ import annotations
@@ -149,12 +150,12 @@ class CreamFL(Algorithm, CreamFLSettings):
         batch = view(examples, rng.choice(len(examples), size, replace=False)).to(site.settings.device)
         rows = world.find(task, batch.examples)
         with evaluating(site.model):
-            own = unit_representations(site.model, examples.task, batch, site.settings)
+            live = unit_representations(site.model, examples.task, batch, site.settings)
         terms = []
         for name in modalities:
             if not bool((here := batch.present[name]).any()):
                 continue
-            vectors, places = own[name][here], rows[here]
+            vectors, places = live[name][here], rows[here]
             inter = matching_loss(vectors, places, world.partners(task, name), self.temperature)
             terms.append(inter.mean())
             if task in past.rows:
@@ -238,19 +239,19 @@ def _distillation_losses(
             examples = public[name]
             batch = view(examples, positions)
             rows = known.find(name, batch.examples)
-            own = unit_representations(model, examples.task, batch.to(settings.device), settings)
+            live = unit_representations(model, examples.task, batch.to(settings.device), settings)
             terms = [
-                _distance(own[modality], batch, modality, target, rows) for modality, target in targets[name].items()
+                _distance(live[modality], batch, modality, target, rows) for modality, target in targets[name].items()
             ]
             if any(term is not None for term in terms):
                 yield torch.stack([term for term in terms if term is not None]).sum()
 
 
-def _distance(own: Tensor, batch: Batch, modality: str, target: Rows, rows: Tensor) -> Tensor | None:
+def _distance(live: Tensor, batch: Batch, modality: str, target: Rows, rows: Tensor) -> Tensor | None:
     has = target.has[rows] & batch.present[modality]
     if not bool(has.any()):
         return None
-    return (own[has] - target.vectors[rows][has].to(own.device)).square().sum(-1).mean()
+    return (live[has] - target.vectors[rows][has].to(live.device)).square().sum(-1).mean()
 
 
 def _draws(public: Mapping[str, TaskSet], size: int, *key: Key) -> list[tuple[str, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""Ditto: beside the shared model, every client trains its own with a pull to the global one (Li et al. 2021, Alg. 1).
+"""Ditto: next to the shared model, every client trains its own with a pull to the global one (Li et al. 2021, Alg. 1).
 
 The personal model minimises h_i(v) = F_i(v) + (λ/2)‖v − x‖², x being the broadcast; it has its own batch-norm
 statistics and takes as many steps as the local one. Any server's step may find x: the paper leaves it open.

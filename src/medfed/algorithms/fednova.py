@@ -16,8 +16,8 @@ both                     the response to a gradient that is always 1
 p_i are the shares of examples, tensor by tensor. Weight decay is part of the local objective, so it changes no a_i: the
 solution is that of Σ p_i F_i(x) + (λ/2)‖x‖². So is clipping, without μ: the clipped gradient is the gradient.
 
-Adaptive local optimizers are refused: they divide every gradient by a function of itself, so y_i − x is no weighted sum
-of gradients with weights known beforehand, and no a_i exists. So are momentum kept across rounds (the change holds
+Adaptive local optimizers are refused. They divide every gradient by a function of itself, so y_i − x is no sum of
+gradients with weights known in advance, and no a_i exists. So are momentum kept across rounds (the change holds
 gradients of earlier rounds) and clipping with μ > 0 (the pull is clipped too).
 """
 

@@ -1,12 +1,13 @@
 """MOON: local loss plus a contrast between models (Li et al. 2021, Eq. 3 to 5).
 
-A representation z of the live model is pulled to that of the global model and pushed from that of the client's model
-after its last round: −log(exp(sim(z, z_glob)/τ) / (exp(sim(z, z_glob)/τ) + exp(sim(z, z_prev)/τ))), sim the cosine.
+A representation z of the live model is pulled to that of the global model. It is pushed from that of the client's model
+after its last round. With sim the cosine, the term is
+−log(exp(sim(z, z_glob)/τ) / (exp(sim(z, z_glob)/τ) + exp(sim(z, z_prev)/τ))).
 With several modalities the term is the mean over them, with several tasks the mean over tasks (FedKIM Eq. 1).
 
-The live model is in training mode, the other two in eval mode with their own batch-norm statistics; the live model's
-statistics come from the task loss alone. Where a client has no last round the previous model is the global one: then
-both similarities are equal, the term has no gradient, and its passes are left out.
+The live model is in training mode, the other two in eval mode with their own batch-norm statistics. The live model's
+statistics come from the task loss alone. A client without a last round has the global model as its previous one. Both
+similarities are then equal and the term has no gradient, so its passes are left out.
 
 With private tensors the global model is the one the client starts from: the broadcast with its own tensors.
 

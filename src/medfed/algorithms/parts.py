@@ -29,7 +29,7 @@ from medfed.study import algorithms as settings
 
 
 class SharingPart(settings.Sharing):
-    """What travels; by default everything."""
+    """The tensors that travel; by default all."""
 
     def private(self, params: Params, buffers: Params) -> frozenset[str]:
         """Return the names of tensors that stay at the clients: neither broadcast nor uploaded."""
@@ -42,10 +42,10 @@ class SharingPart(settings.Sharing):
 
 @dataclass(frozen=True)
 class ClientRound:
-    """What a local step has at hand in a round.
+    """The inputs of a local step in a round.
 
     Attributes:
-        broadcast: what the server sent; of ``state`` the part's own tensors.
+        broadcast: the server's message; of ``state`` the part's own tensors.
         start: the model the client starts from: the broadcast with its private tensors.
         kept: what the part kept at this client.
     """
@@ -56,11 +56,11 @@ class ClientRound:
 
 
 class Finished(NamedTuple):
-    """What a local step adds after training.
+    """The tensors that a local step adds after training.
 
     Attributes:
-        kept: what it keeps at the client until the next round.
-        sent: what it sends beside the change of the weights.
+        kept: at the client until the next round.
+        sent: to the server, next to the change of the weights.
     """
 
     kept: Params

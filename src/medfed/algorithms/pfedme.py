@@ -1,11 +1,11 @@
 """pFedMe: clients minimise the Moreau envelope of their loss (T. Dinh et al. 2020, Alg. 1).
 
 f_i(w) = min_θ F_i(θ) + (λ/2)‖θ − w‖² has the gradient λ(w − θ(w)), where θ(w) is the personal model. Every local step
-approaches θ by K gradient steps from w on the step's mini-batch; the local optimizer then takes w along λ(w − θ), which
-with plain SGD is the paper's w ← w − ηλ(w − θ). Other local optimizers minimise the same envelope.
+approaches θ by K gradient steps from w on the step's mini-batch. The local optimizer then takes w along λ(w − θ). With
+plain SGD that is the paper's w ← w − ηλ(w − θ); other local optimizers minimise the same envelope.
 
-Deviation: after the last step the deployed θ is approached once more, by K steps on all of the client's examples, where
-the paper keeps that of the last mini-batch.
+Deviation: after the last step the deployed θ is approached once more, by K steps on all of the client's examples. The
+paper keeps the θ of the last mini-batch.
 """
 
 from __future__ import annotations

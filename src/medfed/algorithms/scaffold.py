@@ -12,17 +12,16 @@ option     c_i⁺                                                            ask
 
 x ← x + η_g·mean(y_i − x) and c ← c + (|S|/N)·mean(c_i⁺ − c_i) = c + Σ(c_i⁺ − c_i)/N.
 
-What the paper leaves open: clients that lack a modality or a task. For a tensor, S and N hold the clients with data for
-its component, so that c stays the mean of their c_i exactly, also when clients are sampled. Who has data is known only
-once a client has answered: until then every registered client counts (with the c_i = 0 it starts from), and c is
-rescaled when one turns out to have none. A client whose update is lost after training has moved its c_i on all the
-same; c misses that change until the run ends.
+The paper leaves clients that lack a modality or a task open. For a tensor, S and N hold the clients with data for its
+component. So c stays the mean of their c_i exactly, also when clients are sampled. A client's first update says what data
+it has. Until then it counts with the c_i = 0 it starts from; c is rescaled when it turns out to have none. A client whose
+update is lost after training has moved its c_i on all the same; c misses that change until the run ends.
 
 With ``weighting="clients"``, the paper's, the objective is the plain mean of the clients' losses. With
 ``"examples"`` both x and c weigh clients by examples, as FedAvg does; this and ``control = 0`` is FedAvg, bit for bit.
 
-Private tensors (FedPer, FedBN) take plain steps and have no control variate. With ∇_x and ∇_v the gradients by shared
-and private tensors, a point with Σ ∇_x F_i = 0 and ∇_v F_i = 0 everywhere is at rest: c_i = ∇_x F_i and c = 0. Option I
+Private tensors (FedPer, FedBN) take plain steps and have no control variate. Let ∇_x and ∇_v be the gradients by shared
+and private tensors. A point with Σ ∇_x F_i = 0 and every ∇_v F_i = 0 is at rest, with c_i = ∇_x F_i and c = 0. Option I
 takes the gradient at x with the client's private tensors as they are after the round.
 """
 

@@ -2,9 +2,9 @@
 
 McMahan et al. 2017, Alg. 1; FedKIM Eq. 3. A tensor's weight is the number of examples whose loss reached its component,
 so a hospital without ECGs has no say in the ECG encoder. Memory holds one update and one float64 sum, however many
-clients there are (where changes come rounded, also the update as it was restored, and a second sum for the error): sums
-are made in place, and every generator on an update's way lets go of it before it asks for the next. Casting to float64
-in pieces keeps what is in between in the processor's cache.
+clients there are. Rounded changes need the restored update too, and a second sum for the error. Sums are made in place,
+and every generator on an update's way lets go of it before it asks for the next. Casting to float64 in pieces keeps the
+intermediate values in the processor's cache.
 
 Deviation: FedKIM weighs every client's whole model alike; with hospitals that lack a modality that would average in
 encoders that nobody trained.
@@ -116,7 +116,7 @@ def _stepped(value: Tensor, total: Tensor, weight: int, eta: float) -> Tensor:
 
 @runtime_checkable
 class Sums(Protocol):
-    """What a server's step makes of the clients' changes, one update at a time; a robust sum is another one."""
+    """The sum over the clients' changes, one update at a time; a robust sum is another class of this form."""
 
     def add(self, update: Update) -> None:
         """Count an update in."""
@@ -171,13 +171,13 @@ def in_order(
 
     Args:
         arrivals: (client, update or failure), each client at most once, in any order.
-        expected: the clients asked. A failure gives up its place in the line; who never comes holds others up until the
-            end.
+        expected: the sampled clients. A failure gives up its place in the line; a client that never comes holds others
+            up until the end.
         folder: where early updates wait; by default the system's temporary folder.
     """
-    with tempfile.TemporaryDirectory(prefix="medfed-", dir=folder) as spool:
+    with tempfile.TemporaryDirectory(prefix="medfed-", dir=folder) as waiting:
         line = sorted(expected)
-        place = {client: Path(spool) / f"{turn}.safetensors" for turn, client in enumerate(line)}
+        place = {client: Path(waiting) / f"{turn}.safetensors" for turn, client in enumerate(line)}
         next_turn, failed = 0, set[str]()
         for client, answer in arrivals:
             if isinstance(answer, Failure):

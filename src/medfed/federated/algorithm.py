@@ -1,4 +1,4 @@
-"""What a federated algorithm is: settings under their paper's names, and pure methods whose defaults are FedAvg.
+"""A federated algorithm: settings under their paper's names, and pure methods whose defaults are FedAvg.
 
 McMahan et al. 2017, Alg. 1. An algorithm sees parameters, losses and gradients; never a task's metrics, a dataset or a
 transport. The registered ones are combinations of parts (:mod:`medfed.algorithms.composed`); a class of your own may
@@ -29,7 +29,7 @@ override these methods instead. Which method serves which family (x global, y lo
 
 All state is plain named tensors, so it can be checkpointed and sent. Methods change none of their arguments.
 
-What works on a change of the weights, whatever the algorithm, has one place each:
+A transformation of the change of the weights has one place each, whatever the algorithm:
 
 =====================================  =============================================================================
 clipping of a client's change          :meth:`medfed.federated.exchange.Trainer.update`, before ``compressed``
@@ -58,7 +58,7 @@ from medfed.tasks.base import TaskSet
 
 @dataclass(frozen=True)
 class Federation:
-    """What the server knows of the federation.
+    """The server's knowledge of the federation.
 
     Attributes:
         registered: client id → examples it registered with; nothing larger is believed.
@@ -91,7 +91,7 @@ class Algorithm(AlgorithmSettings, ABC):
 
     @property
     def sends_state(self) -> bool:
-        """Whether uploads hold tensors of the algorithm beside the change of the weights."""
+        """Whether uploads hold tensors of the algorithm next to the change of the weights."""
         return type(self).upload_like is not Algorithm.upload_like
 
     def build(self) -> Algorithm:

@@ -1,7 +1,7 @@
 """The federated model as named tensors: out of a module, into it, fingerprinted, checkpointed.
 
-What is federated are the *trainable* parameters and the persistent buffers (BatchNorm statistics). Frozen parameters
-never travel.
+The *trainable* parameters and the persistent buffers (BatchNorm statistics) are federated. Frozen parameters never
+travel.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Settings of the federated algorithms: what travels × the local step × the server's step. Free of torch.
+"""Settings of the federated algorithms: sharing × the local step × the server's step. Free of torch.
 
 A study names an algorithm in one of three forms::
 
@@ -96,7 +96,7 @@ class Preset(AlgorithmSettings):
 
 
 class Part(Preset):
-    """What fills one slot of a combination; the implementation subclasses the settings and adds the hooks."""
+    """One slot's part of a combination; the implementation subclasses the settings and adds the hooks."""
 
     implementation: ClassVar[str] = ""
     """``module:class`` of the hooks; empty where this class has them itself."""
@@ -112,7 +112,7 @@ class Part(Preset):
         return self if isinstance(self, kind) else kind(**dict(self))
 
     def check_parts(self, parts: Composition) -> None:
-        """Raise :class:`StudyError` where this part's formula is wrong beside the others."""
+        """Raise :class:`StudyError` where this part's formula is wrong with the others."""
         return
 
     def check_client(self, settings: ClientSettings, parts: Composition) -> None:
@@ -125,7 +125,7 @@ class Part(Preset):
 
 
 class Sharing(Part):
-    """What travels."""
+    """The choice of what travels."""
 
     slot: ClassVar[str] = "sharing"
 
@@ -213,7 +213,7 @@ class FedPer(Sharing):
     private_prefixes: tuple[str, ...] = ("heads.",)
 
     def check_parts(self, parts: Composition) -> None:
-        """Refuse MOON beside a private encoder.
+        """Refuse MOON with a private encoder.
 
         Raises:
             StudyError: naming the prefix.
@@ -238,7 +238,7 @@ class FedBN(Sharing):
 
 
 def _refuse_private(part: Local, parts: Composition) -> None:
-    """Refuse what has a personal model of its own beside private tensors."""
+    """Refuse what has a personal model of its own together with private tensors."""
     if not isinstance(parts.sharing, All):
         raise _refusal(
             f"{part.name} deploys a personal model that is pulled to the whole global one; {parts.sharing.name} has no "
@@ -563,7 +563,7 @@ class FedAMS(Adaptive):
 
 
 class Composition(AlgorithmSettings):
-    """What travels × the local step × the server's step.
+    """Sharing × the local step × the server's step.
 
     Attributes:
         sharing: what travels.
@@ -571,7 +571,7 @@ class Composition(AlgorithmSettings):
         server: the server's step; by default the one the local step comes with.
 
     Raises:
-        StudyError: a part's formula is wrong beside the others.
+        StudyError: a part's formula is wrong with the others.
     """
 
     name: ClassVar[str] = "composed"
@@ -625,12 +625,12 @@ def composition_of(value: object) -> object:
     if not isinstance(value, Mapping) or not value.keys() & set(SLOTS):
         return value
     try:
-        found = Composition.model_validate({key: part for key, part in value.items() if key != "name"})
+        made = Composition.model_validate({key: part for key, part in value.items() if key != "name"})
     except MedfedError as error:
         raise ValueError(str(error)) from error
-    if value.get("name", found.label) != found.label:
-        raise ValueError(f"name={value['name']!r} beside {', '.join(SLOTS)}: give the name or the parts")
-    return found
+    if value.get("name", made.label) != made.label:
+        raise ValueError(f"name={value['name']!r} with {', '.join(SLOTS)}: give the name or the parts")
+    return made
 
 
 class FedAvg(Preset):

@@ -14,7 +14,7 @@ x ← x + η_g·mean(y_i − x) and c ← c + (|S|/N)·mean(c_i⁺ − c_i) = c 
 
 The paper leaves clients that lack a modality or a task open. For a tensor, S and N hold the clients with data for its
 component. So c stays the mean of their c_i exactly, also when clients are sampled. A client's first update says what
-data it has. Until then it counts with the c_i = 0 it starts from; c is rescaled when it turns out to have none. A client
+data it has. Until then it counts with the c_i = 0 it starts from; c is rescaled if it turns out to have none. A client
 whose update is lost after training has moved its c_i on all the same; c misses that change until the run ends.
 
 With ``weighting="clients"``, the paper's, the objective is the plain mean of the clients' losses. With

@@ -7,9 +7,9 @@ from math import sqrt
 import pytest
 import torch
 
-from medfed.algorithms.adaptive import Adaptive
 from medfed.core.catalog import ALGORITHMS
 from medfed.federated.rounds import initial_state
+from medfed.study.algorithms import Adaptive
 from medfed.study.federation import ClientSettings
 from support.federated_toys import SMALL, converge, quadratic_client, run, small_model
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medfed.algorithms.fednova import STEPS, FedNova
-from medfed.algorithms.scaffold import Scaffold
+from medfed.algorithms.fednova import STEPS
 from medfed.core.catalog import ALGORITHMS
 from medfed.core.errors import StudyError
-from medfed.federated.algorithm import Algorithm
+from medfed.study.algorithms import AlgorithmSettings, FedNova, Scaffold
 from medfed.study.federation import ClientSettings
 from support.federated_toys import allowed, changed, run, small_model
 
@@ -17,7 +16,7 @@ PLAIN = ClientSettings(optimizer="sgd", lr=0.1)
 Fields = dict[str, object]
 
 
-def trains_a_round(algorithm: Algorithm, settings: ClientSettings) -> bool:
+def trains_a_round(algorithm: AlgorithmSettings, settings: ClientSettings) -> bool:
     """Whether a round of the small federation trains by these very settings, loses no client and moves the model."""
     (result,) = run(algorithm, 1, settings)
     moved = [not torch.equal(value, small_model().state_dict()[name]) for name, value in result.state.params.items()]

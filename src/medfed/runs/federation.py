@@ -97,7 +97,7 @@ def build_multimodal(study: Study) -> MultimodalModel:
 
 @dataclass(frozen=True)
 class Trainee:
-    """What a federation trains.
+    """The model that a federation trains.
 
     Attributes:
         name: the model's name in scores.
@@ -119,7 +119,7 @@ class FederationRun:
         run: its folder.
         study: the settings.
         cohort: the data, divided.
-        trainee: what is trained.
+        trainee: the model.
         connect: opens the way to the clients.
     """
 

@@ -24,7 +24,6 @@ STAY = 987654321
 """A stay that stands in no other file."""
 
 
-@pytest.mark.timeout(180)
 def test_a_replayed_answer_is_refused_and_a_doubled_one_counts_once(open_trial: Open) -> None:
     trial = open_trial()
     server = trial.server()

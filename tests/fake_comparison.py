@@ -10,6 +10,7 @@ import numpy as np
 
 from fake_run import TRAINED, UNSEEN, fake_run
 from medfed.core.rng import numpy_rng
+from medfed.records.schema import ComparisonFile
 
 CELLS = {"FedKIM": 0.0, "FedPlug_L": -0.03, "FedPlug": -0.09}
 """Label → what its injected LLM loses against the first."""
@@ -32,7 +33,7 @@ def fake_runs(root: Path, num_seeds: int = 5) -> list[Path]:
     return folders
 
 
-def fake_comparison(num_seeds: int = 5) -> dict:
+def fake_comparison(num_seeds: int = 5) -> ComparisonFile:
     """Return a comparison of :data:`CELLS`: the first is significantly better than the last, nothing else is."""
     rows, differences = [], []
     for label, loss in CELLS.items():
@@ -46,7 +47,8 @@ def fake_comparison(num_seeds: int = 5) -> dict:
             pair = ((label, "fedkim"), (label, "federated"))
             differences.append(_difference(*pair, "trained", metric, 0.01, num_seeds))
     seeds = {label: list(range(num_seeds)) for label in CELLS}
-    return {"labels": list(CELLS), "seeds": seeds, "rows": rows, "differences": differences}
+    facts = {"labels": list(CELLS), "seeds": seeds, "rows": rows, "differences": differences}
+    return ComparisonFile.model_validate(facts)
 
 
 def _role(label: str, role: str, tasks: Sequence[str], metric: str, loss: float, num_seeds: int) -> list[dict]:

@@ -9,7 +9,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from medfed.report.partition import partition_rows
 from medfed.runs.folder import RunDir
 
 from medfed.core.errors import DataError, StudyError, UpdateRejectedError
@@ -31,6 +30,8 @@ from medfed.data.sites import moments_json, moments_of, pool, with_told
 from medfed.data.sources import site_folders
 from medfed.federated.state import load_weights, weights_of
 from medfed.modalities.moments import Moments
+from medfed.records.schema import PartitionFile
+from medfed.report.federation import partition_rows
 from medfed.runs.baselines import pooled
 from medfed.runs.federation import Arm, build_model, clients_of
 from medfed.runs.sites import SITES, scores_of, site_record, site_scores
@@ -156,7 +157,10 @@ def test_what_sites_elsewhere_told_is_on_record_and_no_more(cohort: Cohort) -> N
     told = with_told(cohort, {"b": 7, "a": 5}, {"a": None, "b": {"mp": {"no": 4, "yes": 3}}}).partition
     assert told["counts"] == {"b": {"mp": {"no": 4, "yes": 3}}}
     assert told["num_examples"] == {"a": {"all tasks": 5}}
-    rows = {(client, task): (count, classes) for client, task, count, classes in partition_rows(told)}
+    rows = {
+        (client, task): (count, classes)
+        for client, task, count, classes in partition_rows(PartitionFile.model_validate(told))
+    }
     assert rows == {("a", "all tasks"): (5, "examples 5"), ("b", "mp"): (7, "no 4, yes 3")}
 
 

@@ -49,8 +49,6 @@ PARTS = {"all": "All questions", "closed": "Closed questions", "open": "Open que
 WHOLE = (None, "all")
 """Parts that mean all of a task's questions."""
 AUROC, BALANCED = "AUROC", "balanced_accuracy"
-LIKELIHOOD = ("auroc", BALANCED)
-"""Metrics of the yes/no questions of a task that is answered in words."""
 FLAG = "one answer only"
 MODEL = Column("Model", style="")
 
@@ -117,7 +115,7 @@ def open_questions(run: Run) -> list[Part]:
     parts: list[Part] = []
     for task in run.ordered(row.task for row in rows):
         mine = [row for row in rows if row.task == task]
-        metrics = {row.metric: row.title for row in mine if row.metric not in LIKELIHOOD}
+        metrics = {row.metric: row.title for row in mine if row.part == "all"}  # the others are likelihoods
         groups = []
         for part, title in PARTS.items():
             held = [row for row in mine if row.part == part and row.metric in metrics]

@@ -1,4 +1,4 @@
-"""What the federation cost and who held what: examples by client, traffic, time, failures."""
+"""Holdings and costs of the federation: examples by client, traffic, time, failures."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _by_round(run: Run) -> list[Part]:
     layers = []
     for phase in dict.fromkeys(timing.phase for timing in whole):
         taken = [(timing.round, timing.seconds) for timing in whole if timing.phase == phase]
-        by_round = [(float(at), sum(seconds for found, seconds in taken if found == at)) for at in rounds]
+        by_round = [(float(at), sum(seconds for number, seconds in taken if number == at)) for at in rounds]
         if any(at for at, _ in taken):
             layers.append(Series(phase, colour(len(layers), 0), by_round))
         if seconds := sum(seconds for at, seconds in taken if not at):

@@ -26,9 +26,9 @@ def reliability(run: Run) -> list[Part]:
     figures: list[Figure] = []
     models: list[str] = []
     for task in run.ordered(run.predictions):
-        found = [(model, _curve(run.predictions[task], model)) for model in (INJECTED, FEDERATED)]
-        curves = [(model_title(model), model_style(model), curve) for model, curve in found if curve]
-        models += [model for model, curve in found if curve]
+        drawn = [(model, _curve(run.predictions[task], model)) for model in (INJECTED, FEDERATED)]
+        curves = [(model_title(model), model_style(model), curve) for model, curve in drawn if curve]
+        models += [model for model, curve in drawn if curve]
         if curves:
             figures.append(Figure(run.title(task), reliability_chart(curves, run.title(task))))
     return when(figures, Text(text, "soft"), Figures(figures, _legend(models)))
@@ -48,8 +48,8 @@ def _development(run: Run) -> list[Part]:
         mine = [row for row in run.development if row.task == task]
         watched = dict.fromkeys(name for row in mine for name, value in row.values.items() if value is not None)
         metric = primary[task] if primary.get(task) in watched else next(iter(watched), "")
-        found = {model: _points([row for row in mine if row.model == model], metric) for model in models}
-        series = [Series(model_title(m), model_style(m), points) for m, points in found.items() if points]
+        by_model = {model: _points([row for row in mine if row.model == model], metric) for model in models}
+        series = [Series(model_title(m), model_style(m), points) for m, points in by_model.items() if points]
         if series:
             title = f"{run.title(task)}, {titles.get(metric, metric)}"
             low = min(0.4, *(math.floor(y * 10) / 10 for line in series for _, y in line.points))
@@ -61,17 +61,17 @@ def _development(run: Run) -> list[Part]:
 
 def _clients(run: Run) -> list[Part]:
     """Training loss of every client by round, one picture per task."""
-    found: dict[str, dict[str, list[Point]]] = {}
+    losses: dict[str, dict[str, list[Point]]] = {}
     for line in run.rounds:
         for client in line.clients:
             for task, loss in client.losses.items():
                 if loss is not None:
-                    found.setdefault(task, {}).setdefault(client.client, []).append((float(line.round), loss))
-    names = sorted({name for by_client in found.values() for name in by_client}, key=natural)
+                    losses.setdefault(task, {}).setdefault(client.client, []).append((float(line.round), loss))
+    names = sorted({name for by_client in losses.values() for name in by_client}, key=natural)
     styles = {name: colour(index, len(names)) for index, name in enumerate(names)}
     figures = []
-    for task in run.ordered(found):
-        series = [Series(name, styles[name], found[task][name], dots=False) for name in names if name in found[task]]
+    for task in run.ordered(losses):
+        series = [Series(name, styles[name], losses[task][name], dots=False) for name in names if name in losses[task]]
         chart = line_chart(series, "round", f"Client training loss, {run.title(task)}")
         figures.append(Figure(run.title(task), chart))
     legend = [Legend(name, style) for name, style in styles.items()]

@@ -270,8 +270,8 @@ def _model_rows(rows: Sequence[ScoreRow], metrics: Sequence[str]) -> list[Row]:
 
 def _place_table(run: Run, caption: str, rows: Iterable[str], columns: list[Column], lines: list[list[str]]) -> Table:
     """Return a table of models by client or site."""
-    found = dict(zip(rows, lines, strict=True))
-    made = [Row(title_of(run, model), found[model], model_style(model)) for model in model_order(found)]
+    by_model = dict(zip(rows, lines, strict=True))
+    made = [Row(title_of(run, model), by_model[model], model_style(model)) for model in model_order(by_model)]
     return Table(caption, [MODEL, *columns], [Group(made)], "matrix", caption)
 
 
@@ -296,8 +296,8 @@ def _likelihood(rows: Sequence[ScoreRow]) -> list[str]:
         auroc, balanced = held[model, "auroc"], held.get((model, BALANCED))
         second = f", balanced accuracy {number(balanced.value)} {bounds(balanced)}" if balanced is not None else ""
         reason = f" ({auroc.reason})" if auroc.value is None and auroc.reason else ""
-        found = f"AUROC {number(auroc.value)} {bounds(auroc)}{reason}{second}"
-        lines.append(f"{model_title(model)}, likelihood of yes against no on {auroc.n} yes/no questions: {found}.")
+        values = f"AUROC {number(auroc.value)} {bounds(auroc)}{reason}{second}"
+        lines.append(f"{model_title(model)}, likelihood of yes against no on {auroc.n} yes/no questions: {values}.")
     return lines
 
 

@@ -64,7 +64,7 @@ class Run:
 
     @cached_property
     def partition(self) -> PartitionFile:
-        """Who holds what."""
+        """Holdings of clients and server."""
         return self._file(PartitionFile)
 
     @cached_property
@@ -89,7 +89,7 @@ class Run:
 
     @cached_property
     def sites(self) -> SiteFile:
-        """What every site scored."""
+        """Scores of every site."""
         return self._file(SiteFile)
 
     @cached_property
@@ -141,7 +141,7 @@ class Run:
         name = name or kind.NAME
         if name in self._lines:
             return cast("list[L]", self._lines[name])
-        found: list[L] = []
+        records: list[L] = []
         try:
             text = (self.folder / name).read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -152,11 +152,11 @@ class Run:
             self.notes.append((name, str(error)))
         for number, line in enumerate(text.splitlines(), start=1):
             try:
-                found.append(line_of(kind, line))
+                records.append(line_of(kind, line))
             except (ValueError, KeyError) as error:
                 self.notes.append((f"{name}:{number}", first_problem(error)))
-        self._lines[name] = cast("list[Line]", found)
-        return found
+        self._lines[name] = cast("list[Line]", records)
+        return records
 
     def _file(self, kind: type[F]) -> F:
         if not self._files.exists(kind.NAME):

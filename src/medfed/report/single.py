@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
+from markupsafe import Markup
+
 from medfed.records.schema import ExampleCard
 from medfed.report import claims, federation, learning, results, router
 from medfed.report.charts import LEAST_AXES, Polygon, line_picture, radar_chart, trace_picture
@@ -184,7 +186,7 @@ def _example(card: ExampleCard, title: str) -> Card:
         title,
         [Text(card.withheld, "soft small")] if card.withheld else [],
         next((view.png for view in card.views if view.kind == "image"), ""),
-        *traces[:1],
+        next(iter(traces), Markup()),
         series=[
             (v.title, line_picture(v.title, v.values), range_text(v.values)) for v in card.views if v.kind == "line"
         ],

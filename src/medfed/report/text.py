@@ -12,7 +12,7 @@ MODELS = {
     "federated": "Federated-only",
     "local": "Local-only",
     "centralised": "Centralised",
-    "heads": "Aggregated heads",
+    "heads": "Heads of the injected run",
     "always-yes": "Always yes",
     "always-no": "Always no",
     "majority": "Majority answer",

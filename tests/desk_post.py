@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Mapping
 
-from medfed.runs.folder import RunDir
 from rich.console import Console
 
 from federation_trial import Trial
 from medfed.core.progress import Reporter
-from medfed.runs.pipeline import Places, run_study
+from medfed.records.folder import RunFolder
+from medfed.runs.context import RunPaths
+from medfed.runs.pipeline import run_study
 from medfed.sites.client import SiteDesk
 from medfed.sites.federation import FederationFolder
 from medfed.sites.remote import Envelope, Lost
@@ -49,9 +50,9 @@ class DeskPost:
         return []
 
 
-def run_over(trial: Trial, post: DeskPost) -> RunDir:
+def run_over(trial: Trial, post: DeskPost) -> RunFolder:
     """Run the study of ``trial`` over ``post`` as its server does."""
     folder, reporter = FederationFolder.load(trial.server_folder), Reporter.silent()
-    places = Places(folder.runs, folder.cache, folder.data_root)
+    places = RunPaths(folder.runs, folder.cache, folder.data_root)
     hospitals = Hospitals(folder, post, reporter)
-    return RunDir(run_study(trial.study, places, reporter, party=hospitals.party()))
+    return RunFolder(run_study(trial.study, places, reporter, participants=hospitals.participants()))

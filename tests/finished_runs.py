@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from medfed.runs.folder import RunDir
 from transformers import PreTrainedTokenizerFast
 
 from fake_run import fake_run
@@ -18,6 +16,9 @@ from medfed.federated.state import join
 from medfed.injection.inject import Injector
 from medfed.llm.foundation import load_foundation
 from medfed.llm.tiny.pretrain import SPECIAL, train_tokenizer
+from medfed.records.folder import RunFolder
+from medfed.records.schema import NormalisationFile, StudyFile
+from medfed.runs.checkpoints import Checkpoints
 from medfed.runs.federation import build_multimodal
 from medfed.study.study import Study
 
@@ -47,7 +48,7 @@ def finished_run(root: Path, llm: Path, *, learned: bool = True, model: str | No
     """
     folder = fake_run(root, num_resamples=20)
     study = _study(injection, model)
-    run = RunDir(folder)
+    run = RunFolder(folder)
     foundation = load_foundation(study.foundation, cache=root, path=llm)
     with torch.random.fork_rng():
         torch.manual_seed(7)
@@ -59,12 +60,10 @@ def finished_run(root: Path, llm: Path, *, learned: bool = True, model: str | No
     injector.offsets = {f"{task.name}: {task.question}": OFFSETS for task in study.tasks if task.name == UNTRAINED}
     state = initial_state(model, study.algorithm)
     tensors = join({"federated": state.tensors(), "injector": injector.state()})
-    run.save_checkpoint(1, tensors, {"round": 1, "finished": True})
+    Checkpoints(folder).save(1, tensors, {"round": 1, "finished": True})
     injector.save(folder / "injection")
-    run.write_json("study.json", study.resolved())
-    run.write_json("normalisation.json", {name: _moments(study, name) for name in study.encoders})
-    facts = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    run.write_json("provenance.json", {**facts, "corpus": None})
+    run.write(StudyFile(**study.resolved()))
+    run.write(NormalisationFile(moments={name: _moments(study, name) for name in study.encoders}))
     run.finish()
     return folder
 

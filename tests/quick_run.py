@@ -9,8 +9,9 @@ import polars as pl
 from rich.console import Console
 
 from medfed.core.progress import Reporter
+from medfed.runs.context import RunPaths
 from medfed.runs.loaded import LoadedRun
-from medfed.runs.pipeline import Places, run_study
+from medfed.runs.pipeline import run_study
 from medfed.study.study import study_of
 
 STUDY = {
@@ -47,7 +48,7 @@ class QuickRun(NamedTuple):
 def quick_run(place: Path) -> QuickRun:
     """Run the study in ``place``."""
     cache, quiet = place / "cache", Reporter(Console(quiet=True))
-    run_study(study_of(STUDY, "quick"), Places(place / "runs", cache), quiet)
+    run_study(study_of(STUDY, "quick"), RunPaths(place / "runs", cache), quiet)
     (folder,) = (place / "runs" / "quick").iterdir()
     stays = pl.read_parquet(next(cache.rglob("mortality24/*/dyn.parquet")))
     stay = stays.filter(pl.col("stay_id") == stays["stay_id"][0]).head(24).drop("stay_id", "time")

@@ -167,7 +167,7 @@ class FederationRun:
     def deployed(self, client: str | None) -> Weights:
         """Return the model that predicts at ``client`` after :meth:`run`; the server's where it does not train."""
         weights = weights_of(self.model)
-        if client not in self._cohort.clients:
+        if client is None or client not in self._cohort.clients:
             return weights
         return self._study.algorithm.deployed(weights, self._exchange.own(client))
 
@@ -180,7 +180,8 @@ class FederationRun:
         started = time.monotonic()
         result = run_round(state, self._exchange, self._study.algorithm, self._federation, self._study.rounds)
         self._run.append(Round, [_round(result)])
-        seconds = {None: time.monotonic() - started, **{record.client: record.seconds for record in result.clients}}
+        seconds: dict[str | None, float] = {None: time.monotonic() - started}
+        seconds |= {record.client: record.seconds for record in result.clients}
         self._run.append(
             Timing,
             [

@@ -8,7 +8,7 @@ from statistics import median
 from medfed.records.schema import Counts, PartitionFile, Round, Timing
 from medfed.report.charts import Series, colour, partition_chart, stacked_bars
 from medfed.report.parts import Cell, Figure, Figures, Group, Legend, Part, Row, Table, Text, text_columns, when
-from medfed.report.run import Run
+from medfed.report.run import FEDERATED_LOGS, Run
 from medfed.report.text import duration, natural
 
 
@@ -106,10 +106,8 @@ def _stack(title: str, unit: str, layers: Sequence[Series], note: str) -> Figure
 
 def _failures(run: Run) -> list[Part]:
     """Every failure; the round went on without that update."""
-    federations = {
-        "with injection" if run.baseline_rounds else "own": run.rounds,
-        "federated-only": run.baseline_rounds,
-    }
+    without = run.lines(Round, f"{FEDERATED_LOGS}/{Round.NAME}")
+    federations = {"with injection" if without else "local": run.rounds, "federated-only": without}
     rows = [
         Row(name, [Cell(text, style="plain") for text in (str(line.round), one.client, one.phase, one.reason)])
         for name, rounds in federations.items()

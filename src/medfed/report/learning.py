@@ -13,7 +13,7 @@ from medfed.evaluation.metrics import reliability_curve
 from medfed.records.schema import Development, Prediction, Step
 from medfed.report.charts import Point, Series, colour, line_chart, reliability_chart
 from medfed.report.parts import Figure, Figures, Legend, Part, Text, when
-from medfed.report.run import Run
+from medfed.report.run import FEDERATED_LOGS, Run
 from medfed.report.text import FEDERATED, INJECTED, model_order, model_style, model_title, natural
 
 MOST_POINTS = 200
@@ -25,8 +25,10 @@ def reliability(run: Run) -> list[Part]:
     text += "dot's area grows with the number of examples."
     figures: list[Figure] = []
     models: list[str] = []
-    for task in run.ordered(run.predictions):
-        drawn = [(model, _curve(run.predictions[task], model)) for model in (INJECTED, FEDERATED)]
+    tasks = sorted(path.stem for path in run.folder.glob("predictions/*.jsonl"))
+    for task in run.ordered(tasks):
+        lines = run.lines(Prediction, f"predictions/{task}.jsonl")
+        drawn = [(model, _curve(lines, model)) for model in (INJECTED, FEDERATED)]
         curves = [(model_title(model), model_style(model), curve) for model, curve in drawn if curve]
         models += [model for model, curve in drawn if curve]
         if curves:
@@ -41,11 +43,12 @@ def curves(run: Run) -> list[Part]:
 
 def _development(run: Run) -> list[Part]:
     """The primary metric, or the first that was watched, on the development set by round, one picture per task."""
-    figures, models = [], model_order(row.model for row in run.development)
+    development = run.lines(Development) + run.lines(Development, f"{FEDERATED_LOGS}/{Development.NAME}")
+    figures, models = [], model_order(row.model for row in development)
     rows = run.all_scores.rows
     titles, primary = {row.metric: row.title for row in rows}, {row.task: row.metric for row in rows if row.primary}
-    for task in run.ordered(row.task for row in run.development):
-        mine = [row for row in run.development if row.task == task]
+    for task in run.ordered(row.task for row in development):
+        mine = [row for row in development if row.task == task]
         watched = dict.fromkeys(name for row in mine for name, value in row.values.items() if value is not None)
         metric = primary[task] if primary.get(task) in watched else next(iter(watched), "")
         by_model = {model: _points([row for row in mine if row.model == model], metric) for model in models}

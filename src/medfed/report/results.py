@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table as TerminalTable
 from rich.text import Text as TerminalText
 
-from medfed.records.schema import ScoreRow, SiteRow
+from medfed.records.schema import ScoreRow, SiteFile, SiteRow
 from medfed.report.claims import Claim, against_constant, claims
 from medfed.report.parts import (
     Cell,
@@ -150,7 +150,7 @@ def at_sites(run: Run) -> list[Part]:
         "Every site tests the last model on its own held-out patients and reports metrics and their number. The mean "
     )
     text += "is weighted by test examples. A dash: the site has no such data, or too few kinds of answers."
-    rows = [row for row in run.sites.rows if row.primary]
+    rows = [row for row in run.file(SiteFile).rows if row.primary]
     parts: list[Part] = []
     for task in dict.fromkeys(row.task for row in rows):
         mine = {row.model: row for row in rows if row.task == task}
@@ -162,7 +162,7 @@ def at_sites(run: Run) -> list[Part]:
         caption = f"{run.title(task)}: {next(iter(mine.values())).title}, {sum(counts.values())} test examples"
         columns = [*number_columns("Mean", "Worst site"), *(Column(site, f"n = {counts[site]}") for site in sites)]
         parts.append(_place_table(run, caption, mine, columns, lines))
-    failures = [f"{failure.client} ({failure.phase}): {failure.reason}" for failure in run.sites.failures]
+    failures = [f"{failure.client} ({failure.phase}): {failure.reason}" for failure in run.file(SiteFile).failures]
     parts += when(failures, Text("Sites without scores", "h3"), Items(failures))
     return when(parts, Text(text, "soft"), *parts)
 

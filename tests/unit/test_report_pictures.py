@@ -130,7 +130,7 @@ def test_bars_stand_on_the_constant_answer() -> None:
     bars = [Bar("up", "c0", 0.8, 0.7, 0.9, [0.75, 0.85]), Bar("down", "c2", 0.4), Bar("no", "c3", None)]
     chart = gain_bars(bars, 0.5, (0.0, 1.0), "AUROC")
     up, down = (next(path for path in shapes(chart, colour) if len(path) > 2) for colour in ("c0", "c2"))
-    (level,) = [path for path in shapes(chart, "constant")]
+    (level,) = shapes(chart, "constant")
     height = 150.0 - 16.0
     assert rectangle(up) == (pytest.approx(8 + 0.2 * height, abs=0.02), pytest.approx(level[0][1], abs=0.02))
     assert rectangle(down) == (pytest.approx(level[0][1], abs=0.02), pytest.approx(8 + 0.6 * height, abs=0.02))

@@ -96,8 +96,8 @@ def compare_runs(
 
     Returns:
         A row per label, model, task, metric and part. The tasks ``mean-trained`` and ``mean-unseen`` are means over the
-        closed tasks of a role. The differences are those of the injected LLM against the federated-only model and against
-        the aggregated heads. Of open questions they are against the best constant answer. ``pairs`` adds others.
+        closed tasks of a role. The differences are those of the injected LLM against the federated-only model and the
+        aggregated heads. Of open questions they are against the best constant answer. ``pairs`` adds others.
 
     Raises:
         RunError: a run is not finished, or two runs of one label have the same seed.

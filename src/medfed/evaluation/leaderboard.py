@@ -1,6 +1,6 @@
 """A leaderboard: which algorithm is best over many tasks and partitions, and which differences mean anything.
 
-A *block* is one task under one partition. In a block, algorithms are ranked by the mean over seeds of the task's primary
+A *block* is one task under one partition. In it, algorithms are ranked by the mean over seeds of the task's primary
 metric; ties share the mean rank. Over blocks: Friedman's test of whether any algorithm differs, and Nemenyi's critical
 difference, the smallest difference of average ranks that is significant (Demšar 2006, §3.2.2). Blocks that share a task
 are not independent, so the test errs on the side of finding differences; the report says so.

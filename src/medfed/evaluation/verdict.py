@@ -1,7 +1,7 @@
 """One verdict for every claim, in three words, from intervals alone: terminal, report, README and docs say the same.
 
-A claim is *supported* if the whole interval is on its side, and *contradicted* if it is on the other side. Otherwise, or
-without an interval, it is *not distinguishable*. No point estimate decides anything.
+A claim is *supported* if the whole interval is on its side, and *contradicted* if it is on the other side. Otherwise,
+or without an interval, it is *not distinguishable*. No point estimate decides anything.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Run files of version 1, which carry no ``schema_version``, as files of today's.
 
-Version 1 had two forms of ``scores.json`` and three of ``predictions/<task>.jsonl``. A field that it did not record, and
-that the folder does not tell, stays at its default. No number is computed anew.
+Version 1 had two forms of ``scores.json`` and three of ``predictions/<task>.jsonl``. A field that it did not record,
+and that the folder does not tell, stays at its default. No number is computed anew.
 """
 
 from __future__ import annotations

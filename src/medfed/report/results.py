@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table as TerminalTable
 from rich.text import Text as TerminalText
 
-from medfed.records.schema import ScoreRow, SiteRow
+from medfed.records.schema import ScoreRow, SiteFile, SiteRow
 from medfed.report.claims import Claim, against_constant, claims
 from medfed.report.parts import (
     Cell,
@@ -49,8 +49,6 @@ PARTS = {"all": "All questions", "closed": "Closed questions", "open": "Open que
 WHOLE = (None, "all")
 """Parts that mean all of a task's questions."""
 AUROC, BALANCED = "AUROC", "balanced_accuracy"
-LIKELIHOOD = ("auroc", BALANCED)
-"""Metrics of the yes/no questions of a task that is answered in words."""
 FLAG = "one answer only"
 MODEL = Column("Model", style="")
 
@@ -117,7 +115,7 @@ def open_questions(run: Run) -> list[Part]:
     parts: list[Part] = []
     for task in run.ordered(row.task for row in rows):
         mine = [row for row in rows if row.task == task]
-        metrics = {row.metric: row.title for row in mine if row.metric not in LIKELIHOOD}
+        metrics = {row.metric: row.title for row in mine if row.part == "all"}  # the others are likelihoods
         groups = []
         for part, title in PARTS.items():
             held = [row for row in mine if row.part == part and row.metric in metrics]
@@ -152,7 +150,7 @@ def at_sites(run: Run) -> list[Part]:
         "Every site tests the last model on its own held-out patients and reports metrics and their number. The mean "
     )
     text += "is weighted by test examples. A dash: the site has no such data, or too few kinds of answers."
-    rows = [row for row in run.sites.rows if row.primary]
+    rows = [row for row in run.file(SiteFile).rows if row.primary]
     parts: list[Part] = []
     for task in dict.fromkeys(row.task for row in rows):
         mine = {row.model: row for row in rows if row.task == task}
@@ -164,7 +162,7 @@ def at_sites(run: Run) -> list[Part]:
         caption = f"{run.title(task)}: {next(iter(mine.values())).title}, {sum(counts.values())} test examples"
         columns = [*number_columns("Mean", "Worst site"), *(Column(site, f"n = {counts[site]}") for site in sites)]
         parts.append(_place_table(run, caption, mine, columns, lines))
-    failures = [f"{failure.client} ({failure.phase}): {failure.reason}" for failure in run.sites.failures]
+    failures = [f"{failure.client} ({failure.phase}): {failure.reason}" for failure in run.file(SiteFile).failures]
     parts += when(failures, Text("Sites without scores", "h3"), Items(failures))
     return when(parts, Text(text, "soft"), *parts)
 
@@ -272,8 +270,8 @@ def _model_rows(rows: Sequence[ScoreRow], metrics: Sequence[str]) -> list[Row]:
 
 def _place_table(run: Run, caption: str, rows: Iterable[str], columns: list[Column], lines: list[list[str]]) -> Table:
     """Return a table of models by client or site."""
-    found = dict(zip(rows, lines, strict=True))
-    made = [Row(title_of(run, model), found[model], model_style(model)) for model in model_order(found)]
+    by_model = dict(zip(rows, lines, strict=True))
+    made = [Row(title_of(run, model), by_model[model], model_style(model)) for model in model_order(by_model)]
     return Table(caption, [MODEL, *columns], [Group(made)], "matrix", caption)
 
 
@@ -298,8 +296,8 @@ def _likelihood(rows: Sequence[ScoreRow]) -> list[str]:
         auroc, balanced = held[model, "auroc"], held.get((model, BALANCED))
         second = f", balanced accuracy {number(balanced.value)} {bounds(balanced)}" if balanced is not None else ""
         reason = f" ({auroc.reason})" if auroc.value is None and auroc.reason else ""
-        found = f"AUROC {number(auroc.value)} {bounds(auroc)}{reason}{second}"
-        lines.append(f"{model_title(model)}, likelihood of yes against no on {auroc.n} yes/no questions: {found}.")
+        values = f"AUROC {number(auroc.value)} {bounds(auroc)}{reason}{second}"
+        lines.append(f"{model_title(model)}, likelihood of yes against no on {auroc.n} yes/no questions: {values}.")
     return lines
 
 

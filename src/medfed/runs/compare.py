@@ -1,8 +1,8 @@
 """Run a sweep and compare its cells: prepare once, run every cell × seed, then the tables.
 
 A sweep leaves files in ``runs/<sweep>/``. ``comparison.json`` holds all values, intervals and differences; a benchmark
-has ``leaderboard.json`` instead. ``table.md`` holds our numbers, the paper's and those of constants. ``report.html`` and
-``logs/`` of the workers are there too.
+has ``leaderboard.json`` instead. ``table.md`` holds our numbers, the paper's and those of constants. There are also
+``report.html`` and the workers' ``logs/``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How well the last model does at every site, by the site's own held-out patients: ``sites.json``.
 
-A site counts on its own examples and reports metrics and their number, no prediction. The mean over sites is weighted by
-that number. The record also names the worst site, which a mean hides.
+A site counts on its own examples and reports metrics and their number, no prediction. The mean over sites is weighted
+by that number. The record also names the worst site, which a mean hides.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Retrieval: how near the top of the candidates the right one stands.
 
 Chance depends on the number n of candidates, which differs between a client's test share and the whole test set.
-Accuracy is 1/n by chance, recall@k k/n, MRR (1 + 1/2 + … + 1/n)/n. The rank percentile is 0.5 by chance whatever n is, so it is the
-one to compare sets of different size by. A number is not defined where it could not have been wrong: of a single
-candidate, and recall@k of k candidates or fewer.
+Accuracy is 1/n by chance, recall@k k/n, MRR (1 + 1/2 + … + 1/n)/n. The rank percentile is 0.5 by chance whatever n is,
+so it is the one to compare sets of different size by. A number is not defined where it could not have been wrong: of a
+single candidate, and recall@k of k candidates or fewer.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Answers in words, by the metrics of :mod:`medfed.evaluation.text_metrics`.
 
-:class:`Generated` scores the text of a trained decoder, :class:`Questions` an LLM's answers to open questions. The latter
-has parts, and two constants that know the references. ``constant-frequent`` is the most frequent reference, and
+:class:`Generated` scores the text of a trained decoder, :class:`Questions` an LLM's answers to open questions. Those
+have parts, and two constants that know the references. ``constant-frequent`` is the most frequent reference, and
 ``constant-best`` the one of the highest mean token F1. They bound the score of a model that ignores the example.
 """
 

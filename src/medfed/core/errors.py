@@ -31,6 +31,10 @@ class StudyError(MedfedError):
     """A study file or a ``--set`` override is wrong."""
 
 
+class PluginError(MedfedError):
+    """A plugin is absent, fails, changed, or is not allowed here."""
+
+
 class DataError(MedfedError):
     """A dataset's folder, table or file is wrong."""
 

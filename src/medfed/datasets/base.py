@@ -104,6 +104,11 @@ class Dataset(ABC):
             synthetic=True,
         )
 
+    @property
+    def has_twin(self) -> bool:
+        """Whether a synthetic twin can be written."""
+        return bool(self.simulator) or type(self).synthesize is not Dataset.synthesize
+
     @abstractmethod
     def index(self, root: Path) -> pl.DataFrame:
         """Read the tables under ``root`` into an index (columns: see the module). Reads no pixels or samples.

@@ -28,8 +28,9 @@ from medfed.core.catalog import DATASETS, MODALITIES
 from medfed.data.cache import SETTLED_SECONDS, DecodedCache
 from medfed.data.decode import decode
 from medfed.datasets.base import Dataset, read_csv
-from medfed.datasets.formats import read_nifti, write_nifti
-from medfed.datasets.images import read_dicom, read_grey
+from medfed.datasets.dicom import read_dicom
+from medfed.datasets.images import read_grey
+from medfed.datasets.nifti import read_nifti, write_nifti
 from medfed.datasets.ptbxl import COLUMNS, TABLE, read_wfdb
 from medfed.datasets.yaib import NUM_HOURS
 from medfed.modalities.base import Modality

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from medfed.core.diagnosis import installing
 from medfed.core.errors import MedfedError
 from medfed.core.progress import Reporter
 
@@ -297,6 +298,4 @@ def _require_extra() -> None:
     """Refuse where the extra for networks is not installed."""
     for package in ("cryptography", "flwr"):
         if find_spec(package) is None:
-            raise MedfedError(
-                f"federations of sites need {package}, which is not installed", hint='pip install "medfed[flower]"'
-            )
+            raise MedfedError(f"federations of sites need {package}, which is not installed", hint=installing("flower"))

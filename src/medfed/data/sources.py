@@ -21,7 +21,7 @@ import polars as pl
 from medfed.core.catalog import DATASETS
 from medfed.core.code import in_main
 from medfed.core.errors import DataError
-from medfed.core.processes import pool
+from medfed.core.processes import pool, without_main
 from medfed.datasets.base import TWIN_MARKER, Dataset, write_twin
 from medfed.study.data import PartitionSettings, TwinSpec
 
@@ -94,7 +94,7 @@ def write_missing(wanted: Iterable[tuple[Dataset, Path, TwinSpec]], workers: int
     jobs = [job for job in wanted if not (job[1] / TWIN_MARKER).is_file()]
     shared = [job for job in jobs if not in_main(type(job[0]))]
     if shared:
-        with pool(min(workers, len(shared))) as processes:
+        with without_main(), pool(min(workers, len(shared))) as processes:
             for done in as_completed([processes.submit(_write_whole, *job) for job in shared]):
                 done.result()
     for job in jobs:

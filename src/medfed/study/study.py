@@ -31,10 +31,6 @@ from medfed.study.parts import EncoderSpec, ModelSpec
 
 if TYPE_CHECKING:
     from medfed.federated.algorithm import Algorithm
-else:
-    Algorithm = BaseModel
-
-if TYPE_CHECKING:
     from medfed.modalities.base import Modality
     from medfed.tasks.base import Task
 
@@ -273,6 +269,28 @@ class Study(BaseModel):
         return settings
 
 
+def shipped_studies() -> dict[str, Path]:
+    """Return the studies and sweeps that come with the package, by name."""
+    here = Path(__file__).parents[1] / "studies"  # in a wheel; a checkout has them at its root
+    folder = here if here.is_dir() else Path(__file__).parents[3] / "studies"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def find_study(given: str | Path) -> Path:
+    """Return the file that ``given`` names: a path, or the name of a shipped study.
+
+    Raises:
+        StudyError: there is no such file and no such name.
+    """
+    shipped, path = shipped_studies(), Path(given)
+    if path.exists() or len(path.parts) != 1:
+        return path
+    name = path.name.removesuffix(".toml")
+    if name in shipped:
+        return shipped[name]
+    raise StudyError("no such study file", where=path, hint=unknown(shipped, name, "study").hint or "")
+
+
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     """Read a study file and apply ``key.path=value`` overrides (TOML values; bare words are text).
 
@@ -291,7 +309,9 @@ def read_tree(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise StudyError("no such study file", where=path, hint="see studies/ for the shipped ones") from error
+        raise StudyError(
+            "no such study file", where=path, hint=f"shipped are {', '.join(shipped_studies())}"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise StudyError(f"not valid TOML: {error}", where=path, hint="correct that line") from error
 
@@ -352,7 +372,8 @@ def explained(error: ValidationError, where: str | Path, model: type[BaseModel])
         hint = f"did you mean {near[0]!r}?" if near else (f"known keys: {', '.join(known)}" if known else "remove it")
         return StudyError(f"unknown key {field!r}", where=where, hint=hint)
     what, _, step = first["msg"].removeprefix("Value error, ").partition("\n  next step: ")
-    given = "" if isinstance(first["input"], Mapping | BaseModel) else f" (got {first['input']!r})"
+    repeated = isinstance(first["input"], Mapping | BaseModel) or repr(first["input"]) in what
+    given = "" if repeated else f" (got {first['input']!r})"
     return StudyError(f"{field}: {what}{given}", where=where, hint=step or "correct it in the file, or with --set")
 
 

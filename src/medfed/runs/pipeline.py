@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from medfed.core.errors import RunError
 from medfed.core.progress import Reporter
+from medfed.core.torch_rng import one_thread
 from medfed.data.cache import DecodedCache
 from medfed.data.cohort import Cohort
 from medfed.data.prepare import Sources, cohort_of, decode_all, find_sources
@@ -108,6 +108,7 @@ def here(num_workers: int = 1) -> Party:
     return Party(sources, cohort, in_workers(num_workers) if num_workers > 1 else in_process)
 
 
+@one_thread()
 def run_study(
     study: Study,
     places: Places,
@@ -130,7 +131,6 @@ def run_study(
     Raises:
         MedfedError: an input is wrong; everything computed before stays, and the same command goes on from there.
     """
-    torch.set_num_threads(1)
     party = party or here(places.workers)
     sources = party.sources(study, places, reporter)
     run = RunDir(folder_of(study, places, sources))
@@ -230,6 +230,7 @@ def _copy_logs(shared: list[Federation], run: RunDir) -> None:
                 run.write_records(f"federated-only/{name}", federation.run.read_records(name))
 
 
+@one_thread()
 def evaluate_again(folder: Path, places: Places, reporter: Reporter) -> None:
     """Score a finished run anew from its last checkpoints and compare with the predictions it wrote.
 

@@ -30,9 +30,13 @@ from medfed.study.models import MultimodalSpec
 from medfed.study.parts import EncoderSpec, ModelSpec
 
 if TYPE_CHECKING:
-    from medfed.federated.algorithm import Algorithm
     from medfed.modalities.base import Modality
     from medfed.tasks.base import Task
+
+if TYPE_CHECKING:
+    from medfed.federated.algorithm import Algorithm
+else:
+    Algorithm = BaseModel
 
 Baseline = Literal["federated", "local", "centralised"]
 """A model trained beside the injected LLM; see :mod:`medfed.runs.baselines`."""

@@ -26,6 +26,7 @@ from medfed.cli.options import (
     DataRoot,
     Foundation,
     Overrides,
+    Plugins,
     RunFolder,
     SkipBad,
     StudyFile,
@@ -110,7 +111,7 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 @app.command(name="list")
-def list_parts(as_json: AsJson = False) -> None:
+def list_parts(as_json: AsJson = False, plugins: Plugins = None) -> None:
     """List studies, tasks, modalities, encoders, models, algorithms, datasets, LLMs and baselines."""
     from medfed.core.catalog import ALGORITHMS, DATASETS, ENCODERS, MODALITIES, MODELS, TASKS, task_definitions
     from medfed.study.study import shipped_studies
@@ -191,6 +192,7 @@ def run(
     load_in_4bit: In4Bit = False,
     device_map: DeviceMap = None,
     keep_decoded: KeepDecoded = True,
+    plugins: Plugins = None,
 ) -> None:
     """Run a study, or a sweep of studies, end to end, or go on where it was interrupted; nothing is computed twice."""
     from medfed.study.study import find_study, foundation_overrides
@@ -241,6 +243,7 @@ def evaluate(
     cache: Cache = DEFAULT_CACHE,
     foundation: Foundation = None,
     keep_decoded: KeepDecoded = True,
+    plugins: Plugins = None,
 ) -> None:
     """Score a finished run again from its last checkpoint, and compare with what it wrote."""
     folder = find_run(folder)
@@ -256,6 +259,7 @@ def report(
         list[Path], typer.Argument(help="Run folders; several are compared, seeds of one hash together")
     ],
     out: Annotated[Path, typer.Option("--out", help="The HTML file")] = Path("report.html"),
+    plugins: Plugins = None,
 ) -> None:
     """Build a run's report again from its files, or compare several runs on one page."""
     from medfed.report.html import write_report

@@ -27,7 +27,7 @@ from medfed.runs.baselines import federations, train_baselines
 from medfed.runs.federation import Arm, Connect, build_model, in_process
 from medfed.runs.folder import RunDir
 from medfed.runs.predictors import responses
-from medfed.runs.provenance import data_facts, now, provenance
+from medfed.runs.provenance import data_facts, now, plugin_facts, provenance
 from medfed.runs.sites import put_beside
 from medfed.study.study import Study
 from medfed.tasks.base import TaskSet, trainable
@@ -51,7 +51,7 @@ def benchmark(
     Raises:
         RunError: no client has a test example.
     """
-    facts = provenance()
+    facts = provenance() | plugin_facts(study)
     run.write_json("study.json", study.resolved())
     run.write_json("partition.json", cohort.partition)
     shared = federations(study, cohort, dict(sources.checksums), runs)

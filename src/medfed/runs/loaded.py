@@ -20,6 +20,7 @@ from medfed.modalities.moments import Moments
 from medfed.models.multimodal import MultimodalModel
 from medfed.runs.federation import GROUPS, build_multimodal
 from medfed.runs.folder import RunDir
+from medfed.runs.provenance import load_plugins_of
 from medfed.study.study import Study
 from medfed.tasks.base import Task
 
@@ -37,6 +38,7 @@ class LoadedRun:
             raise RunError(
                 "not a finished run", where=folder, hint="finish it: medfed run STUDY goes on from its checkpoint"
             )
+        load_plugins_of(run)
         self.study = Study.model_validate(run.read_json("study.json"))
         if self.study.job != "inject":
             raise RunError("a benchmark has no LLM to ask", where=folder, hint="use a run of an injection study")

@@ -35,7 +35,7 @@ from medfed.runs.folder import RunDir
 from medfed.runs.loaded import LoadedRun
 from medfed.runs.predictions import answer_task, predict_task, role_of, score_predictions
 from medfed.runs.predictors import HeadPredictor, InjectedPredictor, Predictor
-from medfed.runs.provenance import data_facts, now, provenance
+from medfed.runs.provenance import data_facts, now, plugin_facts, provenance
 from medfed.runs.sites import put_beside
 from medfed.study.foundation import HuggingFaceSettings
 from medfed.study.study import Study
@@ -172,7 +172,7 @@ def _benchmark(study: Study, places: Places, sources: Sources, run: RunDir, repo
 
 
 def _compute(study: Study, places: Places, sources: Sources, run: RunDir, reporter: Reporter, party: Party) -> None:
-    facts = provenance()
+    facts = provenance() | plugin_facts(study)
     data = decode_all(study, sources, places.skip_bad, reporter, places.decoded(reporter))
     cohort = party.cohort(study, sources, data, run, places, reporter)
     run.write_json("study.json", study.resolved())

@@ -91,7 +91,7 @@ def load_expected(plugin: Plugin) -> None:
     found = examine(plugin.source)
     if found.sha256 != plugin.sha256:
         raise PluginError(
-            f"the plugin changed: it was {plugin.sha256}, it is {found.sha256}",
+            f"the content was {plugin.sha256} and is now {found.sha256}",
             where=plugin.source,
             hint="bring the content back that it had, or run the study again with what it is now",
         )

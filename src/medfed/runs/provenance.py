@@ -96,7 +96,7 @@ def _load_recorded(plugin: Plugin, folder: Path) -> None:
         load_expected(plugin)
     except PluginError as error:
         raise PluginError(
-            f"this run was made with the plugin {plugin}: {error.what}",
+            f"the plugin {plugin.name} of this run: {error.what}",
             where=error.where,
             hint="pass --plugin FILE_OR_MODULE with the content it had",
         ) from error

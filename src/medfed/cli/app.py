@@ -204,7 +204,8 @@ def run(
     single = seeds is None and not quick and not is_sweep(file)
     plan = load_plan(file, overrides, parse_seeds(seeds), quick=quick)
     if workers != 1 and not (single and workers is None):
-        warm_up("medfed.runs.compare")
+        # The forked workers need them; what starts threads of its own (polars) must come later.
+        warm_up("torch", "transformers", "peft")
     from medfed.runs.compare import run_sweep
     from medfed.runs.pipeline import Places, run_study
 

@@ -17,7 +17,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 
-from medfed.core.catalog import ALGORITHMS, DATASETS, ENCODERS, MODALITIES, MODELS, TASKS, registered_plugins
+from medfed.core.catalog import (
+    ALGORITHMS,
+    DATASETS,
+    ENCODERS,
+    MODALITIES,
+    MODELS,
+    TASKS,
+    TaskFacts,
+    registered_plugins,
+    task_facts,
+)
 from medfed.core.errors import MedfedError, StudyError
 from medfed.core.plugins import Plugin
 from medfed.core.registry import Registry, unknown
@@ -144,17 +154,16 @@ class Study(BaseModel):
             _known(TASKS, name)
         if both := set(self.train) & set(self.unseen):
             raise ValueError(f"task {sorted(both)[0]!r} is both trained and unseen; a task is one or the other")
-        for task in self.tasks:
-            _known(DATASETS, task.dataset)
-        for name in self.twin_sizes:
+        trained, every = ([task_facts(name) for name in names] for names in (self.train, (*self.train, *self.unseen)))
+        for name in (*(facts.dataset for facts in every), *self.twin_sizes):
             _known(DATASETS, name)
         for name in (*self.modalities, *self.encoders):
             _known(MODALITIES, name)
-        trained = {modality for task in self.train_tasks for modality in task.modalities}
-        for modality in sorted({modality for task in self.tasks for modality in task.modalities}):
+        encoded = {modality for facts in trained for modality in facts.modalities}
+        for modality in sorted({modality for facts in every for modality in facts.modalities}):
             if modality not in self.encoders and self.model.needs_encoders:
                 raise ValueError(f"a task reads the modality {modality!r}; add encoders.{modality}")
-            if modality not in trained:
+            if modality not in encoded:
                 raise ValueError(
                     f"no trained task reads the modality {modality!r}, so its encoder would stay untrained"
                 )
@@ -162,9 +171,10 @@ class Study(BaseModel):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Study:
-        for task in self.train_tasks:
-            if not (task.injectable if self.job == "inject" else task.trainable):
-                raise ValueError(_untrainable(task, self.job))
+        for name in self.train:
+            facts = task_facts(name)
+            if not (facts.injectable if self.job == "inject" else facts.trainable):
+                raise ValueError(_untrainable(name, facts, self.job))
         if self.job == "inject" and not isinstance(self.model, MultimodalSpec):
             raise ValueError(f"injection reads encoders and heads of the model 'multimodal', not {self.model.name!r}")
         if self.job == "benchmark" and self.unseen:
@@ -179,7 +189,7 @@ class Study(BaseModel):
     def _sites_are_possible(self) -> Study:
         if self.partition.scheme != "sites":
             return self
-        held = {task.dataset for task in self.train_tasks}
+        held = {task_facts(name).dataset for name in self.train}
         for site, names in self.partition.holdings.items():
             for name in names:
                 _known(DATASETS, name)
@@ -395,7 +405,7 @@ def _known(registry: Registry[Any], name: str) -> None:
         raise ValueError(str(unknown(registry, name, registry.kind)))
 
 
-def _untrainable(task: Task, job: str) -> str:
-    if task.trainable:
-        return f'{task.name!r} has no one question with one answer to teach an LLM; use job = "benchmark" for it'
-    return f"the clients cannot train {task.name!r}, an open question; list it under unseen"
+def _untrainable(name: str, facts: TaskFacts, job: str) -> str:
+    if facts.trainable:
+        return f'{name!r} has no one question with one answer to teach an LLM; use job = "benchmark" for it'
+    return f"the clients cannot train {name!r}, an open question; list it under unseen"

@@ -6,8 +6,10 @@ import sys
 import tomllib
 from functools import cache
 from importlib import resources
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from medfed.core.code import MAIN
 from medfed.core.errors import StudyError
 from medfed.core.plugins import Plugin, load_installed, origin_of
 from medfed.core.registry import Registry
@@ -174,7 +176,7 @@ def register(part: P) -> P:
         StudyError: it is none of these, it has no name, or another part has the name.
     """
     kind = part if isinstance(part, type) else type(part)
-    origin = origin_of(sys._getframe(1).f_globals.get("__name__", "__main__"))
+    origin = origin_of(_caller())
     for base, registry in {**_OF_OBJECTS, **_OF_CLASSES}.items():
         if not _is_a(kind, base):
             continue
@@ -194,6 +196,18 @@ def registered_plugins() -> list[Plugin]:
     """Return the plugins of all parts that are not the package's; see :meth:`Registry.origin`."""
     load_installed()
     return [plugin for registry in REGISTRIES for plugin in registry.origins()]
+
+
+def _caller() -> str:
+    """Return the module that calls the package."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and _module(frame).partition(".")[0] in ("medfed", "jaxtyping"):
+        frame = frame.f_back
+    return _module(frame)
+
+
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", MAIN[0]))
 
 
 def _is_a(kind: type, base: str) -> bool:

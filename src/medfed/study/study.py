@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 else:
     Algorithm = BaseModel
 
+QUICK = "quick"
+"""The table of a study file that ``--quick`` lays over it; see :mod:`medfed.study.sweep`."""
 Baseline = Literal["federated", "local", "centralised"]
 """A model trained beside the injected LLM; see :mod:`medfed.runs.baselines`."""
 
@@ -336,10 +338,11 @@ def study_of(tree: dict[str, Any], where: str | Path, overrides: Sequence[str] =
     Raises:
         StudyError: a wrong key or value.
     """
+    settings = {key: value for key, value in tree.items() if key != QUICK}
     for override in overrides:
-        _apply(tree, override)
+        _apply(settings, override)
     try:
-        return Study.model_validate(tree)
+        return Study.model_validate(settings)
     except ValidationError as error:
         raise explained(error, where, Study) from error
 

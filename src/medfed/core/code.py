@@ -1,4 +1,4 @@
-"""What a part is defined by: its source file, or, for a class of a notebook's cell, the definition itself.
+"""The definition of a part: its source file, or, for a class of a notebook's cell, its own code.
 
 A cell has no file. Its functions are known by their source, which IPython keeps, or else by their bytecode. Classes,
 functions and constants that they name count too, so that a change of any of them is a change of the part.

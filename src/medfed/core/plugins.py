@@ -1,8 +1,8 @@
 """Plugins: a file or an installed module that registers parts, without a line changed in the package.
 
-A plugin is named by ``--plugin FILE_OR_MODULE``, or found by the entry points of installed packages (group
-:data:`GROUP`) once a name is looked up that the package does not have. A run records the content of the plugins whose
-parts it uses, as SHA-256: of a file its bytes, of a module all ``.py`` files of its package.
+``--plugin FILE_OR_MODULE`` names a plugin. Installed packages name theirs by entry points of the group :data:`GROUP`;
+these are loaded once a name is looked up that the package does not have. A run records the SHA-256 of the plugins
+whose parts it uses. The content of a file is its bytes, that of a module all ``.py`` files of its package.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Plugin:
 
 
 class _State:
-    """What this process has loaded."""
+    """The plugins of this process."""
 
     def __init__(self) -> None:
         self.loaded: dict[str, Plugin] = {}
@@ -88,10 +88,10 @@ def load_expected(plugin: Plugin) -> None:
     Raises:
         PluginError: it is absent, or its content is another.
     """
-    found = examine(plugin.source)
-    if found.sha256 != plugin.sha256:
+    present = examine(plugin.source)
+    if present.sha256 != plugin.sha256:
         raise PluginError(
-            f"the content was {plugin.sha256} and is now {found.sha256}",
+            f"the content was {plugin.sha256} and is now {present.sha256}",
             where=plugin.source,
             hint="bring the content back that it had, or run the study again with what it is now",
         )

@@ -258,13 +258,13 @@ class Study(BaseModel):
             (MODELS, [self.model.name]),
             (ALGORITHMS, [self.algorithm.name]),
         ]
-        found = {
+        origins = {
             origin
             for registry, names in used
             for name in names
             if name in registry and (origin := registry.origin(name)) is not None
         }
-        return tuple(sorted(found, key=lambda plugin: (plugin.name, plugin.source)))
+        return tuple(sorted(origins, key=lambda plugin: (plugin.name, plugin.source)))
 
     def hash(self, *facts: str) -> str:
         """Return eight hex digits of the settings (but name, seed, description) and of ``facts`` (data checksums)."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Mapping
 
+from medfed.runs.folder import RunDir
 from rich.console import Console
 
 from federation_trial import Trial
 from medfed.core.progress import Reporter
-from medfed.runs.folder import RunDir
 from medfed.runs.pipeline import Places, run_study
 from medfed.sites.client import SiteDesk
 from medfed.sites.federation import FederationFolder

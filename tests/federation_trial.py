@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import psutil
+from medfed.runs.folder import RunDir
 
 from medfed.core.progress import Reporter
 from medfed.data.prepare import write_folders
-from medfed.runs.folder import RunDir
 from medfed.sites.certificates import certificate_fingerprint, load_authority, write_trial
 from medfed.sites.federation import Deadlines, FederationFolder, FederationSettings, init_federation
 from medfed.sites.folder import SiteFolder, SiteSettings, init_site

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from medfed.runs.folder import RunDir
 from transformers import PreTrainedTokenizerFast
 
 from fake_run import fake_run
@@ -18,7 +19,6 @@ from medfed.injection.inject import Injector
 from medfed.llm.foundation import load_foundation
 from medfed.llm.tiny.pretrain import SPECIAL, train_tokenizer
 from medfed.runs.federation import build_multimodal
-from medfed.runs.folder import RunDir
 from medfed.study.study import Study
 
 ENCODERS = {"image": "vit-mini", "ecg": "conv1d", "vitals": "transformer"}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 
+from medfed.runs.folder import RunDir
+
 from federation_trial import Trial
 from medfed.core.progress import Reporter
 from medfed.core.types import Broadcast
 from medfed.data.cohort import Cohort
 from medfed.federated.exchange import Answer, ClientExchange
-from medfed.runs.folder import RunDir
 from medfed.runs.pipeline import Party, Places, here, run_study
 from medfed.study.study import Study
 

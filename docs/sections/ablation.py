@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from medfed.report.compared import ComparedDifference
 from medfed.report.names import number
+
 from sections.comparison import Results, interval, shown, table
 
 COLUMNS = (

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medfed.report.leaderboard import block_row, bounds, conclusion, cost_rows, order
 from medfed.report.names import model_title, number
+
+from medfed.report.leaderboard import block_row, bounds, conclusion, cost_rows, order
 from sections.comparison import table
 
 FILE = "leaderboard.json"

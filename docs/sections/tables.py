@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from medfed.report.beside import paper_rows, task_section
 from medfed.report.compared import ComparedRow
 from medfed.report.names import is_constant, model_title, number
+
 from sections.comparison import Results, shown, table, task_title
 
 MODELS = ("heads", "federated", "centralised", "local")

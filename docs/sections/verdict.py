@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from medfed.report.compared import ComparedDifference
 from medfed.report.names import MISSING, number
+
 from sections.comparison import Results, shown, table, task_title
 
 MARGIN = -0.005

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from medfed.runs.folder import RunDir
 
 from medfed.core.errors import DiskError, SiteError
+from medfed.core.files import written_whole
 from medfed.federated.memory import DiskMemory
-from medfed.runs.folder import RunDir, written_whole
 from medfed.sites.audit import AuditLog
 
 SMALL, LARGE = {"w": torch.zeros(8)}, {"w": torch.ones(5000)}
@@ -101,9 +102,12 @@ def test_an_audit_log_that_cannot_be_written_holds_after_there_is_space(tmp_path
 
 
 def test_what_a_library_calls_an_os_error_is_not_told_of_the_disk(tmp_path: Path) -> None:
-    partial = tmp_path / ".partial"
-    partial.mkdir()
-    with pytest.raises(OSError, match="no such model") as caught, written_whole(tmp_path / "out", 10, partial):
-        raise OSError("no such model")
+    def fail() -> None:
+        with written_whole(tmp_path / "out", 10) as partial:
+            partial.mkdir()
+            raise OSError("no such model")
+
+    with pytest.raises(OSError, match="no such model") as caught:
+        fail()
     assert not isinstance(caught.value, DiskError)
     assert list(tmp_path.iterdir()) == []

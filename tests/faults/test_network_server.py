@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from medfed.runs.folder import RunDir
 
 from federation_trial import Fault, Process, Trial, written_folders
-from medfed.runs.folder import RunDir
 from medfed.sites.status import is_held
 from missing_sites import failures, sites_and_phases, weights, weights_without
 

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from medfed.runs.folder import RunDir
 
 BASE = """

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from medfed.runs.folder import RunDir
 
 from federated_toys import allowed
 from medfed.core.catalog import ALGORITHMS
 from medfed.core.progress import Reporter
-from medfed.runs.folder import RunDir
 from medfed.runs.pipeline import Places, run_study
 from medfed.study.federation import ClientSettings
 from medfed.study.study import study_of

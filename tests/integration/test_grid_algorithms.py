@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from medfed.runs.folder import RunDir
 
 from medfed.core.progress import Reporter
 from medfed.data.cohort import Cohort
 from medfed.data.prepare import decode_all, divide, find_sources
-from medfed.evaluation.judge import point_values
-from medfed.evaluation.kinds import KINDS
+from medfed.evaluation.scorers import SCORERS
 from medfed.federated.state import fingerprint, weights_of
 from medfed.runs.federation import Arm, build_model
-from medfed.runs.folder import RunDir
 from medfed.study.study import Study
 from medfed.study.sweep import Cell, load_plan
 from medfed.tasks.base import trainable
@@ -103,12 +102,12 @@ CONSTANTS = {"auroc": 0.5, "macro_auroc": 0.5, "balanced_accuracy": 0.5}
 def test_every_task_has_constants_and_they_know_nothing(bench: Bench) -> None:
     examples = bench.cohort.test[bench.study.train[0]]
     task = trainable(examples.task)
-    kind, truths = KINDS[task.metric_kind], task.truths(examples)
+    kind, truths = SCORERS[task.metric_kind], task.truths(examples)
     found = task.constants(examples)
     assert found
     for name, responses in found.items():
         assert len(responses) == len(examples)
-        value = point_values(kind, truths, responses)[kind.primary]
+        value = kind.points(truths, responses)[kind.primary]
         print(f"{task.name}: {name} has {kind.primary} {value}")
         if value is not None:
             assert value == pytest.approx(CONSTANTS[kind.primary]) if kind.primary in CONSTANTS else value < 0.7

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medfed.runs.folder import RunDir
+
 import scale
 from medfed.runs.federation import build_model
-from medfed.runs.folder import RunDir
 from medfed.study.encoders import Conv1dSpec
 from medfed.study.federation import ClientSettings
 

@@ -10,11 +10,12 @@ import pytest
 
 pytest.importorskip("flwr", reason="the extra flower is not installed")
 
+from medfed.runs.folder import RunDir
+
 from desk_post import DeskPost, run_over
 from federation_trial import SITES, STUDY, Trial
 from medfed.core.progress import Reporter
 from medfed.data.prepare import write_folders
-from medfed.runs.folder import RunDir
 from medfed.runs.pipeline import Places, run_study
 from medfed.runs.sites import SITES as SCORES
 from medfed.sites.federation import FederationFolder

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from medfed.report.html import write_report
 
 from browser import Browser, chromium
 from fake_comparison import fake_comparison, fake_runs
 from fake_run import fake_run
 from medfed.report.comparison import write_comparison
-from medfed.report.html import write_report
 
 PROGRAM = chromium()
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed: apt-get install chromium")

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from medfed.runs.folder import RunDir
 
 HERE = Path(__file__).parent

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from medfed.runs.folder import RunDir
 from typer.testing import CliRunner
 
 from medfed.cli.app import app
-from medfed.runs.folder import RunDir
 
 HERE = Path(__file__).parent
 STUDY = """

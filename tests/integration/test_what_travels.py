@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from medfed.runs.folder import RunDir
 from torch import Tensor
 
 from medfed.algorithms.fedavg import FedAvg
@@ -18,7 +19,6 @@ from medfed.federated.exchange import Answer, ClientExchange
 from medfed.federated.state import num_bytes, persistent_buffers, split, trainable_params
 from medfed.federated.wire import broadcast_bytes, update_bytes
 from medfed.runs.federation import build_model, in_process
-from medfed.runs.folder import RunDir
 from medfed.runs.pipeline import Places, here, run_study
 from medfed.study.study import Study, study_of
 

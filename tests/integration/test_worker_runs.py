@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from medfed.runs.folder import RunDir
 from rich.console import Console
 
 from medfed.core.progress import Reporter
-from medfed.runs.folder import RunDir
 from medfed.runs.pipeline import Places, run_study
 from medfed.study.study import load_study
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from medfed.report.partition import partition_picture, partition_rows
 from typer.testing import CliRunner
 
 from medfed.cli.app import app
-from medfed.report.partition import partition_picture, partition_rows
 from sections import benchmark
 
 RECORD: dict[str, Any] = {

@@ -14,19 +14,19 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from rich.console import Console
-
-from fake_run import TITLES, TRAINED, UNSEEN, fake_run
-from medfed.core.errors import RunError
-from medfed.report import federation
 from medfed.report.html import build_report, write_report
 from medfed.report.names import published, size
-from medfed.report.page import TEMPLATES
 from medfed.report.read import read_run
 from medfed.report.records import ScoreFile
 from medfed.report.svg import Frame, tag, ticks
 from medfed.report.tables import summary_table
 from medfed.report.verdict import sentences, trained_verdicts, unseen_verdicts
+from rich.console import Console
+
+from fake_run import TITLES, TRAINED, UNSEEN, fake_run
+from medfed.core.errors import RunError
+from medfed.report import federation
+from medfed.report.page import TEMPLATES
 
 VOID = {"meta", "col", "input", "br", "link", "img"}
 

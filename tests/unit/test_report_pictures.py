@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import pytest
-
 from medfed.report.bars import Bar, bar_chart
 from medfed.report.cards import line_picture, trace_picture
 from medfed.report.radar import CENTRE, RADIUS, Axis, Polygon, radar_chart

@@ -14,10 +14,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from medfed.runs.folder import RunDir
 
 from medfed.cli import sites as cli_sites
 from medfed.core.errors import RunError, SiteError, TooFewSitesError
-from medfed.runs.folder import RunDir
 from medfed.sites.certificates import write_trial
 from medfed.sites.federation import FederationFolder
 from medfed.sites.folder import SiteFolder

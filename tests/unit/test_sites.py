@@ -9,6 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from medfed.report.partition import partition_rows
+from medfed.runs.folder import RunDir
 
 from medfed.core.errors import DataError, StudyError, UpdateRejectedError
 from medfed.core.progress import Reporter
@@ -29,10 +31,8 @@ from medfed.data.sites import moments_json, moments_of, pool, with_told
 from medfed.data.sources import site_folders
 from medfed.federated.state import load_weights, weights_of
 from medfed.modalities.moments import Moments
-from medfed.report.partition import partition_rows
 from medfed.runs.baselines import pooled
 from medfed.runs.federation import Arm, build_model, clients_of
-from medfed.runs.folder import RunDir
 from medfed.runs.sites import SITES, scores_of, site_record, site_scores
 from medfed.study.study import Study, study_of
 from medfed.tasks.base import TaskSet

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from medfed.cli.latest import find_run
 from medfed.cli.options import DEFAULT_CACHE, Cache, Foundation, Plugins, RunFolder, output
 from medfed.core.errors import RunError
+from medfed.records.latest import find_run
 
 if TYPE_CHECKING:
     from medfed.ask.asking import Answer

@@ -1,8 +1,9 @@
-"""What a number needs to be believed: code, versions, machine, data. Wall-clock facts stand here and nowhere else."""
+"""What a number needs to be believed: code, versions, machine, data and cost. Clock times are here and nowhere else."""
 
 from __future__ import annotations
 
 import platform
+import resource
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -19,64 +21,77 @@ from medfed.core.catalog import registered_plugins
 from medfed.core.errors import PluginError
 from medfed.core.plugins import Plugin, load_expected
 from medfed.datasets.decoded import Decoded
-from medfed.runs.folder import RunDir
+from medfed.records.folder import RunFolder
+from medfed.records.schema import Cost, DataFacts, PluginFacts, ProvenanceFile, Round, Skipped, StudyFile, Timing
 from medfed.study.study import Study
 
 PACKAGES = ("torch", "transformers", "peft", "numpy", "polars", "scikit-learn", "safetensors")
 
 
-def provenance() -> dict[str, Any]:
-    """Return the facts known before a run starts."""
-    return {
-        "medfed": __version__,
+def provenance(study: Study) -> ProvenanceFile:
+    """Return the facts known before a run of ``study`` starts."""
+    return ProvenanceFile(
+        medfed=__version__,
         **_commit(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": {name: version(name) for name in PACKAGES},
-        "device": "cpu",
-        "threads": torch.get_num_threads(),
-        "started": now(),
-        "command": _command(),
-    }
+        python=platform.python_version(),
+        platform=platform.platform(),
+        processor=processor(),
+        versions={name: version(name) for name in PACKAGES},
+        device="cpu",
+        threads=torch.get_num_threads(),
+        started=now(),
+        command=_command(),
+        plugins=tuple(PluginFacts(**asdict(plugin)) for plugin in study.extensions),
+    )
 
 
-def data_facts(data: Mapping[str, Decoded], checksums: Mapping[str, str]) -> dict[str, Any]:
+def data_facts(data: Mapping[str, Decoded], checksums: Mapping[str, str]) -> dict[str, DataFacts]:
     """Return the card, size, checksum and left-out files of every dataset."""
     return {
-        name: {
-            "title": decoded.card.title,
-            "version": decoded.card.version,
-            "licence": decoded.card.licence,
-            "citation": decoded.card.citation,
-            "note": decoded.card.note,
-            "synthetic": decoded.card.synthetic,
-            "num_examples": len(decoded.index),
-            "num_patients": decoded.index["patient"].n_unique(),
-            "skipped": [problem._asdict() for problem in decoded.skipped],
-            "checksum": checksums[name],
-        }
+        name: DataFacts(
+            title=decoded.card.title,
+            version=decoded.card.version,
+            licence=decoded.card.licence,
+            citation=decoded.card.citation,
+            note=decoded.card.note,
+            synthetic=decoded.card.synthetic,
+            num_examples=len(decoded.index),
+            num_patients=decoded.index["patient"].n_unique(),
+            skipped=tuple(Skipped(**problem._asdict()) for problem in decoded.skipped),
+            checksum=checksums[name],
+        )
         for name, decoded in data.items()
     }
 
 
-def plugin_facts(study: Study) -> dict[str, list[dict[str, str]]]:
-    """Return name, content and source of the plugins that the study uses; nothing where it uses none."""
-    return {"plugins": [asdict(plugin) for plugin in study.extensions]} if study.extensions else {}
+def cost_of(run: RunFolder) -> Cost:
+    """Return bytes and seconds over all rounds of the run, and the process's peak memory."""
+    rounds, timings = run.lines(Round), run.lines(Timing)
+    clients = [client for line in rounds for client in line.clients]
+    errors = [line.upload_error for line in rounds if line.upload_error is not None]
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Cost(
+        bytes_up=sum(client.bytes_up for client in clients),
+        bytes_down=sum(client.bytes_down for client in clients),
+        upload_error=median(errors) if errors else None,
+        train_seconds=sum(line.seconds for line in timings if line.phase == "train"),
+        round_seconds=sum(line.seconds for line in timings if line.phase == "federate"),
+        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+    )
 
 
-def load_plugins_of(run: RunDir) -> None:
+def load_plugins_of(run: RunFolder) -> None:
     """Load the plugins that a finished run was made with, from where they were, if their content is the same.
 
     Raises:
         PluginError: one is absent, changed, lies in the run's own folder, or was defined in a notebook or script.
     """
-    wanted = set(run.read_json("study.json").get("plugins", ())) if run.exists("study.json") else set()
+    wanted = set(run.read(StudyFile).settings.get("plugins", ())) if run.exists(StudyFile.NAME) else set()
     if not wanted - {plugin.sha256 for plugin in registered_plugins()}:
         return
-    for facts in run.read_json("provenance.json").get("plugins", ()):
-        plugin = Plugin(**facts)
-        if plugin.sha256 not in {known.sha256 for known in registered_plugins()}:
-            _load_recorded(plugin, run.root)
+    for facts in run.read(ProvenanceFile).plugins:
+        if facts.sha256 not in {plugin.sha256 for plugin in registered_plugins()}:
+            _load_recorded(Plugin(facts.name, facts.sha256, facts.source), run.root)
 
 
 def _load_recorded(plugin: Plugin, folder: Path) -> None:
@@ -105,6 +120,16 @@ def _load_recorded(plugin: Plugin, folder: Path) -> None:
 def now() -> str:
     """Return the time, UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def processor() -> str:
+    """Return the CPU's model: another one gives other last bits."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or "unknown")
 
 
 def _command() -> str:

@@ -39,7 +39,7 @@ from medfed.report.page import write_report
 from medfed.report.results import summary_table
 from medfed.runs.baselines import Baseline, baselines_of, train_baselines
 from medfed.runs.cards import example_cards
-from medfed.runs.context import Participants, RunContext, RunPaths, folder_of, here
+from medfed.runs.context import Participants, RunContext, RunPaths, check_workers, folder_of, here
 from medfed.runs.cost import llm_lines
 from medfed.runs.federation import FederationRun, Trainee, build_model, build_multimodal
 from medfed.runs.loaded import LoadedRun
@@ -88,6 +88,7 @@ def run_study(
     Raises:
         MedfedError: an input is wrong; everything computed before stays, and the same command goes on from there.
     """
+    check_workers(study, paths.workers)
     participants = participants or here(paths.workers)
     sources = participants.sources(study, paths, reporter)
     run = RunFolder(folder_of(study, paths, sources))

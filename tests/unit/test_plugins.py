@@ -218,7 +218,8 @@ def test_a_study_without_plugins_keeps_its_identity_and_one_with_them_has_their_
 
 
 def test_parts_of_a_notebook_are_known_by_their_definition() -> None:
-    source = "LIMIT = 3\ndef helper(x): return x + LIMIT\nclass Mine:\n    def load(self, x): return helper(x)\nclass Other: pass\n"
+    head = "LIMIT = 3\ndef helper(x): return x + LIMIT\n"
+    source = f"{head}class Mine:\n    def load(self, x): return helper(x)\nclass Other: pass\n"
     first = definition_of(session(source).Mine)
     assert definition_of(session("\n\n" + source).Mine) == first
     assert definition_of(session(source.replace("class Other: pass", "class Other: a = 1")).Mine) == first

@@ -14,16 +14,15 @@ from medfed.core.catalog import REGISTRIES
 def untouched() -> Iterator[None]:
     """Put registries, plugins and modules back as they were before the block."""
     parts = [(registry._parts.copy(), registry._origins.copy()) for registry in REGISTRIES]
-    state, modules = plugins._state, set(sys.modules)
+    state = plugins._state
     plugins._state = plugins._State()
     plugins._state.loaded, plugins._state.files = dict(state.loaded), dict(state.files)
     try:
         yield
     finally:
+        for name in {*plugins._state.files, *plugins._state.loaded} - {*state.files, *state.loaded}:
+            sys.modules.pop(name, None)
         plugins._state = state
-        for name in set(sys.modules) - modules:
-            if not name.startswith("medfed."):
-                del sys.modules[name]
         for registry, (before, origins) in zip(REGISTRIES, parts, strict=True):
             for name in set(registry._parts) - set(before):
                 if name in registry._origins:

@@ -149,7 +149,7 @@ def fill(kind: str, place: Path) -> None:
             sys.exit(f"{place}: no comparison.json; run: medfed run studies/fedkim-real.toml --data-root DIR --seeds …")
         insert(RESULTS, "real", f"{results.seeds()}\n\n{tables.real_table(results)}")
         insert(README, "real", readme.real(results))
-        measured.keep(("real",), measured.of_runs(map(Path, results.raw.get("folders", ()))))
+        measured.keep(("real",), measured.of_runs(map(Path, results.typed.folders)))
     elif kind == "results":
         for sweep in dict.fromkeys(sweep for sweep, *_ in SECTIONS):
             fill_sweep(sweep, place / sweep)
@@ -173,7 +173,7 @@ def fill_sweep(sweep: str, folder: Path) -> None:
             insert(page, marker, printed(results))
     if results is not None:
         markers = [marker for name, _, marker, _ in SECTIONS if name == sweep]
-        measured.keep(markers, measured.of_runs(map(Path, results.raw.get("folders", ()))))
+        measured.keep(markers, measured.of_runs(map(Path, results.typed.folders)))
 
 
 def fill_board(sweep: str, folder: Path) -> None:
@@ -186,7 +186,7 @@ def fill_board(sweep: str, folder: Path) -> None:
             insert(page, marker, printed(board))
     if board is not None:
         markers = [marker for name, _, marker, _ in BOARDS if name == sweep]
-        measured.keep(markers, measured.of_runs(map(Path, board.get("folders", ()))))
+        measured.keep(markers, measured.of_runs(map(Path, board.folders)))
 
 
 if __name__ == "__main__":

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from medfed.runs.folder import RunDir
 
 from medfed.core.progress import Reporter
 from medfed.data.cohort import Cohort
 from medfed.data.prepare import decode_all, divide, find_sources
 from medfed.evaluation.scorers import SCORERS
 from medfed.federated.state import fingerprint, weights_of
-from medfed.runs.federation import Arm, build_model
+from medfed.records.folder import RunFolder
+from medfed.runs.federation import FederationRun, Trainee, build_model
 from medfed.study.study import Study
 from medfed.study.sweep import Cell, load_plan
 from medfed.tasks.base import trainable
@@ -41,14 +41,20 @@ class Bench:
     def end(self, study: Study) -> str:
         """Return the fingerprint of what every client would predict with after two rounds of ``study``."""
         count = len(list(self.folder.iterdir()))
-        arm = Arm(RunDir(self.folder / str(count)), study, self.cohort, build_model(study), None, "federated")
-        arm.run(Reporter.silent(), "train")
-        own = {f"{client}/{name}": value for client in self.cohort.clients for name, value in _own(arm, client).items()}
-        return fingerprint({**weights_of(arm.model).params, **own}, weights_of(arm.model).buffers)
+        run = RunFolder(self.folder / str(count))
+        federation = FederationRun(run, study, self.cohort, Trainee("federated", build_model(study)))
+        federation.run(Reporter.silent(), "train")
+        deployed = {
+            f"{client}/{name}": value
+            for client in self.cohort.clients
+            for name, value in _deployed(federation, client).items()
+        }
+        weights = weights_of(federation.model)
+        return fingerprint({**weights.params, **deployed}, weights.buffers)
 
 
-def _own(arm: Arm, client: str) -> dict[str, object]:
-    weights = arm.deployed(client)
+def _deployed(federation: FederationRun, client: str) -> dict[str, object]:
+    weights = federation.deployed(client)
     return {**weights.params, **weights.buffers}
 
 

@@ -674,4 +674,5 @@ LINES: tuple[type[Line], ...] = (Round, Timing, Development, Step, Routing, Pred
 
 def json_schemas() -> dict[str, dict[str, Any]]:
     """Return the JSON Schema of every file, and of every line of a JSON-lines file, by its name in the folder."""
-    return {kind.NAME: kind.model_json_schema(mode="serialization") for kind in (*FILES, *LINES)}
+    kinds: tuple[type[File] | type[Line], ...] = (*FILES, *LINES)
+    return {kind.NAME: kind.model_json_schema(mode="serialization") for kind in kinds}

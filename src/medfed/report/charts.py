@@ -43,8 +43,11 @@ FAINTEST = 0.04
 BOX_SECONDS, BOX_MILLIVOLTS = 0.2, 0.5
 """One large box of ECG paper."""
 SVG, XLINK, TIP = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}", "tip:"
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+"""Characters that XML forbids."""
 STYLESHEET = Path(__file__).parent / "templates" / "style.css"
-Point = tuple[float, float]
+Real = float | int
+Point = tuple[Real, Real]
 PLOT = (38.0, 10.0, 8.0, 34.0)
 """Margins of a plot: left, right, top, bottom in user units."""
 
@@ -130,7 +133,7 @@ def line_chart(
         return _svg(axes, f"{what} by {x_label}", ends)
 
 
-def reliability_chart(curves: Sequence[tuple[str, str, Sequence[tuple[float, float, int]]]], what: str) -> Markup:
+def reliability_chart(curves: Sequence[tuple[str, str, Sequence[tuple[Real, Real, int]]]], what: str) -> Markup:
     """Draw observed frequency over predicted probability.
 
     Args:
@@ -146,7 +149,7 @@ def reliability_chart(curves: Sequence[tuple[str, str, Sequence[tuple[float, flo
             total = sum(count for *_, count in points) or 1
             for x, y, count in points:
                 size = 4.0 + 14.0 * math.sqrt(count / total)
-                (dot,) = axes.plot(x, y, "o", ms=size, mfc=tone(style), mec="none", alpha=0.4)
+                (dot,) = axes.plot(x, y, "o", ms=size, mfc=tone(style), mew=0, alpha=0.4)
                 _tip(dot, f"{name}: predicted {x:.2f}, observed {y:.2f}, n {count}")
         return _svg(axes, f"{what}: observed frequency against predicted probability")
 
@@ -303,7 +306,7 @@ def rank_diagram(ranks: Mapping[str, float], critical: float, groups: Sequence[S
     half, foot = (count + 1) // 2, top + 12.0 * len(groups) + 10
     quiet: dict[str, Any] = {"color": tone("soft"), "lw": 1}
 
-    def x(rank: float) -> float:
+    def x(rank: Real) -> float:
         return start + (rank - 1) / max(count - 1, 1) * (end - start)
 
     with _drawing(640, foot + line * half + 14, None) as axes:
@@ -381,7 +384,7 @@ def colour(index: int, total: int) -> str:
     return f"c{index}" if total <= NUM_COLOURS else "many"
 
 
-def padded(values: Sequence[float], floor: float) -> Point:
+def padded(values: Sequence[Real], floor: Real) -> Point:
     """Return a range around ``values`` that starts at ``floor`` or lower."""
     low, high = min(floor, *values), max(floor, *values)
     return low, high + 0.05 * (high - low) if high > low else low + 1.0
@@ -389,7 +392,7 @@ def padded(values: Sequence[float], floor: float) -> Point:
 
 @contextmanager
 def _drawing(
-    width: float, height: float, margins: tuple[float, float, float, float] | None = PLOT, *, polar: bool = False
+    width: Real, height: Real, margins: tuple[Real, ...] | None = PLOT, *, polar: bool = False
 ) -> Iterator[Axes]:
     """Give the axes of a new chart; sizes are in user units, of which a point of matplotlib's is one.
 
@@ -436,7 +439,7 @@ def _gaps(values: Sequence[float | None]) -> list[float]:
     return [math.nan if value is None else value for value in values]
 
 
-def _dot(axes: Axes, point: Point, style: str, tip: str, size: float = 5.2) -> None:
+def _dot(axes: Axes, point: Point, style: str, tip: str, size: Real = 5.2) -> None:
     """Mark a point; the federated-only model's dots are open, so that two models differ without colour."""
     hollow = style == "federated"
     face, edge = tone("card") if hollow else tone(style), 1.5 if hollow else 0
@@ -448,7 +451,7 @@ def _box(axes: Axes, corner: Point, size: Point, style: str, alpha: float = 1.0)
     return axes.add_patch(Rectangle(corner, *size, fc=tone(style), alpha=alpha, lw=0))
 
 
-def _text(axes: Axes, x: float, y: float, text: str, align: str, style: str = "soft", **font: Any) -> Artist:
+def _text(axes: Axes, x: Real, y: Real, text: str, align: str, style: str = "soft", **font: Any) -> Artist:
     return axes.text(x, y, text, ha=align, color=tone(style), **font)
 
 
@@ -463,15 +466,15 @@ def _svg(axes: Axes, title: str, values: str = "", style: str = "") -> Markup:
         artist.set_clip_on(False)
     out, figure = io.StringIO(), cast("Figure", axes.figure)
     figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    text = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", "", out.getvalue())  # control characters, which XML forbids
-    drawn = ET.fromstring(text)  # noqa: S314 (written above)
+    drawn = ET.fromstring(CONTROL.sub("", out.getvalue()))  # noqa: S314 (written above)
     marks = {part.attrib["id"]: part.attrib["d"] for part in drawn.iter(f"{SVG}path") if "id" in part.attrib}
     root = ET.Element("svg", {"viewBox": drawn.attrib["viewBox"], "role": "img", "class": f"chart {style}".strip()})
     ET.SubElement(root, "title").text = title
     if values:
         ET.SubElement(root, "desc").text = values
     root.extend(part for child in drawn for part in _plain(child, marks))
-    text = re.sub(r"#fe00([0-9a-f]{2})", lambda at: f"var(--{TONES[int(at[1], 16)]})", ET.tostring(root, "unicode"))
+    text = CONTROL.sub("", ET.tostring(root, "unicode"))
+    text = re.sub(r"#fe00([0-9a-f]{2})", lambda found: f"var(--{TONES[int(found[1], 16)]})", text)
     return Markup(text)  # noqa: S704 (ElementTree escaped what names hold)
 
 

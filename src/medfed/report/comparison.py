@@ -246,8 +246,7 @@ def task_section(comparison: ComparisonFile, task: str) -> tuple[str, str]:
     part = rows[0].part
     lines = [[m.title, *(_printed(compared.row(m, name, task, part)) for name in used)] for m in compared.members]
     for row in paper_rows(comparison, task) if comparison.paper else []:
-        who = ", ".join(text for text in (row.method, row.backbone, row.source) if text)
-        lines.append([f"*{who}*", *(number(row.values.get(name)) for name in used)])
+        lines.append([f"*{row.title}*", *(number(row.values.get(name)) for name in used)])
     table = markdown_table(["", *(METRICS[name] for name in used)], lines, "--:")
     return f"## {_short_title(task)} (n = {rows[0].n})", table
 

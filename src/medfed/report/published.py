@@ -44,6 +44,11 @@ class PaperRow(NamedTuple):
     source: str
     values: dict[str, float]
 
+    @property
+    def title(self) -> str:
+        """The row's name with its source."""
+        return ", ".join(text for text in (self.method, self.backbone, self.source) if text)
+
 
 @cache
 def published() -> tuple[Published, ...]:

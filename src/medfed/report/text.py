@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
-from medfed.records.schema import ProvenanceFile
+from medfed.records.schema import ComparedDifference, ComparedRow, ProvenanceFile, Score
 
 MODELS = {
     "fedkim": "Injected LLM",
@@ -25,15 +24,8 @@ MODELS = {
 INJECTED, FEDERATED, BEST_CONSTANT = "fedkim", "federated", "constant-best"
 """Models that verdicts are about."""
 MINUS, MISSING = "−", "–"
-
-
-class Bounded(Protocol):
-    """A value with an interval."""
-
-    @property
-    def ci_low(self) -> float | None: ...  # noqa: D102
-    @property
-    def ci_high(self) -> float | None: ...  # noqa: D102
+Bounded = Score | ComparedRow | ComparedDifference
+"""A value with an interval."""
 
 
 def model_title(model: str) -> str:
@@ -89,7 +81,7 @@ def plural(value: int, noun: str) -> str:
     return f"{value} {noun}{'' if value == 1 else 's'}"
 
 
-def size(num_bytes: float) -> str:
+def size(num_bytes: float | int) -> str:
     """Print bytes in the unit that reads best (powers of 1000)."""
     units = ("B", "kB", "MB", "GB")
     power = next((power for power in range(3) if num_bytes < 1000 ** (power + 1)), 3)

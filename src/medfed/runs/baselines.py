@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from medfed.algorithms.fedavg import FedAvg
 from medfed.core.files import locked
 from medfed.core.progress import Reporter
 from medfed.data.cohort import Cohort
@@ -32,6 +31,7 @@ from medfed.evaluation.responses import MEMBER
 from medfed.models.base import FederatedModel
 from medfed.records.folder import RunFolder
 from medfed.runs.federation import Connect, FederationRun, Trainee, build_model, in_process
+from medfed.study.algorithms import FedAvg
 from medfed.study.federation import RoundSettings
 from medfed.study.study import Study
 from medfed.tasks.base import TaskSet

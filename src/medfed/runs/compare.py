@@ -137,7 +137,7 @@ def _compare(
 
 def _leaderboard(pairs: Sequence[tuple[Cell, int]], folders: Sequence[Path]) -> LeaderboardFile:
     """Rank a benchmark's algorithms over its blocks."""
-    places = [cell.values or {"algorithm": cell.study.algorithm.name} for cell, _ in pairs]
+    places = [cell.values or {"algorithm": cell.study.algorithm.label} for cell, _ in pairs]
     return leaderboard(folders, places, [seed for _, seed in pairs])
 
 

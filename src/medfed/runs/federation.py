@@ -167,9 +167,9 @@ class FederationRun:
     def deployed(self, client: str | None) -> Weights:
         """Return the model that predicts at ``client`` after :meth:`run`; the server's where it does not train."""
         weights = weights_of(self.model)
-        if client not in self._cohort.clients:
+        if client is None or client not in self._cohort.clients:
             return weights
-        return self._study.algorithm.deployed(weights, self._exchange.own(client))
+        return self._study.algorithm.build().deployed(weights, self._exchange.own(client))
 
     def _federate(self, state: FederatedState) -> FederatedState:
         if not self._study.federate:
@@ -180,7 +180,8 @@ class FederationRun:
         started = time.monotonic()
         result = run_round(state, self._exchange, self._study.algorithm, self._federation, self._study.rounds)
         self._run.append(Round, [_round(result)])
-        seconds = {None: time.monotonic() - started, **{record.client: record.seconds for record in result.clients}}
+        seconds: dict[str | None, float] = {None: time.monotonic() - started}
+        seconds |= {record.client: record.seconds for record in result.clients}
         self._run.append(
             Timing,
             [
@@ -195,7 +196,7 @@ class FederationRun:
         """Write what every site scores with the last model, where sites have test examples of their own."""
         if not isinstance(self._exchange, ScoringExchange) or self._run.exists(SiteFile.NAME):
             return
-        shared = self._study.algorithm.shared(state.weights)
+        shared = self._study.algorithm.build().shared(state.weights)
         last = Broadcast(state.round, fingerprint(state.params, state.buffers), *shared)
         name = self._name if self._injector is None else HEADS
         self._run.write(site_file(self._study, {name: self._exchange.evaluate(last)}))

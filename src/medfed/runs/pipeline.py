@@ -178,7 +178,7 @@ def _trainee(study: Study, foundation: Foundation | None) -> Trainee:
 
 def _title(study: Study) -> str:
     if study.job == "benchmark":
-        return f"federate: {study.algorithm.name}"
+        return f"federate: {study.algorithm.label}"
     return "federate and inject" if study.federate else "inject from public data alone"
 
 
@@ -285,7 +285,7 @@ def _same(again: Sequence[Json], before: Sequence[Json]) -> bool:
 def _describe(context: RunContext) -> None:
     """Say what a run would do."""
     study, run, reporter = context.study, context.run, context.reporter
-    reporter.say(f"study {study.name!r}: {study.algorithm.name}, {study.rounds.num_rounds} rounds, seed {study.seed}")
+    reporter.say(f"study {study.name!r}: {study.algorithm.label}, {study.rounds.num_rounds} rounds, seed {study.seed}")
     for task in study.tasks:
         role = task_facts(study, task).role
         reporter.say(f"  {role} task {task.name}: {task.title} on {context.sources.roots[task.dataset]}")

@@ -31,6 +31,7 @@ from medfed.core.catalog import (
 from medfed.core.errors import MedfedError, StudyError
 from medfed.core.plugins import Plugin
 from medfed.core.registry import Registry, unknown
+from medfed.study.algorithms import AlgorithmSettings, composition_of
 from medfed.study.data import MissingSettings, PartitionSettings, SplitSettings, TwinSpec
 from medfed.study.evaluation import EvaluationSettings
 from medfed.study.federation import ClientSettings, RoundSettings
@@ -42,11 +43,6 @@ from medfed.study.parts import EncoderSpec, ModelSpec
 if TYPE_CHECKING:
     from medfed.modalities.base import Modality
     from medfed.tasks.base import Task
-
-if TYPE_CHECKING:
-    from medfed.federated.algorithm import Algorithm
-else:
-    Algorithm = BaseModel
 
 QUICK = "quick"
 """The table of a study file that ``--quick`` lays over it; see :mod:`medfed.study.sweep`."""
@@ -70,6 +66,10 @@ def _settings_of(registry: Registry[Any], value: object) -> object:
     except MedfedError as error:
         raise ValueError(str(error)) from error
     return chosen.model_validate(fields)
+
+
+def _algorithm(value: object) -> object:
+    return _settings_of(ALGORITHMS, composition_of(value))
 
 
 def _task_names(value: object) -> object:
@@ -132,7 +132,7 @@ class Study(BaseModel):
     model: Annotated[SerializeAsAny[ModelSpec], BeforeValidator(partial(_settings_of, MODELS))] = MultimodalSpec()
     modalities: dict[str, dict[str, Any]] = {}
     encoders: dict[str, Annotated[SerializeAsAny[EncoderSpec], BeforeValidator(partial(_settings_of, ENCODERS))]] = {}
-    algorithm: Annotated[SerializeAsAny[Algorithm], BeforeValidator(partial(_settings_of, ALGORITHMS))]
+    algorithm: Annotated[SerializeAsAny[AlgorithmSettings], BeforeValidator(_algorithm)]
     rounds: RoundSettings = RoundSettings()
     client: ClientSettings = ClientSettings()
     foundation: Annotated[FoundationSettings, Field(discriminator="kind"), BeforeValidator(_kind)] = TinySettings()
@@ -256,7 +256,7 @@ class Study(BaseModel):
             (MODALITIES, self.modality_names),
             (ENCODERS, [spec.name for spec in self.encoders.values()]),
             (MODELS, [self.model.name]),
-            (ALGORITHMS, [self.algorithm.name]),
+            (ALGORITHMS, self.algorithm.part_names),
         ]
         origins = {
             origin
@@ -276,7 +276,7 @@ class Study(BaseModel):
     def resolved(self) -> dict[str, Any]:
         """Return all settings, defaults included, as JSON values; registry names stand beside their fields."""
         settings: dict[str, Any] = self.model_dump(mode="json")
-        settings["algorithm"]["name"] = self.algorithm.name
+        settings["algorithm"]["name"] = self.algorithm.label
         settings["model"]["name"] = self.model.name
         for name, spec in self.encoders.items():
             settings["encoders"][name]["name"] = spec.name

@@ -1,4 +1,4 @@
-"""What a test registers or loads as a plugin is gone after it."""
+"""A process as it begins: only the package's own parts are registered, and what a test adds is gone after it."""
 
 from __future__ import annotations
 
@@ -12,20 +12,18 @@ from medfed.core.catalog import REGISTRIES
 
 @contextmanager
 def untouched() -> Iterator[None]:
-    """Put registries, plugins and modules back as they were before the block."""
-    parts = [(registry._parts.copy(), registry._origins.copy()) for registry in REGISTRIES]
+    """Know no plugin and no part of a user inside the block, and put everything back after it."""
     state = plugins._state
+    before = [(registry._parts, registry._origins) for registry in REGISTRIES]
     plugins._state = plugins._State()
-    plugins._state.loaded, plugins._state.files = dict(state.loaded), dict(state.files)
+    for registry in REGISTRIES:
+        registry._parts = {name: part for name, part in registry._parts.items() if name not in registry._origins}
+        registry._origins = {}
     try:
         yield
     finally:
         for name in {*plugins._state.files, *plugins._state.loaded} - {*state.files, *state.loaded}:
             sys.modules.pop(name, None)
         plugins._state = state
-        for registry, (before, origins) in zip(REGISTRIES, parts, strict=True):
-            for name in set(registry._parts) - set(before):
-                if name in registry._origins:
-                    del registry._parts[name]
-            registry._parts.update(before)
-            registry._origins = origins
+        for registry, (parts, origins) in zip(REGISTRIES, before, strict=True):
+            registry._parts, registry._origins = parts, origins

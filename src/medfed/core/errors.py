@@ -8,6 +8,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+__all__ = [
+    "DataError",
+    "DiskError",
+    "MedfedError",
+    "PluginError",
+    "PolicyError",
+    "RunError",
+    "SiteError",
+    "StudyError",
+    "TooFewSitesError",
+    "UpdateRejectedError",
+]
+
 
 class MedfedError(Exception):
     """A mistake in input, not in medfed.

@@ -24,6 +24,8 @@ from medfed.core.errors import DataError, MedfedError
 from medfed.core.registry import implementation
 from medfed.study.data import TwinSpec
 
+__all__ = ["Card", "Dataset", "Problem", "Record", "read_csv", "read_parquet", "require_columns"]
+
 TWIN_MARKER = "SYNTHETIC.json"
 POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """What polars raises on damaged files; a panic is not even an Exception."""

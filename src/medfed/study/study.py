@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from medfed.modalities.base import Modality
     from medfed.tasks.base import Task
 
+__all__ = ["Study", "find_study", "load_study", "study_of"]
+
 QUICK = "quick"
 """The table of a study file that ``--quick`` lays over it; see :mod:`medfed.study.sweep`."""
 Baseline = Literal["federated", "local", "centralised"]

@@ -205,7 +205,7 @@ class DecodedCache:
                 raise DiskError(f"cannot remove it: {error.strerror}", where=self._folder, hint=hint) from error
 
 
-PACKAGES = tuple(Path(part.__file__).parent for part in (medfed.data, medfed.datasets, medfed.modalities))
+PACKAGES = tuple(Path(part.__path__[0]) for part in (medfed.data, medfed.datasets, medfed.modalities))
 """The code that decodes."""
 
 

@@ -24,6 +24,8 @@ from medfed.core.errors import DataError, MedfedError
 from medfed.core.registry import implementation
 from medfed.study.data import TwinSpec
 
+__all__ = ["Card", "Dataset", "Problem", "Record", "read_csv", "read_parquet", "require_columns"]
+
 TWIN_MARKER = "SYNTHETIC.json"
 POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """What polars raises on damaged files; a panic is not even an Exception."""
@@ -103,6 +105,11 @@ class Dataset(ABC):
             note="Synthetic: written by a simulator in the native layout. Scores on it say nothing about patients.",
             synthetic=True,
         )
+
+    @property
+    def has_twin(self) -> bool:
+        """Whether a synthetic twin can be written."""
+        return bool(self.simulator) or type(self).synthesize is not Dataset.synthesize
 
     @abstractmethod
     def index(self, root: Path) -> pl.DataFrame:

@@ -26,6 +26,8 @@ from medfed.datasets.decoded import Decoded
 from medfed.tasks.base import Json, TaskSet, TrainableTask
 from medfed.tasks.overlap import region_scores, sliding_window
 
+__all__ = ["Segmentation"]
+
 
 class Segmentation(TrainableTask):
     """A class per voxel; ``answers[i]`` names class i, and class 0 is the background.

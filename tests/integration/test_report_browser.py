@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from medfed.report.html import write_report
 
 from medfed.report.comparison import write_comparison
-from medfed.report.html import write_report
 from support.browser import Browser, chromium
 from support.fake_runs import fake_comparison, fake_run, fake_runs
 

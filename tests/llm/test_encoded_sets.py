@@ -98,8 +98,8 @@ def asked_twice(task_sets: list[TaskSet], limit: int = LIMIT_BYTES) -> tuple[lis
     model = counted(federated_model(), calls)
     server = Injector(foundation(), model, (IMAGE, BOTH), settings(), 0)
     server._tokens = TokenCache(model, limit)
-    predict = InjectedPredictor(server)
-    return [torch.from_numpy(predict(held)) for held in task_sets], calls
+    predict = InjectedPredictor(server, max_new_tokens=4)
+    return [torch.tensor(predict(held)["fedkim"], dtype=torch.float64) for held in task_sets], calls
 
 
 def same_rows() -> list[TaskSet]:

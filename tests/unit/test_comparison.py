@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from medfed.report.compared import Comparison
+from medfed.report.matrix import Cells
+from medfed.report.names import published
 from test_report import Page
 
 from medfed.core.errors import RunError
-from medfed.report.compared import Comparison
 from medfed.report.comparison import build_comparison, default_labels, write_comparison
-from medfed.report.matrix import Cells
-from medfed.report.names import published
 from support.fake_runs import CELLS, TITLES, fake_comparison, fake_runs
 
 

@@ -6,8 +6,8 @@ import xml.etree.ElementTree as ET
 from typing import Any
 
 import pytest
-
 from medfed.report.partition import partition_picture, partition_rows
+
 from sections import benchmark
 
 RECORD: dict[str, Any] = {

@@ -205,14 +205,15 @@ def run(
         # The forked workers need them; what starts threads of its own (polars) must come later.
         warm_up("torch", "transformers", "peft")
     from medfed.runs.compare import run_sweep
-    from medfed.runs.pipeline import Places, run_study
+    from medfed.runs.context import RunPaths
+    from medfed.runs.pipeline import run_study
 
-    places = Places(runs, cache.expanduser(), data_root, corpus, foundation, skip_bad, show_examples)
-    places = replace(places, keep_decoded=keep_decoded)
+    paths = RunPaths(runs, cache.expanduser(), data_root, corpus, foundation, skip_bad, show_examples)
+    paths = replace(paths, keep_decoded=keep_decoded)
     reporter = Reporter(Console())
     if single:
-        places = replace(places, workers=workers or 1)
-        made = run_study(plan.cells[0].study, places, reporter, dry_run=dry_run, report=report)
+        paths = replace(paths, workers=workers or 1)
+        made = run_study(plan.cells[0].study, paths, reporter, dry_run=dry_run, report=report)
         if not dry_run:
             _say_what_next(made, plan.cells[0].study, reporter)
         return
@@ -220,9 +221,9 @@ def run(
         for cell in plan.cells:
             for seed in plan.seeds:
                 reporter.say(f"{cell.label}, seed {seed}")
-                run_study(cell.at(seed), places, reporter, dry_run=True)
+                run_study(cell.at(seed), paths, reporter, dry_run=True)
         return
-    run_sweep(plan, places, reporter, workers or os.cpu_count() or 1, report)
+    run_sweep(plan, paths, reporter, workers or os.cpu_count() or 1, report)
 
 
 def _say_what_next(made: Path, study: Study, reporter: Reporter) -> None:
@@ -245,10 +246,11 @@ def evaluate(
 ) -> None:
     """Score a finished run again from its last checkpoint, and compare with what it wrote."""
     folder = find_run(folder)
-    from medfed.runs.pipeline import Places, evaluate_again
+    from medfed.runs.context import RunPaths
+    from medfed.runs.pipeline import evaluate_again
 
-    places = Places(folder.parent, cache.expanduser(), data_root, None, foundation, keep_decoded=keep_decoded)
-    evaluate_again(folder, places, Reporter(Console()))
+    paths = RunPaths(folder.parent, cache.expanduser(), data_root, None, foundation, keep_decoded=keep_decoded)
+    evaluate_again(folder, paths, Reporter(Console()))
 
 
 @app.command()
@@ -259,7 +261,7 @@ def report(
     out: Annotated[Path, typer.Option("--out", help="The HTML file")] = Path("report.html"),
 ) -> None:
     """Build a run's report again from its files, or compare several runs on one page."""
-    from medfed.report.html import write_report
+    from medfed.report.page import write_report
 
     folders = [find_run(folder) for folder in folders]
     for folder in folders:
@@ -268,9 +270,9 @@ def report(
         write_report(folders[0], out)
     else:
         from medfed.evaluation.compare import compare_runs
-        from medfed.report.comparison import default_labels, write_comparison
+        from medfed.report.comparison import default_labels
 
-        write_comparison(compare_runs(folders, default_labels(folders)), folders, out)
+        write_report(compare_runs(folders, default_labels(folders)), out, folders)
     typer.echo(out)
 
 

@@ -53,10 +53,12 @@ class Task(BaseModel, ABC):
         answers: answer strings by class index.
         task_description: read by the router.
         modality_description: read by the router.
+        metric_kind: the scorer of its answers, by its name in ``evaluation.scorers``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: ClassVar[str]
+    metric_kind: ClassVar[str]
     trainable: ClassVar[bool] = False
     """Whether clients can train it."""
     injectable: ClassVar[bool] = False
@@ -99,16 +101,15 @@ class Task(BaseModel, ABC):
         """Question of every example; empty where all are asked the task's one."""
         return ()
 
+    @abstractmethod
+    def truths(self, examples: TaskSet) -> list[Json]:
+        """Return what is right for every example, in order."""
+
 
 class TrainableTask(Task, ABC):
-    """A task that clients can train: it has a loss, and what a model says of an example can be judged.
-
-    Attributes:
-        metric_kind: which metrics judge it, a key of the registry in ``evaluation.kinds``.
-    """
+    """A task that clients can train: it has a loss, and a model's response to an example can be scored."""
 
     trainable: ClassVar[bool] = True
-    metric_kind: ClassVar[str]
 
     @abstractmethod
     def loss(self, outputs: Float[Tensor, "..."], batch: Batch) -> Float[Tensor, ""]:
@@ -121,10 +122,6 @@ class TrainableTask(Task, ABC):
     @abstractmethod
     def respond(self, model: nn.Module, examples: TaskSet) -> list[Json]:
         """Return what ``model``, in eval mode, says of every example, in order."""
-
-    @abstractmethod
-    def truths(self, examples: TaskSet) -> list[Json]:
-        """Return what is right for every example, in order."""
 
     def constants(self, examples: TaskSet) -> dict[str, list[Json]]:
         """Return what predictors that look at nothing say of every example, by name: ``always-…`` or ``constant-…``."""

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int
 
 from medfed.core.errors import DataError
 from medfed.datasets.decoded import Decoded
-from medfed.tasks.base import Task
+from medfed.tasks.base import Json, Task, TaskSet
 
 QUESTION, CLOSED = "question", "closed"
 """Index columns beside the target: the question, and whether it wants one of a few answers."""
@@ -27,6 +27,7 @@ class QuestionAnswering(Task):
     """
 
     kind: ClassVar[str] = "question_answering"
+    metric_kind: ClassVar[str] = "questions"
     target: str = "answer"
     question: str = ""
     answers: tuple[str, ...] = ("No", "Yes")
@@ -55,6 +56,14 @@ class QuestionAnswering(Task):
         """Whether the dataset calls the question closed."""
         marked: np.ndarray = _column(data, CLOSED).fill_null(value=False).to_numpy().astype(bool)
         return marked
+
+    def truths(self, examples: TaskSet) -> list[Json]:
+        """Return reference, kind of question, and class index (−1: another text) of every example, in order."""
+        references, closed = self.references(examples.data), self.closed(examples.data)
+        return [
+            {"reference": references[row], "closed": bool(closed[row]), "target": int(examples.labels.targets[row])}
+            for row in examples.rows
+        ]
 
 
 def _column(data: Decoded, name: str) -> pl.Series:

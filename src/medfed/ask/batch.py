@@ -21,7 +21,7 @@ from medfed.ask.asking import Answer, Case, Request, answer_all, prepared
 from medfed.ask.inputs import KINDS, Kind, parts_of
 from medfed.ask.task_selection import parse_answers
 from medfed.core.errors import DataError, MedfedError
-from medfed.datasets.base import read_csv
+from medfed.datasets.tables import read_csv
 from medfed.report.page import write_whole
 from medfed.runs.loaded import LoadedRun
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import polars as pl
 
-from medfed.modalities.timeseries import icu_modalities
+from medfed.modalities.timeseries import ICU
 
-VARIABLES = [variable for modality in icu_modalities() for variable in modality.variables]
+VARIABLES = [variable for variables in ICU.values() for variable in variables]
 
 
 def write_ptbxl(root: Path, **changes: str) -> Path:

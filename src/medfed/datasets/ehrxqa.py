@@ -104,13 +104,13 @@ class Ehrxqa(Dataset):
         folder, example = root / DATABASE / record["database"], record["example"]
         lines = read_records(folder).get(record["subject"])
         if lines is None:
-            what = f"example {example!r} is about a patient that the tables lack"
+            what = f"example {example!r} asks about a patient that the tables lack"
             raise DataError(what, where=folder / "patients.csv", hint=REBUILD)
         text = {"question": text_bytes(record["question"]), "ehr": text_bytes(record_text(lines, record["question"]))}
         if record["scope"] == "table":
             return text
         if record["image_id"] is None:
-            what = f"example {example!r} is about an X-ray that tb_cxr lacks"
+            what = f"example {example!r} asks about an X-ray that tb_cxr lacks"
             raise DataError(what, where=folder / "tb_cxr.csv", hint=REBUILD)
         return {**text, "image": load_image(root, record, f"{DATABASE}/{record['database']}/tb_cxr.csv")}
 

@@ -27,11 +27,10 @@ from jaxtyping import Float32
 from medfed.core.errors import DataError
 from medfed.datasets.base import Dataset, Record, card_of, require_file
 from medfed.datasets.tables import FileState, constant_files, read_parquet
-from medfed.modalities.timeseries import INPUT, LABS, OUTPUT, VITALS
+from medfed.modalities.timeseries import ICU
 
 NUM_HOURS = 24
-GROUPS = {"vitals": VITALS, "labs": LABS, "input": INPUT, "output": OUTPUT}
-VARIABLES = tuple(variable for group in GROUPS.values() for variable in group)
+VARIABLES = tuple(variable for group in ICU.values() for variable in group)
 UNNAMED_DATABASE = "yaib"
 AGAIN = "extract the cohort again, or compare it with the version on the dataset's card"
 
@@ -40,7 +39,7 @@ class Yaib(Dataset):
     """A cohort of ICU stays; subclasses name the cohort's folder and read its outcome."""
 
     cohort: ClassVar[str]
-    modalities = tuple(GROUPS)
+    modalities = tuple(ICU)
 
     def locate(self, data_root: Path) -> Path:
         """Find the folder that holds the cohort's folder, in either native layout.
@@ -80,8 +79,8 @@ class Yaib(Dataset):
         hours = np.full((NUM_HOURS, len(VARIABLES)), np.nan, np.float32)
         rows = slice(series.first[stay], series.first[stay] + series.length[stay])
         hours[series.hour[rows]] = series.values[rows]
-        ends = np.cumsum([len(group) for group in GROUPS.values()])[:-1]
-        return dict(zip(GROUPS, np.split(hours, ends, axis=1), strict=True))
+        ends = np.cumsum([len(group) for group in ICU.values()])[:-1]
+        return dict(zip(ICU, np.split(hours, ends, axis=1), strict=True))
 
     @abstractmethod
     def outcome(self, path: Path) -> pl.DataFrame:

@@ -19,7 +19,8 @@ from medfed.evaluation.kinds import KINDS
 from medfed.evaluation.kinds.segmentation import REGIONS
 from medfed.modalities.volume import MaskModality
 from medfed.tasks.base import Task, TaskSet
-from medfed.tasks.overlap import region_scores, sliding_window, window_starts
+from medfed.tasks.overlap import region_scores
+from medfed.tasks.segmentation import sliding_window, window_starts
 
 BRATS = TASKS["brats"]
 

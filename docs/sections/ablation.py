@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from medfed.report.compared import ComparedDifference
-from medfed.report.names import number
+from medfed.evaluation.verdict import CONTRADICTED, SUPPORTED, better
+from medfed.records.schema import ComparedDifference
+from medfed.report.text import number
 from sections.comparison import Results, interval, shown, table
 
 COLUMNS = (
@@ -47,8 +48,8 @@ def ablation(results: Results) -> str:
         cells = [shown(gap, signed=True) for gap in gaps]
         seeds = str(max((gap.num_seeds for gap in gaps if gap is not None), default=0))
         lines.append([label, *cells, _federated(results, label), seeds])
-        effects = f"{_capital(_effect('trained', gaps[0]))}; {_effect('unseen', gaps[1])}"
-        sentences.append(f"- *{label}.* {CHANGES.get(label, '')} {effects}.")
+        effects = f"{_effect('trained', gaps[0])}; {_effect('unseen', gaps[1])}."
+        sentences.append(f"- *{label}.* {CHANGES.get(label, '')} {_capital(effects)}")
     return "\n".join([results.seeds(), "", table(head, lines), "", *sentences])
 
 
@@ -74,11 +75,8 @@ def _effect(role: str, gap: ComparedDifference | None) -> str:
     if gap is None or gap.value is None:
         return f"on {role} tasks it was not compared"
     value = f"{number(gap.value, signed=True)} {interval(gap, signed=True)}".strip()
-    if gap.ci_low is not None and gap.ci_low > 0:
-        return f"it gains on {role} tasks ({value})"
-    if gap.ci_high is not None and gap.ci_high < 0:
-        return f"it loses on {role} tasks ({value})"
-    return f"no clear difference on {role} tasks ({value})"
+    words = {SUPPORTED: "it gains", CONTRADICTED: "it loses"}
+    return f"{words.get(better(gap), 'not distinguishable')} on {role} tasks ({value})"
 
 
 def _capital(text: str) -> str:

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from medfed.algorithms.fedavg import FedAvg
 from medfed.core.catalog import DATASETS, ENCODERS, MODALITIES, TASKS
 from medfed.core.torch_rng import torch_seeded
 from medfed.data.cohort import ELSEWHERE, Cohort, build_cohort
 from medfed.data.decode import decode
 from medfed.datasets.base import write_twin
-from medfed.evaluation.kinds import KINDS
+from medfed.evaluation.scorers import SCORERS
 from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
 from medfed.federated.exchange import InProcessExchange
 from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.state import load_weights
 from medfed.models.multimodal import MultimodalModel
+from medfed.study.algorithms import FedAvg
 from medfed.study.data import PartitionSettings, SplitSettings, TwinSpec
 from medfed.study.federation import ClientSettings, RoundSettings
 from medfed.tasks.base import TaskSet, trainable
@@ -62,7 +62,7 @@ def scores(name: str, model: MultimodalModel, examples: TaskSet) -> dict[str, fl
     task = trainable(TASKS[name])
     with torch.inference_mode():
         responses = task.respond(model, examples)
-    values = KINDS[task.metric_kind].values(task.truths(examples), responses, np.ones((1, len(examples))))
+    values = SCORERS[task.metric_kind].values(task.truths(examples), responses, np.ones((1, len(examples))))
     return {metric: float(value[0]) for metric, value in values.items()}
 
 
@@ -73,7 +73,7 @@ def test_a_federation_learns_on_the_twin(name: str, tmp_path: Path) -> None:
     model, losses = train(name, cohort, num_rounds=3, epochs=2)
     assert losses[-1] < losses[0]
     found = scores(name, model, cohort.test[name])
-    primary = found[KINDS[trainable(TASKS[name]).metric_kind].primary]
+    primary = found[SCORERS[trainable(TASKS[name]).metric_kind].primary]
     print(name, {metric: round(value, 3) for metric, value in found.items()})
     assert 0 <= primary <= 1
 

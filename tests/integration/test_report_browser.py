@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from browser import Browser, chromium
-from fake_comparison import fake_comparison, fake_runs
-from fake_run import fake_run
-from medfed.report.comparison import write_comparison
 from medfed.report.html import write_report
+
+from medfed.report.comparison import write_comparison
+from support.browser import Browser, chromium
+from support.fake_runs import fake_comparison, fake_run, fake_runs
 
 PROGRAM = chromium()
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed: apt-get install chromium")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
-
 from medfed.report.beside import comparison_table, markdown, paper_rows
+from rich.console import Console
 
 CELLS = {
     "FedAvg · FedKIM": {"backbone": "FedAvg", "method": "FedKIM"},

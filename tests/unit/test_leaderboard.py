@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from medfed.runs.folder import RunDir
 
 from medfed.evaluation.leaderboard import critical_difference, groups, leaderboard, ranking
 from medfed.report.leaderboard import conclusion, leaderboard_markdown, order, rank_diagram, write_leaderboard
-from medfed.runs.folder import RunDir
 
 
 def block(values: dict[str, float | None], *, higher: bool = True, name: str = "t") -> dict[str, Any]:

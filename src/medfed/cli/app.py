@@ -184,7 +184,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and stop")] = False,
     report: Annotated[Path | None, typer.Option("--report", help="Also copy the report here")] = None,
     seeds: Annotated[str | None, typer.Option("--seeds", help="Run at these seeds and compare: --seeds 0,1,2")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A sweep's quick form: all cells, minutes")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="The quick form, in minutes: smaller, all cells")] = False,
     workers: Workers = None,
     show_examples: ShowExamples = False,
     dtype: Dtype = None,
@@ -199,20 +199,21 @@ def run(
     # The study is read before anything large is imported: a typing error costs no second.
     file = find_study(study)
     overrides = [*(overrides or []), *foundation_overrides(dtype, load_in_4bit, device_map)]
-    single = seeds is None and not quick and not is_sweep(file)
+    single = seeds is None and not is_sweep(file)
     plan = load_plan(file, overrides, parse_seeds(seeds), quick=quick)
     if workers != 1 and not (single and workers is None):
         # The forked workers need them; what starts threads of its own (polars) must come later.
         warm_up("torch", "transformers", "peft")
     from medfed.runs.compare import run_sweep
-    from medfed.runs.pipeline import Places, run_study
+    from medfed.runs.context import RunPaths
+    from medfed.runs.pipeline import run_study
 
-    places = Places(runs, cache.expanduser(), data_root, corpus, foundation, skip_bad, show_examples)
-    places = replace(places, keep_decoded=keep_decoded)
+    paths = RunPaths(runs, cache.expanduser(), data_root, corpus, foundation, skip_bad, show_examples)
+    paths = replace(paths, keep_decoded=keep_decoded)
     reporter = Reporter(Console())
     if single:
-        places = replace(places, workers=workers or 1)
-        made = run_study(plan.cells[0].study, places, reporter, dry_run=dry_run, report=report)
+        paths = replace(paths, workers=workers or 1)
+        made = run_study(plan.cells[0].study, paths, reporter, dry_run=dry_run, report=report)
         if not dry_run:
             _say_what_next(made, plan.cells[0].study, reporter)
         return
@@ -220,9 +221,9 @@ def run(
         for cell in plan.cells:
             for seed in plan.seeds:
                 reporter.say(f"{cell.label}, seed {seed}")
-                run_study(cell.at(seed), places, reporter, dry_run=True)
+                run_study(cell.at(seed), paths, reporter, dry_run=True)
         return
-    run_sweep(plan, places, reporter, workers or os.cpu_count() or 1, report)
+    run_sweep(plan, paths, reporter, workers or os.cpu_count() or 1, report)
 
 
 def _say_what_next(made: Path, study: Study, reporter: Reporter) -> None:
@@ -245,10 +246,11 @@ def evaluate(
 ) -> None:
     """Score a finished run again from its last checkpoint, and compare with what it wrote."""
     folder = find_run(folder)
-    from medfed.runs.pipeline import Places, evaluate_again
+    from medfed.runs.context import RunPaths
+    from medfed.runs.pipeline import evaluate_again
 
-    places = Places(folder.parent, cache.expanduser(), data_root, None, foundation, keep_decoded=keep_decoded)
-    evaluate_again(folder, places, Reporter(Console()))
+    paths = RunPaths(folder.parent, cache.expanduser(), data_root, None, foundation, keep_decoded=keep_decoded)
+    evaluate_again(folder, paths, Reporter(Console()))
 
 
 @app.command()
@@ -259,7 +261,7 @@ def report(
     out: Annotated[Path, typer.Option("--out", help="The HTML file")] = Path("report.html"),
 ) -> None:
     """Build a run's report again from its files, or compare several runs on one page."""
-    from medfed.report.html import write_report
+    from medfed.report.page import write_report
 
     folders = [find_run(folder) for folder in folders]
     for folder in folders:
@@ -268,9 +270,9 @@ def report(
         write_report(folders[0], out)
     else:
         from medfed.evaluation.compare import compare_runs
-        from medfed.report.comparison import default_labels, write_comparison
+        from medfed.report.comparison import default_labels
 
-        write_comparison(compare_runs(folders, default_labels(folders)), folders, out)
+        write_report(compare_runs(folders, default_labels(folders)), out, folders)
     typer.echo(out)
 
 

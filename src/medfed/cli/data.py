@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -91,7 +90,7 @@ def decoded_cache(
 ) -> None:
     """List the decoded data that runs keep, or remove it."""
     from medfed.data.cache import DecodedCache
-    from medfed.report.names import size
+    from medfed.report.text import size
 
     kept, console = DecodedCache(cache.expanduser()), Console()
     if clear:
@@ -116,22 +115,24 @@ def partition(
     show: Annotated[bool, typer.Option("--show", help="Draw it too, as an SVG beside the JSON file")] = False,
 ) -> None:
     """Divide a study's data over clients and server without training, and say who holds what."""
+    from medfed.core.files import write_whole
     from medfed.data.prepare import cohort_of, decode_all, find_sources
-    from medfed.report.page import write_whole
-    from medfed.report.partition import partition_picture, partition_rows
+    from medfed.records.folder import file_bytes
+    from medfed.records.schema import PartitionFile
+    from medfed.report.federation import partition_picture, partition_rows
     from medfed.study.study import find_study, load_study
 
     chosen, reporter = load_study(find_study(study), overrides or []), Reporter(Console())
     sources = find_sources(chosen, data_root, cache.expanduser(), reporter)
     data = decode_all(chosen, sources, skip_bad, reporter)
-    record = cohort_of(chosen, sources, data, skip_bad, reporter).partition
-    table = Table("client", "task", "examples", "by class", title=f"{record['scheme']}, hash {record['hash']}")
+    record = PartitionFile.model_validate(cohort_of(chosen, sources, data, skip_bad, reporter).partition)
+    table = Table("client", "task", "examples", "by class", title=f"{record.scheme}, hash {record.hash}")
     for client, task, count, classes in partition_rows(record):
         table.add_row(client, task, str(count), classes)
     reporter.console.print(table)
-    write_whole(json.dumps(record, indent=1) + "\n", out)
+    write_whole(out, file_bytes(record))
     reporter.say(f"partition: {out}")
     if show:
         picture = out.with_suffix(".svg")
-        write_whole(partition_picture(record, {task.name: task.title for task in chosen.tasks}), picture)
+        write_whole(picture, partition_picture(record, {task.name: task.title for task in chosen.tasks}))
         reporter.say(f"picture: {picture}")

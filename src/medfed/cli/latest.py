@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from medfed.core.errors import RunError
+from medfed.records.folder import RunFolder
+from medfed.records.schema import StudyFile
 
 LATEST = "latest"
 
@@ -53,8 +54,8 @@ def _written(folder: Path) -> float:
 
 def _row(folder: Path) -> RunRow:
     try:
-        job = str(json.loads((folder / "study.json").read_text(encoding="utf-8")).get("job", ""))
-    except (OSError, ValueError, AttributeError):
+        job = RunFolder(folder).read(StudyFile).job
+    except RunError:
         job = "unreadable"
     state = "finished" if (folder / "DONE").is_file() else "to be resumed"
     written = datetime.fromtimestamp(_written(folder)).astimezone().isoformat(sep=" ", timespec="seconds")

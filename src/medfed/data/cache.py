@@ -32,9 +32,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 import medfed.modalities
 from medfed.core.errors import DiskError
+from medfed.core.files import sha256_of, written_whole
 from medfed.datasets.base import Dataset, Problem
 from medfed.modalities.base import Modality
-from medfed.runs.folder import written_whole
 
 FOLDER = "decoded"
 LIST = "entry.json"
@@ -144,7 +144,7 @@ class DecodedCache:
             found = _List.model_validate_json((place / LIST).read_text(encoding="utf-8"))
             if found.sources != sources or (found.skipped and not skip_bad):
                 return None
-            if any(_sha256(place / name) != digest for name, digest in found.sha256.items()):
+            if any(sha256_of(place / name) != digest for name, digest in found.sha256.items()):
                 return None
             arrays = {name.removesuffix(".npy"): _mapped(place / name) for name in found.sha256}
         except (OSError, ValueError, ValidationError):
@@ -162,14 +162,8 @@ class DecodedCache:
     def _write(self, place: Path, dataset: Dataset, root: Path, sources: str, arrays: Arrays) -> None:
         named = {f"samples.{name}.npy": value for name, value in arrays.samples.items()}
         named |= {f"present.{name}.npy": value for name, value in arrays.present.items()}
-        partial = place.with_name(f".{place.name}.partial-{os.getpid()}")
-        with written_whole(place, sum(value.nbytes for value in named.values()), partial):
-            self._folder.mkdir(parents=True, exist_ok=True)
+        with written_whole(place, sum(value.nbytes for value in named.values())) as partial:
             self._folder.chmod(0o700)
-            for left in self._folder.glob(".*.partial-*"):
-                if not _runs(int(left.name.rpartition("-")[2])):
-                    shutil.rmtree(left, ignore_errors=True)
-            shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(mode=0o700)
             for name, value in named.items():
                 np.save(partial / name, value, allow_pickle=False)
@@ -178,12 +172,10 @@ class DecodedCache:
                 root=str(root.resolve()),
                 num_examples=len(next(iter(named.values()))) - len(arrays.problems),
                 sources=sources,
-                sha256={name: _sha256(partial / name) for name in sorted(named)},
+                sha256={name: sha256_of(partial / name) for name in sorted(named)},
                 skipped={row: tuple(problem) for row, problem in arrays.problems.items()},
             )
             (partial / LIST).write_text(told.model_dump_json(indent=1) + "\n", encoding="utf-8")
-            shutil.rmtree(place, ignore_errors=True)
-            partial.rename(place)
 
     def entries(self) -> list[Entry]:
         """Return what lies here, sorted by dataset; folders that are no entries are left out."""
@@ -220,16 +212,6 @@ def _code(path: Path) -> str:
     """Return a hash of a source file, or of all those of a folder."""
     files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _mapped(path: Path) -> np.ndarray:
@@ -288,8 +270,3 @@ def _files(root: Path) -> list[str]:
 def _part(arrays: Mapping[str, Any], kind: str) -> dict[str, np.ndarray]:
     start = f"{kind}."
     return {name.removeprefix(start): value for name, value in arrays.items() if name.startswith(start)}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -54,6 +54,7 @@ class Metric:
         needs: which classes must occur among the targets.
         probabilities: whether each row of scores must be a distribution.
         exact: scikit-learn's unweighted value where it has the metric's reference implementation.
+        low, high: the metric's range.
     """
 
     name: str
@@ -63,6 +64,8 @@ class Metric:
     needs: Literal["any", "positive", "all"] = "any"
     probabilities: bool = False
     exact: Callable[[Targets, Scores], float] | None = None
+    low: float = 0.0
+    high: float = 1.0
 
 
 def score(metric: Metric, targets: Targets, scores: Scores) -> Score:
@@ -241,7 +244,7 @@ METRICS = (
     Metric("precision", "Precision", True, _precision),
     Metric("recall", "Recall", True, _recall, "positive"),
     Metric("f1", "F1", True, _f1),
-    Metric("mcc", "MCC", True, _mcc, "all"),
+    Metric("mcc", "MCC", True, _mcc, "all", low=-1.0),
     Metric("ece", "ECE", False, weighted_calibration_error, probabilities=True),
     Metric("brier", "Brier", False, weighted_brier, probabilities=True),
 )

@@ -12,8 +12,6 @@ rewritten. A prediction without a word left is wrong: 0 everywhere.
 
 Deviation: the paper does not define its BLEU-1; this one is per example, without smoothing, and averaged.
 
-They stand here by name, with their values per example.
-
 Corpus BLEU, as sacreBLEU counts it (Post 2018), from counts per example, so that resamples need no second count.
 
 The score is 0 to 100, on raw text in lower case; :func:`signature` says how. Answers of a few words have hardly any
@@ -27,14 +25,21 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float
 from sacrebleu.metrics.bleu import BLEU
 
 Words = tuple[str, ...]
+
+
 _PUNCTUATION = str.maketrans("", "", string.punctuation + "，。？！、；：")
+
+
 _HAN = re.compile(r"[\u4e00-\u9fff]")
+
+
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
@@ -86,7 +91,11 @@ def _overlap(reference: Words, answer: Words) -> int:
 
 MEANS = {"token_f1": token_f1, "exact_match": exact_match, "bleu1": bleu1, "rouge_l": rouge_l}
 """Metrics that are means over examples, by their name in ``scores.json``."""
+
+
 CORPUS_BLEU = "sacrebleu"
+
+
 TEXT_METRICS = {
     "token_f1": "Token F1",
     "exact_match": "Exact match",
@@ -107,6 +116,7 @@ ORDERS = 4
 """n-grams of one to four words."""
 
 
+@cache
 def signature() -> str:
     """Return sacreBLEU's statement of its version and settings."""
     metric = BLEU(lowercase=True)

@@ -26,7 +26,6 @@ so a resumed run makes the same buckets.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +40,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from medfed.core.errors import RunError
+from medfed.core.files import write_whole
 from medfed.core.rng import numpy_rng
 from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Params
@@ -55,6 +55,8 @@ from medfed.injection.predict import Answering
 from medfed.injection.router import entropy, mutual_information, total_variation
 from medfed.llm.foundation import Foundation
 from medfed.models.multimodal import MultimodalModel
+from medfed.records.folder import file_bytes
+from medfed.records.schema import InjectionFile
 from medfed.study.injection import InjectionSettings
 from medfed.tasks.base import Task, TaskSet
 
@@ -170,8 +172,8 @@ class Injector(Answering):
         projectors = {name: value.contiguous() for name, value in self.injected.projectors.state_dict().items()}
         save_file(projectors, folder / "projectors.safetensors")
         settings = self._settings.model_dump(mode="json")
-        facts = {"foundation": foundation.name, "settings": settings, "offsets": self.offsets}
-        (folder / "injection.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        record = InjectionFile(foundation=foundation.name, settings=settings, offsets=dict(self.offsets))
+        write_whole(folder / "injection.json", file_bytes(record))
 
     def _encoder_params(self) -> dict[str, nn.Parameter]:
         if self._settings.encoder_lr == 0:

@@ -17,8 +17,10 @@ from medfed.injection.inject import Injector
 from medfed.llm.foundation import load_foundation
 from medfed.modalities.moments import Moments
 from medfed.models.multimodal import MultimodalModel
+from medfed.records.folder import RunFolder
+from medfed.records.schema import InjectionFile, NormalisationFile, ProvenanceFile, StudyFile
+from medfed.runs.checkpoints import Checkpoints
 from medfed.runs.federation import GROUPS, build_multimodal
-from medfed.runs.folder import RunDir
 from medfed.study.study import Study
 from medfed.tasks.base import Task
 
@@ -31,32 +33,26 @@ class LoadedRun:
 
     def __init__(self, folder: Path, cache: Path, foundation: Path | None) -> None:
         torch.set_num_threads(1)
-        run = RunDir(folder)
-        if not run.done:
-            raise RunError(
-                "not a finished run", where=folder, hint="finish it: medfed run STUDY goes on from its checkpoint"
-            )
-        self.study = Study.model_validate(run.read_json("study.json"))
+        run = RunFolder(folder)
+        run.require_done()
+        self.study = Study.model_validate(run.read(StudyFile).settings)
         if self.study.job != "inject":
             raise RunError("a benchmark has no LLM to ask", where=folder, hint="use a run of an injection study")
         self.moments = {
-            name: Moments(*(np.array(value[key]) for key in ("count", "total", "squares")))
-            for name, value in run.read_json("normalisation.json").items()
+            name: Moments(*map(np.array, (value.count, value.total, value.squares)))
+            for name, value in run.read(NormalisationFile).moments.items()
         }
-        corpus = run.read_json("provenance.json")["corpus"]
+        corpus = run.read(ProvenanceFile).corpus
         language = load_foundation(
             self.study.foundation, cache=cache, corpus=Path(corpus) if corpus else None, path=foundation
         )
         self.model: MultimodalModel = build_multimodal(self.study)
         self.injector = Injector(language, self.model, self.study.tasks, self.study.injection, self.study.seed)
-        tensors, _ = run.load_checkpoint() or ({}, {})
+        tensors, _ = Checkpoints(folder).load() or ({}, {})
         parts = split(tensors, GROUPS)
         load_weights(self.model, FederatedState.from_tensors(parts["federated"]).weights)
         self.injector.load_state(parts["injector"])
-        facts = run.read_json("injection/injection.json")
-        if "offsets" not in facts:
-            raise RunError("made by an earlier version of medfed", where=folder, hint="run the study again")
-        self.injector.offsets = facts["offsets"]
+        self.injector.offsets = {key: list(values) for key, values in run.read(InjectionFile).offsets.items()}
 
     def ask(self, task: Task, samples: Samples) -> dict[str, float]:
         """Return the probability of every answer, given raw arrays by modality; a modality may be absent."""

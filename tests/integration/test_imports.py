@@ -43,3 +43,16 @@ def test_a_finished_runs_table_needs_no_charts_and_no_learning_library(tmp_path:
         f"from pathlib import Path; from medfed.report.results import summary_table; summary_table(Path({str(run)!r}))"
     )
     assert imported(code, HEAVY) == set()
+
+
+@pytest.mark.parametrize(
+    ("code", "light"),
+    [
+        ("import medfed; dir(medfed)", HEAVY | {"polars", "pydantic", "medfed.api", "medfed.study"}),
+        ("import medfed; medfed.MedfedError; medfed.register", HEAVY | {"polars", "medfed.api"}),
+        ("import medfed; medfed.load_study('demo')", HEAVY - {"numpy"}),
+        ("import medfed; medfed.Dataset", {"torch", "transformers", "medfed.api"}),
+    ],
+)
+def test_a_public_name_imports_its_own_module_alone(code: str, light: set[str]) -> None:
+    assert imported(code, light) == set()

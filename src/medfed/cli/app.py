@@ -18,7 +18,6 @@ from medfed import __version__
 from medfed.cli import foundation as cli_foundation
 from medfed.cli import runs as cli_runs
 from medfed.cli.data import data_app
-from medfed.cli.latest import find_run
 from medfed.cli.options import (
     DEFAULT_CACHE,
     AsJson,
@@ -26,6 +25,7 @@ from medfed.cli.options import (
     DataRoot,
     Foundation,
     Overrides,
+    Plugins,
     RunFolder,
     SkipBad,
     StudyFile,
@@ -35,6 +35,7 @@ from medfed.cli.sites import federation_app, site_app
 from medfed.core.errors import MedfedError
 from medfed.core.processes import warm_up
 from medfed.core.progress import Reporter
+from medfed.records.latest import find_run
 
 if TYPE_CHECKING:
     from medfed.study.study import Study
@@ -110,7 +111,7 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 @app.command(name="list")
-def list_parts(as_json: AsJson = False) -> None:
+def list_parts(as_json: AsJson = False, plugins: Plugins = None) -> None:
     """List studies, tasks, modalities, encoders, models, algorithms, datasets, LLMs and baselines."""
     from medfed.core.catalog import ALGORITHMS, DATASETS, ENCODERS, MODALITIES, MODELS, TASKS, task_definitions
     from medfed.study.study import shipped_studies
@@ -152,7 +153,7 @@ def runs(
     as_json: AsJson = False,
 ) -> None:
     """List the runs in a folder, the latest first."""
-    from medfed.cli.latest import listed_runs
+    from medfed.records.latest import listed_runs
 
     print_rows([row._asdict() for row in listed_runs(folder)], as_json=as_json)
 
@@ -191,6 +192,7 @@ def run(
     load_in_4bit: In4Bit = False,
     device_map: DeviceMap = None,
     keep_decoded: KeepDecoded = True,
+    plugins: Plugins = None,
 ) -> None:
     """Run a study, or a sweep of studies, end to end, or go on where it was interrupted; nothing is computed twice."""
     from medfed.study.study import find_study, foundation_overrides
@@ -243,6 +245,7 @@ def evaluate(
     cache: Cache = DEFAULT_CACHE,
     foundation: Foundation = None,
     keep_decoded: KeepDecoded = True,
+    plugins: Plugins = None,
 ) -> None:
     """Score a finished run again from its last checkpoint, and compare with what it wrote."""
     folder = find_run(folder)
@@ -259,6 +262,7 @@ def report(
         list[Path], typer.Argument(help="Run folders; several are compared, seeds of one hash together")
     ],
     out: Annotated[Path, typer.Option("--out", help="The HTML file")] = Path("report.html"),
+    plugins: Plugins = None,
 ) -> None:
     """Build a run's report again from its files, or compare several runs on one page."""
     from medfed.report.page import write_report

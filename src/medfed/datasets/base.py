@@ -31,6 +31,8 @@ from medfed.core.errors import DataError, MedfedError
 from medfed.core.registry import implementation
 from medfed.study.data import TwinSpec
 
+__all__ = ["Card", "Dataset", "Problem", "Record", "read_csv", "read_parquet", "require_columns"]
+
 TWIN_MARKER = "SYNTHETIC.json"
 COMPLETE = "download the complete dataset, or check --data-root"
 AGAIN = "download the file again"
@@ -122,6 +124,11 @@ class Dataset(ABC):
             note="Synthetic: written by a simulator in the native layout. Scores on it say nothing about patients.",
             synthetic=True,
         )
+
+    @property
+    def has_twin(self) -> bool:
+        """Whether a synthetic twin can be written."""
+        return bool(self.simulator) or type(self).synthesize is not Dataset.synthesize
 
     @abstractmethod
     def index(self, root: Path) -> pl.DataFrame:

@@ -19,6 +19,7 @@ from medfed.injection.lowrank import changes_nothing
 from medfed.records.folder import RunFolder
 from medfed.records.schema import StudyFile
 from medfed.runs.loaded import LoadedRun
+from medfed.runs.provenance import load_plugins_of
 from medfed.tasks.base import Task
 from medfed.tasks.question_answering import QuestionAnswering
 
@@ -56,6 +57,7 @@ def export_run(
         StudyError: an unknown task, or options that do not go together.
         DiskError: it cannot be written; nothing is left behind.
     """
+    load_plugins_of(RunFolder(folder))
     chosen = [_askable(name) for name in dict.fromkeys(tasks)]
     _check(folder, out, chosen, rank, merge)
     run = LoadedRun(folder, cache, foundation)

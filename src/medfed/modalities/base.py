@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict
 
 from medfed.modalities.moments import Moments
 
+__all__ = ["Modality"]
+
 
 class Modality(BaseModel, ABC):
     """One kind of measurement; a frozen setting object, so it can stand in a study.

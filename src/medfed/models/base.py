@@ -18,6 +18,8 @@ from medfed.modalities.base import Modality
 from medfed.study.parts import EncoderSpec, ModelSpec
 from medfed.tasks.base import Task
 
+__all__ = ["Encoder", "FederatedModel"]
+
 
 class Encoder(nn.Module, ABC):
     """``[batch, *sample]`` → ``[batch, tokens, dim]``."""

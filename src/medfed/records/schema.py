@@ -467,6 +467,14 @@ class Cost(Record):
     peak_memory_bytes: int | float = 0
 
 
+class PluginFacts(Record):
+    """Code from outside the package whose parts a run uses; see :class:`medfed.core.plugins.Plugin`."""
+
+    name: str
+    sha256: str
+    source: str = ""
+
+
 class ProvenanceFile(File):
     """``provenance.json``: code, versions, machine and data behind a run. Wall-clock facts stand here.
 
@@ -477,6 +485,7 @@ class ProvenanceFile(File):
         corpus: text that the tiny LLM was pre-trained on, in place of the package's own.
         titles: task → title.
         foundation: facts of the LLM, with its fingerprint before and after.
+        plugins: code from outside the package; a part that a notebook or script defines has no source.
     """
 
     NAME: ClassVar[str] = "provenance.json"
@@ -499,7 +508,7 @@ class ProvenanceFile(File):
     corpus: str | None = None
     titles: dict[str, str] = {}
     foundation: dict[str, Json] = {}
-    plugins: dict[str, str] = {}
+    plugins: tuple[PluginFacts, ...] = ()
 
 
 class InjectionFile(File):

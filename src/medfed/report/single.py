@@ -228,7 +228,7 @@ def _provenance(run: Run) -> Iterator[tuple[str, str]]:
     for name in ("medfed", "python", "device", "processor", "platform", "threads", "started", "finished"):
         yield name, str(getattr(facts, name) or "")
     yield "packages", joined(f"{name} {version}" for name, version in facts.versions.items())
-    yield "plugins", joined(f"{name} {digest}" for name, digest in facts.plugins.items())
+    yield "plugins", joined(f"{plugin.name} {plugin.sha256}" for plugin in facts.plugins)
     yield "partition", f"{part.scheme}, seed {part.seed}, hash {part.hash}" if part.hash else ""
     for key, value in facts.foundation.items():
         yield f"foundation {key.replace('_', ' ')}", str(value)

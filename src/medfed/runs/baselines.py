@@ -38,6 +38,7 @@ from medfed.tasks.base import TaskSet
 
 SHARED_SETTINGS = (
     "train",
+    "plugins",
     "split",
     "partition",
     "missing",
@@ -143,7 +144,7 @@ def union(parts: Sequence[TaskSet]) -> TaskSet:
 
 def _name(kind: str, study: Study, cohort: Cohort, data: Mapping[str, str]) -> str:
     resolved = study.resolved()
-    facts: dict[str, Any] = {name: resolved[name] for name in SHARED_SETTINGS}
+    facts: dict[str, Any] = {name: resolved[name] for name in SHARED_SETTINGS if name in resolved}
     held = {
         client: {name: examples.examples for name, examples in tasks.items()}
         for client, tasks in cohort.clients.items()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from medfed.core.errors import PluginError
 from medfed.core.progress import Reporter
 from medfed.data.cache import DecodedCache
 from medfed.data.cohort import Cohort
@@ -72,6 +73,20 @@ class Participants:
     sources: Callable[[Study, RunPaths, Reporter], Sources]
     cohort: Callable[[RunContext, Mapping[str, Decoded]], Cohort]
     connect: Connect
+
+
+def check_workers(study: Study, num_workers: int) -> None:
+    """Refuse worker processes for parts that only this process knows.
+
+    Raises:
+        PluginError: a notebook or script defines a part.
+    """
+    local = [plugin.name for plugin in study.extensions if not plugin.source]
+    if num_workers > 1 and local:
+        raise PluginError(
+            f"{', '.join(local)}: defined in a notebook or script, which worker processes cannot import",
+            hint="run with workers=1, or put the part into a file and pass plugins=[FILE]",
+        )
 
 
 def here(num_workers: int = 1) -> Participants:

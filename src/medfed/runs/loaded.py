@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Shaped
 
 from medfed.core.errors import RunError
+from medfed.core.torch_rng import one_thread
 from medfed.core.types import Batch
 from medfed.federated.state import FederatedState, load_weights, split
 from medfed.injection.inject import Injector
@@ -21,6 +22,7 @@ from medfed.records.folder import RunFolder
 from medfed.records.schema import InjectionFile, NormalisationFile, ProvenanceFile, StudyFile
 from medfed.runs.checkpoints import Checkpoints
 from medfed.runs.federation import GROUPS, build_multimodal
+from medfed.runs.provenance import load_plugins_of
 from medfed.study.study import Study
 from medfed.tasks.base import Task
 
@@ -31,10 +33,11 @@ Samples = Mapping[str, Shaped[np.ndarray, "..."]]
 class LoadedRun:
     """A finished run: its study, its injected LLM and the moments its inputs are normalised by."""
 
+    @one_thread()
     def __init__(self, folder: Path, cache: Path, foundation: Path | None) -> None:
-        torch.set_num_threads(1)
         run = RunFolder(folder)
         run.require_done()
+        load_plugins_of(run)
         self.study = Study.model_validate(run.read(StudyFile).settings)
         if self.study.job != "inject":
             raise RunError("a benchmark has no LLM to ask", where=folder, hint="use a run of an injection study")
@@ -72,6 +75,7 @@ class LoadedRun:
         normalised: np.ndarray = modality.normalise(modality.prepare(raw)[None], moments.mean, moments.std)[0]
         return normalised
 
+    @one_thread()
     def scores(self, task: Task, samples: Sequence[Samples], questions: Sequence[str] = ()) -> list[list[float]]:
         """Return the probability of every answer, for each of ``samples`` in one batch.
 
@@ -84,12 +88,14 @@ class LoadedRun:
             probabilities: list[list[float]] = self.injector.score(task, self.batch(task, samples, questions)).tolist()
         return probabilities
 
+    @one_thread()
     def answers(self, task: Task, samples: Sequence[Samples], questions: Sequence[str] = ()) -> list[str]:
         """Return the decoded answers; arguments as in :meth:`scores`."""
         with torch.inference_mode():
             batch = self.batch(task, samples, questions)
             return self.injector.answer(task, batch, self.study.evaluation.max_new_tokens)
 
+    @one_thread()
     def sureness(self, task: Task, samples: Samples, question: str, answer: str) -> float | None:
         """Return the geometric mean of the probabilities of the tokens of ``answer``; None if it has none.
 
@@ -102,6 +108,7 @@ class LoadedRun:
             likelihood = self.injector.log_likelihoods(said, self.batch(said, [samples], [question])).item()
         return math.exp(likelihood / len(self.injector.injected.prompt(said).answers[0]))
 
+    @one_thread()
     def experts(self, task: Task) -> list[float]:
         """Return the weight of every expert for ``task``; none where nothing is routed."""
         if self.injector.injected.routed is None:

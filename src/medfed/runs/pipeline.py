@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from medfed.core.errors import RunError
 from medfed.core.progress import Reporter
+from medfed.core.torch_rng import one_thread
 from medfed.data.cohort import Cohort
 from medfed.data.prepare import decode_all, find_sources
 from medfed.evaluation.responses import MEMBER
@@ -39,7 +39,7 @@ from medfed.report.page import write_report
 from medfed.report.results import summary_table
 from medfed.runs.baselines import Baseline, baselines_of, train_baselines
 from medfed.runs.cards import example_cards
-from medfed.runs.context import Participants, RunContext, RunPaths, folder_of, here
+from medfed.runs.context import Participants, RunContext, RunPaths, check_workers, folder_of, here
 from medfed.runs.cost import llm_lines
 from medfed.runs.federation import FederationRun, Trainee, build_model, build_multimodal
 from medfed.runs.loaded import LoadedRun
@@ -65,6 +65,7 @@ BASELINE_LOGS = "federated-only"
 """Folder, inside a run, of the logs of the federation without injection."""
 
 
+@one_thread()
 def run_study(
     study: Study,
     paths: RunPaths,
@@ -87,7 +88,7 @@ def run_study(
     Raises:
         MedfedError: an input is wrong; everything computed before stays, and the same command goes on from there.
     """
-    torch.set_num_threads(1)
+    check_workers(study, paths.workers)
     participants = participants or here(paths.workers)
     sources = participants.sources(study, paths, reporter)
     run = RunFolder(folder_of(study, paths, sources))
@@ -113,7 +114,7 @@ def run_study(
 
 def _compute(context: RunContext, participants: Participants) -> None:
     study, run, paths, reporter = context.study, context.run, context.paths, context.reporter
-    facts = provenance()
+    facts = provenance(study)
     data = decode_all(study, context.sources, paths.skip_bad, reporter, paths.decoded(reporter))
     cohort = participants.cohort(context, data)
     _write_inputs(context, cohort)
@@ -246,6 +247,7 @@ def _tests(study: Study, cohort: Cohort, task: str) -> list[tuple[str | None, Ta
     return [(client, sets[task]) for client, sets in sorted(cohort.client_tests.items()) if task in sets]
 
 
+@one_thread()
 def evaluate_again(folder: Path, paths: RunPaths, reporter: Reporter) -> None:
     """Predict with a finished run's last checkpoint and compare with the predictions it wrote.
 

@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,15 +17,19 @@ from typing import Any
 import torch
 
 from medfed import __version__
+from medfed.core.catalog import registered_plugins
+from medfed.core.errors import PluginError
+from medfed.core.plugins import Plugin, load_expected
 from medfed.datasets.decoded import Decoded
 from medfed.records.folder import RunFolder
-from medfed.records.schema import Cost, DataFacts, ProvenanceFile, Round, Skipped, Timing
+from medfed.records.schema import Cost, DataFacts, PluginFacts, ProvenanceFile, Round, Skipped, StudyFile, Timing
+from medfed.study.study import Study
 
 PACKAGES = ("torch", "transformers", "peft", "numpy", "polars", "scikit-learn", "safetensors")
 
 
-def provenance() -> ProvenanceFile:
-    """Return the facts known before a run starts."""
+def provenance(study: Study) -> ProvenanceFile:
+    """Return the facts known before a run of ``study`` starts."""
     return ProvenanceFile(
         medfed=__version__,
         **_commit(),
@@ -35,7 +40,8 @@ def provenance() -> ProvenanceFile:
         device="cpu",
         threads=torch.get_num_threads(),
         started=now(),
-        command=" ".join(["medfed", *sys.argv[1:]]),
+        command=_command(),
+        plugins=tuple(PluginFacts(**asdict(plugin)) for plugin in study.extensions),
     )
 
 
@@ -74,6 +80,43 @@ def cost_of(run: RunFolder) -> Cost:
     )
 
 
+def load_plugins_of(run: RunFolder) -> None:
+    """Load the plugins that a finished run was made with, from where they were, if their content is the same.
+
+    Raises:
+        PluginError: one is absent, changed, lies in the run's own folder, or was defined in a notebook or script.
+    """
+    wanted = set(run.read(StudyFile).settings.get("plugins", ())) if run.exists(StudyFile.NAME) else set()
+    if not wanted - {plugin.sha256 for plugin in registered_plugins()}:
+        return
+    for facts in run.read(ProvenanceFile).plugins:
+        if facts.sha256 not in {plugin.sha256 for plugin in registered_plugins()}:
+            _load_recorded(Plugin(facts.name, facts.sha256, facts.source), run.root)
+
+
+def _load_recorded(plugin: Plugin, folder: Path) -> None:
+    if not plugin.source:
+        raise PluginError(
+            f"this run was made with the {plugin.name} of a notebook or script, which is not registered here as it was",
+            where=folder,
+            hint="run that cell first; or put the part into a file, and run the study with plugins=[FILE]",
+        )
+    if Path(plugin.source).is_absolute() and Path(plugin.source).is_relative_to(folder.resolve()):
+        raise PluginError(
+            "a plugin in the run's own folder is not executed unasked",
+            where=plugin.source,
+            hint=f"read it, and pass --plugin {plugin.source}",
+        )
+    try:
+        load_expected(plugin)
+    except PluginError as error:
+        raise PluginError(
+            f"the plugin {plugin.name} of this run: {error.what}",
+            where=error.where,
+            hint="pass --plugin FILE_OR_MODULE with the content it had",
+        ) from error
+
+
 def now() -> str:
     """Return the time, UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
@@ -87,6 +130,14 @@ def processor() -> str:
         return platform.processor() or "unknown"
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or "unknown")
+
+
+def _command() -> str:
+    """Return the command, or the script or notebook that called the library."""
+    program = Path(sys.argv[0]).name
+    if program in ("medfed", "medfed.exe", "__main__.py"):
+        return " ".join(["medfed", *sys.argv[1:]])
+    return f"medfed.run in {program or 'Python'}"
 
 
 def _commit() -> dict[str, Any]:

@@ -21,6 +21,8 @@ from medfed.core.types import Batch
 from medfed.datasets.base import Card
 from medfed.datasets.decoded import Decoded
 
+__all__ = ["ClosedTask", "Task", "TaskSet", "TrainableTask"]
+
 Json = Any
 """A value that JSON can hold: a model's response to an example, or its truth."""
 RESPONSE_BATCH_SIZE = 64

@@ -16,6 +16,8 @@ from medfed.core.types import Batch
 from medfed.datasets.decoded import Decoded
 from medfed.tasks.base import ClosedTask
 
+__all__ = ["Classification", "VisualQuestion"]
+
 
 class Classification(ClosedTask):
     """One class per example; ``answers[i]`` names class i, and class 1 of a binary task is the finding."""

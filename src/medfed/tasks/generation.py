@@ -20,6 +20,8 @@ from medfed.core.types import Batch
 from medfed.datasets.decoded import Decoded
 from medfed.tasks.base import Json, Task, TaskSet, TrainableTask
 
+__all__ = ["Generation"]
+
 PAD, BOS, EOS = 0, 1, 2
 NUM_SIGNS = 3
 """Ids that are no byte; byte b has the id b + NUM_SIGNS."""

@@ -17,6 +17,8 @@ from medfed.core.types import Batch
 from medfed.datasets.decoded import Decoded
 from medfed.tasks.base import ClosedTask, Json, TaskSet
 
+__all__ = ["MultiLabel"]
+
 UNKNOWN = -1
 
 

@@ -16,6 +16,8 @@ from medfed.core.errors import DataError
 from medfed.datasets.decoded import Decoded
 from medfed.tasks.base import Json, Task, TaskSet
 
+__all__ = ["QuestionAnswering"]
+
 QUESTION, CLOSED = "question", "closed"
 """Index columns: the question, and whether it wants one of a few answers."""
 

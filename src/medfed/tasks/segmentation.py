@@ -28,6 +28,8 @@ from medfed.tasks.overlap import region_scores
 AT_ONCE = 4
 """Windows per forward."""
 
+__all__ = ["Segmentation"]
+
 
 class Segmentation(TrainableTask):
     """A class per voxel; ``answers[i]`` names class i, and class 0 is the background.

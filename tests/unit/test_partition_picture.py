@@ -1,3 +1,5 @@
+import re
+
 """Who holds what: the picture and table of a partition, the command that writes them, and the pages of a benchmark."""
 
 from __future__ import annotations

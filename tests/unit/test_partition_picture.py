@@ -1,9 +1,8 @@
-import re
-
 """Who holds what: the picture and table of a partition, the command that writes them, and the pages of a benchmark."""
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 
 import pytest

@@ -1,7 +1,7 @@
 """Several labels per example: AUROC, average precision and F1 of each label, and their plain mean over labels.
 
 A label counts if, among the examples whose truth is known, one has it and one has not. Others would add a convention
-and no measurement; ``num_labels`` is the number that counted. Within a resample the labels that count there are averaged.
+and no measurement; ``num_labels`` is the number that counted. Within a resample, the mean is over its own such labels.
 Source: Med-MMFL's metrics for MIMIC-CXR, as scikit-learn defines them for a label on its own.
 """
 

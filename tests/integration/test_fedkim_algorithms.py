@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from federated_toys import allowed
 from medfed.core.catalog import ALGORITHMS
 from medfed.core.progress import Reporter
 from medfed.records.folder import RunFolder
@@ -15,6 +14,7 @@ from medfed.runs.context import RunPaths
 from medfed.runs.pipeline import run_study
 from medfed.study.federation import ClientSettings
 from medfed.study.study import study_of
+from support.federated_toys import allowed
 
 STUDY = {
     "name": "small",

@@ -10,8 +10,6 @@ import pytest
 
 pytest.importorskip("flwr", reason="the extra flower is not installed")
 
-from desk_post import DeskPost, run_over
-from federation_trial import SITES, STUDY, Trial
 from medfed.core.progress import Reporter
 from medfed.data.prepare import write_folders
 from medfed.records.folder import RunFolder
@@ -20,6 +18,8 @@ from medfed.runs.context import RunPaths
 from medfed.runs.pipeline import run_study
 from medfed.sites.federation import FederationFolder
 from medfed.study.study import load_study
+from support.federation_here import DeskPost, run_over
+from support.federation_trial import SITES, STUDY, Trial
 
 STUDIES = Path(__file__).parents[2] / "studies"
 SCAFFOLD = 'algorithm = {name = "scaffold", option = "II"}'

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from browser import Browser, chromium
-from fake_comparison import fake_comparison, fake_runs
-from fake_run import fake_run
 from medfed.report.page import write_report
+from support.browser import Browser, chromium
+from support.fake_runs import fake_comparison, fake_run, fake_runs
 
 PROGRAM = chromium()
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed: apt-get install chromium")

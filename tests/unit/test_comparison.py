@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 from test_report import Page
 
-from fake_comparison import CELLS, fake_comparison, fake_runs
-from fake_run import TITLES
 from medfed.core.errors import RunError
 from medfed.records.schema import ComparisonFile
 from medfed.report.comparison import Compared, comparison_page, default_labels
@@ -17,6 +15,7 @@ from medfed.report.page import build_report, write_report
 from medfed.report.parts import Cell, Row
 from medfed.report.published import published
 from medfed.report.text import is_constant
+from support.fake_runs import CELLS, TITLES, fake_comparison, fake_runs
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,12 @@ import json
 import re
 import shutil
 import statistics
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from fake_run import TITLES, TRAINED, UNSEEN, fake_run
 from medfed.core.errors import RunError
 from medfed.records.schema import ScoreFile
 from medfed.report.claims import claims, sentences
@@ -27,6 +24,7 @@ from medfed.report.results import summary_table
 from medfed.report.router import mixtures, sentence
 from medfed.report.run import Run
 from medfed.report.text import origin, size
+from support.fake_runs import TITLES, TRAINED, UNSEEN, fake_run
 
 VOID = {"meta", "col", "input", "br", "link", "img"}
 
@@ -279,18 +277,6 @@ def test_it_is_written_whole_and_the_same_every_time(run: Path, html: str, tmp_p
     with pytest.raises(RunError):
         write_report(tmp_path / "nowhere", out)
     assert out.read_text(encoding="utf-8") == html
-
-
-def test_a_table_needs_no_charts_and_no_learning_library(run: Path) -> None:
-    heavy = "{'torch', 'transformers', 'sklearn', 'scipy', 'matplotlib', 'numpy'}"
-    code = "import sys; from pathlib import Path; from medfed.report.results import summary_table\n"
-    code += f"summary_table(Path({str(run)!r})); print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-    code = "import sys, medfed.report.single, medfed.report.comparison, medfed.report.leaderboard\n"
-    code += "print(sorted({'torch', 'transformers', 'matplotlib.pyplot'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def test_the_terminal_table_shows_losers_and_flags(run: Path) -> None:

@@ -8,7 +8,6 @@ import pytest
 from rich.console import Console
 from test_score_words import FAST, asked
 
-from fake_run import fake_run
 from medfed.evaluation.score import score_task
 from medfed.records.folder import RunFolder
 from medfed.records.schema import Prediction, ScoreFile
@@ -16,6 +15,7 @@ from medfed.report.page import build_report
 from medfed.report.parts import Table
 from medfed.report.results import all_metrics, headline, open_questions, summary_table
 from medfed.report.run import Run
+from support.fake_runs import fake_run
 
 
 @pytest.fixture

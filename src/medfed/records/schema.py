@@ -1,4 +1,4 @@
-"""What a run leaves on disk: one frozen record for every JSON file and for every kind of line in a JSON-lines file.
+"""The files of a run: one frozen record for every JSON file and for every kind of line in a JSON-lines file.
 
 Writers construct these records and readers get them back, through :class:`medfed.records.folder.RunFolder` alone.
 A :class:`File` carries ``schema_version``; the lines of a run belong to the version of its ``study.json``.
@@ -351,7 +351,7 @@ class ScoreFile(File):
 
 
 class View(Record):
-    """What one modality of an example looks like: an 8-bit PNG in base64, or values over time."""
+    """A picture of one modality of an example: an 8-bit PNG in base64, or values over time."""
 
     kind: Literal["image", "trace", "line"]
     title: str = ""
@@ -433,7 +433,7 @@ class Skipped(Record):
 
 
 class DataFacts(Record):
-    """What a run knew of one dataset."""
+    """A run's knowledge of one dataset."""
 
     title: str = ""
     version: str = ""
@@ -449,7 +449,7 @@ class DataFacts(Record):
 
 
 class Cost(Record):
-    """What a federation cost.
+    """The cost of a federation.
 
     Attributes:
         bytes_up, bytes_down: over all rounds and clients.

@@ -1,7 +1,8 @@
 """Run a sweep and compare its cells: prepare once, run every cell × seed, then the tables.
 
-What a sweep leaves in ``runs/<sweep>/``: ``comparison.json`` (all values, intervals and differences), ``table.md``
-(ours beside the paper's and the trivial predictors), ``report.html``, and ``logs/`` of the workers.
+A sweep leaves files in ``runs/<sweep>/``. ``comparison.json`` holds all values, intervals and differences; a benchmark
+has ``leaderboard.json`` instead. ``table.md`` holds our numbers, the paper's and those of constants. There are also
+``report.html`` and the workers' ``logs/``.
 """
 
 from __future__ import annotations
@@ -70,16 +71,16 @@ def run_sweep(plan: Plan, paths: RunPaths, reporter: Reporter, num_workers: int,
 
 def prepare(studies: Sequence[Study], paths: RunPaths, reporter: Reporter) -> list[Path]:
     """Write twins and pre-train tiny LLMs that the cache lacks, once, and return every study's run folder."""
-    found: dict[str, Sources] = {}
+    sources_by_key: dict[str, Sources] = {}
     trained: set[str] = set()
     folders = []
     for study in studies:
         twins = study.twins.model_dump() if study.twins else None
         folders_of = [study.train, study.partition.model_dump()] if study.partition.scheme == "sites" else None
         key = json.dumps([study.dataset_names, twins, study.twin_sizes, folders_of])
-        if key not in found:
-            found[key] = find_sources(study, paths.data_root, paths.cache, reporter)
-        folders.append(folder_of(study, paths, found[key]))
+        if key not in sources_by_key:
+            sources_by_key[key] = find_sources(study, paths.data_root, paths.cache, reporter)
+        folders.append(folder_of(study, paths, sources_by_key[key]))
         llm = study.foundation.model_dump_json()
         if study.job == "inject" and isinstance(study.foundation, TinySettings) and llm not in trained:
             with reporter.phase("foundation"):
@@ -137,12 +138,12 @@ def _compare(
 
 def _leaderboard(pairs: Sequence[tuple[Cell, int]], folders: Sequence[Path]) -> LeaderboardFile:
     """Rank a benchmark's algorithms over its blocks."""
-    places = [cell.values or {"algorithm": cell.study.algorithm.name} for cell, _ in pairs]
+    places = [cell.values or {"algorithm": cell.study.algorithm.label} for cell, _ in pairs]
     return leaderboard(folders, places, [seed for _, seed in pairs])
 
 
 def _comparison(plan: Plan, pairs: Sequence[tuple[Cell, int]], folders: Sequence[Path]) -> ComparisonFile:
     """Compare the injected LLMs of the cells over seeds."""
-    found = compare_runs(folders, [cell.label for cell, _ in pairs], pairs=plan.pairs)
+    comparison = compare_runs(folders, [cell.label for cell, _ in pairs], pairs=plan.pairs)
     cells = {cell.label: dict(cell.values) for cell in plan.cells}
-    return found.model_copy(update={"paper": tuple(plan.paper), "cells": cells})
+    return comparison.model_copy(update={"paper": tuple(plan.paper), "cells": cells})

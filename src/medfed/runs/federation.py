@@ -97,7 +97,7 @@ def build_multimodal(study: Study) -> MultimodalModel:
 
 @dataclass(frozen=True)
 class Trainee:
-    """What a federation trains.
+    """The model that a federation trains.
 
     Attributes:
         name: the model's name in scores.
@@ -119,7 +119,7 @@ class FederationRun:
         run: its folder.
         study: the settings.
         cohort: the data, divided.
-        trainee: what is trained.
+        trainee: the model.
         connect: opens the way to the clients.
     """
 
@@ -169,7 +169,7 @@ class FederationRun:
         weights = weights_of(self.model)
         if client is None or client not in self._cohort.clients:
             return weights
-        return self._study.algorithm.deployed(weights, self._exchange.own(client))
+        return self._study.algorithm.build().deployed(weights, self._exchange.own(client))
 
     def _federate(self, state: FederatedState) -> FederatedState:
         if not self._study.federate:
@@ -196,7 +196,7 @@ class FederationRun:
         """Write what every site scores with the last model, where sites have test examples of their own."""
         if not isinstance(self._exchange, ScoringExchange) or self._run.exists(SiteFile.NAME):
             return
-        shared = self._study.algorithm.shared(state.weights)
+        shared = self._study.algorithm.build().shared(state.weights)
         last = Broadcast(state.round, fingerprint(state.params, state.buffers), *shared)
         name = self._name if self._injector is None else HEADS
         self._run.write(site_file(self._study, {name: self._exchange.evaluate(last)}))

@@ -76,7 +76,7 @@ class LoadedRun:
         """Return the probability of every answer, for each of ``samples`` in one batch.
 
         Args:
-            task: what is asked.
+            task: the question and its answers.
             samples: of every example what :meth:`sample` returns, by modality; a modality may be absent.
             questions: of every example, where the task has none of its own.
         """
@@ -97,10 +97,10 @@ class LoadedRun:
         """
         if not answer:
             return None
-        said = task.model_copy(update={"answers": (answer,)})
+        answered = task.model_copy(update={"answers": (answer,)})
         with torch.inference_mode():
-            likelihood = self.injector.log_likelihoods(said, self.batch(said, [samples], [question])).item()
-        return math.exp(likelihood / len(self.injector.injected.prompt(said).answers[0]))
+            likelihood = self.injector.log_likelihoods(answered, self.batch(answered, [samples], [question])).item()
+        return math.exp(likelihood / len(self.injector.injected.prompt(answered).answers[0]))
 
     def experts(self, task: Task) -> list[float]:
         """Return the weight of every expert for ``task``; none where nothing is routed."""

@@ -2,8 +2,8 @@
 
 Both jobs take this one path. ``inject`` is FedKIM (Wang et al. 2024), Figure 1: every round the clients train, the
 server aggregates (Eq. 3) and injects (Eq. 4, 5), and the updated encoders go back. ``benchmark`` is the same federation
-without an LLM, tested client by client (Med-MMFL). The baselines of :mod:`medfed.runs.baselines` are trained beside
-both, and everything that responds to a test example is a predictor of :mod:`medfed.runs.predictors`.
+without an LLM, tested client by client (Med-MMFL). Both train the baselines of :mod:`medfed.runs.baselines`. Everything
+that responds to a test example is a predictor of :mod:`medfed.runs.predictors`.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def _foundation(context: RunContext) -> Foundation:
 
 
 def _trainee(study: Study, foundation: Foundation | None) -> Trainee:
-    """Return what the run's own federation trains."""
+    """Return the model of the run's own federation."""
     if foundation is None:
         return Trainee(DEPLOYED, build_model(study))
     model = build_multimodal(study)
@@ -177,7 +177,7 @@ def _trainee(study: Study, foundation: Foundation | None) -> Trainee:
 
 def _title(study: Study) -> str:
     if study.job == "benchmark":
-        return f"federate: {study.algorithm.name}"
+        return f"federate: {study.algorithm.label}"
     return "federate and inject" if study.federate else "inject from public data alone"
 
 
@@ -196,7 +196,7 @@ def _frozen(context: RunContext, foundation: Foundation, before: str) -> dict[st
 
 
 def _keep_injection(context: RunContext, cohort: Cohort, injector: Injector, baselines: Sequence[Baseline]) -> None:
-    """Calibrate what was not trained, if asked to, and write the adapter and the logs of the federated-only model."""
+    """Calibrate untrained tasks, if the study says so; write the adapter and the logs of the federated-only model."""
     study, run = context.study, context.run
     if study.injection.answer_calibration:
         untrained = [task for task in study.tasks if task.name not in study.train and isinstance(task, ClosedTask)]
@@ -213,17 +213,17 @@ def _predictors(
 ) -> list[Predictor]:
     """Return everything that responds to the test examples, in the order of the records."""
     if trainee.injector is not None:
-        found: list[Predictor] = [InjectedPredictor(trainee.injector, study.evaluation.max_new_tokens)]
-        found += [ModelPredictor(baseline.model, model, baseline.tasks) for baseline, model in baselines]
-        return found + ([ModelPredictor(HEADS, trainee.model, study.train)] if study.federate else [])
-    found = [DeployedPredictor(federation, build_model(study))]
+        predictors: list[Predictor] = [InjectedPredictor(trainee.injector, study.evaluation.max_new_tokens)]
+        predictors += [ModelPredictor(baseline.model, model, baseline.tasks) for baseline, model in baselines]
+        return predictors + ([ModelPredictor(HEADS, trainee.model, study.train)] if study.federate else [])
+    predictors = [DeployedPredictor(federation, build_model(study))]
     alone = {baseline.model.partition(MEMBER)[2]: model for baseline, model in baselines if MEMBER in baseline.model}
-    found += [
+    predictors += [
         ModelPredictor(baseline.model, model, baseline.tasks)
         for baseline, model in baselines
         if MEMBER not in baseline.model and baseline.model != DEPLOYED
     ]
-    return [*found, *([AtClients("local", alone)] if alone else []), ConstantPredictor()]
+    return [*predictors, *([AtClients("local", alone)] if alone else []), ConstantPredictor()]
 
 
 def _tested(study: Study) -> Sequence[Task]:
@@ -283,7 +283,7 @@ def _same(again: Sequence[Json], before: Sequence[Json]) -> bool:
 def _describe(context: RunContext) -> None:
     """Say what a run would do."""
     study, run, reporter = context.study, context.run, context.reporter
-    reporter.say(f"study {study.name!r}: {study.algorithm.name}, {study.rounds.num_rounds} rounds, seed {study.seed}")
+    reporter.say(f"study {study.name!r}: {study.algorithm.label}, {study.rounds.num_rounds} rounds, seed {study.seed}")
     for task in study.tasks:
         role = task_facts(study, task).role
         reporter.say(f"  {role} task {task.name}: {task.title} on {context.sources.roots[task.dataset]}")

@@ -207,8 +207,8 @@ def finite(value: Json) -> Json:
 def id_salt(index: pl.DataFrame) -> str:
     """Return a salt made of all ids of a dataset.
 
-    Runs on the same data then share hashed ids, whatever their seed and partition, so that they can be compared patient
-    by patient; who does not hold the dataset cannot recompute it.
+    Runs on the same data then share hashed ids, whatever their seed and partition. They can be compared patient by
+    patient. Nobody without the dataset can recompute it.
     """
     ids = sorted(f"{example}\x00{patient}" for example, patient in index.select("example", "patient").iter_rows())
     return hashlib.sha256("\x01".join(ids).encode()).hexdigest()

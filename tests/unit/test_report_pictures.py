@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
+from matplotlib import rc_context, rcParams
 
 from medfed.report.charts import (
     STYLESHEET,
@@ -83,15 +80,11 @@ def test_every_tone_is_a_variable_of_the_stylesheet() -> None:
     assert [tone for tone in TONES if f"  --{tone}: " not in css] == []
 
 
-def test_bytes_do_not_depend_on_the_process_or_the_users_style(tmp_path: Path) -> None:
-    code = "from medfed.report.charts import *; print(line_chart([Series('m', 'c0', [(1, 0.5), (2, 0.7)])], 'x', 'y'))"
-    first = line_chart([Series("m", "c0", [(1, 0.5), (2, 0.7)])], "x", "y")
-    (matplotlibrc := tmp_path / "matplotlibrc").write_text("axes.grid: False\nfont.size: 30\nsvg.fonttype: path\n")
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, env=os.environ | {"MATPLOTLIBRC": str(matplotlibrc)}
-    )
-    assert done.stdout.strip() == first
+def test_bytes_do_not_depend_on_the_users_style() -> None:
+    plain = CHARTS["lines"]()
+    with rc_context({"axes.grid": False, "font.size": 30, "svg.fonttype": "path", "axes.edgecolor": "red"}):
+        assert CHARTS["lines"]() == plain
+        assert rcParams["font.size"] == 30, "a chart leaves the user's style as it was"
 
 
 def test_names_stay_text() -> None:

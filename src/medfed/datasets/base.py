@@ -31,7 +31,7 @@ from medfed.core.errors import DataError, MedfedError
 from medfed.core.registry import implementation
 from medfed.study.data import TwinSpec
 
-__all__ = ["Card", "Dataset", "Problem", "Record", "read_csv", "read_parquet", "require_columns"]
+__all__ = ["Card", "Dataset", "Problem", "Record"]
 
 TWIN_MARKER = "SYNTHETIC.json"
 COMPLETE = "download the complete dataset, or check --data-root"

@@ -1,12 +1,10 @@
-"""The experts of one task as an ordinary LoRA: α does not depend on the token, so it is folded into B.
+"""The experts of one task as an ordinary LoRA, and its best approximation of a smaller rank.
 
-Σ_p α_p (a/r) B_p A_p = (B · diag(s)) A with s = α·a/r repeated over each expert's directions: a plain LoRA of rank P·r
-with scaling 1, which stock PEFT loads and servers serve.
-
-Low-rank updates of a weight as pairs of factors, and their best approximation of a smaller rank.
+α does not depend on the token, so it is folded into B: Σ_p α_p (a/r) B_p A_p = (B · diag(s)) A with s = α·a/r repeated
+over each expert's directions. This is a plain LoRA of rank P·r with scaling 1, which stock PEFT loads.
 
 An update of ``W [out, in]`` is ``up @ down``. Its singular value decomposition comes from the QR decompositions of the
-two factors and the SVD of a matrix as small as the rank (Eckart & Young 1936 for the truncation): the dense update is
+two factors and the SVD of a matrix as small as the rank (Eckart & Young 1936 for the truncation). The dense update is
 never formed. Everything is computed in float64.
 """
 
@@ -31,74 +29,6 @@ from medfed.injection.model import InjectedModel
 from medfed.tasks.base import Task
 
 
-@torch.no_grad()
-def folded(injected: InjectedModel, task: Task) -> dict[str, Factors]:
-    """Return the update of every adapted layer for ``task``, trained or not, by the layer's name in the LLM.
-
-    Raises:
-        RunError: the LLM has no experts.
-    """
-    if injected.adapted is None:
-        raise RunError("there is no adapter: the LLM has no experts (num_experts = 0)", hint="export without one")
-    settings = injected.settings
-    alpha: Float[Tensor, " expert"] = injected.alpha([task])[0]
-    scales = alpha.repeat_interleave(settings.rank) * (settings.alpha / settings.rank)
-    return {
-        name: Factors(
-            layer.lora_A[ADAPTER].weight.detach().cpu().float().clone(),
-            (layer.lora_B[ADAPTER].weight * scales).detach().cpu().float().contiguous(),
-        )
-        for name, layer in _layers(injected)
-    }
-
-
-def changes_nothing(injected: InjectedModel) -> bool:
-    """Whether there are experts whose update of every layer is zero, for all tasks: B starts so."""
-    if injected.adapted is None:
-        return False
-    return not any(bool(layer.lora_B[ADAPTER].weight.any()) for _, layer in _layers(injected))
-
-
-def _layers(injected: InjectedModel) -> Iterator[tuple[str, LoraLayer]]:
-    """Yield every adapted layer with its name in the LLM."""
-    for name, layer in injected.llm.named_modules():
-        if isinstance(layer, LoraLayer):
-            yield name, layer
-
-
-def save_plain_lora(
-    layers: Mapping[str, Factors], folder: Path, like: LoraConfig, base: str, revision: str | None
-) -> None:
-    """Write ``layers`` as a LoRA directory of PEFT: plain, scaling 1, one rank.
-
-    Args:
-        layers: updates by layer name.
-        folder: an existing folder.
-        like: the settings the experts were trained with; target modules and dropout are taken from them.
-        base: name or folder of the LLM they belong to.
-        revision: of ``base`` on the Hub.
-    """
-    rank = len(next(iter(layers.values())).down)
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=rank,
-        lora_dropout=like.lora_dropout,
-        target_modules=like.target_modules,
-        bias="none",
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=base,
-        revision=revision,
-        inference_mode=True,
-    )
-    config.save_pretrained(str(folder))
-    order_config(folder)
-    tensors = {}
-    for name, factors in sorted(layers.items()):
-        tensors[f"base_model.model.{name}.lora_A.weight"] = factors.down
-        tensors[f"base_model.model.{name}.lora_B.weight"] = factors.up
-    save_file(tensors, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
-
-
 class Factors(NamedTuple):
     """An update ``up @ down`` of one layer's weight."""
 
@@ -107,7 +37,7 @@ class Factors(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """What is lost of an update: squared Frobenius norms of what was cut off and of the whole."""
+    """The loss of a truncation: squared Frobenius norms of the part cut off and of the whole update."""
 
     cut: float
     whole: float
@@ -147,8 +77,39 @@ class Truncation(NamedTuple):
         return max(self.losses, key=lambda layer: self.losses[layer].relative_error)
 
 
+@torch.no_grad()
+def folded(injected: InjectedModel, task: Task) -> dict[str, Factors]:
+    """Return the update of every adapted layer for ``task``, trained or not, by the layer's name in the LLM.
+
+    Raises:
+        RunError: the LLM has no experts.
+    """
+    if injected.adapted is None:
+        raise RunError("there is no adapter: the LLM has no experts (num_experts = 0)", hint="export without one")
+    settings = injected.settings
+    alpha: Float[Tensor, " expert"] = injected.alpha([task])[0]
+    scales = alpha.repeat_interleave(settings.rank) * (settings.alpha / settings.rank)
+    return {
+        name: Factors(
+            layer.lora_A[ADAPTER].weight.detach().cpu().float().clone(),
+            (layer.lora_B[ADAPTER].weight * scales).detach().cpu().float().contiguous(),
+        )
+        for name, layer in _layers(injected)
+    }
+
+
+def changes_nothing(injected: InjectedModel) -> bool:
+    """Return whether the experts' update of every layer is zero, for all tasks: B starts so."""
+    return injected.adapted is not None and not any(bool(b.lora_B[ADAPTER].weight.any()) for _, b in _layers(injected))
+
+
+def _layers(injected: InjectedModel) -> Iterator[tuple[str, LoraLayer]]:
+    """Yield every adapted layer with its name in the LLM."""
+    return ((name, layer) for name, layer in injected.llm.named_modules() if isinstance(layer, LoraLayer))
+
+
 def truncated(layers: Mapping[str, Factors], rank: int) -> Truncation:
-    """Return the nearest updates of at most ``rank``, layer by layer; a rank that holds everything leaves all as it is.
+    """Return the nearest updates of at most ``rank``, layer by layer; a rank that holds everything changes nothing.
 
     Raises:
         StudyError: ``rank`` is below 1.
@@ -171,13 +132,6 @@ def singular_values(factors: Factors) -> Float[Tensor, " value"]:
     return values
 
 
-def _core(factors: Factors) -> tuple[Float[Tensor, "out left"], Float[Tensor, "left right"], Float[Tensor, "in right"]]:
-    """Return Q, C, P with ``up @ down = Q C Pᵀ``, where Q and P have orthonormal columns."""
-    left, above = torch.linalg.qr(factors.up.double())
-    right, beside = torch.linalg.qr(factors.down.double().T)
-    return left, above @ beside.T, right
-
-
 def _cut(factors: Factors, rank: int) -> tuple[Factors, Loss]:
     left, core, right = _core(factors)
     U, values, Vh = torch.linalg.svd(core, full_matrices=False)
@@ -188,3 +142,43 @@ def _cut(factors: Factors, rank: int) -> tuple[Factors, Loss]:
     squares = values.square()
     loss = Loss(float(squares[rank:].sum()), float(squares.sum()))
     return Factors(down.to(factors.down.dtype).contiguous(), up.to(factors.up.dtype).contiguous()), loss
+
+
+def _core(factors: Factors) -> tuple[Float[Tensor, "out left"], Float[Tensor, "left right"], Float[Tensor, "in right"]]:
+    """Return Q, C, P with ``up @ down = Q C Pᵀ``, where Q and P have orthonormal columns."""
+    left, up = torch.linalg.qr(factors.up.double())
+    right, down = torch.linalg.qr(factors.down.double().T)
+    return left, up @ down.T, right
+
+
+def save_plain_lora(
+    layers: Mapping[str, Factors], folder: Path, like: LoraConfig, base: str, revision: str | None
+) -> None:
+    """Write ``layers`` as a LoRA directory of PEFT: plain, scaling 1, one rank.
+
+    Args:
+        layers: updates by layer name.
+        folder: an existing folder.
+        like: the settings the experts were trained with; target modules and dropout are taken from them.
+        base: name or folder of the LLM they belong to.
+        revision: of ``base`` on the Hub.
+    """
+    rank = len(next(iter(layers.values())).down)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=rank,
+        lora_dropout=like.lora_dropout,
+        target_modules=like.target_modules,
+        bias="none",
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base,
+        revision=revision,
+        inference_mode=True,
+    )
+    config.save_pretrained(str(folder))
+    order_config(folder)
+    tensors = {}
+    for name, factors in sorted(layers.items()):
+        tensors[f"base_model.model.{name}.lora_A.weight"] = factors.down
+        tensors[f"base_model.model.{name}.lora_B.weight"] = factors.up
+    save_file(tensors, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})

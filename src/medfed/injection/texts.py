@@ -1,7 +1,7 @@
 """The frozen texts of an injected LLM, made once: prompts as token ids, and embeddings of prompts and descriptions.
 
-Nothing here is ever trained: the tokenizer and the embedding table are the foundation's. What is kept belongs to the
-table as it lies in memory; a table that was moved, or written to, is read again.
+Tokenizer and embedding table are the foundation's and never trained. Embeddings belong to the table as it is in memory:
+after the table moves or changes, they are made again.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from medfed.llm.prompt import Prompt, build_prompt
 from medfed.study.injection import Order
 from medfed.tasks.base import Task
 
-NUM_PROMPTS, NUM_EMBEDDED = 2048, 256
-"""Texts kept; the one that was not used for longest goes first."""
+_NUM_PROMPTS, _NUM_EMBEDDED = 2048, 256
+"""Texts kept; the least recently used goes first."""
 
 
 class Texts:
@@ -35,8 +35,8 @@ class Texts:
     def __init__(self, foundation: Foundation, order: Order) -> None:
         self._foundation, self._order = foundation, order
         self._prompts: dict[tuple[str, tuple[str, ...]], Prompt] = {}
-        self._embedded = lru_cache(NUM_EMBEDDED)(self._embed)
-        self._descriptions = lru_cache(NUM_EMBEDDED)(self._describe)
+        self._embedded = lru_cache(_NUM_EMBEDDED)(self._embed)
+        self._descriptions = lru_cache(_NUM_EMBEDDED)(self._describe)
 
     def prompt(self, task: Task) -> Prompt:
         """Return the task's texts as token ids.
@@ -45,11 +45,11 @@ class Texts:
             StudyError: two answers are the same text, or an answer is empty.
         """
         key = (task.question, task.answers)
-        found = self._prompts.pop(key, None) or build_prompt(task, self._foundation.tokenizer, self._order)
-        self._prompts[key] = found
-        if len(self._prompts) > NUM_PROMPTS:
+        prompt = self._prompts.pop(key, None) or build_prompt(task, self._foundation.tokenizer, self._order)
+        self._prompts[key] = prompt
+        if len(self._prompts) > _NUM_PROMPTS:
             del self._prompts[next(iter(self._prompts))]
-        return found
+        return prompt
 
     def embedded(self, ids: tuple[int, ...]) -> Float[Tensor, "position width"]:
         """Return the embeddings of token ids; do not write into them."""

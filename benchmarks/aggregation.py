@@ -1,8 +1,8 @@
 """Summing 100 updates of 15 million parameters: speed against copying, memory against one update and one sum.
 
 A weighted sum reads the float32 change, and reads and writes the float64 sum: 20 bytes a parameter. Copying float32
-moves 8. So a copy of 2.5 times the parameters moves the same bytes: where that takes 30 % of the sum's time, the sum
-runs at 30 % of the copy bandwidth. The gate reads the change once more, and is held to the same copy.
+moves 8. So a copy of 2.5 times the parameters moves the same bytes. If this copy takes 30 % of the sum's time, the
+sum runs at 30 % of the copy bandwidth. The gate reads the change once more, and is held to the same copy.
 
 Gate and sum are paid for every update. The fingerprint of the model that is sent out is paid once a round, however many
 clients answer, and is a row of its own.

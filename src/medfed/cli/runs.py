@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from medfed.cli.options import DEFAULT_CACHE, Cache, Foundation, RunFolder
+from medfed.cli.latest import find_run
+from medfed.cli.options import DEFAULT_CACHE, Cache, Foundation, RunFolder, output
 from medfed.core.errors import RunError
 
 if TYPE_CHECKING:
@@ -18,46 +18,27 @@ if TYPE_CHECKING:
     from medfed.ask.inputs import Kind
 
 NUM_EXPERTS_SHOWN = 3
-
-
 ImageFile = Annotated[Path | None, typer.Option("--image", help="A picture: PNG, JPEG or DICOM")]
-
-
 EcgFile = Annotated[Path | None, typer.Option("--ecg", help="A 12-lead WFDB header (.hea), its .dat file beside it")]
-
-
 IcuFile = Annotated[
     Path | None,
     typer.Option("--icu", help="CSV or parquet, a row per hour, a column per variable (empty: not measured)"),
 ]
 
-
 Question = Annotated[str | None, typer.Option("--question", help="Ask this instead of the task's own question")]
-
-
 Answers = Annotated[str | None, typer.Option("--answers", help='Compare these answers, separated by commas: "yes,no"')]
-
-
 TaskName = Annotated[
     str | None, typer.Option("--task", help="A task that reads the files; else it is found, see above")
 ]
 
-
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, with the weights of all experts")]
-
-
 Cases = Annotated[
     Path | None,
     typer.Option("--csv", help="Many questions: columns id, image, ecg, icu, task, question, answers, as needed"),
 ]
 
-
 Out = Annotated[Path | None, typer.Option("--out", help="With --csv: answers go here; rows answered here are skipped")]
-
-
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one")]
-
-
 Open = Annotated[bool, typer.Option("--open", help="Open the page in the browser")]
 
 
@@ -101,6 +82,7 @@ def predict(
     of --out, and the exit status is 1 if there is one. The same command goes on where it was stopped: it tries rows
     with an error again, and asks again where a row or the content of its files has changed.
     """
+    folder = find_run(folder)
     from medfed.ask.asking import Request, ask
     from medfed.ask.task_selection import parse_answers
     from medfed.runs.loaded import LoadedRun
@@ -129,6 +111,7 @@ def play(
     The page is served to this machine only and loads nothing from elsewhere; files are read in memory and in a folder
     that is removed at once, and nothing of them is logged. Ctrl-C ends it.
     """
+    folder = find_run(folder)
     from medfed.ask.page.serve import listen, serve
     from medfed.runs.loaded import LoadedRun
 
@@ -149,6 +132,7 @@ def export(
     foundation: Foundation = None,
 ) -> None:
     """Write a run's adapter for others: the routed one, or with --task a LoRA that any server takes."""
+    folder = find_run(folder)
     from medfed.export.export import export_run
 
     written = export_run(folder, out, cache.expanduser(), foundation, tasks=tasks or [], rank=rank, merge=merge)
@@ -182,7 +166,7 @@ def _show(answer: Answer) -> None:
     else:
         sure = "–" if answer.probability is None else f"{answer.probability:.3f}"
         table.add_row(answer.answer or "(no answer)", sure)
-    console = Console()
+    console = output()
     console.print(table)
     heaviest = ", ".join(f"{one['expert']} ({one['weight']:.2f})" for one in answer.experts[:NUM_EXPERTS_SHOWN])
     console.print(f"task {answer.task}: {answer.question}", highlight=False, markup=False, soft_wrap=True)

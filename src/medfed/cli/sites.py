@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from medfed.core.diagnosis import installing
 from medfed.core.errors import MedfedError
 from medfed.core.progress import Reporter
 
@@ -26,20 +27,15 @@ ENDINGS = (
     "What was finished is kept; the same command goes on from there."
 )
 
-
 federation_app = typer.Typer(
     no_args_is_help=True, help="A federation's server: its folder, the sites it admits, and the run over them."
 )
-
 
 site_app = typer.Typer(
     no_args_is_help=True, help="A hospital: its folder, key, policy and audit log, and joining a federation."
 )
 
-
 FederationDir = Annotated[Path, typer.Argument(metavar="DIR", help="The federation's folder")]
-
-
 SiteDir = Annotated[Path, typer.Argument(metavar="DIR", help="The site's folder")]
 
 
@@ -302,6 +298,4 @@ def _require_extra() -> None:
     """Refuse where the extra for networks is not installed."""
     for package in ("cryptography", "flwr"):
         if find_spec(package) is None:
-            raise MedfedError(
-                f"federations of sites need {package}, which is not installed", hint='pip install "medfed[flower]"'
-            )
+            raise MedfedError(f"federations of sites need {package}, which is not installed", hint=installing("flower"))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tomllib
+from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from medfed.core.registry import Registry
 
@@ -16,11 +17,36 @@ if TYPE_CHECKING:
     from medfed.tasks.base import Task
 
 
+@cache
 def task_definitions() -> dict[str, dict[str, Any]]:
     """Return name → fields of every task that the package declares, as its TOML files have them."""
     files = sorted(path.name for path in resources.files("medfed.tasks").iterdir() if path.name.endswith(".toml"))
     tables = [tomllib.loads((resources.files("medfed.tasks") / name).read_text(encoding="utf-8")) for name in files]
     return {name: fields for table in reversed(tables) for name, fields in table.items()}
+
+
+class TaskFacts(NamedTuple):
+    """What a study must know of a task before anything large is imported."""
+
+    dataset: str
+    modalities: tuple[str, ...]
+    trainable: bool
+    injectable: bool
+
+
+INJECTABLE_KINDS = frozenset({"classification", "visual_question"})
+UNTRAINABLE_KINDS = frozenset({"question_answering"})
+
+
+def task_facts(name: str) -> TaskFacts:
+    """Return the facts of a registered task; one that the package declares is not imported for it."""
+    fields = task_definitions().get(name)
+    if fields is None:
+        task = TASKS[name]
+        return TaskFacts(task.dataset, task.modalities, task.trainable, task.injectable)
+    kind = fields["kind"]
+    facts = (kind not in UNTRAINABLE_KINDS, kind in INJECTABLE_KINDS)
+    return TaskFacts(fields["dataset"], tuple(fields["modalities"]), *facts)
 
 
 TASKS: Registry[Task] = Registry("task", "TASKS", dict.fromkeys(task_definitions(), "medfed.tasks.declared"))

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +39,13 @@ def diagnose() -> list[Check]:
     ]
 
 
+def installing(extra: str) -> str:
+    """Return the command that installs what the extra ``extra`` needs, package by package, beside what is here."""
+    wanted = [line.partition(";") for line in requires("medfed") or []]
+    names = [name.strip() for name, _, condition in wanted if f"extra == '{extra}'" in condition.replace('"', "'")]
+    return f"pip install {' '.join(repr(name) for name in names)}"
+
+
 def _package(name: str) -> Check:
     try:
         return Check(name, version(name), True)
@@ -47,7 +54,7 @@ def _package(name: str) -> Check:
 
 
 def _accelerator() -> Check:
-    import torch
+    import torch  # noqa: PLC0415 (large; loaded where it is used)
 
     return Check("accelerator", torch.cuda.get_device_name() if torch.cuda.is_available() else "none; CPU it is", True)
 

@@ -23,8 +23,6 @@ from medfed.study.data import MissingSettings, PartitionSettings, SplitSettings
 from medfed.tasks.base import Task, TaskSet
 
 SERVER_SPLITS = ("public", "development", "test")
-
-
 ELSEWHERE = "elsewhere"
 """In ``client_tests``: the test patients of sites that do not train. They meet the server's model."""
 
@@ -158,8 +156,6 @@ def _record(
 
 
 Rows = Int[np.ndarray, " row"]
-
-
 NO_ROWS = np.zeros(0, np.int64)
 
 

@@ -25,12 +25,8 @@ from medfed.core.registry import implementation
 from medfed.study.data import TwinSpec
 
 TWIN_MARKER = "SYNTHETIC.json"
-
-
 POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """What polars raises on damaged files; a panic is not even an Exception."""
-
-
 Record = Mapping[str, Any]
 """One row of an index; its values are checked where they are read."""
 

@@ -14,17 +14,9 @@ from medfed.datasets.images import load_image
 from medfed.datasets.labels import flag, nih_patient
 
 TABLE = "Data_Entry_2017_v2020.csv"
-
-
 TABLES = (TABLE, "Data_Entry_2017.csv")
-
-
 LISTS = {"test_list.txt": "test", "train_val_list.txt": "train"}
-
-
 NO_FINDING = "No Finding"
-
-
 LABELS = (
     "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Emphysema", "Fibrosis", "Hernia",
     "Infiltration", "Mass", "Nodule", "Pleural_Thickening", "Pneumonia", "Pneumothorax",

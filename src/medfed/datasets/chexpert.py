@@ -20,14 +20,11 @@ from medfed.datasets.labels import flag, require_values
 
 TABLES = {"valid.csv": "test", "train.csv": "train"}
 """Table → official split: the tasks are tested on the table that radiologists read. ``train.csv`` may be absent."""
-
-
 TARGETS = {
     "enlarged_cardiomediastinum": "Enlarged Cardiomediastinum",
     "pleural_effusion": "Pleural Effusion",
     "atelectasis": "Atelectasis",
 }
-
 
 VALUES = ("1.0", "0.0", "-1.0", "")
 

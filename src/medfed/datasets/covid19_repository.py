@@ -22,19 +22,11 @@ from medfed.datasets.labels import flag
 from medfed.modalities.timeseries import COVID_LABS
 
 TABLE = "data.csv"
-
-
 IDS = ("patient_id", "image_id")
-
-
 RADIOGRAPHS = ("CR", "DX")
 """DICOM modalities of plain films; other images are left out."""
-
-
 COLUMNS = {variable: variable.replace("d_dimer", "d-dimer") for variable in COVID_LABS}
 """Variable of the modality → stem of its columns ``<stem>_offset`` and ``<stem>_val``."""
-
-
 OUTCOMES = {"icu": "icu_admission_offset", "died": "death_offset"}
 """Target → the offset that is filled in if it happened."""
 

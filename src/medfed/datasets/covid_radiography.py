@@ -17,11 +17,7 @@ from medfed.datasets.images import load_image
 from medfed.datasets.labels import flag, nih_patient, require_sources, require_values
 
 FOLDER = "COVID-19_Radiography_Dataset"
-
-
 CLASSES = ("COVID", "Normal")
-
-
 SOURCES = {"ChestX-ray14": "nih", "covid19-image-repository": "hannover"}
 """First word of a source map's ``source`` → the hospital its patient ids belong to."""
 

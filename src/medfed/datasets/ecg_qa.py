@@ -21,11 +21,7 @@ from medfed.datasets.formats import Row, read_rows, text
 from medfed.datasets.ptbxl import PTBXL, read_wfdb
 
 SPLITS = {"train": "train", "valid": "development", "test": "test"}
-
-
 WORDING = "template"
-
-
 TWIN_RECORDS = "ptb-xl"
 """Folder of a twin's own ECGs, beside its questions."""
 

@@ -38,11 +38,7 @@ from medfed.datasets.images import load_image
 
 FILES = {"train": "train", "valid": "train", "test": "test"}
 """Official file → the database its patients are in, which is also their split."""
-
-
 DATABASE = "database/mimic_iv_cxr"
-
-
 IMAGES = (
     "mimic-cxr-jpg*/files",
     "mimic-cxr-jpg*/*/files",
@@ -51,18 +47,11 @@ IMAGES = (
     "../mimic-cxr-jpg*/*/files",
 )
 """Where images may be, below the root; the first that exists is taken."""
-
-
 STUDIES = ("study_id", "study_id1")
-
-
 VISUAL = re.compile(r"\bfunc_vqa\s*\(", re.IGNORECASE)
-
-
 TABLES = re.compile(
     r"\b(patients|admissions|\w+_icd|labevents|prescriptions|cost|\w+events|icustays|transfers)\b", re.IGNORECASE
 )
-
 
 IDENTIFIER = re.compile(r"\s*\b\d{6,}\b")
 
@@ -213,11 +202,7 @@ def _bytes(words: str) -> np.ndarray:
 
 
 DATASETS: tuple[Dataset, ...] = (Ehrxqa(),)
-
-
 NONE = "none"
-
-
 WHETHER = re.compile(r"(?:^|, )(?:has_verb|did_verb|is_verb|is|are|has|did|was|were)\b")
 """How the part of a question's template that asks begins, if it asks whether."""
 

@@ -20,17 +20,9 @@ from medfed.datasets.formats import FileState, find_table, numbers, read_table, 
 from medfed.datasets.labels import require_values
 
 STAYS, EVENTS = "patient.csv", "lab.csv"
-
-
 UNIT_STAY, HOSPITAL_STAY = "patientunitstayid", "patienthealthsystemstayid"
-
-
 IDS = (UNIT_STAY, HOSPITAL_STAY, "uniquepid", "hospitalid")
-
-
 OUTCOMES = {"Expired": 1, "Alive": 0, "": None}
-
-
 OLDEST, AGE_OF_OLDEST = "> 89", "90"
 """Ages above 89 are published as "> 89"; they count as 90."""
 

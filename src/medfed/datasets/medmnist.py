@@ -17,11 +17,7 @@ from medfed.datasets.base import Card, Dataset, Record
 
 SPLITS = {"train": "train", "val": "development", "test": "test"}
 """The file's name of a split → ours."""
-
-
 SIDE = 28
-
-
 HINT = "download it again; expected train, val and test _images (uint8, n × 28 × 28) and _labels (uint8, n × 1)"
 
 

@@ -24,24 +24,12 @@ from medfed.datasets.images import read_grey
 from medfed.datasets.labels import CHEXPERT_LABELS, read_report, require_values
 
 SPLIT, LABELS, METADATA = (f"mimic-cxr-2.0.0-{table}.csv" for table in ("split", "chexpert", "metadata"))
-
-
 SPLITS = {"train": "train", "validate": "development", "test": "test"}
-
-
 FRONTAL = {"PA": 0, "AP": 1}
 """Order of preference among the views of a study; every other view comes after."""
-
-
 OTHER_VIEW = 2
-
-
 VALUES = ("1.0", "0.0", "-1.0", "")
-
-
 REPORTS = "mimic-cxr-reports"
-
-
 IDS = ("subject_id", "study_id")
 
 

@@ -20,11 +20,7 @@ from medfed.datasets.formats import FileState, find_table, numbers, read_table, 
 from medfed.datasets.labels import require_values
 
 STAYS, ADMISSIONS, PATIENTS = "icu/icustays.csv", "hosp/admissions.csv", "hosp/patients.csv"
-
-
 EVENTS = "hosp/labevents.csv"
-
-
 EVENT_COLUMNS = ("subject_id", "itemid", "charttime", "valuenum", "valueuom")
 
 

@@ -29,19 +29,12 @@ from medfed.datasets.formats import inside, read_rows, text, yes_or_no
 from medfed.datasets.images import decode_grey, load_image
 
 FOLDER = "[pP]*[vV][qQ][aA]"
-
-
 SPLITS = {"train": "train", "val": "development", "validation": "development", "test": "test"}
-
-
 RANK = {"train": 0, "development": 1, "test": 2}
-
-
 CONVERT = (
     'a pickle runs code when it is opened; convert it where you trust it: python -c "import json, pickle; '
     "json.dump(pickle.load(open('train_qa.pkl', 'rb')), open('train_qa.json', 'w'))\""
 )
-
 
 Row = dict[str, object]
 

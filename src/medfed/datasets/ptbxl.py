@@ -21,17 +21,9 @@ from medfed.datasets.base import Card, Dataset, Record, read_csv
 from medfed.modalities.signal import LEADS, RAW_HZ
 
 TABLE = "ptbxl_database.csv"
-
-
 COLUMNS = ("ecg_id", "patient_id", "site", "scp_codes", "extra_beats", "strat_fold", "filename_lr")
-
-
 NORMAL_ABOVE = 50.0
-
-
 SPLIT_OF_FOLD = {**dict.fromkeys(range(1, 8), "private"), 8: "public", 9: "development", 10: "test"}
-
-
 T = TypeVar("T")
 
 

@@ -18,14 +18,8 @@ from medfed.datasets.images import load_image
 from medfed.datasets.labels import flag, nih_patient, require_sources, require_values
 
 TABLE = "stage_2_detailed_class_info.csv"
-
-
 BOXES = "stage_2_train_labels.csv"
-
-
 IMAGES = "stage_2_train_images"
-
-
 POSITIVE, NEGATIVE, OTHER = "Lung Opacity", "Normal", "No Lung Opacity / Not Normal"
 
 

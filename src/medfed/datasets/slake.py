@@ -18,8 +18,6 @@ from medfed.datasets.formats import inside, is_closed, origin, read_rows, text
 from medfed.datasets.images import load_image
 
 FOLDER = "Slake1.0"
-
-
 SPLITS = {"train": "train", "validate": "development", "test": "test"}
 
 

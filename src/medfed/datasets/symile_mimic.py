@@ -32,31 +32,15 @@ from medfed.datasets.formats import open_npy
 from medfed.modalities.signal import LEADS, RAW_HZ
 
 NATIVE_LEADS = ("I", "II", "III", "AVR", "AVF", "AVL", "V1", "V2", "V3", "V4", "V5", "V6")
-
-
 NATIVE_HZ = 500
-
-
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-
-
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
-
-
 SLACK = 1e-3
 """How far rounding may carry an intensity out of [0, 1]."""
-
-
 NUM_LABS = 50
-
-
 SPLITS = {"train": "train", "val": "development", "test": "test"}
 """The release's name of a split → ours; the training split is divided between private and public."""
-
-
 FINDING = "No Finding"
-
-
 REPAIR = "compare the line with the table on PhysioNet"
 
 

@@ -19,8 +19,6 @@ from medfed.datasets.formats import inside, is_closed, origin, read_rows, text
 from medfed.datasets.images import load_image
 
 FOLDER = "data_RAD"
-
-
 SPLITS = {"trainset": "train", "testset": "test"}
 
 

@@ -26,17 +26,9 @@ from medfed.datasets.base import Card, Dataset, Record, read_parquet
 from medfed.modalities.timeseries import INPUT, LABS, OUTPUT, VITALS
 
 NUM_HOURS = 24
-
-
 GROUPS = {"vitals": VITALS, "labs": LABS, "input": INPUT, "output": OUTPUT}
-
-
 VARIABLES = tuple(variable for group in GROUPS.values() for variable in group)
-
-
 UNNAMED_DATABASE = "yaib"
-
-
 AGAIN = "extract the cohort again, or compare it with the version on the dataset's card"
 
 
@@ -117,11 +109,7 @@ class Yaib(Dataset):
 
 
 PATIENT_NOTE = "YAIB publishes no patient id, so a stay stands for a patient: a person with two stays cannot be seen."
-
-
 ACCESS = "https://github.com/rvandewater/YAIB-cohorts (needs the source databases from PhysioNet)"
-
-
 CITATION = "van de Water et al., Yet Another ICU Benchmark, ICLR 2024"
 
 

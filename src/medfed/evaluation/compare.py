@@ -41,14 +41,8 @@ from medfed.evaluation.scored import Measure, Scored, read_scored
 from medfed.study.evaluation import BootstrapSettings
 
 MIN_SEEDS = 5
-
-
 LEVEL = 0.05
-
-
 MODEL, BASELINES = "fedkim", ("federated", "heads", BEST)
-
-
 Row = dict[str, Any]
 
 
@@ -79,8 +73,6 @@ class Outcome:
 
 Key = tuple[str, str, str]
 """(label, model, task)."""
-
-
 Outcomes = dict[Key, dict[int, Outcome]]
 """By key and seed."""
 

@@ -5,7 +5,7 @@ modalities are left out.
 
 From raw arrays to prompt embeddings, without the LLM: encoders, projectors, heads and the texts around them.
 
-What a client of a server that takes prompt embeddings needs; :class:`medfed.export.exported.ExportedTask` has the LLM too.
+A client of a server that takes prompt embeddings needs :class:`Processor`; :class:`ExportedTask` has the LLM too.
 
 An exported task in memory, from its folder alone: raw arrays in, prompt embeddings or answers out.
 
@@ -45,8 +45,6 @@ from medfed.study.parts import EncoderSpec
 from medfed.tasks.base import Task
 
 FOLDER, CONFIG = "processor", "processor.json"
-
-
 Adapter = Literal["lora", "merged", "none"]
 
 

@@ -24,13 +24,10 @@ from medfed.study.study import Study
 from medfed.tasks.base import Task
 
 RUN_FILES = ("study.json", "normalisation.json", "scores.json")
-
-
 CALIBRATED = (
     "Its answers are calibrated on unlabelled public examples, which suits balanced accuracy and not the probabilities "
     "of a rare finding."
 )
-
 
 TRUNCATION, CARD = "truncation.json", "README.md"
 

@@ -24,8 +24,6 @@ from medfed.federated.client import Client
 from medfed.tasks.base import Labels, Task, TaskSet
 
 IDS = ("example", "patient")
-
-
 CONTENTS = "contents.json"
 
 

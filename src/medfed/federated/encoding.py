@@ -38,12 +38,8 @@ from medfed.study.federation import UploadDtype
 
 STEPS = 127
 """Steps of a row's scale from 0 to its largest entry."""
-
-
 SLACK, TINY = 1.01, 1e-79
 """What a bound on errors allows for: rounding of the scales themselves, and the square of what is next to zero."""
-
-
 ERROR = "upload_error."
 """Prefix of the metric that tells a component's squared error."""
 

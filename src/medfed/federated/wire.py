@@ -17,11 +17,7 @@ from medfed.core.types import Broadcast, Params, Update
 from medfed.federated.state import copied, join, split
 
 UPDATE_GROUPS = ("delta", "scales", "buffers", "state")
-
-
 BROADCAST_GROUPS = ("params", "buffers", "state")
-
-
 Facts = Mapping[str, Any]
 """JSON values that travel with tensors."""
 

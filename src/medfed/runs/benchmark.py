@@ -1,6 +1,6 @@
 """The benchmark job: one algorithm on one study, the bounds beside it, scores per client (Med-MMFL).
 
-The federation is the same :class:`medfed.runs.federation.Arm` that FedKIM uses, without injection. Beside it stand ``centralised``
+The federation is the same that FedKIM uses, without injection. Beside it stand ``centralised``
 (all private data in one place), ``local`` (every client alone) and constant predictors.
 """
 

@@ -15,8 +15,6 @@ from medfed.tasks.base import Json, TaskSet, closed, trainable
 
 BATCH_SIZE = 64
 """Examples per forward."""
-
-
 WATCHED = ("auroc", "balanced_accuracy")
 """Metrics followed over the rounds on the development set."""
 

@@ -28,12 +28,8 @@ from medfed.tasks.base import TaskSet, trainable
 
 SITES = "sites.json"
 """The run folder's file."""
-
-
 Answers = Mapping[str, SiteScores | Failure]
 """Site → its scores, or why there are none."""
-
-
 _SCORES = TypeAdapter(dict[str, dict[str, float | None]])
 
 

@@ -32,8 +32,6 @@ from medfed.core.types import Update, component
 from medfed.sites.settings import PRIVATE, write_file
 
 ENTRY_BYTES = 4096
-
-
 LOG = "egress.jsonl"
 """The log's file in a site's folder."""
 
@@ -151,8 +149,6 @@ def tensor_names(update: Update) -> tuple[str, ...]:
 
 START = "0" * 64
 """What the first line holds as the hash before it."""
-
-
 Entry = Mapping[str, Any]
 """One line's fields; see :meth:`medfed.sites.audit.AuditLog.append`."""
 

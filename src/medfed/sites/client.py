@@ -44,12 +44,8 @@ from medfed.tasks.base import TaskSet
 
 SCRUBBED = "its data cannot be used; the site's own log says which file"
 """All the server learns of a mistake in a site's data: such messages name files, examples and patients."""
-
-
 OWN_FILES = "its own files (audit log, state) cannot be read or written; the site's own log says which, and why"
 """Likewise of its folder."""
-
-
 CACHE = "cache"
 """In a site's folder, where its decoded data lies if it is to be kept."""
 

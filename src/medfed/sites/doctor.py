@@ -29,12 +29,8 @@ from medfed.study.study import Study
 
 FREE_GIB = 1.0
 """Free disk that the state of the algorithms, caches and the log may need."""
-
-
 SKEW_SECONDS = 4.0
 """A signed request from more than five seconds in the future is refused; the Date header is exact to one."""
-
-
 TIMEOUT_SECONDS = 10.0
 
 

@@ -76,42 +76,20 @@ from medfed.core.errors import RunError
 from medfed.sites.remote import Envelope, Lost
 
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # read when Flower is imported: nothing phones home
-
-
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
-
-
 Request = TypeVar("Request")
-
-
 Response = TypeVar("Response")
-
-
 HEARTBEAT_SECONDS = 10.0
 """How often a site tells that it is there; after two missed beats the server knows it is gone."""
-
-
 REFUSED_SECONDS = 3 * HEARTBEAT_SECONDS
 """A key is free again after two missed beats; one refused for longer is not known."""
-
-
 POLL_SECONDS = 0.1
-
-
 SLOWEST_POLL_SECONDS = 1.0
-
-
 START_SECONDS = 30.0
-
-
 RETRY_SECONDS = 30.0
 """A part of a message is asked for or sent again for so long before the connection is made anew."""
-
-
 LATE_SECONDS = 24 * 3600.0
 """An answer that comes after its deadline is still told of for so long."""
-
-
 UNAVAILABLE = "the site is gone: it missed its heartbeats"
 
 

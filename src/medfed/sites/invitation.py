@@ -20,8 +20,6 @@ from medfed.sites.settings import NAME_PATTERN, read_settings, toml, write_file
 from medfed.study.study import Study, load_study
 
 FACTS, CA, STUDY = "invitation.toml", "ca.pem", "study.toml"
-
-
 COMPARED = ("flwr", "torch")
 """Packages of which both sides need the same version, beside medfed."""
 

@@ -27,11 +27,7 @@ from medfed.study.study import Study
 Part = Literal["encoders", "heads", "decoders", "buffers", "state"]
 """What can leave: a model's encoders, task heads, all its other weights ("decoders": fusion too), its buffers
 (normalisation statistics, which are means of patients' features), and the algorithm's own tensors ("state")."""
-
-
 ANY = "any"
-
-
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
@@ -227,7 +223,6 @@ HEADER = (
     "# What this site lets leave. Only the site's people change this file: no study and no server can.",
     "# A study that asks for more is refused as a whole, with the reason.",
 )
-
 
 COMMENTS = {
     "tasks": 'tasks that may be trained on our patients, or ["any"]',

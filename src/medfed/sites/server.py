@@ -35,14 +35,8 @@ from medfed.sites.status import SiteFailure, StatusFile
 from medfed.study.study import Study
 
 GREETINGS, ROUNDS = "greetings.json", "rounds.jsonl"
-
-
 POLL_SECONDS = 0.2
-
-
 BYE_SECONDS = 5.0
-
-
 RETURN_SECONDS = 15.0
 """A site looks at least every ten seconds whether its server is back."""
 

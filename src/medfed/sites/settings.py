@@ -17,12 +17,8 @@ from medfed.data.sources import SERVER
 from medfed.study.study import explained
 
 Settings = TypeVar("Settings", bound=BaseModel)
-
-
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Names of studies and sites: they become names of files."""
-
-
 PRIVATE, PUBLIC = 0o600, 0o644
 
 

@@ -37,14 +37,8 @@ from medfed.runs.folder import RunDir
 from medfed.sites.settings import PRIVATE, write_file
 
 STATUS = "status.json"
-
-
 State = Literal["waiting", "hello", "training", "evaluating", "done", "failed", "too few sites", "stopped"]
-
-
 OVER: tuple[State, ...] = ("done", "failed", "too few sites", "stopped")
-
-
 KEPT = 20
 """Failures that are kept, newest last."""
 

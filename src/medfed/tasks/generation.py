@@ -21,12 +21,8 @@ from medfed.datasets.decoded import Decoded
 from medfed.tasks.base import RESPONSE_BATCH_SIZE, Json, Task, TaskSet, TrainableTask
 
 PAD, BOS, EOS = 0, 1, 2
-
-
 NUM_SIGNS = 3
 """Ids that are no byte; byte b has the id b + NUM_SIGNS."""
-
-
 NUM_IDS = 256 + NUM_SIGNS
 
 

@@ -25,7 +25,6 @@ POPULATION = Population(
     "ecg-qa", 500_000, 500_000, NoiseShares(drift=0.3, static=0.25, burst=0.25, noted=1.0, first_burst=3, loose=0.15)
 )
 
-
 NOISES = {
     "static_noise": "static noise",
     "burst_noise": "burst noise",
@@ -33,39 +32,19 @@ NOISES = {
     "electrodes_problems": "electrodes problems",
 }
 """Column of the table → what ECG-QA calls it."""
-
-
 KINDS = ("single-verify", "single-choose", "single-query")
-
-
 SHARES_NOISY, SHARES_QUIET = (0.48, 0.26, 0.26), (0.85, 0.075, 0.075)
 """Shares of the kinds for ECGs with and without noise: so three in five are verified, and few answers are ``none``."""
-
-
 SHARE_YES = 0.56
 """Share of yes for ECGs with noise: about three in ten over all, as in ECG-QA."""
-
-
 SHARE_ABOUT_NOISE = 0.8
 """Share of the other questions about ECGs with noise that ask about what is there."""
-
-
 FOLDER_OF_FOLD = {**dict.fromkeys(range(1, 9), "train"), 9: "valid", 10: "test"}
-
-
 MOST_QUESTIONS = 4
-
-
 NONE = "none"
-
-
 T = TypeVar("T")
-
-
 Noisy = frozenset[tuple[str, str]]
 """(noise, lead) of one recording."""
-
-
 Asked = tuple[str, tuple[str, ...], list[str]]
 """Question, the noises it names, and the true answers."""
 

@@ -28,24 +28,12 @@ from medfed.twins.icu_physiology import (
 )
 
 MORTALITY_HOURS = 25
-
-
 HOURS_BEFORE_ONSET = 6
-
-
 SHARE_FIRST_DATABASE = 0.6
-
-
 FIRST_ID = 200_001
-
-
 STRONGEST = 1.4
 """Most that an easy twin exaggerates what burdens do to measurements."""
-
-
 INTEGERS = {"stay_id": pl.Int32, "label": pl.Int32}
-
-
 BLOCK = 100
 """Stays simulated together; the same stay comes out whatever the twin's size."""
 

@@ -21,15 +21,9 @@ from medfed.twins.chest_words import CHINESE, CLINICAL, CLINICAL_MIX, ENGLISH, S
 
 SHARE_TESTED, SHARE_IN_BOTH_FILES = 0.15, 0.1
 """Of VQA-RAD's images: those with test questions only, and those with questions in both official files."""
-
-
 SLAKE_SHARES = {"train": 0.7, "validate": 0.15, "test": 0.15}
-
-
 LANGUAGES = (("en", ENGLISH, 1.0), ("zh", CHINESE, 0.3))
 """Code, words, and share of images that are asked about in it."""
-
-
 Row = dict[str, object]
 
 

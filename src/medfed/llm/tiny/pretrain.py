@@ -43,11 +43,7 @@ from medfed.llm.tiny.open_cases import OpenCase, compose_open
 from medfed.study.foundation import TinySettings
 
 SPECIAL = ("<pad>", "<s>", "</s>")
-
-
 HELD_OUT_EVERY = 10
-
-
 NUM_CHECKED = 300
 
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
+from sharding import expert_params, shard
 
 import sharded_trial
 from medfed.core.errors import RunError
-from medfed.injection.sharding import expert_params, shard
 
 RANKS = ("rank0", "rank1")
 

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from injection_toys import kept_tensors
+from injection_toys import kept_tensors, settings
 from medfed.core.errors import RunError
 from medfed.injection.experts import RoutedLoraModel, add_experts, routed_lora
-from medfed.study.injection import RouterSettings
 
 IN, OUT, MIDDLE = 5, 4, 6
 SHAPES = {
@@ -167,7 +166,7 @@ def test_activations_are_those_of_a_plain_lora_and_a_tenth_of_the_loop() -> None
     x = torch.randn(2, tokens, 512).requires_grad_()
     names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
-    routed = add_experts(decoder(), experts, rank, 16, 0.0, RouterSettings()).base_model
+    routed = add_experts(decoder(), settings(num_experts=experts, rank=rank, alpha=16, dropout=0.0)).base_model
     assert isinstance(routed, RoutedLoraModel)
     lora = get_peft_model(decoder(), LoraConfig(r=experts * rank, target_modules=list(names), task_type="CAUSAL_LM"))
     looped = decoder()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from injection_toys import BOTH, examples, federated_model, foundation, settings
 from medfed.core.types import Batch
-from medfed.injection.encode import Group, encode
+from medfed.injection.encode import encode
 from medfed.injection.inject import Injector
 
 NUM_ITEMS, BATCH_SIZE = 1000, 100
@@ -26,7 +26,7 @@ def taught() -> Injector:
 
 def first_token_scores(made: Injector, batch: Batch) -> Tensor:
     """What transformers' own decoding makes of the answers' first tokens."""
-    model, group = made.injected, Group(BOTH, encode(federated_model().eval(), [(BOTH, batch)])[0], batch)
+    model, group = made.injected, encode(federated_model().eval(), [(BOTH, batch)])[0]
     prompt = model.prompt(BOTH)
     assert all(len(answer) == 1 for answer in prompt.answers)
     laid = model.laid_out(prompt, group)

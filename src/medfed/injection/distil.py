@@ -77,9 +77,7 @@ def distillation_batches(
 
 
 @torch.no_grad()
-def _by_heads(
-    model: MultimodalModel, groups: Sequence[Group], settings: InjectionSettings
-) -> list[DistillationBatch]:
+def _by_heads(model: MultimodalModel, groups: Sequence[Group], settings: InjectionSettings) -> list[DistillationBatch]:
     """Let the heads answer for examples of tasks with the same modalities."""
     tokens, present = _joined(groups)
     count = sum(len(group.batch) for group in groups)
@@ -88,7 +86,9 @@ def _by_heads(
         tokens = _mixed(tokens, present, count, device)
     peers = [task for task in model.tasks.values() if task.modalities == groups[0].task.modalities]
     number = {task.name: position for position, task in enumerate(peers)}
-    question_of = torch.cat([torch.full((len(group.batch),), number[group.task.name], device=device) for group in groups])
+    question_of = torch.cat(
+        [torch.full((len(group.batch),), number[group.task.name], device=device) for group in groups]
+    )
     crossed = torch.rand(count, device=device) < settings.teacher_crossing
     question_of = torch.where(crossed, torch.randint(len(peers), (count,), device=device), question_of)
     batches = []

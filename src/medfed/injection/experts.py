@@ -1,8 +1,8 @@
 """Experts: P low-rank updates of every attention and MLP projection, mixed by the router (FedKIM Eq. 5).
 
 out = W h + (a/r) Σ_p α_p B_p A_p h. α does not depend on the token. The sum is therefore one LoRA of rank P·r whose
-middle activations are scaled by α, never a loop over experts. ``lora_A`` is ``[P·r, in]`` and ``lora_B`` ``[out, P·r]``;
-expert p owns rows (columns) p·r to (p+1)·r. B starts at 0, so injection starts as the identity.
+middle activations are scaled by α, never a loop over experts. ``lora_A`` is ``[P·r, in]``, ``lora_B`` ``[out, P·r]``.
+Expert p owns rows (columns) p·r to (p+1)·r. B starts at 0, so injection starts as the identity.
 
 The experts are a PEFT tuner of its own type, with the router as a child that is saved along. PEFT's LoRA layers compute
 :func:`routed_lora` instead of a plain LoRA; all of them read α from one :class:`Routing`.

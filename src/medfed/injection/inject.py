@@ -156,7 +156,7 @@ class Injector(InjectedPredictor):
         self._optimizer.zero_grad()
         return torch.cat(losses).mean().item(), _by_task(batches, losses), norm.item()
 
-    def _backward(self, batches: Sequence[DistillationBatch]) -> list[Float[Tensor, " batch"]]:
+    def _backward(self, batches: Sequence[DistillationBatch]) -> list[Float[Tensor, " _"]]:
         """Add up the gradients of the mean loss over all examples, bucket by bucket; return the losses by example.
 
         The graph is cut at α and at the encoders' tokens, which all buckets share. Below the cuts it runs once.
@@ -193,9 +193,7 @@ class Injector(InjectedPredictor):
             for bucket in self.injected.buckets([groups[number] for number in numbers])
         ]
 
-    def _loss(
-        self, batch: DistillationBatch, likelihoods: Float[Tensor, "batch answer"]
-    ) -> Float[Tensor, " batch"]:
+    def _loss(self, batch: DistillationBatch, likelihoods: Float[Tensor, "batch answer"]) -> Float[Tensor, " batch"]:
         """Return the mean cross-entropy of an answer's tokens, expected under the target, per example."""
         lengths = likelihoods.new_tensor([len(answer) for answer in self.injected.prompt(batch.group.task).answers])
         return -(batch.target * likelihoods / lengths).sum(-1)
@@ -313,7 +311,7 @@ class GraphCut:
             torch.autograd.backward([value for value, _ in below], [grad for _, grad in below])
 
 
-def _by_task(batches: Sequence[DistillationBatch], losses: Sequence[Float[Tensor, " batch"]]) -> dict[str, float]:
+def _by_task(batches: Sequence[DistillationBatch], losses: Sequence[Float[Tensor, " _"]]) -> dict[str, float]:
     """Return the mean loss by task."""
     parts: dict[str, list[Tensor]] = {}
     for batch, part in zip(batches, losses, strict=True):

@@ -12,7 +12,6 @@ so an LLM that never saw an end decodes "Yes Yes Yes …"; the rule is the same 
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn import functional as F

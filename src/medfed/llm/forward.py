@@ -39,8 +39,11 @@ def run(llm: nn.Module, windows: Windows, batch: PromptBatch, cache: object = No
 
 
 def answer_logits(
-    llm: nn.Module, sizes: Sequence[int], counts: Sequence[int], forward: Callable[[], Float[Tensor, "batch kept vocab"]]
-) -> list[Float[Tensor, "size count vocab"]]:
+    llm: nn.Module,
+    sizes: Sequence[int],
+    counts: Sequence[int],
+    forward: Callable[[], Float[Tensor, "batch kept vocab"]],
+) -> list[Float[Tensor, "_ _ vocab"]]:
     """Return the logits of the last ``counts[i]`` positions of the ``sizes[i]`` examples of every group.
 
     Args:

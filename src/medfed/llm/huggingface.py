@@ -149,7 +149,7 @@ def keep_layout(model: nn.Module) -> None:
 
 
 def refuse_quantised(layer: nn.Module) -> None:
-    """Make sure that an update can be added to the weight of a linear ``layer``: rounding the sum would lose most of it.
+    """Make sure that an update can be added to the weight of ``layer``: a rounded sum would lose most of it.
 
     Raises:
         RunError: it is quantised.

@@ -103,7 +103,7 @@ def test_a_gradient_comes_alone_too(wanted: int) -> None:
 @pytest.mark.parametrize("shape", [(6, IN), (3, 2, IN)])
 def test_rows_of_alpha_that_belong_to_nobody_are_refused(shape: tuple[int, ...]) -> None:
     given = parts(shape, 2)
-    with pytest.raises(RunError, match=r"(?s)2 rows of α for an input of shape .*one task per batch"):
+    with pytest.raises(RunError, match=r"(?s)2 rows of α do not fit an input of shape .*one task per batch"):
         routed_lora(*given)
 
 

@@ -90,7 +90,7 @@ def trial(
         step_seconds=whole(*_in_turn(lambda: short.step(tried), lambda: long.step(tried))),
         forward_seconds=whole(*_in_turn(lambda: short.forward(tried), lambda: long.forward(tried))),
         token_seconds=whole(*_in_turn(lambda: short.forward(token), lambda: long.forward(token))),
-        kept_bytes=round(whole(short.kept_bytes(tried), long.kept_bytes(tried))),
+        kept_bytes=round(whole(float(short.kept_bytes(tried)), float(long.kept_bytes(tried)))),
     )
 
 

@@ -69,7 +69,7 @@ def test_what_is_drawn_is_what_the_encoders_say_of_it() -> None:
     draws = [Draw("both-task", 5), Draw("image-task", 3), Draw("both-task", 2), Draw("both-task", 5)]
     kept = encode_ahead(model, sets, draws, "cpu")
     assert kept is not None
-    both, image = kept.groups(draws)
+    both, image = kept(draws)
     for group, positions in ((both, [5, 2, 5]), (image, [3])):
         for row, position in enumerate(positions):
             batch = sets[group.task.name].batch(torch.tensor([position]).numpy())
@@ -97,7 +97,8 @@ def asked_twice(task_sets: list[TaskSet], limit: int = LIMIT_BYTES) -> tuple[lis
     model = counted(federated_model(), calls)
     server = Injector(foundation(), model, (IMAGE, BOTH), settings(), 0)
     server._tokens = TokenCache(model, limit)
-    return [torch.from_numpy(server(held)) for held in task_sets], calls
+    with torch.inference_mode():
+        return [server.score_set(held, 64) for held in task_sets], calls
 
 
 def same_rows() -> list[TaskSet]:

@@ -34,7 +34,7 @@ from medfed.core.types import Batch
 from medfed.injection.encode import HEAD, encode, token_dims, with_head_tokens
 from medfed.injection.experts import load_experts
 from medfed.injection.model import InjectedModel, Projector, module_name
-from medfed.injection.predict import InjectedPredictor
+from medfed.injection.predict import LLMPredictor
 from medfed.llm.foundation import Foundation, load_foundation
 from medfed.llm.prompt import ANSWER, CUE, QUESTION
 from medfed.modalities.base import Modality
@@ -295,7 +295,7 @@ class ExportedTask:
         injected = InjectedModel(foundation, dims, settings).move_to(device).eval()
         injected.check(processor.task)
         injected.projectors.load_state_dict(processor.projectors.state_dict())
-        self._llm = InjectedPredictor(processor.model, injected, settings, device)
+        self._llm = LLMPredictor(processor.model, injected, settings, device)
         name = processor.task.name
         self._llm.offsets = {f"{name}: {asked}": list(offset) for asked, offset in config.calibration.items()}
 

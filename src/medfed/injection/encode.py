@@ -128,37 +128,6 @@ def _positions(draws: Sequence[Draw]) -> dict[str, Int[np.ndarray, " draw"]]:
     return {name: np.array([draw.position for draw in draws if draw.task == name]) for name in tasks}
 
 
-class _Rows(NamedTuple):
-    """Tokens of some rows of a dataset in one modality, and the place of every row among them."""
-
-    place: Int[Tensor, " row"]
-    tokens: Float[Tensor, "encoded tokens dim"]
-
-
-class EncodedDraws:
-    """A round's examples with their tokens.
-
-    Args:
-        sets: examples by task.
-        rows: tokens by dataset and modality; a modality that no example has is left out.
-        device: of the batches.
-    """
-
-    def __init__(self, sets: Mapping[str, TaskSet], rows: Mapping[tuple[int, str], _Rows], device: str) -> None:
-        self._sets, self._rows, self._device = sets, rows, device
-
-    def groups(self, draws: Sequence[Draw]) -> list[Group]:
-        """Return the drawn examples by task, tasks in alphabetical order."""
-        return [
-            _group(self._sets[name], positions, self._device, self._tokens)
-            for name, positions in _positions(draws).items()
-        ]
-
-    def _tokens(self, data: Decoded, modality: str, rows: Int[np.ndarray, " row"]) -> Tensor:
-        place, tokens = self._rows[id(data), modality]
-        return tokens[place[torch.from_numpy(rows).to(self._device)]]
-
-
 @torch.no_grad()
 def encode_ahead(
     model: MultimodalModel,
@@ -166,23 +135,22 @@ def encode_ahead(
     draws: Sequence[Draw],
     device: str,
     limit_bytes: int = LIMIT_BYTES,
-) -> EncodedDraws | None:
-    """Encode all examples that ``draws`` name, each once; None where the tokens would not fit into ``limit_bytes``.
+) -> Callable[[Sequence[Draw]], list[Group]] | None:
+    """Encode all examples that ``draws`` name, each once, and return a function that does as :func:`encode_draws`.
 
     Args:
         model: its encoders, in eval mode.
         sets: examples by task.
         draws: all draws of a round.
         device: of the encoders.
-        limit_bytes: memory for the tokens.
+        limit_bytes: memory for the tokens; None is returned where it does not suffice.
     """
     wanted: dict[tuple[int, str], tuple[Decoded, list[np.ndarray]]] = {}
     for name, examples in sets.items():
         drawn = examples.rows[np.unique([draw.position for draw in draws if draw.task == name]).astype(np.int64)]
         for modality in examples.task.modalities:
             wanted.setdefault((id(examples.data), modality), (examples.data, []))[1].append(drawn)
-    encoded: dict[tuple[int, str], _Rows] = {}
-    left = limit_bytes
+    encoded: dict[tuple[int, str], tuple[Int[Tensor, " row"], Float[Tensor, "encoded tokens dim"]]] = {}
     for (key, modality), (data, parts) in wanted.items():
         rows = np.unique(np.concatenate(parts))
         rows = rows[data.present[modality][rows]]
@@ -191,14 +159,19 @@ def encode_ahead(
             samples = data.samples[modality][rows[start : start + _CHUNK]]
             tokens.append(model.tokens(modality, torch.from_numpy(samples).to(device)))
             if start == 0:
-                left -= tokens[0][0].nbytes * len(rows)
-                if left < 0:
+                limit_bytes -= tokens[0][0].nbytes * len(rows)
+                if limit_bytes < 0:
                     return None
         if tokens:
             place = torch.zeros(len(data.index), dtype=torch.long, device=device)
             place[torch.from_numpy(rows).to(device)] = torch.arange(len(rows), device=device)
-            encoded[key, modality] = _Rows(place, torch.cat(tokens))
-    return EncodedDraws(sets, encoded, device)
+            encoded[key, modality] = (place, torch.cat(tokens))
+
+    def tokens_of(data: Decoded, modality: str, rows: Int[np.ndarray, " row"]) -> Tensor:
+        place, tokens = encoded[id(data), modality]
+        return tokens[place[torch.from_numpy(rows).to(device)]]
+
+    return lambda some: [_group(sets[name], at, device, tokens_of) for name, at in _positions(some).items()]
 
 
 def _group(

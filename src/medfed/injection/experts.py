@@ -60,16 +60,14 @@ def add_experts(model: nn.Module, settings: InjectionSettings) -> PeftModel:
         "bias": "none",
         "task_type": "CAUSAL_LM",
     }
-    routed = count > 1
+    if count == 1:
+        config = LoraConfig(**common)
+    else:
+        config = RoutedLoraConfig(num_experts=count, router=settings.router.model_dump(), **common)
     with warnings.catch_warnings():
         # PEFT reads an attribute that transformers has deprecated.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-        return get_peft_model(
-            model,
-            RoutedLoraConfig(num_experts=count, router=settings.router.model_dump(), **common)
-            if routed
-            else LoraConfig(**common),
-        )
+        return get_peft_model(model, config)
 
 
 @dataclass
@@ -263,11 +261,8 @@ def routed_lora(
     """Return ``result + (scales ∘ (x Aᵀ)) Bᵀ``, as one function with its own gradient (FedKIM Eq. 5).
 
     Automatic differentiation would keep the middle activations twice, plain and scaled, and copies of A and B wherever
-    their dtype is not the LLM's. This function keeps what a plain LoRA of the same rank keeps: the input, which the
-    q, k and v projections share, and the middle activations. The second matrix product takes the sum itself (addmm).
-
-    Everything is computed in the dtype of ``result`` (with autocast: what autocast chose there). A gradient has the
-    dtype of its tensor.
+    their dtype is not the LLM's. This function keeps as much as a plain LoRA of the same rank: input and middle
+    activations. Everything is computed in the dtype of ``result``; a gradient has the dtype of its tensor.
 
     Args:
         x: input of the layer, after dropout.
@@ -333,10 +328,7 @@ class _RoutedLora(torch.autograd.Function):
 def _scaled(
     middle: Float[Tensor, "*batch middle"], scales: Float[Tensor, "example middle"]
 ) -> Float[Tensor, "*batch middle"]:
-    rows = scales.to(middle.dtype)
-    if len(rows) == 1:
-        return middle * rows
-    return middle * rows.view(len(rows), *(1 for _ in middle.shape[1:-1]), rows.shape[-1])
+    return middle * scales.to(middle.dtype).view(len(scales), *(1 for _ in middle.shape[1:-1]), scales.shape[-1])
 
 
 def _flat(values: Float[Tensor, "*batch width"]) -> Float[Tensor, "row width"]:

@@ -41,7 +41,7 @@ from medfed.injection.distil import (
 from medfed.injection.encode import Group, encode_ahead, encode_draws, token_dims
 from medfed.injection.experts import save_experts
 from medfed.injection.model import InjectedModel
-from medfed.injection.predict import InjectedPredictor
+from medfed.injection.predict import LLMPredictor
 from medfed.injection.router import entropy, mutual_information, total_variation
 from medfed.llm.foundation import Foundation
 from medfed.models.multimodal import MultimodalModel
@@ -49,7 +49,7 @@ from medfed.study.injection import InjectionSettings
 from medfed.tasks.base import Task, TaskSet
 
 
-class Injector(InjectedPredictor):
+class Injector(LLMPredictor):
     """The server's side: the injected LLM, its optimizer, and the encoders it shares with the federated model.
 
     Args:
@@ -134,9 +134,8 @@ class Injector(InjectedPredictor):
         frozen = self._settings.encoder_lr == 0
         if frozen:
             self._train(mode=True)
-            ahead = encode_ahead(self._model, sets, draws, self._device)
-            if ahead is not None:
-                return ahead.groups
+            if ahead := encode_ahead(self._model, sets, draws, self._device):
+                return ahead
         return partial(encode_draws, self._model, sets, device=self._device, frozen=frozen)
 
     def _step(self, groups: Sequence[Group], *, aligning: bool) -> tuple[float, dict[str, float], float]:

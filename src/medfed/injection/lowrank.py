@@ -1,7 +1,7 @@
 """The experts of one task as an ordinary LoRA, and its best approximation of a smaller rank.
 
-α does not depend on the token, so it is folded into B: Σ_p α_p (a/r) B_p A_p = (B · diag(s)) A with s = α·a/r repeated
-over each expert's directions. This is a plain LoRA of rank P·r with scaling 1, which stock PEFT loads.
+α does not depend on the token and is folded into B: Σ_p α_p (a/r) B_p A_p = (B · diag(s)) A with s = α·a/r, repeated
+over each expert's directions. This is a plain LoRA of rank P·r with scaling 1.
 
 An update of ``W [out, in]`` is ``up @ down``. Its singular value decomposition comes from the QR decompositions of the
 two factors and the SVD of a matrix as small as the rank (Eckart & Young 1936 for the truncation). The dense update is
@@ -54,13 +54,7 @@ class Loss(NamedTuple):
 
 
 class Truncation(NamedTuple):
-    """Layers cut to one rank.
-
-    Attributes:
-        rank: of every layer now.
-        factors: by layer.
-        losses: by layer.
-    """
+    """Layers cut to one rank: their factors and losses by name."""
 
     rank: int
     factors: dict[str, Factors]
@@ -116,20 +110,10 @@ def truncated(layers: Mapping[str, Factors], rank: int) -> Truncation:
     """
     if rank < 1:
         raise StudyError(f"--rank {rank} leaves nothing", hint="give a rank of 1 or more, or leave --rank out")
-    largest = max(len(factors.down) for factors in layers.values())
-    if rank >= largest:
-        norms = {name: float(singular_values(factors).square().sum()) for name, factors in layers.items()}
-        return Truncation(largest, dict(layers), {name: Loss(0.0, norm) for name, norm in norms.items()})
-    cut = {name: _cut(factors, rank) for name, factors in layers.items()}
-    return Truncation(
-        rank, {name: factors for name, (factors, _) in cut.items()}, {name: loss for name, (_, loss) in cut.items()}
-    )
-
-
-def singular_values(factors: Factors) -> Float[Tensor, " value"]:
-    """Return the singular values of ``up @ down``, largest first, in float64."""
-    values: Tensor = torch.linalg.svdvals(_core(factors)[1])
-    return values
+    full = max(len(factors.down) for factors in layers.values())
+    cut = {name: _cut(factors, min(rank, full)) for name, factors in layers.items()}
+    kept = dict(layers) if rank >= full else {name: factors for name, (factors, _) in cut.items()}
+    return Truncation(min(rank, full), kept, {name: loss for name, (_, loss) in cut.items()})
 
 
 def _cut(factors: Factors, rank: int) -> tuple[Factors, Loss]:

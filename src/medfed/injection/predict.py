@@ -1,7 +1,7 @@
 """The injected LLM as a predictor: probabilities of the answers to closed questions, texts for open ones.
 
-Closed questions are scored by the log-likelihoods of all answers, in one forward per batch, or one per bucket where
-examples bring questions of different length. Nothing is random and nothing is trained.
+Closed questions are scored by the log-likelihoods of all answers. One forward serves a batch, or a bucket where examples
+bring questions of different length. Nothing is random and nothing is trained.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -25,11 +24,8 @@ from medfed.tasks.base import Task, TaskSet
 
 T = TypeVar("T")
 
-BATCH_SIZE = 64
-"""Examples per forward where a whole set is predicted."""
 
-
-class InjectedPredictor:
+class LLMPredictor:
     """Answers questions about examples.
 
     Attributes:
@@ -50,11 +46,6 @@ class InjectedPredictor:
         self.injected = injected
         self._tokens = TokenCache(model)
         self.offsets: dict[str, list[float]] = {}
-
-    @torch.inference_mode()
-    def __call__(self, examples: TaskSet) -> Float[np.ndarray, "example answer"]:
-        """Return the probability of every answer, in the order of ``examples``."""
-        return self.score_set(examples, BATCH_SIZE).double().numpy()
 
     @torch.no_grad()
     def score(self, task: Task, batch: Batch) -> Float[Tensor, "batch answer"]:
@@ -81,7 +72,7 @@ class InjectedPredictor:
             return self._answers(self._group(task, batch), max_new_tokens)
 
     @torch.no_grad()
-    def answer_set(self, examples: TaskSet, max_new_tokens: int, batch_size: int = BATCH_SIZE) -> list[str]:
+    def answer_set(self, examples: TaskSet, max_new_tokens: int, batch_size: int) -> list[str]:
         """Return :meth:`answer` of all examples in order, ``batch_size`` per forward."""
         with self._answering(examples.task):
             groups = self._groups(examples, batch_size)

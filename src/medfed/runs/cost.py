@@ -25,12 +25,12 @@ from medfed.datasets.decoded import Decoded
 from medfed.injection.encode import token_dims
 from medfed.injection.experts import add_experts
 from medfed.injection.model import Projector
-from medfed.injection.predict import BATCH_SIZE
 from medfed.llm.checkpoints import check_foundation
 from medfed.llm.huggingface import HubTokenizer, locate
 from medfed.llm.prompt import TextTokenizer, build_prompt
 from medfed.models.multimodal import MultimodalModel
 from medfed.runs.federation import build_multimodal
+from medfed.runs.predictors import BATCH_SIZE
 from medfed.runs.trial import Shape, Trial, num_params, trial
 from medfed.study.foundation import HuggingFaceSettings, TinySettings
 from medfed.study.injection import InjectionSettings

@@ -13,8 +13,7 @@ from injection_toys import BOTH, IMAGE, WORDY, examples, federated_model, founda
 from medfed.core.torch_rng import torch_seeded
 from medfed.injection.encode import encode
 from medfed.injection.inject import Injector
-from medfed.injection.model import InjectedModel
-from medfed.injection.texts import Texts
+from medfed.injection.model import InjectedModel, Texts
 from medfed.llm.forward import PrefixCache
 from medfed.llm.foundation import Foundation
 from medfed.llm.masks import Windows

@@ -4,10 +4,9 @@ Order of an epoch: tasks are mixed within a batch. Balanced over tasks, every ta
 an epoch, and to every batch as nearly as its size allows. Balanced over classes, so does every class within its task.
 Smaller tasks and classes repeat, each in fresh permutations.
 
-Length buckets: a forward costs its padded positions and a fixed part (Python, kernel launches). Groups of examples
-sorted by length are cut where that sum is least: a tiny LLM never runs twice to save ten positions, a large one does.
-The fixed part is counted in positions, from the size of the LLM alone. No clock is read, so a resumed run makes the
-same buckets.
+Length buckets: a forward costs its padded positions and a fixed part (Python, kernel launches). Groups sorted by length
+are cut where the sum is least. A tiny LLM never runs twice to save ten positions, a large one does. The fixed part is
+counted in positions, from the size of the LLM alone. No clock is read, so a resumed run makes the same buckets.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from jaxtyping import Int
 from torch import nn
 
 _MULTIPLIES_PER_LAYER = {"cpu": 1e7, "cuda": 5e10}
-"""Multiplications that a device does in the time of a decoder layer's fixed part: measured on one core; for a GPU half
-a millisecond of launches at 100 TFLOP/s. A factor of a few does not matter.
+"""Multiplications in the time of a decoder layer's fixed part: measured on one core; on a GPU, half a millisecond of
+launches at 100 TFLOP/s. A factor of a few does not matter.
 """
 
 

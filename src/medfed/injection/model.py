@@ -14,24 +14,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import lru_cache
 from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from medfed.core.errors import StudyError
 from medfed.injection.batching import fixed_cost, length_buckets
 from medfed.injection.encode import HEAD, Group
 from medfed.injection.experts import ADAPTER, RoutedLoraModel, add_experts
-from medfed.injection.router import Router
-from medfed.injection.texts import Texts
+from medfed.injection.router import Description, Router
 from medfed.llm.decoding import decode_greedily
 from medfed.llm.forward import Continued, PrefixCache, answer_logits, run
 from medfed.llm.foundation import Foundation
-from medfed.llm.prompt import Prompt, PromptBatch, answer_log_likelihoods, assemble, pad_left
-from medfed.study.injection import InjectionSettings, ProjectorKind
+from medfed.llm.prompt import Prompt, PromptBatch, answer_log_likelihoods, assemble, build_prompt, pad_left
+from medfed.study.injection import InjectionSettings, Order, ProjectorKind
 from medfed.tasks.base import Task
+
+
+_NUM_PROMPTS, _NUM_EMBEDDED = 2048, 256
+"""Texts kept; the least recently used goes first."""
 
 
 class InjectedModel(nn.Module):
@@ -129,7 +134,7 @@ class InjectedModel(nn.Module):
         """Make sure that the LLM can answer ``task``.
 
         Raises:
-            StudyError: it reads a modality without a projector, or its answers cannot be told apart.
+            StudyError: it reads a modality without a projector, or its answers are not distinct.
         """
         self.prompt(task)
         if missing := [name for name in task.modalities if name not in self.projectors]:
@@ -212,3 +217,48 @@ class Projector(nn.Module):
 def module_name(tokens: str) -> str:
     """Return the name of a projector by that of its tokens: PyTorch allows no dot in a module's name."""
     return tokens.replace(".", "-")
+
+
+class Texts:
+    """The frozen texts of an injected LLM, made once: prompts as token ids, embeddings of prompts and descriptions.
+
+    Embeddings belong to the embedding table as it is in memory; after it moves or changes, they are made again.
+    """
+
+    def __init__(self, foundation: Foundation, order: Order) -> None:
+        self._foundation, self._order = foundation, order
+        self._prompts: dict[tuple[str, tuple[str, ...]], Prompt] = {}
+        self._embedded = lru_cache(_NUM_EMBEDDED)(self._embed)
+        self._descriptions = lru_cache(_NUM_EMBEDDED)(self._describe)
+
+    def prompt(self, task: Task) -> Prompt:
+        """Return the task's texts as token ids; raise StudyError if its answers are not distinct."""
+        key = (task.question, task.answers)
+        prompt = self._prompts.pop(key, None) or build_prompt(task, self._foundation.tokenizer, self._order)
+        self._prompts[key] = prompt
+        if len(self._prompts) > _NUM_PROMPTS:
+            del self._prompts[next(iter(self._prompts))]
+        return prompt
+
+    def embedded(self, ids: tuple[int, ...]) -> Float[Tensor, "position width"]:
+        """Return the embeddings of token ids; do not write into them."""
+        return self._embedded(ids, self._table())
+
+    def described(self, texts: Sequence[str]) -> Description:
+        """Return embedded descriptions; do not write into them."""
+        return self._descriptions(tuple(texts), self._table())
+
+    def _table(self) -> tuple[torch.device, int, int]:
+        table = self._foundation.table
+        return table.device, table.data_ptr(), table._version
+
+    def _embed(self, ids: tuple[int, ...], _: object) -> Tensor:
+        with torch.inference_mode(mode=False), torch.no_grad():  # scoring may make what training will read
+            return self._foundation.embed(ids)
+
+    def _describe(self, texts: tuple[str, ...], table: object) -> Description:
+        embedded = [self._embed(tuple(self._foundation.tokenizer.encode(text)), table) for text in texts]
+        with torch.inference_mode(mode=False), torch.no_grad():
+            padded = pad_sequence(embedded, batch_first=True)
+            lengths = torch.tensor([len(part) for part in embedded], device=padded.device)
+            return Description(padded, torch.arange(padded.shape[1], device=padded.device) < lengths.unsqueeze(1))

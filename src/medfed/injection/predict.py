@@ -1,7 +1,7 @@
 """The injected LLM as a predictor: probabilities of the answers to closed questions, texts for open ones.
 
-Closed questions are scored by the log-likelihoods of all answers. One forward serves a batch, or a bucket where examples
-bring questions of different length. Nothing is random and nothing is trained.
+Closed questions are scored by the log-likelihoods of all answers, in one forward per batch. Where examples bring
+questions of different length, it is one per bucket. Nothing is random and nothing is trained.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ import json
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from medfed.core.errors import StudyError
 
@@ -82,61 +81,29 @@ def safetensors_in(folder: Path) -> list[Path]:
     return files
 
 
-class Shards:
-    """The tensors of a folder.
-
-    Args:
-        folder: holds ``*.safetensors``, with or without an index.
+def tensor_files(folder: Path) -> dict[str, Path]:
+    """Return tensor → safetensors file of a checkpoint, with or without an index.
 
     Raises:
         StudyError: no safetensors, a damaged file, a tensor in two files, or an index that does not fit the files.
     """
-
-    def __init__(self, folder: Path) -> None:
-        self._files: dict[str, Path] = {}
-        for path in safetensors_in(folder):
-            for name in _names(path):
-                if name in self._files:
-                    raise StudyError("it is in two files", where=f"tensor {name!r}", hint="remove the wrong file")
-                self._files[name] = path
-        self._check_index(folder / INDEX)
-
-    @property
-    def names(self) -> frozenset[str]:
-        """All tensors."""
-        return frozenset(self._files)
-
-    @property
-    def dtype(self) -> str:
-        """The dtype of the first tensor, by its name in torch."""
-        return str(self.read(min(self._files)).dtype).removeprefix("torch.")
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Return a tensor's shape without reading it."""
-        with safe_open(self._files[name], "pt") as file:
-            return tuple(file.get_slice(name).get_shape())
-
-    def read(self, name: str) -> Tensor:
-        """Return a tensor."""
-        with safe_open(self._files[name], "pt") as file:
-            tensor: Tensor = file.get_tensor(name)
-        return tensor
-
-    def _check_index(self, path: Path) -> None:
-        if not path.is_file():
-            return
-        for name, file in json.loads(path.read_text(encoding="utf-8"))["weight_map"].items():
-            if name not in self._files or self._files[name].name != file:
-                raise StudyError(
-                    f"{path.name} places it in {file}, which does not hold it",
-                    where=f"tensor {name!r}",
-                    hint="fetch the checkpoint again, index included",
-                )
-
-
-def _names(path: Path) -> list[str]:
-    try:
-        with safe_open(path, "pt") as file:
-            return list(file.keys())
-    except (SafetensorError, OSError) as error:
-        raise StudyError(f"not a whole safetensors file: {error}", where=path, hint="fetch it again") from error
+    files: dict[str, Path] = {}
+    for path in safetensors_in(folder):
+        try:
+            with safe_open(path, "pt") as file:
+                names = list(file.keys())
+        except (SafetensorError, OSError) as error:
+            raise StudyError(f"not a whole safetensors file: {error}", where=path, hint="fetch it again") from error
+        if twice := sorted(files.keys() & names):
+            raise StudyError("it is in two files", where=f"tensor {twice[0]!r}", hint="remove the wrong file")
+        files |= dict.fromkeys(names, path)
+    index = folder / INDEX
+    places = json.loads(index.read_text(encoding="utf-8"))["weight_map"] if index.is_file() else {}
+    for name, place in places.items():
+        if files.get(name) != folder / place:
+            raise StudyError(
+                f"{INDEX} places it in {place}, which does not hold it",
+                where=f"tensor {name!r}",
+                hint="fetch the checkpoint again, index included",
+            )
+    return files

@@ -6,8 +6,8 @@ token, at a line break behind its first word, where a next question begins, or a
 token is taken at every step (the lower id on a tie), so nothing is random. Rounding aside, an answer does not depend on
 the rest of the batch.
 
-Deviation: an answer also ends before a word that repeats the previous one. Closed answers are trained without an end,
-so an LLM that never saw an end decodes "Yes Yes Yes …"; the rule is the same for every model and question.
+Deviation: an answer also ends before a word that repeats the previous one, for every model and question. Closed answers
+are trained without an end, so an LLM that never saw an end decodes "Yes Yes Yes …".
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def is_finished(text: str) -> bool:
 
 
 def _first_repeat(words: list[str]) -> int:
-    """Return the place of the first word that repeats the one before it, letter case aside; the length without one."""
+    """Return the place of the first word that repeats the one before it in any case; the length without one."""
     return next((n for n in range(1, len(words)) if words[n].lower() == words[n - 1].lower()), len(words))
 
 

@@ -1,7 +1,7 @@
 """Turn the weights of InternLM2 (MMedLM 2, the LLM of the FedKIM paper) into those of the same LLM as a Llama.
 
-InternLM2 (Cai et al. 2024, Sec. 2.1) is a Llama under other names, with one difference. The queries, keys and values of
-a layer are one matrix ``wqkv``, whose rows are grouped by key-value head: the queries of its group, the key, the value.
+InternLM2 (Cai et al. 2024, Sec. 2.1) is a Llama under other names, with one difference. A layer has one
+matrix ``wqkv``, whose rows are grouped by key-value head: the queries of its group, the key, the value.
 Transformers has no InternLM2 of its own, so its checkpoints run code of theirs; as a Llama they do not.
 
 The tokenizer is a SentencePiece BPE model (``tokenizer.model``) with Python code around it. The code only adds its
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers
 from tokenizers.models import BPE
@@ -31,7 +32,7 @@ from transformers.convert_slow_tokenizer import generate_merges
 
 from medfed.core.diagnosis import installing
 from medfed.core.errors import StudyError
-from medfed.llm.checkpoints import INDEX, Shards
+from medfed.llm.checkpoints import INDEX, tensor_files
 
 _FUSED = "attention.wqkv"
 _OLD_NAMES = {
@@ -89,14 +90,14 @@ def convert(source: Path, out: Path) -> None:
     if out.exists():
         raise StudyError("the folder exists", where=out, hint="choose another one, or remove it")
     config = _llama_config(source)
-    shards = Shards(source)
-    names = _checked_names(shards, config)
+    files = tensor_files(source)
+    names = _checked_names(files, config)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=out.parent))
     try:
-        _write_weights(shards, config, names, partial)
+        _write_weights(files, config, names, partial)
         convert_tokenizer(source, partial)
-        config.dtype = shards.dtype
+        config.dtype = str(_read(files, min(files)).dtype).removeprefix("torch.")
         config.save_pretrained(partial)
         partial.replace(out)
     finally:
@@ -141,7 +142,7 @@ def _rope(given: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return {"rope_type": kind, "rope_theta": theta, "factor": float(scaling["factor"])}
 
 
-def _checked_names(shards: Shards, config: LlamaConfig) -> dict[str, list[str]]:
+def _checked_names(files: Mapping[str, Path], config: LlamaConfig) -> dict[str, list[str]]:
     """Return InternLM2's name of every tensor → Llama's, three of a fused one, if the checkpoint holds just these."""
     with torch.device("meta"):
         tensors = LlamaForCausalLM(config).state_dict()
@@ -150,8 +151,8 @@ def _checked_names(shards: Shards, config: LlamaConfig) -> dict[str, list[str]]:
     for new in tensors:
         if (old := _old_name(new)) not in optional:
             names.setdefault(old, []).append(new)
-    extra = {name for name in shards.names - names.keys() - optional if not name.endswith(_DERIVED)}
-    if missing := sorted(names.keys() - shards.names):
+    extra = {name for name in files.keys() - names.keys() - optional if not name.endswith(_DERIVED)}
+    if missing := sorted(names.keys() - files.keys()):
         hint = "fetch the checkpoint again"
         raise StudyError(f"is missing ({len(missing)} such)", where=f"tensor {missing[0]!r}", hint=hint)
     hint = "is config.json that of these weights?"
@@ -160,7 +161,7 @@ def _checked_names(shards: Shards, config: LlamaConfig) -> dict[str, list[str]]:
         raise StudyError(what, where=f"tensor {min(extra)!r}", hint=hint)
     for old, parts in names.items():
         expected = (sum(len(tensors[new]) for new in parts), *tensors[parts[0]].shape[1:])
-        if (given := shards.shape(old)) != expected:
+        if (given := _shape(files, old)) != expected:
             what = f"its shape is {given}, and config.json says {expected}"
             raise StudyError(what, where=f"tensor {old!r}", hint=hint)
     return names
@@ -171,9 +172,22 @@ def _old_name(new: str) -> str:
     return next((new.replace(after, before) for after, before in _OLD_NAMES.items() if after in new), new)
 
 
-def _write_weights(shards: Shards, config: LlamaConfig, names: Mapping[str, list[str]], folder: Path) -> None:
+def _shape(files: Mapping[str, Path], name: str) -> tuple[int, ...]:
+    with safe_open(files[name], "pt") as file:
+        return tuple(file.get_slice(name).get_shape())
+
+
+def _read(files: Mapping[str, Path], name: str) -> Tensor:
+    with safe_open(files[name], "pt") as file:
+        tensor: Tensor = file.get_tensor(name)
+    return tensor
+
+
+def _write_weights(
+    files: Mapping[str, Path], config: LlamaConfig, names: Mapping[str, list[str]], folder: Path
+) -> None:
     """Write a file for the tensors outside the layers, and one per layer, with their index."""
-    files: dict[str, str] = {}
+    places: dict[str, str] = {}
     total, count = 0, config.num_hidden_layers + 1
     for number in range(count):
         prefix = f"model.layers.{number - 1}."
@@ -181,13 +195,13 @@ def _write_weights(shards: Shards, config: LlamaConfig, names: Mapping[str, list
         tensors = {
             new: value
             for name in old
-            for new, value in zip(names[name], _split(name, shards.read(name), config), strict=True)
+            for new, value in zip(names[name], _split(name, _read(files, name), config), strict=True)
         }
         file = f"model-{number + 1:05d}-of-{count:05d}.safetensors"
         save_file(tensors, folder / file, metadata={"format": "pt"})
-        files |= dict.fromkeys(tensors, file)
+        places |= dict.fromkeys(tensors, file)
         total += sum(value.nbytes for value in tensors.values())
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(files.items()))}
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
     (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 

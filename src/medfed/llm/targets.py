@@ -23,7 +23,7 @@ def target_modules(model: nn.Module) -> list[str]:
     """Return names by which PEFT finds exactly the :func:`projections`.
 
     A name stands for every module whose name ends with it. A leaf name such as ``up_proj`` therefore serves only if no
-    other module of the model has it too, such as one of a picture tower; else the full names are given.
+    other module has it, such as one of a picture tower. Else the full names are given.
     """
     wanted = set(projections(model))
     taken = {name.rpartition(".")[2] for name, _ in model.named_modules() if name not in wanted}

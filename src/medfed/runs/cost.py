@@ -263,7 +263,7 @@ def workload(study: Study, sources: Sources, tokenizer: TextTokenizer) -> Worklo
     watched = (rounds // every if every else 0) * sum(counts["development"].values())
     opened = [task.name for task in study.tasks if isinstance(task, QuestionAnswering)]
     untrained = [task for task in study.tasks if task.name in study.unseen and isinstance(task, ClosedTask)]
-    pools = [own.name for task in untrained for own in study.train_tasks if own.modalities == task.modalities]
+    pools = [peer.name for task in untrained for peer in study.train_tasks if peer.modalities == task.modalities]
     lengths, positions = zip(*(_length(study, task, data, model, tokenizer) for task in study.tasks), strict=True)
     return Workload(
         num_steps=rounds * injection.num_epochs * math.ceil(drawn / injection.batch_size),

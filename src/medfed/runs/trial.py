@@ -1,8 +1,7 @@
 """A trial of a few layers of the LLM, before it is loaded: the time of a step, and the activations that it keeps.
 
-The LLM is built with one and with two layers of each kind (full and sliding attention have a mask each), with random
-weights and with experts. Each runs a step in turn. Their difference is the share of the layers on this device, measured
-on the code itself.
+The LLM is built with one and with two layers of each kind, full and sliding attention, with random weights and with
+experts. Each runs a step in turn. Their difference is the cost of the layers on this device.
 """
 
 from __future__ import annotations
@@ -136,8 +135,9 @@ class _FewLayers:
         with torch.device(device):
             self.model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=dtype)
         self.model.requires_grad_(False)
-        self._windows, self._dtype, self._device = windows_of(self.model), dtype, device
+        self._width = int(self.model.get_input_embeddings().weight.shape[1])  # type: ignore[operator]
         self._num_experts = settings.num_experts
+        self._windows, self._dtype, self._device = windows_of(self.model), dtype, device
         tuner = add_experts(self.model, settings).base_model if settings.num_experts else None
         self._routed = tuner if isinstance(tuner, RoutedLoraModel) else None
         self.model.eval()
@@ -172,18 +172,12 @@ class _FewLayers:
         return sum(kept.values())
 
     def _loss(self, shape: Shape) -> Float[Tensor, ""]:
-        width = int(self.model.get_input_embeddings().weight.shape[1])  # type: ignore[operator]
-        learning = torch.is_grad_enabled()
-        embeddings = torch.randn(shape.batch, shape.length, width, dtype=self._dtype, device=self._device)
-        causal = torch.ones(shape.length, shape.length, dtype=torch.bool, device=self._device).tril()
-        positions = torch.arange(shape.length, device=self._device).expand(shape.batch, -1)
-        batch = PromptBatch(
-            embeddings.requires_grad_(learning),
-            causal.expand(shape.batch, -1, -1),
-            positions,
-            num_answer_positions=shape.answer_positions,
-        )
-        rows = shape.batch if self._mixed else 1
+        size, length, learning = shape.batch, shape.length, torch.is_grad_enabled()
+        embeddings = torch.randn(size, length, self._width, dtype=self._dtype, device=self._device)
+        causal = torch.ones(length, length, dtype=torch.bool, device=self._device).tril().expand(size, -1, -1)
+        positions = torch.arange(length, device=self._device).expand(size, -1)
+        batch = PromptBatch(embeddings.requires_grad_(learning), causal, positions, shape.answer_positions)
+        rows = size if self._mixed else 1
         alpha = torch.ones(rows, self._num_experts, device=self._device, requires_grad=learning)
         with nullcontext() if self._routed is None else self._routed.routing.using(alpha):
             return run(self.model, self._windows, batch).float().log_softmax(-1)[..., 0].mean()

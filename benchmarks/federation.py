@@ -19,7 +19,6 @@ from torch.nn import functional as F
 from benchmarks.bytes import size
 from benchmarks.rows import Row, Target, counted, peaks
 from benchmarks.timing import Bench, Versus
-from medfed.algorithms.fedavg import FedAvg
 from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Batch, Params
 from medfed.federated.algorithm import Federation
@@ -29,6 +28,7 @@ from medfed.federated.exchange import InProcessExchange
 from medfed.federated.rounds import initial_state, run_round
 from medfed.models.base import FederatedModel
 from medfed.runs.federation import build_model
+from medfed.study.algorithms import FedAvg
 from medfed.study.federation import ClientSettings, RoundSettings, UploadDtype
 from medfed.study.study import Study, load_study
 from medfed.tasks.base import Task, TaskSet

@@ -23,14 +23,10 @@ from torch.nn import functional as F
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests"))  # for the quadratics of the theory tests
 
-from federated_toys import Point, quadratic_client  # noqa: E402
-from medfed.algorithms.fedavg import FedAvg  # noqa: E402
-from medfed.algorithms.fednova import FedNova  # noqa: E402
-from medfed.algorithms.scaffold import Scaffold  # noqa: E402
 from medfed.core.progress import Reporter  # noqa: E402
 from medfed.data.cohort import Cohort  # noqa: E402
 from medfed.data.prepare import decode_all, divide, find_sources  # noqa: E402
-from medfed.federated.algorithm import Algorithm, Federation  # noqa: E402
+from medfed.federated.algorithm import Federation  # noqa: E402
 from medfed.federated.client import Client  # noqa: E402
 from medfed.federated.exchange import InProcessExchange  # noqa: E402
 from medfed.federated.rounds import initial_state, run_rounds  # noqa: E402
@@ -38,15 +34,17 @@ from medfed.federated.state import load_weights  # noqa: E402
 from medfed.modalities.base import Modality  # noqa: E402
 from medfed.models.base import Encoder  # noqa: E402
 from medfed.runs.federation import build_model  # noqa: E402
+from medfed.study.algorithms import AlgorithmSettings, FedAvg, FedNova, Scaffold  # noqa: E402
 from medfed.study.federation import ClientSettings, RoundSettings  # noqa: E402
 from medfed.study.parts import EncoderSpec  # noqa: E402
 from medfed.study.study import Study  # noqa: E402
 from medfed.tasks.base import trainable  # noqa: E402
 from sections import measured  # noqa: E402
+from support.federated_toys import Point, quadratic_client  # noqa: E402
 
 CAUGHT_UP = 1.01
 """A loss has reached another within 1 %."""
-SCAFFOLDS: dict[str, Algorithm] = {
+SCAFFOLDS: dict[str, AlgorithmSettings] = {
     "SCAFFOLD, option I": Scaffold(option="I", weighting="examples"),
     "SCAFFOLD, option II": Scaffold(weighting="examples"),
 }
@@ -85,7 +83,7 @@ class Curves:
 
 
 def run(
-    algorithm: Algorithm,
+    algorithm: AlgorithmSettings,
     clients: list[Client],
     model: Callable[[], nn.Module],
     settings: ClientSettings,
@@ -110,7 +108,9 @@ def run(
 NUM_CLIENTS, DIM = 5, 3
 
 
-def quadratics(algorithms: Mapping[str, Algorithm], title: str, lr: float, sizes: list[int], rounds: int) -> Curves:
+def quadratics(
+    algorithms: Mapping[str, AlgorithmSettings], title: str, lr: float, sizes: list[int], rounds: int
+) -> Curves:
     """Run ``algorithms`` on clients of unlike curvature; one epoch of batches of ten."""
     rng = np.random.default_rng(0)
     curvature, centre = 10 ** rng.uniform(-1, 0.7, (NUM_CLIENTS, DIM)), 2 + 3 * rng.normal(size=(NUM_CLIENTS, DIM))
@@ -144,7 +144,7 @@ def unlike_curvature() -> Curves:
 
 def unequal_steps() -> Curves:
     """Small learning rate, so that unequal steps are all that biases FedAvg."""
-    algorithms: dict[str, Algorithm] = {"FedAvg": FedAvg(), "FedNova": FedNova()}
+    algorithms: dict[str, AlgorithmSettings] = {"FedAvg": FedAvg(), "FedNova": FedNova()}
     return quadratics(algorithms, "Quadratics, unequal steps", 0.02, [10, 20, 30, 60, 120], 40)
 
 

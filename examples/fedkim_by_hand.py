@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from medfed.algorithms.fedavg import FedAvg
 from medfed.core.rng import numpy_rng
 from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Params
@@ -30,6 +29,7 @@ from medfed.injection.inject import Injector
 from medfed.llm.foundation import Foundation
 from medfed.modalities import ENCODERS, MODALITIES
 from medfed.models.multimodal import MultimodalModel
+from medfed.study.algorithms import FedAvg
 from medfed.study.federation import ClientSettings, RoundSettings
 from medfed.study.injection import InjectionSettings
 from medfed.tasks import TASKS

@@ -11,7 +11,6 @@ import pydicom
 import pytest
 from PIL import Image
 
-from image_twins import IMAGE_DATASETS, PNEUMONIA_MNIST, twin
 from medfed.core.errors import DataError
 from medfed.data.decode import decode
 from medfed.datasets.base import Dataset
@@ -24,6 +23,7 @@ from medfed.datasets.medmnist import MedMnist
 from medfed.datasets.rsna_pneumonia import RsnaPneumonia
 from medfed.modalities.image import ImageModality
 from medfed.study.data import TwinSpec
+from support.twins import IMAGE_DATASETS, PNEUMONIA_MNIST, twin
 
 MODALITIES = {"image": ImageModality(size=16)}
 

@@ -11,12 +11,12 @@ import polars as pl
 import pytest
 
 import medfed.federated.memory
-from desk_post import DeskPost, run_over
-from federation_trial import STUDY, Fault, Trial
 from medfed.core.errors import RunError, TooFewSitesError
 from medfed.sites.folder import POLICY
 from medfed.sites.remote import Envelope
-from missing_sites import failures, sites_and_phases, weights, weights_without
+from support.federation_here import DeskPost, failures, run_over, sites_and_phases, weights, weights_without
+from support.federation_trial import STUDY, Trial
+from support.planted_faults import Fault
 
 Open = Callable[..., Trial]
 BAD = "site-1"

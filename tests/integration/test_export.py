@@ -19,8 +19,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
-import stock_libraries
-from finished_runs import OFFSETS, UNTRAINED, finished_run, llm_folder
 from medfed.cli.app import app
 from medfed.core.catalog import TASKS
 from medfed.core.errors import MedfedError, RunError, StudyError
@@ -35,7 +33,9 @@ from medfed.report.records import ScoreFile
 from medfed.runs.loaded import LoadedRun
 from medfed.study.foundation import HuggingFaceSettings
 from medfed.tasks.base import Task
-from page_walk import PAGE, blocks
+from support import stock_libraries
+from support.finished_runs import OFFSETS, UNTRAINED, finished_run, llm_folder
+from support.page_walk import PAGE, blocks
 
 RANK = 6
 """3 experts of rank 2."""

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from federated_toys import allowed
 from medfed.core.catalog import ALGORITHMS
 from medfed.core.progress import Reporter
 from medfed.runs.folder import RunDir
 from medfed.runs.pipeline import Places, run_study
 from medfed.study.federation import ClientSettings
 from medfed.study.study import study_of
+from support.federated_toys import allowed
 
 STUDY = {
     "name": "small",

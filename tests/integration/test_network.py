@@ -10,8 +10,6 @@ import pytest
 
 pytest.importorskip("flwr", reason="the extra flower is not installed")
 
-from desk_post import DeskPost, run_over
-from federation_trial import SITES, STUDY, Trial
 from medfed.core.progress import Reporter
 from medfed.data.prepare import write_folders
 from medfed.runs.folder import RunDir
@@ -19,6 +17,8 @@ from medfed.runs.pipeline import Places, run_study
 from medfed.runs.sites import SITES as SCORES
 from medfed.sites.federation import FederationFolder
 from medfed.study.study import load_study
+from support.federation_here import DeskPost, run_over
+from support.federation_trial import SITES, STUDY, Trial
 
 STUDIES = Path(__file__).parents[2] / "studies"
 SCAFFOLD = 'algorithm = {name = "scaffold", option = "II"}'

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from browser import Browser, chromium
 from medfed.datasets.images import write_grey
-from play_server import served
-from quick_run import QuickRun
+from support.browser import Browser, chromium
+from support.finished_runs import QuickRun
+from support.play_server import served
 
 PROGRAM = chromium()
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed: apt-get install chromium")

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from browser import Browser, chromium
-from fake_comparison import fake_comparison, fake_runs
-from fake_run import fake_run
 from medfed.report.comparison import write_comparison
 from medfed.report.html import write_report
+from support.browser import Browser, chromium
+from support.fake_runs import fake_comparison, fake_run, fake_runs
 
 PROGRAM = chromium()
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed: apt-get install chromium")

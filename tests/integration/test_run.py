@@ -13,7 +13,6 @@ import pytest
 
 from medfed.runs.folder import RunDir
 
-HERE = Path(__file__).parent
 STUDY = """
 name = "small"
 train = ["lod", "ead", "mp"]
@@ -49,14 +48,14 @@ def start(place: Path, *, kill: tuple[str, int] | None = None, cache: Path) -> s
     study = place / "small.toml"
     study.write_text(STUDY, encoding="utf-8")
     command = ["run", str(study), "--runs", str(place / "runs"), "--cache", str(cache)]
-    head = [str(HERE / "killing.py"), kill[0], str(kill[1]), "--"] if kill else ["-m", "medfed"]
+    head = ["-m", "support.planted_faults", kill[0], str(kill[1]), "--"] if kill else ["-m", "medfed"]
     return subprocess.run(
         [sys.executable, *head, *command], capture_output=True, text=True, check=False, env=environment()
     )
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 def folder(place: Path) -> Path:

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 from medfed.cli.app import app
 from medfed.runs.folder import RunDir
 
-HERE = Path(__file__).parent
 STUDY = """
 name = "small-sites"
 job = "benchmark"
@@ -56,13 +55,13 @@ def study(place: Path) -> Path:
 def start(place: Path, cache: Path, *options: str, kill: tuple[str, int] | None = None) -> Path:
     """Run the study in ``place``; return its run folder."""
     command = ["run", str(study(place)), "--runs", str(place / "runs"), "--cache", str(cache), *options]
-    head = [str(HERE / "killing.py"), kill[0], str(kill[1]), "--"] if kill else ["-m", "medfed"]
+    head = ["-m", "support.planted_faults", kill[0], str(kill[1]), "--"] if kill else ["-m", "medfed"]
     done = subprocess.run(
         [sys.executable, *head, *command],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == (-signal.SIGKILL if kill else 0), done.stdout + done.stderr
     (found,) = (place / "runs" / "small-sites").iterdir()
@@ -138,7 +137,7 @@ SMALL = [
 
 
 def test_the_shipped_study_that_injects_runs_small(tmp_path: Path) -> None:
-    shipped = HERE.parents[1] / "studies" / "fedkim-3sites.toml"
+    shipped = Path(__file__).parents[2] / "studies" / "fedkim-3sites.toml"
     settings = [part for setting in SMALL for part in ("--set", setting)]
     places = ["--runs", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
     done = subprocess.run(
@@ -146,7 +145,7 @@ def test_the_shipped_study_that_injects_runs_small(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (run,) = (tmp_path / "runs" / "fedkim-3sites").iterdir()

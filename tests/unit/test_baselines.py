@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +9,7 @@ import pytest
 
 from medfed.core.catalog import TASKS
 from medfed.data.cohort import Cohort
-from medfed.runs.baselines import federations, locked, pooled
+from medfed.runs.baselines import federations, pooled
 from medfed.study.study import Study, load_study
 from medfed.tasks.base import TaskSet
 
@@ -84,24 +81,3 @@ def test_the_centralised_client_holds_every_private_example_once() -> None:
     (tasks,) = pooled(cohort()).clients.values()
     assert list(tasks["cd"].rows) == list(range(12))
     assert list(tasks["lod"].rows) == list(range(0, 12, 2))
-
-
-def test_a_lock_is_held_by_one_process_and_freed_when_it_dies(tmp_path: Path) -> None:
-    folder = tmp_path / "federations" / "one"
-    code = (
-        "import sys, time, pathlib; from medfed.runs.baselines import locked\n"
-        "with locked(pathlib.Path(sys.argv[1]), waiting=False) as mine:\n"
-        "    print(mine, flush=True); time.sleep(60)"
-    )
-    other = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert other.stdout is not None
-        assert other.stdout.readline().strip() == "True"
-        with locked(folder, waiting=False) as mine:
-            assert not mine
-        other.send_signal(signal.SIGKILL)
-        with locked(folder, waiting=True) as mine:
-            assert mine
-    finally:
-        other.kill()
-        other.wait()

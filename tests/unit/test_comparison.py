@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 from test_report import Page
 
-from fake_comparison import CELLS, fake_comparison, fake_runs
-from fake_run import TITLES
 from medfed.core.errors import RunError
 from medfed.report.compared import Comparison
 from medfed.report.comparison import build_comparison, default_labels, write_comparison
 from medfed.report.matrix import Cells
 from medfed.report.names import published
+from support.fake_runs import CELLS, TITLES, fake_comparison, fake_runs
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from federated_toys import (
+from medfed.algorithms import representations as contrast
+from medfed.algorithms.creamfl import CreamFL
+from medfed.algorithms.representations import (
+    Ensemble,
+    Exchanged,
+    Rows,
+    evaluating,
+    ids_of,
+    matching_loss,
+    matching_score,
+    represent_public,
+    view,
+)
+from medfed.core.errors import RunError, StudyError
+from medfed.core.rng import numpy_rng
+from medfed.core.types import Broadcast, Update
+from medfed.federated.algorithm import Federation
+from medfed.federated.client import Client
+from medfed.federated.exchange import InProcessExchange
+from medfed.federated.local import LocalStep, Site
+from medfed.federated.rounds import RoundResult, initial_state, run_rounds
+from medfed.federated.state import fingerprint, join, split
+from medfed.study.federation import RoundSettings
+from medfed.tasks.base import TaskSet
+from support.federated_toys import (
     SMALL,
     TASK_X,
     TASK_Y,
@@ -24,30 +48,6 @@ from federated_toys import (
     small_public,
     task_set,
 )
-from medfed.algorithms.creamfl import CreamFL
-from medfed.core.errors import RunError, StudyError
-from medfed.core.rng import numpy_rng
-from medfed.core.types import Broadcast, Update
-from medfed.federated import representations as contrast
-from medfed.federated.algorithm import Federation
-from medfed.federated.client import Client
-from medfed.federated.exchange import InProcessExchange
-from medfed.federated.local import LocalStep, Site
-from medfed.federated.representations import (
-    Ensemble,
-    Exchanged,
-    Rows,
-    evaluating,
-    ids_of,
-    matching_loss,
-    matching_score,
-    represent_public,
-    view,
-)
-from medfed.federated.rounds import RoundResult, initial_state, run_rounds
-from medfed.federated.state import fingerprint, join, split
-from medfed.study.federation import RoundSettings
-from medfed.tasks.base import TaskSet
 
 FULL = {"x": ("a",), "y": ("a", "b")}
 

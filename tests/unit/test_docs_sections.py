@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import generate
-from sections import ablation, demo, readme, tables, verdict
+from sections import ablation, demo, measured, readme, tables, verdict
 from sections.comparison import Results, read_results
 
 Raw = dict[str, Any]
@@ -166,6 +167,8 @@ def test_only_sections_whose_sweep_is_there_are_written(tmp_path: Path, monkeypa
     page.write_text("<!-- a -->\nold\n<!-- /a -->\n<!-- b -->\nold\n<!-- /b -->\n")
     sections = (("here", page, "a", lambda found: found.raw["name"]), ("away", page, "b", lambda found: "no"))
     monkeypatch.setattr(generate, "SECTIONS", sections)
+    facts = shutil.copy(measured.FILE, tmp_path)
+    monkeypatch.setattr(measured, "FILE", Path(facts))
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "comparison.json").write_text('{"name": "new", "labels": []}')
     generate.fill("results", tmp_path)

@@ -10,7 +10,6 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from federated_toys import CARD, WORDS
 from medfed.core.errors import StudyError
 from medfed.core.types import Batch
 from medfed.datasets.decoded import Decoded
@@ -23,6 +22,7 @@ from medfed.study.parts import EncoderSpec
 from medfed.study.study import study_of
 from medfed.tasks.base import TaskSet
 from medfed.tasks.multilabel import MultiLabel
+from support.federated_toys import CARD, WORDS
 
 KIND = MultiLabelKind()
 NAN = float("nan")

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import xml.etree.ElementTree as ET
-from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from medfed.cli.app import app
 from medfed.report.partition import partition_picture, partition_rows
 from sections import benchmark
 
@@ -36,25 +32,6 @@ def test_the_picture_has_a_bar_per_client_and_class_as_high_as_its_count() -> No
 
 def test_the_table_lists_clients_in_natural_order() -> None:
     assert partition_rows(RECORD) == [("client-2", "t", 10, "No 1, Yes 9"), ("client-10", "t", 5, "No 5")]
-
-
-def test_the_command_writes_who_holds_what_and_trains_nothing(tmp_path: Path) -> None:
-    study = tmp_path / "study.toml"
-    study.write_text(
-        'name = "x"\njob = "benchmark"\ntrain = ["lod"]\nalgorithm = "fedavg"\n[twins]\nnum_patients = 40\n'
-        '[partition]\nscheme = "pathological"\nnum_clients = 2\n[encoders]\nimage = "vit-mini"\n',
-        encoding="utf-8",
-    )
-    out = tmp_path / "p.json"
-    words = ["data", "partition", str(study), "--out", str(out), "--show", "--cache", str(tmp_path / "cache")]
-    done = CliRunner().invoke(app, words)
-    assert done.exit_code == 0, done.output
-    record = json.loads(out.read_text(encoding="utf-8"))
-    held = [{name for name, count in own["lod"].items() if count} for own in record["counts"].values()]
-    assert sorted(map(sorted, held)) == [["No"], ["Yes"]]
-    assert record["hash"] in done.output
-    assert ET.fromstring(out.with_suffix(".svg").read_text(encoding="utf-8")).tag == f"{SVG}svg"  # noqa: S314
-    assert not (tmp_path / "runs").exists()
 
 
 def test_pages_print_blocks_ranks_bounds_and_costs() -> None:

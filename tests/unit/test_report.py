@@ -8,15 +8,12 @@ import json
 import re
 import shutil
 import statistics
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from fake_run import TITLES, TRAINED, UNSEEN, fake_run
 from medfed.core.errors import RunError
 from medfed.report import federation
 from medfed.report.html import build_report, write_report
@@ -27,6 +24,7 @@ from medfed.report.records import ScoreFile
 from medfed.report.svg import Frame, tag, ticks
 from medfed.report.tables import summary_table
 from medfed.report.verdict import sentences, trained_verdicts, unseen_verdicts
+from support.fake_runs import TITLES, TRAINED, UNSEEN, fake_run
 
 VOID = {"meta", "col", "input", "br", "link", "img"}
 
@@ -243,12 +241,6 @@ def test_it_is_written_whole_and_the_same_every_time(run: Path, html: str, tmp_p
     with pytest.raises(RunError):
         write_report(tmp_path / "nowhere", out)
     assert out.read_text(encoding="utf-8") == html
-
-
-def test_neither_page_nor_table_needs_torch() -> None:
-    code = "import sys, medfed.report.html, medfed.report.tables; print([m for m in sys.modules if m == 'torch'])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def test_the_terminal_table_shows_losers_and_flags(run: Path) -> None:

@@ -9,12 +9,12 @@ import pytest
 from rich.console import Console
 from test_answer_scores import FAST, predictions
 
-from fake_run import fake_run
 from medfed.evaluation.answers import answer_records, answer_rows
 from medfed.report.html import build_report
 from medfed.report.open_questions import open_blocks
 from medfed.report.read import read_run
 from medfed.report.tables import all_metrics, headline, summary_table
+from support.fake_runs import fake_run
 
 
 @pytest.fixture

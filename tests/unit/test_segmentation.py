@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from brats_toys import DATASET, all_examples, decoded_twin, grids
 from medfed.core.catalog import TASKS
 from medfed.core.errors import StudyError
 from medfed.core.types import Batch
@@ -20,6 +19,7 @@ from medfed.evaluation.kinds.segmentation import REGIONS
 from medfed.modalities.volume import MaskModality
 from medfed.tasks.base import Task, TaskSet
 from medfed.tasks.overlap import region_scores, sliding_window, window_starts
+from support.native_files import DATASET, all_examples, decoded_twin, grids
 
 BRATS = TASKS["brats"]
 

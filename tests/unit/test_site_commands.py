@@ -23,7 +23,7 @@ from medfed.sites.federation import FederationFolder
 from medfed.sites.folder import SiteFolder
 from medfed.sites.invitation import Invitation, invited_study
 from medfed.sites.status import SiteFailure, StatusFile, is_held, only_one, read_status
-from site_toys import HOST, STUDY, federation, medfed, site, study_file
+from support.site_toys import HOST, STUDY, federation, medfed, site, study_file
 
 Shell = Callable[..., int]
 Answer = Callable[..., None]

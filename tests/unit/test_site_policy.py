@@ -13,7 +13,7 @@ from medfed.core.errors import PolicyError, SiteError
 from medfed.core.types import Update
 from medfed.sites.policy import Policy, parts_sent, policy_for, study_sha256
 from medfed.study.study import Study, load_study
-from site_toys import STUDY, study_file
+from support.site_toys import STUDY, study_file
 
 ALL = ("encoders", "heads", "decoders", "buffers", "state")
 
@@ -29,7 +29,10 @@ def update(**fields: Any) -> Update:
 
 
 def test_a_study_that_asks_for_no_more_passes(study: Study) -> None:
-    policy_for(study, ALL, 5).check_study(study)
+    made = policy_for(study, ALL, 5)
+    assert (made.tasks, made.algorithms, made.studies) == (("ead",), ("fedavg",), (study_sha256(study),))
+    assert made.max_rounds == study.rounds.num_rounds
+    made.check_study(study)
     Policy(tasks=("any",), algorithms=("any",), studies=("any",), may_leave=ALL).check_study(study)
 
 
@@ -52,6 +55,16 @@ def test_a_study_that_asks_for_more_is_refused_with_the_field(
         policy.check_study(study)
     assert told.value.where == f"policy.toml, {field}"
     assert "data officer" in str(told.value.hint)
+
+
+def test_a_combination_passes_where_all_of_its_parts_are_allowed(tmp_path: Path) -> None:
+    text = STUDY.replace('"fedavg"', '{ local = "fedprox", server = "fedadam" }')
+    combined = load_study(study_file(tmp_path, text))
+    agreed = policy_for(combined, ALL, 5)
+    assert agreed.algorithms == ("fedprox", "fedadam")
+    agreed.check_study(combined)
+    with pytest.raises(PolicyError, match="algorithm 'fedadam' is not allowed"):
+        agreed.model_copy(update={"algorithms": ("fedprox",)}).check_study(combined)
 
 
 @pytest.mark.parametrize("override", ["seed=1", "name=other", "rounds.num_rounds=2", "client.lr=0.5", "algorithm.mu=1"])
@@ -77,11 +90,12 @@ def test_a_study_that_came_over_the_network_is_the_one_agreed_to(name: str) -> N
         ("scaffold", {"encoders", "heads", "state"}),
         ("fedper", {"encoders"}),
         ("creamfl", {"state"}),
+        ('{ sharing = "fedper", local = "scaffold" }', {"encoders", "state"}),
     ],
 )
 def test_what_a_study_sends_follows_from_model_and_algorithm(tmp_path: Path, algorithm: str, sent: set[str]) -> None:
-    text = STUDY.replace('"fedavg"', f'"{algorithm}"')
-    if algorithm == "scaffold":
+    text = STUDY.replace('"fedavg"', algorithm if "{" in algorithm else f'"{algorithm}"')
+    if "scaffold" in algorithm:
         text += '[client]\noptimizer = "sgd"\n'
     found = set(parts_sent(load_study(study_file(tmp_path, text))))
     assert found - {"buffers"} == sent

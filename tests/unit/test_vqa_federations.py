@@ -9,7 +9,6 @@ import polars as pl
 import pytest
 import torch
 
-from medfed.algorithms.fedavg import FedAvg
 from medfed.core.catalog import DATASETS
 from medfed.data.cohort import Cohort, build_cohort
 from medfed.data.decode import decode
@@ -21,9 +20,10 @@ from medfed.federated.exchange import InProcessExchange
 from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.state import load_weights
 from medfed.models.blip import Blip
+from medfed.study.algorithms import FedAvg
 from medfed.study.data import PartitionSettings, SplitSettings
 from medfed.study.federation import ClientSettings, RoundSettings
-from vqa_twins import SMALL, cohort, model, task
+from support.twins import SMALL, cohort, model, task
 
 
 def federate(parts: Cohort, name: str, num_rounds: int) -> tuple[Blip, list[float]]:

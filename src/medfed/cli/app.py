@@ -184,7 +184,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and stop")] = False,
     report: Annotated[Path | None, typer.Option("--report", help="Also copy the report here")] = None,
     seeds: Annotated[str | None, typer.Option("--seeds", help="Run at these seeds and compare: --seeds 0,1,2")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A sweep's quick form: all cells, minutes")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="The quick form, in minutes: smaller, all cells")] = False,
     workers: Workers = None,
     show_examples: ShowExamples = False,
     dtype: Dtype = None,
@@ -199,7 +199,7 @@ def run(
     # The study is read before anything large is imported: a typing error costs no second.
     file = find_study(study)
     overrides = [*(overrides or []), *foundation_overrides(dtype, load_in_4bit, device_map)]
-    single = seeds is None and not quick and not is_sweep(file)
+    single = seeds is None and not is_sweep(file)
     plan = load_plan(file, overrides, parse_seeds(seeds), quick=quick)
     if workers != 1 and not (single and workers is None):
         # The forked workers need them; what starts threads of its own (polars) must come later.

@@ -11,8 +11,8 @@ from medfed.core.registry import Registry
 
 if TYPE_CHECKING:
     from medfed.datasets.base import Dataset
-    from medfed.federated.algorithm import Algorithm
     from medfed.modalities.base import Modality
+    from medfed.study.algorithms import AlgorithmSettings
     from medfed.study.parts import EncoderSpec, ModelSpec
     from medfed.tasks.base import Task
 
@@ -126,23 +126,23 @@ MODELS: Registry[type[ModelSpec]] = Registry(
         "blip-base": "medfed.study.models",
     },
 )
-ALGORITHMS: Registry[type[Algorithm]] = Registry(
+ALGORITHMS: Registry[type[AlgorithmSettings]] = Registry(
     "algorithm",
     "ALGORITHMS",
     {
-        "fedavg": "medfed.algorithms.fedavg",
-        "fedprox": "medfed.algorithms.fedprox",
-        "scaffold": "medfed.algorithms.scaffold",
-        "fednova": "medfed.algorithms.fednova",
-        "moon": "medfed.algorithms.moon",
-        "creamfl": "medfed.algorithms.creamfl",
-        "fedadagrad": "medfed.algorithms.adaptive",
-        "fedadam": "medfed.algorithms.adaptive",
-        "fedyogi": "medfed.algorithms.adaptive",
-        "fedams": "medfed.algorithms.adaptive",
-        "fedper": "medfed.algorithms.fedper",
-        "fedbn": "medfed.algorithms.fedbn",
-        "ditto": "medfed.algorithms.ditto",
-        "pfedme": "medfed.algorithms.pfedme",
+        "fedavg": "medfed.study.algorithms",
+        "fedprox": "medfed.study.algorithms",
+        "scaffold": "medfed.study.algorithms",
+        "fednova": "medfed.study.algorithms",
+        "moon": "medfed.study.algorithms",
+        "creamfl": "medfed.study.algorithms",
+        "fedadagrad": "medfed.study.algorithms",
+        "fedadam": "medfed.study.algorithms",
+        "fedyogi": "medfed.study.algorithms",
+        "fedams": "medfed.study.algorithms",
+        "fedper": "medfed.study.algorithms",
+        "fedbn": "medfed.study.algorithms",
+        "ditto": "medfed.study.algorithms",
+        "pfedme": "medfed.study.algorithms",
     },
 )

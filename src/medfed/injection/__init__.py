@@ -1,1 +1,1 @@
-"""Knowledge injection (FedKIM): the router, the experts, the injected LLM, its training on public data, its answers."""
+"""Knowledge injection (FedKIM): router, experts, prompt, distillation."""

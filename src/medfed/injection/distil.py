@@ -54,13 +54,7 @@ class RoundKey(NamedTuple):
 def distillation_batches(
     model: MultimodalModel, groups: Sequence[Group], settings: InjectionSettings
 ) -> list[DistillationBatch]:
-    """Return the examples of ``groups`` with their targets, by torch's random numbers.
-
-    Args:
-        model: the aggregated model; its heads teach.
-        groups: examples by task, with their encoder tokens.
-        settings: shares of labels and heads, mixing and crossing.
-    """
+    """Return the examples of ``groups`` with their targets, some by the heads of ``model``; random by torch."""
     batches: list[DistillationBatch] = []
     by_modalities: dict[tuple[str, ...], list[Group]] = {}
     for group in groups:

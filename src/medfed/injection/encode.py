@@ -145,15 +145,8 @@ def encode_ahead(
         device: of the encoders.
         limit_bytes: memory for the tokens; None is returned where it does not suffice.
     """
-    wanted: dict[tuple[int, str], tuple[Decoded, list[np.ndarray]]] = {}
-    for name, examples in sets.items():
-        drawn = examples.rows[np.unique([draw.position for draw in draws if draw.task == name]).astype(np.int64)]
-        for modality in examples.task.modalities:
-            wanted.setdefault((id(examples.data), modality), (examples.data, []))[1].append(drawn)
     encoded: dict[tuple[int, str], tuple[Int[Tensor, " row"], Float[Tensor, "encoded tokens dim"]]] = {}
-    for (key, modality), (data, parts) in wanted.items():
-        rows = np.unique(np.concatenate(parts))
-        rows = rows[data.present[modality][rows]]
+    for (key, modality), (data, rows) in _drawn_rows(sets, draws).items():
         tokens: list[Tensor] = []
         for start in range(0, len(rows), _CHUNK):
             samples = data.samples[modality][rows[start : start + _CHUNK]]
@@ -162,16 +155,29 @@ def encode_ahead(
                 limit_bytes -= tokens[0][0].nbytes * len(rows)
                 if limit_bytes < 0:
                     return None
-        if tokens:
-            place = torch.zeros(len(data.index), dtype=torch.long, device=device)
-            place[torch.from_numpy(rows).to(device)] = torch.arange(len(rows), device=device)
-            encoded[key, modality] = (place, torch.cat(tokens))
+        place = torch.zeros(len(data.index), dtype=torch.long, device=device)
+        place[torch.from_numpy(rows).to(device)] = torch.arange(len(rows), device=device)
+        encoded[key, modality] = (place, torch.cat(tokens))
 
     def tokens_of(data: Decoded, modality: str, rows: Int[np.ndarray, " row"]) -> Tensor:
         place, tokens = encoded[id(data), modality]
         return tokens[place[torch.from_numpy(rows).to(device)]]
 
     return lambda some: [_group(sets[name], at, device, tokens_of) for name, at in _positions(some).items()]
+
+
+def _drawn_rows(
+    sets: Mapping[str, TaskSet], draws: Sequence[Draw]
+) -> dict[tuple[int, str], tuple[Decoded, Int[np.ndarray, " row"]]]:
+    """Return the drawn rows of every dataset and modality that have it, each once; none where there are none."""
+    drawn: dict[tuple[int, str], tuple[Decoded, list[np.ndarray]]] = {}
+    for name, positions in _positions(draws).items():
+        data = sets[name].data
+        for modality in sets[name].task.modalities:
+            drawn.setdefault((id(data), modality), (data, []))[1].append(sets[name].rows[positions])
+    rows = {key: (data, np.unique(np.concatenate(parts))) for key, (data, parts) in drawn.items()}
+    present = {key: (data, some[data.present[key[1]][some]]) for key, (data, some) in rows.items()}
+    return {key: (data, some) for key, (data, some) in present.items() if len(some)}
 
 
 def _group(

@@ -263,14 +263,9 @@ class Injector(LLMPredictor):
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One optimizer step.
+    """One optimizer step: mean loss over the batch and by task, and the norm of the gradients before clipping.
 
-    Attributes:
-        epoch: 0-based, within the round.
-        step: 0-based, within the round.
-        loss: mean over the batch.
-        losses: mean by task.
-        grad_norm: before clipping.
+    ``epoch`` and ``step`` count from 0 within the round.
     """
 
     epoch: int

@@ -34,7 +34,6 @@ from medfed.llm.prompt import Prompt, PromptBatch, answer_log_likelihoods, assem
 from medfed.study.injection import InjectionSettings, Order, ProjectorKind
 from medfed.tasks.base import Task
 
-
 _NUM_PROMPTS, _NUM_EMBEDDED = 2048, 256
 """Texts kept; the least recently used goes first."""
 

@@ -81,10 +81,7 @@ class Continued(NamedTuple):
 class PrefixCache:
     """Keys and values of prefixes by their token ids; make one per block of unchanged weights and α.
 
-    Args:
-        llm: the LLM with its adapters.
-        windows: of its layers.
-        fixed_cost: of a forward, in positions.
+    ``fixed_cost`` is that of a forward, in positions.
     """
 
     def __init__(self, llm: nn.Module, windows: Windows, fixed_cost: float) -> None:

@@ -149,15 +149,12 @@ def assemble(
 
 @lru_cache(maxsize=256)
 def _static_layout(length: int, tails: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the part of a layout that no example changes; do not write into it.
+    """Return the part of a layout of ``length`` that no example changes; do not write into it.
 
-    Args:
-        length: of the whole sequence.
-        tails: appended tokens of every answer.
-        device: of the result.
+    ``tails`` are the appended tokens of every answer.
 
     Returns:
-        Which positions belong to an answer; their place within it; whether query i may attend to key j, absent tokens
+        A mask of positions inside an answer; their place within it; whether query i may attend to key j, absent tokens
         aside; the diagonal.
     """
     prefix = length - sum(tails)

@@ -204,13 +204,7 @@ def weight_bytes(model: nn.Module, settings: HuggingFaceSettings) -> int:
 
 
 def trained_params(model: nn.Module, dims: Mapping[str, int], settings: InjectionSettings) -> dict[str, int]:
-    """Return part → number of trained parameters of the injected LLM; ``model`` gets experts, in place.
-
-    Args:
-        model: the LLM without its weights.
-        dims: width of the tokens, as :class:`medfed.injection.model.InjectedModel` takes it.
-        settings: adapters.
-    """
+    """Return part → number of trained parameters of the injected LLM; ``model`` gets experts, in place."""
     width = int(model.get_input_embeddings().weight.shape[1])  # type: ignore[operator]
     counts = {"projectors": 0, "router": 0, "experts": 0}
     with torch.device("meta"):

@@ -1,1 +1,1 @@
-"""."""
+"""Hospitals and the federation's server: folders, keys, policy, audit log, transport."""

@@ -174,7 +174,7 @@ class SiteDesk:
 
     def _broadcast(self, letter: Envelope, run: _Run) -> Broadcast:
         broadcast = broadcast_of(letter.payload)
-        check_broadcast(broadcast, run.study.algorithm.shared(run.trainer.initial))
+        check_broadcast(broadcast, run.study.algorithm.build().shared(run.trainer.initial))
         check_round(letter, broadcast, run.study.rounds.num_rounds)
         return broadcast
 

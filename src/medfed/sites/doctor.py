@@ -125,7 +125,7 @@ def _dataset(folder: SiteFolder, name: str, root: Path, reporter: Reporter) -> C
 
 def _public(folder: SiteFolder, study: Study) -> Check:
     root = folder.public_root
-    hint = f"{study.algorithm.name} needs the server's public data here: set public_root in site.toml"
+    hint = f"{study.algorithm.label} needs the server's public data here: set public_root in site.toml"
     return Check("public data", str(root or "not set"), root is not None and root.is_dir(), hint)
 
 

@@ -28,6 +28,7 @@ from medfed.core.catalog import (
 )
 from medfed.core.errors import MedfedError, StudyError
 from medfed.core.registry import Registry, unknown
+from medfed.study.algorithms import AlgorithmSettings, composition_of
 from medfed.study.data import MissingSettings, PartitionSettings, SplitSettings, TwinSpec
 from medfed.study.evaluation import EvaluationSettings
 from medfed.study.federation import ClientSettings, RoundSettings
@@ -40,11 +41,8 @@ if TYPE_CHECKING:
     from medfed.modalities.base import Modality
     from medfed.tasks.base import Task
 
-if TYPE_CHECKING:
-    from medfed.federated.algorithm import Algorithm
-else:
-    Algorithm = BaseModel
-
+QUICK = "quick"
+"""The table of a study file that ``--quick`` lays over it; see :mod:`medfed.study.sweep`."""
 Baseline = Literal["federated", "local", "centralised"]
 """A model trained beside the injected LLM; see :mod:`medfed.runs.baselines`."""
 
@@ -63,6 +61,10 @@ def _settings_of(registry: Registry[Any], value: object) -> object:
     except MedfedError as error:
         raise ValueError(str(error)) from error
     return chosen.model_validate(fields)
+
+
+def _algorithm(value: object) -> object:
+    return _settings_of(ALGORITHMS, composition_of(value))
 
 
 def _kind(value: object) -> object:
@@ -111,7 +113,7 @@ class Study(BaseModel):
     model: Annotated[SerializeAsAny[ModelSpec], BeforeValidator(partial(_settings_of, MODELS))] = MultimodalSpec()
     modalities: dict[str, dict[str, Any]] = {}
     encoders: dict[str, Annotated[SerializeAsAny[EncoderSpec], BeforeValidator(partial(_settings_of, ENCODERS))]] = {}
-    algorithm: Annotated[SerializeAsAny[Algorithm], BeforeValidator(partial(_settings_of, ALGORITHMS))]
+    algorithm: Annotated[SerializeAsAny[AlgorithmSettings], BeforeValidator(_algorithm)]
     rounds: RoundSettings = RoundSettings()
     client: ClientSettings = ClientSettings()
     foundation: Annotated[FoundationSettings, Field(discriminator="kind"), BeforeValidator(_kind)] = TinySettings()
@@ -225,7 +227,7 @@ class Study(BaseModel):
     def resolved(self) -> dict[str, Any]:
         """Return all settings, defaults included, as JSON values; registry names stand beside their fields."""
         settings: dict[str, Any] = self.model_dump(mode="json")
-        settings["algorithm"]["name"] = self.algorithm.name
+        settings["algorithm"]["name"] = self.algorithm.label
         settings["model"]["name"] = self.model.name
         for name, spec in self.encoders.items():
             settings["encoders"][name]["name"] = spec.name
@@ -285,10 +287,11 @@ def study_of(tree: dict[str, Any], where: str | Path, overrides: Sequence[str] =
     Raises:
         StudyError: a wrong key or value.
     """
+    settings = {key: value for key, value in tree.items() if key != QUICK}
     for override in overrides:
-        _apply(tree, override)
+        _apply(settings, override)
     try:
-        return Study.model_validate(tree)
+        return Study.model_validate(settings)
     except ValidationError as error:
         raise explained(error, where, Study) from error
 

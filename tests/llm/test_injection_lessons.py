@@ -6,7 +6,7 @@ import torch
 
 from medfed.core.torch_rng import torch_seeded
 from medfed.federated.state import weights_of
-from medfed.injection.distil import DistillationBatch, RoundKey, distillation_batches, train_public
+from medfed.injection.distil import DistillationBatch, distillation_batches, train_public
 from medfed.injection.encode import HEAD, encode, with_head_tokens
 from medfed.models.multimodal import MultimodalModel
 from support.llm_toys import BOTH, IMAGE, examples, federated_model, public, settings
@@ -85,7 +85,7 @@ def test_the_public_pass_learns_the_labels_and_depends_on_its_key_alone() -> Non
     def loss_after(rounds: int, seed: int = 0) -> tuple[float, MultimodalModel]:
         model = federated_model()
         for number in range(rounds):
-            train_public(model, sets, 1e-2, RoundKey(seed, number))
+            train_public(model, sets, 1e-2, seed, number)
         losses = [model.tasks[name].loss(model(s.task, s.batches(64)[0]), s.batches(64)[0]) for name, s in sets.items()]
         return float(torch.stack(losses).mean()), model
 

@@ -39,13 +39,9 @@ def epoch_order(
     balance_tasks: bool = True,
     balance_classes: bool = True,
 ) -> list[Draw]:
-    """Return the epoch's examples in order.
+    """Return the epoch's examples in order, given the class index of every example by task.
 
-    Args:
-        targets: class index of every example, by task.
-        rng: the random generator.
-        balance_tasks: give every task the same share.
-        balance_classes: give every class of a task the same share.
+    Balanced, every task gets the same share of the epoch, and every class the same share of its task.
     """
     total = sum(map(len, targets.values()))
     share = math.ceil(total / len(targets))
@@ -72,12 +68,7 @@ def _cycle(positions: Int[np.ndarray, " position"], rng: np.random.Generator) ->
 
 
 def fixed_cost(llm: nn.Module, num_layers: int) -> float:
-    """Return the fixed part of a forward in positions.
-
-    Args:
-        llm: a causal LM; only the size and the device of its weights count.
-        num_layers: its decoder layers.
-    """
+    """Return the fixed part of a forward in positions, by the size and the device of the LLM's weights."""
     embeddings = llm.get_input_embeddings().weight  # type: ignore[operator]
     body = sum(value.numel() for value in llm.parameters() if value.shape != embeddings.shape)
     per_layer = _MULTIPLIES_PER_LAYER.get(embeddings.device.type, _MULTIPLIES_PER_LAYER["cuda"])
@@ -85,12 +76,9 @@ def fixed_cost(llm: nn.Module, num_layers: int) -> float:
 
 
 def length_buckets(lengths: Sequence[int], sizes: Sequence[int], fixed: float) -> list[list[int]]:
-    """Divide groups so that Σ rows × longest + ``fixed`` per bucket is least; each bucket in the order given.
+    """Divide groups of ``sizes`` examples so that Σ rows × longest + ``fixed`` positions per bucket is least.
 
-    Args:
-        lengths: positions of every group's examples.
-        sizes: examples of every group.
-        fixed: cost of a bucket, in positions.
+    ``lengths`` are the positions of every group's examples. Each bucket holds numbers of groups in the order given.
     """
     distinct = sorted(set(lengths))
     rows = [0]

@@ -44,13 +44,6 @@ class DistillationBatch(NamedTuple):
     target: Float[Tensor, "batch answer"]
 
 
-class RoundKey(NamedTuple):
-    """The key of a round's random numbers."""
-
-    seed: int
-    round: int
-
-
 def distillation_batches(
     model: MultimodalModel, groups: Sequence[Group], settings: InjectionSettings
 ) -> list[DistillationBatch]:
@@ -139,7 +132,7 @@ def _rows(group: Group, rows: Bool[Tensor, " batch"]) -> Group:
 
 
 def train_public(
-    model: MultimodalModel, sets: Mapping[str, TaskSet], lr: float, key: RoundKey, *, alone: bool = False
+    model: MultimodalModel, sets: Mapping[str, TaskSet], lr: float, seed: int, round_number: int, *, alone: bool = False
 ) -> None:
     """Train ``model`` in place for one pass over the largest public set; smaller ones repeat.
 
@@ -152,12 +145,12 @@ def train_public(
     device = next(model.parameters()).device
     steps = max(-(-len(examples) // _PUBLIC_BATCH) for examples in sets.values())
     orders = {
-        name: _order(len(examples), steps * _PUBLIC_BATCH, numpy_rng(key.seed, "public", key.round, name))
+        name: _order(len(examples), steps * _PUBLIC_BATCH, numpy_rng(seed, "public", round_number, name))
         for name, examples in sorted(sets.items())
     }
     statistics = {name: value.clone() for name, value in model.named_buffers()}
     model.train()
-    with torch_seeded(key.seed, "public", key.round):
+    with torch_seeded(seed, "public", round_number):
         for step in range(steps):
             losses = []
             for name, order in orders.items():
@@ -165,7 +158,7 @@ def train_public(
                 batch = sets[name].batch(order[step * _PUBLIC_BATCH : (step + 1) * _PUBLIC_BATCH]).to(device)
                 losses.append(task.loss(model(task, batch), batch))
             total = torch.stack(losses).sum()
-            where = f"public pass of round {key.round}, step {step}"
+            where = f"public pass of round {round_number}, step {step}"
             check_finite(total.item() / len(losses), where, "lower injection.public_lr")
             total.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -138,12 +138,7 @@ def encode_ahead(
 ) -> Callable[[Sequence[Draw]], list[Group]] | None:
     """Encode all examples that ``draws`` name, each once, and return a function that does as :func:`encode_draws`.
 
-    Args:
-        model: its encoders, in eval mode.
-        sets: examples by task.
-        draws: all draws of a round.
-        device: of the encoders.
-        limit_bytes: memory for the tokens; None is returned where it does not suffice.
+    The encoders are on ``device``, in eval mode. Where the tokens need more than ``limit_bytes``, the result is None.
     """
     encoded: dict[tuple[int, str], tuple[Int[Tensor, " row"], Float[Tensor, "encoded tokens dim"]]] = {}
     for (key, modality), (data, rows) in _drawn_rows(sets, draws).items():
@@ -200,11 +195,9 @@ def _group(
 
 
 class TokenCache:
-    """Tokens of batches of a dataset's rows, while the encoders do not change; least recently used go first.
+    """Tokens of batches of a dataset's rows, by the encoders of ``model``, until the encoders' checksum changes.
 
-    Args:
-        model: its encoders; their checksum shows a change.
-        limit_bytes: memory for the tokens.
+    Above ``limit_bytes``, the least recently used go first.
     """
 
     def __init__(self, model: MultimodalModel, limit_bytes: int = LIMIT_BYTES) -> None:

@@ -135,14 +135,7 @@ PEFT_TYPE_TO_PREFIX_MAPPING[_PEFT_TYPE] = RoutedLoraModel.prefix
 
 
 class Routing:
-    """Holds α for the experts of all layers.
-
-    Keep the block open through the backward pass: gradient checkpointing runs the layers again there.
-
-    Args:
-        rank: r, directions per expert.
-        scaling: a/r.
-    """
+    """Holds α for the experts of all layers, of rank r and with the scaling a/r."""
 
     def __init__(self, rank: int, scaling: float) -> None:
         self._rank, self._scaling = rank, scaling
@@ -150,7 +143,10 @@ class Routing:
 
     @contextmanager
     def using(self, alpha: Float[Tensor, "batch expert"]) -> Iterator[None]:
-        """Scale the experts by ``alpha`` inside the block; one row serves a whole batch."""
+        """Scale the experts by ``alpha`` inside the block; one row serves a whole batch.
+
+        Keep the block open through the backward pass: gradient checkpointing runs the layers again there.
+        """
         if len(alpha) > 1 and alpha.stride(0) == 0:  # one row, expanded
             alpha = alpha[:1]
         before, self._scales = self._scales, alpha.repeat_interleave(self._rank, dim=-1) * self._scaling
@@ -193,13 +189,9 @@ class _RoutedVariant(LoraVariant):  # type: ignore[misc]
 
 
 def save_experts(adapted: PeftModel, folder: Path, base: str, state: Mapping[str, Tensor] | None = None) -> None:
-    """Write the adapter, router included, in PEFT's layout.
+    """Write the adapter, router included, in PEFT's layout; ``base`` names its LLM.
 
-    Args:
-        adapted: the LLM with its adapter.
-        folder: the folder to write.
-        base: names the LLM that the adapter belongs to.
-        state: the weights by their names in ``adapted``, where those there are sharded.
+    ``state`` holds the weights by their names in ``adapted``, where those there are sharded.
     """
     adapted.peft_config[ADAPTER].base_model_name_or_path = base
     adapted.save_pretrained(str(folder), save_embedding_layers=False, state_dict=state)

@@ -33,7 +33,6 @@ from medfed.federated.state import copied, join, split, trainable_params
 from medfed.injection.batching import Draw, epoch_order
 from medfed.injection.distil import (
     DistillationBatch,
-    RoundKey,
     check_finite,
     distillation_batches,
     train_public,
@@ -102,8 +101,7 @@ class Injector(LLMPredictor):
         if not settings.keep_optimizer_state:
             self._optimizer = self._new_optimizer()
         if settings.public_lr:
-            key = RoundKey(self._seed, round_number)
-            train_public(self._model, sets, settings.public_lr, key, alone=self._alone)
+            train_public(self._model, sets, settings.public_lr, self._seed, round_number, alone=self._alone)
         orders = [self._order(sets, round_number, epoch) for epoch in range(settings.num_epochs)]
         encoded = self._encoder_of(sets, list(chain.from_iterable(orders)))
         step = 0

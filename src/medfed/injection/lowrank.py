@@ -117,8 +117,10 @@ def truncated(layers: Mapping[str, Factors], rank: int) -> Truncation:
 
 
 def _cut(factors: Factors, rank: int) -> tuple[Factors, Loss]:
-    left, core, right = _core(factors)
-    U, values, Vh = torch.linalg.svd(core, full_matrices=False)
+    """Return the factors of ``rank``, from ``up @ down = Q_up (R_up R_downᵀ) Q_downᵀ``."""
+    left, up = torch.linalg.qr(factors.up.double())
+    right, down = torch.linalg.qr(factors.down.double().T)
+    U, values, Vh = torch.linalg.svd(up @ down.T, full_matrices=False)
     root = values[:rank].sqrt()  # half to each side, so that neither overflows a half-precision server
     up, down = left @ (U[:, :rank] * root), (Vh[:rank] * root.unsqueeze(1)) @ right.T
     missing = rank - len(root)  # a layer narrower than the rank: zeros, so that all layers have one rank
@@ -128,24 +130,13 @@ def _cut(factors: Factors, rank: int) -> tuple[Factors, Loss]:
     return Factors(down.to(factors.down.dtype).contiguous(), up.to(factors.up.dtype).contiguous()), loss
 
 
-def _core(factors: Factors) -> tuple[Float[Tensor, "out left"], Float[Tensor, "left right"], Float[Tensor, "in right"]]:
-    """Return Q, C, P with ``up @ down = Q C Pᵀ``, where Q and P have orthonormal columns."""
-    left, up = torch.linalg.qr(factors.up.double())
-    right, down = torch.linalg.qr(factors.down.double().T)
-    return left, up @ down.T, right
-
-
 def save_plain_lora(
     layers: Mapping[str, Factors], folder: Path, like: LoraConfig, base: str, revision: str | None
 ) -> None:
-    """Write ``layers`` as a LoRA directory of PEFT: plain, scaling 1, one rank.
+    """Write ``layers`` to an existing folder as a LoRA directory of PEFT: plain, scaling 1, one rank.
 
-    Args:
-        layers: updates by layer name.
-        folder: an existing folder.
-        like: the settings the experts were trained with; target modules and dropout are taken from them.
-        base: name or folder of the LLM they belong to.
-        revision: of ``base`` on the Hub.
+    Target modules and dropout are those of ``like``, the settings of the experts. The LLM is ``base``, a folder or a
+    name on the Hub.
     """
     rank = len(next(iter(layers.values())).down)
     config = LoraConfig(

@@ -34,7 +34,7 @@ class LLMPredictor:
 
     Args:
         model: the federated model; its encoders and heads are read.
-        injected: the LLM, in eval mode.
+        injected: the LLM.
         settings: of head tokens and encoders.
         device: of the inputs of both models.
     """
@@ -80,9 +80,7 @@ class LLMPredictor:
 
     @torch.no_grad()
     def calibrate(self, tasks: Sequence[Task], public: Mapping[str, TaskSet]) -> None:
-        """Set ``offsets`` for the questions of untrained ``tasks``, from unlabelled public examples.
-
-        A task whose modalities no trained task has exactly stays as it is.
+        """Set ``offsets`` for the questions of untrained ``tasks``, from unlabelled public examples like theirs.
 
         Deviation: batch calibration (Zhou et al. 2024) divides by the mean probability over the batch under test. This
         is the mean log-likelihood over public examples, so that no test example depends on another.

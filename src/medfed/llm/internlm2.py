@@ -212,7 +212,7 @@ def _split(name: str, value: Tensor, config: LlamaConfig) -> Iterator[Tensor]:
         return
     per_group = config.num_attention_heads // config.num_key_value_heads
     rows = value.reshape(config.num_key_value_heads, per_group + 2, -1, *value.shape[1:])
-    for part in rows.split([per_group, 1, 1], 1):
+    for part in torch.split(rows, [per_group, 1, 1], 1):
         yield part.flatten(0, 2).contiguous()
 
 

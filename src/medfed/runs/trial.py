@@ -135,7 +135,7 @@ class _FewLayers:
         with torch.device(device):
             self.model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=dtype)
         self.model.requires_grad_(False)
-        self._width = int(self.model.get_input_embeddings().weight.shape[1])  # type: ignore[operator]
+        self._width = int(self.model.get_input_embeddings().weight.shape[1])
         self._num_experts = settings.num_experts
         self._windows, self._dtype, self._device = windows_of(self.model), dtype, device
         tuner = add_experts(self.model, settings).base_model if settings.num_experts else None

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from medfed.core.catalog import ENCODERS, MODALITIES, TASKS
 from medfed.core.rng import numpy_rng
 from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Params
@@ -27,12 +28,10 @@ from medfed.federated.state import FederatedState, load_weights, split, weights_
 from medfed.injection.batching import epoch_order
 from medfed.injection.inject import Injector
 from medfed.llm.foundation import Foundation
-from medfed.modalities import ENCODERS, MODALITIES
 from medfed.models.multimodal import MultimodalModel
 from medfed.study.algorithms import FedAvg
 from medfed.study.federation import ClientSettings, RoundSettings
 from medfed.study.injection import InjectionSettings
-from medfed.tasks import TASKS
 from medfed.tasks.base import Task, TaskSet
 
 SEED, ROUNDS, LR, SIZES, EXPERTS, RANK = 0, 2, 0.05, {"north": 12, "south": 18}, 3, 2
@@ -65,9 +64,8 @@ def train_client(model: nn.Module, tasks: dict[str, TaskSet], place: str, number
     """Eq. 1 and 2: one epoch of SGD on the mean of the task losses, in batches of 6."""
     model = copy.deepcopy(model).train()
     optimizer = torch.optim.SGD(model.parameters(), LR)
-    orders = {
-        name: numpy_rng(SEED, place, number, "train", 0, name, "batches").permutation(SIZES[place]) for name in tasks
-    }
+    key = (SEED, place, number, "train", 0)
+    orders = {name: numpy_rng(*key, name, "batches").permutation(SIZES[place]) for name in tasks}
     for begin in range(0, SIZES[place], 6):
         batches = {name: held.batch(orders[name][begin : begin + 6]) for name, held in tasks.items()}
         losses = [F.cross_entropy(model(TASK[name], batch), batch.target) for name, batch in batches.items()]

@@ -102,7 +102,7 @@ class Injector(LLMPredictor):
             self._optimizer = self._new_optimizer()
         if settings.public_lr:
             train_public(self._model, sets, settings.public_lr, self._seed, round_number, alone=self._alone)
-        orders = [self._order(sets, round_number, epoch) for epoch in range(settings.num_epochs)]
+        orders = self._orders(sets, round_number)
         encoded = self._encoder_of(sets, list(chain.from_iterable(orders)))
         step = 0
         for epoch, order in enumerate(orders):
@@ -115,14 +115,12 @@ class Injector(LLMPredictor):
                 yield StepRecord(epoch, step, loss, by_task, norm)
                 step += 1
 
-    def _order(self, sets: Mapping[str, TaskSet], round_number: int, epoch: int) -> list[Draw]:
+    def _orders(self, sets: Mapping[str, TaskSet], round_number: int) -> list[list[Draw]]:
+        """Return the order of the examples in every epoch."""
+        balance = {"balance_tasks": self._settings.balance_tasks, "balance_classes": self._settings.balance_classes}
         targets = {name: examples.targets.numpy() for name, examples in sets.items()}
-        return epoch_order(
-            targets,
-            numpy_rng(self._seed, "inject", round_number, epoch),
-            balance_tasks=self._settings.balance_tasks,
-            balance_classes=self._settings.balance_classes,
-        )
+        keys = [(self._seed, "inject", round_number, epoch) for epoch in range(self._settings.num_epochs)]
+        return [epoch_order(targets, numpy_rng(*key), **balance) for key in keys]
 
     def _encoder_of(
         self, sets: Mapping[str, TaskSet], draws: Sequence[Draw]
@@ -236,9 +234,8 @@ class Injector(LLMPredictor):
             RunError: it is the state of other settings.
         """
         params, slots = split(state, ("params", "slots")).values()
-        wrong = sorted(params.keys() ^ self._adapters.keys())
-        shapes = {name: value.shape for name, value in self._adapters.items()}
-        wrong += [name for name, value in params.items() if name in shapes and value.shape != shapes[name]]
+        given, expected = ({name: value.shape for name, value in some.items()} for some in (params, self._adapters))
+        wrong = sorted(name for name in given.keys() | expected.keys() if given.get(name) != expected.get(name))
         if wrong:
             raise RunError("not a tensor of this LLM's adapters", where=wrong[0], hint="resume with the same settings")
         for name, value in self._adapters.items():

@@ -33,8 +33,8 @@ from medfed.federated.exchange import ClientExchange, Trainer
 from medfed.federated.memory import DiskMemory
 from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.wire import broadcast_of, update_bytes
+from medfed.records.folder import RunFolder
 from medfed.runs.federation import build_model, clients_of, in_process, in_workers
-from medfed.runs.folder import RunDir
 from medfed.sites.certificates import write_trial
 from medfed.sites.flower import FlowerServer, FlowerSite
 from medfed.sites.keys import public_bytes
@@ -86,9 +86,9 @@ def measured(size: str, study: Study, place: Path) -> list[str]:
     clients = clients_of(study, cohort)
     with over_flower(study, clients, place) as flower:
         exchanges: dict[str, ClientExchange] = {
-            "here": in_process(study, cohort, RunDir(place / "here")),
+            "here": in_process(study, cohort, RunFolder(place / "here")),
             "flower": flower,
-            "workers": in_workers(2)(study, cohort, RunDir(place / "workers")),
+            "workers": in_workers(2)(study, cohort, RunFolder(place / "workers")),
         }
         spent = alternate(study, cohort, exchanges)
         for exchange in exchanges.values():

@@ -28,8 +28,10 @@ FILES = (
     ("injection/model.py", "the LLM with prompt, projectors and experts"),
     ("injection/router.py", "the weights α of the experts"),
     ("injection/predict.py", "answers to test examples"),
-    ("evaluation/evaluate.py", "scores with intervals"),
-    ("report/html.py", "the report"),
+    ("runs/predictors.py", "everything that responds to test examples"),
+    ("evaluation/responses.py", "responses, counted by the task's scorer"),
+    ("evaluation/score.py", "scores with intervals"),
+    ("report/single.py", "the report"),
 )
 """File below ``src/medfed`` and what it holds."""
 

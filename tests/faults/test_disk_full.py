@@ -15,8 +15,10 @@ import pytest
 import torch
 
 from medfed.core.errors import DiskError, SiteError
+from medfed.core.files import written_whole
 from medfed.federated.memory import DiskMemory
-from medfed.runs.folder import RunDir, written_whole
+from medfed.records.folder import RunFolder
+from medfed.runs.checkpoints import Checkpoints
 from medfed.sites.audit import AuditLog
 
 SMALL, LARGE = {"w": torch.zeros(8)}, {"w": torch.ones(5000)}
@@ -48,23 +50,23 @@ def assert_tells(error: DiskError, path: Path, num_bytes: int) -> None:
 
 
 def test_a_checkpoint_is_whole_or_absent(tmp_path: Path) -> None:
-    run = RunDir(tmp_path)
-    run.save_checkpoint(1, SMALL, {"round": 1})
+    run = Checkpoints(tmp_path)
+    run.save(1, SMALL, {"round": 1})
     with full_disk(), pytest.raises(DiskError) as caught:
-        run.save_checkpoint(2, LARGE, {"round": 2})
+        run.save(2, LARGE, {"round": 2})
     assert_tells(caught.value, tmp_path / "checkpoints" / "000002", 20_000)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["000001"]
-    loaded = run.load_checkpoint()
+    loaded = run.load()
     assert loaded is not None
     assert loaded[1]["round"] == 1
-    run.save_checkpoint(2, LARGE, {"round": 2})
-    loaded = run.load_checkpoint()
+    run.save(2, LARGE, {"round": 2})
+    loaded = run.load()
     assert loaded is not None
     assert torch.equal(loaded[0]["w"], LARGE["w"])
 
 
 def test_a_run_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
-    run = RunDir(tmp_path)
+    run = RunFolder(tmp_path)
     run.write_text("scores.json", "old")
     with full_disk(), pytest.raises(DiskError) as caught:
         run.write_text("scores.json", "x" * 5000)
@@ -101,9 +103,12 @@ def test_an_audit_log_that_cannot_be_written_holds_after_there_is_space(tmp_path
 
 
 def test_what_a_library_calls_an_os_error_is_not_told_of_the_disk(tmp_path: Path) -> None:
-    partial = tmp_path / ".partial"
-    partial.mkdir()
-    with pytest.raises(OSError, match="no such model") as caught, written_whole(tmp_path / "out", 10, partial):
-        raise OSError("no such model")
+    def fail() -> None:
+        with written_whole(tmp_path / "out", 10) as partial:
+            partial.mkdir()
+            raise OSError("no such model")
+
+    with pytest.raises(OSError, match="no such model") as caught:
+        fail()
     assert not isinstance(caught.value, DiskError)
     assert list(tmp_path.iterdir()) == []

@@ -237,5 +237,5 @@ def test_an_npz_with_wrong_arrays_is_refused(key: str, value: np.ndarray | None,
 
 
 def test_only_chests_have_a_phantom(tmp_path: Path) -> None:
-    breast = MedMnist("breastmnist", "benign", "BreastMNIST", "Al-Dhabyani et al. (2020)")
+    breast = MedMnist("breastmnist", "benign", PNEUMONIA_MNIST.card)
     assert "no synthetic twin of breastmnist" in message(lambda: breast.synthesize(tmp_path, TwinSpec()))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from medfed.runs.folder import RunDir
+from medfed.records.folder import RunFolder
 from medfed.sites.status import is_held
 from support.clocks import until
 from support.federation_here import failures, sites_and_phases, weights, weights_without
@@ -18,10 +18,10 @@ from support.planted_faults import Fault
 
 Open = Callable[..., Trial]
 GREETING, UPDATE = "medfed.sites.remote:_greeting", "medfed.sites.remote:_update"
-FINISH, ASK = "medfed.runs.federation:Arm._finish_round", "medfed.sites.remote:RemoteExchange.__call__"
+FINISH, ASK = "medfed.runs.federation:FederationRun._finish_round", "medfed.sites.remote:RemoteExchange.__call__"
 SCORES, GOODBYE = "medfed.sites.remote:RemoteExchange._scores", "medfed.sites.server:Hospitals.goodbye"
 SYNC, SAVE = "medfed.runs.folder:_sync", "medfed.runs.folder:save_file"
-STEP, INJECT = "medfed.injection.inject:Injector._step", "medfed.runs.federation:Arm._inject"
+STEP, INJECT = "medfed.injection.inject:Injector._step", "medfed.runs.federation:FederationRun._inject"
 PREDICT = "medfed.runs.pipeline:predict_task"
 STUDIES = Path(__file__).parents[2] / "studies"
 MINUTES = 600.0
@@ -115,7 +115,7 @@ def test_a_server_of_fedkim_killed_at_every_phase_ends_with_the_same_bits(tmp_pa
         assert [site.wait() for site in sites] == [0, 0, 0], killed.logs()
         for folder in (whole.server_folder / "runs").iterdir():
             there = killed.server_folder / "runs" / folder.name
-            assert RunDir(there).checksums() == RunDir(folder).checksums()
+            assert RunFolder(there).checksums() == RunFolder(folder).checksums()
     finally:
         whole.close()
         killed.close()

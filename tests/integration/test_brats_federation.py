@@ -14,7 +14,7 @@ from medfed.core.torch_rng import torch_seeded
 from medfed.data.decode import decode
 from medfed.datasets.base import Record
 from medfed.datasets.decoded import Decoded
-from medfed.evaluation.kinds import KINDS
+from medfed.evaluation.scorers import SCORERS
 from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
 from medfed.federated.exchange import InProcessExchange
@@ -80,6 +80,6 @@ def test_the_real_extract_loads_trains_and_scores_through_the_same_code(real_dat
     examples = all_examples(data)
     with torch.inference_mode():
         responses = BRATS.respond(trained, examples)
-    values = KINDS["segmentation"].values(BRATS.truths(examples), responses, np.ones((1, len(examples))))
+    values = SCORERS["segmentation"].values(BRATS.truths(examples), responses, np.ones((1, len(examples))))
     assert all(np.isfinite(value).all() for value in values.values())
     assert 0 <= values["dice"][0] <= 1

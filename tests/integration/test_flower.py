@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -154,16 +154,12 @@ def test_a_slow_site_is_lost_its_late_answer_told_once_and_the_next_letter_answe
 
 def test_a_site_finds_a_server_that_was_started_again(net: Net, tmp_path: Path) -> None:
     said: list[str] = []
-    with net.joined({"north": echo}, said):
-        port = net.server.port
+    with ExitStack() as servers, net.joined({"north": echo}, said):
         net.server.stop()
-        again = listening(net.files, net.keys, port, tmp_path / "again.log")
-        try:
-            until(lambda: again.online() == {"north"})
-            assert isinstance(dict(again.ask({"north": Envelope("hello", {}, b"x")}, BOUND))["north"], Envelope)
-        finally:
-            again.stop()
-            net.server.stop()
+        again = listening(net.files, net.keys, net.server.port, tmp_path / "again.log")
+        servers.callback(again.stop)  # after the site, which else does not hear that it is to stop
+        until(lambda: again.online() == {"north"})
+        assert isinstance(dict(again.ask({"north": Envelope("hello", {}, b"x")}, BOUND))["north"], Envelope)
     assert sum(line.startswith("connected") for line in said) == 2
 
 

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from medfed.cli.app import app
-from medfed.runs.folder import RunDir
+from medfed.records.folder import RunFolder
 
 STUDY = """
 name = "small-sites"
@@ -102,7 +102,7 @@ def test_a_run_on_the_folders_is_the_run_on_the_twins(whole: Path, root: Path, t
     assert sorted(path.name for path in (root / "site-1").iterdir()) == ["yaib-mortality"]
     run = start(tmp_path, tmp_path / "unused", "--data-root", str(root))
     assert run.name == whole.name
-    assert RunDir(run).checksums() == RunDir(whole).checksums()
+    assert RunFolder(run).checksums() == RunFolder(whole).checksums()
 
 
 @pytest.mark.parametrize("kill", [("medfed.federated.client:Client.train", 9), ("medfed.runs.sites:evaluate_at", 5)])
@@ -110,7 +110,7 @@ def test_sigkill_and_resume_give_the_same_bits(kill: tuple[str, int], whole: Pat
     stopped = start(tmp_path, cache, kill=kill)
     assert (stopped / "rounds.jsonl").is_file(), "it was killed in the federation itself, not in a baseline"
     assert not (stopped / "sites.json").exists()
-    assert RunDir(start(tmp_path, cache)).checksums() == RunDir(whole).checksums()
+    assert RunFolder(start(tmp_path, cache)).checksums() == RunFolder(whole).checksums()
 
 
 def test_the_folders_are_checked_and_divided_site_by_site(root: Path, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_a_killed_pretraining_leaves_nothing(tmp_path: Path, monkeypatch: pytest
     def killed(*_: object) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tiny, "_sha256", killed)
+    monkeypatch.setattr(tiny, "sha256_of", killed)
     with pytest.raises(KeyboardInterrupt):
         load_foundation(SMALL, cache=tmp_path)
     assert list((tmp_path / "tiny").iterdir()) == []

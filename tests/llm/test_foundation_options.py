@@ -17,7 +17,7 @@ from medfed.injection.inject import Injector
 from medfed.llm import huggingface
 from medfed.llm.checkpoints import foundation_checksum
 from medfed.llm.foundation import load_foundation
-from medfed.runs.pipeline import Places, folder_of
+from medfed.runs.context import RunPaths, folder_of
 from medfed.study.foundation import HuggingFaceSettings
 from medfed.study.study import foundation_overrides, load_study
 from support.llm_toys import BOTH, IMAGE, examples, federated_model, public, settings, write_model
@@ -54,7 +54,7 @@ def test_a_pinned_foundation_loads_and_another_is_refused(folder: Path, tmp_path
 def test_a_pinned_foundation_may_lie_anywhere(tmp_path: Path) -> None:
     def place(where: str, *overrides: str) -> Path:
         study = load_study(STUDY, ["foundation.kind=huggingface", *overrides])
-        return folder_of(study, Places(tmp_path, tmp_path, foundation=tmp_path / where), Sources({}, {}))
+        return folder_of(study, RunPaths(tmp_path, tmp_path, foundation=tmp_path / where), Sources({}, {}))
 
     assert place("here") != place("there")
     sums = [f"foundation.sha256={letter * 64}" for letter in "ab"]

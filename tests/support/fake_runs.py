@@ -12,7 +12,9 @@ import numpy as np
 from PIL import Image
 
 from medfed.core.rng import numpy_rng
-from medfed.evaluation.evaluate import TaskPredictions, prediction_records, score_rows
+from medfed.evaluation.score import score_run
+from medfed.records.folder import RunFolder
+from medfed.records.schema import ComparisonFile, Prediction, TaskFacts
 from medfed.study.evaluation import EvaluationSettings
 
 ANSWERS = ("No", "Yes")
@@ -55,14 +57,14 @@ def fake_run(root: Path, *, name: str = "demo", num_examples: int = 180, num_res
     _lines(run / "injection" / "steps.jsonl", _steps())
     _lines(run / "injection" / "routing.jsonl", _routing())
     tasks = list(_predictions(num_examples))
-    for task in tasks:
-        _lines(run / "predictions" / f"{task.task}.jsonl", prediction_records(task, "salt"))
+    for task, _, lines in tasks:
+        RunFolder(run).write_predictions(task, lines)
     _json(run / "cards.json", _cards(tasks))
-    _json(run / "scores.json", score_rows(tasks, 0, EvaluationSettings(num_resamples=num_resamples)))
+    RunFolder(run).write(score_run(tasks, 0, EvaluationSettings(num_resamples=num_resamples)))
     return run
 
 
-def _predictions(num_examples: int) -> Iterable[TaskPredictions]:
+def _predictions(num_examples: int) -> Iterable[tuple[str, TaskFacts, list[Prediction]]]:
     for task, (prevalence, *separations) in {**TRAINED, **UNSEEN}.items():
         rng = numpy_rng("fake", task)
         targets = (rng.random(num_examples) < prevalence).astype(int)
@@ -73,28 +75,40 @@ def _predictions(num_examples: int) -> Iterable[TaskPredictions]:
             logit = rng.normal(size=num_examples) + separation * (targets - 0.5) * 1.3 + bias
             positive = 1 / (1 + np.exp(-1.4 * logit))
             scores[model] = np.stack([1 - positive, positive], 1)
-        ids = [f"{task}-{number}" for number in range(num_examples)]
-        patients = [f"{task}-patient-{number * 2 // 3}" for number in range(num_examples)]
-        role = "trained" if task in TRAINED else "unseen"
-        yield TaskPredictions(task, role, ANSWERS, ids, patients, targets, scores)
+        lines = [
+            Prediction(
+                example=f"{task}-{number}",
+                patient=f"{task}-patient-{number * 2 // 3}",
+                truth=int(target),
+                responses={model: values[number].tolist() for model, values in scores.items()},
+            )
+            for number, target in enumerate(targets)
+        ]
+        yield (
+            task,
+            TaskFacts(title=TITLES[task], role="trained" if task in TRAINED else "unseen", answers=ANSWERS),
+            lines,
+        )
 
 
-def _cards(tasks: Sequence[TaskPredictions]) -> dict:
+def _cards(tasks: Sequence[tuple[str, TaskFacts, list[Prediction]]]) -> dict:
     views = {"ead": _trace, "ebd": _trace, "mp": _hours, "sp": _hours}
     cards = []
-    for task in tasks:
+    for task, _, lines in tasks:
         for position in (3, 7):
-            said = {model: dict(zip(ANSWERS, s[position].tolist(), strict=True)) for model, s in task.scores.items()}
+            given = lines[position].responses
             cards.append(
                 {
-                    "task": task.task,
+                    "task": task,
                     "example": f"{position:016x}",
-                    "question": f"Does this example show {TITLES[task.task].lower()}?",
-                    "gold": ANSWERS[task.targets[position]],
-                    "probabilities": said,
+                    "question": f"Does this example show {TITLES[task].lower()}?",
+                    "gold": ANSWERS[lines[position].truth],
+                    "probabilities": {
+                        model: dict(zip(ANSWERS, values, strict=True)) for model, values in given.items()
+                    },
                     "generated": {},
                     "experts": [{"expert": 4, "weight": 0.61}, {"expert": 11, "weight": 0.2}],
-                    "views": views.get(task.task, _image)(position),
+                    "views": views.get(task, _image)(position),
                     "withheld": None,
                 }
             )
@@ -208,7 +222,7 @@ def _rounds() -> Iterable[dict]:
             if (number, client) != (4, 3)
         ]
         failure = {"client": "hospital-3", "phase": "gate", "reason": "tensor heads.cd.1.weight is not finite"}
-        yield {"round": number, "clients": clients, "failures": [failure] if number == 4 else [], "fingerprint": "ab"}
+        yield {"round": number, "clients": clients, "failures": [failure] if number == 4 else []}
 
 
 def _timings() -> Iterable[dict]:
@@ -285,7 +299,7 @@ def fake_runs(root: Path, num_seeds: int = 5) -> list[Path]:
     return folders
 
 
-def fake_comparison(num_seeds: int = 5) -> dict:
+def fake_comparison(num_seeds: int = 5) -> ComparisonFile:
     """Return a comparison of :data:`CELLS`: the first is significantly better than the last, nothing else is."""
     rows, differences = [], []
     for label, loss in CELLS.items():
@@ -299,7 +313,8 @@ def fake_comparison(num_seeds: int = 5) -> dict:
             pair = ((label, "fedkim"), (label, "federated"))
             differences.append(_difference(*pair, "trained", metric, 0.01, num_seeds))
     seeds = {label: list(range(num_seeds)) for label in CELLS}
-    return {"labels": list(CELLS), "seeds": seeds, "rows": rows, "differences": differences}
+    facts = {"labels": list(CELLS), "seeds": seeds, "rows": rows, "differences": differences}
+    return ComparisonFile.model_validate(facts)
 
 
 def _role(label: str, role: str, tasks: Sequence[str], metric: str, loss: float, num_seeds: int) -> list[dict]:

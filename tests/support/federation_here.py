@@ -12,8 +12,10 @@ from medfed.core.progress import Reporter
 from medfed.core.types import Broadcast
 from medfed.data.cohort import Cohort
 from medfed.federated.exchange import Answer, ClientExchange
-from medfed.runs.folder import RunDir
-from medfed.runs.pipeline import Party, Places, here, run_study
+from medfed.records.folder import RunFolder
+from medfed.records.schema import Round
+from medfed.runs.context import Participants, RunPaths, here
+from medfed.runs.pipeline import run_study
 from medfed.sites.client import SiteDesk
 from medfed.sites.federation import FederationFolder
 from medfed.sites.remote import Envelope, Lost
@@ -54,12 +56,12 @@ class DeskPost:
         return []
 
 
-def run_over(trial: Trial, post: DeskPost) -> RunDir:
+def run_over(trial: Trial, post: DeskPost) -> RunFolder:
     """Run the study of ``trial`` over ``post`` as its server does."""
     folder, reporter = FederationFolder.load(trial.server_folder), Reporter.silent()
-    places = Places(folder.runs, folder.cache, folder.data_root)
+    paths = RunPaths(folder.runs, folder.cache, folder.data_root)
     hospitals = Hospitals(folder, post, reporter)
-    return RunDir(run_study(trial.study, places, reporter, party=hospitals.party()))
+    return RunFolder(run_study(trial.study, paths, reporter, participants=hospitals.participants()))
 
 
 class Deaf:
@@ -81,15 +83,15 @@ def weights_without(trial: Trial, client: str, rounds: set[int], *, asked: bool)
     """Return the final weights' sha256 of a run in this process in which ``client`` is not heard in ``rounds``."""
     local = here()
 
-    def connect(study: Study, cohort: Cohort, run: RunDir) -> ClientExchange:
+    def connect(study: Study, cohort: Cohort, run: RunFolder) -> ClientExchange:
         return Deaf(local.connect(study, cohort, run), client, rounds, asked=asked)  # type: ignore[return-value]
 
-    places = Places(trial.root / "here", trial.root / "cache", trial.data)
-    party = Party(local.sources, local.cohort, connect)
-    return weights(RunDir(run_study(trial.study, places, Reporter.silent(), party=party)))
+    paths = RunPaths(trial.root / "here", trial.root / "cache", trial.data)
+    participants = Participants(local.sources, local.cohort, connect)
+    return weights(RunFolder(run_study(trial.study, paths, Reporter.silent(), participants=participants)))
 
 
-def weights(run: RunDir) -> str:
+def weights(run: RunFolder) -> str:
     newest = sorted((run.root / "checkpoints").glob("[0-9]*"))[-1]
     return hashlib.sha256((newest / "state.safetensors").read_bytes()).hexdigest()
 
@@ -97,8 +99,8 @@ def weights(run: RunDir) -> str:
 def failures(trial: Trial) -> dict[int, list[tuple[str, str, str]]]:
     """Return round → (site, phase, reason) as ``rounds.jsonl`` has them."""
     return {
-        record["round"]: [(found["client"], found["phase"], found["reason"]) for found in record["failures"]]
-        for record in trial.run.read_records("rounds.jsonl")
+        line.round: [(failure.client, failure.phase, failure.reason) for failure in line.failures]
+        for line in trial.run.lines(Round)
     }
 
 

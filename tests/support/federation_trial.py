@@ -22,7 +22,7 @@ import psutil
 
 from medfed.core.progress import Reporter
 from medfed.data.prepare import write_folders
-from medfed.runs.folder import RunDir
+from medfed.records.folder import RunFolder
 from medfed.sites.certificates import certificate_fingerprint, load_authority, write_trial
 from medfed.sites.federation import Deadlines, FederationFolder, FederationSettings, init_federation
 from medfed.sites.folder import SiteFolder, SiteSettings, init_site
@@ -222,10 +222,10 @@ class Trial:
         return (self.server_folder / STATUS).exists() and bool(self.status.failures)
 
     @property
-    def run(self) -> RunDir:
+    def run(self) -> RunFolder:
         """The run's folder."""
         (found,) = (self.server_folder / "runs" / self.study.name).iterdir()
-        return RunDir(found)
+        return RunFolder(found)
 
     def server(self, *faults: Fault) -> Process:
         """Start the server."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +15,13 @@ from medfed.federated.rounds import initial_state
 from medfed.federated.state import join
 from medfed.injection.inject import Injector
 from medfed.llm.foundation import load_foundation
+from medfed.records.folder import RunFolder
+from medfed.records.schema import NormalisationFile, StudyFile
+from medfed.runs.checkpoints import Checkpoints
+from medfed.runs.context import RunPaths
 from medfed.runs.federation import build_multimodal
-from medfed.runs.folder import RunDir
 from medfed.runs.loaded import LoadedRun
-from medfed.runs.pipeline import Places, run_study
+from medfed.runs.pipeline import run_study
 from medfed.study.study import Study, study_of
 from support.fake_runs import fake_run
 from support.llm_toys import language_model, write_tokenizer
@@ -50,7 +52,7 @@ class QuickRun(NamedTuple):
 def quick_run(place: Path) -> None:
     """Run the study in ``place``, and put an ICU stay beside it."""
     cache, quiet = place / "cache", Reporter(Console(quiet=True))
-    run_study(study_of(QUICK, "quick"), Places(place / "runs", cache), quiet)
+    run_study(study_of(QUICK, "quick"), RunPaths(place / "runs", cache), quiet)
     stays = pl.read_parquet(next(cache.rglob("mortality24/*/dyn.parquet")))
     stay = stays.filter(pl.col("stay_id") == stays["stay_id"][0]).head(24).drop("stay_id", "time")
     stay.write_csv(place / "stay.csv")
@@ -77,7 +79,7 @@ def finished_run(root: Path, llm: Path, *, learned: bool = True, model: str | No
     """
     folder = fake_run(root, num_resamples=20)
     study = _study(injection, model)
-    run = RunDir(folder)
+    run = RunFolder(folder)
     foundation = load_foundation(study.foundation, cache=root, path=llm)
     with torch.random.fork_rng():
         torch.manual_seed(7)
@@ -89,12 +91,10 @@ def finished_run(root: Path, llm: Path, *, learned: bool = True, model: str | No
     injector.offsets = {f"{task.name}: {task.question}": OFFSETS for task in study.tasks if task.name == UNTRAINED}
     state = initial_state(model, study.algorithm)
     tensors = join({"federated": state.tensors(), "injector": injector.state()})
-    run.save_checkpoint(1, tensors, {"round": 1, "finished": True})
+    Checkpoints(folder).save(1, tensors, {"round": 1, "finished": True})
     injector.save(folder / "injection")
-    run.write_json("study.json", study.resolved())
-    run.write_json("normalisation.json", {name: _moments(study, name) for name in study.encoders})
-    facts = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    run.write_json("provenance.json", {**facts, "corpus": None})
+    run.write(StudyFile(**study.resolved()))
+    run.write(NormalisationFile(moments={name: _moments(study, name) for name in study.encoders}))
     run.finish()
     return folder
 

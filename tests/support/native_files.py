@@ -16,7 +16,7 @@ from medfed.datasets.base import write_twin
 from medfed.datasets.brats import BraTS
 from medfed.datasets.decoded import Decoded
 from medfed.modalities.base import Modality
-from medfed.modalities.timeseries import icu_modalities
+from medfed.modalities.timeseries import ICU
 from medfed.modalities.volume import MaskModality, VolumeModality
 from medfed.study.data import TwinSpec
 from medfed.tasks.base import TaskSet
@@ -70,7 +70,7 @@ def all_examples(data: Decoded) -> TaskSet:
     return TaskSet(BRATS, data, np.arange(len(data.index)))
 
 
-VARIABLES = [variable for modality in icu_modalities() for variable in modality.variables]
+VARIABLES = [variable for variables in ICU.values() for variable in variables]
 
 
 def write_ptbxl(root: Path, **changes: str) -> Path:

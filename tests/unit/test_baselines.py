@@ -9,7 +9,7 @@ import pytest
 
 from medfed.core.catalog import TASKS
 from medfed.data.cohort import Cohort
-from medfed.runs.baselines import federations, pooled
+from medfed.runs.baselines import baselines_of, pooled
 from medfed.study.study import Study, load_study
 from medfed.tasks.base import TaskSet
 
@@ -39,7 +39,7 @@ def cohort(num_examples: int = 12) -> Cohort:
 
 
 def names(made: Study, held: Cohort | None = None, checksums: dict[str, str] | None = None) -> list[str]:
-    return [f.run.root.name for f in federations(made, held or cohort(), checksums or CHECKSUMS, Path("runs"))]
+    return [f.run.root.name for f in baselines_of(made, held or cohort(), checksums or CHECKSUMS, Path("runs"))]
 
 
 def test_what_does_not_decide_a_baseline_does_not_change_its_name() -> None:
@@ -67,7 +67,7 @@ def test_local_and_centralised_do_not_depend_on_the_algorithm() -> None:
 
 
 def test_each_local_model_has_its_own_name_and_data() -> None:
-    made = federations(study(), cohort(), CHECKSUMS, Path("runs"))
+    made = baselines_of(study(), cohort(), CHECKSUMS, Path("runs"))
     local = {federation.model: federation for federation in made if federation.model.startswith("local/")}
     assert list(local) == ["local/client-0", "local/client-1"]
     assert {name: list(f.cohort.clients) for name, f in local.items()} == {

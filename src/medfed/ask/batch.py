@@ -21,8 +21,8 @@ from medfed.ask.asking import Answer, Case, Request, answer_all, prepared
 from medfed.ask.inputs import KINDS, Kind, parts_of
 from medfed.ask.task_selection import parse_answers
 from medfed.core.errors import DataError, MedfedError
-from medfed.datasets.base import read_csv
-from medfed.report.page import write_whole
+from medfed.core.files import PRIVATE, sha256_of, write_whole
+from medfed.datasets.tables import read_csv
 from medfed.runs.loaded import LoadedRun
 
 CHUNK = 256
@@ -86,7 +86,7 @@ def answer_table(run: LoadedRun, tables: Tables) -> Counts:
             written[row["id"]] = row | {"asked": asked[row["id"]]}
             failed += bool(row["error"])
         ordered = sorted(written.values(), key=lambda row: place.get(row["id"], -1))
-        write_whole(_as_csv(ordered), tables.out, 0o600)
+        write_whole(tables.out, _as_csv(ordered), PRIVATE)
     return Counts(len(todo) - failed, len(tables.rows) - len(todo), failed)
 
 
@@ -108,10 +108,7 @@ def _fingerprints(tables: Tables) -> dict[str, str]:
 
 def _digest(path: Path) -> str:
     try:
-        if not path.is_file():
-            return ""
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path) if path.is_file() else ""
     except OSError:
         return ""
 

@@ -15,7 +15,6 @@ one before, so there is one for each root and settings. These are patients' data
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
 import shutil
@@ -30,11 +29,14 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+import medfed.data
+import medfed.datasets
 import medfed.modalities
+from medfed.core.code import definition_of, source_file
 from medfed.core.errors import DiskError
+from medfed.core.files import sha256_of, written_whole
 from medfed.datasets.base import Dataset, Problem
 from medfed.modalities.base import Modality
-from medfed.runs.folder import written_whole
 
 FOLDER = "decoded"
 LIST = "entry.json"
@@ -144,7 +146,7 @@ class DecodedCache:
             found = _List.model_validate_json((place / LIST).read_text(encoding="utf-8"))
             if found.sources != sources or (found.skipped and not skip_bad):
                 return None
-            if any(_sha256(place / name) != digest for name, digest in found.sha256.items()):
+            if any(sha256_of(place / name) != digest for name, digest in found.sha256.items()):
                 return None
             arrays = {name.removesuffix(".npy"): _mapped(place / name) for name in found.sha256}
         except (OSError, ValueError, ValidationError):
@@ -162,14 +164,8 @@ class DecodedCache:
     def _write(self, place: Path, dataset: Dataset, root: Path, sources: str, arrays: Arrays) -> None:
         named = {f"samples.{name}.npy": value for name, value in arrays.samples.items()}
         named |= {f"present.{name}.npy": value for name, value in arrays.present.items()}
-        partial = place.with_name(f".{place.name}.partial-{os.getpid()}")
-        with written_whole(place, sum(value.nbytes for value in named.values()), partial):
-            self._folder.mkdir(parents=True, exist_ok=True)
+        with written_whole(place, sum(value.nbytes for value in named.values())) as partial:
             self._folder.chmod(0o700)
-            for left in self._folder.glob(".*.partial-*"):
-                if not _runs(int(left.name.rpartition("-")[2])):
-                    shutil.rmtree(left, ignore_errors=True)
-            shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(mode=0o700)
             for name, value in named.items():
                 np.save(partial / name, value, allow_pickle=False)
@@ -178,12 +174,10 @@ class DecodedCache:
                 root=str(root.resolve()),
                 num_examples=len(next(iter(named.values()))) - len(arrays.problems),
                 sources=sources,
-                sha256={name: _sha256(partial / name) for name in sorted(named)},
+                sha256={name: sha256_of(partial / name) for name in sorted(named)},
                 skipped={row: tuple(problem) for row, problem in arrays.problems.items()},
             )
             (partial / LIST).write_text(told.model_dump_json(indent=1) + "\n", encoding="utf-8")
-            shutil.rmtree(place, ignore_errors=True)
-            partial.rename(place)
 
     def entries(self) -> list[Entry]:
         """Return what lies here, sorted by dataset; folders that are no entries are left out."""
@@ -211,25 +205,14 @@ class DecodedCache:
                 raise DiskError(f"cannot remove it: {error.strerror}", where=self._folder, hint=hint) from error
 
 
-PACKAGES = (str(Path(__file__).parent), str(Path(medfed.modalities.__file__).parent))
+PACKAGES = tuple(Path(part.__path__[0]) for part in (medfed.data, medfed.datasets, medfed.modalities))
 """The code that decodes."""
 
 
 @cache
-def _code(path: Path) -> str:
-    """Return a hash of a source file, or of all those of a folder."""
-    files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _code(folder: Path) -> str:
+    """Return a hash of all source files of a folder."""
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in sorted(folder.rglob("*.py")))).hexdigest()
 
 
 def _mapped(path: Path) -> np.ndarray:
@@ -245,8 +228,10 @@ def _sources(dataset: Dataset, root: Path, index: pl.DataFrame, modalities: Mapp
 
 def decoder_of(dataset: Dataset, modalities: Mapping[str, Modality]) -> str:
     """Return a hash of the code that decodes ``dataset``, and of the versions of what it reads files with."""
-    own = {inspect.getfile(type(part)) for part in (dataset, *modalities.values())}
-    code = [_code(Path(file)) for file in sorted(own)] + [_code(Path(part)) for part in PACKAGES]
+    classes = {type(part) for part in (dataset, *modalities.values())}
+    files = {file for kind in classes if (file := source_file(kind)) is not None}
+    code = [sha256_of(file) for file in sorted(files)] + [_code(folder) for folder in PACKAGES]
+    code += sorted(definition_of(kind) for kind in classes if source_file(kind) is None)
     facts = [code, [version(name) for name in READERS]]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -288,8 +273,3 @@ def _files(root: Path) -> list[str]:
 def _part(arrays: Mapping[str, Any], kind: str) -> dict[str, np.ndarray]:
     start = f"{kind}."
     return {name.removeprefix(start): value for name, value in arrays.items() if name.startswith(start)}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,20 +6,20 @@ the task. Without: the routed adapter, which medfed reads. A folder appears whol
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from medfed.core.catalog import TASKS
 from medfed.core.errors import RunError, StudyError
+from medfed.core.files import written_whole
 from medfed.core.registry import lookup
 from medfed.export.files import Form, write_routed, write_task
 from medfed.injection.lowrank import changes_nothing
-from medfed.runs.folder import RunDir, written_whole
+from medfed.records.folder import RunFolder
+from medfed.records.schema import StudyFile
 from medfed.runs.loaded import LoadedRun
+from medfed.runs.provenance import load_plugins_of
 from medfed.tasks.base import Task
 from medfed.tasks.question_answering import QuestionAnswering
 
@@ -57,6 +57,7 @@ def export_run(
         StudyError: an unknown task, or options that do not go together.
         DiskError: it cannot be written; nothing is left behind.
     """
+    load_plugins_of(RunFolder(folder))
     chosen = [_askable(name) for name in dict.fromkeys(tasks)]
     _check(folder, out, chosen, rank, merge)
     run = LoadedRun(folder, cache, foundation)
@@ -69,7 +70,8 @@ def export_run(
         hint = "run the study with injection.align_rounds below rounds.num_rounds, so that the experts learn"
         raise RunError("the experts have learned nothing: the adapter is zero in every layer", where=folder, hint=hint)
     form = Form(rank, merge)
-    with _new_folder(out, _num_bytes(run, merge) * max(1, len(chosen))) as partial:
+    with written_whole(out, _num_bytes(run, merge) * max(1, len(chosen))) as partial:
+        partial.mkdir()
         if not chosen:
             return [Exported(out, write_routed(run, folder, partial))]
         if len(chosen) == 1:
@@ -94,7 +96,8 @@ def _check(folder: Path, out: Path, tasks: Sequence[Task], rank: int | None, mer
         raise StudyError("without a task there is no one adapter to cut or merge: α depends on the task", hint=hint)
     if rank is not None and merge:
         raise StudyError("a merged model has no rank", hint="give --rank or --merge")
-    if (folder / "study.json").is_file() and RunDir(folder).read_json("study.json").get("job") == "benchmark":
+    run = RunFolder(folder)
+    if run.exists(StudyFile.NAME) and run.read(StudyFile).job == "benchmark":
         raise RunError(
             "a benchmark has no LLM, so nothing to export", where=folder, hint='export a run of job "inject"'
         )
@@ -104,25 +107,3 @@ def _num_bytes(run: LoadedRun, merge: bool) -> int:
     injected = run.injector.injected
     written = injected.parameters() if merge else (value for value in injected.parameters() if value.requires_grad)
     return sum(value.nbytes for value in written)
-
-
-@contextmanager
-def _new_folder(out: Path, num_bytes: int) -> Iterator[Path]:
-    """Yield a folder beside ``out`` that takes its place when the block ends well, and goes if it does not."""
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    try:
-        with written_whole(out, num_bytes, partial):
-            partial.mkdir(parents=True)
-            yield partial
-            for path in partial.rglob("*"):
-                if path.is_file():
-                    _sync(path)
-            partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)

@@ -14,7 +14,6 @@ Underneath are stock transformers and stock PEFT, or a merged model; medfed adds
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 from medfed import __version__
 from medfed.core.catalog import ENCODERS, MODALITIES, TASKS
 from medfed.core.errors import RunError, StudyError
+from medfed.core.files import sha256_of
 from medfed.core.registry import lookup
 from medfed.core.types import Batch
 from medfed.injection.encode import HEAD, encode, token_dims, with_head_tokens
@@ -376,9 +376,3 @@ def check_sums(folder: Path) -> None:
             raise RunError("the file is missing", where=path, hint="copy the whole folder")
         if sha256_of(path) != digest:
             raise RunError("the file does not match its checksum", where=path, hint="copy it again, or export again")
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,7 +7,6 @@ On disk, memory does not grow with the number of clients, and a hospital's memor
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 from urllib.parse import quote, unquote
@@ -17,9 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from medfed.core.errors import DiskError
+from medfed.core.files import written_whole
 from medfed.core.types import Params
 from medfed.federated.state import copied, fingerprint, num_bytes
-from medfed.runs.folder import written_whole
 
 KEPT = 2
 """Rounds kept per client: the newest and the one a repetition of it starts from."""
@@ -106,14 +105,9 @@ class DiskMemory:
         if not state:
             return
         path = self._place(client) / f"{round:06d}.safetensors"
-        partial = path.with_suffix(".partial")
         tensors = copied(state)
-        with written_whole(path, num_bytes(tensors), partial):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(path, num_bytes(tensors)) as partial:
             save_file(tensors, partial, {"sha256": fingerprint(tensors, {})})
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-            partial.replace(path)
         for old in self._files(client)[:-KEPT]:
             old.unlink()
 

@@ -11,9 +11,7 @@ Batches and dropout are drawn from (seed, round, epoch, step): a resumed run equ
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -25,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from medfed.core.errors import RunError
+from medfed.core.files import write_whole
 from medfed.core.rng import numpy_rng
 from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Params
@@ -44,6 +43,8 @@ from medfed.injection.predict import LLMPredictor
 from medfed.injection.router import entropy, mutual_information, total_variation
 from medfed.llm.foundation import Foundation
 from medfed.models.multimodal import MultimodalModel
+from medfed.records.folder import file_bytes
+from medfed.records.schema import InjectionFile, Step
 from medfed.study.injection import InjectionSettings
 from medfed.tasks.base import Task, TaskSet
 
@@ -88,7 +89,7 @@ class Injector(LLMPredictor):
         self._params = {**self._adapters, **{f"encoders.{name}": value for name, value in encoders.items()}}
         self._optimizer = self._new_optimizer()
 
-    def inject(self, public: Mapping[str, TaskSet], round_number: int) -> Iterator[StepRecord]:
+    def inject(self, public: Mapping[str, TaskSet], round_number: int) -> Iterator[Step]:
         """Train one round on the public examples of the trained tasks, yielding a record per step.
 
         Raises:
@@ -112,7 +113,7 @@ class Injector(LLMPredictor):
                     groups = encoded(order[start : start + size])
                     loss, by_task, norm = self._step(groups, aligning=round_number <= settings.align_rounds)
                 check_finite(loss, f"injection, round {round_number}, step {step}", "lower injection.lr")
-                yield StepRecord(epoch, step, loss, by_task, norm)
+                yield Step(round=round_number, epoch=epoch, step=step, loss=loss, losses=by_task, grad_norm=norm)
                 step += 1
 
     def _orders(self, sets: Mapping[str, TaskSet], round_number: int) -> list[list[Draw]]:
@@ -188,11 +189,6 @@ class Injector(LLMPredictor):
             for bucket in self.injected.buckets([groups[number] for number in numbers])
         ]
 
-    def _loss(self, batch: DistillationBatch, likelihoods: Float[Tensor, "batch answer"]) -> Float[Tensor, " batch"]:
-        """Return the mean cross-entropy of an answer's tokens, expected under the target, per example."""
-        lengths = likelihoods.new_tensor([len(answer) for answer in self.injected.prompt(batch.group.task).answers])
-        return -(batch.target * likelihoods / lengths).sum(-1)
-
     def _new_optimizer(self) -> torch.optim.AdamW:
         groups: dict[float, list[nn.Parameter]] = {}
         for name, value in self._params.items():
@@ -252,26 +248,8 @@ class Injector(LLMPredictor):
         projectors = {name: value.contiguous() for name, value in self.injected.projectors.state_dict().items()}
         save_file(projectors, folder / "projectors.safetensors")
         settings = self._settings.model_dump(mode="json")
-        facts = {"foundation": foundation.name, "settings": settings, "offsets": self.offsets}
-        (folder / "injection.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """One optimizer step: mean loss over the batch and by task, and the norm of the gradients before clipping.
-
-    ``epoch`` and ``step`` count from 0 within the round.
-    """
-
-    epoch: int
-    step: int
-    loss: float
-    losses: Mapping[str, float]
-    grad_norm: float
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the fields for a log."""
-        return {**vars(self), "losses": dict(self.losses)}
+        record = InjectionFile(foundation=foundation.name, settings=settings, offsets=dict(self.offsets))
+        write_whole(folder / "injection.json", file_bytes(record))
 
 
 class GraphCut:

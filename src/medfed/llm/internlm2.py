@@ -14,8 +14,6 @@ Folders are read and written offline, safetensors alone, a layer at a time. The 
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,6 +30,7 @@ from transformers.convert_slow_tokenizer import generate_merges
 
 from medfed.core.diagnosis import installing
 from medfed.core.errors import StudyError
+from medfed.core.files import written_whole
 from medfed.llm.checkpoints import INDEX, tensor_files
 
 _FUSED = "attention.wqkv"
@@ -92,16 +91,12 @@ def convert(source: Path, out: Path) -> None:
     config = _llama_config(source)
     files = tensor_files(source)
     names = _checked_names(files, config)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=out.parent))
-    try:
+    with written_whole(out, sum(path.stat().st_size for path in set(files.values()))) as partial:
+        partial.mkdir()
         _write_weights(files, config, names, partial)
         convert_tokenizer(source, partial)
         config.dtype = str(_read(files, min(files)).dtype).removeprefix("torch.")
         config.save_pretrained(partial)
-        partial.replace(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _llama_config(source: Path) -> LlamaConfig:

@@ -25,8 +25,10 @@ from medfed.data.prepare import Sources, server_cohort, server_sources
 from medfed.data.sites import moments_json, moments_of, pool, with_told
 from medfed.datasets.decoded import Decoded
 from medfed.federated.exchange import ClientExchange
-from medfed.runs.folder import RunDir
-from medfed.runs.pipeline import Party, Places, run_study
+from medfed.records.folder import RunFolder
+from medfed.records.schema import GreetingFile, Round
+from medfed.runs.context import Participants, RunContext, RunPaths
+from medfed.runs.pipeline import run_study
 from medfed.runs.sites import scores_of
 from medfed.sites.federation import FederationFolder, check_study
 from medfed.sites.invitation import versions
@@ -34,7 +36,6 @@ from medfed.sites.remote import Envelope, Greeting, Post, RemoteExchange, greet
 from medfed.sites.status import SiteFailure, StatusFile
 from medfed.study.study import Study
 
-GREETINGS, ROUNDS = "greetings.json", "rounds.jsonl"
 POLL_SECONDS = 0.2
 BYE_SECONDS = 5.0
 RETURN_SECONDS = 15.0
@@ -57,30 +58,23 @@ class Hospitals:
         self._status = StatusFile(folder.root)
         self._status.update()  # what an earlier start left is over
 
-    def party(self) -> Party:
+    def participants(self) -> Participants:
         """Return what the pipeline needs of the sites."""
-        return Party(self.sources, self.cohort, self.connect)
+        return Participants(self.sources, self.cohort, self.connect)
 
-    def sources(self, study: Study, places: Places, reporter: Reporter) -> Sources:
+    def sources(self, study: Study, paths: RunPaths, reporter: Reporter) -> Sources:
         """Find the server's own data."""
-        return server_sources(study, places.data_root, places.cache, reporter)
+        return server_sources(study, paths.data_root, paths.cache, reporter)
 
-    def cohort(
-        self,
-        study: Study,
-        sources: Sources,
-        data: Mapping[str, Decoded],
-        run: RunDir,
-        places: Places,
-        reporter: Reporter,
-    ) -> Cohort:
+    def cohort(self, context: RunContext, data: Mapping[str, Decoded]) -> Cohort:
         """Greet the sites, or those of the first greeting, and lay the server's data out by their pooled moments.
 
         Raises:
             TooFewSitesError: not enough came, or were willing, in time.
             RunError: a site's data is not what it was at the first greeting.
         """
-        filed = run.read_json(GREETINGS) if run.exists(GREETINGS) else {}
+        study, run = context.study, context.run
+        filed = run.read(GreetingFile).sites if run.exists(GreetingFile.NAME) else {}
         self._wait(set(filed) or set(self._folder.sites))
         facts = self._facts(study, run)
         asked = self._post.online() & set(filed or self._folder.sites)
@@ -96,7 +90,7 @@ class Hospitals:
         if filed:
             willing = _as_filed(filed, willing)
         else:
-            run.write_json(GREETINGS, {site: found.model_dump() for site, found in sorted(willing.items())})
+            run.write(GreetingFile(sites={site: found.model_dump() for site, found in sorted(willing.items())}))
         self._greetings = dict(sorted(willing.items()))
         pooled = pool({site: moments_of(found.moments) for site, found in self._greetings.items()})
         self._moments = moments_json(pooled)
@@ -104,7 +98,7 @@ class Hospitals:
         counts = {site: found.counts for site, found in self._greetings.items()}
         return with_told(server_cohort(study, data, pooled), sizes, counts)
 
-    def connect(self, study: Study, cohort: Cohort, run: RunDir) -> ClientExchange:
+    def connect(self, study: Study, cohort: Cohort, run: RunFolder) -> ClientExchange:
         """Return the exchange of one federation of the run."""
         registered = {site: found.num_examples for site, found in self._greetings.items()}
         facts = {**self._facts(study, run), "moments": json.dumps(self._moments)}
@@ -135,17 +129,17 @@ class Hospitals:
         told = SiteFailure(site=failure.client, round=failure.round, phase=failure.phase, reason=failure.reason)
         self._status.failed(told)
 
-    def _before_round(self, run: RunDir, round: int) -> None:
+    def _before_round(self, run: RunFolder, round: int) -> None:
         self._status.update(round=round)
         self._tell_refused(run, round - 1)
         self._wait(set(self._greetings))
 
-    def _tell_refused(self, run: RunDir, round: int) -> None:
+    def _tell_refused(self, run: RunFolder, round: int) -> None:
         """Tell of the updates of ``round`` that the gate refused."""
-        for record in run.read_records(ROUNDS):
-            for found in record["failures"] if record["round"] == round else ():
-                if found["phase"] == "gate":
-                    self.note_failure(Failure(found["client"], round, "gate", found["reason"]))
+        for line in run.lines(Round):
+            for found in line.failures if line.round == round else ():
+                if found.phase == "gate":
+                    self.note_failure(Failure(found.client, round, "gate", found.reason))
 
     def _wait(self, wanted: set[str]) -> None:
         """Wait until all ``wanted`` sites are there; after the deadline those that are must be enough."""
@@ -178,7 +172,7 @@ class Hospitals:
                 if theirs != version:
                     self._reporter.say(f"{site}: has {package} {theirs}, the server {version}: bits may differ")
 
-    def _facts(self, study: Study, run: RunDir) -> dict[str, str]:
+    def _facts(self, study: Study, run: RunFolder) -> dict[str, str]:
         return {
             "study": json.dumps(study.resolved()),
             "run": f"{run.root.parent.name}/{run.root.name}",
@@ -202,8 +196,8 @@ def serve(folder: FederationFolder, console: Console | None = None) -> Path:
     server.start()
     reporter.say(f"listening on {listen}:{server.port} for {', '.join(folder.sites)}")
     try:
-        places = Places(folder.runs, folder.cache, folder.data_root)
-        found = run_study(study, places, reporter, party=hospitals.party())
+        paths = RunPaths(folder.runs, folder.cache, folder.data_root)
+        found = run_study(study, paths, reporter, participants=hospitals.participants())
         hospitals.goodbye()
     finally:
         server.stop()

@@ -33,7 +33,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medfed.core.errors import MedfedError, SiteError, TooFewSitesError
-from medfed.runs.folder import RunDir
+from medfed.records.folder import RunFolder
+from medfed.records.schema import Round
 from medfed.sites.settings import PRIVATE, write_file
 
 STATUS = "status.json"
@@ -149,8 +150,8 @@ def status_lines(root: Path) -> Iterator[str]:
 
 def _logged(run: str) -> int:
     """Return the last round in the run folder's log: a server that was started again may have none left to do."""
-    records = RunDir(Path(run)).read_records("rounds.jsonl") if run else []
-    return max((record["round"] for record in records), default=0)
+    lines = RunFolder(Path(run)).lines(Round) if run else []
+    return max((line.round for line in lines), default=0)
 
 
 def _now() -> str:

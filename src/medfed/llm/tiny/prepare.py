@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from medfed.core.errors import DataError, RunError
+from medfed.core.files import sha256_of
 from medfed.llm.tiny.cases import FINDINGS, facts
 from medfed.llm.tiny.open_cases import OPEN
 from medfed.llm.tiny.pretrain import SPECIAL, Pretrained, pretrain
@@ -45,7 +46,7 @@ def prepare_tiny(settings: TinySettings, cache: Path, corpus: Path | None) -> tu
     if not (folder / RECORD).is_file():
         _write(pretrain(settings, texts), folder)
     record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    if _sha256(folder / WEIGHTS) != record.pop("sha256"):
+    if sha256_of(folder / WEIGHTS) != record.pop("sha256"):
         raise RunError("the cached LLM is damaged", where=folder, hint="remove the folder; it is then trained again")
     return folder, record
 
@@ -67,17 +68,12 @@ def _write(trained: Pretrained, folder: Path) -> None:
             tokenizer_object=trained.tokenizer, pad_token=pad, bos_token=start, eos_token=end
         )
         tokenizer.save_pretrained(partial)
-        record = {**trained.info, "sha256": _sha256(partial / WEIGHTS)}
+        record = {**trained.info, "sha256": sha256_of(partial / WEIGHTS)}
         (partial / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         if not (folder / RECORD).is_file():
             partial.replace(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def documents(corpus: Path | None) -> list[str]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +19,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from medfed.core.rng import numpy_rng
-from medfed.core.torch_rng import torch_seeded
+from medfed.core.torch_rng import one_thread, torch_seeded
 from medfed.llm.prompt import ANSWER
 from medfed.llm.tiny.cases import ClosedCase, compose_closed
 from medfed.llm.tiny.checks import (
@@ -62,7 +61,7 @@ def pretrain(settings: TinySettings, documents: Sequence[str]) -> Pretrained:
     tokenizer = train_tokenizer([*training, *map(render, cases)], settings.vocab_size)
     checked, never = (unseen_closed_cases(closed, settings.seed, held_out=held_out) for held_out in (False, True))
     questions = unseen_open_cases(opened, settings.seed)
-    with _one_thread(), torch_seeded(settings.seed, "tiny", "train"):
+    with one_thread(), torch_seeded(settings.seed, "tiny", "train"):
         model = _new_model(settings, tokenizer.get_vocab_size())
         held_out = {
             "text": text_rows(tokenizer, kept, settings.max_length),
@@ -202,17 +201,6 @@ def _perplexities(model: LlamaForCausalLM, groups: dict[str, list[Row]]) -> dict
     """Return the perplexity of every group of rows, and of all."""
     everything = {**groups, "all": [row for rows in groups.values() for row in rows]}
     return {name: perplexity(model, [row.ids for row in rows]) for name, rows in everything.items() if rows}
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sum in one order whatever the machine's cores, so that the weights are a function of the settings."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class Row(NamedTuple):

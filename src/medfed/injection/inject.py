@@ -189,6 +189,11 @@ class Injector(LLMPredictor):
             for bucket in self.injected.buckets([groups[number] for number in numbers])
         ]
 
+    def _loss(self, batch: DistillationBatch, likelihoods: Float[Tensor, "batch answer"]) -> Float[Tensor, " batch"]:
+        """Return the mean cross-entropy of an answer's tokens, expected under the target, per example."""
+        lengths = likelihoods.new_tensor([len(answer) for answer in self.injected.prompt(batch.group.task).answers])
+        return -(batch.target * likelihoods / lengths).sum(-1)
+
     def _new_optimizer(self) -> torch.optim.AdamW:
         groups: dict[float, list[nn.Parameter]] = {}
         for name, value in self._params.items():

@@ -33,7 +33,7 @@ A transformation of the change of the weights has one place each, whatever the a
 
 =====================================  =============================================================================
 clipping of a client's change          :meth:`medfed.federated.exchange.Trainer.update`, before ``compressed``
-encoding of what travels               :func:`medfed.federated.encoding.compressed` and ``restored``
+encoding of what travels               :func:`medfed.federated.compression.compressed` and ``restored``
 robust sums over clients               :class:`medfed.federated.aggregation.Sums`, made by ``ServerPart.sums``
 noise on the mean change               ``Composed.aggregate``, between the sums and the server's step
 =====================================  =============================================================================

@@ -1,6 +1,6 @@
 """The clients' data as files, written once for all worker processes, which map them into memory instead of copying.
 
-What training reads is here and nothing else: samples, presence, targets, questions, ids of example and patient, and
+The folder holds the data that training reads and nothing else: samples, presence, targets, questions, ids of example and patient, and
 which rows every client holds. Arrays are ``.npy`` and read-only, so their pages are shared; what many clients share is
 written once. It is data of patients: the folder is this user's only, and goes when the exchange is closed.
 """
@@ -27,11 +27,11 @@ IDS = ("example", "patient")
 CONTENTS = "contents.json"
 
 
-def write_spool(folder: Path, clients: Iterable[Client]) -> dict[str, Task]:
+def write_store(folder: Path, clients: Iterable[Client]) -> dict[str, Task]:
     """Lay the data of ``clients`` into the new ``folder``; what lay there before goes.
 
     Returns:
-        The tasks by name, which :func:`read_spool` needs: they are code, not data.
+        The tasks by name, which :func:`read_store` needs: they are code, not data.
 
     Raises:
         RunError: the disk has not enough space.
@@ -47,8 +47,8 @@ def write_spool(folder: Path, clients: Iterable[Client]) -> dict[str, Task]:
     return {part.task.name: part.task for part in writer.sets}
 
 
-def read_spool(folder: Path, tasks: Mapping[str, Task]) -> dict[str, Client]:
-    """Return the clients of a spool by id; their arrays are mapped, not read."""
+def read_store(folder: Path, tasks: Mapping[str, Task]) -> dict[str, Client]:
+    """Return the clients of a store by id; their arrays are mapped, not read."""
     contents = json.loads((folder / CONTENTS).read_text(encoding="utf-8"))
     rows = np.load(folder / "rows.npy", mmap_mode="r")
     data = [_data(folder / f"data-{number}", facts) for number, facts in enumerate(contents["data"])]
@@ -68,7 +68,7 @@ def _kinds(client: Client) -> list[tuple[str, Mapping[str, TaskSet]]]:
 
 
 class _Writer:
-    """Numbers what it is shown, each object once, and writes it all at the end."""
+    """Numbers the sets it is given, each object once, and writes them all at the end."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

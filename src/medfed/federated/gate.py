@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medfed.core.errors import UpdateRejectedError
 from medfed.core.types import Broadcast, Params, Update, component
-from medfed.federated.encoding import ERROR, has_scales, largest_errors, told_errors
+from medfed.federated.compression import ERROR, has_scales, largest_errors, reported_errors
 from medfed.federated.state import Weights
 from medfed.study.federation import UploadDtype
 
@@ -127,7 +127,7 @@ class Gate:
             if worth and not 0 <= float(worth.min) <= float(worth.max) <= MOST_SCALE:
                 told = f"{float(worth.min):.3g} to {float(worth.max):.3g}, allowed is 0 to {MOST_SCALE:.3g}"
                 raise _rejected(sender, f"scale {name!r} is {told}", hint="look at the client's training log")
-        told_of = told_errors(update)
+        told_of = reported_errors(update)
         if missing := sorted(self._manifest.errors - told_of.keys()):
             hint = "both sides must run the same version of medfed"
             raise _rejected(sender, f"it does not tell the rounding error of {missing[0]!r}", hint=hint)

@@ -1,4 +1,4 @@
-"""What clients keep between rounds: SCAFFOLD's control variates, personal layers, optimizer moments.
+"""The tensors that clients keep between rounds: SCAFFOLD's control variates, personal layers, optimizer moments.
 
 A client that trains in round t starts from what it kept in its newest round before t, and files the result under t. The
 last two are kept, so a round can be repeated after a server came back from its last checkpoint, with the same result.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Protocol, runtime_checkable
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -40,10 +40,6 @@ class ClientMemory(Protocol):
         """Drop what was filed after ``round``: it is about to be computed again."""
         ...
 
-    def newest(self) -> dict[str, dict[str, Tensor]]:
-        """Return the newest state of every client, sorted by client."""
-        ...
-
 
 class RamMemory:
     """Client states in this process."""
@@ -69,10 +65,6 @@ class RamMemory:
         for rounds in self._kept.values():
             for late in [number for number in rounds if number > round]:
                 del rounds[late]
-
-    def newest(self) -> dict[str, dict[str, Tensor]]:
-        """See :class:`ClientMemory`."""
-        return {name: rounds[max(rounds)] for name, rounds in sorted(self._kept.items()) if rounds}
 
 
 class DiskMemory:
@@ -113,17 +105,9 @@ class DiskMemory:
 
     def forget_after(self, round: int) -> None:
         """See :class:`ClientMemory`."""
-        for client in self._clients():
-            for path in self._files(client):
-                if int(path.stem) > round:
-                    path.unlink()
-
-    def newest(self) -> dict[str, dict[str, Tensor]]:
-        """See :class:`ClientMemory`."""
-        return {client: _read(files[-1]) for client in self._clients() if (files := self._files(client))}
-
-    def _clients(self) -> list[str]:
-        return sorted(unquote(path.name) for path in self._folder.glob("*") if path.is_dir())
+        for path in self._folder.glob("*/[0-9]*.safetensors"):
+            if int(path.stem) > round:
+                path.unlink()
 
     def _place(self, client: str) -> Path:
         return self._folder / quote(client, safe="").replace(".", "%2E")

@@ -18,7 +18,7 @@ from medfed.core.rng import numpy_rng
 from medfed.core.types import Broadcast, Failure, Update
 from medfed.federated.aggregation import in_order
 from medfed.federated.algorithm import Algorithm, Federation
-from medfed.federated.encoding import ERROR, UploadError, restored
+from medfed.federated.compression import ERROR, UploadError, restored
 from medfed.federated.exchange import Answer, Exchange
 from medfed.federated.gate import Gate, Manifest, delta_dtype
 from medfed.federated.state import FederatedState, fingerprint, num_bytes, weights_of

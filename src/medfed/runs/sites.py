@@ -108,9 +108,9 @@ class SitesHere:
         """Let the named sites train."""
         return self._clients(round, broadcasts)
 
-    def own(self, client: str) -> Params:
+    def client_state(self, client: str) -> Params:
         """Return what the algorithm keeps at ``client``."""
-        return self._clients.own(client)
+        return self._clients.client_state(client)
 
     def forget_after(self, round: int) -> None:
         """Drop what sites kept after ``round``."""
@@ -126,7 +126,7 @@ class SitesHere:
 
     def _scores(self, site: str, broadcast: Broadcast) -> SiteScores | Failure:
         try:
-            kept = self.own(site) if site in self.registered else {}
+            kept = self.client_state(site) if site in self.registered else {}
             return evaluate_at(self._study, self._model, self._tests[site], broadcast, kept)
         except MedfedError as error:
             return Failure(site, broadcast.round, "evaluate", str(error))

@@ -121,7 +121,7 @@ class SiteDesk:
     def _evaluate(self, letter: Envelope) -> Envelope:
         run = self._run(letter)
         _, tests = self._party(letter, run)
-        broadcast, own = self._broadcast(letter, run), run.trainer.own(self._folder.name)
+        broadcast, own = self._broadcast(letter, run), run.trainer.client_state(self._folder.name)
         scores = evaluate_at(run.study, build_model(run.study), tests, broadcast, own)
         self._folder.policy.check_scores(scores)
         payload = json.dumps(scores).encode()

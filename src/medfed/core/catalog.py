@@ -31,7 +31,7 @@ def task_definitions() -> dict[str, dict[str, Any]]:
 
 
 class TaskFacts(NamedTuple):
-    """What a study must know of a task before anything large is imported."""
+    """The facts that a study must know of a task before anything large is imported."""
 
     dataset: str
     modalities: tuple[str, ...]

@@ -1,7 +1,7 @@
 """The clients' data as files, written once for all worker processes, which map them into memory instead of copying.
 
-The folder holds the data that training reads and nothing else: samples, presence, targets, questions, ids of example and patient, and
-which rows every client holds. Arrays are ``.npy`` and read-only, so their pages are shared; what many clients share is
+The folder holds the data that training reads: samples, presence, targets, questions, ids of example and patient, and
+the rows of every client. Arrays are ``.npy`` and read-only, so their pages are shared; one that many clients share is
 written once. It is data of patients: the folder is this user's only, and goes when the exchange is closed.
 """
 

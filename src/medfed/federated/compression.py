@@ -1,9 +1,9 @@
 """Changes of the weights in fewer bytes: bfloat16, or int8 with a float32 scale per row; what is never sent is weights.
 
 A client rounds y − x before it leaves, and the server restores it behind the gate. One process, workers and a network
-do the same, so all give the same bits. Buffers and the algorithm's own tensors stay exact. SCAFFOLD's c must stay the mean
-of its c_i, statistics replace and are no change, and counters are counts. In int8, tensors of one dimension (biases,
-scales of a normalisation) stay as they are: a scale per row would be larger than what it saves.
+do the same, so all give the same bits. Buffers and the algorithm's own tensors stay exact. SCAFFOLD's c must stay the
+mean of its c_i, statistics replace and are no change, and counters are counts. In int8, tensors of one dimension
+(biases, scales of a normalisation) stay exact too: a scale per row would outweigh its saving.
 
 Rounding is stochastic, drawn from (seed, client, round, tensor): to one of the two neighbours, with the probability
 that makes the expectation exact. So the errors e_i of the clients are independent with mean 0, entry by entry. In their

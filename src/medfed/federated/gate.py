@@ -34,7 +34,7 @@ class TensorSpec(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """What an update must consist of, tensor by tensor.
+    """The form of an update, tensor by tensor.
 
     Attributes:
         delta, buffers, state: tensors, as they travel.
@@ -69,7 +69,7 @@ class Gate:
 
     Args:
         manifest: what an update consists of.
-        registered: client → examples it registered with, for the clients that were asked this round.
+        registered: client → examples it registered with, for this round's sampled clients.
         round: this round.
         base: fingerprint of the model that was sent out.
     """
@@ -102,7 +102,7 @@ class Gate:
 
     def _check_sender(self, sender: str, update: Update) -> None:
         if sender not in self._registered:
-            raise _rejected(sender, "this client was not asked this round", hint="check the registered client ids")
+            raise _rejected(sender, "this client was not sampled this round", hint="check the registered client ids")
         if update.client != sender:
             raise _rejected(sender, f"it speaks for client {update.client!r}", hint="check the client's id")
         if sender in self._seen:
@@ -125,14 +125,14 @@ class Gate:
         for name, scales in update.scales.items():
             worth = scales.aminmax() if scales.numel() else None
             if worth and not 0 <= float(worth.min) <= float(worth.max) <= MOST_SCALE:
-                told = f"{float(worth.min):.3g} to {float(worth.max):.3g}, allowed is 0 to {MOST_SCALE:.3g}"
-                raise _rejected(sender, f"scale {name!r} is {told}", hint="look at the client's training log")
-        told_of = reported_errors(update)
-        if missing := sorted(self._manifest.errors - told_of.keys()):
+                given = f"{float(worth.min):.3g} to {float(worth.max):.3g}, allowed is 0 to {MOST_SCALE:.3g}"
+                raise _rejected(sender, f"scale {name!r} is {given}", hint="look at the client's training log")
+        reported = reported_errors(update)
+        if missing := sorted(self._manifest.errors - reported.keys()):
             hint = "both sides must run the same version of medfed"
             raise _rejected(sender, f"it does not tell the rounding error of {missing[0]!r}", hint=hint)
-        most = largest_errors(update) if told_of else {}
-        for part, square in told_of.items():
+        most = largest_errors(update) if reported else {}
+        for part, square in reported.items():
             if part not in self._manifest.errors or not 0 <= square <= most[part]:
                 what = f"the rounding error of {part!r} is {square!r}, which no rounding here gives"
                 raise _rejected(sender, what, hint="both sides must run the same study")
@@ -143,8 +143,8 @@ class Gate:
         if not _is_count(update.num_examples, 1, limit):
             raise _rejected(sender, f"num_examples is {update.num_examples!r}, allowed is 1 to {limit}", hint=hint)
         if not _is_count(update.num_steps, 1, MOST_STEPS):
-            told = f"num_steps is {str(update.num_steps)[:40]}, allowed is 1 to {MOST_STEPS}"
-            raise _rejected(sender, told, hint="train first")
+            what = f"num_steps is {str(update.num_steps)[:40]}, allowed is 1 to {MOST_STEPS}"
+            raise _rejected(sender, what, hint="train first")
         for part, count in update.examples.items():
             if part not in self._components:
                 raise _rejected(sender, f"examples for component {part!r}, which the model lacks", hint=hint)
@@ -174,18 +174,18 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def check_broadcast(broadcast: Broadcast, own: Weights) -> None:
+def check_broadcast(broadcast: Broadcast, local: Weights) -> None:
     """Let a broadcast pass whose weights are, by names, shapes and dtypes, those of one's own model, and all finite.
 
     Args:
         broadcast: what the server sent.
-        own: what travels of the model that is built here from the same study.
+        local: what travels of the model that is built here from the same study.
 
     Raises:
         UpdateRejectedError: naming the tensor.
     """
-    _check_all("the server", "parameter", broadcast.params, _specs(own.params))
-    _check_all("the server", "buffer", broadcast.buffers, _specs(own.buffers))
+    _check_all("the server", "parameter", broadcast.params, _specs(local.params))
+    _check_all("the server", "buffer", broadcast.buffers, _specs(local.buffers))
     _check_all("the server", "state", broadcast.state, _specs(broadcast.state))
 
 
@@ -206,8 +206,8 @@ def _check_tensor(who: str, what: str, value: Tensor, spec: TensorSpec) -> None:
     if tuple(value.shape) != spec.shape:
         raise _refused(who, f"{what} has shape {tuple(value.shape)}, wanted {spec.shape}", hint=_SAME_MODEL)
     if value.dtype != spec.dtype or value.layout != torch.strided:
-        found = f"{value.dtype}, {value.layout}"
-        raise _refused(who, f"{what} is {found}, wanted {spec.dtype}, torch.strided", hint=_SAME_MODEL)
+        given = f"{value.dtype}, {value.layout}"
+        raise _refused(who, f"{what} is {given}, wanted {spec.dtype}, torch.strided", hint=_SAME_MODEL)
     # A sum with a value that is not finite is never finite, and costs one pass; one that overflows is looked at again.
     if not bool(torch.isfinite(value.sum())) and not bool(torch.isfinite(value).all()):
         bad = int((~torch.isfinite(value)).sum())

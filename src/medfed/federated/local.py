@@ -81,7 +81,7 @@ class LocalStep:
 
 @dataclass(frozen=True)
 class Trained:
-    """What local training gave.
+    """The outcome of local training.
 
     Attributes:
         site: the client.
@@ -112,7 +112,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Upload:
-    """What leaves for the server, and what stays.
+    """The tensors that leave for the server, and those that stay.
 
     Attributes:
         delta: change of every parameter.

@@ -69,10 +69,10 @@ class PartitionSettings(BaseModel):
     """How private patients are spread over clients.
 
     Attributes:
-        scheme: ``iid`` deals evenly within each class; ``dirichlet`` draws each class's shares from Dirichlet(alpha)
-            (Hsu et al. 2019); ``quantity`` draws one share per client for all classes from Dirichlet(alpha);
-            ``pathological`` gives every client patients of ``classes_per_client`` classes only (McMahan et al. 2017);
-            ``natural`` makes every site of a dataset a client; ``sites`` makes every *folder* a client, with patients
+        scheme: ``iid`` deals evenly within each class. ``dirichlet`` draws each class's shares from Dirichlet(alpha)
+            (Hsu et al. 2019). ``quantity`` draws one share per client for all classes from Dirichlet(alpha).
+            ``pathological`` gives every client patients of ``classes_per_client`` classes only (McMahan et al. 2017).
+            ``natural`` makes every site of a dataset a client. ``sites`` makes every *folder* a client, with patients
             of its own, and the server has its own folder (:mod:`medfed.data.sites`).
         num_clients: number of clients (``natural`` takes the number of sites, ``sites`` of folders, if there are any).
         alpha: Dirichlet concentration; small means more skew.

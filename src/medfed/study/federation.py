@@ -59,7 +59,7 @@ class RoundSettings(BaseModel):
         clients_per_round: number of clients in place of ``participation``.
         min_clients: usable updates without which a round, and with it the run, has failed.
         upload_dtype: how clients send the change of their weights: ``float32``, ``bfloat16`` (half the bytes) or
-            ``int8`` with a scale per row (a quarter); the log tells the error of the mean update.
+            ``int8`` with a scale per row (a quarter). The log has the error of the mean update.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -49,7 +49,7 @@ __all__ = ["Study", "find_study", "load_study", "study_of"]
 QUICK = "quick"
 """The table of a study file that ``--quick`` lays over it; see :mod:`medfed.study.sweep`."""
 Baseline = Literal["federated", "local", "centralised"]
-"""A model trained beside the injected LLM; see :mod:`medfed.runs.baselines`."""
+"""A model trained next to the injected LLM; see :mod:`medfed.runs.baselines`."""
 
 
 def _settings_of(registry: Registry[Any], value: object) -> object:
@@ -103,12 +103,12 @@ class Study(BaseModel):
         description: one sentence for the report.
         seed: the root of all randomness.
         train: trained tasks, by registry name; in Python also the tasks themselves.
-        unseen: tasks asked of the injected LLM only.
+        unseen: tasks that only the injected LLM answers.
         plugins: the content of plugins (``sha256:…``) that must be loaded. A run adds those whose parts it uses.
         job: ``inject`` trains the clients and injects into the LLM (FedKIM); ``benchmark`` trains and compares the
             clients' models, without an LLM (Med-MMFL).
         federate: False trains no client: the server injects from public data alone (FedKIM_pub).
-        baselines: models without an LLM, trained beside the injected one on the same data.
+        baselines: models without an LLM, trained next to the injected one on the same data.
         twins: synthetic data to write when no ``--data-root`` is given; by default none is.
         twin_sizes: patients per dataset where it differs from ``twins.num_patients``.
     """
@@ -276,7 +276,7 @@ class Study(BaseModel):
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def resolved(self) -> dict[str, Any]:
-        """Return all settings, defaults included, as JSON values; registry names stand beside their fields."""
+        """Return all settings, defaults included, as JSON values; registry names stand with their fields."""
         settings: dict[str, Any] = self.model_dump(mode="json")
         settings["algorithm"]["name"] = self.algorithm.label
         settings["model"]["name"] = self.model.name

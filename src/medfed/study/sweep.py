@@ -22,8 +22,8 @@
     rounds.num_rounds = 2
 
 A study file may have ``[quick.set]`` too. A cell at one seed *is* the run that ``medfed run`` makes of the base with
-the cell's overrides, in the base's folder: cells of two sweeps that agree in every setting are computed once. Cells are
-compared along the last axis: its first value with every other.
+the cell's overrides, in the base's folder. So cells of two sweeps that agree in every setting are computed once. Cells
+are compared along the last axis: its first value with every other.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 
 class Quick(BaseModel):
-    """What ``--quick`` changes.
+    """The changes of ``--quick``.
 
     Attributes:
         seeds: in place of the sweep's.
@@ -65,7 +65,7 @@ class Sweep(BaseModel):
         description: one sentence for the report.
         base: study file, relative to the sweep's.
         seeds: every cell runs at each.
-        paper: tables and figures of the paper that the cells reproduce, for the columns beside ours.
+        paper: tables and figures of the paper that the cells reproduce, for the columns next to ours.
         set: settings laid over the base for every cell.
         axes: axis → value → settings laid over those.
         quick: what ``--quick`` changes.
@@ -98,7 +98,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run: cells × seeds, and the name and words of the comparison."""
+    """A sweep to run: cells × seeds, and the name and words of the comparison."""
 
     name: str
     description: str
@@ -112,11 +112,11 @@ class Plan:
         groups: dict[tuple[str, ...], list[str]] = {}
         for cell in self.cells:
             groups.setdefault(tuple(cell.values.values())[:-1], []).append(cell.label)
-        found: list[tuple[str, str]] = []
+        compared: list[tuple[str, str]] = []
         for labels in groups.values():
-            found += [(labels[0], other) for other in labels[1:]]
-            found += itertools.pairwise(labels[1:])
-        return found
+            compared += [(labels[0], other) for other in labels[1:]]
+            compared += itertools.pairwise(labels[1:])
+        return compared
 
 
 def is_sweep(path: Path) -> bool:

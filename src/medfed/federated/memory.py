@@ -8,7 +8,6 @@ On disk, memory does not grow with the number of clients, and a hospital's memor
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 from urllib.parse import quote
 
 from safetensors import SafetensorError, safe_open
@@ -24,44 +23,27 @@ KEPT = 2
 """Rounds kept per client: the newest and the one a repetition of it starts from."""
 
 
-@runtime_checkable
-class ClientMemory(Protocol):
-    """Where clients' state lies, by client and round."""
-
-    def before(self, client: str, round: int) -> dict[str, Tensor] | None:
-        """Return what ``client`` kept in its newest round before ``round``, or None."""
-        ...
-
-    def keep(self, client: str, round: int, state: Params) -> None:
-        """File what ``client`` kept in ``round``; all but the last :data:`KEPT` rounds go."""
-        ...
-
-    def forget_after(self, round: int) -> None:
-        """Drop what was filed after ``round``: it is about to be computed again."""
-        ...
-
-
 class RamMemory:
-    """Client states in this process."""
+    """Client states by client and round, in this process."""
 
     def __init__(self) -> None:
         self._kept: dict[str, dict[int, dict[str, Tensor]]] = {}
 
     def before(self, client: str, round: int) -> dict[str, Tensor] | None:
-        """See :class:`ClientMemory`."""
+        """Return what ``client`` kept in its newest round before ``round``, or None."""
         rounds = self._kept.get(client, {})
         earlier = [number for number in rounds if number < round]
         return rounds[max(earlier)] if earlier else None
 
     def keep(self, client: str, round: int, state: Params) -> None:
-        """See :class:`ClientMemory`."""
+        """File what ``client`` kept in ``round``; all but the last :data:`KEPT` rounds go."""
         rounds = self._kept.setdefault(client, {})
         rounds[round] = dict(state)
         for old in sorted(rounds)[:-KEPT]:
             del rounds[old]
 
     def forget_after(self, round: int) -> None:
-        """See :class:`ClientMemory`."""
+        """Drop what was filed after ``round``: it is about to be computed again."""
         for rounds in self._kept.values():
             for late in [number for number in rounds if number > round]:
                 del rounds[late]
@@ -80,7 +62,7 @@ class DiskMemory:
         self._folder = folder
 
     def before(self, client: str, round: int) -> dict[str, Tensor] | None:
-        """See :class:`ClientMemory`.
+        """See :class:`RamMemory`.
 
         Raises:
             DiskError: the file does not hold what was filed.
@@ -89,7 +71,7 @@ class DiskMemory:
         return _read(earlier[-1]) if earlier else None
 
     def keep(self, client: str, round: int, state: Params) -> None:
-        """See :class:`ClientMemory`.
+        """See :class:`RamMemory`.
 
         Raises:
             DiskError: the disk is full, say; what was kept before is intact.
@@ -104,7 +86,7 @@ class DiskMemory:
             old.unlink()
 
     def forget_after(self, round: int) -> None:
-        """See :class:`ClientMemory`."""
+        """See :class:`RamMemory`."""
         for path in self._folder.glob("*/[0-9]*.safetensors"):
             if int(path.stem) > round:
                 path.unlink()
@@ -114,6 +96,9 @@ class DiskMemory:
 
     def _files(self, client: str) -> list[Path]:
         return sorted(self._place(client).glob("[0-9]*.safetensors"))
+
+
+ClientMemory = RamMemory | DiskMemory
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 
 from medfed.core.catalog import (
     ALGORITHMS,
@@ -38,7 +38,7 @@ from medfed.study.federation import ClientSettings, RoundSettings
 from medfed.study.foundation import FoundationSettings, TinySettings
 from medfed.study.injection import InjectionSettings
 from medfed.study.models import MultimodalSpec
-from medfed.study.parts import EncoderSpec, ModelSpec
+from medfed.study.parts import EncoderSpec, ModelSpec, SettingsModel
 
 if TYPE_CHECKING:
     from medfed.modalities.base import Modality
@@ -95,7 +95,10 @@ def foundation_overrides(dtype: str | None, load_in_4bit: bool, device_map: str 
     return [*texts, *(["foundation.load_in_4bit=true"] if load_in_4bit else [])]
 
 
-class Study(BaseModel):
+EncoderField = Annotated[SerializeAsAny[EncoderSpec], BeforeValidator(partial(_settings_of, ENCODERS))]
+
+
+class Study(SettingsModel):
     """Everything that decides a run's numbers.
 
     Attributes:
@@ -113,8 +116,6 @@ class Study(BaseModel):
         twin_sizes: patients per dataset where it differs from ``twins.num_patients``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     description: str = ""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -127,13 +128,13 @@ class Study(BaseModel):
     federate: bool = True
     baselines: tuple[Baseline, ...] = ("federated",)
     twins: TwinSpec | None = None
-    twin_sizes: dict[str, int] = {}
+    twin_sizes: dict[str, int] = Field(default={})
     split: SplitSettings = SplitSettings()
     partition: PartitionSettings = PartitionSettings()
     missing: MissingSettings = MissingSettings()
     model: Annotated[SerializeAsAny[ModelSpec], BeforeValidator(partial(_settings_of, MODELS))] = MultimodalSpec()
-    modalities: dict[str, dict[str, Any]] = {}
-    encoders: dict[str, Annotated[SerializeAsAny[EncoderSpec], BeforeValidator(partial(_settings_of, ENCODERS))]] = {}
+    modalities: dict[str, dict[str, Any]] = Field(default={})
+    encoders: dict[str, EncoderField] = Field(default={})
     algorithm: Annotated[SerializeAsAny[AlgorithmSettings], BeforeValidator(_algorithm)]
     rounds: RoundSettings = RoundSettings()
     client: ClientSettings = ClientSettings()

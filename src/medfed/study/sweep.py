@@ -34,16 +34,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from medfed.core.errors import StudyError
+from medfed.study.parts import SettingsModel
 from medfed.study.study import Study, explained, merged, read_tree, study_of
 
 Settings = dict[str, Any]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 
-class Quick(BaseModel):
+class Quick(SettingsModel):
     """The changes of ``--quick``.
 
     Attributes:
@@ -51,13 +52,11 @@ class Quick(BaseModel):
         set: settings laid over every cell.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     seeds: Seeds = (0,)
-    set: Settings = {}
+    set: Settings = Field(default={})
 
 
-class Sweep(BaseModel):
+class Sweep(SettingsModel):
     """A sweep file.
 
     Attributes:
@@ -71,14 +70,12 @@ class Sweep(BaseModel):
         quick: what ``--quick`` changes.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     description: str = ""
     base: str
     seeds: Seeds = (0, 1, 2, 3, 4)
     paper: tuple[str, ...] = ()
-    set: Settings = {}
+    set: Settings = Field(default={})
     axes: Annotated[dict[str, Annotated[dict[str, Settings], Field(min_length=1)]], Field(min_length=1)]
     quick: Quick = Quick()
 

@@ -21,7 +21,7 @@ from medfed.llm.foundation import Foundation
 from medfed.runs.federation import build_multimodal
 from medfed.study.injection import InjectionSettings
 from medfed.study.study import load_study
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import TaskSet
 
 OFF, ON = "encoded step by step", "encoded once"
 

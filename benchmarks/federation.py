@@ -20,7 +20,7 @@ from benchmarks.bytes import size
 from benchmarks.rows import Row, Target, counted, peaks
 from benchmarks.timing import Bench, Versus
 from medfed.algorithms.fedavg import FedAvg
-from medfed.core.rng import torch_seeded
+from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Batch, Params
 from medfed.federated.algorithm import Federation
 from medfed.federated.batches import steps
@@ -31,8 +31,7 @@ from medfed.models.base import FederatedModel
 from medfed.runs.federation import build_model
 from medfed.study.federation import ClientSettings, RoundSettings, UploadDtype
 from medfed.study.study import Study, load_study
-from medfed.tasks.base import Task
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import Task, TaskSet
 
 DEMO = Path(__file__).parents[1] / "studies" / "demo.toml"
 ROUND, BARE, SEED = "federated round", "bare local training", 0

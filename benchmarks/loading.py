@@ -24,15 +24,14 @@ from benchmarks.bytes import size
 from benchmarks.resident import growth, readable
 from benchmarks.rows import Row, counted, left_out
 from benchmarks.timing import Bench, Run, Versus
+from medfed.core.catalog import DATASETS, MODALITIES
 from medfed.data.cache import SETTLED_SECONDS, DecodedCache
 from medfed.data.decode import decode
-from medfed.datasets import DATASETS
 from medfed.datasets.base import Dataset, read_csv
 from medfed.datasets.formats import read_nifti, write_nifti
 from medfed.datasets.images import read_dicom, read_grey
 from medfed.datasets.ptbxl import COLUMNS, TABLE, read_wfdb
 from medfed.datasets.yaib import NUM_HOURS
-from medfed.modalities import MODALITIES
 from medfed.modalities.base import Modality
 from medfed.modalities.signal import LEADS
 from medfed.modalities.timeseries import VITALS

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks.llama import llama
-from medfed.core.rng import torch_seeded
+from medfed.core.catalog import TASKS
+from medfed.core.torch_rng import torch_seeded
 from medfed.injection.inject import Injector
 from medfed.llm.foundation import Foundation
 from medfed.llm.huggingface import HubTokenizer
@@ -26,9 +27,7 @@ from medfed.models.base import Encoder
 from medfed.models.multimodal import MultimodalModel
 from medfed.study.injection import InjectionSettings
 from medfed.study.parts import EncoderSpec
-from medfed.tasks import TASKS
-from medfed.tasks.base import Task
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import Task, TaskSet
 
 TRAINED = ("cd", "lod", "ead", "mp")
 NUM_TOKENS = {"image": 16, "ecg": 10, "vitals": 24, "labs": 24, "input": 24, "output": 24}

@@ -18,8 +18,8 @@ from benchmarks.plain import Examples, step_loss
 from benchmarks.rows import Row, Target, of_memory, peaks
 from benchmarks.timing import Bench, Versus
 from medfed.core.rng import numpy_rng
-from medfed.injection.inject import epoch_order
-from medfed.tasks.examples import TaskSet
+from medfed.injection.batching import epoch_order
+from medfed.tasks.base import TaskSet
 
 STILL = 1e-12
 """A learning rate that leaves the weights as they are, so that every turn computes the same."""

@@ -38,10 +38,7 @@ from medfed.federated.state import load_weights  # noqa: E402
 from medfed.modalities.base import Modality  # noqa: E402
 from medfed.models.base import Encoder  # noqa: E402
 from medfed.runs.federation import build_model  # noqa: E402
-from medfed.study.federation import (
-    ClientSettings,
-    RoundSettings,
-)
+from medfed.study.federation import ClientSettings, RoundSettings  # noqa: E402
 from medfed.study.parts import EncoderSpec  # noqa: E402
 from medfed.study.study import Study  # noqa: E402
 from medfed.tasks.base import trainable  # noqa: E402

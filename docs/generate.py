@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from medfed.datasets import DATASETS
+from medfed.core.catalog import DATASETS
 from medfed.datasets.base import Dataset
 from sections import ablation, benchmark, demo, readme, tables, verdict
 from sections.comparison import Results, read_results

@@ -28,10 +28,10 @@ from medfed.data.cohort import Cohort
 from medfed.data.prepare import cohort_of, decode_all, find_sources
 from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
-from medfed.federated.encoding import broadcast_of, update_bytes
 from medfed.federated.exchange import ClientExchange, Trainer
 from medfed.federated.memory import DiskMemory
 from medfed.federated.rounds import initial_state, run_round
+from medfed.federated.wire import broadcast_of, update_bytes
 from medfed.runs.federation import build_model, clients_of, in_process, in_workers
 from medfed.runs.folder import RunDir
 from medfed.sites.certificates import write_trial

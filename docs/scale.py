@@ -23,6 +23,7 @@ import numpy as np
 import psutil
 import torch
 
+from medfed.core.catalog import TASKS
 from medfed.core.progress import Reporter
 from medfed.core.types import Broadcast, Params
 from medfed.data.cohort import Cohort
@@ -30,8 +31,7 @@ from medfed.federated.exchange import Answer, ClientExchange
 from medfed.runs.federation import Arm, Connect, build_model, in_process, in_workers
 from medfed.runs.folder import RunDir
 from medfed.study.study import Study
-from medfed.tasks import TASKS
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import TaskSet
 
 DOCS = Path(__file__).parent
 NUM_EXAMPLES, LENGTH = 12_000, 250

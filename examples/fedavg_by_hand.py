@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from medfed.algorithms.fedavg import FedAvg
+from medfed.core.catalog import TASKS
 from medfed.core.rng import numpy_rng
 from medfed.core.types import Batch
 from medfed.federated.algorithm import Federation
@@ -21,8 +22,9 @@ from medfed.federated.client import Client
 from medfed.federated.exchange import InProcessExchange
 from medfed.federated.rounds import initial_state, run_rounds
 from medfed.study.federation import ClientSettings, RoundSettings
-from medfed.tasks.examples import TaskSet
-from medfed.tasks.fedkim import PNEUMONIA
+from medfed.tasks.base import TaskSet
+
+PNEUMONIA = TASKS["pneumonia"]
 
 SEED, ROUNDS, BATCH, LR = 0, 4, 8, 0.05
 SIZES = {"north": 24, "south": 16, "west": 30}

@@ -17,22 +17,23 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from medfed.algorithms.fedavg import FedAvg
-from medfed.core.rng import numpy_rng, torch_seeded
+from medfed.core.rng import numpy_rng
+from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Params
 from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
 from medfed.federated.exchange import InProcessExchange
 from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.state import FederatedState, load_weights, split, weights_of
-from medfed.injection.inject import Injector, epoch_order
+from medfed.injection.batching import epoch_order
+from medfed.injection.inject import Injector
 from medfed.llm.foundation import Foundation
 from medfed.modalities import ENCODERS, MODALITIES
 from medfed.models.multimodal import MultimodalModel
 from medfed.study.federation import ClientSettings, RoundSettings
 from medfed.study.injection import InjectionSettings
 from medfed.tasks import TASKS
-from medfed.tasks.base import Task
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import Task, TaskSet
 
 SEED, ROUNDS, LR, SIZES, EXPERTS, RANK = 0, 2, 0.05, {"north": 12, "south": 18}, 3, 2
 TASK = {name: TASKS[name] for name in ("cd", "pneumonia")}

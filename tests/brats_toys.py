@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
+from medfed.core.catalog import TASKS
 from medfed.data.decode import decode
 from medfed.datasets.base import write_twin
 from medfed.datasets.brats import BraTS
@@ -14,8 +15,9 @@ from medfed.datasets.decoded import Decoded
 from medfed.modalities.base import Modality
 from medfed.modalities.volume import MaskModality, VolumeModality
 from medfed.study.data import TwinSpec
-from medfed.tasks.examples import TaskSet
-from medfed.tasks.segmentation import BRATS
+from medfed.tasks.base import TaskSet
+
+BRATS = TASKS["brats"]
 
 DATASET = BraTS()
 CASE_2018 = "HGG/Brats18_TCIA01_9001_1"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from medfed.core.errors import StudyError
-from medfed.core.rng import torch_seeded
+from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Batch, Broadcast, Update
 from medfed.datasets.base import Card
 from medfed.datasets.decoded import Decoded
@@ -28,9 +28,8 @@ from medfed.models.base import Encoder
 from medfed.models.multimodal import MultimodalModel
 from medfed.study.federation import ClientSettings, RoundSettings, UploadDtype
 from medfed.study.parts import EncoderSpec
-from medfed.tasks.base import ClosedTask, Task
+from medfed.tasks.base import ClosedTask, Task, TaskSet
 from medfed.tasks.classification import Classification
-from medfed.tasks.examples import TaskSet
 
 CARD = Card(title="toy", version="1", licence="none", access="none", citation="none")
 WORDS = {"question": "?", "task_description": "?", "modality_description": "?"}

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import psutil
+from medfed.sites.certificates import certificate_fingerprint, load_authority, write_trial
 
 from medfed.core.progress import Reporter
 from medfed.data.prepare import write_folders
 from medfed.runs.folder import RunDir
-from medfed.sites.certificates import certificate_fingerprint, load_authority, write_trial
 from medfed.sites.federation import Deadlines, FederationFolder, FederationSettings, init_federation
 from medfed.sites.folder import SiteFolder, SiteSettings, init_site
 from medfed.sites.policy import Part, policy_for
@@ -83,7 +83,7 @@ BOUND = 90.0
 
 RELEASED = "released"
 """File in a trial's folder: what is held goes on."""
-PRELOADED = ("medfed.cli.main", "medfed.sites.server", "medfed.sites.client", "medfed.sites.flower")
+PRELOADED = ("medfed.cli.app", "medfed.sites.server", "medfed.sites.client", "medfed.sites.flower")
 
 
 class Fault(NamedTuple):
@@ -328,7 +328,7 @@ def _command(arguments: list[str], log: str, faults: tuple[Fault, ...], heartbea
     _beat_every(heartbeat)
     for fault in faults:
         _plant(fault, Path(log).parent / RELEASED)
-    from medfed.cli.main import main
+    from medfed.cli.app import main
 
     sys.argv = ["medfed", *arguments]
     main()

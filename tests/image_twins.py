@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medfed.datasets import DATASETS
+from medfed.core.catalog import DATASETS
 from medfed.datasets.base import Dataset, write_twin
 from medfed.study.data import TwinSpec
 

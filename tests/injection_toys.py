@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from medfed.core.rng import torch_seeded
+from medfed.core.torch_rng import torch_seeded
 from medfed.datasets.base import Card
 from medfed.datasets.decoded import Decoded
 from medfed.injection.inject import Injector
@@ -25,8 +25,8 @@ from medfed.models.base import Encoder
 from medfed.models.multimodal import MultimodalModel
 from medfed.study.injection import InjectionSettings
 from medfed.study.parts import EncoderSpec
+from medfed.tasks.base import TaskSet
 from medfed.tasks.classification import Classification
-from medfed.tasks.examples import TaskSet
 
 CARD = Card(title="toy", version="1", licence="none", access="none", citation="none")
 CHANNELS = 6

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedTokenizerFast
 
 from injection_toys import TEXTS
-from medfed.core.rng import torch_seeded
+from medfed.core.torch_rng import torch_seeded
 from medfed.llm.tiny.pretrain import SPECIAL, train_tokenizer
 
 WINDOW = 6

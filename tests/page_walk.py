@@ -68,7 +68,7 @@ def bash(block: str, folder: Path, env: Mapping[str, str]) -> Said:
 
 def in_this_process(block: str, folder: Path, env: Mapping[str, str]) -> Said:
     """Run a block's medfed commands without starting an interpreter for each, and other lines by bash."""
-    from medfed.cli.main import app
+    from medfed.cli.app import app
 
     outputs, here = [], Path.cwd()
     for line in block.replace("\\\n", " ").splitlines():

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from injection_toys import BOTH, IMAGE, examples, federated_model, foundation, settings
-from medfed.core.rng import torch_seeded
+from medfed.core.torch_rng import torch_seeded
 from medfed.injection.encode import Group, encode
 from medfed.injection.experts import save_experts
 from medfed.injection.model import InjectedModel

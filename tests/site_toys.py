@@ -7,10 +7,10 @@ from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
-
-from medfed.cli import main as cli
-from medfed.sites import certificates
 from medfed.sites.certificates import write_trial
+
+from medfed.cli import app as cli
+from medfed.sites import certificates
 from medfed.sites.federation import FederationFolder, FederationSettings, init_federation
 from medfed.sites.folder import SiteFolder, SiteSettings, init_site
 from medfed.sites.invitation import Invitation, invited_study

@@ -6,12 +6,11 @@ from functools import lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
 
+from medfed.core.catalog import DATASETS, MODALITIES, TASKS
 from medfed.data.cohort import Cohort, build_cohort
 from medfed.data.decode import decode
-from medfed.datasets import DATASETS
 from medfed.datasets.base import write_twin
 from medfed.datasets.decoded import Decoded
-from medfed.modalities import MODALITIES
 from medfed.modalities.base import Modality
 from medfed.modalities.image import ImageModality
 from medfed.models.blip import Blip
@@ -19,7 +18,6 @@ from medfed.study.data import PartitionSettings, SplitSettings, TwinSpec
 from medfed.study.encoders import TextEncoderSpec, ViTMini
 from medfed.study.models import BlipSpec
 from medfed.study.parts import EncoderSpec
-from medfed.tasks import TASKS
 from medfed.tasks.base import TrainableTask, trainable
 
 SMALL: dict[str, Modality] = {**MODALITIES, "image": ImageModality(size=32)}

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medfed.core.catalog import TASKS
 from medfed.report.beside import BACKBONE, METHOD
 from medfed.report.compared import ComparedDifference, ComparedRow, Comparison
 from medfed.report.names import MISSING, is_constant, number
-from medfed.tasks import TASKS
 
 FILE = "comparison.json"
 MEANS = {"mean-trained": "mean of the trained tasks", "mean-unseen": "mean of the unseen closed tasks"}

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from medfed.cli.main import main
+from medfed.cli.app import main
 
 main()

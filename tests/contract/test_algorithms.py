@@ -26,7 +26,7 @@ from federated_toys import (
     small_public,
     task_set,
 )
-from medfed.algorithms import ALGORITHMS
+from medfed.core.catalog import ALGORITHMS
 from medfed.core.errors import StudyError
 from medfed.core.registry import lookup
 from medfed.core.types import Broadcast, Params, Update

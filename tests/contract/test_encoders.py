@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from federated_toys import Vector
+from medfed.core.catalog import ENCODERS
 from medfed.core.errors import StudyError
-from medfed.core.rng import torch_rng, torch_seeded
-from medfed.modalities import ENCODERS
+from medfed.core.torch_rng import torch_rng, torch_seeded
 from medfed.modalities.base import Modality
 from medfed.models.base import Encoder
 from medfed.study.encoders import Conv1dSpec, DeiTTiny, ResNetMini, TransformerSpec, ViTMini

@@ -8,16 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medfed.core.catalog import DATASETS, MODALITIES, TASKS
 from medfed.core.errors import DataError
 from medfed.data import cache as decoded_cache
 from medfed.data.cache import DecodedCache
 from medfed.data.decode import decode, validate_index
-from medfed.datasets import DATASETS
 from medfed.datasets.base import Dataset, write_twin
-from medfed.modalities import MODALITIES
 from medfed.modalities.image import ImageModality
 from medfed.study.data import TwinSpec
-from medfed.tasks import TASKS
 from medfed.tasks.base import Task
 
 SAMPLES = {**MODALITIES, "image": ImageModality(size=16)}

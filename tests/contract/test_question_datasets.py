@@ -8,9 +8,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from medfed.core.catalog import DATASETS
 from medfed.core.errors import DataError
 from medfed.data.decode import decode, validate_index
-from medfed.datasets import DATASETS
 from medfed.datasets.base import Dataset, write_twin
 from medfed.modalities.image import ImageModality
 from medfed.modalities.signal import SignalModality

@@ -9,11 +9,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from medfed.cli import main as cli
+from medfed.cli import app as cli
+from medfed.core.catalog import DATASETS, MODALITIES
 from medfed.data.decode import decode
-from medfed.datasets import DATASETS
 from medfed.datasets.base import write_twin
-from medfed.modalities import MODALITIES
 from medfed.runs.provenance import data_facts
 from medfed.study.data import TwinSpec
 

@@ -10,12 +10,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from medfed.core.catalog import MODALITIES
 from medfed.core.errors import DataError
 from medfed.data.decode import decode
 from medfed.datasets.base import Dataset, write_twin
 from medfed.datasets.covid19_repository import Covid19Repository
 from medfed.datasets.mimic_cxr import MimicCxr
-from medfed.modalities import MODALITIES
 from medfed.study.data import TwinSpec
 
 MIMIC, COVID = MimicCxr(), Covid19Repository()

@@ -13,8 +13,8 @@ import torch
 
 from medfed.core.errors import RunError, UpdateRejectedError
 from medfed.core.types import Broadcast, Failure, Update
-from medfed.federated.encoding import pack, unpack, update_bytes
 from medfed.federated.gate import MOST_STEPS, Gate, Manifest
+from medfed.federated.wire import pack, unpack, update_bytes
 from medfed.runs.sites import scores_of
 from medfed.sites.remote import Envelope, Greeting, Lost, RemoteExchange, greet
 from medfed.study.study import Study, load_study

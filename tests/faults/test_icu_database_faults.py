@@ -8,12 +8,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from medfed.core.catalog import MODALITIES
 from medfed.core.errors import DataError
 from medfed.data.decode import decode
 from medfed.datasets.base import Dataset, write_twin
 from medfed.datasets.eicu import Eicu
 from medfed.datasets.mimic_iv import MimicIV
-from medfed.modalities import MODALITIES
 from medfed.study.data import TwinSpec
 
 DATASETS: dict[str, Dataset] = {"mimic": MimicIV(), "eicu": Eicu()}

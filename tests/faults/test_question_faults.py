@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from medfed.core.catalog import DATASETS
 from medfed.core.errors import DataError
 from medfed.data.decode import decode
-from medfed.datasets import DATASETS
 from medfed.datasets.base import Dataset, write_twin
 from medfed.modalities.image import ImageModality
 from medfed.modalities.signal import SignalModality

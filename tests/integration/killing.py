@@ -33,6 +33,6 @@ def kill_at(target: str, count: int) -> None:
 if __name__ == "__main__":
     kill_at(sys.argv[1], int(sys.argv[2]))
     sys.argv = ["medfed", *sys.argv[4:]]
-    from medfed.cli.main import main
+    from medfed.cli.app import main
 
     main()

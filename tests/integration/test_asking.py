@@ -13,11 +13,11 @@ from typer.testing import CliRunner, Result
 
 from medfed.ask.asking import Request, answer_all, ask, prepared
 from medfed.ask.inputs import Kind, read_files
-from medfed.cli.main import app
+from medfed.cli.app import app
+from medfed.core.catalog import TASKS
 from medfed.core.errors import DataError, MedfedError, RunError, StudyError
 from medfed.modalities.moments import Moments
 from medfed.runs.loaded import LoadedRun
-from medfed.tasks import TASKS
 from quick_run import QuickRun
 
 EFFUSION, WHERE = "Is there a pleural effusion?", "Where is the lesion?"

@@ -11,7 +11,8 @@ import torch
 
 from brats_toys import DATASET, all_examples, decoded_twin, grids
 from medfed.algorithms.fedavg import FedAvg
-from medfed.core.rng import torch_seeded
+from medfed.core.catalog import TASKS
+from medfed.core.torch_rng import torch_seeded
 from medfed.data.decode import decode
 from medfed.datasets.base import Record
 from medfed.datasets.decoded import Decoded
@@ -22,8 +23,9 @@ from medfed.federated.exchange import InProcessExchange
 from medfed.federated.rounds import RoundResult, initial_state, run_rounds
 from medfed.models.rfnet import RFNet
 from medfed.study.federation import ClientSettings, RoundSettings
-from medfed.tasks.examples import TaskSet
-from medfed.tasks.segmentation import BRATS
+from medfed.tasks.base import TaskSet
+
+BRATS = TASKS["brats"]
 
 FAST = ClientSettings(lr=1e-2, batch_size=2)
 

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import generate
-from medfed.cli.main import app
+from medfed.cli.app import app
 from sections.ablation import CHANGES
 
 ROOT = Path(__file__).parents[2]

@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 
 import stock_libraries
 from finished_runs import OFFSETS, UNTRAINED, finished_run, llm_folder
-from medfed.cli.main import app
+from medfed.cli.app import app
+from medfed.core.catalog import TASKS
 from medfed.core.errors import MedfedError, RunError, StudyError
 from medfed.export.export import export_run
 from medfed.export.exported import ExportedTask, Processor
@@ -33,7 +34,6 @@ from medfed.report.names import bounds, number
 from medfed.report.records import ScoreFile
 from medfed.runs.loaded import LoadedRun
 from medfed.study.foundation import HuggingFaceSettings
-from medfed.tasks import TASKS
 from medfed.tasks.base import Task
 from page_walk import PAGE, blocks
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from federated_toys import allowed
-from medfed.algorithms import ALGORITHMS
+from medfed.core.catalog import ALGORITHMS
 from medfed.core.progress import Reporter
 from medfed.runs.folder import RunDir
 from medfed.runs.pipeline import Places, run_study

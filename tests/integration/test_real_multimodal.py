@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from medfed.algorithms.fedavg import FedAvg
-from medfed.core.rng import torch_seeded
+from medfed.core.catalog import DATASETS, ENCODERS, MODALITIES, TASKS
+from medfed.core.torch_rng import torch_seeded
 from medfed.data.cohort import ELSEWHERE, Cohort, build_cohort
 from medfed.data.decode import decode
-from medfed.datasets import DATASETS
 from medfed.datasets.base import write_twin
 from medfed.evaluation.kinds import KINDS
 from medfed.federated.algorithm import Federation
@@ -20,13 +20,10 @@ from medfed.federated.client import Client
 from medfed.federated.exchange import InProcessExchange
 from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.state import load_weights
-from medfed.modalities import ENCODERS, MODALITIES
 from medfed.models.multimodal import MultimodalModel
 from medfed.study.data import PartitionSettings, SplitSettings, TwinSpec
 from medfed.study.federation import ClientSettings, RoundSettings
-from medfed.tasks import TASKS
-from medfed.tasks.base import trainable
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import TaskSet, trainable
 
 ENCODER_OF = {"image": "vit-mini", "report": "text-mini", "covid-labs": "transformer", "labs": "transformer"}
 ENCODER_OF |= {"person": "transformer"}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from medfed.cli.main import app
+from medfed.cli.app import app
 from medfed.runs.folder import RunDir
 
 HERE = Path(__file__).parent

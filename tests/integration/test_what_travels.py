@@ -14,9 +14,9 @@ from medfed.algorithms.fedavg import FedAvg
 from medfed.core.progress import Reporter
 from medfed.core.types import Broadcast, Params, Update
 from medfed.data.cohort import Cohort
-from medfed.federated.encoding import broadcast_bytes, update_bytes
 from medfed.federated.exchange import Answer, ClientExchange
 from medfed.federated.state import num_bytes, persistent_buffers, split, trainable_params
+from medfed.federated.wire import broadcast_bytes, update_bytes
 from medfed.runs.federation import build_model, in_process
 from medfed.runs.folder import RunDir
 from medfed.runs.pipeline import Places, here, run_study

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from federated_toys import SMALL, converge, quadratic_client, run, small_model
-from medfed.algorithms import ALGORITHMS
 from medfed.algorithms.adaptive import Adaptive
+from medfed.core.catalog import ALGORITHMS
 from medfed.federated.rounds import initial_state
 from medfed.study.federation import ClientSettings
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from medfed.algorithms import ALGORITHMS
-from medfed.core.rng import torch_rng
+from medfed.core.catalog import ALGORITHMS
+from medfed.core.torch_rng import torch_rng
 from medfed.core.types import Update
 from medfed.federated.algorithm import Algorithm, Federation
 from medfed.federated.state import FederatedState

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from injection_toys import BOTH, IMAGE, foundation, language_model, settings
 from medfed.core.errors import RunError
-from medfed.core.rng import torch_seeded
+from medfed.core.torch_rng import torch_seeded
 from medfed.injection.experts import add_experts, load_experts, save_experts
 from medfed.injection.model import InjectedModel
 from medfed.study.injection import RouterSettings

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from federated_toys import changed, run
-from medfed.algorithms import ALGORITHMS
 from medfed.algorithms.fednova import STEPS, FedNova
 from medfed.algorithms.scaffold import Scaffold
+from medfed.core.catalog import ALGORITHMS
 from medfed.core.errors import StudyError
 from medfed.study.federation import ClientSettings
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medfed.core.catalog import TASKS
 from medfed.core.files import locked
 from medfed.data.cohort import Cohort
 from medfed.runs.baselines import federations, pooled
 from medfed.study.study import Study, load_study
-from medfed.tasks import TASKS
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import TaskSet
 
 DEMO = Path(__file__).parents[2] / "studies" / "demo.toml"
 ALL = 'baselines=["federated","local","centralised"]'

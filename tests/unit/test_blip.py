@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from medfed.core.catalog import ENCODERS as REGISTERED
+from medfed.core.catalog import MODALITIES, MODELS
 from medfed.core.errors import StudyError
 from medfed.core.types import Batch
-from medfed.modalities import ENCODERS as REGISTERED
-from medfed.modalities import MODALITIES
 from medfed.modalities.image import ImageModality
-from medfed.models import MODELS
 from medfed.models.blip import Blip
 from medfed.study.models import BlipBaseSpec, BlipSpec
 from medfed.tasks.generation import BOS, EOS, NUM_IDS, PAD, ids_of, text_of

@@ -12,16 +12,14 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from medfed.core.catalog import MODALITIES, TASKS
 from medfed.data.cohort import Cohort
 from medfed.datasets.base import Card
 from medfed.datasets.decoded import Decoded
-from medfed.modalities import MODALITIES
 from medfed.modalities.base import Modality
 from medfed.runs.cards import WITHHELD, answer_record, chosen, example_cards, heaviest, views_of
 from medfed.runs.folder import RunDir
-from medfed.tasks import TASKS
-from medfed.tasks.base import Task
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import Task, TaskSet
 
 COUNT = 6
 

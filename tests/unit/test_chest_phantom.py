@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from medfed.study.data import TwinSpec
-from medfed.twins.chest import opacity_boxes, render
+from medfed.twins.chest import render
 from medfed.twins.chest_anatomy import Anatomy, Findings, Style
 from medfed.twins.chest_cohorts import CHEXPERT, COVID, NIH, PAEDIATRIC, RSNA, Cohort, draw_films
+from medfed.twins.chest_dicom import opacity_boxes
 
 SIZE = 96
 STRAIGHT = Style(0.0, 0.0, 0.0, gain=1.0, offset=0.0, gamma=1.0, blur=0.5, noise=0.0, collimation=1.1)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from medfed.ask.task_selection import Plan, is_closed, parse_answers, plan
+from medfed.core.catalog import TASKS
 from medfed.core.errors import StudyError
 from medfed.study.study import Study, study_of
-from medfed.tasks import TASKS
 from quick_run import STUDY
 
 

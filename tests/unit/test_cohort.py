@@ -6,13 +6,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from medfed.core.catalog import MODALITIES, TASKS
 from medfed.core.errors import DataError
 from medfed.data.cohort import Cohort, build_cohort
 from medfed.datasets.base import Card
 from medfed.datasets.decoded import Decoded
-from medfed.modalities import MODALITIES
 from medfed.study.data import PartitionSettings, SplitSettings
-from medfed.tasks import TASKS
 
 CARD = Card(title="made up", version="1", licence="Apache-2.0", access="-", citation="-", synthetic=True)
 SIZE = 64

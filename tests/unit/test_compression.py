@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from federated_toys import allowed, changed, run, small_clients, small_exchange, small_federation, small_model
-from medfed.algorithms import ALGORITHMS
 from medfed.algorithms.fedavg import FedAvg
 from medfed.algorithms.scaffold import Scaffold
-from medfed.core.rng import torch_rng
+from medfed.core.catalog import ALGORITHMS
+from medfed.core.torch_rng import torch_rng
 from medfed.core.types import Params, Update
 from medfed.federated.aggregation import Average
 from medfed.federated.algorithm import Algorithm
@@ -28,12 +28,11 @@ from medfed.federated.encoding import (
     to_bfloat16,
     to_int8,
     told_errors,
-    update_bytes,
-    update_of,
 )
 from medfed.federated.exchange import Answer, InProcessExchange
 from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.state import fingerprint, num_bytes
+from medfed.federated.wire import update_bytes, update_of
 from medfed.study.federation import RoundSettings, UploadDtype
 
 DTYPES: tuple[UploadDtype, ...] = ("bfloat16", "int8")

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from medfed.core.rng import torch_rng
-from medfed.models.contrastive import pairwise_loss, symile_loss
+from medfed.core.torch_rng import torch_rng
+from medfed.tasks.contrastive import pairwise_loss, symile_loss
 
 
 def vectors(batch: int, modalities: int = 3, dim: int = 5) -> Tensor:

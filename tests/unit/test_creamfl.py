@@ -47,7 +47,7 @@ from medfed.federated.representations import (
 from medfed.federated.rounds import RoundResult, initial_state, run_rounds
 from medfed.federated.state import fingerprint, join, split
 from medfed.study.federation import RoundSettings
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import TaskSet
 
 FULL = {"x": ("a",), "y": ("a", "b")}
 

@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from federated_toys import CARD
-from medfed.cli.main import app
+from medfed.cli.app import app
 from medfed.core.errors import DataError
 from medfed.data import cache as decoded_cache
 from medfed.data.cache import DecodedCache

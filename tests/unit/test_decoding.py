@@ -21,8 +21,7 @@ from medfed.injection.inject import Injector
 from medfed.llm.decoding import answer_text, decode_greedily, is_finished
 from medfed.llm.prompt import Sequences, build_prompt
 from medfed.study.injection import Order
-from medfed.tasks.base import closed
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import TaskSet, closed
 from medfed.tasks.question_answering import QuestionAnswering
 
 ORDERS: tuple[Order, ...] = ("modality_first", "task_first")

@@ -13,12 +13,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from medfed.core.catalog import MODALITIES
 from medfed.core.errors import DataError
 from medfed.data.decode import decode, validate_index
 from medfed.datasets.base import write_twin
 from medfed.datasets.ehr_records import MOST_CHARACTERS, Line, read_records, record_text
 from medfed.datasets.ehrxqa import Ehrxqa, answer_text, answer_type
-from medfed.modalities import MODALITIES
 from medfed.study.data import TwinSpec
 from medfed.twins.chest_cohorts import draw_films
 from medfed.twins.ehrxqa import ATTRIBUTES, EHRXQA

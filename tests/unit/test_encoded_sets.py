@@ -10,11 +10,12 @@ from torch import Tensor
 
 from injection_toys import BOTH, IMAGE, WORDY, examples, federated_model, foundation, public, settings
 from medfed.injection import inject as injecting
+from medfed.injection.batching import Draw
 from medfed.injection.encode import LIMIT_BYTES, TokenCache, encode, encode_drawn
-from medfed.injection.inject import Draw, Injector
+from medfed.injection.inject import Injector
 from medfed.models.multimodal import MultimodalModel
 from medfed.runs.predictors import InjectedPredictor
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import TaskSet
 
 FROZEN = {"encoder_lr": 0, "num_epochs": 2}
 

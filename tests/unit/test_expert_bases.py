@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaForCausa
 
 from injection_toys import language_model
 from medfed.core.errors import RunError, StudyError
-from medfed.core.rng import torch_seeded
+from medfed.core.torch_rng import torch_seeded
 from medfed.injection.experts import RoutedLoraModel, add_experts, load_experts, save_experts
 from medfed.study.injection import RouterSettings
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medfed.core.types import Failure, Params, Update
 from medfed.federated.aggregation import CHUNK, Average, in_order
-from medfed.federated.encoding import load_update, save_update
+from medfed.federated.wire import load_update, save_update
 
 
 def update(client: str, values: Params, num_examples: int = 1, **examples: int) -> Update:

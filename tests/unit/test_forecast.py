@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 
 from injection_toys import IMAGE, examples, federated_model, kept_tensors, settings, tokenizer
 from language_models import FAMILIES, write_model
-from medfed.cli.main import app
+from medfed.cli.app import app
 from medfed.core.errors import StudyError
 from medfed.core.progress import Reporter
 from medfed.core.rng import numpy_rng
 from medfed.data.prepare import cohort_of, decode_all, find_sources
+from medfed.injection.batching import epoch_order
 from medfed.injection.encode import HEAD, Group, encode
-from medfed.injection.inject import epoch_order
 from medfed.injection.model import InjectedModel
 from medfed.llm.foundation import load_foundation
 from medfed.runs import cost as dry_run

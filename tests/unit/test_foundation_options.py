@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from injection_toys import BOTH, IMAGE, examples, federated_model, public, settings
 from language_models import write_model
-from medfed.cli.main import app
+from medfed.cli.app import app
 from medfed.core.errors import StudyError
 from medfed.data.prepare import Sources
 from medfed.injection.inject import Injector

@@ -9,16 +9,15 @@ import numpy as np
 import polars as pl
 import pytest
 
+from medfed.core.catalog import MODALITIES, TASKS
 from medfed.data.cohort import build_cohort
 from medfed.data.decode import decode, validate_index
 from medfed.datasets.base import Dataset, write_twin
 from medfed.datasets.eicu import LABNAMES, Eicu
 from medfed.datasets.first_day import UNITS, first_day
 from medfed.datasets.mimic_iv import ITEMS, MimicIV
-from medfed.modalities import MODALITIES
 from medfed.modalities.timeseries import LABS
 from medfed.study.data import PartitionSettings, SplitSettings, TwinSpec
-from medfed.tasks import TASKS
 
 MIMIC, EICU = MimicIV(), Eicu()
 INTIME = "2150-03-01 10:30:00"

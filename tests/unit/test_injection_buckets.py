@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from injection_toys import BOTH, IMAGE, WORDY, examples, federated_model, foundation, injector, public, settings
+from medfed.injection.batching import Seam, buckets, overhead
 from medfed.injection.encode import Group, encode
-from medfed.injection.inject import Injector, Seam, buckets, overhead
+from medfed.injection.inject import Injector
 from medfed.injection.model import InjectedModel, asked_logits
 
 TASKS = (IMAGE, WORDY, BOTH)

@@ -15,8 +15,9 @@ from torch import Tensor
 from injection_toys import BOTH, IMAGE, WORDY, examples, federated_model, foundation, injector, public, settings
 from medfed.core.errors import RunError, StudyError
 from medfed.federated.state import weights_of
+from medfed.injection.batching import epoch_order
 from medfed.injection.experts import RoutedLoraModel
-from medfed.injection.inject import Injector, epoch_order
+from medfed.injection.inject import Injector
 from medfed.models.multimodal import MultimodalModel
 
 TASKS = (IMAGE, BOTH)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from injection_toys import BOTH, IMAGE, examples, federated_model, public, settings
-from medfed.core.rng import torch_seeded
+from medfed.core.torch_rng import torch_seeded
 from medfed.federated.state import weights_of
 from medfed.injection.distil import Lesson, lessons, train_public
 from medfed.injection.encode import HEAD, Group, encode, with_heads

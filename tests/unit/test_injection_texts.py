@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from injection_toys import BOTH, IMAGE, WORDY, examples, federated_model, foundation, public, settings, tokenizer
-from medfed.core.rng import torch_seeded
+from medfed.core.torch_rng import torch_seeded
 from medfed.injection.encode import Group, encode
 from medfed.injection.inject import Injector
 from medfed.injection.model import InjectedModel, Prefixes

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from federated_toys import SMALL, TASK_X, TASK_Y, small_model, task_set
 from medfed.algorithms.moon import Moon
-from medfed.core.rng import torch_seeded
+from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Broadcast
 from medfed.federated.batches import TaskBatch
 from medfed.federated.local import LocalStep, Site

@@ -21,7 +21,7 @@ from medfed.models.multimodal import MultimodalModel
 from medfed.study.encoders import ResNetMini, TextEncoderSpec
 from medfed.study.parts import EncoderSpec
 from medfed.study.study import study_of
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import TaskSet
 from medfed.tasks.multilabel import MultiLabel
 
 KIND = MultiLabelKind()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from medfed.cli.main import app
+from medfed.cli.app import app
 from medfed.report.partition import partition_picture, partition_rows
 from sections import benchmark
 

@@ -12,11 +12,11 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from medfed.core.catalog import MODALITIES
 from medfed.core.errors import DataError
 from medfed.data.decode import decode, validate_index
 from medfed.datasets.base import write_twin
 from medfed.datasets.path_vqa import PathVqa
-from medfed.modalities import MODALITIES
 from medfed.study.data import TwinSpec
 
 PRIVATE = "is Mr Doe's biopsy malignant?"

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from medfed.cli import main as cli
+from medfed.cli import app as cli
 from medfed.core.errors import SiteError
 from medfed.core.progress import Reporter
 

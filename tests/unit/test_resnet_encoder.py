@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from medfed.core.catalog import TASKS
 from medfed.core.errors import StudyError
 from medfed.datasets.labels import CHEXPERT_LABELS
 from medfed.modalities.image import ImageModality
@@ -13,7 +14,8 @@ from medfed.modalities.signal import SignalModality
 from medfed.modalities.text import TextModality
 from medfed.models.multimodal import MultimodalModel
 from medfed.study.encoders import BertSpec, ResNetMini, ResNetSpec
-from medfed.tasks.multilabel import MIMIC_CXR
+
+MIMIC_CXR = TASKS["mimic-cxr"]
 
 
 def bottleneck(narrow: int, wide: int, *, first: bool) -> int:

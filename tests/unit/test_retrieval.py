@@ -8,14 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medfed.core.rng import torch_rng
+from medfed.core.catalog import TASKS
+from medfed.core.torch_rng import torch_rng
 from medfed.core.types import Batch
 from medfed.datasets.base import Card
 from medfed.datasets.decoded import Decoded
 from medfed.evaluation.kinds import KINDS
-from medfed.tasks import TASKS
-from medfed.tasks.base import Task
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import Task, TaskSet
 from medfed.tasks.retrieval import Retrieval, ranks
 
 KIND = KINDS["retrieval"]

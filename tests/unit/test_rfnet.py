@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 from brats_toys import NAMES
+from medfed.core.catalog import MODELS, TASKS
 from medfed.core.errors import StudyError
-from medfed.core.rng import torch_seeded
+from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Batch
-from medfed.models import MODELS
 from medfed.models.rfnet import RFNet
 from medfed.models.rfnet_blocks import RegionFusion
 from medfed.study.models import RFNetSpec
-from medfed.tasks import TASKS
-from medfed.tasks.segmentation import BRATS
+
+BRATS = TASKS["brats"]
 
 
 def network(**settings: bool | str) -> RFNet:

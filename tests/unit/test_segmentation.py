@@ -11,16 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from brats_toys import DATASET, all_examples, decoded_twin, grids
+from medfed.core.catalog import TASKS
 from medfed.core.errors import StudyError
 from medfed.core.types import Batch
 from medfed.data.decode import decode
 from medfed.evaluation.kinds import KINDS
 from medfed.evaluation.kinds.segmentation import REGIONS
 from medfed.modalities.volume import MaskModality
-from medfed.tasks.base import Task
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import Task, TaskSet
 from medfed.tasks.overlap import region_scores, sliding_window, window_starts
-from medfed.tasks.segmentation import BRATS
+
+BRATS = TASKS["brats"]
 
 MODALITIES = ("t1", "t1c", "t2", "flair")
 UNIT = (1.0, 1.0, 1.0)

@@ -15,12 +15,12 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-
-from medfed.cli.diagnosis import Check
-from medfed.core.progress import Reporter
-from medfed.datasets import DATASETS
-from medfed.datasets.base import write_twin
 from medfed.sites.certificates import Certificates, write_trial
+
+from medfed.core.catalog import DATASETS
+from medfed.core.diagnosis import Check
+from medfed.core.progress import Reporter
+from medfed.datasets.base import write_twin
 from medfed.sites.doctor import data_checks, local_checks, server_checks
 from medfed.sites.folder import SiteFolder
 from medfed.study.data import TwinSpec

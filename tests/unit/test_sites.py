@@ -35,7 +35,7 @@ from medfed.runs.federation import Arm, build_model, clients_of
 from medfed.runs.folder import RunDir
 from medfed.runs.sites import SITES, scores_of, site_record, site_scores
 from medfed.study.study import Study, study_of
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import TaskSet
 
 SILENT = Reporter.silent()
 

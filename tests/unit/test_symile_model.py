@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from medfed.algorithms.fedavg import FedAvg
+from medfed.core.catalog import TASKS
 from medfed.core.errors import StudyError
-from medfed.core.rng import numpy_rng, torch_rng, torch_seeded
+from medfed.core.rng import numpy_rng
+from medfed.core.torch_rng import torch_rng, torch_seeded
 from medfed.core.types import Batch
 from medfed.data.decode import decode
 from medfed.datasets.base import write_twin
@@ -27,15 +29,13 @@ from medfed.modalities.base import Modality
 from medfed.modalities.image import ImageModality
 from medfed.modalities.labs import LabPercentiles
 from medfed.modalities.signal import SignalModality
-from medfed.models.contrastive import SymileModel
+from medfed.models.symile import SymileModel
 from medfed.study.data import TwinSpec
 from medfed.study.encoders import Conv1dSpec, LabsMLPSpec, ViTMini
 from medfed.study.federation import ClientSettings, RoundSettings
 from medfed.study.models import SymileSpec
 from medfed.study.parts import EncoderSpec
-from medfed.tasks import TASKS
-from medfed.tasks.base import Task
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import Task, TaskSet
 from medfed.tasks.retrieval import Retrieval
 from medfed.twins.symile import draw_physiology
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from medfed.algorithms.fedavg import FedAvg
+from medfed.core.catalog import DATASETS
 from medfed.data.cohort import Cohort, build_cohort
 from medfed.data.decode import decode
-from medfed.datasets import DATASETS
 from medfed.datasets.vqa_rad import VqaRadClosed
 from medfed.evaluation.kinds import KINDS
 from medfed.federated.algorithm import Federation

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from federated_toys import SMALL, allowed, small_clients, small_federation, small_model
-from medfed.algorithms import ALGORITHMS
+from medfed.core.catalog import ALGORITHMS
 from medfed.federated.algorithm import Algorithm
 from medfed.federated.exchange import ClientExchange, InProcessExchange
 from medfed.federated.memory import DiskMemory

@@ -32,7 +32,8 @@ from torch import Tensor, nn
 
 from medfed.algorithms.keeping import KeepsTensors, group
 from medfed.core.errors import StudyError
-from medfed.core.rng import numpy_rng, torch_seeded
+from medfed.core.rng import numpy_rng
+from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Broadcast, Params, Update
 from medfed.federated.algorithm import Aggregate, Algorithm, Federation
 from medfed.federated.local import LocalStep, Trained, Upload

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from medfed.algorithms.keeping import group
-from medfed.core.rng import torch_seeded
+from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Broadcast, Params, Update
 from medfed.federated.aggregation import Weighting, moved, totals
 from medfed.federated.algorithm import Aggregate, Algorithm, Federation

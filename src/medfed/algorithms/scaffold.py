@@ -32,7 +32,7 @@ from pydantic import Field
 from torch import Tensor
 
 from medfed.core.errors import StudyError
-from medfed.core.rng import torch_seeded
+from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Broadcast, Params, Update, component
 from medfed.federated.aggregation import Average, Weighting, moved, weight
 from medfed.federated.algorithm import Aggregate, Algorithm, Federation

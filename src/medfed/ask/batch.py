@@ -27,18 +27,10 @@ from medfed.runs.loaded import LoadedRun
 
 CHUNK = 256
 """Rows decoded and answered before the table is written."""
-
-
 NUM_EXPERTS_NAMED = 3
-
-
 COLUMNS = ("id", *KINDS, "task", "question", "answers")
-
-
 WRITTEN = ("id", "asked", "run", "task", "question", "answer", "probability", "probabilities", "experts", "error")
 """Columns of the answers; probabilities and the heaviest experts are JSON."""
-
-
 Row = dict[str, str]
 
 

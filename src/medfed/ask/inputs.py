@@ -31,26 +31,17 @@ from medfed.modalities.timeseries import TimeSeriesModality
 from medfed.study.study import Study
 
 Kind = Literal["image", "ecg", "icu"]
-
-
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """What a file can be, named as the options are."""
-
-
 SUFFIXES: Mapping[str, Kind] = {
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".dcm", ".dicom"), "image"),
     **dict.fromkeys((".hea", ".dat"), "ecg"),
     **dict.fromkeys((".csv", ".parquet"), "icu"),
 }
 
-
 HOUR = "hour"
 """A table's optional column: hours since admission. Without it rows are the hours 0, 1, 2, … in turn."""
-
-
 DICOM_MARK = slice(128, 132)
-
-
 MAX_HOURS = 24 * 366
 """Of a table: no stay is longer, and a longer one would take memory without end."""
 

@@ -17,11 +17,11 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from medfed.ask.inputs import Kind, modalities_of, require_kind
+from medfed.core.catalog import TASKS
 from medfed.core.errors import StudyError
 from medfed.core.registry import lookup
 from medfed.evaluation.text_metrics import token_f1, words
 from medfed.study.study import Study
-from medfed.tasks import TASKS
 from medfed.tasks.base import Task
 from medfed.tasks.question_answering import QuestionAnswering
 

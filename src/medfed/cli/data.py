@@ -20,7 +20,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Datasets: list them, write sy
 @data_app.command(name="list")
 def list_data() -> None:
     """List the datasets with licence and access page."""
-    from medfed.datasets import DATASETS
+    from medfed.core.catalog import DATASETS
 
     table = Table("dataset", "title", "version", "licence", "modalities", "targets", "access")
     for name, dataset in DATASETS.items():
@@ -41,8 +41,8 @@ def synth(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Write a dataset's synthetic twin in its native layout, or with --study a folder for every site and the server."""
+    from medfed.core.catalog import DATASETS
     from medfed.core.registry import lookup
-    from medfed.datasets import DATASETS
     from medfed.datasets.base import write_twin
     from medfed.study.data import TwinSpec
 

@@ -18,46 +18,27 @@ if TYPE_CHECKING:
     from medfed.ask.inputs import Kind
 
 NUM_EXPERTS_SHOWN = 3
-
-
 ImageFile = Annotated[Path | None, typer.Option("--image", help="A picture: PNG, JPEG or DICOM")]
-
-
 EcgFile = Annotated[Path | None, typer.Option("--ecg", help="A 12-lead WFDB header (.hea), its .dat file beside it")]
-
-
 IcuFile = Annotated[
     Path | None,
     typer.Option("--icu", help="CSV or parquet, a row per hour, a column per variable (empty: not measured)"),
 ]
 
-
 Question = Annotated[str | None, typer.Option("--question", help="Ask this instead of the task's own question")]
-
-
 Answers = Annotated[str | None, typer.Option("--answers", help='Compare these answers, separated by commas: "yes,no"')]
-
-
 TaskName = Annotated[
     str | None, typer.Option("--task", help="A task that reads the files; else it is found, see above")
 ]
 
-
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, with the weights of all experts")]
-
-
 Cases = Annotated[
     Path | None,
     typer.Option("--csv", help="Many questions: columns id, image, ecg, icu, task, question, answers, as needed"),
 ]
 
-
 Out = Annotated[Path | None, typer.Option("--out", help="With --csv: answers go here; rows answered here are skipped")]
-
-
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one")]
-
-
 Open = Annotated[bool, typer.Option("--open", help="Open the page in the browser")]
 
 

@@ -18,7 +18,7 @@ from medfed.core.errors import MedfedError
 from medfed.core.progress import Reporter
 
 if TYPE_CHECKING:
-    from medfed.cli.diagnosis import Check
+    from medfed.core.diagnosis import Check
     from medfed.sites.certificates import Certificates
 
 ENDINGS = (
@@ -26,20 +26,15 @@ ENDINGS = (
     "What was finished is kept; the same command goes on from there."
 )
 
-
 federation_app = typer.Typer(
     no_args_is_help=True, help="A federation's server: its folder, the sites it admits, and the run over them."
 )
-
 
 site_app = typer.Typer(
     no_args_is_help=True, help="A hospital: its folder, key, policy and audit log, and joining a federation."
 )
 
-
 FederationDir = Annotated[Path, typer.Argument(metavar="DIR", help="The federation's folder")]
-
-
 SiteDir = Annotated[Path, typer.Argument(metavar="DIR", help="The site's folder")]
 
 

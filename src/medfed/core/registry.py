@@ -1,9 +1,13 @@
-"""Look-up by name in a registry tuple; an unknown name is answered with suggestions."""
+"""Parts by name: tasks, datasets, encoders, … of the package, of plugins and of a user's own code.
+
+A registry knows the names of the package's own parts and the modules they are in. A module is imported when one of its
+parts is first looked up, so that reading a study costs only what the study names.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -19,10 +23,63 @@ class Named(Protocol):
 
 
 T = TypeVar("T", bound=Named)
+Part = TypeVar("Part")
+
+
+class Registry(Mapping[str, Part]):
+    """Name → part of one kind.
+
+    Args:
+        kind: what error messages call a part.
+        attribute: the tuple in a module that holds its parts.
+        modules: name → module of the package's own parts.
+    """
+
+    def __init__(self, kind: str, attribute: str, modules: Mapping[str, str]) -> None:
+        self.kind, self._attribute, self._modules = kind, attribute, dict(modules)
+        self._parts: dict[str, Part] = {}
+
+    def __getitem__(self, name: str) -> Part:
+        if name not in self._parts and name in self._modules:
+            for part in getattr(import_module(self._modules[name]), self._attribute):
+                self._parts.setdefault(part.name, part)
+        return self._parts[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._modules or name in self._parts
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys([*self._modules, *self._parts]))
+
+    def __len__(self) -> int:
+        return len(self._modules.keys() | self._parts.keys())
+
+    def register(self, part: Any) -> None:
+        """Add ``part`` under its ``name``. The same definition again, as a notebook's cell runs it, takes its place.
+
+        Raises:
+            StudyError: another part has the name.
+        """
+        name = part.name
+        before = self._parts.get(name)
+        if name in self._modules or (before is not None and _definition(before) != _definition(part)):
+            raise StudyError(f"the {self.kind} {name!r} is registered twice", hint="give one of the two another name")
+        self._parts[name] = part
+
+    def lookup(self, name: str) -> Part:
+        """Return the part called ``name``; raise :class:`StudyError` with the nearest known names."""
+        if name in self:
+            return self[name]
+        raise unknown(self, name, self.kind)
+
+
+def _definition(part: Any) -> tuple[str, str]:
+    cls = part if isinstance(part, type) else type(part)
+    return cls.__module__, cls.__qualname__
 
 
 def by_name(entries: Iterable[T]) -> dict[str, T]:
-    """Index registry ``entries`` by name; a name used twice is an error."""
+    """Index ``entries`` by name; a name used twice is an error."""
     table: dict[str, T] = {}
     for entry in entries:
         if entry.name in table:
@@ -35,14 +92,20 @@ def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
     """Return ``table[name]`` or raise :class:`StudyError` naming the ``kind`` and the nearest known names."""
     if name in table:
         return table[name]
-    near = difflib.get_close_matches(name, table, n=3, cutoff=0.4)
+    raise unknown(table, name, kind)
+
+
+def unknown(names: Mapping[str, Any], name: str, kind: str) -> StudyError:
+    """Return the error for a name that is not among ``names``, with the nearest ones as its next step."""
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
     guess = f"did you mean {' or '.join(near)}? " if near else ""
-    raise StudyError(f"unknown {kind} {name!r}", hint=f"{guess}known: {', '.join(sorted(table))}")
+    return StudyError(f"unknown {kind} {name!r}", hint=f"{guess}known: {', '.join(sorted(names))}")
 
 
-def collect(modules: Iterable[str], attribute: str) -> dict[str, Any]:
-    """Import each of ``modules`` and index, by name, what their tuples called ``attribute`` hold.
+def implementation(path: str) -> Any:
+    """Return what ``module:attribute`` names, importing the module now.
 
-    A registry is a tuple of module paths, so that a new part is one file and one line.
+    Settings name what they stand for in this form, so that reading them imports no torch.
     """
-    return by_name(entry for module in modules for entry in getattr(import_module(module), attribute))
+    module, _, attribute = path.partition(":")
+    return getattr(import_module(module), attribute)

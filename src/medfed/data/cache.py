@@ -37,15 +37,9 @@ from medfed.datasets.base import Dataset, Problem
 from medfed.modalities.base import Modality
 
 FOLDER = "decoded"
-
-
 LIST = "entry.json"
-
-
 READERS = ("numpy", "pillow", "pydicom", "wfdb", "nibabel", "polars")
 """Libraries that decide what is read from a file."""
-
-
 SETTLED_SECONDS = 0.1
 """Clocks of file systems tick: a file that was written so shortly before may be written again with the same time."""
 

@@ -20,12 +20,9 @@ from medfed.datasets.decoded import Decoded
 from medfed.modalities.base import Modality
 from medfed.modalities.moments import Moments
 from medfed.study.data import MissingSettings, PartitionSettings, SplitSettings
-from medfed.tasks.base import Task
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import Task, TaskSet
 
 SERVER_SPLITS = ("public", "development", "test")
-
-
 ELSEWHERE = "elsewhere"
 """In ``client_tests``: the test patients of sites that do not train. They meet the server's model."""
 
@@ -159,8 +156,6 @@ def _record(
 
 
 Rows = Int[np.ndarray, " row"]
-
-
 NO_ROWS = np.zeros(0, np.int64)
 
 

@@ -10,20 +10,19 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from medfed.core.catalog import DATASETS
 from medfed.core.errors import DataError, StudyError
 from medfed.core.progress import Reporter
 from medfed.data.cache import DecodedCache
 from medfed.data.decode import decode
 from medfed.data.sites import SiteData, divide_site, server_sets, site_moments, task_sets
 from medfed.data.sources import locate_held
-from medfed.datasets import DATASETS
 from medfed.datasets.decoded import Decoded
 from medfed.federated.client import Client
 from medfed.modalities.base import Modality
 from medfed.modalities.moments import Moments
 from medfed.study.study import Study
-from medfed.tasks.base import Task
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import Task, TaskSet
 
 
 def find_site(study: Study, site: str, folder: Path, tasks: Collection[str] | None = None) -> dict[str, Path]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from medfed.core.catalog import DATASETS
 from medfed.core.errors import DataError, MedfedError
 from medfed.core.progress import Reporter
 from medfed.core.registry import lookup
 from medfed.data.decode import validate_index
 from medfed.data.sources import SERVER, locate_held, site_folders
-from medfed.datasets import DATASETS
 from medfed.datasets.base import Dataset, Problem
 
 

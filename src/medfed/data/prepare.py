@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medfed.core.catalog import DATASETS
 from medfed.core.errors import DataError, StudyError
 from medfed.core.progress import Reporter
 from medfed.data.cache import DecodedCache
@@ -24,7 +25,6 @@ from medfed.data.sources import (
     twins,
     write_missing,
 )
-from medfed.datasets import DATASETS
 from medfed.datasets.base import Dataset, write_twin
 from medfed.datasets.decoded import Decoded
 from medfed.modalities.moments import Moments

@@ -39,8 +39,7 @@ from medfed.datasets.decoded import Decoded
 from medfed.modalities.base import Modality
 from medfed.modalities.moments import Moments
 from medfed.study.data import MissingSettings, SplitSettings
-from medfed.tasks.base import Task
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import Task, TaskSet
 
 SITE_SPLITS = ("private", "test")
 """What a site divides its patients into: to train on, to test on."""

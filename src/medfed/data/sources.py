@@ -91,8 +91,6 @@ def _write_whole(dataset: Dataset, root: Path, spec: TwinSpec) -> None:
 
 SERVER = "server"
 """The server's folder."""
-
-
 Roots = dict[str, Path]
 """Dataset → its native root."""
 

@@ -21,8 +21,6 @@ from medfed.study.data import SPLITS, PartitionSettings, SplitSettings
 
 MANY = 6
 """Targets beyond which their combinations are too many to stratify by."""
-
-
 Strata = Mapping[str, str]
 """Patient → stratum; patients of a stratum are dealt evenly."""
 

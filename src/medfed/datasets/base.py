@@ -21,15 +21,12 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from medfed.core.errors import DataError, MedfedError
+from medfed.core.registry import implementation
 from medfed.study.data import TwinSpec
 
 TWIN_MARKER = "SYNTHETIC.json"
-
-
 POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """What polars raises on damaged files; a panic is not even an Exception."""
-
-
 Record = Mapping[str, Any]
 """One row of an index; its values are checked where they are read."""
 
@@ -68,6 +65,8 @@ class Dataset(ABC):
     targets: ClassVar[tuple[str, ...]]
     marker: ClassVar[str]
     """A relative path (glob) that exists in this dataset's root and no other's, e.g. ``ptbxl_database.csv``."""
+    simulator: ClassVar[str] = ""
+    """``module:function`` that takes (root, spec) and writes the synthetic twin; empty where there is none."""
 
     def locate(self, data_root: Path) -> Path:
         """Find the dataset's root: ``data_root`` itself or a folder at most three levels below it.
@@ -121,9 +120,15 @@ class Dataset(ABC):
             DataError: the file is absent, truncated or not what its name says; the message names the file.
         """
 
-    @abstractmethod
     def synthesize(self, root: Path, spec: TwinSpec) -> None:
-        """Write the synthetic twin into the empty folder ``root`` in the native layout (the caller adds the marker)."""
+        """Write the synthetic twin into the empty folder ``root`` in the native layout (the caller adds the marker).
+
+        Raises:
+            DataError: the dataset has no simulator.
+        """
+        if not self.simulator:
+            raise DataError(f"there is no synthetic twin of {self.name}", hint="use the real data: --data-root DIR")
+        implementation(self.simulator)(root, spec)
 
     def check(self, root: Path) -> Iterator[Problem | None]:
         """Decode every example in turn; yield the problem, or None for a good one."""

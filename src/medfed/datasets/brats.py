@@ -25,27 +25,13 @@ from jaxtyping import Bool, Shaped, UInt8
 from medfed.core.errors import DataError
 from medfed.datasets.base import Card, Dataset, Record, read_csv
 from medfed.datasets.formats import Scan, read_nifti
-from medfed.study.data import TwinSpec
-from medfed.twins.brain import write_brain_twin
 
 CLASSES = ("background", "necrotic or non-enhancing core", "oedema", "enhancing tumour")
-
-
 GRADES = {"HGG": 1, "LGG": 0}
-
-
 SITES_TABLE = "sites.csv"
-
-
 SITE_CODE = re.compile(r"Bra[tT][sS]1[789]_([A-Za-z0-9]+)_(\w+)_\d+")
-
-
 TIMEPOINT = re.compile(r"(BraTS-[A-Z]+-\d+)-\d+")
-
-
 SPACING_MM = 1.0
-
-
 SAME_GRID = "all files of a case lie on one grid of 1 mm voxels: download the case again"
 
 
@@ -91,6 +77,7 @@ class BraTS(Dataset):
     truths: ClassVar[tuple[str, ...]] = ("tumour",)
     targets: ClassVar[tuple[str, ...]] = ("segmented", "high_grade")
     marker: ClassVar[str] = "Bra[tT][sS]*/Bra[tT][sS]*.nii*"
+    simulator: ClassVar[str] = "medfed.twins.brain:write_brain_twin"
 
     def locate(self, data_root: Path) -> Path:
         """Find the folder of the cases, or the one above ``HGG`` and ``LGG``."""
@@ -131,10 +118,6 @@ class BraTS(Dataset):
         if np.count_nonzero(mask) > np.count_nonzero(mask[box]):
             raise DataError("the tumour reaches beyond the brain", where=path, hint=SAME_GRID)
         return {name: scan.voxels[box] for name, (_, scan) in scans.items()} | {"tumour": mask[box]}
-
-    def synthesize(self, root: Path, spec: TwinSpec) -> None:
-        """Write phantoms: every other patient in 2018's layout, the others in GLI 2024's with a ``sites.csv``."""
-        write_brain_twin(root, spec)
 
 
 def _case_folders(root: Path) -> Iterator[Path]:

@@ -9,26 +9,14 @@ import numpy as np
 import polars as pl
 
 from medfed.core.errors import DataError
-from medfed.core.rng import numpy_rng
 from medfed.datasets.base import Card, Dataset, Record, read_csv
-from medfed.datasets.images import load_image, write_grey
+from medfed.datasets.images import load_image
 from medfed.datasets.labels import flag, nih_patient
-from medfed.study.data import TwinSpec
-from medfed.twins.chest_anatomy import Findings
-from medfed.twins.chest_cohorts import NIH, Film, draw_films
 
 TABLE = "Data_Entry_2017_v2020.csv"
-
-
 TABLES = (TABLE, "Data_Entry_2017.csv")
-
-
 LISTS = {"test_list.txt": "test", "train_val_list.txt": "train"}
-
-
 NO_FINDING = "No Finding"
-
-
 LABELS = (
     "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Emphysema", "Fibrosis", "Hernia",
     "Infiltration", "Mass", "Nodule", "Pleural_Thickening", "Pneumonia", "Pneumothorax",
@@ -51,6 +39,7 @@ class ChestXray14(Dataset):
     modalities: ClassVar[tuple[str, ...]] = ("image",)
     targets: ClassVar[tuple[str, ...]] = tuple(label.lower() for label in LABELS)
     marker: ClassVar[str] = "Data_Entry_2017*.csv"
+    simulator: ClassVar[str] = "medfed.twins.chest_datasets:write_chestxray14_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per row of the table, whether its image is there or not: loading tells."""
@@ -72,20 +61,6 @@ class ChestXray14(Dataset):
     def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
         """Decode the image to [0, 1]."""
         return {"image": load_image(root, record, _table_path(root).name)}
-
-    def synthesize(self, root: Path, spec: TwinSpec) -> None:
-        """Write phantoms, the table and the official lists. Half of the findings have no phantom and never occur."""
-        (root / "images").mkdir(parents=True)
-        rows, lists = [], dict.fromkeys(LISTS, "")
-        for film in draw_films(NIH, spec):
-            name = f"{film.patient:08d}_{film.visit:03d}.png"
-            write_grey(root / "images" / name, film.grey)
-            rows.append(_row(film, name))
-            tested = numpy_rng(spec.seed, self.name, film.patient).random() < 0.22  # the official share
-            lists["test_list.txt" if tested else "train_val_list.txt"] += f"{name}\n"
-        pl.DataFrame(rows).write_csv(root / TABLE)
-        for file, text in lists.items():
-            (root / file).write_text(text, encoding="utf-8")
 
 
 def _table_path(root: Path) -> Path:
@@ -112,38 +87,6 @@ def _splits(root: Path, names: list[str]) -> list[str | None]:
         if (root / file).is_file():
             split.update(dict.fromkeys((root / file).read_text(encoding="utf-8").split(), name))
     return [split.get(name) for name in names]
-
-
-def _row(film: Film, name: str) -> dict[str, str | int | float]:
-    """Return a row of the table, in the release's columns."""
-    labels = _labels(film.findings)
-    size = {"OriginalImage[Width": film.grey.shape[1], "Height]": film.grey.shape[0]}
-    return {
-        "Image Index": name,
-        "Finding Labels": "|".join(labels) or NO_FINDING,
-        "Follow-up #": film.visit,
-        "Patient ID": film.patient,
-        "Patient Age": film.age,
-        "Patient Gender": film.sex,
-        "View Position": film.view,
-        **size,
-        "OriginalImagePixelSpacing[x": 0.168,
-        "y]": 0.168,
-    }
-
-
-def _labels(findings: Findings) -> list[str]:
-    """Name findings as the NIH does: a dense lobe is consolidation, a faint one infiltration, both pneumonia."""
-    present = {
-        "Atelectasis": findings.atelectasis > 0,
-        "Cardiomegaly": findings.cardiomegaly > 0,
-        "Consolidation": findings.consolidation > 0.5,
-        "Edema": findings.oedema > 0,
-        "Effusion": findings.effusion > 0,
-        "Infiltration": 0 < findings.consolidation <= 0.5,
-        "Pneumonia": findings.consolidation > 0,
-    }
-    return [label for label, value in present.items() if value]
 
 
 DATASETS: tuple[Dataset, ...] = (ChestXray14(),)

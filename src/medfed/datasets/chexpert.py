@@ -15,22 +15,16 @@ import polars as pl
 
 from medfed.core.errors import DataError
 from medfed.datasets.base import Card, Dataset, Record, read_csv
-from medfed.datasets.images import load_image, write_grey
+from medfed.datasets.images import load_image
 from medfed.datasets.labels import flag, require_values
-from medfed.study.data import TwinSpec
-from medfed.twins.chest_anatomy import Findings
-from medfed.twins.chest_cohorts import CHEXPERT, Film, draw_films, has_opacity
 
 TABLES = {"valid.csv": "test", "train.csv": "train"}
 """Table → official split: the tasks are tested on the table that radiologists read. ``train.csv`` may be absent."""
-
-
 TARGETS = {
     "enlarged_cardiomediastinum": "Enlarged Cardiomediastinum",
     "pleural_effusion": "Pleural Effusion",
     "atelectasis": "Atelectasis",
 }
-
 
 VALUES = ("1.0", "0.0", "-1.0", "")
 
@@ -51,6 +45,7 @@ class CheXpert(Dataset):
     modalities: ClassVar[tuple[str, ...]] = ("image",)
     targets: ClassVar[tuple[str, ...]] = tuple(TARGETS)
     marker: ClassVar[str] = "valid/patient*"
+    simulator: ClassVar[str] = "medfed.twins.chest_datasets:write_chexpert_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per image, frontal and lateral. The first folder of a ``Path`` is ``root`` by its published name."""
@@ -74,16 +69,6 @@ class CheXpert(Dataset):
         table = next(name for name, split in TABLES.items() if split == record["split"])
         return {"image": load_image(root, record, table)}
 
-    def synthesize(self, root: Path, spec: TwinSpec) -> None:
-        """Write phantoms and ``valid.csv`` with its 14 finding columns; there is no ``train.csv``."""
-        rows = []
-        for film in draw_films(CHEXPERT, spec):
-            folder = f"valid/patient{64540 + film.patient}/study{film.visit + 1}"
-            (root / folder).mkdir(parents=True)
-            write_grey(root / folder / "view1_frontal.jpg", film.grey)
-            rows.append({"Path": f"CheXpert-v1.0-small/{folder}/view1_frontal.jpg", **_row(film)})
-        pl.DataFrame(rows).write_csv(root / "valid.csv", float_precision=1)
-
 
 def _table(path: Path, split: str) -> pl.DataFrame:
     """Read one table as Path, patient, split and the finding columns as text: 1.0, 0.0, −1.0 or empty."""
@@ -105,30 +90,6 @@ def _table(path: Path, split: str) -> pl.DataFrame:
             hint="expected CheXpert-v1.0-small/valid/patient64541/study1/view1_frontal.jpg",
         )
     return table
-
-
-def _row(film: Film) -> dict[str, str | int | float]:
-    """Return a row of the table. As CheXpert defines it, a large heart is an enlarged cardiomediastinum too."""
-    findings = film.findings
-    present: dict[str, bool] = {
-        "No Finding": findings == Findings(),
-        "Enlarged Cardiomediastinum": max(findings.wide_mediastinum, findings.cardiomegaly) > 0,
-        "Cardiomegaly": findings.cardiomegaly > 0,
-        "Lung Opacity": has_opacity(findings),
-        "Lung Lesion": False,
-        "Edema": findings.oedema > 0,
-        "Consolidation": findings.consolidation > 0,
-        "Pneumonia": findings.consolidation > 0,
-        "Atelectasis": findings.atelectasis > 0,
-        "Pneumothorax": False,
-        "Pleural Effusion": findings.effusion > 0,
-        "Pleural Other": False,
-        "Fracture": False,
-        "Support Devices": False,
-    }
-    sex = {"F": "Female", "M": "Male"}[film.sex]
-    head: dict[str, str | int | float] = {"Sex": sex, "Age": film.age, "Frontal/Lateral": "Frontal", "AP/PA": film.view}
-    return {**head, **{column: float(value) for column, value in present.items()}}
 
 
 DATASETS: tuple[Dataset, ...] = (CheXpert(),)

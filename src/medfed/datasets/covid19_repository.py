@@ -20,23 +20,13 @@ from medfed.datasets.formats import numbers, require_filled
 from medfed.datasets.images import load_image
 from medfed.datasets.labels import flag
 from medfed.modalities.timeseries import COVID_LABS
-from medfed.study.data import TwinSpec
-from medfed.twins.covid19_repository import write_covid19_twin
 
 TABLE = "data.csv"
-
-
 IDS = ("patient_id", "image_id")
-
-
 RADIOGRAPHS = ("CR", "DX")
 """DICOM modalities of plain films; other images are left out."""
-
-
 COLUMNS = {variable: variable.replace("d_dimer", "d-dimer") for variable in COVID_LABS}
 """Variable of the modality → stem of its columns ``<stem>_offset`` and ``<stem>_val``."""
-
-
 OUTCOMES = {"icu": "icu_admission_offset", "died": "death_offset"}
 """Target → the offset that is filled in if it happened."""
 
@@ -61,6 +51,7 @@ class Covid19Repository(Dataset):
     modalities: ClassVar[tuple[str, ...]] = ("image", "covid-labs")
     targets: ClassVar[tuple[str, ...]] = tuple(OUTCOMES)
     marker: ClassVar[str] = "png/????????.png"
+    simulator: ClassVar[str] = "medfed.twins.covid19_repository:write_covid19_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per radiograph with its laboratory values; ``icu`` and ``died`` are 1 if it happened, else 0.
@@ -97,10 +88,6 @@ class Covid19Repository(Dataset):
         values = np.array([[record[variable] for variable in COVID_LABS]], np.float32)
         labs = {"covid-labs": values} if np.isfinite(values).any() else {}
         return {"image": load_image(root, record, TABLE), **labs}
-
-    def synthesize(self, root: Path, spec: TwinSpec) -> None:
-        """Write phantoms of patients who all have COVID-19, and laboratory values that follow its severity."""
-        write_covid19_twin(root, spec)
 
 
 DATASETS: tuple[Dataset, ...] = (Covid19Repository(),)

@@ -13,17 +13,11 @@ import polars as pl
 
 from medfed.core.errors import DataError
 from medfed.datasets.base import Card, Dataset, Record, read_csv
-from medfed.datasets.images import load_image, write_grey
+from medfed.datasets.images import load_image
 from medfed.datasets.labels import flag, nih_patient, require_sources, require_values
-from medfed.study.data import TwinSpec
-from medfed.twins.chest_cohorts import COVID, draw_films
 
 FOLDER = "COVID-19_Radiography_Dataset"
-
-
 CLASSES = ("COVID", "Normal")
-
-
 SOURCES = {"ChestX-ray14": "nih", "covid19-image-repository": "hannover"}
 """First word of a source map's ``source`` → the hospital its patient ids belong to."""
 
@@ -45,6 +39,7 @@ class CovidRadiography(Dataset):
     modalities: ClassVar[tuple[str, ...]] = ("image",)
     targets: ClassVar[tuple[str, ...]] = ("covid",)
     marker: ClassVar[str] = f"{FOLDER}/COVID"
+    simulator: ClassVar[str] = "medfed.twins.chest_datasets:write_covid_radiography_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per image of the class folders; with a source map one per row of it, so that absent files show."""
@@ -63,16 +58,6 @@ class CovidRadiography(Dataset):
     def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
         """Decode the image to [0, 1]."""
         return {"image": load_image(root, record, "source_map.csv")}
-
-    def synthesize(self, root: Path, spec: TwinSpec) -> None:
-        """Write phantoms, numbered by class as in the release; the folders the task ignores are left out."""
-        for name in CLASSES:
-            (root / FOLDER / name / "images").mkdir(parents=True)
-        written = dict.fromkeys(CLASSES, 0)
-        for film in draw_films(COVID, spec):
-            name = "COVID" if film.findings.ground_glass > 0 else "Normal"
-            written[name] += 1
-            write_grey(root / FOLDER / name / "images" / f"{name}-{written[name]}.png", film.grey)
 
 
 def _images(root: Path, name: str) -> list[str]:

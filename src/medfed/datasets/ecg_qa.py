@@ -19,15 +19,9 @@ from medfed.core.errors import DataError
 from medfed.datasets.base import Card, Dataset, Record
 from medfed.datasets.formats import Row, read_rows, text
 from medfed.datasets.ptbxl import PTBXL, read_wfdb
-from medfed.study.data import TwinSpec
-from medfed.twins.ecg_questions import write_ecg_qa_twin
 
 SPLITS = {"train": "train", "valid": "development", "test": "test"}
-
-
 WORDING = "template"
-
-
 TWIN_RECORDS = "ptb-xl"
 """Folder of a twin's own ECGs, beside its questions."""
 
@@ -47,6 +41,7 @@ class EcgQa(Dataset):
     modalities: ClassVar[tuple[str, ...]] = ("ecg",)
     targets: ClassVar[tuple[str, ...]] = ("answer",)
     marker: ClassVar[str] = f"ecgqa/ptbxl/{WORDING}"
+    simulator: ClassVar[str] = "medfed.twins.ecg_questions:write_ecg_qa_twin"
 
     def locate(self, data_root: Path) -> Path:
         """Find the folder that holds both the questions and PTB-XL.
@@ -79,10 +74,6 @@ class EcgQa(Dataset):
         """Return ``{"ecg": [12 leads, time]}`` in millivolts."""
         header, signal = record["files"]
         return {"ecg": read_wfdb(root / header, root / signal)}
-
-    def synthesize(self, root: Path, spec: TwinSpec) -> None:
-        """Write simulated ECGs, which are not those of PTB-XL's twin, and questions about them."""
-        write_ecg_qa_twin(root / self.marker, root / TWIN_RECORDS, spec)
 
 
 class Ecg(NamedTuple):

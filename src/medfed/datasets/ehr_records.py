@@ -21,15 +21,9 @@ from medfed.core.errors import DataError
 from medfed.datasets.base import read_csv, require_columns
 
 DATABASE = "mimic_iv_cxr.db"
-
-
 MOST_CHARACTERS = 2000
-
-
 STEM = 4
 """Letters that words are compared by."""
-
-
 COMMON = frozenset(
     (
         "a",
@@ -97,7 +91,6 @@ SOURCES = (
     Source("culture", "microbiologyevents", "charttime", ("spec_type_desc", "test_name", "org_name")),
     Source("x-ray", "tb_cxr", "studydatetime", ("viewposition",)),
 )
-
 
 Records = Mapping[str, tuple[Line, ...]]
 

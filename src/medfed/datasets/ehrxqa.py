@@ -35,16 +35,10 @@ from medfed.datasets.base import Card, Dataset, Record
 from medfed.datasets.ehr_records import people_file, read_records, read_table, record_text
 from medfed.datasets.formats import Row, read_rows, text
 from medfed.datasets.images import load_image
-from medfed.study.data import TwinSpec
-from medfed.twins.ehrxqa import write_ehrxqa_twin
 
 FILES = {"train": "train", "valid": "train", "test": "test"}
 """Official file → the database its patients are in, which is also their split."""
-
-
 DATABASE = "database/mimic_iv_cxr"
-
-
 IMAGES = (
     "mimic-cxr-jpg*/files",
     "mimic-cxr-jpg*/*/files",
@@ -53,18 +47,11 @@ IMAGES = (
     "../mimic-cxr-jpg*/*/files",
 )
 """Where images may be, below the root; the first that exists is taken."""
-
-
 STUDIES = ("study_id", "study_id1")
-
-
 VISUAL = re.compile(r"\bfunc_vqa\s*\(", re.IGNORECASE)
-
-
 TABLES = re.compile(
     r"\b(patients|admissions|\w+_icd|labevents|prescriptions|cost|\w+events|icustays|transfers)\b", re.IGNORECASE
 )
-
 
 IDENTIFIER = re.compile(r"\s*\b\d{6,}\b")
 
@@ -93,6 +80,7 @@ class Ehrxqa(Dataset):
     modalities: ClassVar[tuple[str, ...]] = ("image", "ehr", "question")
     targets: ClassVar[tuple[str, ...]] = ("answer",)
     marker: ClassVar[str] = f"{DATABASE}/train"
+    simulator: ClassVar[str] = "medfed.twins.ehrxqa:write_ehrxqa_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per question about a single patient; ``scope`` is ``image``, ``table`` or ``joint``.
@@ -139,10 +127,6 @@ class Ehrxqa(Dataset):
                 )
             found["image"] = load_image(root, record, f"{DATABASE}/{record['database']}/tb_cxr.csv")
         return found
-
-    def synthesize(self, root: Path, spec: TwinSpec) -> None:
-        """Write chest phantoms, records, and questions about either or both."""
-        write_ehrxqa_twin(root, spec)
 
 
 def _file(root: Path, name: str) -> Path:
@@ -218,11 +202,7 @@ def _bytes(words: str) -> np.ndarray:
 
 
 DATASETS: tuple[Dataset, ...] = (Ehrxqa(),)
-
-
 NONE = "none"
-
-
 WHETHER = re.compile(r"(?:^|, )(?:has_verb|did_verb|is_verb|is|are|has|did|was|were)\b")
 """How the part of a question's template that asks begins, if it asks whether."""
 

@@ -18,21 +18,11 @@ from medfed.datasets.base import Card, Dataset, Record
 from medfed.datasets.first_day import NUM_HOURS, FirstDay, first_day
 from medfed.datasets.formats import FileState, find_table, numbers, read_table, require_filled
 from medfed.datasets.labels import require_values
-from medfed.study.data import TwinSpec
-from medfed.twins.icu_databases import write_eicu_twin
 
 STAYS, EVENTS = "patient.csv", "lab.csv"
-
-
 UNIT_STAY, HOSPITAL_STAY = "patientunitstayid", "patienthealthsystemstayid"
-
-
 IDS = (UNIT_STAY, HOSPITAL_STAY, "uniquepid", "hospitalid")
-
-
 OUTCOMES = {"Expired": 1, "Alive": 0, "": None}
-
-
 OLDEST, AGE_OF_OLDEST = "> 89", "90"
 """Ages above 89 are published as "> 89"; they count as 90."""
 
@@ -67,6 +57,7 @@ class Eicu(Dataset):
     modalities: ClassVar[tuple[str, ...]] = ("labs", "person")
     targets: ClassVar[tuple[str, ...]] = ("mortality",)
     marker: ClassVar[str] = "patient.csv*"
+    simulator: ClassVar[str] = "medfed.twins.icu_databases:write_eicu_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per hospital stay; ``mortality`` is death before discharge from hospital, null where not recorded.
@@ -108,10 +99,6 @@ class Eicu(Dataset):
         person = np.array([[record["age"], record["female"]]], np.float64)
         series = _labs(root, FileState.of(find_table(root, EVENTS))).of(record[UNIT_STAY])
         return {"person": person} if series is None else {"person": person, "labs": series}
-
-    def synthesize(self, root: Path, spec: TwinSpec) -> None:
-        """Write simulated stays in hospitals of very different size."""
-        write_eicu_twin(root, spec)
 
 
 @lru_cache(maxsize=2)

@@ -16,14 +16,8 @@ from jaxtyping import Float32
 from medfed.modalities.timeseries import LABS
 
 NUM_HOURS = 24
-
-
 MG_DL, G_DL, PER_CENT = {"mg/dl": 1.0}, {"g/dl": 1.0}, {"%": 1.0}
-
-
 MMOL, ENZYME, CELLS = {"meq/l": 1.0, "mmol/l": 1.0}, {"iu/l": 1.0, "units/l": 1.0}, {"k/ul": 1.0, "k/mcl": 1.0}
-
-
 UNITS: dict[str, dict[str, float]] = {
     **dict.fromkeys(("bili", "bili_dir", "bun", "ca", "crea", "fgn", "glu", "mg", "phos"), MG_DL),
     **dict.fromkeys(("alb", "hgb"), G_DL),

@@ -32,8 +32,6 @@ from medfed.core.errors import DataError
 from medfed.datasets.base import Record, require_columns
 
 AGAIN = "the file is truncated or damaged: download it again"
-
-
 DAMAGED = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error)
 
 
@@ -117,8 +115,6 @@ def _mapped(path: Path, size_bytes: int, modified_ns: int) -> Shaped[np.ndarray,
 
 
 GZIP_MAGIC = b"\x1f\x8b"
-
-
 AGAIN_tables = "download the file again and compare its checksum with SHA256SUMS.txt"
 
 
@@ -220,8 +216,6 @@ def _parsed(column: pl.Series, parsed: pl.Series, what: str, path: Path) -> pl.S
 
 
 Row = Mapping[str, object]
-
-
 CLOSED = {"OPEN": False, "CLOSED": True}
 
 

@@ -24,8 +24,6 @@ from medfed.core.errors import DataError
 from medfed.datasets.base import Record
 
 AGAIN = "download or export the file again"
-
-
 GREY = ("MONOCHROME1", "MONOCHROME2")
 
 

@@ -78,8 +78,6 @@ def flag(condition: pl.Expr) -> pl.Expr:
 
 
 HEADING = re.compile(r"^[ \t]*([A-Z][A-Z ,/()&-]{2,60}):", re.MULTILINE)
-
-
 WANTED = ("FINDINGS", "IMPRESSION", "CONCLUSION")
 
 

@@ -14,17 +14,10 @@ from jaxtyping import UInt8
 
 from medfed.core.errors import DataError
 from medfed.datasets.base import Card, Dataset, Record
-from medfed.datasets.images import eight_bits
-from medfed.study.data import TwinSpec
-from medfed.twins.chest_cohorts import PAEDIATRIC, draw_films
 
 SPLITS = {"train": "train", "val": "development", "test": "test"}
 """The file's name of a split → ours."""
-
-
 SIDE = 28
-
-
 HINT = "download it again; expected train, val and test _images (uint8, n × 28 × 28) and _labels (uint8, n × 1)"
 
 
@@ -36,13 +29,15 @@ class MedMnist(Dataset):
         target: name of the finding that label 1 stands for.
         title: title of its card.
         source: citation of where MedMNIST took it from.
+        simulator: what writes its synthetic twin; only chests have phantoms.
     """
 
     modalities = ("image",)
 
-    def __init__(self, flag: str, target: str, title: str, source: str) -> None:
+    def __init__(self, flag: str, target: str, title: str, source: str, simulator: str = "") -> None:
         # One class serves many sets, so what other datasets declare on the class belongs to the instance here.
         self.name, self.marker, self.targets = flag, f"{flag}.npz", (target,)  # type: ignore[misc]
+        self.simulator = simulator  # type: ignore[misc]
         self.card = Card(  # type: ignore[misc]
             title=title,
             version="MedMNIST v2, 28 × 28",
@@ -73,25 +68,6 @@ class MedMnist(Dataset):
         split, row = str(record["example"]).rsplit("-", 1)
         image = _read(root / self.marker)[f"{split}_images"][int(row)]
         return {"image": image.astype(np.float32) / np.float32(255)}
-
-    def synthesize(self, root: Path, spec: TwinSpec) -> None:
-        """Write children's chest phantoms, drawn at twice the size and averaged down; split about 8:1:1 as in MedMNIST.
-
-        Raises:
-            DataError: the set is not ``pneumoniamnist``; there is no phantom of anything but chests.
-        """
-        if self.name != "pneumoniamnist":
-            raise DataError(f"there is no synthetic twin of {self.name}", hint="use the real file")
-        films = draw_films(PAEDIATRIC, spec.model_copy(update={"image_size": 2 * SIDE}))
-        drawn = [(film.grey.reshape(SIDE, 2, SIDE, 2).mean((1, 3)), film.findings) for film in films]
-        images = eight_bits(np.stack([grey for grey, _ in drawn]))
-        sick = [max(findings.consolidation, findings.ground_glass) > 0 for _, findings in drawn]
-        labels = np.array(sick, np.uint8)[:, None]
-        ends = np.array([0, 8 * len(sick) // 10, 9 * len(sick) // 10, len(sick)])
-        arrays = {}
-        for split, start, stop in zip(SPLITS, ends, ends[1:], strict=False):
-            arrays[f"{split}_images"], arrays[f"{split}_labels"] = images[start:stop], labels[start:stop]
-        np.savez_compressed(root / self.marker, allow_pickle=False, **arrays)
 
 
 def _read(path: Path) -> Mapping[str, UInt8[np.ndarray, "..."]]:
@@ -134,5 +110,11 @@ def _check(arrays: Mapping[str, np.ndarray], split: str, path: Path) -> None:
 
 
 DATASETS: tuple[Dataset, ...] = (
-    MedMnist("pneumoniamnist", "pneumonia", "PneumoniaMNIST", "images: Kermany et al., Cell 172 (2018)"),
+    MedMnist(
+        "pneumoniamnist",
+        "pneumonia",
+        "PneumoniaMNIST",
+        "images: Kermany et al., Cell 172 (2018)",
+        "medfed.twins.chest_datasets:write_pneumoniamnist_twin",
+    ),
 )

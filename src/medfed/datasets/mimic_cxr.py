@@ -22,28 +22,14 @@ from medfed.datasets.base import Card, Dataset, Record
 from medfed.datasets.formats import find_table, read_table
 from medfed.datasets.images import read_grey
 from medfed.datasets.labels import CHEXPERT_LABELS, read_report, require_values
-from medfed.study.data import TwinSpec
-from medfed.twins.mimic_cxr import write_mimic_cxr_twin
 
 SPLIT, LABELS, METADATA = (f"mimic-cxr-2.0.0-{table}.csv" for table in ("split", "chexpert", "metadata"))
-
-
 SPLITS = {"train": "train", "validate": "development", "test": "test"}
-
-
 FRONTAL = {"PA": 0, "AP": 1}
 """Order of preference among the views of a study; every other view comes after."""
-
-
 OTHER_VIEW = 2
-
-
 VALUES = ("1.0", "0.0", "-1.0", "")
-
-
 REPORTS = "mimic-cxr-reports"
-
-
 IDS = ("subject_id", "study_id")
 
 
@@ -66,6 +52,7 @@ class MimicCxr(Dataset):
     modalities: ClassVar[tuple[str, ...]] = ("image", "report")
     targets: ClassVar[tuple[str, ...]] = tuple(CHEXPERT_LABELS)
     marker: ClassVar[str] = f"{SPLIT}*"
+    simulator: ClassVar[str] = "medfed.twins.mimic_cxr:write_mimic_cxr_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per study of the split table, with its first frontal film; ``files`` are the film and the report.
@@ -109,10 +96,6 @@ class MimicCxr(Dataset):
                 hint="complete the download, or leave such studies out with --skip-bad",
             )
         return found
-
-    def synthesize(self, root: Path, spec: TwinSpec) -> None:
-        """Write chest phantoms, reports that mention most of what is there, and the official tables."""
-        write_mimic_cxr_twin(root, spec)
 
 
 def _films(root: Path) -> pl.DataFrame:

@@ -18,15 +18,9 @@ from medfed.datasets.base import Card, Dataset, Record
 from medfed.datasets.first_day import NUM_HOURS, FirstDay, first_day
 from medfed.datasets.formats import FileState, find_table, numbers, read_table, require_filled, times
 from medfed.datasets.labels import require_values
-from medfed.study.data import TwinSpec
-from medfed.twins.icu_databases import write_mimic_iv_twin
 
 STAYS, ADMISSIONS, PATIENTS = "icu/icustays.csv", "hosp/admissions.csv", "hosp/patients.csv"
-
-
 EVENTS = "hosp/labevents.csv"
-
-
 EVENT_COLUMNS = ("subject_id", "itemid", "charttime", "valuenum", "valueuom")
 
 
@@ -60,6 +54,7 @@ class MimicIV(Dataset):
     modalities: ClassVar[tuple[str, ...]] = ("labs", "person")
     targets: ClassVar[tuple[str, ...]] = ("mortality",)
     marker: ClassVar[str] = "hosp/admissions.csv*"
+    simulator: ClassVar[str] = "medfed.twins.icu_databases:write_mimic_iv_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per hospital admission with intensive care; ``mortality`` is death before discharge from hospital.
@@ -96,10 +91,6 @@ class MimicIV(Dataset):
         labs = _labs(root, FileState.of(find_table(root, EVENTS)), FileState.of(find_table(root, STAYS)))
         series = labs.of(record["stay_id"])
         return {"person": person} if series is None else {"person": person, "labs": series}
-
-    def synthesize(self, root: Path, spec: TwinSpec) -> None:
-        """Write simulated stays; some patients come twice."""
-        write_mimic_iv_twin(root, spec)
 
 
 def _first_stays(root: Path) -> pl.DataFrame:

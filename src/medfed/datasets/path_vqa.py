@@ -27,23 +27,14 @@ from medfed.core.errors import DataError
 from medfed.datasets.base import Card, Dataset, Record, read_parquet
 from medfed.datasets.formats import inside, read_rows, text, yes_or_no
 from medfed.datasets.images import decode_grey, load_image
-from medfed.study.data import TwinSpec
-from medfed.twins.path_vqa import write_path_vqa_twin
 
 FOLDER = "[pP]*[vV][qQ][aA]"
-
-
 SPLITS = {"train": "train", "val": "development", "validation": "development", "test": "test"}
-
-
 RANK = {"train": 0, "development": 1, "test": 2}
-
-
 CONVERT = (
     'a pickle runs code when it is opened; convert it where you trust it: python -c "import json, pickle; '
     "json.dump(pickle.load(open('train_qa.pkl', 'rb')), open('train_qa.json', 'w'))\""
 )
-
 
 Row = dict[str, object]
 
@@ -63,6 +54,7 @@ class PathVqa(Dataset):
     modalities: ClassVar[tuple[str, ...]] = ("image", "question")
     targets: ClassVar[tuple[str, ...]] = ("yes",)
     marker: ClassVar[str] = f"{FOLDER}/*/train*"
+    simulator: ClassVar[str] = "medfed.twins.path_vqa:write_path_vqa_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per yes/no question; ``row`` is its place in a parquet file, null in the other layout.
@@ -88,10 +80,6 @@ class PathVqa(Dataset):
         path = root / record["files"][0]
         content = _images(path, path.stat().st_mtime_ns)[record["row"]]
         return {"image": decode_grey(content or b"", _place(path, record["row"])), "question": question}
-
-    def synthesize(self, root: Path, spec: TwinSpec) -> None:
-        """Write drawn tissue and questions about it in the parquet layout; the spec's patients are images."""
-        write_path_vqa_twin(root / "path-vqa" / "data", spec)
 
 
 def _folder(root: Path) -> Path:

@@ -19,21 +19,11 @@ from jaxtyping import Float32
 from medfed.core.errors import DataError
 from medfed.datasets.base import Card, Dataset, Record, read_csv
 from medfed.modalities.signal import LEADS, RAW_HZ
-from medfed.study.data import TwinSpec
-from medfed.twins.ecg import write_ecg_twin
 
 TABLE = "ptbxl_database.csv"
-
-
 COLUMNS = ("ecg_id", "patient_id", "site", "scp_codes", "extra_beats", "strat_fold", "filename_lr")
-
-
 NORMAL_ABOVE = 50.0
-
-
 SPLIT_OF_FOLD = {**dict.fromkeys(range(1, 8), "private"), 8: "public", 9: "development", 10: "test"}
-
-
 T = TypeVar("T")
 
 
@@ -52,6 +42,7 @@ class PTBXL(Dataset):
     modalities: ClassVar[tuple[str, ...]] = ("ecg",)
     targets: ClassVar[tuple[str, ...]] = ("abnormal", "ectopic_beats")
     marker: ClassVar[str] = TABLE
+    simulator: ClassVar[str] = "medfed.twins.ecg:write_ecg_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
         """Read ``ptbxl_database.csv``.
@@ -87,10 +78,6 @@ class PTBXL(Dataset):
         """
         header, signal = record["files"]
         return {"ecg": read_wfdb(root / header, root / signal)}
-
-    def synthesize(self, root: Path, spec: TwinSpec) -> None:
-        """Write simulated ECGs in the native layout (100 Hz only)."""
-        write_ecg_twin(root, spec)
 
 
 def read_wfdb(header: Path, signal: Path) -> Float32[np.ndarray, "lead time"]:

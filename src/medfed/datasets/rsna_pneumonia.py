@@ -6,7 +6,6 @@ box; the index holds each once, so that no copy lands on the other side of a spl
 
 from __future__ import annotations
 
-import uuid
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,24 +13,13 @@ import numpy as np
 import polars as pl
 
 from medfed.core.errors import DataError
-from medfed.core.rng import numpy_rng
 from medfed.datasets.base import Card, Dataset, Record, read_csv
 from medfed.datasets.images import load_image
 from medfed.datasets.labels import flag, nih_patient, require_sources, require_values
-from medfed.study.data import TwinSpec
-from medfed.twins.chest import DicomStyle, opacity_boxes, write_dicom
-from medfed.twins.chest_anatomy import Findings
-from medfed.twins.chest_cohorts import RSNA, Film, draw_films, has_opacity
 
 TABLE = "stage_2_detailed_class_info.csv"
-
-
 BOXES = "stage_2_train_labels.csv"
-
-
 IMAGES = "stage_2_train_images"
-
-
 POSITIVE, NEGATIVE, OTHER = "Lung Opacity", "Normal", "No Lung Opacity / Not Normal"
 
 
@@ -52,6 +40,7 @@ class RsnaPneumonia(Dataset):
     modalities: ClassVar[tuple[str, ...]] = ("image",)
     targets: ClassVar[tuple[str, ...]] = ("lung_opacity",)
     marker: ClassVar[str] = TABLE
+    simulator: ClassVar[str] = "medfed.twins.chest_datasets:write_rsna_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per image of the two classes used."""
@@ -75,22 +64,6 @@ class RsnaPneumonia(Dataset):
         """Decode the DICOM file to [0, 1]."""
         return {"image": load_image(root, record, TABLE)}
 
-    def synthesize(self, root: Path, spec: TwinSpec) -> None:
-        """Write phantoms as DICOM in several encodings, the class table with a row per box, and the box table."""
-        (root / IMAGES).mkdir(parents=True)
-        classes, boxes = [], []
-        for film in draw_films(RSNA, spec):
-            rng = numpy_rng(spec.seed, "rsna-pneumonia", film.patient)
-            patient = str(uuid.UUID(bytes=rng.bytes(16), version=4))
-            write_dicom(root / IMAGES / f"{patient}.dcm", film, patient, DicomStyle.draw(rng))
-            name = _class(film)
-            found = opacity_boxes(film) if name == POSITIVE else [("", "", "", "")]
-            classes += [(patient, name)] * len(found)
-            boxes += [(patient, *box, int(name == POSITIVE)) for box in found]
-        pl.DataFrame(classes, ["patientId", "class"], orient="row").write_csv(root / TABLE)
-        columns = ["patientId", "x", "y", "width", "height", "Target"]
-        pl.DataFrame(boxes, columns, orient="row").write_csv(root / BOXES)
-
 
 def _classes(path: Path) -> pl.DataFrame:
     """Read the class table, once per patient, without the third class."""
@@ -107,12 +80,6 @@ def _classes(path: Path) -> pl.DataFrame:
             hint="download the table again; one patient has one class",
         )
     return once.filter(pl.col("class") != OTHER)
-
-
-def _class(film: Film) -> str:
-    if has_opacity(film.findings):
-        return POSITIVE
-    return NEGATIVE if film.findings == Findings() else OTHER
 
 
 DATASETS: tuple[Dataset, ...] = (RsnaPneumonia(),)

@@ -16,12 +16,8 @@ from medfed.core.errors import DataError
 from medfed.datasets.base import Card, Dataset, Record
 from medfed.datasets.formats import inside, is_closed, origin, read_rows, text
 from medfed.datasets.images import load_image
-from medfed.study.data import TwinSpec
-from medfed.twins.vqa import write_slake_twin
 
 FOLDER = "Slake1.0"
-
-
 SPLITS = {"train": "train", "validate": "development", "test": "test"}
 
 
@@ -41,6 +37,7 @@ class Slake(Dataset):
     modalities: ClassVar[tuple[str, ...]] = ("image",)
     targets: ClassVar[tuple[str, ...]] = ("answer",)
     marker: ClassVar[str] = f"{FOLDER}/*.json"
+    simulator: ClassVar[str] = "medfed.twins.vqa:write_slake_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per question in the dataset's language; official files that the folder lacks are left out.
@@ -62,10 +59,6 @@ class Slake(Dataset):
     def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
         """Decode the image to [0, 1]."""
         return {"image": load_image(root, record, origin(record, FOLDER, "img_name"))}
-
-    def synthesize(self, root: Path, spec: TwinSpec) -> None:
-        """Write chest phantoms and questions about them in both languages."""
-        write_slake_twin(root / FOLDER, spec)
 
     def _rows(self, path: Path, name: str) -> list[dict[str, object]]:
         rows = []

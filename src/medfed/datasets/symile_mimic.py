@@ -30,35 +30,17 @@ from medfed.core.errors import DataError
 from medfed.datasets.base import Card, Dataset, Record, read_csv
 from medfed.datasets.formats import open_npy
 from medfed.modalities.signal import LEADS, RAW_HZ
-from medfed.study.data import TwinSpec
-from medfed.twins.symile import write_symile_twin
 
 NATIVE_LEADS = ("I", "II", "III", "AVR", "AVF", "AVL", "V1", "V2", "V3", "V4", "V5", "V6")
-
-
 NATIVE_HZ = 500
-
-
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-
-
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
-
-
 SLACK = 1e-3
 """How far rounding may carry an intensity out of [0, 1]."""
-
-
 NUM_LABS = 50
-
-
 SPLITS = {"train": "train", "val": "development", "test": "test"}
 """The release's name of a split → ours; the training split is divided between private and public."""
-
-
 FINDING = "No Finding"
-
-
 REPAIR = "compare the line with the table on PhysioNet"
 
 
@@ -80,6 +62,7 @@ class SymileMIMIC(Dataset):
     modalities: ClassVar[tuple[str, ...]] = ("image", "ecg", "lab-percentiles")
     targets: ClassVar[tuple[str, ...]] = ("finding",)
     marker: ClassVar[str] = "data_npy/train/labs_percentiles_train.npy"
+    simulator: ClassVar[str] = "medfed.twins.symile:write_symile_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per admission of the training, validation and test splits.
@@ -112,10 +95,6 @@ class SymileMIMIC(Dataset):
             "ecg": _leads(signals[row, 0], ecg, row),
             "lab-percentiles": np.stack([_unit(labs[0][row], percentiles, row), _unit(labs[1][row], measured, row)]),
         }
-
-    def synthesize(self, root: Path, spec: TwinSpec) -> None:
-        """Write simulated admissions whose three modalities are bound in pairs and as a triple."""
-        write_symile_twin(root, spec)
 
 
 def _split_index(root: Path, native: str) -> pl.DataFrame:

@@ -17,12 +17,8 @@ import polars as pl
 from medfed.datasets.base import Card, Dataset, Record
 from medfed.datasets.formats import inside, is_closed, origin, read_rows, text
 from medfed.datasets.images import load_image
-from medfed.study.data import TwinSpec
-from medfed.twins.vqa import write_vqa_rad_twin
 
 FOLDER = "data_RAD"
-
-
 SPLITS = {"trainset": "train", "testset": "test"}
 
 
@@ -41,6 +37,7 @@ class VqaRad(Dataset):
     modalities: ClassVar[tuple[str, ...]] = ("image",)
     targets: ClassVar[tuple[str, ...]] = ("answer",)
     marker: ClassVar[str] = f"{FOLDER}/trainset.json"
+    simulator: ClassVar[str] = "medfed.twins.vqa:write_vqa_rad_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per question.
@@ -57,10 +54,6 @@ class VqaRad(Dataset):
     def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
         """Decode the image to [0, 1]."""
         return {"image": load_image(root, record, origin(record, FOLDER, "image_name"))}
-
-    def synthesize(self, root: Path, spec: TwinSpec) -> None:
-        """Write chest phantoms and questions about them."""
-        write_vqa_rad_twin(root / FOLDER, spec)
 
 
 def _rows(path: Path, split: str) -> list[dict[str, object]]:

@@ -24,21 +24,11 @@ from jaxtyping import Float32
 from medfed.core.errors import DataError
 from medfed.datasets.base import Card, Dataset, Record, read_parquet
 from medfed.modalities.timeseries import INPUT, LABS, OUTPUT, VITALS
-from medfed.study.data import TwinSpec
-from medfed.twins.icu import write_icu_twin
 
 NUM_HOURS = 24
-
-
 GROUPS = {"vitals": VITALS, "labs": LABS, "input": INPUT, "output": OUTPUT}
-
-
 VARIABLES = tuple(variable for group in GROUPS.values() for variable in group)
-
-
 UNNAMED_DATABASE = "yaib"
-
-
 AGAIN = "extract the cohort again, or compare it with the version on the dataset's card"
 
 
@@ -92,10 +82,6 @@ class Yaib(Dataset):
         ends = np.cumsum([len(group) for group in GROUPS.values()])[:-1]
         return dict(zip(GROUPS, np.split(hours, ends, axis=1), strict=True))
 
-    def synthesize(self, root: Path, spec: TwinSpec) -> None:
-        """Write simulated stays in two databases; the same spec gives the two cohorts common stays."""
-        write_icu_twin(root, spec, self.cohort)
-
     @abstractmethod
     def outcome(self, path: Path) -> pl.DataFrame:
         """Read ``outc.parquet`` into columns stay_id and the target (Int8)."""
@@ -123,11 +109,7 @@ class Yaib(Dataset):
 
 
 PATIENT_NOTE = "YAIB publishes no patient id, so a stay stands for a patient: a person with two stays cannot be seen."
-
-
 ACCESS = "https://github.com/rvandewater/YAIB-cohorts (needs the source databases from PhysioNet)"
-
-
 CITATION = "van de Water et al., Yet Another ICU Benchmark, ICLR 2024"
 
 
@@ -136,6 +118,7 @@ class YaibMortality(Yaib):
 
     name: ClassVar[str] = "yaib-mortality"
     cohort: ClassVar[str] = "mortality24"
+    simulator: ClassVar[str] = "medfed.twins.icu:write_mortality_twin"
     card: ClassVar[Card] = Card(
         title="YAIB mortality24",
         version="1",
@@ -159,6 +142,7 @@ class YaibSepsis(Yaib):
 
     name: ClassVar[str] = "yaib-sepsis"
     cohort: ClassVar[str] = "sepsis"
+    simulator: ClassVar[str] = "medfed.twins.icu:write_sepsis_twin"
     card: ClassVar[Card] = Card(
         title="YAIB sepsis",
         version="1",

@@ -38,8 +38,6 @@ from medfed.evaluation.text_metrics import (
 from medfed.study.evaluation import EvaluationSettings
 
 Part = Literal["all", "closed", "open"]
-
-
 PARTS: tuple[Part, ...] = ("all", "closed", "open")
 
 
@@ -129,8 +127,6 @@ def answers_from_records(
 
 
 FREQUENT, BEST = "constant-frequent", "constant-best"
-
-
 LIKELIHOOD_METRICS = ("auroc", "balanced_accuracy", "accuracy")
 """Metrics of the likelihood of yes against no."""
 

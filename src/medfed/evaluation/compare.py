@@ -27,7 +27,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -37,18 +37,12 @@ from medfed.core.errors import RunError
 from medfed.core.rng import numpy_rng
 from medfed.evaluation.answers import BEST
 from medfed.evaluation.bootstrap import interval, resample_weights
-from medfed.evaluation.scored import Scored, read_scored
+from medfed.evaluation.scored import Measure, Scored, read_scored
 from medfed.study.evaluation import BootstrapSettings
 
 MIN_SEEDS = 5
-
-
 LEVEL = 0.05
-
-
 MODEL, BASELINES = "fedkim", ("federated", "heads", BEST)
-
-
 Row = dict[str, Any]
 
 
@@ -79,8 +73,6 @@ class Outcome:
 
 Key = tuple[str, str, str]
 """(label, model, task)."""
-
-
 Outcomes = dict[Key, dict[int, Outcome]]
 """By key and seed."""
 
@@ -294,14 +286,6 @@ def _correct(family: Sequence[Row]) -> None:
     for row in family:
         row["p_holm"] = adjusted.get(id(row))
         row["significant"] = id(row) in adjusted and adjusted[id(row)] < LEVEL and row["num_seeds"] >= MIN_SEEDS
-
-
-class Measure(NamedTuple):
-    """A metric, and the part of the examples it looks at (None: all)."""
-
-    metric: str
-    part: str | None
-    higher_is_better: bool
 
 
 TAIL = 0.975

@@ -22,15 +22,9 @@ from medfed.evaluation.metrics import METRICS, Metric, Score, Scores, score, sin
 from medfed.study.evaluation import EvaluationSettings
 
 Role = Literal["trained", "unseen"]
-
-
 Row = dict[str, Any]
-
-
 MEMBER = "/"
 """``local/client-0`` is one model of the group ``local``, whose value is the mean of its models' values."""
-
-
 MAX_CONSTANTS = 5
 """With more answers than this, only the majority answer stands as a constant predictor."""
 

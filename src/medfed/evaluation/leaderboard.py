@@ -21,8 +21,6 @@ from medfed.core.errors import RunError
 from medfed.runs.folder import RunDir
 
 LEVEL = 0.05
-
-
 DEPLOYED = "federated"
 """The algorithm's own model in a run's scores."""
 

@@ -30,14 +30,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from medfed.core.registry import by_name
 
 Targets = Int[np.ndarray, " example"]
-
-
 Scores = Float[np.ndarray, "example answer"]
-
-
 Weights = Float[np.ndarray, "replicate example"]
-
-
 Values = Float[np.ndarray, " replicate"]
 
 
@@ -251,7 +245,6 @@ METRICS = (
     Metric("ece", "ECE", False, weighted_calibration_error, probabilities=True),
     Metric("brier", "Brier", False, weighted_brier, probabilities=True),
 )
-
 
 BY_NAME = by_name(METRICS)
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
+from medfed.core.catalog import TASKS
 from medfed.core.errors import RunError
 from medfed.evaluation.answers import PARTS, AnswerPredictions, Part, Said, answers_from_records, constant_answers, said
-from medfed.evaluation.compare import Measure
 from medfed.evaluation.evaluate import (
     Role,
     TaskPredictions,
@@ -29,7 +29,14 @@ from medfed.evaluation.evaluate import (
 )
 from medfed.evaluation.metrics import BY_NAME, METRICS, Score, score, single_class
 from medfed.evaluation.text_metrics import TEXT_METRICS
-from medfed.tasks import TASKS
+
+
+class Measure(NamedTuple):
+    """A metric, and the part of the examples it looks at (None: all)."""
+
+    metric: str
+    part: str | None
+    higher_is_better: bool
 
 
 @runtime_checkable

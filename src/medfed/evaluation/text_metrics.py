@@ -12,7 +12,7 @@ rewritten. A prediction without a word left is wrong: 0 everywhere.
 
 Deviation: the paper does not define its BLEU-1; this one is per example, without smoothing, and averaged.
 
-The metrics of answers in words, by name, and their values per example; :mod:`medfed.evaluation.text_metrics` defines each.
+They stand here by name, with their values per example.
 
 Corpus BLEU, as sacreBLEU counts it (Post 2018), from counts per example, so that resamples need no second count.
 
@@ -33,14 +33,8 @@ from jaxtyping import Float
 from sacrebleu.metrics.bleu import BLEU
 
 Words = tuple[str, ...]
-
-
 _PUNCTUATION = str.maketrans("", "", string.punctuation + "，。？！、；：")
-
-
 _HAN = re.compile(r"[\u4e00-\u9fff]")
-
-
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
@@ -92,11 +86,7 @@ def _overlap(reference: Words, answer: Words) -> int:
 
 MEANS = {"token_f1": token_f1, "exact_match": exact_match, "bleu1": bleu1, "rouge_l": rouge_l}
 """Metrics that are means over examples, by their name in ``scores.json``."""
-
-
 CORPUS_BLEU = "sacrebleu"
-
-
 TEXT_METRICS = {
     "token_f1": "Token F1",
     "exact_match": "Exact match",

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from medfed.core.catalog import TASKS
 from medfed.core.errors import RunError, StudyError
 from medfed.core.files import written_whole
 from medfed.core.registry import lookup
@@ -17,7 +18,6 @@ from medfed.export.files import Form, write_routed, write_task
 from medfed.injection.lowrank import changes_nothing
 from medfed.runs.folder import RunDir
 from medfed.runs.loaded import LoadedRun
-from medfed.tasks import TASKS
 from medfed.tasks.base import Task
 from medfed.tasks.question_answering import QuestionAnswering
 

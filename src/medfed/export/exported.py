@@ -5,7 +5,7 @@ modalities are left out.
 
 From raw arrays to prompt embeddings, without the LLM: encoders, projectors, heads and the texts around them.
 
-What a client of a server that takes prompt embeddings needs; :class:`medfed.export.exported.ExportedTask` has the LLM too.
+A client of a server that takes prompt embeddings needs :class:`Processor`; :class:`ExportedTask` has the LLM too.
 
 An exported task in memory, from its folder alone: raw arrays in, prompt embeddings or answers out.
 
@@ -26,28 +26,25 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from medfed import __version__
+from medfed.core.catalog import ENCODERS, MODALITIES, TASKS
 from medfed.core.errors import RunError, StudyError
+from medfed.core.files import sha256_of
 from medfed.core.registry import lookup
 from medfed.core.types import Batch
-from medfed.export.files import check_sums
 from medfed.injection.encode import HEAD, encode, shown_dims, with_heads
 from medfed.injection.experts import load_experts
 from medfed.injection.model import InjectedModel, Projector, module_name
 from medfed.injection.predict import Answering
 from medfed.llm.foundation import Foundation, load_foundation
 from medfed.llm.prompt import ANSWER, CUE, QUESTION
-from medfed.modalities import ENCODERS, MODALITIES
 from medfed.modalities.base import Modality
 from medfed.models.multimodal import MultimodalModel
 from medfed.study.foundation import HuggingFaceSettings
 from medfed.study.injection import InjectionSettings
 from medfed.study.parts import EncoderSpec
-from medfed.tasks import TASKS
 from medfed.tasks.base import Task
 
 FOLDER, CONFIG = "processor", "processor.json"
-
-
 Adapter = Literal["lora", "merged", "none"]
 
 
@@ -358,3 +355,25 @@ def _foundation(config: ProcessorConfig, folder: Path, given: Path | None) -> Fo
     if config.adapter == "lora":
         load_experts(foundation.model, folder).requires_grad_(False).eval()
     return foundation
+
+
+SUMS = "SHA256SUMS"
+
+
+def check_sums(folder: Path) -> None:
+    """Make sure that every file listed in ``SHA256SUMS`` is there and whole.
+
+    Raises:
+        RunError: one is not.
+    """
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise RunError("no checksums", where=folder / SUMS, hint="export the run again") from error
+    for line in lines:
+        digest, _, name = line.partition("  ")
+        path = folder / name
+        if not path.is_file():
+            raise RunError("the file is missing", where=path, hint="copy the whole folder")
+        if sha256_of(path) != digest:
+            raise RunError("the file does not match its checksum", where=path, hint="copy it again, or export again")

@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from medfed.core.errors import RunError
 from medfed.core.files import sha256_of
-from medfed.export.exported import CONFIG, FOLDER, Adapter, ModalityConfig
+from medfed.export.exported import CONFIG, FOLDER, SUMS, Adapter, ModalityConfig
 from medfed.export.merged import save_merged
 from medfed.export.model_card import CardFacts, model_card
 from medfed.export.processor import modality_config, processor_of, save_modules, write_processor
@@ -26,13 +25,10 @@ from medfed.study.study import Study
 from medfed.tasks.base import Task
 
 RUN_FILES = ("study.json", "normalisation.json", "scores.json")
-
-
 CALIBRATED = (
     "Its answers are calibrated on unlabelled public examples, which suits balanced accuracy and not the probabilities "
     "of a rare finding."
 )
-
 
 TRUNCATION, CARD = "truncation.json", "README.md"
 
@@ -191,25 +187,3 @@ def _finish(out: Path, folder: Path, facts: CardFacts) -> None:
     sums[CARD] = sha256_of(out / CARD)
     lines = [f"{digest}  {name}\n" for name, digest in sums.items()]
     (out / SUMS).write_text("".join(lines), encoding="utf-8")
-
-
-SUMS = "SHA256SUMS"
-
-
-def check_sums(folder: Path) -> None:
-    """Make sure that every file listed in ``SHA256SUMS`` is there and whole.
-
-    Raises:
-        RunError: one is not.
-    """
-    try:
-        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise RunError("no checksums", where=folder / SUMS, hint="export the run again") from error
-    for line in lines:
-        digest, _, name = line.partition("  ")
-        path = folder / name
-        if not path.is_file():
-            raise RunError("the file is missing", where=path, hint="copy the whole folder")
-        if sha256_of(path) != digest:
-            raise RunError("the file does not match its checksum", where=path, hint="copy it again, or export again")

@@ -187,15 +187,9 @@ def _ends(run: RunFiles) -> list[str]:
 
 
 MODEL = "fedkim"
-
-
 CLOSED, OPEN = ("auroc", "accuracy"), ("token_f1",)
 """Metrics of the table of all tasks."""
-
-
 PARTS = {None: "", "all": "", "closed": " (closed questions)", "open": " (open questions)"}
-
-
 TITLES: Mapping[str, str] = {**{metric.name: metric.title for metric in METRICS}, **TEXT_METRICS}
 
 

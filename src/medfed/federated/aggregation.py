@@ -21,12 +21,10 @@ import torch
 from torch import Tensor
 
 from medfed.core.types import Failure, Params, Update, component
-from medfed.federated.encoding import load_update, save_update
+from medfed.federated.wire import load_update, save_update
 
 Weighting = Literal["examples", "clients"]
 """Whether a client counts by its examples (McMahan et al. 2017), or as one if it has any (Karimireddy et al. 2020)."""
-
-
 CHUNK = 1 << 16
 """Elements that are cast to float64 at once: 512 KB."""
 

@@ -44,7 +44,7 @@ from medfed.federated.aggregation import totals
 from medfed.federated.local import LocalStep, Trained, Upload
 from medfed.federated.state import FederatedState, Weights
 from medfed.study.federation import ClientSettings
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import TaskSet
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from jaxtyping import Int
 from medfed.core.rng import Key, numpy_rng
 from medfed.core.types import Batch
 from medfed.study.federation import ClientSettings
-from medfed.tasks.base import Task, trainable
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import Task, TaskSet, trainable
 
 
 class TaskBatch(NamedTuple):

@@ -20,7 +20,7 @@ from medfed.federated.local import Site, Trained, Upload
 from medfed.federated.state import Weights, join, persistent_buffers, split, trainable_params
 from medfed.federated.training import LocalRun
 from medfed.study.federation import ClientSettings
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import TaskSet
 
 STATE_GROUPS = ("algorithm", "optimizer")
 

@@ -21,12 +21,9 @@ from medfed.core.errors import RunError
 from medfed.datasets.base import Card
 from medfed.datasets.decoded import Decoded
 from medfed.federated.client import Client
-from medfed.tasks.base import Task
-from medfed.tasks.examples import Labels, TaskSet
+from medfed.tasks.base import Labels, Task, TaskSet
 
 IDS = ("example", "patient")
-
-
 CONTENTS = "contents.json"
 
 

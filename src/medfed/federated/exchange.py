@@ -22,8 +22,6 @@ from medfed.federated.state import split, weights_of
 from medfed.study.federation import ClientSettings, UploadDtype
 
 Answer = tuple[str, Update | Failure]
-
-
 SiteScores = Mapping[str, Mapping[str, float | None]]
 """Task → metric → value on a site's own test examples; their number stands under ``n``."""
 

@@ -22,8 +22,6 @@ from medfed.study.federation import UploadDtype
 
 MOST_STEPS = 2**31
 """More steps than any round has; algorithms compute with the number."""
-
-
 MOST_SCALE = torch.finfo(torch.float32).max / 2**7
 """The largest scale with which every int8 value stays finite in float32."""
 

@@ -18,8 +18,7 @@ from medfed.federated.batches import TaskBatch, in_order
 from medfed.federated.optimizer import autocast
 from medfed.federated.state import Weights, persistent_buffers
 from medfed.study.federation import ClientSettings
-from medfed.tasks.base import trainable
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import TaskSet, trainable
 
 
 @dataclass(frozen=True)

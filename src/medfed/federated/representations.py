@@ -7,7 +7,7 @@ A row of all tensors of a call is the same example. Rows whose ``has`` is false 
 What CreamFL's parties send each other: representations of the public examples, by task and modality.
 
 Rows are sorted by the number of the example's id, so both sides can align them, and every party sees a public example
-in the same view (:func:`medfed.federated.representations.view`). As named tensors, ``examples/<task>`` are these numbers,
+in the same view (:func:`view`). As named tensors, ``examples/<task>`` are these numbers,
 ``representations/<task>/<modality>`` the vectors and ``sent/<task>/<modality>`` tells which rows count: a client that
 lacks a modality or a task sends rows of zeros that do not.
 """
@@ -32,8 +32,7 @@ from medfed.federated.optimizer import autocast
 from medfed.federated.state import Weights, join, split
 from medfed.models.base import FederatedModel
 from medfed.study.federation import ClientSettings
-from medfed.tasks.base import Task, trainable
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import Task, TaskSet, trainable
 
 
 class _Asked(nn.Module):

@@ -17,8 +17,7 @@ from medfed.federated.optimizer import autocast, make_optimizer
 from medfed.federated.representations import Exchanged, Rows, unit_representations, view
 from medfed.federated.state import trainable_params
 from medfed.study.federation import ClientSettings
-from medfed.tasks.base import trainable
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import TaskSet, trainable
 
 Targets = Mapping[str, Mapping[str, Rows]]
 """Task → modality → the representations that the server's model shall come to have."""

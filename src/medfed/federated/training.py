@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from medfed.core.errors import RunError
-from medfed.core.rng import torch_seeded
+from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Broadcast, Params, component
 from medfed.federated.algorithm import Algorithm
 from medfed.federated.batches import TaskBatch, steps

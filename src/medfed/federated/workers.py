@@ -35,9 +35,9 @@ from medfed.core.types import Broadcast, Failure, Update
 from medfed.federated.algorithm import Algorithm
 from medfed.federated.client import Client
 from medfed.federated.client_store import read_spool, write_spool
-from medfed.federated.encoding import broadcast_bytes, broadcast_of, update_bytes, update_of
 from medfed.federated.exchange import Answer, Trainer, by_id
 from medfed.federated.memory import DiskMemory
+from medfed.federated.wire import broadcast_bytes, broadcast_of, update_bytes, update_of
 from medfed.study.federation import ClientSettings, UploadDtype
 from medfed.tasks.base import Task
 

@@ -23,14 +23,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medfed.core.errors import RunError
-from medfed.core.rng import numpy_rng, torch_seeded
+from medfed.core.rng import numpy_rng
+from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Batch
 from medfed.federated.state import trainable_params
 from medfed.injection.encode import Group
 from medfed.models.multimodal import MultimodalModel
 from medfed.study.injection import InjectionSettings
-from medfed.tasks.base import closed
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import TaskSet, closed
 
 
 class Lesson(NamedTuple):

@@ -27,17 +27,14 @@ from torch import Tensor
 from medfed.core.types import Batch
 from medfed.datasets.decoded import Decoded
 from medfed.federated.state import fingerprint
-from medfed.injection.inject import Draw
+from medfed.injection.batching import Draw
 from medfed.models.base import Encoder
 from medfed.models.multimodal import MultimodalModel
-from medfed.tasks.base import Task
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import Task, TaskSet
 
 Encoded = Mapping[str, Float[Tensor, "batch tokens dim"]]
 """Encoder tokens by modality; rows of absent examples are ignored, and a modality that nobody has may be left out.
 With :func:`with_heads` also one token for each head of the same modalities, by ``heads.<task>``."""
-
-
 HEAD = "heads."
 
 
@@ -127,8 +124,6 @@ def with_heads(model: MultimodalModel, task: Task, encoded: Encoded, size: int) 
 
 LIMIT_BYTES = 2**29
 """Memory for the encoder outputs of a round, or of the sets that are scored between rounds: 512 MiB."""
-
-
 BATCH_SIZE = 64
 """Examples per forward of an encoder that encodes ahead."""
 

@@ -49,11 +49,7 @@ from medfed.llm.targets import target_modules
 from medfed.study.injection import RouterSettings
 
 PEFT_TYPE = "ROUTED_LORA"
-
-
 ADAPTER = "default"
-
-
 HONOURS_VARIANTS = frozenset({"Linear", "Linear4bit"})
 """PEFT's LoRA layers that are shown to apply a variant; another might leave α out silently."""
 
@@ -99,11 +95,7 @@ class RoutedLoraModel(LoraModel):  # type: ignore[misc]
 
 
 PEFT_TYPE_TO_CONFIG_MAPPING[PEFT_TYPE] = RoutedLoraConfig
-
-
 PEFT_TYPE_TO_TUNER_MAPPING[PEFT_TYPE] = RoutedLoraModel
-
-
 PEFT_TYPE_TO_PREFIX_MAPPING[PEFT_TYPE] = RoutedLoraModel.prefix
 
 

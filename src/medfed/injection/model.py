@@ -34,9 +34,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from medfed.core.errors import StudyError
+from medfed.injection.batching import buckets, overhead
 from medfed.injection.encode import HEAD, Group
 from medfed.injection.experts import ADAPTER, RoutedLoraModel, add_experts
-from medfed.injection.inject import buckets, overhead
 from medfed.injection.router import Router
 from medfed.injection.texts import Texts
 from medfed.llm.decoding import decode_greedily

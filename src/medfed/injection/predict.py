@@ -21,8 +21,7 @@ from medfed.injection.model import InjectedModel
 from medfed.llm.decoding import answer_text
 from medfed.models.multimodal import MultimodalModel
 from medfed.study.injection import InjectionSettings
-from medfed.tasks.base import Task
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import Task, TaskSet
 
 
 class Answering:

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from medfed.core.errors import StudyError
+from medfed.core.files import sha256_of
 
 DESCRIBING = (
     "added_tokens.json",
@@ -46,8 +47,7 @@ def foundation_checksum(folder: Path) -> str:
     """Return the checksum of the foundation in ``folder``, in hex."""
     digest = hashlib.sha256()
     for path in checksum_files(folder):
-        with path.open("rb") as file:
-            digest.update(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}\n".encode())
+        digest.update(f"{sha256_of(path)}  {path.name}\n".encode())
     return digest.hexdigest()
 
 

@@ -27,8 +27,6 @@ from medfed.study.foundation import HuggingFaceSettings
 
 SPREAD = frozenset({"auto", "balanced", "balanced_low_0", "sequential"})
 """Device maps that divide the weights among all accelerators."""
-
-
 FETCH = "fetch it with `hf download MODEL --local-dir FOLDER` and pass --foundation FOLDER"
 
 

@@ -38,7 +38,6 @@ OUTSIDE = {
     "output.weight": "lm_head.weight",
 }
 
-
 WITHIN = {
     "attention.wo": "self_attn.o_proj",
     "attention_norm": "input_layernorm",
@@ -48,10 +47,7 @@ WITHIN = {
     "feed_forward.w2": "mlp.down_proj",
 }
 
-
 FUSED = "attention.wqkv"
-
-
 DERIVED = "rotary_emb.inv_freq"
 """Old checkpoints carry what follows from the configuration."""
 
@@ -105,8 +101,6 @@ def _llama_config(source: Path) -> LlamaConfig:
 
 
 _NEEDED = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_size")
-
-
 _SAME = (
     "bos_token_id",
     "eos_token_id",
@@ -220,8 +214,6 @@ def split_fused(fused: Tensor, num_heads: int, num_kv_heads: int) -> tuple[Tenso
 
 
 MODEL, READY, SETTINGS = "tokenizer.model", "tokenizer.json", "tokenizer_config.json"
-
-
 BPE_TYPE, CONTROL, USER_DEFINED = 2, 3, 4
 """SentencePiece's numbers."""
 

@@ -20,8 +20,6 @@ from transformers import PreTrainedConfig
 from medfed.core.errors import StudyError
 
 FULL, SLIDING = "full_attention", "sliding_attention"
-
-
 AttentionMask = Float[Tensor, "batch 1 query key"] | dict[str, Float[Tensor, "batch 1 query key"]]
 """One mask for all layers, or one by layer type."""
 

@@ -28,11 +28,7 @@ from medfed.study.injection import Order
 from medfed.tasks.base import Task
 
 QUESTION = " Question: {question}"
-
-
 CUE = " Answer:"
-
-
 ANSWER = " {answer}"
 
 

@@ -19,8 +19,6 @@ from medfed.modalities.base import Modality
 from medfed.modalities.moments import Moments
 
 LEADS = ("I", "II", "III", "AVR", "AVL", "AVF", "V1", "V2", "V3", "V4", "V5", "V6")
-
-
 RAW_HZ = 100
 
 

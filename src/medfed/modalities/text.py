@@ -20,8 +20,6 @@ from medfed.modalities.moments import Moments
 
 NUM_WORDS = 8192
 """Ids 1 … NUM_WORDS − 1 are words, 0 is padding. All are whole in float32."""
-
-
 WORD = re.compile(r"[^\W\d_]+|\d|[^\w\s]")
 
 

@@ -18,8 +18,6 @@ from medfed.modalities.moments import Moments
 
 # fmt: off
 VITALS = ("hr", "resp", "temp", "sbp", "dbp", "map", "o2sat")
-
-
 LABS = (
     "alb", "alp", "alt", "ast", "be", "bicar", "bili", "bili_dir", "bnd", "bun", "ca", "cai", "ck", "ckmb", "cl",
     "crea", "crp", "fgn", "glu", "hgb", "inr_pt", "k", "lact", "lymph", "mch", "mchc", "mcv", "methb", "mg", "na",
@@ -29,19 +27,11 @@ LABS = (
 
 # fmt: on
 INPUT = ("fio2",)
-
-
 OUTPUT = ("urine",)
-
-
 COVID_LABS = ("crp", "d_dimer", "factor_xii", "ldh", "lymphocytes", "neutrophils", "pco2", "po2")
 """Laboratory values that go with a chest film, measured once: a series of one hour."""
-
-
 PERSON = ("age", "female")
 """Years, and 1 or 0: what is known of a patient before anything is measured."""
-
-
 CLIP = 5.0
 """Bound of a z-score: charting artefacts (a pressure of 300, a temperature of 0) must not drown the rest."""
 

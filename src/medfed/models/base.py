@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from medfed.core.rng import torch_seeded
+from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Batch
 from medfed.modalities.base import Modality
 from medfed.study.parts import EncoderSpec, ModelSpec

@@ -25,8 +25,6 @@ from medfed.tasks.base import Task
 from medfed.tasks.segmentation import Segmentation
 
 TINY = 1e-7
-
-
 Levels = list[Float[Tensor, "batch sequence _ _ _ _"]]
 """Features of every level, finest first; zeros for absent sequences."""
 

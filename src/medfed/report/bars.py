@@ -15,8 +15,6 @@ from medfed.report.names import number
 from medfed.report.svg import coordinate, tag, ticks
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 280.0, 150.0, 34.0, 6.0, 8.0, 8.0
-
-
 GAP = 0.22
 """Share of a bar's place that stays empty."""
 

@@ -15,8 +15,6 @@ from rich.text import Text
 from medfed.report.names import MISSING, Published, is_constant, model_order, model_title, number, paper_task, published
 
 Comparison = Mapping[str, Any]
-
-
 COLUMNS = (
     ("auroc", "AUROC"),
     ("balanced_accuracy", "balanced accuracy"),
@@ -30,19 +28,12 @@ COLUMNS = (
     ("rouge_l", "ROUGE-L"),
 )
 
-
 WHOLE = (None, "all")
 """Parts of the questions that mean all of them."""
-
-
 COMPARED = ("auroc", "token_f1")
 """Metrics whose differences are listed."""
-
-
 EVERYWHERE = {"Best of all methods", "Federated-only"}
 """Published rows that stand beside any method's."""
-
-
 METHOD, BACKBONE = "method", "backbone"
 """Axes of a sweep whose values are the paper's names of rows and columns."""
 

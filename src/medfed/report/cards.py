@@ -13,11 +13,7 @@ from medfed.report.records import ExampleCard, Number, View
 from medfed.report.svg import coordinate, tag
 
 TRACE_WIDTH, TRACE_HEIGHT = 300.0, 84.0
-
-
 LINE_WIDTH, LINE_HEIGHT = 240.0, 24.0
-
-
 BOX_SECONDS, BOX_MILLIVOLTS = 0.2, 0.5
 """One large box of ECG paper."""
 

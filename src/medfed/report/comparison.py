@@ -28,11 +28,7 @@ from medfed.report.read import RunFacts, read_facts
 
 MIN_SEEDS = 5
 """Below it nothing is called significant."""
-
-
 NO_SETTINGS = {"seed", "name", "description"}
-
-
 BAR_LIMITS = {"auroc": (0.3, 1.0), "balanced_accuracy": (0.3, 1.0)}
 """Declared axes of the bars; metrics that are not here run from 0 to 1."""
 

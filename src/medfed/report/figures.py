@@ -13,12 +13,8 @@ from medfed.report.records import ScoreRow
 from medfed.report.svg import Frame, tag, ticks
 
 Point = tuple[float, float]
-
-
 NUM_COLOURS = 6
 """Lines beyond this many are drawn alike; a legend would tell nobody anything."""
-
-
 MAX_DOTS = 30
 """Lines of more points are drawn without dots."""
 

@@ -19,8 +19,6 @@ RANGES = {
     "token_f1": ("Token F1", 0.0, 1.0),
 }
 """Metric → title and declared range of its axes. Chance is 0.5 of AUROC; the paper's Figure 2 shows accuracy."""
-
-
 CONSTANT = "Best constant answer"
 
 

@@ -18,11 +18,7 @@ from medfed.report.read import read_facts
 from medfed.report.svg import coordinate, tag
 
 Board = Mapping[str, Any]
-
-
 WIDTH, MARGIN, LINE = 640.0, 150.0, 18.0
-
-
 SYNTHETIC = "A simulator wrote the data; no patient is behind it. These ranks test the software, not medicine."
 
 

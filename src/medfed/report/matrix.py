@@ -10,15 +10,9 @@ from medfed.report.compared import ComparedDifference, ComparedRow, Comparison
 from medfed.report.names import MISSING, is_constant, model_order, model_title, number
 
 MODEL = "fedkim"
-
-
 CELL_STYLES = ("c0", "c2", "c3", "c4", "c5", "c6")
 """Colours of the cells; the orange between the first two is the federated-only model's."""
-
-
 MEANS = {"mean-trained": "Mean of the trained tasks", "mean-unseen": "Mean of the unseen tasks"}
-
-
 METRICS = {
     "auroc": "AUROC",
     "balanced_accuracy": "Balanced accuracy",
@@ -27,8 +21,6 @@ METRICS = {
     "exact_match": "Exact match",
 }
 """The metrics a comparison tabulates, where it has them."""
-
-
 SECTIONS = {"trained": "Trained tasks", "unseen": "Unseen tasks"}
 
 

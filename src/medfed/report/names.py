@@ -27,7 +27,6 @@ MODELS = {
     "constant-best": "Best constant answer",
 }
 
-
 MINUS, MISSING = "−", "–"
 
 

@@ -10,8 +10,6 @@ from medfed.report.read import RunFiles
 from medfed.report.records import ScoreRow
 
 PARTS = {"all": "All questions", "closed": "Closed questions", "open": "Open questions"}
-
-
 BEST = "constant-best"
 
 

@@ -11,8 +11,6 @@ from medfed.report.names import natural
 from medfed.report.svg import tag
 
 ROW, BAR, LEFT, WIDTH, TOP = 96.0, 64.0, 150.0, 760.0, 40.0
-
-
 COLOURS = ("#0a5ea8", "#e0862f", "#2f9e83", "#a13d7f", "#7a7cd0", "#b59f0f", "#c0504d", "#69727d")
 """Colours of classes, in turns; dark enough on white."""
 

@@ -17,19 +17,11 @@ from medfed.report.names import number
 from medfed.report.svg import coordinate, tag
 
 WIDTH, HEIGHT, RADIUS = 490.0, 350.0, 118.0
-
-
 CENTRE = (WIDTH / 2, HEIGHT / 2)
-
-
 LEAST_AXES = 3
 """With fewer axes a polygon has no area; the report then leaves the radar out."""
-
-
 RING = 0.25
 """Distance of the rings, in the metric's units; all metrics drawn here are fractions."""
-
-
 LINE_LETTERS, LINE_HEIGHT = 18, 14
 """An axis title longer than this is broken into lines."""
 

@@ -26,12 +26,8 @@ from medfed.report.records import (
 )
 
 R = TypeVar("R", bound=Record)
-
-
 BASELINE = "federated-only"
 """Folder, inside the run, of the federation without injection."""
-
-
 STUDY = TypeAdapter(dict[str, object])
 
 

@@ -15,8 +15,6 @@ from medfed.report.svg import coordinate, tag
 
 WIDTH, LEFT, TOP, ROW, FOOT = 250.0, 24.0, 17.0, 11.0, 46.0
 """Of one picture in user units: width, left margin, head, height of an expert's row, height of the entropy line."""
-
-
 FAINTEST = 0.04
 """Opacity of a weight of zero: the cell stays visible."""
 

@@ -14,11 +14,7 @@ from typing import Literal, NamedTuple
 from medfed.report.records import ScoreFile, ScoreRow
 
 Outcome = Literal["better", "worse", "unclear", "undefined"]
-
-
 METRIC, MODEL, BASELINE, CHANCE = "auroc", "fedkim", "federated", 0.5
-
-
 UNDECIDED, UNDEFINED = "not distinguishable from chance", "no value"
 
 

@@ -34,7 +34,7 @@ from medfed.runs.folder import RunDir
 from medfed.runs.predictors import HeadPredictor
 from medfed.study.federation import RoundSettings
 from medfed.study.study import Study
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import TaskSet
 
 SHARED_SETTINGS = (
     "train",

@@ -1,6 +1,6 @@
 """The benchmark job: one algorithm on one study, the bounds beside it, scores per client (Med-MMFL).
 
-The federation is the same :class:`medfed.runs.federation.Arm` that FedKIM uses, without injection. Beside it stand ``centralised``
+The federation is the same that FedKIM uses, without injection. Beside it stand ``centralised``
 (all private data in one place), ``local`` (every client alone) and constant predictors.
 """
 
@@ -30,8 +30,7 @@ from medfed.runs.predictors import responses
 from medfed.runs.provenance import data_facts, now, provenance
 from medfed.runs.sites import put_beside
 from medfed.study.study import Study
-from medfed.tasks.base import trainable
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import TaskSet, trainable
 
 DEPLOYED = "federated"
 """The study's algorithm in scores: every client's deployed model."""

@@ -25,31 +25,16 @@ from medfed.modalities.moments import Moments
 from medfed.modalities.signal import LEADS, SignalModality
 from medfed.modalities.timeseries import TimeSeriesModality
 from medfed.runs.folder import RunDir
-from medfed.tasks.base import Task
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import Task, TaskSet
 
 Row = dict[str, Any]
-
-
 CARDS_PER_TASK = 2
-
-
 NUM_EXPERTS_NAMED = 3
-
-
 MAX_PIXELS = 96
-
-
 TRACE_SECONDS, TRACE_LEAD, TRACE_POINTS = 5.0, "II", 250
-
-
 LINES = {"vitals": ("hr", "map", "resp"), "labs": ("lact", "crea"), "input": ("fio2",), "output": ("urine",)}
 """The variables a card draws; of a modality not listed here, the first two."""
-
-
 RULE = f"{CARDS_PER_TASK} test examples per task, drawn from (seed, task) whatever the models said about them"
-
-
 WITHHELD = "Real patient data: the example is not written here. medfed run --show-examples writes it."
 
 

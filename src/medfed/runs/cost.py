@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, PreTrainedConfig
 
+from medfed.core.catalog import DATASETS
 from medfed.core.errors import StudyError
 from medfed.data.cohort import SERVER_SPLITS, laid_out, rosters, rows_by_place
 from medfed.data.prepare import Sources
 from medfed.data.split import assign_splits
-from medfed.datasets import DATASETS
 from medfed.datasets.decoded import Decoded
 from medfed.injection.encode import shown_dims
 from medfed.llm.checkpoints import check_foundation

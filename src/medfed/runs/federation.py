@@ -32,30 +32,17 @@ from medfed.runs.folder import RunDir
 from medfed.runs.predictors import HeadPredictor, InjectedPredictor, Predictor, responses, watch
 from medfed.runs.sites import SITES, SitesHere, site_record
 from medfed.study.study import Study
-from medfed.tasks.base import trainable
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import TaskSet, trainable
 
 FEDERATE_LOGS = ("rounds.jsonl", "timings.jsonl")
-
-
 LOGS = (*FEDERATE_LOGS, "development.jsonl", "injection/steps.jsonl", "injection/routing.jsonl")
-
-
 GROUPS = ("federated", "injector")
-
-
 CLIENTS = "clients"
 """Folder, in the run's, of what clients keep between rounds."""
-
-
 HEADS = "heads"
 """In scores: the injected federation's own aggregated heads."""
-
-
 SPOOL = "spool"
 """Folder, in the run's, of the clients' data while worker processes train; a killed run may leave it behind."""
-
-
 Connect = Callable[[Study, Cohort, RunDir], ClientExchange]
 """Opens the exchange of one federation, given its study, data and folder."""
 

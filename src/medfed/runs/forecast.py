@@ -37,8 +37,6 @@ from medfed.study.injection import InjectionSettings
 
 TRAINED_BYTES = 4 * 4
 """Per trained parameter, float32: the value, its gradient, and AdamW's two moments."""
-
-
 BLOCK = 64
 """Weights that share a scale in 4-bit NF4; the table of its 16 values is float32 too."""
 
@@ -129,8 +127,6 @@ def free_bytes(device: str) -> int:
 
 TRIAL_FLOPS = 1e11
 """A trial step of one layer takes about this much: seconds on one core."""
-
-
 REPEATS = 5
 
 

@@ -11,13 +11,10 @@ from jaxtyping import Float
 from medfed.evaluation.metrics import BY_NAME, score
 from medfed.injection.inject import Injector
 from medfed.models.base import FederatedModel
-from medfed.tasks.base import Json, closed, trainable
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import Json, TaskSet, closed, trainable
 
 BATCH_SIZE = 64
 """Examples per forward."""
-
-
 WATCHED = ("auroc", "balanced_accuracy")
 """Metrics followed over the rounds on the development set."""
 

@@ -24,17 +24,12 @@ from medfed.models.base import FederatedModel
 from medfed.runs.folder import RunDir
 from medfed.runs.predictors import responses
 from medfed.study.study import Study
-from medfed.tasks.base import trainable
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import TaskSet, trainable
 
 SITES = "sites.json"
 """The run folder's file."""
-
-
 Answers = Mapping[str, SiteScores | Failure]
 """Site → its scores, or why there are none."""
-
-
 _SCORES = TypeAdapter(dict[str, dict[str, float | None]])
 
 

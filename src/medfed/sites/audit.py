@@ -1,11 +1,11 @@
 """A site's audit log: what left, written and synced to disk *before* it leaves; append only, hash-chained.
 
-Sizes, counts and hashes only: no patient's data, no tensor's values. A line is a JSON object that ends in the SHA-256 of
-itself and holds that of the line before. ``<log>.head`` holds number and hash of the last line, so that lines cut off at
-the end are missed too. The head is written after the line: a crash leaves it one line behind, or leaves part of a line
-that was never finished, and nothing left the site then. A log that is broken takes no entry, and so nothing leaves until
-the site's people have looked at it. Whoever can rewrite the whole folder can rewrite log and head together: note the
-report's last hash elsewhere.
+It holds sizes, counts and hashes only: no patient's data, no tensor's values. A line is a JSON object. It ends in the
+SHA-256 of itself and holds that of the line before. ``<log>.head`` holds number and hash of the last line, so a log cut
+off at its end is noticed too. The head is written after the line. A crash leaves it one line behind, or leaves part of a
+line that was never finished; nothing left the site then. A broken log takes no entry, so nothing leaves until the site's
+people have looked at it. Whoever can rewrite the whole folder can rewrite log and head together: note the report's last
+hash elsewhere.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a hospital runs: it calls out to the server, and answers with what its own people allow to leave.
 
-The code is the hospital's own installed medfed. A message brings a study as JSON, which must be of registered parts, and
-named tensors, which must be those of the model the study describes. The policy is consulted before data is read and
-before anything leaves, and the audit log holds what leaves first.
+The code is the hospital's own installed medfed. A message brings a study as JSON, which must be of registered parts. Its
+named tensors must be those of the model the study describes. The policy is consulted before data is read and before
+anything leaves. What leaves is written to the audit log first.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from medfed.data.cache import DecodedCache
 from medfed.data.hospital import find_site, load_site, moments_at, public_sets, site_client
 from medfed.data.sites import SiteData, class_counts, moments_json, moments_of
 from medfed.federated.client import Client
-from medfed.federated.encoding import broadcast_of, update_bytes
 from medfed.federated.exchange import Trainer
 from medfed.federated.gate import check_broadcast
 from medfed.federated.memory import DiskMemory
+from medfed.federated.wire import broadcast_of, update_bytes
 from medfed.modalities.moments import Moments
 from medfed.runs.federation import build_model
 from medfed.runs.sites import evaluate_at
@@ -39,7 +39,7 @@ from medfed.sites.invitation import versions
 from medfed.sites.policy import ANY, study_sha256
 from medfed.sites.remote import PROTOCOL, Greeting, Message, clipped
 from medfed.study.study import Study
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import TaskSet
 
 SCRUBBED = "its data cannot be used; the site's own log says which file"
 """All the server learns of a mistake in a site's data: such messages name files, examples and patients."""
@@ -234,7 +234,9 @@ def check_round(message: Message, broadcast: Broadcast, last: int) -> None:
         RunError: naming both rounds.
     """
     if broadcast.round != _round(message) or not 1 <= broadcast.round <= last:
-        what = f"a message of round {_round(message)} with a model of round {str(broadcast.round)[:20]}, of {last} rounds"
+        what = (
+            f"a message of round {_round(message)} with a model of round {str(broadcast.round)[:20]}, of {last} rounds"
+        )
         raise RunError(what, where="the server", hint="leave the federation and ask its people")
 
 

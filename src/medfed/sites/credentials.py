@@ -39,10 +39,17 @@ from medfed.core.files import PRIVATE, PUBLIC, write_whole
 
 CA, CERTIFICATE, KEY = "ca.pem", "server.pem", "server.key"
 CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
-USES = (
-    "digital_signature content_commitment key_encipherment data_encipherment key_agreement key_cert_sign crl_sign "
-    "encipher_only decipher_only"
-).split()
+USES = [
+    "digital_signature",
+    "content_commitment",
+    "key_encipherment",
+    "data_encipherment",
+    "key_agreement",
+    "key_cert_sign",
+    "crl_sign",
+    "encipher_only",
+    "decipher_only",
+]
 """What a certificate's key may be used for, as X.509 lists it."""
 
 Parsed = TypeVar("Parsed")

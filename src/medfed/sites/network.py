@@ -1,7 +1,7 @@
 """Messages over a network that fails: bounded waiting, repeated requests, sites and servers that are started again.
 
-:class:`NetworkServer` is the :class:`~medfed.sites.remote.Transport` of a server, :class:`NetworkSite` what serves it at
-a site. Nothing here knows what a message says, and only ``transport`` knows Flower.
+:class:`NetworkServer` is the :class:`~medfed.sites.remote.Transport` of a server; :class:`NetworkSite` is a site's end.
+Nothing here knows what a message says, and only ``transport`` knows Flower.
 """
 
 from __future__ import annotations

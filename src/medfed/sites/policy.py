@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from medfed.algorithms import ALGORITHMS
+from medfed.core.catalog import ALGORITHMS, TASKS
 from medfed.core.errors import MedfedError, PolicyError
 from medfed.core.registry import lookup
 from medfed.core.types import Update
@@ -24,7 +24,6 @@ from medfed.federated.state import persistent_buffers, trainable_params
 from medfed.runs.federation import build_model
 from medfed.sites.settings import checked, read_settings, toml
 from medfed.study.study import Study
-from medfed.tasks import TASKS
 
 Part = Literal["encoders", "heads", "decoders", "buffers", "state"]
 """What can leave: a model's encoders, task heads, all its other weights ("decoders": fusion too), its buffers

@@ -26,8 +26,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from medfed.core.errors import RunError, UpdateRejectedError
 from medfed.core.types import Broadcast, Failure, Params, Update
-from medfed.federated.encoding import broadcast_bytes, update_of
 from medfed.federated.exchange import Answer, SiteScores
+from medfed.federated.wire import broadcast_bytes, update_of
 
 PROTOCOL = "2"
 """The form of the messages; it is raised when sites and servers of earlier versions would misread them."""

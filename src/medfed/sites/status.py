@@ -1,7 +1,7 @@
 """Where a federation's run stands (``status.json``), how a process ends, and the lock that lets one run per folder.
 
-The server writes ``status.json`` whole at every change; ``medfed federation status`` reads it, then and afterwards. Exit
-statuses of a server's or a site's process:
+The server writes ``status.json`` whole at every change; ``medfed federation status`` reads it, then and afterwards.
+Exit statuses of a server's or a site's process:
 
 ======  =====================================================================
 status  meaning

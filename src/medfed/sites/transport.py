@@ -1,10 +1,10 @@
-"""Flower: the only file that imports it. A server that listens for nodes, and a node that fetches messages and answers.
+"""Flower: the only file that imports it. A server that listens for nodes, and a node that fetches messages and replies.
 
-Flower's public API (``flwr.app``) carries the message: a kind, a few facts and one array of bytes, for a round's cost is
-CPU per array and per byte. All else here lies below that API, because its ServerApp and ClientApp cost three guarantees:
+Flower's public API (``flwr.app``) carries the message: a kind, a few facts and one array of bytes. One array, because a
+round costs CPU per array and per byte. All else lies below that API: its ServerApp and ClientApp cost three guarantees.
 
 * Flower's SuperLink also listens for control: whoever reaches that interface lets every hospital run code. Here only
-  the Fleet API listens, which hospitals call; it admits registered keys, and each request is signed.
+  the Fleet API listens, which hospitals call. It admits registered keys, and every request is signed.
 * Flower's SuperNode runs the code that a server sends. Here a node hands messages to the installed medfed.
 * Flower's Grid waits without an end for a site that never comes, and sends a message once. :mod:`medfed.sites.network`
   bounds the waiting, and sends a message again to a site that was restarted.

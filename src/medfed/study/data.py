@@ -1,4 +1,4 @@
-"""."""
+"""Settings of the data: twins, splits, partitions, missing modalities."""
 
 from __future__ import annotations
 

@@ -1,21 +1,19 @@
-"""."""
+"""Settings of the encoders: which there are, their sizes, and what samples they take."""
 
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from medfed.core.errors import StudyError
-from medfed.modalities.base import Modality
-from medfed.models.base import Encoder
-from medfed.models.convolution import Conv1d
-from medfed.models.language import LabsMLP, TextEncoder
-from medfed.models.resnet import ResNet
-from medfed.models.transformer import TimeTransformer
-from medfed.models.vision import VisionTransformer
+from medfed.core.registry import implementation
 from medfed.study.parts import EncoderSpec
+
+if TYPE_CHECKING:
+    from medfed.modalities.base import Modality
+    from medfed.models.base import Encoder
 
 
 class LabsMLPSpec(EncoderSpec):
@@ -40,7 +38,8 @@ class LabsMLPSpec(EncoderSpec):
                 where=f"modality {modality.name!r}",
                 hint="choose another encoder for this modality",
             )
-        return LabsMLP(self, modality.sample_shape[0])
+        made: Encoder = implementation("medfed.models.language:LabsMLP")(self, modality.sample_shape[0])
+        return made
 
 
 class Conv1dSpec(EncoderSpec):
@@ -90,7 +89,8 @@ class Conv1dSpec(EncoderSpec):
                 where=f"modality {modality.name!r}",
                 hint="choose fewer blocks, a smaller stride, or another encoder",
             )
-        return Conv1d(self, modality.sample_shape[0])
+        made: Encoder = implementation("medfed.models.convolution:Conv1d")(self, modality.sample_shape[0])
+        return made
 
 
 SMALLEST = 32
@@ -150,7 +150,8 @@ class ResNetSpec(EncoderSpec):
                 where=f"modality {modality.name!r}",
                 hint="choose another encoder, or larger images",
             )
-        return ResNet(self)
+        made: Encoder = implementation("medfed.models.resnet:ResNet")(self)
+        return made
 
 
 class ResNetMini(ResNetSpec):
@@ -221,7 +222,8 @@ class VisionTransformerSpec(EncoderSpec):
                 where=f"modality {modality.name!r}",
                 hint="set the encoder's size to the modality's, or the other way round",
             )
-        return VisionTransformer(self)
+        made: Encoder = implementation("medfed.models.vision:VisionTransformer")(self)
+        return made
 
 
 class DeiTTiny(VisionTransformerSpec):
@@ -288,7 +290,10 @@ class TransformerSpec(EncoderSpec):
                 where=f"modality {modality.name!r}",
                 hint="choose another encoder, or a num_tokens that divides the hours",
             )
-        return TimeTransformer(self, num_hours=shape[0], num_channels=shape[1] // 2)
+        made: Encoder = implementation("medfed.models.transformer:TimeTransformer")(
+            self, num_hours=shape[0], num_channels=shape[1] // 2
+        )
+        return made
 
 
 class TextEncoderSpec(EncoderSpec):
@@ -317,7 +322,8 @@ class TextEncoderSpec(EncoderSpec):
                 where=f"modality {modality.name!r}",
                 hint="choose another encoder",
             )
-        return TextEncoder(self, modality.sample_shape[0])
+        made: Encoder = implementation("medfed.models.language:TextEncoder")(self, modality.sample_shape[0])
+        return made
 
 
 class BertSpec(TextEncoderSpec):

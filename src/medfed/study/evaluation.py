@@ -1,4 +1,4 @@
-"""."""
+"""Settings of the scores: resamples, intervals, comparisons."""
 
 from __future__ import annotations
 

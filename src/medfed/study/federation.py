@@ -1,4 +1,4 @@
-"""."""
+"""Settings of a federation: how clients train, how many rounds, who takes part."""
 
 from __future__ import annotations
 

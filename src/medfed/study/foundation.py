@@ -1,4 +1,4 @@
-"""."""
+"""Settings of the server's LLM: which it is, and in what form its weights are held."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from medfed.llm.tiny.pretrain import FROM_DISK
+FROM_DISK = frozenset({"device_map", "dtype", "load_in_4bit", "model", "revision", "sha256"})
+"""Settings of an LLM from disk that a tiny one has not."""
 
 
 class HuggingFaceSettings(BaseModel):

@@ -24,11 +24,7 @@ PAPER: Mapping[str, Any] = {
     "routing_weight": 0.0,
 }
 """What ``recipe = "paper"`` changes; fields that a study gives stay as given."""
-
-
 Order = Literal["modality_first", "task_first"]
-
-
 ProjectorKind = Literal["linear", "mlp"]
 
 

@@ -1,22 +1,20 @@
-"""."""
+"""Settings of the models that clients train."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from medfed.core.errors import StudyError
-from medfed.modalities.base import Modality
-from medfed.models.base import FederatedModel
-from medfed.models.blip import Blip
-from medfed.models.contrastive import SymileModel
-from medfed.models.multimodal import MultimodalModel
-from medfed.models.rfnet import RFNet
+from medfed.core.registry import implementation
 from medfed.study.parts import EncoderSpec, ModelSpec
-from medfed.tasks.base import Task
-from medfed.tasks.segmentation import Segmentation
+
+if TYPE_CHECKING:
+    from medfed.modalities.base import Modality
+    from medfed.models.base import FederatedModel
+    from medfed.tasks.base import Task
 
 
 class BlipSpec(ModelSpec):
@@ -49,9 +47,10 @@ class BlipSpec(ModelSpec):
 
     def build(
         self, encoders: Mapping[str, EncoderSpec], modalities: Mapping[str, Modality], tasks: tuple[Task, ...]
-    ) -> Blip:
+    ) -> FederatedModel:
         """Return a freshly initialised model; raise StudyError for a task that asks no question or has no answer."""
-        return Blip(self, encoders, modalities, tasks)
+        made: FederatedModel = implementation("medfed.models.blip:Blip")(self, encoders, modalities, tasks)
+        return made
 
 
 class BlipBaseSpec(BlipSpec):
@@ -95,14 +94,15 @@ class RFNetSpec(ModelSpec):
         Raises:
             StudyError: there is not exactly one task, or it is no segmentation.
         """
-        if len(tasks) != 1 or not isinstance(tasks[0], Segmentation):
+        if len(tasks) != 1 or tasks[0].kind != "segmentation":
             names = ", ".join(task.name for task in tasks)
             raise StudyError(
                 f"rfnet segments, one task at a time; the study trains {names}",
                 where="model",
                 hint='train = ["brats"], or model = "multimodal"',
             )
-        return RFNet(tasks[0], self.preset, self.drop_sequences)
+        made: FederatedModel = implementation("medfed.models.rfnet:RFNet")(tasks[0], self.preset, self.drop_sequences)
+        return made
 
 
 class SymileSpec(ModelSpec):
@@ -121,9 +121,10 @@ class SymileSpec(ModelSpec):
 
     def build(
         self, encoders: Mapping[str, EncoderSpec], modalities: Mapping[str, Modality], tasks: tuple[Task, ...]
-    ) -> SymileModel:
+    ) -> FederatedModel:
         """Return a freshly initialised model; raise StudyError if a task is no retrieval task."""
-        return SymileModel(self, encoders, modalities, tasks)
+        made: FederatedModel = implementation("medfed.models.symile:SymileModel")(self, encoders, modalities, tasks)
+        return made
 
 
 class MultimodalSpec(ModelSpec):
@@ -133,9 +134,10 @@ class MultimodalSpec(ModelSpec):
 
     def build(
         self, encoders: Mapping[str, EncoderSpec], modalities: Mapping[str, Modality], tasks: tuple[Task, ...]
-    ) -> MultimodalModel:
+    ) -> FederatedModel:
         """Return the model; raise StudyError if a task has no head."""
-        return MultimodalModel(encoders, modalities, tasks)
+        made: FederatedModel = implementation("medfed.models.multimodal:MultimodalModel")(encoders, modalities, tasks)
+        return made
 
 
 MODELS: tuple[type[ModelSpec], ...] = (

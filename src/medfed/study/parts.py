@@ -1,27 +1,33 @@
-"""."""
+"""Settings of an encoder and of a model. They name what they stand for, so reading them imports no torch."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from medfed.modalities.base import Modality
-from medfed.models.base import Encoder, FederatedModel
-from medfed.tasks.base import Task
+if TYPE_CHECKING:
+    from medfed.modalities.base import Modality
+    from medfed.models.base import Encoder, FederatedModel
+    from medfed.tasks.base import Task
 
 
-class EncoderSpec(BaseModel, ABC):
-    """Settings of an encoder under its registry ``name``; ``build`` makes the module.
-
-    The module maps ``Float[Tensor, "batch *sample"]`` to ``Float[Tensor, "batch tokens dim"]``, ``dim`` wide.
-    """
+class PartSpec(BaseModel, ABC):
+    """Settings of a part under its registry ``name``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: ClassVar[str]
+
+
+class EncoderSpec(PartSpec):
+    """Settings of an encoder; ``build`` makes the module.
+
+    The module maps ``Float[Tensor, "batch *sample"]`` to ``Float[Tensor, "batch tokens dim"]``, ``dim`` wide.
+    """
+
     dim: int
 
     @abstractmethod
@@ -29,16 +35,13 @@ class EncoderSpec(BaseModel, ABC):
         """Return a freshly initialised encoder for samples of ``modality``; raise StudyError if it cannot take them."""
 
 
-class ModelSpec(BaseModel, ABC):
-    """Settings of a model under its registry ``name``; ``build`` makes the module.
+class ModelSpec(PartSpec):
+    """Settings of a model; ``build`` makes the module.
 
     Attributes:
         needs_encoders: whether the study must name an encoder for every modality (a model may bring its own).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: ClassVar[str]
     needs_encoders: ClassVar[bool] = True
 
     @abstractmethod

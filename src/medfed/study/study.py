@@ -10,19 +10,15 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 
-from medfed.algorithms import ALGORITHMS
+from medfed.core.catalog import ALGORITHMS, DATASETS, ENCODERS, MODALITIES, MODELS, TASKS
 from medfed.core.errors import MedfedError, StudyError
-from medfed.core.registry import Named, lookup
-from medfed.datasets import DATASETS
-from medfed.federated.algorithm import Algorithm
-from medfed.modalities import ENCODERS, MODALITIES
-from medfed.modalities.base import Modality
-from medfed.models import MODELS
+from medfed.core.registry import Registry, unknown
 from medfed.study.data import MissingSettings, PartitionSettings, SplitSettings, TwinSpec
 from medfed.study.evaluation import EvaluationSettings
 from medfed.study.federation import ClientSettings, RoundSettings
@@ -30,17 +26,21 @@ from medfed.study.foundation import FoundationSettings, TinySettings
 from medfed.study.injection import InjectionSettings
 from medfed.study.models import MultimodalSpec
 from medfed.study.parts import EncoderSpec, ModelSpec
-from medfed.tasks import TASKS
-from medfed.tasks.base import ClosedTask, Task, TrainableTask
 
-Spec = TypeVar("Spec", bound=BaseModel)
+if TYPE_CHECKING:
+    from medfed.federated.algorithm import Algorithm
+else:
+    Algorithm = BaseModel
 
+if TYPE_CHECKING:
+    from medfed.modalities.base import Modality
+    from medfed.tasks.base import Task
 
 Baseline = Literal["federated", "local", "centralised"]
 """A model trained beside the injected LLM; see :mod:`medfed.runs.baselines`."""
 
 
-def _chosen(table: Mapping[str, type[Spec]], kind: str, value: object) -> object:
+def _settings_of(registry: Registry[Any], value: object) -> object:
     """Build the registered settings that ``value`` names: ``"fedavg"`` or ``{name = "fedprox", mu = 0.01}``."""
     if isinstance(value, str):
         value = {"name": value}
@@ -48,24 +48,12 @@ def _chosen(table: Mapping[str, type[Spec]], kind: str, value: object) -> object
         return value
     fields = dict(value)
     if "name" not in fields:
-        raise ValueError(f"name the {kind}: one of {', '.join(sorted(table))}")
+        raise ValueError(f"name the {registry.kind}: one of {', '.join(sorted(registry))}")
     try:
-        chosen: type[Spec] = lookup(table, str(fields.pop("name")), kind)  # type: ignore[type-var]
+        chosen: type[BaseModel] = registry.lookup(str(fields.pop("name")))
     except MedfedError as error:
         raise ValueError(str(error)) from error
     return chosen.model_validate(fields)
-
-
-def _algorithm(value: object) -> object:
-    return _chosen(ALGORITHMS, "algorithm", value)
-
-
-def _encoder(value: object) -> object:
-    return _chosen(ENCODERS, "encoder", value)
-
-
-def _model(value: object) -> object:
-    return _chosen(MODELS, "model", value)
 
 
 def _kind(value: object) -> object:
@@ -111,10 +99,10 @@ class Study(BaseModel):
     split: SplitSettings = SplitSettings()
     partition: PartitionSettings = PartitionSettings()
     missing: MissingSettings = MissingSettings()
-    model: Annotated[SerializeAsAny[ModelSpec], BeforeValidator(_model)] = MultimodalSpec()
+    model: Annotated[SerializeAsAny[ModelSpec], BeforeValidator(partial(_settings_of, MODELS))] = MultimodalSpec()
     modalities: dict[str, dict[str, Any]] = {}
-    encoders: dict[str, Annotated[SerializeAsAny[EncoderSpec], BeforeValidator(_encoder)]] = {}
-    algorithm: Annotated[SerializeAsAny[Algorithm], BeforeValidator(_algorithm)]
+    encoders: dict[str, Annotated[SerializeAsAny[EncoderSpec], BeforeValidator(partial(_settings_of, ENCODERS))]] = {}
+    algorithm: Annotated[SerializeAsAny[Algorithm], BeforeValidator(partial(_settings_of, ALGORITHMS))]
     rounds: RoundSettings = RoundSettings()
     client: ClientSettings = ClientSettings()
     foundation: Annotated[FoundationSettings, Field(discriminator="kind"), BeforeValidator(_kind)] = TinySettings()
@@ -124,15 +112,15 @@ class Study(BaseModel):
     @model_validator(mode="after")
     def _names_are_known(self) -> Study:
         for name in (*self.train, *self.unseen):
-            _known(TASKS, name, "task")
+            _known(TASKS, name)
         if both := set(self.train) & set(self.unseen):
             raise ValueError(f"task {sorted(both)[0]!r} is both trained and unseen; a task is one or the other")
         for task in self.tasks:
-            _known(DATASETS, task.dataset, "dataset")
+            _known(DATASETS, task.dataset)
         for name in self.twin_sizes:
-            _known(DATASETS, name, "dataset")
+            _known(DATASETS, name)
         for name in (*self.modalities, *self.encoders):
-            _known(MODALITIES, name, "modality")
+            _known(MODALITIES, name)
         trained = {modality for task in self.train_tasks for modality in task.modalities}
         for modality in sorted({modality for task in self.tasks for modality in task.modalities}):
             if modality not in self.encoders and self.model.needs_encoders:
@@ -145,9 +133,8 @@ class Study(BaseModel):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Study:
-        wanted = ClosedTask if self.job == "inject" else TrainableTask
         for task in self.train_tasks:
-            if not isinstance(task, wanted) or (self.job == "inject" and task.kind == "multilabel"):
+            if not (task.injectable if self.job == "inject" else task.trainable):
                 raise ValueError(_untrainable(task, self.job))
         if self.job == "inject" and not isinstance(self.model, MultimodalSpec):
             raise ValueError(f"injection reads encoders and heads of the model 'multimodal', not {self.model.name!r}")
@@ -166,7 +153,7 @@ class Study(BaseModel):
         held = {task.dataset for task in self.train_tasks}
         for site, names in self.partition.holdings.items():
             for name in names:
-                _known(DATASETS, name, "dataset")
+                _known(DATASETS, name)
                 if name not in held:
                     raise ValueError(
                         f"partition.holdings: {site!r} is to hold {name!r}, which no trained task reads; "
@@ -328,14 +315,12 @@ def _fields_at(location: Sequence[int | str], root: type[BaseModel]) -> list[str
     return sorted(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
 
 
-def _known(table: Mapping[str, Named], name: str, kind: str) -> None:
-    try:
-        lookup(table, name, kind)
-    except MedfedError as error:
-        raise ValueError(str(error)) from error
+def _known(registry: Registry[Any], name: str) -> None:
+    if name not in registry:
+        raise ValueError(str(unknown(registry, name, registry.kind)))
 
 
 def _untrainable(task: Task, job: str) -> str:
-    if isinstance(task, TrainableTask):
+    if task.trainable:
         return f'{task.name!r} has no one question with one answer to teach an LLM; use job = "benchmark" for it'
     return f"the clients cannot train {task.name!r}, an open question; list it under unseen"

@@ -40,8 +40,6 @@ from medfed.core.errors import StudyError
 from medfed.study.study import Study, explained, merged, read_tree, study_of
 
 Settings = dict[str, Any]
-
-
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 

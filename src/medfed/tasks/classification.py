@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from medfed.core.types import Batch
 from medfed.datasets.decoded import Decoded
-from medfed.tasks.base import ClosedTask, Task
+from medfed.tasks.base import ClosedTask
 
 
 class Classification(ClosedTask):
@@ -37,34 +37,12 @@ class Classification(ClosedTask):
         return outputs.softmax(-1)
 
 
-MODALITIES = ("image", "question")
-
-
-DESCRIPTION = "The visual question answering task involves answering a question about an image by yes or no."
-
-
 class VisualQuestion(Classification):
     """Answer the dataset's own question, which stands in its index and is one of the task's modalities."""
 
     kind: ClassVar[str] = "visual_question"
     metric_kind: ClassVar[str] = "closed_vqa"
-    target: str = "yes"
-    modalities: tuple[str, ...] = MODALITIES
-    question: str = ""
-    task_description: str = DESCRIPTION
-    modality_description: str = "Text and image"
 
     def questions(self, data: Decoded) -> tuple[str, ...]:
         """Question of every example."""
         return tuple(str(question) for question in data.index["question"])
-
-
-PATH_VQA = VisualQuestion(name="path-vqa", title="Yes/no questions on pathology (PathVQA)", dataset="path-vqa")
-
-
-VQA_RAD_CLOSED = VisualQuestion(
-    name="vqa-rad-closed", title="Yes/no questions on radiology (VQA-RAD)", dataset="vqa-rad-closed"
-)
-
-
-TASKS: tuple[Task, ...] = (PATH_VQA, VQA_RAD_CLOSED)

@@ -18,16 +18,11 @@ from torch.nn import functional as F
 from medfed.core.errors import StudyError
 from medfed.core.types import Batch
 from medfed.datasets.decoded import Decoded
-from medfed.tasks.base import RESPONSE_BATCH_SIZE, Json, Task, TrainableTask
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import RESPONSE_BATCH_SIZE, Json, Task, TaskSet, TrainableTask
 
 PAD, BOS, EOS = 0, 1, 2
-
-
 NUM_SIGNS = 3
 """Ids that are no byte; byte b has the id b + NUM_SIGNS."""
-
-
 NUM_IDS = 256 + NUM_SIGNS
 
 
@@ -123,16 +118,3 @@ def text_of(ids: list[int]) -> str:
     """Return the text up to the first sign that is no byte; bytes that are not UTF-8 become U+FFFD."""
     end = next((place for place, number in enumerate(ids) if number < NUM_SIGNS), len(ids))
     return bytes(number - NUM_SIGNS for number in ids[:end]).decode("utf-8", errors="replace")
-
-
-EHRXQA = Generation(
-    name="ehrxqa",
-    title="Questions on chest X-rays and records (EHRXQA)",
-    dataset="ehrxqa",
-    modalities=("image", "ehr", "question"),
-    task_description="The task involves answering a question about a patient's chest X-rays and hospital record.",
-    modality_description="Text and image",
-)
-
-
-TASKS: tuple[Task, ...] = (EHRXQA,)

@@ -15,9 +15,7 @@ from torch.nn import functional as F
 
 from medfed.core.types import Batch
 from medfed.datasets.decoded import Decoded
-from medfed.datasets.labels import CHEXPERT_LABELS
-from medfed.tasks.base import ClosedTask, Json, Task
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import ClosedTask, Json, TaskSet
 
 UNKNOWN = -1
 
@@ -29,6 +27,7 @@ class MultiLabel(ClosedTask):
     """
 
     kind: ClassVar[str] = "multilabel"
+    injectable: ClassVar[bool] = False
     metric_kind: ClassVar[str] = "multilabel"
 
     @property
@@ -68,22 +67,3 @@ class MultiLabel(ClosedTask):
     def truths(self, examples: TaskSet) -> list[Json]:
         """Return 1, 0 or None per label."""
         return [[None if value == UNKNOWN else value for value in row] for row in examples.targets.tolist()]
-
-
-MIMIC_CXR = MultiLabel(
-    name="mimic-cxr",
-    title="Findings of a chest radiograph (MIMIC-CXR)",
-    dataset="mimic-cxr",
-    target="findings",
-    modalities=("image", "report"),
-    question="Which findings does this chest radiograph show?",
-    answers=tuple(CHEXPERT_LABELS),
-    task_description=(
-        "The chest radiograph classification task involves interpreting a chest X-ray and its report to determine "
-        "which of 14 findings are present."
-    ),
-    modality_description="Image and report",
-)
-
-
-TASKS: tuple[Task, ...] = (MIMIC_CXR,)

@@ -1,7 +1,7 @@
 """Retrieval across modalities: learn a shared space, then find an example's film by its ECG and blood tests.
 
 Source: Saporta et al. 2024, Contrasting with Symile (CXR retrieval on Symile-MIMIC); Med-MMFL trains it federated. Two
-tasks differ in the loss alone (:mod:`medfed.models.contrastive`) and in the score of a candidate that goes with it: the
+tasks differ in the loss alone (:mod:`medfed.tasks.contrastive`) and in the score of a candidate that goes with it: the
 multilinear inner product of candidate and queries, or the sum of their inner products.
 
 An example's candidates are the films of the whole test set that is asked, so chance depends on the set's size: with n
@@ -25,11 +25,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from medfed.core.rng import torch_rng
+from medfed.core.torch_rng import torch_rng
 from medfed.core.types import Batch
-from medfed.models.contrastive import pairwise_loss, symile_loss
-from medfed.tasks.base import RESPONSE_BATCH_SIZE, Json, TrainableTask
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import RESPONSE_BATCH_SIZE, Json, TaskSet, TrainableTask
+from medfed.tasks.contrastive import pairwise_loss, symile_loss
 
 CANDIDATES = "candidates"
 """Index column that lists a query's candidate examples, if the dataset has one."""
@@ -183,29 +182,3 @@ def listed_candidates(examples: TaskSet) -> list[list[int]] | None:
     if any(names is None or not set(names) <= place.keys() for names in listed):
         return None
     return [[place[name] for name in names or ()] for names in listed]
-
-
-SYMILE = SymileRetrieval(
-    name="symile",
-    title="CXR retrieval, Symile loss",
-    dataset="symile-mimic",
-    target="finding",
-    modalities=("image", "ecg", "lab-percentiles"),
-    question="Which of these chest films was taken after this ECG and these blood tests?",
-    answers=("No finding", "Finding"),
-    task_description=(
-        "The retrieval task involves finding the chest film of a patient among others, "
-        "given the ECG and the blood tests of the same hospital admission."
-    ),
-    modality_description="Image, signal and laboratory values",
-)
-
-
-SYMILE_PAIRWISE = PairwiseRetrieval(
-    **SYMILE.model_dump(exclude={"name", "title", "negatives"}),
-    name="symile-pairwise",
-    title="CXR retrieval, pairwise InfoNCE",
-)
-
-
-TASKS: tuple[Retrieval, ...] = (SYMILE, SYMILE_PAIRWISE)

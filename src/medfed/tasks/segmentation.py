@@ -22,10 +22,8 @@ from torch.nn import functional as F
 
 from medfed.core.errors import StudyError
 from medfed.core.types import Batch
-from medfed.datasets.brats import CLASSES
 from medfed.datasets.decoded import Decoded
-from medfed.tasks.base import Json, Task, TrainableTask
-from medfed.tasks.examples import TaskSet
+from medfed.tasks.base import Json, TaskSet, TrainableTask
 from medfed.tasks.overlap import region_scores, sliding_window
 
 
@@ -186,25 +184,3 @@ def _dice_loss(
     said = outputs.softmax(2)
     shared = (said * truth).sum((3, 4, 5))
     return 1 - (2 * shared / (said.sum((3, 4, 5)) + truth.sum((3, 4, 5)) + 1e-7)).mean(2)
-
-
-BRATS = Segmentation(
-    name="brats",
-    title="Brain tumour segmentation",
-    dataset="brats",
-    target="segmented",
-    strata=("high_grade",),
-    truth="tumour",
-    modalities=("t1", "t1c", "t2", "flair"),
-    answers=CLASSES,
-    regions={"wt": (1, 2, 3), "tc": (1, 3), "et": (3,)},
-    question="Which voxels belong to the tumour's core, the oedema and the enhancing tumour?",
-    task_description=(
-        "Brain tumour segmentation involves outlining a glioma's enhancing part, its core and the surrounding oedema "
-        "in multi-sequence magnetic resonance images."
-    ),
-    modality_description="Magnetic resonance images of the brain: T1, contrast-enhanced T1, T2 and FLAIR.",
-)
-
-
-TASKS: tuple[Task, ...] = (BRATS,)

@@ -23,21 +23,11 @@ from medfed.datasets.formats import write_nifti
 from medfed.study.data import TwinSpec
 
 Field = Float[np.ndarray, "i j k"]
-
-
 SHARE_HIGH_GRADE = 0.7
-
-
 SHARE_SECOND_TIMEPOINT = 0.2
-
-
 FIRST_PATIENT = 9000
-
-
 LABEL_2018 = np.array([0, 1, 2, 4], np.uint8)
 """Class → label of 2018; in 2024 class and label are the same."""
-
-
 SEQUENCES = {"t1": ("t1", "t1n"), "t1c": ("t1ce", "t1c"), "t2": ("t2", "t2w"), "flair": ("flair", "t2f")}
 
 
@@ -141,8 +131,6 @@ TISSUE = {
     "flair": np.array([0.7, 0.85, 0.3]),
 }
 """Intensity of white matter, grey matter and fluid."""
-
-
 CONTRAST = {
     "t1": np.array([0.0, -0.4, -0.15, -0.1]),
     "t1c": np.array([0.0, -0.35, -0.1, 0.8]),

@@ -140,21 +140,9 @@ def _child(rng: np.random.Generator) -> Findings:
 
 
 COVID = Cohort("covid", _covid)
-
-
 RSNA = Cohort("rsna", _screened)
-
-
 CHEXPERT = Cohort("chexpert", inpatient, aspect=1.22, second_visits=0.08)
-
-
 NIH = Cohort("nih", inpatient, second_visits=0.15)
-
-
 VQA_RAD = Cohort("vqa-rad", inpatient)
-
-
 SLAKE = Cohort("slake", inpatient)
-
-
 PAEDIATRIC = Cohort("paediatric", _child, child=True)

@@ -11,18 +11,10 @@ from typing import NamedTuple
 from medfed.twins.chest_cohorts import Film
 
 LUNG = ("consolidation", "effusion", "atelectasis", "oedema")
-
-
 HEART = ("cardiomegaly", "wide_mediastinum")
-
-
 FINDINGS = LUNG + HEART
-
-
 LOCAL = ("consolidation", "effusion", "atelectasis")
 """Findings of one side; an effusion may be on both."""
-
-
 LARGE_ABOVE = 0.6
 """Severity from which a finding is called large: half of them."""
 

@@ -11,8 +11,6 @@ from medfed.twins.chest_cohorts import Film
 from medfed.twins.chest_facts import Fact, facts_of
 
 CHOICES = ("left_or_right", "lung_or_heart", "normal_or_abnormal", "lung_heart_larger")
-
-
 MOST_QUESTIONS = 4
 
 

@@ -19,11 +19,7 @@ from medfed.twins.chest_questions import Mix, Vocabulary
 
 PRESENT, ABSENT, UNCERTAIN = "1.0", "0.0", "-1.0"
 """States of a label, as the official table writes them; a label that is not mentioned is an empty cell."""
-
-
 Wordings = tuple[str, ...]
-
-
 PHRASES: dict[str, Wordings] = {
     "atelectasis": ("bibasilar atelectasis", "linear atelectasis at the base", "volume loss at the lung base"),
     "cardiomegaly": ("cardiomegaly", "enlargement of the cardiac silhouette"),
@@ -39,17 +35,13 @@ PHRASES: dict[str, Wordings] = {
     "support_devices": ("endotracheal tube", "central venous catheter", "enteric tube"),
 }
 
-
 SAID: dict[str, Wordings] = {
     PRESENT: ("There is {}.", "{} is seen.", "Again noted is {}.", "{} is present."),
     ABSENT: ("There is no {}.", "No {} is identified.", "{} has resolved."),
     UNCERTAIN: ("Possible {}.", "{} cannot be excluded.", "Findings may represent {}."),
 }
 
-
 NORMAL = ("No acute cardiopulmonary process.", "The lungs are clear.", "Normal chest radiograph.")
-
-
 FILLER = (
     "The patient is rotated.",
     "Lung volumes are low.",
@@ -59,10 +51,7 @@ FILLER = (
     "Cardiac silhouette and hila are stable.",
 )
 
-
 FEARED = ("pneumonia", "pneumothorax", "pleural effusion", "pulmonary edema", "rib fracture")
-
-
 SHARE_EXCLUDED, SHARE_WRONGLY_NORMAL = 0.25, 0.05
 """Chance that an absent finding is named to exclude it, and that a film with findings is called normal."""
 
@@ -143,7 +132,6 @@ CLINICAL = Vocabulary(
     },
 )
 
-
 CLINICAL_MIX = Mix(
     groups={"yes": 0.288, "no": 0.249, "choice": 0.038, "open": 0.425},
     topics={
@@ -169,7 +157,6 @@ CLINICAL_MIX = Mix(
         "lung_colour": ("COLOR", 1),
     },
 )
-
 
 ENGLISH = Vocabulary(
     terms={
@@ -240,7 +227,6 @@ ENGLISH = Vocabulary(
     },
 )
 
-
 CHINESE = Vocabulary(
     terms={
         "effusion": "胸腔积液",
@@ -310,7 +296,6 @@ CHINESE = Vocabulary(
     },
     comma=",",
 )
-
 
 SLAKE_MIX = Mix(
     groups={"yes": 0.173, "no": 0.167, "choice": 0.06, "open": 0.60},

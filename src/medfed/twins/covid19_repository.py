@@ -19,8 +19,6 @@ from medfed.twins.chest_anatomy import Findings
 from medfed.twins.chest_cohorts import Cohort, draw_films
 
 CLINICAL = ("sex", "age", "size", "weight", "admission_offset", "icu_admission_offset", "icu_release_offset")
-
-
 LABS: dict[str, tuple[float, float, float, int]] = {
     "crp": (25.0, 2.2, 0.7, 0),
     "d-dimer": (0.7, 1.5, 0.7, 1),
@@ -32,8 +30,6 @@ LABS: dict[str, tuple[float, float, float, int]] = {
     "po2": (80.0, -0.8, 0.4, 0),
 }
 """Median at no severity, change of its logarithm at full severity, spread of the logarithm, decimals."""
-
-
 SHARE_MEASURED, ABOVE_RANGE = 0.55, 6.0
 """Share of values that were measured, and multiple of the healthy median above which the assay says ``inf``."""
 

@@ -32,17 +32,9 @@ from medfed.twins.ecg_noise import USUAL, Disturbance, NoiseShares, disturbance,
 from medfed.twins.ecg_patients import Finding, Patient, draw_finding, draw_patient, report
 
 SECONDS = 10
-
-
 NUM_SAMPLES = SECONDS * RAW_HZ
-
-
 MICROVOLTS = 1000
-
-
 SHARE_SECOND_RECORD = 0.25
-
-
 STRONGEST = 1.5
 """Most that an easy twin exaggerates disease."""
 

@@ -20,11 +20,7 @@ from jaxtyping import Float64
 from medfed.modalities.signal import RAW_HZ
 
 WAVES = ("P", "Q", "R", "S", "R'", "ST", "T")
-
-
 P, Q, R, S, R2, ST, T = range(len(WAVES))
-
-
 _DOWER = np.array(  # I, II, V1 … V6 from x, y, z
     [
         [0.632, -0.235, 0.059],
@@ -38,10 +34,7 @@ _DOWER = np.array(  # I, II, V1 … V6 from x, y, z
     ]
 )
 
-
 _I, _II = _DOWER[:2]
-
-
 LEADS_OF_DIPOLE: Float64[np.ndarray, "12 3"] = np.vstack(
     [_I, _II, _II - _I, -(_I + _II) / 2, _I - _II / 2, _II - _I / 2, _DOWER[2:]]
 )
@@ -221,8 +214,6 @@ def _rotation(frontal: float, horizontal: float) -> Float64[np.ndarray, "3 3"]:
 
 
 Origin = Literal["ventricular", "supraventricular"]
-
-
 Beat = tuple[float, float, Template]
 """R peak in seconds, seconds since the beat before, waves."""
 

@@ -13,12 +13,8 @@ import numpy as np
 from medfed.twins.ecg_beats import Origin
 
 SHARE_DISEASED = 0.42
-
-
 SHARE_ECTOPIC = {True: 0.2, False: 0.11}
 """Share of recordings with ectopic beats in diseased and in healthy hearts."""
-
-
 DISEASES: tuple[tuple[float, tuple[str, ...]], ...] = (
     (12, ("NDT",)),
     (6, ("NST_",)),
@@ -42,8 +38,6 @@ DISEASES: tuple[tuple[float, tuple[str, ...]], ...] = (
     (4, ("AFIB", "NDT")),
 )
 """Weight and statements of each disease."""
-
-
 PHRASES = {
     "NDT": "unspezifisches abnormales t",
     "NST_": "unspezifische st-veränderung",

@@ -15,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from medfed.core.rng import numpy_rng
+from medfed.datasets.ecg_qa import TWIN_RECORDS, EcgQa
 from medfed.modalities.signal import LEADS
 from medfed.study.data import TwinSpec
 from medfed.twins.ecg import Population, write_ecg_twin
@@ -24,7 +25,6 @@ POPULATION = Population(
     "ecg-qa", 500_000, 500_000, NoiseShares(drift=0.3, static=0.25, burst=0.25, noted=1.0, first_burst=3, loose=0.15)
 )
 
-
 NOISES = {
     "static_noise": "static noise",
     "burst_noise": "burst noise",
@@ -32,45 +32,26 @@ NOISES = {
     "electrodes_problems": "electrodes problems",
 }
 """Column of the table → what ECG-QA calls it."""
-
-
 KINDS = ("single-verify", "single-choose", "single-query")
-
-
 SHARES_NOISY, SHARES_QUIET = (0.48, 0.26, 0.26), (0.85, 0.075, 0.075)
 """Shares of the kinds for ECGs with and without noise: so three in five are verified, and few answers are ``none``."""
-
-
 SHARE_YES = 0.56
 """Share of yes for ECGs with noise: about three in ten over all, as in ECG-QA."""
-
-
 SHARE_ABOUT_NOISE = 0.8
 """Share of the other questions about ECGs with noise that ask about what is there."""
-
-
 FOLDER_OF_FOLD = {**dict.fromkeys(range(1, 9), "train"), 9: "valid", 10: "test"}
-
-
 MOST_QUESTIONS = 4
-
-
 NONE = "none"
-
-
 T = TypeVar("T")
-
-
 Noisy = frozenset[tuple[str, str]]
 """(noise, lead) of one recording."""
-
-
 Asked = tuple[str, tuple[str, ...], list[str]]
 """Question, the noises it names, and the true answers."""
 
 
-def write_ecg_qa_twin(questions: Path, records: Path, spec: TwinSpec) -> None:
-    """Write the ECGs under ``records`` in PTB-XL's layout, and ``{train,valid,test}/0.json`` under ``questions``."""
+def write_ecg_qa_twin(root: Path, spec: TwinSpec) -> None:
+    """Write ECGs, which are not those of PTB-XL's twin, in its layout, and ``{train,valid,test}/0.json`` about them."""
+    questions, records = root / EcgQa.marker, root / TWIN_RECORDS
     records.mkdir(parents=True)
     table = write_ecg_twin(records, spec, POPULATION)
     files: dict[str, list[dict[str, object]]] = {folder: [] for folder in FOLDER_OF_FOLD.values()}

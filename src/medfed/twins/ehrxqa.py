@@ -25,18 +25,10 @@ from medfed.twins.chest_anatomy import Findings
 from medfed.twins.chest_cohorts import Cohort, Film, draw_films
 
 DIAGNOSES = ("pneumonia", "heart failure", "diabetes", "anemia")
-
-
 DRUGS = ("heparin", "insulin", "furosemide", "aspirin")
-
-
 LABS = {"glucose": (110, 25, "mg/dl"), "sodium": (139, 4, "meq/l")}
 """Laboratory item → mean, spread and unit."""
-
-
 SHARE_DIAGNOSED, SHARE_TWO_DRUGS = 0.4, 0.3
-
-
 START = datetime(2103, 1, 1)
 
 
@@ -155,21 +147,11 @@ def _admission(who: Patient, first: int, number: int) -> tuple[object, ...]:
 
 ATTRIBUTES = {"effusion": "pleural effusion", "cardiomegaly": "enlarged heart"}
 """Finding of the phantom → its word."""
-
-
 SHARE_TEST, SHARE_VALID = 0.2, 0.15
 """Of patients: those of the test database; of the other questions: those in the file valid."""
-
-
 DATABASE, DATASET = "database/mimic_iv_cxr", "dataset/mimic_iv_cxr"
-
-
 IMAGES = "mimic-cxr-jpg/files"
-
-
 DIAGNOSED = "select count(*) > 0 from diagnoses_icd where subject_id = {patient_id}"
-
-
 LATEST = "( select tb_cxr.study_id from tb_cxr where tb_cxr.subject_id = {patient_id} )"
 
 

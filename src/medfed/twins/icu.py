@@ -28,24 +28,12 @@ from medfed.twins.icu_physiology import (
 )
 
 MORTALITY_HOURS = 25
-
-
 HOURS_BEFORE_ONSET = 6
-
-
 SHARE_FIRST_DATABASE = 0.6
-
-
 FIRST_ID = 200_001
-
-
 STRONGEST = 1.4
 """Most that an easy twin exaggerates what burdens do to measurements."""
-
-
 INTEGERS = {"stay_id": pl.Int32, "label": pl.Int32}
-
-
 BLOCK = 100
 """Stays simulated together; the same stay comes out whatever the twin's size."""
 
@@ -60,8 +48,18 @@ class Block(NamedTuple):
     body: dict[str, Float64[np.ndarray, " stay"]]
 
 
-def write_icu_twin(root: Path, spec: TwinSpec, cohort: str) -> None:
-    """Write one cohort ("mortality24" or "sepsis") of ``num_patients`` stays. Equal specs give equal bytes."""
+def write_mortality_twin(root: Path, spec: TwinSpec) -> None:
+    """Write the cohort ``mortality24``; see :func:`write_cohort`."""
+    write_cohort(root, spec, "mortality24")
+
+
+def write_sepsis_twin(root: Path, spec: TwinSpec) -> None:
+    """Write the cohort ``sepsis``; the same spec gives the two cohorts common stays."""
+    write_cohort(root, spec, "sepsis")
+
+
+def write_cohort(root: Path, spec: TwinSpec, cohort: str) -> None:
+    """Write one cohort of ``num_patients`` stays in two databases. Equal specs give equal bytes."""
     if cohort == "mortality24":
         stays, outcome = blocks(spec, "long", spec.num_patients), _mortality
     else:

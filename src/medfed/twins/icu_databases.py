@@ -22,12 +22,8 @@ from medfed.study.data import TwinSpec
 from medfed.twins.icu import blocks
 
 HOURS_WRITTEN = 40
-
-
 RETURNS_EVERY = 9
 """Every ninth stay is a second admission of the patient before."""
-
-
 MIMIC_ITEMS = {  # variable → itemid and unit; what is not here is not written
     "alb": ("50862", "g/dL"),
     "alt": ("50861", "IU/L"),
@@ -54,7 +50,6 @@ MIMIC_ITEMS = {  # variable → itemid and unit; what is not here is not written
     "ptt": ("51275", "sec"),
     "wbc": ("51301", "K/uL"),
 }
-
 
 EICU_NAMES = {  # variable → labname, unit, and eICU's value per unit of ours
     "alb": ("albumin", "g/dL", 1.0),

@@ -44,11 +44,7 @@ class Panel(NamedTuple):
 
 
 BURDENS = ("inflammation", "shock", "lung", "kidney", "liver", "heart")
-
-
 INFLAMMATION, SHOCK, LUNG, KIDNEY, LIVER, HEART = range(len(BURDENS))
-
-
 PANELS = (
     Panel(("temp",), (0.96, 0.96), (0.29, 0.29)),
     Panel(("bicar", "bun", "cl", "crea", "k", "na", "glu", "ca"), (0.93, 0.99), (0.067, 0.085)),
@@ -76,14 +72,12 @@ PANELS = (
     Panel(("urine",), (0.72, 0.94), (0.27, 0.65)),
 )
 
-
 MONITORED = {  # share of stays, share of hours, per database
     ("hr",): ((0.98, 0.96), (0.965, 0.92)),
     ("resp",): ((0.89, 0.96), (0.945, 0.91)),
     ("sbp", "dbp", "map"): ((0.97, 0.96), (0.91, 0.905)),
     ("o2sat",): ((0.98, 0.96), (0.915, 0.89)),
 }
-
 
 HOURS_COLLECTED = (2.2, 0.9)
 """Hours of urine in one entry, per database."""
@@ -132,8 +126,6 @@ def _drawn(
 
 PERSISTENCE = 0.6
 """Correlation of measurement noise between neighbouring hours."""
-
-
 Hourly = Float64[np.ndarray, "stay hour"]
 
 
@@ -204,7 +196,6 @@ VARIABLES: dict[str, Variable] = {
     "urine":    Variable(82, 0.6, 0.65, (0, -0.4, 0, -0.6, 0, -0.05), 0, 3000, 0, True),
     "wbc":      Variable(9.0, 0.42, 0.1, (0.28, 0.08, 0, 0, 0, 0.03), 0.3, 80, 1, True),
 }
-
 
 RANGES: dict[str, tuple[float, float, int]] = {
     "sbp": (40, 250, 1),
@@ -283,11 +274,7 @@ def _readings(shape: tuple[int, int], rng: np.random.Generator) -> Hourly:
 
 NUM_HOURS = 73
 """Longest series, hours 0 to 72."""
-
-
 HOURS_AFTER_ONSET = 6
-
-
 DIAGNOSES = {  # share, and burdens at admission
     "infection": (0.28, (0.6, 0.1, 0.2, 0.1, 0.0, 0.0)),
     "cardiac": (0.24, (0.1, 0.3, 0.2, 0.1, 0.0, 1.0)),
@@ -297,15 +284,10 @@ DIAGNOSES = {  # share, and burdens at admission
     "surgical": (0.14, (0.6, 0.1, 0.1, 0.0, 0.1, 0.0)),
 }
 
-
 SHARE_SEPTIC = (0.55, 0.06, 0.16, 0.1, 0.12, 0.08)
 """Share of stays with sepsis, by diagnosis."""
-
-
 RISK = np.array([0.2, 0.7, 0.55, 0.35, 0.35, 0.3])
 """Weight of each burden in the risk of death."""
-
-
 RISK_MEAN, RISK_SPREAD, DEATH_ABOVE = 0.94, 0.61, 0.94
 """Mean and spread of the risk over stays, and the standard score above which a patient dies: about one in six."""
 

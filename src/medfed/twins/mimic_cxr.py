@@ -21,18 +21,10 @@ from medfed.twins.chest_cohorts import Cohort, Film, draw_films, has_opacity, in
 from medfed.twins.chest_words import ABSENT, PHRASES, PRESENT, UNCERTAIN, dictate
 
 COHORT = Cohort("mimic-cxr", inpatient, second_visits=0.25)
-
-
 INCIDENTAL = {"fracture": 0.06, "lung_lesion": 0.08, "pneumothorax": 0.07, "support_devices": 0.3}
 """What the phantom does not draw: chance that a film has it."""
-
-
 SHARES = {"train": 0.75, "validate": 0.1, "test": 0.15}
-
-
 SHARE_UNCERTAIN, SHARE_UNREPORTED, SHARE_LATERAL = 0.04, 0.03, 0.3
-
-
 FIRST_SUBJECT, FIRST_STUDY = 10_000_000, 50_000_000
 
 

@@ -24,38 +24,21 @@ from medfed.core.rng import numpy_rng
 from medfed.study.data import TwinSpec
 
 SHARES = {"train": 0.7, "validation": 0.15, "test": 0.15}
-
-
 SHARDS = {"train": 2, "validation": 1, "test": 1}
-
-
 QUESTIONS_PER_IMAGE = 2
-
-
 FINDINGS = ("fat vacuoles", "fibrosis", "haemorrhage", "hypercellularity")
-
-
 PREVALENCE = dict(zip(FINDINGS, (0.65, 0.35, 0.65, 0.35), strict=True))
-
-
 SHARE_ABSENCE = 0.1
 """Of the questions: those that ask whether a finding is absent."""
-
-
 PRESENCE = ("is there {} in this section?", "does the tissue show {}?")
-
-
 ABSENCE = ("is the section free of {}?",)
-
-
 OPEN = "which findings does the section show?"
-
-
 Row = dict[str, object]
 
 
-def write_path_vqa_twin(folder: Path, spec: TwinSpec) -> None:
-    """Write the shards of every split into ``folder``; ``spec.num_patients`` images with two closed questions each."""
+def write_path_vqa_twin(root: Path, spec: TwinSpec) -> None:
+    """Write the shards of every split under ``root``; ``spec.num_patients`` images with two closed questions each."""
+    folder = root / "path-vqa" / "data"
     folder.mkdir(parents=True)
     rows: dict[str, list[Row]] = {split: [] for split in SHARES}
     for number in range(spec.num_patients):
@@ -99,14 +82,8 @@ def _write_shards(folder: Path, split: str, rows: list[Row]) -> None:
 
 
 GROUND, NUCLEUS = (0.93, 0.74, 0.82), (0.35, 0.22, 0.55)
-
-
 COLLAGEN, BLOOD, HOLE = (0.80, 0.45, 0.62), (0.62, 0.12, 0.18), (0.98, 0.97, 0.98)
-
-
 Pixels = Float[np.ndarray, "row column"]
-
-
 Picture = Float[np.ndarray, "row column 3"]
 
 

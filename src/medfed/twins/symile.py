@@ -26,17 +26,9 @@ from medfed.core.rng import numpy_rng
 from medfed.study.data import TwinSpec
 
 NUM_SIGNS = 3
-
-
 NUM_CANDIDATES = 10
-
-
 SHARE_SECOND_ADMISSION = 0.1
-
-
 FIRST_SUBJECT, FIRST_ADMISSION = 1_000_000, 2_000_000
-
-
 SPLIT_SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 
@@ -198,14 +190,8 @@ def _nullable(column: Float64[np.ndarray, " row"]) -> pl.Series:
 
 NUM_SAMPLES, HZ = 1000, 500
 """Deviation: two seconds at the release's rate, where the release has ten: the twin's arrays stay small."""
-
-
 LEADS = ("I", "II", "III", "AVR", "AVF", "AVL", "V1", "V2", "V3", "V4", "V5", "V6")
-
-
 QRS = dict(zip(LEADS, (0.6, 1.0, 0.5, -0.8, 0.7, 0.2, -0.6, -0.3, 0.4, 0.9, 1.0, 0.8), strict=True))
-
-
 CHEST, INFERIOR, AXIS = LEADS[6:], ("II", "III", "AVF"), ("I", "AVL", "AVR")
 
 

@@ -12,6 +12,8 @@ import numpy as np
 
 from medfed.core.rng import numpy_rng
 from medfed.datasets.images import write_grey
+from medfed.datasets.slake import FOLDER as SLAKE_FOLDER
+from medfed.datasets.vqa_rad import FOLDER as VQA_RAD_FOLDER
 from medfed.study.data import TwinSpec
 from medfed.twins.chest_cohorts import SLAKE, VQA_RAD, Film, draw_films
 from medfed.twins.chest_questions import MOST_QUESTIONS, Question, draw_questions
@@ -19,20 +21,15 @@ from medfed.twins.chest_words import CHINESE, CLINICAL, CLINICAL_MIX, ENGLISH, S
 
 SHARE_TESTED, SHARE_IN_BOTH_FILES = 0.15, 0.1
 """Of VQA-RAD's images: those with test questions only, and those with questions in both official files."""
-
-
 SLAKE_SHARES = {"train": 0.7, "validate": 0.15, "test": 0.15}
-
-
 LANGUAGES = (("en", ENGLISH, 1.0), ("zh", CHINESE, 0.3))
 """Code, words, and share of images that are asked about in it."""
-
-
 Row = dict[str, object]
 
 
 def write_vqa_rad_twin(root: Path, spec: TwinSpec) -> None:
-    """Write ``images/`` and the two official files under ``root`` (the folder ``data_RAD``)."""
+    """Write ``images/`` and the two official files into ``data_RAD``."""
+    root = root / VQA_RAD_FOLDER
     (root / "images").mkdir(parents=True)
     files: dict[str, list[Row]] = {"trainset": [], "testset": []}
     number = 0
@@ -52,7 +49,8 @@ def write_vqa_rad_twin(root: Path, spec: TwinSpec) -> None:
 
 
 def write_slake_twin(root: Path, spec: TwinSpec) -> None:
-    """Write ``imgs/`` and the three official files, in both languages, under ``root`` (the folder ``Slake1.0``)."""
+    """Write ``imgs/`` and the three official files, in both languages, in ``Slake1.0``."""
+    root = root / SLAKE_FOLDER
     files: dict[str, list[Row]] = {name: [] for name in SLAKE_SHARES}
     number = 0
     for film in draw_films(SLAKE, spec):

@@ -29,8 +29,6 @@ from medfed.report.page import TEMPLATES
 from medfed.runs.loaded import LoadedRun
 
 HERE = Path(__file__).parent
-
-
 FILES = {
     "/report.css": (TEMPLATES / "style.css", "text/css"),
     "/page.css": (HERE / "page.css", "text/css"),
@@ -38,11 +36,8 @@ FILES = {
     "/page.js": (HERE / "page.js", "text/javascript"),
 }
 
-
 MAX_BYTES = 64 * 2**20
 """Of a request, files in base64."""
-
-
 MAX_FILES = 8
 
 

@@ -25,12 +25,8 @@ from medfed.runs.loaded import Samples
 from medfed.study.study import Study
 
 MAX_PIXELS, TRACE_POINTS = 768, 600
-
-
 BAR_WIDTH, BAR_ROW, BAR_LEFT, BAR_RIGHT = 320.0, 20.0, 96.0, 52.0
 """Of a bar chart in user units: width, height of a row, room for names and for numbers."""
-
-
 LONGEST_NAME, MOST_EXPERTS = 14, 16
 
 

@@ -27,12 +27,8 @@ from medfed.ask.inputs import SUFFIXES, Kind, is_plain, kind_of, signal_names
 from medfed.core.errors import DataError, MedfedError
 
 SAFE_NAME = re.compile(r"\w[\w .()+-]*")
-
-
 MAX_NAME = 255
 """Bytes of a file's name in UTF-8, on the usual file systems."""
-
-
 HEADER, SIGNAL = ".hea", ".dat"
 
 
@@ -121,13 +117,10 @@ def _suffix(file: Dropped) -> str:
 
 
 NAMES = ("127.0.0.1", "localhost")
-
-
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
 )
-
 
 HEADERS = {
     "Content-Security-Policy": POLICY,

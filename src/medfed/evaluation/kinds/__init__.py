@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from medfed.core.registry import collect
+from importlib import import_module
+
+from medfed.core.registry import by_name
 from medfed.evaluation.kinds.base import Kind
 
-KINDS: dict[str, Kind] = collect(
-    (
+KINDS: dict[str, Kind] = by_name(
+    kind
+    for module in (
         "medfed.evaluation.kinds.classification",
         "medfed.evaluation.kinds.retrieval",
         "medfed.evaluation.kinds.segmentation",
         "medfed.evaluation.kinds.multilabel",
         "medfed.evaluation.kinds.closed_vqa",
         "medfed.evaluation.kinds.generation",
-    ),
-    "KINDS",
+    )
+    for kind in import_module(module).KINDS
 )

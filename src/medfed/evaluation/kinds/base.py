@@ -15,8 +15,6 @@ from jaxtyping import Float
 from medfed.tasks.base import Json
 
 Weights = Float[np.ndarray, "replicate example"]
-
-
 Values = dict[str, Float[np.ndarray, " replicate"]]
 
 

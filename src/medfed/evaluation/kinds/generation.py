@@ -1,4 +1,4 @@
-"""Answers in words: exact match, and token F1 and BLEU-1 of :mod:`medfed.evaluation.text_metrics`, each a number per example.
+"""Answers in words: exact match, token F1 and BLEU-1 (:mod:`medfed.evaluation.text_metrics`), a number per example.
 
 Exact match compares the texts but for letter case and blanks: words lose their punctuation, and 1.5 would equal 15.
 """

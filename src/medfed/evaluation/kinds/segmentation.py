@@ -12,8 +12,6 @@ from medfed.evaluation.kinds.base import Kind, KindMetric, PerExample
 from medfed.tasks.base import Json
 
 REGIONS = ("wt", "tc", "et")
-
-
 TITLES = {"dice": "Dice", "iou": "IoU", "hd95": "HD95 (mm)"}
 
 

@@ -28,20 +28,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from medfed.core.errors import DataError
 
 T = TypeVar("T")
-
-
 FINDINGS = Path(__file__).parent / "corpus" / "findings.toml"
-
-
 YES, NO = "Yes", "No"
-
-
 Kind = Literal["named", "sign", "implied", "negated", "absent", "vague", "any"]
-
-
 NORMAL_SHARE, VAGUE_SHARE = 0.12, 0.1
-
-
 VAGUE_YES = 0.6
 
 

@@ -24,11 +24,7 @@ from medfed.llm.tiny.cases import NO, YES, Case
 from medfed.llm.tiny.open_cases import OpenCase
 
 PAD, START, END = 0, 1, 2
-
-
 CHECK_BATCH = 50
-
-
 MAX_ANSWER = 12
 """Tokens after which a greedy answer is cut off."""
 

@@ -21,31 +21,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from medfed.llm.tiny.cases import pick
 
 OPEN = Path(__file__).parent / "corpus" / "open.toml"
-
-
 NONE = "none"
-
-
 Line = Literal["full", "short", "empty"]
-
-
 FULL_SHARE, SHORT_SHARE = 0.4, 0.4
-
-
 SIDES = ("right", "left", "both")
-
-
 TOLD = ("noise", "symptom", "rhythm", "axis", "finding", "lead", "place", "size", "number")
 """What a line can tell, in its order."""
-
-
 BESIDE = frozenset({"lead", "place", "size", "number"})
 """What a line may tell although something else is asked."""
-
-
 OF_FOUND = frozenset({"side", "place", "lead"})
-
-
 OF_LESIONS = frozenset({"size", "number", "density"})
 """Topics that are asked only where something, or a lesion, is found."""
 

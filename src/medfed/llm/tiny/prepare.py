@@ -25,8 +25,6 @@ from medfed.study.foundation import TinySettings
 
 VERSION = 3
 """Raise it when pre-training changes: older cache entries are then passed over."""
-
-
 RECORD, WEIGHTS = "pretraining.json", "model.safetensors"
 
 

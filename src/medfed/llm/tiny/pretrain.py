@@ -22,7 +22,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from medfed.core.rng import numpy_rng, torch_seeded
+from medfed.core.rng import numpy_rng
+from medfed.core.torch_rng import torch_seeded
 from medfed.llm.prompt import ANSWER
 from medfed.llm.tiny.cases import Case, compose
 from medfed.llm.tiny.checks import (
@@ -42,15 +43,8 @@ from medfed.llm.tiny.open_cases import OpenCase, compose_open
 from medfed.study.foundation import TinySettings
 
 SPECIAL = ("<pad>", "<s>", "</s>")
-
-
 HELD_OUT_EVERY = 10
-
-
 NUM_CHECKED = 300
-
-
-FROM_DISK = frozenset({"device_map", "dtype", "load_in_4bit", "model", "revision", "sha256"})
 
 
 class Pretrained(NamedTuple):

@@ -35,11 +35,7 @@ app.add_typer(site_app, name="site")
 
 
 Corpus = Annotated[Path | None, typer.Option("--corpus", help="Folder of text to pre-train the tiny LLM on")]
-
-
 ShowExamples = Annotated[bool, typer.Option("--show-examples", help="Show a few test examples even of real patients")]
-
-
 Workers = Annotated[
     int | None,
     typer.Option(
@@ -50,23 +46,15 @@ Workers = Annotated[
     ),
 ]
 
-
 Dtype = Annotated[str | None, typer.Option("--dtype", help="Of the LLM's frozen weights: float32, bfloat16, float16")]
-
-
 In4Bit = Annotated[bool, typer.Option("--load-in-4bit", help="Hold the LLM's linear maps in 4 bits")]
-
-
 DeviceMap = Annotated[str | None, typer.Option("--device-map", help="Where the LLM's weights go: auto, cpu, cuda:0, …")]
-
-
 KeepDecoded = Annotated[
     bool,
     typer.Option(
         "--decoded-cache/--no-decoded-cache", help="Keep decoded data (patients' data) in the cache for the next run"
     ),
 ]
-
 
 ENVIRONMENT = {
     # Small models on many threads cost several times the CPU; medfed parallelises over processes.
@@ -107,10 +95,8 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 @app.command(name="list")
 def list_parts() -> None:
     """List tasks, modalities, encoders, algorithms, foundations and baselines."""
-    from medfed.algorithms import ALGORITHMS
-    from medfed.modalities import ENCODERS, MODALITIES
+    from medfed.core.catalog import ALGORITHMS, ENCODERS, MODALITIES, TASKS
     from medfed.study.study import Baseline
-    from medfed.tasks import TASKS
 
     table = Table("task", "title", "dataset", "modalities", "question")
     for task in TASKS.values():
@@ -128,7 +114,7 @@ def list_parts() -> None:
 @app.command()
 def doctor() -> None:
     """Say what this machine has and whether medfed can run here."""
-    from medfed.cli.diagnosis import diagnose
+    from medfed.core.diagnosis import diagnose
 
     table = Table("check", "found", "verdict")
     checks = diagnose()

@@ -1,0 +1,122 @@
+"""The package's own parts, by name. Plugins and users add theirs by :func:`medfed.register`."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from medfed.core.registry import Registry
+
+if TYPE_CHECKING:
+    from medfed.datasets.base import Dataset
+    from medfed.federated.algorithm import Algorithm
+    from medfed.modalities.base import Modality
+    from medfed.study.parts import EncoderSpec, ModelSpec
+    from medfed.tasks.base import Task
+
+
+def task_definitions() -> dict[str, dict[str, Any]]:
+    """Return name → fields of every task that the package declares, as its TOML files have them."""
+    files = sorted(path.name for path in resources.files("medfed.tasks").iterdir() if path.name.endswith(".toml"))
+    tables = [tomllib.loads((resources.files("medfed.tasks") / name).read_text(encoding="utf-8")) for name in files]
+    return {name: fields for table in reversed(tables) for name, fields in table.items()}
+
+
+TASKS: Registry[Task] = Registry("task", "TASKS", dict.fromkeys(task_definitions(), "medfed.tasks.declared"))
+DATASETS: Registry[Dataset] = Registry(
+    "dataset",
+    "DATASETS",
+    {
+        "covid-radiography": "medfed.datasets.covid_radiography",
+        "rsna-pneumonia": "medfed.datasets.rsna_pneumonia",
+        "chexpert": "medfed.datasets.chexpert",
+        "chestxray14": "medfed.datasets.chestxray14",
+        "pneumoniamnist": "medfed.datasets.medmnist",
+        "ptbxl": "medfed.datasets.ptbxl",
+        "yaib-mortality": "medfed.datasets.yaib",
+        "yaib-sepsis": "medfed.datasets.yaib",
+        "vqa-rad": "medfed.datasets.vqa_rad",
+        "vqa-rad-closed": "medfed.datasets.vqa_rad",
+        "slake": "medfed.datasets.slake",
+        "slake-zh": "medfed.datasets.slake",
+        "ecg-qa": "medfed.datasets.ecg_qa",
+        "symile-mimic": "medfed.datasets.symile_mimic",
+        "brats": "medfed.datasets.brats",
+        "mimic-cxr": "medfed.datasets.mimic_cxr",
+        "covid19-repository": "medfed.datasets.covid19_repository",
+        "mimic-iv": "medfed.datasets.mimic_iv",
+        "eicu": "medfed.datasets.eicu",
+        "path-vqa": "medfed.datasets.path_vqa",
+        "ehrxqa": "medfed.datasets.ehrxqa",
+    },
+)
+MODALITIES: Registry[Modality] = Registry(
+    "modality",
+    "MODALITIES",
+    {
+        "image": "medfed.modalities.image",
+        "ecg": "medfed.modalities.signal",
+        "vitals": "medfed.modalities.timeseries",
+        "labs": "medfed.modalities.timeseries",
+        "input": "medfed.modalities.timeseries",
+        "output": "medfed.modalities.timeseries",
+        "covid-labs": "medfed.modalities.timeseries",
+        "person": "medfed.modalities.timeseries",
+        "question": "medfed.modalities.text",
+        "report": "medfed.modalities.text",
+        "ehr": "medfed.modalities.text",
+        "lab-percentiles": "medfed.modalities.labs",
+        "t1": "medfed.modalities.volume",
+        "t1c": "medfed.modalities.volume",
+        "t2": "medfed.modalities.volume",
+        "flair": "medfed.modalities.volume",
+        "tumour": "medfed.modalities.volume",
+    },
+)
+ENCODERS: Registry[type[EncoderSpec]] = Registry(
+    "encoder",
+    "ENCODERS",
+    {
+        "deit-tiny": "medfed.study.encoders",
+        "vit-mini": "medfed.study.encoders",
+        "resnet": "medfed.study.encoders",
+        "resnet-mini": "medfed.study.encoders",
+        "conv1d": "medfed.study.encoders",
+        "transformer": "medfed.study.encoders",
+        "text-mini": "medfed.study.encoders",
+        "bert": "medfed.study.encoders",
+        "labs-mlp": "medfed.study.encoders",
+    },
+)
+MODELS: Registry[type[ModelSpec]] = Registry(
+    "model",
+    "MODELS",
+    {
+        "multimodal": "medfed.study.models",
+        "symile": "medfed.study.models",
+        "rfnet": "medfed.study.models",
+        "blip": "medfed.study.models",
+        "blip-base": "medfed.study.models",
+    },
+)
+ALGORITHMS: Registry[type[Algorithm]] = Registry(
+    "algorithm",
+    "ALGORITHMS",
+    {
+        "fedavg": "medfed.algorithms.fedavg",
+        "fedprox": "medfed.algorithms.fedprox",
+        "scaffold": "medfed.algorithms.scaffold",
+        "fednova": "medfed.algorithms.fednova",
+        "moon": "medfed.algorithms.moon",
+        "creamfl": "medfed.algorithms.creamfl",
+        "fedadagrad": "medfed.algorithms.adaptive",
+        "fedadam": "medfed.algorithms.adaptive",
+        "fedyogi": "medfed.algorithms.adaptive",
+        "fedams": "medfed.algorithms.adaptive",
+        "fedper": "medfed.algorithms.fedper",
+        "fedbn": "medfed.algorithms.fedbn",
+        "ditto": "medfed.algorithms.ditto",
+        "pfedme": "medfed.algorithms.pfedme",
+    },
+)

@@ -11,12 +11,12 @@ from federation_trial import Trial
 from medfed.core.progress import Reporter
 from medfed.runs.folder import RunDir
 from medfed.runs.pipeline import Places, run_study
-from medfed.sites.client import SiteDesk
+from medfed.sites.client import SiteHandler
 from medfed.sites.federation import FederationFolder
-from medfed.sites.remote import Envelope, Lost
+from medfed.sites.remote import Message, NoAnswer
 from medfed.sites.server import Hospitals
 
-Meddle = Callable[[str, Envelope, Envelope], Envelope]
+Meddle = Callable[[str, Message, Message], Message]
 """(site, letter, its answer) → the answer that arrives."""
 
 
@@ -26,11 +26,11 @@ class DeskPost:
     def __init__(self, trial: Trial, meddle: Meddle = lambda site, letter, answer: answer) -> None:
         self._said = {site: io.StringIO() for site in trial.sites}
         self._desks = {
-            site: SiteDesk(trial.folder(site), Reporter(Console(file=self._said[site], width=500)))
+            site: SiteHandler(trial.folder(site), Reporter(Console(file=self._said[site], width=500)))
             for site in trial.sites
         }
         self._meddle = meddle
-        self.left: list[tuple[str, Envelope]] = []
+        self.left: list[tuple[str, Message]] = []
 
     def said(self, site: str) -> str:
         """Return what ``site`` told its own people."""
@@ -39,7 +39,7 @@ class DeskPost:
     def online(self) -> set[str]:
         return set(self._desks)
 
-    def ask(self, letters: Mapping[str, Envelope], seconds: float) -> Iterator[tuple[str, Envelope | Lost]]:
+    def ask(self, letters: Mapping[str, Message], seconds: float) -> Iterator[tuple[str, Message | NoAnswer]]:
         for site, letter in sorted(letters.items()):
             answer = self._meddle(site, letter, self._desks[site](letter))
             self.left.append((site, answer))

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import psutil
-from medfed.sites.certificates import certificate_fingerprint, load_authority, write_trial
 
 from medfed.core.progress import Reporter
 from medfed.data.prepare import write_folders
 from medfed.runs.folder import RunDir
+from medfed.sites.credentials import certificate_fingerprint, load_authority, write_trial
 from medfed.sites.federation import Deadlines, FederationFolder, FederationSettings, init_federation
 from medfed.sites.folder import SiteFolder, SiteSettings, init_site
 from medfed.sites.policy import Part, policy_for
@@ -83,7 +83,7 @@ BOUND = 90.0
 
 RELEASED = "released"
 """File in a trial's folder: what is held goes on."""
-PRELOADED = ("medfed.cli.app", "medfed.sites.server", "medfed.sites.client", "medfed.sites.flower")
+PRELOADED = ("medfed.cli.app", "medfed.sites.server", "medfed.sites.client", "medfed.sites.network")
 
 
 class Fault(NamedTuple):
@@ -338,10 +338,10 @@ def _beat_every(seconds: float) -> None:
     """Let the network's heartbeats be faster than Flower's 10 s, so that tests need not wait for them."""
     from flwr.superlink.servicer.fleet import fleet_handlers
 
-    from medfed.sites import flower
+    from medfed.sites import transport
 
     fleet_handlers.HEARTBEAT_MIN_INTERVAL = min(seconds, fleet_handlers.HEARTBEAT_MIN_INTERVAL)
-    flower.HEARTBEAT_SECONDS, flower.REFUSED_SECONDS = seconds, 3 * seconds
+    transport.HEARTBEAT_SECONDS = seconds
 
 
 def _plant(fault: Fault, gate: Path) -> None:

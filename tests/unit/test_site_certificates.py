@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from medfed.core.errors import SiteError
-from medfed.sites.certificates import (
+from medfed.sites.credentials import (
     Certificates,
     check_certificate,
     copy_own,

@@ -2,8 +2,8 @@
 
 It holds sizes, counts and hashes only: no patient's data, no tensor's values. A line is a JSON object. It ends in the
 SHA-256 of itself and holds that of the line before. ``<log>.head`` holds number and hash of the last line, so a log cut
-off at its end is noticed too. The head is written after the line. A crash leaves it one line behind, or leaves part of a
-line that was never finished; nothing left the site then. A broken log takes no entry, so nothing leaves until the site's
+off at its end is noticed too. The head is written after the line. A crash leaves it one line behind, or leaves part of
+a line that was never finished; nothing left the site then. A broken log takes no entry: nothing leaves until the site's
 people have looked at it. Whoever can rewrite the whole folder can rewrite log and head together: note the report's last
 hash elsewhere.
 """

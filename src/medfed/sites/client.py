@@ -1,7 +1,7 @@
 """What a hospital runs: it calls out to the server, and answers with what its own people allow to leave.
 
-The code is the hospital's own installed medfed. A message brings a study as JSON, which must be of registered parts. Its
-named tensors must be those of the model the study describes. The policy is consulted before data is read and before
+The code is the hospital's own installed medfed. A message brings a study as JSON, which must be of registered parts.
+Its named tensors must be those of the model the study describes. The policy is consulted before data is read and before
 anything leaves. What leaves is written to the audit log first.
 """
 

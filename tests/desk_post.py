@@ -52,6 +52,6 @@ class DeskPost:
 def run_over(trial: Trial, post: DeskPost) -> RunDir:
     """Run the study of ``trial`` over ``post`` as its server does."""
     folder, reporter = FederationFolder.load(trial.server_folder), Reporter.silent()
-    places = Places(folder.runs, folder.cache, folder.data_root)
+    places = Places(folder.runs, folder.cache, folder.settings.data_root)
     hospitals = Hospitals(folder, post, reporter)
     return RunDir(run_study(trial.study, places, reporter, party=hospitals.party()))

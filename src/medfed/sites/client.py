@@ -22,7 +22,7 @@ from medfed.core.errors import DataError, MedfedError, PolicyError, RunError, Si
 from medfed.core.progress import Reporter
 from medfed.core.types import Broadcast
 from medfed.data.cache import DecodedCache
-from medfed.data.hospital import find_site, load_site, moments_at, public_sets, site_client
+from medfed.data.hospital import Reading, find_site, load_site, moments_at, public_sets, site_client
 from medfed.data.sites import SiteData, class_counts, moments_json, moments_of
 from medfed.federated.client import Client
 from medfed.federated.exchange import Trainer
@@ -71,7 +71,7 @@ class SiteHandler:
     """
 
     def __init__(self, folder: SiteFolder, reporter: Reporter, cache: DecodedCache | None = None) -> None:
-        self._folder, self._reporter, self._cache = folder, reporter, cache
+        self._folder, self._reporter, self._reading = folder, reporter, Reading(reporter, cache=cache)
         self._runs: dict[str, _Run] = {}
         self._sites: dict[str, SiteData] = {}
         self.finished = False
@@ -150,7 +150,7 @@ class SiteHandler:
             policy, name = self._folder.policy, self._folder.name
             allowed = None if ANY in policy.tasks else policy.tasks
             roots = find_site(study, name, self._folder.settings.data_root, allowed)
-            data = load_site(study, name, roots, self._reporter, tasks=allowed, cache=self._cache)
+            data = load_site(study, name, roots, self._reading, allowed)
             policy.check_counts({task: len(rows) for task, rows in data.train.items()})
             self._sites = {digest: data}
         return self._sites[digest]
@@ -168,7 +168,7 @@ class SiteHandler:
         root = self._folder.settings.public_root
         if not run.study.algorithm.uses_public or root is None:
             return None
-        return public_sets(run.study, root, pooled, self._reporter, cache=self._cache)
+        return public_sets(run.study, root, pooled, self._reading)
 
     def _broadcast(self, message: Message, run: _Run) -> Broadcast:
         broadcast = broadcast_of(message.payload)

@@ -63,18 +63,19 @@ def init_federation_folder(
     from medfed.sites.credentials import (
         certificate_fingerprint,
         check_certificate,
-        copy_own,
+        copy_given,
         load_authority,
         write_trial,
     )
     from medfed.sites.federation import CERTIFICATES, FederationSettings, init_federation
 
-    own = _own_certificate(own_certificate, own_key, own_ca)
-    if own:
-        check_certificate(own, host)
+    given = _given_certificate(own_certificate, own_key, own_ca)
+    if given:
+        check_certificate(given, host)
     root = data_root.resolve() if data_root else None
     made = init_federation(folder, FederationSettings(host=host, port=port, min_sites=min_sites, data_root=root), study)
-    files = copy_own(folder / CERTIFICATES, own) if own else write_trial(folder / CERTIFICATES, host, names or [], days)
+    place = folder / CERTIFICATES
+    files = copy_given(place, given) if given else write_trial(place, host, names or [], days)
     reporter = Reporter(Console())
     reporter.say(f"federation of the study {made.study().name!r}: {folder}")
     reporter.say(f"hospitals connect to {host}:{port}; deadlines are in {folder / 'federation.toml'}")
@@ -260,8 +261,8 @@ def egress_report(folder: SiteDir) -> None:
     reporter.say(f"the chain holds; note its last hash elsewhere: {verdict.last}")
 
 
-def _own_certificate(certificate: Path | None, key: Path | None, ca: Path | None) -> Certificates | None:
-    """Return the files of one's own certificate; None where none of them is given."""
+def _given_certificate(certificate: Path | None, key: Path | None, ca: Path | None) -> Certificates | None:
+    """Return the files of a given certificate; None where none of them is given."""
     from medfed.sites.credentials import Certificates
 
     if certificate is not None and key is not None and ca is not None:

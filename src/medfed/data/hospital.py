@@ -1,4 +1,4 @@
-"""What one hospital does with its own folder: find, decode and divide its data, compute moments, become a client.
+"""One hospital and its folder: find, decode and divide its data, compute moments, become a client.
 
 The run in one process and a hospital's own process call these same functions. So a federation over a network gives the
 bits that the run on one machine gives. Nothing here knows how messages travel, or what a site's policy allows.

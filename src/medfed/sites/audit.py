@@ -4,8 +4,8 @@ It holds sizes, counts and hashes only: no patient's data, no tensor's values. A
 SHA-256 of itself and holds that of the line before. ``<log>.head`` holds number and hash of the last line, so a log cut
 off at its end is noticed too. The head is written after the line. A crash leaves it one line behind, or leaves part of
 a line that was never finished; nothing left the site then. A broken log takes no entry: nothing leaves until the site's
-people have looked at it. Whoever can rewrite the whole folder can rewrite log and head together: note the report's last
-hash elsewhere.
+people have looked at it. A person who can rewrite the whole folder can rewrite log and head together. Note the
+report's last hash elsewhere.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ENTRY_BYTES = 4096
 LOG = "egress.jsonl"
 """The log's file in a site's folder."""
 START = "0" * 64
-"""What the first line holds as the hash before it."""
+"""The first line holds it as the hash before it."""
 
 Entry = Mapping[str, Any]
 """One line's fields."""
@@ -38,7 +38,7 @@ Entry = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Facts:
-    """What an entry says of a payload, besides its kind, size and hash.
+    """The facts of an entry, with kind, size and hash of its payload apart.
 
     Attributes:
         run: id of the run, as the server calls it.
@@ -68,7 +68,7 @@ class Head(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What :func:`verify` says of a log.
+    """The result of :func:`verify`.
 
     Attributes:
         entries: the good lines, up to the first broken one.
@@ -265,7 +265,7 @@ def _compare(entries: list[Entry], head: Head | None) -> str:
 
 
 class Row(NamedTuple):
-    """What left in one round of one run.
+    """One line of the egress report: a round of a run.
 
     Attributes:
         run: id of the run.

@@ -1,8 +1,8 @@
-"""What a hospital runs: it calls out to the server, and answers with what its own people allow to leave.
+"""A hospital's process: it calls out to the server, and answers with what its own people allow to leave.
 
 The code is the hospital's own installed medfed. A message brings a study as JSON, which must be of registered parts.
 Its named tensors must be those of the model the study describes. The policy is consulted before data is read and before
-anything leaves. What leaves is written to the audit log first.
+anything leaves. The audit log holds every payload's size and hash before it leaves.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Keys and certificates: a site's node key, and the server's TLS certificate with the CA that hospitals trust.
 
 A node key is an elliptic-curve key (NIST P-384) that signs every request the site sends. It never leaves the site; the
-server is given the public key. A trial's certificate is signed by a CA of its own, whose key signs this one certificate
-and is never written: nobody can sign a second. For years of use, bring a certificate of your institution's CA. People
-compare fingerprints by telephone.
+server is given the public key. A trial's certificate is signed by a CA of its own. The CA's key signs this one
+certificate and is never written: nobody can sign a second. For years of use, bring a certificate of your institution's
+CA. People compare fingerprints by telephone.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ USES = [
     "encipher_only",
     "decipher_only",
 ]
-"""What a certificate's key may be used for, as X.509 lists it."""
+"""Uses of a certificate's key, as X.509 lists them."""
 
 Parsed = TypeVar("Parsed")
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -175,7 +175,7 @@ def write_trial(folder: Path, host: str, names: Sequence[str] = (), days: int = 
     return _write(folder, ca.public_bytes(Encoding.PEM), certificate.public_bytes(Encoding.PEM), private)
 
 
-def copy_own(folder: Path, files: Certificates) -> Certificates:
+def copy_given(folder: Path, files: Certificates) -> Certificates:
     """Copy an institution's certificate into ``folder``; :func:`check_certificate` comes first."""
     return _write(folder, files.ca.read_bytes(), files.certificate.read_bytes(), files.key.read_bytes())
 
@@ -184,8 +184,8 @@ def check_certificate(files: Certificates, host: str) -> None:
     """Check that a server that is reached as ``host`` can use the certificate.
 
     Raises:
-        SiteError: a file is no certificate or key; the key is another's; it is not valid now; it is not for ``host``;
-            the CA did not sign it.
+        SiteError: a file is no certificate or key, the key is another's, or the CA did not sign the certificate. It is
+            not valid now, or not for ``host``.
     """
     chain, authority = load_certificates(files.certificate), load_authority(files.ca)
     form = "a private key in PEM form without a passphrase"

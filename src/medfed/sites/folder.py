@@ -124,7 +124,7 @@ class SiteFolder:
 
     @property
     def state_folder(self) -> Path:
-        """What algorithms keep here between rounds."""
+        """Folder of the state that algorithms keep here between rounds."""
         return self.root / STATE
 
     @property
@@ -198,8 +198,8 @@ def init_site(root: Path, settings: SiteSettings, bundle: Path, policy: Policy) 
     """Write a new site's folder, with a new key pair, and return it.
 
     Raises:
-        SiteError: the folder is not new, the name is taken by the server, the bundle is incomplete, or its CA is not
-            the one that ``settings`` name.
+        SiteError: the folder is not new, or the name is the server's. The bundle is incomplete, or its CA is not the
+            one that ``settings`` name.
     """
     check_name(settings.name)
     facts = Invitation.load(bundle)

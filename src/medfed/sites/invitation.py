@@ -22,7 +22,7 @@ from medfed.study.study import Study, load_study
 
 FACTS, CA, STUDY = "invitation.toml", "ca.pem", "study.toml"
 COMPARED = ("flwr", "torch")
-"""Packages of which both sides need the same version, besides medfed."""
+"""Packages of which both sides need the same version, as of medfed."""
 HINT = "pass the folder that `medfed federation invite` wrote, unchanged"
 
 

@@ -26,8 +26,9 @@ from medfed.sites.settings import checked, read_settings, toml
 from medfed.study.study import Study
 
 Part = Literal["encoders", "heads", "decoders", "buffers", "state"]
-"""What can leave: a model's encoders, task heads, all its other weights ("decoders": fusion too), its buffers
-(normalisation statistics, which are means of patients' features), and the algorithm's own tensors ("state")."""
+"""A part of an update: encoders, heads, other weights ("decoders": fusion too), buffers, the algorithm's tensors.
+
+Buffers are normalisation statistics, which are means of patients' features."""
 
 ANY = "any"
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -38,7 +39,7 @@ HEADER = """\
 
 
 class Policy(BaseModel):
-    """What may leave a site. The file ``policy.toml`` holds each field's description above its value."""
+    """The rules for what may leave a site. ``policy.toml`` holds each field's description above its value."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -32,7 +32,7 @@ from medfed.federated.wire import broadcast_bytes, update_of
 PROTOCOL = "2"
 """The form of the messages; it is raised when sites and servers of earlier versions would misread them."""
 PHASES = ("hello", "train", "evaluate", "bye")
-"""What a site may say it failed in."""
+"""Phases in which a site can fail."""
 
 
 class Message(NamedTuple):
@@ -68,7 +68,7 @@ class Transport(Protocol):
 
 
 class Greeting(BaseModel):
-    """What a site says of itself before the first round.
+    """The answer of a site to the first message.
 
     Attributes:
         num_examples: training examples; no update may claim more.

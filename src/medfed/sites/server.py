@@ -1,8 +1,8 @@
-"""What the server of a federation runs: wait for the sites, greet them, then the very pipeline a single machine runs.
+"""The server of a federation: it waits for the sites, greets them, and runs the very pipeline of a single machine.
 
-Only the exchange and the cohort differ from a run in one process: the clients are sites elsewhere, and of their data
-the server knows their number of examples and their moments. Both are filed in the run's folder at the first greeting,
-so a server that was killed goes on with the same federation and ends with the same bits.
+Only the exchange and the cohort differ from a run in one process. The clients are sites elsewhere; the server knows
+their numbers of examples and their moments. Both are filed in the run's folder at the first greeting. So a server that
+was killed goes on with the same federation and ends with the same bits.
 """
 
 from __future__ import annotations

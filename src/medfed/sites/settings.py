@@ -61,8 +61,8 @@ def check_name(name: str) -> None:
     """Refuse what cannot be a site's name.
 
     Raises:
-        SiteError: it has other characters than letters, digits and ``._-``, begins with one of the latter, or is the
-            server's: under a data root that is the folder of the server's own data.
+        SiteError: it has other characters than letters, digits and ``._-``, or begins with one of the latter. Or it is
+            the name of the server's folder under a data root.
     """
     if not re.fullmatch(NAME_PATTERN, name) or name == SERVER:
         hint = f"letters, digits, '.', '_' and '-', the first a letter or digit; not {SERVER!r}"

@@ -235,7 +235,7 @@ class RefusedError(Exception):
 
 
 FAILURES = (httpx.HTTPError, OSError, GoneError, RefusedError, ObjectPullError, ObjectPushError)
-"""What a connection raises when it breaks."""
+"""Errors of a connection that breaks."""
 
 
 class Connection:

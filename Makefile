@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 
 TABLES := table3 table4-5 table7 figure2 recipe
 
-.PHONY: demo real tables tables-quick test lint test-slow bench docs clean
+.PHONY: demo real tables tables-quick test lint words test-slow bench docs clean
 
 demo: $(STAMP)  ## the whole method on synthetic twins: prints the table, leaves report.html
 	$(BIN)/medfed run studies/demo.toml --report report.html
@@ -31,6 +31,9 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+words:  ## the words and the sentence length of pages, docstrings, messages and names
+	$(PYTHON) tools/check_words.py
 
 test-slow: $(STAMP)  ## the long runs: every study, kill and resume at each phase
 	$(BIN)/pytest -n 2 --dist loadfile -m slow

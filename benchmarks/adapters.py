@@ -74,9 +74,9 @@ class Experts:
         """Return the loop over experts; run it inside :func:`using`."""
         model = Looped(sharing(self.base))
         for name, layer in projections(model.inner):
-            parent, _, own = name.rpartition(".")
+            parent, _, leaf = name.rpartition(".")
             experts = LoopedExperts(layer, self.down[name], self.up[name], model.mixture)
-            setattr(model.inner.get_submodule(parent), own, experts)
+            setattr(model.inner.get_submodule(parent), leaf, experts)
         return model
 
     def x_lora(self) -> PeftModel:
@@ -118,8 +118,8 @@ class Experts:
 
         def call(values: Tensor) -> Tensor:
             model.zero_grad(set_to_none=True)
-            said: Tensor = form.forward(values, scalings=scalings)
-            return said
+            output: Tensor = form.forward(values, scalings=scalings)
+            return output
 
         return call
 
@@ -167,8 +167,8 @@ class LoopedExperts(nn.Module):
         result: Tensor = self.base_layer(x)
         weights = self.mixture.alpha.to(x.dtype).unsqueeze(1)
         for number, (down, up) in enumerate(zip(self.down, self.up, strict=True)):
-            said = F.linear(F.linear(x, down.to(x.dtype)), up.to(x.dtype))
-            result = result + weights[..., number : number + 1] * (said * SCALING)
+            output = F.linear(F.linear(x, down.to(x.dtype)), up.to(x.dtype))
+            result = result + weights[..., number : number + 1] * (output * SCALING)
         return result
 
 

@@ -1,8 +1,8 @@
 """Summing 100 updates of 15 million parameters: speed against copying, memory against one update and one sum.
 
 A weighted sum reads the float32 change, and reads and writes the float64 sum: 20 bytes a parameter. Copying float32
-moves 8. So a copy of 2.5 times the parameters moves the same bytes: where that takes 30 % of the sum's time, the sum
-runs at 30 % of the copy bandwidth. The gate reads the change once more, and is held to the same copy.
+moves 8. So a copy of 2.5 times the parameters moves the same bytes. If this copy takes 30 % of the sum's time, the
+sum runs at 30 % of the copy bandwidth. The gate reads the change once more, and is held to the same copy.
 
 Gate and sum are paid for every update. The fingerprint of the model that is sent out is paid once a round, however many
 clients answer, and is a row of its own.
@@ -22,7 +22,6 @@ from torch import Tensor
 from benchmarks.bytes import peak_bytes, size
 from benchmarks.rows import Row, Target, counted
 from benchmarks.timing import Bench, Run, Versus
-from medfed.algorithms.fedavg import FedAvg
 from medfed.core.types import Broadcast, Params, Update
 from medfed.federated import rounds
 from medfed.federated.algorithm import Federation
@@ -30,6 +29,7 @@ from medfed.federated.encoding import compressed
 from medfed.federated.exchange import Answer
 from medfed.federated.rounds import run_round
 from medfed.federated.state import FederatedState, fingerprint
+from medfed.study.algorithms import FedAvg
 from medfed.study.federation import RoundSettings, UploadDtype
 
 EXAMPLES = 7
@@ -100,7 +100,7 @@ def _sums(model: Params, change: Params, clients: int) -> Mapping[str, Tensor]:
     """Aggregate as FedAvg does."""
     state, names = FederatedState(0, model), _names(clients)
     updates = (Update(name, 1, "", change, EXAMPLES, 1) for name in names)
-    return FedAvg().aggregate(state, updates, Federation(dict.fromkeys(names, EXAMPLES), 0)).params
+    return FedAvg().build().aggregate(state, updates, Federation(dict.fromkeys(names, EXAMPLES), 0)).params
 
 
 def _round(

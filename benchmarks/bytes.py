@@ -29,7 +29,7 @@ def saved_bytes(run: Callable[[], object], weights: Iterable[Tensor]) -> int:
 def peak_bytes(run: Callable[[], object]) -> int:
     """Return how much more memory than at its start torch's CPU allocator has given out at the worst moment of ``run``.
 
-    What was allocated before does not count, and what ``run`` returns does.
+    Memory that was allocated before does not count; the result of ``run`` does.
     """
     with torch.autograd.profiler.profile(profile_memory=True) as profiler:
         run()

@@ -1,7 +1,7 @@
 """A federated round in one process against the bare local training it contains.
 
-The bare form loads the global weights, runs the same batches through the same optimizer, and that is all: no gate, no
-fingerprint, no records, no sums. Averaged afterwards, outside the clock, it gives the round's new model.
+The bare form loads the global weights and runs the same batches through the same optimizer. It has no gate, no
+fingerprint, no records and no sums. Averaged afterwards, outside the clock, it gives the round's new model.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from torch.nn import functional as F
 from benchmarks.bytes import size
 from benchmarks.rows import Row, Target, counted, peaks
 from benchmarks.timing import Bench, Versus
-from medfed.algorithms.fedavg import FedAvg
 from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Batch, Params
 from medfed.federated.algorithm import Federation
@@ -29,6 +28,7 @@ from medfed.federated.exchange import InProcessExchange
 from medfed.federated.rounds import initial_state, run_round
 from medfed.models.base import FederatedModel
 from medfed.runs.federation import build_model
+from medfed.study.algorithms import FedAvg
 from medfed.study.federation import ClientSettings, RoundSettings, UploadDtype
 from medfed.study.study import Study, load_study
 from medfed.tasks.base import Task, TaskSet
@@ -54,7 +54,7 @@ def round_rows(bench: Bench) -> Iterator[Row]:
 
 
 def wire_rows(bench: Bench) -> Iterator[Row]:
-    """What the clients of a round send in every dtype, and how far that takes the mean update from the exact one."""
+    """Yield the upload of a round in every dtype, and its distance between the mean update and the exact one."""
     study, (each, clients) = load_study(DEMO), (4, 2) if bench.quick else (70, 5)
     hospitals = [_hospital(study, f"hospital-{number}", each, number) for number in range(clients)]
     setting = (
@@ -74,8 +74,8 @@ def wire_rows(bench: Bench) -> Iterator[Row]:
             yield counted("wire", setting, over, ("download", float(record.down_bytes)), takes=size(record.up_bytes))
             continue
         off = 100 * _distance(result.state.params, exact) / _distance(exact, start.params)
-        told = "not known" if result.upload_error is None else f"{100 * result.upload_error:.3f} %"
-        note = f"error of the mean update: told {told}, exactly {off:.3f} %"
+        reported = "not known" if result.upload_error is None else f"{100 * result.upload_error:.3f} %"
+        note = f"error of the mean update: reported {reported}, exactly {off:.3f} %"
         under = ("in float32", float(sent["float32"]))
         yield counted("wire", setting, over, under, takes=size(record.up_bytes), note=note)
 

@@ -1,7 +1,7 @@
 """A decoder of 7B shape in bf16 on a GPU: tokens a second, memory, and the share of what the device can do.
 
-Random weights; as many of the 32 layers as fit. The roof is measured on the device in the same turns: matrix products
-of the same FLOPs for a long prompt, copies of the same bytes for one token. In toy form it runs on the CPU.
+Random weights; as many of the 32 layers as fit. The roof is measured on the device in the same turns. For a long
+prompt it is matrix products of the same FLOPs, for one token copies of the same bytes. In toy form it runs on the CPU.
 """
 
 from __future__ import annotations
@@ -107,10 +107,10 @@ def _forward_backward(model: nn.Module, x: Tensor) -> Tensor:
 
 def _waited(run: Callable[[], Tensor]) -> Tensor:
     """Return what ``run`` gives when the device is done with it."""
-    found = run()
-    if found.is_cuda:
-        torch.cuda.synchronize(found.device)
-    return found
+    result = run()
+    if result.is_cuda:
+        torch.cuda.synchronize(result.device)
+    return result
 
 
 def _matmuls(forward: Run, x: Tensor, bench: Bench) -> dict[str, Run]:

@@ -22,7 +22,7 @@ def llama(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
 ) -> LlamaForCausalLM:
-    """Return a frozen Llama with random weights; its MLP is 8/3 as wide as it, unless said otherwise."""
+    """Return a frozen Llama with random weights; its MLP is 8/3 as wide as it, unless ``intermediate`` is given."""
     heads = max(1, width // 64)
     config = LlamaConfig(
         vocab_size=vocabulary,

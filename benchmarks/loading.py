@@ -28,8 +28,9 @@ from medfed.core.catalog import DATASETS, MODALITIES
 from medfed.data.cache import SETTLED_SECONDS, DecodedCache
 from medfed.data.decode import decode
 from medfed.datasets.base import Dataset, read_csv
-from medfed.datasets.formats import read_nifti, write_nifti
-from medfed.datasets.images import read_dicom, read_grey
+from medfed.datasets.dicom import read_dicom
+from medfed.datasets.images import read_grey
+from medfed.datasets.nifti import read_nifti, write_nifti
 from medfed.datasets.ptbxl import COLUMNS, TABLE, read_wfdb
 from medfed.datasets.yaib import NUM_HOURS
 from medfed.modalities.base import Modality
@@ -76,8 +77,8 @@ def cache_rows(bench: Bench) -> Iterator[Row]:
 def _decoded(dataset: Dataset, root: Path, cache: DecodedCache | None) -> object:
     """Decode as a study does, for its samples; the whole arrays are read outside the clock."""
     modalities = {name: _roomy(MODALITIES[name]) for name in (*dataset.modalities, *dataset.truths)}
-    found = decode(dataset, root, modalities, cache=cache)
-    return lambda: dict(found.samples)
+    decoded = decode(dataset, root, modalities, cache=cache)
+    return lambda: dict(decoded.samples)
 
 
 def _roomy(modality: Modality) -> Modality:
@@ -101,7 +102,7 @@ def _memory(bench: Bench, folder: Path, spec: TwinSpec, side: int, row: tuple[st
 
 def _read(folder: Path, spec: TwinSpec, side: int, title: str, which: int) -> None:
     """Read the files of one format, which are there, in one of the two ways."""
-    pair = next(pair for found, _, pair in _formats(folder, spec, side) if found == title)
+    pair = next(pair for held, _, pair in _formats(folder, spec, side) if held == title)
     kept = pair[which]()
     del kept
 
@@ -114,8 +115,8 @@ def _formats(folder: Path, spec: TwinSpec, side: int) -> Iterator[tuple[str, str
     images = sorted(_twin(folder, "covid-radiography", spec).rglob("*.png"))
     yield f"{_several(images)}, {spec.image_size}²", "Pillow", _each(images, read_grey, _pillow)
     films = sorted(_twin(folder, "rsna-pneumonia", spec).rglob("*.dcm"))
-    shown = _each(films, lambda path: _standard(read_dicom(path)), _pydicom)
-    yield f"{_several(films)}, {spec.image_size}²", "pydicom", shown
+    pair = _each(films, lambda path: _standard(read_dicom(path)), _pydicom)
+    yield f"{_several(films)}, {spec.image_size}²", "pydicom", pair
     ecgs = _twin(folder, "ptbxl", spec)
     headers = sorted(ecgs.rglob("*.hea"))
     pair = _each(headers, lambda path: read_wfdb(path, path.with_suffix(".dat")), _wfdb)
@@ -155,8 +156,8 @@ def _pillow(path: Path) -> np.ndarray:
 
 def _pydicom(path: Path) -> object:
     file = pydicom.dcmread(path)
-    shown = apply_voi_lut(apply_modality_lut(file.pixel_array, file), file)
-    return _standard(shown, inverted=file.PhotometricInterpretation == "MONOCHROME1")
+    picture = apply_voi_lut(apply_modality_lut(file.pixel_array, file), file)
+    return _standard(picture, inverted=file.PhotometricInterpretation == "MONOCHROME1")
 
 
 def _standard(grey: np.ndarray, *, inverted: bool = False) -> object:

@@ -1,10 +1,11 @@
-"""What the numbers were taken on, and with."""
+"""The machine, the versions and the day of the numbers."""
 
 from __future__ import annotations
 
 import os
 import platform
 import subprocess
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,21 +17,22 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 def head() -> dict[str, str]:
-    """Return processor, memory, device and versions."""
+    """Return processor, memory, device, versions and the day."""
     memory = psutil.virtual_memory().total / 2**30
-    found = {
+    facts = {
         "processor": f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB; one thread is used",
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "Python": platform.python_version(),
     }
-    return found | {name: version(name) for name in PACKAGES} | {"medfed": _commit()}
+    facts |= {name: version(name) for name in PACKAGES}
+    return facts | {"medfed": _commit(), "date": datetime.now(UTC).date().isoformat()}
 
 
 def _commit() -> str:
     """Return the commit, marked where files differ from it; the version outside a repository."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    return found.stdout.strip() or version("medfed")
+    described = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    return described.stdout.strip() or version("medfed")
 
 
 def _processor() -> str:

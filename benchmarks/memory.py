@@ -35,7 +35,7 @@ def memory_rows(bench: Bench) -> Iterator[Row]:
     steps = {name: _step(name, model, experts.alpha, x) for name, model in models.items()}
     kept = {name: saved_bytes(step, models[name].parameters()) for name, step in steps.items()}
     peak = {name: peak_bytes(partial(_backward, step)) for name, step in steps.items()}
-    own = {name: value - kept[FROZEN] for name, value in kept.items()}
+    extra = {name: value - kept[FROZEN] for name, value in kept.items()}
     for over, under, target in (
         (FUSED, FULL, Target("≤", 1.1)),
         (LOOP, FUSED, Target("≥", 10.0)),
@@ -44,11 +44,11 @@ def memory_rows(bench: Bench) -> Iterator[Row]:
         yield counted(
             "memory",
             f"{setting}, activations",
-            (over, own[over]),
-            (under, own[under]),
+            (over, extra[over]),
+            (under, extra[under]),
             measure=KEPT,
             target=target,
-            takes=size(own[over]),
+            takes=size(extra[over]),
         )
     for over, under in ((FUSED, FROZEN), (FUSED, FULL), (LOOP, FUSED), (X_LORA, FUSED)):
         yield counted(

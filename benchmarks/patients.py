@@ -63,7 +63,7 @@ class Tokens(Encoder):
 
 
 class Server(NamedTuple):
-    """What injects, with the model whose encoders it reads."""
+    """The injector, with the model whose encoders it reads."""
 
     injector: Injector
     model: MultimodalModel
@@ -78,8 +78,8 @@ class Server(NamedTuple):
 @cache
 def tokenizer() -> HubTokenizer:
     """Return a byte-pair tokenizer that knows the tasks' words."""
-    told = [(task.question, task.task_description, task.modality_description) for task in TASKS.values()]
-    texts = [f" Question: {words} Answer: Yes Answer: No" for task in told for words in task]
+    texts_of_tasks = [(task.question, task.task_description, task.modality_description) for task in TASKS.values()]
+    texts = [f" Question: {words} Answer: Yes Answer: No" for task in texts_of_tasks for words in task]
     made = train_tokenizer(texts, 1500)
     pad, start, end = SPECIAL
     return HubTokenizer(PreTrainedTokenizerFast(tokenizer_object=made, pad_token=pad, bos_token=start, eos_token=end))

@@ -25,15 +25,16 @@ def rows(server: Server, examples: Examples) -> tuple[list[Tensor], list[list[in
     """Return per example the embeddings of its prompt ``[position, width]``, its answer's ids and its task."""
     prompts, answers, tasks = [], [], []
     foundation = server.injector.injected.foundation
-    for (task, batch), shown in zip(examples, encode(server.model, examples), strict=True):
-        asked = foundation.tokenizer.encode(QUESTION.format(question=task.question)) + foundation.tokenizer.encode(CUE)
+    for (task, batch), encoded in zip(examples, encode(server.model, examples), strict=True):
+        question = foundation.tokenizer.encode(QUESTION.format(question=task.question))
+        question = question + foundation.tokenizer.encode(CUE)
         start = [] if foundation.tokenizer.bos is None else [foundation.tokenizer.bos]
         projectors = server.injector.injected.projectors
-        said = [foundation.tokenizer.encode(ANSWER.format(answer=answer)) for answer in task.answers]
-        tokens = torch.cat([projectors[name](shown[name]) for name in task.modalities], 1)
+        replies = [foundation.tokenizer.encode(ANSWER.format(answer=answer)) for answer in task.answers]
+        tokens = torch.cat([projectors[name](encoded[name]) for name in task.modalities], 1)
         for row, target in enumerate(batch.target.tolist()):
-            prompts.append(torch.cat([foundation.embed(start), tokens[row], foundation.embed(asked)]))
-            answers.append(said[target])
+            prompts.append(torch.cat([foundation.embed(start), tokens[row], foundation.embed(question)]))
+            answers.append(replies[target])
             tasks.append(task)
     return prompts, answers, tasks
 

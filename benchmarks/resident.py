@@ -35,11 +35,11 @@ def _growth(work: Callable[[], object]) -> int:
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
     RESET.write_text("5", encoding="utf-8")
-    before = _told("VmRSS")
+    before = _status_bytes("VmRSS")
     work()
-    return max(0, _told("VmHWM") - before)
+    return max(0, _status_bytes("VmHWM") - before)
 
 
-def _told(field: str) -> int:
+def _status_bytes(field: str) -> int:
     lines = STATUS.read_text(encoding="utf-8").splitlines()
     return 1024 * int(next(line for line in lines if line.startswith(f"{field}:")).split()[1])

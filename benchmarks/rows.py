@@ -16,7 +16,7 @@ NEAR, SURE = 0.03, 0.10
 
 
 class Target(NamedTuple):
-    """What a ratio must be; ``=`` is explained at :func:`judged`."""
+    """The bound of a ratio; :func:`judged` explains ``=``."""
 
     bound: Bound
     value: float
@@ -35,7 +35,7 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """What was compared, and what came of it.
+    """A comparison and its outcome.
 
     Attributes:
         group: which part of the benchmark.
@@ -68,17 +68,17 @@ class Row:
     note: str = ""
 
 
-def judged(target: Target | None, found: Interval) -> bool | None:
-    """Say whether ``found`` meets ``target``.
+def judged(target: Target | None, interval: Interval) -> bool | None:
+    """Say whether ``interval`` meets ``target``.
 
-    ``≤`` and ``≥`` look at the ratio. ``=`` is a test of equivalence, which noise fails: to two decimals, the ratio is
-    at most :data:`NEAR` from the value, the whole interval at most :data:`SURE`, and not all of it above the value.
+    ``≤`` and ``≥`` look at the ratio. ``=`` is a test of equivalence, which noise fails. To two decimals, the ratio is
+    at most :data:`NEAR` from the value, and the whole interval at most :data:`SURE`. The lower end is not above it.
     """
     if target is None:
         return None
     if target.bound != "=":
-        return HOLDS[target.bound](found.ratio, target.value)
-    off, below, above = (round(end - target.value, 2) for end in found)
+        return HOLDS[target.bound](interval.ratio, target.value)
+    off, below, above = (round(end - target.value, 2) for end in interval)
     return abs(off) <= NEAR and -SURE <= below <= 0 and above <= SURE
 
 

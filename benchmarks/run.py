@@ -5,8 +5,8 @@
     python -m benchmarks.run --list
     python -m benchmarks.run --write README.md            # the numbers to docs/bench.json, the table into the README
 
-Numbers are kept after every group. With --only, those of the other groups stay, if they were taken on the same machine
-with the same versions, and so are in the table.
+Numbers are kept after every group. With --only, numbers of other groups stay in the table if machine and versions are
+the same.
 
 A benchmark whose variants should compute the same and do not stops with an error: its ratio would mean nothing.
 """
@@ -67,7 +67,8 @@ def others(path: Path, about: Mapping[str, str], groups: Sequence[str]) -> list[
     if not path.is_file():
         return []
     before, rows = read_numbers(path)
-    return [row for row in rows if row.group not in groups] if before == about else []
+    is_same = all(before.get(name) == about.get(name) for name in {*before, *about} - {"date"})
+    return [row for row in rows if row.group not in groups] if is_same else []
 
 
 def write_numbers(path: Path, about: Mapping[str, str], rows: Sequence[Row]) -> None:

@@ -14,13 +14,13 @@ class DifferentError(AssertionError):
     """Two variants that should compute the same do not, so their ratio means nothing."""
 
 
-def require_same(one: str, found: object, other: str, wanted: object, tolerance: float) -> None:
+def require_same(one: str, outcome: object, other: str, wanted: object, tolerance: float) -> None:
     """Compare two outcomes.
 
     Raises:
         DifferentError: they differ in kind or shape, or by more than ``tolerance`` × the largest value.
     """
-    left, right = list(_leaves(found)), list(_leaves(wanted))
+    left, right = list(_leaves(outcome)), list(_leaves(wanted))
     if len(left) != len(right):
         raise DifferentError(f"{one!r} returned {len(left)} values, {other!r} {len(right)}")
     for number, (a, b) in enumerate(zip(left, right, strict=True)):

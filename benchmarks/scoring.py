@@ -1,7 +1,7 @@
 """A closed question by one forward pass against asking the LLM to write 128 tokens.
 
-The random LLM is made to answer: two rows of its head are set so that yes and no are the likeliest words behind the
-cue, and which of the two depends on the patient.
+The random LLM is made to answer. Two rows of its head are set so that yes and no are the likeliest words after the
+cue. The patient decides which of the two is likelier.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def scoring_rows(bench: Bench) -> Iterator[Row]:
     pairs = [Versus(written, scored, Target("≥", 3.5), same=True)]
     yield from bench.race("scoring", setting, variants, pairs, seconds=30.0)
     yield peaks("scoring", setting, variants, written, scored)
-    equal, said_yes = _equal_answers(here, items)
-    note = f"{equal:,} of {items:,} equal, {said_yes:,} of them yes; greedy: what follows the answer cannot change it"
+    equal, num_yes = _equal_answers(here, items)
+    note = f"{equal:,} of {items:,} equal, {num_yes:,} of them yes; greedy: what follows the answer cannot change it"
     over, under = ("answers equal to those of generate", equal), ("questions", items)
     yield counted("scoring", f"{setting}, four tasks", over, under, measure="count", target=Target("≥", 1.0), note=note)
 
@@ -85,9 +85,9 @@ def _teach_to_answer(here: Server) -> None:
 
 def _hidden(here: Server, task: Task) -> Tensor:
     """Return what the head reads behind the cue ``[patient, width]``."""
-    found: list[Tensor] = []
+    states: list[Tensor] = []
     head = here.llm.get_output_embeddings()  # type: ignore[operator]
-    hook = head.register_forward_pre_hook(lambda _, given: found.append(given[0][:, -1]))
+    hook = head.register_forward_pre_hook(lambda _, given: states.append(given[0][:, -1]))
     here.injector.score(task, patients(task, 24, seed=2).batch(np.arange(24)))
     hook.remove()
-    return torch.cat(found)
+    return torch.cat(states)

@@ -81,7 +81,7 @@ def _batches(public: Mapping[str, TaskSet], size: int) -> Iterator[Examples]:
         drawn: dict[str, list[int]] = {}
         for name, position in order[start : start + size]:
             drawn.setdefault(name, []).append(position)
-        yield [(public[name].task, public[name].batch(np.array(found))) for name, found in sorted(drawn.items())]
+        yield [(public[name].task, public[name].batch(np.array(rows))) for name, rows in sorted(drawn.items())]
 
 
 def _scoring(here: Server, number: int) -> Callable[[], list[torch.Tensor]]:

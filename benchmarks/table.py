@@ -10,9 +10,9 @@ from benchmarks.rows import NEAR, SURE, Row
 
 MARKER = "bench"
 LEGEND = (
-    "A target ≤ or ≥ is reached if the ratio holds it. “= 1.00” is reached if, to two decimals, the ratio is at most"
-    f" {NEAR:.2f} from 1.00, both ends of the interval at most {SURE:.2f}, and the lower end not above 1.00: a wide"
-    " interval reaches nothing."
+    "A target ≤ or ≥ is reached if the ratio holds it. A target “= 1.00” needs, to two decimals, a ratio at most"
+    f" {NEAR:.2f} from 1.00 and both ends of the interval at most {SURE:.2f}. The lower end is not above 1.00, so a"
+    " wide interval reaches nothing."
 )
 COLUMNS = ("what", "ratio", "95 % interval", "target", "reached", "turns", "the first takes")
 
@@ -76,7 +76,7 @@ def _cells(row: Row) -> list[str]:
     interval = "exact" if row.low is None or row.high is None else f"{row.low:.2f}–{row.high:.2f}"
     reached = {None: "", True: "yes", False: "**no**"}[row.reached]
     return [
-        _what(row) + _beside(row),
+        _what(row) + _remarks(row),
         f"{row.ratio:.2f}",
         interval,
         row.target or "",
@@ -91,11 +91,11 @@ def _what(row: Row) -> str:
     return f"{row.over} ÷ {row.under}{measure}"
 
 
-def _beside(row: Row) -> str:
+def _remarks(row: Row) -> str:
     """Return what else is to be known, in brackets."""
     wall = "" if row.wall_ratio is None else f"wall time {row.wall_ratio:.2f}"
-    said = "; ".join(part for part in (wall, row.note) if part)
-    return f" ({said})" if said else ""
+    remarks = "; ".join(part for part in (wall, row.note) if part)
+    return f" ({remarks})" if remarks else ""
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -36,7 +36,7 @@ class Versus:
         over, under: names of variants.
         target: what the ratio must be.
         same: both return the same values; this is checked, and a benchmark whose variants differ stops.
-        wall: show the ratio of wall times beside.
+        wall: add the ratio of wall times.
         note: for the row.
     """
 
@@ -149,16 +149,16 @@ def _row(
 ) -> Row:
     over, under = names.index(pair.over), names.index(pair.under)
     spent, wall = spent_and_wall
-    found, once = ratio_of_medians(spent[:, over], spent[:, under]), float(np.median(spent[:, over]))
+    interval, once = ratio_of_medians(spent[:, over], spent[:, under]), float(np.median(spent[:, over]))
     return Row(
         group,
         setting,
         pair.over,
         pair.under,
         clock,
-        *found,
+        *interval,
         None if pair.target is None else str(pair.target),
-        judged(pair.target, found),
+        judged(pair.target, interval),
         len(spent),
         f"{tokens / once:,.0f} tokens/s" if tokens else duration(once),
         ratio_of_medians(wall[:, over], wall[:, under]).ratio if pair.wall else None,

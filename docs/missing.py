@@ -1,4 +1,4 @@
-"""Draw what a missing modality costs, from the leaderboard of studies/missing.toml, with the unimodal bounds beside.
+"""Draw the cost of a missing modality, from the leaderboard of studies/missing.toml, with the unimodal bounds.
 
 python docs/missing.py runs/missing   writes docs/missing.png
 """

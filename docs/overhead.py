@@ -1,10 +1,11 @@
-"""What a network costs: a round over Flower, and in worker processes, against the same round in one process.
+"""The cost of a network: a round over Flower, and in worker processes, against the same round in one process.
 
 python docs/overhead.py        writes docs/overhead.md; three minutes on two cores
 
-Three sites with folders of their own (studies/scaffold-3sites.toml's data, FedAvg), a server with TLS and node keys,
-all in one process so that one clock sees everything: the sites answer in threads, as ``medfed site join`` does in its
-process. Rounds of the exchanges alternate; the numbers are ratios of medians, of CPU and of wall time.
+Three sites with a folder each and a server with TLS and node keys run in one process, so that one clock sees
+everything. Data and study are those of studies/scaffold-3sites.toml, with FedAvg. The sites answer in threads, as
+``medfed site join`` does in its process. Rounds of the exchanges alternate; the numbers are ratios of medians, of CPU
+and of wall time.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from medfed.sites.network import NetworkServer, NetworkSite
 from medfed.sites.remote import Conduct, Message, RemoteExchange
 from medfed.study.federation import RoundSettings
 from medfed.study.study import Study, load_study
+from sections.measured import here as measured_at
 
 ROOT = Path(__file__).parents[1]
 SITES = ("site-0", "site-1", "site-2")
@@ -194,20 +196,21 @@ def page(rows: list[list[str]]) -> str:
         "2 workers, wall",
     ]
     lines = [f"| {' | '.join(cells)} |" for cells in (head, ["---", *["--:"] * (len(head) - 1)], *rows)]
-    return HEAD + "\n".join(lines) + "\n" + TAIL
+    return HEAD + "\n".join(lines) + "\n" + TAIL + f"\n{measured_at()}\n"
 
 
-HEAD = """# What a network costs
+HEAD = """# The cost of a network
 
-Ratios of medians to the same round in one process, all exchanges in turn on the same machine (two cores):
-`python docs/overhead.py`. Three sites with 140 training examples each; every exchange ends with the same weights, bit
-for bit, or the script stops. Over Flower and in workers clients train at the same time, in one process in turn, so wall
-time can be below 1; CPU time is the price, and counts both sides: TLS, Flower's objects, packing, hashing.
+The table has ratios of medians to the same round in one process, with all exchanges in turn on one machine of two
+cores: `python docs/overhead.py`. Three sites have 140 training examples each. Every exchange ends with the same
+weights, bit for bit, or the script stops. Over Flower and in workers clients train at the same time, and in one
+process in turn. So wall time can be below 1. CPU time is the price. It counts both sides: TLS, Flower's objects,
+packing, hashing.
 
 """
 TAIL = """
-What Flower adds is time per message and per byte, so it matters where local training is short. A site asks for letters
-once a second when idle, which is most of what a short round waits for.
+Flower adds time per message and per byte, so it matters if local training is short. An idle site asks for messages
+once a second, and most of a short round is this wait.
 """
 
 if __name__ == "__main__":

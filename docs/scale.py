@@ -2,8 +2,8 @@
 
 python docs/scale.py        writes docs/scale.md and docs/scale.png; some minutes on two quiet cores
 
-Every cell is a run of the library's own arm (rounds, gate, sums, checkpoints, logs) in a fresh process, on made-up ECGs
-that are dealt over the clients: the data is the same however many there are.
+Every cell is a federation of the library (rounds, gate, sums, checkpoints, logs) in a fresh process. Made-up ECGs are
+dealt over the clients, so the data is the same however many clients there are.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from medfed.runs.federation import Arm, Connect, build_model, in_process, in_wor
 from medfed.runs.folder import RunDir
 from medfed.study.study import Study
 from medfed.tasks.base import TaskSet
+from sections.measured import here as measured_at
 
 DOCS = Path(__file__).parent
 NUM_EXAMPLES, LENGTH = 12_000, 250
@@ -52,7 +53,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Sample:
-    """What a process tree had used before a round, or at the end.
+    """Time and memory of a process tree before a round, or at the end.
 
     Attributes:
         wall_seconds, cpu_seconds: since the start; CPU of server and workers.
@@ -162,8 +163,8 @@ def measured(cell: Cell) -> list[Sample]:
         # Not as a script: workers would import it, and all that it imports, again.
         code = f"import sys; sys.path.append({str(DOCS)!r}); import scale; scale.tell(*sys.argv[1:])"
         command = [sys.executable, "-c", code, json.dumps(asdict(cell)), folder]
-        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603 (itself)
-    return [Sample(**item) for item in json.loads(said.splitlines()[-1])]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603 (itself)
+    return [Sample(**item) for item in json.loads(output.splitlines()[-1])]
 
 
 def round_costs(samples: list[Sample], clock: str) -> list[float]:
@@ -176,14 +177,16 @@ def round_costs(samples: list[Sample], clock: str) -> list[float]:
 
 HEAD = f"""# Many clients on one machine
 
-`medfed run STUDY --workers N` trains the clients in N processes: memory for N models, however many clients there are.
-The clients' data lies in files that all workers map into memory, what clients keep between rounds lies in files too,
-and sums take one update at a time. Below, {NUM_EXAMPLES:,} made-up ECGs are dealt over 10, 100 and 1,000 clients, of
-which a tenth (or what the table says) trains each round, in two workers. Memory is what a process has of its own (USS)
-after the last round; a page of the data counts in a worker as long as no other worker has read it, which is why
-workers with ten large clients seem to grow, by one client's data a round. The peak is resident memory. CPU is that of
-server and workers in the median round, without the first, in which workers start. (Made by
-`python docs/scale.py`, each line in a fresh process.)
+`medfed run STUDY --workers N` trains the clients in N processes: memory for N models, however many clients there
+are. All workers map the clients' data from files. The state that clients keep between rounds is in files too, and
+sums take one update at a time.
+
+Below, {NUM_EXAMPLES:,} made-up ECGs are dealt over 10, 100 and 1,000 clients. A tenth of them (or the number in the
+table) trains each round, in two workers. Memory is the private memory of a process (USS) after the last round. A
+page of the data counts in a worker as long as no other worker has read it. So workers with ten large clients seem
+to grow, by one client's data a round. The peak is resident memory. CPU is that of server and workers in the median
+round. The first round does not count, because workers start in it. (Made by `python docs/scale.py`, each line in a
+fresh process.)
 """
 COLUMNS = (
     "algorithm",
@@ -202,11 +205,11 @@ SIZES = (10, 100, 1000)
 
 def row(cell: Cell, samples: list[Sample]) -> str:
     """Return a line of the table."""
-    asked = max(1, int(cell.participation * cell.clients + 0.5))
-    examples = asked * NUM_EXAMPLES // cell.clients
+    training = max(1, int(cell.participation * cell.clients + 0.5))
+    examples = training * NUM_EXAMPLES // cell.clients
     cpu, last = median(round_costs(samples, "cpu_seconds")), samples[-1]
     memory = f"{last.server_mib:.0f} | {last.worker_mib:.0f} | {last.peak_mib:.0f}"
-    first = f"{cell.algorithm} | {cell.clients:,} | {asked} | {examples:,} | {cell.rounds}"
+    first = f"{cell.algorithm} | {cell.clients:,} | {training} | {examples:,} | {cell.rounds}"
     return f"| {first} | {memory} | {cpu:.2f} | {1000 * cpu / examples:.2f} |"
 
 
@@ -216,10 +219,12 @@ def page(cells: Mapping[Cell, list[Sample]], ratios: Mapping[str, float]) -> str
     lines += [row(cell, samples) for cell, samples in cells.items()]
     lines += ["\n![Memory and cost](scale.png)\n", "## Workers against one process\n"]
     lines += [
-        f"A round of FedAvg over {OVERHEAD.clients} clients with two workers, as a multiple of the same round in one "
-        f"process; medians of rounds that took turns: CPU {ratios['cpu_seconds']:.2f}, "
-        f"wall time {ratios['wall_seconds']:.2f}.\n"
+        f"A round of FedAvg over {OVERHEAD.clients} clients with two workers, divided by the same round in one "
+        "process: "
+        f"CPU {ratios['cpu_seconds']:.2f}, wall time {ratios['wall_seconds']:.2f}. "
+        "These are medians of rounds that took turns.\n"
     ]
+    lines.append(f"{measured_at()}\n")
     return "\n".join(lines)
 
 
@@ -259,13 +264,13 @@ TURNS = 2
 
 def overhead() -> dict[str, float]:
     """Return rounds with two workers over rounds in one process; the two take turns, each in a fresh process."""
-    found: dict[int, list[Sample]] = {}
+    sampled: dict[int, list[Sample]] = {}
     costs: dict[tuple[int, str], list[float]] = {}
     for _ in range(TURNS):
         for workers in (0, 2):
-            found[workers] = measured(replace(OVERHEAD, workers=workers))
+            sampled[workers] = measured(replace(OVERHEAD, workers=workers))
             for clock in ("cpu_seconds", "wall_seconds"):
-                costs.setdefault((workers, clock), []).extend(round_costs(found[workers], clock))
+                costs.setdefault((workers, clock), []).extend(round_costs(sampled[workers], clock))
     return {clock: median(costs[2, clock]) / median(costs[0, clock]) for clock in ("cpu_seconds", "wall_seconds")}
 
 

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from medfed.algorithms.fedavg import FedAvg
 from medfed.core.catalog import TASKS
 from medfed.core.rng import numpy_rng
 from medfed.core.types import Batch
@@ -21,6 +20,7 @@ from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
 from medfed.federated.exchange import InProcessExchange
 from medfed.federated.rounds import initial_state, run_rounds
+from medfed.study.algorithms import FedAvg
 from medfed.study.federation import ClientSettings, RoundSettings
 from medfed.tasks.base import TaskSet
 

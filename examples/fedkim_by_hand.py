@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from medfed.algorithms.fedavg import FedAvg
 from medfed.core.rng import numpy_rng
 from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Params
@@ -30,6 +29,7 @@ from medfed.injection.inject import Injector
 from medfed.llm.foundation import Foundation
 from medfed.modalities import ENCODERS, MODALITIES
 from medfed.models.multimodal import MultimodalModel
+from medfed.study.algorithms import FedAvg
 from medfed.study.federation import ClientSettings, RoundSettings
 from medfed.study.injection import InjectionSettings
 from medfed.tasks import TASKS
@@ -78,23 +78,26 @@ def train_client(model: nn.Module, tasks: dict[str, TaskSet], place: str, number
     return model
 
 
-def answer_loss(llm: nn.Module, own: Params, foundation: Foundation, task: Task, tokens: Tensor, target: int) -> Tensor:
+def answer_loss(
+    llm: nn.Module, params: Params, foundation: Foundation, task: Task, tokens: Tensor, target: int
+) -> Tensor:
     """Steps 1 to 3 for one example: h = [g(e); p], α of Eq. 4, experts of Eq. 5, cross-entropy of the answer."""
     text, rms = foundation.tokenizer, lambda ids: F.rms_norm(foundation.embed(ids), (foundation.width,), eps=1e-12)
-    router = {name.split(".router.default.")[1]: value for name, value in own.items() if ".router." in name}
-    asked, told = rms(text.encode(task.modality_description)), rms(text.encode(task.task_description))
-    query, key, value = asked @ router["query.weight"].T, told @ router["key.weight"].T, told @ router["value.weight"].T
+    router = {name.split(".router.default.")[1]: value for name, value in params.items() if ".router." in name}
+    about_modality, about_task = rms(text.encode(task.modality_description)), rms(text.encode(task.task_description))
+    query = about_modality @ router["query.weight"].T
+    key, value = about_task @ router["key.weight"].T, about_task @ router["value.weight"].T
     pooled = ((query @ key.T / 64**0.5).softmax(-1) @ value).mean(0)
     hidden = F.gelu(pooled @ router["mlp.0.weight"].T + router["mlp.0.bias"])
     alpha = (hidden @ router["mlp.2.weight"].T + router["mlp.2.bias"]).softmax(-1)
 
     def experts(layer: str, h: Tensor) -> Tensor:
-        a, b = (own[f"llm.{layer}.lora_{side}.default.weight"].split(RANK, int(side == "B")) for side in "AB")
+        a, b = (params[f"llm.{layer}.lora_{side}.default.weight"].split(RANK, int(side == "B")) for side in "AB")
         return SETTINGS.alpha / RANK * sum(alpha[p] * (h @ a[p].T @ b[p].T) for p in range(EXPERTS))
 
-    adapted = {name: layer for name, layer in llm.named_modules() if f"llm.{name}.lora_A.default.weight" in own}
+    adapted = {name: layer for name, layer in llm.named_modules() if f"llm.{name}.lora_A.default.weight" in params}
     hooks = [m.register_forward_hook(lambda _, h, out, n=n: out + experts(n, h[0])) for n, m in adapted.items()]
-    aligned = tokens @ own["projectors.image.layers.0.weight"].T + own["projectors.image.layers.0.bias"]
+    aligned = tokens @ params["projectors.image.layers.0.weight"].T + params["projectors.image.layers.0.bias"]
     prompt = foundation.embed(text.encode(f" Question: {task.question} Answer:"))
     logits = llm(inputs_embeds=torch.cat([foundation.embed([text.bos]), aligned, prompt])[None]).logits[0, -1]
     _ = [hook.remove() for hook in hooks]
@@ -105,8 +108,8 @@ def by_hand() -> dict[str, Tensor]:
     """Run FedKIM without the library's federated and injection parts; only the initial values are taken from it."""
     model, foundation, private, public = start()
     initial = split(Injector(foundation, copy.deepcopy(model), (), SETTINGS, SEED).state(), ("params", "slots"))
-    own = {name: value.requires_grad_() for name, value in initial["params"].items()}
-    trained = [*own.values(), *model.encoders.parameters()]
+    params = {name: value.requires_grad_() for name, value in initial["params"].items()}
+    trained = [*params.values(), *model.encoders.parameters()]
     for number in range(1, ROUNDS + 1):
         locals_ = [(train_client(model, held, place, number), SIZES[place]) for place, held in sorted(private.items())]
         with torch.no_grad():  # Eq. 3
@@ -118,11 +121,11 @@ def by_hand() -> dict[str, Tensor]:
         for begin in range(0, len(order), SETTINGS.batch_size):
             drawn = [(TASK[task], public[task].batch(np.array([i]))) for task, i in order[begin : begin + 8]]
             items = [(task, model.tokens("image", one.inputs["image"])[0], int(one.target)) for task, one in drawn]
-            torch.stack([answer_loss(foundation.model, own, foundation, *item) for item in items]).mean().backward()
+            torch.stack([answer_loss(foundation.model, params, foundation, *item) for item in items]).mean().backward()
             nn.utils.clip_grad_norm_(trained, SETTINGS.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
-    return {name: value.detach() for name, value in {**own, **dict(model.named_parameters())}.items()}
+    return {name: value.detach() for name, value in {**params, **dict(model.named_parameters())}.items()}
 
 
 def by_library() -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Batch, Broadcast, Update
 from medfed.datasets.base import Card
 from medfed.datasets.decoded import Decoded
-from medfed.federated.algorithm import Algorithm, Federation
+from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
 from medfed.federated.exchange import Answer, InProcessExchange
 from medfed.federated.rounds import RoundResult, initial_state, run_rounds
@@ -26,6 +26,7 @@ from medfed.modalities.base import Modality
 from medfed.modalities.moments import Moments
 from medfed.models.base import Encoder
 from medfed.models.multimodal import MultimodalModel
+from medfed.study.algorithms import AlgorithmSettings
 from medfed.study.federation import ClientSettings, RoundSettings, UploadDtype
 from medfed.study.parts import EncoderSpec
 from medfed.tasks.base import ClosedTask, Task, TaskSet
@@ -183,7 +184,7 @@ PLAINER: dict[str, object] = {
 """What may be taken from client settings until an algorithm accepts them."""
 
 
-def allowed(algorithm: Algorithm, settings: ClientSettings = SMALL) -> ClientSettings:
+def allowed(algorithm: AlgorithmSettings, settings: ClientSettings = SMALL) -> ClientSettings:
     """Return ``settings`` with as little taken from them as ``algorithm.check`` lets pass."""
     for size in range(len(PLAINER) + 1):
         for fields in combinations(PLAINER, size):
@@ -207,13 +208,13 @@ class Meddler:
 
 
 def small_exchange(
-    algorithm: Algorithm, settings: ClientSettings = SMALL, seed: int = 0, upload_dtype: UploadDtype = "float32"
+    algorithm: AlgorithmSettings, settings: ClientSettings = SMALL, seed: int = 0, upload_dtype: UploadDtype = "float32"
 ) -> InProcessExchange:
     return InProcessExchange(small_clients(), small_model(), algorithm, settings, seed, upload_dtype=upload_dtype)
 
 
 def run(
-    algorithm: Algorithm,
+    algorithm: AlgorithmSettings,
     num_rounds: int = 2,
     settings: ClientSettings = SMALL,
     meddle: Callable[[list[Answer]], list[Answer]] = lambda answers: answers,
@@ -225,7 +226,7 @@ def run(
 
 
 def run_and_deploy(
-    algorithm: Algorithm,
+    algorithm: AlgorithmSettings,
     num_rounds: int = 2,
     settings: ClientSettings = SMALL,
     meddle: Callable[[list[Answer]], list[Answer]] = lambda answers: answers,
@@ -239,18 +240,18 @@ def run_and_deploy(
     state = initial_state(small_model(), algorithm)
     results = list(run_rounds(state, Meddler(exchange, meddle), algorithm, federation, rounds))
     weights = results[-1].state.weights
-    return results, {name: algorithm.deployed(weights, exchange.own(name)) for name in exchange.registered}
+    return results, {name: algorithm.build().deployed(weights, exchange.own(name)) for name in exchange.registered}
 
 
 def converge(
-    algorithm: Algorithm, clients: list[Client], settings: ClientSettings, num_rounds: int, dim: int
+    algorithm: AlgorithmSettings, clients: list[Client], settings: ClientSettings, num_rounds: int, dim: int
 ) -> FederatedState:
     """Run a federation of quadratics."""
     return converge_and_deploy(algorithm, clients, settings, num_rounds, dim)[0]
 
 
 def converge_and_deploy(
-    algorithm: Algorithm, clients: list[Client], settings: ClientSettings, num_rounds: int, dim: int
+    algorithm: AlgorithmSettings, clients: list[Client], settings: ClientSettings, num_rounds: int, dim: int
 ) -> tuple[FederatedState, dict[str, Weights]]:
     """Run a federation of quadratics; return the server's end and the model that each client ends with."""
     model = Point(dim)
@@ -259,7 +260,7 @@ def converge_and_deploy(
     state = initial_state(model, algorithm)
     for result in run_rounds(state, exchange, algorithm, federation, RoundSettings(num_rounds=num_rounds)):
         state = result.state
-    return state, {client.id: algorithm.deployed(state.weights, exchange.own(client.id)) for client in clients}
+    return state, {client.id: algorithm.build().deployed(state.weights, exchange.own(client.id)) for client in clients}
 
 
 def changed(answers: list[Answer], client: str, **fields: object) -> list[Answer]:

@@ -1,1 +1,1 @@
-"""What the documentation prints of finished runs and comparisons, a module per kind of section."""
+"""Sections of the documentation from finished runs and comparisons, a module per kind of section."""

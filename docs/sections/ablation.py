@@ -1,4 +1,4 @@
-"""What each part of the injection recipe pays: every change against the recipe, and a sentence on each."""
+"""The gain of each part of the injection recipe: every change against the recipe, and a sentence on each."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ COLUMNS = (
 )
 CHANGES = {
     "labels only": "The LLM learns the public labels; the aggregated heads do not teach it.",
-    "no head tokens": "The prompt holds the encoders' tokens only, not what the heads say.",
-    "no mixing": "The heads judge the public examples as they are, no mixtures of two.",
-    "no crossing": "An example is asked its own task's question only.",
+    "no head tokens": "The prompt holds the encoders' tokens only, without the heads' outputs.",
+    "no mixing": "The heads judge the public examples themselves, without mixtures of two.",
+    "no crossing": "An example comes with its own task's question only.",
     "no public pass": "The server leaves encoders and heads as aggregated.",
     "encoders through the LLM": "Half of the answers are labels, and the LLM's loss trains the encoders as well.",
     "routing reward": "The loss rewards routing tasks to different experts.",
@@ -47,9 +47,8 @@ def ablation(results: Results) -> str:
         cells = [shown(gap, signed=True) for gap in gaps]
         seeds = str(max((gap.num_seeds for gap in gaps if gap is not None), default=0))
         lines.append([label, *cells, _federated(results, label), seeds])
-        sentences.append(
-            f"- *{label}.* {CHANGES.get(label, '')} {_capital(_said('trained', gaps[0]))}; {_said('unseen', gaps[1])}."
-        )
+        effects = f"{_capital(_effect('trained', gaps[0]))}; {_effect('unseen', gaps[1])}"
+        sentences.append(f"- *{label}.* {CHANGES.get(label, '')} {effects}.")
     return "\n".join([results.seeds(), "", table(head, lines), "", *sentences])
 
 
@@ -70,8 +69,8 @@ def _seeds(results: Results, label: str) -> str:
     return str(len(results.typed.seeds.get(label, ())))
 
 
-def _said(role: str, gap: ComparedDifference | None) -> str:
-    """What a change does to the mean AUROC of a role; clear only where the interval excludes 0."""
+def _effect(role: str, gap: ComparedDifference | None) -> str:
+    """Say how a change moves the mean AUROC of a role; a move is clear only if the interval excludes 0."""
     if gap is None or gap.value is None:
         return f"on {role} tasks it was not compared"
     value = f"{number(gap.value, signed=True)} {interval(gap, signed=True)}".strip()

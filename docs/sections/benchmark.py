@@ -1,4 +1,4 @@
-"""What the pages print of a benchmark's ``leaderboard.json``."""
+"""Sections of the pages from a benchmark's ``leaderboard.json``."""
 
 from __future__ import annotations
 

@@ -33,11 +33,11 @@ class Results:
     @property
     def backbones(self) -> dict[str, dict[str, str]]:
         """Label by backbone and method; a sweep without such an axis has the backbone ``""``."""
-        found: dict[str, dict[str, str]] = {}
+        labels: dict[str, dict[str, str]] = {}
         for label in self.typed.labels:
             values = self.raw.get("cells", {}).get(label, {})
-            found.setdefault(values.get(BACKBONE, ""), {})[values.get(METHOD, label)] = label
-        return found
+            labels.setdefault(values.get(BACKBONE, ""), {})[values.get(METHOD, label)] = label
+        return labels
 
     def tasks(self, role: str, *, is_closed: bool = True) -> list[str]:
         """Tasks of a role in the study's order, without the means."""
@@ -73,7 +73,7 @@ class Results:
     def seeds(self, labels: Iterable[str] | None = None) -> str:
         """One sentence: which seeds, and what follows where they are few."""
         chosen = [self.typed.seeds.get(label, ()) for label in (labels or self.typed.labels)]
-        held = sorted({seed for own in chosen for seed in own})
+        held = sorted({seed for seeds in chosen for seed in seeds})
         text = f"Seeds: {', '.join(map(str, held))}."
         few = min(map(len, chosen), default=0) < MIN_SEEDS
         return f"{text} Fewer than {MIN_SEEDS} seeds: no difference is called significant." if few else text
@@ -86,7 +86,7 @@ def read_results(path: Path) -> Results | None:
 
 
 def task_title(task: str) -> str:
-    """What a table prints for a task or a mean."""
+    """Title of a task or a mean in a table."""
     return MEANS.get(task) or (TASKS[task].title if task in TASKS else task.upper())
 
 

@@ -1,4 +1,4 @@
-"""What the README prints of one finished run of the demo."""
+"""The README's tables of one finished run of the demo."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def closed(rows: list[Row], titles: Mapping[str, str]) -> str:
 
 
 def answers(rows: list[Row], titles: Mapping[str, str]) -> str:
-    """Token F1 of answers in words, beside the best constant answer."""
+    """Token F1 of answers in words, next to the best constant answer."""
     cells = {(r["task"], r["model"], r["part"]): r for r in rows if r.get("part") and r["metric"] == "token_f1"}
     table = [
         "| answers in words, unseen | n | token F1: FedKIM | token F1: best constant answer |",
@@ -59,18 +59,15 @@ def reading(rows: list[Row], differences: list[Row]) -> str:
     worse = sum(row["ci_high"] is not None and row["ci_high"] < 0 for row in gaps)
     unseen = [row for row in _of(rows, "fedkim", "auroc") if row["role"] == "unseen"]
     chance = sum(row["ci_low"] is not None and row["ci_low"] > 0.5 for row in unseen)
-    text = f"The injected LLM's AUROC is above the federated-only model's on {above} of {len(gaps)} trained tasks "
-    text += (
-        f"(the interval of the difference excludes 0 on {sure}, and on {worse} in the other direction). On {chance} "
-    )
-    text += (
-        f"of {len(unseen)} unseen closed tasks its interval is above chance; the federated model has no answer there."
-    )
+    text = f"The injected LLM's AUROC is above the federated-only model's on {above} of {len(gaps)} trained tasks. The "
+    text += f"interval of the difference is above 0 on {sure} of them, and below 0 on {worse}. "
+    text += f"On {chance} of {len(unseen)} unseen closed tasks the LLM's interval is above chance; "
+    text += "the federated model has no answer there."
     f1 = {(r["task"], r["model"]): r for r in rows if r["metric"] == "token_f1" and r.get("part") == "all"}
-    asked = [task for task, model in f1 if model == "fedkim" and (task, "constant-best") in f1]
-    beaten = sum((f1[task, "fedkim"]["value"] or 0) > (f1[task, "constant-best"]["value"] or 0) for task in asked)
-    if asked:
-        text += f" In words it beats the best constant answer on {beaten} of {len(asked)} tasks."
+    answered = [task for task, model in f1 if model == "fedkim" and (task, "constant-best") in f1]
+    beaten = sum((f1[task, "fedkim"]["value"] or 0) > (f1[task, "constant-best"]["value"] or 0) for task in answered)
+    if answered:
+        text += f" In words it beats the best constant answer on {beaten} of {len(answered)} tasks."
     return textwrap.fill(text, LINE_WIDTH)
 
 
@@ -83,9 +80,9 @@ def foundation(run: Path) -> str:
         "|---|---|---|---|",
     ]
     for kind, title in (("taught_findings", "findings it was taught"), ("held_out_findings", "findings held out")):
-        found = closed_facts[kind]
+        facts_of_kind = closed_facts[kind]
         name = f"yes or no about a written line, {title}: balanced accuracy"
-        lines.append(f"| {name} | {found['balanced_accuracy']:.2f} | 0.50 | {found['n']} |")
+        lines.append(f"| {name} | {facts_of_kind['balanced_accuracy']:.2f} | 0.50 | {facts_of_kind['n']} |")
     name = "questions answered in words about a written line: token F1"
     lines.append(
         f"| {name} | {open_facts['token_f1']:.2f} | {open_facts['constant_token_f1']:.2f} | {open_facts['n']} |"
@@ -111,5 +108,5 @@ def _of(rows: list[Row], model: str, metric: str) -> list[Row]:
 
 
 def _provenance(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
-    return found
+    facts: dict[str, Any] = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
+    return facts

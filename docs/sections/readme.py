@@ -1,4 +1,4 @@
-"""What the README prints of comparisons over seeds: the means of the headline, and the real extracts."""
+"""Sections of the README from comparisons over seeds: the means of the headline, and the real extracts."""
 
 from __future__ import annotations
 

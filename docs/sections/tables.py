@@ -1,4 +1,4 @@
-"""Tables of values: all models on all closed tasks, answers in words, and the paper's numbers beside ours."""
+"""Tables of values: all models on all closed tasks, answers in words, and the paper's numbers with ours."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def closed_table(results: Results, methods: dict[str, str], metric: str, models:
 
 
 def open_table(results: Results) -> str:
-    """Answers in words: every text metric by part of the questions, FedKIM beside the constants.
+    """Answers in words: every text metric by part of the questions, for FedKIM and the constants.
 
     The most frequent answer has no line where it is the best one; n is that of all questions.
     """
@@ -61,13 +61,13 @@ def open_table(results: Results) -> str:
                     count = _count(rows) if part == "all" else ""
                     lines.append([task_title(task), title, model_title(model), count, *cells])
     ours = table(["task", "questions", "model", "n", *TEXT_METRICS.values()], lines)
-    theirs = _open_beside(results, label)
+    theirs = _open_published(results, label)
     return "\n".join(
-        [results.seeds([label]), "", ours, *(["", "BLEU-1 beside the paper's:", "", theirs] if theirs else [])]
+        [results.seeds([label]), "", ours, *(["", "BLEU-1 with the paper's:", "", theirs] if theirs else [])]
     )
 
 
-def _open_beside(results: Results, label: str) -> str:
+def _open_published(results: Results, label: str) -> str:
     """BLEU-1 of all questions: ours, the best constant answer on ours, and what was published; empty without either."""
     lines = []
     for task in results.tasks("unseen", is_closed=False):
@@ -81,7 +81,7 @@ def _open_beside(results: Results, label: str) -> str:
 
 
 def real_table(results: Results) -> str:
-    """The study of one cell: n, AUROC against the federated-only model, and balanced accuracy beside constants."""
+    """The study of one cell: n, AUROC against the federated-only model, and balanced accuracy with constants."""
     (label,) = results.typed.labels
     head = ["task", "n", "AUROC: injected LLM", "AUROC: federated only", "difference"]
     head += ["balanced accuracy: injected LLM", "balanced accuracy: federated only", "best constant"]
@@ -100,7 +100,7 @@ def real_table(results: Results) -> str:
 
 
 def paper_tables(results: Results, place: str, role: str) -> str:
-    """Our cells, the federated-only model and constants beside the numbers of one of the paper's tables."""
+    """Our cells, the federated-only model and constants with the numbers of one of the paper's tables."""
     rows = [
         row
         for row in results.raw["rows"]
@@ -110,10 +110,10 @@ def paper_tables(results: Results, place: str, role: str) -> str:
         and not row["task"].startswith("mean-")
         and row["part"] is None
     ]
-    shown_rows = {**results.raw, "rows": rows, "paper": [place]}
+    chosen_rows = {**results.raw, "rows": rows, "paper": [place]}
     text = [f"### {place}: {role} tasks"]
     for task in dict.fromkeys(row["task"] for row in rows):
-        heading, *lines = task_section(shown_rows, task)
+        heading, *lines = task_section(chosen_rows, task)
         text += ["", heading.replace("## ", "#### "), *lines[:-1]]
     return "\n".join(text)
 

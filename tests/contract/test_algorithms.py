@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Literal, TypeVar, get_args, get_origin
 
@@ -30,11 +31,12 @@ from medfed.core.catalog import ALGORITHMS
 from medfed.core.errors import StudyError
 from medfed.core.registry import lookup
 from medfed.core.types import Broadcast, Params, Update
-from medfed.federated.algorithm import Algorithm, Federation
+from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
 from medfed.federated.exchange import Answer, InProcessExchange
 from medfed.federated.rounds import initial_state, run_round, run_rounds
 from medfed.federated.state import FederatedState, fingerprint
+from medfed.study.algorithms import AlgorithmSettings, Composition
 from medfed.study.federation import ClientSettings, RoundSettings
 
 HUGE = 2.0**40
@@ -76,9 +78,25 @@ HARD = ClientSettings(
 )
 
 
-def variants() -> dict[str, Algorithm]:
+COMBINED: tuple[dict[str, object], ...] = (
+    {"sharing": "fedbn", "local": {"name": "fedprox", "mu": 0.1}, "server": "fedadam"},
+    {"sharing": "fedper", "local": "scaffold"},
+    {"sharing": "fedbn", "local": "moon", "server": "fedyogi"},
+    {"local": "ditto", "server": "fedams"},
+    {"sharing": "fedper", "local": {"name": "fedprox", "mu": 0.1}, "server": "fednova"},
+)
+"""Combinations in which every slot, and every pair of places that keep state, is used."""
+
+
+def variants() -> dict[str, AlgorithmSettings]:
+    """Every registered algorithm by default and with every other choice of a word, and a few combinations."""
+    combined = [Composition.model_validate(parts) for parts in COMBINED]
+    return alone() | {algorithm.label: algorithm for algorithm in combined}
+
+
+def alone() -> dict[str, AlgorithmSettings]:
     """Every registered algorithm by default, and with every other choice of the fields that offer a few words."""
-    found: dict[str, Algorithm] = {}
+    found: dict[str, AlgorithmSettings] = {}
     for name, kind in ALGORITHMS.items():
         found[name] = kind()
         for field, info in kind.model_fields.items():
@@ -89,9 +107,9 @@ def variants() -> dict[str, Algorithm]:
     return found
 
 
-def shares(algorithm: Algorithm) -> bool:
+def shares(algorithm: AlgorithmSettings) -> bool:
     """Whether any tensor of the model travels."""
-    return bool(algorithm.shared(initial_state(small_model(), algorithm).weights).params)
+    return bool(algorithm.build().shared(initial_state(small_model(), algorithm).weights).params)
 
 
 every = pytest.mark.parametrize("algorithm", list(variants().values()), ids=list(variants()))
@@ -103,13 +121,19 @@ sharing = pytest.mark.parametrize(
 """For what only means of weights can honour; what stays at the clients is left out."""
 
 
-def final(algorithm: Algorithm, **options: object) -> list[str]:
+def final(algorithm: AlgorithmSettings, **options: object) -> list[str]:
     """Fingerprints of all that a run leaves: the server's model and state, and every client's model."""
     results, models = run_and_deploy(algorithm, **options)
     state = results[-1].state
     return [fingerprint(*weights) for weights in (state.weights, *models.values())] + [
         fingerprint(state.server_state, {})
     ]
+
+
+@cache
+def default_end(name: str) -> list[str]:
+    """What :func:`final` gives of an algorithm by default: the reference of all its fields."""
+    return final(ALGORITHMS[name]())
 
 
 def numeric_fields() -> list[tuple[str, str]]:
@@ -121,7 +145,7 @@ def numeric_fields() -> list[tuple[str, str]]:
     ]
 
 
-def others(default: Algorithm, field: str) -> list[Algorithm]:
+def others(default: AlgorithmSettings, field: str) -> list[AlgorithmSettings]:
     """The algorithm with other values of a field, as far as they are allowed."""
     value, found = getattr(default, field), []
     for other in (value * 1.5, value + 0.5, value * 0.5, value + 1):
@@ -140,13 +164,13 @@ def test_every_numeric_hyperparameter_changes_the_result(name: str, field: str) 
     assert changed, f"{name}.{field}: no other value to try"
     for other in changed:
         values = [getattr(algorithm, field) for algorithm in (default, other)]
-        assert final(default) != final(other), f"{name}.{field}: {values[0]} and {values[1]} give the same model"
+        assert default_end(name) != final(other), f"{name}.{field}: {values[0]} and {values[1]} give the same model"
 
 
 def test_every_choice_changes_the_result() -> None:
-    for name, algorithm in variants().items():
+    for name, algorithm in alone().items():
         default = ALGORITHMS[algorithm.name]()
-        assert algorithm == default or final(algorithm) != final(default), name
+        assert algorithm == default or final(algorithm) != default_end(algorithm.name), name
 
 
 def test_every_algorithm_states_its_null_setting() -> None:
@@ -172,7 +196,7 @@ def test_no_algorithm_is_fedavg_by_another_name(name: str) -> None:
 
 
 @every
-def test_bfloat16_trains_and_keeps_every_dtype(algorithm: Algorithm) -> None:
+def test_bfloat16_trains_and_keeps_every_dtype(algorithm: AlgorithmSettings) -> None:
     rounded = run(algorithm, 2, SMALL.model_copy(update={"precision": "bfloat16"}))[-1]
     exact = run(algorithm, 2)[-1]
     assert not rounded.failures
@@ -183,7 +207,7 @@ def test_bfloat16_trains_and_keeps_every_dtype(algorithm: Algorithm) -> None:
 
 
 @every
-def test_order_of_arrival_does_not_matter(algorithm: Algorithm) -> None:
+def test_order_of_arrival_does_not_matter(algorithm: AlgorithmSettings) -> None:
     assert final(algorithm) == final(algorithm, meddle=lambda answers: answers[::-1])
 
 
@@ -207,7 +231,7 @@ def backwards(message: Message, *groups: str) -> Message:
 
 
 @every
-def test_the_order_of_names_does_not_matter(algorithm: Algorithm) -> None:
+def test_the_order_of_names_does_not_matter(algorithm: AlgorithmSettings) -> None:
     ends = []
     for turned in (False, True):
         inner = small_exchange(algorithm)
@@ -221,7 +245,7 @@ def test_the_order_of_names_does_not_matter(algorithm: Algorithm) -> None:
 
 
 @every
-def test_inputs_are_not_mutated(algorithm: Algorithm) -> None:
+def test_inputs_are_not_mutated(algorithm: AlgorithmSettings) -> None:
     clients = {name: task_set(task, 10, 1) for name, task in (("x", TASK_X), ("y", TASK_Y))}
     client = Client("h", clients, small_public())
     exchange = InProcessExchange([client], small_model(), algorithm, allowed(algorithm, HARD), 0)
@@ -237,7 +261,7 @@ def test_inputs_are_not_mutated(algorithm: Algorithm) -> None:
 
 @every
 @pytest.mark.parametrize("settings", [SMALL, HARD], ids=["sgd", "adamw-kept"])
-def test_resumed_equals_uninterrupted(algorithm: Algorithm, settings: ClientSettings, tmp_path: Path) -> None:
+def test_resumed_equals_uninterrupted(algorithm: AlgorithmSettings, settings: ClientSettings, tmp_path: Path) -> None:
     rounds, settings = RoundSettings(num_rounds=4, participation=0.5), allowed(algorithm, settings)
     whole_exchange = small_exchange(algorithm, settings)
     federation = small_federation(whole_exchange)
@@ -262,7 +286,7 @@ def test_resumed_equals_uninterrupted(algorithm: Algorithm, settings: ClientSett
 
 
 @every
-def test_partial_participation(algorithm: Algorithm) -> None:
+def test_partial_participation(algorithm: AlgorithmSettings) -> None:
     results = run(algorithm, num_rounds=4, rounds=RoundSettings(participation=0.5))
     assert all(len(result.sampled) == 2 == len(result.clients) for result in results)
     assert len({result.sampled for result in results}) > 1, "the same clients every round"
@@ -270,12 +294,12 @@ def test_partial_participation(algorithm: Algorithm) -> None:
 
 
 @sharing
-def test_a_client_that_lacks_a_modality_or_task_has_no_weight_there(algorithm: Algorithm) -> None:
+def test_a_client_that_lacks_a_modality_or_task_has_no_weight_there(algorithm: AlgorithmSettings) -> None:
     """h3 has task y without modality b, h1 has neither: they must not move the encoder of b."""
     model = initial_state(small_model(), algorithm)
     without = run(algorithm, 1, HARD, meddle=lambda answers: [a for a in answers if a[0] in ("h1", "h3")])[-1]
     assert {record.client for record in without.clients} == {"h1", "h3"}
-    shared = algorithm.shared(model.weights)
+    shared = algorithm.build().shared(model.weights)
     for name, value in shared.params.items():
         moved = not torch.equal(value, without.state.params[name])
         assert moved == (not name.startswith("encoders.b.")), name
@@ -285,11 +309,11 @@ def test_a_client_that_lacks_a_modality_or_task_has_no_weight_there(algorithm: A
 
 
 @sharing
-def test_the_mean_of_a_tensor_is_over_those_who_have_data_for_it(algorithm: Algorithm) -> None:
+def test_the_mean_of_a_tensor_is_over_those_who_have_data_for_it(algorithm: AlgorithmSettings) -> None:
     """Only h0 (9 examples) and h2 (20) have modality b: with h2 gone, the encoder of b is h0's alone."""
     some = run(algorithm, 1, meddle=lambda answers: [a for a in answers if a[0] != "h2"])[-1].state
     alone = run(algorithm, 1, meddle=lambda answers: [a for a in answers if a[0] == "h0"])[-1].state
-    names = [name for name in algorithm.shared(some.weights).params if name.startswith("encoders.b.")]
+    names = [name for name in algorithm.build().shared(some.weights).params if name.startswith("encoders.b.")]
     assert names
     assert all(torch.equal(some.params[name], alone.params[name]) for name in names)
     everyone = "encoders.a.layers.0.weight"
@@ -297,12 +321,12 @@ def test_the_mean_of_a_tensor_is_over_those_who_have_data_for_it(algorithm: Algo
 
 
 @every
-def test_seed_decides(algorithm: Algorithm) -> None:
+def test_seed_decides(algorithm: AlgorithmSettings) -> None:
     assert final(algorithm, seed=1) == final(algorithm, seed=1) != final(algorithm, seed=2)
 
 
 @every
-def test_training_lowers_the_loss(algorithm: Algorithm) -> None:
+def test_training_lowers_the_loss(algorithm: AlgorithmSettings) -> None:
     results = run(algorithm, num_rounds=5)
     for task in ("loss.x", "loss.y"):
         first, last = results[0].clients[0].metrics[task], results[-1].clients[0].metrics[task]

@@ -17,7 +17,7 @@ from medfed.datasets.base import Dataset
 from medfed.datasets.chestxray14 import ChestXray14
 from medfed.datasets.chexpert import CheXpert
 from medfed.datasets.covid_radiography import CovidRadiography
-from medfed.datasets.images import read_dicom
+from medfed.datasets.dicom import read_dicom
 from medfed.datasets.rsna_pneumonia import RsnaPneumonia
 from medfed.modalities.image import ImageModality
 from medfed.study.data import TwinSpec

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from federated_toys import TASK_X, changed, run, small_clients, small_model, task_set
-from medfed.algorithms.fedavg import FedAvg
 from medfed.core.errors import RunError
 from medfed.core.types import Failure, Update
 from medfed.federated.algorithm import Federation
@@ -17,6 +16,7 @@ from medfed.federated.client import Client
 from medfed.federated.exchange import Answer, InProcessExchange
 from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.state import fingerprint
+from medfed.study.algorithms import FedAvg
 from medfed.study.federation import ClientSettings, RoundSettings
 
 BAD = "h2"

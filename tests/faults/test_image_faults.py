@@ -18,7 +18,8 @@ from medfed.datasets.base import Dataset
 from medfed.datasets.chestxray14 import ChestXray14
 from medfed.datasets.chexpert import CheXpert
 from medfed.datasets.covid_radiography import CovidRadiography
-from medfed.datasets.images import read_dicom, read_grey
+from medfed.datasets.dicom import read_dicom
+from medfed.datasets.images import read_grey
 from medfed.datasets.medmnist import MedMnist
 from medfed.datasets.rsna_pneumonia import RsnaPneumonia
 from medfed.modalities.image import ImageModality

@@ -8,26 +8,29 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
 import pytest
 from torch import Tensor
 
 from federated_toys import SMALL, Point, small_clients, small_federation, small_model
-from medfed.algorithms.fedavg import FedAvg
 from medfed.core.errors import RunError
 from medfed.core.types import Broadcast, Params
+from medfed.federated.algorithm import Algorithm
 from medfed.federated.exchange import Answer, InProcessExchange
 from medfed.federated.local import LocalStep
 from medfed.federated.rounds import RoundResult, initial_state, run_rounds
 from medfed.federated.state import fingerprint
 from medfed.federated.workers import Pool, Recipe, WorkerExchange
+from medfed.study.algorithms import AlgorithmSettings, FedAvg
 from medfed.study.federation import RoundSettings
 
 
-class Deadly(FedAvg):
+class Deadly(Algorithm):
     """FedAvg whose ``victim`` kills its process in the second step of round 1, as the kernel does without memory."""
 
+    name: ClassVar[str] = "deadly"
     victim: str = "h1"
 
     def penalty(self, step: LocalStep, broadcast: Broadcast, client_state: Params) -> Tensor | None:
@@ -36,8 +39,10 @@ class Deadly(FedAvg):
         return None
 
 
-class Buggy(FedAvg):
+class Buggy(Algorithm):
     """FedAvg with a bug at one client."""
+
+    name: ClassVar[str] = "buggy"
 
     def penalty(self, step: LocalStep, broadcast: Broadcast, client_state: Params) -> Tensor | None:
         if step.site.client == "h2":
@@ -52,12 +57,14 @@ def pool() -> Iterator[Pool]:
     pool.close()
 
 
-def exchange(algorithm: FedAvg, pool: Pool, folder: Path) -> WorkerExchange:
+def exchange(algorithm: AlgorithmSettings, pool: Pool, folder: Path) -> WorkerExchange:
     recipe = Recipe(small_model, algorithm, SMALL, 0, folder / "clients", folder / "workers.log")
     return WorkerExchange(small_clients(), recipe, pool, folder / "spool")
 
 
-def rounds(algorithm: FedAvg, way: WorkerExchange | InProcessExchange, settings: RoundSettings) -> list[RoundResult]:
+def rounds(
+    algorithm: AlgorithmSettings, way: WorkerExchange | InProcessExchange, settings: RoundSettings
+) -> list[RoundResult]:
     return list(run_rounds(initial_state(small_model(), algorithm), way, algorithm, small_federation(way), settings))
 
 
@@ -109,7 +116,7 @@ def test_workers_that_cannot_get_ready_end_the_run(pool: Pool, tmp_path: Path) -
 def test_a_stopped_round_leaves_no_answer_behind_for_the_next(pool: Pool, tmp_path: Path) -> None:
     way = exchange(FedAvg(), pool, tmp_path)
     state = initial_state(small_model(), FedAvg())
-    broadcast = FedAvg().broadcast(state, fingerprint(state.params, state.buffers))
+    broadcast = FedAvg().build().broadcast(state, fingerprint(state.params, state.buffers))
     asked = way(1, dict.fromkeys(way.registered, broadcast))
     next(asked)
     asked.close()
@@ -123,12 +130,10 @@ ORPHANS = """
 import signal, sys, time
 from pathlib import Path
 from federated_toys import SMALL, small_clients, small_model
-from medfed.federated.algorithms.fedavg import FedAvg
-from medfed.federated.pool import Pool
 from medfed.federated.state import fingerprint
 from medfed.federated.rounds import initial_state
-from medfed.federated.worker import Recipe
-from medfed.federated.worker_exchange import WorkerExchange
+from medfed.federated.workers import Pool, Recipe, WorkerExchange
+from medfed.study.algorithms import FedAvg
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
@@ -136,7 +141,7 @@ if __name__ == "__main__":
     recipe = Recipe(small_model, FedAvg(), SMALL, 0, folder / "clients", folder / "log")
     way = WorkerExchange(small_clients(), recipe, Pool(1), folder / "spool")
     state = initial_state(small_model(), FedAvg())
-    broadcast = FedAvg().broadcast(state, fingerprint(state.params, state.buffers))
+    broadcast = FedAvg().build().broadcast(state, fingerprint(state.params, state.buffers))
     answers = way(1, dict.fromkeys(way.registered, broadcast))
     next(answers)
     print("working", flush=True)

@@ -177,7 +177,7 @@ def test_the_numbers_are_of_every_group_at_full_size() -> None:
     for group in set(GROUPS) - {"gpu"}:  # without one a single row says so
         kept, run = families(row for row in rows if row.group == group), families(quick_rows(group))
         assert kept == run, f"run: python -m benchmarks.run --write README.md ({group})"
-    assert {"processor", "torch", "peft", "transformers", "medfed"} <= head.keys()
+    assert {"processor", "torch", "peft", "transformers", "medfed", "date"} <= head.keys()
     assert "sizes" not in head
     assert all(row.turns >= 7 for row in rows if row.low is not None)
 
@@ -190,6 +190,7 @@ def test_numbers_of_other_groups_are_kept_where_machine_and_versions_are_the_sam
     assert others(path, here, ["wire"]) == [one]
     assert others(path, here, ["memory", "wire"]) == []
     assert others(path, {"processor": "another"}, ["wire"]) == []
+    assert others(path, here | {"date": "2026-11-30"}, ["wire"]) == [one]
 
 
 def test_a_row_that_misses_its_target_stands_in_the_table_and_above_it() -> None:

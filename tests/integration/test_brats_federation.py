@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from brats_toys import DATASET, all_examples, decoded_twin, grids
-from medfed.algorithms.fedavg import FedAvg
 from medfed.core.catalog import TASKS
 from medfed.core.torch_rng import torch_seeded
 from medfed.data.decode import decode
@@ -22,6 +21,7 @@ from medfed.federated.client import Client
 from medfed.federated.exchange import InProcessExchange
 from medfed.federated.rounds import RoundResult, initial_state, run_rounds
 from medfed.models.rfnet import RFNet
+from medfed.study.algorithms import FedAvg
 from medfed.study.federation import ClientSettings, RoundSettings
 from medfed.tasks.base import TaskSet
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 import generate
 from medfed.cli.app import app
+from sections import measured
 from sections.ablation import CHANGES
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +28,7 @@ def test_the_data_page_is_what_the_cards_say() -> None:
 def test_every_section_that_is_written_has_its_markers_and_no_marker_is_orphaned() -> None:
     made = (*generate.SECTIONS, *generate.BOARDS)
     written = {(page, marker) for _, page, marker, _ in made} | set(generate.NAMED)
+    written |= {(page, marker) for page, marker, _ in generate.MADE}
     found = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
@@ -38,6 +41,18 @@ def test_every_section_that_is_written_has_its_markers_and_no_marker_is_orphaned
     assert sorted(found) == sorted(written)
 
 
+@pytest.mark.parametrize(("page", "marker", "made"), generate.MADE)
+def test_a_section_that_needs_no_run_is_fresh(page: Path, marker: str, made: Callable[[], str]) -> None:
+    assert f"<!-- {marker} -->\n{made()}\n<!-- /{marker} -->" in page.read_text(encoding="utf-8"), "run: make docs"
+
+
+@pytest.mark.parametrize(("page", "marker"), generate.STAMPED)
+def test_a_section_of_measured_numbers_ends_with_commit_processor_and_day(page: Path, marker: str) -> None:
+    (text,) = re.findall(rf"<!-- {marker} -->\n(.*?)\n<!-- /{marker} -->", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert text == measured.stamped(marker, text), "run: make docs"
+    assert re.search(r"\d\.\d", text) is None or text.endswith(str(measured.read()[0][marker]))
+
+
 def test_every_change_of_the_recipe_study_has_its_sentence() -> None:
     for name in ("recipe", "table4-5"):
         axes = tomllib.loads((ROOT / "studies" / f"{name}.toml").read_text(encoding="utf-8"))["axes"]
@@ -46,9 +61,9 @@ def test_every_change_of_the_recipe_study_has_its_sentence() -> None:
 
 
 def commands() -> list[str]:
-    blocks = re.findall(
-        r"```(?:bash|sh)?\n(.*?)```", "\n".join(p.read_text(encoding="utf-8") for p in PAGES), re.DOTALL
-    )
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    blocks = [block for language, block in fenced if language in ("", "bash", "sh")]
     lines = [line.split("#")[0].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return sorted({line for line in lines if line.startswith("medfed ")})
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from medfed.algorithms.fedavg import FedAvg
 from medfed.core.catalog import DATASETS, ENCODERS, MODALITIES, TASKS
 from medfed.core.torch_rng import torch_seeded
 from medfed.data.cohort import ELSEWHERE, Cohort, build_cohort
@@ -21,6 +20,7 @@ from medfed.federated.exchange import InProcessExchange
 from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.state import load_weights
 from medfed.models.multimodal import MultimodalModel
+from medfed.study.algorithms import FedAvg
 from medfed.study.data import PartitionSettings, SplitSettings, TwinSpec
 from medfed.study.federation import ClientSettings, RoundSettings
 from medfed.tasks.base import TaskSet, trainable

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import pytest
 from torch import Tensor
 
-from medfed.algorithms.fedavg import FedAvg
 from medfed.core.progress import Reporter
 from medfed.core.types import Broadcast, Params, Update
 from medfed.data.cohort import Cohort
@@ -20,6 +19,7 @@ from medfed.federated.wire import broadcast_bytes, update_bytes
 from medfed.runs.federation import build_model, in_process
 from medfed.runs.folder import RunDir
 from medfed.runs.pipeline import Places, here, run_study
+from medfed.study.algorithms import FedAvg
 from medfed.study.study import Study, study_of
 
 NUM_ROUNDS, NUM_CLIENTS = 2, 2

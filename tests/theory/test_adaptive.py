@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from federated_toys import SMALL, converge, quadratic_client, run, small_model
-from medfed.algorithms.adaptive import Adaptive
 from medfed.core.catalog import ALGORITHMS
 from medfed.federated.rounds import initial_state
+from medfed.study.algorithms import Adaptive
 from medfed.study.federation import ClientSettings
 
 ETA, TAU, BETA_1, BETA_2, EPSILON = 0.3, 0.2, 0.9, 0.75, 0.05

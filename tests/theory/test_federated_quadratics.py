@@ -9,9 +9,7 @@ import pytest
 import torch
 
 from federated_toys import converge, quadratic_client
-from medfed.algorithms.fedavg import FedAvg
-from medfed.algorithms.fedprox import FedProx
-from medfed.federated.algorithm import Algorithm
+from medfed.study.algorithms import AlgorithmSettings, FedAvg, FedProx
 from medfed.study.federation import ClientSettings
 
 A = torch.tensor([[1.0, 4.0], [9.0, 1.5], [2.0, 2.0]], dtype=torch.float64)
@@ -20,7 +18,7 @@ N = torch.tensor([[10.0], [30.0], [20.0]], dtype=torch.float64)
 LR, STEPS = 0.15, 5
 
 
-def end(algorithm: Algorithm, num_steps: int = STEPS, num_rounds: int = 24, lr: float = LR) -> torch.Tensor:
+def end(algorithm: AlgorithmSettings, num_steps: int = STEPS, num_rounds: int = 24, lr: float = LR) -> torch.Tensor:
     clients = [quadratic_client(f"h{i}", A[i].tolist(), B[i].tolist(), num_examples=int(N[i])) for i in range(len(A))]
     settings = ClientSettings(optimizer="sgd", lr=lr, batch_size=64, local_steps=num_steps)
     return converge(algorithm, clients, settings, num_rounds, dim=2).params["w"]

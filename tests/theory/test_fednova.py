@@ -11,13 +11,11 @@ import torch
 from torch import Tensor
 
 from federated_toys import Point, converge, quadratic_client
-from medfed.algorithms.fedavg import FedAvg
-from medfed.algorithms.fednova import STEPS, FedNova, effective_steps
-from medfed.algorithms.fedprox import FedProx
+from medfed.algorithms.fednova import STEPS, effective_steps
 from medfed.core.types import Broadcast
-from medfed.federated.algorithm import Algorithm
 from medfed.federated.client import initial_client_state
 from medfed.federated.state import Weights
+from medfed.study.algorithms import AlgorithmSettings, FedAvg, FedNova, FedProx
 from medfed.study.federation import ClientSettings
 
 A = torch.tensor([1.0, 3.0, 2.0], dtype=torch.float64)
@@ -27,7 +25,7 @@ TAU = [1, 5, 2]
 OPTIMUM = float((N * A * B).sum() / (N * A).sum())
 
 
-def end(algorithm: Algorithm, lr: float, momentum: float = 0.0, weight_decay: float = 0.0) -> float:
+def end(algorithm: AlgorithmSettings, lr: float, momentum: float = 0.0, weight_decay: float = 0.0) -> float:
     """The fixed point of the rounds: from 0, a round is x ← αx + β, so β = x₁ and α = x₂/x₁ − 1, x* = β/(1 − α)."""
     clients = [quadratic_client(f"h{i}", [float(A[i])], [float(B[i])], int(N[i])) for i in range(len(A))]
     settings = ClientSettings(optimizer="sgd", lr=lr, momentum=momentum, weight_decay=weight_decay, batch_size=10)
@@ -77,7 +75,7 @@ def test_the_change_under_a_constant_gradient_is_the_effective_steps(momentum: f
     slope, tiny = 3.0, 1e-9
     client = quadratic_client("h", [tiny], [-slope / tiny])
     settings = ClientSettings(optimizer="sgd", lr=0.1, momentum=momentum, local_steps=6)
-    algorithm, point = FedNova(mu=mu), torch.zeros(1, dtype=torch.float64)
+    algorithm, point = FedNova(mu=mu).build(), torch.zeros(1, dtype=torch.float64)
     state = initial_client_state(algorithm, Weights({"w": point}, {}))
     update, _ = client.train(Point(1), Broadcast(1, "", {"w": point}), algorithm, state, settings, 0)
     print(f"‖a‖₁ = {float(update.state[STEPS])}, y − x = {update.delta['w'].item()}")
@@ -98,7 +96,7 @@ def test_fixed_point(momentum: float, mu: float) -> None:
     assert found == pytest.approx(float(expected), abs=1e-9)
 
 
-def limit(algorithm: Algorithm, momentum: float) -> float:
+def limit(algorithm: AlgorithmSettings, momentum: float) -> float:
     """The fixed point as η → 0, where only unequal steps can bias it: extrapolated from η, η/2 and η/4."""
     at = [end(algorithm, lr, momentum) for lr in (0.004, 0.002, 0.001)]
     first = [2 * at[1] - at[0], 2 * at[2] - at[1]]

@@ -13,8 +13,9 @@ import torch
 from medfed.core.catalog import ALGORITHMS
 from medfed.core.torch_rng import torch_rng
 from medfed.core.types import Update
-from medfed.federated.algorithm import Algorithm, Federation
+from medfed.federated.algorithm import Federation
 from medfed.federated.state import FederatedState
+from medfed.study.algorithms import AlgorithmSettings
 
 strategies = pytest.importorskip("flwr.serverapp.strategy", reason="flwr is not installed: nothing to compare with")
 SHAPES = {"encoders.a.weight": (3, 4), "heads.x.bias": (2,)}
@@ -52,15 +53,15 @@ def replies(state: FederatedState, given: list[Update]) -> Iterator[Reply]:
         yield Reply(RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics}))
 
 
-def side_by_side(strategy: Any, algorithms: list[Algorithm]) -> None:
+def side_by_side(strategy: Any, algorithms: list[AlgorithmSettings]) -> None:
     """Run the rounds with both; every round starts from the same model, moments are each side's own."""
     params = {name: torch.randn(shape, generator=torch_rng("start", name)) for name, shape in SHAPES.items()}
-    state = FederatedState(0, params, {}, algorithms[0].init_server(params))
+    state = FederatedState(0, params, {}, algorithms[0].build().init_server(params))
     for number, algorithm in enumerate(algorithms, start=1):
         given = updates(number)
         strategy.current_arrays = {name: value.numpy() for name, value in state.params.items()}
         theirs, _ = strategy.aggregate_train(number, list(replies(state, given)))
-        ours = algorithm.aggregate(state, iter(given), Federation(EXAMPLES, 0))
+        ours = algorithm.build().aggregate(state, iter(given), Federation(EXAMPLES, 0))
         for name, value in ours.params.items():
             expected = torch.from_numpy(theirs[name].numpy()).float()
             assert not torch.allclose(value, state.params[name], atol=1e-3), "nothing moved"

@@ -10,11 +10,8 @@ import torch
 from torch import Tensor
 
 from federated_toys import converge, converge_and_deploy, quadratic_client
-from medfed.algorithms.ditto import Ditto
-from medfed.algorithms.fedavg import FedAvg
-from medfed.algorithms.pfedme import PFedMe
-from medfed.federated.algorithm import Algorithm
 from medfed.federated.client import Client
+from medfed.study.algorithms import AlgorithmSettings, Ditto, FedAvg, PFedMe
 from medfed.study.federation import ClientSettings
 
 A = torch.tensor([[1.0, 4.0], [9.0, 1.5], [2.0, 2.0]], dtype=torch.float64)
@@ -28,7 +25,7 @@ def clients() -> list[Client]:
     return [quadratic_client(f"h{i}", A[i].tolist(), B[i].tolist(), num_examples=N[i]) for i in range(len(A))]
 
 
-def end(algorithm: Algorithm, num_rounds: int) -> tuple[Tensor, Tensor]:
+def end(algorithm: AlgorithmSettings, num_rounds: int) -> tuple[Tensor, Tensor]:
     """Return the global model [dim] and the clients' models [client, dim]."""
     state, models = converge_and_deploy(algorithm, clients(), SETTINGS, num_rounds, dim=2)
     return state.params["w"], torch.stack([models[f"h{i}"].params["w"] for i in range(len(A))])

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from federated_toys import SMALL, Point, allowed, converge, quadratic_client, small_exchange, small_model
-from medfed.algorithms.fedavg import FedAvg
-from medfed.algorithms.scaffold import Scaffold
 from medfed.core.types import Params, component
-from medfed.federated.algorithm import Algorithm, Federation
+from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
 from medfed.federated.exchange import InProcessExchange
 from medfed.federated.rounds import RoundResult, initial_state, run_rounds, sample_clients
 from medfed.federated.state import split
+from medfed.study.algorithms import AlgorithmSettings, FedAvg, Scaffold
 from medfed.study.federation import ClientSettings, RoundSettings
 
 A = torch.tensor([[1.0, 4.0], [6.0, 1.5], [2.0, 2.0], [0.5, 3.0]], dtype=torch.float64)
@@ -63,7 +62,7 @@ def test_weighed_by_examples_the_end_is_the_weighted_optimum(option: str) -> Non
     )
 
 
-def rounds_of(algorithm: Algorithm, num_rounds: int) -> tuple[InProcessExchange, list[RoundResult]]:
+def rounds_of(algorithm: AlgorithmSettings, num_rounds: int) -> tuple[InProcessExchange, list[RoundResult]]:
     """Run the quadratics with half of the clients a round."""
     state = initial_state(model := Point(2), algorithm)
     exchange = InProcessExchange(clients(), model, algorithm, PLAIN, 0)

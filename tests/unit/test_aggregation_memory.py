@@ -12,7 +12,6 @@ from statistics import median
 import pytest
 import torch
 
-from medfed.algorithms.fedavg import FedAvg
 from medfed.core.types import Broadcast, Update
 from medfed.federated.aggregation import Average
 from medfed.federated.algorithm import Federation
@@ -20,6 +19,7 @@ from medfed.federated.exchange import Answer
 from medfed.federated.gate import Gate, Manifest
 from medfed.federated.rounds import run_round
 from medfed.federated.state import FederatedState
+from medfed.study.algorithms import FedAvg
 from medfed.study.federation import RoundSettings
 
 NUM_CLIENTS, TENSORS, SHAPE = 25, 5, (2000, 1500)

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from federated_toys import changed, run
-from medfed.algorithms.fednova import STEPS, FedNova
-from medfed.algorithms.scaffold import Scaffold
+from medfed.algorithms.fednova import STEPS
 from medfed.core.catalog import ALGORITHMS
 from medfed.core.errors import StudyError
+from medfed.study.algorithms import FedNova, Scaffold
 from medfed.study.federation import ClientSettings
 
 PLAIN = ClientSettings(optimizer="sgd", lr=0.1)

@@ -11,13 +11,10 @@ import torch
 from torch import Tensor
 
 from federated_toys import allowed, changed, run, small_clients, small_exchange, small_federation, small_model
-from medfed.algorithms.fedavg import FedAvg
-from medfed.algorithms.scaffold import Scaffold
 from medfed.core.catalog import ALGORITHMS
 from medfed.core.torch_rng import torch_rng
 from medfed.core.types import Params, Update
 from medfed.federated.aggregation import Average
-from medfed.federated.algorithm import Algorithm
 from medfed.federated.encoding import (
     UploadError,
     compressed,
@@ -33,6 +30,7 @@ from medfed.federated.exchange import Answer, InProcessExchange
 from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.state import fingerprint, num_bytes
 from medfed.federated.wire import update_bytes, update_of
+from medfed.study.algorithms import AlgorithmSettings, FedAvg, Scaffold
 from medfed.study.federation import RoundSettings, UploadDtype
 
 DTYPES: tuple[UploadDtype, ...] = ("bfloat16", "int8")
@@ -114,7 +112,7 @@ def test_int8_is_for_rows_of_two_and_more() -> None:
 def updates() -> list[Update]:
     """What the four toy hospitals send in a first round, as it is before any rounding."""
     model, exchange = small_model(), small_exchange(FedAvg())
-    broadcast = FedAvg().broadcast(initial_state(model, FedAvg()), "base")
+    broadcast = FedAvg().build().broadcast(initial_state(model, FedAvg()), "base")
     found = [answer for _, answer in exchange(1, dict.fromkeys(exchange.registered, broadcast))]
     return [answer for answer in found if isinstance(answer, Update)]
 
@@ -199,14 +197,14 @@ def travelling(answers: list[Answer]) -> list[Answer]:
     ]
 
 
-def small_run(algorithm: Algorithm, dtype: UploadDtype, **options: object) -> list[object]:
+def small_run(algorithm: AlgorithmSettings, dtype: UploadDtype, **options: object) -> list[object]:
     return run(algorithm, rounds=RoundSettings(upload_dtype=dtype), **options)
 
 
 @both
 @every
 def test_every_algorithm_takes_rounded_changes_and_gives_the_same_bits_over_a_wire(
-    algorithm: Algorithm, dtype: UploadDtype
+    algorithm: AlgorithmSettings, dtype: UploadDtype
 ) -> None:
     here, there = small_run(algorithm, dtype), small_run(algorithm, dtype, meddle=travelling)
     exact = small_run(algorithm, "float32")
@@ -216,7 +214,7 @@ def test_every_algorithm_takes_rounded_changes_and_gives_the_same_bits_over_a_wi
     assert prints[0] == prints[1]
     assert [result.upload_error for result in here] == [result.upload_error for result in there]
     assert exact[-1].upload_error == 0.0
-    if not algorithm.shared(last[0].weights).params:
+    if not algorithm.build().shared(last[0].weights).params:
         assert (here[-1].upload_error, prints[0]) == (None, prints[2]), "no weight travels: nothing is rounded"
         return
     assert prints[0] != prints[2]

@@ -24,16 +24,9 @@ from federated_toys import (
     small_public,
     task_set,
 )
+from medfed.algorithms import representations as contrast
 from medfed.algorithms.creamfl import CreamFL
-from medfed.core.errors import RunError, StudyError
-from medfed.core.rng import numpy_rng
-from medfed.core.types import Broadcast, Update
-from medfed.federated import representations as contrast
-from medfed.federated.algorithm import Federation
-from medfed.federated.client import Client
-from medfed.federated.exchange import InProcessExchange
-from medfed.federated.local import LocalStep, Site
-from medfed.federated.representations import (
+from medfed.algorithms.representations import (
     Ensemble,
     Exchanged,
     Rows,
@@ -44,6 +37,13 @@ from medfed.federated.representations import (
     represent_public,
     view,
 )
+from medfed.core.errors import RunError, StudyError
+from medfed.core.rng import numpy_rng
+from medfed.core.types import Broadcast, Update
+from medfed.federated.algorithm import Federation
+from medfed.federated.client import Client
+from medfed.federated.exchange import InProcessExchange
+from medfed.federated.local import LocalStep, Site
 from medfed.federated.rounds import RoundResult, initial_state, run_rounds
 from medfed.federated.state import fingerprint, join, split
 from medfed.study.federation import RoundSettings

@@ -156,7 +156,7 @@ def test_the_reading_of_a_run_counts_its_rows() -> None:
     pair = {"model": "fedkim", "baseline": "federated"}
     gaps = [row("", "fedkim", "cd", "auroc", 0.05) | pair, row("", "fedkim", "mp", "auroc", -0.01) | pair]
     text = " ".join(demo.reading(rows, gaps).split())
-    assert "on 1 of 2 trained tasks (the interval of the difference excludes 0 on 1, and on 0 in the other" in text
+    assert "on 1 of 2 trained tasks. The interval of the difference is above 0 on 1 of them, and below 0 on 0." in text
     assert "On 1 of 2 unseen closed tasks" in text
     assert "In words" not in text
 

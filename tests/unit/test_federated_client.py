@@ -9,8 +9,6 @@ from pydantic import ValidationError
 from torch import nn
 
 from federated_toys import SMALL, TASK_X, TASK_Y, Point, quadratic_client, small_clients, small_model, task_set
-from medfed.algorithms.fedavg import FedAvg
-from medfed.algorithms.fedprox import FedProx
 from medfed.core.errors import DataError, RunError, StudyError
 from medfed.core.types import Broadcast, Update
 from medfed.federated.batches import in_order, num_batches, steps
@@ -18,6 +16,7 @@ from medfed.federated.client import Client, initial_client_state
 from medfed.federated.exchange import InProcessExchange
 from medfed.federated.gate import delta_dtype
 from medfed.federated.state import FederatedState, Weights, fingerprint, load_weights, num_bytes, weights_of
+from medfed.study.algorithms import FedAvg, FedProx
 from medfed.study.federation import ClientSettings
 
 
@@ -27,7 +26,7 @@ def broadcast(model: nn.Module, round: int = 1) -> Broadcast:
 
 
 def train(client: Client, settings: ClientSettings = SMALL, model: nn.Module | None = None, seed: int = 0) -> Update:
-    return client.train(model or small_model(), broadcast(small_model()), FedAvg(), {}, settings, seed)[0]
+    return client.train(model or small_model(), broadcast(small_model()), FedAvg().build(), {}, settings, seed)[0]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +84,7 @@ def test_what_no_example_reaches_does_not_move() -> None:
     """Weight decay and FedProx would both move it if it were in the optimizer."""
     settings = ClientSettings(optimizer="adamw", lr=0.1, weight_decay=0.5, batch_size=4)
     sent = broadcast(small_model())
-    update, _ = small_clients()[1].train(small_model(), sent, FedProx(mu=1.0), {}, settings, 0)
+    update, _ = small_clients()[1].train(small_model(), sent, FedProx(mu=1.0).build(), {}, settings, 0)
     for name, value in update.delta.items():
         reached = name.startswith(("encoders.a", "heads.x"))
         assert bool(value.any()) == reached, name
@@ -110,7 +109,7 @@ def test_seed_client_and_round_draw_anew() -> None:
     draws = [(base, 1, 0), (base, 1, 0), (base, 2, 0), (base, 1, 1), (twin, 1, 0)]
     prints = []
     for client, round, seed in draws:
-        update, _ = client.train(small_model(), broadcast(small_model(), round), FedAvg(), {}, SMALL, seed)
+        update, _ = client.train(small_model(), broadcast(small_model(), round), FedAvg().build(), {}, SMALL, seed)
         prints.append(fingerprint(update.delta, update.buffers))
     assert prints[0] == prints[1]
     assert len(set(prints)) == 4
@@ -134,7 +133,7 @@ def test_frozen_parameters_do_not_travel() -> None:
     assert "encoders.a.layers.1.running_mean" in buffers
     before = model.encoders["a"].layers[0].weight.clone()
     sent = Broadcast(1, fingerprint(params, buffers), params, buffers)
-    update, _ = small_clients()[0].train(model, sent, FedAvg(), {}, SMALL, 0)
+    update, _ = small_clients()[0].train(model, sent, FedAvg().build(), {}, SMALL, 0)
     assert update.delta.keys() == params.keys()
     assert torch.equal(before, model.encoders["a"].layers[0].weight)
 
@@ -145,10 +144,12 @@ def test_kept_optimizer_slots_continue_the_run() -> None:
 
     def ends(num_rounds: int, num_steps: int, reset: bool) -> torch.Tensor:
         settings = ClientSettings(lr=0.1, local_steps=num_steps, reset_optimizer=reset)
-        model, state = Point(2), initial_client_state(FedAvg(), Weights({}, {}))
+        model, state = Point(2), initial_client_state(FedAvg().build(), Weights({}, {}))
         point = model.w.detach().clone()
         for round in range(1, num_rounds + 1):
-            update, state = client.train(model, Broadcast(round, "", {"w": point}), FedAvg(), state, settings, 0)
+            update, state = client.train(
+                model, Broadcast(round, "", {"w": point}), FedAvg().build(), state, settings, 0
+            )
             point = point + update.delta["w"]
         return point
 
@@ -161,7 +162,7 @@ def test_gradients_are_clipped() -> None:
     client = quadratic_client("h", [10.0, 10.0], [3.0, 4.0])
     settings = ClientSettings(optimizer="sgd", lr=0.5, local_steps=1, max_grad_norm=1.0)
     sent = Broadcast(1, "", {"w": torch.zeros(2, dtype=torch.float64)})
-    update, _ = client.train(Point(2), sent, FedAvg(), {}, settings, 0)
+    update, _ = client.train(Point(2), sent, FedAvg().build(), {}, settings, 0)
     torch.testing.assert_close(update.delta["w"], torch.tensor([0.3, 0.4], dtype=torch.float64), rtol=1e-5, atol=0)
 
 
@@ -171,7 +172,7 @@ def test_settings_and_clients_that_make_no_sense_are_refused() -> None:
     with pytest.raises(DataError, match=r"client .h9.: it has no training example"):
         Client("h9", {"x": task_set(TASK_X, 0, 0)})
     with pytest.raises(StudyError, match=r"client .h0.: two clients have this id"):
-        InProcessExchange([small_clients()[0]] * 2, small_model(), FedAvg(), SMALL, 0)
+        InProcessExchange([small_clients()[0]] * 2, small_model(), FedAvg().build(), SMALL, 0)
 
 
 def test_deltas_of_half_precision_models_travel_in_float32() -> None:

@@ -13,7 +13,8 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels.processing import apply_windowing
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, JPEGBaseline8Bit, generate_uid
 
-from medfed.datasets.images import read_dicom, read_grey
+from medfed.datasets.dicom import read_dicom
+from medfed.datasets.images import read_grey
 
 STORED = np.arange(16, dtype=np.uint16).reshape(4, 4) * 273  # 0 … 4095: the whole range of 12 bits
 

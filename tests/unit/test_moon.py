@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from federated_toys import SMALL, TASK_X, TASK_Y, small_model, task_set
-from medfed.algorithms.moon import Moon
+from medfed.algorithms.representations import pull_push
 from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Broadcast
 from medfed.federated.batches import TaskBatch
 from medfed.federated.local import LocalStep, Site
-from medfed.federated.representations import pull_push
 from medfed.federated.state import Weights, fingerprint, join, load_weights, weights_of
 from medfed.models.multimodal import MultimodalModel
+from medfed.study.algorithms import Moon
 
 
 def jittered(number: int) -> Weights:
@@ -86,7 +86,7 @@ def gradients(loss: Tensor, step: LocalStep) -> dict[str, Tensor]:
 @pytest.mark.parametrize(("mu", "tau"), [(1.0, 0.5), (5.0, 0.1)])
 def test_the_term_is_the_papers(step: LocalStep, mu: float, tau: float) -> None:
     with torch_seeded("dropout"):
-        found = Moon(mu=mu, temperature=tau).penalty(step, BROADCAST, KEPT)
+        found = Moon(mu=mu, temperature=tau).build().penalty(step, BROADCAST, KEPT)
     with torch_seeded("dropout"):
         expected = slow(step, PREVIOUS, mu, tau)
     assert found is not None
@@ -97,7 +97,7 @@ def test_the_term_is_the_papers(step: LocalStep, mu: float, tau: float) -> None:
 
 
 def test_a_first_round_is_left_out_because_its_gradient_is_zero(step: LocalStep) -> None:
-    assert Moon().penalty(step, BROADCAST, {}) is None
+    assert Moon().build().penalty(step, BROADCAST, {}) is None
     with torch_seeded("dropout"):
         same = slow(step, GLOBAL, 1.0, 0.5)
     assert float(same) == pytest.approx(math.log(2))
@@ -106,7 +106,7 @@ def test_a_first_round_is_left_out_because_its_gradient_is_zero(step: LocalStep)
 
 def test_the_term_leaves_every_model_as_it_is(step: LocalStep) -> None:
     before = fingerprint(*weights_of(step.site.model)), fingerprint(*GLOBAL), fingerprint(KEPT, {})
-    assert Moon().penalty(step, BROADCAST, KEPT) is not None
+    assert Moon().build().penalty(step, BROADCAST, KEPT) is not None
     assert before == (fingerprint(*weights_of(step.site.model)), fingerprint(*GLOBAL), fingerprint(KEPT, {}))
     assert all(module.training for module in step.site.model.modules())
 
@@ -115,7 +115,7 @@ def test_three_passes_of_which_one_has_a_graph(step: LocalStep) -> None:
     seen: list[tuple[bool, bool]] = []
     encoder = step.site.model.encoders["b"]
     encoder.register_forward_hook(lambda module, _, out: seen.append((module.training, out.requires_grad)))
-    Moon().penalty(step, BROADCAST, KEPT)
+    Moon().build().penalty(step, BROADCAST, KEPT)
     assert seen == [(True, True), (False, False), (False, False)]
 
 
@@ -130,4 +130,4 @@ def test_a_task_without_any_present_modality_has_no_term() -> None:
     model = small_model().train()
     item = TaskBatch(part.task, part.batch(np.arange(4)), 1.0)
     step = LocalStep(Site("h", model, {"x": part}, {}, SMALL, 0), 0, dict(model.named_parameters()), (item,))
-    assert Moon().penalty(step, BROADCAST, KEPT) is None
+    assert Moon().build().penalty(step, BROADCAST, KEPT) is None

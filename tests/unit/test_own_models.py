@@ -15,24 +15,19 @@ from federated_toys import (
     small_federation,
     small_model,
 )
-from medfed.algorithms.ditto import Ditto
-from medfed.algorithms.fedavg import FedAvg
-from medfed.algorithms.fedbn import FedBN
-from medfed.algorithms.fedper import FedPer
-from medfed.algorithms.pfedme import PFedMe
 from medfed.core.errors import StudyError
-from medfed.federated.algorithm import Algorithm
 from medfed.federated.client import Client
 from medfed.federated.exchange import InProcessExchange
 from medfed.federated.rounds import initial_state, run_rounds
 from medfed.federated.state import fingerprint, weights_of
+from medfed.study.algorithms import AlgorithmSettings, Ditto, FedAvg, FedBN, FedPer, PFedMe
 from medfed.study.federation import RoundSettings
 
 NORM = {"encoders.a.layers.1", "encoders.b.layers.1"}
 
 
-def sent_names(algorithm: Algorithm) -> set[str]:
-    weights = algorithm.shared(weights_of(small_model()))
+def sent_names(algorithm: AlgorithmSettings) -> set[str]:
+    weights = algorithm.build().shared(weights_of(small_model()))
     return {*weights.params, *weights.buffers}
 
 
@@ -47,7 +42,7 @@ def test_fedper_keeps_heads_and_fedbn_keeps_batch_norm() -> None:
 
 
 @pytest.mark.parametrize("algorithm", [FedPer(), FedBN()], ids=["fedper", "fedbn"])
-def test_private_tensors_stay_and_shared_ones_are_deployed(algorithm: Algorithm) -> None:
+def test_private_tensors_stay_and_shared_ones_are_deployed(algorithm: AlgorithmSettings) -> None:
     start = weights_of(small_model())
     results, models = run_and_deploy(algorithm, 3)
     end, sent = results[-1].state.weights, sent_names(algorithm)
@@ -70,12 +65,12 @@ def test_private_tensors_go_on_where_they_were() -> None:
 def test_a_prefix_that_fits_nothing_is_refused() -> None:
     initial = initial_state(small_model(), FedPer())
     with pytest.raises(StudyError, match="decoder"):
-        FedPer(private_prefixes=("decoder.",)).broadcast(initial, "base")
+        FedPer(private_prefixes=("decoder.",)).build().broadcast(initial, "base")
 
 
 def test_a_model_without_batch_norm_is_refused() -> None:
     with pytest.raises(StudyError, match="batch normalisation"):
-        FedBN().shared(weights_of(Point(2)))
+        FedBN().build().shared(weights_of(Point(2)))
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.3, 30.0])
@@ -84,12 +79,12 @@ def test_ditto_leaves_the_global_model_to_fedavg(lam: float) -> None:
     assert fingerprint(*mine) == fingerprint(*plain)
 
 
-def own_model_of_h0(algorithm: Algorithm, clients: list[Client]) -> str:
+def own_model_of_h0(algorithm: AlgorithmSettings, clients: list[Client]) -> str:
     exchange = InProcessExchange(clients, small_model(), algorithm, SMALL, 0)
     state = initial_state(small_model(), algorithm)
     for result in run_rounds(state, exchange, algorithm, small_federation(exchange), RoundSettings(num_rounds=3)):
         state = result.state
-    return fingerprint(*algorithm.deployed(state.weights, exchange.own("h0")))
+    return fingerprint(*algorithm.build().deployed(state.weights, exchange.own("h0")))
 
 
 def test_ditto_without_pull_learns_alone() -> None:
@@ -113,7 +108,7 @@ def test_pfedme_deploys_theta_and_a_newcomer_the_global_model() -> None:
     end = results[-1].state.weights
     assert len({fingerprint(*model) for model in (end, *models.values())}) == 5
     newcomer = small_exchange(algorithm).own("h0")
-    assert algorithm.deployed(end, newcomer) == end
+    assert algorithm.build().deployed(end, newcomer) == end
 
 
 def test_pfedme_counts_clients_alike_unless_told_otherwise() -> None:

@@ -15,7 +15,7 @@ from types import ModuleType
 
 import pytest
 
-from medfed.core import extras
+from medfed.core import diagnosis
 from medfed.core.errors import RunError, SiteError, TooFewSitesError
 from medfed.runs.folder import RunDir
 from medfed.sites.audit import Facts
@@ -383,11 +383,11 @@ def test_without_the_extra_or_with_another_flower_the_commands_say_what_to_insta
             raise PackageNotFoundError
         return installed
 
-    monkeypatch.setattr(extras, "version", version_of)
+    monkeypatch.setattr(diagnosis, "version", version_of)
     for words in (("federation", "start"), ("federation", "invite"), ("site", "doctor"), ("site", "join")):
         assert shell(*words, tmp_path) == 1
         error = capsys.readouterr().err
         assert message in error
         assert "next step: pip install" in error
-        assert '"flwr' in error
-        assert '"medfed' not in error, "that name in a registry is not ours"
+        assert "'flwr" in error
+        assert "'medfed" not in error, "that name in a registry is not ours"

@@ -54,6 +54,16 @@ def test_a_study_that_asks_for_more_is_refused_with_the_field(
     assert "data officer" in str(told.value.hint)
 
 
+def test_a_combination_passes_where_all_of_its_parts_are_allowed(tmp_path: Path) -> None:
+    text = STUDY.replace('"fedavg"', '{ local = "fedprox", server = "fedadam" }')
+    combined = load_study(study_file(tmp_path, text))
+    agreed = policy_for(combined, ALL, 5)
+    assert agreed.algorithms == ("fedprox", "fedadam")
+    agreed.check_study(combined)
+    with pytest.raises(PolicyError, match="algorithm 'fedadam' is not allowed"):
+        agreed.model_copy(update={"algorithms": ("fedprox",)}).check_study(combined)
+
+
 @pytest.mark.parametrize("override", ["seed=1", "name=other", "rounds.num_rounds=2", "client.lr=0.5", "algorithm.mu=1"])
 def test_agreeing_to_a_study_agrees_to_no_other(tmp_path: Path, override: str) -> None:
     path = study_file(tmp_path, STUDY.replace('"fedavg"', '{name = "fedprox"}'))
@@ -77,11 +87,12 @@ def test_a_study_that_came_over_the_network_is_the_one_agreed_to(name: str) -> N
         ("scaffold", {"encoders", "heads", "state"}),
         ("fedper", {"encoders"}),
         ("creamfl", {"state"}),
+        ('{ sharing = "fedper", local = "scaffold" }', {"encoders", "state"}),
     ],
 )
 def test_what_a_study_sends_follows_from_model_and_algorithm(tmp_path: Path, algorithm: str, sent: set[str]) -> None:
-    text = STUDY.replace('"fedavg"', f'"{algorithm}"')
-    if algorithm == "scaffold":
+    text = STUDY.replace('"fedavg"', algorithm if "{" in algorithm else f'"{algorithm}"')
+    if "scaffold" in algorithm:
         text += '[client]\noptimizer = "sgd"\n'
     found = set(parts_sent(load_study(study_file(tmp_path, text))))
     assert found - {"buffers"} == sent

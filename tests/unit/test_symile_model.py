@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from medfed.algorithms.fedavg import FedAvg
 from medfed.core.catalog import TASKS
 from medfed.core.errors import StudyError
 from medfed.core.rng import numpy_rng
@@ -30,6 +29,7 @@ from medfed.modalities.image import ImageModality
 from medfed.modalities.labs import LabPercentiles
 from medfed.modalities.signal import SignalModality
 from medfed.models.symile import SymileModel
+from medfed.study.algorithms import FedAvg
 from medfed.study.data import TwinSpec
 from medfed.study.encoders import Conv1dSpec, LabsMLPSpec, ViTMini
 from medfed.study.federation import ClientSettings, RoundSettings

@@ -9,7 +9,6 @@ import polars as pl
 import pytest
 import torch
 
-from medfed.algorithms.fedavg import FedAvg
 from medfed.core.catalog import DATASETS
 from medfed.data.cohort import Cohort, build_cohort
 from medfed.data.decode import decode
@@ -21,6 +20,7 @@ from medfed.federated.exchange import InProcessExchange
 from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.state import load_weights
 from medfed.models.blip import Blip
+from medfed.study.algorithms import FedAvg
 from medfed.study.data import PartitionSettings, SplitSettings
 from medfed.study.federation import ClientSettings, RoundSettings
 from vqa_twins import SMALL, cohort, model, task

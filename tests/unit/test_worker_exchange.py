@@ -9,12 +9,12 @@ import pytest
 
 from federated_toys import SMALL, allowed, small_clients, small_federation, small_model
 from medfed.core.catalog import ALGORITHMS
-from medfed.federated.algorithm import Algorithm
 from medfed.federated.exchange import ClientExchange, InProcessExchange
 from medfed.federated.memory import DiskMemory
 from medfed.federated.rounds import RoundResult, initial_state, run_round, run_rounds
 from medfed.federated.state import fingerprint
 from medfed.federated.workers import Pool, Recipe, WorkerExchange
+from medfed.study.algorithms import AlgorithmSettings
 from medfed.study.federation import RoundSettings, UploadDtype
 
 ROUNDS = RoundSettings(num_rounds=2)
@@ -28,13 +28,17 @@ def pool() -> Iterator[Pool]:
     pool.close()
 
 
-def in_workers(algorithm: Algorithm, pool: Pool, folder: Path, upload_dtype: UploadDtype = "float32") -> WorkerExchange:
+def in_workers(
+    algorithm: AlgorithmSettings, pool: Pool, folder: Path, upload_dtype: UploadDtype = "float32"
+) -> WorkerExchange:
     memory, log = folder / "clients", folder / "workers.log"
     recipe = Recipe(small_model, algorithm, allowed(algorithm), 0, memory, log, upload_dtype)
     return WorkerExchange(small_clients(), recipe, pool, folder / "spool")
 
 
-def results(algorithm: Algorithm, exchange: ClientExchange, rounds: RoundSettings = ROUNDS) -> list[RoundResult]:
+def results(
+    algorithm: AlgorithmSettings, exchange: ClientExchange, rounds: RoundSettings = ROUNDS
+) -> list[RoundResult]:
     state = initial_state(small_model(), algorithm)
     return list(run_rounds(state, exchange, algorithm, small_federation(exchange), rounds))
 

@@ -22,31 +22,23 @@ Deviation: FedAMS prints the plain mean over clients; ours weighs by examples li
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from medfed.core.types import Params, Update
-from medfed.federated.aggregation import moved, totals
-from medfed.federated.algorithm import Aggregate, Algorithm, Federation
+from medfed.algorithms.parts import ServerPart
+from medfed.core.types import Params
+from medfed.federated.aggregation import Sums, moved
 from medfed.federated.gate import delta_dtype
-from medfed.federated.state import FederatedState, join, split
+from medfed.federated.state import join, split
+from medfed.study import algorithms as settings
 
 
-class Adaptive(Algorithm, ABC):
-    """An optimizer on the server. Its moments are float32, or float64 for float64 parameters; its sums are float64.
-
-    Attributes:
-        eta: the server's learning rate η.
-        beta_1: decay β1 of the first moment.
-    """
+class Adaptive(settings.Adaptive, ServerPart, ABC):
+    """An optimizer on the server. Its moments are float32, or float64 for float64 parameters; its sums are float64."""
 
     moments: ClassVar[tuple[str, ...]] = ("m", "v")
-    eta: float = Field(default=1e-2, gt=0)
-    beta_1: float = Field(default=0.9, ge=0, lt=1)
 
     @property
     @abstractmethod
@@ -61,7 +53,7 @@ class Adaptive(Algorithm, ABC):
     def scale(self, moments: Params) -> Tensor:
         """Return what the first moment is divided by."""
 
-    def init_server(self, params: Params) -> Params:
+    def init(self, params: Params) -> Params:
         """Return m = 0, and the second moments at their floor."""
 
         def filled(value: float) -> dict[str, Tensor]:
@@ -69,28 +61,21 @@ class Adaptive(Algorithm, ABC):
 
         return join({moment: filled(0.0 if moment == "m" else self.floor) for moment in self.moments})
 
-    def aggregate(self, state: FederatedState, updates: Iterator[Update], federation: Federation) -> Aggregate:
+    def step(self, params: Params, changes: Sums, state: Params) -> tuple[Params, Params]:
         """Return x + η m/scale and the new moments, for the tensors that someone trained."""
-        deltas, buffers = totals(updates)
-        kept = split(state.server_state, self.moments)
+        kept = split(state, self.moments)
         steps = {}
-        for name, delta in deltas.means().items():
+        for name, delta in changes.means().items():
             old = {moment: kept[moment][name].to(torch.float64) for moment in self.moments}
             new = self.second(old, delta) | {"m": self.beta_1 * old["m"] + (1 - self.beta_1) * delta}
             steps[name] = self.eta * (new["m"] / self.scale(new))
             for moment, value in new.items():
                 kept[moment][name] = value.to(kept[moment][name].dtype)
-        return Aggregate(moved(state.params, steps), buffers.replacing(state.buffers), join(kept))
+        return moved(params, steps), join(kept)
 
 
-class Reddi(Adaptive, ABC):
-    """Alg. 2: x ← x + η m/(√v + τ).
-
-    Attributes:
-        tau: adaptivity τ: changes well below it pass unscaled.
-    """
-
-    tau: float = Field(default=1e-3, gt=0)
+class Reddi(settings.Reddi, Adaptive, ABC):
+    """Alg. 2: x ← x + η m/(√v + τ)."""
 
     @property
     def floor(self) -> float:
@@ -102,41 +87,24 @@ class Reddi(Adaptive, ABC):
         return moments["v"].sqrt() + self.tau
 
 
-class FedAdagrad(Reddi):
-    """v ← v + Δ². The paper runs it without momentum."""
-
-    name: ClassVar[str] = "fedadagrad"
-    beta_1: float = Field(default=0.0, ge=0, lt=1)
+class FedAdagrad(settings.FedAdagrad, Reddi):
+    """v ← v + Δ²."""
 
     def second(self, old: Params, delta: Tensor) -> dict[str, Tensor]:
         """Return v."""
         return {"v": old["v"] + delta.square()}
 
 
-class FedAdam(Reddi):
-    """v ← β2 v + (1 − β2)Δ².
-
-    Attributes:
-        beta_2: decay β2 of the second moment.
-    """
-
-    name: ClassVar[str] = "fedadam"
-    beta_2: float = Field(default=0.99, ge=0, lt=1)
+class FedAdam(settings.FedAdam, Reddi):
+    """v ← β2 v + (1 − β2)Δ²."""
 
     def second(self, old: Params, delta: Tensor) -> dict[str, Tensor]:
         """Return v."""
         return {"v": self.beta_2 * old["v"] + (1 - self.beta_2) * delta.square()}
 
 
-class FedYogi(Reddi):
-    """v ← v − (1 − β2)Δ² sign(v − Δ²).
-
-    Attributes:
-        beta_2: 1 − β2 is the share of Δ² by which v moves.
-    """
-
-    name: ClassVar[str] = "fedyogi"
-    beta_2: float = Field(default=0.99, ge=0, lt=1)
+class FedYogi(settings.FedYogi, Reddi):
+    """v ← v − (1 − β2)Δ² sign(v − Δ²)."""
 
     def second(self, old: Params, delta: Tensor) -> dict[str, Tensor]:
         """Return v."""
@@ -144,18 +112,10 @@ class FedYogi(Reddi):
         return {"v": old["v"] - (1 - self.beta_2) * square * (old["v"] - square).sign()}
 
 
-class FedAMS(Adaptive):
-    """v̂ ← max(v̂, v, ε), x ← x + η m/√v̂: the paper's option 1, max stabilisation.
+class FedAMS(settings.FedAMS, Adaptive):
+    """v̂ ← max(v̂, v, ε), x ← x + η m/√v̂."""
 
-    Attributes:
-        beta_2: decay β2 of the second moment.
-        epsilon: least value ε of v̂.
-    """
-
-    name: ClassVar[str] = "fedams"
     moments: ClassVar[tuple[str, ...]] = ("m", "v", "v_hat")
-    beta_2: float = Field(default=0.99, ge=0, lt=1)
-    epsilon: float = Field(default=1e-3, gt=0)
 
     @property
     def floor(self) -> float:
@@ -170,6 +130,3 @@ class FedAMS(Adaptive):
     def scale(self, moments: Params) -> Tensor:
         """Return √v̂."""
         return moments["v_hat"].sqrt()
-
-
-ALGORITHMS: tuple[type[Algorithm], ...] = (FedAdagrad, FedAdam, FedYogi, FedAMS)

@@ -1,45 +1,41 @@
 """CreamFL: representations of public examples travel, models do not (Yu et al. 2023, Alg. 1).
 
-Clients train on their own data with two contrasts on public examples: *inter-modal*, each representation to the global
-one of the other modality of the same example, against those of all other examples; *intra-modal*, to the global one of
-its own modality, away from the client's own of its last round. They send their representations of the public examples.
-The server weighs them by how well they match the global ones of the other modality (global-local contrastive
-aggregation), trains its model on the public labels, distils the aggregate into it, and sends out its representations.
+Clients train on their own data with two contrasts on public examples. The inter-modal one pulls a representation to the
+global one of the other modality of the same example, against those of all other examples. The intra-modal one pulls it
+to the global one of its own modality, away from the client's of its last round. Clients send their representations of
+the public examples. The server weighs them by their match with the global ones of the other modality: global-local
+contrastive aggregation. It trains its model on the public labels, distils the aggregate into it, and sends out the new
+representations.
 
 Representations are unit vectors, aligned by example id. Every tensor an upload could hold is always there, in one shape
 (the gate wants that); ``sent`` tells which rows of it count. Every party sees a public example in the same view
-(:func:`medfed.federated.representations.view`), in eval mode.
+(:func:`medfed.algorithms.representations.view`), in eval mode.
 
 Deviation:
     - A task with one modality, or with modalities of unequal width, has no other modality to compare with: the same
       modality stands in for it. With three or more, scores and inter-modal losses are means over the others.
-    - The paper's round begins with the server's training; here it ends with it, so the first round's broadcast holds no
-      representations and the clients of that round train without contrast.
+    - The paper's round begins with the server's training; here it ends with it. The first round's broadcast holds no
+      representations, so its clients train without contrast.
     - A client without a last round has no intra-modal contrast.
-    - Every local step takes one mini-batch of every public task the client has, beside the private ones.
+    - Every local step takes one mini-batch of every public task the client has, next to the private ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
-from typing import ClassVar
 
+import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from medfed.algorithms.keeping import KeepsTensors, group
-from medfed.core.errors import StudyError
-from medfed.core.rng import numpy_rng
-from medfed.core.torch_rng import torch_seeded
-from medfed.core.types import Broadcast, Params, Update
-from medfed.federated.algorithm import Aggregate, Algorithm, Federation
-from medfed.federated.local import LocalStep, Trained, Upload
-from medfed.federated.representations import (
+from medfed.algorithms.parts import laid_over, picked
+from medfed.algorithms.representations import (
     Ensemble,
     Exchanged,
+    Rows,
     evaluating,
     federated,
     held_modalities,
@@ -49,37 +45,37 @@ from medfed.federated.representations import (
     unit_representations,
     view,
 )
-from medfed.federated.server import Targets, distillation_losses, label_losses, minimise
-from medfed.federated.state import FederatedState, join, load_weights, weights_of
+from medfed.core.errors import RunError, StudyError
+from medfed.core.rng import Key, numpy_rng
+from medfed.core.torch_rng import torch_seeded
+from medfed.core.types import Batch, Broadcast, Params, Update
+from medfed.federated.algorithm import Aggregate, Algorithm, Federation
+from medfed.federated.batches import num_batches, steps
+from medfed.federated.local import LocalStep, Trained, Upload
+from medfed.federated.optimizer import autocast, make_optimizer
+from medfed.federated.state import FederatedState, Weights, group, join, load_weights, trainable_params, weights_of
+from medfed.study.algorithms import CreamFL as CreamFLSettings
 from medfed.study.federation import ClientSettings
+from medfed.tasks.base import TaskSet, trainable
+
+Targets = Mapping[str, Mapping[str, Rows]]
+"""Task → modality → the representations that the server's model shall come to have."""
 
 
-class CreamFL(KeepsTensors):
-    """Contrastive representation ensemble and aggregation. No setting is FedAvg: no weight ever travels.
-
-    With γ = 0 the clients learn alone; with ``kd_weight`` = 0 the server learns from public labels alone.
-
-    Attributes:
-        gamma: γ, weight of both contrasts at the client.
-        temperature: τ of both contrasts.
-        kd_weight: weight of the distillation ‖f(x) − aggregate‖².
-        server_lr: learning rate of the server's Adam, whose moments start afresh every round.
-        server_epochs: the server's passes over the public examples, of labels and of distillation each.
-        server_batch_size: examples per server step.
-    """
-
-    name: ClassVar[str] = "creamfl"
-    uses_public: ClassVar[bool] = True
-    gamma: float = Field(default=0.5, ge=0)
-    temperature: float = Field(default=0.5, gt=0)
-    kd_weight: float = Field(default=0.3, ge=0)
-    server_lr: float = Field(default=2e-4, gt=0)
-    server_epochs: int = Field(default=1, gt=0)
-    server_batch_size: int = Field(default=32, gt=0)
+class CreamFL(Algorithm, CreamFLSettings):
+    """Contrastive representation ensemble and aggregation."""
 
     def private(self, params: Params, buffers: Params) -> frozenset[str]:
         """Return every name: models stay where they are."""
         return frozenset((*params, *buffers))
+
+    def init_client(self, initial: Weights) -> Params:
+        """Return the initial model: every client keeps its own."""
+        return _model_of(initial)
+
+    def start(self, broadcast: Broadcast, client_state: Params) -> Weights:
+        """Return the client's own model."""
+        return laid_over(Weights(broadcast.params, broadcast.buffers), client_state)
 
     def broadcast(self, state: FederatedState, base: str) -> Broadcast:
         """Return the global representations; in round 1 there are none yet."""
@@ -101,9 +97,10 @@ class CreamFL(KeepsTensors):
 
     def upload(self, trained: Trained, broadcast: Broadcast, client_state: Params) -> Upload:
         """Send the representations of the public examples, in the tasks and modalities the client has."""
-        kept, site = super().upload(trained, broadcast, client_state), trained.site
-        own = represent_public(site.model, site.public, held_modalities(site.tasks), site.settings).tensors()
-        return replace(kept, state=own, client_state={**kept.client_state, **join({"previous": own})})
+        site = trained.site
+        sent = represent_public(site.model, site.public, held_modalities(site.tasks), site.settings).tensors()
+        kept = {**_model_of(trained.weights), **join({"previous": sent})}
+        return Upload(trained.delta, trained.shared_buffers(broadcast), sent, kept)
 
     def upload_like(self, state: FederatedState, federation: Federation) -> Params:
         """Return blank representations."""
@@ -120,14 +117,18 @@ class CreamFL(KeepsTensors):
             world = represent_public(model, public, everything, settings)
         targets = _ensemble(world, updates)
         key = (federation.seed, "server", state.round + 1)
-        losses = label_losses(model, public, settings, *key)
+        losses = _label_losses(model, public, settings, *key)
         if self.kd_weight:
-            distances = distillation_losses(model, public, world, targets, settings, *key)
+            distances = _distillation_losses(model, public, world, targets, settings, *key)
             losses = chain(losses, (self.kd_weight * distance for distance in distances))
         with torch_seeded(*key):
-            minimise(model, losses, settings)
+            _minimise(model, losses, settings)
         new = represent_public(model, public, everything, settings)
         return Aggregate(*weights_of(model), new.tensors())
+
+    def deployed(self, weights: Weights, client_state: Params) -> Weights:
+        """Return the client's own model."""
+        return laid_over(weights, client_state)
 
     def _settings(self, federation: Federation) -> ClientSettings:
         """Return how the server trains."""
@@ -149,12 +150,12 @@ class CreamFL(KeepsTensors):
         batch = view(examples, rng.choice(len(examples), size, replace=False)).to(site.settings.device)
         rows = world.find(task, batch.examples)
         with evaluating(site.model):
-            own = unit_representations(site.model, examples.task, batch, site.settings)
+            live = unit_representations(site.model, examples.task, batch, site.settings)
         terms = []
         for name in modalities:
             if not bool((here := batch.present[name]).any()):
                 continue
-            vectors, places = own[name][here], rows[here]
+            vectors, places = live[name][here], rows[here]
             inter = matching_loss(vectors, places, world.partners(task, name), self.temperature)
             terms.append(inter.mean())
             if task in past.rows:
@@ -162,6 +163,10 @@ class CreamFL(KeepsTensors):
                 intra = pull_push((vectors * near).sum(-1), (vectors * far).sum(-1), self.temperature)
                 terms[-1] = terms[-1] + intra.mean()
         return torch.stack(terms).mean() if terms else None
+
+
+def _model_of(weights: Weights) -> dict[str, Tensor]:
+    return picked(weights, frozenset((*weights.params, *weights.buffers)))
 
 
 def _ensemble(world: Exchanged, updates: Iterator[Update]) -> Targets:
@@ -187,4 +192,74 @@ def _model(federation: Federation) -> nn.Module:
     return federated(federation.model)
 
 
-ALGORITHMS: tuple[type[Algorithm], ...] = (CreamFL,)
+def _minimise(model: nn.Module, losses: Iterable[Tensor], settings: ClientSettings) -> None:
+    """Take an optimizer step for every one of ``losses``, which are evaluated one after the other.
+
+    Raises:
+        RunError: a loss is not finite.
+    """
+    params = list(trainable_params(model).values())
+    optimizer = make_optimizer(params, settings)
+    model.train()
+    for loss in losses:
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise RunError(f"a loss is {value}", where="the server's training", hint="lower algorithm.server_lr")
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    model.zero_grad()
+
+
+def _label_losses(
+    model: nn.Module, public: Mapping[str, TaskSet], settings: ClientSettings, *key: Key
+) -> Iterator[Tensor]:
+    """Yield, step by step, the mean over tasks of the loss on public labels."""
+    device = settings.device
+    for items in steps(public, settings, *key, "labels"):
+        losses = []
+        for item in items:
+            batch = item.batch.to(device)
+            with autocast(settings):
+                losses.append(item.weight * trainable(item.task).loss(model(item.task, batch), batch))
+        yield torch.stack(losses).sum()
+
+
+def _distillation_losses(
+    model: nn.Module,
+    public: Mapping[str, TaskSet],
+    known: Exchanged,
+    targets: Targets,
+    settings: ClientSettings,
+    *key: Key,
+) -> Iterator[Tensor]:
+    """Yield, batch by batch, ‖f(x) − target‖²: mean over the examples that have one, sum over modalities."""
+    for epoch in range(settings.local_epochs):
+        for name, positions in _draws(public, settings.batch_size, *key, "distillation", epoch):
+            examples = public[name]
+            batch = view(examples, positions)
+            rows = known.find(name, batch.examples)
+            live = unit_representations(model, examples.task, batch.to(settings.device), settings)
+            terms = [
+                _distance(live[modality], batch, modality, target, rows) for modality, target in targets[name].items()
+            ]
+            if any(term is not None for term in terms):
+                yield torch.stack([term for term in terms if term is not None]).sum()
+
+
+def _distance(live: Tensor, batch: Batch, modality: str, target: Rows, rows: Tensor) -> Tensor | None:
+    has = target.has[rows] & batch.present[modality]
+    if not bool(has.any()):
+        return None
+    return (live[has] - target.vectors[rows][has].to(live.device)).square().sum(-1).mean()
+
+
+def _draws(public: Mapping[str, TaskSet], size: int, *key: Key) -> list[tuple[str, np.ndarray]]:
+    """Return one pass over all tasks as batches in random order."""
+    rng = numpy_rng(*key)
+    batches = [
+        (name, positions)
+        for name, examples in sorted(public.items())
+        for positions in np.split(rng.permutation(len(examples)), np.arange(1, num_batches(len(examples), size)) * size)
+    ]
+    return [batches[number] for number in rng.permutation(len(batches))]

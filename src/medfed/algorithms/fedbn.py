@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from medfed.algorithms.keeping import KeepsTensors
+from medfed.algorithms.parts import SharingPart
 from medfed.core.errors import StudyError
 from medfed.core.types import Params
-from medfed.federated.algorithm import Algorithm
+from medfed.study import algorithms as settings
 
 STATISTIC = "running_mean"
 
 
-class FedBN(KeepsTensors):
-    """FedAvg without batch normalisation: its scale, its shift and its statistics never leave the client.
-
-    It has no null setting: a model without batch normalisation is refused.
-    """
-
-    name: ClassVar[str] = "fedbn"
+class FedBN(settings.FedBN, SharingPart):
+    """Everything travels but batch normalisation: its scale, its shift and its statistics."""
 
     def private(self, params: Params, buffers: Params) -> frozenset[str]:
         """Return the tensors of every layer that keeps running statistics.
@@ -34,6 +27,3 @@ class FedBN(KeepsTensors):
                 hint="choose encoders with batch normalisation, or fedavg",
             )
         return frozenset(name for name in (*params, *buffers) if name.rpartition(".")[0] in layers)
-
-
-ALGORITHMS: tuple[type[Algorithm], ...] = (FedBN,)

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from medfed.algorithms.keeping import KeepsTensors
+from medfed.algorithms.parts import SharingPart
 from medfed.core.errors import StudyError
 from medfed.core.types import Params
-from medfed.federated.algorithm import Algorithm
+from medfed.study import algorithms as settings
 
 
-class FedPer(KeepsTensors):
-    """FedAvg of the base layers; the personal ones stay at home. Without any prefix it is FedAvg, bit for bit.
-
-    Attributes:
-        private_prefixes: beginnings of the names of the personal tensors; by default every task's head.
-    """
-
-    name: ClassVar[str] = "fedper"
-    private_prefixes: tuple[str, ...] = ("heads.",)
+class FedPer(settings.FedPer, SharingPart):
+    """The base layers travel; the personal ones stay at home."""
 
     def private(self, params: Params, buffers: Params) -> frozenset[str]:
         """Return the names that begin with one of the prefixes.
@@ -35,6 +26,3 @@ class FedPer(KeepsTensors):
                     hint=f"they begin with {', '.join(sorted({name.partition('.')[0] + '.' for name in names}))}",
                 )
         return frozenset(name for name in names if name.startswith(self.private_prefixes))
-
-
-ALGORITHMS: tuple[type[Algorithm], ...] = (FedPer,)

@@ -1,42 +1,25 @@
 """FedProx: FedAvg with a pull towards the global model in the local loss (Li et al. 2020, Eq. 2).
 
-FedKIM prints the factor λ/2 with λ = 1e-4; λ is ``mu`` here.
+FedKIM prints the factor λ/2 with λ = 1e-4; λ is ``mu`` here. Private tensors are not pulled: they have no global value.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from medfed.core.types import Broadcast, Params
-from medfed.federated.algorithm import Algorithm
+from medfed.algorithms.parts import ClientRound, LocalPart
 from medfed.federated.local import LocalStep
+from medfed.study import algorithms as settings
 
 
-class FedProx(Algorithm):
-    """Local loss + (μ/2)‖y − x‖². With μ = 0 it is FedAvg, bit for bit.
+class FedProx(settings.FedProx, LocalPart):
+    """Local loss + (μ/2)‖y − x‖²."""
 
-    Attributes:
-        mu: strength of the pull.
-    """
-
-    name: ClassVar[str] = "fedprox"
-    mu: float = Field(default=1e-4, ge=0)
-
-    def penalty(self, step: LocalStep, broadcast: Broadcast, client_state: Params) -> Tensor | None:
-        """Return (μ/2)‖y − x‖² over the parameters that train."""
-        return pull(self.mu, step, broadcast)
-
-
-def pull(mu: float, step: LocalStep, broadcast: Broadcast) -> Tensor | None:
-    """Return (μ/2)‖y − x‖² over the parameters that train, or None where μ is 0."""
-    if mu == 0:
-        return None
-    squares = [(local - broadcast.params[name]).square().sum() for name, local in step.params.items()]
-    return 0.5 * mu * torch.stack(squares).sum()
-
-
-ALGORITHMS: tuple[type[Algorithm], ...] = (FedProx,)
+    def penalty(self, step: LocalStep, here: ClientRound) -> Tensor | None:
+        """Return (μ/2)‖y − x‖² over the parameters that train and travel, or None where μ is 0."""
+        if self.mu == 0:
+            return None
+        world = here.broadcast.params
+        squares = [(local - world[name]).square().sum() for name, local in step.params.items() if name in world]
+        return 0.5 * self.mu * torch.stack(squares).sum() if squares else None

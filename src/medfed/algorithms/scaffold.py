@@ -12,74 +12,41 @@ option     c_i⁺                                                            ask
 
 x ← x + η_g·mean(y_i − x) and c ← c + (|S|/N)·mean(c_i⁺ − c_i) = c + Σ(c_i⁺ − c_i)/N.
 
-What the paper leaves open: clients that lack a modality or a task. For a tensor, S and N hold the clients with data for
-its component, so that c stays the mean of their c_i exactly, also when clients are sampled. Who has data is known only
-once a client has answered: until then every registered client counts (with the c_i = 0 it starts from), and c is
-rescaled when one turns out to have none. A client whose update is lost after training has moved its c_i on all the
-same; c misses that change until the run ends.
+The paper leaves clients that lack a modality or a task open. For a tensor, S and N hold the clients with data for its
+component. So c stays the mean of their c_i exactly, also when clients are sampled. A client's first update says what
+data it has. Until then it counts with the c_i = 0 it starts from; c is rescaled if it turns out to have none. A client
+whose update is lost after training has moved its c_i on all the same; c misses that change until the run ends.
 
 With ``weighting="clients"``, the paper's, the objective is the plain mean of the clients' losses. With
 ``"examples"`` both x and c weigh clients by examples, as FedAvg does; this and ``control = 0`` is FedAvg, bit for bit.
+
+Private tensors (FedPer, FedBN) take plain steps and have no control variate. Let ∇_x and ∇_v be the gradients by shared
+and private tensors. A point with Σ ∇_x F_i = 0 and every ∇_v F_i = 0 is at rest, with c_i = ∇_x F_i and c = 0. Option I
+takes the gradient at x with the client's private tensors as they are after the round.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import ClassVar, Literal
+from collections.abc import Mapping
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from medfed.core.errors import StudyError
+from medfed.algorithms.parts import ClientRound, Finished, LocalPart
 from medfed.core.torch_rng import torch_seeded
-from medfed.core.types import Broadcast, Params, Update, component
-from medfed.federated.aggregation import Average, Weighting, moved, weight
-from medfed.federated.algorithm import Aggregate, Algorithm, Federation
+from medfed.core.types import Params, Update, component
+from medfed.federated.aggregation import Average, weight
+from medfed.federated.algorithm import Federation
 from medfed.federated.gate import delta_dtype
-from medfed.federated.local import LocalStep, Trained, Upload
-from medfed.federated.state import FederatedState, Weights, join, split
-from medfed.study.federation import ClientSettings
+from medfed.federated.local import LocalStep, Trained
+from medfed.federated.state import Weights, join, split
+from medfed.study import algorithms as settings
 
 GROUPS = ("control", "weight")
 
 
-class Scaffold(Algorithm):
-    """g ← g − c_i + c, with c_i by option I or II.
-
-    Attributes:
-        option: how a client renews c_i.
-        eta_g: the server's learning rate η_g.
-        weighting: what a client counts in x and c.
-        control: strength of the correction; 1 is SCAFFOLD.
-    """
-
-    name: ClassVar[str] = "scaffold"
-    option: Literal["I", "II"] = "II"
-    eta_g: float = Field(default=1.0, gt=0)
-    weighting: Weighting = "clients"
-    control: float = Field(default=1.0, ge=0)
-
-    def check(self, settings: ClientSettings) -> None:
-        """Refuse option II where the local change is not −η times a sum of gradients.
-
-        Raises:
-            StudyError: naming the setting.
-        """
-        found = {
-            f"optimizer={settings.optimizer!r}": settings.optimizer != "sgd",
-            f"momentum={settings.momentum}": settings.momentum != 0,
-            f"weight_decay={settings.weight_decay}": settings.weight_decay != 0,
-            f"max_grad_norm={settings.max_grad_norm}": settings.max_grad_norm is not None,
-        }
-        wrong = [setting for setting, is_wrong in found.items() if is_wrong]
-        if self.option == "II" and wrong:
-            raise StudyError(
-                f"SCAFFOLD's option II reads the gradient off (x − y)/(τη), which holds for plain SGD, not with "
-                f"{', '.join(wrong)}",
-                where="client",
-                hint='set algorithm.option = "I" (the gradient at x: one more pass a round), or train by plain SGD',
-            )
+class Scaffold(settings.Scaffold, LocalPart):
+    """g ← g − c_i + c, with c_i by option I or II."""
 
     def init_server(self, params: Params) -> Params:
         """Return c = 0."""
@@ -89,76 +56,88 @@ class Scaffold(Algorithm):
         """Return c_i = 0."""
         return _zeros(initial.params)
 
-    def broadcast(self, state: FederatedState, base: str) -> Broadcast:
-        """Send x and c."""
-        return Broadcast(
-            state.round + 1, base, state.params, state.buffers, split(state.server_state, GROUPS)["control"]
-        )
+    def broadcast(self, state: Params) -> Params:
+        """Send c."""
+        return split(state, GROUPS)["control"]
 
-    def correct(self, gradients: Params, step: LocalStep, broadcast: Broadcast, client_state: Params) -> Params | None:
-        """Return g − c_i + c."""
+    def correct(self, gradients: Params, step: LocalStep, here: ClientRound) -> Params | None:
+        """Return g − c_i + c; the gradient itself for private tensors."""
         if self.control == 0:
             return None
+        common, kept = here.broadcast.state, here.kept
         return {
-            name: value + self.control * (broadcast.state[name] - client_state[name]).to(value.dtype)
+            name: value + self.control * (common[name] - kept[name]).to(value.dtype) if name in kept else value
             for name, value in gradients.items()
         }
 
-    def upload(self, trained: Trained, broadcast: Broadcast, client_state: Params) -> Upload:
-        """Send y_i − x and c_i⁺ − c_i; keep c_i⁺. A tensor the client has no data for keeps its c_i."""
-        new = self._gradient(trained, broadcast) if self.option == "I" else _read_off(trained, broadcast, client_state)
+    def finish(self, trained: Trained, here: ClientRound) -> Finished:
+        """Keep c_i⁺ and send c_i⁺ − c_i. A tensor the client has no data for keeps its c_i."""
+        new = self._gradient(trained, here) if self.option == "I" else _read_off(trained, here)
         kept = {
-            name: new[name].to(own.dtype) if trained.examples[component(name)] else own
-            for name, own in client_state.items()
+            name: new[name].to(before.dtype) if trained.examples[component(name)] else before
+            for name, before in here.kept.items()
         }
-        change = {name: kept[name] - own for name, own in client_state.items()}
-        return Upload(trained.delta, trained.shared_buffers(broadcast), change, kept)
+        return Finished(kept, {name: kept[name] - before for name, before in here.kept.items()})
 
-    def upload_like(self, state: FederatedState, federation: Federation) -> Params:
+    def upload_like(self, state: Params) -> Params:
         """Return tensors like c."""
-        return split(state.server_state, GROUPS)["control"]
+        return split(state, GROUPS)["control"]
 
-    def aggregate(self, state: FederatedState, updates: Iterator[Update], federation: Federation) -> Aggregate:
-        """Return x + η_g·mean(y_i − x) and the new c."""
-        deltas, buffers, controls = (Average(self.weighting) for _ in range(3))
-        old = split(state.server_state, GROUPS)
-        known = dict(old["weight"])
-        parts = sorted({component(name) for name in state.params})
-        for update in updates:
-            deltas.add(update.delta, update)
-            buffers.add(update.buffers, update)
-            controls.add(update.state, update)
-            shares = [weight(update, part, self.weighting) for part in parts]
-            known[update.client] = torch.tensor(shares, dtype=torch.float64)
-            del update  # before the next one comes: memory holds one
-        before, after = (self._total(weights, parts, federation) for weights in (old["weight"], known))
-        common = _mean(old["control"], controls.sums(), before, after)
-        params = moved(state.params, {name: self.eta_g * mean for name, mean in deltas.means().items()})
-        return Aggregate(params, buffers.replacing(state.buffers), join({"control": common, "weight": known}))
+    def renewal(self, state: Params, federation: Federation) -> Controls:
+        """Return what renews c."""
+        return Controls(state, federation, self.weighting)
 
-    def _gradient(self, trained: Trained, broadcast: Broadcast) -> dict[str, Tensor]:
+    def _gradient(self, trained: Trained, here: ClientRound) -> dict[str, Tensor]:
         """Option I; dropout and batch normalisation work as in training, from a seed of their own."""
-        with torch_seeded(trained.site.seed, trained.site.client, broadcast.round, "control"):
-            found = trained.gradient(broadcast.params)
-        return {name: value.cpu() for name, value in found.items()}
+        with torch_seeded(trained.site.seed, trained.site.client, here.broadcast.round, "control"):
+            gradient = trained.gradient(here.broadcast.params)
+        return {name: value.cpu() for name, value in gradient.items()}
 
-    def _total(self, known: Params, parts: list[str], federation: Federation) -> dict[str, float]:
+
+class Controls:
+    """c, renewed by the clients' c_i⁺ − c_i.
+
+    Args:
+        state: c and the known weights of the clients, by component.
+        federation: the registered clients.
+        weighting: what a client counts.
+    """
+
+    def __init__(self, state: Params, federation: Federation, weighting: settings.Weighting) -> None:
+        groups = split(state, GROUPS)
+        self._common, self._before, self._after = groups["control"], groups["weight"], dict(groups["weight"])
+        self._registered, self._weighting, self._changes = federation.registered, weighting, Average(weighting)
+        self._parts = sorted({component(name) for name in self._common})
+
+    def add(self, update: Update) -> None:
+        """Count c_i⁺ − c_i in, and what the client weighs."""
+        self._changes.add(update.state, update)
+        shares = [weight(update, part, self._weighting) for part in self._parts]
+        self._after[update.client] = torch.tensor(shares, dtype=torch.float64)
+
+    def result(self) -> dict[str, Tensor]:
+        """Return the new c, and the weights."""
+        before, after = self._total(self._before), self._total(self._after)
+        common = _mean(self._common, self._changes.sums(), before, after)
+        return join({"control": common, "weight": self._after})
+
+    def _total(self, known: Params) -> dict[str, float]:
         """Return the weight of all registered clients by component; who never answered counts in full."""
-        size = torch.zeros(len(parts), dtype=torch.float64)
-        for client, examples in federation.registered.items():
-            assumed = examples if self.weighting == "examples" else 1
+        size = torch.zeros(len(self._parts), dtype=torch.float64)
+        for client, examples in self._registered.items():
+            assumed = examples if self._weighting == "examples" else 1
             size += known.get(client, torch.full_like(size, assumed))
-        return dict(zip(parts, size.tolist(), strict=True))
+        return dict(zip(self._parts, size.tolist(), strict=True))
 
 
 def _zeros(params: Params) -> dict[str, Tensor]:
     return {name: torch.zeros_like(value, dtype=delta_dtype(value.dtype)) for name, value in params.items()}
 
 
-def _read_off(trained: Trained, broadcast: Broadcast, controls: Params) -> dict[str, Tensor]:
+def _read_off(trained: Trained, here: ClientRound) -> dict[str, Tensor]:
     """Option II: c_i − c + (x − y_i)/(τη)."""
-    scale = trained.num_steps * trained.site.settings.lr
-    return {name: own - broadcast.state[name] - trained.delta[name] / scale for name, own in controls.items()}
+    scale, common = trained.num_steps * trained.site.settings.lr, here.broadcast.state
+    return {name: before - common[name] - trained.delta[name] / scale for name, before in here.kept.items()}
 
 
 def _mean(
@@ -172,6 +151,3 @@ def _mean(
             total = value.to(torch.float64) * before[part] + changes.get(name, 0.0)
             result[name] = (total / after[part]).to(value.dtype)
     return result
-
-
-ALGORITHMS: tuple[type[Algorithm], ...] = (Scaffold,)

@@ -1,1 +1,1 @@
-"""."""
+"""Questions to a finished run: one, many from a table, or on a page."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -17,12 +18,28 @@ from medfed import __version__
 from medfed.cli import foundation as cli_foundation
 from medfed.cli import runs as cli_runs
 from medfed.cli.data import data_app
-from medfed.cli.options import DEFAULT_CACHE, Cache, DataRoot, Foundation, Overrides, RunFolder, SkipBad, StudyFile
+from medfed.cli.latest import find_run
+from medfed.cli.options import (
+    DEFAULT_CACHE,
+    AsJson,
+    Cache,
+    DataRoot,
+    Foundation,
+    Overrides,
+    RunFolder,
+    SkipBad,
+    StudyFile,
+    print_rows,
+)
 from medfed.cli.sites import federation_app, site_app
 from medfed.core.errors import MedfedError
+from medfed.core.processes import warm_up
 from medfed.core.progress import Reporter
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+if TYPE_CHECKING:
+    from medfed.study.study import Study
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 app.add_typer(data_app, name="data")
@@ -93,22 +110,51 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 @app.command(name="list")
-def list_parts() -> None:
-    """List tasks, modalities, encoders, algorithms, foundations and baselines."""
-    from medfed.core.catalog import ALGORITHMS, ENCODERS, MODALITIES, TASKS
-    from medfed.study.study import Baseline
+def list_parts(as_json: AsJson = False) -> None:
+    """List studies, tasks, modalities, encoders, models, algorithms, datasets, LLMs and baselines."""
+    from medfed.core.catalog import ALGORITHMS, DATASETS, ENCODERS, MODALITIES, MODELS, TASKS, task_definitions
+    from medfed.study.study import shipped_studies
 
-    table = Table("task", "title", "dataset", "modalities", "question")
-    for task in TASKS.values():
-        table.add_row(
-            task.name, task.title, task.dataset, " ".join(task.modalities), task.question or "each example's own"
-        )
-    console = Console()
-    console.print(table)
-    for kind, names in (("modalities", MODALITIES), ("encoders", ENCODERS), ("algorithms", ALGORITHMS)):
-        console.print(f"{kind}: {', '.join(names)}", highlight=False)
-    console.print("foundations: tiny, huggingface", highlight=False)
-    console.print(f"baselines: {', '.join(get_args(Baseline))}", highlight=False)
+    declared = task_definitions()
+    tasks = [
+        {
+            "task": name,
+            "title": fields["title"],
+            "dataset": fields["dataset"],
+            "modalities": fields["modalities"],
+            "question": fields.get("question") or "each example's own",
+        }
+        for name, fields in declared.items()
+    ]
+    names = {
+        "studies": list(shipped_studies()),
+        "further tasks": [name for name in TASKS if name not in declared],
+        "modalities": list(MODALITIES),
+        "encoders": list(ENCODERS),
+        "models": list(MODELS),
+        "algorithms": list(ALGORITHMS),
+        "datasets": list(DATASETS),
+        "llms": ["tiny", "huggingface"],
+        "baselines": ["federated", "local", "centralised"],
+    }
+    if as_json:
+        typer.echo(json.dumps({"tasks": tasks, **names}, ensure_ascii=False, indent=1))
+        return
+    print_rows(tasks, as_json=False)
+    for kind, listed in names.items():
+        if listed:
+            typer.echo(f"{kind}: {', '.join(listed)}")
+
+
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Option("--runs", help="Where run folders are")] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """List the runs in a folder, the latest first."""
+    from medfed.cli.latest import listed_runs
+
+    print_rows([row._asdict() for row in listed_runs(folder)], as_json=as_json)
 
 
 @app.command()
@@ -138,7 +184,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and stop")] = False,
     report: Annotated[Path | None, typer.Option("--report", help="Also copy the report here")] = None,
     seeds: Annotated[str | None, typer.Option("--seeds", help="Run at these seeds and compare: --seeds 0,1,2")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A sweep's quick form: all cells, minutes")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="The quick form, in minutes: smaller, all cells")] = False,
     workers: Workers = None,
     show_examples: ShowExamples = False,
     dtype: Dtype = None,
@@ -147,20 +193,29 @@ def run(
     keep_decoded: KeepDecoded = True,
 ) -> None:
     """Run a study, or a sweep of studies, end to end, or go on where it was interrupted; nothing is computed twice."""
-    from medfed.runs.compare import run_sweep
-    from medfed.runs.pipeline import Places, run_study
-    from medfed.study.study import foundation_overrides, load_study
+    from medfed.study.study import find_study, foundation_overrides
     from medfed.study.sweep import is_sweep, load_plan, parse_seeds
 
-    places = Places(runs, cache.expanduser(), data_root, corpus, foundation, skip_bad, show_examples)
+    # The study is read before anything large is imported: a typing error costs no second.
+    file = find_study(study)
     overrides = [*(overrides or []), *foundation_overrides(dtype, load_in_4bit, device_map)]
+    single = seeds is None and not is_sweep(file)
+    plan = load_plan(file, overrides, parse_seeds(seeds), quick=quick)
+    if workers != 1 and not (single and workers is None):
+        # The forked workers need them; what starts threads of its own (polars) must come later.
+        warm_up("torch", "transformers", "peft")
+    from medfed.runs.compare import run_sweep
+    from medfed.runs.pipeline import Places, run_study
+
+    places = Places(runs, cache.expanduser(), data_root, corpus, foundation, skip_bad, show_examples)
     places = replace(places, keep_decoded=keep_decoded)
     reporter = Reporter(Console())
-    if seeds is None and not quick and not is_sweep(study):
+    if single:
         places = replace(places, workers=workers or 1)
-        run_study(load_study(study, overrides), places, reporter, dry_run=dry_run, report=report)
+        made = run_study(plan.cells[0].study, places, reporter, dry_run=dry_run, report=report)
+        if not dry_run:
+            _say_what_next(made, plan.cells[0].study, reporter)
         return
-    plan = load_plan(study, overrides, parse_seeds(seeds), quick=quick)
     if dry_run:
         for cell in plan.cells:
             for seed in plan.seeds:
@@ -168,6 +223,16 @@ def run(
                 run_study(cell.at(seed), places, reporter, dry_run=True)
         return
     run_sweep(plan, places, reporter, workers or os.cpu_count() or 1, report)
+
+
+def _say_what_next(made: Path, study: Study, reporter: Reporter) -> None:
+    """Name the commands that use the run."""
+    reporter.say("what next:")
+    reporter.say(f"  medfed report {made} --out report.html")
+    if study.job == "inject":
+        reporter.say(f"  medfed predict {made} --image FILE --question 'Is there a pleural effusion?'")
+        reporter.say(f"  medfed play {made} --open")
+        reporter.say(f"  medfed export {made} --task {study.train[0]} --out exported")
 
 
 @app.command()
@@ -179,6 +244,7 @@ def evaluate(
     keep_decoded: KeepDecoded = True,
 ) -> None:
     """Score a finished run again from its last checkpoint, and compare with what it wrote."""
+    folder = find_run(folder)
     from medfed.runs.pipeline import Places, evaluate_again
 
     places = Places(folder.parent, cache.expanduser(), data_root, None, foundation, keep_decoded=keep_decoded)
@@ -195,6 +261,7 @@ def report(
     """Build a run's report again from its files, or compare several runs on one page."""
     from medfed.report.html import write_report
 
+    folders = [find_run(folder) for folder in folders]
     for folder in folders:
         _require_folder(folder)
     if len(folders) == 1:

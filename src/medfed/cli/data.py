@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from medfed.cli.options import DEFAULT_CACHE, Cache, DataRoot, Overrides, SkipBad, StudyFile
+from medfed.cli.options import DEFAULT_CACHE, AsJson, Cache, DataRoot, Overrides, SkipBad, StudyFile, print_rows
 from medfed.core.errors import DataError
 from medfed.core.progress import Reporter
 
@@ -18,16 +18,23 @@ data_app = typer.Typer(no_args_is_help=True, help="Datasets: list them, write sy
 
 
 @data_app.command(name="list")
-def list_data() -> None:
+def list_data(as_json: AsJson = False) -> None:
     """List the datasets with licence and access page."""
     from medfed.core.catalog import DATASETS
 
-    table = Table("dataset", "title", "version", "licence", "modalities", "targets", "access")
-    for name, dataset in DATASETS.items():
-        card = dataset.card
-        columns = (" ".join(dataset.modalities), " ".join(dataset.targets), card.access)
-        table.add_row(name, card.title, card.version, card.licence, *columns)
-    Console().print(table)
+    rows = [
+        {
+            "dataset": name,
+            "title": dataset.card.title,
+            "version": dataset.card.version,
+            "licence": dataset.card.licence,
+            "modalities": dataset.modalities,
+            "targets": dataset.targets,
+            "access": dataset.card.access,
+        }
+        for name, dataset in DATASETS.items()
+    ]
+    print_rows(rows, as_json=as_json)
 
 
 @data_app.command()
@@ -42,19 +49,18 @@ def synth(
 ) -> None:
     """Write a dataset's synthetic twin in its native layout, or with --study a folder for every site and the server."""
     from medfed.core.catalog import DATASETS
-    from medfed.core.registry import lookup
     from medfed.datasets.base import write_twin
     from medfed.study.data import TwinSpec
 
     if study is not None:
         from medfed.data.prepare import write_folders
-        from medfed.study.study import load_study
+        from medfed.study.study import find_study, load_study
 
-        write_folders(load_study(study, overrides or []), out, Reporter(Console()))
+        write_folders(load_study(find_study(study), overrides or []), out, Reporter(Console()))
         return
     if name is None:
         raise DataError("nothing to write", hint="name a dataset (medfed data list), or a study: --study FILE")
-    chosen = list(DATASETS.values()) if name == "all" else [lookup(DATASETS, name, "dataset")]
+    chosen = list(DATASETS.values()) if name == "all" else [DATASETS.lookup(name)]
     spec = TwinSpec(num_patients=num_patients, difficulty=difficulty, seed=seed)
     reporter = Reporter(Console())
     for dataset in chosen:
@@ -113,9 +119,9 @@ def partition(
     from medfed.core.files import write_whole
     from medfed.data.prepare import cohort_of, decode_all, find_sources
     from medfed.report.partition import partition_picture, partition_rows
-    from medfed.study.study import load_study
+    from medfed.study.study import find_study, load_study
 
-    chosen, reporter = load_study(study, overrides or []), Reporter(Console())
+    chosen, reporter = load_study(find_study(study), overrides or []), Reporter(Console())
     sources = find_sources(chosen, data_root, cache.expanduser(), reporter)
     data = decode_all(chosen, sources, skip_bad, reporter)
     record = cohort_of(chosen, sources, data, skip_bad, reporter).partition

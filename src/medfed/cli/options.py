@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 DEFAULT_CACHE = Path("~/.cache/medfed")
-StudyFile = Annotated[Path, typer.Argument(help="A study or sweep file, e.g. studies/demo.toml, studies/table3.toml")]
+StudyFile = Annotated[Path, typer.Argument(help="A shipped study or sweep (medfed list), or a file of your own")]
 DataRoot = Annotated[Path | None, typer.Option("--data-root", help="Folder that holds the datasets in native layout")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: --set rounds.num_rounds=3")]
 Cache = Annotated[Path, typer.Option("--cache", envvar="MEDFED_CACHE", help="Twins, decoded data, the tiny LLM")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable examples out; the report counts them")]
 Foundation = Annotated[Path | None, typer.Option("--foundation", help="Folder of a Hugging Face causal LM")]
-RunFolder = Annotated[Path, typer.Argument(help="A run folder, e.g. runs/demo/1a2b3c4d-seed0")]
+RunFolder = Annotated[
+    Path, typer.Argument(help="A run folder, runs/demo/1a2b3c4d-seed0; or latest, or a study's name for its latest run")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
+WIDE = 10_000
+
+
+def output() -> Console:
+    """Return a console for tables: as wide as the terminal; in a pipe or file as wide as the table, nothing cut."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDE)
+
+
+def print_rows(rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None:
+    """Print ``rows``, which share their keys, as a table or as JSON."""
+    if as_json:
+        typer.echo(json.dumps(rows, ensure_ascii=False, indent=1))
+        return
+    table = Table(*rows[0]) if rows else Table()
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    output().print(table)
+
+
+def _cell(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

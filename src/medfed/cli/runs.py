@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from medfed.cli.options import DEFAULT_CACHE, Cache, Foundation, RunFolder
+from medfed.cli.latest import find_run
+from medfed.cli.options import DEFAULT_CACHE, Cache, Foundation, RunFolder, output
 from medfed.core.errors import RunError
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def predict(
     of --out, and the exit status is 1 if there is one. The same command goes on where it was stopped: it tries rows
     with an error again, and asks again where a row or the content of its files has changed.
     """
+    folder = find_run(folder)
     from medfed.ask.asking import Request, ask
     from medfed.ask.task_selection import parse_answers
     from medfed.runs.loaded import LoadedRun
@@ -110,6 +111,7 @@ def play(
     The page is served to this machine only and loads nothing from elsewhere; files are read in memory and in a folder
     that is removed at once, and nothing of them is logged. Ctrl-C ends it.
     """
+    folder = find_run(folder)
     from medfed.ask.page.serve import listen, serve
     from medfed.runs.loaded import LoadedRun
 
@@ -130,6 +132,7 @@ def export(
     foundation: Foundation = None,
 ) -> None:
     """Write a run's adapter for others: the routed one, or with --task a LoRA that any server takes."""
+    folder = find_run(folder)
     from medfed.export.export import export_run
 
     written = export_run(folder, out, cache.expanduser(), foundation, tasks=tasks or [], rank=rank, merge=merge)
@@ -163,7 +166,7 @@ def _show(answer: Answer) -> None:
     else:
         sure = "–" if answer.probability is None else f"{answer.probability:.3f}"
         table.add_row(answer.answer or "(no answer)", sure)
-    console = Console()
+    console = output()
     console.print(table)
     heaviest = ", ".join(f"{one['expert']} ({one['weight']:.2f})" for one in answer.experts[:NUM_EXPERTS_SHOWN])
     console.print(f"task {answer.task}: {answer.question}", highlight=False, markup=False, soft_wrap=True)

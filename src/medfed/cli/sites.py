@@ -290,6 +290,6 @@ def _print_checks(checks: Iterable[Check], reporter: Reporter) -> bool:
 
 
 def _require_extra() -> None:
-    from medfed.core.extras import require_extra
+    from medfed.core.diagnosis import require_extra
 
     require_extra("flower", "federations of hospitals")

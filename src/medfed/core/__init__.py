@@ -1,1 +1,1 @@
-"""."""
+"""What every room needs: errors, randomness, registries, files, processes."""

@@ -3,24 +3,50 @@
 from __future__ import annotations
 
 import tomllib
+from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from medfed.core.registry import Registry
 
 if TYPE_CHECKING:
     from medfed.datasets.base import Dataset
-    from medfed.federated.algorithm import Algorithm
     from medfed.modalities.base import Modality
+    from medfed.study.algorithms import AlgorithmSettings
     from medfed.study.parts import EncoderSpec, ModelSpec
     from medfed.tasks.base import Task
 
 
+@cache
 def task_definitions() -> dict[str, dict[str, Any]]:
     """Return name → fields of every task that the package declares, as its TOML files have them."""
     files = sorted(path.name for path in resources.files("medfed.tasks").iterdir() if path.name.endswith(".toml"))
     tables = [tomllib.loads((resources.files("medfed.tasks") / name).read_text(encoding="utf-8")) for name in files]
     return {name: fields for table in reversed(tables) for name, fields in table.items()}
+
+
+class TaskFacts(NamedTuple):
+    """What a study must know of a task before anything large is imported."""
+
+    dataset: str
+    modalities: tuple[str, ...]
+    trainable: bool
+    injectable: bool
+
+
+INJECTABLE_KINDS = frozenset({"classification", "visual_question"})
+UNTRAINABLE_KINDS = frozenset({"question_answering"})
+
+
+def task_facts(name: str) -> TaskFacts:
+    """Return the facts of a registered task; one that the package declares is not imported for it."""
+    fields = task_definitions().get(name)
+    if fields is None:
+        task = TASKS[name]
+        return TaskFacts(task.dataset, task.modalities, task.trainable, task.injectable)
+    kind = fields["kind"]
+    facts = (kind not in UNTRAINABLE_KINDS, kind in INJECTABLE_KINDS)
+    return TaskFacts(fields["dataset"], tuple(fields["modalities"]), *facts)
 
 
 TASKS: Registry[Task] = Registry("task", "TASKS", dict.fromkeys(task_definitions(), "medfed.tasks.declared"))
@@ -100,23 +126,23 @@ MODELS: Registry[type[ModelSpec]] = Registry(
         "blip-base": "medfed.study.models",
     },
 )
-ALGORITHMS: Registry[type[Algorithm]] = Registry(
+ALGORITHMS: Registry[type[AlgorithmSettings]] = Registry(
     "algorithm",
     "ALGORITHMS",
     {
-        "fedavg": "medfed.algorithms.fedavg",
-        "fedprox": "medfed.algorithms.fedprox",
-        "scaffold": "medfed.algorithms.scaffold",
-        "fednova": "medfed.algorithms.fednova",
-        "moon": "medfed.algorithms.moon",
-        "creamfl": "medfed.algorithms.creamfl",
-        "fedadagrad": "medfed.algorithms.adaptive",
-        "fedadam": "medfed.algorithms.adaptive",
-        "fedyogi": "medfed.algorithms.adaptive",
-        "fedams": "medfed.algorithms.adaptive",
-        "fedper": "medfed.algorithms.fedper",
-        "fedbn": "medfed.algorithms.fedbn",
-        "ditto": "medfed.algorithms.ditto",
-        "pfedme": "medfed.algorithms.pfedme",
+        "fedavg": "medfed.study.algorithms",
+        "fedprox": "medfed.study.algorithms",
+        "scaffold": "medfed.study.algorithms",
+        "fednova": "medfed.study.algorithms",
+        "moon": "medfed.study.algorithms",
+        "creamfl": "medfed.study.algorithms",
+        "fedadagrad": "medfed.study.algorithms",
+        "fedadam": "medfed.study.algorithms",
+        "fedyogi": "medfed.study.algorithms",
+        "fedams": "medfed.study.algorithms",
+        "fedper": "medfed.study.algorithms",
+        "fedbn": "medfed.study.algorithms",
+        "ditto": "medfed.study.algorithms",
+        "pfedme": "medfed.study.algorithms",
     },
 )

@@ -6,11 +6,14 @@ import os
 import shutil
 import sys
 import tempfile
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+from packaging.requirements import Requirement
+
+from medfed.core.errors import MedfedError
 
 REQUIRED = ("torch", "transformers", "peft", "safetensors", "polars", "pydicom", "wfdb", "scikit-learn")
 
@@ -39,6 +42,38 @@ def diagnose() -> list[Check]:
     ]
 
 
+def installing(extra: str) -> str:
+    """Return the command that installs what the extra ``extra`` needs, package by package."""
+    return f"pip install {' '.join(repr(f'{need.name}{need.specifier}') for need in _needs(extra))}"
+
+
+def require_extra(extra: str, purpose: str) -> None:
+    """Refuse where a package of an extra is missing, or has a version that medfed does not work with.
+
+    Args:
+        extra: its name in pyproject.toml.
+        purpose: what needs it, for the message; a plural.
+
+    Raises:
+        MedfedError: naming the package and its installed version.
+    """
+    for need in _needs(extra):
+        try:
+            installed = version(need.name)
+        except PackageNotFoundError:
+            what = f"{purpose} need {need.name}, which is not installed"
+            raise MedfedError(what, hint=installing(extra)) from None
+        if not need.specifier.contains(installed, prereleases=True):
+            what = f"{purpose} need {need.name}{need.specifier}, and {need.name} {installed} is installed"
+            raise MedfedError(what, hint=installing(extra))
+
+
+def _needs(extra: str) -> list[Requirement]:
+    """Return the requirements of an extra, as the installed medfed states them."""
+    needs = [Requirement(line) for line in requires("medfed") or []]
+    return [need for need in needs if need.marker is not None and need.marker.evaluate({"extra": extra})]
+
+
 def _package(name: str) -> Check:
     try:
         return Check(name, version(name), True)
@@ -47,7 +82,7 @@ def _package(name: str) -> Check:
 
 
 def _accelerator() -> Check:
-    import torch
+    import torch  # noqa: PLC0415 (large; loaded where it is used)
 
     return Check("accelerator", torch.cuda.get_device_name() if torch.cuda.is_available() else "none; CPU it is", True)
 

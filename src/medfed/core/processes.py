@@ -1,15 +1,24 @@
-"""Processes of our own on this machine: started fresh, not forked, ended in good order, none left behind."""
+"""Processes of our own on this machine: started warm, ended in good order, none left behind.
+
+A fresh interpreter pays seconds of imports before it works. So processes are forked from a server that has imported
+already: Python's own fork server, which :func:`warm_up` forks from this process while it has one thread. Where that
+cannot be (a notebook's threads, another Python), the server starts as Python starts it and imports the same modules
+once. Windows has no fork: there every process starts fresh.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
+import sys
 import threading
 from collections.abc import Callable, Sequence
-from multiprocessing import get_context, parent_process
+from importlib import import_module
+from multiprocessing import get_all_start_methods, get_context, parent_process, process, set_forkserver_preload
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
-from typing import NamedTuple
+from multiprocessing.context import BaseContext
+from typing import Any, NamedTuple
 
 GRACE_SECONDS = 5.0
 """How long a process may take to end before it is killed."""
@@ -18,8 +27,13 @@ GRACE_SECONDS = 5.0
 class Started(NamedTuple):
     """A process, and our end of the pipe to it."""
 
-    process: SpawnProcess
+    process: process.BaseProcess
     pipe: Connection
+
+
+def context() -> BaseContext:
+    """Return the way processes are started here: from the fork server, or fresh where there is no fork."""
+    return get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
 
 
 def start(target: Callable[..., None], *args: object, name: str, daemon: bool = False) -> Started:
@@ -31,36 +45,81 @@ def start(target: Callable[..., None], *args: object, name: str, daemon: bool = 
         name: of the process.
         daemon: end it when this process exits without having ended it; it may then start none of its own.
     """
-    context = get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=target, args=(*args, theirs), name=name, daemon=daemon)
+    made_by: Any = context()
+    ours, theirs = made_by.Pipe()
+    started = made_by.Process(target=target, args=(*args, theirs), name=name, daemon=daemon)
     # A process inherits which signals are ignored.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN) if _is_main_thread() else None
     try:
-        process.start()
+        started.start()
     finally:
         if before is not None:
             signal.signal(signal.SIGINT, before)
         theirs.close()
-    return Started(process, ours)
+    return Started(started, ours)
 
 
-def how_it_ended(process: SpawnProcess) -> str:
-    """Say how ``process`` ended: ``was killed by SIGKILL``, ``ended with status 1``."""
-    process.join()
-    code = process.exitcode or 0
+def warm_up(*modules: str) -> None:
+    """Import ``modules`` here, and let every process that is started later begin with them."""
+    for name in modules:
+        import_module(name)
+    if "forkserver" not in get_all_start_methods():
+        return
+    set_forkserver_preload(list(modules))
+    if sys.version_info < (3, 14) and threading.active_count() == 1 and _num_threads() == 1:
+        _fork_server()
+
+
+def _num_threads() -> int:
+    """Return how many threads the system counts in this process; 0 where it does not say."""
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        return 0
+
+
+def _fork_server() -> None:
+    """Fork Python's fork server from this process, which has imported; what follows is the server's own protocol."""
+    from multiprocessing import connection, forkserver, resource_tracker  # noqa: PLC0415 (POSIX)
+
+    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    if server._forkserver_pid is not None:
+        return
+    resource_tracker.ensure_running()
+    address = connection.arbitrary_address("AF_UNIX")  # type: ignore[attr-defined]
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        os.chmod(address, 0o600)
+        listener.listen()
+        alive, held = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(held)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            try:
+                forkserver.main(listener.fileno(), alive, [])
+            finally:
+                os._exit(0)
+        os.close(alive)
+    server._forkserver_address, server._forkserver_alive_fd, server._forkserver_pid = address, held, pid
+
+
+def how_it_ended(ended: process.BaseProcess) -> str:
+    """Say how ``ended`` came to its end: ``was killed by SIGKILL``, ``ended with status 1``."""
+    ended.join()
+    code = ended.exitcode or 0
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
 
 
-def end(processes: Sequence[SpawnProcess]) -> None:
+def end(processes: Sequence[process.BaseProcess]) -> None:
     """End ``processes``; those that do not within the grace are killed."""
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.join(GRACE_SECONDS)
-        if process.is_alive():
-            process.kill()
-            process.join()
+    for one in processes:
+        one.terminate()
+    for one in processes:
+        one.join(GRACE_SECONDS)
+        if one.is_alive():
+            one.kill()
+            one.join()
 
 
 def end_with_parent() -> None:

@@ -1,1 +1,1 @@
-"""."""
+"""From files to a cohort: sources, decoding, splits, clients."""

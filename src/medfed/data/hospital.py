@@ -118,7 +118,7 @@ def site_client(
     """
     if study.algorithm.uses_public and not public:
         raise StudyError(
-            f"the algorithm {study.algorithm.name!r} needs the server's public data at every site",
+            f"the algorithm {study.algorithm.label!r} needs the server's public data at every site",
             where=f"site {site.site!r}",
             hint="copy the server's folder to the site and name the copy",
         )

@@ -14,12 +14,12 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 
 import polars as pl
 
 from medfed.core.errors import DataError
+from medfed.core.processes import context
 from medfed.datasets.base import TWIN_MARKER, Dataset, write_twin
 from medfed.study.data import PartitionSettings, TwinSpec
 
@@ -72,7 +72,7 @@ def write_missing(wanted: Iterable[tuple[Dataset, Path, TwinSpec]], workers: int
     """Write those of the ``wanted`` twins that are not there, in worker processes."""
     jobs = [job for job in wanted if not (job[1] / TWIN_MARKER).is_file()]
     if jobs:
-        with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context()) as pool:
             for done in as_completed([pool.submit(_write_whole, *job) for job in jobs]):
                 done.result()
 

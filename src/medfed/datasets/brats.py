@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -24,7 +24,9 @@ from jaxtyping import Bool, Shaped, UInt8
 
 from medfed.core.errors import DataError
 from medfed.datasets.base import Card, Dataset, Record, read_csv
-from medfed.datasets.formats import Scan, read_nifti
+
+if TYPE_CHECKING:
+    from medfed.datasets.nifti import Scan
 
 CLASSES = ("background", "necrotic or non-enhancing core", "oedema", "enhancing tumour")
 GRADES = {"HGG": 1, "LGG": 0}
@@ -102,6 +104,8 @@ class BraTS(Dataset):
             DataError: a file is damaged, the segmentation is missing or has an unknown label, the files' grids differ,
                 voxels are not 1 mm, there is no brain, or the tumour reaches beyond it.
         """
+        from medfed.datasets.nifti import read_nifti  # noqa: PLC0415 (large; loaded where it is used)
+
         scans = {_sequence(Path(file)): (root / file, read_nifti(root / file)) for file in record["files"]}
         if "tumour" not in scans:
             raise DataError(

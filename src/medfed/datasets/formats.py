@@ -1,76 +1,26 @@
-"""Read and write NIfTI volumes. nibabel opens truncated files and fails only on the voxels, so these are read here.
+"""Read what datasets share: ``.npy`` arrays, PhysioNet's CSV tables, and lists of questions in JSON.
 
-Rows of ``.npy`` arrays that are too large for memory, checked before a number is believed.
-
-Every array is memory-mapped and never unpickled. A file that is shorter than its header says, holds Python objects or
-has another shape is refused when it is opened, not at the row that happens to be missing.
-
-Read the CSV tables of PhysioNet's databases, gzipped as they are published or unpacked, column by column.
-
-Only the asked columns and rows are kept, so that a table of a hundred million laboratory values fits in memory.
-
-Read question tables: JSON lists of records, checked field by field. Shared by the question-answering datasets.
+Arrays may be larger than memory: every one is memory-mapped and never unpickled. A file that is shorter than its header
+says, holds Python objects or has another shape is refused when it is opened, not at the row that happens to be missing.
+Of tables only the wanted columns and rows are kept, so a hundred million laboratory values fit in memory.
 """
 
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-import nibabel
 import numpy as np
 import polars as pl
 from jaxtyping import Shaped
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
 from medfed.core.errors import DataError
 from medfed.datasets.base import Record, require_columns
 
-AGAIN = "the file is truncated or damaged: download it again"
-DAMAGED = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error)
-
-
-class Scan(NamedTuple):
-    """Voxels as stored (scaled if the header says so), and the size of one along each axis."""
-
-    voxels: Shaped[np.ndarray, "i j k"]
-    spacing_mm: tuple[float, ...]
-
-
-def read_nifti(path: Path) -> Scan:
-    """Read a three-dimensional NIfTI file.
-
-    Raises:
-        DataError: it is missing, truncated, not NIfTI, not three-dimensional, or a voxel is not finite.
-    """
-    if not path.is_file():
-        raise DataError("the file is missing", where=path, hint="download the complete dataset, or check --data-root")
-    try:
-        image = nibabel.load(path)
-        voxels = np.asanyarray(image.dataobj)
-        spacing = tuple(float(size) for size in image.header.get_zooms())
-    except DAMAGED as error:
-        kind = f"{type(error).__name__}, {path.stat().st_size} bytes"
-        raise DataError(f"not a readable NIfTI volume ({kind})", where=path, hint=AGAIN) from error
-    if voxels.ndim != 3:
-        raise DataError(f"a volume of shape {voxels.shape}; expected three axes", where=path, hint=AGAIN)
-    bad = voxels.size - int(np.isfinite(voxels).sum())
-    if bad:
-        raise DataError(f"{bad} of {voxels.size} voxels are not finite", where=path, hint=AGAIN)
-    return Scan(voxels, spacing)
-
-
-def write_nifti(path: Path, voxels: Shaped[np.ndarray, "i j k"]) -> None:
-    """Write voxels of 1 mm, in the orientation of BraTS (left, posterior, superior). Equal voxels, equal bytes."""
-    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([-1.0, -1.0, 1.0, 1.0])), path)
-
-
-AGAIN_npy = "download the file again and compare its size with the dataset's page"
+ARRAY_AGAIN = "download the file again and compare its size with the dataset's page"
 
 
 def open_npy(path: Path, shape: tuple[int | None, ...], kinds: str) -> Shaped[np.ndarray, "..."]:
@@ -90,13 +40,13 @@ def open_npy(path: Path, shape: tuple[int | None, ...], kinds: str) -> Shaped[np
         raise DataError("the file is missing", where=path, hint="download the complete dataset") from error
     array = _mapped(path, stat.st_size, stat.st_mtime_ns)
     if array.dtype.kind not in kinds:
-        raise DataError(f"holds {array.dtype} values, which is not what belongs here", where=path, hint=AGAIN_npy)
+        raise DataError(f"holds {array.dtype} values, which is not what belongs here", where=path, hint=ARRAY_AGAIN)
     fits = len(array.shape) == len(shape) and all(
         size == wanted if wanted is not None else size > 0 for size, wanted in zip(array.shape, shape, strict=True)
     )
     if not fits:
         wanted_text = " × ".join("any" if size is None else str(size) for size in shape)
-        raise DataError(f"has shape {array.shape}; {wanted_text} is needed", where=path, hint=AGAIN_npy)
+        raise DataError(f"has shape {array.shape}; {wanted_text} is needed", where=path, hint=ARRAY_AGAIN)
     return array
 
 
@@ -107,15 +57,15 @@ def _mapped(path: Path, size_bytes: int, modified_ns: int) -> Shaped[np.ndarray,
         mapped: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         reason = "it holds Python objects, which are never unpickled" if "object" in str(error).lower() else str(error)
-        raise DataError(f"not a whole .npy array ({reason})", where=path, hint=AGAIN_npy) from error
+        raise DataError(f"not a whole .npy array ({reason})", where=path, hint=ARRAY_AGAIN) from error
     if not isinstance(mapped, np.ndarray):
         mapped.close()
-        raise DataError("a .npz archive, not a .npy array", where=path, hint=AGAIN_npy)
+        raise DataError("a .npz archive, not a .npy array", where=path, hint=ARRAY_AGAIN)
     return mapped
 
 
 GZIP_MAGIC = b"\x1f\x8b"
-AGAIN_tables = "download the file again and compare its checksum with SHA256SUMS.txt"
+TABLE_AGAIN = "download the file again and compare its checksum with SHA256SUMS.txt"
 
 
 def find_table(root: Path, name: str) -> Path:
@@ -150,7 +100,7 @@ def read_table(root: Path, name: str, columns: tuple[str, ...], rows: pl.Expr | 
     if path.suffix == ".gz":
         with path.open("rb") as file:
             if file.read(2) != GZIP_MAGIC:
-                raise DataError("not a gzip file", where=path, hint=AGAIN_tables)
+                raise DataError("not a gzip file", where=path, hint=TABLE_AGAIN)
     try:
         table = pl.scan_csv(path, infer_schema=False, null_values=[""])
         require_columns(table.head(0).collect(), columns, path)
@@ -161,7 +111,7 @@ def read_table(root: Path, name: str, columns: tuple[str, ...], rows: pl.Expr | 
             f"not a UTF-8 CSV table ({type(error).__name__})", where=path, hint="download the file again"
         ) from error
     except OSError as error:
-        raise DataError(f"the file cannot be read ({error})", where=path, hint=AGAIN_tables) from error
+        raise DataError(f"the file cannot be read ({error})", where=path, hint=TABLE_AGAIN) from error
 
 
 def numbers(column: pl.Series, path: Path) -> pl.Series:

@@ -2,9 +2,9 @@
 
 McMahan et al. 2017, Alg. 1; FedKIM Eq. 3. A tensor's weight is the number of examples whose loss reached its component,
 so a hospital without ECGs has no say in the ECG encoder. Memory holds one update and one float64 sum, however many
-clients there are (where changes come rounded, also the update as it was restored, and a second sum for the error): sums
-are made in place, and every generator on an update's way lets go of it before it asks for the next. Casting to float64
-in pieces keeps what is in between in the processor's cache.
+clients there are. Rounded changes need the restored update too, and a second sum for the error. Sums are made in place,
+and every generator on an update's way lets go of it before it asks for the next. Casting to float64 in pieces keeps the
+intermediate values in the processor's cache.
 
 Deviation: FedKIM weighs every client's whole model alike; with hospitals that lack a modality that would average in
 encoders that nobody trained.
@@ -15,16 +15,15 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from medfed.core.types import Failure, Params, Update, component
 from medfed.federated.wire import load_update, save_update
+from medfed.study.algorithms import Weighting
 
-Weighting = Literal["examples", "clients"]
-"""Whether a client counts by its examples (McMahan et al. 2017), or as one if it has any (Karimireddy et al. 2020)."""
 CHUNK = 1 << 16
 """Elements that are cast to float64 at once: 512 KB."""
 
@@ -71,10 +70,10 @@ class Average:
                 self._sums[name] = start.mul_(share)
             self._weights[name] = self._weights.get(name, 0) + share
 
-    def added_to(self, values: Params) -> dict[str, Tensor]:
-        """Return ``values`` plus the mean, in the dtype of ``values``; a tensor without any weight stays as it is."""
+    def added_to(self, values: Params, eta: float = 1.0) -> dict[str, Tensor]:
+        """Return ``values`` plus η times the mean, in the dtype of ``values``; without any weight as they are."""
         return {
-            name: _stepped(value, self._sums[name], self._weights[name]) if name in self._sums else value
+            name: _stepped(value, self._sums[name], self._weights[name], eta) if name in self._sums else value
             for name, value in values.items()
         }
 
@@ -104,14 +103,55 @@ def _add(total: Tensor, value: Tensor, share: int) -> None:
         there[start : start + CHUNK].add_(given[start : start + CHUNK].to(torch.float64), alpha=share)
 
 
-def _stepped(value: Tensor, total: Tensor, weight: int) -> Tensor:
-    """Return ``value`` + ``total`` / ``weight``, computed in float64, in pieces."""
+def _stepped(value: Tensor, total: Tensor, weight: int, eta: float) -> Tensor:
+    """Return ``value`` + η ``total`` / ``weight``, computed in float64, in pieces."""
     result = torch.empty_like(value, memory_format=torch.contiguous_format)
     there, given, sums = result.view(-1), value.reshape(-1), total.view(-1)
     for start in range(0, len(there), CHUNK):
         part = slice(start, start + CHUNK)
-        there[part] = (sums[part] / weight).add_(given[part].to(torch.float64))
+        step = sums[part] / weight
+        there[part] = (step if eta == 1 else step.mul_(eta)).add_(given[part].to(torch.float64))
     return result
+
+
+@runtime_checkable
+class Sums(Protocol):
+    """The sum over the clients' changes, one update at a time; a robust sum is another class of this form."""
+
+    def add(self, update: Update) -> None:
+        """Count an update in."""
+        ...
+
+    def means(self) -> dict[str, Tensor]:
+        """Return the mean change of every tensor that someone has a say in; float64."""
+        ...
+
+    def added_to(self, values: Params, eta: float = 1.0) -> dict[str, Tensor]:
+        """Return ``values`` plus η times the mean change, in the dtype of ``values``."""
+        ...
+
+
+class Changes:
+    """The mean of the clients' changes.
+
+    Args:
+        average: an empty mean.
+    """
+
+    def __init__(self, average: Average) -> None:
+        self._average = average
+
+    def add(self, update: Update) -> None:
+        """Count an update in."""
+        self._average.add(update.delta, update)
+
+    def means(self) -> dict[str, Tensor]:
+        """Return the mean change of every tensor that someone has a say in; float64."""
+        return self._average.means()
+
+    def added_to(self, values: Params, eta: float = 1.0) -> dict[str, Tensor]:
+        """Return ``values`` plus η times the mean change, in the dtype of ``values``."""
+        return self._average.added_to(values, eta)
 
 
 def totals(updates: Iterable[Update], weighting: Weighting = "examples") -> tuple[Average, Average]:
@@ -131,13 +171,13 @@ def in_order(
 
     Args:
         arrivals: (client, update or failure), each client at most once, in any order.
-        expected: the clients asked. A failure gives up its place in the line; who never comes holds others up until the
-            end.
+        expected: the sampled clients. A failure gives up its place in the line; a client that never comes holds others
+            up until the end.
         folder: where early updates wait; by default the system's temporary folder.
     """
-    with tempfile.TemporaryDirectory(prefix="medfed-", dir=folder) as spool:
+    with tempfile.TemporaryDirectory(prefix="medfed-", dir=folder) as waiting:
         line = sorted(expected)
-        place = {client: Path(spool) / f"{turn}.safetensors" for turn, client in enumerate(line)}
+        place = {client: Path(waiting) / f"{turn}.safetensors" for turn, client in enumerate(line)}
         next_turn, failed = 0, set[str]()
         for client, answer in arrivals:
             if isinstance(answer, Failure):

@@ -1,7 +1,8 @@
-"""What a federated algorithm is: hyperparameters under their paper names, and pure methods whose defaults are FedAvg.
+"""A federated algorithm: settings under their paper's names, and pure methods whose defaults are FedAvg.
 
 McMahan et al. 2017, Alg. 1. An algorithm sees parameters, losses and gradients; never a task's metrics, a dataset or a
-transport. Which method serves which family (x global, y local model):
+transport. The registered ones are combinations of parts (:mod:`medfed.algorithms.composed`); a class of your own may
+override these methods instead. Which method serves which family (x global, y local model):
 
 ===================  ===============================================================================================
 ``penalty``          FedProx ``(μ/2)‖y − x‖²``; MOON: contrast of representations of ``step.batches`` under the live
@@ -11,7 +12,7 @@ transport. Which method serves which family (x global, y local model):
 ``upload``           SCAFFOLD: new control variate, option II from ``trained.delta`` and ``num_steps``, option I from
                      ``trained.gradient``; FedNova: effective steps a_i from ``num_steps`` and ``site.settings``;
                      MOON: keep ``trained.weights``; CreamFL: representations of the public set; FedPer, FedBN: keep
-                     own tensors and send no change of them
+                     private tensors and send no change of them
 ``upload_like``      whatever adds tensors to an upload says here what the gate must demand of them
 ``check_upload``     FedNova: effective steps that no local training can give
 ``init_server``,     SCAFFOLD c and c_i; moments of FedAdam, FedYogi, FedAdagrad, FedAMS
@@ -21,12 +22,21 @@ transport. Which method serves which family (x global, y local model):
                      β; CreamFL's contrastive aggregation and distillation on ``federation.model`` and ``.public``
 ``private``          FedPer, FedBN, CreamFL: tensors that never travel
 ``check``            FedNova, SCAFFOLD: local optimizers their formula is wrong for
-``start``            FedPer, FedBN, CreamFL: lay own tensors over the broadcast
+``start``            FedPer, FedBN, CreamFL: lay private tensors over the broadcast
 ``personal``         Ditto: a second model, trained after the first with the pull of ``penalty`` (``step.personal``)
 ``deployed``         FedPer, FedBN, Ditto, pFedMe: the model that predicts at this client
 ===================  ===============================================================================================
 
 All state is plain named tensors, so it can be checkpointed and sent. Methods change none of their arguments.
+
+A transformation of the change of the weights has one place each, whatever the algorithm:
+
+=====================================  =============================================================================
+clipping of a client's change          :meth:`medfed.federated.exchange.Trainer.update`, before ``compressed``
+encoding of what travels               :func:`medfed.federated.encoding.compressed` and ``restored``
+robust sums over clients               :class:`medfed.federated.aggregation.Sums`, made by ``ServerPart.sums``
+noise on the mean change               ``Composed.aggregate``, between the sums and the server's step
+=====================================  =============================================================================
 """
 
 from __future__ import annotations
@@ -34,22 +44,21 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from medfed.core.types import Broadcast, Params, Update
 from medfed.federated.aggregation import totals
 from medfed.federated.local import LocalStep, Trained, Upload
 from medfed.federated.state import FederatedState, Weights
-from medfed.study.federation import ClientSettings
+from medfed.study.algorithms import AlgorithmSettings
 from medfed.tasks.base import TaskSet
 
 
 @dataclass(frozen=True)
 class Federation:
-    """What the server knows of the federation.
+    """The server's knowledge of the federation.
 
     Attributes:
         registered: client id → examples it registered with; nothing larger is believed.
@@ -72,18 +81,22 @@ class Aggregate(NamedTuple):
     server_state: Params
 
 
-class Algorithm(BaseModel, ABC):
-    """A federated algorithm; a frozen settings object, so it stands in a study."""
+class Algorithm(AlgorithmSettings, ABC):
+    """An algorithm with its hooks; a frozen settings object, so a class of your own stands in a study as it is."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    @property
+    def corrects(self) -> bool:
+        """Whether :meth:`correct` has to be called."""
+        return type(self).correct is not Algorithm.correct
 
-    name: ClassVar[str]
-    uses_public: ClassVar[bool] = False
-    """Whether the clients are given the server's public examples (``step.site.public``)."""
+    @property
+    def sends_state(self) -> bool:
+        """Whether uploads hold tensors of the algorithm next to the change of the weights."""
+        return type(self).upload_like is not Algorithm.upload_like
 
-    def check(self, settings: ClientSettings) -> None:
-        """Raise :class:`StudyError` where the algorithm is wrong with these client settings."""
-        return
+    def build(self) -> Algorithm:
+        """Return this algorithm."""
+        return self
 
     def private(self, params: Params, buffers: Params) -> frozenset[str]:
         """Return the names of tensors that stay at the clients: neither broadcast nor uploaded.
@@ -93,7 +106,7 @@ class Algorithm(BaseModel, ABC):
         return frozenset()
 
     def init_server(self, params: Params) -> Params:
-        """Return the server's state before round 1."""
+        """Return the server's state before round 1; ``params`` are those that travel."""
         return {}
 
     def init_client(self, initial: Weights) -> Params:
@@ -106,8 +119,8 @@ class Algorithm(BaseModel, ABC):
 
     def shared(self, weights: Weights) -> Weights:
         """Return ``weights`` without the tensors that stay at the clients."""
-        own = self.private(weights.params, weights.buffers)
-        params, buffers = ({name: value for name, value in part.items() if name not in own} for part in weights)
+        private = self.private(weights.params, weights.buffers)
+        params, buffers = ({name: value for name, value in part.items() if name not in private} for part in weights)
         return Weights(params, buffers)
 
     def start(self, broadcast: Broadcast, client_state: Params) -> Weights:

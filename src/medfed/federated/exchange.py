@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from medfed.core.errors import DiskError, MedfedError, StudyError
 from medfed.core.types import Broadcast, Failure, Params, Update
-from medfed.federated.algorithm import Algorithm
 from medfed.federated.client import STATE_GROUPS, Client, initial_client_state
 from medfed.federated.encoding import compressed
 from medfed.federated.memory import ClientMemory, RamMemory
 from medfed.federated.state import split, weights_of
+from medfed.study.algorithms import AlgorithmSettings
 from medfed.study.federation import ClientSettings, UploadDtype
 
 Answer = tuple[str, Update | Failure]
@@ -86,7 +86,7 @@ class InProcessExchange:
         self,
         clients: Iterable[Client],
         model: nn.Module,
-        algorithm: Algorithm,
+        algorithm: AlgorithmSettings,
         settings: ClientSettings,
         seed: int,
         memory: ClientMemory | None = None,
@@ -146,13 +146,13 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        algorithm: Algorithm,
+        algorithm: AlgorithmSettings,
         settings: ClientSettings,
         seed: int,
         memory: ClientMemory,
         upload_dtype: UploadDtype = "float32",
     ) -> None:
-        self._model, self._algorithm, self._settings, self._seed = model, algorithm, settings, seed
+        self._model, self._algorithm, self._settings, self._seed = model, algorithm.build(), settings, seed
         self._upload_dtype = upload_dtype
         self.initial = weights_of(model)
         self.memory = memory

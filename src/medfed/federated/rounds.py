@@ -22,6 +22,7 @@ from medfed.federated.encoding import ERROR, UploadError, restored
 from medfed.federated.exchange import Answer, Exchange
 from medfed.federated.gate import Gate, Manifest, delta_dtype
 from medfed.federated.state import FederatedState, fingerprint, num_bytes, weights_of
+from medfed.study.algorithms import AlgorithmSettings
 from medfed.study.federation import RoundSettings, UploadDtype
 
 
@@ -79,14 +80,19 @@ class RoundResult:
         return self.state.round
 
 
-def initial_state(model: nn.Module, algorithm: Algorithm) -> FederatedState:
+def initial_state(model: nn.Module, algorithm: AlgorithmSettings) -> FederatedState:
     """Return the state before round 1, with the weights of ``model`` copied."""
-    params, buffers = weights_of(model)
-    return FederatedState(0, params, buffers, algorithm.init_server(params))
+    hooks = algorithm.build()
+    weights = weights_of(model)
+    return FederatedState(0, *weights, hooks.init_server(hooks.shared(weights).params))
 
 
 def run_round(
-    state: FederatedState, exchange: Exchange, algorithm: Algorithm, federation: Federation, settings: RoundSettings
+    state: FederatedState,
+    exchange: Exchange,
+    algorithm: AlgorithmSettings,
+    federation: Federation,
+    settings: RoundSettings,
 ) -> RoundResult:
     """Run round ``state.round + 1``.
 
@@ -100,18 +106,18 @@ def run_round(
     Raises:
         TooFewSitesError: fewer than ``settings.min_clients`` usable updates; every failure is listed.
     """
-    base = fingerprint(state.params, state.buffers)
-    broadcast = algorithm.broadcast(state, base)
+    hooks, base = algorithm.build(), fingerprint(state.params, state.buffers)
+    broadcast = hooks.broadcast(state, base)
     sampled = sample_clients(federation, settings, broadcast.round)
-    shared, own = algorithm.shared(state.weights), algorithm.upload_like(state, federation)
-    manifest = Manifest.of(*shared, own, settings.upload_dtype)
+    shared = hooks.shared(state.weights)
+    manifest = Manifest.of(*shared, hooks.upload_like(state, federation), settings.upload_dtype)
     gate = Gate(manifest, {name: federation.registered[name] for name in sampled}, broadcast.round, base)
-    desk = _Desk(gate, algorithm, broadcast)
+    desk = _Desk(gate, hooks, broadcast)
     arrivals = desk.passed(exchange(broadcast.round, dict.fromkeys(sampled, broadcast)))
     watch, dtypes = UploadError(), {name: delta_dtype(value.dtype) for name, value in shared.params.items()}
     updates = map(partial(restored, dtypes=dtypes), in_order(arrivals, sampled))
     exact = settings.upload_dtype == "float32"
-    aggregate = algorithm.aggregate(state, updates if exact else watch.watched(updates), federation)
+    aggregate = hooks.aggregate(state, updates if exact else watch.watched(updates), federation)
     failures = desk.all_failures(sampled)
     if len(desk.records) < settings.min_clients:
         raise _too_few(broadcast.round, len(desk.records), settings, failures)
@@ -122,7 +128,11 @@ def run_round(
 
 
 def run_rounds(
-    state: FederatedState, exchange: Exchange, algorithm: Algorithm, federation: Federation, settings: RoundSettings
+    state: FederatedState,
+    exchange: Exchange,
+    algorithm: AlgorithmSettings,
+    federation: Federation,
+    settings: RoundSettings,
 ) -> Iterator[RoundResult]:
     """Yield the results of the rounds after ``state`` up to ``settings.num_rounds``; see :func:`run_round`."""
     while state.round < settings.num_rounds:

@@ -1,7 +1,7 @@
 """The federated model as named tensors: out of a module, into it, fingerprinted, checkpointed.
 
-What is federated are the *trainable* parameters and the persistent buffers (BatchNorm statistics). Frozen parameters
-never travel.
+The *trainable* parameters and the persistent buffers (BatchNorm statistics) are federated. Frozen parameters never
+travel.
 """
 
 from __future__ import annotations
@@ -125,6 +125,12 @@ class FederatedState:
 def join(groups: Mapping[str, Params]) -> dict[str, Tensor]:
     """Flatten groups of named tensors to ``group/name``."""
     return {f"{group}/{name}": value for group, tensors in groups.items() for name, value in tensors.items()}
+
+
+def group(tensors: Params, name: str) -> dict[str, Tensor]:
+    """Return the tensors that :func:`join` put under ``name``."""
+    start = f"{name}/"
+    return {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
 
 
 def split(tensors: Params, groups: tuple[str, ...]) -> dict[str, dict[str, Tensor]]:

@@ -98,7 +98,7 @@ class LocalRun:
         for param in step.params.values():
             if param.grad is None:  # to a batch that lacks a modality its encoder has the gradient 0
                 param.grad = torch.zeros_like(param)
-        if type(self.algorithm).correct is not Algorithm.correct:
+        if self.algorithm.corrects:
             gradients = {name: param.grad for name, param in step.params.items() if param.grad is not None}
             corrected = self.algorithm.correct(gradients, step, self.broadcast, self.state)
             if corrected is not None:

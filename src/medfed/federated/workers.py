@@ -32,12 +32,12 @@ from torch import Tensor, nn
 from medfed.core.errors import RunError
 from medfed.core.processes import Started, end, end_with_parent, how_it_ended, start
 from medfed.core.types import Broadcast, Failure, Update
-from medfed.federated.algorithm import Algorithm
 from medfed.federated.client import Client
 from medfed.federated.client_store import read_spool, write_spool
 from medfed.federated.exchange import Answer, Trainer, by_id
 from medfed.federated.memory import DiskMemory
 from medfed.federated.wire import broadcast_bytes, broadcast_of, update_bytes, update_of
+from medfed.study.algorithms import AlgorithmSettings
 from medfed.study.federation import ClientSettings, UploadDtype
 from medfed.tasks.base import Task
 
@@ -147,7 +147,7 @@ class Recipe:
     """
 
     build: Callable[[], nn.Module]
-    algorithm: Algorithm
+    algorithm: AlgorithmSettings
     settings: ClientSettings
     seed: int
     memory: Path

@@ -1,1 +1,1 @@
-"""."""
+"""Knowledge injection (FedKIM): router, experts, prompt, distillation."""

@@ -1,1 +1,1 @@
-"""."""
+"""The server's LLM: loading, masks, checkpoints, prompts, decoding."""

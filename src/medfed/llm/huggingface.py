@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils.logging import disable_progress_bar
 
+from medfed.core.diagnosis import installing
 from medfed.core.errors import RunError, StudyError
 from medfed.llm.checkpoints import check_foundation, safetensors_in
 from medfed.study.foundation import HuggingFaceSettings
@@ -113,7 +114,7 @@ def _placing(settings: HuggingFaceSettings) -> dict[str, Any]:
         raise StudyError(
             f"it needs {missing[0]}, which is not installed",
             where=f"foundation.{field}",
-            hint="pip install 'medfed[quantised]', or leave it out",
+            hint=f"{installing('quantised')}, or leave it out",
         )
     placing: dict[str, Any] = {"device_map": settings.device_map or _accelerator()}
     if settings.load_in_4bit:

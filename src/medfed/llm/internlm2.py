@@ -29,6 +29,7 @@ from torch import Tensor
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import generate_merges
 
+from medfed.core.diagnosis import installing
 from medfed.core.errors import StudyError
 from medfed.llm.checkpoints import INDEX, Shards
 
@@ -269,7 +270,7 @@ def _from_pieces(source: Path, given: dict[str, Any]) -> Tokenizer:
 def _proto(path: Path) -> Any:
     """Parse a SentencePiece model, by the message classes that transformers carries."""
     if find_spec("google") is None or find_spec("google.protobuf") is None:
-        raise StudyError("reading it needs protobuf", where=path, hint="pip install 'medfed[convert]'")
+        raise StudyError("reading it needs protobuf", where=path, hint=installing("convert"))
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # noqa: PLC0415
     from transformers.utils import sentencepiece_model_pb2_new as messages  # noqa: PLC0415
 

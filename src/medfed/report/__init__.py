@@ -1,1 +1,1 @@
-"""."""
+"""The report of runs, from their files alone."""

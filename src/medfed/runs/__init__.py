@@ -1,1 +1,1 @@
-"""."""
+"""A run from top to bottom: data, federations, predictors, scores, report."""

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from medfed.algorithms.fedavg import FedAvg
 from medfed.core.files import locked
 from medfed.core.progress import Reporter
 from medfed.data.cohort import Cohort
@@ -32,6 +31,7 @@ from medfed.evaluation.evaluate import MEMBER
 from medfed.runs.federation import Arm, Connect, build_model, in_process
 from medfed.runs.folder import RunDir
 from medfed.runs.predictors import HeadPredictor
+from medfed.study.algorithms import FedAvg
 from medfed.study.federation import RoundSettings
 from medfed.study.study import Study
 from medfed.tasks.base import TaskSet

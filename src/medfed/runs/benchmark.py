@@ -57,7 +57,7 @@ def benchmark(
     shared = federations(study, cohort, dict(sources.checksums), runs)
     bounds = {name: predictor.model for name, predictor in train_baselines(shared, reporter, connect).items()}
     arm = Arm(run, study, cohort, build_model(study), None, DEPLOYED, connect)
-    arm.run(reporter, f"federate: {study.algorithm.name}")
+    arm.run(reporter, f"federate: {study.algorithm.label}")
     rows = []
     with reporter.phase("evaluate") as advance:
         for number, name in enumerate(study.train):

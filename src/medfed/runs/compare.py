@@ -136,7 +136,7 @@ def _rank(
 ) -> None:
     """Rank a benchmark's algorithms over its blocks."""
     with reporter.phase("rank"):
-        places = [cell.values or {"algorithm": cell.study.algorithm.name} for cell, _ in pairs]
+        places = [cell.values or {"algorithm": cell.study.algorithm.label} for cell, _ in pairs]
         board = leaderboard(folders, places, [seed for _, seed in pairs])
     board |= {"name": plan.name, "description": plan.description, "folders": [str(folder) for folder in folders]}
     run = RunDir(root)

@@ -180,7 +180,7 @@ class Arm:
         """Write what every site scores with the last model, where sites have test examples of their own."""
         if not isinstance(self._exchange, ScoringExchange) or self._run.exists(SITES):
             return
-        shared = self._study.algorithm.shared(state.weights)
+        shared = self._study.algorithm.build().shared(state.weights)
         last = Broadcast(state.round, fingerprint(state.params, state.buffers), *shared)
         name = self._name if self.injector is None else HEADS
         self._run.write_json(SITES, site_record(self._study, {name: self._exchange.evaluate(last)}))
@@ -230,7 +230,7 @@ class Arm:
 
     def deployed(self, client: str) -> Weights:
         """Return the model that predicts at ``client`` after :meth:`run`."""
-        return self._study.algorithm.deployed(weights_of(self.model), self._exchange.own(client))
+        return self._study.algorithm.build().deployed(weights_of(self.model), self._exchange.own(client))
 
     def _save(self, state: FederatedState, *, finished: bool) -> None:
         injector = {} if self.injector is None else self.injector.state()

@@ -261,7 +261,7 @@ def evaluate_again(folder: Path, places: Places, reporter: Reporter) -> None:
 
 def _describe(study: Study, places: Places, sources: Sources, run: RunDir, reporter: Reporter) -> None:
     """Say what a run would do."""
-    reporter.say(f"study {study.name!r}: {study.algorithm.name}, {study.rounds.num_rounds} rounds, seed {study.seed}")
+    reporter.say(f"study {study.name!r}: {study.algorithm.label}, {study.rounds.num_rounds} rounds, seed {study.seed}")
     for task in study.tasks:
         reporter.say(f"  {role_of(study, task)} task {task.name}: {task.title} on {sources.roots[task.dataset]}")
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in build_model(study).named_children()}

@@ -58,7 +58,7 @@ def evaluate_at(
         broadcast: the last global weights.
         own: what the algorithm keeps at the site (``Trainer.own``).
     """
-    load_weights(model, study.algorithm.deployed(Weights(broadcast.params, broadcast.buffers), own))
+    load_weights(model, study.algorithm.build().deployed(Weights(broadcast.params, broadcast.buffers), own))
     return site_scores(model, tests)
 
 

@@ -1,6 +1,6 @@
 """Run cells × seeds, each in a process of its own: one that fails, or dies, takes nothing else with it.
 
-Workers are spawned with one thread each. They write their words to a log file and send back one line when they end.
+Workers have one thread each. They write to a log file and send back one line when they end.
 Interrupting the command ends them; each has its checkpoints, so the same command goes on. A worker whose parent is gone
 ends itself.
 """

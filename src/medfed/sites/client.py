@@ -172,7 +172,7 @@ class SiteHandler:
 
     def _broadcast(self, message: Message, run: _Run) -> Broadcast:
         broadcast = broadcast_of(message.payload)
-        check_broadcast(broadcast, run.study.algorithm.shared(run.trainer.initial))
+        check_broadcast(broadcast, run.study.algorithm.build().shared(run.trainer.initial))
         check_round(message, broadcast, run.study.rounds.num_rounds)
         return broadcast
 

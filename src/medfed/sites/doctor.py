@@ -67,7 +67,7 @@ def data_checks(folder: SiteFolder, reporter: Reporter) -> Iterator[Check]:
             yield Check(f"data: {name}", "absent; the site trains without it", True)
     if study.algorithm.uses_public:
         root = settings.public_root
-        hint = f"{study.algorithm.name} needs the server's public data here: set public_root in site.toml"
+        hint = f"{study.algorithm.label} needs the server's public data here: set public_root in site.toml"
         yield Check("public data", str(root or "not set"), root is not None and root.is_dir(), hint)
 
 

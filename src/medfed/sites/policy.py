@@ -19,7 +19,6 @@ from medfed.core.catalog import ALGORITHMS, TASKS
 from medfed.core.errors import MedfedError, PolicyError
 from medfed.core.registry import lookup
 from medfed.core.types import Update
-from medfed.federated.algorithm import Algorithm
 from medfed.federated.state import persistent_buffers, trainable_params
 from medfed.runs.federation import build_model
 from medfed.sites.settings import checked, read_settings, toml
@@ -101,8 +100,9 @@ class Policy(BaseModel):
             raise _refusal("studies", f"the study {study.name!r} ({digest}) is not one this site agreed to", digest)
         if not any(_allows(self.tasks, task) for task in study.train):
             raise _refusal("tasks", f"the study trains {', '.join(study.train)}, none of which is allowed here")
-        if not _allows(self.algorithms, study.algorithm.name):
-            raise _refusal("algorithms", f"the study's algorithm {study.algorithm.name!r} is not allowed here")
+        for name in study.algorithm.part_names:
+            if not _allows(self.algorithms, name):
+                raise _refusal("algorithms", f"the study's algorithm {name!r} is not allowed here")
         if rounds > self.max_rounds:
             raise _refusal("max_rounds", f"the study has {rounds} rounds, allowed are {self.max_rounds}")
         for part, tensor in parts_sent(study).items():
@@ -175,7 +175,7 @@ def policy_for(study: Study, may_leave: Sequence[str], min_examples: int) -> Pol
     """
     fields = {
         "tasks": study.train,
-        "algorithms": (study.algorithm.name,),
+        "algorithms": study.algorithm.part_names,
         "studies": (study_sha256(study),),
         "min_examples": min_examples,
         "max_rounds": study.rounds.num_rounds,
@@ -199,14 +199,15 @@ def parts_sent(study: Study) -> dict[Part, str]:
     """Return what a client of ``study`` sends: part → the first of its tensors; the model is built for it."""
     model = build_model(study)
     params, buffers = trainable_params(model), persistent_buffers(model)
-    stay = study.algorithm.private({name: value.detach() for name, value in params.items()}, buffers)
+    algorithm = study.algorithm.build()
+    stay = algorithm.private({name: value.detach() for name, value in params.items()}, buffers)
     parts: dict[Part, str] = {}
     for name in sorted(params.keys() - stay):
         parts.setdefault(part_of(name), name)
     for name in sorted(buffers.keys() - stay):
         parts.setdefault("buffers", name)
-    if type(study.algorithm).upload_like is not Algorithm.upload_like:
-        parts["state"] = f"{study.algorithm.name}'s own"
+    if algorithm.sends_state:
+        parts["state"] = f"{study.algorithm.label}'s own"
     return parts
 
 

@@ -16,9 +16,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 
-from medfed.core.catalog import ALGORITHMS, DATASETS, ENCODERS, MODALITIES, MODELS, TASKS
+from medfed.core.catalog import (
+    ALGORITHMS,
+    DATASETS,
+    ENCODERS,
+    MODALITIES,
+    MODELS,
+    TASKS,
+    TaskFacts,
+    task_facts,
+)
 from medfed.core.errors import MedfedError, StudyError
 from medfed.core.registry import Registry, unknown
+from medfed.study.algorithms import AlgorithmSettings, composition_of
 from medfed.study.data import MissingSettings, PartitionSettings, SplitSettings, TwinSpec
 from medfed.study.evaluation import EvaluationSettings
 from medfed.study.federation import ClientSettings, RoundSettings
@@ -28,14 +38,11 @@ from medfed.study.models import MultimodalSpec
 from medfed.study.parts import EncoderSpec, ModelSpec
 
 if TYPE_CHECKING:
-    from medfed.federated.algorithm import Algorithm
-else:
-    Algorithm = BaseModel
-
-if TYPE_CHECKING:
     from medfed.modalities.base import Modality
     from medfed.tasks.base import Task
 
+QUICK = "quick"
+"""The table of a study file that ``--quick`` lays over it; see :mod:`medfed.study.sweep`."""
 Baseline = Literal["federated", "local", "centralised"]
 """A model trained beside the injected LLM; see :mod:`medfed.runs.baselines`."""
 
@@ -54,6 +61,10 @@ def _settings_of(registry: Registry[Any], value: object) -> object:
     except MedfedError as error:
         raise ValueError(str(error)) from error
     return chosen.model_validate(fields)
+
+
+def _algorithm(value: object) -> object:
+    return _settings_of(ALGORITHMS, composition_of(value))
 
 
 def _kind(value: object) -> object:
@@ -102,7 +113,7 @@ class Study(BaseModel):
     model: Annotated[SerializeAsAny[ModelSpec], BeforeValidator(partial(_settings_of, MODELS))] = MultimodalSpec()
     modalities: dict[str, dict[str, Any]] = {}
     encoders: dict[str, Annotated[SerializeAsAny[EncoderSpec], BeforeValidator(partial(_settings_of, ENCODERS))]] = {}
-    algorithm: Annotated[SerializeAsAny[Algorithm], BeforeValidator(partial(_settings_of, ALGORITHMS))]
+    algorithm: Annotated[SerializeAsAny[AlgorithmSettings], BeforeValidator(_algorithm)]
     rounds: RoundSettings = RoundSettings()
     client: ClientSettings = ClientSettings()
     foundation: Annotated[FoundationSettings, Field(discriminator="kind"), BeforeValidator(_kind)] = TinySettings()
@@ -115,17 +126,16 @@ class Study(BaseModel):
             _known(TASKS, name)
         if both := set(self.train) & set(self.unseen):
             raise ValueError(f"task {sorted(both)[0]!r} is both trained and unseen; a task is one or the other")
-        for task in self.tasks:
-            _known(DATASETS, task.dataset)
-        for name in self.twin_sizes:
+        trained, every = ([task_facts(name) for name in names] for names in (self.train, (*self.train, *self.unseen)))
+        for name in (*(facts.dataset for facts in every), *self.twin_sizes):
             _known(DATASETS, name)
         for name in (*self.modalities, *self.encoders):
             _known(MODALITIES, name)
-        trained = {modality for task in self.train_tasks for modality in task.modalities}
-        for modality in sorted({modality for task in self.tasks for modality in task.modalities}):
+        encoded = {modality for facts in trained for modality in facts.modalities}
+        for modality in sorted({modality for facts in every for modality in facts.modalities}):
             if modality not in self.encoders and self.model.needs_encoders:
                 raise ValueError(f"a task reads the modality {modality!r}; add encoders.{modality}")
-            if modality not in trained:
+            if modality not in encoded:
                 raise ValueError(
                     f"no trained task reads the modality {modality!r}, so its encoder would stay untrained"
                 )
@@ -133,9 +143,10 @@ class Study(BaseModel):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Study:
-        for task in self.train_tasks:
-            if not (task.injectable if self.job == "inject" else task.trainable):
-                raise ValueError(_untrainable(task, self.job))
+        for name in self.train:
+            facts = task_facts(name)
+            if not (facts.injectable if self.job == "inject" else facts.trainable):
+                raise ValueError(_untrainable(name, facts, self.job))
         if self.job == "inject" and not isinstance(self.model, MultimodalSpec):
             raise ValueError(f"injection reads encoders and heads of the model 'multimodal', not {self.model.name!r}")
         if self.job == "benchmark" and self.unseen:
@@ -150,7 +161,7 @@ class Study(BaseModel):
     def _sites_are_possible(self) -> Study:
         if self.partition.scheme != "sites":
             return self
-        held = {task.dataset for task in self.train_tasks}
+        held = {task_facts(name).dataset for name in self.train}
         for site, names in self.partition.holdings.items():
             for name in names:
                 _known(DATASETS, name)
@@ -216,11 +227,33 @@ class Study(BaseModel):
     def resolved(self) -> dict[str, Any]:
         """Return all settings, defaults included, as JSON values; registry names stand beside their fields."""
         settings: dict[str, Any] = self.model_dump(mode="json")
-        settings["algorithm"]["name"] = self.algorithm.name
+        settings["algorithm"]["name"] = self.algorithm.label
         settings["model"]["name"] = self.model.name
         for name, spec in self.encoders.items():
             settings["encoders"][name]["name"] = spec.name
         return settings
+
+
+def shipped_studies() -> dict[str, Path]:
+    """Return the studies and sweeps that come with the package, by name."""
+    here = Path(__file__).parents[1] / "studies"  # in a wheel; a checkout has them at its root
+    folder = here if here.is_dir() else Path(__file__).parents[3] / "studies"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def find_study(given: str | Path) -> Path:
+    """Return the file that ``given`` names: a path, or the name of a shipped study.
+
+    Raises:
+        StudyError: there is no such file and no such name.
+    """
+    shipped, path = shipped_studies(), Path(given)
+    if path.exists() or len(path.parts) != 1:
+        return path
+    name = path.name.removesuffix(".toml")
+    if name in shipped:
+        return shipped[name]
+    raise StudyError("no such study file", where=path, hint=unknown(shipped, name, "study").hint or "")
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
@@ -241,7 +274,9 @@ def read_tree(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise StudyError("no such study file", where=path, hint="see studies/ for the shipped ones") from error
+        raise StudyError(
+            "no such study file", where=path, hint=f"shipped are {', '.join(shipped_studies())}"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise StudyError(f"not valid TOML: {error}", where=path, hint="correct that line") from error
 
@@ -252,10 +287,11 @@ def study_of(tree: dict[str, Any], where: str | Path, overrides: Sequence[str] =
     Raises:
         StudyError: a wrong key or value.
     """
+    settings = {key: value for key, value in tree.items() if key != QUICK}
     for override in overrides:
-        _apply(tree, override)
+        _apply(settings, override)
     try:
-        return Study.model_validate(tree)
+        return Study.model_validate(settings)
     except ValidationError as error:
         raise explained(error, where, Study) from error
 
@@ -302,7 +338,8 @@ def explained(error: ValidationError, where: str | Path, model: type[BaseModel])
         hint = f"did you mean {near[0]!r}?" if near else (f"known keys: {', '.join(known)}" if known else "remove it")
         return StudyError(f"unknown key {field!r}", where=where, hint=hint)
     what, _, step = first["msg"].removeprefix("Value error, ").partition("\n  next step: ")
-    given = "" if isinstance(first["input"], Mapping | BaseModel) else f" (got {first['input']!r})"
+    repeated = isinstance(first["input"], Mapping | BaseModel) or repr(first["input"]) in what
+    given = "" if repeated else f" (got {first['input']!r})"
     return StudyError(f"{field}: {what}{given}", where=where, hint=step or "correct it in the file, or with --set")
 
 
@@ -320,7 +357,7 @@ def _known(registry: Registry[Any], name: str) -> None:
         raise ValueError(str(unknown(registry, name, registry.kind)))
 
 
-def _untrainable(task: Task, job: str) -> str:
-    if task.trainable:
-        return f'{task.name!r} has no one question with one answer to teach an LLM; use job = "benchmark" for it'
-    return f"the clients cannot train {task.name!r}, an open question; list it under unseen"
+def _untrainable(name: str, facts: TaskFacts, job: str) -> str:
+    if facts.trainable:
+        return f'{name!r} has no one question with one answer to teach an LLM; use job = "benchmark" for it'
+    return f"the clients cannot train {name!r}, an open question; list it under unseen"

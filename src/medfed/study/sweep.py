@@ -21,9 +21,9 @@
     [quick.set]
     rounds.num_rounds = 2
 
-A cell at one seed *is* the run that ``medfed run`` makes of the base with the cell's overrides, in the base's folder:
-cells of two sweeps that agree in every setting are computed once. Cells are compared along the last axis: its first
-value with every other.
+A study file may have ``[quick.set]`` too. A cell at one seed *is* the run that ``medfed run`` makes of the base with
+the cell's overrides, in the base's folder: cells of two sweeps that agree in every setting are computed once. Cells are
+compared along the last axis: its first value with every other.
 """
 
 from __future__ import annotations
@@ -154,9 +154,7 @@ def load_plan(
     """
     tree = read_tree(path)
     if not {"base", "axes"} & tree.keys():
-        if quick:
-            raise StudyError("a study has no quick form", where=path, hint="leave --quick out, or name a sweep")
-        study = study_of(tree, path, overrides)
+        study = study_of(_quick_form(tree, path) if quick else tree, path, overrides)
         cell = Cell(study.name, {}, study)
         return Plan(study.name, study.description, (cell,), tuple(seeds or (study.seed,)))
     try:
@@ -169,6 +167,16 @@ def load_plan(
     cells = tuple(_cell(layers, last, chosen, sweep, path, overrides) for chosen in _product(sweep.axes))
     chosen_seeds = tuple(seeds) if seeds else (sweep.quick.seeds if quick else sweep.seeds)
     return Plan(f"{sweep.name}-quick" if quick else sweep.name, sweep.description, cells, chosen_seeds, sweep.paper)
+
+
+def _quick_form(tree: Settings, path: Path) -> Settings:
+    """Return a study's settings with those of its ``[quick.set]`` laid over them."""
+    if "quick" not in tree:
+        raise StudyError("this study has no quick form", where=path, hint="leave --quick out, or give it [quick.set]")
+    try:
+        return merged(tree, Quick.model_validate(tree["quick"]).set)
+    except ValidationError as error:
+        raise explained(error, f"{path}, [quick]", Quick) from error
 
 
 def _product(axes: Mapping[str, Mapping[str, Settings]]) -> list[dict[str, str]]:

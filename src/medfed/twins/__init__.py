@@ -1,1 +1,1 @@
-"""."""
+"""Simulators: synthetic twins of datasets in their native layouts."""

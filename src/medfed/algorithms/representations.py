@@ -1,15 +1,11 @@
-"""Asking a model for its representations: under other weights (MOON), and of the public examples (CreamFL).
-
-Contrasts of representations: MOON's term (Li et al. 2021) and CreamFL's losses and scores (Yu et al. 2023).
+"""A model's representations and contrasts between them, for MOON (Li et al. 2021) and CreamFL (Yu et al. 2023).
 
 A row of all tensors of a call is the same example. Rows whose ``has`` is false (the modality is absent) count nowhere.
 
-What CreamFL's parties send each other: representations of the public examples, by task and modality.
-
-Rows are sorted by the number of the example's id, so both sides can align them, and every party sees a public example
-in the same view (:func:`view`). As named tensors, ``examples/<task>`` are these numbers,
-``representations/<task>/<modality>`` the vectors and ``sent/<task>/<modality>`` tells which rows count: a client that
-lacks a modality or a task sends rows of zeros that do not.
+CreamFL's parties send each other representations of the public examples, by task and modality. Rows are sorted by the
+number of the example's id, so both sides can align them. Every party sees a public example in the same view
+(:func:`view`). As named tensors, ``examples/<task>`` are these numbers and ``representations/<task>/<modality>`` the
+vectors. ``sent/<task>/<modality>`` tells which rows count: a client without a modality or a task sends zeros.
 """
 
 from __future__ import annotations
@@ -35,7 +31,7 @@ from medfed.study.federation import ClientSettings
 from medfed.tasks.base import Task, TaskSet, trainable
 
 
-class _Asked(nn.Module):
+class _Representing(nn.Module):
     """Makes ``representations`` the forward of a module, because ``functional_call`` knows no other method."""
 
     def __init__(self, model: FederatedModel) -> None:
@@ -82,8 +78,8 @@ def representations_at(
     buffers = {name: value.clone() for name, value in weights.buffers.items()}
     tensors = {f"model.{name}": value for part in (weights.params, buffers) for name, value in part.items()}
     with autocast(settings):
-        found = functional_call(_Asked(federated(model)), tensors, (task, batch))
-    return {name: _wide(value) for name, value in cast(dict[str, Tensor], found).items()}
+        outputs = functional_call(_Representing(federated(model)), tensors, (task, batch))
+    return {name: _wide(value) for name, value in cast(dict[str, Tensor], outputs).items()}
 
 
 def unit_representations(
@@ -91,8 +87,8 @@ def unit_representations(
 ) -> dict[str, Float[Tensor, "batch dim"]]:
     """Return the representations of ``batch`` under the model's own weights, as unit vectors; zeros where absent."""
     with autocast(settings):
-        found = federated(model).representations(task, batch)
-    return {name: F.normalize(_wide(value), dim=-1) for name, value in found.items()}
+        outputs = federated(model).representations(task, batch)
+    return {name: F.normalize(_wide(value), dim=-1) for name, value in outputs.items()}
 
 
 def ids_of(examples: tuple[str, ...] | list[str]) -> Int[Tensor, " example"]:
@@ -167,19 +163,19 @@ def pull_push(
 
 
 def matching_loss(
-    own: Float[Tensor, "batch dim"], rows: Int[Tensor, " batch"], others: Sequence[Rows], temperature: float
+    live: Float[Tensor, "batch dim"], rows: Int[Tensor, " batch"], others: Sequence[Rows], temperature: float
 ) -> Float[Tensor, " batch"]:
     """Return −log(exp(zᵀg_k/τ) / Σ_j exp(zᵀg_j/τ)), the mean over ``others`` that have example k; inter-modal.
 
     Args:
-        own: the batch's representations z.
+        live: the batch's representations z.
         rows: which row k of ``others`` each of them belongs to.
         others: global representations g.
         temperature: τ.
     """
-    total, count = own.new_zeros(len(own)), own.new_zeros(len(own))
+    total, count = live.new_zeros(len(live)), live.new_zeros(len(live))
     for vectors, has in others:
-        logits = (own @ vectors.T / temperature).masked_fill(~has, -torch.inf)
+        logits = (live @ vectors.T / temperature).masked_fill(~has, -torch.inf)
         known = has[rows]
         # An unknown pair would be ∞; its row is replaced before the logarithm so that no gradient becomes NaN.
         safe = torch.where(known.unsqueeze(1), logits, torch.zeros_like(logits))
@@ -188,17 +184,17 @@ def matching_loss(
     return total / count.clamp(min=1)
 
 
-def matching_score(own: Float[Tensor, "example dim"], others: Sequence[Rows]) -> Float[Tensor, " example"]:
+def matching_score(live: Float[Tensor, "example dim"], others: Sequence[Rows]) -> Float[Tensor, " example"]:
     """Return s_k = log(exp(z_kᵀg_k) / Σ_{j≠k} exp(z_kᵀg_j)), the mean over ``others`` that have example k; else 0.
 
     This is the score of global-local contrastive aggregation. Vectors are unit vectors, so it lies in
     ±2 − log(examples − 1) and its exponential can be taken as it is.
     """
-    total, count = own.new_zeros(len(own)), own.new_zeros(len(own))
+    total, count = live.new_zeros(len(live)), live.new_zeros(len(live))
     for vectors, has in others:
-        for first in range(0, len(own), ROWS_AT_ONCE):
-            rows = torch.arange(first, min(first + ROWS_AT_ONCE, len(own)), device=own.device)
-            logits = own[rows] @ vectors.T
+        for first in range(0, len(live), ROWS_AT_ONCE):
+            rows = torch.arange(first, min(first + ROWS_AT_ONCE, len(live)), device=live.device)
+            logits = live[rows] @ vectors.T
             paired = logits.gather(1, rows.unsqueeze(1)).squeeze(1)
             rest = logits.masked_fill(~has, -torch.inf).scatter(1, rows.unsqueeze(1), -torch.inf).logsumexp(1)
             known = has[rows] & rest.isfinite()
@@ -269,10 +265,10 @@ class Exchanged(NamedTuple):
 
     def partners(self, task: str, modality: str) -> list[Rows]:
         """Return the other modalities of ``task`` that ``modality`` can be compared with; itself if there is none."""
-        own = self.rows[task][modality]
-        width = own.vectors.shape[1]
-        others = [rows for name, rows in self.rows[task].items() if name != modality]
-        return [rows for rows in others if rows.vectors.shape[1] == width] or [own]
+        rows = self.rows[task][modality]
+        width = rows.vectors.shape[1]
+        others = [other for name, other in self.rows[task].items() if name != modality]
+        return [other for other in others if other.vectors.shape[1] == width] or [rows]
 
     def find(self, task: str, examples: tuple[str, ...]) -> Int[Tensor, " batch"]:
         """Return the rows of ``examples``.
@@ -310,10 +306,10 @@ def represent_public(
     for name, examples in sorted(public.items()):
         order, ids[name] = aligned(examples)
         # One example tells the widths of a task that is not represented.
-        found = represented(model, examples, order if held.get(name) else order[:1], settings)
+        outputs = represented(model, examples, order if held.get(name) else order[:1], settings)
         rows[name] = {
             modality: part if modality in held.get(name, ()) else _blank(part, len(order))
-            for modality, part in sorted(found.items())
+            for modality, part in sorted(outputs.items())
         }
     return Exchanged(ids, rows)
 

@@ -1,0 +1,131 @@
+"""Decode DICOM files to grey images. Grey values follow PS3.3 C.11: rescale, then VOI (look-up table or window)."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from jaxtyping import Float32, Float64
+from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
+from pydicom.pixels.processing import apply_modality_lut, apply_voi
+
+from medfed.core.errors import DataError
+from medfed.datasets.images import AGAIN, content_of
+
+GREY = ("MONOCHROME1", "MONOCHROME2")
+# what pydicom and its decoders raise on damaged files
+DICOM_ERRORS = (
+    AttributeError,
+    EOFError,
+    IndexError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+
+
+def read_dicom(path: Path) -> Float32[np.ndarray, "row column"]:
+    """Decode a single-frame grey DICOM file to [0, 1].
+
+    With a VOI look-up table or a window (the first of several) [0, 1] is what that maps to. Without one it is the range
+    of the stored bits: stretching each image to its own extremes would let one bright marker dim the rest.
+    MONOCHROME1 is inverted.
+
+    Raises:
+        DataError: the file is absent, empty, truncated, not DICOM, without pixels, in colour, of several frames, or
+            compressed in a way no installed decoder knows.
+    """
+    content = content_of(path)
+    with _dicom_errors(path):
+        dataset = pydicom.dcmread(io.BytesIO(content))
+        _require_one_grey_frame(dataset, path)
+        values = apply_modality_lut(dataset.pixel_array, dataset).astype(np.float64)
+        grey = _display(values, dataset)
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        grey = 1 - grey
+    return grey.astype(np.float32)
+
+
+@contextmanager
+def _dicom_errors(path: Path) -> Iterator[None]:
+    """Turn what pydicom raises on damaged or exotic files into a sentence."""
+    try:
+        yield
+    except InvalidDicomError as error:
+        raise DataError("not a DICOM file (it has no 'DICM' mark)", where=path, hint=AGAIN) from error
+    except DICOM_ERRORS as error:
+        reason = str(error).split("\n")[0].rstrip(":")
+        hint = "export it as Explicit VR Little Endian" if "missing dependencies" in str(error) else AGAIN
+        raise DataError(f"the pixels cannot be decoded ({reason})", where=path, hint=hint) from error
+
+
+def _require_one_grey_frame(dataset: pydicom.FileDataset, path: Path) -> None:
+    if "PixelData" not in dataset:
+        raise DataError("the file ends before its pixels, or never had any", where=path, hint=AGAIN)
+    if int(dataset.get("NumberOfFrames") or 1) > 1:
+        raise DataError(
+            f"the file has {dataset.NumberOfFrames} frames; one is expected",
+            where=path,
+            hint="export one frame per file",
+        )
+    if dataset.get("PhotometricInterpretation") not in GREY:
+        raise DataError(
+            f"PhotometricInterpretation is {dataset.get('PhotometricInterpretation')!r}; allowed: {', '.join(GREY)}",
+            where=path,
+            hint="export the radiograph in grey",
+        )
+
+
+def _display(
+    values: Float64[np.ndarray, "row column"], dataset: pydicom.FileDataset
+) -> Float64[np.ndarray, "row column"]:
+    """Map modality values to [0, 1] by the VOI look-up table, else the window, else the range of the stored bits."""
+    if dataset.get("VOILUTSequence"):
+        mapped = apply_voi(np.rint(values).astype(np.int64), dataset)
+        return mapped.astype(np.float64) / _full_scale(dataset.VOILUTSequence[0].LUTDescriptor[2])
+    if dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None:
+        centre, width = _first(dataset.WindowCenter), _first(dataset.WindowWidth)
+        return _window(values, centre, width, dataset.get("VOILUTFunction", "LINEAR"))
+    low, high = _stored_range(dataset)
+    return np.clip((values - low) / (high - low), 0, 1)
+
+
+def _window(
+    values: Float64[np.ndarray, "row column"], centre: float, width: float, function: str
+) -> Float64[np.ndarray, "row column"]:
+    """PS3.3 C.11.2.1.2 and C.11.2.1.3, with [0, 1] as the output range."""
+    if width < 1:
+        raise ValueError(f"WindowWidth is {width:g}; it must be at least 1")
+    if function == "SIGMOID":
+        return 1 / (1 + np.exp(-4 * (values - centre) / width))
+    if function == "LINEAR":
+        centre, width = centre - 0.5, max(width - 1, 1e-6)
+    return np.clip((values - centre) / width + 0.5, 0, 1)
+
+
+def _stored_range(dataset: pydicom.FileDataset) -> tuple[float, float]:
+    """Return the lowest and highest modality value that the stored bits can hold."""
+    if dataset.get("ModalityLUTSequence"):
+        return 0.0, _full_scale(dataset.ModalityLUTSequence[0].LUTDescriptor[2])
+    offset = 2 ** (int(dataset.BitsStored) - 1) if dataset.PixelRepresentation else 0
+    stored = np.array([-offset, _full_scale(dataset.BitsStored) - offset])
+    low, high = np.sort(apply_modality_lut(stored, dataset))
+    return float(low), float(high)
+
+
+def _full_scale(bits: int) -> float:
+    return float(2 ** int(bits) - 1)
+
+
+def _first(value: object) -> float:
+    """Return the first of several alternative windows."""
+    return float(value[0]) if isinstance(value, MultiValue) else float(str(value))

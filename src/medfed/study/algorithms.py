@@ -1,0 +1,690 @@
+"""Settings of the federated algorithms: sharing × the local step × the server's step. Free of torch.
+
+A study names an algorithm in one of three forms::
+
+    algorithm = "fedavg"
+    algorithm = { name = "fedprox", mu = 1e-4 }
+    algorithm = { sharing = "fedbn", local = "fedprox", server = { name = "fedadam", eta = 0.1 } }
+
+A part is an algorithm by itself: the two slots it leaves open are FedAvg's (all tensors travel, plain steps, the mean).
+Two parts combine where the formulas of both stay true. Each part refuses what breaks its own
+(:meth:`Part.check_parts`) or trains in a way its formula is wrong for (:meth:`Part.check_client`):
+
+===========  =============  ===================================  ==================================================
+slot         part           combines with                        refuses, and why
+===========  =============  ===================================  ==================================================
+``sharing``  ``all``        everything
+..           ``fedper``     all but Ditto and pFedMe             MOON if an encoder is private: its contrast is 0
+..           ``fedbn``      all but Ditto and pFedMe
+``local``    ``plain``      everything
+..           ``fedprox``    everything                           (the pull acts on what travels)
+..           ``moon``       all servers but FedNova              FedNova: a contrast has no effective steps
+..           ``scaffold``   every sharing                        other servers: c and x move by the same mean
+..           ``ditto``      every server                         FedPer, FedBN: two personal models would compete
+..           ``pfedme``     its own server                       FedPer, FedBN; other servers: its β is the step
+``server``   ``mean``       everything
+..           ``fednova``    plain, FedProx, Ditto                local steps without effective steps
+..           adaptive four  all but SCAFFOLD and pFedMe
+===========  =============  ===================================  ==================================================
+
+CreamFL is a whole algorithm of its own: representations travel, so there is no change of weights to combine.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_serializer, model_validator
+
+from medfed.core.catalog import ALGORITHMS as CATALOG
+from medfed.core.errors import MedfedError, StudyError
+from medfed.core.registry import implementation, unknown
+from medfed.study.federation import ClientSettings
+from medfed.study.parts import PartSpec
+
+if TYPE_CHECKING:
+    from medfed.federated.algorithm import Algorithm
+
+Weighting = Literal["examples", "clients"]
+"""Whether a client counts by its examples (McMahan et al. 2017), or as one if it has any (Karimireddy et al. 2020)."""
+
+SLOTS = ("sharing", "local", "server")
+
+
+class AlgorithmSettings(PartSpec, ABC):
+    """A federated algorithm in a study: a name, and hyperparameters under their paper's names."""
+
+    uses_public: ClassVar[bool] = False
+    """Whether the clients are given the server's public examples."""
+
+    @property
+    def label(self) -> str:
+        """The name in reports; of a combination the names of its parts."""
+        return self.name
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """The registry names that a site's policy must allow."""
+        return (self.name,)
+
+    def check(self, settings: ClientSettings) -> None:
+        """Raise :class:`StudyError` where the algorithm is wrong with these client settings."""
+        return
+
+    @abstractmethod
+    def build(self) -> Algorithm:
+        """Return the algorithm with its hooks; torch is imported now."""
+
+
+class Preset(AlgorithmSettings):
+    """A named combination."""
+
+    @abstractmethod
+    def composition(self) -> Composition:
+        """Return the parts this name stands for."""
+
+    def check(self, settings: ClientSettings) -> None:
+        """Raise :class:`StudyError` where a part is wrong with these client settings."""
+        self.composition().check(settings)
+
+    def build(self) -> Algorithm:
+        """Return the composed algorithm."""
+        return self.composition().build()
+
+
+class Part(Preset):
+    """One slot's part of a combination; the implementation subclasses the settings and adds the hooks."""
+
+    implementation: ClassVar[str] = ""
+    """``module:class`` of the hooks; empty where this class has them itself."""
+    slot: ClassVar[str]
+
+    def composition(self) -> Composition:
+        """Return the combination of this part with FedAvg's others."""
+        return Composition.model_validate({self.slot: self})
+
+    def implemented(self) -> Any:
+        """Return this part with its hooks."""
+        kind = implementation(self.implementation) if self.implementation else type(self)
+        return self if isinstance(self, kind) else kind(**dict(self))
+
+    def check_parts(self, parts: Composition) -> None:
+        """Raise :class:`StudyError` where this part's formula is wrong with the others."""
+        return
+
+    def check_client(self, settings: ClientSettings, parts: Composition) -> None:
+        """Raise :class:`StudyError` where this part's formula is wrong with these client settings."""
+        return
+
+    def same(self, other: Part) -> bool:
+        """Whether ``other`` is this part with these hyperparameters."""
+        return self.name == other.name and dict(self) == dict(other)
+
+
+class Sharing(Part):
+    """The choice of what travels."""
+
+    slot: ClassVar[str] = "sharing"
+
+
+class Local(Part):
+    """The local step."""
+
+    slot: ClassVar[str] = "local"
+    no_steps: ClassVar[str] = "it does not say what its steps add up to"
+    """Why :attr:`pull` is None."""
+
+    @property
+    def pull(self) -> float | None:
+        """The μ of a pull (μ/2)‖y − x‖² in steps that otherwise follow the client's gradients; None for other steps."""
+        return None
+
+    def default_server(self) -> Server:
+        """Return the server's step this local step comes with."""
+        return Mean()
+
+
+class Server(Part):
+    """The server's step."""
+
+    slot: ClassVar[str] = "server"
+
+
+P = TypeVar("P", bound=Part)
+
+
+def _part(kind: type[P], value: object) -> object:
+    """Build the part that ``value`` names: ``"fedprox"`` or ``{name = "fedprox", mu = 0.01}``."""
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, Mapping):
+        return value
+    parts: list[type[AlgorithmSettings]] = [All, Plain, Mean, *CATALOG.values()]
+    known = {part.name: part for part in parts if issubclass(part, kind)}
+    name, fields = value.get("name"), {key: field for key, field in value.items() if key != "name"}
+    if name in known:
+        return known[str(name)].model_validate(fields)
+    other = CATALOG.get(str(name))
+    if other is None:
+        raise ValueError(str(unknown(known, str(name), f"part for {kind.slot}")))
+    if issubclass(other, Part):
+        raise ValueError(f"{name!r} is no part for {kind.slot}\n  next step: write {other.slot} = {name!r}")
+    raise ValueError(f"{name!r} is a whole algorithm, no part\n  next step: write algorithm = {name!r}")
+
+
+def _sharing(value: object) -> object:
+    return _part(Sharing, value)
+
+
+def _local(value: object) -> object:
+    return _part(Local, value)
+
+
+def _server(value: object) -> object:
+    return _part(Server, value)
+
+
+def _refusal(what: str, hint: str, where: str = "algorithm") -> StudyError:
+    return StudyError(what, where=where, hint=hint)
+
+
+# --- what travels ---
+
+
+class All(Sharing):
+    """Every tensor travels."""
+
+    name: ClassVar[str] = "all"
+    implementation: ClassVar[str] = "medfed.algorithms.parts:All"
+
+
+class FedPer(Sharing):
+    """The base layers travel; the personal ones stay (Arivazhagan et al. 2019). Without any prefix it is FedAvg.
+
+    Attributes:
+        private_prefixes: beginnings of the names of the personal tensors; by default every task's head.
+    """
+
+    name: ClassVar[str] = "fedper"
+    implementation: ClassVar[str] = "medfed.algorithms.fedper:FedPer"
+    private_prefixes: tuple[str, ...] = ("heads.",)
+
+    def check_parts(self, parts: Composition) -> None:
+        """Refuse MOON with a private encoder.
+
+        Raises:
+            StudyError: naming the prefix.
+        """
+        encoders = [prefix for prefix in self.private_prefixes if prefix[:9] == "encoders."[: len(prefix)]]
+        if isinstance(parts.local, Moon) and encoders:
+            raise _refusal(
+                f"MOON contrasts the global encoder with the client's last one; with {encoders[0]!r} private both are "
+                "the client's, and the contrast is 0",
+                "keep the encoders shared, or train without MOON",
+            )
+
+
+class FedBN(Sharing):
+    """Everything travels but batch normalisation: its scale, its shift and its statistics (Li et al. 2021).
+
+    It has no null setting: a model without batch normalisation is refused.
+    """
+
+    name: ClassVar[str] = "fedbn"
+    implementation: ClassVar[str] = "medfed.algorithms.fedbn:FedBN"
+
+
+def _refuse_private(part: Local, parts: Composition) -> None:
+    """Refuse what has a personal model of its own together with private tensors."""
+    if not isinstance(parts.sharing, All):
+        raise _refusal(
+            f"{part.name} deploys a personal model that is pulled to the whole global one; {parts.sharing.name} has no "
+            "global value of the private tensors, and deploys them itself",
+            f"choose one of {part.name} and {parts.sharing.name}",
+        )
+
+
+def _refuse_server(part: Local, parts: Composition, reason: str) -> None:
+    """Refuse another server's step than the part's own."""
+    if not part.default_server().same(parts.server):
+        raise _refusal(
+            f"{part.name} comes with its own server's step, so it does not combine with {parts.server.name}: {reason}",
+            f"leave server out and set the fields of local = {part.name!r}",
+        )
+
+
+# --- the local step ---
+
+
+class Plain(Local):
+    """The client's gradients."""
+
+    name: ClassVar[str] = "plain"
+    implementation: ClassVar[str] = "medfed.algorithms.parts:Plain"
+
+    @property
+    def pull(self) -> float:
+        """None at all."""
+        return 0.0
+
+
+class FedProx(Local):
+    """Local loss + (μ/2)‖y − x‖² (Li et al. 2020). With μ = 0 it is FedAvg, bit for bit.
+
+    Attributes:
+        mu: strength of the pull.
+    """
+
+    name: ClassVar[str] = "fedprox"
+    implementation: ClassVar[str] = "medfed.algorithms.fedprox:FedProx"
+    mu: float = Field(default=1e-4, ge=0)
+
+    @property
+    def pull(self) -> float:
+        """μ."""
+        return self.mu
+
+
+class Moon(Local):
+    """Local loss + μ·contrast (Li et al. 2021). With μ = 0 it is FedAvg, bit for bit.
+
+    Attributes:
+        mu: μ, weight of the contrast.
+        temperature: τ.
+    """
+
+    name: ClassVar[str] = "moon"
+    implementation: ClassVar[str] = "medfed.algorithms.moon:Moon"
+    no_steps: ClassVar[str] = "its contrast is neither a gradient of the client's loss nor linear in y − x"
+    mu: float = Field(default=1.0, ge=0)
+    temperature: float = Field(default=0.5, gt=0)
+
+
+class Scaffold(Local):
+    """g ← g − c_i + c, with c_i by option I or II (Karimireddy et al. 2020).
+
+    Attributes:
+        option: how a client renews c_i.
+        eta_g: the server's learning rate η_g.
+        weighting: what a client counts in x and c.
+        control: strength of the correction; 1 is SCAFFOLD.
+    """
+
+    name: ClassVar[str] = "scaffold"
+    implementation: ClassVar[str] = "medfed.algorithms.scaffold:Scaffold"
+    option: Literal["I", "II"] = "II"
+    eta_g: float = Field(default=1.0, gt=0)
+    weighting: Weighting = "clients"
+    control: float = Field(default=1.0, ge=0)
+
+    def default_server(self) -> Server:
+        """Return x + η_g·mean(y_i − x)."""
+        return Mean(eta=self.eta_g, weighting=self.weighting)
+
+    def check_parts(self, parts: Composition) -> None:
+        """Refuse another server's step: c stays the gradient of what x descends only if both move by the same mean.
+
+        Raises:
+            StudyError: naming the server's step.
+        """
+        _refuse_server(self, parts, "its proof moves x by η_g times the same mean of clients that moves c")
+
+    def check_client(self, settings: ClientSettings, parts: Composition) -> None:
+        """Refuse option II where the local change is not −η times a sum of gradients.
+
+        Raises:
+            StudyError: naming the setting.
+        """
+        wrong = {
+            f"optimizer={settings.optimizer!r}": settings.optimizer != "sgd",
+            f"momentum={settings.momentum}": settings.momentum != 0,
+            f"weight_decay={settings.weight_decay}": settings.weight_decay != 0,
+            f"max_grad_norm={settings.max_grad_norm}": settings.max_grad_norm is not None,
+        }
+        named = [setting for setting, is_wrong in wrong.items() if is_wrong]
+        if self.option == "II" and named:
+            raise _refusal(
+                f"SCAFFOLD's option II reads the gradient off (x − y)/(τη), which holds for plain SGD, not with "
+                f"{', '.join(named)}",
+                'set algorithm.option = "I" (the gradient at x: one more pass a round), or train by plain SGD',
+                where="client",
+            )
+
+
+class Ditto(Local):
+    """A second model at every client: v_i ← v_i − η(∇F_i(v_i) + λ(v_i − x)) is deployed (Li et al. 2021).
+
+    The global model does not see λ. With λ = 0 a client learns alone.
+
+    Attributes:
+        lam: λ, the strength of the pull.
+    """
+
+    name: ClassVar[str] = "ditto"
+    implementation: ClassVar[str] = "medfed.algorithms.ditto:Ditto"
+    lam: float = Field(default=1.0, ge=0)
+
+    @property
+    def pull(self) -> float:
+        """None in the steps of the shared model."""
+        return 0.0
+
+    def check_parts(self, parts: Composition) -> None:
+        """Refuse private tensors.
+
+        Raises:
+            StudyError: naming what keeps them.
+        """
+        _refuse_private(self, parts)
+
+
+class PFedMe(Local):
+    """θ_i ≈ argmin F_i(θ) + (λ/2)‖θ − w_i‖² is deployed; x ← (1 − β)x + β·mean of w_i (T. Dinh et al. 2020).
+
+    With K = 1 and λ·inner_lr = 1 the gradient λ(w − θ) is that of F_i; with β = 1 and weights by examples that is
+    FedAvg up to rounding. For other K no setting is.
+
+    Attributes:
+        lam: λ.
+        K: gradient steps towards θ.
+        inner_lr: their learning rate ("personal learning rate").
+        beta: β, the server's step towards the mean; the paper takes 1 or more.
+        weighting: what a client counts in the mean; in the paper all count alike.
+    """
+
+    name: ClassVar[str] = "pfedme"
+    implementation: ClassVar[str] = "medfed.algorithms.pfedme:PFedMe"
+    lam: float = Field(default=15.0, gt=0)
+    K: int = Field(default=5, gt=0)
+    inner_lr: float = Field(default=0.01, gt=0)
+    beta: float = Field(default=1.0, gt=0)
+    weighting: Weighting = "clients"
+
+    def default_server(self) -> Server:
+        """Return (1 − β)x + β·mean of w_i."""
+        return Mean(eta=self.beta, weighting=self.weighting)
+
+    def check_parts(self, parts: Composition) -> None:
+        """Refuse private tensors and another server's step.
+
+        Raises:
+            StudyError: naming the part.
+        """
+        _refuse_private(self, parts)
+        _refuse_server(self, parts, "its proof is of the step (1 − β)x + β·mean, on envelopes and not on losses")
+
+
+# --- the server's step ---
+
+
+class Mean(Server):
+    """x ← x + η·mean(y_i − x); with η = 1 and weights by examples FedAvg's (McMahan et al. 2017).
+
+    Attributes:
+        eta: the server's learning rate η.
+        weighting: what a client counts.
+    """
+
+    name: ClassVar[str] = "mean"
+    implementation: ClassVar[str] = "medfed.algorithms.parts:Mean"
+    eta: float = Field(default=1.0, gt=0)
+    weighting: Weighting = "examples"
+
+
+class FedNova(Server):
+    """x ← x + τ_eff Σ p_i (y_i − x)/‖a_i‖₁ (Wang et al. 2020). With equal a_i it is the mean, up to rounding.
+
+    Attributes:
+        mu: strength of the proximal pull (μ/2)‖y − x‖² in the local loss; 0 for none. In a combination the pull is
+            ``local = { name = "fedprox", mu = … }``.
+    """
+
+    name: ClassVar[str] = "fednova"
+    implementation: ClassVar[str] = "medfed.algorithms.fednova:FedNova"
+    mu: float = Field(default=0.0, ge=0)
+
+    def composition(self) -> Composition:
+        """Return FedProx's steps, if there is a pull, and the normalised mean."""
+        return Composition(local=FedProx(mu=self.mu) if self.mu else Plain(), server=FedNova())
+
+    def check_parts(self, parts: Composition) -> None:
+        """Refuse local steps whose effective steps are unknown.
+
+        Raises:
+            StudyError: naming the local step.
+        """
+        if self.mu:
+            raise _refusal(
+                "the pull is part of the local step", f'write local = {{ name = "fedprox", mu = {self.mu} }}'
+            )
+        if parts.local.pull is None:
+            raise _refusal(
+                f"FedNova knows no effective steps for {parts.local.name}: {parts.local.no_steps}",
+                "choose local = plain, fedprox or ditto, or another server",
+            )
+
+    def check_client(self, settings: ClientSettings, parts: Composition) -> None:
+        """Refuse local training for which no a_i is known.
+
+        Raises:
+            StudyError: naming the setting.
+        """
+        reason = _unknown_steps(settings, parts.local.pull or 0.0)
+        if reason:
+            what, hint = reason
+            raise _refusal(f"FedNova knows no effective steps for {what}", hint, where="client")
+
+
+def _unknown_steps(settings: ClientSettings, mu: float) -> tuple[str, str] | None:
+    """Return what stands in the way of an a_i, and the next step."""
+    if settings.optimizer != "sgd":
+        return f"optimizer={settings.optimizer!r}: it rescales every gradient by the gradients", "use sgd"
+    if settings.momentum and not settings.reset_optimizer:
+        return "momentum that is kept across rounds", "set client.reset_optimizer = true, or momentum = 0"
+    if mu and settings.max_grad_norm is not None:
+        return f"mu={mu} with max_grad_norm={settings.max_grad_norm}: the pull is clipped too", "drop one of the two"
+    if not math.isfinite(mu) or mu * settings.lr >= 1:
+        return f"mu={mu} with lr={settings.lr}: a step overshoots the global model", "keep mu·lr below 1"
+    return None
+
+
+class Adaptive(Server, ABC):
+    """An optimizer on the server.
+
+    Attributes:
+        eta: the server's learning rate η.
+        beta_1: decay β1 of the first moment.
+    """
+
+    eta: float = Field(default=1e-2, gt=0)
+    beta_1: float = Field(default=0.9, ge=0, lt=1)
+
+
+class Reddi(Adaptive, ABC):
+    """x ← x + η m/(√v + τ) (Reddi et al. 2020, Alg. 2).
+
+    Attributes:
+        tau: adaptivity τ: changes well below it pass unscaled.
+    """
+
+    tau: float = Field(default=1e-3, gt=0)
+
+
+class FedAdagrad(Reddi):
+    """v ← v + Δ². The paper runs it without momentum."""
+
+    name: ClassVar[str] = "fedadagrad"
+    implementation: ClassVar[str] = "medfed.algorithms.adaptive:FedAdagrad"
+    beta_1: float = Field(default=0.0, ge=0, lt=1)
+
+
+class FedAdam(Reddi):
+    """v ← β2 v + (1 − β2)Δ².
+
+    Attributes:
+        beta_2: decay β2 of the second moment.
+    """
+
+    name: ClassVar[str] = "fedadam"
+    implementation: ClassVar[str] = "medfed.algorithms.adaptive:FedAdam"
+    beta_2: float = Field(default=0.99, ge=0, lt=1)
+
+
+class FedYogi(Reddi):
+    """v ← v − (1 − β2)Δ² sign(v − Δ²).
+
+    Attributes:
+        beta_2: 1 − β2 is the share of Δ² by which v moves.
+    """
+
+    name: ClassVar[str] = "fedyogi"
+    implementation: ClassVar[str] = "medfed.algorithms.adaptive:FedYogi"
+    beta_2: float = Field(default=0.99, ge=0, lt=1)
+
+
+class FedAMS(Adaptive):
+    """v̂ ← max(v̂, v, ε), x ← x + η m/√v̂ (Wang, Lin and Chen 2022): the paper's option 1, max stabilisation.
+
+    Attributes:
+        beta_2: decay β2 of the second moment.
+        epsilon: least value ε of v̂.
+    """
+
+    name: ClassVar[str] = "fedams"
+    implementation: ClassVar[str] = "medfed.algorithms.adaptive:FedAMS"
+    beta_2: float = Field(default=0.99, ge=0, lt=1)
+    epsilon: float = Field(default=1e-3, gt=0)
+
+
+# --- whole algorithms ---
+
+
+class Composition(AlgorithmSettings):
+    """Sharing × the local step × the server's step.
+
+    Attributes:
+        sharing: what travels.
+        local: the local step.
+        server: the server's step; by default the one the local step comes with.
+
+    Raises:
+        StudyError: a part's formula is wrong with the others.
+    """
+
+    name: ClassVar[str] = "composed"
+    sharing: Annotated[SerializeAsAny[Sharing], BeforeValidator(_sharing)] = All()
+    local: Annotated[SerializeAsAny[Local], BeforeValidator(_local)] = Plain()
+    server: Annotated[SerializeAsAny[Server], BeforeValidator(_server)] = Field(
+        default_factory=lambda parts: parts["local"].default_server()
+    )
+
+    @model_validator(mode="after")
+    def _parts_combine(self) -> Composition:
+        for part in self.parts:
+            part.check_parts(self)
+        return self
+
+    @field_serializer(*SLOTS)
+    def _named(self, part: Part) -> dict[str, Any]:
+        return {"name": part.name, **part.model_dump(mode="json")}
+
+    @property
+    def parts(self) -> tuple[Sharing, Local, Server]:
+        """The three parts."""
+        return self.sharing, self.local, self.server
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """The names of the parts that are not FedAvg's."""
+        return tuple(part.name for part in self.parts if not isinstance(part, All | Plain | Mean)) or (FedAvg.name,)
+
+    @property
+    def label(self) -> str:
+        """The names of the parts that are not FedAvg's, joined by ``+``."""
+        nulls = (All(), Plain(), self.local.default_server())
+        names = [part.name for part, null in zip(self.parts, nulls, strict=True) if not part.same(null)]
+        return "+".join(names) or FedAvg.name
+
+    def check(self, settings: ClientSettings) -> None:
+        """Raise :class:`StudyError` where a part is wrong with these client settings."""
+        for part in self.parts:
+            part.check_client(settings, self)
+
+    def build(self) -> Algorithm:
+        """Return the composed algorithm."""
+        parts = {slot: part.implemented() for slot, part in zip(SLOTS, self.parts, strict=True)}
+        algorithm: Algorithm = implementation("medfed.algorithms.composed:Composed")(**parts)
+        return algorithm
+
+
+def composition_of(value: object) -> object:
+    """Build the combination where a study's ``algorithm`` names parts; return any other value as it is."""
+    if not isinstance(value, Mapping) or not value.keys() & set(SLOTS):
+        return value
+    try:
+        made = Composition.model_validate({key: part for key, part in value.items() if key != "name"})
+    except MedfedError as error:
+        raise ValueError(str(error)) from error
+    if value.get("name", made.label) != made.label:
+        raise ValueError(f"name={value['name']!r} with {', '.join(SLOTS)}: give the name or the parts")
+    return made
+
+
+class FedAvg(Preset):
+    """x ← Σ p_i y_i (McMahan et al. 2017, Alg. 1)."""
+
+    name: ClassVar[str] = "fedavg"
+
+    def composition(self) -> Composition:
+        """Return the parts that do nothing more."""
+        return Composition()
+
+
+class CreamFL(AlgorithmSettings):
+    """Contrastive representation ensemble and aggregation (Yu et al. 2023). No weight travels, so nothing is FedAvg.
+
+    With γ = 0 the clients learn alone; with ``kd_weight`` = 0 the server learns from public labels alone.
+
+    Attributes:
+        gamma: γ, weight of both contrasts at the client.
+        temperature: τ of both contrasts.
+        kd_weight: weight of the distillation ‖f(x) − aggregate‖².
+        server_lr: learning rate of the server's Adam, whose moments start afresh every round.
+        server_epochs: the server's passes over the public examples, of labels and of distillation each.
+        server_batch_size: examples per server step.
+    """
+
+    name: ClassVar[str] = "creamfl"
+    uses_public: ClassVar[bool] = True
+    gamma: float = Field(default=0.5, ge=0)
+    temperature: float = Field(default=0.5, gt=0)
+    kd_weight: float = Field(default=0.3, ge=0)
+    server_lr: float = Field(default=2e-4, gt=0)
+    server_epochs: int = Field(default=1, gt=0)
+    server_batch_size: int = Field(default=32, gt=0)
+
+    def build(self) -> Algorithm:
+        """Return the algorithm."""
+        algorithm: Algorithm = implementation("medfed.algorithms.creamfl:CreamFL")(**dict(self))
+        return algorithm
+
+
+ALGORITHMS: tuple[type[AlgorithmSettings], ...] = (
+    FedAvg,
+    FedProx,
+    Scaffold,
+    FedNova,
+    Moon,
+    CreamFL,
+    FedAdagrad,
+    FedAdam,
+    FedYogi,
+    FedAMS,
+    FedPer,
+    FedBN,
+    Ditto,
+    PFedMe,
+)

@@ -116,8 +116,9 @@ class SiteHandler:
         self._reporter.say(f"round {broadcast.round}: training")
         update = run.trainer.update(client, broadcast)
         self._folder.policy.check_update(update)
-        contents = {"tensors": tensor_names(update), "num_examples": update.num_examples, "metrics": update.metrics}
-        return self._leaving("update", update_bytes(update), replace(_facts(message, run), **contents))
+        count, names = update.num_examples, tensor_names(update)
+        facts = replace(_facts(message, run), tensors=names, num_examples=count, metrics=update.metrics)
+        return self._leaving("update", update_bytes(update), facts)
 
     def _evaluate(self, message: Message) -> Message:
         run = self._run(message)

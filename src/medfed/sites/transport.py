@@ -254,7 +254,7 @@ class Connection:
     def __init__(self, address: str, ca: bytes, private_key: ec.EllipticCurvePrivateKey, repeat: Repeat) -> None:
         public_key = private_key.public_key()
         signed = NodeAuthHttpInterceptor(private_key, public_key)
-        interceptors = [RuntimeVersionHttpInterceptor(component_name="SuperNode"), signed]
+        interceptors: list[Any] = [RuntimeVersionHttpInterceptor(component_name="SuperNode"), signed]
         self._client = FleetHttpClient.from_server_address(address, False, ca, interceptors)
         self._public_key, self._repeat = public_bytes(public_key), repeat
         self.lost, self._closed = threading.Event(), threading.Event()

@@ -9,6 +9,7 @@ CA. People compare fingerprints by telephone.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import ipaddress
 import stat
 from collections.abc import Callable, Sequence
@@ -39,19 +40,6 @@ from medfed.core.files import PRIVATE, PUBLIC, write_whole
 
 CA, CERTIFICATE, KEY = "ca.pem", "server.pem", "server.key"
 CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
-USES = [
-    "digital_signature",
-    "content_commitment",
-    "key_encipherment",
-    "data_encipherment",
-    "key_agreement",
-    "key_cert_sign",
-    "crl_sign",
-    "encipher_only",
-    "decipher_only",
-]
-"""Uses of a certificate's key, as X.509 lists them."""
-
 Parsed = TypeVar("Parsed")
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -302,7 +290,7 @@ def _builder(
 
 
 def _usage(*allowed: str) -> x509.KeyUsage:
-    return x509.KeyUsage(**{use: use in allowed for use in USES})
+    return x509.KeyUsage(**{use: use in allowed for use in inspect.signature(x509.KeyUsage).parameters})
 
 
 def _general_name(name: str) -> x509.GeneralName:

@@ -351,15 +351,11 @@ def _opened(message_id: str, contents: dict[str, bytes]) -> Message:
 
 def _listen(host: str, port: int) -> socket.socket:
     """Bind now, so that a taken port is an error at once."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((host, port))
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        listener.close()
         hint = "stop what listens there, or change port"
         raise RunError(f"cannot listen: {error.strerror}", where=f"{host}:{port}", hint=hint) from error
-    return listener
 
 
 def log_to(path: Path) -> None:

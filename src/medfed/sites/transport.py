@@ -351,8 +351,9 @@ def _opened(message_id: str, contents: dict[str, bytes]) -> Message:
 
 def _listen(host: str, port: int) -> socket.socket:
     """Bind now, so that a taken port is an error at once."""
+    family, both = (socket.AF_INET6, socket.has_dualstack_ipv6()) if ":" in host else (socket.AF_INET, False)
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        return socket.create_server((host, port), family=family, dualstack_ipv6=both)
     except OSError as error:
         hint = "stop what listens there, or change port"
         raise RunError(f"cannot listen: {error.strerror}", where=f"{host}:{port}", hint=hint) from error

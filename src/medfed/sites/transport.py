@@ -260,7 +260,6 @@ class Connection:
         self.lost, self._closed = threading.Event(), threading.Event()
 
     def __enter__(self) -> Connection:
-        self._client.__enter__()
         try:
             self.activate()
         except BaseException:

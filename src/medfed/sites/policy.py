@@ -53,8 +53,8 @@ class Policy(BaseModel):
         default=("encoders",),
         description="of: encoders, heads, decoders (all other weights), buffers, state (the algorithm's own tensors)",
     )
-    class_counts: bool = Field(default=False, description="may the number of examples per class leave?")
-    scores: bool = Field(default=True, description="may the final model's scores on our own test patients leave?")
+    class_counts: bool = Field(default=False, description="may the number of examples per class be sent?")
+    scores: bool = Field(default=True, description="may the final model's scores on our own test patients be sent?")
 
     @field_validator("tasks", "algorithms")
     @classmethod

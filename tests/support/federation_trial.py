@@ -23,7 +23,7 @@ import psutil
 from medfed.core.progress import Reporter
 from medfed.data.prepare import write_folders
 from medfed.records.folder import RunFolder
-from medfed.sites.certificates import certificate_fingerprint, load_authority, write_trial
+from medfed.sites.credentials import certificate_fingerprint, load_authority, write_trial
 from medfed.sites.federation import Deadlines, FederationFolder, FederationSettings, init_federation
 from medfed.sites.folder import SiteFolder, SiteSettings, init_site
 from medfed.sites.policy import Part, policy_for
@@ -85,7 +85,7 @@ PATIENCE = 25.0
 
 RELEASED = "released"
 """File in a trial's folder: what is held goes on."""
-PRELOADED = ("medfed.cli.app", "medfed.sites.server", "medfed.sites.client", "medfed.sites.flower")
+PRELOADED = ("medfed.cli.app", "medfed.sites.server", "medfed.sites.client", "medfed.sites.network")
 
 
 class Process:
@@ -329,17 +329,18 @@ def _beat_every(seconds: float, admitted: float) -> None:
     """Let the network's heartbeats be faster than Flower's 10 s, so that tests need not wait for them."""
     from flwr.superlink.servicer.fleet import fleet_handlers
 
-    from medfed.sites import flower, server
+    from medfed.sites import network, server, transport
 
     fleet_handlers.HEARTBEAT_MIN_INTERVAL = min(admitted, fleet_handlers.HEARTBEAT_MIN_INTERVAL)
-    flower.HEARTBEAT_SECONDS, flower.REFUSED_SECONDS = seconds, max(3 * seconds, BOUND)
+    transport.HEARTBEAT_SECONDS = seconds
+    network.REFUSED_BEATS = max(3, BOUND / seconds)  # type: ignore[assignment]
     for name, value in GOODBYE.items():
         assert hasattr(server, name)
         setattr(server, name, value)
     goodbye = server.Hospitals.goodbye
 
     def short_goodbye(hospitals: server.Hospitals) -> None:
-        flower.HEARTBEAT_SECONDS = admitted  # a site that has left has heard it: its answer is not waited for
+        transport.HEARTBEAT_SECONDS = admitted  # a site that has left has heard it: its answer is not waited for
         goodbye(hospitals)
 
     server.Hospitals.goodbye = short_goodbye  # type: ignore[method-assign]

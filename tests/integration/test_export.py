@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import ClassVar
@@ -292,6 +293,9 @@ def test_the_card_holds_the_numbers_of_the_scores(exports: Path, run: Path) -> N
             assert f"| {row.n} | AUROC | {number(row.value)} {bounds(row, 3)} |" in card, row
     for word in ("COVID-19 Radiography Database", "PTB-XL", "Synthetic", "not a medical device", "Privacy", "always"):
         assert word in card
+    (line,) = [line for line in card.splitlines() if line.startswith("from medfed")]
+    module, names = line.removeprefix("from ").split(" import ")
+    assert all(hasattr(import_module(module), name) for name in names.split(", ")), line
     merged = (exports / "merged" / "README.md").read_text("utf-8")
     assert "library_name: transformers" in merged
     assert "calibrated on unlabelled" in merged

@@ -16,6 +16,8 @@ import polars as pl
 from medfed.core.errors import DataError
 from medfed.datasets.base import AGAIN, COMPARE, COMPLETE, require_file
 
+__all__ = ["read_csv", "read_parquet", "require_columns"]
+
 POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """Errors of polars on damaged files; a panic is not even an Exception."""
 GZIP_MAGIC = b"\x1f\x8b"

@@ -101,7 +101,7 @@ def _loading(facts: CardFacts) -> str:
     task = """\
 ```python
 from pathlib import Path
-from medfed.exported import ExportedTask, Processor
+from medfed.export.exported import ExportedTask, Processor
 
 task = ExportedTask.load(Path("."))                            # the LLM elsewhere: foundation=Path(...)
 task.probabilities({"MODALITY": array})                        # answer → probability

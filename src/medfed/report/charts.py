@@ -43,8 +43,8 @@ FAINTEST = 0.04
 BOX_SECONDS, BOX_MILLIVOLTS = 0.2, 0.5
 """One large box of ECG paper."""
 SVG, XLINK, TIP = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}", "tip:"
-KEPT = ("d", "x", "y", "style", "transform")
-"""Attributes of shapes and text that a page needs."""
+KEPT = ("d", "x", "y", "transform")
+"""Attributes of shapes and text that a page needs; their style becomes attributes, which need no inline style."""
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 """Characters that XML forbids."""
 STYLESHEET = Path(__file__).parent / "templates" / "style.css"
@@ -463,7 +463,7 @@ def _tip(artist: Artist, text: str) -> None:
 
 
 def _svg(axes: Axes, title: str, values: str = "", style: str = "") -> Markup:
-    """Write the chart: no id, no clipping, no font; colours are CSS variables."""
+    """Write the chart: no id, no clipping, no font; colours are CSS variables in attributes."""
     for artist in axes.findobj(include_self=False):
         artist.set_clip_on(False)
     out, figure = io.StringIO(), cast("Figure", axes.figure)
@@ -487,10 +487,11 @@ def _plain(part: ET.Element, marks: Mapping[str, str]) -> Iterator[ET.Element]:
         return
     children = [made for child in part for made in _plain(child, marks)]
     kept = {name: _short(value) for name, value in facts.items() if name in KEPT}
+    kept |= dict(rule.split(": ") for rule in _short(facts.get("style", "")).split("; ") if rule)
     kept = {name: value for name, value in kept.items() if not value.startswith("rotate(0 ")}
     if kind == "use":  # of a circle, whose path starts with M 0 radius
-        radius = _short(marks[facts[f"{XLINK}href"][1:]].split()[2])
-        yield ET.Element("circle", {"cx": kept["x"], "cy": kept["y"], "r": radius, "style": kept["style"]})
+        kept["r"] = _short(marks[facts[f"{XLINK}href"][1:]].split()[2])
+        yield ET.Element("circle", {{"x": "cx", "y": "cy"}.get(name, name): value for name, value in kept.items()})
     elif kind == "g" and not facts.get("id", "").startswith(TIP):
         yield from children
     else:

@@ -57,9 +57,10 @@ def headline(run: Run) -> list[Part]:
     """One table per role: the primary metric of every model on every task, and what follows from it."""
     primary, judged = [row for row in run.scores.rows if row.primary], claims(run.all_scores)
     text = (
-        "Test set, with 95 % intervals from a bootstrap by patient. The dashed line is the best constant answer: the "
+        "Test set, with 95 % intervals from a bootstrap by patient. The dashed line is the best constant answer, which "
     )
-    text += "same answer to everyone, which has an AUROC of 0.5. "
+    text += "is the same for everyone. "
+    text += "Its AUROC is 0.5. " if any(row.title == AUROC for row in primary) else ""
     if judged:
         text += (
             "Injected LLM: the server's model after knowledge injection. Federated-only: the clients' own model and "
@@ -87,7 +88,7 @@ def all_metrics(run: Run) -> list[Part]:
         groups = []
         for task in tasks:
             rows = [row for row in run.scores.rows if row.task == task]
-            groups.append(Group(_model_rows(rows, metrics), run.title(task), size_text(rows)))
+            groups.append(Group(_model_rows(run, rows, metrics), run.title(task), size_text(rows)))
             if any(row.model == INJECTED for row in rows):
                 others = published_rows(task, metrics, run.setting("algorithm.name"))
                 groups += [Group(others, note="Published, on other data")] if others else []
@@ -95,10 +96,10 @@ def all_metrics(run: Run) -> list[Part]:
         heads = {row.metric: f"{row.title}{'' if row.higher_is_better else ' ↓'}" for row in run.scores.rows}
         columns = [MODEL, *number_columns(*(heads[name] for name in metrics))]
         parts.append(Table("All metrics", columns, groups, toggle=True))
-    text = (
-        "The answer is the more probable one. Precision, recall and F1 are those of the positive class. An arrow marks "
+    text = "Precision, recall and F1 are those of the positive class. " * any(
+        "precision" in names for names in by_metrics
     )
-    text += "metrics that are better when lower."
+    text += "An arrow marks metrics that are better when lower."
     note = Text("Published rows are other people's numbers: this run need not reach them.", "soft small")
     parts += when(sources, note, Details("Sources of the published rows", [Items(sources)]))
     return [*when(parts, Text(text, "soft"), *parts), *_missing(run)]
@@ -122,7 +123,7 @@ def open_questions(run: Run) -> list[Part]:
             if held and held[0].n:
                 gap = gaps.get((task, part, "token_f1", INJECTED))
                 claim = _verdict(against_constant(gap)) if gap else None
-                groups.append(Group(_model_rows(held, list(metrics)), title, f"n = {held[0].n}", claim))
+                groups.append(Group(_model_rows(run, held, list(metrics)), title, f"n = {held[0].n}", claim))
         columns = [MODEL, *number_columns(*metrics.values())]
         parts.append(Table(run.title(task), columns, groups, "lines", run.title(task)))
         parts += [Text(line, "small") for line in _likelihood(mine)]
@@ -257,14 +258,14 @@ def _track(row: ScoreRow, low: float, constant: ScoreRow | None) -> Cell:
     return Cell(track=Track(*map(place, (row.value, *ends, constant.value if constant else None))))
 
 
-def _model_rows(rows: Sequence[ScoreRow], metrics: Sequence[str]) -> list[Row]:
+def _model_rows(run: Run, rows: Sequence[ScoreRow], metrics: Sequence[str]) -> list[Row]:
     held = {(row.model, row.metric): row for row in rows}
     lines = []
     for model in model_order(row.model for row in rows):
         mine = [held.get((model, name)) for name in metrics]
         answer = next((f"“{row.answer}”" for row in mine if row is not None and row.answer), "")
         flag = FLAG if rows[0].part and any(_is_stuck(row) for row in mine if row is not None) else ""
-        lines.append(Row(model_title(model), list(map(_score, mine)), model_style(model), answer, flag))
+        lines.append(Row(title_of(run, model), list(map(_score, mine)), model_style(model), answer, flag))
     return lines
 
 

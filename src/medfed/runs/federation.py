@@ -219,7 +219,7 @@ class FederationRun:
         return state
 
     def _inject(self, injector: Injector, number: int) -> None:
-        steps = [Step(round=number, **record.as_json()) for record in injector.inject(self._cohort.public, number)]
+        steps = list(injector.inject(self._cohort.public, number))
         self._run.append(Step, steps)
         self._run.append(Routing, [Routing(round=number, **injector.routing_record(self._study.tasks))])
 

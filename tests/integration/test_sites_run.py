@@ -140,4 +140,4 @@ def test_the_shipped_study_that_injects_runs_small(tmp_path: Path) -> None:
     assert "ead" not in heads["site-2"]
     page = (made / "report.html").read_text(encoding="utf-8")
     assert 'id="sites"' in page
-    assert "Private examples by client, task (sites partition)" in page
+    assert "Private examples by client and task (sites partition)" in page

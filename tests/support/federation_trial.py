@@ -17,7 +17,7 @@ from typing import Any, get_args
 from medfed.core.progress import Reporter
 from medfed.data.prepare import write_folders
 from medfed.records.folder import RunFolder
-from medfed.sites.certificates import certificate_fingerprint, load_authority, write_trial
+from medfed.sites.credentials import certificate_fingerprint, load_authority, write_trial
 from medfed.sites.federation import Deadlines, FederationFolder, FederationSettings, init_federation
 from medfed.sites.folder import SiteFolder, SiteSettings, init_site
 from medfed.sites.policy import Part, policy_for
@@ -235,10 +235,11 @@ def _keep_time(seconds: float, admitted: float, clock: Path) -> None:
     """Let the network's heartbeats be faster than Flower's 10 s, and deadlines pass when the test says so."""
     from flwr.superlink.servicer.fleet import fleet_handlers
 
-    from medfed.sites import flower, server
+    from medfed.sites import network, server, transport
 
     fleet_handlers.HEARTBEAT_MIN_INTERVAL = min(admitted, fleet_handlers.HEARTBEAT_MIN_INTERVAL)
-    flower.HEARTBEAT_SECONDS, flower.REFUSED_SECONDS = seconds, max(3 * seconds, BOUND)
+    transport.HEARTBEAT_SECONDS = seconds
+    network.REFUSED_BEATS = max(3, BOUND / seconds)  # type: ignore[assignment]
     for name, value in GOODBYE.items():
         assert hasattr(server, name)
         setattr(server, name, value)
@@ -246,7 +247,7 @@ def _keep_time(seconds: float, admitted: float, clock: Path) -> None:
     goodbye = server.Hospitals.goodbye
 
     def short_goodbye(hospitals: server.Hospitals) -> None:
-        flower.HEARTBEAT_SECONDS = admitted  # a site that has left has heard it: its answer is not waited for
+        transport.HEARTBEAT_SECONDS = admitted  # a site that has left has heard it: its answer is not waited for
         goodbye(hospitals)
 
     server.Hospitals.goodbye = short_goodbye  # type: ignore[method-assign]

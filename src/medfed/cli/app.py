@@ -29,6 +29,7 @@ from medfed.cli.options import (
     RunFolder,
     SkipBad,
     StudyFile,
+    output,
     print_rows,
 )
 from medfed.cli.sites import federation_app, site_app
@@ -205,7 +206,8 @@ def run(
     plan = load_plan(file, overrides, parse_seeds(seeds), quick=quick)
     if workers != 1 and not (single and workers is None):
         # The forked workers need them; what starts threads of its own (polars) must come later.
-        warm_up("torch", "transformers", "peft")
+        injects = any(cell.study.job == "inject" for cell in plan.cells)
+        warm_up("torch", "transformers", *(["peft"] if injects else []))
     from medfed.runs.compare import run_sweep
     from medfed.runs.context import RunPaths
     from medfed.runs.pipeline import run_study
@@ -250,10 +252,25 @@ def evaluate(
     """Score a finished run again from its last checkpoint, and compare with what it wrote."""
     folder = find_run(folder)
     from medfed.runs.context import RunPaths
-    from medfed.runs.pipeline import evaluate_again
+    from medfed.runs.loaded import evaluate_again
 
     paths = RunPaths(folder.parent, cache.expanduser(), data_root, None, foundation, keep_decoded=keep_decoded)
     evaluate_again(folder, paths, Reporter(Console()))
+
+
+@app.command()
+def scores(folder: RunFolder, as_json: AsJson = False) -> None:
+    """Print a finished run's table from its files; with --json every metric, interval and difference."""
+    from medfed.records.folder import RunFolder as Records
+    from medfed.records.schema import ScoreFile
+    from medfed.report.results import summary_table
+
+    folder = find_run(folder)
+    record = Records(folder).read(ScoreFile)
+    if as_json:
+        typer.echo(record.model_dump_json(indent=1))
+    else:
+        output().print(summary_table(folder))
 
 
 @app.command()

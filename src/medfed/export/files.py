@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 from medfed.core.files import sha256_of
 from medfed.export.exported import CONFIG, FOLDER, SUMS, Adapter, ModalityConfig
+from medfed.export.lowrank import Factors, Truncation, folded, save_plain_lora, truncated
 from medfed.export.merged import save_merged
 from medfed.export.model_card import CardFacts, model_card
 from medfed.export.processor import modality_config, processor_of, save_modules, write_processor
 from medfed.injection.experts import ADAPTER
-from medfed.injection.lowrank import Factors, Truncation, folded, save_plain_lora, truncated
 from medfed.report.run import Run
 from medfed.runs.loaded import LoadedRun
 from medfed.study.foundation import HuggingFaceSettings

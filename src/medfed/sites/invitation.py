@@ -1,8 +1,8 @@
 """An invitation: what a federation's server gives every hospital. It holds no secret.
 
 ``ca.pem`` tells the server from an impostor, ``study.toml`` is what the hospital's people decide about, and
-``invitation.toml`` holds the facts. A bundle that was exchanged on its way is told by the CA's fingerprint, which
-people compare by telephone.
+``invitation.toml`` holds the facts. The CA's fingerprint, which people compare by telephone, reveals a bundle that was
+exchanged on its way.
 """
 
 from __future__ import annotations
@@ -15,18 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from medfed import __version__
 from medfed.core.errors import SiteError
+from medfed.core.files import PUBLIC, write_whole
 from medfed.sites.policy import study_sha256
-from medfed.sites.settings import NAME_PATTERN, read_settings, toml, write_file
+from medfed.sites.settings import NAME_PATTERN, read_settings, toml
 from medfed.study.study import Study, load_study
 
 FACTS, CA, STUDY = "invitation.toml", "ca.pem", "study.toml"
 COMPARED = ("flwr", "torch")
-"""Packages of which both sides need the same version, beside medfed."""
-
-
-def versions() -> dict[str, str]:
-    """Return the versions here of what both sides need alike; "missing" where a package is not installed."""
-    return {"medfed": __version__, **{name: _version(name) for name in COMPARED}}
+"""Packages of which both sides need the same version, as of medfed."""
+HINT = "pass the folder that `medfed federation invite` wrote, unchanged"
 
 
 class Invitation(BaseModel):
@@ -59,17 +56,14 @@ class Invitation(BaseModel):
         """
         for name in (CA, STUDY):
             if not (bundle / name).is_file():
-                raise SiteError(f"no {name} in it", where=bundle, hint=_HINT)
-        return read_settings(bundle / FACTS, cls, _HINT)
+                raise SiteError(f"no {name} in it", where=bundle, hint=HINT)
+        return read_settings(bundle / FACTS, cls, HINT)
 
     def write(self, bundle: Path, ca: bytes, study: bytes) -> None:
         """Write a bundle into the folder ``bundle``."""
-        bundle.mkdir(parents=True, exist_ok=True)
-        write_file(bundle / CA, ca)
-        write_file(bundle / STUDY, study)
-        lines = [f"{name} = {toml(getattr(self, name))}" for name in type(self).model_fields if name != "versions"]
-        lines += ["", "[versions]", *(f"{name} = {toml(value)}" for name, value in self.versions.items())]
-        write_file(bundle / FACTS, ("\n".join(lines) + "\n").encode())
+        facts = toml(self.model_dump(exclude={"versions"})) + f"\n[versions]\n{toml(self.versions)}"
+        for name, data in ((CA, ca), (STUDY, study), (FACTS, facts.encode())):
+            write_whole(bundle / name, data, PUBLIC)
 
 
 def invited_study(bundle: Path, facts: Invitation) -> Study:
@@ -83,9 +77,14 @@ def invited_study(bundle: Path, facts: Invitation) -> Study:
         raise SiteError(
             f"the study's settings have the SHA-256 {study_sha256(study)}, the invitation says {facts.study_sha256}",
             where=bundle / STUDY,
-            hint=f"ask for a new invitation, or install medfed {facts.versions.get('medfed', '')} as the server has it",
+            hint=f"get a new invitation, or install medfed {facts.versions.get('medfed', '')} as the server has it",
         )
     return study
+
+
+def versions() -> dict[str, str]:
+    """Return the versions here of what both sides need alike; "missing" where a package is not installed."""
+    return {"medfed": __version__, **{name: _version(name) for name in COMPARED}}
 
 
 def _version(package: str) -> str:
@@ -93,6 +92,3 @@ def _version(package: str) -> str:
         return version(package).partition("+")[0]
     except PackageNotFoundError:
         return "missing"
-
-
-_HINT = "pass the folder that `medfed federation invite` wrote, unchanged"

@@ -1,6 +1,6 @@
 """Write what a run learned in the forms that others read.
 
-With tasks: for each an ordinary LoRA of PEFT (or a merged model), and beside it the encoders, projectors and prompt of
+With tasks: for each an ordinary LoRA of PEFT (or a merged model), and next to it the encoders, projectors and prompt of
 the task. Without: the routed adapter, which medfed reads. A folder appears whole or not at all.
 """
 
@@ -28,7 +28,7 @@ class Exported(NamedTuple):
     """A folder that was written, and sentences on what is in it."""
 
     folder: Path
-    said: list[str]
+    notes: list[str]
 
 
 def export_run(

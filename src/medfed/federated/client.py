@@ -1,7 +1,7 @@
 """A client: local training on data that never leaves it (FedKIM Eq. 1 and 2; McMahan et al. 2017, ClientUpdate).
 
-All tasks share the encoders, so one aggregation a round suffices. Parameters that no local example can reach (the
-encoder of a modality the hospital lacks, the head of a task it has no data for) stay out of the optimizer. So they
+All tasks share the encoders, so one aggregation a round suffices. Some parameters no local example can reach: the
+encoder of a modality the hospital lacks, the head of a task it has no data for. They stay out of the optimizer, so they
 have no weight decay, no penalty, a change of zero, and no weight in the mean.
 """
 

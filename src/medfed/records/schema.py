@@ -532,7 +532,7 @@ class GreetingFile(File):
 # --- several runs -------------------------------------------------------------------------------------------------
 
 
-class ComparedRow(Record):
+class Compared(Record):
     """One model of one cell on one task, over the cell's seeds; ``part`` names a share of the task's questions."""
 
     label: str
@@ -541,35 +541,28 @@ class ComparedRow(Record):
     role: Role = "trained"
     metric: str
     part: str | None = None
+    value: Number = None
+    ci_low: Number = None
+    ci_high: Number = None
+    higher_is_better: bool = True
+    num_seeds: int = 1
+    reason: str | None = None
+
+
+class ComparedRow(Compared):
+    """A value: the mean over seeds, with the value of every seed."""
+
     per_seed: tuple[Number, ...] = ()
     n: int = 0
-    num_seeds: int = 1
     single_class: bool = False
-    reason: str | None = None
-    value: Number = None
-    ci_low: Number = None
-    ci_high: Number = None
-    higher_is_better: bool = True
 
 
-class ComparedDifference(Record):
+class ComparedDifference(Compared):
     """A paired difference between two cells or models; ``significant`` needs enough seeds and Holm's correction."""
 
-    label: str
-    model: str
     baseline_label: str
     baseline_model: str
-    task: str
-    role: Role = "trained"
-    metric: str
-    part: str | None = None
-    value: Number = None
-    ci_low: Number = None
-    ci_high: Number = None
     p: Number = None
-    reason: str | None = None
-    num_seeds: int = 1
-    higher_is_better: bool = True
     p_holm: Number = None
     significant: bool = False
 

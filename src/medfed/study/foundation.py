@@ -78,7 +78,7 @@ class TinySettings(SettingsModel):
         known = given if isinstance(given, Mapping) else {}
         if wrong := sorted(FROM_DISK & known.keys()):
             raise ValueError(
-                f"{wrong[0]!r} is for an LLM from disk, and the study's is 'tiny'"
+                f"{wrong[0]!r} is a setting of an LLM from disk, and the study's LLM is 'tiny'."
                 "\n  next step: leave it out, or add --set foundation.kind=huggingface --foundation FOLDER"
             )
         return given
@@ -91,4 +91,4 @@ class TinySettings(SettingsModel):
 
 
 FoundationSettings = TinySettings | HuggingFaceSettings
-"""One of the two, by ``kind``."""
+"""They differ by ``kind``."""

@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 
 from medfed.core.catalog import ALGORITHMS
 from medfed.core.errors import StudyError
-from medfed.core.registry import lookup
 from medfed.core.types import Broadcast, Params, Update
 from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
@@ -337,7 +336,7 @@ def test_training_lowers_the_loss(algorithm: AlgorithmSettings) -> None:
 
 def test_an_unknown_name_is_answered_with_suggestions() -> None:
     with pytest.raises(StudyError, match="did you mean fedprox"):
-        lookup(ALGORITHMS, "fedproks", "algorithm")
+        ALGORITHMS.lookup("fedproks")
 
 
 def test_exchange_states_are_complete(tmp_path: Path) -> None:

@@ -56,3 +56,13 @@ def test_a_finished_runs_table_needs_no_charts_and_no_learning_library(tmp_path:
 )
 def test_a_public_name_imports_its_own_module_alone(code: str, light: set[str]) -> None:
     assert imported(code, light) == set()
+
+
+def test_settings_and_their_checks_need_no_torch() -> None:
+    code = (
+        "from medfed.study.algorithms import Composition, FedBN, FedProx, Scaffold\n"
+        "from medfed.study.federation import ClientSettings\n"
+        "Composition(sharing=FedBN(), local=FedProx(), server='fedadam').check(ClientSettings())\n"
+        "Scaffold(option='I').check(ClientSettings())\n"
+    )
+    assert imported(code, {"torch", "numpy"}) == set()

@@ -8,7 +8,6 @@ from pathlib import Path
 from medfed.core.catalog import DATASETS
 from medfed.core.errors import DataError, MedfedError
 from medfed.core.progress import Reporter
-from medfed.core.registry import lookup
 from medfed.data.decode import validate_index
 from medfed.data.sources import SERVER, locate_held, site_folders
 from medfed.datasets.base import Dataset, Problem
@@ -24,7 +23,7 @@ def check_folder(data_root: Path, names: Sequence[str], reporter: Reporter) -> i
     """
     if not (data_root / SERVER).is_dir():
         return _check_datasets(data_root, names, reporter)
-    chosen = [lookup(DATASETS, name, "dataset") for name in names] or list(DATASETS.values())
+    chosen = [DATASETS.lookup(name) for name in names] or list(DATASETS.values())
     total = 0
     for party, folder in {SERVER: data_root / SERVER, **site_folders(data_root)}.items():
         held = locate_held(party, chosen, folder)
@@ -34,7 +33,7 @@ def check_folder(data_root: Path, names: Sequence[str], reporter: Reporter) -> i
 
 
 def _check_datasets(data_root: Path, names: Sequence[str], reporter: Reporter) -> int:
-    chosen = [lookup(DATASETS, name, "dataset") for name in names] or list(DATASETS.values())
+    chosen = [DATASETS.lookup(name) for name in names] or list(DATASETS.values())
     found: list[tuple[Dataset, Path]] = []
     for dataset in chosen:
         try:

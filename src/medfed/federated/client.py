@@ -116,6 +116,7 @@ def initial_client_state(algorithm: Algorithm, initial: Weights) -> dict[str, Te
 
 
 def _update(trained: Trained, upload: Upload, broadcast: Broadcast, metrics: Mapping[str, float]) -> Update:
+    components = sorted({component(name) for name in (*broadcast.params, *broadcast.buffers)})
     return Update(
         client=trained.site.client,
         round=broadcast.round,
@@ -125,13 +126,9 @@ def _update(trained: Trained, upload: Upload, broadcast: Broadcast, metrics: Map
         num_steps=trained.num_steps,
         buffers=upload.buffers,
         state=upload.state,
-        examples={part: trained.examples[part] for part in _components(broadcast)},
+        examples={part: trained.examples[part] for part in components},
         metrics=metrics,
     )
-
-
-def _components(broadcast: Broadcast) -> list[str]:
-    return sorted({component(name) for name in (*broadcast.params, *broadcast.buffers)})
 
 
 def _delta(weights: Weights, broadcast: Broadcast) -> dict[str, Tensor]:

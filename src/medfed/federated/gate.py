@@ -104,22 +104,16 @@ class Gate:
         if sender not in self._registered:
             raise _rejected(sender, "this client was not sampled this round", hint="check the registered client ids")
         if update.client != sender:
-            raise _rejected(sender, f"it speaks for client {update.client!r}", hint="check the client's id")
+            raise _rejected(sender, f"it answers for client {update.client!r}", hint="check the client's id")
         if sender in self._seen:
             raise _rejected(sender, f"it has already answered round {self._round}", hint="send one update a round")
         self._seen.add(sender)
         if update.round != self._round:
-            raise _rejected(
-                sender,
-                f"it answers round {update.round}, this is round {self._round}",
-                hint="answer the last broadcast",
-            )
+            what = f"it answers round {update.round}, this is round {self._round}"
+            raise _rejected(sender, what, hint="answer the last broadcast")
         if update.base != self._base:
-            raise _rejected(
-                sender,
-                f"it started from model {update.base[:12]!r}, this round's is {self._base[:12]!r}",
-                hint="train from the broadcast weights",
-            )
+            what = f"it started from model {update.base[:12]!r}, this round's is {self._base[:12]!r}"
+            raise _rejected(sender, what, hint="train from the broadcast weights")
 
     def _check_rounding(self, sender: str, update: Update) -> None:
         for name, scales in update.scales.items():
@@ -164,10 +158,8 @@ def _specs(tensors: Params) -> dict[str, TensorSpec]:
     return {name: TensorSpec(tuple(value.shape), value.dtype) for name, value in tensors.items()}
 
 
-def _is_count(value: object, least: int, most: int | None) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int):
-        return False
-    return least <= value and (most is None or value <= most)
+def _is_count(value: object, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def _is_finite(value: object) -> bool:
@@ -190,16 +182,12 @@ def check_broadcast(broadcast: Broadcast, local: Weights) -> None:
 
 
 def _check_all(who: str, kind: str, tensors: Params, specs: Mapping[str, TensorSpec]) -> None:
-    _check_names(who, kind, tensors, specs)
-    for name, spec in specs.items():
-        _check_tensor(who, f"{kind} {name!r}", tensors[name], spec)
-
-
-def _check_names(who: str, kind: str, tensors: Params, specs: Mapping[str, TensorSpec]) -> None:
     if missing := sorted(specs.keys() - tensors.keys()):
         raise _refused(who, f"{kind} {missing[0]!r} is missing ({len(missing)} in all)", hint=_SAME_MODEL)
     if extra := sorted(tensors.keys() - specs.keys()):
         raise _refused(who, f"{kind} {extra[0]!r} is not in the manifest ({len(extra)} in all)", hint=_SAME_MODEL)
+    for name, spec in specs.items():
+        _check_tensor(who, f"{kind} {name!r}", tensors[name], spec)
 
 
 def _check_tensor(who: str, what: str, value: Tensor, spec: TensorSpec) -> None:
@@ -211,11 +199,8 @@ def _check_tensor(who: str, what: str, value: Tensor, spec: TensorSpec) -> None:
     # A sum with a value that is not finite is never finite, and costs one pass; one that overflows is looked at again.
     if not bool(torch.isfinite(value.sum())) and not bool(torch.isfinite(value).all()):
         bad = int((~torch.isfinite(value)).sum())
-        raise _refused(
-            who,
-            f"{what} has {bad} of {value.numel()} values that are not finite",
-            hint="lower the learning rate or set client.max_grad_norm",
-        )
+        reason = f"{what} has {bad} of {value.numel()} values that are not finite"
+        raise _refused(who, reason, hint="lower the learning rate or set client.max_grad_norm")
 
 
 def _rejected(sender: str, what: str, hint: str) -> UpdateRejectedError:

@@ -142,16 +142,12 @@ def register(part: P) -> P:
     kind = part if isinstance(part, type) else type(part)
     origin = origin_of(_caller())
     for base, registry in {**_OF_OBJECTS, **_OF_CLASSES}.items():
-        if not _is_a(kind, base):
-            continue
-        if base in _OF_CLASSES:
-            _check_name(kind, registry)
-            registry.register(kind, origin)
-        else:
-            made = _made(part, registry)
-            _check_name(made, registry)
+        if _is_a(kind, base):
+            made = kind if base in _OF_CLASSES else _made(part, registry)
+            if not isinstance(getattr(made, "name", None), str):
+                raise StudyError(f"the {registry.kind} {made!r} has no name", hint='give it a name: name = "mine"')
             registry.register(made, origin)
-        return part
+            return part
     known = "a task, a dataset, a modality, or the class of an encoder's settings, a model's settings or an algorithm"
     raise StudyError(f"cannot register {part!r}", hint=f"register {known}")
 
@@ -191,8 +187,3 @@ def _made(part: Any, registry: Registry[Any]) -> Any:
             f"cannot make a {registry.kind} of the class {part.__qualname__}: {error}",
             hint=f"register the {registry.kind} itself: register({part.__name__}(…))",
         ) from error
-
-
-def _check_name(part: Any, registry: Registry[Any]) -> None:
-    if not isinstance(getattr(part, "name", None), str):
-        raise StudyError(f"the {registry.kind} {part!r} has no name", hint='give it a name: name = "mine"')

@@ -26,7 +26,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from medfed.core.types import Broadcast, Params, Update
-from medfed.federated.aggregation import totals
+from medfed.federated.aggregation import Average
 from medfed.federated.local import LocalStep, Trained, Upload
 from medfed.federated.state import FederatedState, Weights
 from medfed.study.algorithms import AlgorithmSettings
@@ -134,7 +134,11 @@ class Algorithm(AlgorithmSettings, ABC):
 
         x ← x + Σ w_i (y_i − x) / Σ w_i, tensor by tensor, where w_i are the examples whose loss reached the tensor.
         """
-        deltas, buffers = totals(updates)
+        deltas, buffers = Average(), Average()
+        for update in updates:
+            deltas.add(update.delta, update)
+            buffers.add(update.buffers, update)
+            del update  # before the next one comes: memory holds one
         return Aggregate(deltas.added_to(state.params), buffers.replacing(state.buffers), state.server_state)
 
     def deployed(self, weights: Weights, client_state: Params) -> Weights:

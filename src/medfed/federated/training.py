@@ -105,7 +105,8 @@ class LocalRun:
             gradients = {name: param.grad for name, param in step.params.items() if param.grad is not None}
             corrected = self.algorithm.correct(gradients, step, self.broadcast, self.state)
             if corrected is not None:
-                _replace(step.params, corrected)
+                for name, param in step.params.items():
+                    param.grad = corrected[name]
         return losses
 
     def _backward_task(self, step: LocalStep, item: TaskBatch) -> float:
@@ -125,11 +126,6 @@ class LocalRun:
 
 def _backward(loss: Tensor) -> None:
     loss.backward()  # type: ignore[no-untyped-call]
-
-
-def _replace(params: Mapping[str, nn.Parameter], gradients: Params) -> None:
-    for name, param in params.items():
-        param.grad = gradients[name]
 
 
 def make_optimizer(params: list[nn.Parameter], settings: ClientSettings) -> Optimizer:

@@ -25,8 +25,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from medfed.core.progress import Reporter
 from medfed.core.types import Failure, Update
-from medfed.data.cohort import Cohort
-from medfed.data.prepare import cohort_of, decode_all, find_sources
+from medfed.data.cohort import Cohort, cohort_of
+from medfed.data.decode import Reading, decode_all
+from medfed.data.sources import find_sources
 from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
 from medfed.federated.exchange import ClientExchange, Trainer
@@ -80,9 +81,9 @@ def study_of(encoder: Mapping[str, Any], epochs: int) -> Study:
 
 def measured(size: str, study: Study, place: Path) -> list[str]:
     """Return a row of the table: ratios of the two exchanges to the one in process."""
-    silent = Reporter.silent()
-    sources = find_sources(study, None, Path("~/.cache/medfed").expanduser(), silent)
-    cohort = cohort_of(study, sources, decode_all(study, sources, False, silent), False, silent)
+    reading = Reading(Reporter.silent())
+    sources = find_sources(study, None, Path("~/.cache/medfed").expanduser(), reading.reporter)
+    cohort = cohort_of(study, sources, decode_all(study, sources.roots, reading), reading)
     clients = clients_of(study, cohort)
     with over_flower(study, clients, place) as flower:
         exchanges: dict[str, ClientExchange] = {

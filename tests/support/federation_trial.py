@@ -21,7 +21,7 @@ from typing import Any, get_args
 import psutil
 
 from medfed.core.progress import Reporter
-from medfed.data.prepare import write_folders
+from medfed.data.synthetic import write_folders
 from medfed.records.folder import RunFolder
 from medfed.sites.certificates import certificate_fingerprint, load_authority, write_trial
 from medfed.sites.federation import Deadlines, FederationFolder, FederationSettings, init_federation
@@ -159,7 +159,7 @@ class Trial:
 
     Args:
         root: a new folder.
-        data: a data root, as :func:`medfed.data.prepare.write_folders` writes it for the study.
+        data: a data root, as :func:`medfed.data.synthetic.write_folders` writes it for the study.
         cache: for twins and the tiny LLM.
         study: the study, TOML.
         deadlines: of the server.

@@ -19,7 +19,8 @@ from medfed.core.errors import RunError
 from medfed.core.progress import Reporter
 from medfed.core.torch_rng import one_thread
 from medfed.data.cohort import Cohort
-from medfed.data.prepare import decode_all, find_sources
+from medfed.data.decode import decode_all
+from medfed.data.sources import find_sources
 from medfed.evaluation.responses import MEMBER
 from medfed.evaluation.score import score_run
 from medfed.injection.inject import Injector
@@ -115,7 +116,7 @@ def run_study(
 def _compute(context: RunContext, participants: Participants) -> None:
     study, run, paths, reporter = context.study, context.run, context.paths, context.reporter
     facts = provenance(study)
-    data = decode_all(study, context.sources, paths.skip_bad, reporter, paths.decoded(reporter))
+    data = decode_all(study, context.sources.roots, paths.reading(reporter))
     cohort = participants.cohort(context, data)
     _write_inputs(context, cohort)
 
@@ -258,7 +259,7 @@ def evaluate_again(folder: Path, paths: RunPaths, reporter: Reporter) -> None:
     study = run.study
     sources = find_sources(study, paths.data_root, paths.cache, reporter)
     context = RunContext(study, paths, sources, RunFolder(folder), reporter)
-    data = decode_all(study, sources, paths.skip_bad, reporter, paths.decoded(reporter))
+    data = decode_all(study, sources.roots, paths.reading(reporter))
     cohort = here().cohort(context, data)
     predictor = InjectedPredictor(run.injector, study.evaluation.max_new_tokens)
     for task in study.tasks:

@@ -23,8 +23,18 @@ from medfed.core.errors import DataError, MedfedError, PolicyError, RunError, Si
 from medfed.core.progress import Reporter
 from medfed.core.types import Broadcast
 from medfed.data.cache import DecodedCache
-from medfed.data.hospital import find_site, load_site, moments_at, public_sets, site_client
-from medfed.data.sites import SiteData, class_counts, moments_json, moments_of
+from medfed.data.decode import Reading
+from medfed.data.sites import (
+    SiteData,
+    class_counts,
+    load_site,
+    moments_at,
+    moments_json,
+    moments_of,
+    public_sets,
+    site_client,
+)
+from medfed.data.sources import find_site
 from medfed.federated.client import Client
 from medfed.federated.exchange import Trainer
 from medfed.federated.gate import check_broadcast
@@ -72,7 +82,7 @@ class SiteDesk:
     """
 
     def __init__(self, folder: SiteFolder, reporter: Reporter, cache: DecodedCache | None = None) -> None:
-        self._folder, self._reporter, self._cache = folder, reporter, cache
+        self._folder, self._reporter, self._reading = folder, reporter, Reading(reporter, cache=cache)
         self._runs: dict[str, _Run] = {}
         self._sites: dict[str, SiteData] = {}
         self.finished = False
@@ -149,7 +159,7 @@ class SiteDesk:
             policy = self._folder.policy
             allowed = None if ANY in policy.tasks else policy.tasks
             roots = find_site(study, self._folder.name, self._folder.data_root, allowed)
-            data = load_site(study, self._folder.name, roots, self._reporter, tasks=allowed, cache=self._cache)
+            data = load_site(study, self._folder.name, roots, self._reading, allowed)
             policy.check_counts({name: len(rows) for name, rows in data.train.items()})
             self._sites = {digest: data}
         return self._sites[digest]
@@ -170,7 +180,7 @@ class SiteDesk:
         root = self._folder.public_root
         if not run.study.algorithm.uses_public or root is None:
             return None
-        return public_sets(run.study, root, pooled, self._reporter, cache=self._cache)
+        return public_sets(run.study, root, pooled, self._reading)
 
     def _broadcast(self, letter: Envelope, run: _Run) -> Broadcast:
         broadcast = broadcast_of(letter.payload)

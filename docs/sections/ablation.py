@@ -5,7 +5,7 @@ from __future__ import annotations
 from medfed.evaluation.verdict import CONTRADICTED, SUPPORTED, better
 from medfed.records.schema import ComparedDifference
 from medfed.report.text import number
-from sections.comparison import Results, interval, shown, table
+from sections.comparison import Results, interval, printed, table
 
 COLUMNS = (
     ("mean-trained", "auroc", "AUROC, trained"),
@@ -41,11 +41,11 @@ def ablation(results: Results) -> str:
     base = [results.row(first, "fedkim", task, metric) for task, metric, _ in COLUMNS]
     head = ["change", *(f"{title}, difference" for *_, title in COLUMNS), "AUROC, trained, minus federated only"]
     head.append("seeds")
-    lines = [[f"{first} (its values)", *map(shown, base), _federated(results, first), _seeds(results, first)]]
+    lines = [[f"{first} (its values)", *map(printed, base), _federated(results, first), _seeds(results, first)]]
     sentences = []
     for label in others:
         gaps = [_change(results, first, label, task, metric) for task, metric, _ in COLUMNS]
-        cells = [shown(gap, signed=True) for gap in gaps]
+        cells = [printed(gap, signed=True) for gap in gaps]
         seeds = str(max((gap.num_seeds for gap in gaps if gap is not None), default=0))
         lines.append([label, *cells, _federated(results, label), seeds])
         effects = f"{_effect('trained', gaps[0])}; {_effect('unseen', gaps[1])}."
@@ -63,7 +63,7 @@ def _change(results: Results, first: str, label: str, task: str, metric: str) ->
 
 
 def _federated(results: Results, label: str) -> str:
-    return shown(results.gap((label, label), "federated", "mean-trained", "auroc"), signed=True)
+    return printed(results.gap((label, label), "federated", "mean-trained", "auroc"), signed=True)
 
 
 def _seeds(results: Results, label: str) -> str:

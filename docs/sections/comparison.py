@@ -72,7 +72,7 @@ class Results:
     def seeds(self, labels: Iterable[str] | None = None) -> str:
         """One sentence: which seeds, and what follows where they are few."""
         chosen = [self.typed.seeds.get(label, ()) for label in (labels or self.typed.labels)]
-        held = sorted({seed for own in chosen for seed in own})
+        held = sorted({seed for seeds_of_label in chosen for seed in seeds_of_label})
         text = f"Seeds: {', '.join(map(str, held))}."
         few = min(map(len, chosen), default=0) < MIN_SEEDS
         return f"{text} Fewer than {MIN_SEEDS} seeds: no difference is called significant." if few else text
@@ -89,7 +89,7 @@ def task_title(task: str) -> str:
     return MEANS.get(task) or (TASKS[task].title if task in TASKS else task.upper())
 
 
-def shown(row: ComparedRow | ComparedDifference | None, *, signed: bool = False, with_interval: bool = True) -> str:
+def printed(row: ComparedRow | ComparedDifference | None, *, signed: bool = False, with_interval: bool = True) -> str:
     """A value with its interval; a dash where nothing was measured."""
     if row is None or row.value is None:
         return MISSING

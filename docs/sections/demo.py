@@ -64,9 +64,9 @@ def foundation(run: Path) -> str:
         "|---|---|---|---|",
     ]
     for kind, title in (("taught_findings", "findings it was taught"), ("held_out_findings", "findings held out")):
-        found = closed_facts[kind]
+        facts_of_kind = closed_facts[kind]
         name = f"yes or no about a written line, {title}: balanced accuracy"
-        lines.append(f"| {name} | {found['balanced_accuracy']:.2f} | 0.50 | {found['n']} |")
+        lines.append(f"| {name} | {facts_of_kind['balanced_accuracy']:.2f} | 0.50 | {facts_of_kind['n']} |")
     name = "questions answered in words about a written line: token F1"
     lines.append(
         f"| {name} | {open_facts['token_f1']:.2f} | {open_facts['constant_token_f1']:.2f} | {open_facts['n']} |"

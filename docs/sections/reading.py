@@ -11,7 +11,6 @@ FILES = (
     ("study/study.py", "all settings of a study"),
     ("runs/pipeline.py", "the order of the steps"),
     ("data/decode.py", "from files to arrays"),
-    ("data/split.py", "patients to sets and clients"),
     ("data/cohort.py", "examples by client, task and set"),
     ("tasks/base.py", "targets, questions, losses"),
     ("models/multimodal.py", "encoders, fusion, heads"),
@@ -29,7 +28,6 @@ FILES = (
     ("injection/router.py", "the weights α of the experts"),
     ("injection/predict.py", "answers to test examples"),
     ("runs/predictors.py", "everything that responds to test examples"),
-    ("evaluation/responses.py", "responses, counted by the task's scorer"),
     ("evaluation/score.py", "scores with intervals"),
     ("report/single.py", "the report"),
 )

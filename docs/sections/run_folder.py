@@ -15,7 +15,7 @@ version `{SCHEMA_VERSION}`, which reads and writes it. A file ending in `.jsonl`
 `medfed.records.folder.RunFolder(folder).read(ScoreFile)` returns a file, and `.lines(Round)` the lines of a log.
 Folders of version 1, which has no `schema_version`, are read as well. Another version is refused in one sentence.
 
-Beside the JSON files lie `report.html`, `checkpoints/` (safetensors), `injection/` (the adapter and the projectors) and
+The folder also holds `report.html`, `checkpoints/` (safetensors), `injection/` (the adapter and the projectors) and
 `DONE`, which is written last. `clients/` holds what clients keep between rounds.
 
 (This page is made from the records: `make docs`.)

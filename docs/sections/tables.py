@@ -8,7 +8,7 @@ from medfed.records.schema import ComparedRow
 from medfed.report.comparison import task_section
 from medfed.report.published import paper_rows
 from medfed.report.text import is_constant, model_title, number
-from sections.comparison import Results, shown, table, task_title
+from sections.comparison import Results, printed, table, task_title
 
 MODELS = ("heads", "federated", "centralised", "local")
 """Models without an LLM; ``heads`` are those of the encoders that the LLM reads."""
@@ -41,7 +41,7 @@ def closed_table(results: Results, methods: dict[str, str], metric: str, models:
                 rows += [results.row(first, model, task, metric) for model in held]
                 constant = results.best_constant(first, task, metric)
                 mark = " (unseen)" if role == "unseen" and not task.startswith("mean-") else ""
-                lines.append([task_title(task) + mark, *map(shown, rows), shown(constant, with_interval=False)])
+                lines.append([task_title(task) + mark, *map(printed, rows), printed(constant, with_interval=False)])
     return table(head, lines)
 
 
@@ -56,7 +56,7 @@ def open_table(results: Results) -> str:
         for part, title in PARTS.items():
             for model in ("fedkim", "constant-best", "constant-frequent"):
                 rows = [results.row(label, model, task, metric, part) for metric in TEXT_METRICS]
-                cells = list(map(shown, rows))
+                cells = list(map(printed, rows))
                 again = model == "constant-frequent" and bool(lines) and lines[-1][-len(cells) :] == cells
                 if not again and any(row is not None and row.value is not None for row in rows):
                     count = _count(rows) if part == "all" else ""
@@ -76,7 +76,7 @@ def _open_published(results: Results, label: str) -> str:
         if published:
             for model in ("fedkim", "constant-best"):
                 row = results.row(label, model, task, "bleu1", "all")
-                lines.append([task_title(task), model_title(model), shown(row)])
+                lines.append([task_title(task), model_title(model), printed(row)])
         lines += [[task_title(task), f"*{row.title}*", number(row.values.get("bleu1"))] for row in published]
     return table(["task", "model", "BLEU-1"], lines) if lines else ""
 
@@ -95,8 +95,8 @@ def real_table(results: Results) -> str:
             constant = results.best_constant(label, task, "balanced_accuracy")
             if auroc[0] is not None:
                 mark = " (unseen)" if role == "unseen" and not task.startswith("mean-") else ""
-                line = [task_title(task) + mark, _count(auroc), *map(shown, auroc), shown(gap, signed=True)]
-                lines.append([*line, *map(shown, balanced), shown(constant, with_interval=False)])
+                line = [task_title(task) + mark, _count(auroc), *map(printed, auroc), printed(gap, signed=True)]
+                lines.append([*line, *map(printed, balanced), printed(constant, with_interval=False)])
     return table(head, lines)
 
 

@@ -12,7 +12,7 @@ from medfed.evaluation.verdict import Verdict, above, above_chance, all_of, bett
 from medfed.records.schema import ComparedDifference
 from medfed.report.claims import tally
 from medfed.report.text import MISSING, number
-from sections.comparison import Results, shown, table, task_title
+from sections.comparison import Results, printed, table, task_title
 
 MARGIN = 0.005
 """AUROC that the injected LLM may lose against the federated-only model on a trained task."""
@@ -31,9 +31,9 @@ class Answer:
 
 def verdict(results: Results) -> str:
     """All questions: first every verdict, then the numbers."""
-    found = answers(results)
-    text = [results.seeds(), "", *short(found)]
-    for answer in found:
+    given = answers(results)
+    text = [results.seeds(), "", *short(given)]
+    for answer in given:
         text += ["", f"### {answer.question}", "", answer.table]
     return "\n".join(text)
 
@@ -50,9 +50,9 @@ def answers(results: Results) -> list[Answer]:
     return [answer for answer in (question(results) for question in questions) if answer.lines]
 
 
-def short(found: Sequence[Answer]) -> list[str]:
+def short(given: Sequence[Answer]) -> list[str]:
     """A bullet per question, under it one per verdict line."""
-    return [text for answer in found for text in (f"- {answer.question}", *(f"  - {line}" for line in answer.lines))]
+    return [text for answer in given for text in (f"- {answer.question}", *(f"  - {line}" for line in answer.lines))]
 
 
 def against_federated(results: Results) -> Answer:
@@ -60,18 +60,18 @@ def against_federated(results: Results) -> Answer:
     lines, cells = [], []
     for name, label in _fedkim(results):
         gaps = {task: results.gap((label, label), "federated", task, "auroc") for task in results.tasks("trained")}
-        found = {task: gap for task, gap in gaps.items() if gap is not None and gap.value is not None}
-        if found:
-            verdicts = [better(gap, MARGIN) for gap in found.values()]
+        held = {task: gap for task, gap in gaps.items() if gap is not None and gap.value is not None}
+        if held:
+            verdicts = [better(gap, MARGIN) for gap in held.values()]
             claim = f"It loses less than {number(MARGIN)}, trained task by trained task"
             lines.append(_joined(name, f"{claim}: {tally(verdicts)}."))
             cells += [
                 [task_title(task), name, *_tested(gap), f"> {number(-MARGIN)}", word]
-                for (task, gap), word in zip(found.items(), verdicts, strict=True)
+                for (task, gap), word in zip(held.items(), verdicts, strict=True)
             ]
         mean = results.gap((label, label), "federated", "mean-trained", "auroc")
         if mean is not None and mean.value is not None:
-            lines.append(_joined(name, f"Its mean is higher: {bold(better(mean))} ({shown(mean, signed=True)})."))
+            lines.append(_joined(name, f"Its mean is higher: {bold(better(mean))} ({printed(mean, signed=True)})."))
             cells.append([task_title("mean-trained"), name, *_tested(mean), "> 0", better(mean)])
     head = ["task", "algorithm", "FedKIM − federated only", "p", "p (Holm)", "claim", "verdict"]
     question = "Is the injected LLM's AUROC as good as that of the federation that feeds it?"
@@ -82,17 +82,17 @@ def order_of_methods(results: Results) -> Answer:
     """FedKIM > FedPlug_L > FedPlug on the mean AUROC of the unseen closed tasks."""
     lines, cells = [], []
     for name, methods in results.backbones.items():
-        found = [results.row(methods.get(m, ""), "fedkim", "mean-unseen", "auroc") for m in ORDER]
-        rows = [row for row in found if row is not None and row.value is not None]
+        held = [results.row(methods.get(m, ""), "fedkim", "mean-unseen", "auroc") for m in ORDER]
+        rows = [row for row in held if row is not None and row.value is not None]
         if len(rows) < len(ORDER):
             continue
-        cells += [[m, name, shown(row), MISSING, MISSING] for m, row in zip(ORDER, rows, strict=True)]
+        cells += [[m, name, printed(row), MISSING, MISSING] for m, row in zip(ORDER, rows, strict=True)]
         steps = []
         for a, b in ((0, 1), (1, 2), (0, 2)):
             gap = _gap(results, methods[ORDER[a]], methods[ORDER[b]])
             word: Verdict = better(gap) if gap is not None else "not distinguishable"
             wins = _wins(rows[a].per_seed, rows[b].per_seed)
-            value = shown(gap, signed=True) if gap else number(rows[a].value - rows[b].value, signed=True)
+            value = printed(gap, signed=True) if gap else number(rows[a].value - rows[b].value, signed=True)
             cells.append([f"{ORDER[a]} − {ORDER[b]}", name, value, wins, word])
             steps.append((word, f"{ORDER[a]} > {ORDER[b]} {word} ({value})"))
         whole = all_of([word for word, _ in steps[:2]])
@@ -112,9 +112,9 @@ def above_chance_level(results: Results) -> Answer:
             if row is None or row.value is None:
                 continue
             word = above_chance(row, CHANCE)
-            cells.append([task_title(task), name, shown(row), word])
+            cells.append([task_title(task), name, printed(row), word])
             if task == "mean-unseen":
-                lines.append(_joined(name, f"The mean is above {CHANCE}: {bold(word)} ({shown(row)})."))
+                lines.append(_joined(name, f"The mean is above {CHANCE}: {bold(word)} ({printed(row)})."))
             else:
                 verdicts.append(word)
         if verdicts:
@@ -133,7 +133,7 @@ def against_constants(results: Results) -> Answer:
             constant = results.best_constant(label, task, "balanced_accuracy")
             if row is not None and row.value is not None and constant is not None and constant.value is not None:
                 verdicts.append(above_chance(row, constant.value))
-                cells.append([task_title(task), name, shown(row), number(constant.value), verdicts[-1]])
+                cells.append([task_title(task), name, printed(row), number(constant.value), verdicts[-1]])
         if verdicts:
             lines.append(_joined(name, f"Closed task by closed task: {tally(verdicts)}."))
     head = ["task", "algorithm", "balanced accuracy", "best constant", "above it"]
@@ -151,8 +151,8 @@ def open_answers(results: Results) -> Answer:
                 continue
             gap = results.gap((label, label), "constant-best", task, "token_f1", "all")
             word = above(row, constant.value) if gap is None else better(gap)
-            difference = shown(gap, signed=True)
-            cells.append([task_title(task), name, shown(row), shown(constant), difference, word])
+            difference = printed(gap, signed=True)
+            cells.append([task_title(task), name, printed(row), printed(constant), difference, word])
             lines.append(_joined(name, f"{task_title(task)}: {bold(word)} ({difference})."))
     head = ["task", "algorithm", "token F1", "best constant answer", "difference", "verdict"]
     return Answer("Do its answers in words beat the best constant answer on token F1?", lines, table(head, cells))
@@ -168,13 +168,13 @@ def _gap(results: Results, first: str, second: str) -> ComparedDifference | None
 
 
 def _tested(gap: ComparedDifference) -> list[str]:
-    return [shown(gap, signed=True), number(gap.p), number(gap.p_holm)]
+    return [printed(gap, signed=True), number(gap.p), number(gap.p_holm)]
 
 
 def _fedkim(results: Results) -> list[tuple[str, str]]:
     """(backbone, label) of every cell of the method FedKIM."""
-    found = [(name, methods[ORDER[0]]) for name, methods in results.backbones.items() if ORDER[0] in methods]
-    return found or [("", results.typed.labels[0])]
+    held = [(name, methods[ORDER[0]]) for name, methods in results.backbones.items() if ORDER[0] in methods]
+    return held or [("", results.typed.labels[0])]
 
 
 def _joined(name: str, text: str) -> str:

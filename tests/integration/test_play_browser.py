@@ -17,7 +17,7 @@ PROGRAM = chromium()
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed: apt-get install chromium")
 
 READY = "!document.getElementById('ask').disabled"
-ANSWER = "document.querySelector('#said .answer')"
+ANSWER = "document.querySelector('#reply .answer')"
 TROUBLE = "document.querySelector('.trouble')"
 ASK = "document.getElementById('ask').click()"
 WRITE = """(text => {{
@@ -86,7 +86,7 @@ def test_a_dropped_picture_is_seen_asked_about_and_answered(
     assert browser.evaluate("document.querySelector('.picture').naturalWidth") == 100
     assert len(sizes(browser, ".bars")) == 2
     assert all(box[0] > 150 and box[1] > 30 for box in sizes(browser, ".bars"))
-    assert len(sizes(browser, ".bars:last-child .bar")) == 4  # one per expert
+    assert len(sizes(browser, ".bars:last-child g > path")) == 4  # one per expert
     assert browser.evaluate(OUTSIDE) == []
     assert browser.problems == []
 
@@ -95,8 +95,8 @@ def test_an_ecg_of_two_files_becomes_twelve_traces(browser: Browser, address: st
     browser.open(address, 1280)
     browser.drop_files("#drop", ecg(quick))
     assert answered(browser).split()[0] in ("Yes", "No")  # its first question was put in by itself
-    assert len(sizes(browser, ".leads .pulse")) == 12
-    assert all(box[0] > 100 and box[1] > 5 for box in sizes(browser, ".leads .pulse"))
+    assert len(sizes(browser, ".leads path[stroke*=ink]")) == 12
+    assert all(box[0] > 100 and box[1] > 5 for box in sizes(browser, ".leads path[stroke*=ink]"))
     assert browser.problems == []
 
 
@@ -105,7 +105,7 @@ def test_the_two_files_of_an_ecg_may_come_one_after_the_other(browser: Browser, 
     for number, file in enumerate(ecg(quick)):
         browser.drop_files("#drop", [file])
         browser.wait_for(READY if number else TROUBLE)
-    assert len(sizes(browser, ".leads .pulse")) == 12
+    assert len(sizes(browser, ".leads path[stroke*=ink]")) == 12
     assert browser.evaluate(TROUBLE) is None
 
 
@@ -127,7 +127,7 @@ def test_words_are_decoded_and_answers_can_be_given(browser: Browser, address: s
     assert "geometric mean" in str(browser.evaluate("document.getElementById('said').textContent"))
     browser.evaluate("document.getElementById('answers').value = 'left, right, both sides'")
     browser.evaluate(ASK)
-    browser.wait_for("document.querySelectorAll('#said .bars')[0].querySelectorAll('.bar').length === 3")
+    browser.wait_for("document.querySelectorAll('#reply .bars')[0].querySelectorAll('g > path').length === 3")
 
 
 def test_a_broken_file_is_said_kindly_and_the_page_works_on(

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from examples.sharding import expert_params, shard
 from safetensors.torch import load_file
 
 from medfed.core.errors import RunError
-from medfed.injection.sharding import expert_params, shard
 from support import sharded_trial
 
 RANKS = ("rank0", "rank1")

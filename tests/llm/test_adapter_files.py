@@ -16,7 +16,6 @@ from medfed.core.errors import RunError
 from medfed.core.torch_rng import torch_seeded
 from medfed.injection.experts import add_experts, load_experts, save_experts
 from medfed.injection.model import InjectedModel
-from medfed.study.injection import RouterSettings
 from support.llm_toys import BOTH, IMAGE, foundation, language_model, settings
 
 IDS = torch.tensor([[1, 40, 77, 90], [1, 12, 200, 5]])
@@ -67,7 +66,7 @@ def test_a_round_trip_gives_the_same_bits_router_included(
 
 @pytest.mark.parametrize("num_experts", [1, 3])
 def test_an_adapter_that_changes_nothing_is_refused(tmp_path: Path, num_experts: int) -> None:
-    untrained = add_experts(language_model(), num_experts, 2, 8, 0.0, RouterSettings())
+    untrained = add_experts(language_model(), settings(num_experts=num_experts, rank=2, alpha=8, dropout=0.0))
     save_experts(untrained, tmp_path, "toy")
     with pytest.raises(RunError, match="changes no logit"):
         load_experts(language_model(), tmp_path)
@@ -94,7 +93,7 @@ def test_loading_leaves_the_adapter_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_neither_the_head_nor_the_embeddings_carry_or_save_anything(tmp_path: Path) -> None:
-    model = add_experts(language_model(tie_word_embeddings=True), 3, 2, 8, 0.0, RouterSettings())
+    model = add_experts(language_model(tie_word_embeddings=True), settings(rank=2, alpha=8, dropout=0.0))
     adapted = [name for name, module in model.named_modules() if isinstance(module, LoraLayer)]
     assert len(adapted) == 14
     assert not any("lm_head" in name or "embed" in name for name in adapted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +19,7 @@ from medfed.datasets.decoded import Decoded
 from medfed.injection.encode import Group, by_question, encode
 from medfed.injection.inject import Injector
 from medfed.llm.decoding import answer_text, decode_greedily, is_finished
-from medfed.llm.prompt import Sequences, build_prompt
+from medfed.llm.prompt import PromptBatch, build_prompt
 from medfed.study.injection import Order
 from medfed.tasks.base import TaskSet, closed
 from medfed.tasks.question_answering import QuestionAnswering
@@ -69,15 +70,15 @@ def server(order: Order = "modality_first") -> Injector:
 
 
 def decoded(made: Injector, batch: Batch) -> list[list[int]]:
-    groups = by_question(Group(ASKED, encode(federated_model().eval(), [(ASKED, batch)])[0], batch))
+    groups = by_question(encode(federated_model().eval(), [(ASKED, batch)])[0])
     with torch.no_grad(), made.injected.mixing(made.injected.alpha([ASKED]).expand(len(batch), -1)):
-        return made.injected.answer_ids(groups, LENGTH)
+        return list(chain.from_iterable(made.injected.answer_ids(groups, LENGTH)))
 
 
 def one_by_one(made: Injector, batch: Batch, order: Order) -> list[list[int]]:
     """Slow oracle: each example alone, absent modalities left out, the whole text read again for every token."""
     model, texts = made.injected, tokenizer()
-    encoded = encode(federated_model().eval(), [(ASKED, batch)])[0]
+    encoded = encode(federated_model().eval(), [(ASKED, batch)])[0].encoded
     answers = []
     for row, question in enumerate(batch.questions):
         seen = [
@@ -145,9 +146,9 @@ def test_answers_are_texts_in_the_order_of_the_examples() -> None:
 def test_answers_behind_a_shared_question_are_those_of_one_example_at_a_time() -> None:
     made, batch = server("task_first"), questions().batches(9)[0]
     for given in (batch, replace(batch, questions=(batch.questions[1],) * 4)):
-        made.injected._fixed = 1e9
+        made.injected._fixed_cost = 1e9
         alone = [made.answer(ASKED, given.row(row), LENGTH)[0] for row in range(4)]
-        made.injected._fixed = 0.0  # nothing is cheaper than another forward
+        made.injected._fixed_cost = 0.0  # nothing is cheaper than another forward
         assert made.answer(ASKED, given, LENGTH) == alone
 
 
@@ -169,7 +170,7 @@ class Script(nn.Module):
 def said(*rows: Sequence[int], limit: int = 4) -> tuple[list[list[int]], int]:
     size, script = len(rows), Script(rows)
     ones = torch.ones(size, 2, 2, dtype=torch.bool)
-    prompts = Sequences(torch.zeros(size, 2, 32), ones, torch.zeros(size, 2, dtype=torch.long), 1)
+    prompts = PromptBatch(torch.zeros(size, 2, 32), ones, torch.zeros(size, 2, dtype=torch.long), 1)
     return decode_greedily(script, foundation(), prompts, limit), script.step
 
 

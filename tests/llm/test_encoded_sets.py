@@ -10,10 +10,9 @@ from torch import Tensor
 
 from medfed.injection import inject as injecting
 from medfed.injection.batching import Draw
-from medfed.injection.encode import LIMIT_BYTES, TokenCache, encode, encode_drawn
+from medfed.injection.encode import LIMIT_BYTES, TokenCache, encode, encode_ahead
 from medfed.injection.inject import Injector
 from medfed.models.multimodal import MultimodalModel
-from medfed.runs.predictors import InjectedPredictor
 from medfed.tasks.base import TaskSet
 from support.llm_toys import BOTH, IMAGE, WORDY, examples, federated_model, foundation, public, settings
 
@@ -43,7 +42,7 @@ def test_encoding_ahead_changes_no_number_and_encodes_each_example_once(monkeypa
     ahead: list[int] = []
     server = rounds(counted(federated_model(), ahead), public_lr=0)
     in_steps: list[int] = []
-    monkeypatch.setattr(injecting, "encode_drawn", lambda *_: None)
+    monkeypatch.setattr(injecting, "encode_ahead", lambda *_: None)
     plain = rounds(counted(federated_model(), in_steps), public_lr=0)
     close(
         {name: value for name, value in plain.state().items() if name.startswith("params/")},
@@ -61,20 +60,20 @@ def test_too_many_tokens_are_encoded_in_the_steps() -> None:
     draws = [Draw(task, position) for task in sets for position in range(24)]
     one = (2 * 5 + 2 * 5 + 2 * 7) * 4
     print(f"image twice and sound once, two tokens each: 24 x {one} bytes")
-    assert encode_drawn(model, sets, draws, "cpu", 24 * one) is not None
-    assert encode_drawn(model, sets, draws, "cpu", 24 * one - 1) is None
+    assert encode_ahead(model, sets, draws, "cpu", 24 * one) is not None
+    assert encode_ahead(model, sets, draws, "cpu", 24 * one - 1) is None
 
 
 def test_what_is_drawn_is_what_the_encoders_say_of_it() -> None:
     sets, model = public(absent=0.4), federated_model().eval()
     draws = [Draw("both-task", 5), Draw("image-task", 3), Draw("both-task", 2), Draw("both-task", 5)]
-    kept = encode_drawn(model, sets, draws, "cpu")
+    kept = encode_ahead(model, sets, draws, "cpu")
     assert kept is not None
-    both, image = kept.groups(draws)
+    both, image = kept(draws)
     for group, positions in ((both, [5, 2, 5]), (image, [3])):
         for row, position in enumerate(positions):
             batch = sets[group.task.name].batch(torch.tensor([position]).numpy())
-            expected = encode(model, [(group.task, batch)])[0]
+            expected = encode(model, [(group.task, batch)])[0].encoded
             for name in group.task.modalities:
                 assert bool(group.batch.present[name][row]) == bool(batch.present[name][0])
                 if batch.present[name][0]:
@@ -98,8 +97,8 @@ def asked_twice(task_sets: list[TaskSet], limit: int = LIMIT_BYTES) -> tuple[lis
     model = counted(federated_model(), calls)
     server = Injector(foundation(), model, (IMAGE, BOTH), settings(), 0)
     server._tokens = TokenCache(model, limit)
-    predict = InjectedPredictor(server, max_new_tokens=4)
-    return [torch.tensor(predict(held)["fedkim"], dtype=torch.float64) for held in task_sets], calls
+    with torch.inference_mode():
+        return [server.score_set(held, 64) for held in task_sets], calls
 
 
 def same_rows() -> list[TaskSet]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 from typer.testing import CliRunner
 
 from medfed.cli.app import app
@@ -20,12 +21,24 @@ from medfed.data.cohort import cohort_of
 from medfed.data.decode import Reading, decode_all
 from medfed.data.sources import find_sources
 from medfed.injection.batching import epoch_order
-from medfed.injection.encode import HEAD, Group, encode
+from medfed.injection.encode import HEAD, encode
 from medfed.injection.model import InjectedModel
+from medfed.llm.forward import run
 from medfed.llm.foundation import load_foundation
 from medfed.runs import cost as dry_run
-from medfed.runs.cost import Workload, devices_of, need_lines, time_lines, verdict, workload
-from medfed.runs.forecast import Shape, Trial, cache_bytes, on_meta, read_config, trained_params, trial, weight_bytes
+from medfed.runs.cost import (
+    Workload,
+    cache_bytes,
+    devices_of,
+    need_lines,
+    time_lines,
+    trained_params,
+    verdict,
+    weight_bytes,
+    without_weights,
+    workload,
+)
+from medfed.runs.trial import Shape, Trial, trial
 from medfed.study.foundation import HuggingFaceSettings
 from medfed.study.injection import InjectionSettings
 from medfed.study.study import study_of
@@ -34,7 +47,7 @@ from support.studies import QUICK
 
 STUDY = Path(__file__).parents[2] / "studies" / "demo.toml"
 DIMS = {"image": 5, "sound": 7, f"{HEAD}image-task": 2}
-SHAPE = Shape(batch=2, length=12, asked=3)
+SHAPE = Shape(batch=2, length=12, answer_positions=3)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +62,7 @@ def test_the_bytes_of_the_weights_are_those_of_the_loaded_model(folders: Path, f
     if not folder.exists():
         write_model(folder, family)
     loaded = load_foundation(own, cache=folders, path=folder).model
-    assert weight_bytes(on_meta(read_config(folder)), own) == sum(value.nbytes for value in loaded.parameters())
+    assert weight_bytes(without_weights(folder), own) == sum(value.nbytes for value in loaded.parameters())
 
 
 def test_the_bytes_of_4_bit_weights_are_those_of_the_loaded_model(folders: Path) -> None:
@@ -61,7 +74,7 @@ def test_the_bytes_of_4_bit_weights_are_those_of_the_loaded_model(folders: Path)
     assert len(states) == 14, "2 layers × (q k v o + gate up down)"
     held = sum(value.nbytes for value in loaded.parameters())
     held += sum(state.absmax.nbytes + state.code.nbytes for state in states)
-    assert weight_bytes(on_meta(read_config(folder)), own) == held
+    assert weight_bytes(without_weights(folder), own) == held
 
 
 @pytest.mark.parametrize("own", [settings(), settings(num_experts=1), settings(num_experts=0, projector="mlp")])
@@ -72,7 +85,7 @@ def test_the_trained_parameters_are_those_of_the_injected_model(folders: Path, o
     foundation = load_foundation(HuggingFaceSettings(dtype="float32"), cache=folders, path=folder)
     injected = InjectedModel(foundation, DIMS, own)
     trained = sum(value.numel() for value in injected.parameters() if value.requires_grad)
-    assert sum(trained_params(on_meta(read_config(folder)), DIMS, own).values()) == trained
+    assert sum(trained_params(without_weights(folder), DIMS, own).values()) == trained
 
 
 @torch.no_grad()
@@ -83,14 +96,19 @@ def test_keys_and_values_take_what_the_cache_holds(folders: Path) -> None:
     loaded = load_foundation(HuggingFaceSettings(dtype="float32"), cache=folders, path=folder).model
     cache = loaded(input_ids=torch.ones(2, 5, dtype=torch.long), use_cache=True).past_key_values
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-    assert cache_bytes(read_config(folder), Shape(2, 5, 1), HuggingFaceSettings(dtype="float32")) == held
+    assert cache_bytes(text_config(folder), Shape(2, 5, 1), HuggingFaceSettings(dtype="float32")) == held
+
+
+def text_config(folder: Path) -> PreTrainedConfig:
+    config: PreTrainedConfig = without_weights(folder).config.get_text_config()
+    return config
 
 
 def test_a_trial_runs_and_what_a_step_keeps_grows_with_the_batch(folders: Path) -> None:
     folder = folders / "gemma2"
     if not folder.exists():
         write_model(folder, "gemma2")
-    config, own = read_config(folder), HuggingFaceSettings(dtype="float32")
+    config, own = text_config(folder), HuggingFaceSettings(dtype="float32")
     one, two = (trial(config, Shape(n, 12, 3), own, settings(), "cpu") for n in (2, 4))
     assert min(one.step_seconds, one.forward_seconds, one.token_seconds) > 0
     assert 1.5 < two.kept_bytes / one.kept_bytes < 2.5, "but for what does not depend on the batch"
@@ -125,14 +143,15 @@ def test_what_a_step_keeps_is_what_all_layers_keep(tmp_path: Path, family: str, 
     folder = write_model(tmp_path, family, num_hidden_layers=6, **kinds)
     loading, own = HuggingFaceSettings(dtype="float32"), settings(dropout=0.0)
     injected = InjectedModel(load_foundation(loading, cache=tmp_path, path=folder), {"image": 5}, own)
-    shown = encode(federated_model().eval(), [(IMAGE, drawn := examples(IMAGE, batch).batches(batch)[0])])[0]
-    laid, _ = injected._batch([injected.prompt(IMAGE)], [Group(IMAGE, shown, drawn)])
+    group = encode(federated_model().eval(), [(IMAGE, examples(IMAGE, batch).batches(batch)[0])])[0]
+    laid, _ = injected._batch([injected.prompt(IMAGE)], [group])
     laid = replace(laid, embeddings=laid.embeddings.detach().requires_grad_())
     rows = 1 if family == "opt" else batch
     with injected.train().mixing(torch.full((rows, own.num_experts), 0.5, requires_grad=True)):
-        held = kept_bytes(injected.llm, lambda: injected._logits(laid).float().log_softmax(-1).sum())
-    shape = Shape(batch, laid.embeddings.shape[1], laid.num_asked)
-    ran = trial(read_config(folder), shape, loading, own, "cpu", mixed=True)
+        windows = injected.foundation.windows
+        held = kept_bytes(injected.llm, lambda: run(injected.llm, windows, laid).float().log_softmax(-1).sum())
+    shape = Shape(batch, laid.embeddings.shape[1], laid.num_answer_positions)
+    ran = trial(text_config(folder), shape, loading, own, "cpu", mixed=True)
     assert ran.kept_bytes == pytest.approx(held, rel=0.02)
 
 

@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from medfed.core.errors import DataError, MedfedError, RunError, StudyError
 from medfed.llm.foundation import Foundation, load_foundation
 from medfed.llm.tiny import prepare as tiny
-from medfed.llm.tiny.cases import NO, YES, compose, documents, domains, facts
+from medfed.llm.tiny.cases import NO, YES, compose_closed, domains, facts
 from medfed.llm.tiny.checks import greedy, padded, render, stem
 from medfed.llm.tiny.open_cases import NONE, compose_open, open_corpus
-from medfed.llm.tiny.pretrain import pretrain, taught_cases, unseen_open_cases
+from medfed.llm.tiny.prepare import documents
+from medfed.llm.tiny.pretrain import pretrain, training_cases, unseen_open_cases
 from medfed.study.foundation import HuggingFaceSettings, TinySettings
 
 SMALL = TinySettings(vocab_size=400, width=16, num_layers=1, num_heads=2, num_steps=8, batch_size=8, lr=1e-2)
@@ -173,7 +174,7 @@ def test_findings_refer_to_findings_that_exist() -> None:
 
 def test_held_out_findings_appear_in_no_taught_text() -> None:
     rng = np.random.default_rng(0)
-    taught = [*documents(None), *facts(), *(" ".join(compose(rng)[:2]) for _ in range(2000))]
+    taught = [*documents(None), *facts(), *(" ".join(compose_closed(rng)[:2]) for _ in range(2000))]
     taught += [render(compose_open(rng)) for _ in range(2000)]
     text = "\n".join(taught).lower()
     for domain in domains().values():
@@ -184,13 +185,13 @@ def test_held_out_findings_appear_in_no_taught_text() -> None:
 
 def test_answers_follow_from_what_was_told() -> None:
     rng = np.random.default_rng(1)
-    cases = [compose(rng, vague=False) for _ in range(2000)]
+    cases = [compose_closed(rng, vague=False) for _ in range(2000)]
     assert {case.kind for case in cases} == {"named", "sign", "implied", "negated", "absent", "any"}
     for case in cases:
         if case.kind != "any":
             assert case.answer == (YES if case.kind in ("named", "sign", "implied") else NO)
         if case.kind == "negated":
-            assert " no " in f" {case.told}" or ": no " in case.told
+            assert " no " in f" {case.context}" or ": no " in case.context
     share = sum(case.answer == YES for case in cases) / len(cases)
     assert 0.4 < share < 0.6, "neither answer may win by default"
 
@@ -202,8 +203,8 @@ def test_open_answers_follow_from_what_was_told() -> None:
     for case in cases:
         assert case.answer == case.answer.lower()
         assert "{" not in case.question
-        assert (case.line == "empty") == (case.told == "")
-        if case.line == "full" and case.kind in (
+        assert (case.detail == "empty") == (case.context == "")
+        if case.detail == "full" and case.kind in (
             "finding",
             "place",
             "size",
@@ -213,26 +214,26 @@ def test_open_answers_follow_from_what_was_told() -> None:
             "axis",
             "symptom",
         ):
-            told = case.told.split(": ", 1)[-1]
+            told = case.context.split(": ", 1)[-1]
             assert case.answer in told or (case.answer == NONE and told.startswith("no ")), case
-        if case.line == "full" and case.kind == "side":
-            assert case.answer in case.told.split(), case
+        if case.detail == "full" and case.kind == "side":
+            assert case.answer in case.context.split(), case
 
 
 def test_the_open_check_asks_what_was_never_taught() -> None:
     settings = SMALL.model_copy(update={"num_steps": 100})
-    _, taught = taught_cases(settings)
+    _, taught = training_cases(settings)
     checked = unseen_open_cases(taught, settings.seed)
     assert not {case.question for case in taught} & {case.question for case in checked}
-    assert not {case.told for case in taught if case.line == "full"} & {case.told for case in checked}
-    assert len({case.line for case in checked}) == 3
+    assert not {case.context for case in taught if case.detail == "full"} & {case.context for case in checked}
+    assert len({case.detail for case in checked}) == 3
 
 
 def test_shares_say_how_many_cases_are_open() -> None:
     settings = SMALL.model_copy(update={"case_share": 0.5, "open_share": 0.25, "num_steps": 10})
-    closed, opened = taught_cases(settings)
+    closed, opened = training_cases(settings)
     assert (len(closed), len(opened)) == (30, 10)
-    assert taught_cases(settings.model_copy(update={"open_share": 0.0}))[1] == []
+    assert training_cases(settings.model_copy(update={"open_share": 0.0}))[1] == []
 
 
 def test_answers_are_learned_and_end_by_themselves() -> None:

@@ -118,5 +118,5 @@ def test_a_foundation_with_a_device_map_stays_where_it_is(folder: Path, tmp_path
 
 def test_what_is_not_installed_is_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface, "find_spec", lambda name: None if name == "bitsandbytes" else sys)
-    with pytest.raises(StudyError, match=r"foundation\.load_in_4bit: it needs bitsandbytes.*\n.*medfed\[quantised\]"):
+    with pytest.raises(StudyError, match=r"foundation\.load_in_4bit: it needs bitsandbytes.*\n.*pip install"):
         load_foundation(HuggingFaceSettings(load_in_4bit=True), cache=tmp_path, path=folder)

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medfed.injection.batching import Seam, buckets, overhead
+from medfed.injection.batching import fixed_cost, length_buckets
 from medfed.injection.encode import Group, encode
-from medfed.injection.inject import Injector
-from medfed.injection.model import InjectedModel, asked_logits
+from medfed.injection.inject import GraphCut, Injector
+from medfed.injection.model import InjectedModel
+from medfed.llm.forward import answer_logits
 from support.llm_toys import BOTH, IMAGE, WORDY, examples, federated_model, foundation, injector, public, settings
 
 TASKS = (IMAGE, WORDY, BOTH)
@@ -28,7 +29,7 @@ def test_no_division_costs_less_than_the_one_chosen(fixed: float) -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         lengths, sizes = rng.integers(5, 60, 4).tolist(), rng.integers(1, 6, 4).tolist()
-        chosen = buckets(lengths, sizes, fixed)
+        chosen = length_buckets(lengths, sizes, fixed)
         assert sorted(number for part in chosen for number in part) == list(range(4))
         every = product(range(4), repeat=4)  # all ways to give four groups a bucket each
         divisions = ([[n for n in range(4) if given[n] == bucket] for bucket in set(given)] for given in every)
@@ -38,22 +39,22 @@ def test_no_division_costs_less_than_the_one_chosen(fixed: float) -> None:
 
 def test_a_tiny_llm_is_not_run_twice_to_save_few_positions_and_a_larger_one_is() -> None:
     small, large = (
-        overhead(foundation(hidden_size=width, intermediate_size=2 * width).model, 2) for width in (32, 512)
+        fixed_cost(foundation(hidden_size=width, intermediate_size=2 * width).model, 2) for width in (32, 512)
     )
     lengths, sizes = [20, 45], [4, 4]
     print(f"a forward costs {small:.0f} positions at width 32, {large:.1f} at width 512; one split saves 100")
-    assert len(buckets(lengths, sizes, small)) == 1
-    assert len(buckets(lengths, sizes, large)) == 2
+    assert len(length_buckets(lengths, sizes, small)) == 1
+    assert len(length_buckets(lengths, sizes, large)) == 2
 
 
 def groups_of(model: nn.Module, sizes: tuple[int, ...] = (3, 2, 4)) -> list[Group]:
     parts = [(task, examples(task, size).batches(size)[0]) for task, size in zip(TASKS, sizes, strict=True)]
-    return [Group(task, shown, batch) for (task, batch), shown in zip(parts, encode(model, parts), strict=True)]
+    return encode(model, parts)
 
 
 def gradients(server: Injector, fixed: float) -> tuple[dict[str, Tensor], float, int]:
     """Gradients and loss of the first step of an untrained server whose forwards cost ``fixed`` positions."""
-    server.injected._fixed = fixed
+    server.injected._fixed_cost = fixed
     forwards = []
     server.injected.llm.register_forward_hook(lambda *_: forwards.append(1))
     found: dict[str, Tensor] = {}
@@ -125,7 +126,7 @@ def test_the_llms_own_way_with_logits_is_kept_where_few_are_asked() -> None:
 
     llm, hidden = Scaled(), torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0))
     whole = llm(hidden)
-    one, three = asked_logits(llm, [2, 3], [1, 3], lambda: llm(hidden))
+    one, three = answer_logits(llm, [2, 3], [1, 3], lambda: llm(hidden))
     torch.testing.assert_close(one, whole[:2, -1:])
     torch.testing.assert_close(three, whole[2:])
     torch.testing.assert_close(llm(hidden), whole, msg="the head must be as it was")
@@ -133,12 +134,12 @@ def test_the_llms_own_way_with_logits_is_kept_where_few_are_asked() -> None:
 
 def test_a_seam_hands_on_what_pieces_gathered() -> None:
     x = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
-    middle, seam = x.square(), Seam()
-    leaf = seam.cut(middle)
+    middle, cut = x.square(), GraphCut()
+    leaf = cut.leaf(middle)
     for piece in (leaf[:2], leaf[2:]):
         (5 * piece).sum().backward()
-    seam.backward(middle[0])
+    cut.backward(middle[0])
     print("d/dx of 5·Σx² + x₀² is 10·x, and 2·x₀ more for the first")
     torch.testing.assert_close(x.grad, torch.tensor([12.0, 20.0, 30.0]))
     constant = torch.ones(2)
-    assert seam.cut(constant) is constant
+    assert cut.leaf(constant) is constant

@@ -1,4 +1,4 @@
-"""Experts: the identity at first, equal to a loop over experts and to merged weights, whole after a round trip."""
+"""Experts: the identity at first, equal to a loop over experts, whole after a round trip."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from torch.nn import functional as F
 from medfed.core.errors import RunError
 from medfed.injection.experts import RoutedLoraModel, add_experts, load_experts, save_experts
 from medfed.llm.targets import projections
-from medfed.study.injection import RouterSettings
+from medfed.study.injection import InjectionSettings
 from support.llm_toys import foundation, language_model
 
 P, RANK, ALPHA = 3, 2, 8
+SETTINGS = InjectionSettings(num_experts=P, rank=RANK, alpha=ALPHA, dropout=0.0)
 IDS = torch.tensor([[1, 40, 77, 90], [1, 12, 200, 5]])
 MIX = torch.tensor([[0.7, 0.2, 0.1], [0.0, 0.5, 0.5]])
 
@@ -27,7 +28,7 @@ MIX = torch.tensor([[0.7, 0.2, 0.1], [0.0, 0.5, 0.5]])
 def adapted(*, trained: bool = True, dtype: torch.dtype = torch.float32) -> PeftModel:
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        model = add_experts(language_model().to(dtype), P, RANK, ALPHA, 0.0, RouterSettings())
+        model = add_experts(language_model().to(dtype), SETTINGS)
         if trained:
             for name, value in model.named_parameters():
                 if "lora_B" in name:
@@ -75,31 +76,14 @@ def test_every_example_is_mixed_by_its_own_row() -> None:
     assert (together - swapped).abs().max() > 0.1, "the rows must matter"
 
 
-@pytest.mark.parametrize("safe", [False, True])
-def test_merged_equals_applied(safe: bool) -> None:
-    mix = MIX[:1]
-    applied, model = logits(adapted(), mix), adapted()
-    with model.base_model.routing.using(mix):
-        merged = model.merge_and_unload(safe_merge=safe)
-    assert not any("lora" in name for name, _ in merged.named_modules())
-    torch.testing.assert_close(merged(input_ids=IDS).logits, applied, atol=1e-4, rtol=1e-4)
-    assert (merged(input_ids=IDS).logits - language_model()(input_ids=IDS).logits).abs().max() > 0.1
-
-
-def test_unmerging_gives_the_frozen_weights_back() -> None:
-    model, frozen = adapted(), language_model().model.layers[1].mlp.up_proj.weight
-    layer = model.get_base_model().model.layers[1].mlp.up_proj
-    with model.base_model.routing.using(MIX[:1]):
-        model.merge_adapter()
-        assert (layer.base_layer.weight - frozen).abs().max() > 0.01
-        model.unmerge_adapter()
-    torch.testing.assert_close(layer.base_layer.weight, frozen, atol=1e-6, rtol=0)
-
-
-def test_two_tasks_cannot_be_merged_into_one_weight() -> None:
+@pytest.mark.parametrize("merge", ["merge_and_unload", "merge_adapter", "unmerge_adapter"])
+def test_experts_of_several_tasks_cannot_be_merged_into_one_weight(merge: str) -> None:
     model = adapted()
-    with pytest.raises(RunError, match="2 tasks"), model.base_model.routing.using(MIX):
-        model.merge_adapter()
+    if merge == "unmerge_adapter":
+        model.get_base_model().model.layers[0].self_attn.q_proj.merged_adapters.append("default")
+    for safe in ({}, {"safe_merge": True}) if merge != "unmerge_adapter" else ({},):
+        with pytest.raises(RunError, match="--merge"), model.base_model.routing.using(MIX[:1]):
+            getattr(model, merge)(**safe)
 
 
 def test_experts_without_weights_refuse_to_run() -> None:
@@ -141,7 +125,7 @@ def test_an_adapter_that_lacks_a_tensor_is_refused(tmp_path: Path, lost: str) ->
 
 
 def test_one_expert_is_the_plain_lora_of_peft() -> None:
-    model = add_experts(language_model(), 1, RANK, ALPHA, 0.0, RouterSettings())
+    model = add_experts(language_model(), SETTINGS.model_copy(update={"num_experts": 1}))
     assert str(model.peft_config["default"].peft_type.value) == "LORA"
     assert model.get_base_model().model.layers[0].self_attn.q_proj.scaling["default"] == ALPHA / RANK
 
@@ -158,7 +142,7 @@ def test_a_bfloat16_model_keeps_float32_experts_and_its_own_dtype() -> None:
 def test_a_shared_copy_adapts_without_touching_the_foundation() -> None:
     base = foundation()
     before, names = base.fingerprint(), [name for name, _ in base.model.named_modules()]
-    model = add_experts(base.shared_copy(), P, RANK, ALPHA, 0.0, RouterSettings())
+    model = add_experts(base.shared_copy(), SETTINGS)
     frozen = model.get_base_model().model.layers[0].self_attn.q_proj.base_layer.weight
     assert frozen is base.model.model.layers[0].self_attn.q_proj.weight, "the weights are shared, not copied"
     assert [name for name, _ in base.model.named_modules()] == names

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medfed.core.errors import StudyError
 from medfed.core.types import Batch
-from medfed.injection.encode import Group, encode
+from medfed.injection.encode import encode
 from medfed.injection.model import InjectedModel
 from medfed.llm.prompt import build_prompt
 from medfed.study.injection import Order
@@ -31,8 +31,7 @@ def built(order: Order = "modality_first") -> InjectedModel:
 
 
 def likelihoods(injected: InjectedModel, *parts: tuple[Classification, Batch]) -> list[Tensor]:
-    encoded = encode(federated_model(), parts)
-    groups = [Group(task, found, batch) for (task, batch), found in zip(parts, encoded, strict=True)]
+    groups = encode(federated_model(), parts)
     rows = torch.cat([injected.alpha([task]).expand(len(batch), -1) for task, batch in parts])
     with torch.no_grad(), injected.mixing(rows):
         return injected(groups)
@@ -40,7 +39,7 @@ def likelihoods(injected: InjectedModel, *parts: tuple[Classification, Batch]) -
 
 def oracle(injected: InjectedModel, task: Classification, batch: Batch, order: Order) -> Tensor:
     """One plain causal forward per example and answer: no padding, no mask, absent tokens cut out."""
-    tokens = encode(federated_model(), [(task, batch)])[0]
+    tokens = encode(federated_model(), [(task, batch)])[0].encoded
     prompt, embed = build_prompt(task, tokenizer(), order), injected.foundation.embed
     rows: list[Tensor] = []
     for i in range(len(batch)):

@@ -6,15 +6,16 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from medfed.core.torch_rng import torch_seeded
-from medfed.injection.encode import Group, encode
+from medfed.injection.encode import encode
 from medfed.injection.inject import Injector
-from medfed.injection.model import InjectedModel, Prefixes
-from medfed.injection.texts import Texts
+from medfed.injection.model import InjectedModel, Texts
+from medfed.llm.forward import PrefixCache
 from medfed.llm.foundation import Foundation
+from medfed.llm.masks import Windows
 from medfed.tasks.classification import Classification
 from support.llm_toys import BOTH, IMAGE, WORDY, examples, federated_model, foundation, public, settings, tokenizer
 
@@ -77,7 +78,7 @@ def asked(task: Classification, order: str, *, share: bool) -> tuple[Tensor, lis
         for name, value in injected.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(value, std=0.1)
-    injected._fixed = 0.0 if share else 1e9
+    injected._fixed_cost = 0.0 if share else 1e9
     read: list[int] = []
     injected.llm.register_forward_pre_hook(
         lambda _, args, kwargs: read.append(kwargs["inputs_embeds"].shape[0] * kwargs["inputs_embeds"].shape[1]),
@@ -86,8 +87,7 @@ def asked(task: Classification, order: str, *, share: bool) -> tuple[Tensor, lis
     found = []
     with torch.no_grad(), injected.mixing(injected.alpha([task])):
         for batch in examples(task, 12, absent=0.3).batches(6):
-            group = Group(task, encode(federated_model().eval(), [(task, batch)])[0], batch)
-            found += injected([group])
+            found += injected(encode(federated_model().eval(), [(task, batch)]))
     return torch.cat(found), read
 
 
@@ -114,17 +114,16 @@ def test_other_families_of_llms_share_a_question_and_are_asked_where_it_counts(f
         base = Foundation(family, llm, tokenizer(), {})
         injected = InjectedModel(base, {"image": 5, "sound": 7}, settings(order="task_first")).eval()
     parts = [(task, examples(task, 4, absent=0.3).batches(4)[0]) for task in (LONG, IMAGE)]
-    shown = encode(federated_model().eval(), parts)
-    groups = [Group(task, found, batch) for (task, batch), found in zip(parts, shown, strict=True)]
+    groups = encode(federated_model().eval(), parts)
     alpha = injected.alpha([LONG, IMAGE])
     with torch.no_grad(), injected.mixing(alpha.repeat_interleave(4, 0)):
         together = injected(groups)
-    injected._fixed = 0.0
+    injected._fixed_cost = 0.0
     for number, group in enumerate(groups):
         with torch.no_grad(), injected.mixing(alpha[number : number + 1]):
             torch.testing.assert_close(injected([group])[0], together[number], atol=1e-4, rtol=1e-5)
             assert injected._prefixes is not None
-            assert injected._prefixes._read, "the question was read once"
+            assert injected._prefixes._layers, "the question was read once"
 
 
 def test_where_the_modality_comes_first_hardly_anything_is_shared() -> None:
@@ -133,11 +132,14 @@ def test_where_the_modality_comes_first_hardly_anything_is_shared() -> None:
     assert sum(whole) - sum(read) == 11, "the start token"
 
 
+def prefixes(fixed_cost: float) -> PrefixCache:
+    return PrefixCache(nn.Identity(), Windows({}), fixed_cost)
+
+
 def test_a_beginning_is_read_where_that_saves_more_than_a_forward_costs() -> None:
-    prefixes = Prefixes()
-    assert prefixes.pays((1, 2, 3), 5, 11.0)
-    assert not prefixes.pays((1, 2, 3), 5, 12.0)
-    assert not prefixes.pays((1, 2, 3), 1, 0.0)
+    assert prefixes(11.0).pays((1, 2, 3), 5)
+    assert not prefixes(12.0).pays((1, 2, 3), 5)
+    assert not prefixes(0.0).pays((1, 2, 3), 1)
 
 
 def test_training_between_two_scorings_is_heard() -> None:

@@ -88,7 +88,7 @@ def summed_gradients(made: Injector, num_steps: int) -> dict[str, Tensor]:
 
 def prefix(injected: InjectedModel, task: Classification, batch: Batch, row: int) -> Tensor:
     """What stands before the answer, absent modalities cut out."""
-    tokens, prompt = encode(federated_model().eval(), [(task, batch)])[0], injected.prompt(task)
+    tokens, prompt = encode(federated_model().eval(), [(task, batch)])[0].encoded, injected.prompt(task)
     shown = [n for n in task.modalities if batch.present[n][row]]
     seen = [injected.projectors[n](tokens[n][row : row + 1])[0] for n in shown]
     embed = injected.llm.get_input_embeddings()
@@ -120,8 +120,7 @@ def scored(injected: InjectedModel, groups: list[Group]) -> list[Tensor]:
 def test_answers_behind_one_prefix_score_as_each_would_alone(folders: Path, family: str) -> None:
     injected = server(loaded(folders, family), moved=True).injected.eval()
     parts = [(task, examples(task, 3, absent=0.3).batches(3)[0]) for task in (WORDY, IMAGE)]
-    encoded = encode(federated_model().eval(), parts)
-    groups = [Group(task, tokens, batch) for (task, batch), tokens in zip(parts, encoded, strict=True)]
+    groups = encode(federated_model().eval(), parts)
     forwards = [[group] for group in groups] if family in FLATTENING else [groups]
     found = [rows for part in forwards for rows in scored(injected, part)]
     for (task, batch), rows in zip(parts, found, strict=True):
@@ -137,9 +136,9 @@ def test_answers_behind_one_prefix_score_as_each_would_alone(folders: Path, fami
 def test_greedy_decoding_is_that_of_generate(folders: Path, family: str) -> None:
     made = server(loaded(folders, family), moved=True)
     injected, batch = made.injected.eval(), examples(BOTH, 3, absent=0.3).batches(3)[0]
-    group = Group(BOTH, encode(federated_model().eval(), [(BOTH, batch)])[0], batch)
+    group = encode(federated_model().eval(), [(BOTH, batch)])[0]
     with injected.mixing(injected.alpha([BOTH]).expand(3, -1)):
-        answers = injected.answer_ids([group], LENGTH)
+        answers = injected.answer_ids([group], LENGTH)[0]
     for row, answer in enumerate(answers):
         before = prefix(injected, BOTH, batch, row).unsqueeze(0)
         with injected.mixing(injected.alpha([BOTH])):

@@ -13,8 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from medfed.core.errors import RunError
 from medfed.injection.experts import RoutedLoraModel, add_experts, routed_lora
-from medfed.study.injection import RouterSettings
-from support.llm_toys import kept_tensors
+from support.llm_toys import kept_tensors, settings
 
 IN, OUT, MIDDLE = 5, 4, 6
 SHAPES = {
@@ -104,7 +103,7 @@ def test_a_gradient_comes_alone_too(wanted: int) -> None:
 @pytest.mark.parametrize("shape", [(6, IN), (3, 2, IN)])
 def test_rows_of_alpha_that_belong_to_nobody_are_refused(shape: tuple[int, ...]) -> None:
     given = parts(shape, 2)
-    with pytest.raises(RunError, match=r"(?s)2 rows of α for an input of shape .*one task per batch"):
+    with pytest.raises(RunError, match=r"(?s)2 rows of α do not fit an input of shape .*one task per batch"):
         routed_lora(*given)
 
 
@@ -167,7 +166,7 @@ def test_activations_are_those_of_a_plain_lora_and_a_tenth_of_the_loop() -> None
     x = torch.randn(2, tokens, 512).requires_grad_()
     names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
-    routed = add_experts(decoder(), experts, rank, 16, 0.0, RouterSettings()).base_model
+    routed = add_experts(decoder(), settings(num_experts=experts, rank=rank, alpha=16, dropout=0.0)).base_model
     assert isinstance(routed, RoutedLoraModel)
     lora = get_peft_model(decoder(), LoraConfig(r=experts * rank, target_modules=list(names), task_type="CAUSAL_LM"))
     looped = decoder()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from medfed.core.types import Batch
-from medfed.injection.encode import Group, encode
+from medfed.injection.encode import encode
 from medfed.injection.inject import Injector
 from support.llm_toys import BOTH, examples, federated_model, foundation, settings
 
@@ -26,7 +26,7 @@ def taught() -> Injector:
 
 def first_token_scores(made: Injector, batch: Batch) -> Tensor:
     """What transformers' own decoding makes of the answers' first tokens."""
-    model, group = made.injected, Group(BOTH, encode(federated_model().eval(), [(BOTH, batch)])[0], batch)
+    model, group = made.injected, encode(federated_model().eval(), [(BOTH, batch)])[0]
     prompt = model.prompt(BOTH)
     assert all(len(answer) == 1 for answer in prompt.answers)
     laid = model.laid_out(prompt, group)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from medfed.injection.experts import add_experts
 from medfed.llm.targets import projections, target_modules
-from medfed.study.injection import RouterSettings
+from medfed.study.injection import InjectionSettings
 
 WIDTH = 8
 
@@ -101,6 +101,6 @@ def test_peft_adapts_exactly_those() -> None:
     names = target_modules(model)
     assert "rise" in names, "a leaf name where nothing else has it"
     assert "mingle" not in names, "the tower has it too"
-    add_experts(model, 3, 2, 4, 0.0, RouterSettings())
+    add_experts(model, InjectionSettings(num_experts=3, rank=2, alpha=4, dropout=0.0))
     adapted = {name.removesuffix(".lora_A") for name, _ in model.named_modules() if name.endswith(".lora_A")}
     assert adapted == PLACES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from importlib import import_module
@@ -12,7 +13,7 @@ import pytest
 
 BOUND = 300.0
 """No wait of a test is longer, in seconds; nothing is faster or slower for it."""
-DEADLINES_IN = ("medfed.sites.flower", "medfed.sites.server")
+DEADLINES_IN = ("medfed.sites.network", "medfed.sites.server")
 """Modules that wait for sites, servers and answers."""
 AHEAD_SECONDS = 1e6
 """Further than any deadline."""
@@ -36,8 +37,8 @@ class Hurry:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.times, self._ahead, self._last = 1.0, 0.0, time.monotonic()
-        for name in DEADLINES_IN:
-            monkeypatch.setattr(f"{name}.time", Clock(self._read))
+        for module in [sys.modules[name] for name in DEADLINES_IN if name in sys.modules]:
+            monkeypatch.setattr(module, "time", Clock(self._read))
 
     def __call__(self) -> None:
         self._ahead += AHEAD_SECONDS

@@ -14,7 +14,7 @@ from PIL import Image
 from medfed.core.rng import numpy_rng
 from medfed.evaluation.score import score_run
 from medfed.records.folder import RunFolder
-from medfed.records.schema import Prediction, TaskFacts
+from medfed.records.schema import ComparisonFile, Prediction, TaskFacts
 from medfed.study.evaluation import EvaluationSettings
 
 ANSWERS = ("No", "Yes")
@@ -299,7 +299,7 @@ def fake_runs(root: Path, num_seeds: int = 5) -> list[Path]:
     return folders
 
 
-def fake_comparison(num_seeds: int = 5) -> dict:
+def fake_comparison(num_seeds: int = 5) -> ComparisonFile:
     """Return a comparison of :data:`CELLS`: the first is significantly better than the last, nothing else is."""
     rows, differences = [], []
     for label, loss in CELLS.items():
@@ -313,7 +313,8 @@ def fake_comparison(num_seeds: int = 5) -> dict:
             pair = ((label, "fedkim"), (label, "federated"))
             differences.append(_difference(*pair, "trained", metric, 0.01, num_seeds))
     seeds = {label: list(range(num_seeds)) for label in CELLS}
-    return {"labels": list(CELLS), "seeds": seeds, "rows": rows, "differences": differences}
+    facts = {"labels": list(CELLS), "seeds": seeds, "rows": rows, "differences": differences}
+    return ComparisonFile.model_validate(facts)
 
 
 def _role(label: str, role: str, tasks: Sequence[str], metric: str, loss: float, num_seeds: int) -> list[dict]:

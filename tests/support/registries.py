@@ -13,7 +13,7 @@ from medfed.core.catalog import REGISTRIES
 @contextmanager
 def untouched() -> Iterator[None]:
     """Know no plugin and no part of a user inside the block, and put everything back after it."""
-    state = plugins._state
+    state, modules = plugins._state, set(sys.modules)
     before = [(registry._parts, registry._origins) for registry in REGISTRIES]
     plugins._state = plugins._State()
     for registry in REGISTRIES:
@@ -22,7 +22,7 @@ def untouched() -> Iterator[None]:
     try:
         yield
     finally:
-        for name in {*plugins._state.files, *plugins._state.loaded} - {*state.files, *state.loaded}:
+        for name in {*plugins._state.files, *plugins._state.loaded} - modules:
             sys.modules.pop(name, None)
         plugins._state = state
         for registry, (parts, origins) in zip(REGISTRIES, before, strict=True):

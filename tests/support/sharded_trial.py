@@ -17,15 +17,15 @@ from accelerate import Accelerator, PartialState
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from accelerate.utils.launch import prepare_multi_gpu_env
+from examples.sharding import adapter_state, average_gradients, expert_params, shard, whole_params
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from medfed.core.torch_rng import torch_seeded
-from medfed.injection.encode import Group, encode
+from medfed.injection.encode import encode
 from medfed.injection.experts import save_experts
 from medfed.injection.model import InjectedModel
-from medfed.injection.sharding import adapter_state, average_gradients, expert_params, shard, whole_params
 from support.llm_toys import BOTH, IMAGE, examples, federated_model, foundation, settings
 
 CONFIG = Path(__file__).parents[2] / "deploy" / "fsdp.json"
@@ -54,8 +54,7 @@ def loss_of(model: InjectedModel, step: int, ranks: range) -> Tensor:
         chosen = [position for rank in ranks for position in range(*_share(step, rank))]
         batch = examples(task, STEPS * WORLD * SHARE).batch(torch.tensor(chosen).numpy())
         with torch.no_grad():
-            encoded = encode(federated, [(task, batch)])[0]
-        parts.append((Group(task, encoded, batch), batch))
+            parts.append((encode(federated, [(task, batch)])[0], batch))
     alpha = model.alpha([IMAGE, BOTH])
     rows = torch.arange(2).repeat_interleave(len(parts[0][1]))
     with model.mixing(alpha[rows]):

@@ -19,6 +19,7 @@ from medfed.core.progress import Reporter
 from medfed.data.synthetic import SERVER, cached_twins, twin_place
 from medfed.datasets.base import Card, Dataset
 from medfed.federated.algorithm import Algorithm
+from medfed.study.algorithms import Server
 from medfed.study.data import TwinSpec
 from medfed.study.parts import EncoderSpec
 from medfed.study.study import Study, study_of
@@ -298,6 +299,18 @@ def test_a_study_takes_tasks_and_settings_as_objects() -> None:
     assert study.train == ("mine", "lod")
     assert study.train_tasks == (made, TASKS["lod"])
     assert study_of(study.resolved(), "test").resolved() == study.resolved()
+
+
+def test_a_part_of_an_algorithm_combines_with_the_packages_and_counts_in_the_identity() -> None:
+    @register
+    class Own(Server):
+        name: ClassVar[str] = "own-server"
+        eta: float = 1.0
+
+    combined = {"local": "fedprox", "server": {"name": "own-server", "eta": 0.5}}
+    study = study_of({**SETTINGS, "train": ["lod"], "algorithm": combined}, "test")
+    assert [plugin.source for plugin in study.extensions] == [__name__]
+    assert study_of(study.resolved(), "test").hash() == study.hash()
 
 
 def test_a_dataset_needs_no_simulator(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def partition(
     out: Annotated[Path, typer.Option("--out", help="The JSON file: who holds which examples")] = Path(
         "partition.json"
     ),
-    show: Annotated[bool, typer.Option("--show", help="Draw it too, as an SVG beside the JSON file")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Draw it too, as an SVG next to the JSON file")] = False,
     plugins: Plugins = None,
 ) -> None:
     """Divide a study's data over clients and server without training, and say who holds what."""

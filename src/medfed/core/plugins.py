@@ -1,7 +1,7 @@
 """Plugins: a file or an installed module that registers parts, without a line changed in the package.
 
-``--plugin FILE_OR_MODULE`` names a plugin. Installed packages name theirs by entry points of the group :data:`GROUP`;
-these are loaded once a name is looked up that the package does not have. A run records the SHA-256 of the plugins
+``--plugin FILE_OR_MODULE`` names a plugin. Installed packages name theirs by entry points of the group :data:`GROUP`.
+Those are loaded once a name is looked up that the package does not have. A run records the SHA-256 of the plugins
 whose parts it uses. The content of a file is its bytes, that of a module all ``.py`` files of its package.
 """
 
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module, invalidate_caches
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from medfed.core.code import MAIN
 from medfed.core.errors import MedfedError, PluginError
@@ -205,7 +206,7 @@ def _execute(plugin: Plugin, text: bytes) -> None:
         raise
 
 
-def _put_back(table: dict[str, object], name: str, value: object) -> None:
+def _put_back(table: MutableMapping[str, Any], name: str, value: object) -> None:
     if value is None:
         del table[name]
     else:

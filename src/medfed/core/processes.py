@@ -114,7 +114,7 @@ def _fork_server() -> None:
     """Fork Python's fork server from this process, which has imported; what follows is the server's own protocol."""
     from multiprocessing import connection, forkserver, resource_tracker  # noqa: PLC0415 (POSIX)
 
-    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    server: Any = forkserver._forkserver
     if server._forkserver_pid is not None:
         return
     resource_tracker.ensure_running()

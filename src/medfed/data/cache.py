@@ -43,7 +43,7 @@ FOLDER = "decoded"
 LIST = "entry.json"
 READERS = ("numpy", "pillow", "pydicom", "wfdb", "nibabel", "polars")
 """Libraries that read files."""
-PACKAGES = tuple(Path(str(part.__file__)).parent for part in (medfed.data, medfed.datasets, medfed.modalities))
+PACKAGES = tuple(Path(part.__path__[0]) for part in (medfed.data, medfed.datasets, medfed.modalities))
 """The code that decodes."""
 SETTLED_SECONDS = 0.1
 """Clocks of file systems tick: a file that was written so shortly before may be written again with the same time."""

@@ -2,9 +2,9 @@
 
 Source: percentile bootstrap (Efron and Tibshirani 1993, ch. 13) on clusters (Davison and Hinkley 1997, §3.8). A
 resample is a weight per patient, drawn from a multinomial, and a metric reads it as a weight per example: no example is
-copied. Resamples on which a metric is not defined (a class vanished) are dropped and counted; if more than
-``max_undefined`` of them are, or there are fewer than two patients, there is no interval, and the reason says so. The
-calibration error grows under resampling (every bin gets noise), so its interval leans upwards.
+copied. Resamples on which a metric is not defined (a class vanished) are dropped and counted. With more than
+``max_undefined`` of them, or fewer than two patients, there is no interval, and the reason says so. The calibration
+error grows under resampling (every bin gets noise), so its interval leans upwards.
 """
 
 from __future__ import annotations

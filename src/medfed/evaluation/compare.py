@@ -1,10 +1,9 @@
 """Compare runs over seeds: means, intervals and paired differences with Holm's correction.
 
-A table of one seed says how well one federation went; the spread over seeds (partition, initial weights, batches) is as
+A table of one seed says how well one federation went. The spread over seeds (partition, initial weights, batches) is as
 large as many an effect. A value here is the mean over seeds. Its interval is a bootstrap with two crossed levels: the
-seeds, and the patients. A patient who is tested at several seeds, or by several tasks, is drawn once for all of them
-(Owen 2007), and all models are seen on the same draws, so differences are paired. With one seed only patients are
-drawn.
+seeds, and the patients. A patient who is tested at several seeds, or by several tasks, is drawn once for all (Owen
+2007). All models are scored on the same draws, so differences are paired. With one seed only patients are drawn.
 
 Holm's family is all differences of one metric (and part of the questions) within one comparison. A difference is called
 significant only below :data:`LEVEL` after Holm and with at least :data:`MIN_SEEDS` seeds.
@@ -98,7 +97,7 @@ def compare_runs(
     Returns:
         A row per label, model, task, metric and part. The tasks ``mean-trained`` and ``mean-unseen`` are means over the
         closed tasks of a role. The differences are those of the injected LLM against the federated-only model and the
-        injected federation's own heads, or against the best constant answer to open questions; and those of ``pairs``.
+        aggregated heads. Of open questions they are against the best constant answer. ``pairs`` adds others.
 
     Raises:
         RunError: a run is not finished, or two runs of one label have the same seed.
@@ -162,7 +161,7 @@ def _read(folder: Path, label: str) -> SeedRun:
 
 def _outcomes(runs: Sequence[SeedRun], measure: Measure, num_resamples: int) -> Outcomes:
     """Score every model on every task and resample, tasks and seeds that share patients jointly."""
-    found: Outcomes = {}
+    outcomes: Outcomes = {}
     samples: dict[str, list[tuple[SeedRun, TaskResponses]]] = {}
     for run in runs:
         for task in run.tasks.values():
@@ -174,8 +173,8 @@ def _outcomes(runs: Sequence[SeedRun], measure: Measure, num_resamples: int) -> 
             for run, task in samples[name]:
                 for model in _models(task, measure):
                     outcome = _outcome(task, model, measure, name, replicates[name, task.key(model, measure.part)])
-                    found.setdefault((run.label, model, task.task), {})[run.seed] = outcome
-    return found
+                    outcomes.setdefault((run.label, model, task.task), {})[run.seed] = outcome
+    return outcomes
 
 
 def _models(task: TaskResponses, measure: Measure) -> list[str]:
@@ -218,13 +217,13 @@ def _resampled(
 
 def _components(patients: dict[str, Sequence[str]]) -> list[list[str]]:
     """Return groups of samples that share patients, directly or through another sample."""
-    found: list[tuple[list[str], set[str]]] = []
+    groups: list[tuple[list[str], set[str]]] = []
     for name, ids in patients.items():
-        touching = [part for part in found if not part[1].isdisjoint(ids)]
+        touching = [part for part in groups if not part[1].isdisjoint(ids)]
         names = sorted([name, *(member for part in touching for member in part[0])])
-        found = [part for part in found if part not in touching]
-        found.append((names, set(ids).union(*(part[1] for part in touching))))
-    return [names for names, _ in found]
+        groups = [part for part in groups if part not in touching]
+        groups.append((names, set(ids).union(*(part[1] for part in touching))))
+    return [names for names, _ in groups]
 
 
 def _in_order(outcomes: Outcomes, labels: Sequence[str], tasks: Sequence[str]) -> Outcomes:
@@ -235,7 +234,7 @@ def _in_order(outcomes: Outcomes, labels: Sequence[str], tasks: Sequence[str]) -
 
 def _means(outcomes: Outcomes, runs: Sequence[SeedRun]) -> Outcomes:
     """Return the means over the closed tasks of a role, for models that were scored on all of them."""
-    found: Outcomes = {}
+    means: Outcomes = {}
     for run in runs:
         for role in ("trained", "unseen"):
             tasks = [task for task in run.tasks.values() if task.facts.role == role and task.scorer.parts == (None,)]
@@ -245,8 +244,8 @@ def _means(outcomes: Outcomes, runs: Sequence[SeedRun]) -> Outcomes:
                 parts = [outcomes.get((run.label, model, task.task), {}).get(run.seed) for task in tasks]
                 held = [part for part in parts if part is not None]
                 if len(held) == len(tasks):
-                    found.setdefault((run.label, model, f"mean-{role}"), {})[run.seed] = _mean(held)
-    return found
+                    means.setdefault((run.label, model, f"mean-{role}"), {})[run.seed] = _mean(held)
+    return means
 
 
 def _mean(parts: Sequence[Outcome]) -> Outcome:

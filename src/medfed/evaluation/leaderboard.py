@@ -1,7 +1,7 @@
 """A leaderboard: which algorithm is best over many tasks and partitions, and which differences mean anything.
 
-A *block* is one task under one partition; within it, algorithms are ranked by the mean over seeds of the task's primary
-metric (ties share the mean rank). Over blocks: Friedman's test of whether any algorithm differs, and Nemenyi's critical
+A *block* is one task under one partition. In it, algorithms are ranked by the mean over seeds of the task's primary
+metric; ties share the mean rank. Over blocks: Friedman's test of whether any algorithm differs, and Nemenyi's critical
 difference, the smallest difference of average ranks that is significant (Demšar 2006, §3.2.2). Blocks that share a task
 are not independent, so the test errs on the side of finding differences; the report says so.
 """
@@ -95,12 +95,12 @@ def critical_difference(num_algorithms: int, num_blocks: int, level: float = LEV
 def groups(means: Mapping[str, float], critical: float) -> list[list[str]]:
     """Return the largest runs of algorithms, best first, whose average ranks lie within ``critical``."""
     order = sorted(means, key=lambda name: (means[name], name))
-    found: list[list[str]] = []
+    runs: list[list[str]] = []
     for start, first in enumerate(order):
         run = [name for name in order[start:] if means[name] - means[first] < critical]
-        if len(run) > 1 and not any(set(run) <= set(other) for other in found):
-            found.append(run)
-    return found
+        if len(run) > 1 and not any(set(run) <= set(other) for other in runs):
+            runs.append(run)
+    return runs
 
 
 def _entry(folder: Path, place: Mapping[str, str], seed: int) -> Entry:

@@ -2,9 +2,9 @@
 
 Conventions. The answer is the class of the highest probability (the lower index on a tie), so a binary answer is "yes"
 above 0.5. With two answers, precision, recall, F1, AUROC and AUPRC are those of class 1; with more they are the plain
-mean over classes, one against the rest. AUROC, AUPRC, balanced accuracy and MCC are null where a class is absent,
-recall where the positive class is, everything where a score is NaN or infinite. Precision and MCC of a model that never
-predicts a class are 0/0: they count as 0, as in the published tables, and the reason says so.
+mean over classes, one against the rest. AUROC, AUPRC, balanced accuracy and MCC are null where a class is absent, and
+recall where the positive class is. Every metric is null where a score is NaN or infinite. Precision and MCC of a model
+that never predicts a class are 0/0. They count as 0, as in the published tables, and the reason says so.
 
 AUROC and average precision with example weights, for many weightings at once: one sort, then weighted counting.
 
@@ -25,7 +25,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from medfed.core.registry import by_name
 
@@ -184,8 +183,11 @@ def _ranked(summary: Callable[[TieGroups], Values]) -> Callable[[Targets, Scores
     return weighted
 
 
-def _sklearn(function: Callable[..., float]) -> Callable[[Targets, Scores], float]:
+def _sklearn(name: str) -> Callable[[Targets, Scores], float]:
     def exact(targets: Targets, scores: Scores) -> float:
+        from sklearn import metrics  # noqa: PLC0415 (a second of CPU, which a finished run's table does not need)
+
+        function = getattr(metrics, name)
         classes = [1] if scores.shape[1] == 2 else range(scores.shape[1])
         return float(np.mean([function(targets == answer, scores[:, answer]) for answer in classes]))
 
@@ -202,9 +204,9 @@ def weighted_auroc(groups: TieGroups) -> Float[np.ndarray, " replicate"]:
 def weighted_average_precision(groups: TieGroups) -> Float[np.ndarray, " replicate"]:
     """Mean precision at the scores of the positives; NaN where a class has no weight."""
     hits = groups.positive[:, ::-1]
-    found = np.cumsum(hits, axis=1)
-    shown = np.cumsum(hits + groups.negative[:, ::-1], axis=1)
-    precision = np.divide(found, shown, out=np.zeros_like(found), where=shown > 0)
+    hits_so_far = np.cumsum(hits, axis=1)
+    total_so_far = np.cumsum(hits + groups.negative[:, ::-1], axis=1)
+    precision = np.divide(hits_so_far, total_so_far, out=np.zeros_like(hits_so_far), where=total_so_far > 0)
     total = np.where(groups.negative.sum(1) > 0, hits.sum(1), 0.0)
     return _ratio((hits * precision).sum(1), total)
 
@@ -237,8 +239,10 @@ def weighted_calibration_error(
 
 
 METRICS = (
-    Metric("auroc", "AUROC", True, _ranked(weighted_auroc), "all", exact=_sklearn(roc_auc_score)),
-    Metric("auprc", "AUPRC", True, _ranked(weighted_average_precision), "all", exact=_sklearn(average_precision_score)),
+    Metric("auroc", "AUROC", True, _ranked(weighted_auroc), "all", exact=_sklearn("roc_auc_score")),
+    Metric(
+        "auprc", "AUPRC", True, _ranked(weighted_average_precision), "all", exact=_sklearn("average_precision_score")
+    ),
     Metric("balanced_accuracy", "Balanced accuracy", True, _balanced_accuracy, "all"),
     Metric("accuracy", "Accuracy", True, _accuracy),
     Metric("precision", "Precision", True, _precision),

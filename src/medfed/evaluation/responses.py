@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from medfed.core.errors import RunError
 from medfed.core.registry import lookup
@@ -98,12 +98,12 @@ class TaskResponses:
         """(constant, part) → its response to every example, of the constants that the scorer adds."""
         if any(map(is_constant, self.responses)):
             return {}
-        found = {}
+        constants = {}
         for part, mask in self.masks.items():
             truths = [truth for truth, kept in zip(self.truths, mask, strict=True) if kept]
             for name, response in self.scorer.constants(truths, self.num_answers, self.facts.answers).items():
-                found[name, part] = response
-        return found
+                constants[name, part] = response
+        return constants
 
     @cached_property
     def masks(self) -> dict[str | None, Bool[np.ndarray, " example"]]:
@@ -113,25 +113,25 @@ class TaskResponses:
     @cached_property
     def scored(self) -> dict[tuple[str, str | None], Scored]:
         """(model, part) → its responses, counted; groups are not among the models."""
-        found: dict[tuple[str, str | None], Scored] = {}
+        counted: dict[tuple[str, str | None], Scored] = {}
         for model in self.responses:
             truths, responses = self._answered(model)
             whole = self.scorer.scored(truths, responses)
-            found |= {(model, part): self._part(whole, part) for part in self.masks}
+            counted |= {(model, part): self._part(whole, part) for part in self.masks}
         for (name, part), response in self.constants.items():
             whole = self.scorer.scored(self.truths, [response] * len(self.truths))
-            found[name, part] = self._part(whole, part)
-        return found
+            counted[name, part] = self._part(whole, part)
+        return counted
 
     @cached_property
     def groups(self) -> dict[str, list[str]]:
         """Group → its members."""
-        found: dict[str, list[str]] = {}
+        members: dict[str, list[str]] = {}
         for model in self.responses:
             group, separator, _ = model.partition(MEMBER)
             if separator:
-                found.setdefault(group, []).append(model)
-        return found
+                members.setdefault(group, []).append(model)
+        return members
 
     @cached_property
     def models(self) -> dict[tuple[str, str | None], list[str]]:
@@ -143,12 +143,12 @@ class TaskResponses:
     @cached_property
     def answered(self) -> dict[str, Bool[np.ndarray, " example"]]:
         """Model, group or constant → the examples that it (of a group, every member) responded to."""
-        found = {
+        masks = {
             model: np.array([response is not ABSENT for response in column], bool)
             for model, column in self.responses.items()
         }
-        found |= {name: np.ones(len(self.examples), bool) for name, _ in self.constants}
-        return found | {group: np.all([found[name] for name in names], axis=0) for group, names in self.groups.items()}
+        masks |= {name: np.ones(len(self.examples), bool) for name, _ in self.constants}
+        return masks | {group: np.all([masks[name] for name in names], axis=0) for group, names in self.groups.items()}
 
     @cached_property
     def by_client(self) -> dict[str, dict[str, dict[str, Score]]]:
@@ -156,14 +156,14 @@ class TaskResponses:
         places: dict[str, list[int]] = {}
         for row, client in enumerate(self.clients or ()):
             places.setdefault(client, []).append(row)
-        found: dict[str, dict[str, dict[str, Score]]] = {}
+        values: dict[str, dict[str, dict[str, Score]]] = {}
         for model, column in self.responses.items():
             for client, rows in sorted(places.items()):
                 given = [row for row in rows if column[row] is not ABSENT]
                 if given:
                     truths, responses = [self.truths[row] for row in given], [column[row] for row in given]
-                    found.setdefault(model, {})[client] = self.scorer.scored(truths, responses).points
-        return found
+                    values.setdefault(model, {})[client] = self.scorer.scored(truths, responses).points
+        return values
 
     def score(self, model: str, part: str | None, metric: str) -> Score:
         """Return a metric's value on all examples; of a group, the mean of its members' values."""
@@ -176,7 +176,7 @@ class TaskResponses:
         ]
         return mean_replicates(parts)
 
-    def weights_of(self, model: str, weights: Weights) -> Weights:
+    def weights_of(self, model: str, weights: Weights) -> Float[np.ndarray, "replicate answered"]:
         """Return the weights of the examples that the model responded to."""
         mask = self.answered[model]
         return weights if mask.all() else weights[:, mask]
@@ -203,9 +203,9 @@ class TaskResponses:
     @cached_property
     def _digests(self) -> dict[tuple[str, str | None], str]:
         texts = {(model, part): self.responses[model] for model in self.responses for part in self.masks}
-        found = {key: hashlib.sha256(json.dumps(column, default=str).encode()) for key, column in texts.items()}
+        digests = {key: hashlib.sha256(json.dumps(column, default=str).encode()) for key, column in texts.items()}
         constants = {key: hashlib.sha256(f"constant {json.dumps(one)}".encode()) for key, one in self.constants.items()}
-        return {key: digest.hexdigest() for key, digest in {**found, **constants}.items()}
+        return {key: digest.hexdigest() for key, digest in {**digests, **constants}.items()}
 
     def _answered(self, model: str) -> tuple[list[Json], list[Json]]:
         """Return truths and responses of the examples that the model responded to."""

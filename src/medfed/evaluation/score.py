@@ -39,10 +39,10 @@ def score_run(
         seed: the run's seed.
         settings: how intervals are made and which models are compared.
     """
-    found = [TaskResponses.of(*parts) for parts in predictions]
-    scored = [score_task(responses, seed, settings) for responses in found]
+    tasks = [TaskResponses.of(*parts) for parts in predictions]
+    scored = [score_task(responses, seed, settings) for responses in tasks]
     return ScoreFile(
-        tasks={responses.task: responses.facts for responses in found},
+        tasks={responses.task: responses.facts for responses in tasks},
         rows=tuple(row for rows, _ in scored for row in rows),
         differences=tuple(row for _, differences in scored for row in differences),
     )
@@ -178,8 +178,8 @@ class _Table:
 
     def _by_client(self, model: str, metric: MetricInfo) -> dict[str, Any]:
         """Return the value on every client's own examples, and the worst."""
-        found = self._responses.by_client.get(model, {})
-        values = {client: points[metric.name].value for client, points in found.items()}
+        points_of = self._responses.by_client.get(model, {})
+        values = {client: points[metric.name].value for client, points in points_of.items()}
         worst, client = worst_of(values, higher_is_better=metric.higher_is_better)
         return {"clients": values, "worst": worst, "worst_client": client}
 
@@ -195,8 +195,8 @@ class _Table:
             for (model, part), scored in responses.scored.items():
                 parts[model, part].append(scored.values(responses.weights_of(model, weights)))
         single = {
-            key: {metric.name: np.concatenate([chunk[metric.name] for chunk in found]) for metric in self._metrics}
-            for key, found in parts.items()
+            key: {metric.name: np.concatenate([chunk[metric.name] for chunk in replicates]) for metric in self._metrics}
+            for key, replicates in parts.items()
         }
         return {
             (model, part): {

@@ -2,8 +2,8 @@
 
 With few seeds a percentile bootstrap is too narrow: over five it finds an effect that is not there about three times
 too often. So the deviation that comes from drawing seeds is stretched by √(S/(S−1)) · t/z, the "expanded" percentile
-interval (Hesterberg 2015). A metric with two bounds is stretched on the logit scale of its range, one with a lower
-bound on the log scale, so no bound of an interval leaves the range. p-values come from the same resamples, with the +1
+interval (Hesterberg 2015). A metric with two bounds is stretched on the logit scale of its range, and one with a lower
+bound on the log scale. So no interval leaves the range. p-values come from the same resamples, with the +1
 correction (Davison and Hinkley 1997, §4.2).
 """
 
@@ -76,5 +76,5 @@ def stretched(mean: Replicates, drawn: Replicates, stretch: float, bounds: tuple
     with np.errstate(divide="ignore", invalid="ignore"):
         moved = outside(inside(start) + stretch * (inside(end) - inside(start)))
     at_edge = (start == 0) | (start == top)  # every seed is there
-    found: Replicates = low + width * np.where(at_edge, start, moved)
-    return found
+    result: Replicates = low + width * np.where(at_edge, start, moved)
+    return result

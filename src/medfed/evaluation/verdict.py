@@ -1,7 +1,7 @@
 """One verdict for every claim, in three words, from intervals alone: terminal, report, README and docs say the same.
 
-A claim is *supported* if the whole interval is on its side, *contradicted* if the whole interval is on the other side,
-and *not distinguishable* otherwise, or if there is no interval. No point estimate decides anything.
+A claim is *supported* if the whole interval is on its side, and *contradicted* if it is on the other side. Otherwise,
+or without an interval, it is *not distinguishable*. No point estimate decides anything.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ def above_chance(row: Valued, chance: float) -> Verdict:
 
 def all_of(verdicts: Iterable[Verdict]) -> Verdict:
     """Return the verdict on several claims at once: one that is contradicted contradicts them all."""
-    found = set(verdicts)
-    if CONTRADICTED in found:
+    distinct = set(verdicts)
+    if CONTRADICTED in distinct:
         return CONTRADICTED
-    return SUPPORTED if found == {SUPPORTED} else UNCLEAR
+    return SUPPORTED if distinct == {SUPPORTED} else UNCLEAR
 
 
 def opposite(verdict: Verdict) -> Verdict:

@@ -1,6 +1,6 @@
 """The model card of an export: a README in the Hugging Face form, written from the run's files.
 
-Sections follow Mitchell et al. 2019 (model cards): what it is, how to load it, data, scores beside trivial answers,
+Sections follow Mitchell et al. 2019 (model cards): what it is, how to load it, data, scores with trivial answers,
 intended use, limits, privacy. Every score is a row of the run's ``scores.json``.
 """
 
@@ -20,12 +20,12 @@ from medfed.report.text import INJECTED, bounds, markdown_table, model_order, mo
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card says that the run's files do not.
+    """Facts of a card that the run's files do not hold.
 
     Attributes:
         task: the exported task; None for the routed adapter of all tasks.
         title: of the task.
-        question: what is asked; empty where every example brings its own.
+        question: the task's; empty where every example brings its own.
         kind: ``lora``, ``merged``, ``none`` (the LLM itself is unchanged) or ``routed``.
         base_model: name of the LLM on the Hub, or of its folder, without the way there.
         base_is_local: whether it is a folder's.
@@ -101,7 +101,7 @@ def _loading(facts: CardFacts) -> str:
     task = """\
 ```python
 from pathlib import Path
-from medfed.exported import ExportedTask, Processor
+from medfed.export.exported import ExportedTask, Processor
 
 task = ExportedTask.load(Path("."))                            # the LLM elsewhere: foundation=Path(...)
 task.probabilities({"MODALITY": array})                        # answer → probability
@@ -121,8 +121,8 @@ Processor.load(Path(".")).embeddings({"MODALITY": array})      # the prompt, for
     line = stock[facts.kind].replace("BASE", json.dumps(facts.base_model))
     return (
         f"{task}\n\nStock libraries load the weights, without medfed:\n\n```python\n{line}\n```\n\n{_place(facts)}"
-        "What is shown to the LLM is `inputs_embeds`: `processor/processor.json` gives the order, texts and token ids, "
-        "the safetensors beside it encoders, projectors and heads. Serving: docs/deployment.md of medfed."
+        "The LLM reads `inputs_embeds`: `processor/processor.json` gives the order, texts and token ids, "
+        "the safetensors next to it encoders, projectors and heads. Serving: docs/deployment.md of medfed."
     )
 
 
@@ -166,7 +166,7 @@ def _ends(run: Run) -> list[str]:
         "## Limits",
         "- It answers from what its encoders make of a sample, on the populations, devices and labels above; elsewhere "
         "it is untested.\n"
-        "- A task that was not trained is answered by what related tasks taught; read its row above first, beside "
+        "- A task that was not trained is answered by what related tasks taught; read its row above first, with "
         "the constant answers.\n"
         "- Probabilities are comparisons of the answers' likelihoods. They are not calibrated to a prevalence.\n"
         "- The LLM can say anything in words; only the answers of closed questions were scored as probabilities.",
@@ -202,9 +202,9 @@ def all_scores(run: Run) -> str:
 
 
 def _table(rows: Sequence[ScoreRow]) -> str:
-    found, metrics = {(row.model, row.metric): row for row in rows}, {row.metric: row.title for row in rows}
+    by_metric, metrics = {(row.model, row.metric): row for row in rows}, {row.metric: row.title for row in rows}
     models = model_order(row.model for row in rows)
-    lines = [[model_title(model), *(_cell(found.get((model, name))) for name in metrics)] for model in models]
+    lines = [[model_title(model), *(_cell(by_metric.get((model, name))) for name in metrics)] for model in models]
     positive = f", {rows[0].num_positive} positive" if rows[0].num_positive is not None else ""
     size = f"n = {rows[0].n}{positive}{PARTS[rows[0].part]}; value [95 % interval]"
     reasons = dict.fromkeys(row.reason for row in rows if row.model == INJECTED and row.reason)

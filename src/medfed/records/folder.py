@@ -87,8 +87,8 @@ class RunFolder:
 
     def write_lines(self, lines: Iterable[Line], name: str | None = None) -> None:
         """Write lines as one file, which has the kind's name or ``name``."""
-        found = list(lines)
-        write_whole(self.root / (name or found[0].NAME), lines_bytes(found))
+        records = list(lines)
+        write_whole(self.root / (name or records[0].NAME), lines_bytes(records))
 
     def append(self, kind: type[L], lines: Iterable[L]) -> None:
         """Add lines to their file, whole or not at all; without a line the file is made, empty."""
@@ -106,19 +106,19 @@ class RunFolder:
         if not path.is_file():
             return []
         self.check_version()
-        found = []
+        records = []
         for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             try:
-                found.append(line_of(kind, text))
+                records.append(line_of(kind, text))
             except ValueError as error:
                 raise _unreadable(path, f"line {number}: {first_problem(error)}") from error
-        return found
+        return records
 
     def drop_after(self, kind: type[Line], round_number: int) -> None:
         """Forget the lines of rounds after ``round_number``: they are about to be computed again."""
-        found = self.lines(kind)
-        kept = [line for line in found if getattr(line, "round", 0) <= round_number]
-        if len(kept) < len(found):
+        records = self.lines(kind)
+        kept = [line for line in records if getattr(line, "round", 0) <= round_number]
+        if len(kept) < len(records):
             self.write_lines(kept, kind.NAME)
 
     def predictions(self, task: str) -> list[Prediction]:

@@ -1,7 +1,7 @@
 """Run files of version 1, which carry no ``schema_version``, as files of today's.
 
-Version 1 had two forms of ``scores.json`` and three of ``predictions/<task>.jsonl``. What it did not record and cannot
-be known from the folder stays at its default. No number is computed anew.
+Version 1 had two forms of ``scores.json`` and three of ``predictions/<task>.jsonl``. A field that it did not record,
+and that the folder does not tell, stays at its default. No number is computed anew.
 """
 
 from __future__ import annotations
@@ -96,14 +96,14 @@ def _known(kind: type[Record], content: Mapping[str, Any]) -> Json:
 
 def _prediction(line: Mapping[str, Any]) -> Json:
     """Return a line of a closed task (``target``, ``scores``) or of an open one (``reference``, ``answers``)."""
-    found: Json = {name: line[name] for name in ("example", "patient", "question") if name in line}
+    record: Json = {name: line[name] for name in ("example", "patient", "question") if name in line}
     scores = line.get("scores", {})
     if "reference" not in line:
-        return {**found, "truth": line["target"], "responses": scores}
+        return {**record, "truth": line["target"], "responses": scores}
     truth = {name: line[name] for name in ("reference", "closed", "target")}
     texts = line.get("answers", {})
     responses = {model: {"text": text, "probabilities": scores.get(model)} for model, text in texts.items()}
-    return {**found, "truth": truth, "responses": responses}
+    return {**record, "truth": truth, "responses": responses}
 
 
 def _scores(content: Json, folder: Path) -> Json:
@@ -157,10 +157,10 @@ def _standing(entry: Mapping[str, Any]) -> Json:
 def _content(path: Path) -> Json:
     """Return a file's content, or nothing where it cannot be read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 UPGRADES: Mapping[type[File], Callable[[Json], Json]] = {

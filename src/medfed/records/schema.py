@@ -1,4 +1,4 @@
-"""What a run leaves on disk: one frozen record for every JSON file and for every kind of line in a JSON-lines file.
+"""The files of a run: one frozen record for every JSON file and for every kind of line in a JSON-lines file.
 
 Writers construct these records and readers get them back, through :class:`medfed.records.folder.RunFolder` alone.
 A :class:`File` carries ``schema_version``; the lines of a run belong to the version of its ``study.json``.
@@ -351,7 +351,7 @@ class ScoreFile(File):
 
 
 class View(Record):
-    """What one modality of an example looks like: an 8-bit PNG in base64, or values over time."""
+    """A picture of one modality of an example: an 8-bit PNG in base64, or values over time."""
 
     kind: Literal["image", "trace", "line"]
     title: str = ""
@@ -433,7 +433,7 @@ class Skipped(Record):
 
 
 class DataFacts(Record):
-    """What a run knew of one dataset."""
+    """A run's knowledge of one dataset."""
 
     title: str = ""
     version: str = ""
@@ -449,7 +449,7 @@ class DataFacts(Record):
 
 
 class Cost(Record):
-    """What a federation cost.
+    """The cost of a federation.
 
     Attributes:
         bytes_up, bytes_down: over all rounds and clients.
@@ -532,7 +532,7 @@ class GreetingFile(File):
 # --- several runs -------------------------------------------------------------------------------------------------
 
 
-class ComparedRow(Record):
+class Compared(Record):
     """One model of one cell on one task, over the cell's seeds; ``part`` names a share of the task's questions."""
 
     label: str
@@ -541,35 +541,28 @@ class ComparedRow(Record):
     role: Role = "trained"
     metric: str
     part: str | None = None
+    value: Number = None
+    ci_low: Number = None
+    ci_high: Number = None
+    higher_is_better: bool = True
+    num_seeds: int = 1
+    reason: str | None = None
+
+
+class ComparedRow(Compared):
+    """A value: the mean over seeds, with the value of every seed."""
+
     per_seed: tuple[Number, ...] = ()
     n: int = 0
-    num_seeds: int = 1
     single_class: bool = False
-    reason: str | None = None
-    value: Number = None
-    ci_low: Number = None
-    ci_high: Number = None
-    higher_is_better: bool = True
 
 
-class ComparedDifference(Record):
+class ComparedDifference(Compared):
     """A paired difference between two cells or models; ``significant`` needs enough seeds and Holm's correction."""
 
-    label: str
-    model: str
     baseline_label: str
     baseline_model: str
-    task: str
-    role: Role = "trained"
-    metric: str
-    part: str | None = None
-    value: Number = None
-    ci_low: Number = None
-    ci_high: Number = None
     p: Number = None
-    reason: str | None = None
-    num_seeds: int = 1
-    higher_is_better: bool = True
     p_holm: Number = None
     significant: bool = False
 

@@ -43,6 +43,8 @@ FAINTEST = 0.04
 BOX_SECONDS, BOX_MILLIVOLTS = 0.2, 0.5
 """One large box of ECG paper."""
 SVG, XLINK, TIP = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}", "tip:"
+KEPT = ("d", "x", "y", "transform")
+"""Attributes of shapes and text that a page needs; their style becomes attributes, which need no inline style."""
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 """Characters that XML forbids."""
 STYLESHEET = Path(__file__).parent / "templates" / "style.css"
@@ -57,7 +59,7 @@ def tone(name: str) -> str:
     return f"#fe00{TONES.index(name):02x}"
 
 
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "medfed",
     "path.simplify": False,
@@ -76,7 +78,7 @@ STYLE: dict[str, Any] = {
     **{f"{axis}tick.major.{name}": size for axis in "xy" for name, size in (("size", 0), ("pad", 6))},
     **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), tone("soft")),
 }
-"""What differs from matplotlib's defaults."""
+"""The difference from matplotlib's defaults."""
 DASHED: dict[str, Any] = {"color": tone("constant"), "lw": 1.2, "ls": (0, (3, 3))}
 
 
@@ -247,9 +249,9 @@ def strip(
         _text(axes, (left + wide) / 2, head - 5, "round", "center")
         for place in sorted({0, max(experts - 1, 0)}):
             _text(axes, left - 6, head + (place + 0.5) * row + 4, str(place + 1), "right")
-        for y, name in ((low, "0"), (high, "ln P")):
+        for y, label in ((low, "0"), (high, "ln P")):
             axes.plot((left, wide), (y, y), color=tone("grid"), lw=1)
-            _text(axes, left - 6, y + 4, name, "right")
+            _text(axes, left - 6, y + 4, label, "right")
         most = math.log(max(experts, 2))
         known = [(column, value) for column, value in enumerate(entropy) if value is not None]
         points = [(left + (column + 0.5) * width, low - (low - high) * value / most) for column, value in known]
@@ -375,7 +377,7 @@ def partition_chart(headline: str, held: Mapping[str, Mapping[str, Mapping[str, 
                 _text(axes, x + width / 2, level - 3, str(sum(counts.values())), "center", fontsize=9)
         picture = _svg(axes, headline)
     light = dict(re.findall(r"--([\w-]+): light-dark\((#\w{6}),", STYLESHEET.read_text(encoding="utf-8")))
-    text = re.sub(r"var\(--([\w-]+)\)", lambda found: str(light[found[1]]), picture)
+    text = re.sub(r"var\(--([\w-]+)\)", lambda match: str(light[match[1]]), picture)
     return text.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" font-family="system-ui, sans-serif" ', 1)
 
 
@@ -461,7 +463,7 @@ def _tip(artist: Artist, text: str) -> None:
 
 
 def _svg(axes: Axes, title: str, values: str = "", style: str = "") -> Markup:
-    """Write the chart: no id, no clipping, no font; colours are CSS variables."""
+    """Write the chart: no id, no clipping, no font; colours are CSS variables in attributes."""
     for artist in axes.findobj(include_self=False):
         artist.set_clip_on(False)
     out, figure = io.StringIO(), cast("Figure", axes.figure)
@@ -474,7 +476,7 @@ def _svg(axes: Axes, title: str, values: str = "", style: str = "") -> Markup:
         ET.SubElement(root, "desc").text = values
     root.extend(part for child in drawn for part in _plain(child, marks))
     text = CONTROL.sub("", ET.tostring(root, "unicode"))
-    text = re.sub(r"#fe00([0-9a-f]{2})", lambda found: f"var(--{TONES[int(found[1], 16)]})", text)
+    text = re.sub(r"#fe00([0-9a-f]{2})", lambda match: f"var(--{TONES[int(match[1], 16)]})", text)
     return Markup(text)  # noqa: S704 (ElementTree escaped what names hold)
 
 
@@ -484,11 +486,12 @@ def _plain(part: ET.Element, marks: Mapping[str, str]) -> Iterator[ET.Element]:
     if kind in ("defs", "metadata"):
         return
     children = [made for child in part for made in _plain(child, marks)]
-    kept = {name: _short(facts[name]) for name in ("d", "x", "y", "style", "transform") if name in facts}
+    kept = {name: _short(value) for name, value in facts.items() if name in KEPT}
+    kept |= dict(rule.split(": ") for rule in _short(facts.get("style", "")).split("; ") if rule)
     kept = {name: value for name, value in kept.items() if not value.startswith("rotate(0 ")}
     if kind == "use":  # of a circle, whose path starts with M 0 radius
-        radius = _short(marks[facts[f"{XLINK}href"][1:]].split()[2])
-        yield ET.Element("circle", {"cx": kept["x"], "cy": kept["y"], "r": radius, "style": kept["style"]})
+        kept["r"] = _short(marks[facts[f"{XLINK}href"][1:]].split()[2])
+        yield ET.Element("circle", {{"x": "cx", "y": "cy"}.get(name, name): value for name, value in kept.items()})
     elif kind == "g" and not facts.get("id", "").startswith(TIP):
         yield from children
     else:
@@ -503,4 +506,4 @@ def _plain(part: ET.Element, marks: Mapping[str, str]) -> Iterator[ET.Element]:
 def _short(text: str) -> str:
     """Drop the font, line breaks and digits that no eye sees."""
     text = re.sub(r"\s*font-family:[^;]*;?", "", " ".join(text.split())).replace("(-0 ", "(0 ")
-    return re.sub(r"-?\d+\.\d+", lambda found: f"{round(float(found[0]), 2) + 0.0:g}", text)
+    return re.sub(r"-?\d+\.\d+", lambda match: f"{round(float(match[0]), 2) + 0.0:g}", text)

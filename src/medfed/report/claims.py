@@ -49,16 +49,16 @@ def claims(scores: ScoreFile) -> dict[str, Claim]:
     Trained: AUROC minus the federated-only model's, on the same resamples of the same patients. Unseen: AUROC above
     chance. Answered in words: token F1 minus that of the best constant answer.
     """
-    found = {}
+    made = {}
     for gap in scores.differences:
         if (gap.model, gap.baseline, gap.metric, gap.part) == (INJECTED, FEDERATED, "auroc", None):
-            found[gap.task] = _claim(TRAINED, better(gap), gap)
+            made[gap.task] = _claim(TRAINED, better(gap), gap)
         if (gap.model, gap.baseline, gap.metric, gap.part) == (INJECTED, BEST_CONSTANT, "token_f1", "all"):
-            found[gap.task] = against_constant(gap)
+            made[gap.task] = against_constant(gap)
     for row in scores.rows:
         if (row.model, row.metric, row.part, row.role) == (INJECTED, "auroc", None, "unseen"):
-            found[row.task] = _claim(UNSEEN, above_chance(row, CHANCE), row)
-    return found
+            made[row.task] = _claim(UNSEEN, above_chance(row, CHANCE), row)
+    return made
 
 
 def against_constant(gap: Difference) -> Claim:
@@ -79,9 +79,9 @@ def sentences(scores: ScoreFile) -> list[str]:
 
 def tally(verdicts: Iterable[str]) -> str:
     """Count verdicts: ``supported on 2, not distinguishable on 1, contradicted on 0``."""
-    found = Counter(verdicts)
-    words = [SUPPORTED, UNCLEAR, CONTRADICTED, *([NO_VALUE] if found[NO_VALUE] else [])]
-    return ", ".join(f"{word} on {found[word]}" for word in words)
+    counts = Counter(verdicts)
+    words = [SUPPORTED, UNCLEAR, CONTRADICTED, *([NO_VALUE] if counts[NO_VALUE] else [])]
+    return ", ".join(f"{word} on {counts[word]}" for word in words)
 
 
 def verdict_style(verdict: str) -> str:

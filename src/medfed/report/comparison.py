@@ -122,14 +122,14 @@ class Compared:
         return max((row.value for row in rows if row.value is not None), default=None)
 
     def title(self, task: str, part: str | None = None) -> str:
-        """What a table prints for a task, or a part of it."""
+        """Title of a task, or of a part of it, in a table."""
         title = MEANS.get(task) or self._titles.get(task) or task.upper()
         return f"{title}, {part}" if part else title
 
     def places(self, metric: str, role: str, *, means: bool = True) -> list[Place]:
         """Where ``metric`` has values of a role, the mean first."""
-        found = dict.fromkeys(_place(row) for row in self.comparison.rows if (row.metric, row.role) == (metric, role))
-        return [place for place in sorted(found, key=lambda at: at[1] not in MEANS) if means or place[1] not in MEANS]
+        places = dict.fromkeys(_place(row) for row in self.comparison.rows if (row.metric, row.role) == (metric, role))
+        return [place for place in sorted(places, key=lambda at: at[1] not in MEANS) if means or place[1] not in MEANS]
 
     @property
     def drawn(self) -> list[Member]:
@@ -203,8 +203,8 @@ def sentences(comparison: ComparisonFile) -> list[str]:
         if row is not None and row.value is not None:
             mine = [gap for gap in comparison.differences if (gap.label, gap.model, gap.task, gap.metric) == key]
             verdicts = [f"better than {_baseline(gap)}: {judged(gap)}" for gap in mine]
-            found = "; ".join([f"{number(row.value)} {bounds(row)}".strip(), *verdicts])
-            lines.append(f"{row.label}, AUROC, {title[0].lower()}{title[1:]}: {found}.")
+            text = "; ".join([f"{number(row.value)} {bounds(row)}".strip(), *verdicts])
+            lines.append(f"{row.label}, AUROC, {title[0].lower()}{title[1:]}: {text}.")
     return lines or ["The runs have no task in common on which a mean could be taken."]
 
 
@@ -231,7 +231,7 @@ def comparison_table(comparison: ComparisonFile) -> TerminalTable:
 
 def markdown(comparison: ComparisonFile) -> str:
     """Return the comparison as Markdown: a table per task, then the differences."""
-    seeds = ", ".join(map(str, sorted({seed for own in comparison.seeds.values() for seed in own})))
+    seeds = ", ".join(map(str, sorted({seed for by_label in comparison.seeds.values() for seed in by_label})))
     text = f"Means over the seeds {seeds}; in brackets 95 % intervals over seeds and patients."
     tasks = dict.fromkeys(row.task for row in comparison.rows if row.part in WHOLE)
     sections = [line for task in tasks for line in task_section(comparison, task)]
@@ -286,19 +286,19 @@ def _matrices(compared: Compared) -> list[Part]:
         row = compared.row(member, *place)
         if row is None:
             return Cell(MISSING)
-        found = marks.get((row.label, row.model, *place), "")
-        return Cell(number(row.value), bounds(row), flag="one answer only" if row.single_class else "", marks=found)
+        mark = marks.get((row.label, row.model, *place), "")
+        return Cell(number(row.value), bounds(row), flag="one answer only" if row.single_class else "", marks=mark)
 
     def line(place: Place) -> Row:
         sizes = sorted({row.n for row in compared.comparison.rows if _place(row) == place and row.n})
         size = f"n = {' to '.join(dict.fromkeys(map(str, (sizes[0], sizes[-1]))))}" if sizes else ""
-        cells = [*(entry(member, place) for member in members), number(compared.constant(*place))]
+        cells = [*(entry(member, place) for member in members), Cell(number(compared.constant(*place)))]
         return Row(compared.title(*place[1:]), cells, "mean" if place[1] in MEANS else "", size)
 
     tables = []
     for metric in TABULATED:
-        found = {title: compared.places(metric, role) for role, title in ROLES.items()}
-        groups = [Group(list(map(line, places)), note=title) for title, places in found.items() if places]
+        by_role = {title: compared.places(metric, role) for role, title in ROLES.items()}
+        groups = [Group(list(map(line, places)), note=title) for title, places in by_role.items() if places]
         tables += [Table(METRICS[metric], columns, groups, "matrix", METRICS[metric])] if groups else []
     return when(tables, Text(text, "soft"), *tables)
 
@@ -309,11 +309,11 @@ def _marks(comparison: ComparisonFile) -> dict[tuple[str | None, ...], str]:
     first = (comparison.labels[:1] or ("",))[0], INJECTED
     for gap in comparison.differences:
         pair = [(gap.label, gap.model), (gap.baseline_label, gap.baseline_model)]
-        own = pair[1] == (gap.label, FEDERATED)
+        is_home = pair[1] == (gap.label, FEDERATED)
         others = [one for one in pair if first in pair and one != first and one[1] == INJECTED]
-        for one in [pair[0]] * own or others if gap.significant else ():
+        for one in [pair[0]] * is_home or others if gap.significant else ():
             key = (*one, *_place(gap))
-            marks[key] = marks.get(key, "") + ("*" if own else "†")
+            marks[key] = marks.get(key, "") + ("*" if is_home else "†")
     return marks
 
 

@@ -1,4 +1,4 @@
-"""What the federation cost and who held what: examples by client, traffic, time, failures."""
+"""Holdings and costs of the federation: examples by client, traffic, time, failures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from statistics import median
 from medfed.records.schema import Counts, PartitionFile, Round, Timing
 from medfed.report.charts import Series, colour, partition_chart, stacked_bars
 from medfed.report.parts import Cell, Figure, Figures, Group, Legend, Part, Row, Table, Text, text_columns, when
-from medfed.report.run import Run
+from medfed.report.run import FEDERATED_LOGS, Run
 from medfed.report.text import duration, natural
 
 
@@ -90,7 +90,7 @@ def _by_round(run: Run) -> list[Part]:
     layers = []
     for phase in dict.fromkeys(timing.phase for timing in whole):
         taken = [(timing.round, timing.seconds) for timing in whole if timing.phase == phase]
-        by_round = [(float(at), sum(seconds for found, seconds in taken if found == at)) for at in rounds]
+        by_round = [(float(at), sum(seconds for number, seconds in taken if number == at)) for at in rounds]
         if any(at for at, _ in taken):
             layers.append(Series(phase, colour(len(layers), 0), by_round))
         if seconds := sum(seconds for at, seconds in taken if not at):
@@ -106,10 +106,8 @@ def _stack(title: str, unit: str, layers: Sequence[Series], note: str) -> Figure
 
 def _failures(run: Run) -> list[Part]:
     """Every failure; the round went on without that update."""
-    federations = {
-        "with injection" if run.baseline_rounds else "own": run.rounds,
-        "federated-only": run.baseline_rounds,
-    }
+    without = run.lines(Round, f"{FEDERATED_LOGS}/{Round.NAME}")
+    federations = {"with injection" if without else "local": run.rounds, "federated-only": without}
     rows = [
         Row(name, [Cell(text, style="plain") for text in (str(line.round), one.client, one.phase, one.reason)])
         for name, rounds in federations.items()

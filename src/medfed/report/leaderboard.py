@@ -117,8 +117,8 @@ def order(board: LeaderboardFile) -> list[str]:
 
 def bounds(board: LeaderboardFile) -> list[str]:
     """Return the models that bound the algorithms: centralised, local, and the best constant of each block."""
-    found = dict.fromkeys(name for block in board.blocks for name in block.bounds)
-    return [*(name for name in found if not is_constant(name)), BEST_CONSTANT]
+    names = dict.fromkeys(name for block in board.blocks for name in block.bounds)
+    return [*(name for name in names if not is_constant(name)), BEST_CONSTANT]
 
 
 def block_rows(board: LeaderboardFile) -> list[BlockRow]:
@@ -197,6 +197,6 @@ def _block_row(block: Block, board: LeaderboardFile) -> BlockRow:
 def _bound(block: Block, name: str) -> Standing:
     if name != BEST_CONSTANT:
         return block.bounds.get(name, Standing())
-    found = [entry for model, entry in block.bounds.items() if is_constant(model) and entry.mean is not None]
+    constants = [entry for model, entry in block.bounds.items() if is_constant(model) and entry.mean is not None]
     sign = 1 if block.higher_is_better else -1
-    return max(found, key=lambda entry: sign * (entry.mean or 0.0), default=Standing())
+    return max(constants, key=lambda entry: sign * (entry.mean or 0.0), default=Standing())

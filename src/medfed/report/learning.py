@@ -13,7 +13,7 @@ from medfed.evaluation.metrics import reliability_curve
 from medfed.records.schema import Development, Prediction, Step
 from medfed.report.charts import Point, Series, colour, line_chart, reliability_chart
 from medfed.report.parts import Figure, Figures, Legend, Part, Text, when
-from medfed.report.run import Run
+from medfed.report.run import FEDERATED_LOGS, Run
 from medfed.report.text import FEDERATED, INJECTED, model_order, model_style, model_title, natural
 
 MOST_POINTS = 200
@@ -25,10 +25,12 @@ def reliability(run: Run) -> list[Part]:
     text += "dot's area grows with the number of examples."
     figures: list[Figure] = []
     models: list[str] = []
-    for task in run.ordered(run.predictions):
-        found = [(model, _curve(run.predictions[task], model)) for model in (INJECTED, FEDERATED)]
-        curves = [(model_title(model), model_style(model), curve) for model, curve in found if curve]
-        models += [model for model, curve in found if curve]
+    tasks = sorted(path.stem for path in run.folder.glob("predictions/*.jsonl"))
+    for task in run.ordered(tasks):
+        lines = run.lines(Prediction, f"predictions/{task}.jsonl")
+        drawn = [(model, _curve(lines, model)) for model in (INJECTED, FEDERATED)]
+        curves = [(model_title(model), model_style(model), curve) for model, curve in drawn if curve]
+        models += [model for model, curve in drawn if curve]
         if curves:
             figures.append(Figure(run.title(task), reliability_chart(curves, run.title(task))))
     return when(figures, Text(text, "soft"), Figures(figures, _legend(models)))
@@ -41,15 +43,16 @@ def curves(run: Run) -> list[Part]:
 
 def _development(run: Run) -> list[Part]:
     """The primary metric, or the first that was watched, on the development set by round, one picture per task."""
-    figures, models = [], model_order(row.model for row in run.development)
+    development = run.lines(Development) + run.lines(Development, f"{FEDERATED_LOGS}/{Development.NAME}")
+    figures, models = [], model_order(row.model for row in development)
     rows = run.all_scores.rows
     titles, primary = {row.metric: row.title for row in rows}, {row.task: row.metric for row in rows if row.primary}
-    for task in run.ordered(row.task for row in run.development):
-        mine = [row for row in run.development if row.task == task]
+    for task in run.ordered(row.task for row in development):
+        mine = [row for row in development if row.task == task]
         watched = dict.fromkeys(name for row in mine for name, value in row.values.items() if value is not None)
         metric = primary[task] if primary.get(task) in watched else next(iter(watched), "")
-        found = {model: _points([row for row in mine if row.model == model], metric) for model in models}
-        series = [Series(model_title(m), model_style(m), points) for m, points in found.items() if points]
+        by_model = {model: _points([row for row in mine if row.model == model], metric) for model in models}
+        series = [Series(model_title(m), model_style(m), points) for m, points in by_model.items() if points]
         if series:
             title = f"{run.title(task)}, {titles.get(metric, metric)}"
             low = min(0.4, *(math.floor(y * 10) / 10 for line in series for _, y in line.points))
@@ -61,17 +64,17 @@ def _development(run: Run) -> list[Part]:
 
 def _clients(run: Run) -> list[Part]:
     """Training loss of every client by round, one picture per task."""
-    found: dict[str, dict[str, list[Point]]] = {}
+    losses: dict[str, dict[str, list[Point]]] = {}
     for line in run.rounds:
         for client in line.clients:
             for task, loss in client.losses.items():
                 if loss is not None:
-                    found.setdefault(task, {}).setdefault(client.client, []).append((float(line.round), loss))
-    names = sorted({name for by_client in found.values() for name in by_client}, key=natural)
+                    losses.setdefault(task, {}).setdefault(client.client, []).append((float(line.round), loss))
+    names = sorted({name for by_client in losses.values() for name in by_client}, key=natural)
     styles = {name: colour(index, len(names)) for index, name in enumerate(names)}
     figures = []
-    for task in run.ordered(found):
-        series = [Series(name, styles[name], found[task][name], dots=False) for name in names if name in found[task]]
+    for task in run.ordered(losses):
+        series = [Series(name, styles[name], losses[task][name], dots=False) for name in names if name in losses[task]]
         chart = line_chart(series, "round", f"Client training loss, {run.title(task)}")
         figures.append(Figure(run.title(task), chart))
     legend = [Legend(name, style) for name, style in styles.items()]

@@ -1,7 +1,7 @@
 """The report: one static HTML file without network, dependencies or ids that clash; light, dark, phone and paper.
 
-The only script switches the colour scheme. A content security policy names it by hash, so nothing else in the file
-can run or load, whatever a study or a data set is called.
+The only script switches the colour scheme. A content security policy names it by hash. So nothing else in the file
+can run or load, whatever the name of a study or a data set.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a report page consists of: sections of tables, charts and text, for one template to print."""
+"""The parts of a report page: sections of tables, charts and text, for one template to print."""
 
 from __future__ import annotations
 

@@ -54,7 +54,8 @@ class PaperRow(NamedTuple):
 def published() -> tuple[Published, ...]:
     """All published numbers the report knows, as fractions."""
     with (Path(__file__).parent / "published.csv").open(encoding="utf-8", newline="") as file:
-        return tuple(Published(**{**row, "value": float(row["value"])}) for row in csv.DictReader(file))
+        _, *rows = csv.reader(file)
+    return tuple(Published(row[0], row[1], row[2], row[3], float(row[4]), row[5]) for row in rows)
 
 
 def paper_task(task: str) -> str:
@@ -76,8 +77,8 @@ def published_rows(task: str, metrics: Sequence[str], algorithm: object) -> list
 def paper_rows(comparison: ComparisonFile, task: str) -> list[PaperRow]:
     """Return the published rows that belong to a comparison's cells on ``task``.
 
-    Those are, from the tables that the sweep names (or all), the rows of the cells' methods and backbones, the best of
-    all methods where only that is printed, the same group's federated models, and constants on their test sets.
+    From the tables that the sweep names, or from all, those are the rows of the cells' methods and backbones. Added
+    are the best of all methods, the same group's federated models, and constants on their test sets.
     """
     cells = comparison.cells.values()
     methods = {values.get(METHOD, "FedKIM") for values in cells} | EVERYWHERE
@@ -97,7 +98,7 @@ def method_title(row: PaperRow) -> str:
 
 
 def _rows(values: Sequence[Published]) -> list[PaperRow]:
-    found: dict[tuple[str, str, str], dict[str, float]] = {}
+    rows: dict[tuple[str, str, str], dict[str, float]] = {}
     for row in values:
-        found.setdefault((row.method, row.backbone, row.source), {})[row.metric] = row.value
-    return [PaperRow(*key, by_metric) for key, by_metric in found.items()]
+        rows.setdefault((row.method, row.backbone, row.source), {})[row.metric] = row.value
+    return [PaperRow(*key, by_metric) for key, by_metric in rows.items()]

@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table as TerminalTable
 from rich.text import Text as TerminalText
 
-from medfed.records.schema import ScoreRow, SiteRow
+from medfed.records.schema import ScoreRow, SiteFile, SiteRow
 from medfed.report.claims import Claim, against_constant, claims
 from medfed.report.parts import (
     Cell,
@@ -49,8 +49,6 @@ PARTS = {"all": "All questions", "closed": "Closed questions", "open": "Open que
 WHOLE = (None, "all")
 """Parts that mean all of a task's questions."""
 AUROC, BALANCED = "AUROC", "balanced_accuracy"
-LIKELIHOOD = ("auroc", BALANCED)
-"""Metrics of the yes/no questions of a task that is answered in words."""
 FLAG = "one answer only"
 MODEL = Column("Model", style="")
 
@@ -59,9 +57,10 @@ def headline(run: Run) -> list[Part]:
     """One table per role: the primary metric of every model on every task, and what follows from it."""
     primary, judged = [row for row in run.scores.rows if row.primary], claims(run.all_scores)
     text = (
-        "Test set, with 95 % intervals from a bootstrap by patient. The dashed line is the best constant answer: the "
+        "Test set, with 95 % intervals from a bootstrap by patient. The dashed line is the best constant answer, which "
     )
-    text += "same answer to everyone, which has an AUROC of 0.5. "
+    text += "is the same for everyone. "
+    text += "Its AUROC is 0.5. " if any(row.title == AUROC for row in primary) else ""
     if judged:
         text += (
             "Injected LLM: the server's model after knowledge injection. Federated-only: the clients' own model and "
@@ -89,7 +88,7 @@ def all_metrics(run: Run) -> list[Part]:
         groups = []
         for task in tasks:
             rows = [row for row in run.scores.rows if row.task == task]
-            groups.append(Group(_model_rows(rows, metrics), run.title(task), size_text(rows)))
+            groups.append(Group(_model_rows(run, rows, metrics), run.title(task), size_text(rows)))
             if any(row.model == INJECTED for row in rows):
                 others = published_rows(task, metrics, run.setting("algorithm.name"))
                 groups += [Group(others, note="Published, on other data")] if others else []
@@ -97,10 +96,10 @@ def all_metrics(run: Run) -> list[Part]:
         heads = {row.metric: f"{row.title}{'' if row.higher_is_better else ' ↓'}" for row in run.scores.rows}
         columns = [MODEL, *number_columns(*(heads[name] for name in metrics))]
         parts.append(Table("All metrics", columns, groups, toggle=True))
-    text = (
-        "The answer is the more probable one. Precision, recall and F1 are those of the positive class. An arrow marks "
+    text = "Precision, recall and F1 are those of the positive class. " * any(
+        "precision" in names for names in by_metrics
     )
-    text += "metrics that are better when lower."
+    text += "An arrow marks metrics that are better when lower."
     note = Text("Published rows are other people's numbers: this run need not reach them.", "soft small")
     parts += when(sources, note, Details("Sources of the published rows", [Items(sources)]))
     return [*when(parts, Text(text, "soft"), *parts), *_missing(run)]
@@ -117,14 +116,14 @@ def open_questions(run: Run) -> list[Part]:
     parts: list[Part] = []
     for task in run.ordered(row.task for row in rows):
         mine = [row for row in rows if row.task == task]
-        metrics = {row.metric: row.title for row in mine if row.metric not in LIKELIHOOD}
+        metrics = {row.metric: row.title for row in mine if row.part == "all"}  # the others are likelihoods
         groups = []
         for part, title in PARTS.items():
             held = [row for row in mine if row.part == part and row.metric in metrics]
             if held and held[0].n:
                 gap = gaps.get((task, part, "token_f1", INJECTED))
                 claim = _verdict(against_constant(gap)) if gap else None
-                groups.append(Group(_model_rows(held, list(metrics)), title, f"n = {held[0].n}", claim))
+                groups.append(Group(_model_rows(run, held, list(metrics)), title, f"n = {held[0].n}", claim))
         columns = [MODEL, *number_columns(*metrics.values())]
         parts.append(Table(run.title(task), columns, groups, "lines", run.title(task)))
         parts += [Text(line, "small") for line in _likelihood(mine)]
@@ -152,7 +151,7 @@ def at_sites(run: Run) -> list[Part]:
         "Every site tests the last model on its own held-out patients and reports metrics and their number. The mean "
     )
     text += "is weighted by test examples. A dash: the site has no such data, or too few kinds of answers."
-    rows = [row for row in run.sites.rows if row.primary]
+    rows = [row for row in run.file(SiteFile).rows if row.primary]
     parts: list[Part] = []
     for task in dict.fromkeys(row.task for row in rows):
         mine = {row.model: row for row in rows if row.task == task}
@@ -164,7 +163,7 @@ def at_sites(run: Run) -> list[Part]:
         caption = f"{run.title(task)}: {next(iter(mine.values())).title}, {sum(counts.values())} test examples"
         columns = [*number_columns("Mean", "Worst site"), *(Column(site, f"n = {counts[site]}") for site in sites)]
         parts.append(_place_table(run, caption, mine, columns, lines))
-    failures = [f"{failure.client} ({failure.phase}): {failure.reason}" for failure in run.sites.failures]
+    failures = [f"{failure.client} ({failure.phase}): {failure.reason}" for failure in run.file(SiteFile).failures]
     parts += when(failures, Text("Sites without scores", "h3"), Items(failures))
     return when(parts, Text(text, "soft"), *parts)
 
@@ -259,21 +258,21 @@ def _track(row: ScoreRow, low: float, constant: ScoreRow | None) -> Cell:
     return Cell(track=Track(*map(place, (row.value, *ends, constant.value if constant else None))))
 
 
-def _model_rows(rows: Sequence[ScoreRow], metrics: Sequence[str]) -> list[Row]:
+def _model_rows(run: Run, rows: Sequence[ScoreRow], metrics: Sequence[str]) -> list[Row]:
     held = {(row.model, row.metric): row for row in rows}
     lines = []
     for model in model_order(row.model for row in rows):
         mine = [held.get((model, name)) for name in metrics]
         answer = next((f"“{row.answer}”" for row in mine if row is not None and row.answer), "")
         flag = FLAG if rows[0].part and any(_is_stuck(row) for row in mine if row is not None) else ""
-        lines.append(Row(model_title(model), list(map(_score, mine)), model_style(model), answer, flag))
+        lines.append(Row(title_of(run, model), list(map(_score, mine)), model_style(model), answer, flag))
     return lines
 
 
 def _place_table(run: Run, caption: str, rows: Iterable[str], columns: list[Column], lines: list[list[str]]) -> Table:
     """Return a table of models by client or site."""
-    found = dict(zip(rows, lines, strict=True))
-    made = [Row(title_of(run, model), found[model], model_style(model)) for model in model_order(found)]
+    by_model = dict(zip(rows, lines, strict=True))
+    made = [Row(title_of(run, model), by_model[model], model_style(model)) for model in model_order(by_model)]
     return Table(caption, [MODEL, *columns], [Group(made)], "matrix", caption)
 
 
@@ -298,8 +297,8 @@ def _likelihood(rows: Sequence[ScoreRow]) -> list[str]:
         auroc, balanced = held[model, "auroc"], held.get((model, BALANCED))
         second = f", balanced accuracy {number(balanced.value)} {bounds(balanced)}" if balanced is not None else ""
         reason = f" ({auroc.reason})" if auroc.value is None and auroc.reason else ""
-        found = f"AUROC {number(auroc.value)} {bounds(auroc)}{reason}{second}"
-        lines.append(f"{model_title(model)}, likelihood of yes against no on {auroc.n} yes/no questions: {found}.")
+        values = f"AUROC {number(auroc.value)} {bounds(auroc)}{reason}{second}"
+        lines.append(f"{model_title(model)}, likelihood of yes against no on {auroc.n} yes/no questions: {values}.")
     return lines
 
 

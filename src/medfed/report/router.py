@@ -1,8 +1,8 @@
 """Does the router route? Expert weights by task, round by round, and how many mixtures the tasks use.
 
 A router whose weights are the same for every task makes the mixture of experts one plain LoRA; the report says so. One
-task that differs from eleven equal ones moves any mean over pairs of tasks, so the statement is about tasks: how many
-mixtures are pairwise different, and how many tasks share the most common one.
+task that differs from eleven equal ones moves any mean over pairs of tasks. So the statement counts: the number of
+mixtures that are pairwise different, and of tasks that share the most common one.
 """
 
 from __future__ import annotations
@@ -59,16 +59,16 @@ def mixtures(alpha: Mapping[str, Sequence[float]]) -> Mixtures:
     return Mixtures(len(rows), len(chosen), shared, max((max(line) for line in gaps), default=0.0))
 
 
-def sentence(found: Mixtures) -> str:
+def sentence(counted: Mixtures) -> str:
     """Say in words whether the router routes."""
-    if found.num_tasks < 2:
+    if counted.num_tasks < 2:
         return "One task alone: the router has nothing to distinguish."
-    size = f"largest distance between two tasks {found.widest:.2g}; mixtures closer than {SAME_BELOW} count as one"
-    facts = f"{plural(found.distinct, 'distinct mixture')} among {found.num_tasks} tasks"
-    if found.routes:
+    size = f"largest distance between two tasks {counted.widest:.2g}; mixtures closer than {SAME_BELOW} count as one"
+    facts = f"{plural(counted.distinct, 'distinct mixture')} among {counted.num_tasks} tasks"
+    if counted.routes:
         return f"The router routes: {facts}, and none serves more than half of the tasks ({size})."
-    share = f"{found.shared} of {found.num_tasks} tasks share one mixture"
-    plain = " All experts then act as one plain LoRA." if found.shared == found.num_tasks else ""
+    share = f"{counted.shared} of {counted.num_tasks} tasks share one mixture"
+    plain = " All experts then act as one plain LoRA." if counted.shared == counted.num_tasks else ""
     return f"The router does not route: {facts}, and {share} ({size}).{plain}"
 
 

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from medfed.core.errors import RunError
 from medfed.records.folder import RunFolder, first_problem, line_of
 from medfed.records.schema import (
-    CardFile,
-    Development,
     File,
     Line,
     PartitionFile,
-    Prediction,
     ProvenanceFile,
     Round,
     ScoreFile,
-    SiteFile,
     StudyFile,
 )
 
 F = TypeVar("F", bound=File)
 L = TypeVar("L", bound=Line)
-BASELINE = "federated-only"
+FEDERATED_LOGS = "federated-only"
 """Folder, inside the run, with the logs of the federation without injection."""
 EXPECTED = ("study.json", "provenance.json", "partition.json", "scores.json", "rounds.jsonl")
 """Files of every run: their absence is a note, that of others is none."""
@@ -44,33 +40,29 @@ class Run:
             raise RunError("no such run folder", where=folder, hint="pass runs/<study>/<hash>-seed<n>")
         self.folder = folder.resolve()
         self.notes: list[tuple[str, str]] = []
-        self._files, self._lines = RunFolder(folder), dict[str, list[Line]]()
-        self.study = self._file(StudyFile)
-
-    @property
-    def name(self) -> str:
-        """The study's name, else the folder's."""
-        return self.study.name or self.folder.name
+        self._files, self._held = RunFolder(folder), dict[type[File] | str, File | list[Any]]()
+        self.study = self.file(StudyFile)
+        self.name = self.study.name or self.folder.name
 
     @property
     def done(self) -> bool:
         """Whether the run is finished."""
         return self._files.done
 
-    @cached_property
+    @property
     def provenance(self) -> ProvenanceFile:
         """Code, machine and data."""
-        return self._file(ProvenanceFile)
+        return self.file(ProvenanceFile)
 
-    @cached_property
+    @property
     def partition(self) -> PartitionFile:
-        """Who holds what."""
-        return self._file(PartitionFile)
+        """Holdings of clients and server."""
+        return self.file(PartitionFile)
 
-    @cached_property
+    @property
     def all_scores(self) -> ScoreFile:
         """Every row of ``scores.json``."""
-        return self._file(ScoreFile)
+        return self.file(ScoreFile)
 
     @cached_property
     def scores(self) -> ScoreFile:
@@ -82,36 +74,10 @@ class Run:
         """Rows of tasks whose questions are answered in words."""
         return self.all_scores.about(open_questions=True)
 
-    @cached_property
-    def cards(self) -> CardFile:
-        """Example cards."""
-        return self._file(CardFile)
-
-    @cached_property
-    def sites(self) -> SiteFile:
-        """What every site scored."""
-        return self._file(SiteFile)
-
-    @cached_property
+    @property
     def rounds(self) -> list[Round]:
-        """The rounds of the run's own federation."""
+        """The rounds of the run's federation."""
         return self.lines(Round)
-
-    @cached_property
-    def baseline_rounds(self) -> list[Round]:
-        """The rounds of the federation without injection."""
-        return self.lines(Round, f"{BASELINE}/{Round.NAME}")
-
-    @cached_property
-    def development(self) -> list[Development]:
-        """Watched metrics of the injected and of the federated-only model."""
-        return self.lines(Development) + self.lines(Development, f"{BASELINE}/{Development.NAME}")
-
-    @cached_property
-    def predictions(self) -> dict[str, list[Prediction]]:
-        """Predictions by task."""
-        paths = sorted(self.folder.glob("predictions/*.jsonl"))
-        return {path.stem: self.lines(Prediction, f"predictions/{path.name}") for path in paths}
 
     @property
     def synthetic(self) -> list[str]:
@@ -131,34 +97,25 @@ class Run:
         """Return a setting by its dotted name; None where the study has none."""
         return dict(self.settings).get(path)
 
-    @property
+    @cached_property
     def settings(self) -> list[tuple[str, str]]:
         """All settings under dotted names, values as text."""
         return list(_flattened(self.study.settings)) if self._files.exists(StudyFile.NAME) else []
 
+    def file(self, kind: type[F]) -> F:
+        """Return a file; one that cannot be read is empty and a note."""
+        if kind not in self._held:
+            self._held[kind] = self._read(kind)
+        return cast("F", self._held[kind])
+
     def lines(self, kind: type[L], name: str | None = None) -> list[L]:
         """Return the lines of a file that can be read; each other one is a note."""
         name = name or kind.NAME
-        if name in self._lines:
-            return cast("list[L]", self._lines[name])
-        found: list[L] = []
-        try:
-            text = (self.folder / name).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            text = ""
-            self._absent(name)
-        except (OSError, UnicodeDecodeError) as error:
-            text = ""
-            self.notes.append((name, str(error)))
-        for number, line in enumerate(text.splitlines(), start=1):
-            try:
-                found.append(line_of(kind, line))
-            except (ValueError, KeyError) as error:
-                self.notes.append((f"{name}:{number}", first_problem(error)))
-        self._lines[name] = cast("list[Line]", found)
-        return found
+        if name not in self._held:
+            self._held[name] = list(self._records(kind, name))
+        return cast("list[L]", self._held[name])
 
-    def _file(self, kind: type[F]) -> F:
+    def _read(self, kind: type[F]) -> F:
         if not self._files.exists(kind.NAME):
             self._absent(kind.NAME)
             return kind()
@@ -169,6 +126,21 @@ class Run:
                 raise
             self.notes.append((kind.NAME, error.what))
             return kind()
+
+    def _records(self, kind: type[L], name: str) -> Iterator[L]:
+        try:
+            text = (self.folder / name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            text = ""
+            self._absent(name)
+        except (OSError, UnicodeDecodeError) as error:
+            text = ""
+            self.notes.append((name, str(error)))
+        for number, line in enumerate(text.splitlines(), start=1):
+            try:
+                yield line_of(kind, line)
+            except (ValueError, KeyError) as error:
+                self.notes.append((f"{name}:{number}", first_problem(error)))
 
     def _absent(self, name: str) -> None:
         if name in EXPECTED:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from medfed.records.schema import ExampleCard
+from markupsafe import Markup
+
+from medfed.records.schema import CardFile, ExampleCard
 from medfed.report import claims, federation, learning, results, router
 from medfed.report.charts import LEAST_AXES, Polygon, line_picture, radar_chart, trace_picture
 from medfed.report.parts import (
@@ -158,11 +160,12 @@ def _glance(run: Run) -> list[Part]:
 
 def _examples(run: Run) -> list[Part]:
     """Example cards, tasks in the study's order."""
-    text = f"{run.cards.rule.capitalize()}. The experts are the heaviest of the task's mixture in the last round. "
+    file = run.file(CardFile)
+    text = f"{file.rule.capitalize()}. The experts are the heaviest of the task's mixture in the last round. "
     text += "Pictures of real patients are written only by medfed run --show-examples."
-    place = {task: index for index, task in enumerate(run.ordered(card.task for card in run.cards.cards))}
-    cards = sorted(run.cards.cards, key=lambda card: place[card.task])
-    return when(cards, Text(text, "soft"), Cards([_example(card, run.title(card.task)) for card in cards], "examples"))
+    place = {task: index for index, task in enumerate(run.ordered(card.task for card in file.cards))}
+    cards = [_example(card, run.title(card.task)) for card in sorted(file.cards, key=lambda card: place[card.task])]
+    return when(cards, Text(text, "soft"), Cards(cards, "examples"))
 
 
 def _example(card: ExampleCard, title: str) -> Card:
@@ -184,7 +187,7 @@ def _example(card: ExampleCard, title: str) -> Card:
         title,
         [Text(card.withheld, "soft small")] if card.withheld else [],
         next((view.png for view in card.views if view.kind == "image"), ""),
-        *traces[:1],
+        next(iter(traces), Markup()),
         series=[
             (v.title, line_picture(v.title, v.values), range_text(v.values)) for v in card.views if v.kind == "line"
         ],

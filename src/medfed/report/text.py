@@ -12,7 +12,7 @@ MODELS = {
     "federated": "Federated-only",
     "local": "Local-only",
     "centralised": "Centralised",
-    "heads": "Aggregated heads",
+    "heads": "Heads of the injected run",
     "always-yes": "Always yes",
     "always-no": "Always no",
     "majority": "Majority answer",
@@ -29,7 +29,7 @@ Bounded = Score | ComparedRow | ComparedDifference
 
 
 def model_title(model: str) -> str:
-    """What a table prints for a model."""
+    """Title of a model in a table."""
     return MODELS.get(model, model.replace("-", " ").capitalize() if is_constant(model) else model)
 
 

@@ -6,7 +6,7 @@
 
 The latter two have one party, so they are FedAvg over one client whatever the study's algorithm. Their inputs are
 normalised by the moments pooled over all clients, which favours the local models a little. None of them depends on the
-LLM or on injection, so each is trained once and shared by all runs that agree on what decides it: it lives in
+LLM or on injection. So each is trained once and shared by all runs that agree on its settings and data. It lives in
 ``runs/federations/<kind>-<hash8>-seed<n>``. Two processes that want the same one do not collide: the second waits, and
 goes on from the last checkpoint if the first dies.
 """
@@ -136,8 +136,8 @@ def pooled(cohort: Cohort) -> Cohort:
 def union(parts: Sequence[TaskSet]) -> TaskSet:
     """Return the examples of all ``parts``, which are of one task, as one set; sites have each their own data."""
     data = list({id(part.data): part.data for part in parts}.values())
-    starts = np.cumsum([0, *(len(own.index) for own in data)])
-    offsets = {id(own): int(start) for own, start in zip(data, starts, strict=False)}
+    starts = np.cumsum([0, *(len(part.index) for part in data)])
+    offsets = {id(part): int(start) for part, start in zip(data, starts, strict=False)}
     rows = np.sort(np.concatenate([part.rows + offsets[id(part.data)] for part in parts]))
     return parts[0].holding(rows) if len(data) == 1 else TaskSet(parts[0].task, stacked(data), rows)
 

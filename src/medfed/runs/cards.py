@@ -1,8 +1,8 @@
 """``cards.json``: two test examples per task as one would show them to a colleague, and what the models responded.
 
-The examples are drawn by (seed, task) before anything is known of their scores, so a card is no success story. What an
-example looks like, what was asked of it and answered is written only if its dataset is a synthetic twin, or where the
-user asked for it: the report of real data shows no single patient by default.
+The examples are drawn by (seed, task) before anything is known of their scores, so a card is no success story. Picture,
+question and answer are written if the dataset is a synthetic twin, or with ``--show-examples``. By default the report
+of real data shows no single patient.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def example_cards(
     cards = []
     for task in tasks:
         lines, examples = run.predictions(task.name), cohort.test[task.name]
-        shown = show or examples.data.card.synthetic
+        visible = show or examples.data.card.synthetic
         for position in chosen(seed, task.name, len(lines)):
-            card = answered(task, lines[position]) if shown else ExampleCard(task=task.name, withheld=WITHHELD)
-            views = _views(examples, position, modalities, cohort.moments) if shown else []
+            card = answered(task, lines[position]) if visible else ExampleCard(task=task.name, withheld=WITHHELD)
+            views = _views(examples, position, modalities, cohort.moments) if visible else []
             experts = heaviest(alpha.get(task.name, ()))
             cards.append(card.model_copy(update={"experts": tuple(experts), "views": tuple(views)}))
     return CardFile(rule=RULE, cards=tuple(cards))

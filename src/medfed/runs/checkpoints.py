@@ -1,4 +1,4 @@
-"""Checkpoints of a run: tensors in safetensors beside the facts of the step, whole or not at all."""
+"""Checkpoints of a run: tensors in safetensors and the facts of the step, whole or not at all."""
 
 from __future__ import annotations
 

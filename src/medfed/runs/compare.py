@@ -1,7 +1,8 @@
 """Run a sweep and compare its cells: prepare once, run every cell × seed, then the tables.
 
-What a sweep leaves in ``runs/<sweep>/``: ``comparison.json`` (all values, intervals and differences), ``table.md``
-(ours beside the paper's and the trivial predictors), ``report.html``, and ``logs/`` of the workers.
+A sweep leaves files in ``runs/<sweep>/``. ``comparison.json`` holds all values, intervals and differences; a benchmark
+has ``leaderboard.json`` instead. ``table.md`` holds our numbers, the paper's and those of constants. There are also
+``report.html`` and the workers' ``logs/``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from medfed.core.progress import Reporter
 from medfed.data.sources import Sources, find_sources
 from medfed.evaluation.compare import compare_runs
 from medfed.evaluation.leaderboard import leaderboard
-from medfed.llm.foundation import load_foundation
 from medfed.records.folder import RunFolder
 from medfed.records.schema import ComparisonFile, LeaderboardFile
 from medfed.report.comparison import comparison_table, markdown
@@ -70,18 +70,20 @@ def run_sweep(plan: Plan, paths: RunPaths, reporter: Reporter, num_workers: int,
 
 def prepare(studies: Sequence[Study], paths: RunPaths, reporter: Reporter) -> list[Path]:
     """Write twins and pre-train tiny LLMs that the cache lacks, once, and return every study's run folder."""
-    found: dict[str, Sources] = {}
+    sources_by_key: dict[str, Sources] = {}
     trained: set[str] = set()
     folders = []
     for study in studies:
         twins = study.twins.model_dump() if study.twins else None
         folders_of = [study.train, study.partition.model_dump()] if study.partition.scheme == "sites" else None
         key = json.dumps([study.dataset_names, twins, study.twin_sizes, folders_of])
-        if key not in found:
-            found[key] = find_sources(study, paths.data_root, paths.cache, reporter)
-        folders.append(folder_of(study, paths, found[key]))
+        if key not in sources_by_key:
+            sources_by_key[key] = find_sources(study, paths.data_root, paths.cache, reporter)
+        folders.append(folder_of(study, paths, sources_by_key[key]))
         llm = study.foundation.model_dump_json()
         if study.job == "inject" and isinstance(study.foundation, TinySettings) and llm not in trained:
+            from medfed.llm.foundation import load_foundation  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
+
             with reporter.phase("foundation"):
                 load_foundation(study.foundation, cache=paths.cache, corpus=paths.corpus, path=paths.foundation)
             trained.add(llm)
@@ -93,7 +95,7 @@ def in_turns(jobs: Sequence[Job]) -> list[Job]:
     kinds: dict[str, list[Job]] = {}
     for job in jobs:
         settings = job.study.resolved()
-        key = json.dumps([settings["seed"], *(settings[name] for name in SHARED_SETTINGS)], sort_keys=True)
+        key = json.dumps([settings["seed"], *(settings.get(name) for name in SHARED_SETTINGS)], sort_keys=True)
         kinds.setdefault(key, []).append(job)
     rounds = zip_longest(*kinds.values())
     return [job for turn in rounds for job in turn if job is not None]
@@ -143,6 +145,6 @@ def _leaderboard(pairs: Sequence[tuple[Cell, int]], folders: Sequence[Path]) -> 
 
 def _comparison(plan: Plan, pairs: Sequence[tuple[Cell, int]], folders: Sequence[Path]) -> ComparisonFile:
     """Compare the injected LLMs of the cells over seeds."""
-    found = compare_runs(folders, [cell.label for cell, _ in pairs], pairs=plan.pairs)
+    comparison = compare_runs(folders, [cell.label for cell, _ in pairs], pairs=plan.pairs)
     cells = {cell.label: dict(cell.values) for cell in plan.cells}
-    return found.model_copy(update={"paper": tuple(plan.paper), "cells": cells})
+    return comparison.model_copy(update={"paper": tuple(plan.paper), "cells": cells})

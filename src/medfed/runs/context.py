@@ -1,4 +1,4 @@
-"""What a run carries from step to step: its settings, its places, who takes part, and where it reports."""
+"""The values that a run carries from step to step: its settings, its places, who takes part, and where it reports."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ class RunContext:
 
 @dataclass(frozen=True)
 class Participants:
-    """Who the clients of a run are, where their data is, and the way to them.
+    """The clients of a run, their data, and the way to them.
 
     Attributes:
         sources: finds the data that this process reads.
-        cohort: divides what was decoded; of sites elsewhere it knows what they report.
+        cohort: divides the decoded data; of sites elsewhere it knows their reports.
         connect: opens the exchange of a federation.
     """
 

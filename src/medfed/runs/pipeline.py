@@ -2,8 +2,8 @@
 
 Both jobs take this one path. ``inject`` is FedKIM (Wang et al. 2024), Figure 1: every round the clients train, the
 server aggregates (Eq. 3) and injects (Eq. 4, 5), and the updated encoders go back. ``benchmark`` is the same federation
-without an LLM, tested client by client (Med-MMFL). The baselines of :mod:`medfed.runs.baselines` are trained beside
-both, and everything that responds to a test example is a predictor of :mod:`medfed.runs.predictors`.
+without an LLM, tested client by client (Med-MMFL). Both train the baselines of :mod:`medfed.runs.baselines`. Everything
+that responds to a test example is a predictor of :mod:`medfed.runs.predictors`.
 """
 
 from __future__ import annotations
@@ -11,25 +11,19 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from medfed.core.errors import RunError
 from medfed.core.progress import Reporter
 from medfed.core.torch_rng import one_thread
 from medfed.data.cohort import Cohort
 from medfed.data.decode import decode_all
-from medfed.data.sources import find_sources
 from medfed.evaluation.responses import MEMBER
 from medfed.evaluation.score import score_run
-from medfed.injection.inject import Injector
-from medfed.llm.foundation import Foundation, load_foundation
 from medfed.models.base import FederatedModel
 from medfed.records.folder import RunFolder
 from medfed.records.schema import (
     Development,
-    Json,
     ModalityMoments,
     NormalisationFile,
     PartitionFile,
@@ -41,9 +35,7 @@ from medfed.report.results import summary_table
 from medfed.runs.baselines import Baseline, baselines_of, train_baselines
 from medfed.runs.cards import example_cards
 from medfed.runs.context import Participants, RunContext, RunPaths, check_workers, folder_of, here
-from medfed.runs.cost import llm_lines
 from medfed.runs.federation import FederationRun, Trainee, build_model, build_multimodal
-from medfed.runs.loaded import LoadedRun
 from medfed.runs.predictors import (
     DEPLOYED,
     HEADS,
@@ -61,6 +53,10 @@ from medfed.runs.provenance import cost_of, data_facts, now, provenance
 from medfed.runs.sites import add_sites_of
 from medfed.study.study import Study
 from medfed.tasks.base import ClosedTask, Task, TaskSet
+
+if TYPE_CHECKING:
+    from medfed.injection.inject import Injector
+    from medfed.llm.foundation import Foundation
 
 BASELINE_LOGS = "federated-only"
 """Folder, inside a run, of the logs of the federation without injection."""
@@ -163,15 +159,19 @@ def _write_inputs(context: RunContext, cohort: Cohort) -> None:
 
 
 def _foundation(context: RunContext) -> Foundation:
+    from medfed.llm.foundation import load_foundation  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
+
     settings, paths = context.study.foundation, context.paths
     with context.reporter.phase("foundation"):
         return load_foundation(settings, cache=paths.cache, corpus=paths.corpus, path=paths.foundation)
 
 
 def _trainee(study: Study, foundation: Foundation | None) -> Trainee:
-    """Return what the run's own federation trains."""
+    """Return the model of the run's own federation."""
     if foundation is None:
         return Trainee(DEPLOYED, build_model(study))
+    from medfed.injection.inject import Injector  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
+
     model = build_multimodal(study)
     injector = Injector(foundation, model, study.tasks, study.injection, study.seed, alone=not study.federate)
     return Trainee(INJECTED, model, injector)
@@ -198,7 +198,7 @@ def _frozen(context: RunContext, foundation: Foundation, before: str) -> dict[st
 
 
 def _keep_injection(context: RunContext, cohort: Cohort, injector: Injector, baselines: Sequence[Baseline]) -> None:
-    """Calibrate what was not trained, if asked to, and write the adapter and the logs of the federated-only model."""
+    """Calibrate untrained tasks, if the study says so; write the adapter and the logs of the federated-only model."""
     study, run = context.study, context.run
     if study.injection.answer_calibration:
         untrained = [task for task in study.tasks if task.name not in study.train and isinstance(task, ClosedTask)]
@@ -215,17 +215,17 @@ def _predictors(
 ) -> list[Predictor]:
     """Return everything that responds to the test examples, in the order of the records."""
     if trainee.injector is not None:
-        found: list[Predictor] = [InjectedPredictor(trainee.injector, study.evaluation.max_new_tokens)]
-        found += [ModelPredictor(baseline.model, model, baseline.tasks) for baseline, model in baselines]
-        return found + ([ModelPredictor(HEADS, trainee.model, study.train)] if study.federate else [])
-    found = [DeployedPredictor(federation, build_model(study))]
+        predictors: list[Predictor] = [InjectedPredictor(trainee.injector, study.evaluation.max_new_tokens)]
+        predictors += [ModelPredictor(baseline.model, model, baseline.tasks) for baseline, model in baselines]
+        return predictors + ([ModelPredictor(HEADS, trainee.model, study.train)] if study.federate else [])
+    predictors = [DeployedPredictor(federation, build_model(study))]
     alone = {baseline.model.partition(MEMBER)[2]: model for baseline, model in baselines if MEMBER in baseline.model}
-    found += [
+    predictors += [
         ModelPredictor(baseline.model, model, baseline.tasks)
         for baseline, model in baselines
         if MEMBER not in baseline.model and baseline.model != DEPLOYED
     ]
-    return [*found, *([AtClients("local", alone)] if alone else []), ConstantPredictor()]
+    return [*predictors, *([AtClients("local", alone)] if alone else []), ConstantPredictor()]
 
 
 def _tested(study: Study) -> Sequence[Task]:
@@ -248,41 +248,6 @@ def _tests(study: Study, cohort: Cohort, task: str) -> list[tuple[str | None, Ta
     return [(client, sets[task]) for client, sets in sorted(cohort.client_tests.items()) if task in sets]
 
 
-@one_thread()
-def evaluate_again(folder: Path, paths: RunPaths, reporter: Reporter) -> None:
-    """Predict with a finished run's last checkpoint and compare with the predictions it wrote.
-
-    Raises:
-        RunError: the run is not finished, or a prediction differs.
-    """
-    run = LoadedRun(folder, paths.cache, paths.foundation)
-    study = run.study
-    sources = find_sources(study, paths.data_root, paths.cache, reporter)
-    context = RunContext(study, paths, sources, RunFolder(folder), reporter)
-    data = decode_all(study, sources.roots, paths.reading(reporter))
-    cohort = here().cohort(context, data)
-    predictor = InjectedPredictor(run.injector, study.evaluation.max_new_tokens)
-    for task in study.tasks:
-        lines = context.run.predictions(task.name)
-        again = predictor(cohort.test[task.name])[INJECTED]
-        if not _same(again, [line.responses[INJECTED] for line in lines]):
-            raise RunError(
-                f"the predictions of {task.name!r} differ", where=folder, hint="check data root and versions"
-            )
-        reporter.say(f"{task.name}: {len(lines)} predictions, all as written")
-    reporter.console.print(summary_table(folder))
-
-
-def _same(again: Sequence[Json], before: Sequence[Json]) -> bool:
-    """Whether two columns of responses agree: texts exactly, probabilities but for rounding."""
-    if again and isinstance(again[0], dict):
-        texts = [[response["text"] for response in column] for column in (again, before)]
-        again, before = ([response["probabilities"] for response in column] for column in (again, before))
-        if texts[0] != texts[1]:
-            return False
-    return bool(np.allclose(np.array(again), np.array(before, np.float64), atol=1e-6))
-
-
 def _describe(context: RunContext) -> None:
     """Say what a run would do."""
     study, run, reporter = context.study, context.run, context.reporter
@@ -294,6 +259,8 @@ def _describe(context: RunContext) -> None:
     listed = ", ".join(f"{size:,} in {name}" for name, size in sizes.items() if size)
     reporter.say(f"  parameters a client trains: {listed}")
     if study.job == "inject":
+        from medfed.runs.cost import llm_lines  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
+
         for line in llm_lines(study, context.sources, context.paths.foundation):
             reporter.say(f"  {line}")
     state = "finished" if run.done else "to be resumed" if run.exists(StudyFile.NAME) else "new"

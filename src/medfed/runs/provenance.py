@@ -1,4 +1,4 @@
-"""What a number needs to be believed: code, versions, machine, data and cost. Clock times are here and nowhere else."""
+"""The origin of a number: code, versions, machine, data and cost. Clock times are here and nowhere else."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """How well the last model does at every site, by the site's own held-out patients: ``sites.json``.
 
-A site counts on its own examples and tells metrics and their number, no prediction. The mean over sites is weighted by
-that number; beside it stands the worst site, which a mean hides.
+A site counts on its own examples and reports metrics and their number, no prediction. The mean over sites is weighted
+by that number. The record also names the worst site, which a mean hides.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def site_scores(model: FederatedModel, tests: Mapping[str, TaskSet]) -> SiteScor
 
 
 def evaluate_at(
-    study: Study, model: FederatedModel, tests: Mapping[str, TaskSet], broadcast: Broadcast, own: Params
+    study: Study, model: FederatedModel, tests: Mapping[str, TaskSet], broadcast: Broadcast, kept: Params
 ) -> SiteScores:
     """Return the scores of the model that is deployed at a site.
 
@@ -54,17 +54,17 @@ def evaluate_at(
         model: an instance to load weights into.
         tests: the site's test examples.
         broadcast: the last global weights.
-        own: what the algorithm keeps at the site (``Trainer.own``).
+        kept: what the algorithm keeps at the site (``Trainer.own``).
     """
-    load_weights(model, study.algorithm.build().deployed(Weights(broadcast.params, broadcast.buffers), own))
+    load_weights(model, study.algorithm.build().deployed(Weights(broadcast.params, broadcast.buffers), kept))
     return site_scores(model, tests)
 
 
 def scores_of(value: object, site: str, study: Study) -> SiteScores:
-    """Check what a site says its scores are.
+    """Check the scores that a site sent.
 
     Raises:
-        UpdateRejectedError: they are no finite numbers by task and metric of the study, or no ``n`` stands beside.
+        UpdateRejectedError: they are no finite numbers by task and metric of the study, or ``n`` is missing.
     """
     try:
         scores = _SCORES.validate_python(value)
@@ -86,7 +86,7 @@ class SitesHere:
     Args:
         clients: the exchange that trains them, in this process or in workers.
         study: the study.
-        tests: site → task → its test examples; a site that does not train here is asked about the global model.
+        tests: site → task → its test examples; a site that does not train here scores the global model.
         model: an instance to evaluate in.
     """
 
@@ -126,8 +126,8 @@ class SitesHere:
 
     def _scores(self, site: str, broadcast: Broadcast) -> SiteScores | Failure:
         try:
-            own = self.own(site) if site in self.registered else {}
-            return evaluate_at(self._study, self._model, self._tests[site], broadcast, own)
+            kept = self.own(site) if site in self.registered else {}
+            return evaluate_at(self._study, self._model, self._tests[site], broadcast, kept)
         except MedfedError as error:
             return Failure(site, broadcast.round, "evaluate", str(error))
 

@@ -1,4 +1,4 @@
-"""What the page shows of a file, as pictures the report knows: a PNG, twelve leads on ECG paper, series by the hour."""
+"""Pictures of a file on the page: a PNG, twelve leads on ECG paper, series by the hour."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MOST_EXPERTS = 16
 
 @dataclass(frozen=True)
 class Look:
-    """What there is to see of the files.
+    """The visible parts of the files.
 
     Attributes:
         image: a PNG in base64; empty without a picture.

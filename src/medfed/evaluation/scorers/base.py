@@ -92,8 +92,8 @@ class Scorer(ABC):
 
     def points(self, truths: Sequence[Json], responses: Sequence[Json]) -> dict[str, float | None]:
         """Return every metric on all examples, each counted once; None where it is not defined."""
-        found = self.scored(truths, responses).points if truths else {}
-        return {metric.name: found[metric.name].value if found else None for metric in self.metrics}
+        points = self.scored(truths, responses).points if truths else {}
+        return {metric.name: points[metric.name].value if points else None for metric in self.metrics}
 
     def range_of(self, metric: str, num_answers: int) -> tuple[float, float]:
         """Return the lowest and the highest value that the metric can have."""
@@ -104,7 +104,7 @@ class Scorer(ABC):
         return np.ones(len(truths), bool)
 
     def constants(self, truths: Sequence[Json], num_answers: int, answers: Sequence[str]) -> dict[str, Json]:
-        """Return the response of every constant predictor, by its name; none where they are asked like a model."""
+        """Return the response of every constant predictor, by its name; none where the task has its own."""
         return {}
 
     def text(self, response: Json) -> str | None:

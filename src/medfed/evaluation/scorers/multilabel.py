@@ -1,7 +1,7 @@
 """Several labels per example: AUROC, average precision and F1 of each label, and their plain mean over labels.
 
-A label counts if, among the examples whose truth is known, one has it and one has not; others would add a convention,
-not a measurement, so ``num_labels`` says how many counted. Within a resample the labels that count there are averaged.
+A label counts if, among the examples whose truth is known, one has it and one has not. Others would add a convention
+and no measurement; ``num_labels`` is the number that counted. A resample averages the labels that count in it.
 Source: Med-MMFL's metrics for MIMIC-CXR, as scikit-learn defines them for a label on its own.
 """
 
@@ -17,7 +17,7 @@ from medfed.evaluation.scorers.base import MetricInfo, Scored, Scorer, Values, W
 from medfed.records.schema import Json
 
 THRESHOLD = 0.5
-"""Probability above which a label is said to be present."""
+"""Probability above which a label counts as present."""
 
 
 class ScoredLabels(Scored):

@@ -1,9 +1,9 @@
 """Retrieval: how near the top of the candidates the right one stands.
 
-Chance depends on the number n of candidates, which differs between a client's test share and the whole test set:
-accuracy 1/n, recall@k k/n, MRR (1 + 1/2 + … + 1/n)/n. The rank percentile is 0.5 by chance whatever n is, so it is the
-one to compare sets of different size by. A number is not defined where it could not have been wrong: of a single
-candidate, and recall@k of k candidates or fewer.
+Chance depends on the number n of candidates, which differs between a client's test share and the whole test set.
+Accuracy is 1/n by chance, recall@k k/n, MRR (1 + 1/2 + … + 1/n)/n. The rank percentile is 0.5 by chance whatever n is,
+so it is the one to compare sets of different size by. A number is not defined where it could not have been wrong: of a
+single candidate, and recall@k of k candidates or fewer.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from medfed.records.schema import Json
 class Ranking(PerExample):
     """Truth: the place of the right candidate (not read). Response: ``{"rank", "candidates"}``, rank 1 is best.
 
-    With ``listed_rank`` and ``listed_candidates`` the response tells the rank among the candidates that a dataset's
-    release lists as well; accuracy among those is the number the Symile paper reports (ten candidates: chance 0.1).
+    ``listed_rank`` and ``listed_candidates`` are the rank among the candidates that a dataset's release lists. Accuracy
+    among those is the number the Symile paper reports (ten candidates: chance 0.1).
 
     MRR ranks algorithms: accuracy sees the first place only, which on small test sets is a handful of examples.
     """

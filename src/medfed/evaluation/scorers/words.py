@@ -1,8 +1,8 @@
 """Answers in words, by the metrics of :mod:`medfed.evaluation.text_metrics`.
 
-:class:`Generated` scores what a trained decoder wrote, :class:`Questions` what an LLM answered to open questions. The
-latter has parts, and two constants that know the references: ``constant-frequent`` is the most frequent reference, and
-``constant-best`` the one of the highest mean token F1. They bound what a model can reach that ignores the example.
+:class:`Generated` scores the text of a trained decoder, :class:`Questions` an LLM's answers to open questions. Those
+have parts, and two constants that know the references. ``constant-frequent`` is the most frequent reference, and
+``constant-best`` the one of the highest mean token F1. They bound the score of a model that ignores the example.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PARTS = ("all", "closed", "open")
 class Generated(PerExample):
     """Truth and response: texts. An empty response is wrong.
 
-    Exact match compares the texts but for letter case and blanks: words lose their punctuation, and 1.5 would equal 15.
+    Exact match compares the texts but for case and blanks: words lose their punctuation, and 1.5 would equal 15.
     """
 
     name = "generation"
@@ -72,8 +72,8 @@ class ScoredTexts(Scored):
         """Return every metric; NaN where no example has weight."""
         with np.errstate(invalid="ignore"):
             means = weights @ self._means / weights.sum(1, keepdims=True)
-        found = {name: means[:, place] for place, name in enumerate(MEANS)}
-        return {**found, CORPUS_BLEU: corpus_bleu(self._counts, weights)}
+        metrics = {name: means[:, place] for place, name in enumerate(MEANS)}
+        return {**metrics, CORPUS_BLEU: corpus_bleu(self._counts, weights)}
 
 
 class ScoredPart(Scored):

@@ -1,9 +1,8 @@
 """Sharding an injected LLM over processes with accelerate's FSDP 2 (``deploy/fsdp.json``): base and experts.
 
 Each process holds its part of every decoder layer, frozen weights and experts alike, and gathers one layer at a time.
-Three things stay whole everywhere, for they are read outside the LLM's forward pass: the embedding table, the router
-(α comes before the pass) and the projectors. Of the last two the gradients are averaged here; FSDP averages those of
-the experts.
+Embedding table, router and projectors stay whole everywhere, because they serve outside the LLM's forward pass. FSDP
+averages the gradients of the experts; those of router and projectors are averaged here.
 
     optimizer = shard(injected, accelerator, AdamW(expert_params(injected)))
     rest = AdamW(whole_params(injected))
@@ -84,8 +83,8 @@ def average_gradients(params: Sequence[nn.Parameter], accelerator: Accelerator) 
     grads = [torch.zeros_like(value) if value.grad is None else value.grad for value in params]
     there = torch.tensor([float(value.grad is not None) for value in params], device=accelerator.device)
     flat = accelerator.reduce(torch.cat([there, *(grad.flatten().float() for grad in grads)]), reduction="mean")
-    found, *parts = flat.split([len(params), *(grad.numel() for grad in grads)])
-    for value, some, mean in zip(params, found.tolist(), parts, strict=True):
+    present, *parts = flat.split([len(params), *(grad.numel() for grad in grads)])
+    for value, some, mean in zip(params, present.tolist(), parts, strict=True):
         value.grad = mean.view_as(value).to(value.dtype) if some else None
 
 

@@ -1,11 +1,14 @@
-"""Ours beside the paper's: the right published rows stand there, shared baselines come once, stars are few."""
+"""Ours with the paper's: the right published rows stand there, shared baselines come once, stars are few."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from medfed.report.beside import comparison_table, markdown, paper_rows
 from rich.console import Console
+
+from medfed.records.schema import ComparedDifference, ComparisonFile
+from medfed.report.comparison import comparison_table, markdown
+from medfed.report.published import paper_rows
 
 CELLS = {
     "FedAvg · FedKIM": {"backbone": "FedAvg", "method": "FedKIM"},
@@ -34,7 +37,7 @@ def row(label: str, model: str, value: float, task: str = "ead") -> dict[str, An
     }
 
 
-def comparison(paper: list[str]) -> dict[str, Any]:
+def comparison(paper: list[str]) -> ComparisonFile:
     values = {"FedAvg · FedKIM": 0.81, "FedAvg · FedPlug": 0.72, "FedProx · FedKIM": 0.83}
     rows = [row(label, "fedkim", value) for label, value in values.items()]
     rows += [row(label, "federated", 0.9 if "FedAvg" in label else 0.91) for label in CELLS]
@@ -43,13 +46,14 @@ def comparison(paper: list[str]) -> dict[str, Any]:
     difference = row("FedAvg · FedKIM", "fedkim", -0.09)
     difference |= {"baseline_label": "FedAvg · FedKIM", "baseline_model": "federated"}
     difference |= {"p": 0.001, "p_holm": 0.04, "significant": True}
+    difference = {name: value for name, value in difference.items() if name in ComparedDifference.model_fields}
     seeds = {label: [0] for label in CELLS}
     head = {"name": "table", "description": "", "labels": list(CELLS), "seeds": seeds, "cells": CELLS, "paper": paper}
-    return {**head, "rows": rows, "differences": [difference]}
+    return ComparisonFile.model_validate({**head, "rows": rows, "differences": [difference]})
 
 
 def test_published_rows_are_those_of_the_cells_and_the_named_table() -> None:
-    rows = dict(paper_rows(comparison(["Table 3"]), "ead"))
+    rows = {row.title: row.values for row in paper_rows(comparison(["Table 3"]), "ead")}
     print("EAD, Table 3: FedKIM 44.75 (FedAvg), 58.46 (FedProx); Table 7: 58.46 (FedAvg); always yes 58.47")
     source = "Wang et al. 2024 (FedKIM), Table 3"
     assert rows[f"FedKIM, FedAvg, {source}"]["accuracy"] == 0.4475
@@ -57,9 +61,8 @@ def test_published_rows_are_those_of_the_cells_and_the_named_table() -> None:
     assert f"FedPlug, FedAvg, {source}" in rows
     assert not [title for title in rows if title.startswith("FedPlug_L") or "Table 7" in title]
     assert [values["accuracy"] for title, values in rows.items() if title.startswith("Always yes")] == [0.5847]
-    single = dict(paper_rows(comparison(["Table 7"]), "ead"))
+    single = {row.title: row.values for row in paper_rows(comparison(["Table 7"]), "ead")}
     assert single["FedKIM, FedAvg, Wang et al. 2024 (FedKIM), Table 7"]["accuracy"] == 0.5846
-    assert paper_rows(comparison([]), "ead") == []
 
 
 def test_a_comparison_with_no_paper_has_no_published_rows() -> None:

@@ -21,11 +21,11 @@ from torch.nn import functional as F
 
 from benchmarks.llama import sharing
 from medfed.injection.experts import ADAPTER, add_experts
-from medfed.study.injection import RouterSettings
+from medfed.study.injection import InjectionSettings
 
 P, RANK, ALPHA = 12, 8, 16
 SCALING = ALPHA / RANK
-TINY_ROUTER = RouterSettings()
+SETTINGS = InjectionSettings(num_experts=P, rank=RANK, alpha=ALPHA, dropout=0.0)
 
 
 class Experts:
@@ -55,7 +55,7 @@ class Experts:
 
     def fused(self) -> PeftModel:
         """Return medfed's form; run it inside :func:`using`."""
-        model = add_experts(sharing(self.base), P, RANK, ALPHA, 0.0, TINY_ROUTER)
+        model = add_experts(sharing(self.base), SETTINGS)
         for name, layer in lora_layers(model):
             _set(layer, ADAPTER, self.down[name], self.up[name])
         return model

@@ -47,7 +47,7 @@ def _without_cache(run: Callable[[], float]) -> Callable[[], float]:
     """Return ``run`` as it is where the outputs would not fit into memory."""
 
     def bare() -> float:
-        with patch.object(inject, "encode_drawn", lambda *_: None):
+        with patch.object(inject, "encode_ahead", lambda *_: None):
             return run()
 
     return bare

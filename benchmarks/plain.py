@@ -25,7 +25,7 @@ def rows(server: Server, examples: Examples) -> tuple[list[Tensor], list[list[in
     """Return per example the embeddings of its prompt ``[position, width]``, its answer's ids and its task."""
     prompts, answers, tasks = [], [], []
     foundation = server.injector.injected.foundation
-    for (task, batch), encoded in zip(examples, encode(server.model, examples), strict=True):
+    for task, encoded, batch in encode(server.model, examples):
         question = foundation.tokenizer.encode(QUESTION.format(question=task.question))
         question = question + foundation.tokenizer.encode(CUE)
         start = [] if foundation.tokenizer.bos is None else [foundation.tokenizer.bos]

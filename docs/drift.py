@@ -23,7 +23,6 @@ from torch.nn import functional as F
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests"))  # for the quadratics of the theory tests
 
-from federated_toys import Point, quadratic_client  # noqa: E402
 from medfed.core.progress import Reporter  # noqa: E402
 from medfed.data.cohort import Cohort  # noqa: E402
 from medfed.data.prepare import decode_all, divide, find_sources  # noqa: E402
@@ -41,6 +40,7 @@ from medfed.study.parts import EncoderSpec  # noqa: E402
 from medfed.study.study import Study  # noqa: E402
 from medfed.tasks.base import trainable  # noqa: E402
 from sections import measured  # noqa: E402
+from support.federated_toys import Point, quadratic_client  # noqa: E402
 
 CAUGHT_UP = 1.01
 """A loss has reached another within 1 %."""

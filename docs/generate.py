@@ -1,6 +1,7 @@
 """Write the parts of the documentation that are made from code and from runs.
 
-python docs/generate.py                         docs/data-access.md from the dataset cards; in the README the files to
+python docs/generate.py                         docs/data-access.md from the dataset cards; docs/run-folder.md and
+                                                docs/schema from the records of a run; in the README the files to
                                                 read; below every section the commit, processor and day of its numbers
 python docs/generate.py --check                 only compare
 python docs/generate.py demo=runs/demo/…        the README's tables of the demo and of its tiny LLM, from that run
@@ -21,11 +22,12 @@ from pathlib import Path
 
 from medfed.core.catalog import DATASETS
 from medfed.datasets.base import Dataset
-from sections import ablation, benchmark, demo, measured, reading, readme, tables, verdict
+from sections import ablation, benchmark, demo, measured, reading, readme, run_folder, tables, verdict
 from sections.comparison import Results, read_results
 
 ROOT = Path(__file__).parents[1]
 DATA_ACCESS = ROOT / "docs" / "data-access.md"
+RUN_FOLDER, SCHEMA = ROOT / "docs" / "run-folder.md", ROOT / "docs" / "schema"
 README = ROOT / "README.md"
 RESULTS = ROOT / "docs" / "results.md"
 HEAD = """# Data access
@@ -106,6 +108,12 @@ def section(name: str, dataset: Dataset) -> str:
     return "\n".join(lines) + "\n"
 
 
+def made() -> dict[Path, str]:
+    """Return the content of every file that is made from code alone."""
+    schemas = {SCHEMA / name: text for name, text in run_folder.schema_files().items()}
+    return {DATA_ACCESS: page(), RUN_FOLDER: run_folder.page(), **schemas}
+
+
 def insert(page: Path, name: str, text: str) -> None:
     """Put ``text`` between the page's markers of ``name``."""
     rewrite(page, name, lambda _: text)
@@ -141,7 +149,7 @@ def fill(kind: str, place: Path) -> None:
             sys.exit(f"{place}: no comparison.json; run: medfed run studies/fedkim-real.toml --data-root DIR --seeds …")
         insert(RESULTS, "real", f"{results.seeds()}\n\n{tables.real_table(results)}")
         insert(README, "real", readme.real(results))
-        measured.keep(("real",), measured.of_runs(map(Path, results.raw.get("folders", ()))))
+        measured.keep(("real",), measured.of_runs(map(Path, results.typed.folders)))
     elif kind == "results":
         for sweep in dict.fromkeys(sweep for sweep, *_ in SECTIONS):
             fill_sweep(sweep, place / sweep)
@@ -165,7 +173,7 @@ def fill_sweep(sweep: str, folder: Path) -> None:
             insert(page, marker, printed(results))
     if results is not None:
         markers = [marker for name, _, marker, _ in SECTIONS if name == sweep]
-        measured.keep(markers, measured.of_runs(map(Path, results.raw.get("folders", ()))))
+        measured.keep(markers, measured.of_runs(map(Path, results.typed.folders)))
 
 
 def fill_board(sweep: str, folder: Path) -> None:
@@ -178,13 +186,16 @@ def fill_board(sweep: str, folder: Path) -> None:
             insert(page, marker, printed(board))
     if board is not None:
         markers = [marker for name, _, marker, _ in BOARDS if name == sweep]
-        measured.keep(markers, measured.of_runs(map(Path, board.get("folders", ()))))
+        measured.keep(markers, measured.of_runs(map(Path, board.folders)))
 
 
 if __name__ == "__main__":
     if "--check" in sys.argv:
-        sys.exit(DATA_ACCESS.read_text(encoding="utf-8") != page() and "docs/data-access.md is stale; run: make docs")
-    DATA_ACCESS.write_text(page(), encoding="utf-8")
+        stale = [path for path, text in made().items() if not path.is_file() or path.read_text("utf-8") != text]
+        sys.exit(f"stale: {', '.join(str(path.relative_to(ROOT)) for path in stale)}; run: make docs" if stale else 0)
+    SCHEMA.mkdir(exist_ok=True)
+    for path, text in made().items():
+        path.write_text(text, encoding="utf-8")
     for argument in sys.argv[1:]:
         kind, _, folder = argument.partition("=")
         fill(kind, Path(folder))

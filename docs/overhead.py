@@ -33,8 +33,8 @@ from medfed.federated.exchange import ClientExchange, Trainer
 from medfed.federated.memory import DiskMemory
 from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.wire import broadcast_of, update_bytes
+from medfed.records.folder import RunFolder
 from medfed.runs.federation import build_model, clients_of, in_process, in_workers
-from medfed.runs.folder import RunDir
 from medfed.sites.credentials import public_bytes, write_trial
 from medfed.sites.network import NetworkServer, NetworkSite
 from medfed.sites.remote import Conduct, Message, RemoteExchange
@@ -85,9 +85,9 @@ def measured(size: str, study: Study, place: Path) -> list[str]:
     clients = clients_of(study, cohort)
     with over_flower(study, clients, place) as flower:
         exchanges: dict[str, ClientExchange] = {
-            "here": in_process(study, cohort, RunDir(place / "here")),
+            "here": in_process(study, cohort, RunFolder(place / "here")),
             "flower": flower,
-            "workers": in_workers(2)(study, cohort, RunDir(place / "workers")),
+            "workers": in_workers(2)(study, cohort, RunFolder(place / "workers")),
         }
         spent = alternate(study, cohort, exchanges)
         for exchange in exchanges.values():
@@ -156,15 +156,15 @@ PATIENCE = {"patience_seconds": WAIT}
 
 
 def handler(study: Study, client: Client, place: Path) -> Any:
-    """Return what a site does with a message, without policy and log."""
+    """Return the answer of a site to a message, without policy and log."""
     memory = DiskMemory(place / "memory")
     trainer = Trainer(build_model(study), study.algorithm, study.client, study.seed, memory)
 
     def answer(message: Message) -> Message:
-        result: Update | Failure = trainer.train(client, broadcast_of(message.payload))
-        if isinstance(result, Failure):
-            return Message("failure", {"phase": result.phase, "reason": result.reason}, b"")
-        return Message("update", {}, update_bytes(result))
+        answered: Update | Failure = trainer.train(client, broadcast_of(message.payload))
+        if isinstance(answered, Failure):
+            return Message("failure", {"phase": answered.phase, "reason": answered.reason}, b"")
+        return Message("update", {}, update_bytes(answered))
 
     return answer
 

@@ -28,8 +28,8 @@ from medfed.core.progress import Reporter
 from medfed.core.types import Broadcast, Params
 from medfed.data.cohort import Cohort
 from medfed.federated.exchange import Answer, ClientExchange
-from medfed.runs.federation import Arm, Connect, build_model, in_process, in_workers
-from medfed.runs.folder import RunDir
+from medfed.records.folder import RunFolder
+from medfed.runs.federation import Connect, FederationRun, Trainee, build_model, in_process, in_workers
 from medfed.study.study import Study
 from medfed.tasks.base import TaskSet
 from sections.measured import here as measured_at
@@ -148,12 +148,14 @@ def run_cell(cell: Cell, folder: Path, study: Study | None = None) -> list[Sampl
     study, opened = study or study_of(cell), list[Watched]()
     inner: Connect = in_workers(cell.workers) if cell.workers else in_process
 
-    def connect(study: Study, cohort: Cohort, run: RunDir) -> ClientExchange:
+    def connect(study: Study, cohort: Cohort, run: RunFolder) -> ClientExchange:
         opened.append(Watched(inner(study, cohort, run)))
         return opened[0]
 
-    arm = Arm(RunDir(folder), study, cohort_of(cell.clients), build_model(study), None, "federated", connect)
-    arm.run(Reporter.silent(), "scale")
+    federation = FederationRun(
+        RunFolder(folder), study, cohort_of(cell.clients), Trainee("federated", build_model(study)), connect
+    )
+    federation.run(Reporter.silent(), "scale")
     return opened[0].samples
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from medfed.core.catalog import ENCODERS, MODALITIES, TASKS
 from medfed.core.rng import numpy_rng
 from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Params
@@ -27,20 +28,16 @@ from medfed.federated.state import FederatedState, load_weights, split, weights_
 from medfed.injection.batching import epoch_order
 from medfed.injection.inject import Injector
 from medfed.llm.foundation import Foundation
-from medfed.modalities import ENCODERS, MODALITIES
 from medfed.models.multimodal import MultimodalModel
 from medfed.study.algorithms import FedAvg
 from medfed.study.federation import ClientSettings, RoundSettings
 from medfed.study.injection import InjectionSettings
-from medfed.tasks import TASKS
 from medfed.tasks.base import Task, TaskSet
 
 SEED, ROUNDS, LR, SIZES, EXPERTS, RANK = 0, 2, 0.05, {"north": 12, "south": 18}, 3, 2
 TASK = {name: TASKS[name] for name in ("cd", "pneumonia")}
 FIXED = {"recipe": "paper", "dropout": 0.0, "num_epochs": 1, "batch_size": 8}
 SETTINGS = InjectionSettings(num_experts=EXPERTS, rank=RANK, alpha=4, **FIXED)
-
-
 WORDS = SimpleNamespace(bos=0, eos=1, decode=str, encode=lambda t: [2 + zlib.crc32(w.encode()) % 90 for w in t.split()])
 
 
@@ -78,11 +75,9 @@ def train_client(model: nn.Module, tasks: dict[str, TaskSet], place: str, number
     return model
 
 
-def answer_loss(
-    llm: nn.Module, params: Params, foundation: Foundation, task: Task, tokens: Tensor, target: int
-) -> Tensor:
+def answer_loss(params: Params, base: Foundation, task: Task, tokens: Tensor, target: int) -> Tensor:
     """Steps 1 to 3 for one example: h = [g(e); p], α of Eq. 4, experts of Eq. 5, cross-entropy of the answer."""
-    text, rms = foundation.tokenizer, lambda ids: F.rms_norm(foundation.embed(ids), (foundation.width,), eps=1e-12)
+    llm, text, rms = base.model, base.tokenizer, lambda ids: F.rms_norm(base.embed(ids), (base.width,), eps=1e-12)
     router = {name.split(".router.default.")[1]: value for name, value in params.items() if ".router." in name}
     about_modality, about_task = rms(text.encode(task.modality_description)), rms(text.encode(task.task_description))
     query = about_modality @ router["query.weight"].T
@@ -98,8 +93,8 @@ def answer_loss(
     adapted = {name: layer for name, layer in llm.named_modules() if f"llm.{name}.lora_A.default.weight" in params}
     hooks = [m.register_forward_hook(lambda _, h, out, n=n: out + experts(n, h[0])) for n, m in adapted.items()]
     aligned = tokens @ params["projectors.image.layers.0.weight"].T + params["projectors.image.layers.0.bias"]
-    prompt = foundation.embed(text.encode(f" Question: {task.question} Answer:"))
-    logits = llm(inputs_embeds=torch.cat([foundation.embed([text.bos]), aligned, prompt])[None]).logits[0, -1]
+    prompt = base.embed(text.encode(f" Question: {task.question} Answer:"))
+    logits = llm(inputs_embeds=torch.cat([base.embed([text.bos]), aligned, prompt])[None]).logits[0, -1]
     _ = [hook.remove() for hook in hooks]
     return F.cross_entropy(logits[None], torch.tensor([text.encode(task.answers[target])[0]]))
 
@@ -121,7 +116,7 @@ def by_hand() -> dict[str, Tensor]:
         for begin in range(0, len(order), SETTINGS.batch_size):
             drawn = [(TASK[task], public[task].batch(np.array([i]))) for task, i in order[begin : begin + 8]]
             items = [(task, model.tokens("image", one.inputs["image"])[0], int(one.target)) for task, one in drawn]
-            torch.stack([answer_loss(foundation.model, params, foundation, *item) for item in items]).mean().backward()
+            torch.stack([answer_loss(params, foundation, *item) for item in items]).mean().backward()
             nn.utils.clip_grad_norm_(trained, SETTINGS.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from medfed.report.compared import ComparedDifference
-from medfed.report.names import number
-from sections.comparison import Results, interval, shown, table
+from medfed.evaluation.verdict import CONTRADICTED, SUPPORTED, better
+from medfed.records.schema import ComparedDifference
+from medfed.report.text import number
+from sections.comparison import Results, interval, printed, table
 
 COLUMNS = (
     ("mean-trained", "auroc", "AUROC, trained"),
@@ -40,15 +41,15 @@ def ablation(results: Results) -> str:
     base = [results.row(first, "fedkim", task, metric) for task, metric, _ in COLUMNS]
     head = ["change", *(f"{title}, difference" for *_, title in COLUMNS), "AUROC, trained, minus federated only"]
     head.append("seeds")
-    lines = [[f"{first} (its values)", *map(shown, base), _federated(results, first), _seeds(results, first)]]
+    lines = [[f"{first} (its values)", *map(printed, base), _federated(results, first), _seeds(results, first)]]
     sentences = []
     for label in others:
         gaps = [_change(results, first, label, task, metric) for task, metric, _ in COLUMNS]
-        cells = [shown(gap, signed=True) for gap in gaps]
+        cells = [printed(gap, signed=True) for gap in gaps]
         seeds = str(max((gap.num_seeds for gap in gaps if gap is not None), default=0))
         lines.append([label, *cells, _federated(results, label), seeds])
-        effects = f"{_capital(_effect('trained', gaps[0]))}; {_effect('unseen', gaps[1])}"
-        sentences.append(f"- *{label}.* {CHANGES.get(label, '')} {effects}.")
+        effects = f"{_effect('trained', gaps[0])}; {_effect('unseen', gaps[1])}."
+        sentences.append(f"- *{label}.* {CHANGES.get(label, '')} {_capital(effects)}")
     return "\n".join([results.seeds(), "", table(head, lines), "", *sentences])
 
 
@@ -62,7 +63,7 @@ def _change(results: Results, first: str, label: str, task: str, metric: str) ->
 
 
 def _federated(results: Results, label: str) -> str:
-    return shown(results.gap((label, label), "federated", "mean-trained", "auroc"), signed=True)
+    return printed(results.gap((label, label), "federated", "mean-trained", "auroc"), signed=True)
 
 
 def _seeds(results: Results, label: str) -> str:
@@ -74,11 +75,8 @@ def _effect(role: str, gap: ComparedDifference | None) -> str:
     if gap is None or gap.value is None:
         return f"on {role} tasks it was not compared"
     value = f"{number(gap.value, signed=True)} {interval(gap, signed=True)}".strip()
-    if gap.ci_low is not None and gap.ci_low > 0:
-        return f"it gains on {role} tasks ({value})"
-    if gap.ci_high is not None and gap.ci_high < 0:
-        return f"it loses on {role} tasks ({value})"
-    return f"no clear difference on {role} tasks ({value})"
+    words = {SUPPORTED: "it gains", CONTRADICTED: "it loses"}
+    return f"{words.get(better(gap), 'not distinguishable')} on {role} tasks ({value})"
 
 
 def _capital(text: str) -> str:

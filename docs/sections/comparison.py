@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medfed.core.catalog import TASKS
-from medfed.report.beside import BACKBONE, METHOD
-from medfed.report.compared import ComparedDifference, ComparedRow, Comparison
-from medfed.report.names import MISSING, is_constant, number
+from medfed.records.folder import RunFolder
+from medfed.records.schema import ComparedDifference, ComparedRow, ComparisonFile
+from medfed.report.published import BACKBONE, METHOD
+from medfed.report.text import MISSING, is_constant, number
 
-FILE = "comparison.json"
+FILE = ComparisonFile.NAME
 MEANS = {"mean-trained": "mean of the trained tasks", "mean-unseen": "mean of the unseen closed tasks"}
 MIN_SEEDS = 5
 
 
 @dataclass(frozen=True)
 class Results:
-    """A comparison: as written, and typed."""
+    """A comparison."""
 
-    raw: Mapping[str, Any]
-    typed: Comparison
+    typed: ComparisonFile
 
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> Results:
         """Check and wrap what ``comparison.json`` holds."""
-        return cls(raw, Comparison.model_validate(raw))
+        return cls(ComparisonFile.model_validate(raw))
 
     @property
     def backbones(self) -> dict[str, dict[str, str]]:
         """Label by backbone and method; a sweep without such an axis has the backbone ``""``."""
         labels: dict[str, dict[str, str]] = {}
         for label in self.typed.labels:
-            values = self.raw.get("cells", {}).get(label, {})
+            values = self.typed.cells.get(label, {})
             labels.setdefault(values.get(BACKBONE, ""), {})[values.get(METHOD, label)] = label
         return labels
 
@@ -73,7 +72,7 @@ class Results:
     def seeds(self, labels: Iterable[str] | None = None) -> str:
         """One sentence: which seeds, and what follows where they are few."""
         chosen = [self.typed.seeds.get(label, ()) for label in (labels or self.typed.labels)]
-        held = sorted({seed for seeds in chosen for seed in seeds})
+        held = sorted({seed for seeds_of_label in chosen for seed in seeds_of_label})
         text = f"Seeds: {', '.join(map(str, held))}."
         few = min(map(len, chosen), default=0) < MIN_SEEDS
         return f"{text} Fewer than {MIN_SEEDS} seeds: no difference is called significant." if few else text
@@ -81,8 +80,8 @@ class Results:
 
 def read_results(path: Path) -> Results | None:
     """Read ``comparison.json`` in ``path`` (or at it); None where there is none."""
-    file = path / FILE if path.is_dir() else path
-    return Results.of(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+    folder = RunFolder(path if path.is_dir() else path.parent)
+    return Results(folder.read(ComparisonFile)) if folder.exists(FILE) else None
 
 
 def task_title(task: str) -> str:
@@ -90,7 +89,7 @@ def task_title(task: str) -> str:
     return MEANS.get(task) or (TASKS[task].title if task in TASKS else task.upper())
 
 
-def shown(row: ComparedRow | ComparedDifference | None, *, signed: bool = False, with_interval: bool = True) -> str:
+def printed(row: ComparedRow | ComparedDifference | None, *, signed: bool = False, with_interval: bool = True) -> str:
     """A value with its interval; a dash where nothing was measured."""
     if row is None or row.value is None:
         return MISSING

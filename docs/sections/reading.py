@@ -11,7 +11,6 @@ FILES = (
     ("study/study.py", "all settings of a study"),
     ("runs/pipeline.py", "the order of the steps"),
     ("data/prepare.py", "from files to a cohort"),
-    ("data/split.py", "patients to sets and clients"),
     ("data/cohort.py", "examples by client, task and set"),
     ("tasks/base.py", "targets, questions, losses"),
     ("models/multimodal.py", "encoders, fusion, heads"),
@@ -28,8 +27,9 @@ FILES = (
     ("injection/model.py", "the LLM with prompt, projectors and experts"),
     ("injection/router.py", "the weights α of the experts"),
     ("injection/predict.py", "answers to test examples"),
-    ("evaluation/evaluate.py", "scores with intervals"),
-    ("report/html.py", "the report"),
+    ("runs/predictors.py", "everything that responds to test examples"),
+    ("evaluation/score.py", "scores with intervals"),
+    ("report/single.py", "the report"),
 )
 """File below ``src/medfed`` and what it holds."""
 

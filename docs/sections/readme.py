@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sections import verdict
-from sections.comparison import Results, shown, table, task_title
+from sections.comparison import Results, printed, table, task_title
 from sections.tables import closed_table
 
 MODELS = ("federated", "centralised")
@@ -27,5 +27,5 @@ def real(results: Results) -> str:
             if ours is not None:
                 mark = " (unseen)" if role == "unseen" else ""
                 balanced = results.row(label, "fedkim", task, "balanced_accuracy")
-                lines.append([task_title(task) + mark, str(ours.n), shown(ours), shown(base), shown(balanced)])
+                lines.append([task_title(task) + mark, str(ours.n), printed(ours), printed(base), printed(balanced)])
     return f"{results.seeds()}\n\n{table(head, lines)}"

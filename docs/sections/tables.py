@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medfed.report.beside import paper_rows, task_section
-from medfed.report.compared import ComparedRow
-from medfed.report.names import is_constant, model_title, number
-from sections.comparison import Results, shown, table, task_title
+from medfed.records.schema import ComparedRow
+from medfed.report.comparison import task_section
+from medfed.report.published import paper_rows
+from medfed.report.text import is_constant, model_title, number
+from sections.comparison import Results, printed, table, task_title
 
 MODELS = ("heads", "federated", "centralised", "local")
 """Models without an LLM; ``heads`` are those of the encoders that the LLM reads."""
@@ -40,7 +41,7 @@ def closed_table(results: Results, methods: dict[str, str], metric: str, models:
                 rows += [results.row(first, model, task, metric) for model in held]
                 constant = results.best_constant(first, task, metric)
                 mark = " (unseen)" if role == "unseen" and not task.startswith("mean-") else ""
-                lines.append([task_title(task) + mark, *map(shown, rows), shown(constant, with_interval=False)])
+                lines.append([task_title(task) + mark, *map(printed, rows), printed(constant, with_interval=False)])
     return table(head, lines)
 
 
@@ -55,7 +56,7 @@ def open_table(results: Results) -> str:
         for part, title in PARTS.items():
             for model in ("fedkim", "constant-best", "constant-frequent"):
                 rows = [results.row(label, model, task, metric, part) for metric in TEXT_METRICS]
-                cells = list(map(shown, rows))
+                cells = list(map(printed, rows))
                 again = model == "constant-frequent" and bool(lines) and lines[-1][-len(cells) :] == cells
                 if not again and any(row is not None and row.value is not None for row in rows):
                     count = _count(rows) if part == "all" else ""
@@ -71,12 +72,12 @@ def _open_published(results: Results, label: str) -> str:
     """BLEU-1 of all questions: ours, the best constant answer on ours, and what was published; empty without either."""
     lines = []
     for task in results.tasks("unseen", is_closed=False):
-        published = paper_rows({**results.raw, "paper": ["Figure 2"]}, task)
+        published = paper_rows(results.typed.model_copy(update={"paper": ("Figure 2",)}), task)
         if published:
             for model in ("fedkim", "constant-best"):
                 row = results.row(label, model, task, "bleu1", "all")
-                lines.append([task_title(task), model_title(model), shown(row)])
-        lines += [[task_title(task), f"*{title}*", number(values.get("bleu1"))] for title, values in published]
+                lines.append([task_title(task), model_title(model), printed(row)])
+        lines += [[task_title(task), f"*{row.title}*", number(row.values.get("bleu1"))] for row in published]
     return table(["task", "model", "BLEU-1"], lines) if lines else ""
 
 
@@ -94,27 +95,27 @@ def real_table(results: Results) -> str:
             constant = results.best_constant(label, task, "balanced_accuracy")
             if auroc[0] is not None:
                 mark = " (unseen)" if role == "unseen" and not task.startswith("mean-") else ""
-                line = [task_title(task) + mark, _count(auroc), *map(shown, auroc), shown(gap, signed=True)]
-                lines.append([*line, *map(shown, balanced), shown(constant, with_interval=False)])
+                line = [task_title(task) + mark, _count(auroc), *map(printed, auroc), printed(gap, signed=True)]
+                lines.append([*line, *map(printed, balanced), printed(constant, with_interval=False)])
     return table(head, lines)
 
 
 def paper_tables(results: Results, place: str, role: str) -> str:
     """Our cells, the federated-only model and constants with the numbers of one of the paper's tables."""
-    rows = [
+    rows = tuple(
         row
-        for row in results.raw["rows"]
-        if row["metric"] in PAPER_METRICS
-        and (row["model"] in ("fedkim", "federated") or is_constant(row["model"]))
-        and row["role"] == role
-        and not row["task"].startswith("mean-")
-        and row["part"] is None
-    ]
-    chosen_rows = {**results.raw, "rows": rows, "paper": [place]}
-    text = [f"### {place}: {role} tasks"]
-    for task in dict.fromkeys(row["task"] for row in rows):
-        heading, *lines = task_section(chosen_rows, task)
-        text += ["", heading.replace("## ", "#### "), *lines[:-1]]
+        for row in results.typed.rows
+        if row.metric in PAPER_METRICS
+        and (row.model in ("fedkim", "federated") or is_constant(row.model))
+        and row.role == role
+        and not row.task.startswith("mean-")
+        and row.part is None
+    )
+    chosen = results.typed.model_copy(update={"rows": rows, "paper": (place,)})
+    text = [f"### {place}: {role} tasks", "", results.seeds()]
+    for task in dict.fromkeys(row.task for row in rows):
+        heading, lines = task_section(chosen, task)
+        text += ["", heading.replace("## ", "#### "), "", lines]
     return "\n".join(text)
 
 

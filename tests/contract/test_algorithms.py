@@ -13,7 +13,18 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from federated_toys import (
+from medfed.core.catalog import ALGORITHMS
+from medfed.core.errors import StudyError
+from medfed.core.registry import lookup
+from medfed.core.types import Broadcast, Params, Update
+from medfed.federated.algorithm import Federation
+from medfed.federated.client import Client
+from medfed.federated.exchange import Answer, InProcessExchange
+from medfed.federated.rounds import initial_state, run_round, run_rounds
+from medfed.federated.state import FederatedState, fingerprint
+from medfed.study.algorithms import AlgorithmSettings, Composition
+from medfed.study.federation import ClientSettings, RoundSettings
+from support.federated_toys import (
     SMALL,
     TASK_X,
     TASK_Y,
@@ -27,17 +38,6 @@ from federated_toys import (
     small_public,
     task_set,
 )
-from medfed.core.catalog import ALGORITHMS
-from medfed.core.errors import StudyError
-from medfed.core.registry import lookup
-from medfed.core.types import Broadcast, Params, Update
-from medfed.federated.algorithm import Federation
-from medfed.federated.client import Client
-from medfed.federated.exchange import Answer, InProcessExchange
-from medfed.federated.rounds import initial_state, run_round, run_rounds
-from medfed.federated.state import FederatedState, fingerprint
-from medfed.study.algorithms import AlgorithmSettings, Composition
-from medfed.study.federation import ClientSettings, RoundSettings
 
 HUGE = 2.0**40
 

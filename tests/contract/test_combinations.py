@@ -8,7 +8,6 @@ from typing import ClassVar
 import pytest
 import torch
 
-from federated_toys import SMALL, allowed, run_and_deploy, small_exchange, small_federation, small_model
 from medfed.algorithms.parts import ServerPart
 from medfed.core.catalog import ALGORITHMS
 from medfed.core.errors import StudyError
@@ -33,6 +32,7 @@ from medfed.study.algorithms import (
     Sharing,
 )
 from medfed.study.federation import ClientSettings, RoundSettings
+from support.federated_toys import SMALL, allowed, run_and_deploy, small_exchange, small_federation, small_model
 
 Parts = dict[str, object]
 ADAPTIVE = {"fedadagrad", "fedadam", "fedyogi", "fedams"}

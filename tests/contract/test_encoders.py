@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from federated_toys import Vector
 from medfed.core.catalog import ENCODERS
 from medfed.core.errors import StudyError
 from medfed.core.torch_rng import torch_rng, torch_seeded
@@ -17,6 +16,7 @@ from medfed.modalities.base import Modality
 from medfed.models.base import Encoder
 from medfed.study.encoders import Conv1dSpec, DeiTTiny, ResNetMini, TransformerSpec, ViTMini
 from medfed.study.parts import EncoderSpec
+from support.federated_toys import Vector
 
 
 class Samples(Vector):

@@ -11,7 +11,6 @@ import polars as pl
 import pydicom
 import pytest
 
-from image_twins import IMAGE_DATASETS, PNEUMONIA_MNIST, twin
 from medfed.data.decode import decode
 from medfed.datasets.base import Dataset
 from medfed.datasets.chestxray14 import ChestXray14
@@ -22,6 +21,7 @@ from medfed.datasets.rsna_pneumonia import RsnaPneumonia
 from medfed.modalities.image import ImageModality
 from medfed.study.data import TwinSpec
 from medfed.twins.chest_cohorts import RSNA, draw_films
+from support.twins import IMAGE_DATASETS, PNEUMONIA_MNIST, twin
 
 MODALITIES = {"image": ImageModality(size=16)}
 each = pytest.mark.parametrize("dataset", IMAGE_DATASETS, ids=lambda dataset: dataset.name)

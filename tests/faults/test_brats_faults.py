@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brats_toys import CASE_2018, CASE_2024, DATASET, NAMES, grids, native_file, write_case, write_volume
 from medfed.core.errors import DataError
 from medfed.data.decode import decode
+from support.native_files import CASE_2018, CASE_2024, DATASET, NAMES, grids, native_file, write_case, write_volume
 
 
 def cut_compressed(path: Path) -> None:

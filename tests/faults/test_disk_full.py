@@ -17,7 +17,8 @@ import torch
 from medfed.core.errors import DiskError, SiteError
 from medfed.core.files import written_whole
 from medfed.federated.memory import DiskMemory
-from medfed.runs.folder import RunDir
+from medfed.records.folder import RunFolder
+from medfed.runs.checkpoints import Checkpoints
 from medfed.sites.audit import AuditLog
 
 SMALL, LARGE = {"w": torch.zeros(8)}, {"w": torch.ones(5000)}
@@ -49,23 +50,23 @@ def assert_tells(error: DiskError, path: Path, num_bytes: int) -> None:
 
 
 def test_a_checkpoint_is_whole_or_absent(tmp_path: Path) -> None:
-    run = RunDir(tmp_path)
-    run.save_checkpoint(1, SMALL, {"round": 1})
+    run = Checkpoints(tmp_path)
+    run.save(1, SMALL, {"round": 1})
     with full_disk(), pytest.raises(DiskError) as caught:
-        run.save_checkpoint(2, LARGE, {"round": 2})
+        run.save(2, LARGE, {"round": 2})
     assert_tells(caught.value, tmp_path / "checkpoints" / "000002", 20_000)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["000001"]
-    loaded = run.load_checkpoint()
+    loaded = run.load()
     assert loaded is not None
     assert loaded[1]["round"] == 1
-    run.save_checkpoint(2, LARGE, {"round": 2})
-    loaded = run.load_checkpoint()
+    run.save(2, LARGE, {"round": 2})
+    loaded = run.load()
     assert loaded is not None
     assert torch.equal(loaded[0]["w"], LARGE["w"])
 
 
 def test_a_run_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
-    run = RunDir(tmp_path)
+    run = RunFolder(tmp_path)
     run.write_text("scores.json", "old")
     with full_disk(), pytest.raises(DiskError) as caught:
         run.write_text("scores.json", "x" * 5000)

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from federated_toys import TASK_X, changed, run, small_clients, small_model, task_set
 from medfed.core.errors import RunError
 from medfed.core.types import Failure, Update
 from medfed.federated.algorithm import Federation
@@ -18,6 +17,7 @@ from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.state import fingerprint
 from medfed.study.algorithms import FedAvg
 from medfed.study.federation import ClientSettings, RoundSettings
+from support.federated_toys import TASK_X, changed, run, small_clients, small_model, task_set
 
 BAD = "h2"
 WEIGHT = "heads.y.1.weight"

@@ -11,7 +11,6 @@ import pydicom
 import pytest
 from PIL import Image
 
-from image_twins import IMAGE_DATASETS, PNEUMONIA_MNIST, twin
 from medfed.core.errors import DataError
 from medfed.data.decode import decode
 from medfed.datasets.base import Dataset
@@ -24,6 +23,7 @@ from medfed.datasets.medmnist import MedMnist
 from medfed.datasets.rsna_pneumonia import RsnaPneumonia
 from medfed.modalities.image import ImageModality
 from medfed.study.data import TwinSpec
+from support.twins import IMAGE_DATASETS, PNEUMONIA_MNIST, twin
 
 MODALITIES = {"image": ImageModality(size=16)}
 
@@ -237,5 +237,5 @@ def test_an_npz_with_wrong_arrays_is_refused(key: str, value: np.ndarray | None,
 
 
 def test_only_chests_have_a_phantom(tmp_path: Path) -> None:
-    breast = MedMnist("breastmnist", "benign", "BreastMNIST", "Al-Dhabyani et al. (2020)")
+    breast = MedMnist("breastmnist", "benign", PNEUMONIA_MNIST.card)
     assert "no synthetic twin of breastmnist" in message(lambda: breast.synthesize(tmp_path, TwinSpec()))

@@ -11,12 +11,12 @@ import polars as pl
 import pytest
 
 import medfed.federated.memory
-from desk_post import DeskPost, run_over
-from federation_trial import STUDY, Fault, Trial
 from medfed.core.errors import RunError, TooFewSitesError
 from medfed.sites.folder import POLICY
 from medfed.sites.remote import Message
-from missing_sites import failures, sites_and_phases, weights, weights_without
+from support.federation_here import DeskPost, failures, run_over, sites_and_phases, weights, weights_without
+from support.federation_trial import STUDY, Trial
+from support.planted_faults import Fault
 
 Open = Callable[..., Trial]
 BAD = "site-1"
@@ -24,7 +24,6 @@ STAY = 987654321
 """A stay that stands in no other file."""
 
 
-@pytest.mark.timeout(180)
 def test_a_replayed_answer_is_refused_and_a_doubled_one_counts_once(open_trial: Open) -> None:
     trial = open_trial()
     server = trial.server()

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from federation_trial import until
 from medfed.sites.credentials import public_bytes, write_trial
 from medfed.sites.remote import Message, NoAnswer
+from support.clocks import BOUND, Hurry, until
 
 network = pytest.importorskip("medfed.sites.network", reason="the extra flower is not installed")
+transport = pytest.importorskip("medfed.sites.transport")
 
 
 class Site:
@@ -34,13 +35,14 @@ class Site:
             return Message(letter.kind.upper(), {}, letter.payload)
 
         self._site = network.NetworkSite(self._address, self._ca, self._key, self._log)
-        serve = lambda: self._site.serve(reply, lambda line: None, patience_seconds=20.0)  # noqa: E731
+        serve = lambda: self._site.serve(reply, lambda line: None, patience_seconds=BOUND)  # noqa: E731
         self._thread = threading.Thread(target=serve, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         self._site.stop()
-        self._thread.join(10)
+        self._thread.join(BOUND)
+        assert not self._thread.is_alive()
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def server(tmp_path: Path) -> Iterator[tuple[network.NetworkServer, Site]]:
     found.start()
     site = Site(found, tmp_path, key)
     site.start()
-    until(lambda: found.online() == {"north"}, 20)
+    until(lambda: found.online() == {"north"})
     yield found, site
     site.stop()
     found.stop()
@@ -62,13 +64,14 @@ ANSWER = Message("TRAIN", {}, b"payload")
 
 
 def test_a_site_that_is_away_when_its_letter_is_sent_gets_it_when_it_is_back(
-    server: tuple[network.NetworkServer, Site],
+    server: tuple[network.NetworkServer, Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(transport, "HEARTBEAT_SECONDS", BOUND)  # so long it may stay away
     post, site = server
     site.stop()
     assert post.online() == set()
     threading.Timer(1.0, site.start).start()
-    assert list(post.ask({"north": LETTER}, 20.0)) == [("north", ANSWER)]
+    assert list(post.ask({"north": LETTER}, BOUND)) == [("north", ANSWER)]
 
 
 def test_a_site_that_leaves_with_its_letter_gets_it_again_and_answers_once(
@@ -82,20 +85,25 @@ def test_a_site_that_leaves_with_its_letter_gets_it_again_and_answers_once(
             raise OSError("the connection breaks before the answer is sent")
 
     site.start(lose)
-    until(lambda: post.online() == {"north"}, 20)
-    assert list(post.ask({"north": LETTER}, 20.0)) == [("north", ANSWER)]
+    until(lambda: post.online() == {"north"})
+    assert list(post.ask({"north": LETTER}, BOUND)) == [("north", ANSWER)]
     assert site.asked == ["train", "train"]
-    assert list(post.ask({"north": LETTER._replace(kind="bye")}, 20.0)) == [("north", ANSWER._replace(kind="BYE"))]
+    assert list(post.ask({"north": LETTER._replace(kind="bye")}, BOUND)) == [("north", ANSWER._replace(kind="BYE"))]
     assert post.late() == []
 
 
-def test_a_site_that_never_came_is_not_waited_for(server: tuple[network.NetworkServer, Site]) -> None:
+def test_a_site_that_never_came_is_not_waited_for(
+    server: tuple[network.NetworkServer, Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
     post, site = server
     site.stop()
-    ((_, answer),) = post.ask({"north": LETTER}, 3.0)
+    clock = Hurry(monkeypatch)
+    clock.times = 1000
+    ((_, answer),) = post.ask({"north": LETTER}, BOUND)
     assert isinstance(answer, NoAnswer)
-    assert "no answer within 3 s" in answer.reason
+    assert f"no answer within {BOUND:g} s" in answer.reason
+    clock.times = 1
     site.start()
-    until(lambda: post.online() == {"north"}, 20)
-    assert list(post.ask({"north": LETTER._replace(kind="next")}, 20.0)) == [("north", ANSWER._replace(kind="NEXT"))]
+    until(lambda: post.online() == {"north"})
+    assert list(post.ask({"north": LETTER._replace(kind="next")}, BOUND)) == [("north", ANSWER._replace(kind="NEXT"))]
     assert site.asked == ["next"], "a letter whose time is over is taken back"

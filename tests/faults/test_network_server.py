@@ -9,21 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from federation_trial import Fault, Process, Trial, written_folders
-from medfed.runs.folder import RunDir
+from medfed.records.folder import RunFolder
 from medfed.sites.status import is_held
-from missing_sites import failures, sites_and_phases, weights, weights_without
+from support.clocks import until
+from support.federation_here import failures, sites_and_phases, weights, weights_without
+from support.federation_trial import Process, Trial, written_folders
+from support.planted_faults import Fault
 
 Open = Callable[..., Trial]
 GREETING, UPDATE = "medfed.sites.remote:_greeting", "medfed.sites.remote:_update"
-FINISH, ASK = "medfed.runs.federation:Arm._finish_round", "medfed.sites.remote:RemoteExchange.__call__"
+FINISH, ASK = "medfed.runs.federation:FederationRun._finish_round", "medfed.sites.remote:RemoteExchange.__call__"
 SCORES, GOODBYE = "medfed.sites.remote:RemoteExchange._scores", "medfed.sites.server:Hospitals.goodbye"
-SYNC, SAVE = "medfed.runs.folder:sha256_of", "medfed.runs.folder:save_file"
-STEP, INJECT = "medfed.injection.inject:Injector._step", "medfed.runs.federation:Arm._inject"
+SYNC, SAVE = "medfed.runs.checkpoints:sha256_of", "medfed.runs.checkpoints:save_file"
+STEP, INJECT = "medfed.injection.inject:Injector._step", "medfed.runs.federation:FederationRun._inject"
 PREDICT = "medfed.runs.pipeline:predict_task"
 STUDIES = Path(__file__).parents[2] / "studies"
 MINUTES = 600.0
-LONG = {"wait_for_sites_seconds": 300, "hello_seconds": 300, "train_seconds": 300, "evaluate_seconds": 300}
 POINTS = {
     "as sites greet": Fault(GREETING, 2),
     "as sites train": Fault(UPDATE, 2),
@@ -71,7 +72,6 @@ def ends_as(trial: Trial, undisturbed: dict[str, str], sites: list[Process]) -> 
     assert trial.status.failures == ()
 
 
-@pytest.mark.timeout(280)
 def test_a_server_killed_at_several_phases_ends_with_the_same_bits(
     open_trial: Open, undisturbed: dict[str, str]
 ) -> None:
@@ -83,7 +83,6 @@ def test_a_server_killed_at_several_phases_ends_with_the_same_bits(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("phase", POINTS)
 def test_a_server_killed_at_any_phase_ends_with_the_same_bits(
     phase: str, open_trial: Open, undisturbed: dict[str, str]
@@ -103,7 +102,7 @@ def test_a_server_of_fedkim_killed_at_every_phase_ends_with_the_same_bits(tmp_pa
     trials = []
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
-        trials.append(Trial(tmp_path / name, data, tmp_path / "cache", study=text, deadlines=LONG))
+        trials.append(Trial(tmp_path / name, data, tmp_path / "cache", study=text))
     whole, killed = trials
     try:
         server, _ = whole.server(), whole.all_sites()
@@ -116,13 +115,12 @@ def test_a_server_of_fedkim_killed_at_every_phase_ends_with_the_same_bits(tmp_pa
         assert [site.wait() for site in sites] == [0, 0, 0], killed.logs()
         for folder in (whole.server_folder / "runs").iterdir():
             there = killed.server_folder / "runs" / folder.name
-            assert RunDir(there).checksums() == RunDir(folder).checksums()
+            assert RunFolder(there).checksums() == RunFolder(folder).checksums()
     finally:
         whole.close()
         killed.close()
 
 
-@pytest.mark.timeout(180)
 def test_a_full_disk_keeps_the_old_checkpoint_and_the_same_command_goes_on(
     open_trial: Open, undisturbed: dict[str, str]
 ) -> None:
@@ -143,7 +141,6 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_the_same_command_goes_on(
     ends_as(trial, undisturbed, sites)
 
 
-@pytest.mark.timeout(180)
 def test_a_server_that_is_stopped_says_so_and_the_same_command_goes_on(
     open_trial: Open, undisturbed: dict[str, str]
 ) -> None:
@@ -153,7 +150,7 @@ def test_a_server_that_is_stopped_says_so_and_the_same_command_goes_on(
         server = trial.server(Fault(UPDATE, answers, "hold"))
         server.wait_for("held at")
         server.send(number)
-        assert server.wait(20) == status, trial.logs()
+        assert server.wait() == status, trial.logs()
         assert server.left_behind() == []
         assert not is_held(trial.server_folder)
         assert (trial.status.state, trial.status.round) == ("stopped", 2)
@@ -161,12 +158,14 @@ def test_a_server_that_is_stopped_says_so_and_the_same_command_goes_on(
     ends_as(trial, undisturbed, sites)
 
 
-@pytest.mark.timeout(180)
 def test_too_few_sites_end_the_server_in_time_and_finished_rounds_are_kept(open_trial: Open) -> None:
-    trial = open_trial(deadlines={"wait_for_sites_seconds": 4})
-    trial.site("site-0"), trial.site("site-1")
-    first = trial.server()
-    assert first.wait(40) == 3, trial.logs()
+    trial = open_trial(heartbeat=4.0, patience=2.0)
+    sites, first = [trial.site("site-0"), trial.site("site-1")], trial.server()
+    for site in sites:
+        site.wait_for("connected")
+    first.wait_for("waiting for")
+    first.hurry()
+    assert first.wait() == 3, trial.logs()
     for words in ("2 sites, 3 are needed", "site-2: not there", "start again", "lower min_sites"):
         assert words in first.text, first.told()
     assert trial.status.state == "too few sites"
@@ -174,6 +173,8 @@ def test_too_few_sites_end_the_server_in_time_and_finished_rounds_are_kept(open_
     assert not (trial.server_folder / "runs").exists()
     trial.site("site-2", Fault("medfed.federated.exchange:Trainer.update", 2))
     second = trial.server()
+    until(lambda: "waiting for site-2" in second.text.partition("site-2, round 2")[2], told=trial.logs)
+    second.hurry()
     assert second.wait() == 3, trial.logs()
     assert "site-2: not there" in second.text
     assert sites_and_phases(failures(trial)) == {1: [], 2: [("site-2", "network")]}
@@ -184,12 +185,11 @@ def test_too_few_sites_end_the_server_in_time_and_finished_rounds_are_kept(open_
     assert weights(trial.run) == weights_without(trial, "site-2", {2}, asked=False)
 
 
-@pytest.mark.timeout(60)
 def test_a_port_that_is_taken_is_told_at_once(open_trial: Open) -> None:
     trial = open_trial()
     with socket.create_server(("127.0.0.1", trial.port)):
         server = trial.server()
-        assert server.wait(30) == 1, server.told()
+        assert server.wait() == 1, server.told()
     for words in (f"127.0.0.1:{trial.port}: cannot listen: Address already in use", "change port"):
         assert words in server.text, server.told()
     assert trial.status.state == "failed"

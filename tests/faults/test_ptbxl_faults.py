@@ -13,7 +13,7 @@ from medfed.data.decode import validate_index
 from medfed.datasets.base import Record, write_twin
 from medfed.datasets.ptbxl import PTBXL
 from medfed.study.data import TwinSpec
-from native_tables import write_ptbxl
+from support.native_files import write_ptbxl
 
 DATASET = PTBXL()
 

@@ -14,7 +14,6 @@ import psutil
 import pytest
 from torch import Tensor
 
-from federated_toys import SMALL, Point, small_clients, small_federation, small_model
 from medfed.core.errors import RunError
 from medfed.core.types import Broadcast, Params
 from medfed.federated.algorithm import Algorithm
@@ -25,6 +24,8 @@ from medfed.federated.state import fingerprint
 from medfed.federated.workers import Pool, Recipe, WorkerExchange
 from medfed.study.algorithms import AlgorithmSettings, FedAvg
 from medfed.study.federation import RoundSettings
+from support.clocks import BOUND
+from support.federated_toys import SMALL, Point, small_clients, small_federation, small_model
 
 
 class Deadly(Algorithm):
@@ -127,13 +128,13 @@ def test_a_stopped_round_leaves_no_answer_behind_for_the_next(pool: Pool, tmp_pa
 
 
 ORPHANS = """
-import signal, sys, time
+import signal, sys
 from pathlib import Path
-from federated_toys import SMALL, small_clients, small_model
 from medfed.federated.state import fingerprint
 from medfed.federated.rounds import initial_state
 from medfed.federated.workers import Pool, Recipe, WorkerExchange
 from medfed.study.algorithms import FedAvg
+from support.federated_toys import SMALL, small_clients, small_model
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
@@ -145,7 +146,7 @@ if __name__ == "__main__":
     answers = way(1, dict.fromkeys(way.registered, broadcast))
     next(answers)
     print("working", flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 """
 
 
@@ -155,13 +156,13 @@ def test_workers_end_with_their_parent(sent: signal.Signals, tmp_path: Path) -> 
     script.write_text(ORPHANS, encoding="utf-8")
     path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     command, environment = [sys.executable, str(script), str(tmp_path)], {**os.environ, "PYTHONPATH": path}
-    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     assert parent.stdout is not None
     assert parent.stdout.readline() == "working\n"
     workers = psutil.Process(parent.pid).children()
     assert workers
     parent.send_signal(sent)
-    parent.wait(20)
-    gone, alive = psutil.wait_procs(workers, 20)
+    parent.wait(BOUND)
+    gone, alive = psutil.wait_procs(workers, BOUND)
     assert not alive
     assert len(gone) == len(workers)

@@ -10,7 +10,7 @@ import pytest
 
 from medfed.core.errors import DataError
 from medfed.datasets.yaib import YaibMortality, YaibSepsis
-from native_tables import dynamic, write_cohort
+from support.native_files import dynamic, write_cohort
 
 MORTALITY, SEPSIS = YaibMortality(), YaibSepsis()
 DYN = dynamic([(3, 0), (5, 0)], {"hr": [70.0, 90.0]})

@@ -18,7 +18,7 @@ from medfed.core.catalog import TASKS
 from medfed.core.errors import DataError, MedfedError, RunError, StudyError
 from medfed.modalities.moments import Moments
 from medfed.runs.loaded import LoadedRun
-from quick_run import QuickRun
+from support.finished_runs import QuickRun
 
 EFFUSION, WHERE = "Is there a pleural effusion?", "Where is the lesion?"
 

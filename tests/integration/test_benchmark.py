@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from medfed.runs.folder import RunDir
+from medfed.records.folder import RunFolder
+from medfed.records.schema import ProvenanceFile, ScoreFile, StudyFile
 
 BASE = """
 name = "bench"
@@ -108,18 +109,17 @@ def test_no_cell_is_missing_and_the_report_ranks(whole: Whole) -> None:
 
 
 def test_scores_hold_every_client_and_what_a_run_costs(whole: Whole) -> None:
-    costs, up = {}, {}
+    up = {}
     for study in (whole[0] / "runs" / "bench").glob("*/study.json"):
-        run = RunDir(study.parent)
-        scores = run.read_json("scores.json")["rows"]
-        row = next(row for row in scores if row["primary"] and row["model"] == "federated")
-        assert row["clients"].keys() == {"client-0", "client-1"}
-        assert row["ci_low"] <= row["value"] <= row["ci_high"]
-        assert sum(1 for _ in run.read_records("predictions/mimic-cxr.jsonl")) == row["n"]
-        name = run.read_json("study.json")["algorithm"]["name"]
-        costs[name] = run.read_json("provenance.json")["cost"]
-        up[name] = costs[name]["bytes_up"]
-        assert costs[name]["peak_memory_bytes"] > 0
+        run = RunFolder(study.parent)
+        scores = run.read(ScoreFile).rows
+        row = next(row for row in scores if row.primary and row.model == "federated")
+        assert row.clients.keys() == {"client-0", "client-1"}
+        assert row.ci_low <= row.value <= row.ci_high
+        assert len(run.predictions("mimic-cxr")) == row.n
+        cost = run.read(ProvenanceFile).cost
+        assert cost.peak_memory_bytes > 0
+        up[run.read(StudyFile).settings["algorithm"]["name"]] = cost.bytes_up
     print(f"CreamFL sends representations, FedPer all but the heads, FedAvg everything: {up}")
     assert up["creamfl"] < up["fedper"] < up["fedavg"]
 

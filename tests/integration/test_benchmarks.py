@@ -219,4 +219,5 @@ def test_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
     assert {row.group for row in read_numbers(tmp_path / "numbers.json")[1]} == {"wire"}
     for partly in (["--quick"], ["--only", "wire"]):
         with pytest.raises(SystemExit):
-            main([*partly, "--write", str(tmp_path / "README.md")])
+            main([*partly, "--json", str(tmp_path / "none.json"), "--write", str(tmp_path / "README.md")])
+    assert "--write is for the whole table" in capsys.readouterr().err

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from brats_toys import DATASET, all_examples, decoded_twin, grids
 from medfed.core.catalog import TASKS
 from medfed.core.torch_rng import torch_seeded
 from medfed.data.decode import decode
 from medfed.datasets.base import Record
 from medfed.datasets.decoded import Decoded
-from medfed.evaluation.kinds import KINDS
+from medfed.evaluation.scorers import SCORERS
 from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
 from medfed.federated.exchange import InProcessExchange
@@ -24,6 +23,7 @@ from medfed.models.rfnet import RFNet
 from medfed.study.algorithms import FedAvg
 from medfed.study.federation import ClientSettings, RoundSettings
 from medfed.tasks.base import TaskSet
+from support.native_files import DATASET, all_examples, decoded_twin, grids
 
 BRATS = TASKS["brats"]
 
@@ -80,6 +80,6 @@ def test_the_real_extract_loads_trains_and_scores_through_the_same_code(real_dat
     examples = all_examples(data)
     with torch.inference_mode():
         responses = BRATS.respond(trained, examples)
-    values = KINDS["segmentation"].values(BRATS.truths(examples), responses, np.ones((1, len(examples))))
+    values = SCORERS["segmentation"].values(BRATS.truths(examples), responses, np.ones((1, len(examples))))
     assert all(np.isfinite(value).all() for value in values.values())
     assert 0 <= values["dice"][0] <= 1

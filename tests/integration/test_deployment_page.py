@@ -21,7 +21,7 @@ from medfed.data.prepare import write_folders
 from medfed.sites.audit import verify
 from medfed.sites.status import read_status
 from medfed.study.study import load_study
-from page_walk import FINGERPRINT, PAGE, Said, Walk, bash, blocks, in_this_process
+from support.page_walk import FINGERPRINT, PAGE, Said, Walk, bash, blocks, in_this_process
 
 STUDY = PAGE.parents[1] / "studies" / "scaffold-3sites.toml"
 SITES = ("site-0", "site-1", "site-2")

@@ -19,8 +19,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
-import stock_libraries
-from finished_runs import OFFSETS, UNTRAINED, finished_run, llm_folder
 from medfed.cli.app import app
 from medfed.core.catalog import TASKS
 from medfed.core.errors import MedfedError, RunError, StudyError
@@ -30,12 +28,14 @@ from medfed.export.files import loading
 from medfed.injection.lowrank import Factors, folded
 from medfed.injection.model import InjectedModel
 from medfed.llm.foundation import Foundation, load_foundation
-from medfed.report.names import bounds, number
-from medfed.report.records import ScoreFile
+from medfed.records.schema import ScoreFile
+from medfed.report.text import bounds, number
 from medfed.runs.loaded import LoadedRun
 from medfed.study.foundation import HuggingFaceSettings
 from medfed.tasks.base import Task
-from page_walk import PAGE, blocks
+from support import stock_libraries
+from support.finished_runs import OFFSETS, UNTRAINED, finished_run, llm_folder
+from support.page_walk import PAGE, blocks
 
 RANK = 6
 """3 experts of rank 2."""
@@ -280,7 +280,7 @@ def test_the_card_holds_the_numbers_of_the_scores(exports: Path, run: Path) -> N
     rows = ScoreFile.model_validate(json.loads((run / "scores.json").read_text("utf-8"))).rows
     card = (exports / "cd" / "README.md").read_text("utf-8")
     front = card.split("---")[1]
-    for line in ('library_name: "peft"', 'license: "other"', "base_model: ", 'base_model_relation: "adapter"'):
+    for line in ("library_name: peft", "license: other", "base_model: ", "base_model_relation: adapter"):
         assert line in front
     titles = {"fedkim": "Injected LLM", "federated": "Federated-only", "always-yes": "Always yes"}
     for row in rows:
@@ -293,7 +293,7 @@ def test_the_card_holds_the_numbers_of_the_scores(exports: Path, run: Path) -> N
     for word in ("COVID-19 Radiography Database", "PTB-XL", "Synthetic", "not a medical device", "Privacy", "always"):
         assert word in card
     merged = (exports / "merged" / "README.md").read_text("utf-8")
-    assert 'library_name: "transformers"' in merged
+    assert "library_name: transformers" in merged
     assert "calibrated on unlabelled" in merged
 
 
@@ -318,7 +318,7 @@ def test_the_routed_adapter_comes_with_a_card_too(run: Path, llm: Path, tmp_path
     names = {str(path.relative_to(tmp_path / "routed")) for path in (tmp_path / "routed").rglob("*") if path.is_file()}
     assert {"README.md", "adapter/adapter_model.safetensors", "encoders.safetensors", "projectors.safetensors"} <= names
     assert any(".router." in name for name in load_file(tmp_path / "routed" / "adapter" / "adapter_model.safetensors"))
-    assert 'library_name: "medfed"' in (tmp_path / "routed" / "README.md").read_text("utf-8")
+    assert "library_name: medfed" in (tmp_path / "routed" / "README.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize(
@@ -405,7 +405,7 @@ def test_an_llm_with_a_name_and_a_folder_is_exported_under_its_name(
     options: dict, named: Path, llm: Path, tmp_path: Path
 ) -> None:
     (written,) = export_run(named, tmp_path / "out", tmp_path, llm, **options)
-    assert f'base_model: "{HUB}"' in (written.folder / "README.md").read_text("utf-8")
+    assert f"base_model: {HUB}" in (written.folder / "README.md").read_text("utf-8")
     assert holding(written.folder, str(llm.parent)) == set()
     assert str(llm) not in "".join(written.said)
     if options and "merge" not in options:
@@ -425,7 +425,7 @@ def test_the_path_of_a_nameless_llm_stands_where_it_is_needed_and_nowhere_else(
         needed = set() if name == "merged" else {"adapter_config.json", "processor/processor.json"}
         assert holding(exports / name, str(llm.parent)) == needed, name
     card = (exports / "cd" / "README.md").read_text("utf-8")
-    assert f'base_model: "{llm.name}"' in card
+    assert f"base_model: {llm.name}" in card
     assert "on the machine of the export" in card.split("## Inputs")[0]
     command = ["export", str(run), "--task", "cd", "--out", str(tmp_path / "out"), "--foundation", str(llm)]
     said = CliRunner().invoke(app, command).output
@@ -437,7 +437,7 @@ def test_the_folder_in_which_the_command_runs_has_a_name(
 ) -> None:
     monkeypatch.chdir(llm)
     export_run(run, tmp_path / "out", tmp_path, Path(), tasks=["cd"])
-    assert f'base_model: "{llm.name}"' in (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert f"base_model: {llm.name}" in (tmp_path / "out" / "README.md").read_text("utf-8")
     ExportedTask.load(tmp_path / "out")
 
 

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from federated_toys import allowed
 from medfed.core.catalog import ALGORITHMS
 from medfed.core.progress import Reporter
-from medfed.runs.folder import RunDir
-from medfed.runs.pipeline import Places, run_study
+from medfed.records.folder import RunFolder
+from medfed.records.schema import Round, ScoreFile
+from medfed.runs.context import RunPaths
+from medfed.runs.pipeline import run_study
 from medfed.study.federation import ClientSettings
 from medfed.study.study import study_of
+from support.federated_toys import allowed
 
 STUDY = {
     "name": "small",
@@ -41,13 +43,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_algorithm_federates_fedkims_clients(name: str, cache: Path, tmp_path: Path) -> None:
     client = allowed(ALGORITHMS[name](), ClientSettings(lr=1e-3))
     tree = STUDY | {"algorithm": name, "client": client.model_dump()}
-    folder = run_study(study_of(tree, "test"), Places(tmp_path, cache), Reporter.silent())
-    run = RunDir(folder)
-    rounds = run.read_records("rounds.jsonl")
-    assert [len(line["clients"]) for line in rounds] == [2, 2]
-    assert not any(line["failures"] for line in rounds)
-    values = [row for row in run.read_json("scores.json")["rows"] if row["metric"] == "auroc"]
-    assert {row["task"] for row in values if row["model"] == "fedkim"} == {"ead", "lod"}
-    up = sum(line["bytes_up"] for line in rounds[0]["clients"])
+    folder = run_study(study_of(tree, "test"), RunPaths(tmp_path, cache), Reporter.silent())
+    run = RunFolder(folder)
+    rounds = run.lines(Round)
+    assert [len(line.clients) for line in rounds] == [2, 2]
+    assert not any(line.failures for line in rounds)
+    values = [row for row in run.read(ScoreFile).rows if row.metric == "auroc"]
+    assert {row.task for row in values if row.model == "fedkim"} == {"ead", "lod"}
+    up = sum(client.bytes_up for client in rounds[0].clients)
     print(f"{name} sends {up} bytes a round")
     assert up > 0

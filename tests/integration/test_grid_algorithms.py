@@ -10,11 +10,10 @@ import pytest
 from medfed.core.progress import Reporter
 from medfed.data.cohort import Cohort
 from medfed.data.prepare import decode_all, divide, find_sources
-from medfed.evaluation.judge import point_values
-from medfed.evaluation.kinds import KINDS
+from medfed.evaluation.scorers import SCORERS
 from medfed.federated.state import fingerprint, weights_of
-from medfed.runs.federation import Arm, build_model
-from medfed.runs.folder import RunDir
+from medfed.records.folder import RunFolder
+from medfed.runs.federation import FederationRun, Trainee, build_model
 from medfed.study.study import Study
 from medfed.study.sweep import Cell, load_plan
 from medfed.tasks.base import trainable
@@ -42,14 +41,20 @@ class Bench:
     def end(self, study: Study) -> str:
         """Return the fingerprint of what every client would predict with after two rounds of ``study``."""
         count = len(list(self.folder.iterdir()))
-        arm = Arm(RunDir(self.folder / str(count)), study, self.cohort, build_model(study), None, "federated")
-        arm.run(Reporter.silent(), "train")
-        own = {f"{client}/{name}": value for client in self.cohort.clients for name, value in _own(arm, client).items()}
-        return fingerprint({**weights_of(arm.model).params, **own}, weights_of(arm.model).buffers)
+        run = RunFolder(self.folder / str(count))
+        federation = FederationRun(run, study, self.cohort, Trainee("federated", build_model(study)))
+        federation.run(Reporter.silent(), "train")
+        deployed = {
+            f"{client}/{name}": value
+            for client in self.cohort.clients
+            for name, value in _deployed(federation, client).items()
+        }
+        weights = weights_of(federation.model)
+        return fingerprint({**weights.params, **deployed}, weights.buffers)
 
 
-def _own(arm: Arm, client: str) -> dict[str, object]:
-    weights = arm.deployed(client)
+def _deployed(federation: FederationRun, client: str) -> dict[str, object]:
+    weights = federation.deployed(client)
     return {**weights.params, **weights.buffers}
 
 
@@ -103,12 +108,12 @@ CONSTANTS = {"auroc": 0.5, "macro_auroc": 0.5, "balanced_accuracy": 0.5}
 def test_every_task_has_constants_and_they_know_nothing(bench: Bench) -> None:
     examples = bench.cohort.test[bench.study.train[0]]
     task = trainable(examples.task)
-    kind, truths = KINDS[task.metric_kind], task.truths(examples)
+    kind, truths = SCORERS[task.metric_kind], task.truths(examples)
     found = task.constants(examples)
     assert found
     for name, responses in found.items():
         assert len(responses) == len(examples)
-        value = point_values(kind, truths, responses)[kind.primary]
+        value = kind.points(truths, responses)[kind.primary]
         print(f"{task.name}: {name} has {kind.primary} {value}")
         if value is not None:
             assert value == pytest.approx(CONSTANTS[kind.primary]) if kind.primary in CONSTANTS else value < 0.7

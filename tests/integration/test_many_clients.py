@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import scale
+from medfed.records.folder import RunFolder
+from medfed.records.schema import Round
 from medfed.runs.federation import build_model
-from medfed.runs.folder import RunDir
 from medfed.study.encoders import Conv1dSpec
 from medfed.study.federation import ClientSettings
 
@@ -17,9 +18,9 @@ def test_two_hundred_clients_on_two_workers_in_flat_memory(tmp_path: Path) -> No
     changes = {"encoders": {"ecg": Conv1dSpec(dim=256)}, "client": ClientSettings(batch_size=4, local_steps=1)}
     study = scale.study_of(CELL).model_copy(update=changes)
     samples = scale.run_cell(CELL, tmp_path, study)
-    records = RunDir(tmp_path).read_records("rounds.jsonl")
-    assert [len(record["clients"]) for record in records] == [20, 20, 20]
-    assert [record["failures"] for record in records] == [[], [], []]
+    rounds = RunFolder(tmp_path).lines(Round)
+    assert [len(line.clients) for line in rounds] == [20, 20, 20]
+    assert not any(line.failures for line in rounds)
     # A server that kept what twenty clients sent would grow by twenty updates. Ours holds one, which comes and goes;
     # what the allocator does not give back at once was four or five, so half of twenty tells the two apart.
     update_mib = sum(4 * param.numel() for param in build_model(study).parameters()) / scale.MIB

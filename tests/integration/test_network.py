@@ -10,15 +10,16 @@ import pytest
 
 pytest.importorskip("flwr", reason="the extra flower is not installed")
 
-from desk_post import DeskPost, run_over
-from federation_trial import SITES, STUDY, Trial
 from medfed.core.progress import Reporter
 from medfed.data.prepare import write_folders
-from medfed.runs.folder import RunDir
-from medfed.runs.pipeline import Places, run_study
-from medfed.runs.sites import SITES as SCORES
+from medfed.records.folder import RunFolder
+from medfed.records.schema import GreetingFile, Round
+from medfed.runs.context import RunPaths
+from medfed.runs.pipeline import run_study
 from medfed.sites.federation import FederationFolder
 from medfed.study.study import load_study
+from support.federation_here import DeskPost, run_over
+from support.federation_trial import SITES, STUDY, Trial
 
 STUDIES = Path(__file__).parents[2] / "studies"
 SCAFFOLD = 'algorithm = {name = "scaffold", option = "II"}'
@@ -26,20 +27,20 @@ CREAMFL = STUDY.replace(SCAFFOLD, 'algorithm = "creamfl"').replace("[7, 0, 0, 3]
 OpenTrial = Callable[..., Trial]
 
 
-def weights(run: RunDir) -> str:
+def weights(run: RunFolder) -> str:
     """SHA-256 of the last checkpoint: the model, the algorithm's state at the server, and what was injected."""
     newest = max((run.root / "checkpoints").glob("[0-9]*"))
     return hashlib.sha256((newest / "state.safetensors").read_bytes()).hexdigest()
 
 
-def here(trial: Trial, place: Path, num_workers: int) -> RunDir:
+def here(trial: Trial, place: Path, num_workers: int) -> RunFolder:
     """Run the trial's study on this machine."""
     cache = FederationFolder.load(trial.server_folder).cache
-    places = Places(place, cache, trial.data, workers=num_workers)
-    return RunDir(run_study(trial.study, places, Reporter.silent()))
+    places = RunPaths(place, cache, trial.data, workers=num_workers)
+    return RunFolder(run_study(trial.study, places, Reporter.silent()))
 
 
-def over_the_network(trial: Trial) -> RunDir:
+def over_the_network(trial: Trial) -> RunFolder:
     """Run the trial's study with a server and three sites as processes of their own."""
     server, sites = trial.server(), trial.all_sites()
     assert server.wait() == 0, trial.logs()
@@ -48,13 +49,13 @@ def over_the_network(trial: Trial) -> RunDir:
     return trial.run
 
 
-def same_bits(trial: Trial, place: Path) -> RunDir:
+def same_bits(trial: Trial, place: Path) -> RunFolder:
     """Run it three ways and compare; return the run over the network."""
     alone, workers = here(trial, place / "alone", 1), here(trial, place / "workers", 2)
     network = over_the_network(trial)
     assert network.done
     assert weights(alone) == weights(workers) == weights(network)
-    for name in (SCORES, "scores.json", "rounds.jsonl"):
+    for name in ("sites.json", "scores.json", "rounds.jsonl"):
         assert (alone.root / name).read_bytes() == (network.root / name).read_bytes(), name
     return network
 
@@ -70,7 +71,7 @@ def test_scaffold_gives_the_same_bits_in_process_in_workers_and_over_the_network
         kinds = [entry["kind"] for entry in trial.egress(site)]
         assert kinds == ["greeting", "update", "update", "update", "scores"]
         assert "the chain holds" in trial.said(["site", "egress-report", str(trial.root / site)])
-    greetings = network.read_json("greetings.json")
+    greetings = network.read(GreetingFile).sites
     assert sorted(greetings) == list(SITES)
     assert all(found["counts"] is None for found in greetings.values()), "they leave only if the policy says so"
 
@@ -82,15 +83,14 @@ def test_rounded_changes_give_the_same_bits_at_the_sites_desks(open_trial: OpenT
     post, plain = DeskPost(trial), DeskPost(exact)
     alone, apart, unrounded = here(trial, tmp_path, 1), run_over(trial, post), run_over(exact, plain)
     assert weights(alone) == weights(apart) != weights(unrounded)
-    for name in (SCORES, "rounds.jsonl"):
+    for name in ("sites.json", "rounds.jsonl"):
         assert (alone.root / name).read_bytes() == (apart.root / name).read_bytes(), name
-    assert all(0 < line["upload_error"] < 0.05 for line in apart.read_records("rounds.jsonl"))
+    assert all(0 < line.upload_error < 0.05 for line in apart.lines(Round))
     small, large = (
         sum(len(envelope.payload) for _, envelope in found.left if envelope.kind == "update") for found in (post, plain)
     )
     told, exact_told = (
-        sum(client["bytes_up"] for line in run.read_records("rounds.jsonl") for client in line["clients"])
-        for run in (apart, unrounded)
+        sum(client.bytes_up for line in run.lines(Round) for client in line.clients) for run in (apart, unrounded)
     )
     assert told < 0.8 * exact_told, "SCAFFOLD's own half is exact, of the other all but vectors is a quarter"
     assert small < large, "names and facts travel too, and so small a model's weigh much"
@@ -102,7 +102,7 @@ def test_class_counts_leave_the_site_whose_policy_lets_them_and_are_those_of_its
     trial = open_trial(study=STUDY.replace("num_rounds = 3", "num_rounds = 1"))
     policy = trial.root / SITES[0] / "policy.toml"
     policy.write_text(policy.read_text(encoding="utf-8").replace("class_counts = false", "class_counts = true"))
-    greetings = run_over(trial, DeskPost(trial)).read_json("greetings.json")
+    greetings = run_over(trial, DeskPost(trial)).read(GreetingFile).sites
     counts = {site: found["counts"] for site, found in greetings.items()}
     assert counts[SITES[1]] is None
     assert counts[SITES[2]] is None

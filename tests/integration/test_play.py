@@ -18,8 +18,8 @@ import pytest
 from medfed.ask.page import app as play_app
 from medfed.ask.page.serve import listen
 from medfed.core.errors import RunError
-from play_server import Reply, asked, request, served
-from quick_run import QuickRun
+from support.finished_runs import QuickRun
+from support.play_server import Reply, asked, request, served
 
 EFFUSION = "Is there a pleural effusion?"
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from browser import Browser, chromium
 from medfed.datasets.images import write_grey
-from play_server import served
-from quick_run import QuickRun
+from support.browser import Browser, chromium
+from support.finished_runs import QuickRun
+from support.play_server import served
 
 PROGRAM = chromium()
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed: apt-get install chromium")
@@ -95,8 +95,8 @@ def test_an_ecg_of_two_files_becomes_twelve_traces(browser: Browser, address: st
     browser.open(address, 1280)
     browser.drop_files("#drop", ecg(quick))
     assert answered(browser).split()[0] in ("Yes", "No")  # its first question was put in by itself
-    assert len(sizes(browser, ".leads .pulse")) == 12
-    assert all(box[0] > 100 and box[1] > 5 for box in sizes(browser, ".leads .pulse"))
+    assert len(sizes(browser, ".leads path[stroke*='--ink']")) == 12
+    assert all(box[0] > 100 and box[1] > 5 for box in sizes(browser, ".leads path[stroke*='--ink']"))
     assert browser.problems == []
 
 
@@ -105,7 +105,7 @@ def test_the_two_files_of_an_ecg_may_come_one_after_the_other(browser: Browser, 
     for number, file in enumerate(ecg(quick)):
         browser.drop_files("#drop", [file])
         browser.wait_for(READY if number else TROUBLE)
-    assert len(sizes(browser, ".leads .pulse")) == 12
+    assert len(sizes(browser, ".leads path[stroke*='--ink']")) == 12
     assert browser.evaluate(TROUBLE) is None
 
 

@@ -13,7 +13,7 @@ from medfed.core.torch_rng import torch_seeded
 from medfed.data.cohort import ELSEWHERE, Cohort, build_cohort
 from medfed.data.decode import decode
 from medfed.datasets.base import write_twin
-from medfed.evaluation.kinds import KINDS
+from medfed.evaluation.scorers import SCORERS
 from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
 from medfed.federated.exchange import InProcessExchange
@@ -62,7 +62,7 @@ def scores(name: str, model: MultimodalModel, examples: TaskSet) -> dict[str, fl
     task = trainable(TASKS[name])
     with torch.inference_mode():
         responses = task.respond(model, examples)
-    values = KINDS[task.metric_kind].values(task.truths(examples), responses, np.ones((1, len(examples))))
+    values = SCORERS[task.metric_kind].values(task.truths(examples), responses, np.ones((1, len(examples))))
     return {metric: float(value[0]) for metric, value in values.items()}
 
 
@@ -73,7 +73,7 @@ def test_a_federation_learns_on_the_twin(name: str, tmp_path: Path) -> None:
     model, losses = train(name, cohort, num_rounds=3, epochs=2)
     assert losses[-1] < losses[0]
     found = scores(name, model, cohort.test[name])
-    primary = found[KINDS[trainable(TASKS[name]).metric_kind].primary]
+    primary = found[SCORERS[trainable(TASKS[name]).metric_kind].primary]
     print(name, {metric: round(value, 3) for metric, value in found.items()})
     assert 0 <= primary <= 1
 

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from browser import Browser, chromium
-from fake_comparison import fake_comparison, fake_runs
-from fake_run import fake_run
-from medfed.report.comparison import write_comparison
-from medfed.report.html import write_report
+from medfed.report.page import write_report
+from support.browser import Browser, chromium
+from support.fake_runs import fake_comparison, fake_run, fake_runs
 
 PROGRAM = chromium()
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed: apt-get install chromium")
@@ -20,13 +18,13 @@ OPEN_ALL = "document.querySelectorAll('details').forEach(part => { part.open = t
 PICTURES = """[...document.querySelectorAll('svg, img')].map(part => {
   const box = part.getBoundingClientRect();
   const broken = part.tagName === 'IMG' && !part.naturalWidth;
-  const name = part.getAttribute('aria-label') || part.className.baseVal || part.alt;
+  const name = part.querySelector('title')?.textContent || part.alt;
   return [broken ? 'broken image' : name, box.width, box.height];
 })"""
 INK = """[...document.querySelectorAll('svg[role=img]')].filter(part => {
   const box = part.getBBox();
   return !(box.width > 20 && box.height > 10);
-}).map(part => part.getAttribute('aria-label'))"""
+}).map(part => part.querySelector('title').textContent)"""
 OUTSIDE = """[...document.querySelectorAll('body *')].filter(part =>
   !part.closest('.scroll') && !part.closest('svg') && part.getBoundingClientRect().right > innerWidth + 1
 ).map(part => part.tagName + '.' + part.className)"""
@@ -45,7 +43,7 @@ def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     if request.param == "run":
         write_report(fake_run(place), place / "report.html")
     else:
-        write_comparison(fake_comparison(), fake_runs(place), place / "report.html")
+        write_report(fake_comparison(), place / "report.html", fake_runs(place))
     return place / "report.html"
 
 

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from medfed.runs.folder import RunDir
+from medfed.records.folder import RunFolder
 
-HERE = Path(__file__).parent
 STUDY = """
 name = "small"
 train = ["lod", "ead", "mp"]
@@ -49,14 +48,14 @@ def start(place: Path, *, kill: tuple[str, int] | None = None, cache: Path) -> s
     study = place / "small.toml"
     study.write_text(STUDY, encoding="utf-8")
     command = ["run", str(study), "--runs", str(place / "runs"), "--cache", str(cache)]
-    head = [str(HERE / "killing.py"), kill[0], str(kill[1]), "--"] if kill else ["-m", "medfed"]
+    head = ["-m", "support.planted_faults", kill[0], str(kill[1]), "--"] if kill else ["-m", "medfed"]
     return subprocess.run(
         [sys.executable, *head, *command], capture_output=True, text=True, check=False, env=environment()
     )
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 def folder(place: Path) -> Path:
@@ -118,10 +117,10 @@ def test_a_finished_run_is_not_computed_twice(whole: Path, cache: Path) -> None:
 POINTS = [
     ("medfed.llm.tiny.pretrain:pretrain", 1),
     ("medfed.federated.client:Client.train", 3),
-    ("medfed.runs.folder:RunDir.save_checkpoint", 3),
-    ("medfed.runs.folder:RunDir.append_records", 12),
+    ("medfed.runs.checkpoints:Checkpoints.save", 3),
+    ("medfed.records.folder:RunFolder.append", 12),
     ("medfed.injection.inject:Injector._step", 3),
-    ("medfed.runs.pipeline:predict_task", 3),
+    ("medfed.runs.pipeline:predict", 3),
     ("medfed.runs.pipeline:write_report", 1),
 ]
 
@@ -138,5 +137,8 @@ def test_sigkill_and_resume_give_the_same_bits(
     assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
     resumed = start(tmp_path, cache=own_cache)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    assert RunDir(folder(tmp_path)).checksums() == RunDir(folder(whole)).checksums()
-    assert RunDir(tmp_path / "runs" / "federations").checksums() == RunDir(whole / "runs" / "federations").checksums()
+    assert RunFolder(folder(tmp_path)).checksums() == RunFolder(folder(whole)).checksums()
+    assert (
+        RunFolder(tmp_path / "runs" / "federations").checksums()
+        == RunFolder(whole / "runs" / "federations").checksums()
+    )

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from examples.sharding import expert_params, shard
 from safetensors.torch import load_file
 
-import sharded_trial
 from medfed.core.errors import RunError
-from medfed.injection.sharding import expert_params, shard
+from support import sharded_trial
 
 RANKS = ("rank0", "rank1")
 
@@ -29,9 +29,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    paths = os.pathsep.join([str(Path(sharded_trial.__file__).parent), *sys.path])
-    script = [sys.executable, sharded_trial.__file__, str(folder), str(port)]
-    ended = subprocess.run(script, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False)
+    script = [sys.executable, "-m", sharded_trial.__name__, str(folder), str(port)]
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run(script, env=os.environ | paths, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-2000:]
     return folder / "float32"
 

@@ -13,9 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from medfed.cli.app import app
-from medfed.runs.folder import RunDir
+from medfed.records.folder import RunFolder
 
-HERE = Path(__file__).parent
 STUDY = """
 name = "small-sites"
 job = "benchmark"
@@ -56,13 +55,13 @@ def study(place: Path) -> Path:
 def start(place: Path, cache: Path, *options: str, kill: tuple[str, int] | None = None) -> Path:
     """Run the study in ``place``; return its run folder."""
     command = ["run", str(study(place)), "--runs", str(place / "runs"), "--cache", str(cache), *options]
-    head = [str(HERE / "killing.py"), kill[0], str(kill[1]), "--"] if kill else ["-m", "medfed"]
+    head = ["-m", "support.planted_faults", kill[0], str(kill[1]), "--"] if kill else ["-m", "medfed"]
     done = subprocess.run(
         [sys.executable, *head, *command],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == (-signal.SIGKILL if kill else 0), done.stdout + done.stderr
     (found,) = (place / "runs" / "small-sites").iterdir()
@@ -103,7 +102,7 @@ def test_a_run_on_the_folders_is_the_run_on_the_twins(whole: Path, root: Path, t
     assert sorted(path.name for path in (root / "site-1").iterdir()) == ["yaib-mortality"]
     run = start(tmp_path, tmp_path / "unused", "--data-root", str(root))
     assert run.name == whole.name
-    assert RunDir(run).checksums() == RunDir(whole).checksums()
+    assert RunFolder(run).checksums() == RunFolder(whole).checksums()
 
 
 @pytest.mark.parametrize("kill", [("medfed.federated.client:Client.train", 9), ("medfed.runs.sites:evaluate_at", 5)])
@@ -111,7 +110,7 @@ def test_sigkill_and_resume_give_the_same_bits(kill: tuple[str, int], whole: Pat
     stopped = start(tmp_path, cache, kill=kill)
     assert (stopped / "rounds.jsonl").is_file(), "it was killed in the federation itself, not in a baseline"
     assert not (stopped / "sites.json").exists()
-    assert RunDir(start(tmp_path, cache)).checksums() == RunDir(whole).checksums()
+    assert RunFolder(start(tmp_path, cache)).checksums() == RunFolder(whole).checksums()
 
 
 def test_the_folders_are_checked_and_divided_site_by_site(root: Path, tmp_path: Path) -> None:
@@ -138,7 +137,7 @@ SMALL = [
 
 
 def test_the_shipped_study_that_injects_runs_small(tmp_path: Path) -> None:
-    shipped = HERE.parents[1] / "studies" / "fedkim-3sites.toml"
+    shipped = Path(__file__).parents[2] / "studies" / "fedkim-3sites.toml"
     settings = [part for setting in SMALL for part in ("--set", setting)]
     places = ["--runs", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
     done = subprocess.run(
@@ -146,7 +145,7 @@ def test_the_shipped_study_that_injects_runs_small(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (run,) = (tmp_path / "runs" / "fedkim-3sites").iterdir()

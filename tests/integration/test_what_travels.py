@@ -16,9 +16,12 @@ from medfed.data.cohort import Cohort
 from medfed.federated.exchange import Answer, ClientExchange
 from medfed.federated.state import num_bytes, persistent_buffers, split, trainable_params
 from medfed.federated.wire import broadcast_bytes, update_bytes
+from medfed.records.folder import RunFolder
+from medfed.records.schema import Round
+from medfed.runs.checkpoints import Checkpoints
+from medfed.runs.context import RunPaths, here
 from medfed.runs.federation import build_model, in_process
-from medfed.runs.folder import RunDir
-from medfed.runs.pipeline import Places, here, run_study
+from medfed.runs.pipeline import run_study
 from medfed.study.algorithms import FedAvg
 from medfed.study.study import Study, study_of
 
@@ -92,12 +95,14 @@ def test_what_the_server_learns_by_injection_stays_there(tmp_path: Path, monkeyp
         sums.append(state.round + 1)
         return aggregate(algorithm, state, updates, federation)
 
-    def connect(study: Study, cohort: Cohort, run: RunDir) -> ClientExchange:
+    def connect(study: Study, cohort: Cohort, run: RunFolder) -> ClientExchange:
         return Listening(in_process(study, cohort, run), down, up)
 
     monkeypatch.setattr(FedAvg, "aggregate", counted)
-    party = dataclasses.replace(here(), connect=connect)
-    run = RunDir(run_study(study, Places(tmp_path, tmp_path / "cache"), Reporter.silent(), party=party))
+    participants = dataclasses.replace(here(), connect=connect)
+    run = RunFolder(
+        run_study(study, RunPaths(tmp_path, tmp_path / "cache"), Reporter.silent(), participants=participants)
+    )
     assert sums == list(range(1, NUM_ROUNDS + 1)), "one aggregation a round"
     assert len(down) == len(up) == NUM_ROUNDS * NUM_CLIENTS
 
@@ -114,7 +119,7 @@ def test_what_the_server_learns_by_injection_stays_there(tmp_path: Path, monkeyp
         assert set(message.groups["scales"]) < params
         assert not message.groups["state"]
 
-    checkpoint = run.load_checkpoint()
+    checkpoint = Checkpoints(run.root).load()
     assert checkpoint is not None
     own = split(checkpoint[0], ("federated", "injector"))["injector"]
     kinds = ("projector", "router", "lora_A", "lora_B")
@@ -123,13 +128,13 @@ def test_what_the_server_learns_by_injection_stays_there(tmp_path: Path, monkeyp
         kind in name for message in (*down, *up) for part in message.groups.values() for name in part for kind in kinds
     )
 
-    rounds = run.read_records("rounds.jsonl")
-    told = [(line["round"], client["client"]) for line in rounds for client in line["clients"]]
-    assert told == [(message.round, message.client) for message in up]
-    for client, sent, got in zip([c for line in rounds for c in line["clients"]], up, down, strict=True):
-        assert client["bytes_up"] == num_bytes(*sent.groups.values())
-        assert 0 <= sent.num_bytes - client["bytes_up"] < 300 * sum(map(len, sent.groups.values())) + 2000, "header"
-        assert client["bytes_down"] == num_bytes(*got.groups.values())
-        assert client["bytes_up"] < 0.35 * client["bytes_down"]
-    assert all(0 < line["upload_error"] < 0.05 for line in rounds)
+    rounds = run.lines(Round)
+    logged = [(line.round, client.client) for line in rounds for client in line.clients]
+    assert logged == [(message.round, message.client) for message in up]
+    for client, sent, got in zip([c for line in rounds for c in line.clients], up, down, strict=True):
+        assert client.bytes_up == num_bytes(*sent.groups.values())
+        assert 0 <= sent.num_bytes - client.bytes_up < 300 * sum(map(len, sent.groups.values())) + 2000, "header"
+        assert client.bytes_down == num_bytes(*got.groups.values())
+        assert client.bytes_up < 0.35 * client.bytes_down
+    assert all(0 < line.upload_error < 0.05 for line in rounds)
     assert "the mean update is off by" in (run.root / "report.html").read_text(encoding="utf-8")

@@ -8,8 +8,9 @@ import pytest
 from rich.console import Console
 
 from medfed.core.progress import Reporter
-from medfed.runs.folder import RunDir
-from medfed.runs.pipeline import Places, run_study
+from medfed.records.folder import RunFolder
+from medfed.runs.context import RunPaths
+from medfed.runs.pipeline import run_study
 from medfed.study.study import load_study
 
 FEDKIM = """
@@ -72,8 +73,8 @@ def test_a_run_with_workers_has_the_files_of_a_run_without(text: str, tmp_path: 
     study = load_study(tmp_path / "small.toml")
     runs = [tmp_path / f"runs-{number}" for number in (1, 2)]
     for workers, folder in enumerate(runs, start=1):
-        run_study(study, Places(folder, tmp_path / "cache", workers=workers), Reporter(Console(quiet=True)))
-    one, two = (RunDir(folder).checksums() for folder in runs)
+        run_study(study, RunPaths(folder, tmp_path / "cache", workers=workers), Reporter(Console(quiet=True)))
+    one, two = (RunFolder(folder).checksums() for folder in runs)
     assert any(name.endswith("state.safetensors") for name in one)
     assert any("/clients/" in name for name in one)
     assert two == one

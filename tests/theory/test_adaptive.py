@@ -7,11 +7,11 @@ from math import sqrt
 import pytest
 import torch
 
-from federated_toys import SMALL, converge, quadratic_client, run, small_model
 from medfed.core.catalog import ALGORITHMS
 from medfed.federated.rounds import initial_state
 from medfed.study.algorithms import Adaptive
 from medfed.study.federation import ClientSettings
+from support.federated_toys import SMALL, converge, quadratic_client, run, small_model
 
 ETA, TAU, BETA_1, BETA_2, EPSILON = 0.3, 0.2, 0.9, 0.75, 0.05
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from federated_toys import converge, converge_and_deploy, quadratic_client
 from medfed.core.types import Batch
 from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
@@ -31,6 +30,7 @@ from medfed.study.algorithms import (
 )
 from medfed.study.federation import ClientSettings, RoundSettings
 from medfed.tasks.base import Task
+from support.federated_toys import converge, converge_and_deploy, quadratic_client
 
 A = torch.tensor([[1.0, 4.0], [9.0, 1.5], [2.0, 2.0]], dtype=torch.float64)
 B = torch.tensor([[1.0, -1.0], [-2.0, 3.0], [0.5, 4.0]], dtype=torch.float64)

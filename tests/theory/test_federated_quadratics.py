@@ -8,9 +8,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from federated_toys import converge, quadratic_client
 from medfed.study.algorithms import AlgorithmSettings, FedAvg, FedProx
 from medfed.study.federation import ClientSettings
+from support.federated_toys import converge, quadratic_client
 
 A = torch.tensor([[1.0, 4.0], [9.0, 1.5], [2.0, 2.0]], dtype=torch.float64)
 B = torch.tensor([[1.0, -1.0], [-2.0, 3.0], [0.5, 4.0]], dtype=torch.float64)

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from federated_toys import Point, converge, quadratic_client
 from medfed.algorithms.fednova import STEPS, effective_steps
 from medfed.core.types import Broadcast
 from medfed.federated.client import initial_client_state
 from medfed.federated.state import Weights
 from medfed.study.algorithms import AlgorithmSettings, FedAvg, FedNova, FedProx
 from medfed.study.federation import ClientSettings
+from support.federated_toys import Point, converge, quadratic_client
 
 A = torch.tensor([1.0, 3.0, 2.0], dtype=torch.float64)
 B = torch.tensor([1.0, -2.0, 4.0], dtype=torch.float64)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from federated_toys import converge, converge_and_deploy, quadratic_client
 from medfed.federated.client import Client
 from medfed.study.algorithms import AlgorithmSettings, Ditto, FedAvg, PFedMe
 from medfed.study.federation import ClientSettings
+from support.federated_toys import converge, converge_and_deploy, quadratic_client
 
 A = torch.tensor([[1.0, 4.0], [9.0, 1.5], [2.0, 2.0]], dtype=torch.float64)
 B = torch.tensor([[1.0, -1.0], [-2.0, 3.0], [0.5, 4.0]], dtype=torch.float64)

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from federated_toys import SMALL, Point, allowed, converge, quadratic_client, small_exchange, small_model
 from medfed.core.types import Params, component
 from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
@@ -18,6 +17,7 @@ from medfed.federated.rounds import RoundResult, initial_state, run_rounds, samp
 from medfed.federated.state import split
 from medfed.study.algorithms import AlgorithmSettings, FedAvg, Scaffold
 from medfed.study.federation import ClientSettings, RoundSettings
+from support.federated_toys import SMALL, Point, allowed, converge, quadratic_client, small_exchange, small_model
 
 A = torch.tensor([[1.0, 4.0], [6.0, 1.5], [2.0, 2.0], [0.5, 3.0]], dtype=torch.float64)
 B = torch.tensor([[1.0, -1.0], [-2.0, 3.0], [0.5, 4.0], [5.0, 0.0]], dtype=torch.float64)

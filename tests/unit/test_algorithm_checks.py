@@ -5,15 +5,23 @@ from __future__ import annotations
 import pytest
 import torch
 
-from federated_toys import changed, run
 from medfed.algorithms.fednova import STEPS
 from medfed.core.catalog import ALGORITHMS
 from medfed.core.errors import StudyError
-from medfed.study.algorithms import FedNova, Scaffold
+from medfed.study.algorithms import AlgorithmSettings, FedNova, Scaffold
 from medfed.study.federation import ClientSettings
+from support.federated_toys import allowed, changed, run, small_model
 
 PLAIN = ClientSettings(optimizer="sgd", lr=0.1)
 Fields = dict[str, object]
+
+
+def trains_a_round(algorithm: AlgorithmSettings, settings: ClientSettings) -> bool:
+    """Whether a round of the small federation trains by these very settings, loses no client and moves the model."""
+    (result,) = run(algorithm, 1, settings)
+    moved = [not torch.equal(value, small_model().state_dict()[name]) for name, value in result.state.params.items()]
+    assert allowed(algorithm, settings) == settings, "a plainer setting was taken in its place"
+    return not result.failures and all(moved)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +39,9 @@ def test_scaffold_by_option_two_is_for_plain_sgd(fields: Fields) -> None:
 
 @pytest.mark.parametrize("fields", [{}, {"precision": "bfloat16"}, {"reset_optimizer": False}], ids=str)
 def test_scaffold_by_option_two_takes_plain_sgd(fields: Fields) -> None:
-    Scaffold().check(PLAIN.model_copy(update=fields))
+    settings = PLAIN.model_copy(update=fields)
+    Scaffold().check(settings)
+    assert trains_a_round(Scaffold(), settings)
 
 
 @pytest.mark.parametrize(
@@ -55,12 +65,16 @@ def test_fednova_refuses_what_has_no_effective_steps(fields: Fields, mu: float, 
     ids=str,
 )
 def test_fednova_takes_sgd(fields: Fields, mu: float) -> None:
-    FedNova(mu=mu).check(ClientSettings.model_validate({**PLAIN.model_dump(), **fields}))
+    settings = ClientSettings.model_validate({**PLAIN.model_dump(), **fields})
+    FedNova(mu=mu).check(settings)
+    assert trains_a_round(FedNova(mu=mu), settings)
 
 
 @pytest.mark.parametrize("name", ["fedadagrad", "fedadam", "fedyogi", "fedams"])
 def test_the_adaptive_family_leaves_the_local_optimizer_free(name: str) -> None:
-    ALGORITHMS[name]().check(ClientSettings(optimizer="adamw", weight_decay=0.1, max_grad_norm=1.0))
+    settings = ClientSettings(optimizer="adamw", weight_decay=0.1, max_grad_norm=1.0)
+    ALGORITHMS[name]().check(settings)
+    assert trains_a_round(ALGORITHMS[name](), settings)
 
 
 @pytest.mark.parametrize("steps", [0.0, -1.0, 1e9, float("nan")])

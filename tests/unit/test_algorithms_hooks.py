@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from federated_toys import SMALL, changed, converge, quadratic_client, run, small_exchange, small_model
 from medfed.core.types import Broadcast, Params, Update
 from medfed.federated.aggregation import Average
 from medfed.federated.algorithm import Aggregate, Algorithm, Federation
@@ -22,6 +21,7 @@ from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.state import FederatedState, Weights, fingerprint, join, split, weights_of
 from medfed.study.algorithms import FedAvg
 from medfed.study.federation import ClientSettings, RoundSettings
+from support.federated_toys import SMALL, changed, converge, quadratic_client, run, small_exchange, small_model
 
 
 class ControlVariates(Algorithm):

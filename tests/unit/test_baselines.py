@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from medfed.core.catalog import TASKS
-from medfed.core.files import locked
 from medfed.data.cohort import Cohort
-from medfed.runs.baselines import federations, pooled
+from medfed.runs.baselines import baselines_of, pooled
 from medfed.study.study import Study, load_study
 from medfed.tasks.base import TaskSet
 
@@ -43,7 +39,7 @@ def cohort(num_examples: int = 12) -> Cohort:
 
 
 def names(made: Study, held: Cohort | None = None, checksums: dict[str, str] | None = None) -> list[str]:
-    return [f.run.root.name for f in federations(made, held or cohort(), checksums or CHECKSUMS, Path("runs"))]
+    return [f.run.root.name for f in baselines_of(made, held or cohort(), checksums or CHECKSUMS, Path("runs"))]
 
 
 def test_what_does_not_decide_a_baseline_does_not_change_its_name() -> None:
@@ -71,7 +67,7 @@ def test_local_and_centralised_do_not_depend_on_the_algorithm() -> None:
 
 
 def test_each_local_model_has_its_own_name_and_data() -> None:
-    made = federations(study(), cohort(), CHECKSUMS, Path("runs"))
+    made = baselines_of(study(), cohort(), CHECKSUMS, Path("runs"))
     local = {federation.model: federation for federation in made if federation.model.startswith("local/")}
     assert list(local) == ["local/client-0", "local/client-1"]
     assert {name: list(f.cohort.clients) for name, f in local.items()} == {
@@ -85,24 +81,3 @@ def test_the_centralised_client_holds_every_private_example_once() -> None:
     (tasks,) = pooled(cohort()).clients.values()
     assert list(tasks["cd"].rows) == list(range(12))
     assert list(tasks["lod"].rows) == list(range(0, 12, 2))
-
-
-def test_a_lock_is_held_by_one_process_and_freed_when_it_dies(tmp_path: Path) -> None:
-    lock = tmp_path / "federations" / ".one.lock"
-    code = (
-        "import sys, time, pathlib; from medfed.core.files import locked\n"
-        "with locked(pathlib.Path(sys.argv[1]), waiting=False) as mine:\n"
-        "    print(mine, flush=True); time.sleep(60)"
-    )
-    other = subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert other.stdout is not None
-        assert other.stdout.readline().strip() == "True"
-        with locked(lock, waiting=False) as mine:
-            assert not mine
-        other.send_signal(signal.SIGKILL)
-        with locked(lock, waiting=True) as mine:
-            assert mine
-    finally:
-        other.kill()
-        other.wait()

@@ -16,7 +16,7 @@ from medfed.modalities.image import ImageModality
 from medfed.models.blip import Blip
 from medfed.study.models import BlipBaseSpec, BlipSpec
 from medfed.tasks.generation import BOS, EOS, NUM_IDS, PAD, ids_of, text_of
-from vqa_twins import ENCODERS, SMALL, cohort, model, task
+from support.twins import ENCODERS, SMALL, cohort, model, task
 
 
 def batch_of(name: str, size: int = 8) -> Batch:

@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics as oracle
 
 from medfed.core.rng import numpy_rng
-from medfed.evaluation.bootstrap import bootstrap_interval, interval, paired_difference, patient_index, resample_weights
+from medfed.evaluation.bootstrap import Interval, interval, patient_index, resample_weights
 from medfed.evaluation.metrics import BY_NAME, METRICS, score
 from medfed.study.evaluation import BootstrapSettings
 
@@ -18,6 +18,14 @@ def simulated(num_examples: int, separation: float, *key: int | str) -> tuple[np
     logits = np.round(rng.normal(size=num_examples) + separation * targets, 1)  # rounding makes ties
     positive = 1 / (1 + np.exp(-(logits - separation / 2)))
     return targets, np.stack([1 - positive, positive], 1)
+
+
+def interval_of(metric, targets, scores, patients, *key, settings=None) -> Interval:
+    """The interval of a metric by resampling ``patients``, one id per example."""
+    settings = settings or BootstrapSettings()
+    chunks = resample_weights(patients, settings.num_resamples, *key)
+    values = np.concatenate([metric.weighted(targets, scores, weights) for weights in chunks])
+    return interval(values, len(set(patients)), settings)
 
 
 def slow_calibration_error(targets: np.ndarray, positive: np.ndarray) -> float:
@@ -89,12 +97,12 @@ def test_repeating_a_patient_widens_the_interval() -> None:
     targets, scores = simulated(80, 1.0, "clusters")
     repeated_targets, repeated_scores = np.repeat(targets, 6), np.repeat(scores, 6, axis=0)
     rows = np.arange(480)
-    by_patient = bootstrap_interval(BY_NAME["auroc"], repeated_targets, repeated_scores, [str(r // 6) for r in rows], 0)
-    by_example = bootstrap_interval(BY_NAME["auroc"], repeated_targets, repeated_scores, [str(r) for r in rows], 0)
+    by_patient = interval_of(BY_NAME["auroc"], repeated_targets, repeated_scores, [str(r // 6) for r in rows], 0)
+    by_example = interval_of(BY_NAME["auroc"], repeated_targets, repeated_scores, [str(r) for r in rows], 0)
     ratio = (by_patient.high - by_patient.low) / (by_example.high - by_example.low)
     print(f"six copies of 80 patients carry the evidence of 80: the width grows by √6 = 2.45; got {ratio:.2f}")
     assert 2.0 < ratio < 3.0
-    alone = bootstrap_interval(BY_NAME["auroc"], targets, scores, [str(r) for r in range(80)], 0)
+    alone = interval_of(BY_NAME["auroc"], targets, scores, [str(r) for r in range(80)], 0)
     assert alone == pytest.approx(by_patient, abs=1e-12)
 
 
@@ -107,7 +115,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
         right = rng.random((60, 3)) < skill[:, None]
         scores = np.stack([~right.ravel(), right.ravel()], 1).astype(float)
         patients = [str(row // 3) for row in range(180)]
-        bounds = bootstrap_interval(
+        bounds = interval_of(
             BY_NAME["accuracy"], np.ones(180, int), scores, patients, "coverage", trial, settings=settings
         )
         covered += bounds.low <= 0.7 <= bounds.high
@@ -119,7 +127,7 @@ def test_undefined_resamples_are_dropped_counted_and_withhold_the_interval_when_
     targets = np.array([1] + [0] * 29)
     positive = np.linspace(0.9, 0.1, 30)
     patients = [str(row) for row in range(30)]
-    bounds = bootstrap_interval(BY_NAME["auroc"], targets, np.stack([1 - positive, positive], 1), patients, 0)
+    bounds = interval_of(BY_NAME["auroc"], targets, np.stack([1 - positive, positive], 1), patients, 0)
     print("the one positive patient is missing from (29/30)^30 = 36 % of the resamples")
     assert 300 < bounds.num_undefined < 420
     assert bounds.low is None
@@ -132,7 +140,7 @@ def test_undefined_resamples_are_dropped_counted_and_withhold_the_interval_when_
 
 def test_one_patient_gives_no_interval() -> None:
     targets, scores = simulated(20, 1.0, "lonely")
-    bounds = bootstrap_interval(BY_NAME["accuracy"], targets, scores, ["p"] * 20, 0)
+    bounds = interval_of(BY_NAME["accuracy"], targets, scores, ["p"] * 20, 0)
     assert bounds.low is None
     assert bounds.reason == "no interval: fewer than two patients"
 
@@ -142,22 +150,11 @@ def test_paired_difference_is_narrower_than_two_separate_intervals_and_zero_for_
     worse = scores[:, 1] + numpy_rng("noise").normal(scale=0.08, size=300)
     other = np.stack([1 - worse, worse], 1)
     patients = [str(row) for row in range(300)]
-    same = paired_difference(BY_NAME["auroc"], targets, scores, scores, patients, 0)
-    assert same == (0.0, (0.0, 0.0, 0, None), None)
-    difference = paired_difference(BY_NAME["auroc"], targets, scores, other, patients, 0)
-    alone = bootstrap_interval(BY_NAME["auroc"], targets, scores, patients, 0)
-    width = difference.interval.high - difference.interval.low
+    (weights,) = resample_weights(patients, 1000, 0)
+    here, there = (BY_NAME["auroc"].weighted(targets, given, weights) for given in (scores, other))
+    assert interval(here - here, 300) == (0.0, 0.0, 0, None)
+    difference = interval(here - there, 300)
+    alone = interval_of(BY_NAME["auroc"], targets, scores, patients, 0)
+    width = difference.high - difference.low
     print(f"both see the same patients: {width:.3f} against {alone.high - alone.low:.3f} for one model alone")
     assert width < 0.8 * (alone.high - alone.low)
-    assert difference.value == pytest.approx(
-        score(BY_NAME["auroc"], targets, scores).value - score(BY_NAME["auroc"], targets, other).value
-    )
-
-
-def test_paired_difference_with_an_undefined_side_is_null_with_its_reason() -> None:
-    targets, scores = simulated(20, 1.0, "undefined")
-    broken = scores.copy()
-    broken[0] = np.nan
-    result = paired_difference(BY_NAME["auroc"], targets, scores, broken, [str(r) for r in range(20)], 0)
-    assert result.value is None
-    assert result.reason == "1 of 20 scores are NaN or infinite"

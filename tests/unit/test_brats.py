@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brats_toys import CASE_2018, CASE_2024, DATASET, NAMES, grids, native_file, write_case, write_volume
 from medfed.data.decode import decode
 from medfed.datasets.base import write_twin
 from medfed.study.data import TwinSpec
 from medfed.twins.brain import SITES
+from support.native_files import CASE_2018, CASE_2024, DATASET, NAMES, grids, native_file, write_case, write_volume
 
 
 def test_a_case_of_2018_becomes_an_example(tmp_path: Path) -> None:

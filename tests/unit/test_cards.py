@@ -17,8 +17,9 @@ from medfed.data.cohort import Cohort
 from medfed.datasets.base import Card
 from medfed.datasets.decoded import Decoded
 from medfed.modalities.base import Modality
-from medfed.runs.cards import WITHHELD, answer_record, chosen, example_cards, heaviest, views_of
-from medfed.runs.folder import RunDir
+from medfed.records.folder import RunFolder
+from medfed.records.schema import ExampleCard, ExpertWeight, Prediction, Routing
+from medfed.runs.cards import WITHHELD, answered, chosen, example_cards, heaviest, views_of
 from medfed.tasks.base import Task, TaskSet
 
 COUNT = 6
@@ -50,13 +51,15 @@ def cohort_of(task: Task, *, synthetic: bool) -> Cohort:
     return Cohort({}, {}, {}, {task.name: examples}, {}, moments, {})
 
 
-def cards_of(tmp_path: Path, name: str, *, synthetic: bool, show: bool = False) -> list[dict]:
-    task, run = TASKS[name], RunDir(tmp_path)
-    records = [{"example": f"{n:016x}", "target": n % 2, "scores": {"fedkim": [0.3, 0.7]}} for n in range(COUNT)]
-    run.write_records(f"predictions/{name}.jsonl", records)
-    run.write_records("injection/routing.jsonl", [{"alpha": {name: [0.9, 0.1]}}, {"alpha": {name: [0.2, 0.5, 0.3]}}])
-    found = example_cards(run, [task], cohort_of(task, synthetic=synthetic), MODALITIES, 0, show=show)
-    return found["cards"]
+def cards_of(tmp_path: Path, name: str, *, synthetic: bool, show: bool = False) -> list[ExampleCard]:
+    task, run = TASKS[name], RunFolder(tmp_path)
+    lines = [
+        Prediction(example=f"{n:016x}", patient="p", truth=n % 2, responses={"fedkim": [0.3, 0.7]})
+        for n in range(COUNT)
+    ]
+    run.write_predictions(name, lines)
+    run.write_lines([Routing(round=n, alpha={name: alpha}) for n, alpha in enumerate(((0.9, 0.1), (0.2, 0.5, 0.3)))])
+    return list(example_cards(run, [task], cohort_of(task, synthetic=synthetic), MODALITIES, 0, show=show).cards)
 
 
 def test_examples_are_drawn_by_seed_and_task_alone() -> None:
@@ -70,35 +73,36 @@ def test_examples_are_drawn_by_seed_and_task_alone() -> None:
 
 def test_a_card_says_what_was_asked_answered_and_true(tmp_path: Path) -> None:
     for card, position in zip(cards_of(tmp_path, "cd", synthetic=True), chosen(0, "cd", COUNT), strict=True):
-        assert card["question"] == TASKS["cd"].question
-        assert card["gold"] == TASKS["cd"].answers[position % 2]
-        assert card["probabilities"] == {"fedkim": dict(zip(TASKS["cd"].answers, (0.3, 0.7), strict=True))}
-        assert card["experts"] == [{"expert": n, "weight": w} for n, w in ((2, 0.5), (3, 0.3), (1, 0.2))]
-        assert card["example"] == f"{position:016x}"
+        assert card.question == TASKS["cd"].question
+        assert card.gold == TASKS["cd"].answers[position % 2]
+        assert card.probabilities == {"fedkim": dict(zip(TASKS["cd"].answers, (0.3, 0.7), strict=True))}
+        assert card.experts == tuple(ExpertWeight(expert=n, weight=w) for n, w in ((2, 0.5), (3, 0.3), (1, 0.2)))
+        assert card.example == f"{position:016x}"
 
 
 def test_an_open_answer_is_a_text_beside_its_reference() -> None:
-    record = {"example": "a", "question": "Where is it?", "reference": "left lung", "target": -1}
-    record |= {"answers": {"fedkim": "the left lung"}, "scores": {"fedkim": [0.2, 0.8]}}
-    card = answer_record(TASKS["cd"], record)
-    assert (card["question"], card["gold"]) == ("Where is it?", "left lung")
-    assert card["generated"] == {"fedkim": "the left lung"}
-    assert card["probabilities"] == {}
+    truth = {"reference": "left lung", "closed": False, "target": -1}
+    given = {"fedkim": {"text": "the left lung", "probabilities": [0.2, 0.8]}}
+    card = answered(
+        TASKS["cd"], Prediction(example="a", patient="p", question="Where is it?", truth=truth, responses=given)
+    )
+    assert (card.question, card.gold) == ("Where is it?", "left lung")
+    assert card.generated == {"fedkim": "the left lung"}
+    assert card.probabilities == {}
 
 
 @pytest.mark.parametrize("name", ["cd", "ead", "mp"])
 def test_real_patients_are_drawn_only_on_demand(tmp_path: Path, name: str) -> None:
     for card in cards_of(tmp_path, name, synthetic=False):
-        assert (card["views"], card["withheld"]) == ([], WITHHELD)
-        assert set(card) == {"task", "experts", "views", "withheld"}
+        assert card == ExampleCard(task=name, experts=card.experts, withheld=WITHHELD)
     for shown in (cards_of(tmp_path, name, synthetic=True), cards_of(tmp_path, name, synthetic=False, show=True)):
-        assert all(card["views"] and card["withheld"] is None for card in shown)
+        assert all(card.views and card.withheld is None for card in shown)
 
 
 def test_a_picture_is_the_image_before_normalisation(tmp_path: Path) -> None:
     for card in cards_of(tmp_path, "cd", synthetic=True):
-        (view,) = card["views"]
-        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(view["png"]))))
+        (view,) = card.views
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(view.png))))
         assert pixels.dtype == np.uint8
         assert (pixels[:, :31] == 0).all()
         assert (pixels[:, 33:] == 255).all()
@@ -107,19 +111,19 @@ def test_a_picture_is_the_image_before_normalisation(tmp_path: Path) -> None:
 def test_a_large_picture_is_made_small() -> None:
     modality = MODALITIES["image"].model_copy(update={"size": 224})
     (view,) = views_of(modality, np.zeros((1, 224, 224)))
-    assert Image.open(io.BytesIO(base64.b64decode(view["png"]))).size == (96, 96)
+    assert Image.open(io.BytesIO(base64.b64decode(view.png))).size == (96, 96)
 
 
 def test_a_trace_is_lead_ii_in_millivolts(tmp_path: Path) -> None:
     print("a line from −1 to 2 mV over 1000 samples: its first 500, every second one, end at −1 + 3 · 498/999")
-    (view,) = cards_of(tmp_path, "ead", synthetic=True)[0]["views"]
-    assert (len(view["values"]), view["seconds"], view["unit"]) == (250, 5.0, "mV")
-    assert view["values"][0] == pytest.approx(-1, abs=0.01)
-    assert view["values"][-1] == pytest.approx(-1 + 3 * 498 / 999, abs=0.01)
+    (view,) = cards_of(tmp_path, "ead", synthetic=True)[0].views
+    assert (len(view.values), view.seconds, view.unit) == (250, 5.0, "mV")
+    assert view.values[0] == pytest.approx(-1, abs=0.01)
+    assert view.values[-1] == pytest.approx(-1 + 3 * 498 / 999, abs=0.01)
 
 
 def test_hours_nobody_measured_stay_gaps(tmp_path: Path) -> None:
-    views = {view["title"]: view["values"] for view in cards_of(tmp_path, "mp", synthetic=True)[0]["views"]}
+    views = {view.title: view.values for view in cards_of(tmp_path, "mp", synthetic=True)[0].views}
     assert list(views) == ["hr", "map", "resp", "lact", "crea", "fio2", "urine"]
     assert views["hr"][5] is None
     assert views["hr"][4] == pytest.approx(84, abs=0.01)
@@ -131,12 +135,12 @@ def test_a_modality_without_a_rule_and_an_absent_one_are_not_drawn(tmp_path: Pat
     examples = cohort.test["cd"]
     blind = replace(examples.data, present={"image": np.zeros(COUNT, bool)})
     cohort = replace(cohort, test={"cd": TaskSet(examples.task, blind, examples.rows)})
-    run = RunDir(tmp_path)
-    run.write_records("predictions/cd.jsonl", [{"example": "a", "target": 0, "scores": {}}] * COUNT)
+    run = RunFolder(tmp_path)
+    run.write_predictions("cd", [Prediction(example="a", patient="p", truth=0, responses={})] * COUNT)
     found = example_cards(run, [TASKS["cd"]], cohort, MODALITIES, 0, show=False)
-    assert [card["views"] for card in found["cards"]] == [[], []]
+    assert [card.views for card in found.cards] == [(), ()]
 
 
 def test_the_heaviest_experts_come_first() -> None:
-    assert [e["expert"] for e in heaviest([0.1, 0.4, 0.05, 0.25, 0.2])] == [2, 4, 5]
+    assert [e.expert for e in heaviest([0.1, 0.4, 0.05, 0.25, 0.2])] == [2, 4, 5]
     assert heaviest([]) == []

@@ -8,16 +8,16 @@ from medfed.ask.task_selection import Plan, is_closed, parse_answers, plan
 from medfed.core.catalog import TASKS
 from medfed.core.errors import StudyError
 from medfed.study.study import Study, study_of
-from quick_run import STUDY
+from support.studies import QUICK
 
 
 @pytest.fixture(scope="module")
 def study() -> Study:
-    return study_of({**STUDY}, "quick")
+    return study_of({**QUICK}, "quick")
 
 
 def without(*names: str) -> Study:
-    return study_of({**STUDY, "unseen": [name for name in STUDY["unseen"] if name not in names]}, "quick")
+    return study_of({**QUICK, "unseen": [name for name in QUICK["unseen"] if name not in names]}, "quick")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_without_a_question_only_one_task_may_suit(study: Study) -> None:
 
 
 def test_a_task_of_two_files_is_asked_with_both() -> None:
-    tree = {**STUDY, "train": ["covid-icu", "cd"], "unseen": []}
+    tree = {**QUICK, "train": ["covid-icu", "cd"], "unseen": []}
     both = study_of({**tree, "encoders": {"image": "vit-mini", "covid-labs": "transformer"}}, "quick")
     assert plan(both, ["image", "icu"]).name == "covid-icu"
     assert plan(both, ["image"]).name == "cd"  # it needs no table
@@ -116,7 +116,7 @@ def test_what_does_not_fit_is_said(
 
 
 def test_a_run_without_the_modality_says_which_it_has() -> None:
-    tree = {**STUDY, "train": ["ead"], "unseen": [], "encoders": {"ecg": "conv1d"}}
+    tree = {**QUICK, "train": ["ead"], "unseen": [], "encoders": {"ecg": "conv1d"}}
     with pytest.raises(StudyError, match=r"no encoder for --image.*\n.*about --ecg"):
         plan(study_of(tree, "quick"), ["image"], question="Is it?")
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from federated_toys import allowed, changed, run, small_clients, small_exchange, small_federation, small_model
 from medfed.core.catalog import ALGORITHMS
 from medfed.core.torch_rng import torch_rng
 from medfed.core.types import Params, Update
@@ -32,6 +31,7 @@ from medfed.federated.state import fingerprint, num_bytes
 from medfed.federated.wire import update_bytes, update_of
 from medfed.study.algorithms import AlgorithmSettings, FedAvg, Scaffold
 from medfed.study.federation import RoundSettings, UploadDtype
+from support.federated_toys import allowed, changed, run, small_clients, small_exchange, small_federation, small_model
 
 DTYPES: tuple[UploadDtype, ...] = ("bfloat16", "int8")
 both = pytest.mark.parametrize("dtype", DTYPES)

@@ -11,19 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from federated_toys import (
-    SMALL,
-    TASK_X,
-    TASK_Y,
-    Meddler,
-    changed,
-    small_clients,
-    small_exchange,
-    small_federation,
-    small_model,
-    small_public,
-    task_set,
-)
 from medfed.algorithms import representations as contrast
 from medfed.algorithms.creamfl import CreamFL
 from medfed.algorithms.representations import (
@@ -48,6 +35,19 @@ from medfed.federated.rounds import RoundResult, initial_state, run_rounds
 from medfed.federated.state import fingerprint, join, split
 from medfed.study.federation import RoundSettings
 from medfed.tasks.base import TaskSet
+from support.federated_toys import (
+    SMALL,
+    TASK_X,
+    TASK_Y,
+    Meddler,
+    changed,
+    small_clients,
+    small_exchange,
+    small_federation,
+    small_model,
+    small_public,
+    task_set,
+)
 
 FULL = {"x": ("a",), "y": ("a", "b")}
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import polars as pl
+import psutil
 import pytest
 from typer.testing import CliRunner
 
-from federated_toys import CARD
 from medfed.cli.app import app
 from medfed.core.errors import DataError
 from medfed.data import cache as decoded_cache
@@ -26,6 +24,7 @@ from medfed.datasets.decoded import Decoded
 from medfed.modalities.base import Modality
 from medfed.modalities.image import ImageModality
 from medfed.study.data import TwinSpec
+from support.federated_toys import CARD
 
 NUM_EXAMPLES = 6
 
@@ -258,9 +257,8 @@ def test_a_full_disk_costs_the_entry_and_no_more(root: Path, tmp_path: Path, mon
 
 
 def test_what_a_killed_run_left_half_goes_with_the_next_entry(root: Path, cache: DecodedCache, tmp_path: Path) -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    half, other = (tmp_path / "cache" / "decoded" / f".pictures-0.partial-{pid}" for pid in (gone.pid, os.getppid()))
+    gone = next(pid for pid in range(4_000_000, 1, -1) if not psutil.pid_exists(pid))
+    half, other = (tmp_path / "cache" / "decoded" / f".pictures-0.partial-{pid}" for pid in (gone, os.getppid()))
     for folder in (half, other):
         folder.mkdir(parents=True)
         (folder / "entry.json").write_text("{}")

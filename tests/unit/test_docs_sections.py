@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import generate
-from sections import ablation, demo, readme, tables, verdict
+from medfed.records.schema import ComparedDifference, Difference, ScoreFile
+from sections import ablation, demo, measured, readme, tables, verdict
 from sections.comparison import Results, read_results
 
 Raw = dict[str, Any]
@@ -25,7 +27,8 @@ def row(label: str, model: str, task: str, metric: str, value: float | None, **m
 
 def gap(label: str, against: tuple[str, str], task: str, value: float, **more: object) -> Raw:
     pair = {"baseline_label": against[0], "baseline_model": against[1], "p": 0.04, "p_holm": 0.3, "significant": False}
-    return row(label, "fedkim", task, "auroc", value) | pair | more
+    facts = row(label, "fedkim", task, "auroc", value) | pair | more
+    return {name: value for name, value in facts.items() if name in ComparedDifference.model_fields}
 
 
 def comparison(gaps: dict[str, float], unseen: tuple[float, float, float], seeds: int = 5) -> Raw:
@@ -50,58 +53,78 @@ def results(**gaps: float) -> Results:
     return Results.of(comparison(held, (0.66, 0.64, 0.6)))
 
 
-@pytest.mark.parametrize(("loss", "ok"), [(-0.005, True), (-0.0051, False)])
-def test_the_margin_to_the_federation_decides_and_what_missed_it_is_named(loss: float, ok: bool) -> None:
-    each, _ = verdict.against_federated(results(mp=loss)).lines
-    print(f"Mortality prediction loses {loss}; the margin is {verdict.MARGIN}: {each}")
-    assert ("not reached" not in each) is ok
-    assert ("Mortality prediction (−0.005" in each) is not ok
-    assert "COVID" not in each
+@pytest.mark.parametrize(
+    ("loss", "word"), [(0.016, "supported"), (-0.02, "not distinguishable"), (-0.03, "contradicted")]
+)
+def test_the_interval_decides_on_the_margin_to_the_federation(loss: float, word: str) -> None:
+    each, _ = verdict.against_federated(results(cd=0.1, mp=loss)).lines
+    print(f"Mortality prediction: {loss} ± 0.02; the margin is −{verdict.MARGIN}: {each}")
+    counts = {"supported": 1, "not distinguishable": 0, "contradicted": 0}
+    counts[word] += 1
+    assert ", ".join(f"{name} on {count}" for name, count in counts.items()) in each
 
 
 @pytest.mark.parametrize(
-    ("mean", "word"), [(0.001, "**reached**"), (0.0, "**not reached**"), (-0.01, "**not reached**")]
+    ("mean", "word"), [(0.021, "supported"), (0.004, "not distinguishable"), (-0.03, "contradicted")]
 )
 def test_the_mean_must_be_above_the_federation(mean: float, word: str) -> None:
-    assert word in verdict.against_federated(results(mean_trained=mean)).lines[1]
+    assert f"**{word}**" in verdict.against_federated(results(mean_trained=mean)).lines[1]
 
 
 @pytest.mark.parametrize(
-    ("values", "word"),
-    [((0.66, 0.64, 0.6), "**reached**"), ((0.66, 0.6, 0.64), "**not reached**"), ((0.6, 0.6, 0.5), "**not reached**")],
+    ("steps", "word"),
+    [
+        ((0.04, 0.03), "supported"),
+        ((0.04, 0.01), "not distinguishable"),
+        ((0.04, -0.03), "contradicted"),
+        ((), "not distinguishable"),
+    ],
 )
-def test_the_order_of_the_methods_is_strict(values: tuple[float, float, float], word: str) -> None:
-    (line,) = verdict.order_of_methods(Results.of(comparison({}, values))).lines
-    assert word in line
-    assert f"FedPlug_L {values[1]:.3f}" in line
+def test_the_order_of_the_methods_needs_both_intervals(steps: tuple[float, ...], word: str) -> None:
+    raw = comparison({}, (0.66, 0.64, 0.6))
+    for first, second, value in zip(METHODS, METHODS[1:], steps, strict=False):
+        raw["differences"].append(gap(first, (second, "fedkim"), "mean-unseen", value))
+    (line,) = verdict.order_of_methods(Results.of(raw)).lines
+    assert f"FedKIM > FedPlug_L > FedPlug: **{word}**." in line
+    assert f"({steps[0]:+.3f} [" in line if steps else "(+0.020)" in line
 
 
-@pytest.mark.parametrize(("value", "word"), [(0.521, "**reached**"), (0.519, "**not reached**")])
+@pytest.mark.parametrize(
+    ("value", "word"), [(0.521, "supported"), (0.519, "not distinguishable"), (0.47, "contradicted")]
+)
 def test_chance_is_beaten_by_the_interval_not_the_value(value: float, word: str) -> None:
-    (line,) = verdict.above_chance(Results.of(comparison({}, (value, 0.5, 0.5)))).lines
-    assert word in line
+    mean, each = verdict.above_chance_level(Results.of(comparison({}, (value, 0.5, 0.5)))).lines
+    assert f"**{word}**" in mean
+    assert "supported on 2" in each, "0.7 ± 0.02 on both unseen tasks"
+
+
+def test_one_answer_for_everybody_is_never_above_chance() -> None:
+    raw = comparison({}, (0.6, 0.6, 0.6))
+    for one in raw["rows"]:
+        one["single_class"] = True
+    mean, each = verdict.above_chance_level(Results.of(raw)).lines
+    assert "**not distinguishable**" in mean
+    assert "supported on 0, not distinguishable on 2" in each
 
 
 def test_a_model_that_equals_a_constant_does_not_beat_it() -> None:
     raw = comparison({}, (0.6, 0.6, 0.6))
+    (line,) = verdict.against_constants(Results.of(raw)).lines
+    assert "supported on 4, not distinguishable on 0, contradicted on 0." in line
     stuck = next(r for r in raw["rows"] if (r["task"], r["metric"]) == ("ped", "balanced_accuracy"))
     stuck |= {"value": 0.5, "ci_low": 0.5, "ci_high": 0.5, "single_class": True}
     (line,) = verdict.against_constants(Results.of(raw)).lines
-    assert (
-        "**not reached** on Pleural effusion (0.500\\* [0.500, 0.500]); the whole interval is above on 3 of 4" in line
-    )
-    (line,) = verdict.against_constants(Results.of(comparison({}, (0.6, 0.6, 0.6)))).lines
-    assert "every closed task: **reached**" in line
+    assert "supported on 3, not distinguishable on 1" in line
 
 
-@pytest.mark.parametrize(("value", "word"), [(0.31, "**reached**"), (0.3, "**not reached**"), (0.2, "**not reached**")])
+@pytest.mark.parametrize(("value", "word"), [(0.33, "supported"), (0.31, "not distinguishable"), (0.2, "contradicted")])
 def test_answers_in_words_are_held_against_the_best_constant(value: float, word: str) -> None:
     raw = comparison({}, (0.6, 0.6, 0.6))
-    said = {"part": "all", "role": "unseen"}
-    raw["rows"] += [row("FedKIM", "fedkim", "mr", "token_f1", value) | said]
-    raw["rows"] += [row("FedKIM", "constant-best", "mr", "token_f1", 0.3) | said]
+    whole = {"part": "all", "role": "unseen"}
+    raw["rows"] += [row("FedKIM", "fedkim", "mr", "token_f1", value) | whole]
+    raw["rows"] += [row("FedKIM", "constant-best", "mr", "token_f1", 0.3) | whole]
     (line,) = verdict.open_answers(Results.of(raw)).lines
-    assert word in line
+    assert f"**{word}**" in line
     assert "VQA-RAD" in line
 
 
@@ -131,7 +154,7 @@ def test_a_change_is_printed_as_change_minus_recipe() -> None:
     print("recipe − change = +0.04 [0.01, 0.08], so change − recipe = −0.04 [−0.08, −0.01]: the change loses")
     assert "| FedPlug_L | −0.040 [−0.080, −0.010] |" in text
     assert "It loses on trained tasks (−0.040 [−0.080, −0.010]); on unseen tasks it was not compared" in text
-    assert "It gains on trained tasks (+0.030 [+0.020, +0.050]); no clear difference on unseen tasks (−0.010" in text
+    assert "It gains on trained tasks (+0.030 [+0.020, +0.050]); not distinguishable on unseen tasks (−0.010" in text
 
 
 def test_the_papers_tables_hold_ours_theirs_and_constants() -> None:
@@ -152,22 +175,27 @@ def test_the_readme_has_the_table_and_the_verdicts() -> None:
 
 
 def test_the_reading_of_a_run_counts_its_rows() -> None:
-    rows = [row("", "fedkim", task, "auroc", value) for task, value in (("ped", 0.6), ("sp", 0.51))]
-    pair = {"model": "fedkim", "baseline": "federated"}
-    gaps = [row("", "fedkim", "cd", "auroc", 0.05) | pair, row("", "fedkim", "mp", "auroc", -0.01) | pair]
-    text = " ".join(demo.reading(rows, gaps).split())
-    assert "on 1 of 2 trained tasks. The interval of the difference is above 0 on 1 of them, and below 0 on 0." in text
-    assert "On 1 of 2 unseen closed tasks" in text
-    assert "In words" not in text
+    def rows(pairs: dict[str, float], **more: object) -> list[Raw]:
+        held = [row("", "fedkim", task, "auroc", value) | more for task, value in pairs.items()]
+        return [{name: value for name, value in one.items() if name in Difference.model_fields} for one in held]
+
+    facts = {"rows": rows({"ped": 0.6, "sp": 0.51})}
+    facts["differences"] = rows({"cd": 0.05, "mp": -0.01}, baseline="federated")
+    text = " ".join(demo.reading(ScoreFile.model_validate(facts)).split())
+    assert "on 2 tasks with training: supported on 1, not distinguishable on 1, contradicted on 0." in text
+    assert "on 2 tasks without training: supported on 1, not distinguishable on 1, contradicted on 0." in text
+    assert "token F1" not in text
 
 
 def test_only_sections_whose_sweep_is_there_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "page.md"
     page.write_text("<!-- a -->\nold\n<!-- /a -->\n<!-- b -->\nold\n<!-- /b -->\n")
-    sections = (("here", page, "a", lambda found: found.raw["name"]), ("away", page, "b", lambda found: "no"))
+    sections = (("here", page, "a", lambda found: found.typed.name), ("away", page, "b", lambda found: "no"))
     monkeypatch.setattr(generate, "SECTIONS", sections)
+    facts = shutil.copy(measured.FILE, tmp_path)
+    monkeypatch.setattr(measured, "FILE", Path(facts))
     (tmp_path / "here").mkdir()
-    (tmp_path / "here" / "comparison.json").write_text('{"name": "new", "labels": []}')
+    (tmp_path / "here" / "comparison.json").write_text('{"name": "new", "rows": [], "differences": []}')
     generate.fill("results", tmp_path)
     generate.fill("away", tmp_path / "away")
     assert page.read_text() == "<!-- a -->\nnew\n<!-- /a -->\n<!-- b -->\nold\n<!-- /b -->\n"

@@ -19,6 +19,7 @@ from medfed.data.decode import decode, validate_index
 from medfed.datasets.base import write_twin
 from medfed.datasets.ehr_records import MOST_CHARACTERS, Line, read_records, record_text
 from medfed.datasets.ehrxqa import Ehrxqa, answer_text, answer_type
+from medfed.datasets.questions import Entry
 from medfed.study.data import TwinSpec
 from medfed.twins.chest_cohorts import draw_films
 from medfed.twins.ehrxqa import ATTRIBUTES, EHRXQA
@@ -157,7 +158,7 @@ def test_a_record_leads_with_what_is_asked_and_has_an_end() -> None:
     ],
 )
 def test_answers_are_short_normal_texts(q_tag: str, answer: object, expected: str, kind: str, tmp_path: Path) -> None:
-    assert answer_text({"q_tag": q_tag, "answer": answer}, tmp_path, 0) == expected
+    assert answer_text(Entry({"q_tag": q_tag, "answer": answer}, tmp_path, 0)) == expected
     assert answer_type(expected) == kind
 
 

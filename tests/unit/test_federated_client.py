@@ -8,7 +8,6 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from federated_toys import SMALL, TASK_X, TASK_Y, Point, quadratic_client, small_clients, small_model, task_set
 from medfed.core.errors import DataError, RunError, StudyError
 from medfed.core.types import Broadcast, Update
 from medfed.federated.batches import in_order, num_batches, steps
@@ -18,6 +17,7 @@ from medfed.federated.gate import delta_dtype
 from medfed.federated.state import FederatedState, Weights, fingerprint, load_weights, num_bytes, weights_of
 from medfed.study.algorithms import FedAvg, FedProx
 from medfed.study.federation import ClientSettings
+from support.federated_toys import SMALL, TASK_X, TASK_Y, Point, quadratic_client, small_clients, small_model, task_set
 
 
 def broadcast(model: nn.Module, round: int = 1) -> Broadcast:

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from federated_toys import run, small_exchange, small_model
 from medfed.core.errors import RunError
 from medfed.federated.algorithm import Federation
 from medfed.federated.rounds import initial_state, run_round, run_rounds, sample_clients
 from medfed.federated.state import fingerprint
 from medfed.study.algorithms import FedAvg
 from medfed.study.federation import RoundSettings
+from support.federated_toys import run, small_exchange, small_model
 
 FEDERATION = Federation({f"h{number}": 10 for number in range(10)}, seed=3)
 

@@ -15,7 +15,7 @@ from medfed.datasets.base import write_twin
 from medfed.datasets.yaib import Yaib, YaibMortality, YaibSepsis
 from medfed.study.data import TwinSpec
 from medfed.twins.icu_physiology import BURDENS, SHOCK, draw_stays, measure, observed
-from native_tables import VARIABLES
+from support.native_files import VARIABLES
 
 SPEC = TwinSpec(num_patients=600)
 MORTALITY, SEPSIS = YaibMortality(), YaibSepsis()

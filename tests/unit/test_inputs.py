@@ -14,15 +14,15 @@ from pydicom.dataset import FileMetaDataset
 from medfed.ask.inputs import MAX_HOURS, Kind, kind_of, parts_of, read_files
 from medfed.core.errors import DataError, MedfedError
 from medfed.datasets.images import write_grey
-from medfed.datasets.ptbxl import read_wfdb
+from medfed.datasets.wfdb_records import read_wfdb
 from medfed.modalities.signal import LEADS
 from medfed.study.study import Study, study_of
-from quick_run import STUDY
+from support.studies import QUICK
 
 
 @pytest.fixture(scope="module")
 def study() -> Study:
-    return study_of({**STUDY}, "quick")
+    return study_of({**QUICK}, "quick")
 
 
 def dicom(path: Path) -> Path:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from federated_toys import decoded
 from medfed.data.missing import take_away
 from medfed.datasets.decoded import Decoded
 from medfed.study.data import MissingSettings
+from support.federated_toys import decoded
 
 CLIENTS = {f"e{number}": f"c{number % 10}" for number in range(400)}
 

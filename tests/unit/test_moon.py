@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from federated_toys import SMALL, TASK_X, TASK_Y, small_model, task_set
 from medfed.algorithms.representations import pull_push
 from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Broadcast
@@ -18,6 +17,7 @@ from medfed.federated.local import LocalStep, Site
 from medfed.federated.state import Weights, fingerprint, join, load_weights, weights_of
 from medfed.models.multimodal import MultimodalModel
 from medfed.study.algorithms import Moon
+from support.federated_toys import SMALL, TASK_X, TASK_Y, small_model, task_set
 
 
 def jittered(number: int) -> Weights:

@@ -10,11 +10,10 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from federated_toys import CARD, WORDS
 from medfed.core.errors import StudyError
 from medfed.core.types import Batch
 from medfed.datasets.decoded import Decoded
-from medfed.evaluation.kinds.multilabel import MultiLabel as MultiLabelKind
+from medfed.evaluation.scorers.multilabel import MultiLabel as MultiLabelScorer
 from medfed.modalities.image import ImageModality
 from medfed.modalities.text import TextModality
 from medfed.models.multimodal import MultimodalModel
@@ -23,8 +22,9 @@ from medfed.study.parts import EncoderSpec
 from medfed.study.study import study_of
 from medfed.tasks.base import TaskSet
 from medfed.tasks.multilabel import MultiLabel
+from support.federated_toys import CARD, WORDS
 
-KIND = MultiLabelKind()
+KIND = MultiLabelScorer()
 NAN = float("nan")
 
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from federated_toys import (
+from medfed.core.errors import StudyError
+from medfed.federated.client import Client
+from medfed.federated.exchange import InProcessExchange
+from medfed.federated.rounds import initial_state, run_rounds
+from medfed.federated.state import fingerprint, weights_of
+from medfed.study.algorithms import AlgorithmSettings, Ditto, FedAvg, FedBN, FedPer, PFedMe
+from medfed.study.federation import RoundSettings
+from support.federated_toys import (
     SMALL,
     Point,
     run,
@@ -15,13 +22,6 @@ from federated_toys import (
     small_federation,
     small_model,
 )
-from medfed.core.errors import StudyError
-from medfed.federated.client import Client
-from medfed.federated.exchange import InProcessExchange
-from medfed.federated.rounds import initial_state, run_rounds
-from medfed.federated.state import fingerprint, weights_of
-from medfed.study.algorithms import AlgorithmSettings, Ditto, FedAvg, FedBN, FedPer, PFedMe
-from medfed.study.federation import RoundSettings
 
 NORM = {"encoders.a.layers.1", "encoders.b.layers.1"}
 

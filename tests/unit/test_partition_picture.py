@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import json
+import re
 import xml.etree.ElementTree as ET
-from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from medfed.cli.app import app
-from medfed.report.partition import partition_picture, partition_rows
+from medfed.records.schema import LeaderboardFile, PartitionFile
+from medfed.report.federation import partition_picture, partition_rows
 from sections import benchmark
 
-RECORD: dict[str, Any] = {
-    "scheme": "dirichlet",
-    "seed": 3,
-    "hash": "abc",
-    "left_out": ["tiny"],
-    "counts": {"client-10": {"t": {"No": 5, "Yes": 0}}, "client-2": {"t": {"No": 1, "Yes": 9}}},
-}
+RECORD = PartitionFile(
+    scheme="dirichlet",
+    seed=3,
+    hash="abc",
+    left_out=("tiny",),
+    counts={"client-10": {"t": {"No": 5, "Yes": 0}}, "client-2": {"t": {"No": 1, "Yes": 9}}},
+)
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 def test_the_picture_has_a_bar_per_client_and_class_as_high_as_its_count() -> None:
     root = ET.fromstring(partition_picture(RECORD, {"t": "A <title>"}))  # noqa: S314 (made above)
-    bars = {rect[0].text: float(rect.attrib["height"]) for rect in root.iter(f"{SVG}rect") if len(rect)}
+    bars = {}
+    for group in root.iter(f"{SVG}g"):
+        heights = [float(y) for y in re.findall(r"[ML] -?[\d.]+ (-?[\d.]+)", group[1].attrib.get("d", ""))]
+        bars[group[0].text] = max(heights) - min(heights)
     assert bars["client-2: Yes 9"] == pytest.approx(9 * bars["client-2: No 1"], rel=1e-2)
     assert bars["client-10: No 5"] == pytest.approx(5 * bars["client-2: No 1"], rel=1e-2)
     words = " ".join(text.text or "" for text in root.iter(f"{SVG}text"))
@@ -38,34 +38,15 @@ def test_the_table_lists_clients_in_natural_order() -> None:
     assert partition_rows(RECORD) == [("client-2", "t", 10, "No 1, Yes 9"), ("client-10", "t", 5, "No 5")]
 
 
-def test_the_command_writes_who_holds_what_and_trains_nothing(tmp_path: Path) -> None:
-    study = tmp_path / "study.toml"
-    study.write_text(
-        'name = "x"\njob = "benchmark"\ntrain = ["lod"]\nalgorithm = "fedavg"\n[twins]\nnum_patients = 40\n'
-        '[partition]\nscheme = "pathological"\nnum_clients = 2\n[encoders]\nimage = "vit-mini"\n',
-        encoding="utf-8",
-    )
-    out = tmp_path / "p.json"
-    words = ["data", "partition", str(study), "--out", str(out), "--show", "--cache", str(tmp_path / "cache")]
-    done = CliRunner().invoke(app, words)
-    assert done.exit_code == 0, done.output
-    record = json.loads(out.read_text(encoding="utf-8"))
-    held = [{name for name, count in own["lod"].items() if count} for own in record["counts"].values()]
-    assert sorted(map(sorted, held)) == [["No"], ["Yes"]]
-    assert record["hash"] in done.output
-    assert ET.fromstring(out.with_suffix(".svg").read_text(encoding="utf-8")).tag == f"{SVG}svg"  # noqa: S314
-    assert not (tmp_path / "runs").exists()
-
-
 def test_pages_print_blocks_ranks_bounds_and_costs() -> None:
-    entry = {"std": None, "worst_client": 0.4, "seeds": {"0": 0.8}, "intervals": [[0.7, 0.9]], "bytes_up": 10}
-    entry |= {"bytes_down": 2000, "train_seconds": 3.0, "peak_memory_bytes": 5e8}
-    block = {"name": ["X", "IID"], "title": "Dice", "higher_is_better": True, "n": 7}
-    block["values"] = {"A": entry | {"mean": 0.8}, "B": entry | {"mean": None}}
+    entry = {"worst_client": 0.4, "seeds": {"0": 0.8}, "intervals": [[0.7, 0.9]]}
+    cost = {"bytes_up": 10, "bytes_down": 2000, "train_seconds": 3.0, "peak_memory_bytes": 5e8}
+    block = {"name": ["X", "IID"], "task": "x", "metric": "dice", "title": "Dice", "n": 7}
+    block["values"] = {"A": entry | {"mean": 0.8, "cost": cost}, "B": entry | {"mean": None}}
     block["bounds"] = {"local": {"mean": 0.5, "std": 0.1}, "always-no": {"mean": 0.2, "std": None}}
     ranks = {"A": {"mean": 1.0}, "B": {"mean": 2.0}}
-    board = {"algorithms": ["A", "B"], "blocks": [block], "ranks": ranks, "friedman_p": None, "num_blocks": 1}
-    board["critical_difference"] = 1.96
+    facts = {"algorithms": ["A", "B"], "blocks": [block], "ranks": ranks, "num_blocks": 1}
+    board = LeaderboardFile.model_validate(facts | {"critical_difference": 1.96})
     assert "| X · IID | Dice | 7 | 0.800 | – | 0.500 ± 0.100 | 0.200 |" in benchmark.blocks(board)
     assert "| A | 1.00 | 10 B | 2.0 kB | 3.0 s | 500.0 MB |" in benchmark.costs(board)
     assert "| X · IID | Dice | 7 | 0.800 [0.70, 0.90] | – |" in benchmark.plain(board)

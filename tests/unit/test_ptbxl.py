@@ -12,7 +12,7 @@ from medfed.datasets.base import write_twin
 from medfed.datasets.ptbxl import PTBXL
 from medfed.modalities.signal import LEADS, SignalModality
 from medfed.study.data import TwinSpec
-from native_tables import write_ptbxl
+from support.native_files import write_ptbxl
 
 DATASET = PTBXL()
 

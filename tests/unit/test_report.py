@@ -8,25 +8,23 @@ import json
 import re
 import shutil
 import statistics
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from fake_run import TITLES, TRAINED, UNSEEN, fake_run
 from medfed.core.errors import RunError
-from medfed.report import federation
-from medfed.report.html import build_report, write_report
-from medfed.report.names import published, size
-from medfed.report.page import TEMPLATES
-from medfed.report.read import read_run
-from medfed.report.records import ScoreFile
-from medfed.report.svg import Frame, tag, ticks
-from medfed.report.tables import summary_table
-from medfed.report.verdict import sentences, trained_verdicts, unseen_verdicts
+from medfed.records.schema import ScoreFile
+from medfed.report.claims import claims, sentences
+from medfed.report.federation import rounding
+from medfed.report.page import TEMPLATES, build_report, write_report
+from medfed.report.published import published
+from medfed.report.results import summary_table
+from medfed.report.router import mixtures, sentence
+from medfed.report.run import Run
+from medfed.report.text import origin, size
+from support.fake_runs import TITLES, TRAINED, UNSEEN, fake_run
 
 VOID = {"meta", "col", "input", "br", "link", "img"}
 
@@ -38,6 +36,7 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
+        self.html = html
         self.texts: list[str] = []
         self.feed(html)
         assert self.open == [], f"left open: {self.open}"
@@ -89,7 +88,28 @@ def test_every_part_is_there(page: Page) -> None:
     assert "injection.num_experts" in page.text
     assert "unchanged bit for bit" in page.text
     assert "one answer only" in page.text
-    assert "Not recorded" not in page.text
+    assert "Absent or unreadable" not in page.text
+
+
+def test_a_section_appears_where_its_data_is(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    anchors = {"router": "injection/routing.jsonl", "examples": "cards.json", "calibration": "predictions"}
+    whole = build_report(run)
+    for anchor, file in anchors.items():
+        assert f'<section id="{anchor}">' in whole
+        path = copy / file
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        html = build_report(copy)
+        assert f'<section id="{anchor}">' not in html
+        assert f'href="#{anchor}"' not in html
+        assert "Absent or unreadable" not in html, "no other run has to have it"
+
+
+def test_it_says_where_its_numbers_come_from(run: Path, page: Page) -> None:
+    assert "commit 3f9c1d7, CPU model not recorded, 2026-01-05. Another CPU model gives other last bits" in page.text
+    facts = Run(run).provenance.model_copy(update={"processor": "Xeon 8481C", "dirty": True})
+    assert "commit 3f9c1d7 with changes, Xeon 8481C, 2026-01-05" in origin([facts, facts])
 
 
 def test_values_in_the_page_are_those_of_the_scores(run: Path, page: Page) -> None:
@@ -140,9 +160,16 @@ def test_it_loads_nothing_and_runs_one_known_script(html: str, page: Page) -> No
     assert len(html) < 1_500_000
 
 
+def test_ids_do_not_clash(page: Page) -> None:
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids)) > 5
+
+
 def test_it_is_accessible(page: Page) -> None:
     for attributes in page.of("svg"):
-        assert attributes.get("aria-hidden") == "true" or (attributes["role"] == "img" and attributes["aria-label"])
+        assert attributes["role"] == "img"
+    drawings = re.findall(r"<svg [^>]*><title>([^<]+)</title>", page.html)
+    assert len(drawings) == len(page.of("svg")) > 30
     assert all(attributes["alt"] for attributes in page.of("img"))
     for attributes in page.of("th"):
         assert "scope" in attributes or attributes.get("aria-hidden") == "true"
@@ -191,9 +218,9 @@ def test_names_from_outside_cannot_become_markup(tmp_path: Path) -> None:
 def test_an_empty_folder_gives_a_report_that_says_what_is_missing(tmp_path: Path) -> None:
     page = Page(build_report(tmp_path))
     assert "This run has no scores yet" in page.text
-    for name in ("study.json", "scores.json", "rounds.jsonl", "injection/routing.jsonl", "partition.json"):
-        assert f"{name} : absent" in page.text
-        assert f"{name} is absent or empty" in re.sub(r" +", " ", page.text)
+    for name in ("study.json", "scores.json", "rounds.jsonl", "provenance.json", "partition.json"):
+        assert f"{name}: absent" in page.text
+    assert [attributes["id"] for attributes in page.of("section")] == ["configuration"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -203,12 +230,12 @@ def test_a_missing_file_does_not_stop_the_report(run: Path, name: str) -> None:
     whole = path.read_bytes()
     try:
         path.unlink()
-        assert f"{name} : absent" in Page(build_report(run)).text
+        assert f"{name}: absent" in Page(build_report(run)).text
     finally:
         path.write_bytes(whole)
 
 
-def test_files_cut_in_half_are_named_and_the_rest_is_shown(run: Path, tmp_path: Path) -> None:
+def test_files_cut_in_half_are_named_and_the_rest_is_there(run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     files = [path for path in copy.rglob("*") if path.is_file() and "federated-only" not in path.parts]
@@ -216,8 +243,15 @@ def test_files_cut_in_half_are_named_and_the_rest_is_shown(run: Path, tmp_path: 
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] + b'{"cut')
     text = Page(build_report(copy)).text
     for path in files:
-        assert re.search(re.escape(path.relative_to(copy).as_posix()) + r"(:\d+)? : not JSON", text)
+        name = path.relative_to(copy).as_posix()
+        assert re.search(re.escape(name) + r"(:\d+: not JSON|: cannot read it)", text), name
     assert "mean of the round" in text
+
+
+def test_a_folder_of_another_version_is_refused(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "study.json").write_text('{"schema_version": "99"}')
+    with pytest.raises(RunError, match="version '99'"):
+        build_report(tmp_path)
 
 
 def test_numbers_that_are_not_finite_are_gaps_not_crashes(run: Path) -> None:
@@ -245,19 +279,13 @@ def test_it_is_written_whole_and_the_same_every_time(run: Path, html: str, tmp_p
     assert out.read_text(encoding="utf-8") == html
 
 
-def test_neither_page_nor_table_needs_torch() -> None:
-    code = "import sys, medfed.report.html, medfed.report.tables; print([m for m in sys.modules if m == 'torch'])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
 def test_the_terminal_table_shows_losers_and_flags(run: Path) -> None:
     console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(summary_table(run))
     text = console.export_text()
     assert len(re.findall(r"\[[\d.]+, [\d.]+\]", text)) == 2 * len(TRAINED) + len(UNSEEN)
-    assert "worse −" in text
-    assert "better +" in text
+    for word in ("supported", "not distinguishable", "contradicted"):
+        assert word in text
     assert re.search(r"Mortality.*0\.\d{3}\* \[", text)
 
 
@@ -270,38 +298,62 @@ def scored(role: str, low: float | None, high: float | None, **fields: object) -
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
     [
-        (0.01, 0.2, "better"),
-        (-0.2, -0.01, "worse"),
-        (-0.1, 0.1, "unclear"),
-        (0.0, 0.1, "unclear"),
-        (None, None, "undefined"),
+        (0.01, 0.2, "supported"),
+        (-0.2, -0.01, "contradicted"),
+        (-0.1, 0.1, "not distinguishable"),
+        (0.0, 0.1, "not distinguishable"),
+        (None, None, "no value"),
     ],
 )
 def test_a_difference_counts_only_if_its_interval_excludes_zero(low, high, expected) -> None:
     file = ScoreFile.model_validate({"differences": [scored("trained", low, high, baseline="federated")]})
-    assert trained_verdicts(file)["t"].outcome == expected
-    assert f"{expected} on 1" in sentences(file)[0].replace("no clear difference", "unclear").replace(
-        "no value", "undefined"
-    )
+    assert claims(file)["t"].verdict == expected
+    assert f"{expected} on 1" in sentences(file)[0]
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "expected"), [(0.51, 0.9, "above chance"), (0.2, 0.49, "below chance"), (0.4, 0.6, "not dist")]
+    ("low", "high", "stuck", "expected"),
+    [
+        (0.51, 0.9, False, "supported"),
+        (0.51, 0.9, True, "not distinguishable"),
+        (0.2, 0.49, False, "contradicted"),
+        (0.4, 0.6, False, "not distinguishable"),
+    ],
 )
-def test_an_unseen_task_counts_only_if_its_interval_excludes_chance(low, high, expected) -> None:
-    file = ScoreFile.model_validate({"rows": [scored("unseen", low, high)]})
-    assert unseen_verdicts(file)["t"].text.startswith(expected)
+def test_an_unseen_task_counts_only_if_its_interval_excludes_chance(low, high, stuck, expected) -> None:
+    file = ScoreFile.model_validate({"rows": [scored("unseen", low, high, single_class=stuck)]})
+    claim = claims(file)["t"]
+    assert (claim.text, claim.verdict) == ("above chance", expected)
+    assert claim.evidence == ("one answer only" if stuck else "")
 
 
-def test_a_router_that_does_not_route_is_reported_as_such(run: Path) -> None:
-    path = run / "injection" / "routing.jsonl"
-    whole = path.read_text()
-    try:
-        alpha = {task: [1 / 12] * 12 for task in TRAINED}
-        path.write_text(json.dumps({"round": 1, "alpha": alpha, "entropy": {}, "total_variation": 3e-4}))
-        assert "The router does not route" in Page(build_report(run)).text
-    finally:
-        path.write_text(whole)
+ONE, OTHER = [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "distinct", "shared", "routes"),
+    [
+        ([ONE] * 12, 1, 12, False),
+        ([ONE] * 11 + [OTHER], 2, 11, False),
+        ([ONE] * 6 + [OTHER] * 6, 2, 6, True),
+        ([ONE, OTHER, [0.0, 0.0, 1.0]], 3, 1, True),
+        ([[0.5 + 0.04 * step, 0.5 - 0.04 * step] for step in range(12)], 5, 3, True),
+        ([ONE], 1, 1, False),
+        ([], 0, 0, False),
+    ],
+)
+def test_a_router_routes_if_no_mixture_serves_most_tasks(rows, distinct, shared, routes) -> None:
+    found = mixtures({str(number): row for number, row in enumerate(rows)})
+    assert (found.distinct, found.shared, found.routes) == (distinct, shared, routes)
+    if len(rows) > 1:
+        assert sentence(found).startswith("The router routes" if routes else "The router does not route")
+
+
+def test_the_mean_distance_is_no_verdict_on_the_router() -> None:
+    print("11 equal rows of 12: the mean over pairs is 11/66 of the distance, above the old threshold of 0.05")
+    found = mixtures({str(number): ONE for number in range(11)} | {"last": OTHER})
+    assert found.widest == 1.0
+    assert "2 distinct mixtures among 12 tasks, and 11 of 12 tasks share one mixture" in sentence(found)
 
 
 def test_published_numbers_are_fractions_with_a_source() -> None:
@@ -314,35 +366,16 @@ def test_published_numbers_are_fractions_with_a_source() -> None:
     assert found == {"accuracy": 0.4475, "precision": 0.6111, "recall": 0.138, "f1": 0.2252}
 
 
-def test_ticks_are_round_and_inside() -> None:
-    assert list(ticks(0.0, 1.0).values()) == ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]
-    assert list(ticks(-3.0, 4.0, 4).values()) == ["−2", "0", "2", "4"]
-    assert list(ticks(1.0, 1.0)) == [1]
-    assert list(ticks(0.0, 1234.0).values()) == ["0", "200", "400", "600", "800", "1000", "1200"]
-
-
-def test_a_frame_places_corners_and_survives_a_single_point() -> None:
-    frame = Frame((0.0, 10.0), (0.0, 1.0), "round")
-    assert (frame.px(0.0), frame.px(10.0)) == (38, 270)
-    assert (frame.py(0.0), frame.py(1.0)) == (156, 8)
-    assert "nan" not in Frame((1.0, 1.0), (2.0, 2.0), "round").svg("one point").lower()
-    assert tag("text", "<&", x_="1") == '<text x="1">&lt;&amp;</text>'
-
-
 def test_sizes_read_well() -> None:
     assert [size(n) for n in (0, 999, 1000, 1_500_000, 22 * 10**9)] == ["0 B", "999 B", "1.0 kB", "1.5 MB", "22.0 GB"]
 
 
-def test_rounded_changes_are_told_with_their_error(run: Path, tmp_path: Path) -> None:
-    assert federation.rounding(read_run(run)) == ""
-    lines = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
-    for number, line in enumerate(lines, start=1):
-        line |= {"upload_dtype": "int8", "upload_error": number / 1000}
-    (tmp_path / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    told = federation.rounding(read_run(tmp_path))
+def test_rounded_changes_come_with_their_error(run: Path) -> None:
+    rounds = Run(run).rounds
+    assert rounding(rounds) == ""
+    lines = [line.model_copy(update={"upload_dtype": "int8", "upload_error": line.round / 1000}) for line in rounds]
     middle = statistics.median(range(1, len(lines) + 1)) / 10
-    assert "in int8: " in told
-    assert f"{middle:.2g} % of its length in the median round, {len(lines) / 10:.2g} % at most" in told
-    lines = [line | {"upload_error": None} for line in lines]
-    (tmp_path / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert "no weight travels" in federation.rounding(read_run(tmp_path))
+    text = f"{middle:.2g} % of its length in the median round, {len(lines) / 10:.2g} % at most"
+    assert "in int8: " in rounding(lines)
+    assert text in rounding(lines)
+    assert "no weight travels" in rounding([line.model_copy(update={"upload_error": None}) for line in lines])

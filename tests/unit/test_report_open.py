@@ -1,59 +1,67 @@
-"""The open tasks in report and terminal: their own table, and the tables of closed tasks as they were."""
+"""Tasks that are answered in words, in report and terminal: their own table; the tables of closed tasks stay."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from rich.console import Console
-from test_answer_scores import FAST, predictions
+from test_score_words import FAST, asked
 
-from fake_run import fake_run
-from medfed.evaluation.answers import answer_records, answer_rows
-from medfed.report.html import build_report
-from medfed.report.open_questions import open_blocks
-from medfed.report.read import read_run
-from medfed.report.tables import all_metrics, headline, summary_table
+from medfed.evaluation.score import score_task
+from medfed.records.folder import RunFolder
+from medfed.records.schema import Prediction, ScoreFile
+from medfed.report.page import build_report
+from medfed.report.parts import Table
+from medfed.report.results import all_metrics, headline, open_questions, summary_table
+from medfed.report.run import Run
+from support.fake_runs import fake_run
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A fake run with an open task beside its closed ones."""
+    """A fake run with a task that is answered in words."""
     folder = fake_run(tmp_path / "run")
-    scores = json.loads((folder / "scores.json").read_text())
-    found = answer_rows([predictions()], 0, FAST)
-    (folder / "scores.json").write_text(json.dumps({name: scores[name] + found[name] for name in scores}))
-    lines = [json.dumps(record) for record in answer_records(predictions(), "salt")]
-    (folder / "predictions" / "asked.jsonl").write_text("\n".join(lines))
+    task, files = asked(), RunFolder(folder)
+    rows, differences = score_task(task, 0, FAST)
+    scores = files.read(ScoreFile)
+    more = {"rows": (*scores.rows, *rows), "differences": (*scores.differences, *differences)}
+    files.write(scores.model_copy(update=more))
+    lines = [
+        Prediction(
+            example=example,
+            patient=patient,
+            question=f"question {number}?",
+            truth=task.truths[number],
+            responses={model: given[number] for model, given in task.responses.items()},
+        )
+        for number, (example, patient) in enumerate(zip(task.examples, task.patients, strict=True))
+    ]
+    files.write_predictions("asked", lines)
     return folder
 
 
 def test_the_closed_tables_do_not_see_open_tasks(run: Path, tmp_path: Path) -> None:
-    plain = read_run(fake_run(tmp_path / "plain"))
-    files = read_run(run)
-    assert files.notes == plain.notes, "an open task's lines are no mistake"
-    assert files.scores == plain.scores
-    assert files.predictions == plain.predictions
-    for role in ("trained", "unseen"):
-        assert [block.title for block in headline(files, role)] == [block.title for block in headline(plain, role)]
-    assert [block.title for block in all_metrics(files)] == [block.title for block in all_metrics(plain)]
-    assert open_blocks(plain) == []
-    assert 'id="open-questions"' not in build_report(tmp_path / "plain")
+    plain, with_words = Run(fake_run(tmp_path / "plain")), Run(run)
+    assert with_words.scores == plain.scores
+    assert headline(with_words) == headline(plain)
+    assert all_metrics(with_words) == all_metrics(plain)
+    assert with_words.notes == plain.notes == []
+    assert open_questions(plain) == []
+    assert 'id="open-questions"' not in build_report(tmp_path / "plain" / "demo" / "1a2b3c4d-seed0")
 
 
-def test_the_open_table_shows_every_part_with_the_best_constant_beside(run: Path) -> None:
-    (block,) = open_blocks(read_run(run))
-    assert [part.title for part in block.parts] == ["All questions", "Closed questions", "Open questions"]
-    for part in block.parts:
-        assert [row.title for row in part.rows] == ["Injected LLM", "Most frequent answer", "Best constant answer"]
-        assert "the best constant answer" in part.note
-    assert block.parts[2].rows[-1].said == "left lower lobe"
-    assert block.parts[1].rows[0].cells[1][0] == "0.500"
-    assert block.likelihood[0].startswith(
-        "Injected LLM, likelihood of yes against no on 4 yes/no questions: AUROC 1.000"
-    )
+def test_the_open_table_has_every_part_and_the_best_constant(run: Path) -> None:
+    (table,) = [part for part in open_questions(Run(run)) if isinstance(part, Table)]
+    assert [group.title for group in table.groups] == ["All questions", "Closed questions", "Open questions"]
+    for group in table.groups:
+        assert [row.head for row in group.rows] == ["Injected LLM", "Most frequent answer", "Best constant answer"]
+        assert "better than the best constant answer: " in group.verdict.text
+    assert table.groups[2].rows[-1].note == "“left lower lobe”"
+    f1 = [column.title for column in table.columns].index("Exact match") - 1
+    assert table.groups[1].rows[0].cells[f1].text == "0.500"
     html = build_report(run)
+    assert "Injected LLM, likelihood of yes against no on 4 yes/no questions: AUROC 1.000" in html
     assert "left lower lobe" in html
     assert "nrefs:1|case:lc" in html
     assert "question 0?" not in html, "a report quotes no single example"
@@ -62,6 +70,6 @@ def test_the_open_table_shows_every_part_with_the_best_constant_beside(run: Path
 def test_the_terminal_summary_has_token_f1(run: Path) -> None:
     console = Console(width=220, record=True)
     console.print(summary_table(run))
-    (line,) = [line for line in console.export_text().splitlines() if "token F1" in line]
+    (line,) = [line for line in console.export_text().splitlines() if "Token F1" in line]
     assert "0.600" in line  # (2 + 0.8 + 2) / 8
-    assert "the best constant answer" in line
+    assert "ASKED (unseen): Token F1" in line

@@ -13,11 +13,11 @@ from medfed.core.torch_rng import torch_rng
 from medfed.core.types import Batch
 from medfed.datasets.base import Card
 from medfed.datasets.decoded import Decoded
-from medfed.evaluation.kinds import KINDS
+from medfed.evaluation.scorers import SCORERS
 from medfed.tasks.base import Task, TaskSet
 from medfed.tasks.retrieval import Retrieval, ranks
 
-KIND = KINDS["retrieval"]
+KIND = SCORERS["retrieval"]
 NAMES = ("image", "ecg", "lab-percentiles")
 every = pytest.mark.parametrize("name", ["symile", "symile-pairwise"])
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from brats_toys import NAMES
 from medfed.core.catalog import MODELS, TASKS
 from medfed.core.errors import StudyError
 from medfed.core.torch_rng import torch_seeded
@@ -14,6 +13,7 @@ from medfed.core.types import Batch
 from medfed.models.rfnet import RFNet
 from medfed.models.rfnet_blocks import RegionFusion
 from medfed.study.models import RFNetSpec
+from support.native_files import NAMES
 
 BRATS = TASKS["brats"]
 

@@ -23,7 +23,7 @@ from medfed.sites.credentials import (
     load_certificates,
     write_trial,
 )
-from site_toys import HOST, shift_clock
+from support.site_toys import HOST, shift_clock
 
 Signed = tuple[x509.Certificate, ec.EllipticCurvePrivateKey]
 

@@ -17,14 +17,15 @@ import pytest
 
 from medfed.core import diagnosis
 from medfed.core.errors import RunError, SiteError, TooFewSitesError
-from medfed.runs.folder import RunDir
+from medfed.records.folder import RunFolder
+from medfed.records.schema import Round
 from medfed.sites.audit import Facts
 from medfed.sites.credentials import write_trial
 from medfed.sites.federation import FederationFolder
 from medfed.sites.folder import SiteFolder
 from medfed.sites.invitation import Invitation, invited_study
 from medfed.sites.status import SiteFailure, StatusFile, is_held, only_one, read_status
-from site_toys import HOST, STUDY, federation, medfed, site, study_file
+from support.site_toys import HOST, STUDY, federation, medfed, site, study_file
 
 Shell = Callable[..., int]
 Answer = Callable[..., None]
@@ -308,8 +309,8 @@ def test_the_status_of_a_killed_server_says_that_it_is_gone(
 
 def test_rounds_of_an_earlier_start_count(tmp_path: Path, shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     fed = federation(tmp_path)
-    run = RunDir(tmp_path / "run")
-    run.append_records("rounds.jsonl", [{"round": 1}, {"round": 2}])
+    run = RunFolder(tmp_path / "run")
+    run.append(Round, [Round(round=1), Round(round=2)])
     StatusFile(fed.root).update(state="done", num_rounds=2, run=str(run.root))
     assert shell("federation", "status", fed.root) == 0
     assert "round 2 of 2" in capsys.readouterr().out

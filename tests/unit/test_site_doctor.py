@@ -24,7 +24,7 @@ from medfed.sites.credentials import Certificates, write_trial
 from medfed.sites.doctor import data_checks, local_checks, server_checks
 from medfed.sites.folder import SiteFolder
 from medfed.study.data import TwinSpec
-from site_toys import federation, shift_clock, site
+from support.site_toys import federation, shift_clock, site
 
 
 @contextmanager

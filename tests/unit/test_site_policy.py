@@ -13,7 +13,7 @@ from medfed.core.errors import PolicyError, SiteError
 from medfed.core.types import Update
 from medfed.sites.policy import Policy, parts_sent, policy_for, study_sha256
 from medfed.study.study import Study, load_study
-from site_toys import STUDY, study_file
+from support.site_toys import STUDY, study_file
 
 ALL = ("encoders", "heads", "decoders", "buffers", "state")
 
@@ -29,7 +29,10 @@ def update(**fields: Any) -> Update:
 
 
 def test_a_study_that_asks_for_no_more_passes(study: Study) -> None:
-    policy_for(study, ALL, 5).check_study(study)
+    made = policy_for(study, ALL, 5)
+    assert (made.tasks, made.algorithms, made.studies) == (("ead",), ("fedavg",), (study_sha256(study),))
+    assert made.max_rounds == study.rounds.num_rounds
+    made.check_study(study)
     Policy(tasks=("any",), algorithms=("any",), studies=("any",), may_leave=ALL).check_study(study)
 
 

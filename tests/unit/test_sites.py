@@ -29,11 +29,12 @@ from medfed.data.sites import moments_json, moments_of, pool, with_told
 from medfed.data.sources import site_folders
 from medfed.federated.state import load_weights, weights_of
 from medfed.modalities.moments import Moments
-from medfed.report.partition import partition_rows
+from medfed.records.folder import RunFolder
+from medfed.records.schema import FailedClient, PartitionFile, SiteFile
+from medfed.report.federation import partition_rows
 from medfed.runs.baselines import pooled
-from medfed.runs.federation import Arm, build_model, clients_of
-from medfed.runs.folder import RunDir
-from medfed.runs.sites import SITES, scores_of, site_record, site_scores
+from medfed.runs.federation import FederationRun, Trainee, build_model, clients_of
+from medfed.runs.sites import scores_of, site_file, site_scores
 from medfed.study.study import Study, study_of
 from medfed.tasks.base import TaskSet
 
@@ -158,7 +159,10 @@ def test_what_sites_elsewhere_told_is_on_record_and_no_more(cohort: Cohort) -> N
     told = with_told(cohort, {"b": 7, "a": 5}, {"a": None, "b": {"mp": {"no": 4, "yes": 3}}}).partition
     assert told["counts"] == {"b": {"mp": {"no": 4, "yes": 3}}}
     assert told["num_examples"] == {"a": {"all tasks": 5}}
-    rows = {(client, task): (count, classes) for client, task, count, classes in partition_rows(told)}
+    rows = {
+        (client, task): (count, classes)
+        for client, task, count, classes in partition_rows(PartitionFile.model_validate(told))
+    }
     assert rows == {("a", "all tasks"): (5, "examples 5"), ("b", "mp"): (7, "no 4, yes 3")}
 
 
@@ -198,14 +202,14 @@ def test_centralised_data_is_that_of_all_sites(cohort: Cohort) -> None:
 @pytest.mark.parametrize("algorithm", ["fedavg", "fedper", "ditto"])
 def test_a_site_is_scored_with_the_model_that_is_deployed_there(algorithm: str, cohort: Cohort, tmp_path: Path) -> None:
     made = study(algorithm=algorithm)
-    run = RunDir(tmp_path)
-    arm = Arm(run, made, cohort, build_model(made), None, "federated")
-    arm.run(SILENT, "")
-    written, model, briers = run.read_json(SITES)["scores"]["federated"], build_model(made), []
+    run = RunFolder(tmp_path)
+    federation = FederationRun(run, made, cohort, Trainee("federated", build_model(made)))
+    federation.run(SILENT, "")
+    written, model, briers = run.read(SiteFile).scores["federated"], build_model(made), []
     for site, tests in cohort.site_tests.items():
-        load_weights(model, arm.deployed(site))
+        load_weights(model, federation.deployed(site))
         assert written[site] == site_scores(model, tests)
-        load_weights(model, weights_of(arm.model))
+        load_weights(model, weights_of(federation.model))
         briers.append(site_scores(model, tests)["mp"]["brier"] == written[site]["mp"]["brier"])
     assert all(briers) == (algorithm == "fedavg")
 
@@ -214,13 +218,13 @@ def test_the_mean_over_sites_is_weighted_and_the_worst_site_named() -> None:
     first, second = {"n": 30.0, "auroc": 0.9, "brier": 0.1}, {"n": 10.0, "auroc": 0.5, "brier": 0.3}
     lost = Failure("site-2", 3, "evaluate", "no answer")
     answers = {"site-0": {"mp": first}, "site-1": {"mp": second}, "site-2": lost}
-    found = site_record(study(), {"federated": answers})
-    rows = {row["metric"]: row for row in found["rows"] if row["task"] == "mp"}
-    assert rows["auroc"]["pooled"] == pytest.approx((30 * 0.9 + 10 * 0.5) / 40)
-    assert (rows["auroc"]["worst"], rows["auroc"]["worst_site"]) == (0.5, "site-1")
-    assert (rows["brier"]["worst"], rows["brier"]["worst_site"]) == (0.3, "site-1")
-    assert rows["accuracy"]["pooled"] is None
-    assert found["failures"] == [{"model": "federated", "client": "site-2", "phase": "evaluate", "reason": "no answer"}]
+    made = site_file(study(), {"federated": answers})
+    rows = {row.metric: row for row in made.rows if row.task == "mp"}
+    assert rows["auroc"].pooled == pytest.approx((30 * 0.9 + 10 * 0.5) / 40)
+    assert (rows["auroc"].worst, rows["auroc"].worst_site) == (0.5, "site-1")
+    assert (rows["brier"].worst, rows["brier"].worst_site) == (0.3, "site-1")
+    assert rows["accuracy"].pooled is None
+    assert made.failures == (FailedClient(model="federated", client="site-2", phase="evaluate", reason="no answer"),)
 
 
 @pytest.mark.parametrize(

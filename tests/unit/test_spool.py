@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-import vqa_twins
-from brats_toys import all_examples, decoded_twin
-from federated_toys import SMALL, small_clients
 from medfed.core.errors import RunError
 from medfed.core.types import Batch
 from medfed.federated.batches import steps
 from medfed.federated.client import Client
 from medfed.federated.client_store import read_spool, write_spool
+from support import twins
+from support.federated_toys import SMALL, small_clients
+from support.native_files import all_examples, decoded_twin
 
 
 def batches(client: Client) -> Iterator[Batch]:
@@ -70,7 +70,7 @@ def test_what_clients_share_is_written_once_and_mapped_read_only(tmp_path: Path)
 
 def test_questions_masks_and_absent_modalities_come_back(tmp_path: Path) -> None:
     masks = all_examples(decoded_twin(tmp_path / "twin", num_patients=3))
-    questions = vqa_twins.cohort("path-vqa").clients["client-0"]["path-vqa"]
+    questions = twins.cohort("path-vqa").clients["client-0"]["path-vqa"]
     assert questions.labels.questions
     for examples in (masks, questions):
         client = Client("h", {examples.task.name: examples})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medfed.core.errors import DataError
-from medfed.modalities.timeseries import CLIP, TimeSeriesModality, icu_modalities
+from medfed.modalities.timeseries import CLIP, ICU, TimeSeriesModality
 
 PAIR = TimeSeriesModality(name="pair", variables=("a", "b"), num_hours=4)
 
@@ -44,17 +44,15 @@ def test_artefacts_are_clipped() -> None:
 
 
 def test_the_four_icu_modalities_hold_48_variables_once_each() -> None:
-    modalities = {modality.name: modality for modality in icu_modalities(num_hours=12)}
-    assert {name: modality.num_channels for name, modality in modalities.items()} == {
+    assert {name: len(variables) for name, variables in ICU.items()} == {
         "vitals": 7,
         "labs": 39,
         "input": 1,
         "output": 1,
     }
-    names = [variable for modality in modalities.values() for variable in modality.variables]
-    assert len(set(names)) == 48
-    assert modalities["labs"].variables == tuple(sorted(modalities["labs"].variables))
-    assert modalities["labs"].sample_shape == (12, 78)
+    assert len({variable for variables in ICU.values() for variable in variables}) == 48
+    assert ICU["labs"] == tuple(sorted(ICU["labs"]))
+    assert TimeSeriesModality(name="labs", variables=ICU["labs"], num_hours=12).sample_shape == (12, 78)
 
 
 def test_a_wrong_number_of_variables_is_named() -> None:

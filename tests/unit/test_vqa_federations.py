@@ -13,7 +13,7 @@ from medfed.core.catalog import DATASETS
 from medfed.data.cohort import Cohort, build_cohort
 from medfed.data.decode import decode
 from medfed.datasets.vqa_rad import VqaRadClosed
-from medfed.evaluation.kinds import KINDS
+from medfed.evaluation.scorers import SCORERS
 from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
 from medfed.federated.exchange import InProcessExchange
@@ -23,7 +23,7 @@ from medfed.models.blip import Blip
 from medfed.study.algorithms import FedAvg
 from medfed.study.data import PartitionSettings, SplitSettings
 from medfed.study.federation import ClientSettings, RoundSettings
-from vqa_twins import SMALL, cohort, model, task
+from support.twins import SMALL, cohort, model, task
 
 
 def federate(parts: Cohort, name: str, num_rounds: int) -> tuple[Blip, list[float]]:
@@ -49,7 +49,7 @@ def score(blip: Blip, parts: Cohort, name: str) -> dict[str, float]:
     examples = parts.test[name]
     with torch.inference_mode():
         responses = task(name).respond(blip, examples)
-    values = KINDS[task(name).metric_kind].values(task(name).truths(examples), responses, np.ones((1, len(examples))))
+    values = SCORERS[task(name).metric_kind].values(task(name).truths(examples), responses, np.ones((1, len(examples))))
     return {metric: float(value[0]) for metric, value in values.items()}
 
 
@@ -58,7 +58,7 @@ def test_a_federation_lowers_the_loss_and_is_scored(name: str) -> None:
     parts = cohort(name)
     blip, losses = federate(parts, name, 4)
     assert losses[-1] < losses[0]
-    kind = KINDS[task(name).metric_kind]
+    kind = SCORERS[task(name).metric_kind]
     scores = score(blip, parts, name)
     assert set(scores) == {metric.name for metric in kind.metrics}
     assert 0 <= scores[kind.primary] <= 1

@@ -15,7 +15,7 @@ from medfed.datasets.vqa_rad import VqaRad
 from medfed.study.data import TwinSpec
 from medfed.twins.chest_anatomy import Findings
 from medfed.twins.chest_cohorts import SLAKE, VQA_RAD, Cohort, Film, draw_films
-from medfed.twins.chest_facts import FINDINGS, LOCAL, facts_of, found, side_of
+from medfed.twins.chest_facts import FINDINGS, LOCAL, facts_of, findings_of, side_of
 from medfed.twins.chest_questions import Mix, Vocabulary
 from medfed.twins.chest_words import CHINESE, CLINICAL, CLINICAL_MIX, ENGLISH, SLAKE_MIX
 
@@ -86,8 +86,8 @@ def test_the_side_is_where_the_film_lost_its_air() -> None:
     print("a patient's left is on the film's right")
     checked = set()
     for film in draw_films(VQA_RAD, TwinSpec(num_patients=400, image_size=48, difficulty=0.0)):
-        local = [name for name in LOCAL if name in found(film)]
-        if len(local) != 1 or "oedema" in found(film):
+        local = [name for name in LOCAL if name in findings_of(film)]
+        if len(local) != 1 or "oedema" in findings_of(film):
             continue
         middle = film.opacity.shape[1] // 2
         right, left = film.opacity[:, :middle].sum(), film.opacity[:, middle:].sum()

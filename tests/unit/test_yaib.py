@@ -11,7 +11,7 @@ import pytest
 
 from medfed.data.decode import validate_index
 from medfed.datasets.yaib import Yaib, YaibMortality, YaibSepsis
-from native_tables import dynamic, write_cohort
+from support.native_files import dynamic, write_cohort
 
 MORTALITY, SEPSIS = YaibMortality(), YaibSepsis()
 OUTCOME = pl.DataFrame({"stay_id": [5, 3], "label": [1, 0]})

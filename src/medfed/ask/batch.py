@@ -22,7 +22,7 @@ from medfed.ask.inputs import KINDS, Kind, parts_of
 from medfed.ask.task_selection import parse_answers
 from medfed.core.errors import DataError, MedfedError
 from medfed.core.files import PRIVATE, sha256_of, write_whole
-from medfed.datasets.base import read_csv
+from medfed.datasets.tables import read_csv
 from medfed.runs.loaded import LoadedRun
 
 CHUNK = 256

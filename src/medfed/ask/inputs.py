@@ -24,10 +24,10 @@ import polars as pl
 from jaxtyping import Float, Shaped
 
 from medfed.core.errors import DataError, StudyError
-from medfed.datasets.base import read_csv, read_parquet
 from medfed.datasets.dicom import read_dicom
 from medfed.datasets.images import read_grey
-from medfed.datasets.ptbxl import read_wfdb
+from medfed.datasets.tables import read_csv, read_parquet
+from medfed.datasets.wfdb_records import read_wfdb
 from medfed.modalities.timeseries import TimeSeriesModality
 from medfed.study.study import Study
 

@@ -18,7 +18,6 @@ from medfed import __version__
 from medfed.cli import foundation as cli_foundation
 from medfed.cli import runs as cli_runs
 from medfed.cli.data import data_app
-from medfed.cli.latest import find_run
 from medfed.cli.options import (
     DEFAULT_CACHE,
     AsJson,
@@ -26,6 +25,7 @@ from medfed.cli.options import (
     DataRoot,
     Foundation,
     Overrides,
+    Plugins,
     RunFolder,
     SkipBad,
     StudyFile,
@@ -35,6 +35,7 @@ from medfed.cli.sites import federation_app, site_app
 from medfed.core.errors import MedfedError
 from medfed.core.processes import warm_up
 from medfed.core.progress import Reporter
+from medfed.records.latest import find_run
 
 if TYPE_CHECKING:
     from medfed.study.study import Study
@@ -110,7 +111,7 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 @app.command(name="list")
-def list_parts(as_json: AsJson = False) -> None:
+def list_parts(as_json: AsJson = False, plugins: Plugins = None) -> None:
     """List studies, tasks, modalities, encoders, models, algorithms, datasets, LLMs and baselines."""
     from medfed.core.catalog import ALGORITHMS, DATASETS, ENCODERS, MODALITIES, MODELS, TASKS, task_definitions
     from medfed.study.study import shipped_studies
@@ -152,7 +153,7 @@ def runs(
     as_json: AsJson = False,
 ) -> None:
     """List the runs in a folder, the latest first."""
-    from medfed.cli.latest import listed_runs
+    from medfed.records.latest import listed_runs
 
     print_rows([row._asdict() for row in listed_runs(folder)], as_json=as_json)
 
@@ -191,6 +192,7 @@ def run(
     load_in_4bit: In4Bit = False,
     device_map: DeviceMap = None,
     keep_decoded: KeepDecoded = True,
+    plugins: Plugins = None,
 ) -> None:
     """Run a study, or a sweep of studies, end to end, or go on where it was interrupted; nothing is computed twice."""
     from medfed.study.study import find_study, foundation_overrides
@@ -205,14 +207,15 @@ def run(
         # The forked workers need them; what starts threads of its own (polars) must come later.
         warm_up("torch", "transformers", "peft")
     from medfed.runs.compare import run_sweep
-    from medfed.runs.pipeline import Places, run_study
+    from medfed.runs.context import RunPaths
+    from medfed.runs.pipeline import run_study
 
-    places = Places(runs, cache.expanduser(), data_root, corpus, foundation, skip_bad, show_examples)
-    places = replace(places, keep_decoded=keep_decoded)
+    paths = RunPaths(runs, cache.expanduser(), data_root, corpus, foundation, skip_bad, show_examples)
+    paths = replace(paths, keep_decoded=keep_decoded)
     reporter = Reporter(Console())
     if single:
-        places = replace(places, workers=workers or 1)
-        made = run_study(plan.cells[0].study, places, reporter, dry_run=dry_run, report=report)
+        paths = replace(paths, workers=workers or 1)
+        made = run_study(plan.cells[0].study, paths, reporter, dry_run=dry_run, report=report)
         if not dry_run:
             _say_what_next(made, plan.cells[0].study, reporter)
         return
@@ -220,9 +223,9 @@ def run(
         for cell in plan.cells:
             for seed in plan.seeds:
                 reporter.say(f"{cell.label}, seed {seed}")
-                run_study(cell.at(seed), places, reporter, dry_run=True)
+                run_study(cell.at(seed), paths, reporter, dry_run=True)
         return
-    run_sweep(plan, places, reporter, workers or os.cpu_count() or 1, report)
+    run_sweep(plan, paths, reporter, workers or os.cpu_count() or 1, report)
 
 
 def _say_what_next(made: Path, study: Study, reporter: Reporter) -> None:
@@ -242,13 +245,15 @@ def evaluate(
     cache: Cache = DEFAULT_CACHE,
     foundation: Foundation = None,
     keep_decoded: KeepDecoded = True,
+    plugins: Plugins = None,
 ) -> None:
     """Score a finished run again from its last checkpoint, and compare with what it wrote."""
     folder = find_run(folder)
-    from medfed.runs.pipeline import Places, evaluate_again
+    from medfed.runs.context import RunPaths
+    from medfed.runs.pipeline import evaluate_again
 
-    places = Places(folder.parent, cache.expanduser(), data_root, None, foundation, keep_decoded=keep_decoded)
-    evaluate_again(folder, places, Reporter(Console()))
+    paths = RunPaths(folder.parent, cache.expanduser(), data_root, None, foundation, keep_decoded=keep_decoded)
+    evaluate_again(folder, paths, Reporter(Console()))
 
 
 @app.command()
@@ -257,9 +262,10 @@ def report(
         list[Path], typer.Argument(help="Run folders; several are compared, seeds of one hash together")
     ],
     out: Annotated[Path, typer.Option("--out", help="The HTML file")] = Path("report.html"),
+    plugins: Plugins = None,
 ) -> None:
     """Build a run's report again from its files, or compare several runs on one page."""
-    from medfed.report.html import write_report
+    from medfed.report.page import write_report
 
     folders = [find_run(folder) for folder in folders]
     for folder in folders:
@@ -268,9 +274,9 @@ def report(
         write_report(folders[0], out)
     else:
         from medfed.evaluation.compare import compare_runs
-        from medfed.report.comparison import default_labels, write_comparison
+        from medfed.report.comparison import default_labels
 
-        write_comparison(compare_runs(folders, default_labels(folders)), folders, out)
+        write_report(compare_runs(folders, default_labels(folders)), out, folders)
     typer.echo(out)
 
 

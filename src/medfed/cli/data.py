@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from medfed.cli.options import DEFAULT_CACHE, AsJson, Cache, DataRoot, Overrides, SkipBad, StudyFile, print_rows
+from medfed.cli.options import (
+    DEFAULT_CACHE,
+    AsJson,
+    Cache,
+    DataRoot,
+    Overrides,
+    Plugins,
+    SkipBad,
+    StudyFile,
+    print_rows,
+)
 from medfed.core.errors import DataError
 from medfed.core.progress import Reporter
 
@@ -18,7 +27,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Datasets: list them, write sy
 
 
 @data_app.command(name="list")
-def list_data(as_json: AsJson = False) -> None:
+def list_data(as_json: AsJson = False, plugins: Plugins = None) -> None:
     """List the datasets with licence and access page."""
     from medfed.core.catalog import DATASETS
 
@@ -46,6 +55,7 @@ def synth(
     num_patients: Annotated[int, typer.Option(min=1)] = 400,
     difficulty: Annotated[float, typer.Option(min=0, max=1)] = 0.5,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    plugins: Plugins = None,
 ) -> None:
     """Write a dataset's synthetic twin in its native layout, or with --study a folder for every site and the server."""
     from medfed.core.catalog import DATASETS
@@ -60,7 +70,9 @@ def synth(
         return
     if name is None:
         raise DataError("nothing to write", hint="name a dataset (medfed data list), or a study: --study FILE")
-    chosen = list(DATASETS.values()) if name == "all" else [DATASETS.lookup(name)]
+    chosen = (
+        [dataset for dataset in DATASETS.values() if dataset.has_twin] if name == "all" else [DATASETS.lookup(name)]
+    )
     spec = TwinSpec(num_patients=num_patients, difficulty=difficulty, seed=seed)
     reporter = Reporter(Console())
     for dataset in chosen:
@@ -75,6 +87,7 @@ def synth(
 def check(
     data_root: Annotated[Path, typer.Argument(help="Folder that holds datasets in native layout")],
     names: Annotated[list[str] | None, typer.Option("--dataset", help="Check these only")] = None,
+    plugins: Plugins = None,
 ) -> None:
     """Open every file of every dataset found under a folder; list all that are bad, at once."""
     from medfed.data.inspection import check_folder
@@ -91,7 +104,7 @@ def decoded_cache(
 ) -> None:
     """List the decoded data that runs keep, or remove it."""
     from medfed.data.cache import DecodedCache
-    from medfed.report.names import size
+    from medfed.report.text import size
 
     kept, console = DecodedCache(cache.expanduser()), Console()
     if clear:
@@ -114,22 +127,25 @@ def partition(
         "partition.json"
     ),
     show: Annotated[bool, typer.Option("--show", help="Draw it too, as an SVG beside the JSON file")] = False,
+    plugins: Plugins = None,
 ) -> None:
     """Divide a study's data over clients and server without training, and say who holds what."""
     from medfed.core.files import write_whole
     from medfed.data.prepare import cohort_of, decode_all, find_sources
-    from medfed.report.partition import partition_picture, partition_rows
+    from medfed.records.folder import file_bytes
+    from medfed.records.schema import PartitionFile
+    from medfed.report.federation import partition_picture, partition_rows
     from medfed.study.study import find_study, load_study
 
     chosen, reporter = load_study(find_study(study), overrides or []), Reporter(Console())
     sources = find_sources(chosen, data_root, cache.expanduser(), reporter)
     data = decode_all(chosen, sources, skip_bad, reporter)
-    record = cohort_of(chosen, sources, data, skip_bad, reporter).partition
-    table = Table("client", "task", "examples", "by class", title=f"{record['scheme']}, hash {record['hash']}")
+    record = PartitionFile.model_validate(cohort_of(chosen, sources, data, skip_bad, reporter).partition)
+    table = Table("client", "task", "examples", "by class", title=f"{record.scheme}, hash {record.hash}")
     for client, task, count, classes in partition_rows(record):
         table.add_row(client, task, str(count), classes)
     reporter.console.print(table)
-    write_whole(out, json.dumps(record, indent=1) + "\n")
+    write_whole(out, file_bytes(record))
     reporter.say(f"partition: {out}")
     if show:
         picture = out.with_suffix(".svg")

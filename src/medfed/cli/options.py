@@ -21,6 +21,22 @@ Foundation = Annotated[Path | None, typer.Option("--foundation", help="Folder of
 RunFolder = Annotated[
     Path, typer.Argument(help="A run folder, runs/demo/1a2b3c4d-seed0; or latest, or a study's name for its latest run")
 ]
+
+
+def _load_plugins(context: typer.Context, given: list[str] | None) -> list[str] | None:
+    """Load the plugins before the verb begins, so that its study may name their parts."""
+    if given and not context.resilient_parsing:
+        from medfed.core.plugins import load
+
+        for reference in given:
+            load(reference)
+    return given
+
+
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option("--plugin", callback=_load_plugins, help="Use the parts in this .py file or installed module"),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
 WIDE = 10_000
 

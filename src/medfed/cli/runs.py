@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from medfed.cli.latest import find_run
-from medfed.cli.options import DEFAULT_CACHE, Cache, Foundation, RunFolder, output
+from medfed.cli.options import DEFAULT_CACHE, Cache, Foundation, Plugins, RunFolder, output
 from medfed.core.errors import RunError
+from medfed.records.latest import find_run
 
 if TYPE_CHECKING:
     from medfed.ask.asking import Answer
@@ -66,6 +66,7 @@ def predict(
     out: Out = None,
     cache: Cache = DEFAULT_CACHE,
     foundation: Foundation = None,
+    plugins: Plugins = None,
 ) -> None:
     """Ask a run's injected LLM about files: one question here, or with --csv many.
 
@@ -105,6 +106,7 @@ def play(
     open_page: Open = False,
     cache: Cache = DEFAULT_CACHE,
     foundation: Foundation = None,
+    plugins: Plugins = None,
 ) -> None:
     """Open a page on this machine to drop a file, ask, and see picture or trace, answer and expert weights.
 
@@ -130,6 +132,7 @@ def export(
     merge: Annotated[bool, typer.Option("--merge", help="Write a whole model with the task's LoRA in it")] = False,
     cache: Cache = DEFAULT_CACHE,
     foundation: Foundation = None,
+    plugins: Plugins = None,
 ) -> None:
     """Write a run's adapter for others: the routed one, or with --task a LoRA that any server takes."""
     folder = find_run(folder)

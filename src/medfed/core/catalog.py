@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any, NamedTuple
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from medfed.core.code import MAIN
+from medfed.core.errors import StudyError
+from medfed.core.plugins import Plugin, load_installed, origin_of
 from medfed.core.registry import Registry
 
 if TYPE_CHECKING:
@@ -146,3 +151,84 @@ ALGORITHMS: Registry[type[AlgorithmSettings]] = Registry(
         "pfedme": "medfed.study.algorithms",
     },
 )
+REGISTRIES: tuple[Registry[Any], ...] = (TASKS, DATASETS, MODALITIES, ENCODERS, MODELS, ALGORITHMS)
+_OF_OBJECTS: dict[str, Registry[Any]] = {
+    "medfed.tasks.base:Task": TASKS,
+    "medfed.datasets.base:Dataset": DATASETS,
+    "medfed.modalities.base:Modality": MODALITIES,
+}
+_OF_CLASSES: dict[str, Registry[Any]] = {
+    "medfed.study.parts:EncoderSpec": ENCODERS,
+    "medfed.study.parts:ModelSpec": MODELS,
+    "medfed.study.algorithms:AlgorithmSettings": ALGORITHMS,
+}
+P = TypeVar("P")
+
+
+def register(part: P) -> P:
+    """Add a part of your own under its ``name``, and return it; a class may be decorated with this.
+
+    Args:
+        part: a task, a dataset or a modality: an object, or a class that needs no arguments. An ``EncoderSpec``, a
+            ``ModelSpec`` or an ``Algorithm``: the class.
+
+    Raises:
+        StudyError: it is none of these, it has no name, or another part has the name.
+    """
+    kind = part if isinstance(part, type) else type(part)
+    origin = origin_of(_caller())
+    for base, registry in {**_OF_OBJECTS, **_OF_CLASSES}.items():
+        if not _is_a(kind, base):
+            continue
+        if base in _OF_CLASSES:
+            _check_name(kind, registry)
+            registry.register(kind, origin)
+        else:
+            made = _made(part, registry)
+            _check_name(made, registry)
+            registry.register(made, origin)
+        return part
+    known = "a task, a dataset, a modality, or the class of an encoder's settings, a model's settings or an algorithm"
+    raise StudyError(f"cannot register {part!r}", hint=f"register {known}")
+
+
+def registered_plugins() -> list[Plugin]:
+    """Return the plugins of all parts that are not the package's; see :meth:`Registry.origin`."""
+    load_installed()
+    return [plugin for registry in REGISTRIES for plugin in registry.origins()]
+
+
+def _caller() -> str:
+    """Return the module that calls the package."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and _module(frame).partition(".")[0] in ("medfed", "jaxtyping"):
+        frame = frame.f_back
+    return _module(frame)
+
+
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", MAIN[0]))
+
+
+def _is_a(kind: type, base: str) -> bool:
+    """Whether ``kind`` is a class below ``base``; nothing is imported for it."""
+    module, _, name = base.partition(":")
+    root = getattr(sys.modules.get(module), name, None)
+    return root is not None and issubclass(kind, root)
+
+
+def _made(part: Any, registry: Registry[Any]) -> Any:
+    if not isinstance(part, type):
+        return part
+    try:
+        return part()
+    except (TypeError, ValueError) as error:
+        raise StudyError(
+            f"cannot make a {registry.kind} of the class {part.__qualname__}: {error}",
+            hint=f"register the {registry.kind} itself: register({part.__name__}(…))",
+        ) from error
+
+
+def _check_name(part: Any, registry: Registry[Any]) -> None:
+    if not isinstance(getattr(part, "name", None), str):
+        raise StudyError(f"the {registry.kind} {part!r} has no name", hint='give it a name: name = "mine"')

@@ -8,6 +8,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+__all__ = [
+    "DataError",
+    "DiskError",
+    "MedfedError",
+    "PluginError",
+    "PolicyError",
+    "RunError",
+    "SiteError",
+    "StudyError",
+    "TooFewSitesError",
+    "UpdateRejectedError",
+]
+
 
 class MedfedError(Exception):
     """A mistake in input, not in medfed.
@@ -29,6 +42,10 @@ class MedfedError(Exception):
 
 class StudyError(MedfedError):
     """A study file or a ``--set`` override is wrong."""
+
+
+class PluginError(MedfedError):
+    """A plugin is absent, fails, changed, or is not allowed here."""
 
 
 class DataError(MedfedError):

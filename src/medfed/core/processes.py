@@ -13,12 +13,17 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from importlib import import_module
 from multiprocessing import get_all_start_methods, get_context, parent_process, process, set_forkserver_preload
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
+from types import ModuleType
 from typing import Any, NamedTuple
+
+from medfed.core.plugins import Loaded, load_again, loaded
 
 GRACE_SECONDS = 5.0
 """How long a process may take to end before it is killed."""
@@ -36,8 +41,29 @@ def context() -> BaseContext:
     return get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
 
 
+def pool(size: int) -> ProcessPoolExecutor:
+    """Return processes for jobs, with this one's plugins; give them jobs inside :func:`without_main`."""
+    return ProcessPoolExecutor(size, mp_context=context(), initializer=load_again, initargs=(loaded(),))
+
+
+@contextmanager
+def without_main() -> Iterator[None]:
+    """Start processes that do not import this one's main script: a script would run again in each of them.
+
+    What the script or a notebook defines is therefore unknown there; a plugin's file is known.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 def start(target: Callable[..., None], *args: object, name: str, daemon: bool = False) -> Started:
     """Start a process that calls ``target(*args, pipe)``; it ignores Ctrl-C, which is for this process to handle.
+
+    It loads this process's plugins first, so ``args`` may be of their classes.
 
     Args:
         target: an importable function.
@@ -47,16 +73,22 @@ def start(target: Callable[..., None], *args: object, name: str, daemon: bool = 
     """
     made_by: Any = context()
     ours, theirs = made_by.Pipe()
-    started = made_by.Process(target=target, args=(*args, theirs), name=name, daemon=daemon)
+    order = (Loaded(loaded()), target, *args, theirs)
+    started = made_by.Process(target=_carry_out, args=order, name=name, daemon=daemon)
     # A process inherits which signals are ignored.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN) if _is_main_thread() else None
     try:
-        started.start()
+        with without_main():
+            started.start()
     finally:
         if before is not None:
             signal.signal(signal.SIGINT, before)
         theirs.close()
     return Started(started, ours)
+
+
+def _carry_out(plugins: Loaded, target: Callable[..., None], *args: object) -> None:
+    target(*args)
 
 
 def warm_up(*modules: str) -> None:

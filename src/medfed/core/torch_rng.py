@@ -1,4 +1,4 @@
-"""The streams of :mod:`medfed.core.rng` for torch."""
+"""The streams of :mod:`medfed.core.rng` for torch, and the one thread that lets sums have one order."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from medfed.core.rng import Key, seed_of
 
@@ -21,3 +22,18 @@ def torch_seeded(*key: Key) -> Iterator[None]:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed_of(*key))
         yield
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute in one thread inside the block, as a function of the input alone; the process's number comes back.
+
+    Sums have another order, and other last bits, on another number of threads.
+    """
+    before = torch.get_num_threads()
+    with threadpool_limits(1):
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)

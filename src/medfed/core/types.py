@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+__all__ = ["Batch", "Broadcast", "Failure", "Params", "Update", "component"]
+
 Params = Mapping[str, Tensor]
 """Named tensors: parameters, buffers, control variates, …"""
 

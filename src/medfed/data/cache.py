@@ -15,7 +15,6 @@ one before, so there is one for each root and settings. These are patients' data
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
 import shutil
@@ -30,7 +29,10 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+import medfed.data
+import medfed.datasets
 import medfed.modalities
+from medfed.core.code import definition_of, source_file
 from medfed.core.errors import DiskError
 from medfed.core.files import sha256_of, written_whole
 from medfed.datasets.base import Dataset, Problem
@@ -203,15 +205,14 @@ class DecodedCache:
                 raise DiskError(f"cannot remove it: {error.strerror}", where=self._folder, hint=hint) from error
 
 
-PACKAGES = (str(Path(__file__).parent), str(Path(medfed.modalities.__file__).parent))
+PACKAGES = tuple(Path(part.__path__[0]) for part in (medfed.data, medfed.datasets, medfed.modalities))
 """The code that decodes."""
 
 
 @cache
-def _code(path: Path) -> str:
-    """Return a hash of a source file, or of all those of a folder."""
-    files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+def _code(folder: Path) -> str:
+    """Return a hash of all source files of a folder."""
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in sorted(folder.rglob("*.py")))).hexdigest()
 
 
 def _mapped(path: Path) -> np.ndarray:
@@ -227,8 +228,10 @@ def _sources(dataset: Dataset, root: Path, index: pl.DataFrame, modalities: Mapp
 
 def decoder_of(dataset: Dataset, modalities: Mapping[str, Modality]) -> str:
     """Return a hash of the code that decodes ``dataset``, and of the versions of what it reads files with."""
-    own = {inspect.getfile(type(part)) for part in (dataset, *modalities.values())}
-    code = [_code(Path(file)) for file in sorted(own)] + [_code(Path(part)) for part in PACKAGES]
+    classes = {type(part) for part in (dataset, *modalities.values())}
+    files = {file for kind in classes if (file := source_file(kind)) is not None}
+    code = [sha256_of(file) for file in sorted(files)] + [_code(folder) for folder in PACKAGES]
+    code += sorted(definition_of(kind) for kind in classes if source_file(kind) is None)
     facts = [code, [version(name) for name in READERS]]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 

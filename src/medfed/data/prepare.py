@@ -15,6 +15,7 @@ from medfed.data.hospital import Reading, decode_at, moments_at, read_site, samp
 from medfed.data.sites import cohort_of_server, pool, server_sets, with_sites
 from medfed.data.sources import (
     SERVER,
+    check_simulators,
     checksum,
     checksums,
     locate_all,
@@ -206,5 +207,6 @@ def site_twins(study: Study, cache: Path, reporter: Reporter) -> dict[str, dict[
 
 def _twins_of(study: Study) -> dict[str, dict[str, TwinSpec]]:
     specs = {name: study.twin_spec(name) for name in study.dataset_names}
+    check_simulators(DATASETS[name] for name in specs)
     trained = {task.dataset for task in study.train_tasks}
     return twin_specs(study.dataset_names, trained, specs, study.partition)

@@ -13,13 +13,15 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 
 import polars as pl
 
+from medfed.core.catalog import DATASETS
+from medfed.core.code import in_main
 from medfed.core.errors import DataError
-from medfed.core.processes import context
+from medfed.core.processes import pool, without_main
 from medfed.datasets.base import TWIN_MARKER, Dataset, write_twin
 from medfed.study.data import PartitionSettings, TwinSpec
 
@@ -58,23 +60,46 @@ def twins(datasets: Iterable[Dataset], specs: Mapping[str, TwinSpec], cache: Pat
     A twin is written beside its place and renamed when whole, so a killed run leaves no half twin.
     """
     wanted = {dataset.name: (dataset, twin_place(dataset, specs[dataset.name], cache)) for dataset in datasets}
+    check_simulators(dataset for dataset, _ in wanted.values())
     write_missing(((dataset, place, specs[name]) for name, (dataset, place) in wanted.items()), workers)
     return {name: place for name, (_, place) in wanted.items()}
 
 
+def check_simulators(datasets: Iterable[Dataset]) -> None:
+    """Refuse datasets that have no synthetic twin.
+
+    Raises:
+        DataError: naming all of them.
+    """
+    names = sorted(dataset.name for dataset in datasets if not dataset.has_twin)
+    if names:
+        plural = "s" if len(names) > 1 else ""
+        raise DataError(
+            f"the dataset{plural} {', '.join(names)}: no simulator, so no synthetic twin",
+            hint="run on the real data: --data-root DIR (in Python data_root=DIR)",
+        )
+
+
 def twin_place(dataset: Dataset, spec: TwinSpec, cache: Path) -> Path:
-    """Return the folder of a twin in ``cache``."""
-    key = hashlib.sha256(json.dumps([dataset.name, TWIN_VERSION, spec.model_dump()]).encode()).hexdigest()[:12]
+    """Return the folder of a twin in ``cache``; a plugin that changed writes another twin."""
+    facts: list[object] = [dataset.name, TWIN_VERSION, spec.model_dump()]
+    if dataset.name in DATASETS and (origin := DATASETS.origin(dataset.name)):
+        facts.append(origin.sha256)
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
     return cache / "twins" / f"{dataset.name}-{key}"
 
 
 def write_missing(wanted: Iterable[tuple[Dataset, Path, TwinSpec]], workers: int = 2) -> None:
     """Write those of the ``wanted`` twins that are not there, in worker processes."""
     jobs = [job for job in wanted if not (job[1] / TWIN_MARKER).is_file()]
-    if jobs:
-        with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context()) as pool:
-            for done in as_completed([pool.submit(_write_whole, *job) for job in jobs]):
+    shared = [job for job in jobs if not in_main(type(job[0]))]
+    if shared:
+        with without_main(), pool(min(workers, len(shared))) as processes:
+            for done in as_completed([processes.submit(_write_whole, *job) for job in shared]):
                 done.result()
+    for job in jobs:
+        if in_main(type(job[0])):  # no other process can be given a class of a notebook
+            _write_whole(*job)
 
 
 TWIN_VERSION = 1

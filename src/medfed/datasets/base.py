@@ -1,18 +1,25 @@
-"""What a dataset is: a card, an index of its native layout, a decoder of single examples, and a synthetic twin.
+"""Base of the datasets: a card, an index of the native layout, a decoder of single examples, and a synthetic twin.
 
-Index columns (polars): ``example`` (unique id), ``patient`` (never crosses clients or splits; prefixed by its
-population, e.g. ``nih:00000506``, so that one person in two datasets is one patient), ``site`` (null if unknown),
-``split`` (the official split: one of :data:`SPLITS`, ``train`` = to be divided between private and public, or null),
-``files`` (list of paths relative to the root), one nullable column per target (Int8 0/1 for a finding; null = unknown,
-the example is left out of that task), plus whatever the dataset's own ``load`` needs.
+Columns of an index (polars):
+
+- ``example``: unique id.
+- ``patient``: prefixed by its population, e.g. ``nih:00000506``, so that one person in two datasets is one patient. A
+  patient is in one split and at one client.
+- ``site``: null if unknown.
+- ``split``: the official split, null if there is none; ``train`` is divided between private and public.
+- ``files``: list of paths relative to the root.
+- one nullable column per target. A finding is Int8, 0 or 1; an example whose target is null is left out of that task.
+- columns that the dataset's ``load`` reads.
 """
 
 from __future__ import annotations
 
 import json
-import re
+import tomllib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -24,15 +31,18 @@ from medfed.core.errors import DataError, MedfedError
 from medfed.core.registry import implementation
 from medfed.study.data import TwinSpec
 
+__all__ = ["Card", "Dataset", "Problem", "Record"]
+
 TWIN_MARKER = "SYNTHETIC.json"
-POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
-"""What polars raises on damaged files; a panic is not even an Exception."""
+COMPLETE = "download the complete dataset, or check --data-root"
+AGAIN = "download the file again"
+COMPARE = "compare the file with the version on the dataset's card (medfed data list)"
 Record = Mapping[str, Any]
 """One row of an index; its values are checked where they are read."""
 
 
 class Card(BaseModel):
-    """Where a dataset comes from and what may be done with it."""
+    """Origin and licence of a dataset."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,6 +54,17 @@ class Card(BaseModel):
     sites: tuple[str, ...] = ()
     note: str = ""
     synthetic: bool = False
+
+
+@cache
+def _cards() -> dict[str, Card]:
+    text = resources.files("medfed.datasets").joinpath("cards.toml").read_text(encoding="utf-8")
+    return {name: Card.model_validate(fields) for name, fields in tomllib.loads(text).items()}
+
+
+def card_of(name: str) -> Card:
+    """Return the card under ``name`` in ``cards.toml``, which has those of the package's own datasets."""
+    return _cards()[name]
 
 
 class Problem(NamedTuple):
@@ -61,17 +82,17 @@ class Dataset(ABC):
     card: ClassVar[Card]
     modalities: ClassVar[tuple[str, ...]]
     truths: ClassVar[tuple[str, ...]] = ()
-    """Modalities that are what is right, not what is seen (a mask): every example has them, and no task reads them."""
+    """Modalities that hold the truth (a mask), not an input: every example has them, and no task reads them."""
     targets: ClassVar[tuple[str, ...]]
     marker: ClassVar[str]
     """A relative path (glob) that exists in this dataset's root and no other's, e.g. ``ptbxl_database.csv``."""
     simulator: ClassVar[str] = ""
-    """``module:function`` that takes (root, spec) and writes the synthetic twin; empty where there is none."""
+    """``module:function`` that takes (root, spec) and writes the synthetic twin; empty if there is none."""
 
     def locate(self, data_root: Path) -> Path:
         """Find the dataset's root: ``data_root`` itself or a folder at most three levels below it.
 
-        What lies in the synthetic twin of another dataset is not this dataset: ECG-QA's twin holds ECGs of its own.
+        A folder in the synthetic twin of another dataset does not count: ECG-QA's twin holds ECGs of its own.
 
         Raises:
             DataError: the data root is absent, or nothing there looks like this dataset.
@@ -90,7 +111,7 @@ class Dataset(ABC):
         )
 
     def card_at(self, root: Path) -> Card:
-        """Return the card of what lies in ``root``; that of a synthetic twin says so plainly."""
+        """Return the card of the data in ``root``; that of a synthetic twin says so plainly."""
         marker = root / TWIN_MARKER
         if not marker.exists():
             return self.card
@@ -103,6 +124,11 @@ class Dataset(ABC):
             note="Synthetic: written by a simulator in the native layout. Scores on it say nothing about patients.",
             synthetic=True,
         )
+
+    @property
+    def has_twin(self) -> bool:
+        """Whether a synthetic twin can be written."""
+        return bool(self.simulator) or type(self).synthesize is not Dataset.synthesize
 
     @abstractmethod
     def index(self, root: Path) -> pl.DataFrame:
@@ -117,7 +143,7 @@ class Dataset(ABC):
         """Decode one example: modality → raw array in physical units. A modality the example lacks is left out.
 
         Raises:
-            DataError: the file is absent, truncated or not what its name says; the message names the file.
+            DataError: the file is absent, truncated or of another kind; the message names the file.
         """
 
     def synthesize(self, root: Path, spec: TwinSpec) -> None:
@@ -148,52 +174,10 @@ def write_twin(dataset: Dataset, root: Path, spec: TwinSpec) -> None:
     (root / TWIN_MARKER).write_text(text + "\n", encoding="utf-8")
 
 
-def read_csv(path: Path, columns: tuple[str, ...], **options: Any) -> pl.DataFrame:
-    """Read a CSV as text columns, requiring ``columns``; empty cells are null.
-
-    Raises:
-        DataError: the file is absent, is not UTF-8, has no header, or lacks a column.
-    """
+def require_file(path: Path) -> None:
+    """Raise :class:`DataError` if there is no file at ``path``."""
     if not path.is_file():
-        raise DataError("the file is missing", where=path, hint="download the complete dataset, or check --data-root")
-    try:
-        path.read_bytes().decode("utf-8")
-        table = pl.read_csv(path, infer_schema=False, **options)
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"not UTF-8 text (byte {error.start})", where=path, hint="convert it: iconv -f LATIN1 -t UTF-8"
-        ) from error
-    except POLARS_ERRORS as error:
-        raise DataError(f"not a CSV table: {_first_line(error)}", where=path, hint="download the file again") from error
-    require_columns(table, columns, path)
-    return table
-
-
-def read_parquet(path: Path, columns: tuple[str, ...]) -> pl.DataFrame:
-    """Read a parquet table, requiring ``columns``.
-
-    Raises:
-        DataError: the file is absent, is not parquet, or lacks a column.
-    """
-    if not path.is_file():
-        raise DataError("the file is missing", where=path, hint="download the complete dataset, or check --data-root")
-    try:
-        table = pl.read_parquet(path)
-    except (*POLARS_ERRORS, OSError) as error:
-        raise DataError(f"not a parquet table: {_first_line(error)}", where=path, hint="download it again") from error
-    require_columns(table, columns, path)
-    return table
-
-
-def require_columns(table: pl.DataFrame, columns: tuple[str, ...], path: Path) -> None:
-    """Raise :class:`DataError` naming the ``columns`` that ``table`` lacks."""
-    missing = [column for column in columns if column not in table.columns]
-    if missing:
-        raise DataError(
-            f"column {', '.join(map(repr, missing))} is missing; found {', '.join(table.columns)}",
-            where=path,
-            hint="compare the file with the version on the dataset's card (medfed data list)",
-        )
+        raise DataError("the file is missing", where=path, hint=COMPLETE)
 
 
 def _twin_of(root: Path, data_root: Path) -> str | None:
@@ -212,7 +196,3 @@ def _named_in(marker: Path) -> str:
         return str(json.loads(marker.read_text(encoding="utf-8"))["dataset"])
     except (ValueError, KeyError, TypeError) as error:
         raise DataError("not the mark of a synthetic twin", where=marker, hint="write the twin again") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return re.sub(r"\s+", " ", str(error).split("\n")[0]).strip() or type(error).__name__

@@ -16,14 +16,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import polars as pl
 from jaxtyping import Bool, Shaped, UInt8
 
 from medfed.core.errors import DataError
-from medfed.datasets.base import Card, Dataset, Record, read_csv
+from medfed.datasets.base import Dataset, Record, card_of
+from medfed.datasets.tables import read_csv
 
 if TYPE_CHECKING:
     from medfed.datasets.nifti import Scan
@@ -58,28 +59,13 @@ NAMINGS = (
 class BraTS(Dataset):
     """BraTS glioma training data, 2018 to 2024."""
 
-    name: ClassVar[str] = "brats"
-    card: ClassVar[Card] = Card(
-        title="BraTS (glioma)",
-        version="2018: 285 training cases; GLI 2024: 1,350 with a segmentation",
-        licence="the challenge's data terms, for research; registration",
-        access="https://www.synapse.org/Synapse:syn53708249 (2024); https://www.med.upenn.edu/sbia/brats2018.html",
-        citation=(
-            "Menze et al., IEEE TMI 34:1993 (2015); Bakas et al., Scientific Data 4:170117 (2017); "
-            "de Verdier et al., arXiv:2405.18368 (2024)"
-        ),
-        note=(
-            "Truth: tumour, a class per voxel. The site is the code in a 2018 name, or what sites.csv (columns case, "
-            "site) beside the cases says. A case of 2018 may stand in 2024 under another name, which cannot be seen: "
-            "take one release. Labels of the two releases become one convention, a resection cavity background. Brains "
-            "at 1 mm need size = [160, 192, 160] for the four sequences and tumour: 44 MB a case, all in memory."
-        ),
-    )
-    modalities: ClassVar[tuple[str, ...]] = ("t1", "t1c", "t2", "flair")
-    truths: ClassVar[tuple[str, ...]] = ("tumour",)
-    targets: ClassVar[tuple[str, ...]] = ("segmented", "high_grade")
-    marker: ClassVar[str] = "Bra[tT][sS]*/Bra[tT][sS]*.nii*"
-    simulator: ClassVar[str] = "medfed.twins.brain:write_brain_twin"
+    name = "brats"
+    card = card_of("brats")
+    modalities = ("t1", "t1c", "t2", "flair")
+    truths = ("tumour",)
+    targets = ("segmented", "high_grade")
+    marker = "Bra[tT][sS]*/Bra[tT][sS]*.nii*"
+    simulator = "medfed.twins.brain:write_brain_twin"
 
     def locate(self, data_root: Path) -> Path:
         """Find the folder of the cases, or the one above ``HGG`` and ``LGG``."""
@@ -101,8 +87,8 @@ class BraTS(Dataset):
         """Return the sequences in scanner units and ``tumour`` as :data:`CLASSES`, cut to the brain's bounding box.
 
         Raises:
-            DataError: a file is damaged, the segmentation is missing or has an unknown label, the files' grids differ,
-                voxels are not 1 mm, there is no brain, or the tumour reaches beyond it.
+            DataError: a file is damaged, or the segmentation is missing or has an unknown label. The files' grids
+                differ, voxels are not 1 mm, there is no brain, or the tumour reaches beyond it.
         """
         from medfed.datasets.nifti import read_nifti  # noqa: PLC0415 (large; loaded where it is used)
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import polars as pl
 
 from medfed.core.errors import DataError
-from medfed.datasets.base import Card, Dataset, Record, read_csv
+from medfed.datasets.base import COMPARE, Dataset, Record, card_of
 from medfed.datasets.images import load_image
-from medfed.datasets.labels import flag, nih_patient
+from medfed.datasets.labels import nih_patient
+from medfed.datasets.tables import flag, read_csv
 
 TABLE = "Data_Entry_2017_v2020.csv"
 TABLES = (TABLE, "Data_Entry_2017.csv")
@@ -24,25 +24,17 @@ LABELS = (
 
 
 class ChestXray14(Dataset):
-    """PNG files in ``images/`` or in ``images_001/images/`` …, a table, and the official lists where present."""
+    """PNG files in ``images/`` or in ``images_001/images/`` …, a table, and the official lists if present."""
 
-    name: ClassVar[str] = "chestxray14"
-    card: ClassVar[Card] = Card(
-        title="NIH ChestX-ray14",
-        version="2020 table: 112,120 images of 30,805 patients",
-        licence="no use restrictions; credit the NIH Clinical Center, link the source and cite the paper",
-        access="https://nihcc.app.box.com/v/ChestXray-NIHCC",
-        citation="Wang et al., CVPR (2017)",
-        sites=("NIH Clinical Center",),
-        note="Labels were mined from reports by text rules and are right in about nine of ten cases.",
-    )
-    modalities: ClassVar[tuple[str, ...]] = ("image",)
-    targets: ClassVar[tuple[str, ...]] = tuple(label.lower() for label in LABELS)
-    marker: ClassVar[str] = "Data_Entry_2017*.csv"
-    simulator: ClassVar[str] = "medfed.twins.chest_datasets:write_chestxray14_twin"
+    name = "chestxray14"
+    card = card_of("chestxray14")
+    modalities = ("image",)
+    targets = tuple(label.lower() for label in LABELS)
+    marker = "Data_Entry_2017*.csv"
+    simulator = "medfed.twins.chest_datasets:write_chestxray14_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
-        """One row per row of the table, whether its image is there or not: loading tells."""
+        """One row per row of the table, whether its image is there or not."""
         path = _table_path(root)
         table = read_csv(path, ("Image Index", "Finding Labels", "Patient ID"))
         findings = pl.col("Finding Labels").fill_null("").str.split("|")
@@ -76,12 +68,12 @@ def _require_labels(table: pl.DataFrame, path: Path) -> None:
             f"column 'Finding Labels', image {image!r}: {label!r} is not allowed; "
             f"allowed: {', '.join((NO_FINDING, *LABELS))}",
             where=path,
-            hint="compare the file with the version on the dataset's card (medfed data list)",
+            hint=COMPARE,
         )
 
 
 def _splits(root: Path, names: list[str]) -> list[str | None]:
-    """Return the official split of each image: null where no list is there, or none names it."""
+    """Return the official split of each image: null if no list names it."""
     split: dict[str, str] = {}
     for file, name in LISTS.items():
         if (root / file).is_file():

@@ -1,51 +1,36 @@
 """CheXpert (Irvin 2019): FedKIM's unseen tasks ECD, PED and AD, on its validation table read by radiologists.
 
-A finding is present where its column is 1; 0, −1 (uncertain) and an empty cell (not mentioned) mean absent, as in the
-paper.
+A finding is present if its column is 1. As in the paper, 0, −1 (uncertain) and an empty cell mean absent.
 Deviation: FedKIM's released code reads the Atelectasis column for pleural effusion; here each finding has its own.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import polars as pl
 
-from medfed.core.errors import DataError
-from medfed.datasets.base import Card, Dataset, Record, read_csv
+from medfed.datasets.base import Dataset, Record, card_of
 from medfed.datasets.images import load_image
-from medfed.datasets.labels import flag, require_values
+from medfed.datasets.labels import CHEXPERT_LABELS, PRESENT, chexpert_labels
+from medfed.datasets.tables import flag, read_csv, require_cells
 
 TABLES = {"valid.csv": "test", "train.csv": "train"}
 """Table → official split: the tasks are tested on the table that radiologists read. ``train.csv`` may be absent."""
-TARGETS = {
-    "enlarged_cardiomediastinum": "Enlarged Cardiomediastinum",
-    "pleural_effusion": "Pleural Effusion",
-    "atelectasis": "Atelectasis",
-}
-
-VALUES = ("1.0", "0.0", "-1.0", "")
+TARGETS = ("enlarged_cardiomediastinum", "pleural_effusion", "atelectasis")
+COLUMNS = {target: CHEXPERT_LABELS[target] for target in TARGETS}
 
 
 class CheXpert(Dataset):
     """JPEG files under ``valid/`` and ``train/`` and a table for each; the small release or the full one."""
 
-    name: ClassVar[str] = "chexpert"
-    card: ClassVar[Card] = Card(
-        title="CheXpert",
-        version="1.0 (small): 234 validation and 223,414 training images",
-        licence="Stanford University Dataset Research Use Agreement",
-        access="https://stanfordmlgroup.github.io/competitions/chexpert/",
-        citation="Irvin et al., AAAI 33:590 (2019)",
-        sites=("Stanford Hospital",),
-        note="valid.csv was labelled by three radiologists and is the test split, train.csv by rules from reports.",
-    )
-    modalities: ClassVar[tuple[str, ...]] = ("image",)
-    targets: ClassVar[tuple[str, ...]] = tuple(TARGETS)
-    marker: ClassVar[str] = "valid/patient*"
-    simulator: ClassVar[str] = "medfed.twins.chest_datasets:write_chexpert_twin"
+    name = "chexpert"
+    card = card_of("chexpert")
+    modalities = ("image",)
+    targets = TARGETS
+    marker = "valid/patient*"
+    simulator = "medfed.twins.chest_datasets:write_chexpert_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per image, frontal and lateral. The first folder of a ``Path`` is ``root`` by its published name."""
@@ -61,7 +46,7 @@ class CheXpert(Dataset):
             site=pl.lit(self.card.sites[0]),
             split="split",
             files=pl.concat_list(file),
-            **{target: flag(pl.col(column) == "1.0") for target, column in TARGETS.items()},
+            **{target: flag(pl.col(column) == PRESENT) for target, column in COLUMNS.items()},
         )
 
     def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
@@ -72,24 +57,11 @@ class CheXpert(Dataset):
 
 def _table(path: Path, split: str) -> pl.DataFrame:
     """Read one table as Path, patient, split and the finding columns as text: 1.0, 0.0, −1.0 or empty."""
-    table = read_csv(path, ("Path", *TARGETS.values()))
-    table = table.with_columns(
-        pl.col(column).fill_null("").str.replace(r"^(-?[01])$", "${1}.0") for column in TARGETS.values()
-    )
-    for column in TARGETS.values():
-        require_values(table, column, VALUES, path)
-    table = table.select(
-        "Path", *TARGETS.values(), patient=pl.col("Path").str.extract(r"/(patient\d+)/"), split=pl.lit(split)
-    )
-    nameless = table["patient"].is_null()
-    if nameless.any():
-        row = int(nameless.arg_max() or 0)
-        raise DataError(
-            f"column 'Path', line {row + 2}: {table['Path'][row]!r} names no patient",
-            where=path,
-            hint="expected CheXpert-v1.0-small/valid/patient64541/study1/view1_frontal.jpg",
-        )
-    return table
+    table = chexpert_labels(read_csv(path, ("Path", *COLUMNS.values())), COLUMNS.values(), path)
+    patient = table["Path"].str.extract(r"/(patient\d+)/")
+    expected = "expected CheXpert-v1.0-small/valid/patient64541/study1/view1_frontal.jpg"
+    require_cells(table["Path"], patient.is_not_null(), "names no patient", path, expected)
+    return table.select("Path", *COLUMNS.values(), patient=patient, split=pl.lit(split))
 
 
 DATASETS: tuple[Dataset, ...] = (CheXpert(),)

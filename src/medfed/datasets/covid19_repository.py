@@ -1,6 +1,6 @@
 """COVID-19 Image Repository: chest radiographs with laboratory values of patients with COVID-19 in one hospital.
 
-Native layout: ``data.csv`` beside ``png/<image_id>.png``. Offsets are days from the film. An example is a film; its
+Native layout: ``data.csv`` and ``png/<image_id>.png``. Offsets are days from the film. An example is a film; its
 laboratory values are one hour of the modality ``covid-labs``, those measured no later than the day of the film.
 Source: Winther et al. 2020, COVID-19 Image Repository, Hannover Medical School.
 
@@ -10,15 +10,13 @@ Deviation: ``inf`` and ``-inf`` (above or below what the assay can measure) coun
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import polars as pl
 
-from medfed.datasets.base import Card, Dataset, Record, read_csv
-from medfed.datasets.formats import numbers, require_filled
+from medfed.datasets.base import Dataset, Record, card_of
 from medfed.datasets.images import load_image
-from medfed.datasets.labels import flag
+from medfed.datasets.tables import flag, numbers, read_csv, require_filled
 from medfed.modalities.timeseries import COVID_LABS
 
 TABLE = "data.csv"
@@ -34,24 +32,12 @@ OUTCOMES = {"icu": "icu_admission_offset", "died": "death_offset"}
 class Covid19Repository(Dataset):
     """COVID-19 Image Repository."""
 
-    name: ClassVar[str] = "covid19-repository"
-    card: ClassVar[Card] = Card(
-        title="COVID-19 Image Repository",
-        version="2020: 243 images",
-        licence="CC BY 3.0",
-        access="https://github.com/ml-workgroup/covid-19-image-repository",
-        citation="Winther et al., Hannover Medical School (2020), doi:10.6084/m9.figshare.12275009",
-        sites=("Hannover Medical School",),
-        note=(
-            "Everybody has COVID-19. The table states no units; the values read as CRP and D-dimer in mg/l, LDH in "
-            "U/l, cells in 10⁹/l, gases in mmHg. Some films were taken after admission to intensive care: telling "
-            "that a patient is there is not foreseeing it."
-        ),
-    )
-    modalities: ClassVar[tuple[str, ...]] = ("image", "covid-labs")
-    targets: ClassVar[tuple[str, ...]] = tuple(OUTCOMES)
-    marker: ClassVar[str] = "png/????????.png"
-    simulator: ClassVar[str] = "medfed.twins.covid19_repository:write_covid19_twin"
+    name = "covid19-repository"
+    card = card_of("covid19-repository")
+    modalities = ("image", "covid-labs")
+    targets = tuple(OUTCOMES)
+    marker = "png/????????.png"
+    simulator = "medfed.twins.covid19_repository:write_covid19_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per radiograph with its laboratory values; ``icu`` and ``died`` are 1 if it happened, else 0.

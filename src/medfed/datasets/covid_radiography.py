@@ -6,15 +6,15 @@ The release also holds ``Lung_Opacity``, ``Viral Pneumonia``, ``masks`` and meta
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import polars as pl
 
 from medfed.core.errors import DataError
-from medfed.datasets.base import Card, Dataset, Record, read_csv
+from medfed.datasets.base import Dataset, Record, card_of
 from medfed.datasets.images import load_image
-from medfed.datasets.labels import flag, nih_patient, require_sources, require_values
+from medfed.datasets.labels import nih_patient, require_sources
+from medfed.datasets.tables import flag, read_csv, require_values
 
 FOLDER = "COVID-19_Radiography_Dataset"
 CLASSES = ("COVID", "Normal")
@@ -23,23 +23,14 @@ SOURCES = {"ChestX-ray14": "nih", "covid19-image-repository": "hannover"}
 
 
 class CovidRadiography(Dataset):
-    """PNG files in one folder per class; optionally a ``source_map.csv`` (file, source, patient_id) beside them."""
+    """PNG files in one folder per class; optionally a ``source_map.csv`` (file, source, patient_id) next to them."""
 
-    name: ClassVar[str] = "covid-radiography"
-    card: ClassVar[Card] = Card(
-        title="COVID-19 Radiography Database",
-        version="2021 release: 3,616 COVID and 10,192 Normal images",
-        licence="that of each image's source; see the release's README",
-        access="https://www.kaggle.com/datasets/tawsifurrahman/covid19-radiography-database",
-        citation="Chowdhury et al., IEEE Access 8:132665 (2020); Rahman et al., Comput Biol Med 132:104319 (2021)",
-        note="No patient ids are published: each image counts as a patient, so a person may stand on both sides of a "
-        "split, unless a source_map.csv beside the folder tells. COVID and Normal come from different hospitals, "
-        "so part of any score is telling hospitals apart.",
-    )
-    modalities: ClassVar[tuple[str, ...]] = ("image",)
-    targets: ClassVar[tuple[str, ...]] = ("covid",)
-    marker: ClassVar[str] = f"{FOLDER}/COVID"
-    simulator: ClassVar[str] = "medfed.twins.chest_datasets:write_covid_radiography_twin"
+    name = "covid-radiography"
+    card = card_of("covid-radiography")
+    modalities = ("image",)
+    targets = ("covid",)
+    marker = f"{FOLDER}/COVID"
+    simulator = "medfed.twins.chest_datasets:write_covid_radiography_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per image of the class folders; with a source map one per row of it, so that absent files show."""

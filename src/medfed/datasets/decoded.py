@@ -1,4 +1,4 @@
-"""Decode a dataset once into arrays of fixed-shape samples. Every file is opened here, before anything is trained."""
+"""A dataset in memory: its index, and arrays of fixed-shape samples."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Decoded:
         index: the dataset's index, one row per example, in the order of the arrays; columns as in ``datasets.base``.
         samples: modality → ``[example, *sample]``; zeros where absent.
         present: modality → ``[example]`` bool.
-        truths: what is right where that is no column of the index (a mask), as samples; never normalised or missing.
-        skipped: what was left out because it could not be read (only with ``skip_bad``).
+        truths: truths that are no column of the index (masks), as samples; never normalised or missing.
+        skipped: examples left out because they could not be read (only with ``skip_bad``).
     """
 
     name: str
@@ -67,7 +67,7 @@ def stacked(parts: Sequence[Decoded]) -> Decoded:
     first = parts[0]
 
     def joined(arrays: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        return {name: np.concatenate([own[name] for own in arrays]) for name in arrays[0]}
+        return {name: np.concatenate([part[name] for part in arrays]) for name in arrays[0]}
 
     return replace(
         first,

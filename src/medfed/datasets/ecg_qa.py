@@ -1,6 +1,6 @@
 """ECG-QA on signal quality, questions about PTB-XL's ECGs (FedKIM Table 2: ECG noise, as question answering).
 
-Native layout: ``ecgqa/ptbxl/template/{train,valid,test}/*.json``; the records lie in PTB-XL under the same data root.
+Native layout: ``ecgqa/ptbxl/template/{train,valid,test}/*.json``; the records are PTB-XL's, under the same data root.
 Kept are questions on noise (``attribute_type``) about a single ECG.
 Source: Oh et al. 2023, ECG-QA: a comprehensive question answering dataset combined with electrocardiogram.
 """
@@ -10,38 +10,34 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
+from medfed.core.catalog import DATASETS as KNOWN
 from medfed.core.errors import DataError
-from medfed.datasets.base import Card, Dataset, Record
-from medfed.datasets.formats import Row, read_rows, text
-from medfed.datasets.ptbxl import PTBXL, read_wfdb
+from medfed.datasets.base import COMPLETE, Dataset, Record, card_of
+from medfed.datasets.questions import read_entries
+from medfed.datasets.wfdb_records import read_wfdb
 
 SPLITS = {"train": "train", "valid": "development", "test": "test"}
 WORDING = "template"
+RECORDS = "ptbxl"
+"""The dataset that holds the ECGs."""
 TWIN_RECORDS = "ptb-xl"
-"""Folder of a twin's own ECGs, beside its questions."""
+"""Folder of a twin's ECGs."""
 
 
 class EcgQa(Dataset):
     """Questions on noise in single ECGs; patients are PTB-XL's, under PTB-XL's names."""
 
-    name: ClassVar[str] = "ecg-qa"
-    card: ClassVar[Card] = Card(
-        title="ECG-QA",
-        version="1.0",
-        licence="CC BY 4.0",
-        access="https://github.com/Jwoo5/ecg-qa",
-        citation="Oh et al., NeurIPS Datasets and Benchmarks (2023), arXiv:2306.15681",
-        note="Needs PTB-XL under the same data root.",
-    )
-    modalities: ClassVar[tuple[str, ...]] = ("ecg",)
-    targets: ClassVar[tuple[str, ...]] = ("answer",)
-    marker: ClassVar[str] = f"ecgqa/ptbxl/{WORDING}"
-    simulator: ClassVar[str] = "medfed.twins.ecg_questions:write_ecg_qa_twin"
+    name = "ecg-qa"
+    card = card_of("ecg-qa")
+    modalities = ("ecg",)
+    targets = ("answer",)
+    marker = f"ecgqa/ptbxl/{WORDING}"
+    simulator = "medfed.twins.ecg_questions:write_ecg_qa_twin"
 
     def locate(self, data_root: Path) -> Path:
         """Find the folder that holds both the questions and PTB-XL.
@@ -52,26 +48,24 @@ class EcgQa(Dataset):
         questions = super().locate(data_root)
         if (questions / TWIN_RECORDS).is_dir():
             return questions
-        return Path(os.path.commonpath([questions, PTBXL().locate(data_root)]))
+        return Path(os.path.commonpath([questions, KNOWN[RECORDS].locate(data_root)]))
 
     def index(self, root: Path) -> pl.DataFrame:
-        """One row per question; ``closed`` where the kind of question is answered by yes or no (single-verify).
+        """One row per question; ``closed`` if the kind of question is answered by yes or no (single-verify).
 
         Raises:
             DataError: a file is missing or malformed, or names an ECG that PTB-XL lacks; the message names file,
                 record and field.
         """
         questions = super().locate(root) / self.marker
-        known = _known_ecgs(root)
-        rows = [row for folder in SPLITS for path in _files(questions / folder) for row in _rows(path, folder, known)]
+        ecgs = _known_ecgs(root)
+        rows = [row for folder in SPLITS for path in _files(questions / folder) for row in _rows(path, folder, ecgs)]
         if not rows:
-            raise DataError(
-                "no question on noise in a single ECG", where=questions, hint="download the complete dataset"
-            )
+            raise DataError("no question on noise in a single ECG", where=questions, hint=COMPLETE)
         return pl.DataFrame(rows, schema_overrides={"site": pl.Utf8}, infer_schema_length=None)
 
     def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
-        """Return ``{"ecg": [12 leads, time]}`` in millivolts."""
+        """Return ``{"ecg": [12 leads, time]}`` in millivolts; see :func:`read_wfdb`."""
         header, signal = record["files"]
         return {"ecg": read_wfdb(root / header, root / signal)}
 
@@ -86,10 +80,10 @@ class Ecg(NamedTuple):
 
 def _known_ecgs(root: Path) -> dict[str, Ecg]:
     """Return ecg_id → record."""
-    twin = root / TWIN_RECORDS
-    records = PTBXL().locate(twin if twin.is_dir() else root)
+    ptbxl, twin = KNOWN[RECORDS], root / TWIN_RECORDS
+    records = ptbxl.locate(twin if twin.is_dir() else root)
     folder = records.relative_to(root)
-    columns = PTBXL().index(records).select("example", "patient", "site", "files")
+    columns = ptbxl.index(records).select("example", "patient", "site", "files")
     return {
         example.removeprefix("ptbxl:"): Ecg(patient, site, [str(folder / file) for file in files])
         for example, patient, site, files in columns.iter_rows()
@@ -99,45 +93,31 @@ def _known_ecgs(root: Path) -> dict[str, Ecg]:
 def _files(folder: Path) -> list[Path]:
     paths = sorted(folder.glob("*.json"))
     if not paths:
-        raise DataError("the folder has no .json file", where=folder, hint="download the complete dataset")
+        raise DataError("the folder has no .json file", where=folder, hint=COMPLETE)
     return paths
 
 
-def _rows(path: Path, folder: str, known: Mapping[str, Ecg]) -> list[dict[str, object]]:
+def _rows(path: Path, folder: str, ecgs: Mapping[str, Ecg]) -> list[dict[str, object]]:
     """Return the index rows of one file's questions on noise in a single ECG."""
     rows = []
-    for number, row in enumerate(read_rows(path)):
-        ids = _values(row, "ecg_id", path, number)
-        if text(row, "attribute_type", path, number) != "noise" or len(ids) != 1:
+    for entry in read_entries(path):
+        ids = entry.values("ecg_id")
+        if entry.text("attribute_type") != "noise" or len(ids) != 1:
             continue
-        if ids[0] not in known:
-            raise DataError(
-                f"record {number}: field 'ecg_id' is {ids[0]}, which {PTBXL.marker} lacks",
-                where=path,
-                hint="complete PTB-XL, or remove the record",
-            )
+        if ids[0] not in ecgs:
+            hint = "complete PTB-XL, or remove the record"
+            raise entry.error("ecg_id", f"is {ids[0]}, which {KNOWN[RECORDS].marker} lacks", hint)
         rows.append(
             {
-                "example": f"ecg-qa:{folder}:{path.stem}:{number}",
-                **known[ids[0]]._asdict(),
+                "example": f"ecg-qa:{folder}:{path.stem}:{entry.number}",
+                **ecgs[ids[0]]._asdict(),
                 "split": SPLITS[folder],
-                "question": text(row, "question", path, number),
-                "answer": ", ".join(_values(row, "answer", path, number)),
-                "closed": text(row, "question_type", path, number).endswith("verify"),
+                "question": entry.text("question"),
+                "answer": ", ".join(entry.values("answer")),
+                "closed": entry.text("question_type").endswith("verify"),
             }
         )
     return rows
-
-
-def _values(row: Row, field: str, path: Path, number: int) -> list[str]:
-    values = row.get(field)
-    if not isinstance(values, list) or not values:
-        raise DataError(
-            f"record {number}: field {field!r} is {values!r}, not a list with values",
-            where=path,
-            hint="correct or remove the record",
-        )
-    return [str(value) for value in values]
 
 
 DATASETS: tuple[Dataset, ...] = (EcgQa(),)

@@ -1,8 +1,8 @@
-"""What a hospital's tables say of a patient, as text: the record that EHRXQA's questions are answered from.
+"""A patient's hospital record as text: the lines of a hospital's tables that answer EHRXQA's questions.
 
-Tables are those that EHRXQA builds from MIMIC-IV (columns in either case), as CSV files or in its SQLite database; a
-table that is absent says nothing. A record is a list of lines, newest first, each a date, a kind, a name and a value.
-The lines whose words the question uses come first, and the text is cut to a length: a patient may have thousands.
+Tables are those that EHRXQA builds from MIMIC-IV (columns in either case), as CSV files or in its SQLite database. An
+absent table adds no line. A record is a list of lines, newest first, each a date, a kind, a name and a value. The lines
+that share words with the question come first, and the text is cut to a length: a patient may have thousands.
 """
 
 from __future__ import annotations
@@ -18,40 +18,19 @@ from typing import NamedTuple
 import polars as pl
 
 from medfed.core.errors import DataError
-from medfed.datasets.base import read_csv, require_columns
+from medfed.datasets.tables import read_csv, require_columns
 
 DATABASE = "mimic_iv_cxr.db"
 MOST_CHARACTERS = 2000
 STEM = 4
-"""Letters that words are compared by."""
-COMMON = frozenset(
-    (
-        "a",
-        "an",
-        "and",
-        "any",
-        "been",
-        "did",
-        "for",
-        "from",
-        "had",
-        "has",
-        "have",
-        "in",
-        "is",
-        "of",
-        "on",
-        "or",
-        "patient",
-        "the",
-        "time",
-        "to",
-        "was",
-        "what",
-        "with",
-    )
-)
-"""Words of a question that say nothing of what is asked."""
+"""Words are compared by their first so many characters."""
+# fmt: off
+COMMON = frozenset({
+    "a", "an", "and", "any", "been", "did", "for", "from", "had", "has", "have", "in", "is", "of", "on", "or",
+    "patient", "the", "time", "to", "was", "what", "with",
+})
+# fmt: on
+"""Words of a question that carry no content."""
 
 
 class Line(NamedTuple):
@@ -62,7 +41,7 @@ class Line(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Where a kind of line comes from.
+    """Origin of a kind of line.
 
     Attributes:
         kind: first word of the line.
@@ -107,8 +86,8 @@ def read_records(folder: Path) -> Records:
 
 def record_text(lines: tuple[Line, ...], question: str) -> str:
     """Return the lines as text, those with most of the question's words first, at most :data:`MOST_CHARACTERS`."""
-    asked = _content(question)
-    ranked = sorted(lines, key=lambda line: -len(_content(line.words) & asked))
+    content = _content(question)
+    ranked = sorted(lines, key=lambda line: -len(_content(line.words) & content))
     return "; ".join(f"{line.words} {line.date}".strip() for line in ranked)[:MOST_CHARACTERS]
 
 
@@ -125,13 +104,11 @@ def read_table(folder: Path, name: str, columns: tuple[str, ...]) -> pl.DataFram
     """
     path = folder / f"{name}.csv"
     if path.is_file():
-        table = read_csv(path, ())
-    elif (path := folder / DATABASE).is_file():
-        found = _from_database(path, name)
-        if found is None:
-            return None
-        table = found
+        table: pl.DataFrame | None = read_csv(path, ())
     else:
+        path = folder / DATABASE
+        table = _from_database(path, name) if path.is_file() else None
+    if table is None:
         return None
     table = table.rename({column: column.lower() for column in table.columns})
     require_columns(table, columns, path)
@@ -144,7 +121,7 @@ def _from_database(path: Path, name: str) -> pl.DataFrame | None:
             known = database.execute("select name from sqlite_master where lower(name) = ?", (name,)).fetchone()
             if known is None:
                 return None
-            cursor = database.execute(f'select * from "{known[0]}"')  # noqa: S608 - a name that the database has itself
+            cursor = database.execute(f'select * from "{known[0]}"')  # noqa: S608 - a name out of the database
             columns = [column[0] for column in cursor.description]
             rows = [[None if value is None else str(value) for value in row] for row in cursor]
     except sqlite3.Error as error:
@@ -169,7 +146,7 @@ def _records(folder: Path, _stamps: tuple[tuple[str, int], ...]) -> Records:
     lines: dict[str, list[Line]] = {}
     for subject, date, words in whole.iter_rows():
         lines.setdefault(subject, []).append(Line(date, words))
-    return {subject: tuple(own) for subject, own in lines.items()}
+    return {subject: tuple(entries) for subject, entries in lines.items()}
 
 
 def _lines(folder: Path, source: Source) -> pl.DataFrame | None:
@@ -184,9 +161,9 @@ def _lines(folder: Path, source: Source) -> pl.DataFrame | None:
         if names is not None:
             table = table.join(names, source.code, "left")
             words.insert(0, source.label)
-    said = pl.concat_str([pl.lit(source.kind), *(_cell(column) for column in words)], separator=" ", ignore_nulls=True)
+    line = pl.concat_str([pl.lit(source.kind), *(_cell(column) for column in words)], separator=" ", ignore_nulls=True)
     known = table.filter(pl.col(source.time).is_not_null())
-    return known.select("subject_id", date=pl.col(source.time).str.slice(0, 10), words=said)
+    return known.select("subject_id", date=pl.col(source.time).str.slice(0, 10), words=line)
 
 
 def _cell(column: str) -> pl.Expr:
@@ -196,5 +173,5 @@ def _cell(column: str) -> pl.Expr:
 
 @lru_cache(maxsize=100_000)
 def _content(text: str) -> frozenset[str]:
-    """Return the stems of the words that say something: prescribed and prescription are one."""
+    """Return the stems of the words that carry content: prescribed and prescription are one."""
     return frozenset(word[:STEM] for word in re.findall(r"[^\W_]+", text.lower()) if word not in COMMON)

@@ -1,22 +1,21 @@
 """EHRXQA, questions about chest X-rays and hospital records of MIMIC patients (Med-MMFL's generative VQA).
 
-Native layout, as the authors' scripts leave it: ``dataset/mimic_iv_cxr/{train,valid,test}.json`` or ``dataset/*.json``
-beside ``database/mimic_iv_cxr/{train,test}/`` with tables as CSV or SQLite; images are MIMIC-CXR-JPG's
-``files/p10/p10000032/s50414267/<image>.jpg``, in a ``mimic-cxr-jpg`` folder there or beside it.
+Native layout, as the authors' scripts leave it: ``dataset/mimic_iv_cxr/{train,valid,test}.json`` or ``dataset/*.json``,
+and ``database/mimic_iv_cxr/{train,test}/`` with tables as CSV or SQLite. Images are MIMIC-CXR-JPG's
+``files/p10/p10000032/s50414267/<image>.jpg``, in a ``mimic-cxr-jpg`` folder there or next to it.
 Source: Bae et al. 2023, EHRXQA: a multi-modal question answering dataset for electronic health records with chest X-ray
 images. The fields were checked against the authors' documentation and scripts; no file of the release was at hand.
 
+An answer is the result of its SQL query, in one canonical text. A list is joined by commas, texts in alphabetical
+order; numbers lose superfluous zeros; an empty result is "none". The release answers a yes/no question by 1 or 0, which
+becomes yes or no here.
+
 Deviation: questions on all patients at once ("count the patients who …") are left out: no model here reads a database.
-Deviation: the model sees one image, that of the study that the question names, else the patient's latest; and of the
-    record the lines nearest to the question.
-Deviation: ids of patients and studies are cut out of the question that the model reads; they name, and say nothing.
-Deviation: train and valid ask about the same patients. A tenth of those, by a hash of their id, is the development
-    split with all their questions, the others are train.
-
-EHRXQA's answers as short texts: what its SQL returned, in one canonical form.
-
-A list is joined by commas, texts in alphabetical order; numbers lose superfluous zeros; nothing found is "none". A
-question of whether something is so is answered by 1 or 0 in the release, and by yes or no here.
+Deviation: the model sees one image: that of the study that the question names, else the patient's latest. Of the
+    record it sees the lines nearest to the question.
+Deviation: ids of patients and studies are cut out of the question that the model reads; they carry no content.
+Deviation: train and valid have questions about the same patients. A tenth of those, by a hash of their id, is the
+    development split with all their questions, the others are train.
 """
 
 from __future__ import annotations
@@ -25,16 +24,16 @@ import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
 from medfed.core.errors import DataError
-from medfed.datasets.base import Card, Dataset, Record
+from medfed.datasets.base import COMPLETE, Dataset, Record, card_of
 from medfed.datasets.ehr_records import people_file, read_records, read_table, record_text
-from medfed.datasets.formats import Row, read_rows, text
 from medfed.datasets.images import load_image
+from medfed.datasets.questions import Entry, read_entries, text_bytes
 
 FILES = {"train": "train", "valid": "train", "test": "test"}
 """Official file → the database its patients are in, which is also their split."""
@@ -46,14 +45,17 @@ IMAGES = (
     "../mimic-cxr-jpg*/files",
     "../mimic-cxr-jpg*/*/files",
 )
-"""Where images may be, below the root; the first that exists is taken."""
+"""Possible folders of the images, below the root; the first that exists is taken."""
 STUDIES = ("study_id", "study_id1")
 VISUAL = re.compile(r"\bfunc_vqa\s*\(", re.IGNORECASE)
 TABLES = re.compile(
     r"\b(patients|admissions|\w+_icd|labevents|prescriptions|cost|\w+events|icustays|transfers)\b", re.IGNORECASE
 )
-
 IDENTIFIER = re.compile(r"\s*\b\d{6,}\b")
+NONE = "none"
+WHETHER = re.compile(r"(?:^|, )(?:has_verb|did_verb|is_verb|is|are|has|did|was|were)\b")
+"""Beginning of the interrogative part of a yes/no question's template."""
+REBUILD = "build the database with the authors' scripts, for the split the question is from"
 
 
 class Studies(NamedTuple):
@@ -66,21 +68,12 @@ class Studies(NamedTuple):
 class Ehrxqa(Dataset):
     """EHRXQA's questions about a single patient; patients are MIMIC's, under MIMIC's ids."""
 
-    name: ClassVar[str] = "ehrxqa"
-    card: ClassVar[Card] = Card(
-        title="EHRXQA",
-        version="1.0.0, on MIMIC-IV 2.2 and MIMIC-CXR-JPG 2.0.0",
-        licence="PhysioNet Credentialed Health Data License 1.5.0",
-        access="https://physionet.org/content/ehrxqa/1.0.0/",
-        citation="Bae et al., NeurIPS Datasets and Benchmarks (2023), doi:10.13026/bp5y-qt70",
-        sites=("Beth Israel Deaconess Medical Center",),
-        note="Run the authors' build_dataset.sh for answers and database; put MIMIC-CXR-JPG beside it, as "
-        "mimic-cxr-jpg. A patient keeps MIMIC's id (mimic:SUBJECT_ID) over all datasets drawn from it.",
-    )
-    modalities: ClassVar[tuple[str, ...]] = ("image", "ehr", "question")
-    targets: ClassVar[tuple[str, ...]] = ("answer",)
-    marker: ClassVar[str] = f"{DATABASE}/train"
-    simulator: ClassVar[str] = "medfed.twins.ehrxqa:write_ehrxqa_twin"
+    name = "ehrxqa"
+    card = card_of("ehrxqa")
+    modalities = ("image", "ehr", "question")
+    targets = ("answer",)
+    marker = f"{DATABASE}/train"
+    simulator = "medfed.twins.ehrxqa:write_ehrxqa_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per question about a single patient; ``scope`` is ``image``, ``table`` or ``joint``.
@@ -93,14 +86,13 @@ class Ehrxqa(Dataset):
         images = next((hit for pattern in IMAGES for hit in sorted(root.glob(pattern))), root / IMAGES[0])
         rows: list[dict[str, object]] = []
         for name, database in FILES.items():
-            path = _file(root, name)
-            for number, row in enumerate(read_rows(path)):
-                if (indexed := _indexed(row, path, number, studies[database])) is not None:
-                    film = [_image(images, indexed, root)] if indexed["image_id"] else []
-                    indexed["files"] = [*film, people[database]]
-                    rows.append({**indexed, "split": _split(database, str(indexed["subject"])), "database": database})
+            for entry in read_entries(_file(root, name)):
+                if (row := _row(entry, studies[database])) is not None:
+                    film = [_image(images, row, root)] if row["image_id"] else []
+                    row["files"] = [*film, people[database]]
+                    rows.append({**row, "split": _split(database, str(row["subject"])), "database": database})
         if not rows:
-            raise DataError("no question is about a single patient", where=root, hint="download the complete dataset")
+            raise DataError("no question is about a single patient", where=root, hint=COMPLETE)
         return pl.DataFrame(rows, infer_schema_length=None).with_columns(site=pl.lit(None, pl.Utf8))
 
     def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
@@ -109,24 +101,18 @@ class Ehrxqa(Dataset):
         Raises:
             DataError: the image is missing or cannot be decoded, or the patient is in no table.
         """
-        folder = root / DATABASE / record["database"]
+        folder, example = root / DATABASE / record["database"], record["example"]
         lines = read_records(folder).get(record["subject"])
         if lines is None:
-            raise DataError(
-                f"example {record['example']!r} asks about a patient that the tables lack",
-                where=folder / "patients.csv",
-                hint="build the database with the authors' scripts, for the split the question is from",
-            )
-        found = {"question": _bytes(record["question"]), "ehr": _bytes(record_text(lines, record["question"]))}
-        if record["scope"] != "table":
-            if record["image_id"] is None:
-                raise DataError(
-                    f"example {record['example']!r} asks about an X-ray that tb_cxr lacks",
-                    where=folder / "tb_cxr.csv",
-                    hint="build the database with the authors' scripts, for the split the question is from",
-                )
-            found["image"] = load_image(root, record, f"{DATABASE}/{record['database']}/tb_cxr.csv")
-        return found
+            what = f"example {example!r} asks about a patient that the tables lack"
+            raise DataError(what, where=folder / "patients.csv", hint=REBUILD)
+        text = {"question": text_bytes(record["question"]), "ehr": text_bytes(record_text(lines, record["question"]))}
+        if record["scope"] == "table":
+            return text
+        if record["image_id"] is None:
+            what = f"example {example!r} asks about an X-ray that tb_cxr lacks"
+            raise DataError(what, where=folder / "tb_cxr.csv", hint=REBUILD)
+        return {**text, "image": load_image(root, record, f"{DATABASE}/{record['database']}/tb_cxr.csv")}
 
 
 def _file(root: Path, name: str) -> Path:
@@ -151,29 +137,29 @@ def _studies(folder: Path) -> Studies:
     return Studies({row["study_id"]: row for row in rows}, {row["subject_id"]: row for row in rows})
 
 
-def _indexed(row: Row, path: Path, number: int, studies: Studies) -> dict[str, object] | None:
+def _row(entry: Entry, studies: Studies) -> dict[str, object] | None:
     """Return a question's columns, or None if it is about no single patient."""
-    value = row.get("value")
+    value = entry.fields.get("value")
     if not isinstance(value, Mapping):
-        what = "is missing" if value is None else f"is of type {type(value).__name__}, not an object"
-        raise DataError(f"record {number}: field 'value' {what}", where=path, hint="correct or remove the record")
-    study = next((_id(value[key], key, path, number) for key in STUDIES if key in value), None)
+        kind = "is missing" if value is None else f"is of type {type(value).__name__}, not an object"
+        raise entry.error("value", kind)
+    study = next((_id(entry, value, key) for key in STUDIES if key in value), None)
     if "patient_id" in value:
-        subject = _id(value["patient_id"], "patient_id", path, number)
+        subject = _id(entry, value, "patient_id")
     elif study is not None:
         subject = studies.by_study.get(study, {}).get("subject_id", f"of-study-{study}")
     else:
         return None
-    query, question = text(row, "query", path, number), text(row, "question", path, number)
+    query, question = entry.text("query"), entry.text("question")
     visual = bool(VISUAL.search(query))
-    seen = (studies.by_study.get(study) if study else studies.latest.get(subject)) if visual else None
-    answer = answer_text(row, path, number)
+    film = (studies.by_study.get(study) if study else studies.latest.get(subject)) if visual else None
+    answer = answer_text(entry)
     return {
-        "example": f"ehrxqa:{path.stem}:{number}",
+        "example": f"ehrxqa:{entry.path.stem}:{entry.number}",
         "patient": f"mimic:{subject}",
         "subject": subject,
-        "study": seen["study_id"] if seen else None,
-        "image_id": seen["image_id"] if seen else None,
+        "study": film["study_id"] if film else None,
+        "image_id": film["image_id"] if film else None,
         "scope": ("joint" if TABLES.search(query) else "image") if visual else "table",
         "question": " ".join(IDENTIFIER.sub("", question).split()),
         "answer": answer,
@@ -181,14 +167,11 @@ def _indexed(row: Row, path: Path, number: int, studies: Studies) -> dict[str, o
     }
 
 
-def _id(value: object, key: str, path: Path, number: int) -> str:
-    if isinstance(value, int | str) and str(value).isdigit():
-        return str(value)
-    raise DataError(
-        f"record {number}: field 'value.{key}' is of type {type(value).__name__}, not a whole number",
-        where=path,
-        hint="correct or remove the record",
-    )
+def _id(entry: Entry, value: Mapping[str, object], key: str) -> str:
+    given = value[key]
+    if isinstance(given, int | str) and str(given).isdigit():
+        return str(given)
+    raise entry.error(f"value.{key}", f"is of type {type(given).__name__}, not a whole number")
 
 
 def _image(images: Path, row: Mapping[str, object], root: Path) -> str:
@@ -197,31 +180,20 @@ def _image(images: Path, row: Mapping[str, object], root: Path) -> str:
     return str(path.relative_to(root))
 
 
-def _bytes(words: str) -> np.ndarray:
-    return np.frombuffer(words.encode(), np.uint8)
-
-
-DATASETS: tuple[Dataset, ...] = (Ehrxqa(),)
-NONE = "none"
-WHETHER = re.compile(r"(?:^|, )(?:has_verb|did_verb|is_verb|is|are|has|did|was|were)\b")
-"""How the part of a question's template that asks begins, if it asks whether."""
-
-
-def answer_text(row: Row, path: Path, number: int) -> str:
-    """Return the answer of record ``number`` as text.
+def answer_text(entry: Entry) -> str:
+    """Return the answer of a question as text.
 
     Raises:
         DataError: it is missing, or not a list of texts and numbers; the message names file, record and field.
     """
-    if "answer" not in row:
-        raise DataError(
-            f"record {number}: field 'answer' is missing",
-            where=path,
-            hint="the released question files have no answers: run the authors' build_dataset.sh",
+    if "answer" not in entry.fields:
+        raise entry.error(
+            "answer", "is missing", "the released question files have no answers: run the authors' build_dataset.sh"
         )
-    values = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
-    whether = bool(WHETHER.search(text(row, "q_tag", path, number).lower()))
-    parts = [_part(value, whether, path, number) for value in values if value is not None]
+    answer = entry.fields["answer"]
+    values = answer if isinstance(answer, list) else [answer]
+    whether = bool(WHETHER.search(entry.text("q_tag").lower()))
+    parts = [_part(entry, value, whether) for value in values if value is not None]
     texts = sorted(dict.fromkeys(parts)) if any(isinstance(value, str) for value in values) else parts
     return ", ".join(texts) or NONE
 
@@ -233,7 +205,7 @@ def answer_type(answer: str) -> str:
     return "number" if re.fullmatch(r"-?\d+(\.\d+)?", answer) else "text"
 
 
-def _part(value: object, whether: bool, path: Path, number: int) -> str:
+def _part(entry: Entry, value: object, whether: bool) -> str:
     if isinstance(value, bool) or (whether and value in (0, 1)):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -242,8 +214,7 @@ def _part(value: object, whether: bool, path: Path, number: int) -> str:
         return str(value)
     if isinstance(value, str):
         return " ".join(value.lower().split())
-    raise DataError(
-        f"record {number}: field 'answer' holds a value of type {type(value).__name__}; texts and numbers are allowed",
-        where=path,
-        hint="correct or remove the record",
-    )
+    raise entry.error("answer", f"holds a value of type {type(value).__name__}; texts and numbers are allowed")
+
+
+DATASETS: tuple[Dataset, ...] = (Ehrxqa(),)

@@ -9,15 +9,20 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
 
-import numpy as np
 import polars as pl
 
-from medfed.datasets.base import Card, Dataset, Record
-from medfed.datasets.first_day import NUM_HOURS, FirstDay, first_day
-from medfed.datasets.formats import FileState, find_table, numbers, read_table, require_filled
-from medfed.datasets.labels import require_values
+from medfed.datasets.base import Dataset, card_of
+from medfed.datasets.first_day import NUM_HOURS, FirstDay, FirstDayDataset, first_day
+from medfed.datasets.tables import (
+    FileState,
+    constant_files,
+    find_table,
+    numbers,
+    read_table,
+    require_filled,
+    require_values,
+)
 
 STAYS, EVENTS = "patient.csv", "lab.csv"
 UNIT_STAY, HOSPITAL_STAY = "patientunitstayid", "patienthealthsystemstayid"
@@ -25,8 +30,6 @@ IDS = (UNIT_STAY, HOSPITAL_STAY, "uniquepid", "hospitalid")
 OUTCOMES = {"Expired": 1, "Alive": 0, "": None}
 OLDEST, AGE_OF_OLDEST = "> 89", "90"
 """Ages above 89 are published as "> 89"; they count as 90."""
-
-
 # fmt: off
 LABNAMES = {
     "albumin": "alb", "alkaline phos.": "alp", "ALT (SGPT)": "alt", "AST (SGOT)": "ast", "Base Excess": "be",
@@ -42,22 +45,14 @@ LABNAMES = {
 """``labname`` → variable of the modality ``labs``."""
 
 
-class Eicu(Dataset):
+class Eicu(FirstDayDataset):
     """eICU's laboratory values."""
 
-    name: ClassVar[str] = "eicu"
-    card: ClassVar[Card] = Card(
-        title="eICU Collaborative Research Database",
-        version="2.0 (200,859 unit stays, 208 hospitals), and the open demo 2.0.1",
-        licence="PhysioNet Credentialed Health Data License 1.5.0; ODbL 1.0 for the demo",
-        access="https://physionet.org/content/eicu-crd/ (demo: https://physionet.org/content/eicu-crd-demo/2.0.1/)",
-        citation="Pollard et al., Scientific Data 5:180178 (2018)",
-        note='A site is a hospital\'s number. Ages above 89 are published as "> 89" and count as 90.',
-    )
-    modalities: ClassVar[tuple[str, ...]] = ("labs", "person")
-    targets: ClassVar[tuple[str, ...]] = ("mortality",)
-    marker: ClassVar[str] = "patient.csv*"
-    simulator: ClassVar[str] = "medfed.twins.icu_databases:write_eicu_twin"
+    name = "eicu"
+    card = card_of("eicu")
+    stay = UNIT_STAY
+    marker = "patient.csv*"
+    simulator = "medfed.twins.icu_databases:write_eicu_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per hospital stay; ``mortality`` is death before discharge from hospital, null where not recorded.
@@ -84,21 +79,16 @@ class Eicu(Dataset):
             pl.format("eicu:{}", "uniquepid").alias("patient"),
             pl.col("hospitalid").alias("site"),
             pl.lit(None, pl.Utf8).alias("split"),
-            pl.lit(pl.Series([files])).first().alias("files"),
+            constant_files(files),
             pl.col("hospitaldischargestatus").replace_strict(OUTCOMES, return_dtype=pl.Int8).alias("mortality"),
             "age",
             female.alias("female"),
             UNIT_STAY,
         )
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
-        """Return ``labs`` ``[24 hours, variable]``, NaN where not measured, and ``person`` ``[1, age and female]``.
-
-        A stay without any value lacks ``labs``; age and sex may be unknown.
-        """
-        person = np.array([[record["age"], record["female"]]], np.float64)
-        series = _labs(root, FileState.of(find_table(root, EVENTS))).of(record[UNIT_STAY])
-        return {"person": person} if series is None else {"person": person, "labs": series}
+    def series(self, root: Path) -> FirstDay:
+        """Return the laboratory values of the first day of every stay."""
+        return _labs(root, FileState.of(find_table(root, EVENTS)))
 
 
 @lru_cache(maxsize=2)

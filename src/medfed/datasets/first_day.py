@@ -1,4 +1,4 @@
-"""Laboratory values of the first 24 hours in intensive care, as hourly series: shared by MIMIC-IV and eICU.
+"""Laboratory values of the first 24 hours in intensive care, as hourly series: the base of MIMIC-IV and eICU.
 
 A value counts in the hour since admission in which its specimen was taken; several in one hour are averaged. Nothing
 before admission and nothing from hour 24 on is read, so the outcome cannot leak from later events.
@@ -6,13 +6,16 @@ before admission and nothing from hour 24 on is read, so the outcome cannot leak
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import NamedTuple
+from pathlib import Path
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float32
 
+from medfed.datasets.base import Dataset, Record
 from medfed.modalities.timeseries import LABS
 
 NUM_HOURS = 24
@@ -36,8 +39,7 @@ UNITS: dict[str, dict[str, float]] = {
     "ph": {"": 1.0, "units": 1.0},
     "ptt": {"sec": 1.0},
 }
-"""Variable → the units it comes in, in lower case → what a value is multiplied by. A value in another unit is left out:
-it would be a wrong number."""
+"""Variable → unit in lower case → factor of a value. A value in another unit is left out: it would be wrong."""
 
 
 class FirstDay(NamedTuple):
@@ -73,3 +75,28 @@ def first_day(events: pl.DataFrame) -> FirstDay:
     for stay, at, variable, value in table.iter_rows():
         values[row[stay], at, place[variable]] = value
     return FirstDay(values, row)
+
+
+class FirstDayDataset(Dataset):
+    """Stays with laboratory values of the first day; the target is death in hospital.
+
+    Attributes:
+        stay: the index column that names a stay in :meth:`series`.
+    """
+
+    modalities = ("labs", "person")
+    targets = ("mortality",)
+    stay: ClassVar[str]
+
+    @abstractmethod
+    def series(self, root: Path) -> FirstDay:
+        """Return the laboratory values of every stay; tables are read once."""
+
+    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+        """Return ``labs`` ``[24 hours, variable]``, NaN where not measured, and ``person`` ``[1, age and female]``.
+
+        A stay without any value lacks ``labs``; age and sex may be unknown.
+        """
+        person = np.array([[record["age"], record["female"]]], np.float64)
+        labs = self.series(root).of(record[self.stay])
+        return {"person": person} if labs is None else {"person": person, "labs": labs}

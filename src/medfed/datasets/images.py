@@ -16,6 +16,8 @@ from PIL import Image, UnidentifiedImageError
 from medfed.core.errors import DataError
 from medfed.datasets.base import Record
 
+__all__ = ["load_image", "read_grey"]
+
 AGAIN = "download or export the file again"
 
 

@@ -13,7 +13,8 @@ import polars as pl
 from jaxtyping import UInt8
 
 from medfed.core.errors import DataError
-from medfed.datasets.base import Card, Dataset, Record
+from medfed.datasets.base import Card, Dataset, Record, card_of, require_file
+from medfed.datasets.tables import FileState
 
 SPLITS = {"train": "train", "val": "development", "test": "test"}
 """The file's name of a split → ours."""
@@ -27,25 +28,17 @@ class MedMnist(Dataset):
     Args:
         flag: MedMNIST's name of the set, e.g. ``pneumoniamnist``.
         target: name of the finding that label 1 stands for.
-        title: title of its card.
-        source: citation of where MedMNIST took it from.
-        simulator: what writes its synthetic twin; only chests have phantoms.
+        card: its card.
+        simulator: writes its synthetic twin; only chests have phantoms.
     """
 
     modalities = ("image",)
 
-    def __init__(self, flag: str, target: str, title: str, source: str, simulator: str = "") -> None:
-        # One class serves many sets, so what other datasets declare on the class belongs to the instance here.
+    def __init__(self, flag: str, target: str, card: Card, simulator: str = "") -> None:
+        # One class serves many sets, so the declarations of other datasets' classes belong to the instance here.
         self.name, self.marker, self.targets = flag, f"{flag}.npz", (target,)  # type: ignore[misc]
         self.simulator = simulator  # type: ignore[misc]
-        self.card = Card(  # type: ignore[misc]
-            title=title,
-            version="MedMNIST v2, 28 × 28",
-            licence="CC BY 4.0",
-            access="https://zenodo.org/records/10519652",
-            citation=f"Yang et al., Scientific Data 10:41 (2023); {source}",
-            note="No patient ids are published: each image counts as a patient. The official split is kept.",
-        )
+        self.card = card  # type: ignore[misc]
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per image in the file's order; example ``test-17`` is row 17 of ``test_images``."""
@@ -71,16 +64,14 @@ class MedMnist(Dataset):
 
 
 def _read(path: Path) -> Mapping[str, UInt8[np.ndarray, "..."]]:
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise DataError("the file is missing", where=path, hint="check --data-root") from error
-    return _arrays(path, stat.st_size, stat.st_mtime_ns)
+    require_file(path)
+    return _arrays(FileState.of(path))
 
 
 @lru_cache(maxsize=1)
-def _arrays(path: Path, size_bytes: int, modified_ns: int) -> Mapping[str, UInt8[np.ndarray, "..."]]:
-    """Read and check all arrays; kept while the file stays the same, as every example of a set is asked for in turn."""
+def _arrays(state: FileState) -> Mapping[str, UInt8[np.ndarray, "..."]]:
+    """Read and check all arrays; they are kept while the file is the same, for the other examples of the set."""
+    path = state.path
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
@@ -113,8 +104,7 @@ DATASETS: tuple[Dataset, ...] = (
     MedMnist(
         "pneumoniamnist",
         "pneumonia",
-        "PneumoniaMNIST",
-        "images: Kermany et al., Cell 172 (2018)",
+        card_of("pneumoniamnist"),
         "medfed.twins.chest_datasets:write_pneumoniamnist_twin",
     ),
 )

@@ -1,58 +1,55 @@
 """MIMIC-CXR-JPG: chest radiographs with their free-text reports (Med-MMFL: 14-label classification).
 
 Native layout: ``mimic-cxr-2.0.0-{split,chexpert,metadata}.csv.gz``, films ``files/p10/p10000032/s50414267/<dicom>.jpg``
-and MIMIC-CXR's reports ``files/p10/p10000032/s50414267.txt``, beside the films or under ``mimic-cxr-reports/``.
+and MIMIC-CXR's reports ``files/p10/p10000032/s50414267.txt``, in the same folder or under ``mimic-cxr-reports/``.
 An example is a study with its frontal film and its report. The official split is kept.
-Source: Johnson et al. 2019, MIMIC-CXR-JPG.
 
-Deviation: the 14 labels are 1 or 0, uncertain (−1) is unknown and left out of loss and metrics; a finding the report
-does not mention (an empty cell) is absent, as in CheXpert's own baselines.
+Of a report only FINDINGS and IMPRESSION (or CONCLUSION) are kept. History and technique give the reason for the film,
+and names of staff stand below. Headings are capitals at the start of a line. A report without any gives its last
+paragraph, as in the section tool of Johnson et al.
+
+Source: Johnson et al. 2019, MIMIC-CXR and MIMIC-CXR-JPG.
+
+Deviation: the 14 labels are 1 or 0, uncertain (−1) is unknown and left out of loss and metrics. A finding that the
+    report does not mention (an empty cell) is absent, as in CheXpert's baselines.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import polars as pl
 
 from medfed.core.errors import DataError
-from medfed.datasets.base import Card, Dataset, Record
-from medfed.datasets.formats import find_table, read_table
+from medfed.datasets.base import AGAIN, Dataset, Record, card_of
 from medfed.datasets.images import read_grey
-from medfed.datasets.labels import CHEXPERT_LABELS, read_report, require_values
+from medfed.datasets.labels import ABSENT, CHEXPERT_LABELS, NOT_MENTIONED, PRESENT, UNCERTAIN, chexpert_labels
+from medfed.datasets.questions import text_bytes
+from medfed.datasets.tables import find_table, read_table, require_values
 
 SPLIT, LABELS, METADATA = (f"mimic-cxr-2.0.0-{table}.csv" for table in ("split", "chexpert", "metadata"))
 SPLITS = {"train": "train", "validate": "development", "test": "test"}
 FRONTAL = {"PA": 0, "AP": 1}
 """Order of preference among the views of a study; every other view comes after."""
 OTHER_VIEW = 2
-VALUES = ("1.0", "0.0", "-1.0", "")
+VALUE = {PRESENT: 1, ABSENT: 0, NOT_MENTIONED: 0, UNCERTAIN: None}
 REPORTS = "mimic-cxr-reports"
 IDS = ("subject_id", "study_id")
+HEADING = re.compile(r"^[ \t]*([A-Z][A-Z ,/()&-]{2,60}):", re.MULTILINE)
+SECTIONS = ("FINDINGS", "IMPRESSION", "CONCLUSION")
 
 
 class MimicCxr(Dataset):
     """MIMIC-CXR-JPG with the reports of MIMIC-CXR."""
 
-    name: ClassVar[str] = "mimic-cxr"
-    card: ClassVar[Card] = Card(
-        title="MIMIC-CXR-JPG",
-        version="2.0.0/2.1.0: 377,110 images of 227,835 studies of 65,379 patients",
-        licence="PhysioNet Credentialed Health Data License 1.5.0",
-        access="https://physionet.org/content/mimic-cxr-jpg/ (reports: https://physionet.org/content/mimic-cxr/)",
-        citation="Johnson et al., Scientific Data 6:317 (2019); arXiv:1901.07042",
-        sites=("Beth Israel Deaconess Medical Center",),
-        note=(
-            "The labels were read off the reports by rules, so a model that sees the report sees the labels' source: "
-            "scores with the report measure reading, not diagnosis."
-        ),
-    )
-    modalities: ClassVar[tuple[str, ...]] = ("image", "report")
-    targets: ClassVar[tuple[str, ...]] = tuple(CHEXPERT_LABELS)
-    marker: ClassVar[str] = f"{SPLIT}*"
-    simulator: ClassVar[str] = "medfed.twins.mimic_cxr:write_mimic_cxr_twin"
+    name = "mimic-cxr"
+    card = card_of("mimic-cxr")
+    modalities = ("image", "report")
+    targets = tuple(CHEXPERT_LABELS)
+    marker = f"{SPLIT}*"
+    simulator = "medfed.twins.mimic_cxr:write_mimic_cxr_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per study of the split table, with its first frontal film; ``files`` are the film and the report.
@@ -84,18 +81,18 @@ class MimicCxr(Dataset):
             DataError: a file is damaged, or both are missing.
         """
         film, report = (root / file for file in record["files"])
-        found: dict[str, np.ndarray] = {}
+        arrays: dict[str, np.ndarray] = {}
         if film.is_file():
-            found["image"] = read_grey(film)
-        if report.is_file() and (text := read_report(report)):
-            found["report"] = np.frombuffer(text.encode(), np.uint8)
-        if not found:
+            arrays["image"] = read_grey(film)
+        if report.is_file() and (text := _read_report(report)):
+            arrays["report"] = text_bytes(text)
+        if not arrays:
             raise DataError(
                 f"neither the film nor a report of study {record['example']} is there",
                 where=film,
                 hint="complete the download, or leave such studies out with --skip-bad",
             )
-        return found
+        return arrays
 
 
 def _films(root: Path) -> pl.DataFrame:
@@ -108,7 +105,7 @@ def _films(root: Path) -> pl.DataFrame:
         strange = ~table[column].fill_null("").str.contains(pattern)
         if strange.any():
             row = int(strange.arg_max() or 0)
-            raise DataError(f"column {column!r}, line {row + 2}: not an id", where=path, hint="download the file again")
+            raise DataError(f"column {column!r}, line {row + 2}: not an id", where=path, hint=AGAIN)
     views = read_table(root, METADATA, ("dicom_id", "ViewPosition")).unique("dicom_id", keep="first")
     rank = pl.col("ViewPosition").replace_strict(FRONTAL, default=OTHER_VIEW, return_dtype=pl.Int8)
     return table.join(views, on="dicom_id", how="left").with_columns(rank.fill_null(OTHER_VIEW).alias("rank"))
@@ -119,20 +116,42 @@ def _labels(root: Path) -> pl.DataFrame:
     path = find_table(root, LABELS)
     table = read_table(root, LABELS, ("study_id", *CHEXPERT_LABELS.values()))
     if table["study_id"].is_duplicated().any():
-        raise DataError("a study is listed twice", where=path, hint="download the file again")
-    table = table.with_columns(
-        pl.col(column).fill_null("").str.replace(r"^(-?[01])$", "${1}.0") for column in CHEXPERT_LABELS.values()
-    )
-    for column in CHEXPERT_LABELS.values():
-        require_values(table, column, VALUES, path)
-    value = {"1.0": 1, "0.0": 0, "": 0, "-1.0": None}
-    return table.select(
+        raise DataError("a study is listed twice", where=path, hint=AGAIN)
+    return chexpert_labels(table, CHEXPERT_LABELS.values(), path).select(
         "study_id",
-        *(
-            pl.col(column).replace_strict(value, return_dtype=pl.Int8).alias(name)
-            for name, column in CHEXPERT_LABELS.items()
-        ),
+        **{
+            name: pl.col(column).replace_strict(VALUE, return_dtype=pl.Int8) for name, column in CHEXPERT_LABELS.items()
+        },
     )
+
+
+def _read_report(path: Path) -> str:
+    """Return the findings and the impression of a report file as one line; empty if it says nothing.
+
+    Raises:
+        DataError: the file is not UTF-8 text. The message quotes nothing of it.
+    """
+    try:
+        return sections(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        byte = error.start
+    except OSError as error:
+        raise DataError(f"the report cannot be read ({error.strerror})", where=path, hint="check the file") from None
+    raise DataError(f"the report is not UTF-8 text (byte {byte})", where=path, hint=AGAIN)
+
+
+def sections(text: str) -> str:
+    """Return the wanted sections of ``text``, in order, as one line; without any, its last paragraph."""
+    headings = list(HEADING.finditer(text))
+    kept = []
+    for number, heading in enumerate(headings, start=1):
+        end = headings[number].start() if number < len(headings) else len(text)
+        if any(word in heading.group(1) for word in SECTIONS):
+            kept.append(text[heading.end() : end])
+    if not kept:
+        body = text[headings[-1].end() :] if headings else text
+        kept = [paragraph for paragraph in re.split(r"\n\s*\n", body) if paragraph.strip()][-1:]
+    return " ".join(" ".join(kept).split())
 
 
 DATASETS: tuple[Dataset, ...] = (MimicCxr(),)

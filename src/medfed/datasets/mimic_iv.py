@@ -9,21 +9,25 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
 
-import numpy as np
 import polars as pl
 
-from medfed.datasets.base import Card, Dataset, Record
-from medfed.datasets.first_day import NUM_HOURS, FirstDay, first_day
-from medfed.datasets.formats import FileState, find_table, numbers, read_table, require_filled, times
-from medfed.datasets.labels import require_values
+from medfed.datasets.base import Dataset, card_of
+from medfed.datasets.first_day import NUM_HOURS, FirstDay, FirstDayDataset, first_day
+from medfed.datasets.tables import (
+    FileState,
+    constant_files,
+    find_table,
+    numbers,
+    read_table,
+    require_filled,
+    require_values,
+    times,
+)
 
 STAYS, ADMISSIONS, PATIENTS = "icu/icustays.csv", "hosp/admissions.csv", "hosp/patients.csv"
 EVENTS = "hosp/labevents.csv"
 EVENT_COLUMNS = ("subject_id", "itemid", "charttime", "valuenum", "valueuom")
-
-
 # fmt: off
 ITEMS = {
     "50862": "alb", "50863": "alp", "50861": "alt", "50878": "ast", "50802": "be", "50882": "bicar", "50885": "bili",
@@ -38,23 +42,14 @@ ITEMS = {
 """``itemid`` in blood → variable of the modality ``labs``; two where the blood-gas device measures it as well."""
 
 
-class MimicIV(Dataset):
+class MimicIV(FirstDayDataset):
     """MIMIC-IV's laboratory values."""
 
-    name: ClassVar[str] = "mimic-iv"
-    card: ClassVar[Card] = Card(
-        title="MIMIC-IV",
-        version="2.2 and later, and the open demo 2.2 (100 patients)",
-        licence="PhysioNet Credentialed Health Data License 1.5.0; ODbL 1.0 for the demo",
-        access="https://physionet.org/content/mimiciv/ (demo: https://physionet.org/content/mimic-iv-demo/2.2/)",
-        citation="Johnson et al., Scientific Data 10:1 (2023)",
-        sites=("Beth Israel Deaconess Medical Center",),
-        note="A patient is one patient in MIMIC-CXR as well. Ages above 89 are published as 91.",
-    )
-    modalities: ClassVar[tuple[str, ...]] = ("labs", "person")
-    targets: ClassVar[tuple[str, ...]] = ("mortality",)
-    marker: ClassVar[str] = "hosp/admissions.csv*"
-    simulator: ClassVar[str] = "medfed.twins.icu_databases:write_mimic_iv_twin"
+    name = "mimic-iv"
+    card = card_of("mimic-iv")
+    stay = "stay_id"
+    marker = "hosp/admissions.csv*"
+    simulator = "medfed.twins.icu_databases:write_mimic_iv_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per hospital admission with intensive care; ``mortality`` is death before discharge from hospital.
@@ -75,22 +70,16 @@ class MimicIV(Dataset):
             pl.format("mimic:{}", "subject_id").alias("patient"),
             pl.lit(self.card.sites[0]).alias("site"),
             pl.lit(None, pl.Utf8).alias("split"),
-            pl.lit(pl.Series([files])).first().alias("files"),
+            constant_files(files),
             pl.col("hospital_expire_flag").cast(pl.Int8).alias("mortality"),
             age.alias("age"),
             (pl.col("gender") == "F").cast(pl.Float64).alias("female"),
             "stay_id",
         )
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
-        """Return ``labs`` ``[24 hours, variable]``, NaN where not measured, and ``person`` ``[1, age and female]``.
-
-        A stay without any value lacks ``labs``.
-        """
-        person = np.array([[record["age"], record["female"]]], np.float64)
-        labs = _labs(root, FileState.of(find_table(root, EVENTS)), FileState.of(find_table(root, STAYS)))
-        series = labs.of(record["stay_id"])
-        return {"person": person} if series is None else {"person": person, "labs": series}
+    def series(self, root: Path) -> FirstDay:
+        """Return the laboratory values of the first day of every stay."""
+        return _labs(root, FileState.of(find_table(root, EVENTS)), FileState.of(find_table(root, STAYS)))
 
 
 def _first_stays(root: Path) -> pl.DataFrame:
@@ -115,15 +104,14 @@ def _labs(root: Path, events: FileState, stays: FileState) -> FirstDay:
         times(table["charttime"], events.path).alias("charttime"),
         numbers(table["valuenum"], events.path).alias("value"),
     )
-    since = (pl.col("charttime") - pl.col("intime")).dt.total_minutes().alias("minute")
-    return first_day(
-        table.join(admitted, on="subject_id")
-        .with_columns(since)
-        .filter(pl.col("minute").is_between(0, 60 * NUM_HOURS))
-        .select(
-            "stay", "minute", pl.col("itemid").replace_strict(ITEMS).alias("variable"), unit="valueuom", value="value"
-        )
+    events_of_stays = table.join(admitted, on="subject_id").select(
+        "stay",
+        "value",
+        (pl.col("charttime") - pl.col("intime")).dt.total_minutes().alias("minute"),
+        pl.col("itemid").replace_strict(ITEMS).alias("variable"),
+        unit="valueuom",
     )
+    return first_day(events_of_stays.filter(pl.col("minute").is_between(0, 60 * NUM_HOURS)))
 
 
 DATASETS: tuple[Dataset, ...] = (MimicIV(),)

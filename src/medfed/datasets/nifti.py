@@ -13,6 +13,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from medfed.core.errors import DataError
+from medfed.datasets.base import require_file
 
 AGAIN = "the file is truncated or damaged: download it again"
 
@@ -32,8 +33,7 @@ def read_nifti(path: Path) -> Scan:
     Raises:
         DataError: it is missing, truncated, not NIfTI, not three-dimensional, or a voxel is not finite.
     """
-    if not path.is_file():
-        raise DataError("the file is missing", where=path, hint="download the complete dataset, or check --data-root")
+    require_file(path)
     try:
         image = nibabel.load(path)
         voxels = np.asanyarray(image.dataobj)

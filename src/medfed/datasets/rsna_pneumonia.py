@@ -7,15 +7,15 @@ box; the index holds each once, so that no copy lands on the other side of a spl
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import polars as pl
 
 from medfed.core.errors import DataError
-from medfed.datasets.base import Card, Dataset, Record, read_csv
+from medfed.datasets.base import Dataset, Record, card_of
 from medfed.datasets.images import load_image
-from medfed.datasets.labels import flag, nih_patient, require_sources, require_values
+from medfed.datasets.labels import nih_patient, require_sources
+from medfed.datasets.tables import flag, read_csv, require_values
 
 TABLE = "stage_2_detailed_class_info.csv"
 BOXES = "stage_2_train_labels.csv"
@@ -24,23 +24,14 @@ POSITIVE, NEGATIVE, OTHER = "Lung Opacity", "Normal", "No Lung Opacity / Not Nor
 
 
 class RsnaPneumonia(Dataset):
-    """DICOM files and a class table; optionally a ``source_map.csv`` (patientId, nih_patient_id) beside them."""
+    """DICOM files and a class table; optionally a ``source_map.csv`` (patientId, nih_patient_id) next to them."""
 
-    name: ClassVar[str] = "rsna-pneumonia"
-    card: ClassVar[Card] = Card(
-        title="RSNA Pneumonia Detection Challenge",
-        version="stage 2: 26,684 images",
-        licence="RSNA's terms: non-commercial research and education; the images are NIH's",
-        access="https://www.rsna.org/rsnai/ai-image-challenge/rsna-pneumonia-detection-challenge-2018",
-        citation="Shih et al., Radiology: Artificial Intelligence 1:e180041 (2019); Wang et al., CVPR (2017)",
-        sites=("NIH Clinical Center",),
-        note="A patientId names an image; the same NIH patient may stand behind several. With a source_map.csv "
-        "(patientId, nih_patient_id) patients are NIH's, else each image counts as a patient.",
-    )
-    modalities: ClassVar[tuple[str, ...]] = ("image",)
-    targets: ClassVar[tuple[str, ...]] = ("lung_opacity",)
-    marker: ClassVar[str] = TABLE
-    simulator: ClassVar[str] = "medfed.twins.chest_datasets:write_rsna_twin"
+    name = "rsna-pneumonia"
+    card = card_of("rsna-pneumonia")
+    modalities = ("image",)
+    targets = ("lung_opacity",)
+    marker = TABLE
+    simulator = "medfed.twins.chest_datasets:write_rsna_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per image of the two classes used."""

@@ -1,6 +1,6 @@
 """SLAKE, bilingual questions about radiology images (FedKIM Table 2: medical visual question answering).
 
-Native layout: ``Slake1.0/{train,validate,test}.json`` beside ``Slake1.0/imgs/<img_name>``.
+Native layout: ``Slake1.0/{train,validate,test}.json`` and ``Slake1.0/imgs/<img_name>``.
 Source: Liu et al. 2021, SLAKE: a semantically-labeled knowledge-enhanced dataset for medical VQA.
 """
 
@@ -9,35 +9,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import polars as pl
 
 from medfed.core.errors import DataError
-from medfed.datasets.base import Card, Dataset, Record
-from medfed.datasets.formats import inside, is_closed, origin, read_rows, text
-from medfed.datasets.images import load_image
+from medfed.datasets.base import COMPLETE, Dataset, card_of
+from medfed.datasets.questions import ImageQuestions, read_entries
 
 FOLDER = "Slake1.0"
 SPLITS = {"train": "train", "validate": "development", "test": "test"}
 
 
-class Slake(Dataset):
+class Slake(ImageQuestions):
     """SLAKE in English."""
 
-    name: ClassVar[str] = "slake"
+    name = "slake"
     language: ClassVar[str] = "en"
-    card: ClassVar[Card] = Card(
-        title="SLAKE",
-        version="1.0",
-        licence="CC BY 4.0",
-        access="https://www.med-vqa.com/slake/",
-        citation="Liu et al., ISBI 2021, arXiv:2102.09542",
-        note="A patient is an image. slake holds the English questions, slake-zh the Chinese.",
-    )
-    modalities: ClassVar[tuple[str, ...]] = ("image",)
-    targets: ClassVar[tuple[str, ...]] = ("answer",)
-    marker: ClassVar[str] = f"{FOLDER}/*.json"
-    simulator: ClassVar[str] = "medfed.twins.vqa:write_slake_twin"
+    card = card_of("slake")
+    folder, images, image_field = FOLDER, "imgs", "img_name"
+    marker = f"{FOLDER}/*.json"
+    simulator = "medfed.twins.vqa:write_slake_twin"
+
+    def patient(self, image: str) -> str:
+        """Return the folder that holds the image."""
+        return Path(image).parts[0]
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per question in the dataset's language; official files that the folder lacks are left out.
@@ -46,45 +40,22 @@ class Slake(Dataset):
             DataError: no official file is there, or one is malformed; the message names file, record and field.
         """
         paths = {name: root / FOLDER / f"{name}.json" for name in SPLITS}
-        found = {name: path for name, path in paths.items() if path.is_file()} or paths
-        rows = [row for name, path in found.items() for row in self._rows(path, name)]
+        present = {name: path for name, path in paths.items() if path.is_file()} or paths
+        rows = [
+            {**self.row(entry, "slake", SPLITS[name]), "language": self.language}
+            for name, path in present.items()
+            for entry in read_entries(path)
+            if entry.text("q_lang") == self.language
+        ]
         if not rows:
-            raise DataError(
-                f"no question has 'q_lang' {self.language!r}",
-                where=root / FOLDER,
-                hint="download the complete dataset",
-            )
+            raise DataError(f"no question has 'q_lang' {self.language!r}", where=root / FOLDER, hint=COMPLETE)
         return pl.DataFrame(rows).with_columns(site=pl.lit(None, pl.Utf8))
-
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
-        """Decode the image to [0, 1]."""
-        return {"image": load_image(root, record, origin(record, FOLDER, "img_name"))}
-
-    def _rows(self, path: Path, name: str) -> list[dict[str, object]]:
-        rows = []
-        for number, row in enumerate(read_rows(path)):
-            if text(row, "q_lang", path, number) != self.language:
-                continue
-            image = inside(text(row, "img_name", path, number), "img_name", path, number)
-            rows.append(
-                {
-                    "example": f"slake:{name}:{number}",
-                    "patient": f"slake:{Path(image).parts[0]}",
-                    "split": SPLITS[name],
-                    "files": [f"{FOLDER}/imgs/{image}"],
-                    "question": text(row, "question", path, number),
-                    "answer": text(row, "answer", path, number),
-                    "closed": is_closed(row, path, number),
-                    "language": self.language,
-                }
-            )
-        return rows
 
 
 class SlakeChinese(Slake):
     """SLAKE in Chinese: the same images, so the same patients."""
 
-    name: ClassVar[str] = "slake-zh"
+    name = "slake-zh"
     language: ClassVar[str] = "zh"
 
 

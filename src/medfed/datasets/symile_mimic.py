@@ -6,29 +6,29 @@ Native layout: ``{train,val,val_retrieval,test}.csv`` (``subject_id``, ``hadm_id
 six CheXpert findings) and per split ``data_npy/SPLIT/{cxr,ecg,labs_percentiles,labs_missingness,hadm_id}_SPLIT.npy``:
 ``[n, 3, 320, 320]``, ``[n, 1, 5000, 12]``, ``[n, 50]``, ``[n, 50]``, ``[n]``, rows in the CSV's order. ``test`` and
 ``val_retrieval`` list ten rows per query: the admission itself (``label`` 1) and nine other admissions as candidates
-(``label`` 0) of the query ``label_hadm_id``; here only the test split's are read. No row of the release was at hand:
-the layout follows the authors' scripts (``create_dataset_splits.py``, ``process_and_save_tensors.py``) and two public
-readers of the release, which agree. Not to be mistaken:
+(``label`` 0) of the query ``label_hadm_id``. Only the test split's are read here. No row of the release was at hand.
+The layout follows the authors' scripts (``create_dataset_splits.py``, ``process_and_save_tensors.py``) and two public
+readers of the release, which agree. Traps of the layout:
 
 - ``labs_missingness`` is 1 where a value was *measured*; an unmeasured one carries the mean percentile.
 - CXRs are normalised by ImageNet's mean and spread; this is undone, so that the image modality has its [0, 1].
-- ECGs are scaled to [−1, 1] per recording, at 500 Hz, and millivolts cannot be got back. Leads stand in the order of
+- ECGs are scaled to [−1, 1] per recording, at 500 Hz, and millivolts cannot be got back. Leads have the order of
   MIMIC-IV-ECG: aVF before aVL. They are put in the order of :data:`~medfed.modalities.signal.LEADS` and brought to
   100 Hz.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float32, Shaped
 
 from medfed.core.errors import DataError
-from medfed.datasets.base import Card, Dataset, Record, read_csv
-from medfed.datasets.formats import open_npy
+from medfed.datasets.base import Dataset, Record, card_of, require_file
+from medfed.datasets.tables import FileState, read_csv, require_cells
 from medfed.modalities.signal import LEADS, RAW_HZ
 
 NATIVE_LEADS = ("I", "II", "III", "AVR", "AVF", "AVL", "V1", "V2", "V3", "V4", "V5", "V6")
@@ -41,35 +41,27 @@ NUM_LABS = 50
 SPLITS = {"train": "train", "val": "development", "test": "test"}
 """The release's name of a split → ours; the training split is divided between private and public."""
 FINDING = "No Finding"
+ARRAYS = ("cxr", "ecg", "labs_percentiles", "labs_missingness")
+ARRAY_AGAIN = "download the file again and compare its size with the dataset's page"
 REPAIR = "compare the line with the table on PhysioNet"
 
 
 class SymileMIMIC(Dataset):
     """Admissions with three modalities; example ``symile-mimic:HADM_ID``."""
 
-    name: ClassVar[str] = "symile-mimic"
-    card: ClassVar[Card] = Card(
-        title="Symile-MIMIC",
-        version="1.0.0: 11,214 admissions in the official splits",
-        licence="PhysioNet Credentialed Health Data License 1.5.0",
-        access="https://physionet.org/content/symile-mimic/1.0.0/",
-        citation="Saporta et al., Advances in Neural Information Processing Systems 37 (2024), doi:10.13026/3vvj-s428",
-        sites=("Beth Israel Deaconess Medical Center",),
-        note="A patient of MIMIC-IV, MIMIC-CXR and MIMIC-IV-ECG keeps one id (mimic:SUBJECT_ID) over all datasets "
-        "drawn from them. ECGs are scaled to [-1, 1] per recording, not in millivolts. The test split's ten candidates "
-        "per query are kept; those of val_retrieval are not read.",
-    )
-    modalities: ClassVar[tuple[str, ...]] = ("image", "ecg", "lab-percentiles")
-    targets: ClassVar[tuple[str, ...]] = ("finding",)
-    marker: ClassVar[str] = "data_npy/train/labs_percentiles_train.npy"
-    simulator: ClassVar[str] = "medfed.twins.symile:write_symile_twin"
+    name = "symile-mimic"
+    card = card_of("symile-mimic")
+    modalities = ("image", "ecg", "lab-percentiles")
+    targets = ("finding",)
+    marker = "data_npy/train/labs_percentiles_train.npy"
+    simulator = "medfed.twins.symile:write_symile_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per admission of the training, validation and test splits.
 
-        ``finding`` is 0 where the film's report says "No Finding", else 1; it is what patients are dealt by. ``row`` is
-        the row in the split's arrays. ``candidates`` lists a test query's candidate examples, itself among them, and
-        is null in the other splits.
+        ``finding`` is 0 if the film's report says "No Finding", else 1; patients are dealt by it. ``row`` is the row
+        in the split's arrays. ``candidates`` lists a test query's candidate examples, itself among them, and is null
+        in the other splits.
 
         Raises:
             DataError: a table or array is missing or malformed, or the two do not list the same admissions.
@@ -84,9 +76,9 @@ class SymileMIMIC(Dataset):
         """
         row = int(record["row"])
         cxr, ecg, percentiles, measured = (root / file for file in record["files"])
-        images = open_npy(cxr, (None, 3, None, None), "f")
-        signals = open_npy(ecg, (None, 1, None, len(LEADS)), "f")
-        labs = [open_npy(percentiles, (None, NUM_LABS), "f"), open_npy(measured, (None, NUM_LABS), "fiub")]
+        images = _open_npy(cxr, (None, 3, None, None), "f")
+        signals = _open_npy(ecg, (None, 1, None, len(LEADS)), "f")
+        labs = [_open_npy(percentiles, (None, NUM_LABS), "f"), _open_npy(measured, (None, NUM_LABS), "fiub")]
         for path, array in zip((cxr, ecg, percentiles, measured), (images, signals, *labs), strict=True):
             if row >= len(array):
                 raise DataError(f"has {len(array)} rows, but the table names row {row}", where=path, hint=REPAIR)
@@ -102,7 +94,7 @@ def _split_index(root: Path, native: str) -> pl.DataFrame:
     retrieval = native == "test"
     table = read_csv(path, ("subject_id", "hadm_id", FINDING, *(("label", "label_hadm_id") if retrieval else ())))
     admission = _whole(table, path, "hadm_id")
-    stored = open_npy(root / _array(native, "hadm_id"), (None,), "iu")
+    stored = _open_npy(root / _array(native, "hadm_id"), (None,), "iu")
     if not np.array_equal(stored, admission.to_numpy()):
         raise DataError(
             f"its rows are not those of {_array(native, 'hadm_id')}",
@@ -123,17 +115,14 @@ def _split_index(root: Path, native: str) -> pl.DataFrame:
     if not retrieval:
         return index.with_columns(candidates=pl.lit(None, pl.List(pl.Utf8)))
     query = _example(_whole(table, path, "label_hadm_id"))
-    own = _whole(table, path, "label").to_numpy() == 1
+    itself = _whole(table, path, "label").to_numpy() == 1
     offered = index.select("example").with_columns(query=query).group_by("query", maintain_order=True)
     candidates = offered.agg(pl.col("example").unique(maintain_order=True).alias("candidates"))
-    joined = index.filter(pl.Series(own)).join(
+    joined = index.filter(pl.Series(itself)).join(
         candidates, how="left", left_on="example", right_on="query", maintain_order="left"
     )
     _require_itself(joined, path)
     return joined
-
-
-ARRAYS = ("cxr", "ecg", "labs_percentiles", "labs_missingness")
 
 
 def _array(native: str, name: str) -> str:
@@ -154,12 +143,47 @@ def _require_itself(queries: pl.DataFrame, path: Path) -> None:
 def _whole(table: pl.DataFrame, path: Path, column: str) -> pl.Series:
     """Return a text column as whole numbers; pandas writes some of them as ``1.0``."""
     numbers = table[column].cast(pl.Float64, strict=False)
-    wrong = (numbers.is_null() | (numbers != numbers.round())).arg_true()
-    if len(wrong):
-        row = wrong[0]
-        text = table[column][row]
-        raise DataError(f"column {column!r}, line {row + 2}: {text!r} is not a whole number", where=path, hint=REPAIR)
+    require_cells(table[column], numbers == numbers.round(), "is not a whole number", path, REPAIR)
     return numbers.cast(pl.Int64)
+
+
+def _open_npy(path: Path, shape: tuple[int | None, ...], kinds: str) -> Shaped[np.ndarray, "..."]:
+    """Map an array into memory, read-only; it may be larger than memory.
+
+    Args:
+        path: the ``.npy`` file.
+        shape: wanted shape; None for any size above 0.
+        kinds: allowed NumPy kinds, e.g. ``"f"`` for floats or ``"iu"`` for whole numbers.
+
+    Raises:
+        DataError: the file is missing, truncated, pickled, or of another shape or type.
+    """
+    require_file(path)
+    array = _mapped(FileState.of(path))
+    if array.dtype.kind not in kinds:
+        raise DataError(f"holds {array.dtype} values, which do not belong here", where=path, hint=ARRAY_AGAIN)
+    fits = len(array.shape) == len(shape) and all(
+        size == wanted if wanted is not None else size > 0 for size, wanted in zip(array.shape, shape, strict=True)
+    )
+    if not fits:
+        sides = " × ".join("any" if size is None else str(size) for size in shape)
+        raise DataError(f"has shape {array.shape}; {sides} is needed", where=path, hint=ARRAY_AGAIN)
+    return array
+
+
+@lru_cache(maxsize=32)
+def _mapped(state: FileState) -> Shaped[np.ndarray, "..."]:
+    """Map the file; the map is kept while the file is the same, for its other rows."""
+    path = state.path
+    try:
+        mapped: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        reason = "it holds Python objects, which are never unpickled" if "object" in str(error).lower() else str(error)
+        raise DataError(f"not a whole .npy array ({reason})", where=path, hint=ARRAY_AGAIN) from error
+    if not isinstance(mapped, np.ndarray):
+        mapped.close()
+        raise DataError("a .npz archive, not a .npy array", where=path, hint=ARRAY_AGAIN)
+    return mapped
 
 
 def _grey(channels: Float32[np.ndarray, "3 row column"], path: Path, row: int) -> Float32[np.ndarray, "row column"]:

@@ -1,43 +1,37 @@
-"""VQA-RAD, questions that clinicians asked of radiology images (FedKIM Table 2: medical visual question answering).
+"""VQA-RAD, clinicians' questions on radiology images (FedKIM Table 2: medical visual question answering).
 
-Native layout: ``data_RAD/{trainset,testset}.json`` beside ``data_RAD/images/*.jpg``.
+Native layout: ``data_RAD/{trainset,testset}.json`` and ``data_RAD/images/*.jpg``.
 Source: Lau et al. 2018, A dataset of clinically generated visual questions and answers about radiology images.
 
-Deviation: the release asks about some images in both files. Such an image is wholly in the test split here.
+Deviation: some images have questions in both files of the release. Such an image is wholly in the test split here.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import polars as pl
 
-from medfed.datasets.base import Card, Dataset, Record
-from medfed.datasets.formats import inside, is_closed, origin, read_rows, text
-from medfed.datasets.images import load_image
+from medfed.datasets.base import Dataset, Record, card_of
+from medfed.datasets.questions import ImageQuestions, read_entries, text_bytes
 
 FOLDER = "data_RAD"
 SPLITS = {"trainset": "train", "testset": "test"}
 
 
-class VqaRad(Dataset):
+class VqaRad(ImageQuestions):
     """VQA-RAD; a patient is an image, of which the release has one per case."""
 
-    name: ClassVar[str] = "vqa-rad"
-    card: ClassVar[Card] = Card(
-        title="VQA-RAD",
-        version="1.0",
-        licence="CC0 1.0",
-        access="https://osf.io/89kps/",
-        citation="Lau et al., Scientific Data 5:180251 (2018)",
-        note="Images asked about in both official files count as test.",
-    )
-    modalities: ClassVar[tuple[str, ...]] = ("image",)
-    targets: ClassVar[tuple[str, ...]] = ("answer",)
-    marker: ClassVar[str] = f"{FOLDER}/trainset.json"
-    simulator: ClassVar[str] = "medfed.twins.vqa:write_vqa_rad_twin"
+    name = "vqa-rad"
+    card = card_of("vqa-rad")
+    folder, images, image_field = FOLDER, "images", "image_name"
+    marker = f"{FOLDER}/trainset.json"
+    simulator = "medfed.twins.vqa:write_vqa_rad_twin"
+
+    def patient(self, image: str) -> str:
+        """Return the file's name without its ending."""
+        return Path(image).stem
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per question.
@@ -45,44 +39,26 @@ class VqaRad(Dataset):
         Raises:
             DataError: a file is missing or malformed; the message names file, record and field.
         """
-        rows = [row for name, split in SPLITS.items() for row in _rows(root / FOLDER / f"{name}.json", split)]
+        rows = [
+            self.row(entry, "vqa-rad", split)
+            for name, split in SPLITS.items()
+            for entry in read_entries(root / FOLDER / f"{name}.json")
+        ]
         held_out = pl.col("split").eq("test").any().over("patient")
         return pl.DataFrame(rows).with_columns(
             split=pl.when(held_out).then(pl.lit("test")).otherwise("split"), site=pl.lit(None, pl.Utf8)
         )
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
-        """Decode the image to [0, 1]."""
-        return {"image": load_image(root, record, origin(record, FOLDER, "image_name"))}
-
-
-def _rows(path: Path, split: str) -> list[dict[str, object]]:
-    rows = []
-    for number, row in enumerate(read_rows(path)):
-        image = inside(text(row, "image_name", path, number), "image_name", path, number)
-        rows.append(
-            {
-                "example": f"vqa-rad:{path.stem}:{number}",
-                "patient": f"vqa-rad:{Path(image).stem}",
-                "split": split,
-                "files": [f"{FOLDER}/images/{image}"],
-                "question": text(row, "question", path, number),
-                "answer": text(row, "answer", path, number),
-                "closed": is_closed(row, path, number),
-            }
-        )
-    return rows
-
 
 class VqaRadClosed(VqaRad):
-    """VQA-RAD's questions that are answered by yes or no, with the question as an input beside the image.
+    """VQA-RAD's questions that are answered by yes or no, with the question as a second input.
 
     The same files and patients; a dataset of its own, because the LLM's tasks read the question from the index.
     """
 
-    name: ClassVar[str] = "vqa-rad-closed"
-    modalities: ClassVar[tuple[str, ...]] = ("image", "question")
-    targets: ClassVar[tuple[str, ...]] = ("yes",)
+    name = "vqa-rad-closed"
+    modalities = ("image", "question")
+    targets = ("yes",)
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per yes/no question; raises as :meth:`VqaRad.index` does."""
@@ -92,8 +68,7 @@ class VqaRadClosed(VqaRad):
 
     def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
         """Decode the image to [0, 1], and give the question as UTF-8 bytes."""
-        question = np.frombuffer(str(record["question"]).encode(), np.uint8)
-        return {**super().load(root, record), "question": question}
+        return {**super().load(root, record), "question": text_bytes(str(record["question"]))}
 
 
 DATASETS: tuple[Dataset, ...] = (VqaRad(), VqaRadClosed())

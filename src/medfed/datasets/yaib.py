@@ -1,9 +1,12 @@
 """ICU cohorts in the format of YAIB (FedKIM Table 2: mortality prediction, MP; sepsis prediction, SP).
 
-Native layouts, both read: ``<cohort>/<database>/{dyn,outc,sta}.parquet`` (the published demo data, several databases
-side by side) and ``<cohort>/{dyn,outc,sta}.parquet`` (a cohort extracted by a user; its database is called ``yaib`` and
-its site is unknown). ``dyn`` holds one row per stay and hour with 48 variables, ``outc`` the outcome; ``sta`` is not
-used. A stay in both cohorts is one patient. Only the first 24 hours are read.
+Two native layouts are read:
+
+- ``<cohort>/<database>/{dyn,outc,sta}.parquet``, the published demo data of several databases;
+- ``<cohort>/{dyn,outc,sta}.parquet``, a cohort extracted by a user; its database is ``yaib`` and its site is unknown.
+
+``dyn`` holds one row per stay and hour with 48 variables, ``outc`` the outcome; ``sta`` is not used. A stay in both
+cohorts is one patient. Only the first 24 hours are read.
 Source: van de Water et al. 2024, Yet Another ICU Benchmark.
 
 Deviation: duplicate hours of a stay are averaged; the paper does not say.
@@ -22,12 +25,12 @@ import polars as pl
 from jaxtyping import Float32
 
 from medfed.core.errors import DataError
-from medfed.datasets.base import Card, Dataset, Record, read_parquet
-from medfed.modalities.timeseries import INPUT, LABS, OUTPUT, VITALS
+from medfed.datasets.base import Dataset, Record, card_of, require_file
+from medfed.datasets.tables import FileState, constant_files, read_parquet
+from medfed.modalities.timeseries import ICU
 
 NUM_HOURS = 24
-GROUPS = {"vitals": VITALS, "labs": LABS, "input": INPUT, "output": OUTPUT}
-VARIABLES = tuple(variable for group in GROUPS.values() for variable in group)
+VARIABLES = tuple(variable for group in ICU.values() for variable in group)
 UNNAMED_DATABASE = "yaib"
 AGAIN = "extract the cohort again, or compare it with the version on the dataset's card"
 
@@ -36,7 +39,7 @@ class Yaib(Dataset):
     """A cohort of ICU stays; subclasses name the cohort's folder and read its outcome."""
 
     cohort: ClassVar[str]
-    modalities: ClassVar[tuple[str, ...]] = tuple(GROUPS)
+    modalities = tuple(ICU)
 
     def locate(self, data_root: Path) -> Path:
         """Find the folder that holds the cohort's folder, in either native layout.
@@ -59,8 +62,7 @@ class Yaib(Dataset):
         Raises:
             DataError: a table is missing, lacks a column or lists a stay twice; the message names the file.
         """
-        parts = [self._index_of(root, folder) for folder in self._folders(root)]
-        return pl.concat(parts)
+        return pl.concat([self._index_of(root, folder) for folder in self._folders(root)])
 
     def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
         """Return modality → ``[24 hours, variable]``, NaN where not observed.
@@ -69,18 +71,16 @@ class Yaib(Dataset):
             DataError: ``dyn.parquet`` is damaged, lacks a column, or has no row of the stay.
         """
         path = root / str(record["files"][0])
-        if not path.is_file():
-            raise DataError("the file is missing", where=path, hint=AGAIN)
-        state = path.stat()
-        series = _read_series(str(path), state.st_mtime_ns, state.st_size)
+        require_file(path)
+        series = _read_series(FileState.of(path))
         stay = int(record["stay_id"])
         if stay not in series.first:
             raise DataError(f"stay {stay} has an outcome but no row here", where=path, hint=AGAIN)
         hours = np.full((NUM_HOURS, len(VARIABLES)), np.nan, np.float32)
         rows = slice(series.first[stay], series.first[stay] + series.length[stay])
         hours[series.hour[rows]] = series.values[rows]
-        ends = np.cumsum([len(group) for group in GROUPS.values()])[:-1]
-        return dict(zip(GROUPS, np.split(hours, ends, axis=1), strict=True))
+        ends = np.cumsum([len(group) for group in ICU.values()])[:-1]
+        return dict(zip(ICU, np.split(hours, ends, axis=1), strict=True))
 
     @abstractmethod
     def outcome(self, path: Path) -> pl.DataFrame:
@@ -102,33 +102,21 @@ class Yaib(Dataset):
             identity.alias("patient"),
             pl.lit(database if named else None, pl.Utf8).alias("site"),
             pl.lit(None, pl.Utf8).alias("split"),
-            pl.lit(pl.Series([files])).first().alias("files"),
+            constant_files(files),
             *self.targets,
             "stay_id",
         )
 
 
-PATIENT_NOTE = "YAIB publishes no patient id, so a stay stands for a patient: a person with two stays cannot be seen."
-ACCESS = "https://github.com/rvandewater/YAIB-cohorts (needs the source databases from PhysioNet)"
-CITATION = "van de Water et al., Yet Another ICU Benchmark, ICLR 2024"
-
-
 class YaibMortality(Yaib):
     """Death in the ICU, from the first 24 hours."""
 
-    name: ClassVar[str] = "yaib-mortality"
+    name = "yaib-mortality"
+    card = card_of("yaib-mortality")
     cohort: ClassVar[str] = "mortality24"
-    simulator: ClassVar[str] = "medfed.twins.icu:write_mortality_twin"
-    card: ClassVar[Card] = Card(
-        title="YAIB mortality24",
-        version="1",
-        licence="that of the source database; ODbL 1.0 for the demo data",
-        access=ACCESS,
-        citation=CITATION,
-        note=PATIENT_NOTE,
-    )
-    targets: ClassVar[tuple[str, ...]] = ("mortality",)
-    marker: ClassVar[str] = "mortality24/*/dyn.parquet"
+    targets = ("mortality",)
+    marker = "mortality24/*/dyn.parquet"
+    simulator = "medfed.twins.icu:write_mortality_twin"
 
     def outcome(self, path: Path) -> pl.DataFrame:
         """One row per stay, label 0 or 1."""
@@ -140,19 +128,12 @@ class YaibMortality(Yaib):
 class YaibSepsis(Yaib):
     """Onset of sepsis (Sepsis-3) at any time of the stay."""
 
-    name: ClassVar[str] = "yaib-sepsis"
+    name = "yaib-sepsis"
+    card = card_of("yaib-sepsis")
     cohort: ClassVar[str] = "sepsis"
-    simulator: ClassVar[str] = "medfed.twins.icu:write_sepsis_twin"
-    card: ClassVar[Card] = Card(
-        title="YAIB sepsis",
-        version="1",
-        licence="that of the source database; ODbL 1.0 for the demo data",
-        access=ACCESS,
-        citation=CITATION,
-        note=f"{PATIENT_NOTE} The label is true from 6 h before the onset; a septic stay ends 6 h after it.",
-    )
-    targets: ClassVar[tuple[str, ...]] = ("sepsis",)
-    marker: ClassVar[str] = "sepsis/*/dyn.parquet"
+    targets = ("sepsis",)
+    marker = "sepsis/*/dyn.parquet"
+    simulator = "medfed.twins.icu:write_sepsis_twin"
 
     def outcome(self, path: Path) -> pl.DataFrame:
         """One row per stay and hour, label true around the onset; a stay is positive if any hour is."""
@@ -172,9 +153,9 @@ class Series(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def _read_series(path: str, mtime_ns: int, size: int) -> Series:
-    """Read a table once; time and size are in the key so that a rewritten file is read anew."""
-    file = Path(path)
+def _read_series(state: FileState) -> Series:
+    """Read a table once; a rewritten file has another state and is read anew."""
+    file = state.path
     table = read_parquet(file, ("stay_id", "time", *VARIABLES))
     if not isinstance(table.schema["time"], pl.Duration):
         raise DataError(f"column 'time' is {table.schema['time']}; a duration is needed", where=file, hint=AGAIN)

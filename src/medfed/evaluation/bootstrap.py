@@ -2,9 +2,9 @@
 
 Source: percentile bootstrap (Efron and Tibshirani 1993, ch. 13) on clusters (Davison and Hinkley 1997, §3.8). A
 resample is a weight per patient, drawn from a multinomial, and a metric reads it as a weight per example: no example is
-copied. Resamples on which a metric is not defined (a class vanished) are dropped and counted; if more than
-``max_undefined`` of them are, or there are fewer than two patients, there is no interval, and the reason says so. The
-calibration error grows under resampling (every bin gets noise), so its interval leans upwards.
+copied. Resamples on which a metric is not defined (a class vanished) are dropped and counted. With more than
+``max_undefined`` of them, or fewer than two patients, there is no interval, and the reason says so. The calibration
+error grows under resampling (every bin gets noise), so its interval leans upwards.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from medfed.core.rng import Key, numpy_rng
-from medfed.evaluation.metrics import Metric, Scores, Targets, score
 from medfed.study.evaluation import BootstrapSettings
 
 MAX_CHUNK_VALUES = 4_000_000
@@ -48,14 +47,6 @@ def interval(
     return Interval(float(low), float(high), undefined)
 
 
-class Difference(NamedTuple):
-    """Value of a minus value of b on the same patients; None with a reason if either is not defined."""
-
-    value: float | None
-    interval: Interval
-    reason: str | None = None
-
-
 def patient_index(patients: Sequence[str]) -> Int[np.ndarray, " example"]:
     """Number patients by first appearance, so that hashing their ids changes no resample."""
     number: dict[str, int] = {}
@@ -74,41 +65,3 @@ def resample_weights(
         size = min(rows, num_resamples - start)
         counts = rng.multinomial(num_patients, np.full(num_patients, 1 / num_patients), size=size)
         yield counts.astype(np.float64)[:, index]
-
-
-def bootstrap_interval(
-    metric: Metric,
-    targets: Targets,
-    scores: Scores,
-    patients: Sequence[str],
-    *key: Key,
-    settings: BootstrapSettings | None = None,
-) -> Interval:
-    """Interval of ``metric`` by resampling ``patients`` (one id per example) with the random ``key``."""
-    settings = settings or BootstrapSettings()
-    value = score(metric, targets, scores)
-    if value.value is None:
-        return Interval(None, None, settings.num_resamples, value.reason)
-    chunks = resample_weights(patients, settings.num_resamples, *key)
-    values = np.concatenate([metric.weighted(targets, scores, weights) for weights in chunks])
-    return interval(values, len(set(patients)), settings)
-
-
-def paired_difference(
-    metric: Metric,
-    targets: Targets,
-    a: Scores,
-    b: Scores,
-    patients: Sequence[str],
-    *key: Key,
-    settings: BootstrapSettings | None = None,
-) -> Difference:
-    """Compare two models on the same resamples of the same patients: ``metric(a) − metric(b)`` and its interval."""
-    settings = settings or BootstrapSettings()
-    left, right = score(metric, targets, a), score(metric, targets, b)
-    if left.value is None or right.value is None:
-        reason = left.reason if left.value is None else right.reason
-        return Difference(None, Interval(None, None, settings.num_resamples, reason), reason)
-    chunks = resample_weights(patients, settings.num_resamples, *key)
-    values = [metric.weighted(targets, a, weights) - metric.weighted(targets, b, weights) for weights in chunks]
-    return Difference(left.value - right.value, interval(np.concatenate(values), len(set(patients)), settings))

@@ -1,43 +1,39 @@
 """Compare runs over seeds: means, intervals and paired differences with Holm's correction.
 
-A table of one seed says how well one federation went; the spread over seeds (partition, initial weights, batches) is as
+A table of one seed says how well one federation went. The spread over seeds (partition, initial weights, batches) is as
 large as many an effect. A value here is the mean over seeds. Its interval is a bootstrap with two crossed levels: the
-seeds, and the patients. A patient who is tested at several seeds, or by several tasks, is drawn once for all of them
-(Owen 2007), and all models are seen on the same draws, so differences are paired. With one seed only patients are
-drawn.
+seeds, and the patients. A patient who is tested at several seeds, or by several tasks, is drawn once for all (Owen
+2007). All models are scored on the same draws, so differences are paired. With one seed only patients are drawn.
 
 Holm's family is all differences of one metric (and part of the questions) within one comparison. A difference is called
 significant only below :data:`LEVEL` after Holm and with at least :data:`MIN_SEEDS` seeds.
 
 Deviation: the FedKIM paper compares single runs, without intervals.
-
-From resamples to p-values: drawing seeds, two-sided p, and Holm's correction.
-
-With few seeds a percentile bootstrap is too narrow: over five it finds an effect that is not there about three times
-too often. So the deviation that comes from drawing seeds is stretched by √(S/(S−1)) · t/z, the "expanded" percentile
-interval (Hesterberg 2015). p-values come from the same resamples, with the +1 correction (Davison and Hinkley 1997,
-§4.2).
-
-What a comparison measures: a metric on a part of the examples.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
-from scipy.stats import norm, t
 
 from medfed.core.errors import RunError
-from medfed.core.rng import numpy_rng
-from medfed.evaluation.answers import BEST
 from medfed.evaluation.bootstrap import interval, resample_weights
-from medfed.evaluation.scored import Measure, Scored, read_scored
+from medfed.evaluation.responses import TaskResponses
+from medfed.evaluation.scorers.base import Replicates
+from medfed.evaluation.scorers.words import BEST
+from medfed.evaluation.significance import holm, over_seeds, two_sided_p
+from medfed.records.folder import RunFolder
+from medfed.records.schema import (
+    ComparedDifference,
+    ComparedRow,
+    ComparisonFile,
+    ScoreFile,
+    StudyFile,
+)
 from medfed.study.evaluation import BootstrapSettings
 
 MIN_SEEDS = 5
@@ -46,21 +42,26 @@ MODEL, BASELINES = "fedkim", ("federated", "heads", BEST)
 Row = dict[str, Any]
 
 
+class Measure(NamedTuple):
+    """A metric, and the part of the questions it looks at (None: all examples)."""
+
+    metric: str
+    part: str | None
+    higher_is_better: bool
+
+
 @dataclass(frozen=True)
 class SeedRun:
-    """One finished run: its label, seed and scored tasks."""
+    """One finished run: its label, seed, and what its models responded to every task."""
 
     label: str
     seed: int
-    tasks: dict[str, Scored]
-
-
-Replicates = Float[np.ndarray, " replicate"]
+    tasks: dict[str, TaskResponses]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One model on one task (or mean over tasks) at one seed."""
+    """One model on one task (or mean over tasks) at one seed; ``range`` is the metric's."""
 
     value: float | None
     replicates: Replicates
@@ -69,6 +70,7 @@ class Outcome:
     num_patients: int
     single_class: bool
     reason: str | None
+    range: tuple[float, float]
 
 
 Key = tuple[str, str, str]
@@ -82,7 +84,7 @@ def compare_runs(
     labels: Sequence[str],
     settings: BootstrapSettings | None = None,
     pairs: Sequence[tuple[str, str]] | None = None,
-) -> dict[str, Any]:
+) -> ComparisonFile:
     """Compare finished runs.
 
     Args:
@@ -93,10 +95,9 @@ def compare_runs(
         pairs: labels (a, b) whose injected LLMs are compared; by default the first label with every other.
 
     Returns:
-        ``labels``, ``seeds`` by label, ``rows`` (one per label, model, task, metric and part; the tasks
-        ``mean-trained`` and ``mean-unseen`` are means over the closed tasks of a role) and ``differences``: the
-        injected LLM against the federated-only model and the injected federation's own heads, or the best constant
-        answer to open questions, of its own label; and those of ``pairs``.
+        A row per label, model, task, metric and part. The tasks ``mean-trained`` and ``mean-unseen`` are means over the
+        closed tasks of a role. The differences are those of the injected LLM against the federated-only model and the
+        aggregated heads. Of open questions they are against the best constant answer. ``pairs`` adds others.
 
     Raises:
         RunError: a run is not finished, or two runs of one label have the same seed.
@@ -105,97 +106,124 @@ def compare_runs(
     names = list(dict.fromkeys(labels))
     pairs = [(names[0], other) for other in names[1:]] if pairs is None else pairs
     seeds = {name: sorted(run.seed for run in runs if run.label == name) for name in names}
-    for name, own in seeds.items():
-        if len(set(own)) < len(own):
-            raise RunError(f"two runs have one seed of {own}", where=f"label {name!r}", hint="give each its own label")
+    for name, chosen in seeds.items():
+        if len(set(chosen)) < len(chosen):
+            raise RunError(
+                f"two runs have one seed of {chosen}", where=f"label {name!r}", hint="give each a label of its own"
+            )
     enough = max(map(len, seeds.values())) >= MIN_SEEDS
     settings = settings or BootstrapSettings(num_resamples=10_000 if enough else 1_000)
-    rows: list[Row] = []
-    differences: list[Row] = []
-    roles = {name: task.role for run in runs for name, task in run.tasks.items()}
+    rows: list[ComparedRow] = []
+    differences: list[ComparedDifference] = []
+    roles = {name: task.facts.role for run in runs for name, task in run.tasks.items()}
     roles |= {"mean-trained": "trained", "mean-unseen": "unseen"}
-    for measure in dict.fromkeys(measure for run in runs for task in run.tasks.values() for measure in task.measures):
+    for measure in dict.fromkeys(measure for run in runs for task in run.tasks.values() for measure in measures(task)):
         outcomes = _outcomes(runs, measure, settings.num_resamples)
         outcomes = _in_order({**outcomes, **_means(outcomes, runs)}, names, list(roles))
-        facts = {"metric": measure.metric, "part": measure.part}
+        facts = measure._asdict()
         for (label, model, task), by_seed in outcomes.items():
             head = {"label": label, "model": model, "task": task, "role": roles[task], **facts}
-            rows.append({**head, **_summary(by_seed, settings), "higher_is_better": measure.higher_is_better})
+            rows.append(ComparedRow(**head, **_summary(by_seed, settings)))
         family = [
             {**_head(a, b), "role": roles[a[2]], **facts, **_difference(outcomes[a], outcomes[b], settings)}
             for a, b in _pairs(outcomes, pairs)
         ]
         _correct(family)
-        differences += family
-    return {"labels": names, "seeds": seeds, "rows": rows, "differences": differences}
+        differences += [ComparedDifference(**row) for row in family]
+    return ComparisonFile(
+        labels=tuple(names),
+        seeds={name: tuple(chosen) for name, chosen in seeds.items()},
+        rows=tuple(rows),
+        differences=tuple(differences),
+    )
+
+
+def measures(task: TaskResponses) -> list[Measure]:
+    """Return what the task's models can be compared by."""
+    return [
+        Measure(metric.name, part, metric.higher_is_better)
+        for part in task.scorer.parts
+        for metric in task.scorer.metrics
+    ]
 
 
 def _read(folder: Path, label: str) -> SeedRun:
-    if not (folder / "DONE").is_file():
-        raise RunError("not a finished run", where=folder, hint="medfed run goes on from its checkpoint")
-    study = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-    tasks = {}
-    for role in ("trained", "unseen"):
-        for task in study["train" if role == "trained" else "unseen"]:
-            text = (folder / "predictions" / f"{task}.jsonl").read_text(encoding="utf-8")
-            tasks[task] = read_scored(task, role, [json.loads(line) for line in text.splitlines()])
-    return SeedRun(label, study["seed"], tasks)
+    run = RunFolder(folder)
+    run.require_done()
+    study, scored = run.read(StudyFile), run.read(ScoreFile).tasks
+    tasks = {
+        task: TaskResponses.of(task, scored[task], run.predictions(task))
+        for task in (*study.train, *study.unseen)
+        if task in scored
+    }
+    return SeedRun(label, study.seed, tasks)
 
 
 def _outcomes(runs: Sequence[SeedRun], measure: Measure, num_resamples: int) -> Outcomes:
     """Score every model on every task and resample, tasks and seeds that share patients jointly."""
-    found: Outcomes = {}
-    samples: dict[str, list[tuple[SeedRun, Scored]]] = {}
+    outcomes: Outcomes = {}
+    samples: dict[str, list[tuple[SeedRun, TaskResponses]]] = {}
     for run in runs:
         for task in run.tasks.values():
-            if measure in task.measures:
+            if measure in measures(task):
                 samples.setdefault(f"{run.seed}/{task.task}/{task.sample}", []).append((run, task))
     for names in _components({name: held[0][1].patients for name, held in samples.items()}):
         replicates = _resampled({name: samples[name] for name in names}, measure, num_resamples)
         for name in names:
             for run, task in samples[name]:
-                patients = task.patients_of(measure)
-                for model in task.models:
-                    value = task.value(model, measure)
-                    found.setdefault((run.label, model, task.task), {})[run.seed] = Outcome(
-                        value.value,
-                        replicates[name, task.key(model)],
-                        name,
-                        len(patients),
-                        len(set(patients)),
-                        task.single_class(model),
-                        value.reason,
-                    )
-    return found
+                for model in _models(task, measure):
+                    outcome = _outcome(task, model, measure, name, replicates[name, task.key(model, measure.part)])
+                    outcomes.setdefault((run.label, model, task.task), {})[run.seed] = outcome
+    return outcomes
+
+
+def _models(task: TaskResponses, measure: Measure) -> list[str]:
+    return [model for model, part in task.models if part == measure.part]
+
+
+def _outcome(task: TaskResponses, model: str, measure: Measure, sample: str, replicates: Replicates) -> Outcome:
+    patients = task.patients_of(measure.part)
+    value = task.score(model, measure.part, measure.metric)
+    return Outcome(
+        value.value,
+        replicates,
+        sample,
+        len(patients),
+        len(set(patients)),
+        task.single_class(model, measure.part),
+        value.reason,
+        task.scorer.range_of(measure.metric, task.num_answers),
+    )
 
 
 def _resampled(
-    samples: dict[str, list[tuple[SeedRun, Scored]]], measure: Measure, num_resamples: int
-) -> dict[tuple[str, bytes], Replicates]:
+    samples: dict[str, list[tuple[SeedRun, TaskResponses]]], measure: Measure, num_resamples: int
+) -> dict[tuple[str, str], Replicates]:
     """Return (sample, model's key) → replicates; models with the same predictions are computed once."""
     sizes = {name: len(held[0][1].patients) for name, held in samples.items()}
     patients = [patient for held in samples.values() for patient in held[0][1].patients]
-    parts: dict[tuple[str, bytes], list[Replicates]] = {}
+    parts: dict[tuple[str, str], list[Replicates]] = {}
     for weights in resample_weights(patients, num_resamples, "compare", *samples):
         start = 0
         for name, held in samples.items():
-            own = weights[:, start : start + sizes[name]]
+            drawn = weights[:, start : start + sizes[name]]
             start += sizes[name]
-            fresh = {task.key(model): (task, model) for _, task in held for model in task.models}
+            part = measure.part
+            fresh = {task.key(model, part): (task, model) for _, task in held for model in _models(task, measure)}
             for key, (task, model) in fresh.items():
-                parts.setdefault((name, key), []).append(task.weighted(model, measure, own))
+                parts.setdefault((name, key), []).append(task.weighted(model, part, measure.metric, drawn))
     return {key: np.concatenate(chunks) for key, chunks in parts.items()}
 
 
 def _components(patients: dict[str, Sequence[str]]) -> list[list[str]]:
     """Return groups of samples that share patients, directly or through another sample."""
-    found: list[tuple[list[str], set[str]]] = []
+    groups: list[tuple[list[str], set[str]]] = []
     for name, ids in patients.items():
-        touching = [part for part in found if not part[1].isdisjoint(ids)]
+        touching = [part for part in groups if not part[1].isdisjoint(ids)]
         names = sorted([name, *(member for part in touching for member in part[0])])
-        found = [part for part in found if part not in touching]
-        found.append((names, set(ids).union(*(part[1] for part in touching))))
-    return [names for names, _ in found]
+        groups = [part for part in groups if part not in touching]
+        groups.append((names, set(ids).union(*(part[1] for part in touching))))
+    return [names for names, _ in groups]
 
 
 def _in_order(outcomes: Outcomes, labels: Sequence[str], tasks: Sequence[str]) -> Outcomes:
@@ -206,17 +234,18 @@ def _in_order(outcomes: Outcomes, labels: Sequence[str], tasks: Sequence[str]) -
 
 def _means(outcomes: Outcomes, runs: Sequence[SeedRun]) -> Outcomes:
     """Return the means over the closed tasks of a role, for models that were scored on all of them."""
-    found: Outcomes = {}
+    means: Outcomes = {}
     for run in runs:
         for role in ("trained", "unseen"):
-            tasks = [task for task in run.tasks.values() if task.role == role and task.closed]
-            models = set.intersection(*({*task.models} for task in tasks)) if len(tasks) > 1 else set()
+            tasks = [task for task in run.tasks.values() if task.facts.role == role and task.scorer.parts == (None,)]
+            shared = [{model for model, _ in task.models} for task in tasks]
+            models = set.intersection(*shared) if len(tasks) > 1 else set()
             for model in sorted(models):
                 parts = [outcomes.get((run.label, model, task.task), {}).get(run.seed) for task in tasks]
                 held = [part for part in parts if part is not None]
                 if len(held) == len(tasks):
-                    found.setdefault((run.label, model, f"mean-{role}"), {})[run.seed] = _mean(held)
-    return found
+                    means.setdefault((run.label, model, f"mean-{role}"), {})[run.seed] = _mean(held)
+    return means
 
 
 def _mean(parts: Sequence[Outcome]) -> Outcome:
@@ -229,6 +258,7 @@ def _mean(parts: Sequence[Outcome]) -> Outcome:
         min(part.num_patients for part in parts),
         any(part.single_class for part in parts),
         next((part.reason for part in parts if part.value is None), None),
+        (min(part.range[0] for part in parts), max(part.range[1] for part in parts)),
     )
 
 
@@ -241,7 +271,7 @@ def _summary(by_seed: dict[int, Outcome], settings: BootstrapSettings) -> Row:
     values = [value for value in per_seed if value is not None]
     if len(values) < len(per_seed):
         return {**row, "value": None, "ci_low": None, "ci_high": None}
-    replicates = over_seeds(np.stack([outcome.replicates for outcome in held]), sorted(by_seed))
+    replicates = over_seeds(np.stack([outcome.replicates for outcome in held]), sorted(by_seed), held[0].range)
     bounds = interval(replicates, min(outcome.num_patients for outcome in held), settings)
     value = float(np.mean(values))
     return {**row, "value": value, "ci_low": bounds.low, "ci_high": bounds.high, "reason": reason or bounds.reason}
@@ -272,7 +302,9 @@ def _difference(a: dict[int, Outcome], b: dict[int, Outcome], settings: Bootstra
     if len(gaps) < len(seeds):
         reasons = [outcome.reason for seed in seeds for outcome in (a[seed], b[seed]) if outcome.value is None]
         return {**row, "reason": reasons[0]}
+    low, high = a[seeds[0]].range
     replicates = over_seeds(np.stack([a[seed].replicates - b[seed].replicates for seed in seeds]), seeds)
+    replicates = replicates.clip(low - high, high - low)
     bounds = interval(replicates, min(a[seed].num_patients for seed in seeds), settings)
     p = None if bounds.low is None else two_sided_p(replicates)
     row |= {"value": float(np.mean(gaps)), "ci_low": bounds.low, "ci_high": bounds.high, "p": p}
@@ -286,36 +318,3 @@ def _correct(family: Sequence[Row]) -> None:
     for row in family:
         row["p_holm"] = adjusted.get(id(row))
         row["significant"] = id(row) in adjusted and adjusted[id(row)] < LEVEL and row["num_seeds"] >= MIN_SEEDS
-
-
-TAIL = 0.975
-"""Where t and z are compared: the upper bound of a 95 % interval."""
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return Holm's adjusted p-values in the given order: max over smaller p of (m − rank) · p, at most 1."""
-    order = np.argsort(p_values, kind="stable")
-    adjusted = np.empty(len(p_values))
-    factors = len(p_values) - np.arange(len(p_values))
-    adjusted[order] = np.minimum(np.maximum.accumulate(factors * np.asarray(p_values)[order]), 1.0)
-    return [float(value) for value in adjusted]
-
-
-def two_sided_p(replicates: Replicates) -> float:
-    """Return how often a resampled difference is on the far side of zero, twice, each count plus one."""
-    defined = replicates[~np.isnan(replicates)]
-    tail = min(int((defined <= 0).sum()), int((defined >= 0).sum()))
-    return min(1.0, 2 * (tail + 1) / (len(defined) + 1))
-
-
-def over_seeds(replicates: Float[np.ndarray, "seed replicate"], seeds: Sequence[int]) -> Replicates:
-    """Return the resampled means over seeds: patients are drawn already, here the seeds are."""
-    count = len(seeds)
-    mean: Replicates = replicates.mean(0)
-    if count == 1:
-        return mean
-    draws = numpy_rng("compare", *seeds).multinomial(count, np.full(count, 1 / count), size=replicates.shape[1])
-    drawn = np.einsum("rs,sr->r", draws / count, replicates)
-    stretch = np.sqrt(count / (count - 1)) * t.ppf(TAIL, count - 1) / norm.ppf(TAIL)
-    stretched: Replicates = mean + stretch * (drawn - mean)
-    return stretched

@@ -2,9 +2,9 @@
 
 Conventions. The answer is the class of the highest probability (the lower index on a tie), so a binary answer is "yes"
 above 0.5. With two answers, precision, recall, F1, AUROC and AUPRC are those of class 1; with more they are the plain
-mean over classes, one against the rest. AUROC, AUPRC, balanced accuracy and MCC are null where a class is absent,
-recall where the positive class is, everything where a score is NaN or infinite. Precision and MCC of a model that never
-predicts a class are 0/0: they count as 0, as in the published tables, and the reason says so.
+mean over classes, one against the rest. AUROC, AUPRC, balanced accuracy and MCC are null where a class is absent, and
+recall where the positive class is. Every metric is null where a score is NaN or infinite. Precision and MCC of a model
+that never predicts a class are 0/0. They count as 0, as in the published tables, and the reason says so.
 
 AUROC and average precision with example weights, for many weightings at once: one sort, then weighted counting.
 
@@ -54,6 +54,7 @@ class Metric:
         needs: which classes must occur among the targets.
         probabilities: whether each row of scores must be a distribution.
         exact: scikit-learn's unweighted value where it has the metric's reference implementation.
+        low, high: the metric's range.
     """
 
     name: str
@@ -63,6 +64,8 @@ class Metric:
     needs: Literal["any", "positive", "all"] = "any"
     probabilities: bool = False
     exact: Callable[[Targets, Scores], float] | None = None
+    low: float = 0.0
+    high: float = 1.0
 
 
 def score(metric: Metric, targets: Targets, scores: Scores) -> Score:
@@ -199,9 +202,9 @@ def weighted_auroc(groups: TieGroups) -> Float[np.ndarray, " replicate"]:
 def weighted_average_precision(groups: TieGroups) -> Float[np.ndarray, " replicate"]:
     """Mean precision at the scores of the positives; NaN where a class has no weight."""
     hits = groups.positive[:, ::-1]
-    found = np.cumsum(hits, axis=1)
-    shown = np.cumsum(hits + groups.negative[:, ::-1], axis=1)
-    precision = np.divide(found, shown, out=np.zeros_like(found), where=shown > 0)
+    hits_so_far = np.cumsum(hits, axis=1)
+    total_so_far = np.cumsum(hits + groups.negative[:, ::-1], axis=1)
+    precision = np.divide(hits_so_far, total_so_far, out=np.zeros_like(hits_so_far), where=total_so_far > 0)
     total = np.where(groups.negative.sum(1) > 0, hits.sum(1), 0.0)
     return _ratio((hits * precision).sum(1), total)
 
@@ -241,7 +244,7 @@ METRICS = (
     Metric("precision", "Precision", True, _precision),
     Metric("recall", "Recall", True, _recall, "positive"),
     Metric("f1", "F1", True, _f1),
-    Metric("mcc", "MCC", True, _mcc, "all"),
+    Metric("mcc", "MCC", True, _mcc, "all", low=-1.0),
     Metric("ece", "ECE", False, weighted_calibration_error, probabilities=True),
     Metric("brier", "Brier", False, weighted_brier, probabilities=True),
 )

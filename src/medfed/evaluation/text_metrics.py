@@ -1,7 +1,7 @@
 """Metrics of answers in words, each a number in [0, 1] per example that is averaged over examples.
 
-Both sides, reference and prediction, are normalised alike and only for comparison (Rajpurkar et al. 2016, SQuAD): lower
-case, no punctuation, no articles (a, an, the), split at blanks, and a Chinese character is a word. No record is
+Reference and prediction are normalised alike, for comparison only (Rajpurkar et al. 2016, SQuAD). The text is in lower
+case, without punctuation and articles (a, an, the), split at blanks. A Chinese character is a word. No record is
 rewritten. A prediction without a word left is wrong: 0 everywhere.
 
 - Exact match: the same words in the same order.
@@ -12,12 +12,10 @@ rewritten. A prediction without a word left is wrong: 0 everywhere.
 
 Deviation: the paper does not define its BLEU-1; this one is per example, without smoothing, and averaged.
 
-They stand here by name, with their values per example.
-
-Corpus BLEU, as sacreBLEU counts it (Post 2018), from counts per example, so that resamples need no second count.
+Corpus BLEU is counted as sacreBLEU does (Post 2018), from counts per example, so that resamples need no second count.
 
 The score is 0 to 100, on raw text in lower case; :func:`signature` says how. Answers of a few words have hardly any
-4-gram, so it is near 0 for sets of short answers and 0 where no answer has four words: read it beside token F1.
+4-gram. So the score is near 0 for sets of short answers, and 0 where no answer has four words. Token F1 says more.
 """
 
 from __future__ import annotations
@@ -27,14 +25,21 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float
 from sacrebleu.metrics.bleu import BLEU
 
 Words = tuple[str, ...]
+
+
 _PUNCTUATION = str.maketrans("", "", string.punctuation + "，。？！、；：")
+
+
 _HAN = re.compile(r"[\u4e00-\u9fff]")
+
+
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
@@ -86,7 +91,11 @@ def _overlap(reference: Words, answer: Words) -> int:
 
 MEANS = {"token_f1": token_f1, "exact_match": exact_match, "bleu1": bleu1, "rouge_l": rouge_l}
 """Metrics that are means over examples, by their name in ``scores.json``."""
+
+
 CORPUS_BLEU = "sacrebleu"
+
+
 TEXT_METRICS = {
     "token_f1": "Token F1",
     "exact_match": "Exact match",
@@ -107,6 +116,7 @@ ORDERS = 4
 """n-grams of one to four words."""
 
 
+@cache
 def signature() -> str:
     """Return sacreBLEU's statement of its version and settings."""
     metric = BLEU(lowercase=True)
@@ -117,8 +127,8 @@ def signature() -> str:
 def statistics(references: Sequence[str], answers: Sequence[str]) -> Float[np.ndarray, "example 10"]:
     """Return per example: matching n-grams, answer n-grams (n = 1 to 4 each), answer length, reference length."""
     metric = BLEU(lowercase=True, effective_order=True)
-    found = [metric.sentence_score(answer, [text]) for text, answer in zip(references, answers, strict=True)]
-    rows = [[*score.counts, *score.totals, score.sys_len, score.ref_len] for score in found]
+    scores = [metric.sentence_score(answer, [text]) for text, answer in zip(references, answers, strict=True)]
+    rows = [[*score.counts, *score.totals, score.sys_len, score.ref_len] for score in scores]
     return np.array(rows, dtype=np.float64).reshape(len(rows), 2 * ORDERS + 2)
 
 

@@ -16,8 +16,10 @@ from medfed.core.files import written_whole
 from medfed.core.registry import lookup
 from medfed.export.files import Form, write_routed, write_task
 from medfed.injection.lowrank import changes_nothing
-from medfed.runs.folder import RunDir
+from medfed.records.folder import RunFolder
+from medfed.records.schema import StudyFile
 from medfed.runs.loaded import LoadedRun
+from medfed.runs.provenance import load_plugins_of
 from medfed.tasks.base import Task
 from medfed.tasks.question_answering import QuestionAnswering
 
@@ -55,6 +57,7 @@ def export_run(
         StudyError: an unknown task, or options that do not go together.
         DiskError: it cannot be written; nothing is left behind.
     """
+    load_plugins_of(RunFolder(folder))
     chosen = [_askable(name) for name in dict.fromkeys(tasks)]
     _check(folder, out, chosen, rank, merge)
     run = LoadedRun(folder, cache, foundation)
@@ -93,7 +96,8 @@ def _check(folder: Path, out: Path, tasks: Sequence[Task], rank: int | None, mer
         raise StudyError("without a task there is no one adapter to cut or merge: α depends on the task", hint=hint)
     if rank is not None and merge:
         raise StudyError("a merged model has no rank", hint="give --rank or --merge")
-    if (folder / "study.json").is_file() and RunDir(folder).read_json("study.json").get("job") == "benchmark":
+    run = RunFolder(folder)
+    if run.exists(StudyFile.NAME) and run.read(StudyFile).job == "benchmark":
         raise RunError(
             "a benchmark has no LLM, so nothing to export", where=folder, hint='export a run of job "inject"'
         )

@@ -31,10 +31,10 @@ from medfed.core.errors import RunError, StudyError
 from medfed.core.files import sha256_of
 from medfed.core.registry import lookup
 from medfed.core.types import Batch
-from medfed.injection.encode import HEAD, encode, shown_dims, with_heads
+from medfed.injection.encode import HEAD, encode, token_dims, with_head_tokens
 from medfed.injection.experts import load_experts
 from medfed.injection.model import InjectedModel, Projector, module_name
-from medfed.injection.predict import Answering
+from medfed.injection.predict import LLMPredictor
 from medfed.llm.foundation import Foundation, load_foundation
 from medfed.llm.prompt import ANSWER, CUE, QUESTION
 from medfed.modalities.base import Modality
@@ -232,11 +232,10 @@ class Processor:
             StudyError: nothing is given, or a modality that the task does not read.
         """
         before, after = around or self._around
-        encoded = encode(self.model, [(self.task, self.batch(samples))])[0]
-        if self.config.heads:
-            encoded = with_heads(self.model, self.task, encoded, 1)
-        shown = [self.projectors[module_name(name)](encoded[name])[0] for name in self.config.shown if name in encoded]
-        return torch.cat([before, *(tokens.to(before.dtype) for tokens in shown), after])
+        group = encode(self.model, [(self.task, self.batch(samples))])[0]
+        encoded = with_head_tokens(self.model, group).encoded if self.config.heads else group.encoded
+        tokens = [self.projectors[module_name(name)](encoded[name])[0] for name in self.config.shown if name in encoded]
+        return torch.cat([before, *(part.to(before.dtype) for part in tokens), after])
 
     def batch(self, samples: Samples) -> Batch:
         """Return raw arrays as a normalised batch of one example."""
@@ -292,11 +291,11 @@ class ExportedTask:
         device, config = foundation.move_to(device), processor.config
         self.processor = processor.move_to(device)
         settings = config.injection.model_copy(update={"num_experts": 0, "device": device})
-        dims = shown_dims(processor.model, head_tokens=settings.head_tokens)
+        dims = token_dims(processor.model, head_tokens=settings.head_tokens)
         injected = InjectedModel(foundation, dims, settings).move_to(device).eval()
         injected.check(processor.task)
         injected.projectors.load_state_dict(processor.projectors.state_dict())
-        self._llm = Answering(processor.model, injected, settings, device)
+        self._llm = LLMPredictor(processor.model, injected, settings, device)
         name = processor.task.name
         self._llm.offsets = {f"{name}: {asked}": list(offset) for asked, offset in config.calibration.items()}
 

@@ -18,7 +18,7 @@ from medfed.export.model_card import CardFacts, model_card
 from medfed.export.processor import modality_config, processor_of, save_modules, write_processor
 from medfed.injection.experts import ADAPTER
 from medfed.injection.lowrank import Factors, Truncation, folded, save_plain_lora, truncated
-from medfed.report.read import read_run
+from medfed.report.run import Run
 from medfed.runs.loaded import LoadedRun
 from medfed.study.foundation import HuggingFaceSettings
 from medfed.study.study import Study
@@ -183,7 +183,7 @@ def _in_words(config: ModalityConfig) -> str:
 def _finish(out: Path, folder: Path, facts: CardFacts) -> None:
     """Write the card and the checksums of everything, the card's own among them."""
     sums = {str(path.relative_to(out)): sha256_of(path) for path in sorted(out.rglob("*")) if path.is_file()}
-    (out / CARD).write_text(model_card(read_run(folder), facts, sums), encoding="utf-8")
+    (out / CARD).write_text(model_card(Run(folder), facts, sums), encoding="utf-8")
     sums[CARD] = sha256_of(out / CARD)
     lines = [f"{digest}  {name}\n" for name, digest in sums.items()]
     (out / SUMS).write_text("".join(lines), encoding="utf-8")

@@ -1,9 +1,7 @@
 """The model card of an export: a README in the Hugging Face form, written from the run's files.
 
-Sections follow Mitchell et al. 2019 (model cards): what it is, how to load it, data, scores beside trivial answers,
-intended use, limits, privacy.
-
-The score tables of a model card, in Markdown: every number is a row of the run's ``scores.json``.
+Sections follow Mitchell et al. 2019 (model cards): what it is, how to load it, data, scores with trivial answers,
+intended use, limits, privacy. Every score is a row of the run's ``scores.json``.
 """
 
 from __future__ import annotations
@@ -12,21 +10,22 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from medfed.evaluation.metrics import METRICS
-from medfed.evaluation.text_metrics import TEXT_METRICS
-from medfed.report.names import bounds, is_constant, model_order, model_title, number, ordered, task_title
-from medfed.report.read import RunFiles
-from medfed.report.records import ScoreRow
+from huggingface_hub import ModelCardData
+
+from medfed.records.schema import ScoreRow
+from medfed.report.results import best_constant
+from medfed.report.run import Run
+from medfed.report.text import INJECTED, bounds, markdown_table, model_order, model_title, number, origin
 
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card says that the run's files do not.
+    """Facts of a card that the run's files do not hold.
 
     Attributes:
         task: the exported task; None for the routed adapter of all tasks.
         title: of the task.
-        question: what is asked; empty where every example brings its own.
+        question: the task's; empty where every example brings its own.
         kind: ``lora``, ``merged``, ``none`` (the LLM itself is unchanged) or ``routed``.
         base_model: name of the LLM on the Hub, or of its folder, without the way there.
         base_is_local: whether it is a folder's.
@@ -46,7 +45,7 @@ class CardFacts:
     datasets: Mapping[str, str]
 
 
-def model_card(run: RunFiles, facts: CardFacts, checksums: Mapping[str, str]) -> str:
+def model_card(run: Run, facts: CardFacts, checksums: Mapping[str, str]) -> str:
     """Return the card in Markdown, front matter first; ``checksums`` holds a SHA-256 by relative path."""
     parts = [
         _front(run, facts),
@@ -55,7 +54,7 @@ def model_card(run: RunFiles, facts: CardFacts, checksums: Mapping[str, str]) ->
         "## How to load it",
         _loading(facts),
         "## Inputs",
-        table(["modality", "sample"], list(facts.inputs.items())),
+        markdown_table(["modality", "sample"], list(facts.inputs.items())),
         "## Data",
         _data(run, facts),
         "## Scores",
@@ -64,38 +63,34 @@ def model_card(run: RunFiles, facts: CardFacts, checksums: Mapping[str, str]) ->
         all_scores(run),
         *_ends(run),
         "## Files",
-        table(["file", "SHA-256"], [[name, f"`{digest}`"] for name, digest in checksums.items()]),
+        markdown_table(["file", "SHA-256"], [[name, f"`{digest}`"] for name, digest in checksums.items()]),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _front(run: RunFiles, facts: CardFacts) -> str:
-    """YAML; JSON texts are YAML texts, so nothing in them can be read as something else."""
-    fields: dict[str, object] = {
-        "base_model": facts.base_model,
-        "library_name": {"merged": "transformers", "lora": "peft"}.get(facts.kind, "medfed"),
-        "license": "other",
-        "license_name": "as-base-model-and-data",
-        "tags": ["medfed", "medical", "federated-learning", *(["lora"] if facts.kind in ("lora", "routed") else [])],
-    }
-    if facts.kind in ("lora", "merged"):
-        fields["base_model_relation"] = {"lora": "adapter", "merged": "merge"}[facts.kind]
-    if run.synthetic:
-        fields["tags"] = [*fields["tags"], "synthetic-data"]  # type: ignore[misc]
-    return "\n".join(["---", *(f"{name}: {json.dumps(value)}" for name, value in fields.items()), "---"])
+def _front(run: Run, facts: CardFacts) -> str:
+    """Return the Hub's metadata. No ``model-index``: the Hub would list scores without interval or n."""
+    lora = ["lora"] if facts.kind in ("lora", "routed") else []
+    metadata = ModelCardData(
+        base_model=facts.base_model,
+        library_name={"merged": "transformers", "lora": "peft"}.get(facts.kind, "medfed"),
+        license="other",
+        license_name="as-base-model-and-data",
+        tags=["medfed", "medical", "federated-learning", *lora, *["synthetic-data"] * bool(run.synthetic)],
+        base_model_relation={"lora": "adapter", "merged": "merge"}.get(facts.kind),
+    )
+    return f"---\n{metadata.to_yaml()}\n---"
 
 
-def _summary(run: RunFiles, facts: CardFacts) -> str:
-    algorithm, rounds = run.study.get("algorithm"), run.study.get("rounds")
-    by = algorithm.get("name") if isinstance(algorithm, dict) else algorithm
-    count = rounds.get("num_rounds") if isinstance(rounds, dict) else "unknown"
-    who = f"Hospitals trained encoders on data that never left them ({by}, rounds: {count})"
-    if run.study.get("federate") is False:
+def _summary(run: Run, facts: CardFacts) -> str:
+    by, count = run.setting("algorithm.name") or run.setting("algorithm"), run.setting("rounds.num_rounds")
+    who = f"Hospitals trained encoders on data that never left them ({by}, rounds: {count or 'unknown'})"
+    if run.setting("federate") == "false":
         who = f"No hospital took part: encoders were trained on the server's public data alone (rounds: {count})"
     lines = [
         f"{who}; a server injected what was learned into the frozen LLM {facts.base_model} (federated knowledge "
-        f"injection, Wang et al. 2024). Study `{run.name}`, run `{run.folder.name}`, medfed {run.provenance.medfed}, "
-        f"commit `{run.provenance.commit or 'unknown'}`."
+        f"injection, Wang et al. 2024). Study `{run.name}`, run `{run.folder.name}`, medfed {run.provenance.medfed}. "
+        f"{origin([run.provenance])}"
     ]
     if facts.question:
         lines.append(f"Question: *{facts.question}*")
@@ -126,8 +121,8 @@ Processor.load(Path(".")).embeddings({"MODALITY": array})      # the prompt, for
     line = stock[facts.kind].replace("BASE", json.dumps(facts.base_model))
     return (
         f"{task}\n\nStock libraries load the weights, without medfed:\n\n```python\n{line}\n```\n\n{_place(facts)}"
-        "What is shown to the LLM is `inputs_embeds`: `processor/processor.json` gives the order, texts and token ids, "
-        "the safetensors beside it encoders, projectors and heads. Serving: docs/deployment.md of medfed."
+        "The LLM reads `inputs_embeds`: `processor/processor.json` gives the order, texts and token ids, "
+        "the safetensors next to it encoders, projectors and heads. Serving: docs/deployment.md of medfed."
     )
 
 
@@ -142,14 +137,14 @@ def _place(facts: CardFacts) -> str:
     )
 
 
-def _data(run: RunFiles, facts: CardFacts) -> str:
+def _data(run: Run, facts: CardFacts) -> str:
     lines = []
     for name, role in facts.datasets.items():
         item = run.provenance.data.get(name)
         if item is not None:
             size = f"{item.num_examples:,} examples, {item.num_patients:,} patients"
             lines.append([item.title or name, item.version, item.licence, size, role, item.citation])
-    text = table(["dataset", "version", "licence", "size", "used for", "source"], lines)
+    text = markdown_table(["dataset", "version", "licence", "size", "used for", "source"], lines)
     trained = {
         client: {task: sum(classes.values()) for task, classes in tasks.items()}
         for client, tasks in run.partition.counts.items()
@@ -157,13 +152,13 @@ def _data(run: RunFiles, facts: CardFacts) -> str:
     if trained:
         tasks = list(dict.fromkeys(task for counts in trained.values() for task in counts))
         rows = [[client, *(str(counts.get(task, 0)) for task in tasks)] for client, counts in trained.items()]
-        text += f"\n\nTraining examples by hospital:\n\n{table(['hospital', *tasks], rows)}"
+        text += f"\n\nTraining examples by hospital:\n\n{markdown_table(['hospital', *tasks], rows)}"
     if run.synthetic:
         text += f"\n\n**Synthetic, so scores say nothing about patients: {', '.join(run.synthetic)}.**"
     return text
 
 
-def _ends(run: RunFiles) -> list[str]:
+def _ends(run: Run) -> list[str]:
     return [
         "## Intended use",
         "Research on federated and multimodal medical models: comparison, reproduction, further training. It is not a "
@@ -171,7 +166,7 @@ def _ends(run: RunFiles) -> list[str]:
         "## Limits",
         "- It answers from what its encoders make of a sample, on the populations, devices and labels above; elsewhere "
         "it is untested.\n"
-        "- A task that was not trained is answered by what related tasks taught; read its row above first, beside "
+        "- A task that was not trained is answered by what related tasks taught; read its row above first, with "
         "the constant answers.\n"
         "- Probabilities are comparisons of the answers' likelihoods. They are not calibrated to a prevalence.\n"
         "- The LLM can say anything in words; only the answers of closed questions were scored as probabilities.",
@@ -186,66 +181,46 @@ def _ends(run: RunFiles) -> list[str]:
     ]
 
 
-MODEL = "fedkim"
 CLOSED, OPEN = ("auroc", "accuracy"), ("token_f1",)
 """Metrics of the table of all tasks."""
 PARTS = {None: "", "all": "", "closed": " (closed questions)", "open": " (open questions)"}
-TITLES: Mapping[str, str] = {**{metric.name: metric.title for metric in METRICS}, **TEXT_METRICS}
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; a bar inside a cell is escaped."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)
-
-
-def task_scores(run: RunFiles, task: str) -> str:
+def task_scores(run: Run, task: str) -> str:
     """Return every metric of every model on one task, constants last, with n; or that it was not scored."""
-    mine = [row for row in _rows(run) if row.task == task]
-    if not mine:
-        return "This task was not scored in the run."
+    mine = [row for row in run.all_scores.rows if row.task == task]
     groups = dict.fromkeys((row.part, row.n) for row in mine)  # of closed questions not all have a known class
-    return "\n\n".join(_table([row for row in mine if (row.part, row.n) == group]) for group in groups)
+    tables = [_table([row for row in mine if (row.part, row.n) == group]) for group in groups]
+    return "\n\n".join(tables) or "This task was not scored in the run."
 
 
-def all_scores(run: RunFiles) -> str:
-    """Return lines for every task: the injected LLM beside the best constant answer."""
-    rows = _rows(run)
-    lines = [line for task in ordered(run, [row.task for row in rows]) for line in _lines(run, rows, task)]
-    head = ["task", "", "n", "metric", model_title(MODEL), "best constant answer"]
-    return table(head, lines)
-
-
-def _rows(run: RunFiles) -> list[ScoreRow]:
-    return [*run.scores.rows, *run.open_scores.rows]
+def all_scores(run: Run) -> str:
+    """Return lines for every task: the injected LLM and the best constant answer."""
+    rows = run.all_scores.rows
+    lines = [line for task in run.ordered(row.task for row in rows) for line in _lines(run, task)]
+    return markdown_table(["task", "", "n", "metric", model_title(INJECTED), "best constant answer"], lines)
 
 
 def _table(rows: Sequence[ScoreRow]) -> str:
-    found = {(row.model, row.metric): row for row in rows}
-    metrics = [name for name in TITLES if any(row.metric == name for row in rows)]
-    models = model_order([row.model for row in rows])
-    lines = [[model_title(model), *(_cell(found.get((model, name))) for name in metrics)] for model in models]
+    by_metric, metrics = {(row.model, row.metric): row for row in rows}, {row.metric: row.title for row in rows}
+    models = model_order(row.model for row in rows)
+    lines = [[model_title(model), *(_cell(by_metric.get((model, name))) for name in metrics)] for model in models]
     positive = f", {rows[0].num_positive} positive" if rows[0].num_positive is not None else ""
     size = f"n = {rows[0].n}{positive}{PARTS[rows[0].part]}; value [95 % interval]"
-    return f"{size}:\n\n{table(['model', *(TITLES[name] for name in metrics)], lines)}{_reasons(rows)}"
-
-
-def _reasons(rows: Sequence[ScoreRow]) -> str:
-    said = {row.reason: None for row in rows if row.model == MODEL and row.reason}
-    return "".join(f"\n\n*Of the {model_title(MODEL)}: {reason}.*" for reason in said)
+    reasons = dict.fromkeys(row.reason for row in rows if row.model == INJECTED and row.reason)
+    notes = "".join(f"\n\n*Of the {model_title(INJECTED)}: {reason}.*" for reason in reasons)
+    return f"{size}:\n\n{markdown_table(['model', *metrics.values()], lines)}{notes}"
 
 
 def _cell(row: ScoreRow | None) -> str:
-    if row is None:
-        return ""
-    return f"{number(row.value)} {bounds(row, 3)}".strip()
+    return f"{number(row.value)} {bounds(row, 3)}".strip() if row is not None else ""
 
 
-def _lines(run: RunFiles, rows: Sequence[ScoreRow], task: str) -> Iterator[list[str]]:
-    mine = [row for row in rows if row.task == task and row.part in (None, "all")]
+def _lines(run: Run, task: str) -> Iterator[list[str]]:
+    mine = [row for row in run.all_scores.rows if row.task == task and row.part in (None, "all")]
     for metric in CLOSED if mine[0].part is None else OPEN:
-        shown = [row for row in mine if row.metric == metric]
-        ours = next((row for row in shown if row.model == MODEL), None)
-        constants = sorted((row for row in shown if is_constant(row.model)), key=lambda row: row.value or 0.0)
-        best = f"{number(constants[-1].value)} ({model_title(constants[-1].model).lower()})" if constants else ""
-        yield [task_title(run, task), mine[0].role, str(mine[0].n), TITLES[metric], _cell(ours), best]
+        rows = [row for row in mine if row.metric == metric]
+        ours, constant = next((row for row in rows if row.model == INJECTED), None), best_constant(rows)
+        best = f"{number(constant.value)} ({model_title(constant.model).lower()})" if constant else ""
+        if rows:
+            yield [run.title(task), mine[0].role, str(mine[0].n), rows[0].title, _cell(ours), best]

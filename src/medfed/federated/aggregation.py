@@ -24,6 +24,8 @@ from medfed.core.types import Failure, Params, Update, component
 from medfed.federated.wire import load_update, save_update
 from medfed.study.algorithms import Weighting
 
+__all__ = ["Average", "Changes", "Sums", "totals"]
+
 CHUNK = 1 << 16
 """Elements that are cast to float64 at once: 512 KB."""
 

@@ -55,6 +55,8 @@ from medfed.federated.state import FederatedState, Weights
 from medfed.study.algorithms import AlgorithmSettings
 from medfed.tasks.base import TaskSet
 
+__all__ = ["Aggregate", "Algorithm", "Federation"]
+
 
 @dataclass(frozen=True)
 class Federation:

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from medfed.core.errors import RunError
 from medfed.core.types import Params
 
+__all__ = ["FederatedState", "Weights"]
+
 
 class Weights(NamedTuple):
     """A model's named tensors."""

@@ -1,4 +1,13 @@
-"""."""
+"""Which public examples make a step, and which of them share a forward of the LLM.
+
+Order of an epoch: tasks are mixed within a batch. Balanced over tasks, every task gives the same number of examples to
+an epoch, and to every batch as nearly as its size allows. Balanced over classes, so does every class within its task.
+Smaller tasks and classes repeat, each in fresh permutations.
+
+Length buckets: a forward costs its padded positions and a fixed part (Python, kernel launches). Groups sorted by length
+are cut where the sum is least. A tiny LLM never runs twice to save ten positions, a large one does. The fixed part is
+counted in positions, from the size of the LLM alone. No clock is read, so a resumed run makes the same buckets.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +16,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Int
+from torch import nn
+
+_MULTIPLIES_PER_LAYER = {"cpu": 1e7, "cuda": 5e10}
+"""Multiplications in the time of a decoder layer's fixed part: measured on one core; on a GPU, half a millisecond of
+launches at 100 TFLOP/s. A factor of a few does not matter.
+"""
 
 
 class Draw(NamedTuple):
@@ -26,13 +39,9 @@ def epoch_order(
     balance_tasks: bool = True,
     balance_classes: bool = True,
 ) -> list[Draw]:
-    """Return the epoch's examples in order.
+    """Return the epoch's examples in order, given the class index of every example by task.
 
-    Args:
-        targets: class index of every example, by task.
-        rng: the source of chance.
-        balance_tasks: give every task the same share.
-        balance_classes: give every class of a task the same share.
+    Balanced, every task gets the same share of the epoch, and every class the same share of its task.
     """
     total = sum(map(len, targets.values()))
     share = math.ceil(total / len(targets))
@@ -58,68 +67,32 @@ def _cycle(positions: Int[np.ndarray, " position"], rng: np.random.Generator) ->
         yield from (int(position) for position in rng.permutation(positions))
 
 
-MULTIPLIES_PER_LAYER = {"cpu": 1e7, "cuda": 5e10}
-"""Multiplications that a device could do in the time that a decoder layer takes apart from its positions: measured on
-one core, and for a GPU half a millisecond of launches at 100 TFLOP/s. It only has to be right within a factor of a few.
-"""
-
-
-def overhead(llm: nn.Module, num_layers: int) -> float:
-    """Return the fixed cost of a forward in positions.
-
-    Args:
-        llm: a causal LM; only the size and the place of its weights count.
-        num_layers: its decoder layers.
-    """
+def fixed_cost(llm: nn.Module, num_layers: int) -> float:
+    """Return the fixed part of a forward in positions, by the size and the device of the LLM's weights."""
     embeddings = llm.get_input_embeddings().weight  # type: ignore[operator]
     body = sum(value.numel() for value in llm.parameters() if value.shape != embeddings.shape)
-    per_device = MULTIPLIES_PER_LAYER.get(embeddings.device.type, MULTIPLIES_PER_LAYER["cuda"])
-    return per_device * num_layers / max(body, 1)
+    per_layer = _MULTIPLIES_PER_LAYER.get(embeddings.device.type, _MULTIPLIES_PER_LAYER["cuda"])
+    return per_layer * num_layers / max(body, 1)
 
 
-def buckets(lengths: Sequence[int], sizes: Sequence[int], fixed: float) -> list[list[int]]:
-    """Divide groups so that Σ rows x longest + ``fixed`` per bucket is least; each bucket in the order given.
+def length_buckets(lengths: Sequence[int], sizes: Sequence[int], fixed: float) -> list[list[int]]:
+    """Divide groups of ``sizes`` examples so that Σ rows × longest + ``fixed`` positions per bucket is least.
 
-    Args:
-        lengths: positions of every group's examples.
-        sizes: examples of every group.
-        fixed: cost of a bucket, in positions.
+    ``lengths`` are the positions of every group's examples. Each bucket holds numbers of groups in the order given.
     """
     distinct = sorted(set(lengths))
     rows = [0]
     for length in distinct:
-        rows.append(rows[-1] + sum(size for size, own in zip(sizes, lengths, strict=True) if own == length))
+        rows.append(rows[-1] + sum(size for size, given in zip(sizes, lengths, strict=True) if given == length))
     cost, start = [0.0], [0]
     for end, longest in enumerate(distinct, 1):
         options = [cost[begin] + (rows[end] - rows[begin]) * longest + fixed for begin in range(end)]
         cost.append(min(options))
         start.append(options.index(cost[-1]))
-    found: list[list[int]] = []
+    buckets: list[list[int]] = []
     end = len(distinct)
     while end:
         held = set(distinct[start[end] : end])
-        found.append([number for number, length in enumerate(lengths) if length in held])
+        buckets.append([number for number, length in enumerate(lengths) if length in held])
         end = start[end]
-    return found[::-1]
-
-
-class Seam:
-    """Cuts a graph in two: what lies above is run and differentiated in pieces, what lies below once."""
-
-    def __init__(self) -> None:
-        self._cuts: list[tuple[Tensor, Tensor]] = []
-
-    def cut(self, value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Return ``value`` as a leaf that gathers gradients; one that needs none stays as it is."""
-        if not value.requires_grad:
-            return value
-        leaf = value.detach().requires_grad_()
-        self._cuts.append((value, leaf))
-        return leaf
-
-    def backward(self, *losses: Float[Tensor, ""]) -> None:
-        """Hand the gathered gradients on, with those of ``losses`` that lie below the cut themselves."""
-        below: list[tuple[Tensor, Tensor | None]] = [(loss, None) for loss in losses if loss.requires_grad]
-        below += [(value, leaf.grad) for value, leaf in self._cuts if leaf.grad is not None]
-        if below:
-            torch.autograd.backward([value for value, _ in below], [grad for _, grad in below])
+    return buckets[::-1]

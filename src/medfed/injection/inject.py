@@ -2,34 +2,16 @@
 public data (FedKIM Sec. 2.3.2).
 
 The loss is the cross-entropy of the answer tokens alone, averaged over an answer's tokens and then over the examples.
-What the loss asks for is a label or what the aggregated heads say (:mod:`medfed.injection.distil`).
-Examples of similar prompt length share a forward (:mod:`medfed.injection.inject`), those of one task alone where the
-LLM's layers flatten examples and tokens; their gradients add up to those of one mean.
-Where the LLM's loss leaves the encoders alone, these run once per round.
+The target is a label or the answer of the aggregated heads (:mod:`medfed.injection.distil`). Examples of similar prompt
+length share a forward (:mod:`medfed.injection.batching`), those of one task alone where the LLM's layers flatten
+examples and tokens. Their gradients add up to those of one mean.
+
 Batches and dropout are drawn from (seed, round, epoch, step): a resumed run equals an uninterrupted one bit for bit.
-
-What injection leaves in the logs: a record per step, and the router's weights per round.
-
-The order of the public examples in one injection epoch.
-
-Tasks are mixed within a batch. Balanced over tasks, every task gives the same number of examples to an epoch, and every
-batch as nearly so as its size allows; balanced over classes, so does every class within its task. The smaller ones
-repeat, each in fresh permutations.
-
-Length bucketing: examples of similar prompt length share a forward, instead of padding all to the longest.
-
-A forward costs its padded positions, and a fixed part that does not depend on them (Python, kernel launches). Groups of
-examples sorted by length are cut where that sum is least: a tiny LLM is not run twice to save ten positions, a large
-one is. The fixed part is counted in positions, from the size of the LLM alone: nothing is timed while a run goes on,
-so a resumed run makes the same buckets.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -41,37 +23,45 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from medfed.core.errors import RunError
+from medfed.core.files import write_whole
 from medfed.core.rng import numpy_rng
 from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Params
 from medfed.federated.optimizer import load_slots, slots_of
 from medfed.federated.state import copied, join, split, trainable_params
-from medfed.injection.batching import Draw, Seam, epoch_order
-from medfed.injection.distil import Lesson, lessons, train_public
-from medfed.injection.encode import Group, encode_drawn, encode_draws, shown_dims
-from medfed.injection.experts import flattens, save_experts
+from medfed.injection.batching import Draw, epoch_order
+from medfed.injection.distil import (
+    DistillationBatch,
+    check_finite,
+    distillation_batches,
+    train_public,
+)
+from medfed.injection.encode import Group, encode_ahead, encode_draws, token_dims
+from medfed.injection.experts import save_experts
 from medfed.injection.model import InjectedModel
-from medfed.injection.predict import Answering
+from medfed.injection.predict import LLMPredictor
 from medfed.injection.router import entropy, mutual_information, total_variation
 from medfed.llm.foundation import Foundation
 from medfed.models.multimodal import MultimodalModel
+from medfed.records.folder import file_bytes
+from medfed.records.schema import InjectionFile, Step
 from medfed.study.injection import InjectionSettings
 from medfed.tasks.base import Task, TaskSet
 
 
-class Injector(Answering):
+class Injector(LLMPredictor):
     """The server's side: the injected LLM, its optimizer, and the encoders it shares with the federated model.
 
     Args:
         foundation: the frozen LLM.
         model: the federated model; its encoders are read and trained in place, so they must keep their identity.
-        tasks: every task that will be asked, trained or not; checked before anything is trained.
+        tasks: every task of the run, trained or not; checked before anything is trained.
         settings: how to inject.
         seed: the run's.
         alone: there are no clients (FedKIM_pub).
 
     Raises:
-        StudyError: a task cannot be asked.
+        StudyError: the LLM cannot answer a task.
     """
 
     def __init__(
@@ -87,96 +77,122 @@ class Injector(Answering):
         self._alone, self._seed = alone, seed
         device = foundation.move_to(settings.device)
         model.to(device)
-        dims = shown_dims(model, head_tokens=settings.head_tokens)
+        dims = token_dims(model, head_tokens=settings.head_tokens)
         with torch_seeded(seed, "inject", "init"):
             injected = InjectedModel(foundation, dims, settings).move_to(device).eval()
         super().__init__(model, injected, settings, device)
         for task in tasks:
-            self.injected.check(task)
-        routed = self.injected.routed
-        self._mixes_tasks = routed is None or not flattens(routed)
-        self._own = {name: value for name, value in self.injected.named_parameters() if value.requires_grad}
-        self._params = {**self._own, **self._encoder_params()}
+            injected.check(task)
+        self._mixes_tasks = injected.routed is None or not injected.routed.flattens_batch()
+        self._adapters = {name: value for name, value in injected.named_parameters() if value.requires_grad}
+        encoders = {} if settings.encoder_lr == 0 else trainable_params(model.encoders)
+        self._params = {**self._adapters, **{f"encoders.{name}": value for name, value in encoders.items()}}
         self._optimizer = self._new_optimizer()
 
-    def inject(self, public: Mapping[str, TaskSet], round_number: int) -> Iterator[StepRecord]:
+    def inject(self, public: Mapping[str, TaskSet], round_number: int) -> Iterator[Step]:
         """Train one round on the public examples of the trained tasks, yielding a record per step.
 
         Raises:
             RunError: there are no public examples, or a loss is not finite.
         """
+        settings, size = self._settings, self._settings.batch_size
         sets = {name: examples for name, examples in public.items() if len(examples)}
         if not sets:
             raise RunError("no public examples", where=f"round {round_number}", hint="give split.ratios a public share")
-        if not self._settings.keep_optimizer_state:
+        if not settings.keep_optimizer_state:
             self._optimizer = self._new_optimizer()
-        if self._settings.public_lr:
-            key = (self._seed, round_number)
-            train_public(self._model, sets, self._settings.public_lr, self._device, *key, alone=self._alone)
-        orders = [self._order(sets, round_number, epoch) for epoch in range(self._settings.num_epochs)]
-        encoded = self._reader(sets, list(chain.from_iterable(orders)))
+        if settings.public_lr:
+            train_public(self._model, sets, settings.public_lr, self._seed, round_number, alone=self._alone)
+        orders = self._orders(sets, round_number)
+        encoded = self._encoder_of(sets, list(chain.from_iterable(orders)))
         step = 0
         for epoch, order in enumerate(orders):
-            for start in range(0, len(order), self._settings.batch_size):
-                draws = order[start : start + self._settings.batch_size]
+            for start in range(0, len(order), size):
                 with torch_seeded(self._seed, "inject", round_number, epoch, start):
                     self._train(mode=True)
-                    aligning = round_number <= self._settings.align_rounds
-                    loss, losses, norm = self._step(encoded(draws), aligning=aligning)
-                yield StepRecord(epoch, step, finite(loss, round_number, step), losses, norm)
+                    groups = encoded(order[start : start + size])
+                    loss, by_task, norm = self._step(groups, aligning=round_number <= settings.align_rounds)
+                check_finite(loss, f"injection, round {round_number}, step {step}", "lower injection.lr")
+                yield Step(round=round_number, epoch=epoch, step=step, loss=loss, losses=by_task, grad_norm=norm)
                 step += 1
 
-    @torch.no_grad()
-    def routing(self, tasks: Sequence[Task]) -> Float[Tensor, "task expert"]:
-        """Return the expert weights of ``tasks``; ones where there is one expert, no columns where there is none."""
-        return self.injected.alpha(tasks).cpu()
+    def _orders(self, sets: Mapping[str, TaskSet], round_number: int) -> list[list[Draw]]:
+        """Return the order of the examples in every epoch."""
+        balance = {"balance_tasks": self._settings.balance_tasks, "balance_classes": self._settings.balance_classes}
+        targets = {name: examples.targets.numpy() for name, examples in sets.items()}
+        keys = [(self._seed, "inject", round_number, epoch) for epoch in range(self._settings.num_epochs)]
+        return [epoch_order(targets, numpy_rng(*key), **balance) for key in keys]
 
-    def routing_record(self, tasks: Sequence[Task]) -> dict[str, Any]:
-        """Return α and its entropy by task, and the mean distance between tasks; empty where nothing is routed."""
-        names = [task.name for task in tasks]
-        return routing_record(names, None if self.injected.routed is None else self.routing(tasks))
+    def _encoder_of(
+        self, sets: Mapping[str, TaskSet], draws: Sequence[Draw]
+    ) -> Callable[[Sequence[Draw]], list[Group]]:
+        """Return a function that encodes some of ``draws``; frozen encoders run here, once."""
+        self._tokens.clear()
+        frozen = self._settings.encoder_lr == 0
+        if frozen:
+            self._train(mode=True)
+            if ahead := encode_ahead(self._model, sets, draws, self._device):
+                return ahead
+        return partial(encode_draws, self._model, sets, device=self._device, frozen=frozen)
 
-    def state(self) -> dict[str, Tensor]:
-        """Return projectors, router, experts and the optimizer's slots; the encoders are the federated model's."""
-        return join({"params": copied(self._own), "slots": slots_of(self._optimizer, self._params)})
+    def _step(self, groups: Sequence[Group], *, aligning: bool) -> tuple[float, dict[str, float], float]:
+        """Take an optimizer step on the mean loss over all examples; ``aligning`` moves the projectors alone.
 
-    @torch.no_grad()
-    def load_state(self, state: Params) -> None:
-        """Take up what :meth:`state` returned.
-
-        Raises:
-            RunError: it is the state of other settings.
+        Returns:
+            The loss, the losses by task, and the norm of the gradients before clipping.
         """
-        parts = split(state, ("params", "slots"))
-        wrong = sorted(parts["params"].keys() ^ self._own.keys())
-        wrong += [
-            name
-            for name, value in parts["params"].items()
-            if name in self._own and value.shape != self._own[name].shape
+        batches = distillation_batches(self._model, groups, self._settings)
+        losses = self._backward(batches)
+        if aligning:
+            for name, value in self._params.items():
+                if not name.startswith("projectors."):
+                    value.grad = None
+        norm = nn.utils.clip_grad_norm_(self._params.values(), self._settings.max_grad_norm or torch.inf)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return torch.cat(losses).mean().item(), _by_task(batches, losses), norm.item()
+
+    def _backward(self, batches: Sequence[DistillationBatch]) -> list[Float[Tensor, " _"]]:
+        """Add up the gradients of the mean loss over all examples, bucket by bucket; return the losses by example.
+
+        The graph is cut at α and at the encoders' tokens, which all buckets share. Below the cuts it runs once.
+        """
+        tasks = {batch.group.task.name: batch.group.task for batch in batches}
+        row_of = {name: row for row, name in enumerate(tasks)}
+        cut, alpha = GraphCut(), self.injected.alpha(list(tasks.values()))
+        mixture = cut.leaf(alpha)
+        groups = [self._with_heads(cut.group(batch.group)) for batch in batches]
+        count = sum(len(batch.target) for batch in batches)
+        losses: dict[int, Tensor] = {}
+        for bucket in self._buckets(groups):
+            rows = [row_of[groups[number].task.name] for number in bucket for _ in batches[number].target]
+            rows = rows[:1] if len(set(rows)) == 1 else rows
+            with self.injected.mixing(mixture[torch.tensor(rows, device=mixture.device)]):
+                likelihoods = self.injected([groups[number] for number in bucket])
+                parts = [self._loss(batches[n], part) for n, part in zip(bucket, likelihoods, strict=True)]
+                (torch.cat(parts).sum() / count).backward()  # type: ignore[no-untyped-call]
+            losses |= {number: part.detach() for number, part in zip(bucket, parts, strict=True)}
+        weight = self._settings.routing_weight
+        cut.backward(*([-weight * mutual_information(alpha)] if weight else []))
+        return [losses[number] for number in range(len(batches))]
+
+    def _buckets(self, groups: Sequence[Group]) -> list[list[int]]:
+        """Divide ``groups`` into buckets of similar length, of one task each where a batch can have but one α."""
+        if self._mixes_tasks:
+            return self.injected.buckets(groups)
+        by_name: dict[str, list[int]] = {}
+        for number, group in enumerate(groups):
+            by_name.setdefault(group.task.name, []).append(number)
+        return [
+            [numbers[place] for place in bucket]
+            for numbers in by_name.values()
+            for bucket in self.injected.buckets([groups[number] for number in numbers])
         ]
-        if wrong:
-            raise RunError("not a tensor of this LLM's adapters", where=wrong[0], hint="resume with the same settings")
-        for name, value in self._own.items():
-            value.copy_(parts["params"][name])
-        self._optimizer = self._new_optimizer()
-        load_slots(self._optimizer, self._params, parts["slots"])
 
-    def save(self, folder: Path) -> None:
-        """Write the adapter in PEFT's layout, the projectors, and the settings."""
-        folder.mkdir(parents=True, exist_ok=True)
-        foundation = self.injected.foundation
-        if self.injected.adapted is not None:
-            save_experts(self.injected.adapted, folder / "adapter", foundation.name)
-        projectors = {name: value.contiguous() for name, value in self.injected.projectors.state_dict().items()}
-        save_file(projectors, folder / "projectors.safetensors")
-        settings = self._settings.model_dump(mode="json")
-        facts = {"foundation": foundation.name, "settings": settings, "offsets": self.offsets}
-        (folder / "injection.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-
-    def _encoder_params(self) -> dict[str, nn.Parameter]:
-        if self._settings.encoder_lr == 0:
-            return {}
-        return {f"encoders.{name}": value for name, value in trainable_params(self._model.encoders).items()}
+    def _loss(self, batch: DistillationBatch, likelihoods: Float[Tensor, "batch answer"]) -> Float[Tensor, " batch"]:
+        """Return the mean cross-entropy of an answer's tokens, expected under the target, per example."""
+        lengths = likelihoods.new_tensor([len(answer) for answer in self.injected.prompt(batch.group.task).answers])
+        return -(batch.target * likelihoods / lengths).sum(-1)
 
     def _new_optimizer(self) -> torch.optim.AdamW:
         groups: dict[float, list[nn.Parameter]] = {}
@@ -191,127 +207,85 @@ class Injector(Answering):
             return settings.lr if settings.encoder_lr is None else settings.encoder_lr
         return settings.router_lr if ".router." in name else settings.lr
 
-    def _order(self, sets: Mapping[str, TaskSet], round_number: int, epoch: int) -> list[Draw]:
-        targets = {name: examples.targets.numpy() for name, examples in sets.items()}
-        return epoch_order(
-            targets,
-            numpy_rng(self._seed, "inject", round_number, epoch),
-            balance_tasks=self._settings.balance_tasks,
-            balance_classes=self._settings.balance_classes,
-        )
+    @torch.no_grad()
+    def routing(self, tasks: Sequence[Task]) -> Float[Tensor, "task expert"]:
+        """Return the expert weights of ``tasks``; ones for a single expert, no columns without experts."""
+        return self.injected.alpha(tasks).cpu()
 
-    def _reader(self, sets: Mapping[str, TaskSet], draws: Sequence[Draw]) -> Callable[[Sequence[Draw]], list[Group]]:
-        """Return what makes examples out of some of ``draws``; encoders that stay as they are run here, once."""
-        self._tokens.forget()
-        frozen = self._settings.encoder_lr == 0
-        if frozen:
-            self._train(mode=True)
-            ahead = encode_drawn(self._model, sets, draws, self._device)
-            if ahead is not None:
-                return ahead.groups
-        return partial(encode_draws, self._model, sets, device=self._device, frozen=frozen)
+    def routing_record(self, tasks: Sequence[Task]) -> dict[str, Any]:
+        """Return α and its entropy by task, and the mean distance between tasks; empty without a router."""
+        if self.injected.routed is None:
+            return {"alpha": {}, "entropy": {}, "total_variation": None}
+        names, alpha = [task.name for task in tasks], self.routing(tasks)
+        return {
+            "alpha": dict(zip(names, alpha.tolist(), strict=True)),
+            "entropy": dict(zip(names, entropy(alpha).tolist(), strict=True)),
+            "total_variation": total_variation(alpha),
+        }
 
-    def _step(self, groups: Sequence[Group], *, aligning: bool) -> tuple[float, dict[str, float], float]:
-        """Take an optimizer step on the mean loss over all examples, bucket by bucket; return what a record needs."""
-        taught = lessons(self._model, groups, self._settings)
-        tasks = {lesson.group.task.name: lesson.group.task for lesson in taught}
-        alpha, seam = self.injected.alpha(list(tasks.values())), Seam()
-        mixed = seam.cut(alpha)
-        shown = [self._shown(_cut(lesson.group, seam)) for lesson in taught]
-        places, count = {name: place for place, name in enumerate(tasks)}, sum(len(lesson.wanted) for lesson in taught)
-        losses: dict[int, Tensor] = {}
-        for bucket in self._buckets(shown):
-            rows = [places[taught[number].group.task.name] for number in bucket for _ in taught[number].wanted]
-            rows = rows[:1] if len(set(rows)) == 1 else rows
-            with self.injected.mixing(mixed[torch.tensor(rows, device=mixed.device)]):
-                found = self.injected([shown[number] for number in bucket])
-                parts = [self._answer_loss(taught[n], part) for n, part in zip(bucket, found, strict=True)]
-                (torch.cat(parts).sum() / count).backward()  # type: ignore[no-untyped-call]
-            losses |= {number: part.detach() for number, part in zip(bucket, parts, strict=True)}
-        weight = self._settings.routing_weight
-        seam.backward(*([-weight * mutual_information(alpha)] if weight else []))
-        if aligning:
-            self._keep_gradients_of("projectors.")
-        norm = nn.utils.clip_grad_norm_(self._params.values(), self._settings.max_grad_norm or torch.inf)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        ordered = [losses[number] for number in range(len(taught))]
-        return torch.cat(ordered).mean().item(), by_task(taught, ordered), norm.item()
+    def state(self) -> dict[str, Tensor]:
+        """Return projectors, router, experts and the optimizer's slots; the encoders are the federated model's."""
+        return join({"params": copied(self._adapters), "slots": slots_of(self._optimizer, self._params)})
 
-    def _buckets(self, shown: Sequence[Group]) -> list[list[int]]:
-        """Divide ``shown`` into buckets of similar length, of one task each where a batch can have but one α."""
-        if self._mixes_tasks:
-            return self.injected.buckets(shown)
-        by_name: dict[str, list[int]] = {}
-        for number, group in enumerate(shown):
-            by_name.setdefault(group.task.name, []).append(number)
-        return [
-            [numbers[place] for place in bucket]
-            for numbers in by_name.values()
-            for bucket in self.injected.buckets([shown[number] for number in numbers])
-        ]
+    @torch.no_grad()
+    def load_state(self, state: Params) -> None:
+        """Load the tensors that :meth:`state` returned.
 
-    def _answer_loss(self, lesson: Lesson, likelihoods: Float[Tensor, "batch answer"]) -> Float[Tensor, " batch"]:
-        """Return the mean cross-entropy of an answer's tokens, expected under the wanted answers, per example."""
-        lengths = likelihoods.new_tensor([len(answer) for answer in self.injected.prompt(lesson.group.task).answers])
-        return -(lesson.wanted * likelihoods / lengths).sum(-1)
+        Raises:
+            RunError: it is the state of other settings.
+        """
+        params, slots = split(state, ("params", "slots")).values()
+        given, expected = ({name: value.shape for name, value in some.items()} for some in (params, self._adapters))
+        wrong = sorted(name for name in given.keys() | expected.keys() if given.get(name) != expected.get(name))
+        if wrong:
+            raise RunError("not a tensor of this LLM's adapters", where=wrong[0], hint="resume with the same settings")
+        for name, value in self._adapters.items():
+            value.copy_(params[name])
+        self._optimizer = self._new_optimizer()
+        load_slots(self._optimizer, self._params, slots)
 
-    def _keep_gradients_of(self, prefix: str) -> None:
-        for name, value in self._params.items():
-            if not name.startswith(prefix):
-                value.grad = None
+    def save(self, folder: Path) -> None:
+        """Write the adapter in PEFT's layout, the projectors, and the settings."""
+        folder.mkdir(parents=True, exist_ok=True)
+        foundation = self.injected.foundation
+        if self.injected.adapted is not None:
+            save_experts(self.injected.adapted, folder / "adapter", foundation.name)
+        projectors = {name: value.contiguous() for name, value in self.injected.projectors.state_dict().items()}
+        save_file(projectors, folder / "projectors.safetensors")
+        settings = self._settings.model_dump(mode="json")
+        record = InjectionFile(foundation=foundation.name, settings=settings, offsets=dict(self.offsets))
+        write_whole(folder / "injection.json", file_bytes(record))
 
 
-def _cut(group: Group, seam: Seam) -> Group:
-    return group._replace(encoded={name: seam.cut(tokens) for name, tokens in group.encoded.items()})
+class GraphCut:
+    """Cuts a graph in two: above the cut it runs forward and backward in pieces, below once."""
+
+    def __init__(self) -> None:
+        self._cuts: list[tuple[Tensor, Tensor]] = []
+
+    def leaf(self, value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Return ``value`` as a leaf that gathers gradients; one that needs none stays as it is."""
+        if not value.requires_grad:
+            return value
+        leaf = value.detach().requires_grad_()
+        self._cuts.append((value, leaf))
+        return leaf
+
+    def group(self, group: Group) -> Group:
+        """Return ``group`` with its tokens as leaves."""
+        return group._replace(encoded={name: self.leaf(tokens) for name, tokens in group.encoded.items()})
+
+    def backward(self, *losses: Float[Tensor, ""]) -> None:
+        """Propagate the gathered gradients, with those of ``losses``, which are below the cut themselves."""
+        below: list[tuple[Tensor, Tensor | None]] = [(loss, None) for loss in losses if loss.requires_grad]
+        below += [(value, leaf.grad) for value, leaf in self._cuts if leaf.grad is not None]
+        if below:
+            torch.autograd.backward([value for value, _ in below], [grad for _, grad in below])
 
 
-@dataclass(frozen=True)
-class StepRecord:
-    """One optimizer step.
-
-    Attributes:
-        epoch: 0-based, within the round.
-        step: 0-based, within the round.
-        loss: mean over the batch.
-        losses: mean by task.
-        grad_norm: before clipping.
-    """
-
-    epoch: int
-    step: int
-    loss: float
-    losses: Mapping[str, float]
-    grad_norm: float
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the fields for a log."""
-        return {**vars(self), "losses": dict(self.losses)}
-
-
-def by_task(taught: Sequence[Lesson], losses: Sequence[Tensor]) -> dict[str, float]:
-    """Return the mean loss by task; ``losses`` are per lesson and example."""
+def _by_task(batches: Sequence[DistillationBatch], losses: Sequence[Float[Tensor, " _"]]) -> dict[str, float]:
+    """Return the mean loss by task."""
     parts: dict[str, list[Tensor]] = {}
-    for lesson, part in zip(taught, losses, strict=True):
-        parts.setdefault(lesson.group.task.name, []).append(part)
+    for batch, part in zip(batches, losses, strict=True):
+        parts.setdefault(batch.group.task.name, []).append(part)
     return {name: torch.cat(parts[name]).mean().item() for name in sorted(parts)}
-
-
-def finite(loss: float, round_number: int, step: int) -> float:
-    """Return ``loss``; raise RunError if it is not finite."""
-    if not math.isfinite(loss):
-        raise RunError(
-            f"the loss is {loss}", where=f"injection, round {round_number}, step {step}", hint="lower injection.lr"
-        )
-    return loss
-
-
-def routing_record(names: Sequence[str], alpha: Float[Tensor, "task expert"] | None) -> dict[str, Any]:
-    """Return α and its entropy by task name, and the mean distance between tasks; empty for None."""
-    if alpha is None:
-        return {"alpha": {}, "entropy": {}, "total_variation": None}
-    return {
-        "alpha": dict(zip(names, alpha.tolist(), strict=True)),
-        "entropy": dict(zip(names, entropy(alpha).tolist(), strict=True)),
-        "total_variation": total_variation(alpha),
-    }

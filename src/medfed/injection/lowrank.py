@@ -1,12 +1,10 @@
-"""The experts of one task as an ordinary LoRA: α does not depend on the token, so it is folded into B.
+"""The experts of one task as an ordinary LoRA, and its best approximation of a smaller rank.
 
-Σ_p α_p (a/r) B_p A_p = (B · diag(s)) A with s = α·a/r repeated over each expert's directions: a plain LoRA of rank P·r
-with scaling 1, which stock PEFT loads and servers serve.
-
-Low-rank updates of a weight as pairs of factors, and their best approximation of a smaller rank.
+α does not depend on the token and is folded into B: Σ_p α_p (a/r) B_p A_p = (B · diag(s)) A with s = α·a/r, repeated
+over each expert's directions. This is a plain LoRA of rank P·r with scaling 1.
 
 An update of ``W [out, in]`` is ``up @ down``. Its singular value decomposition comes from the QR decompositions of the
-two factors and the SVD of a matrix as small as the rank (Eckart & Young 1936 for the truncation): the dense update is
+two factors and the SVD of a matrix as small as the rank (Eckart & Young 1936 for the truncation). The dense update is
 never formed. Everything is computed in float64.
 """
 
@@ -31,6 +29,48 @@ from medfed.injection.model import InjectedModel
 from medfed.tasks.base import Task
 
 
+class Factors(NamedTuple):
+    """An update ``up @ down`` of one layer's weight."""
+
+    down: Float[Tensor, "rank in"]
+    up: Float[Tensor, "out rank"]
+
+
+class Loss(NamedTuple):
+    """The loss of a truncation: squared Frobenius norms of the part cut off and of the whole update."""
+
+    cut: float
+    whole: float
+
+    @property
+    def relative_error(self) -> float:
+        """Frobenius norm of the difference over that of the update; 0 for an update that is zero."""
+        return math.sqrt(self.cut / self.whole) if self.whole else 0.0
+
+    @property
+    def energy_kept(self) -> float:
+        """Share of the squared norm that is left."""
+        return 1 - self.cut / self.whole if self.whole else 1.0
+
+
+class Truncation(NamedTuple):
+    """Layers cut to one rank: their factors and losses by name."""
+
+    rank: int
+    factors: dict[str, Factors]
+    losses: dict[str, Loss]
+
+    @property
+    def overall(self) -> Loss:
+        """The loss of all layers together."""
+        return Loss(sum(loss.cut for loss in self.losses.values()), sum(loss.whole for loss in self.losses.values()))
+
+    @property
+    def worst(self) -> str:
+        """The layer with the largest relative error."""
+        return max(self.losses, key=lambda layer: self.losses[layer].relative_error)
+
+
 @torch.no_grad()
 def folded(injected: InjectedModel, task: Task) -> dict[str, Factors]:
     """Return the update of every adapted layer for ``task``, trained or not, by the layer's name in the LLM.
@@ -53,30 +93,50 @@ def folded(injected: InjectedModel, task: Task) -> dict[str, Factors]:
 
 
 def changes_nothing(injected: InjectedModel) -> bool:
-    """Whether there are experts whose update of every layer is zero, for all tasks: B starts so."""
-    if injected.adapted is None:
-        return False
-    return not any(bool(layer.lora_B[ADAPTER].weight.any()) for _, layer in _layers(injected))
+    """Return whether the experts' update of every layer is zero, for all tasks: B starts so."""
+    return injected.adapted is not None and not any(bool(b.lora_B[ADAPTER].weight.any()) for _, b in _layers(injected))
 
 
 def _layers(injected: InjectedModel) -> Iterator[tuple[str, LoraLayer]]:
     """Yield every adapted layer with its name in the LLM."""
-    for name, layer in injected.llm.named_modules():
-        if isinstance(layer, LoraLayer):
-            yield name, layer
+    return ((name, layer) for name, layer in injected.llm.named_modules() if isinstance(layer, LoraLayer))
+
+
+def truncated(layers: Mapping[str, Factors], rank: int) -> Truncation:
+    """Return the nearest updates of at most ``rank``, layer by layer; a rank that holds everything changes nothing.
+
+    Raises:
+        StudyError: ``rank`` is below 1.
+    """
+    if rank < 1:
+        raise StudyError(f"--rank {rank} leaves nothing", hint="give a rank of 1 or more, or leave --rank out")
+    full = max(len(factors.down) for factors in layers.values())
+    cut = {name: _cut(factors, min(rank, full)) for name, factors in layers.items()}
+    kept = dict(layers) if rank >= full else {name: factors for name, (factors, _) in cut.items()}
+    return Truncation(min(rank, full), kept, {name: loss for name, (_, loss) in cut.items()})
+
+
+def _cut(factors: Factors, rank: int) -> tuple[Factors, Loss]:
+    """Return the factors of ``rank``, from ``up @ down = Q_up (R_up R_downᵀ) Q_downᵀ``."""
+    left, up = torch.linalg.qr(factors.up.double())
+    right, down = torch.linalg.qr(factors.down.double().T)
+    U, values, Vh = torch.linalg.svd(up @ down.T, full_matrices=False)
+    root = values[:rank].sqrt()  # half to each side, so that neither overflows a half-precision server
+    up, down = left @ (U[:, :rank] * root), (Vh[:rank] * root.unsqueeze(1)) @ right.T
+    missing = rank - len(root)  # a layer narrower than the rank: zeros, so that all layers have one rank
+    up, down = torch.nn.functional.pad(up, (0, missing)), torch.nn.functional.pad(down, (0, 0, 0, missing))
+    squares = values.square()
+    loss = Loss(float(squares[rank:].sum()), float(squares.sum()))
+    return Factors(down.to(factors.down.dtype).contiguous(), up.to(factors.up.dtype).contiguous()), loss
 
 
 def save_plain_lora(
     layers: Mapping[str, Factors], folder: Path, like: LoraConfig, base: str, revision: str | None
 ) -> None:
-    """Write ``layers`` as a LoRA directory of PEFT: plain, scaling 1, one rank.
+    """Write ``layers`` to an existing folder as a LoRA directory of PEFT: plain, scaling 1, one rank.
 
-    Args:
-        layers: updates by layer name.
-        folder: an existing folder.
-        like: the settings the experts were trained with; target modules and dropout are taken from them.
-        base: name or folder of the LLM they belong to.
-        revision: of ``base`` on the Hub.
+    Target modules and dropout are those of ``like``, the settings of the experts. The LLM is ``base``, a folder or a
+    name on the Hub.
     """
     rank = len(next(iter(layers.values())).down)
     config = LoraConfig(
@@ -97,94 +157,3 @@ def save_plain_lora(
         tensors[f"base_model.model.{name}.lora_A.weight"] = factors.down
         tensors[f"base_model.model.{name}.lora_B.weight"] = factors.up
     save_file(tensors, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
-
-
-class Factors(NamedTuple):
-    """An update ``up @ down`` of one layer's weight."""
-
-    down: Float[Tensor, "rank in"]
-    up: Float[Tensor, "out rank"]
-
-
-class Loss(NamedTuple):
-    """What is lost of an update: squared Frobenius norms of what was cut off and of the whole."""
-
-    cut: float
-    whole: float
-
-    @property
-    def relative_error(self) -> float:
-        """Frobenius norm of the difference over that of the update; 0 for an update that is zero."""
-        return math.sqrt(self.cut / self.whole) if self.whole else 0.0
-
-    @property
-    def energy_kept(self) -> float:
-        """Share of the squared norm that is left."""
-        return 1 - self.cut / self.whole if self.whole else 1.0
-
-
-class Truncation(NamedTuple):
-    """Layers cut to one rank.
-
-    Attributes:
-        rank: of every layer now.
-        factors: by layer.
-        losses: by layer.
-    """
-
-    rank: int
-    factors: dict[str, Factors]
-    losses: dict[str, Loss]
-
-    @property
-    def overall(self) -> Loss:
-        """The loss of all layers together."""
-        return Loss(sum(loss.cut for loss in self.losses.values()), sum(loss.whole for loss in self.losses.values()))
-
-    @property
-    def worst(self) -> str:
-        """The layer with the largest relative error."""
-        return max(self.losses, key=lambda layer: self.losses[layer].relative_error)
-
-
-def truncated(layers: Mapping[str, Factors], rank: int) -> Truncation:
-    """Return the nearest updates of at most ``rank``, layer by layer; a rank that holds everything leaves all as it is.
-
-    Raises:
-        StudyError: ``rank`` is below 1.
-    """
-    if rank < 1:
-        raise StudyError(f"--rank {rank} leaves nothing", hint="give a rank of 1 or more, or leave --rank out")
-    largest = max(len(factors.down) for factors in layers.values())
-    if rank >= largest:
-        norms = {name: float(singular_values(factors).square().sum()) for name, factors in layers.items()}
-        return Truncation(largest, dict(layers), {name: Loss(0.0, norm) for name, norm in norms.items()})
-    cut = {name: _cut(factors, rank) for name, factors in layers.items()}
-    return Truncation(
-        rank, {name: factors for name, (factors, _) in cut.items()}, {name: loss for name, (_, loss) in cut.items()}
-    )
-
-
-def singular_values(factors: Factors) -> Float[Tensor, " value"]:
-    """Return the singular values of ``up @ down``, largest first, in float64."""
-    values: Tensor = torch.linalg.svdvals(_core(factors)[1])
-    return values
-
-
-def _core(factors: Factors) -> tuple[Float[Tensor, "out left"], Float[Tensor, "left right"], Float[Tensor, "in right"]]:
-    """Return Q, C, P with ``up @ down = Q C Pᵀ``, where Q and P have orthonormal columns."""
-    left, above = torch.linalg.qr(factors.up.double())
-    right, beside = torch.linalg.qr(factors.down.double().T)
-    return left, above @ beside.T, right
-
-
-def _cut(factors: Factors, rank: int) -> tuple[Factors, Loss]:
-    left, core, right = _core(factors)
-    U, values, Vh = torch.linalg.svd(core, full_matrices=False)
-    root = values[:rank].sqrt()  # half to each side, so that neither overflows a half-precision server
-    up, down = left @ (U[:, :rank] * root), (Vh[:rank] * root.unsqueeze(1)) @ right.T
-    missing = rank - len(root)  # a layer narrower than the rank: zeros, so that all layers have one rank
-    up, down = torch.nn.functional.pad(up, (0, missing)), torch.nn.functional.pad(down, (0, 0, 0, missing))
-    squares = values.square()
-    loss = Loss(float(squares[rank:].sum()), float(squares.sum()))
-    return Factors(down.to(factors.down.dtype).contiguous(), up.to(factors.up.dtype).contiguous()), loss

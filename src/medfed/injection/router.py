@@ -1,15 +1,13 @@
-"""The router: which experts serve a task, told by the descriptions of the task and its modalities (FedKIM Eq. 4).
+"""The router: which experts serve a task, computed from the descriptions of the task and its modalities (FedKIM Eq. 4).
 
-α = softmax(MLP(Pool(β))), β = softmax(QKᵀ/√d_k)V, with queries from the modality description and keys and values from
-the task description, all embedded by the LLM's frozen table. One α per task, shared by all layers and tokens.
+α = softmax(MLP(Pool(β))), β = softmax(QKᵀ/√d_k)V. Queries come from the modality description, keys and values from the
+task description. Both are embedded by the LLM's frozen table. A task has one α, shared by all layers and tokens.
 
-Deviation: Eq. 4 prints no softmax around QKᵀ/√d_k (``attention="linear"``); the default has it, as the released code
-does.
-Deviation: the embeddings are RMS-normalised first. Token embeddings are small, so without it β is near zero, α stays
-uniform and the mixture is one plain LoRA. Padding is masked in attention and pooling.
-Deviation: training can reward the mutual information between task and expert (Chen et al. 2023, Mod-Squad):
-descriptions share most words, and without the reward the router hardly tells tasks apart. Off by default:
-docs/results.md.
+Deviation: Eq. 4 prints no softmax around QKᵀ/√d_k (``attention="linear"``). The default has it, as the released code.
+Deviation: the embeddings are RMS-normalised first. Token embeddings are small: without it β is near zero, α stays
+uniform, and the mixture is one plain LoRA. Padding is masked in attention and pooling.
+Deviation: training can reward the mutual information between task and expert (Chen et al. 2023, Mod-Squad).
+Descriptions share most words, and without the reward α hardly differs between tasks. Off by default: docs/results.md.
 """
 
 from __future__ import annotations
@@ -56,43 +54,43 @@ class Router(nn.Module):
         """Return α; every row sums to 1."""
         source = modality if self.settings.use_modality_description else task
         target = task if self.settings.use_task_description else modality
-        asked, told = self._scaled(source.embeddings), self._scaled(target.embeddings)
-        scores = self.query(asked) @ self.key(told).transpose(1, 2) / math.sqrt(self.settings.key_dim)
-        beta = self._weights(scores, target.mask) @ self.value(told)
-        kept = source.mask.unsqueeze(-1)
-        pooled = (beta * kept).sum(1) / kept.sum(1)
+        queries, keys = self._normalised(source.embeddings), self._normalised(target.embeddings)
+        scores = self.query(queries) @ self.key(keys).transpose(1, 2) / math.sqrt(self.settings.key_dim)
+        beta = self._attention(scores, target.mask) @ self.value(keys)
+        valid = source.mask.unsqueeze(-1)
+        pooled = (beta * valid).sum(1) / valid.sum(1)
         alpha: Tensor = self.mlp(pooled).softmax(-1)
         return alpha
 
-    def _scaled(self, embeddings: Float[Tensor, "task length width"]) -> Float[Tensor, "task length width"]:
+    def _normalised(self, embeddings: Float[Tensor, "task length width"]) -> Float[Tensor, "task length width"]:
         values = embeddings.float()
         if not self.settings.normalise_embeddings:
             return values
-        scaled: Tensor = F.rms_norm(values, values.shape[-1:], eps=1e-12)
-        return scaled
+        normalised: Tensor = F.rms_norm(values, values.shape[-1:], eps=1e-12)
+        return normalised
 
-    def _weights(
-        self, scores: Float[Tensor, "task asked told"], mask: Bool[Tensor, "task told"]
-    ) -> Float[Tensor, "task asked told"]:
-        hidden = ~mask.unsqueeze(1)
+    def _attention(
+        self, scores: Float[Tensor, "task query key"], mask: Bool[Tensor, "task key"]
+    ) -> Float[Tensor, "task query key"]:
+        padding = ~mask.unsqueeze(1)
         if self.settings.attention == "linear":
-            return scores.masked_fill(hidden, 0.0)
-        return scores.masked_fill(hidden, -torch.inf).softmax(-1)
+            return scores.masked_fill(padding, 0.0)
+        return scores.masked_fill(padding, -torch.inf).softmax(-1)
 
 
 def entropy(alpha: Float[Tensor, "task expert"]) -> Float[Tensor, " task"]:
-    """Entropy of every task's expert weights in nats: ln P when uniform, 0 when one expert does all."""
+    """Return the entropy of every task's expert weights in nats: ln P when uniform, 0 for a single expert."""
     nats: Tensor = torch.special.entr(alpha.clamp(min=1e-12)).sum(-1)  # at 0 itself the gradient is infinite
     return nats
 
 
 def mutual_information(alpha: Float[Tensor, "task expert"]) -> Float[Tensor, ""]:
-    """Mutual information of task and expert in nats, tasks being equally likely: 0 when all are routed alike."""
+    """Return the mutual information of task and expert in nats, tasks being equally likely: 0 for equal rows."""
     return entropy(alpha.mean(0, keepdim=True)).squeeze(0) - entropy(alpha).mean()
 
 
 def total_variation(alpha: Float[Tensor, "task expert"]) -> float | None:
-    """Mean total-variation distance over all pairs of tasks: 0 when all are routed alike, None for a single task."""
+    """Return the mean total-variation distance over all pairs of tasks: 0 for equal rows, None for a single task."""
     if len(alpha) < 2:
         return None
     rows, columns = torch.triu_indices(len(alpha), len(alpha), offset=1)

@@ -12,30 +12,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from medfed.core.errors import StudyError
 from medfed.federated.state import fingerprint
 from medfed.llm.checkpoints import foundation_checksum
 from medfed.llm.huggingface import load_language_model
-from medfed.llm.masks import AttentionMask, windows_of
+from medfed.llm.masks import windows_of
 from medfed.llm.prompt import TextTokenizer
 from medfed.llm.tiny.prepare import prepare_tiny
 from medfed.study.foundation import FoundationSettings, HuggingFaceSettings, TinySettings
 
-ROWS_AT_ONCE = 65536
+_ROWS_AT_ONCE = 65536
 
 
 class Foundation:
     """A frozen causal LM.
 
+    Attributes:
+        windows: how far back each type of its layers attends.
+
     Args:
-        name: what it is called in logs and adapters.
+        name: its name in logs and adapters.
         model: takes ``inputs_embeds``, ``attention_mask``, ``position_ids`` and ``logits_to_keep``; frozen here.
         tokenizer: encodes and decodes text.
         info: facts for the record (how it was pre-trained, what it can do).
-        source: what it was loaded from: its name on the Hub (in the local cache) or its folder; by default ``name``.
+        source: its name on the Hub (in the local cache) or its folder; by default ``name``.
         placed: its weights stay on the devices where they are.
     """
 
@@ -52,7 +55,7 @@ class Foundation:
         self.name, self.tokenizer, self.info = name, tokenizer, dict(info)
         self.source, self.placed = source or name, placed
         self.model = model.requires_grad_(False).eval()
-        self._windows = windows_of(self.model)
+        self.windows = windows_of(self.model)
 
     @property
     def table(self) -> Float[Tensor, "vocabulary width"]:
@@ -67,8 +70,8 @@ class Foundation:
 
     @property
     def embedding_scale(self) -> float:
-        """Root mean square of what the LLM's layers are shown of a token."""
-        parts = torch.arange(len(self.table), device=self.table.device).split(ROWS_AT_ONCE)  # type: ignore[no-untyped-call]
+        """Root mean square of the token embeddings that the LLM's first layer reads."""
+        parts = torch.arange(len(self.table), device=self.table.device).split(_ROWS_AT_ONCE)  # type: ignore[no-untyped-call]
         shares = torch.tensor([len(ids) / len(self.table) for ids in parts])
         squares = torch.stack([self._embedded(ids).float().square().mean().cpu() for ids in parts])
         return float((squares * shares).sum().sqrt())
@@ -81,27 +84,14 @@ class Foundation:
         embedded: Tensor = self.model.get_input_embeddings()(ids)  # type: ignore[operator]
         return embedded
 
-    def mask(
-        self,
-        allowed: Bool[Tensor, "batch query key"],
-        queries: Int[Tensor, "batch query"],
-        keys: Int[Tensor, "batch key"],
-    ) -> AttentionMask:
-        """Return the LLM's ``attention_mask`` of what a prompt allows, given the position numbers of queries and keys.
-
-        Layers that look back only so far are kept from seeing further, so the LLM must cache all keys (a
-        ``DynamicCache`` made without a configuration does).
-        """
-        return self._windows.mask(allowed, queries, keys, self.table.dtype)
-
     def move_to(self, device: str) -> str:
-        """Move the weights to ``device``, unless they are placed already, and return where its inputs belong."""
+        """Move the weights to ``device``, unless they are placed already, and return the device of its inputs."""
         if not self.placed:
             self.model.to(device)
         return str(self.table.device)
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of all weights: equal before and after, or the foundation was not frozen."""
+        """Return the SHA-256 of all weights: another one afterwards proves that the foundation was not frozen."""
         return fingerprint(self.model.state_dict(), {})
 
     def shared_copy(self) -> nn.Module:

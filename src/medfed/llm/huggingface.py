@@ -1,11 +1,8 @@
 """A foundation from disk: a causal LM that transformers knows by itself, from safetensors, without remote code.
 
-Its positions are rotary or learned (:mod:`medfed.llm.masks`), its linear maps ``nn.Linear``.
-
-``--foundation FOLDER`` names its folder. Without the flag, ``model`` is looked up in the local Hugging Face cache;
-nothing is ever downloaded. ``sha256`` pins what is loaded (:mod:`medfed.llm.checkpoints`).
-
-4-bit weights of bitsandbytes: kept as they were loaded, and never merged into.
+Its positions are rotary or learned (:mod:`medfed.llm.masks`), its linear maps ``nn.Linear``. ``--foundation FOLDER``
+names its folder. Without the flag, ``model`` is looked up in the local Hugging Face cache; nothing is ever downloaded.
+``sha256`` pins the LLM (:mod:`medfed.llm.checkpoints`). 4-bit weights of bitsandbytes are kept as they were loaded.
 """
 
 from __future__ import annotations
@@ -26,9 +23,10 @@ from medfed.core.errors import RunError, StudyError
 from medfed.llm.checkpoints import check_foundation, safetensors_in
 from medfed.study.foundation import HuggingFaceSettings
 
-SPREAD = frozenset({"auto", "balanced", "balanced_low_0", "sequential"})
-"""Device maps that divide the weights among all accelerators."""
-FETCH = "fetch it with `hf download MODEL --local-dir FOLDER` and pass --foundation FOLDER"
+_FETCH = "fetch it with `hf download MODEL --local-dir FOLDER` and pass --foundation FOLDER"
+
+_REPACKING = "support_avx512bf16_for_cpu"
+"""A layer's switch: on some CPUs bitsandbytes packs its weight anew at the first evaluation, with rounded scales."""
 
 
 class HubTokenizer:
@@ -60,9 +58,9 @@ def load_language_model(settings: HuggingFaceSettings, path: Path | None) -> Loa
     """Load model and tokenizer from the folder ``path``, or from the local Hugging Face cache.
 
     Raises:
-        StudyError: nothing to load, not what the study pins, no safetensors, or a model that needs code of its own.
+        StudyError: nothing to load, not the pinned LLM, no safetensors, or a model that needs code of its own.
     """
-    disable_progress_bar()  # medfed shows its own
+    disable_progress_bar()  # medfed has its own
     folder = locate(settings, path)
     if settings.sha256 is not None:
         check_foundation(folder, settings.sha256)
@@ -73,11 +71,10 @@ def load_language_model(settings: HuggingFaceSettings, path: Path | None) -> Loa
             folder, dtype=getattr(torch, settings.dtype), use_safetensors=True, **_placing(settings), **options
         )
     except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise StudyError(
-            f"cannot load the LLM: {reason}", where=folder, hint=f"use a native causal LM; {FETCH}"
-        ) from error
-    return Loaded(_whole(model, folder), HubTokenizer(tokenizer), folder)
+        hint = f"use a native causal LM; {_FETCH}"
+        raise StudyError(f"cannot load the LLM: {_first_line(error)}", where=folder, hint=hint) from error
+    _keep_whole(model, folder)
+    return Loaded(model, HubTokenizer(tokenizer), folder)
 
 
 def locate(settings: HuggingFaceSettings, path: Path | None) -> Path:
@@ -88,20 +85,20 @@ def locate(settings: HuggingFaceSettings, path: Path | None) -> Path:
     """
     if path is None:
         if settings.model is None:
-            raise StudyError("no LLM is named", where="foundation.model", hint=FETCH)
-        path = _cached(settings.model, settings.revision)
+            raise StudyError("no LLM is named", where="foundation.model", hint=_FETCH)
+        try:
+            path = Path(snapshot_download(settings.model, revision=settings.revision, local_files_only=True))
+        except (OSError, ValueError) as error:
+            what = f"cannot load the LLM from the local cache: {_first_line(error)}"
+            raise StudyError(what, where=settings.model, hint=_FETCH) from error
     if not (path / "config.json").is_file():
-        raise StudyError("not the folder of a causal LM: it has no config.json", where=path, hint=FETCH)
+        raise StudyError("not the folder of a causal LM: it has no config.json", where=path, hint=_FETCH)
     safetensors_in(path)
     return path
 
 
-def _cached(model: str, revision: str | None) -> Path:
-    try:
-        return Path(snapshot_download(model, revision=revision, local_files_only=True))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise StudyError(f"cannot load the LLM from the local cache: {reason}", where=model, hint=FETCH) from error
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
 
 
 def _placing(settings: HuggingFaceSettings) -> dict[str, Any]:
@@ -116,7 +113,8 @@ def _placing(settings: HuggingFaceSettings) -> dict[str, Any]:
             where=f"foundation.{field}",
             hint=f"{installing('quantised')}, or leave it out",
         )
-    placing: dict[str, Any] = {"device_map": settings.device_map or _accelerator()}
+    accelerator = "cuda:0" if torch.cuda.is_available() else "cpu"
+    placing: dict[str, Any] = {"device_map": settings.device_map or accelerator}
     if settings.load_in_4bit:
         placing["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
@@ -124,16 +122,12 @@ def _placing(settings: HuggingFaceSettings) -> dict[str, Any]:
     return placing
 
 
-def _accelerator() -> str:
-    return "cuda:0" if torch.cuda.is_available() else "cpu"
+def _keep_whole(model: nn.Module, folder: Path) -> None:
+    """Make sure that all weights are in memory, and that the first use of 4-bit ones leaves them as they are.
 
-
-def _whole(model: nn.Module, folder: Path) -> nn.Module:
-    """Make sure that all weights are in memory, and that using 4-bit ones leaves them as they are.
-
-    bitsandbytes changes a layer the first time it is used: it casts the bias to the dtype it computes in, and on some
-    CPUs repacks the weight, with rounded scales. The first is done here at once, the second is switched off; else the
-    foundation would not be the one that was loaded.
+    bitsandbytes changes a layer at its first use: it casts the bias to the dtype of its products, and on some CPUs
+    repacks the weight. The cast happens here at once, repacking is switched off. Else the foundation's fingerprint
+    would change.
     """
     if any(value.is_meta for value in model.parameters()):
         raise StudyError(
@@ -143,24 +137,19 @@ def _whole(model: nn.Module, folder: Path) -> nn.Module:
         )
     keep_layout(model)
     for module in model.modules():
-        if hasattr(module, REPACKING) and isinstance(module, nn.Linear) and module.bias is not None:
+        if hasattr(module, _REPACKING) and isinstance(module, nn.Linear) and module.bias is not None:
             module.bias.data = module.bias.data.to(torch.bfloat16)
-    return model
-
-
-REPACKING = "support_avx512bf16_for_cpu"
-"""A layer's switch: on some CPUs bitsandbytes packs its weight anew at the first evaluation, with rounded scales."""
 
 
 def keep_layout(model: nn.Module) -> None:
-    """Keep bitsandbytes from packing weights anew: they would be others then, and no gradient passes them."""
+    """Keep bitsandbytes from packing weights anew: packed ones differ, and no gradient passes them."""
     for module in model.modules():
-        if hasattr(module, REPACKING):
-            setattr(module, REPACKING, False)
+        if hasattr(module, _REPACKING):
+            setattr(module, _REPACKING, False)
 
 
 def refuse_quantised(layer: nn.Module) -> None:
-    """Make sure that the weight of a linear ``layer`` can be added to: rounding the sum would lose most of the update.
+    """Make sure that an update can be added to the weight of ``layer``: a rounded sum would lose most of it.
 
     Raises:
         RunError: it is quantised.
@@ -170,5 +159,5 @@ def refuse_quantised(layer: nn.Module) -> None:
         raise RunError(
             f"an adapter cannot be merged into a quantised weight ({type(weight).__name__})",
             where=type(layer).__name__,
-            hint="serve the adapter beside the LLM (export without --merge), or load the LLM unquantised",
+            hint="serve adapter and LLM apart (export without --merge), or load the LLM unquantised",
         )

@@ -1,14 +1,15 @@
-"""The LLM's input: modality tokens and the question, and the answers that are compared (FedKIM, step 1 of Sec. 2.3.2).
+"""The LLM's input: modality tokens, the question, and the answers that are compared (FedKIM, step 1 of Sec. 2.3.2).
 
-h = [e_t; p_t]: the paper puts the modality tokens first; ``task_first`` puts the question before them, so that its
-prefix could be cached, and must be trained that way. A start token, where the tokenizer has one, comes before both.
+h = [e_t; p_t]: the paper puts the modality tokens first. ``task_first`` puts the question before them, so that the keys
+and values of its prefix can be cached, and must be trained that way. A start token, where the tokenizer has one, comes
+before both.
 
-All answers of a task stand behind one shared prefix: an answer attends to the prefix and to itself, and its positions
-count from the end of the prefix. What an answer's *last* token would predict is never asked, so it is left out; answers
-of one token therefore add nothing. Batches of several tasks are padded on the left: what is asked stands at the end.
+All answers of a task follow one shared prefix. An answer attends to the prefix and to itself, and its positions count
+on from the end of the prefix. Nothing reads the prediction of an answer's *last* token, so that token is left out;
+answers of one token add nothing. Batches of several tasks are padded on the left: the answer positions are the last.
 
-Deviation: the answers are asked as the tokenizer writes them after a space; where one is the beginning of another, all
-end with the end-of-text token, so that the shorter one is not favoured.
+Deviation: the answers are encoded as the tokenizer writes them after a space. Where one answer is the beginning of
+another, all end with the end-of-text token, so that the shorter one is not favoured.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ ANSWER = " {answer}"
 
 @runtime_checkable
 class TextTokenizer(Protocol):
-    """What a prompt needs of a tokenizer."""
+    """The part of a tokenizer that a prompt needs."""
 
     bos: int | None
     eos: int | None
@@ -94,27 +95,27 @@ def _continuation(tokenizer: TextTokenizer, text: str) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Sequences:
-    """Examples of one task, ready for the LLM.
+class PromptBatch:
+    """Embedded prompts, ready for the LLM.
 
     Attributes:
         embeddings: of every position.
-        allowed: whether query position i may attend to key j: a position, or one that was read before the first.
+        allowed: whether query position i may attend to key j: a cached position, or one of the batch.
         positions: position numbers; absent tokens take none.
-        num_asked: trailing positions whose predictions are read.
-        read: position numbers of what was read before the first position; None if nothing was.
+        num_answer_positions: trailing positions whose predictions are read.
+        cached: position numbers of the keys that the key/value cache holds; None for an empty cache.
     """
 
     embeddings: Float[Tensor, "batch position width"]
     allowed: Bool[Tensor, "batch position key"]
     positions: Int[Tensor, "batch position"]
-    num_asked: int
-    read: Int[Tensor, "batch read"] | None = None
+    num_answer_positions: int
+    cached: Int[Tensor, "batch cached"] | None = None
 
     @property
     def keys(self) -> Int[Tensor, "batch key"]:
         """Position numbers of all keys."""
-        return self.positions if self.read is None else torch.cat([self.read, self.positions], 1)
+        return self.positions if self.cached is None else torch.cat([self.cached, self.positions], 1)
 
 
 def assemble(
@@ -123,14 +124,14 @@ def assemble(
     tokens: Float[Tensor, "batch tokens width"],
     present: Bool[Tensor, "batch tokens"],
     after: Float[Tensor, "after width"],
-) -> Sequences:
+) -> PromptBatch:
     """Lay one task's examples out.
 
     Args:
         prompt: the task's texts.
         before: embeddings of ``prompt.before``.
         tokens: the projected tokens of all its modalities.
-        present: whether a token belongs to a modality that the example has; others are seen by nobody.
+        present: whether a token belongs to a modality that the example has; no position attends to the others.
         after: embeddings of ``prompt.after + prompt.appended``.
     """
     size = len(tokens)
@@ -138,25 +139,22 @@ def assemble(
     valid = F.pad(F.pad(present, (len(before), 0), value=True), (0, len(after)), value=True)
     length, tail = embeddings.shape[1], len(prompt.appended)
     tails = tuple(len(answer) - 1 for answer in prompt.answers)
-    owned, offset, visible, itself = _static_layout(length, tails, tokens.device)
-    counted = valid.cumsum(1) - 1
-    positions = counted
+    in_answer, offset, visible, diagonal = _static_layout(length, tails, tokens.device)
+    positions = counted = valid.cumsum(1) - 1
     if tail:
-        positions = torch.where(owned, counted[:, length - tail - 1 : length - tail] + offset, counted)
-    return Sequences(embeddings, (visible & valid.unsqueeze(1)) | itself, positions.clamp(min=0), num_asked=1 + tail)
+        positions = torch.where(in_answer, counted[:, length - tail - 1 : length - tail] + offset, counted)
+    allowed = (visible & valid.unsqueeze(1)) | diagonal
+    return PromptBatch(embeddings, allowed, positions.clamp(min=0), num_answer_positions=1 + tail)
 
 
 @lru_cache(maxsize=256)
 def _static_layout(length: int, tails: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What a layout has whatever the example; do not write into it.
+    """Return the part of a layout of ``length`` that no example changes; do not write into it.
 
-    Args:
-        length: of the whole sequence.
-        tails: appended tokens of every answer.
-        device: of the result.
+    ``tails`` are the appended tokens of every answer.
 
     Returns:
-        Which positions belong to an answer; their place within it; whether query i may attend to key j, absent tokens
+        A mask of positions inside an answer; their place within it; whether query i may attend to key j, absent tokens
         aside; the diagonal.
     """
     prefix = length - sum(tails)
@@ -166,42 +164,38 @@ def _static_layout(length: int, tails: tuple[int, ...], device: torch.device) ->
         owners = torch.tensor(owner, device=device)
         causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
         visible = causal & ((owners == 0) | (owners == owners.unsqueeze(1)))
-        itself = torch.eye(length, dtype=torch.bool, device=device)
-        return owners > 0, torch.tensor(offset, device=device), visible, itself
+        diagonal = torch.eye(length, dtype=torch.bool, device=device)
+        return owners > 0, torch.tensor(offset, device=device), visible, diagonal
 
 
-def pad_left(groups: Sequence[Sequences]) -> Sequences:
+def pad_left(batches: Sequence[PromptBatch]) -> PromptBatch:
     """Join the examples of several tasks into one batch, padded on the left to the longest."""
-    if len(groups) == 1:
-        return groups[0]
-    length = max(group.positions.shape[1] for group in groups)
-    embeddings, allowed, positions = [], [], []
-    for group in groups:
-        gap = length - group.positions.shape[1]
-        if not gap:
-            embeddings.append(group.embeddings)
-            allowed.append(group.allowed)
-            positions.append(group.positions)
-            continue
-        embeddings.append(F.pad(group.embeddings, (0, 0, gap, 0)))
-        padding = torch.eye(length, dtype=torch.bool, device=group.allowed.device)[:gap].expand(
-            len(group.allowed), -1, -1
-        )
-        allowed.append(torch.cat([padding, F.pad(group.allowed, (gap, 0))], 1))
-        positions.append(F.pad(group.positions, (gap, 0)))
-    return Sequences(
-        torch.cat(embeddings), torch.cat(allowed), torch.cat(positions), max(group.num_asked for group in groups)
-    )
+    if len(batches) == 1:
+        return batches[0]
+    length = max(part.positions.shape[1] for part in batches)
+    padded = [_padded(part, length - part.positions.shape[1]) for part in batches]
+    embeddings, allowed, positions = (torch.cat(parts) for parts in zip(*padded, strict=True))
+    return PromptBatch(embeddings, allowed, positions, max(part.num_answer_positions for part in batches))
+
+
+def _padded(batch: PromptBatch, gap: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return embeddings, mask and positions behind ``gap`` positions that attend to themselves alone."""
+    if not gap:
+        return batch.embeddings, batch.allowed, batch.positions
+    length = gap + batch.positions.shape[1]
+    padding = torch.eye(length, dtype=torch.bool, device=batch.allowed.device)[:gap].expand(len(batch.allowed), -1, -1)
+    allowed = torch.cat([padding, F.pad(batch.allowed, (gap, 0))], 1)
+    return F.pad(batch.embeddings, (0, 0, gap, 0)), allowed, F.pad(batch.positions, (gap, 0))
 
 
 def answer_log_likelihoods(
-    prompt: Prompt, logits: Float[Tensor, "batch asked vocabulary"]
+    prompt: Prompt, logits: Float[Tensor, "batch position vocabulary"]
 ) -> Float[Tensor, "batch answer"]:
-    """Return the summed log-likelihood of every answer from the logits of the last ``num_asked`` positions."""
-    asked = logits[:, -1 - len(prompt.appended) :].float().log_softmax(-1)
+    """Return the summed log-likelihood of every answer from the logits of the answer positions."""
+    log_probabilities = logits[:, -1 - len(prompt.appended) :].float().log_softmax(-1)
     totals, offset = [], 1
     for answer in prompt.answers:
         places = [0, *range(offset, offset + len(answer) - 1)]
-        totals.append(asked[:, places, list(answer)].sum(-1))
+        totals.append(log_probabilities[:, places, list(answer)].sum(-1))
         offset += len(answer) - 1
     return torch.stack(totals, -1)

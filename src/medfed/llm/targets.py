@@ -1,11 +1,11 @@
-"""Where experts sit: every linear map of attention and MLP inside the decoder layers of F (FedKIM Eq. 5).
+"""The linear maps that carry experts: those of attention and MLP inside the decoder layers of F (FedKIM Eq. 5).
 
-They are found by structure, never by a list of names, so a new architecture needs no line here. A decoder's layers are
-its outermost containers of blocks; what lies outside (embeddings, head, a picture tower beside the decoder) is left
-alone. Quantised linear maps are subclasses of ``nn.Linear`` and count.
+The model's structure gives them, not a list of names, so a new architecture needs no line here. A decoder's layers are
+its outermost containers of blocks. Everything outside (embeddings, head, a picture tower next to the decoder) stays
+as it is. Quantised linear maps are subclasses of ``nn.Linear`` and count.
 
-A mixture of experts of the LLM's own keeps its router: a linear map that stands beside a bank of experts decides where
-a token goes, and is no projection. A bank held as one tensor has no linear maps and stays as it is.
+The router of an LLM's own mixture of experts is no projection: it is the linear map next to a bank of experts. A bank
+held as one tensor has no linear maps and stays as it is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,19 @@ from torch import nn
 
 from medfed.core.errors import StudyError
 
-Containers = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
+
+
+def target_modules(model: nn.Module) -> list[str]:
+    """Return names by which PEFT finds exactly the :func:`projections`.
+
+    A name stands for every module whose name ends with it. A leaf name such as ``up_proj`` therefore serves only if no
+    other module has it, such as one of a picture tower. Else the full names are given.
+    """
+    wanted = set(projections(model))
+    taken = {name.rpartition(".")[2] for name, _ in model.named_modules() if name not in wanted}
+    leaves = {name: name.rpartition(".")[2] for name in wanted}
+    return sorted({name if leaf in taken else leaf for name, leaf in leaves.items()})
 
 
 def projections(model: nn.Module) -> list[str]:
@@ -25,63 +37,41 @@ def projections(model: nn.Module) -> list[str]:
     Raises:
         StudyError: the model has none.
     """
-    outside = {id(part) for part in (_embeddings(model, "input"), _embeddings(model, "output")) if part is not None}
-    names: list[str] = []
-    for name, layers in _layers(model):
-        names += [
-            f"{name}.{inner}"
-            for inner, module in layers.named_modules()
-            if isinstance(module, nn.Linear)
-            and id(module) not in outside
-            and not _beside_experts(layers.get_submodule(inner.rpartition(".")[0]))
-        ]
+    outside = [_call(model, f"get_{side}_embeddings") for side in ("input", "output")]
+    names = [
+        f"{name}.{inner}"
+        for name, layers in _layers(model)
+        for inner, module in layers.named_modules()
+        if isinstance(module, nn.Linear)
+        and not any(module is part for part in outside)
+        and not any(_is_bank(sibling) for sibling in layers.get_submodule(inner.rpartition(".")[0]).children())
+    ]
     if not names:
         raise StudyError(f"no linear projections in the layers of {type(model).__name__}", hint="use another LLM")
     return names
 
 
-def target_modules(model: nn.Module) -> list[str]:
-    """Return names by which PEFT finds exactly the :func:`projections`.
-
-    PEFT takes a name for every module whose name ends with it, so a leaf name such as ``up_proj`` serves only if no
-    other module of the model has it too, such as one of a picture tower; else the whole names are given.
-    """
-    wanted = set(projections(model))
-    taken = {name.rpartition(".")[2] for name, _ in model.named_modules() if name not in wanted}
-    leaves = {name: name.rpartition(".")[2] for name in wanted}
-    return sorted({name if leaf in taken else leaf for name, leaf in leaves.items()})
-
-
 def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the decoder's outermost containers of blocks, by name."""
-    decoder = _decoder(model)
+    """Yield the outermost containers of blocks of the text decoder, by name."""
+    decoder = _call(model, "get_decoder")
+    decoder = model if decoder is None else decoder
     prefix = next(name for name, module in model.named_modules() if module is decoder)
-    found: list[str] = []
+    outer: list[str] = []
     for inner, module in decoder.named_modules():
-        if isinstance(module, Containers) and not any(inner.startswith(f"{outer}.") for outer in found):
-            found.append(inner)
+        if isinstance(module, _CONTAINERS) and not any(inner.startswith(f"{name}.") for name in outer):
+            outer.append(inner)
             yield ".".join(part for part in (prefix, inner) if part), module
 
 
-def _decoder(model: nn.Module) -> nn.Module:
-    """Return the text decoder of a transformers model, which may have towers of other modalities beside it."""
-    get = getattr(model, "get_decoder", None)
-    decoder = get() if callable(get) else None
-    return decoder if isinstance(decoder, nn.Module) else model
-
-
-def _embeddings(model: nn.Module, side: str) -> nn.Module | None:
-    get = getattr(model, f"get_{side}_embeddings", None)
-    module = get() if callable(get) else None
-    return module if isinstance(module, nn.Module) else None
-
-
-def _beside_experts(parent: nn.Module) -> bool:
-    """Whether one of the module's children is a bank of experts: one tensor for all, or several of the same shapes."""
-    return any(_is_bank(child) for child in parent.children())
+def _call(model: nn.Module, getter: str) -> nn.Module | None:
+    """Return the part that a transformers model's ``getter`` returns; None without it."""
+    get = getattr(model, getter, None)
+    part = get() if callable(get) else None
+    return part if isinstance(part, nn.Module) else None
 
 
 def _is_bank(module: nn.Module) -> bool:
+    """Return whether a module is a bank of experts: one tensor for all, or several of the same shapes."""
     if any(value.dim() == 3 for value in module.parameters(recurse=False)):
         return True
     if not isinstance(module, nn.ModuleList | nn.ModuleDict):

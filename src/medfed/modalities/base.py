@@ -1,7 +1,7 @@
-"""What a modality is: a named kind of measurement with a fixed sample shape, units, and a way to become one.
+"""Base of the modalities: a named kind of measurement with units and a fixed sample shape.
 
-A dataset decodes a file to a raw array in physical units; the modality makes it a *sample* of fixed shape; moments
-pooled from training clients only normalise it. An encoder maps ``[batch, *sample]`` to ``[batch, tokens, dim]``.
+A dataset decodes a file to a raw array in physical units, and the modality makes it a *sample* of fixed shape. Moments
+pooled over training clients normalise it. An encoder maps ``[batch, *sample]`` to ``[batch, tokens, dim]``.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float32, Float64, Shaped
+from jaxtyping import Float64, Shaped
 from pydantic import BaseModel, ConfigDict
 
 from medfed.modalities.moments import Moments
+
+__all__ = ["Modality"]
 
 
 class Modality(BaseModel, ABC):
@@ -35,23 +37,29 @@ class Modality(BaseModel, ABC):
         """Shape of one sample, without the batch axis."""
 
     @property
-    @abstractmethod
     def num_channels(self) -> int:
-        """Number of channels normalised each by their own moments."""
+        """Number of channels, each normalised by its moments."""
+        return 1
 
     @abstractmethod
     def prepare(self, raw: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "*sample"]:
         """Turn a decoded array (physical units, any size) into a sample (same units, fixed shape, ``dtype``)."""
 
-    @abstractmethod
-    def moments(self, samples: Float32[np.ndarray, "example *sample"]) -> Moments:
-        """Return count, sum and sum of squares per channel over the observed values of ``samples``."""
+    def moments(self, samples: Shaped[np.ndarray, "example *sample"]) -> Moments:
+        """Return count, sum and sum of squares per channel over the observed values of ``samples``.
 
-    @abstractmethod
+        By default nothing is pooled: ids, classes and percentiles have no scale to normalise.
+        """
+        return Moments.zero(self.num_channels)
+
     def normalise(
         self,
-        samples: Float32[np.ndarray, "example *sample"],
+        samples: Shaped[np.ndarray, "example *sample"],
         mean: Float64[np.ndarray, " channel"],
         std: Float64[np.ndarray, " channel"],
-    ) -> Float32[np.ndarray, "example *sample"]:
-        """Return samples with zero mean and unit spread per channel; unobserved values become 0."""
+    ) -> Shaped[np.ndarray, "example *sample"]:
+        """Return samples with zero mean and unit spread per channel; unobserved values become 0.
+
+        By default the samples themselves are returned, not a copy.
+        """
+        return samples

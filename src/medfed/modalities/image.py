@@ -1,6 +1,6 @@
 """A grey image (chest radiograph, slice, photograph turned grey) as a square of fixed size.
 
-Where it stands: the image modality of FedKIM's tasks CD, LOD, ECD, PED and AD (Table 2).
+It is the image modality of FedKIM's tasks CD, LOD, ECD, PED and AD (Table 2).
 Deviation: FedKIM feeds 224 px; the side is a setting here, 64 px by default, so that studies run on a laptop.
 """
 
@@ -34,11 +34,6 @@ class ImageModality(Modality):
     def sample_shape(self) -> tuple[int, ...]:
         """``(1, size, size)``: channel, row, column."""
         return (1, self.size, self.size)
-
-    @property
-    def num_channels(self) -> int:
-        """One: grey."""
-        return 1
 
     def prepare(self, raw: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "1 size size"]:
         """Cut the central square out of ``raw`` and resize it with an antialiasing triangle filter.

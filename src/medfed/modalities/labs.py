@@ -1,11 +1,8 @@
-"""Blood laboratory values as percentiles (Symile-MIMIC), and the small MLP that encodes them.
+"""Blood laboratory values as percentiles (Symile-MIMIC; Saporta et al. 2024, Contrasting with Symile).
 
-A sample is ``[percentiles, then observed flags]``: 50 percentiles of the training set's distribution, and beside each
-whether the value was measured; an unmeasured one carries the laboratory test's mean percentile. Percentiles are on one
-scale already, so nothing is normalised and no hospital sends moments.
-
-Source: Saporta et al. 2024, Contrasting with Symile, appendix on Symile-MIMIC: the MLP has three layers with GELU
-between them, ends in a layer norm, and is 256 and 1024 wide inside.
+A sample is ``[percentiles, then observed flags]``: 50 percentiles of the training set's distribution, and a flag for
+each that was measured. An unmeasured one carries the laboratory test's mean percentile. Percentiles are on one scale
+already, so nothing is normalised and no hospital sends moments.
 """
 
 from __future__ import annotations
@@ -13,16 +10,15 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float32, Float64, Shaped
+from jaxtyping import Float32, Shaped
 from pydantic import Field
 
 from medfed.core.errors import DataError
 from medfed.modalities.base import Modality
-from medfed.modalities.moments import Moments
 
 
 class LabPercentiles(Modality):
-    """Laboratory percentiles and flags that say which were measured.
+    """Laboratory percentiles and flags of those measured.
 
     Attributes:
         num_labs: laboratory tests.
@@ -36,11 +32,6 @@ class LabPercentiles(Modality):
     def sample_shape(self) -> tuple[int]:
         """``(2 · num_labs,)``."""
         return (2 * self.num_labs,)
-
-    @property
-    def num_channels(self) -> int:
-        """One: all tests share the scale."""
-        return 1
 
     def prepare(self, raw: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, " value"]:
         """Lay percentiles and flags side by side.
@@ -61,19 +52,6 @@ class LabPercentiles(Modality):
         if not np.isin(flags, (0, 1)).all():
             raise DataError("a flag is neither 0 nor 1", where=self.name, hint=hint)
         return np.concatenate([percentiles, flags])
-
-    def moments(self, samples: Float32[np.ndarray, "example value"]) -> Moments:
-        """Return the moments of nothing, whose mean is 0 and whose spread is 1."""
-        return Moments.zero(1)
-
-    def normalise(
-        self,
-        samples: Float32[np.ndarray, "example value"],
-        mean: Float64[np.ndarray, " channel"],
-        std: Float64[np.ndarray, " channel"],
-    ) -> Float32[np.ndarray, "example value"]:
-        """Return a copy: percentiles and flags stay as they are."""
-        return samples.copy()
 
 
 MODALITIES: tuple[Modality, ...] = (LabPercentiles(),)

@@ -1,7 +1,7 @@
 """Multi-lead signals: the 12-lead ECG (FedKIM Table 2, EAD and EBD).
 
-A dataset hands over ``[lead, time]`` in millivolts at 100 Hz, leads in the order of :data:`LEADS`. Leads are normalised
-each by their own mean and spread, pooled from training clients; nothing is normalised per record, so voltage
+A dataset hands over ``[lead, time]`` in millivolts at 100 Hz, leads in the order of :data:`LEADS`. Each lead is
+normalised by its mean and spread, pooled over training clients. Nothing is normalised per record, so voltage
 (hypertrophy, low voltage) stays visible to the encoder.
 """
 
@@ -50,9 +50,9 @@ class SignalModality(Modality):
     def prepare(self, raw: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "lead time"]:
         """Fill gaps, resample, and centre the recording in ``length`` samples.
 
-        A missing sample (NaN, infinite) is interpolated linearly within its lead; a lead without any sample is flat
-        zero, which is what a loose electrode records. A longer recording keeps its middle; a shorter one gets the
-        isoelectric line (zeros) on both sides.
+        A missing sample (NaN, infinite) is interpolated linearly within its lead. A lead without any sample is flat
+        zero, as a loose electrode records. A longer recording keeps its middle; a shorter one gets the isoelectric line
+        (zeros) on both sides.
 
         Raises:
             DataError: ``raw`` is not ``[num_leads, time]`` or holds no sample at all.

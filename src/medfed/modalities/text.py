@@ -1,7 +1,7 @@
 """Text as hashed words: no vocabulary is learned, so there is none to agree on between hospitals, and none to leak.
 
-A word is a run of letters or a single other sign, in lower case; its id is a hash of it. Two words of
-:data:`NUM_WORDS` share an id rarely. Where it stands: reports, questions and record texts of the benchmark's tasks.
+A word is a run of alphabetic characters or a single other sign, in lower case; its id is a hash of it. Two words of
+:data:`NUM_WORDS` share an id rarely. Reports, questions and record texts of the benchmark's tasks are such texts.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ import zlib
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float32, Float64, Shaped
+from jaxtyping import Float32, Shaped
 from pydantic import Field
 
 from medfed.core.errors import DataError
 from medfed.modalities.base import Modality
-from medfed.modalities.moments import Moments
 
 NUM_WORDS = 8192
 """Ids 1 … NUM_WORDS − 1 are words, 0 is padding. All are whole in float32."""
@@ -24,7 +23,7 @@ WORD = re.compile(r"[^\W\d_]+|\d|[^\w\s]")
 
 
 class TextModality(Modality):
-    """A text of at most ``num_tokens`` words; what is longer is cut.
+    """A text of at most ``num_tokens`` words; a longer one is cut.
 
     Attributes:
         num_tokens: words of a sample.
@@ -37,11 +36,6 @@ class TextModality(Modality):
     def sample_shape(self) -> tuple[int]:
         """``(num_tokens,)``."""
         return (self.num_tokens,)
-
-    @property
-    def num_channels(self) -> int:
-        """One; ids are not normalised."""
-        return 1
 
     def prepare(self, raw: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, " token"]:
         """Turn UTF-8 bytes (uint8) into word ids, 0 after the end.
@@ -59,19 +53,6 @@ class TextModality(Modality):
         words = WORD.findall(text.lower())[: self.num_tokens]
         ids[: len(words)] = [word_id(word) for word in words]
         return ids
-
-    def moments(self, samples: Float32[np.ndarray, "example token"]) -> Moments:
-        """Return no moments: ids are names, not quantities."""
-        return Moments.zero(1)
-
-    def normalise(
-        self,
-        samples: Float32[np.ndarray, "example token"],
-        mean: Float64[np.ndarray, " channel"],
-        std: Float64[np.ndarray, " channel"],
-    ) -> Float32[np.ndarray, "example token"]:
-        """Return the ids as they are."""
-        return samples.copy()
 
 
 def word_id(word: str) -> int:

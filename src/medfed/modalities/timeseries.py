@@ -1,7 +1,7 @@
 """Hourly clinical time series: vital signs, lab events, input and output of an ICU stay (FedKIM Table 2, MP and SP).
 
-A sample carries values and, beside them, flags that say which values were observed: what was measured is informative,
-and a zero must not pass for a measurement. Only observed values enter the moments.
+A sample carries values and a flag for each observed one. The choice of measurements is informative, and a zero must not
+pass for a measurement. Only observed values enter the moments.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ LABS = (
     "neut", "pco2", "ph", "phos", "plt", "po2", "ptt", "tnt", "wbc",
 )
 
-
 # fmt: on
-INPUT = ("fio2",)
-OUTPUT = ("urine",)
+ICU = {"vitals": VITALS, "labs": LABS, "input": ("fio2",), "output": ("urine",)}
+"""Modality of an intensive-care stay → its variables."""
 COVID_LABS = ("crp", "d_dimer", "factor_xii", "ldh", "lymphocytes", "neutrophils", "pco2", "po2")
 """Laboratory values that go with a chest film, measured once: a series of one hour."""
 PERSON = ("age", "female")
-"""Years, and 1 or 0: what is known of a patient before anything is measured."""
+"""Years, and 1 or 0: known of a patient before anything is measured."""
 CLIP = 5.0
 """Bound of a z-score: charting artefacts (a pressure of 300, a temperature of 0) must not drown the rest."""
 
@@ -98,16 +97,8 @@ class TimeSeriesModality(Modality):
         return np.concatenate([scores.astype(np.float32), flags], axis=-1)
 
 
-def icu_modalities(num_hours: int = 24) -> tuple[TimeSeriesModality, ...]:
-    """Return the four ICU modalities: vitals (7 variables), labs (39), input (1) and output (1)."""
-    return tuple(
-        TimeSeriesModality(name=name, variables=variables, num_hours=num_hours)
-        for name, variables in (("vitals", VITALS), ("labs", LABS), ("input", INPUT), ("output", OUTPUT))
-    )
-
-
 MODALITIES: tuple[Modality, ...] = (
-    *icu_modalities(),
+    *(TimeSeriesModality(name=name, variables=variables) for name, variables in ICU.items()),
     TimeSeriesModality(name="covid-labs", variables=COVID_LABS, num_hours=1),
     TimeSeriesModality(name="person", variables=PERSON, num_hours=1),
 )

@@ -1,13 +1,12 @@
-"""A 3-D scan on a grid of fixed size, and the mask that is drawn on it.
+"""A 3-D scan on a grid of fixed size, and the mask that is drawn on it (Med-MMFL's tumour segmentation).
 
-Where it stands: the four MR sequences of Med-MMFL's tumour segmentation, and the truth they are scored against.
-A dataset cuts all volumes of a patient by one box; here they are padded to the grid, by their shape alone, so that
+A dataset cuts all volumes of a patient by one box. Here they are padded to the grid, by their shape alone, so that
 sequences and mask stay aligned. Intensities have no unit, so each volume is standardised by itself inside the brain, as
 RFNet does (Ding et al. 2021, §4.1); nothing is pooled over patients.
 
-Memory: a voxel takes 2 bytes per sequence (float16) and 1 in the mask, all in memory. On 32³, which holds the twins,
-a patient takes 0.3 MB; on 160 × 192 × 160, which holds brains at 1 mm, 44 MB, so 1,251 patients take 55 GB. Taking
-modalities away at random (``missing``) needs the sequences twice.
+Memory: a voxel takes 2 bytes per sequence (float16) and 1 in the mask, all in memory. A patient takes 0.3 MB on the
+twins' 32³, and 44 MB on 160 × 192 × 160, which holds brains at 1 mm: 1,251 patients take 55 GB. Taking modalities away
+at random (``missing``) needs the sequences twice.
 """
 
 from __future__ import annotations
@@ -15,12 +14,11 @@ from __future__ import annotations
 from typing import Annotated, ClassVar
 
 import numpy as np
-from jaxtyping import Float16, Float64, Shaped, UInt8
+from jaxtyping import Float16, Shaped, UInt8
 from pydantic import BeforeValidator, Field
 
 from medfed.core.errors import DataError
 from medfed.modalities.base import Modality
-from medfed.modalities.moments import Moments
 
 Side = Annotated[int, Field(ge=8, le=512)]
 
@@ -34,10 +32,10 @@ Grid = Annotated[tuple[Side, Side, Side], BeforeValidator(_cube)]
 
 
 class Volume(Modality):
-    """What scan and mask share: a grid.
+    """Base of scan and mask: a grid.
 
     Attributes:
-        size: voxels of the grid, one side of a cube or all three. What is larger is refused, never cut.
+        size: voxels of the grid, one side of a cube or all three. A larger volume is refused, never cut.
     """
 
     size: Grid = (32, 32, 32)
@@ -46,24 +44,6 @@ class Volume(Modality):
     def sample_shape(self) -> tuple[int, ...]:
         """The grid: sagittal, coronal and axial axis, as in the file."""
         return self.size
-
-    @property
-    def num_channels(self) -> int:
-        """One."""
-        return 1
-
-    def moments(self, samples: Shaped[np.ndarray, "example i j k"]) -> Moments:
-        """Return the moments of nothing: no statistic is pooled."""
-        return Moments.zero(1)
-
-    def normalise(
-        self,
-        samples: Shaped[np.ndarray, "example i j k"],
-        mean: Float64[np.ndarray, " channel"],
-        std: Float64[np.ndarray, " channel"],
-    ) -> Shaped[np.ndarray, "example i j k"]:
-        """Return ``samples`` themselves, not a copy."""
-        return samples
 
     def _centred(self, raw: Shaped[np.ndarray, "a b c"]) -> Shaped[np.ndarray, "i j k"]:
         """Pad with zeros to the grid, the volume in its middle."""

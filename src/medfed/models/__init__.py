@@ -1,1 +1,1 @@
-"""What clients train: encoders, fusion and heads."""
+"""Models of the clients: encoders, fusion and heads."""

@@ -1,7 +1,7 @@
-"""What clients train: a module that answers tasks, and can be asked for its representations.
+"""Base of the models that clients train: a module with outputs and representations for tasks.
 
 Algorithms that contrast or exchange representations (MOON, CreamFL) know a model by
-:meth:`FederatedModel.representations` alone, whatever is behind it.
+:meth:`FederatedModel.representations` alone.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from medfed.modalities.base import Modality
 from medfed.study.parts import EncoderSpec, ModelSpec
 from medfed.tasks.base import Task
 
+__all__ = ["Encoder", "FederatedModel"]
+
 
 class Encoder(nn.Module, ABC):
     """``[batch, *sample]`` → ``[batch, tokens, dim]``."""
@@ -32,8 +34,8 @@ class Encoder(nn.Module, ABC):
 class FederatedModel(nn.Module, ABC):
     """A model of some tasks.
 
-    Tensors named ``encoders.<modality>.`` are weighed by the examples that have the modality, ``heads.<task>.`` by the
-    task's examples, and all others by every example of a client.
+    In the mean over clients, tensors named ``encoders.<modality>.`` count by the examples that have the modality.
+    Those named ``heads.<task>.`` count by the task's examples, and all others by every example of a client.
     """
 
     @abstractmethod

@@ -1,12 +1,9 @@
-"""The parts of a BLIP-style model: the fusion that lets a question read other modalities, and the byte decoder.
-
-Both are stacks of pre-norm blocks of self-attention, cross-attention and MLP (Vaswani et al. 2017, decoder layer).
-
-BLIP-style visual question answering, classifying and generative (Li et al. 2022, BLIP, Fig. 2 and §3.1).
+"""BLIP-style visual question answering, classifying and generative (Li et al. 2022, BLIP, Fig. 2 and §3.1).
 
 The study's encoders give tokens of every modality. The question, led by an [Encode] token, reads the other modalities
-(the context) through blocks of self-attention, cross-attention and MLP. A closed task's head reads the [Encode] token;
-a generative task's decoder writes bytes, each looking back at those before it and across at question and context.
+(the context) through pre-norm blocks of self-attention, cross-attention and MLP (Vaswani et al. 2017, decoder layer). A
+closed task's head reads the [Encode] token. A generative task's decoder writes bytes: each attends to those before it,
+and across to question and context.
 
 Deviation: BLIP interleaves cross-attention with its question encoder; here the study's text encoder goes first and the
     blocks follow (ALBEF's order, Li et al. 2021), so that any encoder fits.
@@ -68,13 +65,12 @@ class Blip(FederatedModel):
         self.question = spec.question
         used = sorted({name for task in tasks for name in task.modalities})
         self.encoders = nn.ModuleDict({name: encoders[name].build(modalities[name]) for name in used})
-        blocks = spec.dim, spec.num_heads, spec.mlp_ratio * spec.dim, spec.dropout
-        self.fusion = Fusion({name: encoders[name].dim for name in used}, spec.depth, *blocks)
+        self.fusion = Fusion({name: encoders[name].dim for name in used}, spec)
         closed = {task.name: task for task in tasks if isinstance(task, ClosedTask)}
         self.heads = nn.ModuleDict({name: task.head(spec.dim) for name, task in closed.items()})
         lengths = [task.max_length for task in tasks if isinstance(task, Generation)]
         if lengths:
-            self.decoder = ByteDecoder(max(lengths), spec.decoder_depth, *blocks)
+            self.decoder = ByteDecoder(max(lengths), spec)
 
     def forward(self, task: Task, batch: Batch) -> Float[Tensor, "batch *out"]:
         """Return the outputs of the task's head, or logits ``[batch, length, id]`` of its answers' ids."""
@@ -126,7 +122,7 @@ class Blip(FederatedModel):
         return tokens
 
     def _masked(self, modality: str, batch: Batch) -> Tokens:
-        """Return tokens and which of them say something: a text encoder gives zeros for what is no word."""
+        """Return tokens and which of them count: a text encoder gives zeros for padding."""
         tokens = self.tokens(modality, batch)
         return Tokens(tokens, (tokens != 0).any(-1) & batch.present[modality][:, None])
 
@@ -151,51 +147,49 @@ def _memory(fused: Fused) -> Tokens:
 
 
 def _shifted(target: Int[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
-    """Return what the decoder has seen when it writes each id: BOS, then the ids before."""
+    """Return the decoder's input when it writes each id: BOS, then the ids before."""
     return torch.cat([torch.full_like(target[:, :1], BOS), target[:, :-1]], 1)
 
 
 class Fusion(nn.Module):
     """The question, led by an [Encode] token, reads the tokens of the other modalities.
 
-    Two learned tokens are always there, so that attention has something to look at when a modality is absent: [Encode]
-    leads the question, and ``nothing`` the context.
+    Two learned tokens are always present, so that attention has a key when a modality is absent. [Encode] leads the
+    question, and ``nothing`` the context.
     """
 
-    def __init__(
-        self, dims: Mapping[str, int], depth: int, dim: int, num_heads: int, hidden: int, dropout: float
-    ) -> None:
+    def __init__(self, dims: Mapping[str, int], spec: BlipSpec) -> None:
         super().__init__()
         self.project = nn.ModuleDict(
-            {name: nn.Sequential(nn.LayerNorm(width), nn.Linear(width, dim)) for name, width in dims.items()}
+            {name: nn.Sequential(nn.LayerNorm(width), nn.Linear(width, spec.dim)) for name, width in dims.items()}
         )
-        self.encode = nn.Parameter(0.02 * torch.randn(dim))
-        self.nothing = nn.Parameter(0.02 * torch.randn(dim))
-        self.blocks = _stack(depth, dim, num_heads, hidden, dropout)
+        self.encode = nn.Parameter(0.02 * torch.randn(spec.dim))
+        self.nothing = nn.Parameter(0.02 * torch.randn(spec.dim))
+        self.blocks = _blocks(spec, spec.depth)
 
     def forward(self, parts: Mapping[str, Tokens], question: str) -> tuple[Tokens, Tokens]:
         """Return the question after the blocks and the context, each led by its learned token."""
         wide = {name: Tokens(self.project[name](part.values), part.there) for name, part in parts.items()}
-        asked = _led(self.encode, [wide[question]])
+        query = _led(self.encode, [wide[question]])
         context = _led(self.nothing, [part for name, part in wide.items() if name != question])
         fused: Tensor = self.blocks(
-            asked.values,
+            query.values,
             context.values,
-            tgt_key_padding_mask=~asked.there,
+            tgt_key_padding_mask=~query.there,
             memory_key_padding_mask=~context.there,
         )
-        return Tokens(fused, asked.there), context
+        return Tokens(fused, query.there), context
 
 
 class ByteDecoder(nn.Module):
     """Causal: the logits at a place depend on the ids up to it, and on the memory."""
 
-    def __init__(self, length: int, depth: int, dim: int, num_heads: int, hidden: int, dropout: float) -> None:
+    def __init__(self, length: int, spec: BlipSpec) -> None:
         super().__init__()
-        self.embed = nn.Embedding(NUM_IDS, dim)
-        self.positions = nn.Parameter(0.02 * torch.randn(length, dim))
-        self.blocks = _stack(depth, dim, num_heads, hidden, dropout)
-        self.write = nn.Linear(dim, NUM_IDS)
+        self.embed = nn.Embedding(NUM_IDS, spec.dim)
+        self.positions = nn.Parameter(0.02 * torch.randn(length, spec.dim))
+        self.blocks = _blocks(spec, spec.decoder_depth)
+        self.write = nn.Linear(spec.dim, NUM_IDS)
 
     def forward(self, ids: Int[Tensor, "batch length"], memory: Tokens) -> Float[Tensor, "batch length id"]:
         """Return logits of the id after each of ``ids``."""
@@ -218,8 +212,7 @@ def _led(first: Float[Tensor, " dim"], parts: list[Tokens]) -> Tokens:
     return Tokens(values, there)
 
 
-def _stack(depth: int, dim: int, num_heads: int, hidden: int, dropout: float) -> nn.TransformerDecoder:
-    layer = nn.TransformerDecoderLayer(
-        dim, num_heads, hidden, dropout, activation="gelu", batch_first=True, norm_first=True
-    )
-    return nn.TransformerDecoder(layer, depth, norm=nn.LayerNorm(dim))
+def _blocks(spec: BlipSpec, depth: int) -> nn.TransformerDecoder:
+    sizes = spec.dim, spec.num_heads, spec.mlp_ratio * spec.dim, spec.dropout
+    layer = nn.TransformerDecoderLayer(*sizes, activation="gelu", batch_first=True, norm_first=True)
+    return nn.TransformerDecoder(layer, depth, norm=nn.LayerNorm(spec.dim))

@@ -1,10 +1,10 @@
-"""RFNet: segmentation from any subset of MR sequences, fused region by region.
+"""RFNet: segmentation from any subset of MR sequences, fused region by region (Med-MMFL's model for BraTS).
 
 Source: Ding et al., RFNet: Region-aware Fusion Network for Incomplete Multi-modal Brain Tumor Segmentation, ICCV 2021.
-Where it stands: Med-MMFL's model for BraTS. Every sequence has an encoder (``encoders.<modality>``, weighed by who has
-the sequence), one decoder fuses what they found, guided by maps of where each region probably is, and one more
-decoder, shared by all sequences, must segment from each alone (training only).
-An absent sequence is zero in every fusion and its encoder does not run, so nothing in its channel can matter. Instance
+
+Every sequence has an encoder (``encoders.<modality>``). One decoder fuses their features, guided by maps of the
+probability of each region. One more decoder, shared by all sequences, must segment from each alone (training only). An
+absent sequence is zero in every fusion and its encoder does not run, so nothing in its channel can matter. Instance
 normalisation throughout, as in the paper: there are no batch statistics to average.
 """
 
@@ -77,13 +77,13 @@ class RFNet(FederatedModel):
     def forward(self, task: Task, batch: Batch) -> Float[Tensor, "batch output class i j k"]:
         """Return log-probabilities of the classes.
 
-        In eval mode there is one output. In training there follow the region maps of every level, coarsest first, and
-        what each sequence says alone, zeros where it is absent.
+        In eval mode there is one output. In training the region maps of every level follow, coarsest first, and each
+        sequence's segmentation alone, zeros where it is absent.
         """
         levels, present = self._encode(batch), self._present(batch)
         if not self.training:
-            said: Tensor = self.fused(levels)[0][:, None]
-            return said
+            prediction: Tensor = self.fused(levels)[0][:, None]
+            return prediction
         kept = self._drawn(present) if self.drop_sequences else present
         fused = self.fused([features * kept[:, :, None, None, None, None] for features in levels])
         return torch.cat((torch.stack(fused, 1), self._alone(levels, present)), 1)
@@ -105,13 +105,13 @@ class RFNet(FederatedModel):
         by_sequence = []
         for name in self.sequences:
             there = batch.present[name]
-            found = self.encoders[name](batch.inputs[name][there].float()[:, None]) if bool(there.any()) else None
-            by_sequence.append((there, found))
-        shapes = next((found for _, found in by_sequence if found is not None), None)
+            pyramid = self.encoders[name](batch.inputs[name][there].float()[:, None]) if bool(there.any()) else None
+            by_sequence.append((there, pyramid))
+        shapes = next((pyramid for _, pyramid in by_sequence if pyramid is not None), None)
         if shapes is None:
             raise ValueError("a batch without any sequence cannot be segmented")
         return [
-            torch.stack([_spread(there, found and found[level], like) for there, found in by_sequence], 1)
+            torch.stack([_spread(there, pyramid and pyramid[level], like) for there, pyramid in by_sequence], 1)
             for level, like in enumerate(shapes)
         ]
 
@@ -124,13 +124,13 @@ class RFNet(FederatedModel):
         self, levels: Levels, present: Bool[Tensor, "batch sequence"]
     ) -> Float[Tensor, "batch sequence class i j k"]:
         rows = present.flatten()
-        said = self.single([features.flatten(0, 1)[rows] for features in levels]).log_softmax(1)
-        return _spread(rows, said, said).reshape(*present.shape, *said.shape[1:])
+        alone = self.single([features.flatten(0, 1)[rows] for features in levels]).log_softmax(1)
+        return _spread(rows, alone, alone).reshape(*present.shape, *alone.shape[1:])
 
 
 def _spread(
-    there: Bool[Tensor, " batch"], found: Float[Tensor, " _ *sample"] | None, like: Float[Tensor, " _ *sample"]
+    there: Bool[Tensor, " batch"], values: Float[Tensor, " _ *sample"] | None, like: Float[Tensor, " _ *sample"]
 ) -> Float[Tensor, "batch *sample"]:
-    """Put the rows of ``found`` where ``there`` is true; zeros elsewhere."""
+    """Put the rows of ``values`` where ``there`` is true; zeros elsewhere."""
     spread = like.new_zeros(len(there), *like.shape[1:])
-    return spread if found is None else spread.index_put((there.nonzero()[:, 0],), found)
+    return spread if values is None else spread.index_put((there.nonzero()[:, 0],), values)

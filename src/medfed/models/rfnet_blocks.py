@@ -3,8 +3,8 @@
 Source: Ding et al., RFNet: Region-aware Fusion Network for Incomplete Multi-modal Brain Tumor Segmentation, ICCV 2021,
 §3.2–3.3 and Fig. 2–3, with the widths of the authors' release.
 Shapes: ``sequence`` K sequences (four), ``class`` region classes (background included), ``i j k`` voxels.
-Deviation: convolutions before a normalisation have no bias (the normalisation would take it out again); padding is with
-zeros where the release reflects, so that small patches work.
+Deviation: convolutions before a normalisation have no bias (the normalisation would take it out again).
+Deviation: padding is with zeros where the release reflects, so that small patches work.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class RegionMaps(nn.Module):
 
 
 class RegionFusion(nn.Module):
-    """Fuse the sequences by region: each region weighs the sequences by what they show inside it (Eq. 1–4)."""
+    """Fuse the sequences by region: each region weighs the sequences by their features inside it (Eq. 1–4)."""
 
     def __init__(self, channels: int, num_sequences: int, num_classes: int, hidden: int) -> None:
         super().__init__()

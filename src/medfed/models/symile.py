@@ -1,18 +1,15 @@
 """Three encoders that meet in one space (Saporta et al. 2024, Contrasting with Symile; the pairwise form is CLIP's).
 
-Every modality's mean token goes through a linear projection to ``dim`` and is normalised to length 1. The temperature
-is learned, one per task: a product of ``order`` vectors (3 for the Symile loss, 2 for a pairwise one) is multiplied by
+Every modality's mean token goes through a linear projection to ``dim`` and is normalised to length 1. A temperature
+is learned per task. A product of ``order`` vectors (3 for the Symile loss, 2 for a pairwise one) is multiplied by
 ``scale · dim^(order/2 − 1)``. The power of ``dim`` undoes that a product of more unit vectors is smaller, so one
-initial temperature serves both losses. The factor is dealt out evenly over the vectors, as
-they are all that a loss sees.
+initial temperature serves both losses. The factor is spread evenly over the vectors, as a loss sees only them.
 
 At the paper's size: encoders ResNet-50 (film, 320 px: ``resnet``), ResNet-18 (ECG, 5000 × 12, as a picture) and
 ``labs-mlp`` with ``hidden`` (256, 1024), and ``dim`` 8192. The nearest here for the ECG is a wide ``conv1d``.
 
-Weights start from the seed, not from ImageNet.
-
 Deviation: the paper ends its encoders with a layer norm, whose vectors have length √dim, and starts its temperature
-    accordingly; here they have length 1, and the power of ``dim`` above makes up for it.
+    accordingly. Here they have length 1, and the power of ``dim`` above makes up for it.
 """
 
 from __future__ import annotations

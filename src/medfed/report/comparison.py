@@ -1,164 +1,444 @@
-"""The report of several runs: cells of a study side by side, over seeds, with intervals, stars and what differs.
+"""Several runs compared: cells of a study over seeds, as a page, as Markdown and as a terminal table.
 
-Its numbers come from ``medfed.evaluation.compare``; this module prints them and computes none.
+The numbers come from ``medfed.evaluation.compare``; this module prints them and computes none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from pydantic import ValidationError
+from rich.box import SIMPLE_HEAD
+from rich.table import Column as TerminalColumn
+from rich.table import Table as TerminalTable
+from rich.text import Text as TerminalText
 
-from medfed.core.errors import RunError
-from medfed.core.files import write_whole
-from medfed.report import differences
-from medfed.report.bars import bar_chart
-from medfed.report.beside_paper import beside_paper
-from medfed.report.compared import Comparison
-from medfed.report.figures import Figure, Legend
-from medfed.report.glance import CONSTANT, RANGES, Radar, radar_of
-from medfed.report.html import flattened
-from medfed.report.matrix import METRICS, MODEL, Cells, Column
-from medfed.report.names import MISSING, natural
-from medfed.report.page import render
-from medfed.report.radar import LEAST_AXES, Polygon
-from medfed.report.read import RunFacts, read_facts
+from medfed.evaluation.verdict import better
+from medfed.records.schema import ComparedDifference, ComparedRow, ComparisonFile
+from medfed.report.charts import LEAST_AXES, Bar, Polygon, gain_bars
+from medfed.report.claims import NO_VALUE, verdict_style
+from medfed.report.parts import (
+    Banner,
+    Cell,
+    Column,
+    Details,
+    Figure,
+    Figures,
+    Group,
+    Legend,
+    Page,
+    Part,
+    Row,
+    Section,
+    Table,
+    Text,
+    number_columns,
+    text_columns,
+    when,
+)
+from medfed.report.published import method_title, paper_rows
+from medfed.report.run import Run
+from medfed.report.single import CONSTANT, GLANCE, RANGES, radar_figure, synthetic_banner
+from medfed.report.text import (
+    FEDERATED,
+    INJECTED,
+    MISSING,
+    bounds,
+    is_constant,
+    joined,
+    markdown_table,
+    model_order,
+    model_style,
+    model_title,
+    natural,
+    number,
+    origin,
+    plural,
+)
 
 MIN_SEEDS = 5
 """Below it nothing is called significant."""
-NO_SETTINGS = {"seed", "name", "description"}
+CELL_STYLES = ("c0", "c2", "c3", "c4", "c5", "c6")
+"""Colours of the cells; the orange between the first two is the federated-only model's."""
+MEANS = {"mean-trained": "Mean of the trained tasks", "mean-unseen": "Mean of the unseen tasks"}
+ROLES = {"trained": "Trained tasks", "unseen": "Unseen tasks"}
+METRICS = {
+    "auroc": "AUROC",
+    "balanced_accuracy": "Balanced accuracy",
+    "accuracy": "Accuracy",
+    "precision": "Precision",
+    "recall": "Recall",
+    "f1": "F1",
+    "token_f1": "Token F1",
+    "exact_match": "Exact match",
+    "bleu1": "BLEU-1",
+    "rouge_l": "ROUGE-L",
+}
+"""The metrics that tables of one task have."""
+TABULATED = ("auroc", "balanced_accuracy", "token_f1", "bleu1", "exact_match")
+"""The metrics with a table over all tasks."""
+PAPER_METRICS = ("accuracy", "precision", "recall", "f1", "bleu1")
+COMPARED = ("auroc", "token_f1")
+"""Metrics whose differences are listed in Markdown."""
+WHOLE = (None, "all")
+"""Parts that mean all of a task's questions."""
 BAR_LIMITS = {"auroc": (0.3, 1.0), "balanced_accuracy": (0.3, 1.0)}
-"""Declared axes of the bars; metrics that are not here run from 0 to 1."""
+"""Declared axes of the bars; others run from 0 to 1."""
+NO_SETTINGS = {"seed", "name", "description"}
+Place = tuple[str, str, str | None]
+"""(metric, task, part)."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """The runs of one configuration, and the settings in which it differs from the others."""
+class Member(NamedTuple):
+    """A model of one or more cells; cells that share a baseline share its column or line."""
 
-    label: str
-    seeds: str
-    commits: str
-    settings: list[str]
-
-
-def write_comparison(comparison: Mapping[str, object], folders: Sequence[Path], out: Path) -> None:
-    """Build the report of ``comparison`` and write it to ``out``, whole or not at all."""
-    write_whole(out, build_comparison(comparison, folders))
+    labels: tuple[str, ...]
+    model: str
+    title: str
+    style: str
 
 
-def build_comparison(comparison: Mapping[str, object], folders: Sequence[Path]) -> str:
-    """Return the report of several runs as HTML.
+class Compared:
+    """The rows of a comparison, by label, model, metric, task and part.
 
     Args:
-        comparison: what ``compare_runs`` returned for ``folders``.
-        folders: the run folders; titles, data and settings are read from them.
-
-    Raises:
-        RunError: a folder does not exist, or ``comparison`` is not what ``compare_runs`` returns.
+        comparison: what ``compare_runs`` made.
+        titles: task → title.
     """
-    try:
-        found = Comparison.model_validate(comparison)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
-        raise RunError(f"{where}: {problem['msg']}", where="comparison", hint="make it with compare_runs") from error
-    runs = [read_facts(folder) for folder in folders]
-    titles = {name: title for run in runs for name, title in run.provenance.titles.items()}
-    cells = Cells(found, titles)
-    return render("comparison.html.jinja", _content(found, runs, cells))
+
+    def __init__(self, comparison: ComparisonFile, titles: dict[str, str] | None = None) -> None:
+        self.comparison, self._titles = comparison, titles or {}
+        self._rows = {(row.label, row.model, *_place(row)): row for row in comparison.rows}
+        self.members = list(self._members())
+
+    def row(self, member: Member, metric: str, task: str, part: str | None = None) -> ComparedRow | None:
+        """The row behind one entry."""
+        return self._rows.get((member.labels[0], member.model, metric, task, part))
+
+    def constant(self, *place: str | None) -> float | None:
+        """The highest value that a constant answer reaches at (metric, task, part)."""
+        rows = [row for row in self.comparison.rows if is_constant(row.model) and _place(row) == place]
+        return max((row.value for row in rows if row.value is not None), default=None)
+
+    def title(self, task: str, part: str | None = None) -> str:
+        """Title of a task, or of a part of it, in a table."""
+        title = MEANS.get(task) or self._titles.get(task) or task.upper()
+        return f"{title}, {part}" if part else title
+
+    def places(self, metric: str, role: str, *, means: bool = True) -> list[Place]:
+        """Where ``metric`` has values of a role, the mean first."""
+        places = dict.fromkeys(_place(row) for row in self.comparison.rows if (row.metric, row.role) == (metric, role))
+        return [place for place in sorted(places, key=lambda at: at[1] not in MEANS) if means or place[1] not in MEANS]
+
+    @property
+    def drawn(self) -> list[Member]:
+        """The members that pictures hold: every cell's injected LLM, and the federated-only models."""
+        return [member for member in self.members if member.model in (INJECTED, FEDERATED)]
+
+    def _members(self) -> Iterator[Member]:
+        values: dict[tuple[str, str], list[str]] = {}
+        for row in self.comparison.rows:
+            values.setdefault((row.model, row.label), []).append(f"{_place(row)} {row.per_seed} {row.value}")
+        for model in model_order(model for model, _ in values):
+            shared: dict[str, list[str]] = {}
+            for label in self.comparison.labels:
+                if held := values.get((model, label)):
+                    shared.setdefault(label if model == INJECTED else str(sorted(held)), []).append(label)
+            for who in shared.values():
+                yield Member(tuple(who), model, self._member_title(model, who), self._style(model, who[0]))
+
+    def _member_title(self, model: str, who: Sequence[str]) -> str:
+        """A cell's label for its injected LLM; another model's name, with what its cells have in common."""
+        if model == INJECTED:
+            return who[0]
+        if len(who) == len(self.comparison.labels):
+            return model_title(model)
+        first, *others = (self.comparison.cells.get(label, {}) for label in who)
+        common = [value for axis, value in first.items() if all(cell.get(axis) == value for cell in others)]
+        named = " · ".join(common) if len(who) > 1 else ""
+        return f"{model_title(model)} ({named or (', '.join(who) if len(who) < 3 else f'{len(who)} cells')})"
+
+    def _style(self, model: str, label: str) -> str:
+        index = self.comparison.labels.index(label)
+        return model_style(model) if model != INJECTED else [*CELL_STYLES, "many"][min(index, len(CELL_STYLES))]
+
+
+def comparison_page(comparison: ComparisonFile, runs: Sequence[Run]) -> Page:
+    """Return the page of a comparison; titles, data and settings are those of ``runs``."""
+    compared = Compared(comparison, {name: title for run in runs for name, title in run.provenance.titles.items()})
+    few = min(map(len, comparison.seeds.values()), default=1) < MIN_SEEDS
+    text = "Nothing here is called significant: a difference between single runs may be one between seeds."
+    sections = [
+        Section("results", "Results", _matrices(compared)),
+        Section("glance", "At a glance", _radars(compared)),
+        Section("bars", "Side by side", _bars(compared)),
+        Section("differences", "Differences", _differences(compared)),
+        Section("paper", "The paper's numbers", _paper(compared)),
+        Section("runs", "Runs", _runs(comparison, runs)),
+    ]
+    return Page(
+        comparison.name or "Comparison",
+        f"medfed comparison of {plural(len(comparison.labels), 'configuration')}",
+        sections,
+        origin([run.provenance for run in runs]),
+        sentences(comparison),
+        comparison.description,
+        [*synthetic_banner(runs), *[Banner(f"Fewer than {MIN_SEEDS} seeds.", text)] * few],
+    )
 
 
 def default_labels(folders: Sequence[Path]) -> list[str]:
     """Label runs by study and configuration hash, so that the seeds of one configuration share a label."""
-    names = [str(read_facts(folder).study.get("name", folder.parent.name)) for folder in folders]
-    hashes = [folder.resolve().name.partition("-seed")[0] for folder in folders]
-    return [f"{name} {digest}" for name, digest in zip(names, hashes, strict=True)]
+    runs = [Run(folder) for folder in folders]
+    return [f"{run.study.name or run.folder.parent.name} {run.folder.name.partition('-seed')[0]}" for run in runs]
 
 
-def _content(comparison: Comparison, runs: Sequence[RunFacts], cells: Cells) -> dict[str, object]:
-    against = differences.printed(comparison, cells)
-    settings, configurations = _cells(comparison, runs)
-    columns, beside = beside_paper(cells)
-    return {
-        "name": comparison.name or "Comparison",
-        "description": comparison.description,
-        "sentences": differences.sentences(comparison),
-        "synthetic": _synthetic(runs),
-        "few": min((len(seeds) for seeds in comparison.seeds.values()), default=1) < MIN_SEEDS,
-        "min_seeds": MIN_SEEDS,
-        "settings": settings,
-        "cells": configurations,
-        "columns": cells.columns,
-        "matrices": cells.matrices(),
-        "radars": _radars(cells),
-        "bars": [(METRICS[metric], _bars(cells, metric)) for metric in METRICS if cells.tasks(metric, "unseen")],
-        "beside_columns": columns,
-        "legend_entries": [Legend(column.title, column.style) for column in cells.drawn()],
-        "means": [row for row in against if row.mean],
-        "others": [row for row in against if not row.mean],
-        "beside": beside,
-    }
+def sentences(comparison: ComparisonFile) -> list[str]:
+    """Return the verdict: the first cell's AUROC on the means, against its federation and against the other cells."""
+    lines = []
+    for task, title in MEANS.items():
+        key = (comparison.labels[0] if comparison.labels else "", INJECTED, task, "auroc")
+        row = next((row for row in comparison.rows if (row.label, row.model, row.task, row.metric) == key), None)
+        if row is not None and row.value is not None:
+            mine = [gap for gap in comparison.differences if (gap.label, gap.model, gap.task, gap.metric) == key]
+            verdicts = [f"better than {_baseline(gap)}: {judged(gap)}" for gap in mine]
+            text = "; ".join([f"{number(row.value)} {bounds(row)}".strip(), *verdicts])
+            lines.append(f"{row.label}, AUROC, {title[0].lower()}{title[1:]}: {text}.")
+    return lines or ["The runs have no task in common on which a mean could be taken."]
 
 
-def _radars(cells: Cells) -> list[Radar]:
-    found = []
-    for metric in RANGES:
-        tasks = cells.tasks(metric, "unseen", means=False)
-        columns = [column for column in cells.drawn() if column.model == MODEL]
-        polygons = [Polygon(c.title, c.style, [_value(cells, c, metric, *task) for task in tasks]) for c in columns]
-        constant = Polygon(CONSTANT, "constant", [cells.constant(metric, *task) for task in tasks])
-        if len(tasks) >= LEAST_AXES:
-            found.append(radar_of(metric, [cells.title(*task) for task in tasks], [constant, *polygons]))
-    return found
+def judged(gap: ComparedDifference) -> str:
+    """Return the verdict on "better than the baseline"."""
+    return NO_VALUE if gap.value is None else better(gap)
 
 
-def _value(cells: Cells, column: Column, metric: str, task: str, part: str | None) -> float | None:
-    row = cells.row(column, metric, task, part)
-    return row.value if row is not None else None
+def comparison_table(comparison: ComparisonFile) -> TerminalTable:
+    """Return the AUROC of every cell's injected LLM, and of the baselines, for the terminal; intervals of the means."""
+    compared = Compared(comparison)
+    rows = [row for row in comparison.rows if row.metric == "auroc" and row.part is None]
+    tasks = sorted(dict.fromkeys(row.task for row in rows), key=lambda task: task not in MEANS)
+    title, first = TerminalText(f"{comparison.name}: AUROC, mean over seeds [95 % CI]"), TerminalColumn(no_wrap=True)
+    table = TerminalTable(first, title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for task in tasks:
+        table.add_column(TerminalText(_short_title(task)), justify="right", no_wrap=True)
+    for member in compared.members:
+        if not is_constant(member.model):
+            cells = [_printed(compared.row(member, "auroc", task), interval=task in MEANS) for task in tasks]
+            table.add_row(*map(TerminalText, (member.title, *cells)))
+    return table
 
 
-def _bars(cells: Cells, metric: str) -> list[Figure]:
+def markdown(comparison: ComparisonFile) -> str:
+    """Return the comparison as Markdown: a table per task, then the differences."""
+    seeds = ", ".join(map(str, sorted({seed for by_label in comparison.seeds.values() for seed in by_label})))
+    text = f"Means over the seeds {seeds}; in brackets 95 % intervals over seeds and patients."
+    tasks = dict.fromkeys(row.task for row in comparison.rows if row.part in WHOLE)
+    sections = [line for task in tasks for line in task_section(comparison, task)]
+    return "\n\n".join([f"# {comparison.name}", comparison.description, text, *sections, *_gaps(comparison)]) + "\n"
+
+
+def task_section(comparison: ComparisonFile, task: str) -> tuple[str, str]:
+    """Return a task's heading and its Markdown table: every model, then what was published."""
+    rows = tuple(row for row in comparison.rows if row.task == task and row.part in WHOLE)
+    compared = Compared(comparison.model_copy(update={"rows": rows}))
+    used = [name for name in METRICS if any(row.metric == name for row in rows)]
+    part = rows[0].part
+    lines = [[m.title, *(_printed(compared.row(m, name, task, part)) for name in used)] for m in compared.members]
+    for row in paper_rows(comparison, task) if comparison.paper else []:
+        lines.append([f"*{row.title}*", *(number(row.values.get(name)) for name in used)])
+    table = markdown_table(["", *(METRICS[name] for name in used)], lines, "--:")
+    return f"## {_short_title(task)} (n = {rows[0].n})", table
+
+
+def _gaps(comparison: ComparisonFile) -> list[str]:
+    """The differences in Markdown."""
+    lines = []
+    for gap in comparison.differences:
+        if gap.metric in COMPARED and gap.part in WHOLE and gap.value is not None:
+            value = f"{number(gap.value, signed=True)} {bounds(gap, signed=True)}{' *' * gap.significant}"
+            against = f"{model_title(gap.baseline_model)} ({gap.baseline_label})"
+            tested = [value.replace("*", "\\*"), number(gap.p), number(gap.p_holm), judged(gap)]
+            lines.append([gap.label, against, _short_title(gap.task), *tested])
+    table = markdown_table(["model", "better than", "task", "difference", "p", "p (Holm)", "verdict"], lines, "--:")
+    note = "\\* p < 0.05 after Holm's correction over all differences of the metric, with at least five seeds."
+    return ["## Differences of AUROC, and of token F1 where answers are words", table, note] if lines else []
+
+
+def _matrices(compared: Compared) -> list[Part]:
+    """One table per metric: tasks downwards, models to the right."""
+    text = (
+        "Mean over seeds, below it the 95 % interval over seeds and patients. * differs from the federated-only model "
+    )
+    text += (
+        f"of the same runs, † from the first cell: p < 0.05 after Holm's correction, with at least {MIN_SEEDS} seeds. "
+    )
+    text += (
+        "A 1 marks a model that gave every patient the same answer in at least one run. The last column is the best "
+    )
+    text += "answer that is the same for everyone."
+    members = [member for member in compared.members if not is_constant(member.model)]
+    columns = [*text_columns("Task"), *(Column(member.title, style=f"num name {member.style}") for member in members)]
+    columns.append(Column(CONSTANT, style="num name constant"))
+    marks = _marks(compared.comparison)
+
+    def entry(member: Member, place: Place) -> Cell:
+        row = compared.row(member, *place)
+        if row is None:
+            return Cell(MISSING)
+        mark = marks.get((row.label, row.model, *place), "")
+        return Cell(number(row.value), bounds(row), flag="one answer only" if row.single_class else "", marks=mark)
+
+    def line(place: Place) -> Row:
+        sizes = sorted({row.n for row in compared.comparison.rows if _place(row) == place and row.n})
+        size = f"n = {' to '.join(dict.fromkeys(map(str, (sizes[0], sizes[-1]))))}" if sizes else ""
+        cells = [*(entry(member, place) for member in members), Cell(number(compared.constant(*place)))]
+        return Row(compared.title(*place[1:]), cells, "mean" if place[1] in MEANS else "", size)
+
+    tables = []
+    for metric in TABULATED:
+        by_role = {title: compared.places(metric, role) for role, title in ROLES.items()}
+        groups = [Group(list(map(line, places)), note=title) for title, places in by_role.items() if places]
+        tables += [Table(METRICS[metric], columns, groups, "matrix", METRICS[metric])] if groups else []
+    return when(tables, Text(text, "soft"), *tables)
+
+
+def _marks(comparison: ComparisonFile) -> dict[tuple[str | None, ...], str]:
+    """Return marks by (label, model, metric, task, part): ``*`` differs from its federation, ``†`` from the first."""
+    marks: dict[tuple[str | None, ...], str] = {}
+    first = (comparison.labels[:1] or ("",))[0], INJECTED
+    for gap in comparison.differences:
+        pair = [(gap.label, gap.model), (gap.baseline_label, gap.baseline_model)]
+        is_home = pair[1] == (gap.label, FEDERATED)
+        others = [one for one in pair if first in pair and one != first and one[1] == INJECTED]
+        for one in [pair[0]] * is_home or others if gap.significant else ():
+            key = (*one, *_place(gap))
+            marks[key] = marks.get(key, "") + ("*" if is_home else "†")
+    return marks
+
+
+def _radars(compared: Compared) -> list[Part]:
     figures = []
-    for task, part in [*cells.tasks(metric, "trained"), *cells.tasks(metric, "unseen")]:
-        bars = [bar for column in cells.drawn() if (bar := cells.bar(column, metric, task, part)) is not None]
-        level = cells.constant(metric, task, part)
-        title = cells.title(task, part)
-        limits = BAR_LIMITS.get(metric, (0.0, 1.0))
-        figures.append(Figure(title, bar_chart(bars, level or 0.0, limits, f"{METRICS[metric]}, {title}")))
-    return figures
+    for metric in RANGES:
+        places = compared.places(metric, "unseen", means=False)
+        if len(places) >= LEAST_AXES:
+            polygons = [Polygon(CONSTANT, "constant", [compared.constant(*place) for place in places])]
+            for member in compared.drawn:
+                rows = [compared.row(member, *place) for place in places]
+                values = [row.value if row else None for row in rows]
+                polygons += [Polygon(member.title, member.style, values)] * (member.model == INJECTED)
+            figures.append(radar_figure(metric, [compared.title(*place[1:]) for place in places], polygons))
+    return when(figures, Text(GLANCE, "soft"), Figures(figures, layout="radars"))
 
 
-def _synthetic(runs: Sequence[RunFacts]) -> str:
-    data = {name: facts for run in runs for name, facts in run.provenance.data.items()}
-    made = [facts.title or name for name, facts in data.items() if facts.synthetic]
-    return f"all {len(data)} datasets" if len(made) == len(data) > 1 else ", ".join(made)
+def _bars(compared: Compared) -> list[Part]:
+    """A chart per task and metric: bars on the line of the best constant answer, whiskers, and a dot per seed."""
+    text = (
+        "A bar stands on the dashed line, the best constant answer: its length is what was gained, or lost. Whiskers "
+    )
+    text += "are 95 % intervals over seeds and patients; dots are single seeds."
+    folded: list[Part] = []
+    for metric in TABULATED:
+        figures = []
+        unseen = compared.places(metric, "unseen")
+        for place in [*compared.places(metric, "trained"), *unseen] if unseen else ():
+            bars = []
+            for member in compared.drawn:
+                if row := compared.row(member, *place):
+                    seeds = [value for value in row.per_seed if value is not None]
+                    bars.append(Bar(member.title, member.style, row.value, row.ci_low, row.ci_high, seeds))
+            title, limits = compared.title(*place[1:]), BAR_LIMITS.get(metric, (0.0, 1.0))
+            chart = gain_bars(bars, compared.constant(*place) or 0.0, limits, f"{METRICS[metric]}, {title}")
+            figures.append(Figure(title, chart))
+        folded += when(figures, Details(METRICS[metric], [Figures(figures)], unfolded=not folded))
+    legend = Figures([], [Legend(member.title, member.style) for member in compared.drawn])
+    return when(folded, Text(text, "soft"), legend, *folded)
 
 
-def _cells(comparison: Comparison, runs: Sequence[RunFacts]) -> tuple[list[str], list[Cell]]:
-    """Return the settings that differ between configurations, and the configurations, in the order of the labels."""
-    groups: dict[str, list[RunFacts]] = {}
+def _differences(compared: Compared) -> list[Part]:
+    text = "On the same patients at the same seeds. The verdict rests on the interval. p is two-sided, from the "
+    text += "bootstrap; Holm's correction is over all differences of a metric on this page."
+    gaps = [gap for gap in compared.comparison.differences if gap.metric in TABULATED]
+    gaps.sort(key=lambda gap: TABULATED.index(gap.metric))
+    columns = [*text_columns("Cell", "Better than", "On"), *number_columns("Difference", "p", "p, Holm")]
+
+    def table(rows: Iterable[ComparedDifference]) -> Table:
+        lines = []
+        for gap in rows:
+            what = f"{compared.title(gap.task, gap.part)}, {METRICS[gap.metric]}"
+            value = f"{number(gap.value, signed=True)} {bounds(gap, 3, signed=True)}"
+            cells = [Cell(_baseline(gap), style="plain"), Cell(what, style="plain")]
+            cells += [Cell(text) for text in (gap.reason or value, number(gap.p), number(gap.p_holm))]
+            lines.append(Row(gap.label, [*cells, Cell(judged(gap), style=verdict_style(judged(gap)))]))
+        return Table("Differences", [*columns, *text_columns("Verdict")], [Group(lines)], "lines")
+
+    means, others = ([gap for gap in gaps if (gap.task in MEANS) == is_mean] for is_mean in (True, False))
+    folded = when(others, Details(f"By task ({len(others)})", [table(others)], unfolded=not means))
+    return [Text(text if gaps else "Nothing was compared.", "soft"), *when(means, table(means)), *folded]
+
+
+def _paper(compared: Compared) -> list[Part]:
+    """Our cells, then what others printed, task by task."""
+    text = "Published rows are other people's numbers on other data, from single runs: these runs need not reach them. "
+    text += "Published constants are computed on the published test sets."
+    tasks = dict.fromkeys(row.task for row in compared.comparison.rows if row.part is None and row.task not in MEANS)
+    blocks = {task: theirs for task in tasks if (theirs := paper_rows(compared.comparison, task))}
+    held = {name for theirs in blocks.values() for row in theirs for name in row.values}
+    held |= {row.metric for row in compared.comparison.rows if row.task in blocks}
+    metrics = [name for name in PAPER_METRICS if name in held]
+    groups = []
+    for task, theirs in blocks.items():
+        lines = []
+        for member in compared.drawn:
+            ours = [compared.row(member, name, task) for name in metrics]
+            cells: list[Cell | str] = [number(row.value) if row else "" for row in ours]
+            lines += [Row(member.title, [*cells, Cell("these runs", style="soft")], member.style)] * any(ours)
+        for row in theirs:
+            cells = [number(row.values[name]) if name in row.values else "" for name in metrics]
+            lines.append(Row(method_title(row), [*cells, Cell(row.source, style="soft")], "published"))
+        groups.append(Group(lines, compared.title(task)))
+    columns = [*text_columns("Model"), *number_columns(*(METRICS[name] for name in metrics)), *text_columns("Source")]
+    return when(groups, Text(text, "soft"), Table("The paper's numbers", columns, groups))
+
+
+def _runs(comparison: ComparisonFile, runs: Sequence[Run]) -> list[Part]:
+    """The configurations, in the order of the labels, and the settings in which they differ."""
+    groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(f"{run.folder.parent.name}/{run.folder.name.partition('-seed')[0]}", []).append(run)
     labels = comparison.labels if len(comparison.labels) == len(groups) else tuple(groups)
-    trees = [dict(flattened(group[0].study)) for group in groups.values()]
+    trees = [dict(group[0].settings) for group in groups.values()]
     keys = sorted({key for tree in trees for key in tree} - NO_SETTINGS, key=natural)
     keys = [key for key in keys if len({tree.get(key) for tree in trees}) > 1]
-    return keys, [
-        Cell(label, _seeds(group), _joined(map(_commit, group)), [tree.get(key, MISSING) for key in keys])
-        for label, group, tree in zip(labels, groups.values(), trees, strict=True)
-    ]
+    lines = []
+    for label, group, tree in zip(labels, groups.values(), trees, strict=True):
+        seeds = ", ".join(dict.fromkeys(str(run.study.seed) for run in group))
+        facts = [(run.provenance.commit, run.provenance.dirty) for run in group]
+        commits = joined(f"{commit[:10]}{' and changes' if dirty else ''}" for commit, dirty in facts if commit)
+        texts = [commits or "not recorded", *(tree.get(key, MISSING) for key in keys)]
+        lines.append(Row(label, [Cell(seeds, style="plain"), *(Cell(text, style="mono") for text in texts)]))
+    columns = [*text_columns("Cell", "Seeds", "Commit"), *text_columns(*keys, style="mono")]
+    caption = "The configurations, and the settings in which they differ"
+    return when(lines, Table("Runs", columns, [Group(lines)], "lines", caption))
 
 
-def _seeds(group: Sequence[RunFacts]) -> str:
-    return _joined(run.study.get("seed", "not recorded") for run in group)
+def _baseline(gap: ComparedDifference) -> str:
+    """The baseline's name; the cell's own federation needs no label."""
+    if gap.baseline_model == INJECTED:
+        return gap.baseline_label
+    home = "" if gap.baseline_label == gap.label else f" of {gap.baseline_label}"
+    return f"{model_title(gap.baseline_model)}{home}"
 
 
-def _joined(values: Iterable[object]) -> str:
-    return ", ".join(dict.fromkeys(map(str, values)))
+def _place(row: ComparedRow | ComparedDifference) -> Place:
+    return row.metric, row.task, row.part
 
 
-def _commit(run: RunFacts) -> str:
-    facts = run.provenance
-    return f"{facts.commit[:10]}{' and uncommitted changes' if facts.dirty else ''}" if facts.commit else "not recorded"
+def _printed(row: ComparedRow | None, *, interval: bool = True) -> str:
+    if row is None or row.value is None:
+        return MISSING
+    return f"{number(row.value)}{'*' * row.single_class} {bounds(row) if interval else ''}".strip()
+
+
+def _short_title(task: str) -> str:
+    return task.replace("-", " of ") if task in MEANS else task.upper()

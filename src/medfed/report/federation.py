@@ -1,97 +1,120 @@
-"""What the federation cost and who held what: examples by client, traffic, time, failures."""
+"""Holdings and costs of the federation: examples by client, traffic, time, failures."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from statistics import median
 
-from medfed.report.figures import Figure, Heat, Legend, Series, colour, heat, stacked_bars
-from medfed.report.names import natural, task_title
-from medfed.report.partition import class_counts
-from medfed.report.read import RunFiles
-from medfed.report.records import Timing
+from medfed.records.schema import Counts, PartitionFile, Round, Timing
+from medfed.report.charts import Series, colour, partition_chart, stacked_bars
+from medfed.report.parts import Cell, Figure, Figures, Group, Legend, Part, Row, Table, Text, text_columns, when
+from medfed.report.run import FEDERATED_LOGS, Run
+from medfed.report.text import duration, natural
 
 
-@dataclass(frozen=True)
-class PartitionTable:
-    """Examples by client and class; a column's shade is relative to its task's largest cell."""
-
-    tasks: list[tuple[str, list[str]]]
-    rows: list[tuple[str, list[Heat]]]
+def federation(run: Run) -> list[Part]:
+    """All that is known of the federation."""
+    return [*_partition(run), *_by_round(run), *_failures(run)]
 
 
-def partition_table(run: RunFiles) -> PartitionTable | None:
-    """Counts by client, task and answer; of sites, that do not tell their classes, by site and task."""
-    counts = class_counts(run.partition.model_dump())
-    if not counts:
-        return None
-    tasks: dict[str, list[str]] = {}
-    for client in counts.values():
-        for task, answers in client.items():
-            tasks[task] = list(dict.fromkeys([*tasks.get(task, []), *answers]))
-    top = {t: max(max(client.get(t, {}).values(), default=0) for client in counts.values()) for t in tasks}
+def class_counts(partition: PartitionFile) -> Counts:
+    """Return client → task → class → examples; the examples of a site that reports no classes are one class."""
+    totals = partition.num_examples.items()
+    unclassed = {client: {task: {"examples": n} for task, n in counts.items()} for client, counts in totals}
+    return {**unclassed, **partition.counts}
+
+
+def partition_rows(partition: PartitionFile) -> list[tuple[str, str, int, str]]:
+    """Return (client, task, examples, examples by class in words) for a table."""
+    return [
+        (client, task, sum(counts.values()), ", ".join(f"{name} {count}" for name, count in counts.items() if count))
+        for client, tasks in sorted(class_counts(partition).items(), key=lambda item: natural(item[0]))
+        for task, counts in tasks.items()
+    ]
+
+
+def partition_picture(partition: PartitionFile, titles: Mapping[str, str]) -> str:
+    """Return an SVG file of a partition: examples per client, task and class."""
+    held = class_counts(partition)
+    clients = sorted(held, key=natural)
+    tasks = dict.fromkeys(task for counts in held.values() for task in counts)
+    small = f", {len(partition.left_out)} too small left out" if partition.left_out else ""
+    who = f"{partition.scheme} partition, {len(clients)} clients{small}"
+    by_task = {titles.get(task, task): {client: held[client].get(task, {}) for client in clients} for task in tasks}
+    return partition_chart(f"{who}, seed {partition.seed}, hash {partition.hash}", by_task)
+
+
+def rounding(rounds: Sequence[Round]) -> str:
+    """How changes of the weights travelled with what error of the mean update, in words; empty if exact."""
+    dtypes = sorted({line.upload_dtype for line in rounds} - {"float32"})
+    errors = [line.upload_error for line in rounds if line.upload_error is not None]
+    form = f"Clients send the change of their weights in {', '.join(dtypes)}"
+    if not dtypes or not errors:
+        return f"{form}; with this algorithm no weight travels." if dtypes else ""
+    middle, most = f"{100 * median(errors):.2g} %", f"{100 * max(errors):.2g} %"
+    return f"{form}: the mean update is off by {middle} of its length in the median round, {most} at most."
+
+
+def _partition(run: Run) -> list[Part]:
+    """Counts by client, task and answer; a column's shade is relative to its task's largest cell."""
+    held = class_counts(run.partition)
+    answers: dict[str, dict[str, None]] = {}
+    for counts in held.values():
+        for task, by_class in counts.items():
+            answers.setdefault(task, {}).update(dict.fromkeys(by_class))
+    top = {task: max([1, *(n for counts in held.values() for n in counts.get(task, {}).values())]) for task in answers}
     rows = []
-    for name in sorted(counts, key=natural):
-        client = counts[name]
-        values = [(t, client.get(t, {}).get(answer, 0)) for t, answers in tasks.items() for answer in answers]
-        rows.append((name, [heat(float(value), float(top[t]), str(value)) for t, value in values]))
-    return PartitionTable([(task_title(run, task), answers) for task, answers in tasks.items()], rows)
+    for client in sorted(held, key=natural):
+        cells = [
+            (held[client].get(task, {}).get(name, 0), top[task]) for task, names in answers.items() for name in names
+        ]
+        rows.append(Row(client, [Cell(str(n), heat=round(100 * n / most)) for n, most in cells]))
+    by = "client, task and answer" if run.partition.counts else "client and task"
+    caption = f"Private examples by {by} ({run.partition.scheme} partition), shaded against the task's largest cell"
+    columns = text_columns("Client", *(name for names in answers.values() for name in names))
+    spans = [(run.title(task), len(names)) for task, names in answers.items()]
+    table = Table("Examples by client and class", columns, [Group(rows)], "heat", caption, spans)
+    return when(rows, Text("Who holds what", "h3"), table)
 
 
-def traffic(run: RunFiles) -> Figure | None:
-    """Bytes between clients and server by round, in MB."""
+def _by_round(run: Run) -> list[Part]:
+    """Traffic and time by round, and the phases outside rounds."""
     down = [(float(line.round), sum(c.bytes_down for c in line.clients) / 1e6) for line in run.rounds]
     up = [(float(line.round), sum(c.bytes_up for c in line.clients) / 1e6) for line in run.rounds]
-    if not any(value for _, value in down + up):
-        return None
-    layers = [Series("server to clients", "c0", down), Series("clients to server", "c1", up)]
-    return Figure("MB by round", stacked_bars(layers, "round", "MB"))
+    figures = []
+    if any(value for _, value in down + up):
+        layers = [Series("server to clients", "c0", down), Series("clients to server", "c1", up)]
+        figures.append(_stack("MB by round", "MB", layers, rounding(run.rounds)))
+    whole = [timing for timing in run.lines(Timing) if timing.client is None]  # a client's line is inside a phase
+    rounds, outside = sorted({timing.round for timing in whole if timing.round}), ""
+    layers = []
+    for phase in dict.fromkeys(timing.phase for timing in whole):
+        taken = [(timing.round, timing.seconds) for timing in whole if timing.phase == phase]
+        by_round = [(float(at), sum(seconds for number, seconds in taken if number == at)) for at in rounds]
+        if any(at for at, _ in taken):
+            layers.append(Series(phase, colour(len(layers), 0), by_round))
+        if seconds := sum(seconds for at, seconds in taken if not at):
+            outside += f"{', ' if outside else 'Outside rounds: '}{phase} {duration(seconds)}"
+    figures += [_stack("Seconds by round", "Seconds", layers, outside)] if layers else []
+    return when(figures, Text("Traffic and time", "h3"), Figures(figures, layout="three"))
 
 
-def rounding(run: RunFiles) -> str:
-    """How changes of the weights travelled with what error of the mean update, in words; empty if exact."""
-    dtypes = sorted({line.upload_dtype for line in run.rounds} - {"float32"})
-    if not dtypes:
-        return ""
-    errors = [line.upload_error for line in run.rounds if line.upload_error is not None]
-    form = f"Clients send the change of their weights in {', '.join(dtypes)}"
-    if not errors:
-        return f"{form}; with this algorithm no weight travels."
-    return (
-        f"{form}: the mean update is off by {_percent(median(errors))} of its length in the median round, "
-        f"{_percent(max(errors))} at most."
-    )
+def _stack(title: str, unit: str, layers: Sequence[Series], note: str) -> Figure:
+    legend = [Legend(layer.name, layer.style) for layer in layers]
+    return Figure(title, stacked_bars(layers, "round", unit), note, legend)
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %"
-
-
-def seconds(run: RunFiles) -> tuple[Figure | None, list[Legend], list[tuple[str, float]]]:
-    """Seconds by round and phase, and the phases outside rounds; a client's line is inside a phase and adds nothing."""
-    whole = [timing for timing in run.timings if timing.client is None]
-    inside = [timing for timing in whole if timing.round]
-    rounds = sorted({timing.round for timing in inside if timing.round})
-    layers = [
-        Series(phase, colour(index, 0), [(float(number), _seconds(inside, phase, number)) for number in rounds])
-        for index, phase in enumerate(dict.fromkeys(timing.phase for timing in inside))
-    ]
-    outside = [timing for timing in whole if not timing.round]
-    once = [(phase, _seconds(outside, phase, None)) for phase in dict.fromkeys(timing.phase for timing in outside)]
-    figure = Figure("Seconds by round", stacked_bars(layers, "round", "Seconds")) if layers else None
-    return figure, [Legend(layer.name, layer.style) for layer in layers], once
-
-
-def failures(run: RunFiles) -> list[tuple[str, int, str, str, str]]:
-    """(arm, round, client, phase, reason) of every failure."""
-    arms = (("with injection", run.rounds), ("federated-only", run.baseline_rounds))
-    return [
-        (arm, line.round, failure.client, failure.phase, failure.reason)
-        for arm, rounds in arms
+def _failures(run: Run) -> list[Part]:
+    """Every failure; the round went on without that update."""
+    without = run.lines(Round, f"{FEDERATED_LOGS}/{Round.NAME}")
+    federations = {"with injection" if without else "local": run.rounds, "federated-only": without}
+    rows = [
+        Row(name, [Cell(text, style="plain") for text in (str(line.round), one.client, one.phase, one.reason)])
+        for name, rounds in federations.items()
         for line in rounds
-        for failure in line.failures
+        for one in line.failures
     ]
-
-
-def _seconds(timings: list[Timing], phase: str, number: int | None) -> float:
-    return sum((t.seconds for t in timings if t.phase == phase and number in (None, t.round)), start=0.0)
+    columns = text_columns("Federation", "Round", "Client", "Phase", "Reason")
+    table = Table("Failures", columns, [Group(rows)], "lines", "The round went on without these updates")
+    none = Text("None: every client answered in every round.")
+    return when(run.rounds, Text("Failures", "h3"), table if rows else none)

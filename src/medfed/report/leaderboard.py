@@ -1,198 +1,202 @@
-"""The benchmark's leaderboard as a page, a Markdown table and a terminal table. It prints numbers and computes none."""
+"""The benchmark's leaderboard as a page, as Markdown and as a terminal table. It prints numbers and computes none."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from markupsafe import Markup
 from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
+from rich.table import Table as TerminalTable
+from rich.text import Text as TerminalText
 
-from medfed.core.files import write_whole
-from medfed.report.names import MISSING, duration, is_constant, model_title, number, size
-from medfed.report.page import render
-from medfed.report.read import read_facts
-from medfed.report.svg import coordinate, tag
+from medfed.records.schema import Block, LeaderboardFile, Standing
+from medfed.report.charts import rank_diagram
+from medfed.report.parts import (
+    Cell,
+    Figure,
+    Figures,
+    Group,
+    Page,
+    Part,
+    Row,
+    Section,
+    Table,
+    Text,
+    number_columns,
+    text_columns,
+)
+from medfed.report.run import Run
+from medfed.report.single import synthetic_banner
+from medfed.report.text import (
+    BEST_CONSTANT,
+    MISSING,
+    duration,
+    is_constant,
+    markdown_table,
+    model_title,
+    number,
+    origin,
+    size,
+)
 
-Board = Mapping[str, Any]
-WIDTH, MARGIN, LINE = 640.0, 150.0, 18.0
-SYNTHETIC = "A simulator wrote the data; no patient is behind it. These ranks test the software, not medicine."
+LEVEL = 0.05
+COSTS = ("bytes_up", "bytes_down", "train_seconds", "peak_memory_bytes")
 
 
-def write_leaderboard(board: Board, folders: Sequence[Path], out: Path) -> None:
-    """Build the page and write it to ``out``, whole or not at all."""
-    runs = [read_facts(folder) for folder in folders]
-    made = any(facts.synthetic for run in runs for facts in run.provenance.data.values())
-    content = {
-        "name": board["name"],
-        "description": board.get("description", ""),
-        "synthetic": SYNTHETIC if made else "",
-        "board": board,
-        "order": order(board),
-        "diagram": rank_diagram(board),
-        "words": conclusion(board),
-        "heads": [*order(board), *bounds(board)],
-        "rows": [block_row(block, board) for block in board["blocks"]],
-        "costs": cost_rows(board),
-    }
-    write_whole(out, render("leaderboard.html.jinja", content))
+class BlockRow(NamedTuple):
+    """A block as printed: a text per algorithm and bound, which of them is best, and the worst client's values."""
+
+    name: str
+    metric: str
+    n: int
+    texts: list[str]
+    best: list[bool]
+    worst: list[str]
 
 
-def leaderboard_table(board: Board) -> Table:
-    """Return the ranks and values for the terminal."""
-    table = Table(
-        title=Text(f"{board['name']}: primary metric, mean over seeds"), title_justify="left", box=SIMPLE_HEAD
+def leaderboard_page(board: LeaderboardFile, runs: Sequence[Run]) -> Page:
+    """Return the page; data and provenance are those of ``runs``."""
+    return Page(
+        board.name,
+        f"medfed benchmark of {len(board.algorithms)} algorithms on {len(board.blocks)} blocks",
+        [
+            Section("ranks", "Average ranks", _ranks(board)),
+            Section("blocks", "Every block", _blocks(board)),
+            Section("worst", "Worst client", _worst(board)),
+        ],
+        origin([run.provenance for run in runs]),
+        [conclusion(board)],
+        board.description,
+        synthetic_banner(runs),
     )
-    table.add_column("block")
-    table.add_column("metric")
+
+
+def leaderboard_table(board: LeaderboardFile) -> TerminalTable:
+    """Return ranks and values for the terminal."""
+    title = TerminalText(f"{board.name}: primary metric, mean over seeds")
+    table = TerminalTable("block", "metric", title=title, title_justify="left", box=SIMPLE_HEAD)
     for name in (*order(board), *bounds(board)):
-        table.add_column(Text(model_title(name)), justify="right")
-    for block in board["blocks"]:
-        table.add_row(*map(Text, (" · ".join(block["name"]), block["title"], *block_row(block, board)["texts"])))
+        table.add_column(TerminalText(model_title(name)), justify="right")
+    for row in block_rows(board):
+        table.add_row(*map(TerminalText, (row.name, row.metric, *row.texts)))
     table.add_section()
-    ranks = [number(board["ranks"][name]["mean"], 2) for name in order(board)]
-    table.add_row("average rank", "", *ranks, *[""] * len(bounds(board)))
+    table.add_row("average rank", "", *rank_texts(board))
     return table
 
 
-def leaderboard_markdown(board: Board) -> str:
+def leaderboard_markdown(board: LeaderboardFile) -> str:
     """Return the leaderboard as Markdown."""
-    heads = ["block", "metric", *order(board), *map(model_title, bounds(board))]
-    lines = [heads, ["---"] * len(heads)]
-    lines += [[" · ".join(b["name"]), b["title"], *block_row(b, board)["texts"]] for b in board["blocks"]]
-    lines += [["**average rank**", "", *(number(board["ranks"][name]["mean"], 2) for name in order(board))]]
-    text = "\n".join("| " + " | ".join([*line, *[""] * (len(heads) - len(line))]) + " |" for line in lines)
-    return f"# {board['name']}\n\n{board.get('description', '')}\n\n{text}\n\n{conclusion(board)}\n"
+    head = ["block", "metric", *order(board), *map(model_title, bounds(board))]
+    lines = [[row.name, row.metric, *row.texts] for row in block_rows(board)]
+    lines.append(["**average rank**", "", *rank_texts(board)])
+    return f"# {board.name}\n\n{board.description}\n\n{markdown_table(head, lines)}\n\n{conclusion(board)}\n"
 
 
-def conclusion(board: Board) -> str:
-    """Say what the ranks allow to say."""
-    names = order(board)
-    ranks = {name: board["ranks"][name]["mean"] for name in names}
-    if board["critical_difference"] is None or ranks[names[0]] is None:
+def conclusion(board: LeaderboardFile) -> str:
+    """Print what the ranks allow to conclude."""
+    names, critical, p = order(board), board.critical_difference, board.friedman_p
+    ranks = {name: board.ranks[name].mean for name in names}
+    first = ranks[names[0]] if names else None
+    if critical is None or first is None:
         return "There is nothing to rank."
-    best = f"{names[0]} has the best average rank, {number(ranks[names[0]], 2)} over {board['num_blocks']} blocks"
-    p = board["friedman_p"]
-    if p is None or p >= 0.05:
-        told = "" if p is None else f" (Friedman p = {p:.2g})"
-        return f"{best}, but no algorithm differs significantly from another{told}."
-    beaten = [name for name in names[1:] if ranks[name] - ranks[names[0]] >= board["critical_difference"]]
-    over = (
-        f"it is significantly better than {', '.join(beaten)}"
-        if beaten
-        else "the algorithms differ, but it is not significantly better than any single one"
-    )
-    return f"{best} (Friedman p = {p:.2g}); {over} (critical difference {board['critical_difference']:.2f})."
+    best = f"{names[0]} has the best average rank, {number(first, 2)} over {board.num_blocks} blocks"
+    if p is None or p >= LEVEL:
+        tested = "" if p is None else f" (Friedman p = {p:.2g})"
+        return f"{best}, but no algorithm differs significantly from another{tested}."
+    beaten = [name for name in names[1:] if (ranks[name] or 0.0) - first >= critical]
+    over = "the algorithms differ, but it is not significantly better than any single one"
+    over = f"it is significantly better than {', '.join(beaten)}" if beaten else over
+    return f"{best} (Friedman p = {p:.2g}); {over} (critical difference {critical:.2f})."
 
 
-def order(board: Board) -> list[str]:
+def order(board: LeaderboardFile) -> list[str]:
     """Return the algorithms, best average rank first."""
-    ranks = board["ranks"]
-    return sorted(board["algorithms"], key=lambda name: (ranks[name]["mean"] is None, ranks[name]["mean"] or 0.0))
+    ranks = {name: board.ranks[name].mean for name in board.algorithms}
+    return sorted(board.algorithms, key=lambda name: (ranks[name] is None, ranks[name] or 0.0))
 
 
-def bounds(board: Board) -> list[str]:
-    """Return the models beside the algorithms: centralised, local, and the best constant of each block."""
-    found = dict.fromkeys(name for block in board["blocks"] for name in block["bounds"])
-    return [*(name for name in found if not is_constant(name)), "constant-best"]
+def bounds(board: LeaderboardFile) -> list[str]:
+    """Return the models that bound the algorithms: centralised, local, and the best constant of each block."""
+    names = dict.fromkeys(name for block in board.blocks for name in block.bounds)
+    return [*(name for name in names if not is_constant(name)), BEST_CONSTANT]
 
 
-def block_row(block: Mapping[str, Any], board: Board) -> dict[str, Any]:
-    """Return a block's texts, one per algorithm and bound, and which of them is best."""
-    values = {name: block["values"][name] for name in order(board)}
-    known = [entry["mean"] for entry in values.values() if entry["mean"] is not None]
-    best = (max if block["higher_is_better"] else min)(known, default=None)
-    texts = [_text(entry) for entry in values.values()]
-    texts += [_text(_bound(block, name)) for name in bounds(board)]
-    return {
-        "name": " · ".join(block["name"]),
-        "metric": block["title"],
-        "n": block["n"],
-        "texts": texts,
-        "best": [entry["mean"] is not None and entry["mean"] == best for entry in values.values()],
-        "worst": [number(entry["worst_client"]) for entry in values.values()],
-    }
+def block_rows(board: LeaderboardFile) -> list[BlockRow]:
+    """Return every block as printed."""
+    return [_block_row(block, board) for block in board.blocks]
 
 
-def cost_rows(board: Board) -> list[dict[str, Any]]:
-    """Return, per algorithm, what a run costs on the average over the blocks."""
+def rank_texts(board: LeaderboardFile) -> list[str]:
+    """Return the average rank of every algorithm, and a blank per bound."""
+    return [*(number(board.ranks[name].mean, 2) for name in order(board)), *[""] * len(bounds(board))]
+
+
+def cost_rows(board: LeaderboardFile) -> list[tuple[str, list[str]]]:
+    """Return, per algorithm, its rank and what a run costs on the average over the blocks."""
     rows = []
     for name in order(board):
-        entries = [block["values"][name] for block in board["blocks"] if "bytes_up" in block["values"][name]]
-        mean = {
-            key: sum(e[key] for e in entries) / len(entries)
-            for key in ("bytes_up", "bytes_down", "train_seconds", "peak_memory_bytes")
-        }
-        rows.append(
-            {
-                "name": name,
-                "texts": [
-                    number(board["ranks"][name]["mean"], 2),
-                    size(int(mean["bytes_up"])),
-                    size(int(mean["bytes_down"])),
-                    duration(mean["train_seconds"]),
-                    size(int(mean["peak_memory_bytes"])),
-                ],
-            }
-        )
+        costs = [cost for block in board.blocks if (cost := block.values[name].cost) is not None]
+        up, down, seconds, memory = (sum(getattr(c, key) for c in costs) / max(len(costs), 1) for key in COSTS)
+        rows.append((name, [number(board.ranks[name].mean, 2), size(up), size(down), duration(seconds), size(memory)]))
     return rows
 
 
-def rank_diagram(board: Board) -> Markup:
-    """Draw the critical-difference diagram (Demšar 2006, Figure 1): ranks on a line, bars join what does not differ."""
-    names, critical = order(board), board["critical_difference"]
-    ranks = {name: board["ranks"][name]["mean"] for name in names}
-    if critical is None or any(rank is None for rank in ranks.values()):
-        return Markup("")
-    count = len(names)
-
-    def x(rank: float | int) -> float:
-        return MARGIN + (rank - 1) / max(count - 1, 1) * (WIDTH - 2 * MARGIN)
-
-    top = 52.0
-    foot = top + 12.0 * len(board["groups"]) + 10
-    half = (count + 1) // 2
-    marks = [tag("line", x1=x(1), x2=x(count), y1=top, y2=top, class_="axis")]
-    for place in range(1, count + 1):
-        marks.append(tag("line", x1=x(place), x2=x(place), y1=top - 4, y2=top + 4, class_="axis"))
-        marks.append(tag("text", str(place), x=x(place), y=top - 8, class_="tick middle"))
-    marks.append(tag("line", x1=x(1), x2=x(1 + critical), y1=18.0, y2=18.0, class_="axis"))
-    marks.append(tag("text", f"critical difference {critical:.2f}", x=x(1), y=12.0, class_="tick"))
-    for number_, group in enumerate(board["groups"]):
-        y = top + 12.0 * (number_ + 1)
-        ends = [x(ranks[name]) for name in group]
-        marks.append(tag("line", x1=min(ends) - 3, x2=max(ends) + 3, y1=y, y2=y, class_="together"))
-    for index, name in enumerate(names):
-        left = index < half
-        y = foot + LINE * (index if left else count - 1 - index) + 8
-        edge = MARGIN - 8 if left else WIDTH - MARGIN + 8
-        corners = ((x(ranks[name]), top), (x(ranks[name]), y), (edge, y))
-        points = " ".join(f"{coordinate(across)},{coordinate(down)}" for across, down in corners)
-        marks.append(tag("polyline", points=points, class_="stem"))
-        text = f"{name} {ranks[name]:.2f}"
-        marks.append(
-            tag("text", text, x=edge - 5 if left else edge + 5, y=y + 4, class_="tick end" if left else "tick")
-        )
-    height = foot + LINE * half + 14
-    told = "; ".join(f"{name} {rank:.2f}" for name, rank in ranks.items())
-    box = f"0 0 {coordinate(WIDTH)} {coordinate(height)}"
-    return tag(
-        "svg", *marks, viewBox=box, role="img", aria_label=f"Average ranks, 1 is best: {told}", class_="chart ranks"
-    )
-
-
-def _bound(block: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    if name != "constant-best":
-        return dict(block["bounds"].get(name, {"mean": None, "std": None}))
-    found = [entry for model, entry in block["bounds"].items() if is_constant(model) and entry["mean"] is not None]
-    pick = max if block["higher_is_better"] else min
-    return pick(found, key=lambda entry: entry["mean"], default={"mean": None, "std": None})
-
-
-def _text(entry: Mapping[str, Any]) -> str:
-    if entry["mean"] is None:
+def standing_text(entry: Standing) -> str:
+    """Print a mean over seeds with its standard deviation."""
+    if entry.mean is None:
         return MISSING
-    return number(entry["mean"]) + (f" ± {number(entry['std'])}" if entry.get("std") is not None else "")
+    return number(entry.mean) + (f" ± {number(entry.std)}" if entry.std is not None else "")
+
+
+def _ranks(board: LeaderboardFile) -> list[Part]:
+    text = "A block is one task under one partition. The mean over seeds of its primary metric ranks the algorithms; 1 "
+    text += "is best. Bars join algorithms whose average ranks lie within Nemenyi's critical difference at 5 %. Blocks "
+    text += "that share a task are not independent, so the test finds differences a little too easily."
+    text += f" {board.num_left_out} blocks without a defined metric are left out." if board.num_left_out else ""
+    ranks = {name: rank for name in order(board) if (rank := board.ranks[name].mean) is not None}
+    parts: list[Part] = [Text(text, "soft")]
+    if board.critical_difference is not None and len(ranks) == len(board.algorithms):
+        picture = rank_diagram(ranks, board.critical_difference, board.groups)
+        parts.append(Figures([Figure("Average ranks", picture)], layout="ranks", captions=False))
+    columns = number_columns("Average rank", "Sent up", "Sent down", "Client training", "Largest memory")
+    rows = Group([Row(name, texts) for name, texts in cost_rows(board)])
+    caption = "Leaderboard, and what a run costs on the average"
+    return [*parts, Table("Leaderboard", [*text_columns("Algorithm"), *columns], [rows], "matrix", caption)]
+
+
+def _blocks(board: LeaderboardFile) -> list[Part]:
+    text = "Primary metric, mean ± standard deviation over seeds: every client's deployed model on its own test "
+    text += "patients, pooled. Bounds: one party with all data, every client alone, the best constant answer. Where "
+    text += "labels differ between clients, a personalised model gains from its client; a global one cannot."
+    rows = []
+    for row in block_rows(board):
+        best = [*row.best, *[False] * (len(row.texts) - len(row.best))]
+        cells = [Cell(cell, style=f"num{' strong' * bold}") for cell, bold in zip(row.texts, best, strict=True)]
+        rows.append(Row(row.name, [Cell(row.metric, style="plain"), str(row.n), *cells]))
+    heads = number_columns("n", *order(board), *map(model_title, bounds(board)))
+    table = Table("Every block", [*text_columns("Block", "Metric"), *heads], [Group(rows)], "matrix")
+    return [Text(text, "soft"), table]
+
+
+def _worst(board: LeaderboardFile) -> list[Part]:
+    text = "The same metric of the client that fares worst, mean over seeds. A good mean can hide a badly served one."
+    rows = Group([Row(row.name, row.worst) for row in block_rows(board)])
+    columns = [*text_columns("Block"), *number_columns(*order(board))]
+    return [Text(text, "soft"), Table("Worst client", columns, [rows], "matrix")]
+
+
+def _block_row(block: Block, board: LeaderboardFile) -> BlockRow:
+    values = [block.values[name] for name in order(board)]
+    best = (max if block.higher_is_better else min)((v.mean for v in values if v.mean is not None), default=None)
+    texts = [standing_text(entry) for entry in [*values, *(_bound(block, name) for name in bounds(board))]]
+    bold = [entry.mean is not None and entry.mean == best for entry in values]
+    worst = [number(entry.worst_client) for entry in values]
+    return BlockRow(" · ".join(block.name), block.title, block.n, texts, bold, worst)
+
+
+def _bound(block: Block, name: str) -> Standing:
+    if name != BEST_CONSTANT:
+        return block.bounds.get(name, Standing())
+    constants = [entry for model, entry in block.bounds.items() if is_constant(model) and entry.mean is not None]
+    sign = 1 if block.higher_is_better else -1
+    return max(constants, key=lambda entry: sign * (entry.mean or 0.0), default=Standing())

@@ -1,22 +1,62 @@
-"""One static HTML page: templates rendered with a content security policy."""
+"""The report: one static HTML file without network, dependencies or ids that clash; light, dark, phone and paper.
+
+The only script switches the colour scheme. A content security policy names it by hash. So nothing else in the file
+can run or load, whatever the name of a study or a data set.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from medfed.report import names
+from medfed.core.files import PUBLIC, write_whole
+from medfed.records.schema import ComparisonFile, LeaderboardFile
+from medfed.report.parts import Page
+from medfed.report.run import Run
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render(template: str, content: Mapping[str, object]) -> str:
-    """Return the page of ``template``; the one script it carries is named by hash, so no other can run."""
+def write_report(source: Path | ComparisonFile | LeaderboardFile, out: Path, folders: Sequence[Path] = ()) -> None:
+    """Build the report of a run folder, a comparison or a leaderboard and write it to ``out``, whole or not at all.
+
+    Args:
+        source: a run folder, or what compares several.
+        out: the HTML file.
+        folders: the runs that are compared; titles, data and settings are read from them.
+
+    Raises:
+        RunError: a folder does not exist, or another version of medfed wrote it. Absent or broken files are listed in
+            the report instead.
+    """
+    write_whole(out, build_report(source, folders), PUBLIC)
+
+
+def build_report(source: Path | ComparisonFile | LeaderboardFile, folders: Sequence[Path] = ()) -> str:
+    """Return the report as HTML; see :func:`write_report`."""
+    if isinstance(source, Path):
+        from medfed.report.single import run_page
+
+        return render(run_page(Run(source)))
+    runs = [Run(folder) for folder in folders]
+    if isinstance(source, LeaderboardFile):
+        from medfed.report.leaderboard import leaderboard_page
+
+        return render(leaderboard_page(source, runs))
+    from medfed.report.comparison import comparison_page
+
+    return render(comparison_page(source, runs))
+
+
+def render(page: Page) -> str:
+    """Return a page as HTML."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -24,11 +64,15 @@ def render(template: str, content: Mapping[str, object]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": names.count, "duration": names.duration}
-    script = (TEMPLATES / "theme.js").read_text(encoding="utf-8")
-    return environment.get_template(template).render(
-        style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),  # noqa: S704
-        script=Markup(script),  # noqa: S704
+    script = _asset("theme.js")
+    return environment.get_template("report.html.jinja").render(
+        page=page,
+        style=_asset("style.css"),
+        script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        **content,
     )
+
+
+@cache
+def _asset(name: str) -> Markup:
+    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))  # noqa: S704

@@ -1,68 +1,131 @@
-"""Does the router route? Expert weights by task, round by round, and how far the tasks lie apart.
+"""Does the router route? Expert weights by task, round by round, and how many mixtures the tasks use.
 
-A router whose weights are the same for every task makes the mixture of experts one plain LoRA; the report says so.
+A router whose weights are the same for every task makes the mixture of experts one plain LoRA; the report says so. One
+task that differs from eleven equal ones moves any mean over pairs of tasks. So the statement counts: the number of
+mixtures that are pairwise different, and of tasks that share the most common one.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from medfed.report.figures import Figure, Heat, Series, heat, line_chart, padded
-from medfed.report.names import number, task_title
-from medfed.report.read import RunFiles
-from medfed.report.strips import strips
+from medfed.records.schema import Routing
+from medfed.report.charts import Series, line_chart, padded, strip
+from medfed.report.parts import Cell, Figure, Figures, Group, Part, Row, Table, Text, number_columns, text_columns
+from medfed.report.run import Run
+from medfed.report.text import number, plural
 
-ROUTES_ABOVE = 0.05
-"""Total-variation distance between tasks' expert weights from which the router is said to route."""
+SAME_BELOW = 0.05
+"""Total-variation distance below which two mixtures count as one: 5 % of the weight lies on other experts."""
 
 
 @dataclass(frozen=True)
-class Routing:
-    """The router in the last round, and its way there."""
+class Mixtures:
+    """How tasks share mixtures of experts.
 
-    sentence: str
-    routes: bool
-    round: int
-    num_experts: int
-    rows: list[tuple[str, list[Heat], str]]
-    figure: Figure | None
-    top: str
-    strips: list[Figure]
+    Attributes:
+        num_tasks: tasks with a mixture.
+        distinct: tasks whose mixtures are pairwise at least :data:`SAME_BELOW` apart, as many as a greedy search finds.
+        shared: most tasks whose mixtures lie within that distance of one task's, itself included.
+        widest: the largest distance between two tasks.
+    """
+
+    num_tasks: int
+    distinct: int
+    shared: int
+    widest: float
+
+    @property
+    def routes(self) -> bool:
+        """Whether no mixture serves more than half of the tasks."""
+        return self.num_tasks > 1 and 2 * self.shared <= self.num_tasks
 
 
-def routing(run: RunFiles) -> Routing | None:
-    """The router's weights in the last round, and whether it routes."""
-    if not run.routing:
-        return None
-    last = run.routing[-1]
-    num_experts = max((len(alpha) for alpha in last.alpha.values()), default=0)
-    heaviest = max((weight for line in run.routing for alpha in line.alpha.values() for weight in alpha), default=1.0)
-    top = max(heaviest, 3 / (num_experts or 1))
+def mixtures(alpha: Mapping[str, Sequence[float]]) -> Mixtures:
+    """Count the different mixtures among the rows of ``alpha``, task → weight of every expert."""
+    rows = list(alpha.values())
+    gaps = [[sum(abs(x - y) for x, y in zip(a, b, strict=True)) / 2 for b in rows] for a in rows]
+    apart = max(range(len(rows)), key=lambda task: max(gaps[task]), default=0)
+    chosen = [apart][: len(rows)]
+    while chosen:
+        nearest = {task: min(gaps[task][other] for other in chosen) for task in range(len(rows))}
+        farthest = max(nearest, key=lambda task: nearest[task])
+        if nearest[farthest] < SAME_BELOW:
+            break
+        chosen.append(farthest)
+    shared = max((sum(gap < SAME_BELOW for gap in line) for line in gaps), default=0)
+    return Mixtures(len(rows), len(chosen), shared, max((max(line) for line in gaps), default=0.0))
+
+
+def sentence(counted: Mixtures) -> str:
+    """Say in words whether the router routes."""
+    if counted.num_tasks < 2:
+        return "One task alone: the router has nothing to distinguish."
+    size = f"largest distance between two tasks {counted.widest:.2g}; mixtures closer than {SAME_BELOW} count as one"
+    facts = f"{plural(counted.distinct, 'distinct mixture')} among {counted.num_tasks} tasks"
+    if counted.routes:
+        return f"The router routes: {facts}, and none serves more than half of the tasks ({size})."
+    share = f"{counted.shared} of {counted.num_tasks} tasks share one mixture"
+    plain = " All experts then act as one plain LoRA." if counted.shared == counted.num_tasks else ""
+    return f"The router does not route: {facts}, and {share} ({size}).{plain}"
+
+
+def routing(run: Run) -> list[Part]:
+    """The router's weights in the last round, and the way there."""
+    rounds = [line for line in run.lines(Routing) if line.alpha]
+    if not rounds:
+        return []
+    last = rounds[-1]
+    num_experts = max(len(alpha) for alpha in last.alpha.values())
+    heaviest = max(weight for line in rounds for alpha in line.alpha.values() for weight in alpha)
+    top = max(heaviest, 3 / num_experts)
     rows = [
-        (
-            task_title(run, task),
-            [heat(weight, top, number(weight, 2)) for weight in alpha],
-            number(last.entropy.get(task), 2),
+        Row(
+            run.title(task),
+            [*(Cell(number(w, 2), heat=round(100 * w / top)) for w in alpha), number(last.entropy.get(task), 2)],
         )
         for task, alpha in last.alpha.items()
     ]
-    distance = [(float(r.round), r.total_variation) for r in run.routing if r.total_variation is not None]
-    figure = None
-    if len(distance) > 1:
-        line = [Series("total-variation distance", "fedkim", distance)]
-        span = padded([value for _, value in distance] + [2 * ROUTES_ABOVE], 0.0)
-        figure = Figure("Distance between tasks", line_chart(line, "round", "Distance", span, ROUTES_ABOVE))
-    sentence, routes = _routing_sentence(last.total_variation, num_experts)
-    return Routing(sentence, routes, last.round, num_experts, rows, figure, number(top, 2), strips(run, top))
+    caption = f"Weight of each expert by task, round {last.round}"
+    columns = [*text_columns("Task", *(str(n + 1) for n in range(num_experts))), *number_columns("entropy")]
+    most = f"The largest possible entropy is ln {num_experts} = {math.log(num_experts):.2f}."
+    parts: list[Part] = [
+        Text(f"{sentence(mixtures(last.alpha))} {most}"),
+        Table("Expert weights", columns, [Group(rows)], "heat", caption),
+    ]
+    return [*parts, *_by_round(run, rounds, top), *_distance(rounds)]
 
 
-def _routing_sentence(distance: float | None, num_experts: int) -> tuple[str, bool]:
-    entropy = f"The largest possible entropy is ln {num_experts} = {math.log(num_experts or 1):.2f}."
-    if distance is None:
-        return f"The run did not record how far the tasks' expert weights lie apart. {entropy}", False
-    size = f"total-variation distance {distance:.2g}, threshold {ROUTES_ABOVE}"
-    if distance >= ROUTES_ABOVE:
-        return f"The router routes: tasks use different mixtures of experts ({size}). {entropy}", True
-    told = "all tasks use nearly the same mixture of experts, which then acts as one plain LoRA"
-    return f"The router does not route: {told} ({size}). {entropy}", False
+def _by_round(run: Run, rounds: Sequence[Routing], top: float) -> list[Part]:
+    if len(rounds) < 2:
+        return []
+    text = f"Experts downwards, rounds to the right; full colour is a weight of {number(top, 2)}. "
+    text += "Below, the entropy of the mixture between 0 (one expert) and ln P (all alike)."
+    numbers = [line.round for line in rounds]
+    figures = [
+        Figure(
+            run.title(task),
+            strip(
+                numbers,
+                [line.alpha.get(task, ()) for line in rounds],
+                [line.entropy.get(task) for line in rounds],
+                run.title(task),
+                top,
+            ),
+        )
+        for task in run.ordered(task for line in rounds for task in line.alpha)
+    ]
+    return [Text("Expert weights round by round", "h3"), Text(text, "soft small"), Figures(figures)]
+
+
+def _distance(rounds: Sequence[Routing]) -> list[Part]:
+    points = [(float(line.round), line.total_variation) for line in rounds if line.total_variation is not None]
+    if len(points) < 2:
+        return []
+    span = padded([value for _, value in points], 0.0)
+    chart = line_chart([Series("total-variation distance", "fedkim", points)], "round", "Distance", span)
+    text = "Total-variation distance between the weights of two tasks, mean over all pairs."
+    figures = Figures([Figure("Distance", chart)], layout="three", captions=False)
+    return [Text("Distance between the tasks", "h3"), Text(text, "soft small"), figures]

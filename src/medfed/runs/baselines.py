@@ -6,7 +6,7 @@
 
 The latter two have one party, so they are FedAvg over one client whatever the study's algorithm. Their inputs are
 normalised by the moments pooled over all clients, which favours the local models a little. None of them depends on the
-LLM or on injection, so each is trained once and shared by all runs that agree on what decides it: it lives in
+LLM or on injection. So each is trained once and shared by all runs that agree on its settings and data. It lives in
 ``runs/federations/<kind>-<hash8>-seed<n>``. Two processes that want the same one do not collide: the second waits, and
 goes on from the last checkpoint if the first dies.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,10 @@ from medfed.core.progress import Reporter
 from medfed.data.cohort import Cohort
 from medfed.data.split import partition_hash
 from medfed.datasets.decoded import stacked
-from medfed.evaluation.evaluate import MEMBER
-from medfed.runs.federation import Arm, Connect, build_model, in_process
-from medfed.runs.folder import RunDir
-from medfed.runs.predictors import HeadPredictor
+from medfed.evaluation.responses import MEMBER
+from medfed.models.base import FederatedModel
+from medfed.records.folder import RunFolder
+from medfed.runs.federation import Connect, FederationRun, Trainee, build_model, in_process
 from medfed.study.algorithms import FedAvg
 from medfed.study.federation import RoundSettings
 from medfed.study.study import Study
@@ -38,6 +38,7 @@ from medfed.tasks.base import TaskSet
 
 SHARED_SETTINGS = (
     "train",
+    "plugins",
     "split",
     "partition",
     "missing",
@@ -52,28 +53,33 @@ SHARED_SETTINGS = (
 
 
 @dataclass(frozen=True)
-class Federation:
+class Baseline:
     """One shared training: its name in the scores, its folder, and who takes part on what terms."""
 
     model: str
-    run: RunDir
+    run: RunFolder
     study: Study
     cohort: Cohort
     title: str
 
-    def train(self, reporter: Reporter, connect: Connect = in_process) -> Arm:
+    @property
+    def tasks(self) -> frozenset[str]:
+        """The tasks that the model knows: the study's, or of a client alone those that it has."""
+        client = self.model.partition(MEMBER)[2]
+        return frozenset(self.cohort.clients[client] if client else self.study.train)
+
+    def train(self, reporter: Reporter, connect: Connect = in_process) -> FederatedModel:
         """Train it, or load it; the caller holds the lock. One client alone is trained in this process."""
         connect = connect if self.model == "federated" else in_process  # the others are one party
-        arm = Arm(self.run, self.study, self.cohort, build_model(self.study), None, self.model, connect)
-        if self.run.done:
-            arm.run(Reporter.silent(), self.title)
-            return arm
-        arm.run(reporter, self.title)
-        self.run.finish()
-        return arm
+        trainee = Trainee(self.model, build_model(self.study))
+        federation = FederationRun(self.run, self.study, self.cohort, trainee, connect)
+        federation.run(Reporter.silent() if self.run.done else reporter, self.title)
+        if not self.run.done:
+            self.run.finish()
+        return trainee.model
 
 
-def federations(study: Study, cohort: Cohort, checksums: dict[str, str], runs: Path) -> list[Federation]:
+def baselines_of(study: Study, cohort: Cohort, checksums: Mapping[str, str], runs: Path) -> list[Baseline]:
     """Return the trainings that the study's baselines need.
 
     Args:
@@ -95,27 +101,27 @@ def federations(study: Study, cohort: Cohort, checksums: dict[str, str], runs: P
     if "local" in study.baselines:
         for client in sorted(cohort.clients):
             tests = {site: sets for site, sets in cohort.site_tests.items() if site == client}
-            own = replace(cohort, clients={client: cohort.clients[client]}, site_tests=tests)
-            wanted.append(("local", f"local{MEMBER}{client}", alone, own, f"train {client} alone"))
+            private = replace(cohort, clients={client: cohort.clients[client]}, site_tests=tests)
+            wanted.append(("local", f"local{MEMBER}{client}", alone, private, f"train {client} alone"))
     return [
-        Federation(model, RunDir(runs / "federations" / _name(kind, settings, part, data)), settings, part, title)
+        Baseline(model, RunFolder(runs / "federations" / _name(kind, settings, part, data)), settings, part, title)
         for kind, model, settings, part, title in wanted
     ]
 
 
 def train_baselines(
-    wanted: Sequence[Federation], reporter: Reporter, connect: Connect = in_process
-) -> dict[str, HeadPredictor]:
-    """Train or load ``wanted`` and return model → predictor; those that another process is at come last."""
-    arms: dict[str, Arm] = {}
+    wanted: Sequence[Baseline], reporter: Reporter, connect: Connect = in_process
+) -> dict[str, FederatedModel]:
+    """Train or load ``wanted`` and return name → model; those that another process is at come last."""
+    models: dict[str, FederatedModel] = {}
     for waiting in (False, True):
-        for federation in wanted:
-            if federation.model in arms:
+        for baseline in wanted:
+            if baseline.model in models:
                 continue
-            with locked(_lock(federation.run), waiting=waiting) as mine:
+            with locked(_lock(baseline.run), waiting=waiting) as mine:
                 if mine:
-                    arms[federation.model] = federation.train(reporter, connect)
-    return {federation.model: HeadPredictor(arms[federation.model].model) for federation in wanted}
+                    models[baseline.model] = baseline.train(reporter, connect)
+    return {baseline.model: models[baseline.model] for baseline in wanted}
 
 
 def pooled(cohort: Cohort) -> Cohort:
@@ -130,24 +136,24 @@ def pooled(cohort: Cohort) -> Cohort:
 def union(parts: Sequence[TaskSet]) -> TaskSet:
     """Return the examples of all ``parts``, which are of one task, as one set; sites have each their own data."""
     data = list({id(part.data): part.data for part in parts}.values())
-    starts = np.cumsum([0, *(len(own.index) for own in data)])
-    offsets = {id(own): int(start) for own, start in zip(data, starts, strict=False)}
+    starts = np.cumsum([0, *(len(part.index) for part in data)])
+    offsets = {id(part): int(start) for part, start in zip(data, starts, strict=False)}
     rows = np.sort(np.concatenate([part.rows + offsets[id(part.data)] for part in parts]))
     return parts[0].holding(rows) if len(data) == 1 else TaskSet(parts[0].task, stacked(data), rows)
 
 
-def _name(kind: str, study: Study, cohort: Cohort, data: dict[str, str]) -> str:
+def _name(kind: str, study: Study, cohort: Cohort, data: Mapping[str, str]) -> str:
     resolved = study.resolved()
-    facts: dict[str, Any] = {name: resolved[name] for name in SHARED_SETTINGS}
+    facts: dict[str, Any] = {name: resolved[name] for name in SHARED_SETTINGS if name in resolved}
     held = {
         client: {name: examples.examples for name, examples in tasks.items()}
         for client, tasks in cohort.clients.items()
     }
-    facts |= {"kind": kind, "data": data, "clients": partition_hash(held)}
+    facts |= {"kind": kind, "data": dict(data), "clients": partition_hash(held)}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
     return f"{kind}-{digest}-seed{study.seed}"
 
 
-def _lock(run: RunDir) -> Path:
+def _lock(run: RunFolder) -> Path:
     """Return the lock file of a federation that several runs share."""
     return run.root.with_name(f".{run.root.name}.lock")

@@ -1,8 +1,8 @@
-"""``cards.json``: two test examples per task as one would show them to a colleague, and what the injected LLM said.
+"""``cards.json``: two test examples per task as one would show them to a colleague, and what the models responded.
 
-The examples are drawn by (seed, task) before anything is known of their scores, so a card is no success story. What an
-example looks like, what was asked of it and answered is written only if its dataset is a synthetic twin, or where the
-user asked for it: the report of real data shows no single patient by default.
+The examples are drawn by (seed, task) before anything is known of their scores, so a card is no success story. Picture,
+question and answer are written if the dataset is a synthetic twin, or with ``--show-examples``. By default the report
+of real data shows no single patient.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from functools import singledispatch
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -24,10 +23,10 @@ from medfed.modalities.image import ImageModality
 from medfed.modalities.moments import Moments
 from medfed.modalities.signal import LEADS, SignalModality
 from medfed.modalities.timeseries import TimeSeriesModality
-from medfed.runs.folder import RunDir
+from medfed.records.folder import RunFolder
+from medfed.records.schema import CardFile, ExampleCard, ExpertWeight, Prediction, Routing, View
 from medfed.tasks.base import Task, TaskSet
 
-Row = dict[str, Any]
 CARDS_PER_TASK = 2
 NUM_EXPERTS_NAMED = 3
 MAX_PIXELS = 96
@@ -39,9 +38,9 @@ WITHHELD = "Real patient data: the example is not written here. medfed run --sho
 
 
 def example_cards(
-    run: RunDir, tasks: Sequence[Task], cohort: Cohort, modalities: Mapping[str, Modality], seed: int, *, show: bool
-) -> Row:
-    """Return the content of ``cards.json``.
+    run: RunFolder, tasks: Sequence[Task], cohort: Cohort, modalities: Mapping[str, Modality], seed: int, *, show: bool
+) -> CardFile:
+    """Return ``cards.json``.
 
     Args:
         run: predictions and routing are read from here.
@@ -51,19 +50,18 @@ def example_cards(
         seed: the run's seed.
         show: draw examples of real data too.
     """
-    routing = run.read_records("injection/routing.jsonl")
-    alpha = routing[-1]["alpha"] if routing else {}
+    routing = run.lines(Routing)
+    alpha = routing[-1].alpha if routing else {}
     cards = []
     for task in tasks:
-        records, examples = run.read_records(f"predictions/{task.name}.jsonl"), cohort.test[task.name]
-        shown = show or examples.data.card.synthetic
-        for position in chosen(seed, task.name, len(records)):
-            views = _views(examples, position, modalities, cohort.moments) if shown else []
-            experts = heaviest(alpha.get(task.name, []))
-            said = answer_record(task, records[position]) if shown else {"task": task.name}
-            withheld = None if shown else WITHHELD
-            cards.append({**said, "experts": experts, "views": views, "withheld": withheld})
-    return {"rule": RULE, "cards": cards}
+        lines, examples = run.predictions(task.name), cohort.test[task.name]
+        visible = show or examples.data.card.synthetic
+        for position in chosen(seed, task.name, len(lines)):
+            card = answered(task, lines[position]) if visible else ExampleCard(task=task.name, withheld=WITHHELD)
+            views = _views(examples, position, modalities, cohort.moments) if visible else []
+            experts = heaviest(alpha.get(task.name, ()))
+            cards.append(card.model_copy(update={"experts": tuple(experts), "views": tuple(views)}))
+    return CardFile(rule=RULE, cards=tuple(cards))
 
 
 def chosen(seed: int, task: str, num_examples: int) -> list[int]:
@@ -72,70 +70,71 @@ def chosen(seed: int, task: str, num_examples: int) -> list[int]:
     return [int(p) for p in numpy_rng(seed, task, "cards").choice(num_examples, size, replace=False)]
 
 
-def heaviest(alpha: Sequence[float]) -> list[Row]:
+def heaviest(alpha: Sequence[float]) -> list[ExpertWeight]:
     """Return the experts with the largest weights, numbered from 1, largest first."""
     order = sorted(range(len(alpha)), key=lambda index: -alpha[index])[:NUM_EXPERTS_NAMED]
-    return [{"expert": index + 1, "weight": alpha[index]} for index in order]
+    return [ExpertWeight(expert=index + 1, weight=alpha[index]) for index in order]
 
 
-def answer_record(task: Task, record: Mapping[str, Any]) -> Row:
-    """Return question, gold answer and what the models said, from a line of the task's predictions.
+def answered(task: Task, line: Prediction) -> ExampleCard:
+    """Return question, gold answer and what the models responded, without views.
 
-    A closed task's line has ``target`` and ``scores`` by answer; an open task's has its own ``question``, the text
-    ``reference`` and the decoded ``answers`` by model, and no probability of a free text.
+    Of answers in words the card has the text, and no probability of a free text.
     """
-    texts = dict(record.get("answers", {}))
-    scores = {} if texts else record["scores"]
-    return {
-        "task": task.name,
-        "example": record["example"],
-        "question": record.get("question") or task.question,
-        "gold": record["reference"] if "reference" in record else task.answers[record["target"]],
-        "probabilities": {model: dict(zip(task.answers, values, strict=True)) for model, values in scores.items()},
-        "generated": texts,
-    }
+    in_words = isinstance(line.truth, dict)
+    return ExampleCard(
+        task=task.name,
+        example=line.example,
+        question=line.question or task.question,
+        gold=line.truth["reference"] if in_words else task.answers[line.truth],
+        probabilities={}
+        if in_words
+        else {model: dict(zip(task.answers, given, strict=True)) for model, given in line.responses.items()},
+        generated={model: given["text"] for model, given in line.responses.items()} if in_words else {},
+    )
 
 
 @singledispatch
-def views_of(modality: object, sample: Shaped[np.ndarray, "*sample"]) -> list[Row]:
+def views_of(modality: object, sample: Shaped[np.ndarray, "*sample"]) -> list[View]:
     """Return what to draw of one sample in physical units; a modality without a rule of its own is not drawn."""
     return []
 
 
 @views_of.register
-def _image(modality: ImageModality, sample: Float[np.ndarray, "1 row column"]) -> list[Row]:
+def _image(modality: ImageModality, sample: Float[np.ndarray, "1 row column"]) -> list[View]:
     picture = Image.fromarray(np.round(255 * sample[0].clip(0, 1)).astype(np.uint8))
     picture.thumbnail((MAX_PIXELS, MAX_PIXELS))
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)
-    return [{"kind": "image", "title": modality.name, "png": base64.b64encode(file.getvalue()).decode()}]
+    return [View(kind="image", title=modality.name, png=base64.b64encode(file.getvalue()).decode())]
 
 
 @views_of.register
-def _trace(modality: SignalModality, sample: Float[np.ndarray, "lead time"]) -> list[Row]:
+def _trace(modality: SignalModality, sample: Float[np.ndarray, "lead time"]) -> list[View]:
     lead = LEADS.index(TRACE_LEAD) if modality.num_leads == len(LEADS) else 0
     kept = sample[lead, : round(TRACE_SECONDS * modality.sampling_hz)]
     values = kept[:: max(1, len(kept) // TRACE_POINTS)]
     title = f"lead {TRACE_LEAD}" if modality.num_leads == len(LEADS) else "first lead"
-    facts = {"kind": "trace", "title": f"{modality.name.upper()}, {title}", "unit": "mV"}
-    return [{**facts, "seconds": len(kept) / modality.sampling_hz, "values": _rounded(values, 3)}]
+    title = f"{modality.name.upper()}, {title}"
+    seconds = len(kept) / modality.sampling_hz
+    return [View(kind="trace", title=title, unit="mV", seconds=seconds, values=_rounded(values, 3))]
 
 
 @views_of.register
-def _lines(modality: TimeSeriesModality, sample: Float[np.ndarray, "hour channel"]) -> list[Row]:
+def _lines(modality: TimeSeriesModality, sample: Float[np.ndarray, "hour channel"]) -> list[View]:
     names = [name for name in LINES.get(modality.name, modality.variables[:2]) if name in modality.variables]
     rows = []
     for name in names:
         column = modality.variables.index(name)
         observed = sample[:, len(modality.variables) + column] > 0
         values = np.where(observed, sample[:, column], np.nan)
-        rows.append({"kind": "line", "title": name, "unit": "by hour", "values": _rounded(values, 2)})
+        rows.append(View(kind="line", title=name, unit="by hour", values=_rounded(values, 2)))
     return rows
 
 
 def _views(
     examples: TaskSet, position: int, modalities: Mapping[str, Modality], moments: Mapping[str, Moments]
-) -> list[Row]:
+) -> list[View]:
     row, views = examples.rows[position], []
     for name in examples.task.modalities:
         if name in modalities and examples.data.present[name][row]:
@@ -155,5 +154,5 @@ def _physical(
     return np.asarray(sample * std.reshape(shape) + mean.reshape(shape))
 
 
-def _rounded(values: Float[np.ndarray, " point"], digits: int) -> list[float | None]:
-    return [round(float(value), digits) if np.isfinite(value) else None for value in values]
+def _rounded(values: Float[np.ndarray, " point"], digits: int) -> tuple[float | None, ...]:
+    return tuple(round(float(value), digits) if np.isfinite(value) else None for value in values)

@@ -1,7 +1,8 @@
 """Run a sweep and compare its cells: prepare once, run every cell × seed, then the tables.
 
-What a sweep leaves in ``runs/<sweep>/``: ``comparison.json`` (all values, intervals and differences), ``table.md``
-(ours beside the paper's and the trivial predictors), ``report.html``, and ``logs/`` of the workers.
+A sweep leaves files in ``runs/<sweep>/``. ``comparison.json`` holds all values, intervals and differences; a benchmark
+has ``leaderboard.json`` instead. ``table.md`` holds our numbers, the paper's and those of constants. There are also
+``report.html`` and the workers' ``logs/``.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from medfed.data.prepare import Sources, find_sources
 from medfed.evaluation.compare import compare_runs
 from medfed.evaluation.leaderboard import leaderboard
 from medfed.llm.foundation import load_foundation
-from medfed.report.beside import comparison_table, markdown
-from medfed.report.comparison import write_comparison
-from medfed.report.leaderboard import conclusion, leaderboard_markdown, leaderboard_table, write_leaderboard
+from medfed.records.folder import RunFolder
+from medfed.records.schema import ComparisonFile, LeaderboardFile
+from medfed.report.comparison import comparison_table, markdown
+from medfed.report.leaderboard import conclusion, leaderboard_markdown, leaderboard_table
+from medfed.report.page import write_report
 from medfed.runs.baselines import SHARED_SETTINGS
-from medfed.runs.folder import RunDir
-from medfed.runs.pipeline import Places, folder_of
+from medfed.runs.context import RunPaths, folder_of
 from medfed.runs.workers import Job, Outcome, run_jobs
 from medfed.study.foundation import TinySettings
 from medfed.study.study import Study
@@ -36,51 +38,53 @@ TABLE_WIDTH = 160
 """Characters; a narrower terminal wraps the lines."""
 
 
-def run_sweep(plan: Plan, places: Places, reporter: Reporter, num_workers: int, report: Path | None = None) -> Path:
+def run_sweep(plan: Plan, paths: RunPaths, reporter: Reporter, num_workers: int, report: Path | None = None) -> Path:
     """Run all that is not finished, compare, and return the comparison's folder.
 
     Raises:
         RunError: some cells failed; the others are finished, and the same command tries the failed ones again.
         MedfedError: what all cells need could not be prepared.
     """
-    root = places.runs / plan.name
+    root = paths.runs / plan.name
     pairs = [(cell, seed) for seed in plan.seeds for cell in plan.cells]
     reporter.say(f"{plan.name}: {len(plan.cells)} cells × {len(plan.seeds)} seeds = {len(pairs)} runs")
-    folders = prepare([cell.at(seed) for cell, seed in pairs], places, reporter)
+    folders = prepare([cell.at(seed) for cell, seed in pairs], paths, reporter)
     todo: dict[Path, Job] = {}
     for (cell, seed), folder in zip(pairs, folders, strict=True):
-        if not RunDir(folder).done:
+        if not RunFolder(folder).done:
             label = f"{cell.label}, seed {seed}"
             todo.setdefault(folder, Job(label, cell.at(seed), root / "logs" / f"{folder.name}.log"))
     finished = len(set(folders)) - len(todo)
     if finished:
         reporter.say(f"finished before: {finished} of {len(set(folders))}")
-    failed = _run(in_turns(list(todo.values())), places, reporter, num_workers)
+    failed = _run(in_turns(list(todo.values())), paths, reporter, num_workers)
     if failed:
         listed = "\n".join(f"  {outcome.job.label}: {outcome.error}" for outcome in failed)
-        raise RunError(f"{len(failed)} of {len(todo)} runs failed\n{listed}", where=root, hint="mend, and run it again")
+        raise RunError(
+            f"{len(failed)} of {len(todo)} runs failed\n{listed}", where=root, hint="fix them, and run it again"
+        )
     _compare(plan, pairs, folders, root, reporter)
     if report is not None:
         shutil.copyfile(root / "report.html", report)
     return root
 
 
-def prepare(studies: Sequence[Study], places: Places, reporter: Reporter) -> list[Path]:
+def prepare(studies: Sequence[Study], paths: RunPaths, reporter: Reporter) -> list[Path]:
     """Write twins and pre-train tiny LLMs that the cache lacks, once, and return every study's run folder."""
-    found: dict[str, Sources] = {}
+    sources_by_key: dict[str, Sources] = {}
     trained: set[str] = set()
     folders = []
     for study in studies:
         twins = study.twins.model_dump() if study.twins else None
         folders_of = [study.train, study.partition.model_dump()] if study.partition.scheme == "sites" else None
         key = json.dumps([study.dataset_names, twins, study.twin_sizes, folders_of])
-        if key not in found:
-            found[key] = find_sources(study, places.data_root, places.cache, reporter)
-        folders.append(folder_of(study, places, found[key]))
+        if key not in sources_by_key:
+            sources_by_key[key] = find_sources(study, paths.data_root, paths.cache, reporter)
+        folders.append(folder_of(study, paths, sources_by_key[key]))
         llm = study.foundation.model_dump_json()
         if study.job == "inject" and isinstance(study.foundation, TinySettings) and llm not in trained:
             with reporter.phase("foundation"):
-                load_foundation(study.foundation, cache=places.cache, corpus=places.corpus, path=places.foundation)
+                load_foundation(study.foundation, cache=paths.cache, corpus=paths.corpus, path=paths.foundation)
             trained.add(llm)
     return folders
 
@@ -96,10 +100,10 @@ def in_turns(jobs: Sequence[Job]) -> list[Job]:
     return [job for turn in rounds for job in turn if job is not None]
 
 
-def _run(jobs: Sequence[Job], places: Places, reporter: Reporter, num_workers: int) -> list[Outcome]:
+def _run(jobs: Sequence[Job], paths: RunPaths, reporter: Reporter, num_workers: int) -> list[Outcome]:
     """Run ``jobs`` with a line for each that ends, and return the failed ones."""
     started, failed = time.monotonic(), []
-    for number, outcome in enumerate(run_jobs(jobs, places, num_workers), start=1):
+    for number, outcome in enumerate(run_jobs(jobs, paths, num_workers), start=1):
         how = f"failed: {outcome.error}" if outcome.folder is None else str(outcome.folder)
         reporter.say(f"[{number}/{len(jobs)}] {outcome.job.label}: {how} ({time.monotonic() - started:.0f} s)")
         failed += [outcome] if outcome.folder is None else []
@@ -109,40 +113,37 @@ def _run(jobs: Sequence[Job], places: Places, reporter: Reporter, num_workers: i
 def _compare(
     plan: Plan, pairs: Sequence[tuple[Cell, int]], folders: Sequence[Path], root: Path, reporter: Reporter
 ) -> None:
-    if plan.cells[0].study.job == "benchmark":
-        _rank(plan, pairs, folders, root, reporter)
-        return
-    with reporter.phase("compare"):
-        comparison = compare_runs(folders, [cell.label for cell, _ in pairs], pairs=plan.pairs)
-    comparison |= {
-        "name": plan.name,
-        "description": plan.description,
-        "paper": list(plan.paper),
-        "cells": {cell.label: dict(cell.values) for cell in plan.cells},
-        "folders": [str(folder) for folder in folders],
-    }
-    run = RunDir(root)
-    run.write_json("comparison.json", comparison)
-    run.write_text("table.md", markdown(comparison))
-    write_comparison(comparison, folders, root / "report.html")
+    """Write what compares the runs: a leaderboard of a benchmark, a comparison of injection runs."""
+    facts = {"name": plan.name, "description": plan.description, "folders": tuple(map(str, folders))}
+    run = RunFolder(root)
     wide = Console(file=reporter.console.file, width=max(reporter.console.width, TABLE_WIDTH))
-    wide.print(comparison_table(comparison))
-    reporter.say("* gives every patient the same answer. A constant answer has an AUROC of 0.5.")
+    if plan.cells[0].study.job == "benchmark":
+        with reporter.phase("rank"):
+            board = _leaderboard(pairs, folders).model_copy(update=facts)
+        run.write(board)
+        run.write_text("table.md", leaderboard_markdown(board))
+        write_report(board, root / "report.html", folders)
+        wide.print(leaderboard_table(board))
+        reporter.say(conclusion(board))
+    else:
+        with reporter.phase("compare"):
+            comparison = _comparison(plan, pairs, folders).model_copy(update=facts)
+        run.write(comparison)
+        run.write_text("table.md", markdown(comparison))
+        write_report(comparison, root / "report.html", folders)
+        wide.print(comparison_table(comparison))
+        reporter.say("* gives every patient the same answer. A constant answer has an AUROC of 0.5.")
     reporter.say(f"tables: {root / 'table.md'}\nreport: {root / 'report.html'}")
 
 
-def _rank(
-    plan: Plan, pairs: Sequence[tuple[Cell, int]], folders: Sequence[Path], root: Path, reporter: Reporter
-) -> None:
+def _leaderboard(pairs: Sequence[tuple[Cell, int]], folders: Sequence[Path]) -> LeaderboardFile:
     """Rank a benchmark's algorithms over its blocks."""
-    with reporter.phase("rank"):
-        places = [cell.values or {"algorithm": cell.study.algorithm.label} for cell, _ in pairs]
-        board = leaderboard(folders, places, [seed for _, seed in pairs])
-    board |= {"name": plan.name, "description": plan.description, "folders": [str(folder) for folder in folders]}
-    run = RunDir(root)
-    run.write_json("leaderboard.json", board)
-    run.write_text("table.md", leaderboard_markdown(board))
-    write_leaderboard(board, folders, root / "report.html")
-    wide = Console(file=reporter.console.file, width=max(reporter.console.width, TABLE_WIDTH))
-    wide.print(leaderboard_table(board))
-    reporter.say(f"{conclusion(board)}\ntables: {root / 'table.md'}\nreport: {root / 'report.html'}")
+    places = [cell.values or {"algorithm": cell.study.algorithm.label} for cell, _ in pairs]
+    return leaderboard(folders, places, [seed for _, seed in pairs])
+
+
+def _comparison(plan: Plan, pairs: Sequence[tuple[Cell, int]], folders: Sequence[Path]) -> ComparisonFile:
+    """Compare the injected LLMs of the cells over seeds."""
+    comparison = compare_runs(folders, [cell.label for cell, _ in pairs], pairs=plan.pairs)
+    cells = {cell.label: dict(cell.values) for cell in plan.cells}
+    return comparison.model_copy(update={"paper": tuple(plan.paper), "cells": cells})

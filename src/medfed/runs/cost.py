@@ -1,6 +1,7 @@
-"""What a dry run says of the LLM: how much memory and time it will take, on this machine, before it takes them.
+"""The dry run's estimate for the LLM: its memory and time on this machine, before a run takes them.
 
-What a study will ask of its LLM: how many steps, how many questions, how long a prompt. Nothing is decoded.
+No weight of the LLM is read and nothing is decoded. Parameters are counted on PyTorch's meta device, examples on the
+datasets' indexes. Time and activations come from a trial of a few layers (:mod:`medfed.runs.trial`).
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 import torch
-from transformers import AutoTokenizer, PreTrainedConfig
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
 from medfed.core.catalog import DATASETS
 from medfed.core.errors import StudyError
@@ -19,39 +22,37 @@ from medfed.data.cohort import SERVER_SPLITS, laid_out, rosters, rows_by_place
 from medfed.data.prepare import Sources
 from medfed.data.split import assign_splits
 from medfed.datasets.decoded import Decoded
-from medfed.injection.encode import shown_dims
+from medfed.injection.encode import token_dims
+from medfed.injection.experts import add_experts
+from medfed.injection.model import Projector
 from medfed.llm.checkpoints import check_foundation
-from medfed.llm.huggingface import SPREAD, HubTokenizer, locate
+from medfed.llm.huggingface import HubTokenizer, locate
 from medfed.llm.prompt import TextTokenizer, build_prompt
 from medfed.models.multimodal import MultimodalModel
 from medfed.runs.federation import build_multimodal
-from medfed.runs.forecast import (
-    TRAINED_BYTES,
-    Shape,
-    Trial,
-    cache_bytes,
-    free_bytes,
-    num_params,
-    on_meta,
-    read_config,
-    trained_params,
-    trial,
-    weight_bytes,
-)
 from medfed.runs.predictors import BATCH_SIZE
+from medfed.runs.trial import Shape, Trial, num_params, trial
 from medfed.study.foundation import HuggingFaceSettings, TinySettings
+from medfed.study.injection import InjectionSettings
 from medfed.study.study import Study
 from medfed.tasks.base import ClosedTask, Task
 from medfed.tasks.question_answering import QuestionAnswering
 
-GIB = 2**30
+_TRAINED_BYTES = 4 * 4
+"""Per trained parameter, float32: the value, its gradient, and AdamW's two moments."""
+
+_BLOCK = 64
+"""Weights that share a scale in 4-bit NF4; the table of its 16 values is float32 too."""
+
+_SPREAD = frozenset({"auto", "balanced", "balanced_low_0", "sequential"})
+"""Device maps that divide the weights among all accelerators."""
 
 
 def llm_lines(study: Study, sources: Sources, path: Path | None) -> Iterator[str]:
     """Yield what a run of ``study`` will take for its LLM.
 
     Raises:
-        StudyError: ``path`` holds no LLM, or one that is not the pinned one or of no kind that can be used.
+        StudyError: ``path`` holds no LLM, not the pinned one, or one of a kind that cannot be used.
     """
     settings = study.foundation
     if isinstance(settings, TinySettings):
@@ -69,71 +70,90 @@ def llm_lines(study: Study, sources: Sources, path: Path | None) -> Iterator[str
         return
     if settings.sha256 is not None:
         check_foundation(folder, settings.sha256)
-    yield from _here(study, sources, settings, folder)
+    yield from _estimate(study, sources, settings, folder)
 
 
-def _here(study: Study, sources: Sources, settings: HuggingFaceSettings, folder: Path) -> Iterator[str]:
-    """Yield what the LLM in ``folder`` is and takes: memory first, time only if a trial can be afforded."""
-    config, devices = read_config(folder), devices_of(settings, study.injection.device)
-    model = on_meta(config)
-    text = config.get_text_config()
+def _estimate(study: Study, sources: Sources, settings: HuggingFaceSettings, folder: Path) -> Iterator[str]:
+    """Yield memory first, then time, for which a trial must fit."""
+    model, devices = without_weights(folder), devices_of(settings, study.injection.device)
+    text, pinned = model.config.get_text_config(), settings.sha256 is not None  # type: ignore[union-attr, operator]
     yield (
         f"LLM: {type(model).__name__} in {folder}: {text.num_hidden_layers} layers of width {text.hidden_size}, "
         f"{num_params(model):,} parameters"
     )
-    yield (
-        "  its checksum is the pinned one"
-        if settings.sha256
-        else "  not pinned: `medfed foundation` prints its checksum"
-    )
+    yield f"  {'its checksum is the pinned one' if pinned else 'not pinned: `medfed foundation` prints its checksum'}"
     work = workload(study, sources, HubTokenizer(AutoTokenizer.from_pretrained(folder, local_files_only=True)))
+    frozen = weight_bytes(model, settings)
     trained = trained_params(model, work.dims, study.injection)
     yield f"  trained in injection: {', '.join(f'{number:,} in {name}' for name, number in trained.items() if number)}"
     needs = {
-        f"weights, {'4-bit' if settings.load_in_4bit else settings.dtype}": weight_bytes(model, settings),
-        "trained, with gradients and AdamW's moments": sum(trained.values()) * TRAINED_BYTES,
+        f"weights, {'4-bit' if settings.load_in_4bit else settings.dtype}": frozen,
+        "trained, with gradients and AdamW's moments": sum(trained.values()) * _TRAINED_BYTES,
     }
     yield from need_lines(needs)
-    yield from _tried(study, config, work, settings, sum(needs.values()), devices)
-
-
-def _tried(
-    study: Study,
-    config: PreTrainedConfig,
-    work: Workload,
-    settings: HuggingFaceSettings,
-    held: int,
-    devices: Sequence[str],
-) -> Iterator[str]:
-    """Yield what a trial shows, and whether all fits beside the ``held`` bytes."""
     free = sum(free_bytes(device) for device in devices)
-    if held >= free:
-        yield verdict(held, free, devices)
+    if sum(needs.values()) >= free:
+        yield verdict(sum(needs.values()), free, devices)
         yield "  time: not tried, for want of memory"
         return
     try:
-        ran = trial(config, work.shape, settings, study.injection, devices[0], mixed=len(study.train) > 1)
+        ran = trial(text, work.shape, settings, study.injection, devices[0], mixed=len(study.train) > 1)
     except torch.OutOfMemoryError:
         yield f"  memory: a trial of few layers with this batch is too much for {devices[0]}: it does NOT fit"
         return
+    answering = replace(work.shape, batch=BATCH_SIZE, length=work.shape.length + study.evaluation.max_new_tokens)
     passing = {
         f"activations of {work.shape.batch} × {work.shape.length} positions, none recomputed": ran.kept_bytes,
-        f"keys and values of {BATCH_SIZE} open answers": _open_bytes(config, work, study, settings),
+        f"keys and values of {BATCH_SIZE} open answers": cache_bytes(text, answering, settings) * bool(work.num_open),
     }
     yield from need_lines(passing)
-    yield verdict(sum([held, *passing.values()]), free, devices)
+    yield verdict(sum([*needs.values(), *passing.values()]), free, devices)
     yield from time_lines(work, ran, study.evaluation.max_new_tokens, devices[0])
 
 
+def need_lines(needs: Mapping[str, int]) -> Iterator[str]:
+    """Yield the bytes needed; not all are needed at the same time."""
+    return (f"  memory: {_size(size)} {name}" for name, size in needs.items() if size)
+
+
+def verdict(total: int, free: int, devices: Sequence[str]) -> str:
+    """Return whether ``free`` bytes on ``devices`` are enough for ``total``."""
+    fits = "it fits" if total < free else "it does NOT fit: try --load-in-4bit or a smaller batch"
+    return f"  memory: {_size(total)} together; {_size(free)} are free on {', '.join(devices)}: {fits}"
+
+
+def time_lines(work: Workload, ran: Trial, max_new_tokens: int, device: str) -> Iterator[str]:
+    """Yield the time of injection and evaluation by the trial; clients' training is not counted."""
+    forward = ran.forward_seconds / work.shape.batch
+    answer = forward + max_new_tokens * ran.token_seconds / work.shape.batch
+    yield f"  time: {_duration(work.num_steps * ran.step_seconds)} for {work.num_steps:,} injection steps on {device}"
+    yield f"  time: {_duration(work.num_closed * forward)} to score {work.num_closed:,} closed questions"
+    if count := work.num_calibrating:
+        yield f"  time: {_duration(count * forward)} to calibrate on {count:,} public examples"
+    if count := work.num_open:
+        yield f"  time: up to {_duration(count * answer)} to answer {count:,} open questions"
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:,.2f} GiB" if count >= 2**30 / 100 else f"{count / 2**20:,.2f} MiB"
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:,.1f} s"
+
+
 def devices_of(settings: HuggingFaceSettings, given: str) -> list[str]:
-    """Return the devices that hold the weights; ``given`` is where a foundation goes that is not placed.
+    """Return the devices that hold the weights; ``given`` is that of a foundation that is not placed.
 
     Raises:
-        StudyError: the device is none, or is not here.
+        StudyError: the name is no device's, or the device is not here.
     """
     name = settings.device_map if settings.placed else given
-    if name is None or name in SPREAD:
-        number = torch.cuda.device_count() if name in SPREAD else int(torch.cuda.is_available())
+    if name is None or name in _SPREAD:
+        number = torch.cuda.device_count() if name in _SPREAD else int(torch.cuda.is_available())
         return [f"cuda:{place}" for place in range(number)] or ["cpu"]
     try:
         missing = torch.device(name).type == "cuda" and not torch.cuda.is_available()
@@ -147,52 +167,67 @@ def devices_of(settings: HuggingFaceSettings, given: str) -> list[str]:
     return [name]
 
 
-def need_lines(needs: dict[str, int]) -> Iterator[str]:
-    """Yield what is needed; not all is needed at the same time."""
-    for name, size in needs.items():
-        if size:
-            yield f"  memory: {_size(size)} {name}"
+def free_bytes(device: str) -> int:
+    """Return the memory that is free on ``device``."""
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
 
 
-def verdict(total: int, free: int, devices: Sequence[str]) -> str:
-    """Return whether ``free`` bytes on ``devices`` are enough for ``total``."""
-    fits = "it fits" if total < free else "it does NOT fit: try --load-in-4bit or a smaller batch"
-    return f"  memory: {_size(total)} together; {_size(free)} are free on {', '.join(devices)}: {fits}"
+def without_weights(folder: Path) -> nn.Module:
+    """Return the LLM in ``folder`` on the meta device.
+
+    Raises:
+        StudyError: transformers does not know this kind by itself.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise StudyError(f"cannot read the LLM: {reason}", where=folder, hint="use a native causal LM") from error
+    with torch.device("meta"):
+        model: nn.Module = AutoModelForCausalLM.from_config(config)
+    return model
 
 
-def time_lines(work: Workload, ran: Trial, max_new_tokens: int, device: str) -> Iterator[str]:
-    """Yield how long injection and evaluation take, as the trial ran; clients' training is not counted."""
-    scored = work.num_closed / work.shape.batch * ran.forward_seconds
-    answered = work.num_open / work.shape.batch * (ran.forward_seconds + max_new_tokens * ran.token_seconds)
-    yield f"  time: {_duration(work.num_steps * ran.step_seconds)} for {work.num_steps:,} injection steps on {device}"
-    yield f"  time: {_duration(scored)} to score {work.num_closed:,} closed questions"
-    if work.num_calibrating:
-        calibrated = work.num_calibrating / work.shape.batch * ran.forward_seconds
-        yield f"  time: {_duration(calibrated)} to calibrate on {work.num_calibrating:,} public examples"
-    if work.num_open:
-        yield f"  time: up to {_duration(answered)} to answer {work.num_open:,} open questions"
+def weight_bytes(model: nn.Module, settings: HuggingFaceSettings) -> int:
+    """Return the memory of the frozen weights, with the scales and tables of 4-bit ones."""
+    size = int(getattr(torch, settings.dtype).itemsize)
+    if not settings.load_in_4bit:
+        return num_params(model) * size
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    packed = [part for part in model.modules() if isinstance(part, nn.Linear) and part is not head]
+    weights = [part.weight.numel() for part in packed]
+    biases = sum(part.bias.numel() for part in packed if part.bias is not None)
+    rest = num_params(model) - sum(weights) - biases
+    return rest * size + biases * 2 + sum((n + 1) // 2 + 4 * -(-n // _BLOCK) + 4 * 16 for n in weights)
 
 
-def _open_bytes(config: PreTrainedConfig, work: Workload, study: Study, settings: HuggingFaceSettings) -> int:
-    """Return what keys and values take while open questions are answered, if there are any."""
-    shape = replace(work.shape, batch=BATCH_SIZE, length=work.shape.length + study.evaluation.max_new_tokens)
-    return cache_bytes(config, shape, settings) if work.num_open else 0
+def trained_params(model: nn.Module, dims: Mapping[str, int], settings: InjectionSettings) -> dict[str, int]:
+    """Return part → number of trained parameters of the injected LLM; ``model`` gets experts, in place."""
+    width = int(model.get_input_embeddings().weight.shape[1])  # type: ignore[operator]
+    counts = {"projectors": 0, "router": 0, "experts": 0}
+    with torch.device("meta"):
+        for dim in dims.values():
+            counts["projectors"] += num_params(Projector(settings.projector, dim, width, 1.0))
+        adapted = add_experts(model, settings) if settings.num_experts else nn.Module()
+    for name, value in adapted.named_parameters():
+        if value.requires_grad:
+            counts["router" if ".router." in name else "experts"] += value.numel()
+    return counts
 
 
-def _size(count: int) -> str:
-    return f"{count / GIB:,.2f} GiB" if count >= GIB / 100 else f"{count / 2**20:,.2f} MiB"
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("h", 3600.0), ("min", 60.0)):
-        if seconds >= size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:,.1f} s"
+def cache_bytes(config: PreTrainedConfig, shape: Shape, settings: HuggingFaceSettings) -> int:
+    """Return the memory of a batch's keys and values while an open question is answered."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    size = int(getattr(torch, settings.dtype).itemsize)
+    return 2 * int(config.num_hidden_layers * heads * head_dim) * shape.batch * shape.length * size
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What the LLM is asked to do.
+    """The work of the LLM.
 
     Attributes:
         num_steps: injection steps, over all rounds.
@@ -200,7 +235,7 @@ class Workload:
         num_open: open questions that are answered.
         num_calibrating: public examples that answers to untrained closed questions are calibrated on, once per task.
         shape: a batch of the longest prompts.
-        dims: token width of everything that is shown.
+        dims: width of the tokens.
     """
 
     num_steps: int
@@ -212,25 +247,30 @@ class Workload:
 
 
 def workload(study: Study, sources: Sources, tokenizer: TextTokenizer) -> Workload:
-    """Count the work of ``study`` on its datasets' indexes; what will turn out unreadable or missing counts too."""
-    model, rounds = build_multimodal(study), study.rounds.num_rounds
+    """Count the work of ``study`` on its datasets' indexes; unreadable and missing examples count too."""
+    model, injection = build_multimodal(study), study.injection
+    rounds, every = study.rounds.num_rounds, study.evaluation.watch_every
     data = {name: _undecoded(name, sources) for name in study.dataset_names}
     counts = _counts(study, data)
     public = sum(counts["public"].values())
-    drawn = math.ceil(public / len(study.train)) * len(study.train) if study.injection.balance_tasks else public
-    looks = rounds // study.evaluation.watch_every if study.evaluation.watch_every else 0
-    answered = {task.name for task in study.tasks if isinstance(task, QuestionAnswering)}
-    tested = counts["test"]
-    lengths = [_length(study, _wordiest(task, data[task.dataset]), model, tokenizer) for task in study.tasks]
-    length, asked = max(length for length, _ in lengths), max(asked for _, asked in lengths)
+    drawn = math.ceil(public / len(study.train)) * len(study.train) if injection.balance_tasks else public
+    watched = (rounds // every if every else 0) * sum(counts["development"].values())
+    opened = [task.name for task in study.tasks if isinstance(task, QuestionAnswering)]
+    untrained = [task for task in study.tasks if task.name in study.unseen and isinstance(task, ClosedTask)]
+    pools = [peer.name for task in untrained for peer in study.train_tasks if peer.modalities == task.modalities]
+    lengths, positions = zip(*(_length(study, task, data, model, tokenizer) for task in study.tasks), strict=True)
     return Workload(
-        num_steps=rounds * study.injection.num_epochs * math.ceil(drawn / study.injection.batch_size),
-        num_closed=sum(tested.values()) + looks * sum(counts["development"].values()),
-        num_open=sum(number for name, number in tested.items() if name in answered),
-        num_calibrating=_num_calibrating(study, counts["public"]),
-        shape=Shape(study.injection.batch_size, length, asked),
-        dims=shown_dims(model, head_tokens=study.injection.head_tokens),
+        num_steps=rounds * injection.num_epochs * math.ceil(drawn / injection.batch_size),
+        num_closed=sum(counts["test"].values()) + watched,
+        num_open=sum(counts["test"][name] for name in opened),
+        num_calibrating=sum(counts["public"][name] for name in pools) if injection.answer_calibration else 0,
+        shape=Shape(injection.batch_size, max(lengths), max(positions)),
+        dims=token_dims(model, head_tokens=injection.head_tokens),
     )
+
+
+def _undecoded(name: str, sources: Sources) -> Decoded:
+    return Decoded(name, DATASETS[name].card, DATASETS[name].index(sources.roots[name]), {}, {})
 
 
 def _counts(study: Study, data: Mapping[str, Decoded]) -> dict[str, dict[str, int]]:
@@ -238,7 +278,7 @@ def _counts(study: Study, data: Mapping[str, Decoded]) -> dict[str, dict[str, in
     parts = (SERVER_SPLITS,) if study.partition.scheme == "sites" else ()
     places = assign_splits(rosters(data, study.train_tasks), study.split, study.seed, *parts)
     rows = laid_out(data, study.train_tasks, places, SERVER_SPLITS)
-    counts = {split: {name: len(found) for name, found in own.items()} for split, own in rows.items()}
+    counts = {split: {name: len(members) for name, members in tasks.items()} for split, tasks in rows.items()}
     elsewhere = {patient: place for patient, place in places.items() if place != "test"}
     for task in study.tasks:
         if task.name in study.unseen:
@@ -246,32 +286,16 @@ def _counts(study: Study, data: Mapping[str, Decoded]) -> dict[str, dict[str, in
     return counts
 
 
-def _num_calibrating(study: Study, public: Mapping[str, int]) -> int:
-    """Return how many public examples untrained closed tasks are shown, as calibration chooses them."""
-    if not study.injection.answer_calibration:
-        return 0
-    shown = [task for task in study.tasks if task.name in study.unseen and isinstance(task, ClosedTask)]
-    return sum(public[own.name] for task in shown for own in study.train_tasks if own.modalities == task.modalities)
-
-
-def _undecoded(name: str, sources: Sources) -> Decoded:
-    return Decoded(name, DATASETS[name].card, DATASETS[name].index(sources.roots[name]), {}, {})
-
-
-def _wordiest(task: Task, data: Decoded) -> Task:
-    """Return a task with the longest question that one of its examples asks; itself if it asks one of all."""
-    asked = task.questions(data)
-    return task.model_copy(update={"question": max(asked, key=len)}) if asked else task
-
-
 @torch.no_grad()
-def _length(study: Study, task: Task, model: MultimodalModel, tokenizer: TextTokenizer) -> tuple[int, int]:
-    """Return the positions of a task's prompt with all its answers, and how many of them give logits."""
+def _length(
+    study: Study, task: Task, data: Mapping[str, Decoded], model: MultimodalModel, tokenizer: TextTokenizer
+) -> tuple[int, int]:
+    """Return the positions of a task's longest prompt with all its answers, and how many are answer positions."""
+    if questions := task.questions(data[task.dataset]):
+        task = task.model_copy(update={"question": max(questions, key=len)})
     prompt = build_prompt(task, tokenizer, study.injection.order)
-    tokens = 0
-    for name in task.modalities:
-        sample = torch.zeros(1, *study.modality(name).sample_shape)
-        tokens += model.eval().tokens(name, sample).shape[1]
+    samples = {name: torch.zeros(1, *study.modality(name).sample_shape) for name in task.modalities}
+    tokens = sum(model.eval().tokens(name, sample).shape[1] for name, sample in samples.items())
     if study.injection.head_tokens:
         tokens += sum(trained.modalities == task.modalities for trained in study.train_tasks)
     return len(prompt.before) + tokens + len(prompt.after) + len(prompt.appended), 1 + len(prompt.appended)

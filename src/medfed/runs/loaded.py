@@ -11,14 +11,18 @@ import torch
 from jaxtyping import Shaped
 
 from medfed.core.errors import RunError
+from medfed.core.torch_rng import one_thread
 from medfed.core.types import Batch
 from medfed.federated.state import FederatedState, load_weights, split
 from medfed.injection.inject import Injector
 from medfed.llm.foundation import load_foundation
 from medfed.modalities.moments import Moments
 from medfed.models.multimodal import MultimodalModel
+from medfed.records.folder import RunFolder
+from medfed.records.schema import InjectionFile, NormalisationFile, ProvenanceFile, StudyFile
+from medfed.runs.checkpoints import Checkpoints
 from medfed.runs.federation import GROUPS, build_multimodal
-from medfed.runs.folder import RunDir
+from medfed.runs.provenance import load_plugins_of
 from medfed.study.study import Study
 from medfed.tasks.base import Task
 
@@ -29,34 +33,29 @@ Samples = Mapping[str, Shaped[np.ndarray, "..."]]
 class LoadedRun:
     """A finished run: its study, its injected LLM and the moments its inputs are normalised by."""
 
+    @one_thread()
     def __init__(self, folder: Path, cache: Path, foundation: Path | None) -> None:
-        torch.set_num_threads(1)
-        run = RunDir(folder)
-        if not run.done:
-            raise RunError(
-                "not a finished run", where=folder, hint="finish it: medfed run STUDY goes on from its checkpoint"
-            )
-        self.study = Study.model_validate(run.read_json("study.json"))
+        run = RunFolder(folder)
+        run.require_done()
+        load_plugins_of(run)
+        self.study = Study.model_validate(run.read(StudyFile).settings)
         if self.study.job != "inject":
             raise RunError("a benchmark has no LLM to ask", where=folder, hint="use a run of an injection study")
         self.moments = {
-            name: Moments(*(np.array(value[key]) for key in ("count", "total", "squares")))
-            for name, value in run.read_json("normalisation.json").items()
+            name: Moments(*map(np.array, (value.count, value.total, value.squares)))
+            for name, value in run.read(NormalisationFile).moments.items()
         }
-        corpus = run.read_json("provenance.json")["corpus"]
+        corpus = run.read(ProvenanceFile).corpus
         language = load_foundation(
             self.study.foundation, cache=cache, corpus=Path(corpus) if corpus else None, path=foundation
         )
         self.model: MultimodalModel = build_multimodal(self.study)
         self.injector = Injector(language, self.model, self.study.tasks, self.study.injection, self.study.seed)
-        tensors, _ = run.load_checkpoint() or ({}, {})
+        tensors, _ = Checkpoints(folder).load() or ({}, {})
         parts = split(tensors, GROUPS)
         load_weights(self.model, FederatedState.from_tensors(parts["federated"]).weights)
         self.injector.load_state(parts["injector"])
-        facts = run.read_json("injection/injection.json")
-        if "offsets" not in facts:
-            raise RunError("made by an earlier version of medfed", where=folder, hint="run the study again")
-        self.injector.offsets = facts["offsets"]
+        self.injector.offsets = {key: list(values) for key, values in run.read(InjectionFile).offsets.items()}
 
     def ask(self, task: Task, samples: Samples) -> dict[str, float]:
         """Return the probability of every answer, given raw arrays by modality; a modality may be absent."""
@@ -76,11 +75,12 @@ class LoadedRun:
         normalised: np.ndarray = modality.normalise(modality.prepare(raw)[None], moments.mean, moments.std)[0]
         return normalised
 
+    @one_thread()
     def scores(self, task: Task, samples: Sequence[Samples], questions: Sequence[str] = ()) -> list[list[float]]:
         """Return the probability of every answer, for each of ``samples`` in one batch.
 
         Args:
-            task: what is asked.
+            task: the question and its answers.
             samples: of every example what :meth:`sample` returns, by modality; a modality may be absent.
             questions: of every example, where the task has none of its own.
         """
@@ -88,12 +88,14 @@ class LoadedRun:
             probabilities: list[list[float]] = self.injector.score(task, self.batch(task, samples, questions)).tolist()
         return probabilities
 
+    @one_thread()
     def answers(self, task: Task, samples: Sequence[Samples], questions: Sequence[str] = ()) -> list[str]:
         """Return the decoded answers; arguments as in :meth:`scores`."""
         with torch.inference_mode():
             batch = self.batch(task, samples, questions)
             return self.injector.answer(task, batch, self.study.evaluation.max_new_tokens)
 
+    @one_thread()
     def sureness(self, task: Task, samples: Samples, question: str, answer: str) -> float | None:
         """Return the geometric mean of the probabilities of the tokens of ``answer``; None if it has none.
 
@@ -101,11 +103,12 @@ class LoadedRun:
         """
         if not answer:
             return None
-        said = task.model_copy(update={"answers": (answer,)})
+        answered = task.model_copy(update={"answers": (answer,)})
         with torch.inference_mode():
-            likelihood = self.injector.log_likelihoods(said, self.batch(said, [samples], [question])).item()
-        return math.exp(likelihood / len(self.injector.injected.prompt(said).answers[0]))
+            likelihood = self.injector.log_likelihoods(answered, self.batch(answered, [samples], [question])).item()
+        return math.exp(likelihood / len(self.injector.injected.prompt(answered).answers[0]))
 
+    @one_thread()
     def experts(self, task: Task) -> list[float]:
         """Return the weight of every expert for ``task``; none where nothing is routed."""
         if self.injector.injected.routed is None:

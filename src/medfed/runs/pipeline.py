@@ -1,151 +1,109 @@
-"""START HERE. A run from top to bottom: data → partition → federate → inject → evaluate → report.
+"""START HERE. A run from top to bottom: data → federations → predictors → scores → report.
 
-FedKIM (Wang et al. 2024), Figure 1: every round the clients train, the server aggregates (Eq. 3) and injects (Eq. 4,
-5), and the updated encoders go back. Beside it stand the baselines that injection has to beat
-(:mod:`medfed.runs.baselines`), and ``heads``: the injected federation's own aggregated heads, which cost nothing more.
+Both jobs take this one path. ``inject`` is FedKIM (Wang et al. 2024), Figure 1: every round the clients train, the
+server aggregates (Eq. 3) and injects (Eq. 4, 5), and the updated encoders go back. ``benchmark`` is the same federation
+without an LLM, tested client by client (Med-MMFL). Both train the baselines of :mod:`medfed.runs.baselines`. Everything
+that responds to a test example is a predictor of :mod:`medfed.runs.predictors`.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 
 from medfed.core.errors import RunError
 from medfed.core.progress import Reporter
-from medfed.data.cache import DecodedCache
+from medfed.core.torch_rng import one_thread
 from medfed.data.cohort import Cohort
-from medfed.data.prepare import Sources, cohort_of, decode_all, find_sources
-from medfed.datasets.decoded import Decoded
+from medfed.data.prepare import decode_all, find_sources
+from medfed.evaluation.responses import MEMBER
+from medfed.evaluation.score import score_run
 from medfed.injection.inject import Injector
-from medfed.llm.foundation import load_foundation
-from medfed.report.html import write_report
-from medfed.report.scores import score_table, write_scores
-from medfed.report.tables import summary_table
-from medfed.runs.baselines import Federation, federations, train_baselines
-from medfed.runs.benchmark import benchmark
+from medfed.llm.foundation import Foundation, load_foundation
+from medfed.models.base import FederatedModel
+from medfed.records.folder import RunFolder
+from medfed.records.schema import (
+    Development,
+    Json,
+    ModalityMoments,
+    NormalisationFile,
+    PartitionFile,
+    Round,
+    StudyFile,
+)
+from medfed.report.page import write_report
+from medfed.report.results import summary_table
+from medfed.runs.baselines import Baseline, baselines_of, train_baselines
 from medfed.runs.cards import example_cards
+from medfed.runs.context import Participants, RunContext, RunPaths, check_workers, folder_of, here
 from medfed.runs.cost import llm_lines
-from medfed.runs.federation import Arm, Connect, build_model, build_multimodal, in_process, in_workers
-from medfed.runs.folder import RunDir
+from medfed.runs.federation import FederationRun, Trainee, build_model, build_multimodal
 from medfed.runs.loaded import LoadedRun
-from medfed.runs.predictions import answer_task, predict_task, role_of, score_predictions
-from medfed.runs.predictors import HeadPredictor, InjectedPredictor, Predictor
-from medfed.runs.provenance import data_facts, now, provenance
-from medfed.runs.sites import put_beside
-from medfed.study.foundation import HuggingFaceSettings
+from medfed.runs.predictors import (
+    DEPLOYED,
+    HEADS,
+    INJECTED,
+    AtClients,
+    ConstantPredictor,
+    DeployedPredictor,
+    InjectedPredictor,
+    ModelPredictor,
+    Predictor,
+    predict,
+    task_facts,
+)
+from medfed.runs.provenance import cost_of, data_facts, now, provenance
+from medfed.runs.sites import add_sites_of
 from medfed.study.study import Study
-from medfed.tasks.base import ClosedTask
-from medfed.tasks.question_answering import QuestionAnswering
+from medfed.tasks.base import ClosedTask, Task, TaskSet
+
+BASELINE_LOGS = "federated-only"
+"""Folder, inside a run, of the logs of the federation without injection."""
 
 
-@dataclass(frozen=True)
-class Places:
-    """Where a run finds and leaves things; none of it changes a number, or the run's hash says so.
-
-    Attributes:
-        runs: run folders go here.
-        cache: twins and the tiny LLM are kept here.
-        data_root: datasets in native layout; None writes synthetic twins.
-        corpus: text to pre-train the tiny LLM on, in place of the package's own.
-        foundation: folder of a Hugging Face causal LM.
-        skip_bad: leave unreadable examples out.
-        show_examples: write pictures and traces of a few test examples even of real data.
-        workers: processes that train clients; 1 trains them in the run's own.
-        keep_decoded: keep decoded data in the cache, so that the next run need not decode it.
-    """
-
-    runs: Path
-    cache: Path
-    data_root: Path | None = None
-    corpus: Path | None = None
-    foundation: Path | None = None
-    skip_bad: bool = False
-    show_examples: bool = False
-    workers: int = 1
-    keep_decoded: bool = True
-
-    def decoded(self, reporter: Reporter) -> DecodedCache | None:
-        """Return where decoded data is kept, if it is."""
-        return DecodedCache(self.cache, reporter.say) if self.keep_decoded else None
-
-
-@dataclass(frozen=True)
-class Party:
-    """Who the clients of a run are, where their data lies, and the way to them.
-
-    Attributes:
-        sources: finds the data that this process reads.
-        cohort: divides what was decoded; of sites elsewhere it knows what they tell.
-        connect: opens the exchange of a federation.
-    """
-
-    sources: Callable[[Study, Places, Reporter], Sources]
-    cohort: Callable[[Study, Sources, Mapping[str, Decoded], RunDir, Places, Reporter], Cohort]
-    connect: Connect
-
-
-def here(num_workers: int = 1) -> Party:
-    """Return the parties of a run on one machine: all data is here, clients train in ``num_workers`` processes."""
-
-    def sources(study: Study, places: Places, reporter: Reporter) -> Sources:
-        return find_sources(study, places.data_root, places.cache, reporter)
-
-    def cohort(
-        study: Study,
-        sources: Sources,
-        data: Mapping[str, Decoded],
-        run: RunDir,
-        places: Places,
-        reporter: Reporter,
-    ) -> Cohort:
-        return cohort_of(study, sources, data, places.skip_bad, reporter, places.decoded(reporter))
-
-    return Party(sources, cohort, in_workers(num_workers) if num_workers > 1 else in_process)
-
-
+@one_thread()
 def run_study(
     study: Study,
-    places: Places,
+    paths: RunPaths,
     reporter: Reporter,
     *,
     dry_run: bool = False,
     report: Path | None = None,
-    party: Party | None = None,
+    participants: Participants | None = None,
 ) -> Path:
     """Run ``study`` end to end, or go on where it stopped, and return its run folder.
 
     Args:
         study: what to run.
-        places: where things are.
-        reporter: told of the progress.
+        paths: where things are.
+        reporter: shows the progress.
         dry_run: say what would be done, and do nothing.
         report: copy the report here as well.
-        party: who the clients are; by default parties on this machine, in ``places.workers`` processes.
+        participants: who the clients are; by default they are on this machine, in ``paths.workers`` processes.
 
     Raises:
         MedfedError: an input is wrong; everything computed before stays, and the same command goes on from there.
     """
-    torch.set_num_threads(1)
-    party = party or here(places.workers)
-    sources = party.sources(study, places, reporter)
-    run = RunDir(folder_of(study, places, sources))
+    check_workers(study, paths.workers)
+    participants = participants or here(paths.workers)
+    sources = participants.sources(study, paths, reporter)
+    run = RunFolder(folder_of(study, paths, sources))
+    run.check_version()
+    context = RunContext(study, paths, sources, run, reporter)
     if dry_run:
-        _describe(study, places, sources, run, reporter)
+        _describe(context)
         return run.root
     if run.done:
         reporter.say(f"finished before: {run.root}")
-        if places.show_examples:
+        if paths.show_examples:
             reporter.say("its example cards stay as they were written; --show-examples counts when a run is made")
-    elif study.job == "benchmark":
-        _benchmark(study, places, sources, run, reporter, party)
     else:
-        _compute(study, places, sources, run, reporter, party)
-    reporter.console.print(score_table(run.root) if study.job == "benchmark" else summary_table(run.root))
+        _compute(context, participants)
+    reporter.console.print(summary_table(run.root))
     written = run.root / "report.html"
     if report is not None:
         shutil.copyfile(written, report)
@@ -154,121 +112,188 @@ def run_study(
     return run.root
 
 
-def folder_of(study: Study, places: Places, sources: Sources) -> Path:
-    """Return the run's folder: its name is a hash of settings, data and foundation, so other input is another run."""
-    facts = [f"{name}:{checksum}" for name, checksum in sorted(sources.checksums.items())]
-    facts += [f"corpus:{places.corpus.resolve()}"] if places.corpus else []
-    pinned = isinstance(study.foundation, HuggingFaceSettings) and study.foundation.sha256 is not None
-    facts += [f"foundation:{places.foundation.resolve()}"] if places.foundation and not pinned else []
-    return places.runs / study.name / f"{study.hash(*facts)}-seed{study.seed}"
+def _compute(context: RunContext, participants: Participants) -> None:
+    study, run, paths, reporter = context.study, context.run, context.paths, context.reporter
+    facts = provenance(study)
+    data = decode_all(study, context.sources, paths.skip_bad, reporter, paths.decoded(reporter))
+    cohort = participants.cohort(context, data)
+    _write_inputs(context, cohort)
 
+    foundation = _foundation(context) if study.job == "inject" else None
+    before = foundation.fingerprint() if foundation else ""
+    baselines = baselines_of(study, cohort, context.sources.checksums, paths.runs)
+    models = train_baselines(baselines, reporter, participants.connect)
+    trainee = _trainee(study, foundation)
+    federation = FederationRun(run, study, cohort, trainee, participants.connect)
+    federation.run(reporter, _title(study))
+    if foundation is not None:
+        facts = facts.model_copy(update={"foundation": _frozen(context, foundation, before)})
+    if trainee.injector is not None:
+        _keep_injection(context, cohort, trainee.injector, baselines)
 
-def _benchmark(study: Study, places: Places, sources: Sources, run: RunDir, reporter: Reporter, party: Party) -> None:
-    data = decode_all(study, sources, places.skip_bad, reporter, places.decoded(reporter))
-    cohort = party.cohort(study, sources, data, run, places, reporter)
-    benchmark(study, cohort, data, sources, places.runs, run, reporter, party.connect)
-    write_scores(run.root, run.root / "report.html")
-    run.finish()
-
-
-def _compute(study: Study, places: Places, sources: Sources, run: RunDir, reporter: Reporter, party: Party) -> None:
-    facts = provenance()
-    data = decode_all(study, sources, places.skip_bad, reporter, places.decoded(reporter))
-    cohort = party.cohort(study, sources, data, run, places, reporter)
-    run.write_json("study.json", study.resolved())
-    run.write_json("partition.json", cohort.partition)
-    run.write_json("normalisation.json", {name: value.as_json() for name, value in cohort.moments.items()})
-    with reporter.phase("foundation"):
-        foundation = load_foundation(study.foundation, cache=places.cache, corpus=places.corpus, path=places.foundation)
-    before = foundation.fingerprint()
-
-    shared = federations(study, cohort, dict(sources.checksums), places.runs)
-    baselines = train_baselines(shared, reporter, party.connect)
-    _copy_logs(shared, run)
-    model = build_multimodal(study)
-    injector = Injector(foundation, model, study.tasks, study.injection, study.seed, alone=not study.federate)
-    injected = Arm(run, study, cohort, model, injector, connect=party.connect)
-    injected.run(reporter, "federate and inject" if study.federate else "inject from public data alone")
-
-    if (after := foundation.fingerprint()) != before:
-        raise RunError("the frozen foundation changed during injection", where=run.root, hint="report this as a bug")
-    if study.injection.answer_calibration:
-        untrained = [task for task in study.tasks if role_of(study, task) == "unseen" and isinstance(task, ClosedTask)]
-        injector.calibrate(untrained, cohort.public)
-    injector.save(run.root / "injection")
-    asked = InjectedPredictor(injector)
-    predictors: dict[str, Predictor] = {"fedkim": asked, **baselines}
-    predictors |= {"heads": HeadPredictor(model)} if study.federate else {}
-    with reporter.phase("evaluate") as advance:
-        for number, task in enumerate(study.tasks):
-            if isinstance(task, QuestionAnswering):
-                answer_task(run, study, cohort, task, {"fedkim": asked})
-            else:
-                predict_task(run, study, cohort, task, predictors)
-            advance(number + 1, len(study.tasks))
-        scores = score_predictions(run, study)
-    modalities = {name: study.modality(name) for name in study.encoders}
-    cards = example_cards(run, study.tasks, cohort, modalities, study.seed, show=places.show_examples)
-    run.write_json("cards.json", cards)
-    run.write_json("scores.json", scores)
-    put_beside(study, run, [federation.run for federation in shared])
-    facts |= {"data": data_facts(data, sources.checksums), "finished": now()}
-    facts |= {"federations": {federation.model: federation.run.root.name for federation in shared}}
-    facts |= {"corpus": str(places.corpus.resolve()) if places.corpus else None}
-    facts |= {"titles": {task.name: task.title for task in study.tasks}}
-    facts |= {"foundation": {**foundation.info, "fingerprint_before": before, "fingerprint_after": after}}
-    run.write_json("provenance.json", facts)
+    _predict(
+        context, cohort, _predictors(study, federation, trainee, list(zip(baselines, models.values(), strict=True)))
+    )
+    tasks = [(task.name, task_facts(study, task), run.predictions(task.name)) for task in _tested(study)]
+    run.write(score_run(tasks, study.seed, study.evaluation))
+    if trainee.injector is not None:
+        modalities = {name: study.modality(name) for name in study.encoders}
+        run.write(example_cards(run, study.tasks, cohort, modalities, study.seed, show=paths.show_examples))
+    add_sites_of(study, run, [baseline.run for baseline in baselines])
+    more = {
+        "data": data_facts(data, context.sources.checksums),
+        "finished": now(),
+        "cost": cost_of(run),
+        "federations": {baseline.model: baseline.run.root.name for baseline in baselines},
+        "corpus": str(paths.corpus.resolve()) if paths.corpus else None,
+        "titles": {task.name: task.title for task in study.tasks},
+    }
+    run.write(facts.model_copy(update=more))
     write_report(run.root, run.root / "report.html")
     run.finish()
 
 
-def _copy_logs(shared: list[Federation], run: RunDir) -> None:
-    """Lay the logs of the shared federation into the run, where the report reads them."""
-    for federation in shared:
-        if federation.model == "federated":
-            for name in ("rounds.jsonl", "development.jsonl"):
-                run.write_records(f"federated-only/{name}", federation.run.read_records(name))
+def _write_inputs(context: RunContext, cohort: Cohort) -> None:
+    """Write settings, partition and moments."""
+    context.run.write(StudyFile(**context.study.resolved()))
+    context.run.write(PartitionFile.model_validate(cohort.partition))
+    moments = {name: ModalityMoments(**value.as_json()) for name, value in cohort.moments.items()}
+    context.run.write(NormalisationFile(moments=moments))
 
 
-def evaluate_again(folder: Path, places: Places, reporter: Reporter) -> None:
-    """Score a finished run anew from its last checkpoints and compare with the predictions it wrote.
+def _foundation(context: RunContext) -> Foundation:
+    settings, paths = context.study.foundation, context.paths
+    with context.reporter.phase("foundation"):
+        return load_foundation(settings, cache=paths.cache, corpus=paths.corpus, path=paths.foundation)
+
+
+def _trainee(study: Study, foundation: Foundation | None) -> Trainee:
+    """Return the model of the run's own federation."""
+    if foundation is None:
+        return Trainee(DEPLOYED, build_model(study))
+    model = build_multimodal(study)
+    injector = Injector(foundation, model, study.tasks, study.injection, study.seed, alone=not study.federate)
+    return Trainee(INJECTED, model, injector)
+
+
+def _title(study: Study) -> str:
+    if study.job == "benchmark":
+        return f"federate: {study.algorithm.label}"
+    return "federate and inject" if study.federate else "inject from public data alone"
+
+
+def _frozen(context: RunContext, foundation: Foundation, before: str) -> dict[str, Any]:
+    """Return the foundation's facts.
+
+    Raises:
+        RunError: its weights changed.
+    """
+    after = foundation.fingerprint()
+    if after != before:
+        raise RunError(
+            "the frozen foundation changed during injection", where=context.run.root, hint="report this as a bug"
+        )
+    return {**foundation.info, "fingerprint_before": before, "fingerprint_after": after}
+
+
+def _keep_injection(context: RunContext, cohort: Cohort, injector: Injector, baselines: Sequence[Baseline]) -> None:
+    """Calibrate untrained tasks, if the study says so; write the adapter and the logs of the federated-only model."""
+    study, run = context.study, context.run
+    if study.injection.answer_calibration:
+        untrained = [task for task in study.tasks if task.name not in study.train and isinstance(task, ClosedTask)]
+        injector.calibrate(untrained, cohort.public)
+    injector.save(run.root / "injection")
+    for baseline in baselines:
+        if baseline.model == DEPLOYED:
+            for kind in (Round, Development):
+                run.write_lines(baseline.run.lines(kind), f"{BASELINE_LOGS}/{kind.NAME}")
+
+
+def _predictors(
+    study: Study, federation: FederationRun, trainee: Trainee, baselines: Sequence[tuple[Baseline, FederatedModel]]
+) -> list[Predictor]:
+    """Return everything that responds to the test examples, in the order of the records."""
+    if trainee.injector is not None:
+        predictors: list[Predictor] = [InjectedPredictor(trainee.injector, study.evaluation.max_new_tokens)]
+        predictors += [ModelPredictor(baseline.model, model, baseline.tasks) for baseline, model in baselines]
+        return predictors + ([ModelPredictor(HEADS, trainee.model, study.train)] if study.federate else [])
+    predictors = [DeployedPredictor(federation, build_model(study))]
+    alone = {baseline.model.partition(MEMBER)[2]: model for baseline, model in baselines if MEMBER in baseline.model}
+    predictors += [
+        ModelPredictor(baseline.model, model, baseline.tasks)
+        for baseline, model in baselines
+        if MEMBER not in baseline.model and baseline.model != DEPLOYED
+    ]
+    return [*predictors, *([AtClients("local", alone)] if alone else []), ConstantPredictor()]
+
+
+def _tested(study: Study) -> Sequence[Task]:
+    return study.train_tasks if study.job == "benchmark" else study.tasks
+
+
+def _predict(context: RunContext, cohort: Cohort, predictors: Sequence[Predictor]) -> None:
+    """Write the predictions of every task, tested in one place or, in a benchmark, client by client."""
+    tasks = _tested(context.study)
+    with context.reporter.phase("evaluate") as advance:
+        for number, task in enumerate(tasks):
+            predict(context.run, task, _tests(context.study, cohort, task.name), predictors)
+            advance(number + 1, len(tasks))
+
+
+def _tests(study: Study, cohort: Cohort, task: str) -> list[tuple[str | None, TaskSet]]:
+    """Return (client, test examples); the client is None where all are tested in one place."""
+    if study.job == "inject":
+        return [(None, cohort.test[task])]
+    return [(client, sets[task]) for client, sets in sorted(cohort.client_tests.items()) if task in sets]
+
+
+@one_thread()
+def evaluate_again(folder: Path, paths: RunPaths, reporter: Reporter) -> None:
+    """Predict with a finished run's last checkpoint and compare with the predictions it wrote.
 
     Raises:
         RunError: the run is not finished, or a prediction differs.
     """
-    run = LoadedRun(folder, places.cache, places.foundation)
+    run = LoadedRun(folder, paths.cache, paths.foundation)
     study = run.study
-    sources = find_sources(study, places.data_root, places.cache, reporter)
-    cache = places.decoded(reporter)
-    data = decode_all(study, sources, places.skip_bad, reporter, cache)
-    cohort = cohort_of(study, sources, data, places.skip_bad, reporter, cache)
-    written = RunDir(folder)
-    predictor = InjectedPredictor(run.injector)
+    sources = find_sources(study, paths.data_root, paths.cache, reporter)
+    context = RunContext(study, paths, sources, RunFolder(folder), reporter)
+    data = decode_all(study, sources, paths.skip_bad, reporter, paths.decoded(reporter))
+    cohort = here().cohort(context, data)
+    predictor = InjectedPredictor(run.injector, study.evaluation.max_new_tokens)
     for task in study.tasks:
-        again, records = predictor(cohort.test[task.name]), written.read_records(f"predictions/{task.name}.jsonl")
-        before = [record["scores"]["fedkim"] for record in records]
-        same = np.allclose(again, np.array(before), atol=1e-6)
-        if isinstance(task, QuestionAnswering):
-            texts = predictor.answer(cohort.test[task.name], study.evaluation.max_new_tokens)
-            same = same and texts == [record["answers"]["fedkim"] for record in records]
-        if not same:
+        lines = context.run.predictions(task.name)
+        again = predictor(cohort.test[task.name])[INJECTED]
+        if not _same(again, [line.responses[INJECTED] for line in lines]):
             raise RunError(
                 f"the predictions of {task.name!r} differ", where=folder, hint="check data root and versions"
             )
-        reporter.say(f"{task.name}: {len(before)} predictions, all as written")
+        reporter.say(f"{task.name}: {len(lines)} predictions, all as written")
     reporter.console.print(summary_table(folder))
 
 
-def _describe(study: Study, places: Places, sources: Sources, run: RunDir, reporter: Reporter) -> None:
+def _same(again: Sequence[Json], before: Sequence[Json]) -> bool:
+    """Whether two columns of responses agree: texts exactly, probabilities but for rounding."""
+    if again and isinstance(again[0], dict):
+        texts = [[response["text"] for response in column] for column in (again, before)]
+        again, before = ([response["probabilities"] for response in column] for column in (again, before))
+        if texts[0] != texts[1]:
+            return False
+    return bool(np.allclose(np.array(again), np.array(before, np.float64), atol=1e-6))
+
+
+def _describe(context: RunContext) -> None:
     """Say what a run would do."""
+    study, run, reporter = context.study, context.run, context.reporter
     reporter.say(f"study {study.name!r}: {study.algorithm.label}, {study.rounds.num_rounds} rounds, seed {study.seed}")
     for task in study.tasks:
-        reporter.say(f"  {role_of(study, task)} task {task.name}: {task.title} on {sources.roots[task.dataset]}")
+        role = task_facts(study, task).role
+        reporter.say(f"  {role} task {task.name}: {task.title} on {context.sources.roots[task.dataset]}")
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in build_model(study).named_children()}
     listed = ", ".join(f"{size:,} in {name}" for name, size in sizes.items() if size)
     reporter.say(f"  parameters a client trains: {listed}")
     if study.job == "inject":
-        for line in llm_lines(study, sources, places.foundation):
+        for line in llm_lines(study, context.sources, context.paths.foundation):
             reporter.say(f"  {line}")
-    state = "finished" if run.done else "to be resumed" if run.exists("study.json") else "new"
+    state = "finished" if run.done else "to be resumed" if run.exists(StudyFile.NAME) else "new"
     reporter.say(f"  run folder: {run.root} ({state})")

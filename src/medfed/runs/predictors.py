@@ -1,71 +1,219 @@
-"""Probabilities of every answer, from the federated heads or from the injected LLM, in the order of the examples."""
+"""Everything that responds to test examples, behind one protocol, and the predictions it leaves in a run.
+
+The injected LLM, the aggregated heads, the federated-only, local and centralised models, the models deployed at the
+clients, and the constants are all predictors.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+import hashlib
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
+import polars as pl
 import torch
-from jaxtyping import Float
 
-from medfed.evaluation.metrics import BY_NAME, score
+from medfed.core.errors import RunError
+from medfed.evaluation.scorers import SCORERS
+from medfed.federated.state import Weights, load_weights
 from medfed.injection.inject import Injector
 from medfed.models.base import FederatedModel
-from medfed.tasks.base import Json, TaskSet, closed, trainable
+from medfed.records.folder import RunFolder, prediction_file
+from medfed.records.schema import Json, Prediction, TaskFacts
+from medfed.study.study import Study
+from medfed.tasks.base import Task, TaskSet, trainable
+from medfed.tasks.question_answering import QuestionAnswering
 
 BATCH_SIZE = 64
 """Examples per forward."""
+INJECTED, DEPLOYED, HEADS = "fedkim", "federated", "heads"
+"""In scores: the injected LLM; the federation's own model; the injected federation's aggregated heads."""
 WATCHED = ("auroc", "balanced_accuracy")
-"""Metrics followed over the rounds on the development set."""
+"""Metrics followed over the rounds of an injection run."""
+Responses = dict[str, list[Json]]
+"""Model → its response to every example, in order."""
 
 
 @runtime_checkable
 class Predictor(Protocol):
-    """Gives the probability of every answer of a task's examples."""
+    """One model, or several of a kind."""
 
-    def __call__(self, examples: TaskSet) -> Float[np.ndarray, "example answer"]:
-        """Return probabilities in the order of ``examples``."""
+    def __call__(self, examples: TaskSet, client: str | None) -> Responses:
+        """Return the responses to ``examples``, which are tested at ``client``; none where the task is unknown."""
         ...
 
 
-class HeadPredictor:
-    """The federated model's own heads."""
-
-    def __init__(self, model: FederatedModel) -> None:
-        self.model = model
-
-    @torch.inference_mode()
-    def __call__(self, examples: TaskSet) -> Float[np.ndarray, "example answer"]:
-        """Return the head's class probabilities."""
-        self.model.eval()
-        return closed(examples.task).probabilities(self.model, examples).numpy()
-
-
+@dataclass(frozen=True)
 class InjectedPredictor:
-    """The injected LLM, by the likelihood of the answer strings."""
+    """The injected LLM: the likelihood of the answer strings, and decoded answers to open questions."""
 
-    def __init__(self, injector: Injector) -> None:
-        self._injector = injector
-
-    @torch.inference_mode()
-    def __call__(self, examples: TaskSet) -> Float[np.ndarray, "example answer"]:
-        """Return the answers' probabilities."""
-        return self._injector.score_set(examples, BATCH_SIZE).double().numpy()
+    injector: Injector
+    max_new_tokens: int
+    name: str = INJECTED
 
     @torch.inference_mode()
-    def answer(self, examples: TaskSet, max_new_tokens: int) -> list[str]:
-        """Return the decoded answers."""
-        return self._injector.answer_set(examples, max_new_tokens, BATCH_SIZE)
+    def __call__(self, examples: TaskSet, client: str | None = None) -> Responses:
+        """Return probabilities of the answers, with the decoded text where questions are open."""
+        texts = None
+        if isinstance(examples.task, QuestionAnswering):
+            texts = self.injector.answer_set(examples, self.max_new_tokens, BATCH_SIZE)
+        probabilities = self.injector.score_set(examples, BATCH_SIZE).double().tolist()
+        if texts is None:
+            return {self.name: probabilities}
+        pairs = zip(texts, probabilities, strict=True)
+        return {self.name: [{"text": text, "probabilities": given} for text, given in pairs]}
+
+
+@dataclass(frozen=True)
+class ModelPredictor:
+    """A federated model with its heads or decoders, for the tasks that it was trained on."""
+
+    name: str
+    model: FederatedModel
+    tasks: Collection[str]
+
+    def __call__(self, examples: TaskSet, client: str | None = None) -> Responses:
+        """Return what the model responds."""
+        return {self.name: responses(self.model, examples)} if examples.task.name in self.tasks else {}
+
+
+@dataclass(frozen=True)
+class AtClients:
+    """Models that differ from client to client under one name; a client without one gives no response."""
+
+    name: str
+    models: Mapping[str, FederatedModel]
+
+    def __call__(self, examples: TaskSet, client: str | None) -> Responses:
+        """Return what the client's own model responds."""
+        model = self.models.get(client or "")
+        return {self.name: responses(model, examples)} if model is not None else {}
+
+
+@runtime_checkable
+class Deployable(Protocol):
+    """A finished federation."""
+
+    def deployed(self, client: str | None) -> Weights:
+        """Return the model that predicts at ``client``; the server's where it does not train."""
+        ...
+
+
+@dataclass(frozen=True)
+class DeployedPredictor:
+    """The federation's own model: at every client the one that is deployed there.
+
+    Attributes:
+        model: an instance to load weights into.
+    """
+
+    federation: Deployable
+    model: FederatedModel
+    name: str = DEPLOYED
+
+    def __call__(self, examples: TaskSet, client: str | None) -> Responses:
+        """Return what the deployed model responds."""
+        load_weights(self.model, self.federation.deployed(client))
+        return {self.name: responses(self.model, examples)}
+
+
+class ConstantPredictor:
+    """The task's constants, which look at nothing."""
+
+    def __call__(self, examples: TaskSet, client: str | None = None) -> Responses:
+        """Return the same response to every example, for each constant."""
+        return trainable(examples.task).constants(examples)
 
 
 @torch.inference_mode()
 def responses(model: FederatedModel, examples: TaskSet) -> list[Json]:
-    """Return what ``model`` says of every example, in order."""
+    """Return what ``model`` responds to every example, in order."""
     model.eval()
     return trainable(examples.task).respond(model, examples)
 
 
-def watch(examples: TaskSet, predictor: Predictor) -> dict[str, float | None]:
-    """Return the :data:`WATCHED` metrics; None where one is not defined."""
-    probabilities = predictor(examples)
-    return {name: score(BY_NAME[name], examples.targets.numpy(), probabilities).value for name in WATCHED}
+def watch(study: Study, examples: TaskSet, predictor: Predictor) -> dict[str, float | None]:
+    """Return the watched metrics of the development set; None where one is not defined."""
+    task = trainable(examples.task)
+    scorer = SCORERS[task.metric_kind]
+    (given,) = predictor(examples, None).values()
+    points = scorer.points(task.truths(examples), given)
+    return {name: points[name] for name in ((scorer.primary,) if study.job == "benchmark" else WATCHED)}
+
+
+def task_facts(study: Study, task: Task) -> TaskFacts:
+    """Return how a task of the study is scored."""
+    role = "trained" if task.name in study.train else "unseen"
+    return TaskFacts(title=task.title, role=role, kind=task.metric_kind, answers=task.answers)
+
+
+def predict(
+    run: RunFolder, task: Task, tests: Sequence[tuple[str | None, TaskSet]], predictors: Sequence[Predictor]
+) -> None:
+    """Write the predictions of one task, unless they are there.
+
+    Args:
+        run: the run's folder.
+        task: the task.
+        tests: the client (None: all in one place) and its test examples.
+        predictors: in the order of the records.
+
+    Raises:
+        RunError: there is no test example.
+    """
+    if run.exists(prediction_file(task.name)):
+        return
+    if not tests:
+        raise RunError(
+            "no client has a test example",
+            where=f"task {task.name!r}",
+            hint="raise split.ratios' last number, or give more data",
+        )
+    salt = id_salt(tests[0][1].data.index)
+    lines: list[Prediction] = []
+    for client, examples in tests:
+        given: Responses = {}
+        for predictor in predictors:
+            given |= predictor(examples, client)
+        lines += _lines(client, examples, given, salt)
+    run.write_predictions(task.name, lines)
+
+
+def _lines(client: str | None, examples: TaskSet, given: Responses, salt: str) -> Iterator[Prediction]:
+    questions = examples.labels.questions
+    for number, truth in enumerate(examples.task.truths(examples)):
+        optional: dict[str, Any] = {"client": client} if client is not None else {}
+        optional |= {"question": questions[examples.rows[number]]} if questions else {}
+        yield Prediction(
+            example=hash_id(salt, examples.examples[number]),
+            patient=hash_id(salt, examples.patients[number]),
+            **optional,
+            truth=truth,
+            responses={model: finite(column[number]) for model, column in given.items()},
+        )
+
+
+def finite(value: Json) -> Json:
+    """Return a response without NaN and infinities, which become None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [finite(part) for part in value]
+    return {name: finite(part) for name, part in value.items()} if isinstance(value, dict) else value
+
+
+def id_salt(index: pl.DataFrame) -> str:
+    """Return a salt made of all ids of a dataset.
+
+    Runs on the same data then share hashed ids, whatever their seed and partition. They can be compared patient by
+    patient. Nobody without the dataset can recompute it.
+    """
+    ids = sorted(f"{example}\x00{patient}" for example, patient in index.select("example", "patient").iter_rows())
+    return hashlib.sha256("\x01".join(ids).encode()).hexdigest()
+
+
+def hash_id(salt: str, identifier: str) -> str:
+    """Return 16 hex digits that name ``identifier`` and cannot be traced back without the salt."""
+    return hashlib.sha256(f"{salt}\x00{identifier}".encode()).hexdigest()[:16]

@@ -1,33 +1,31 @@
 """How well the last model does at every site, by the site's own held-out patients: ``sites.json``.
 
-A site counts on its own examples and tells metrics and their number, no prediction. The mean over sites is weighted by
-that number; beside it stands the worst site, which a mean hides.
+A site counts on its own examples and reports metrics and their number, no prediction. The mean over sites is weighted
+by that number. The record also names the worst site, which a mean hides.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from medfed.core.errors import MedfedError, UpdateRejectedError
 from medfed.core.types import Broadcast, Failure, Params
-from medfed.evaluation.evaluate import MEMBER
-from medfed.evaluation.judge import point_values
-from medfed.evaluation.kinds import KINDS
-from medfed.evaluation.kinds.base import KindMetric
+from medfed.evaluation.responses import MEMBER
+from medfed.evaluation.score import worst_of
+from medfed.evaluation.scorers import SCORERS
+from medfed.evaluation.scorers.base import MetricInfo
 from medfed.federated.exchange import Answer, ClientExchange, SiteScores
 from medfed.federated.state import Weights, load_weights
 from medfed.models.base import FederatedModel
-from medfed.runs.folder import RunDir
+from medfed.records.folder import RunFolder
+from medfed.records.schema import FailedClient, SiteFile, SiteRow
 from medfed.runs.predictors import responses
 from medfed.study.study import Study
 from medfed.tasks.base import TaskSet, trainable
 
-SITES = "sites.json"
-"""The run folder's file."""
 Answers = Mapping[str, SiteScores | Failure]
 """Site → its scores, or why there are none."""
 _SCORES = TypeAdapter(dict[str, dict[str, float | None]])
@@ -41,13 +39,13 @@ def site_scores(model: FederatedModel, tests: Mapping[str, TaskSet]) -> SiteScor
     scores: dict[str, dict[str, float | None]] = {}
     for name, examples in sorted(tests.items()):
         task = trainable(examples.task)
-        values = point_values(KINDS[task.metric_kind], task.truths(examples), responses(model, examples))
+        values = SCORERS[task.metric_kind].points(task.truths(examples), responses(model, examples))
         scores[name] = {**values, "n": float(len(examples))}
     return scores
 
 
 def evaluate_at(
-    study: Study, model: FederatedModel, tests: Mapping[str, TaskSet], broadcast: Broadcast, own: Params
+    study: Study, model: FederatedModel, tests: Mapping[str, TaskSet], broadcast: Broadcast, kept: Params
 ) -> SiteScores:
     """Return the scores of the model that is deployed at a site.
 
@@ -56,17 +54,17 @@ def evaluate_at(
         model: an instance to load weights into.
         tests: the site's test examples.
         broadcast: the last global weights.
-        own: what the algorithm keeps at the site (``Trainer.own``).
+        kept: what the algorithm keeps at the site (``Trainer.own``).
     """
-    load_weights(model, study.algorithm.build().deployed(Weights(broadcast.params, broadcast.buffers), own))
+    load_weights(model, study.algorithm.build().deployed(Weights(broadcast.params, broadcast.buffers), kept))
     return site_scores(model, tests)
 
 
 def scores_of(value: object, site: str, study: Study) -> SiteScores:
-    """Check what a site says its scores are.
+    """Check the scores that a site sent.
 
     Raises:
-        UpdateRejectedError: they are no finite numbers by task and metric of the study, or no ``n`` stands beside.
+        UpdateRejectedError: they are no finite numbers by task and metric of the study, or ``n`` is missing.
     """
     try:
         scores = _SCORES.validate_python(value)
@@ -88,7 +86,7 @@ class SitesHere:
     Args:
         clients: the exchange that trains them, in this process or in workers.
         study: the study.
-        tests: site → task → its test examples; a site that does not train here is asked about the global model.
+        tests: site → task → its test examples; a site that does not train here scores the global model.
         model: an instance to evaluate in.
     """
 
@@ -128,14 +126,14 @@ class SitesHere:
 
     def _scores(self, site: str, broadcast: Broadcast) -> SiteScores | Failure:
         try:
-            own = self.own(site) if site in self.registered else {}
-            return evaluate_at(self._study, self._model, self._tests[site], broadcast, own)
+            kept = self.own(site) if site in self.registered else {}
+            return evaluate_at(self._study, self._model, self._tests[site], broadcast, kept)
         except MedfedError as error:
             return Failure(site, broadcast.round, "evaluate", str(error))
 
 
-def site_record(study: Study, answers: Mapping[str, Answers]) -> dict[str, Any]:
-    """Return the content of ``sites.json``: scores by model and site, a row per metric with mean and worst, failures.
+def site_file(study: Study, answers: Mapping[str, Answers]) -> SiteFile:
+    """Return ``sites.json``: scores by model and site, a row per metric with mean and worst, failures.
 
     Args:
         study: the study.
@@ -147,60 +145,60 @@ def site_record(study: Study, answers: Mapping[str, Answers]) -> dict[str, Any]:
         group = scores.setdefault(model.partition(MEMBER)[0], {})
         for site, answer in sorted(sites.items()):
             if isinstance(answer, Failure):
-                failures.append({"model": model, "client": site, "phase": answer.phase, "reason": answer.reason})
+                failures.append(FailedClient(model=model, client=site, phase=answer.phase, reason=answer.reason))
             else:
                 group[site] = answer
     rows = [
-        _row(task, model, metric, primary, sites)
+        _row(task, model, metric, primary=primary, sites=sites)
         for task in study.train
         for model, sites in scores.items()
         for metric, primary in _metrics(study, task).items()
-        if any(task in found for found in sites.values())
+        if any(task in by_task for by_task in sites.values())
     ]
-    return {"scores": scores, "rows": rows, "failures": failures}
+    return SiteFile(scores=scores, rows=tuple(rows), failures=tuple(failures))
 
 
-def put_beside(study: Study, run: RunDir, baselines: Iterable[RunDir]) -> None:
-    """Write the sites' scores of the ``baselines`` into the run's own :data:`SITES`; done twice it changes nothing."""
-    if not run.exists(SITES):
+def add_sites_of(study: Study, run: RunFolder, baselines: Iterable[RunFolder]) -> None:
+    """Add the sites' scores of the ``baselines`` to the run's own; done twice it changes nothing."""
+    if not run.exists(SiteFile.NAME):
         return
     answers: dict[str, dict[str, SiteScores | Failure]] = {}
-    failures: list[dict[str, Any]] = []
+    failures: list[FailedClient] = []
     for place in (run, *baselines):
-        record = place.read_json(SITES)
-        for model, sites in record["scores"].items():
+        record = place.read(SiteFile)
+        for model, sites in record.scores.items():
             answers.setdefault(model, {}).update(sites)
-        failures += [failure for failure in record["failures"] if failure not in failures]
-    run.write_json(SITES, {**site_record(study, answers), "failures": failures})
+        failures += [failure for failure in record.failures if failure not in failures]
+    run.write(site_file(study, answers).model_copy(update={"failures": tuple(failures)}))
 
 
-def _row(task: str, model: str, metric: KindMetric, primary: bool, sites: Mapping[str, SiteScores]) -> dict[str, Any]:
-    values = {site: found[task].get(metric.name) for site, found in sites.items() if task in found}
+def _row(task: str, model: str, metric: MetricInfo, *, primary: bool, sites: Mapping[str, SiteScores]) -> SiteRow:
+    values = {site: by_task[task].get(metric.name) for site, by_task in sites.items() if task in by_task}
     counts = {site: int(sites[site][task]["n"] or 0) for site in values}
     known = {site: value for site, value in values.items() if value is not None}
     n = sum(counts[site] for site in known)
-    worst = (min if metric.higher_is_better else max)(known, key=lambda site: known[site]) if known else None
-    return {
-        "task": task,
-        "model": model,
-        "metric": metric.name,
-        "title": metric.title,
-        "higher_is_better": metric.higher_is_better,
-        "primary": primary,
-        "pooled": sum(counts[site] * value for site, value in known.items()) / n if n else None,
-        "n": n,
-        "sites": values,
-        "site_n": counts,
-        "worst": known[worst] if worst else None,
-        "worst_site": worst,
-    }
+    worst, worst_site = worst_of(values, higher_is_better=metric.higher_is_better)
+    return SiteRow(
+        task=task,
+        model=model,
+        metric=metric.name,
+        title=metric.title,
+        higher_is_better=metric.higher_is_better,
+        primary=primary,
+        pooled=sum(counts[site] * value for site, value in known.items()) / n if n else None,
+        n=n,
+        sites=values,
+        site_n=counts,
+        worst=worst,
+        worst_site=worst_site,
+    )
 
 
-def _metrics(study: Study, task: str) -> dict[KindMetric, bool]:
+def _metrics(study: Study, task: str) -> dict[MetricInfo, bool]:
     """Return the metrics of a trained task, and whether each is the primary one."""
-    (found,) = (trainable(one) for one in study.train_tasks if one.name == task)
-    kind = KINDS[found.metric_kind]
-    return {metric: metric.name == kind.primary for metric in kind.metrics}
+    (named,) = (trainable(one) for one in study.train_tasks if one.name == task)
+    scorer = SCORERS[named.metric_kind]
+    return {metric: metric.name == scorer.primary for metric in scorer.metrics}
 
 
 def _finite(value: float | None) -> bool:

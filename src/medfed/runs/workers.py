@@ -18,7 +18,8 @@ from rich.console import Console
 from medfed.core.errors import MedfedError
 from medfed.core.processes import Started, end, end_with_parent, how_it_ended, start
 from medfed.core.progress import Reporter
-from medfed.runs.pipeline import Places, run_study
+from medfed.runs.context import RunPaths
+from medfed.runs.pipeline import run_study
 from medfed.study.study import Study
 
 
@@ -46,7 +47,7 @@ class _Worker:
     started: Started
 
 
-def run_jobs(jobs: Sequence[Job], places: Places, num_workers: int) -> Iterator[Outcome]:
+def run_jobs(jobs: Sequence[Job], paths: RunPaths, num_workers: int) -> Iterator[Outcome]:
     """Run ``jobs``, at most ``num_workers`` at once, and yield each outcome as it comes.
 
     Closing the iterator, or an exception such as Ctrl-C, ends the workers that are left.
@@ -56,7 +57,7 @@ def run_jobs(jobs: Sequence[Job], places: Places, num_workers: int) -> Iterator[
     try:
         while waiting or busy:
             while waiting and len(busy) < num_workers:
-                busy.append(_started(waiting.pop(0), places))
+                busy.append(_started(waiting.pop(0), paths))
             ready = wait([worker.started.process.sentinel for worker in busy])
             for worker in [worker for worker in busy if worker.started.process.sentinel in ready]:
                 busy.remove(worker)
@@ -65,8 +66,8 @@ def run_jobs(jobs: Sequence[Job], places: Places, num_workers: int) -> Iterator[
         end([worker.started.process for worker in busy])
 
 
-def _started(job: Job, places: Places) -> _Worker:
-    return _Worker(job, start(_work, job, places, name=job.label))
+def _started(job: Job, paths: RunPaths) -> _Worker:
+    return _Worker(job, start(_work, job, paths, name=job.label))
 
 
 def _outcome(worker: _Worker) -> Outcome:
@@ -83,13 +84,13 @@ def _outcome(worker: _Worker) -> Outcome:
     return Outcome(worker.job, folder, error)
 
 
-def _work(job: Job, places: Places, pipe: Connection) -> None:
+def _work(job: Job, paths: RunPaths, pipe: Connection) -> None:
     """Run one job in the worker process."""
     end_with_parent()
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with job.log.open("a", encoding="utf-8") as log:
         try:
-            pipe.send((run_study(job.study, places, Reporter(Console(file=log, width=120))), ""))
+            pipe.send((run_study(job.study, paths, Reporter(Console(file=log, width=120))), ""))
         except MedfedError as error:
             pipe.send((None, str(error)))
         except Exception as error:  # a bug in one cell must not stop the others

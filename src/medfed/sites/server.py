@@ -25,8 +25,10 @@ from medfed.data.prepare import Sources, server_cohort, server_sources
 from medfed.data.sites import moments_json, moments_of, pool, with_told
 from medfed.datasets.decoded import Decoded
 from medfed.federated.exchange import ClientExchange
-from medfed.runs.folder import RunDir
-from medfed.runs.pipeline import Party, Places, run_study
+from medfed.records.folder import RunFolder
+from medfed.records.schema import GreetingFile, Round
+from medfed.runs.context import Participants, RunContext, RunPaths
+from medfed.runs.pipeline import run_study
 from medfed.runs.sites import scores_of
 from medfed.sites.federation import FederationFolder, check_study
 from medfed.sites.invitation import versions
@@ -34,7 +36,6 @@ from medfed.sites.remote import Conduct, Greeting, Message, RemoteExchange, Tran
 from medfed.sites.status import SiteFailure, StatusFile
 from medfed.study.study import Study
 
-GREETINGS, ROUNDS = "greetings.json", "rounds.jsonl"
 POLL_SECONDS = 0.2
 BYE_SECONDS = 5.0
 RETURN_SECONDS = 15.0
@@ -58,43 +59,36 @@ class Hospitals:
         self._status = StatusFile(folder.root)
         self._status.update()  # what an earlier start left is over
 
-    def party(self) -> Party:
+    def participants(self) -> Participants:
         """Return what the pipeline needs of the sites."""
-        return Party(self.sources, self.cohort, self.connect)
+        return Participants(self.sources, self.cohort, self.connect)
 
-    def sources(self, study: Study, places: Places, reporter: Reporter) -> Sources:
+    def sources(self, study: Study, paths: RunPaths, reporter: Reporter) -> Sources:
         """Find the server's own data."""
-        return server_sources(study, places.data_root, places.cache, reporter)
+        return server_sources(study, paths.data_root, paths.cache, reporter)
 
-    def cohort(
-        self,
-        study: Study,
-        sources: Sources,
-        data: Mapping[str, Decoded],
-        run: RunDir,
-        places: Places,
-        reporter: Reporter,
-    ) -> Cohort:
+    def cohort(self, context: RunContext, data: Mapping[str, Decoded]) -> Cohort:
         """Greet the sites, or those of the first greeting, and lay the server's data out by their pooled moments.
 
         Raises:
             TooFewSitesError: not enough came, or were willing, in time.
             RunError: a site's data is not what it was at the first greeting.
         """
-        filed = run.read_json(GREETINGS) if run.exists(GREETINGS) else {}
+        study, run = context.study, context.run
+        filed = run.read(GreetingFile).sites if run.exists(GreetingFile.NAME) else {}
         first = {site: Greeting.model_validate(greeting) for site, greeting in filed.items()}
         willing = self._greeted(study, run, set(first) or set(self._folder.sites))
         if first:
             _check_unchanged(first, willing)
         else:
-            run.write_json(GREETINGS, {site: greeting.model_dump() for site, greeting in sorted(willing.items())})
+            run.write(GreetingFile(sites={site: greeting.model_dump() for site, greeting in sorted(willing.items())}))
         self._greetings = dict(sorted((first or willing).items()))
         pooled = pool({site: moments_of(greeting.moments) for site, greeting in self._greetings.items()})
         self._moments = moments_json(pooled)
         counts = {site: greeting.counts for site, greeting in self._greetings.items()}
         return with_told(server_cohort(study, data, pooled), self._sizes(), counts)
 
-    def connect(self, study: Study, cohort: Cohort, run: RunDir) -> ClientExchange:
+    def connect(self, study: Study, cohort: Cohort, run: RunFolder) -> ClientExchange:
         """Return the exchange of one federation of the run."""
         self._status.update(state="training", run=str(run.root))
         facts = {**_facts(study, run), "moments": json.dumps(self._moments)}
@@ -124,7 +118,7 @@ class Hospitals:
     def _sizes(self) -> dict[str, int]:
         return {site: greeting.num_examples for site, greeting in self._greetings.items()}
 
-    def _greeted(self, study: Study, run: RunDir, wanted: set[str]) -> dict[str, Greeting]:
+    def _greeted(self, study: Study, run: RunFolder, wanted: set[str]) -> dict[str, Greeting]:
         """Wait for the ``wanted`` sites, greet those that came, and return the greetings of those that are willing."""
         self._wait(wanted)
         self._status.update(state="hello", num_rounds=study.rounds.num_rounds)
@@ -140,13 +134,13 @@ class Hospitals:
             raise self._too_few(len(willing), {failure.client: failure.reason for failure in failures})
         return willing
 
-    def _before_round(self, run: RunDir, round: int) -> None:
+    def _before_round(self, run: RunFolder, round: int) -> None:
         """Report the updates of the last round that the gate refused, and wait for the sites."""
         self._status.update(round=round)
-        for record in run.read_records(ROUNDS):
-            for failure in record["failures"] if record["round"] == round - 1 else ():
-                if failure["phase"] == "gate":
-                    self.report(Failure(failure["client"], round - 1, "gate", failure["reason"]))
+        for line in run.lines(Round):
+            for failure in line.failures if line.round == round - 1 else ():
+                if failure.phase == "gate":
+                    self.report(Failure(failure.client, round - 1, "gate", failure.reason))
         self._wait(set(self._greetings))
 
     def _wait(self, wanted: set[str]) -> None:
@@ -199,15 +193,15 @@ def serve(folder: FederationFolder, console: Console | None = None) -> Path:
     server.start()
     reporter.say(f"listening on {settings.listen}:{server.port} for {', '.join(folder.sites)}")
     try:
-        places = Places(folder.runs, folder.cache, settings.data_root)
-        run = run_study(study, places, reporter, party=hospitals.party())
+        paths = RunPaths(folder.runs, folder.cache, settings.data_root)
+        run = run_study(study, paths, reporter, participants=hospitals.participants())
         hospitals.goodbye()
     finally:
         server.stop()
     return run
 
 
-def _facts(study: Study, run: RunDir) -> dict[str, str]:
+def _facts(study: Study, run: RunFolder) -> dict[str, str]:
     return {"study": json.dumps(study.resolved()), "run": f"{run.root.parent.name}/{run.root.name}"}
 
 

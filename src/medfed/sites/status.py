@@ -29,7 +29,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medfed.core.errors import DiskError, MedfedError, SiteError, TooFewSitesError
 from medfed.core.files import PUBLIC, locked, write_whole
-from medfed.runs.folder import RunDir
+from medfed.records.folder import RunFolder
+from medfed.records.schema import Round
 
 STATUS, LOCK = "status.json", ".lock"
 State = Literal["waiting", "hello", "training", "done", "failed", "too few sites", "stopped"]
@@ -199,8 +200,8 @@ def _note(root: Path, state: State, reason: str) -> None:
 
 def _last_round(run: str) -> int:
     """Return the last round in the run folder's log: a server that was started again may have none left to do."""
-    records = RunDir(Path(run)).read_records("rounds.jsonl") if run else []
-    return max((record["round"] for record in records), default=0)
+    lines = RunFolder(Path(run)).lines(Round) if run else []
+    return max((line.round for line in lines), default=0)
 
 
 def _now() -> str:

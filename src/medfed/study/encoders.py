@@ -38,7 +38,7 @@ class LabsMLPSpec(EncoderSpec):
                 where=f"modality {modality.name!r}",
                 hint="choose another encoder for this modality",
             )
-        made: Encoder = implementation("medfed.models.language:LabsMLP")(self, modality.sample_shape[0])
+        made: Encoder = implementation("medfed.models.encoders:LabsMLP")(self, modality.sample_shape[0])
         return made
 
 
@@ -89,7 +89,7 @@ class Conv1dSpec(EncoderSpec):
                 where=f"modality {modality.name!r}",
                 hint="choose fewer blocks, a smaller stride, or another encoder",
             )
-        made: Encoder = implementation("medfed.models.convolution:Conv1d")(self, modality.sample_shape[0])
+        made: Encoder = implementation("medfed.models.encoders:Conv1d")(self, modality.sample_shape[0])
         return made
 
 
@@ -150,7 +150,7 @@ class ResNetSpec(EncoderSpec):
                 where=f"modality {modality.name!r}",
                 hint="choose another encoder, or larger images",
             )
-        made: Encoder = implementation("medfed.models.resnet:ResNet")(self)
+        made: Encoder = implementation("medfed.models.encoders:ResNet")(self)
         return made
 
 
@@ -222,7 +222,7 @@ class VisionTransformerSpec(EncoderSpec):
                 where=f"modality {modality.name!r}",
                 hint="set the encoder's size to the modality's, or the other way round",
             )
-        made: Encoder = implementation("medfed.models.vision:VisionTransformer")(self)
+        made: Encoder = implementation("medfed.models.encoders:VisionTransformer")(self)
         return made
 
 
@@ -290,7 +290,7 @@ class TransformerSpec(EncoderSpec):
                 where=f"modality {modality.name!r}",
                 hint="choose another encoder, or a num_tokens that divides the hours",
             )
-        made: Encoder = implementation("medfed.models.transformer:TimeTransformer")(
+        made: Encoder = implementation("medfed.models.encoders:TimeTransformer")(
             self, num_hours=shape[0], num_channels=shape[1] // 2
         )
         return made
@@ -322,7 +322,7 @@ class TextEncoderSpec(EncoderSpec):
                 where=f"modality {modality.name!r}",
                 hint="choose another encoder",
             )
-        made: Encoder = implementation("medfed.models.language:TextEncoder")(self, modality.sample_shape[0])
+        made: Encoder = implementation("medfed.models.encoders:TextEncoder")(self, modality.sample_shape[0])
         return made
 
 

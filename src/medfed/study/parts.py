@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from medfed.models.base import Encoder, FederatedModel
     from medfed.tasks.base import Task
 
+__all__ = ["EncoderSpec", "ModelSpec"]
+
 
 class PartSpec(BaseModel, ABC):
     """Settings of a part under its registry ``name``."""

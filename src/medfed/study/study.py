@@ -8,8 +8,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import operator
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -24,9 +25,11 @@ from medfed.core.catalog import (
     MODELS,
     TASKS,
     TaskFacts,
+    registered_plugins,
     task_facts,
 )
 from medfed.core.errors import MedfedError, StudyError
+from medfed.core.plugins import Plugin
 from medfed.core.registry import Registry, unknown
 from medfed.study.algorithms import AlgorithmSettings, composition_of
 from medfed.study.data import MissingSettings, PartitionSettings, SplitSettings, TwinSpec
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
     from medfed.modalities.base import Modality
     from medfed.tasks.base import Task
 
+__all__ = ["Study", "find_study", "load_study", "study_of"]
+
 QUICK = "quick"
 """The table of a study file that ``--quick`` lays over it; see :mod:`medfed.study.sweep`."""
 Baseline = Literal["federated", "local", "centralised"]
@@ -51,6 +56,8 @@ def _settings_of(registry: Registry[Any], value: object) -> object:
     """Build the registered settings that ``value`` names: ``"fedavg"`` or ``{name = "fedprox", mu = 0.01}``."""
     if isinstance(value, str):
         value = {"name": value}
+    if isinstance(value, BaseModel) and not type(value).__module__.startswith("medfed."):
+        registry.adopt(type(value))
     if not isinstance(value, Mapping):
         return value
     fields = dict(value)
@@ -65,6 +72,16 @@ def _settings_of(registry: Registry[Any], value: object) -> object:
 
 def _algorithm(value: object) -> object:
     return _settings_of(ALGORITHMS, composition_of(value))
+
+
+def _task_names(value: object) -> object:
+    """Let tasks stand among names: they are registered, and their names taken."""
+    if not isinstance(value, list | tuple):
+        return value
+    return tuple(TASKS.adopt(item) if isinstance(item, BaseModel) else item for item in value)
+
+
+TaskNames = Annotated[tuple[str, ...], BeforeValidator(_task_names)]
 
 
 def _kind(value: object) -> object:
@@ -85,8 +102,9 @@ class Study(BaseModel):
         name: folder and title of the run.
         description: one sentence for the report.
         seed: the root of all randomness.
-        train: trained tasks, by registry name.
+        train: trained tasks, by registry name; in Python also the tasks themselves.
         unseen: tasks asked of the injected LLM only.
+        plugins: the content of plugins (``sha256:…``) that must be loaded. A run adds those whose parts it uses.
         job: ``inject`` trains the clients and injects into the LLM (FedKIM); ``benchmark`` trains and compares the
             clients' models, without an LLM (Med-MMFL).
         federate: False trains no client: the server injects from public data alone (FedKIM_pub).
@@ -100,8 +118,11 @@ class Study(BaseModel):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     description: str = ""
     seed: Annotated[int, Field(ge=0)] = 0
-    train: Annotated[tuple[str, ...], Field(min_length=1)]
-    unseen: tuple[str, ...] = ()
+    train: Annotated[TaskNames, Field(min_length=1)]
+    unseen: TaskNames = ()
+    plugins: Annotated[tuple[Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")], ...], Field()] = Field(
+        default=(), exclude_if=operator.not_
+    )
     job: Literal["inject", "benchmark"] = "inject"
     federate: bool = True
     baselines: tuple[Baseline, ...] = ("federated",)
@@ -119,6 +140,17 @@ class Study(BaseModel):
     foundation: Annotated[FoundationSettings, Field(discriminator="kind"), BeforeValidator(_kind)] = TinySettings()
     injection: InjectionSettings = InjectionSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plugins_are_loaded(cls, given: object) -> object:
+        wanted = set(given.get("plugins", ())) if isinstance(given, Mapping) else set()
+        if wanted and (missing := wanted - {plugin.sha256 for plugin in registered_plugins()}):
+            raise ValueError(
+                f"a plugin is not loaded, or has another content: {', '.join(sorted(missing))}\n  next step: "
+                "pass --plugin FILE_OR_MODULE; where a notebook defined the part, run its cell first"
+            )
+        return given
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Study:
@@ -217,6 +249,25 @@ class Study(BaseModel):
         size = self.twin_sizes.get(dataset, self.twins.num_patients)
         return self.twins.model_copy(update={"num_patients": size})
 
+    @property
+    def extensions(self) -> tuple[Plugin, ...]:
+        """The plugins whose parts this study uses; a part that a notebook or script defines counts as one."""
+        used: list[tuple[Registry[Any], Iterable[str]]] = [
+            (TASKS, (*self.train, *self.unseen)),
+            (DATASETS, self.dataset_names),
+            (MODALITIES, self.modality_names),
+            (ENCODERS, [spec.name for spec in self.encoders.values()]),
+            (MODELS, [self.model.name]),
+            (ALGORITHMS, self.algorithm.part_names),
+        ]
+        origins = {
+            origin
+            for registry, names in used
+            for name in names
+            if name in registry and (origin := registry.origin(name)) is not None
+        }
+        return tuple(sorted(origins, key=lambda plugin: (plugin.name, plugin.source)))
+
     def hash(self, *facts: str) -> str:
         """Return eight hex digits of the settings (but name, seed, description) and of ``facts`` (data checksums)."""
         settings = self.resolved()
@@ -231,6 +282,8 @@ class Study(BaseModel):
         settings["model"]["name"] = self.model.name
         for name, spec in self.encoders.items():
             settings["encoders"][name]["name"] = spec.name
+        if contents := {*self.plugins, *(plugin.sha256 for plugin in self.extensions)}:
+            settings["plugins"] = sorted(contents)
         return settings
 
 

@@ -1,1 +1,1 @@
-"""Tasks: what is asked of a dataset."""
+"""Tasks: questions about a dataset with loss, metrics and prompt."""

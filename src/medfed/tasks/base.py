@@ -1,12 +1,12 @@
-"""What a task is: a dataset's target as a head, a loss and metrics for the clients, and as a prompt for the LLM.
+"""Base of the tasks: a dataset's target with head, loss and metrics for the clients, and with a prompt for the LLM.
 
-One object serves both stages. The question and the two descriptions of the FedKIM tasks are data and stand verbatim.
+One object serves both stages. The question and the two descriptions of the FedKIM tasks are the paper's words.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -21,31 +21,20 @@ from medfed.core.types import Batch
 from medfed.datasets.base import Card
 from medfed.datasets.decoded import Decoded
 
+__all__ = ["ClosedTask", "Task", "TaskSet", "TrainableTask"]
+
 Json = Any
-"""A value that JSON can hold: what a model responds to an example, or what would be right."""
-
-
-def trainable(task: Task) -> TrainableTask:
-    """Return ``task`` as one that clients can train.
-
-    Raises:
-        StudyError: it has no loss.
-    """
-    if not isinstance(task, TrainableTask):
-        raise StudyError(
-            "an open question has no loss, so clients cannot train it",
-            where=f"task {task.name!r}",
-            hint="list it under `unseen`: it is asked of the injected LLM only",
-        )
-    return task
+"""A value that JSON can hold: a model's response to an example, or its truth."""
+RESPONSE_BATCH_SIZE = 64
+"""Examples per forward when a model responds."""
 
 
 class Task(BaseModel, ABC):
-    """What is asked of a dataset; :class:`TrainableTask` adds what clients train, :class:`ClosedTask` a head.
+    """A question about a dataset; :class:`TrainableTask` adds a loss for the clients, :class:`ClosedTask` a head.
 
     Attributes:
         name: short name; also the head's name ("cd").
-        title: what a table prints.
+        title: its name in tables.
         dataset: registry name of the dataset.
         target: the dataset's target column.
         modalities: modalities the task reads, in prompt order.
@@ -53,10 +42,12 @@ class Task(BaseModel, ABC):
         answers: answer strings by class index.
         task_description: read by the router.
         modality_description: read by the router.
+        metric_kind: the scorer of its answers, by its name in ``evaluation.scorers``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: ClassVar[str]
+    metric_kind: ClassVar[str]
     trainable: ClassVar[bool] = False
     """Whether clients can train it."""
     injectable: ClassVar[bool] = False
@@ -83,7 +74,7 @@ class Task(BaseModel, ABC):
         return self.target_columns
 
     def targets(self, data: Decoded) -> Shaped[np.ndarray, "example *target"]:
-        """What is right for every example: here its class index, −1 where it has none."""
+        """The truth of every example: here its class index, −1 where it has none."""
         return data.target(self.target)
 
     def usable(self, data: Decoded) -> Bool[np.ndarray, " example"]:
@@ -96,19 +87,18 @@ class Task(BaseModel, ABC):
         return {answer: targets.count(number) for number, answer in enumerate(self.answers)}
 
     def questions(self, data: Decoded) -> tuple[str, ...]:
-        """Question of every example; empty where all are asked the task's one."""
+        """Question of every example; empty if all have the task's one."""
         return ()
+
+    @abstractmethod
+    def truths(self, examples: TaskSet) -> list[Json]:
+        """Return the truth of every example, in order."""
 
 
 class TrainableTask(Task, ABC):
-    """A task that clients can train: it has a loss, and what a model says of an example can be judged.
-
-    Attributes:
-        metric_kind: which metrics judge it, a key of the registry in ``evaluation.kinds``.
-    """
+    """A task that clients can train: it has a loss, and a model's response to an example can be scored."""
 
     trainable: ClassVar[bool] = True
-    metric_kind: ClassVar[str]
 
     @abstractmethod
     def loss(self, outputs: Float[Tensor, "..."], batch: Batch) -> Float[Tensor, ""]:
@@ -120,19 +110,11 @@ class TrainableTask(Task, ABC):
 
     @abstractmethod
     def respond(self, model: nn.Module, examples: TaskSet) -> list[Json]:
-        """Return what ``model``, in eval mode, says of every example, in order."""
-
-    @abstractmethod
-    def truths(self, examples: TaskSet) -> list[Json]:
-        """Return what is right for every example, in order."""
+        """Return the response of ``model``, in eval mode, to every example, in order."""
 
     def constants(self, examples: TaskSet) -> dict[str, list[Json]]:
-        """Return what predictors that look at nothing say of every example, by name: ``always-…`` or ``constant-…``."""
+        """Return the responses of predictors without input, by name: ``always-…`` or ``constant-…``."""
         return {}
-
-
-RESPONSE_BATCH_SIZE = 64
-"""Examples per forward when a model is asked."""
 
 
 class ClosedTask(TrainableTask, ABC):
@@ -141,13 +123,9 @@ class ClosedTask(TrainableTask, ABC):
     injectable: ClassVar[bool] = True
     metric_kind: ClassVar[str] = "classification"
 
-    @abstractmethod
     def head(self, dim: int) -> nn.Module:
-        """Return the client's decoder: ``[batch, dim]`` → outputs of this task."""
-
-    @abstractmethod
-    def loss(self, outputs: Float[Tensor, "batch *out"], batch: Batch) -> Float[Tensor, ""]:
-        """Mean loss over the batch."""
+        """Return the client's decoder, ``[batch, dim]`` → outputs of this task: a layer norm and a linear layer."""
+        return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, len(self.answers)))
 
     @abstractmethod
     def predict(self, outputs: Float[Tensor, "batch *out"]) -> Float[Tensor, " batch *score"]:
@@ -159,9 +137,7 @@ class ClosedTask(TrainableTask, ABC):
 
     def probabilities(self, model: nn.Module, examples: TaskSet) -> Float[Tensor, "example answer"]:
         """Return the probabilities of the answers, on the CPU, in float64."""
-        device = next(model.parameters()).device
-        batches = (batch.to(device) for batch in examples.batches(RESPONSE_BATCH_SIZE))
-        return torch.cat([self.predict(model(self, batch)) for batch in batches]).cpu().double()
+        return torch.cat([self.predict(model(self, batch)) for batch in examples.batches_for(model)]).cpu().double()
 
     def truths(self, examples: TaskSet) -> list[Json]:
         """Return the class index of every example."""
@@ -175,23 +151,30 @@ class ClosedTask(TrainableTask, ABC):
         }
 
 
-def closed(task: Task) -> ClosedTask:
-    """Return ``task`` as one that clients can train.
+def trainable(task: Task) -> TrainableTask:
+    """Return ``task`` as one that clients can train; raise :class:`StudyError` if it has no loss."""
+    if isinstance(task, TrainableTask):
+        return task
+    raise _untrainable(task, "loss")
 
-    Raises:
-        StudyError: it has no head.
-    """
-    if not isinstance(task, ClosedTask):
-        raise StudyError(
-            "an open question has no head, so clients cannot train it",
-            where=f"task {task.name!r}",
-            hint="list it under `unseen`: it is asked of the injected LLM only",
-        )
-    return task
+
+def closed(task: Task) -> ClosedTask:
+    """Return ``task`` as one with a head; raise :class:`StudyError` if it has none."""
+    if isinstance(task, ClosedTask):
+        return task
+    raise _untrainable(task, "head")
+
+
+def _untrainable(task: Task, part: str) -> StudyError:
+    return StudyError(
+        f"an open question has no {part}, so clients cannot train it",
+        where=f"task {task.name!r}",
+        hint="list it under `unseen`: only the injected LLM answers it",
+    )
 
 
 class Labels(NamedTuple):
-    """What a task makes of a whole dataset, once for all parties that hold some of it."""
+    """Targets and questions of a whole dataset, made once for all parties that hold some of it."""
 
     targets: Shaped[np.ndarray, "example *target"]
     questions: tuple[str, ...]
@@ -209,7 +192,7 @@ class TaskSet:
         task: the task.
         data: the whole dataset, shared with other parties.
         rows: which of its examples the party sees.
-        labels: of the whole dataset, where another set of this task has them; see :meth:`holding`.
+        labels: of the whole dataset, if another set of this task has them; see :meth:`holding`.
     """
 
     def __init__(
@@ -226,7 +209,7 @@ class TaskSet:
         targets: Int[np.ndarray, " example"],
         source: str = "arrays",
     ) -> TaskSet:
-        """Return one's own arrays as examples of ``task``: every modality present, every example its own patient."""
+        """Return arrays as examples of ``task``: every modality is present, every example a patient."""
         count = len(targets)
         ids = [f"{source}-{task.name}-{number}" for number in range(count)]
         index = pl.DataFrame({"example": ids, "patient": ids, task.target: pl.Series(targets, dtype=pl.Int8)})
@@ -235,7 +218,7 @@ class TaskSet:
         return cls(task, data, np.arange(count))
 
     def holding(self, rows: Int[np.ndarray, " example"]) -> TaskSet:
-        """Return other ``rows`` of the same task and dataset; what is known of all examples is shared, not copied."""
+        """Return other ``rows`` of the same task and dataset; the labels are shared, not copied."""
         return TaskSet(self.task, self.data, rows, self.labels)
 
     def __len__(self) -> int:
@@ -243,7 +226,7 @@ class TaskSet:
 
     @property
     def targets(self) -> Shaped[Tensor, "example *target"]:
-        """What is right for every example, ``[example, *target]``."""
+        """The truth of every example, ``[example, *target]``."""
         return torch.from_numpy(self.labels.targets[self.rows])
 
     @property
@@ -270,3 +253,8 @@ class TaskSet:
     def batches(self, size: int) -> list[Batch]:
         """Return all examples in order, in batches of at most ``size``."""
         return [self.batch(np.arange(start, min(start + size, len(self)))) for start in range(0, len(self), size)]
+
+    def batches_for(self, model: nn.Module) -> Iterator[Batch]:
+        """Yield all examples in order, in batches on the model's device."""
+        device = next(model.parameters()).device
+        return (batch.to(device) for batch in self.batches(RESPONSE_BATCH_SIZE))

@@ -1,8 +1,7 @@
 """Closed questions with one answer of a few: a linear head for the client, answer strings for the LLM.
 
-Closed visual question answering: the question is an input beside the image, the answer yes or no (PathVQA).
-
-VQA-RAD's yes/no questions are the same task on other data.
+In closed visual question answering (PathVQA, VQA-RAD) the question is an input like the image, and the answer yes or
+no.
 """
 
 from __future__ import annotations
@@ -10,12 +9,14 @@ from __future__ import annotations
 from typing import ClassVar
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from medfed.core.types import Batch
 from medfed.datasets.decoded import Decoded
 from medfed.tasks.base import ClosedTask
+
+__all__ = ["Classification", "VisualQuestion"]
 
 
 class Classification(ClosedTask):
@@ -23,10 +24,6 @@ class Classification(ClosedTask):
 
     kind: ClassVar[str] = "classification"
     answers: tuple[str, ...] = ("No", "Yes")
-
-    def head(self, dim: int) -> nn.Module:
-        """Return a layer norm and a linear layer."""
-        return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, len(self.answers)))
 
     def loss(self, outputs: Float[Tensor, "batch answer"], batch: Batch) -> Float[Tensor, ""]:
         """Mean cross-entropy."""
@@ -38,7 +35,7 @@ class Classification(ClosedTask):
 
 
 class VisualQuestion(Classification):
-    """Answer the dataset's own question, which stands in its index and is one of the task's modalities."""
+    """Answer the dataset's own question, a column of its index and one of the task's modalities."""
 
     kind: ClassVar[str] = "visual_question"
     metric_kind: ClassVar[str] = "closed_vqa"

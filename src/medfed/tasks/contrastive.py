@@ -9,8 +9,8 @@ shuffled. Negatives by ``n``: the other modalities are shuffled once each, which
 authors' O(n) form). Negatives by ``n_squared``: every combination of the other modalities, n² − 1 negatives per anchor.
 
 Deviation: the shuffles are given, not drawn here, so that a loss is a pure function of its arguments.
-Deviation: the authors learn an embedding for an absent modality (in their Symile-M3 experiments); here an incomplete
-    example is left out of the Symile loss, and of the pairs it lacks in the pairwise one. So a client that lacks a
+Deviation: the authors learn an embedding for an absent modality (in their Symile-M3 experiments). Here an incomplete
+    example is left out of the Symile loss, and of the pairs it lacks in the pairwise one. A client that lacks a
     modality altogether has a Symile loss of 0 and learns nothing from it.
 """
 
@@ -49,16 +49,16 @@ def _anchored(
     vectors: Float[Tensor, "complete modality dim"], anchor: int, shuffles: Int[Tensor, "modality complete"] | None
 ) -> Float[Tensor, ""]:
     others = [number for number in range(vectors.shape[1]) if number != anchor]
-    own = vectors[:, anchor]
+    anchored = vectors[:, anchor]
     positive = vectors.prod(1).sum(-1)
     if shuffles is not None:
         mixed = torch.stack([vectors[shuffles[number], number] for number in others]).prod(0)
-        logits = (own @ mixed.T).diagonal_scatter(positive)
-        return F.cross_entropy(logits, torch.arange(len(own), device=own.device))
+        logits = (anchored @ mixed.T).diagonal_scatter(positive)
+        return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
     mixed = vectors[:, others[0]]
     for number in others[1:]:
         mixed = (mixed[:, None] * vectors[None, :, number]).flatten(0, 1)
-    return (torch.logsumexp(own @ mixed.T, 1) - positive).mean()
+    return (torch.logsumexp(anchored @ mixed.T, 1) - positive).mean()
 
 
 def pairwise_loss(
@@ -75,6 +75,6 @@ def pairwise_loss(
             if int(both.sum()) < 2:
                 continue
             logits = vectors[both, first] @ vectors[both, second].T
-            own = torch.arange(len(logits), device=logits.device)
-            total = total + (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+            same = torch.arange(len(logits), device=logits.device)
+            total = total + (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
     return total

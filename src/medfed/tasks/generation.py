@@ -1,6 +1,6 @@
 """Generative question answering: an answer is a string of bytes, trained by teacher forcing and decoded greedily.
 
-Source: EHRXQA (Bae et al. 2023) as Med-MMFL asks it: chest X-ray, record and question in, a short text out. Answers are
+Source: EHRXQA (Bae et al. 2023) as in Med-MMFL: chest X-ray, record and question in, a short text out. Answers are
 spelled in bytes: no vocabulary is learned on anyone's data, so there is none to agree on and none to leak.
 """
 
@@ -18,7 +18,9 @@ from torch.nn import functional as F
 from medfed.core.errors import StudyError
 from medfed.core.types import Batch
 from medfed.datasets.decoded import Decoded
-from medfed.tasks.base import RESPONSE_BATCH_SIZE, Json, Task, TaskSet, TrainableTask
+from medfed.tasks.base import Json, Task, TaskSet, TrainableTask
+
+__all__ = ["Generation"]
 
 PAD, BOS, EOS = 0, 1, 2
 NUM_SIGNS = 3
@@ -39,7 +41,7 @@ class Generation(TrainableTask):
 
     Attributes:
         target: the index column of the reference text; ``strata`` that of its kind, which splits are dealt by.
-        max_length: ids of an answer with its end sign. What is longer is cut in training, and cannot be right.
+        max_length: ids of an answer with its end sign. A longer one is cut in training, and cannot be right.
     """
 
     kind: ClassVar[str] = "generation"
@@ -91,9 +93,11 @@ class Generation(TrainableTask):
                 where=f"task {self.name!r}",
                 hint='set model = "blip" in the study',
             )
-        device = next(model.parameters()).device
-        batches = (batch.to(device) for batch in examples.batches(RESPONSE_BATCH_SIZE))
-        return [text_of(row) for batch in batches for row in model.generate(self, batch, self.max_length).tolist()]
+        return [
+            text_of(row)
+            for batch in examples.batches_for(model)
+            for row in model.generate(self, batch, self.max_length).tolist()
+        ]
 
     def truths(self, examples: TaskSet) -> list[Json]:
         """Return the reference of every example, whole."""

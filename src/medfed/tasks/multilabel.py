@@ -10,12 +10,14 @@ from typing import ClassVar
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from medfed.core.types import Batch
 from medfed.datasets.decoded import Decoded
 from medfed.tasks.base import ClosedTask, Json, TaskSet
+
+__all__ = ["MultiLabel"]
 
 UNKNOWN = -1
 
@@ -48,10 +50,6 @@ class MultiLabel(ClosedTask):
         """How many examples have each label."""
         positive = (examples.targets == 1).sum(0).tolist()
         return dict(zip(self.answers, positive, strict=True))
-
-    def head(self, dim: int) -> nn.Module:
-        """Return a layer norm and a linear layer: one joint head for all labels."""
-        return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, len(self.answers)))
 
     def loss(self, outputs: Float[Tensor, "batch label"], batch: Batch) -> Float[Tensor, ""]:
         """Mean binary cross-entropy over the known labels of the batch; 0 where none is known."""

@@ -1,7 +1,7 @@
 """Open questions: every example brings its own question, the LLM answers in words (FedKIM's MR, MS and SNC).
 
-There is no head: such a task is asked of the injected LLM only. Its answers are decoded greedily; where the reference
-is one of ``answers`` (yes or no), the likelihoods of ``answers`` are compared as well.
+There is no head: only the injected LLM answers such a task. Its answers are decoded greedily. If the reference is one
+of ``answers`` (yes or no), the likelihoods of ``answers`` are compared as well.
 """
 
 from __future__ import annotations
@@ -14,25 +14,28 @@ from jaxtyping import Bool, Int
 
 from medfed.core.errors import DataError
 from medfed.datasets.decoded import Decoded
-from medfed.tasks.base import Task
+from medfed.tasks.base import Json, Task, TaskSet
+
+__all__ = ["QuestionAnswering"]
 
 QUESTION, CLOSED = "question", "closed"
-"""Index columns beside the target: the question, and whether it wants one of a few answers."""
+"""Index columns: the question, and whether it wants one of a few answers."""
 
 
 class QuestionAnswering(Task):
     """Answer the dataset's own question; ``target`` is the index column of the reference text.
 
-    ``question`` is empty: it stands in the dataset's index.
+    ``question`` is empty: the dataset's index has the questions.
     """
 
     kind: ClassVar[str] = "question_answering"
+    metric_kind: ClassVar[str] = "questions"
     target: str = "answer"
     question: str = ""
     answers: tuple[str, ...] = ("No", "Yes")
 
     def targets(self, data: Decoded) -> Int[np.ndarray, " example"]:
-        """Index of the reference in ``answers``, letter case aside; −1 where it is another text."""
+        """Index of the reference in ``answers``, in upper or lower case; −1 where it is another text."""
         number = {answer.lower(): index for index, answer in enumerate(self.answers)}
         texts = [str(text).strip().lower() for text in _column(data, self.target)]
         return np.array([number.get(text, -1) for text in texts], dtype=np.int64)
@@ -55,6 +58,14 @@ class QuestionAnswering(Task):
         """Whether the dataset calls the question closed."""
         marked: np.ndarray = _column(data, CLOSED).fill_null(value=False).to_numpy().astype(bool)
         return marked
+
+    def truths(self, examples: TaskSet) -> list[Json]:
+        """Return reference, kind of question, and class index (−1: another text) of every example, in order."""
+        references, closed = self.references(examples.data), self.closed(examples.data)
+        return [
+            {"reference": references[row], "closed": bool(closed[row]), "target": int(examples.labels.targets[row])}
+            for row in examples.rows
+        ]
 
 
 def _column(data: Decoded, name: str) -> pl.Series:

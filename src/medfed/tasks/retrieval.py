@@ -1,18 +1,15 @@
 """Retrieval across modalities: learn a shared space, then find an example's film by its ECG and blood tests.
 
 Source: Saporta et al. 2024, Contrasting with Symile (CXR retrieval on Symile-MIMIC); Med-MMFL trains it federated. Two
-tasks differ in the loss alone (:mod:`medfed.tasks.contrastive`) and in the score of a candidate that goes with it: the
-multilinear inner product of candidate and queries, or the sum of their inner products.
+tasks differ in the loss (:mod:`medfed.tasks.contrastive`) and in the score of a candidate. The score is the multilinear
+inner product of candidate and queries, or the sum of their inner products.
 
-An example's candidates are the films of the whole test set that is asked, so chance depends on the set's size: with n
-candidates a rank is uniform, accuracy is 1/n, recall@k is k/n and MRR is (1 + 1/2 + … + 1/n)/n. Where the release lists
-candidates of its own (ten per query) and the set holds them all, the rank among those is told beside it; that is the
-number the paper reports.
+An example's candidates are the films of the whole test set, so chance depends on the set's size. With n candidates a
+rank is uniform, accuracy is 1/n, recall@k is k/n and MRR is (1 + 1/2 + … + 1/n)/n. The release lists ten candidates per
+query. If the set holds them all, the rank among those is given too, which is the number the paper reports.
 
 Ties are counted against the model: a rank is one more than the number of *other* candidates that score at least as
-high, so a model that maps everything to one point retrieves nothing. An absent film scores below all others.
-
-Med-MMFL's alignment and CXR retrieval on Symile-MIMIC, with the Symile loss and with pairwise InfoNCE.
+high. So a model that maps everything to one point retrieves nothing. An absent film scores below all others.
 """
 
 from __future__ import annotations
@@ -27,7 +24,7 @@ from torch import Tensor, nn
 
 from medfed.core.torch_rng import torch_rng
 from medfed.core.types import Batch
-from medfed.tasks.base import RESPONSE_BATCH_SIZE, Json, TaskSet, TrainableTask
+from medfed.tasks.base import Json, TaskSet, TrainableTask
 from medfed.tasks.contrastive import pairwise_loss, symile_loss
 
 CANDIDATES = "candidates"
@@ -57,7 +54,7 @@ class Retrieval(TrainableTask, ABC):
         present: Bool[Tensor, "example query"],
         candidates: Float[Tensor, "candidate dim"],
     ) -> Float[Tensor, "example candidate"]:
-        """Score every candidate for every example's query modalities; those that are absent say nothing."""
+        """Score every candidate for every example's query modalities; absent ones do not count."""
 
     def respond(self, model: nn.Module, examples: TaskSet) -> list[Json]:
         """Return rank (1 is best) and number of candidates of every example's own film.
@@ -66,8 +63,8 @@ class Retrieval(TrainableTask, ABC):
         candidates that the release lists, if the set holds those of every example.
         """
         scores = self.similarities(model, examples)
-        own = torch.arange(len(examples))
-        answers: list[Json] = [{"rank": rank, "candidates": len(own)} for rank in ranks(scores, own)]
+        count = len(examples)
+        answers: list[Json] = [{"rank": rank, "candidates": count} for rank in ranks(scores, torch.arange(count))]
         listed = listed_candidates(examples)
         if listed is not None:
             for number, (answer, rows) in enumerate(zip(answers, listed, strict=True)):
@@ -78,10 +75,10 @@ class Retrieval(TrainableTask, ABC):
 
     def similarities(self, model: nn.Module, examples: TaskSet) -> Float[Tensor, "example candidate"]:
         """Return the score of every example's film (column) for every example's query (row), on the CPU."""
-        device = next(model.parameters()).device
-        batches = examples.batches(RESPONSE_BATCH_SIZE)
-        vectors = torch.cat([model(self, batch.to(device)).cpu().double() for batch in batches])
-        present = torch.cat([self._present(batch) for batch in batches])
+        parts = [
+            (model(self, batch).cpu().double(), self._present(batch).cpu()) for batch in examples.batches_for(model)
+        ]
+        vectors, present = (torch.cat(part) for part in zip(*parts, strict=True))
         target = self.modalities.index(self.retrieved)
         query = [number for number in range(len(self.modalities)) if number != target]
         scores = self.scores(vectors[:, query], present[:, query], vectors[:, target])
@@ -166,10 +163,10 @@ def _full_precision(outputs: Tensor) -> torch.autocast:
     return torch.autocast(outputs.device.type, enabled=False)
 
 
-def ranks(scores: Float[Tensor, "query candidate"], own: Int[Tensor, " query"]) -> list[int]:
-    """Return the 1-based rank of every query's ``own`` candidate, ties counted against it."""
-    mine = scores.gather(1, own[:, None])
-    at_least: list[int] = (scores >= mine).sum(1).tolist()  # its own score is one of them
+def ranks(scores: Float[Tensor, "query candidate"], right: Int[Tensor, " query"]) -> list[int]:
+    """Return the 1-based rank of every query's ``right`` candidate, ties counted against it."""
+    score_of_right = scores.gather(1, right[:, None])
+    at_least: list[int] = (scores >= score_of_right).sum(1).tolist()  # the right one is among them
     return at_least
 
 

@@ -1,16 +1,15 @@
-"""Segmentation of a volume: a class per voxel, judged by regions that are unions of classes.
+"""Segmentation of a volume: a class per voxel, scored by regions that are unions of classes.
 
-Clients train on random crops; a model is judged on whole volumes, by windows that overlap and without a look at where
-the truth lies. The loss is RFNet's: weighted cross-entropy plus Dice, over the output and all auxiliary ones (Ding et
-al. 2021, §3.4).
-
-Tumour segmentation in four MR sequences (Med-MMFL): whole tumour, tumour core, enhancing tumour.
+Clients train on random crops. A model is scored on whole volumes, by windows that overlap and that do not depend on the
+truth. The loss is RFNet's: weighted cross-entropy plus Dice, over the output and all auxiliary ones (Ding et al. 2021,
+§3.4). Med-MMFL segments tumours in four MR sequences: whole tumour, tumour core, enhancing tumour.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -24,7 +23,12 @@ from medfed.core.errors import StudyError
 from medfed.core.types import Batch
 from medfed.datasets.decoded import Decoded
 from medfed.tasks.base import Json, TaskSet, TrainableTask
-from medfed.tasks.overlap import region_scores, sliding_window
+from medfed.tasks.overlap import region_scores
+
+AT_ONCE = 4
+"""Windows per forward."""
+
+__all__ = ["Segmentation"]
 
 
 class Segmentation(TrainableTask):
@@ -32,7 +36,7 @@ class Segmentation(TrainableTask):
 
     Attributes:
         truth: the dataset's mask modality.
-        strata: nullable index columns that, beside ``target``, stratify splits and partitions.
+        strata: nullable index columns that stratify splits and partitions, as ``target`` does.
         regions: region → its classes, in the order of tables.
         patch: voxels per side of a training crop and of a window; a shorter side of the grid is taken whole.
         overlap: share of a window that the next one sees again.
@@ -156,13 +160,13 @@ class Segmentation(TrainableTask):
         return self._compared(volume.target[0].cpu().numpy(), self.segment(model, volume).cpu().numpy())
 
     def _compared(
-        self, truth: Shaped[np.ndarray, "i j k"], said: Shaped[np.ndarray, "i j k"]
+        self, truth: Shaped[np.ndarray, "i j k"], predicted: Shaped[np.ndarray, "i j k"]
     ) -> dict[str, float | None]:
-        right, found = self.region_masks(truth), self.region_masks(said)
+        masks = self.region_masks(truth), self.region_masks(predicted)
         return {
             f"{metric}_{name}": value
             for name in self.regions
-            for metric, value in region_scores(right[name], found[name], self.spacing_mm)._asdict().items()
+            for metric, value in region_scores(masks[0][name], masks[1][name], self.spacing_mm)._asdict().items()
         }
 
 
@@ -181,6 +185,52 @@ def _dice_loss(
 
     Deviation: per example, where the release sums over the batch first: an example's loss is its own.
     """
-    said = outputs.softmax(2)
-    shared = (said * truth).sum((3, 4, 5))
-    return 1 - (2 * shared / (said.sum((3, 4, 5)) + truth.sum((3, 4, 5)) + 1e-7)).mean(2)
+    predicted = outputs.softmax(2)
+    shared = (predicted * truth).sum((3, 4, 5))
+    return 1 - (2 * shared / (predicted.sum((3, 4, 5)) + truth.sum((3, 4, 5)) + 1e-7)).mean(2)
+
+
+def window_starts(length: int, window: int, overlap: float) -> list[int]:
+    """Return where the windows of one axis begin: evenly, and the last flush with the end, so that all is covered."""
+    last = max(length - window, 0)
+    step = max(int(window * (1 - overlap)), 1)
+    return [*range(0, last, step), last]
+
+
+def sliding_window(
+    predict: Callable[[Batch], Float[Tensor, "batch class _ _ _"]], volume: Batch, window: int, overlap: float
+) -> Float[Tensor, "class i j k"]:
+    """Return the mean of ``predict`` over all windows that hold a voxel: a volume may be larger than a window.
+
+    Args:
+        predict: probabilities of the classes in windows.
+        volume: one example.
+        window: voxels per side; a shorter axis is taken whole.
+        overlap: share of a window that the next one sees again.
+    """
+    grid = tuple(volume.target.shape[1:])
+    corners = product(*(window_starts(side, window, overlap) for side in grid))
+    places = [tuple(slice(start, start + window) for start in corner) for corner in corners]
+    total, count = torch.zeros(0), torch.zeros(0)
+    for start in range(0, len(places), AT_ONCE):
+        some = places[start : start + AT_ONCE]
+        predicted = predict(_windows(volume, some))
+        if start == 0:
+            total, count = predicted.new_zeros(predicted.shape[1], *grid), predicted.new_zeros(grid)
+        for place, part in zip(some, predicted, strict=True):
+            total[(slice(None), *place)] += part
+            count[place] += 1
+    return total / count
+
+
+def _windows(volume: Batch, places: Sequence[tuple[slice, ...]]) -> Batch:
+    number = len(places)
+    return Batch(
+        {
+            name: torch.cat([values[(slice(None), *place)] for place in places])
+            for name, values in volume.inputs.items()
+        },
+        {name: flags.expand(number) for name, flags in volume.present.items()},
+        torch.cat([volume.target[(slice(None), *place)] for place in places]),
+        volume.examples * number,
+    )

@@ -1,11 +1,9 @@
 """The synthetic twin of BraTS: phantom brains with a glioma, in the two native layouts.
 
-A tumour shows in every sequence its own way, as in patients: oedema is bright in FLAIR and T2, the enhancing rim only
-in contrast-enhanced T1, the necrotic core dark in T1. So each sequence knows something that the others do not. Bright
-spots of age that are no tumour stand beside it.
+A tumour looks different in every sequence, as in patients. Oedema is bright in FLAIR and T2, the enhancing rim only in
+contrast-enhanced T1, the necrotic core dark in T1. So each sequence holds information that the others lack. There are
+bright spots of age, too, that are no tumour. The scanners of five sites differ.
 Every other patient is written under 2018's names, the others under GLI 2024's, some of them at two time points.
-
-What sequences show, and how the scanners of five sites differ.
 """
 
 from __future__ import annotations
@@ -137,7 +135,7 @@ CONTRAST = {
     "t2": np.array([0.0, 0.5, 0.45, 0.2]),
     "flair": np.array([0.0, 0.1, 0.55, 0.3]),
 }
-"""What background, core, oedema and enhancing tumour add to it."""
+"""Contrast of background, core, oedema and enhancing tumour to it."""
 
 
 class Site(NamedTuple):

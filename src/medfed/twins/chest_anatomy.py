@@ -1,11 +1,7 @@
-"""A chest: what is wrong with it, how it is built, how it was exposed, and where its borders then lie on the film.
+"""The anatomy of a drawn chest: its findings, build and exposure, its borders on the film, and the shapes of findings.
 
-Coordinates: x to the right of the film (the patient's left), y downwards, both about [−1, 1]; u = |x − midline| counts
-outwards on both sides, so one pass draws both lungs.
-
-Soft shapes on a pixel grid: the strokes that the chest phantom is drawn with. All maps are float32.
-
-What replaces air in a lung, finding by finding, drawn by its cause.
+Coordinates: x to the right of the film (the patient's left), y downwards, both about [−1, 1]. The distance
+u = |x − midline| counts outwards on both sides, so one pass draws both lungs. Maps are soft shapes in float32.
 """
 
 from __future__ import annotations
@@ -21,7 +17,7 @@ from jaxtyping import Float32
 
 @dataclass(frozen=True)
 class Findings:
-    """What is wrong with a chest: severity in [0, 1] by cause; 0 is absent."""
+    """Findings of a chest: severity in [0, 1] by cause; 0 is absent."""
 
     ground_glass: float = 0.0
     consolidation: float = 0.0

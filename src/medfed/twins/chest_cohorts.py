@@ -1,9 +1,8 @@
-"""Who is examined, and what they have: the cohorts behind the chest X-ray twins, from one model of hospital patients.
+"""The cohorts behind the chest X-ray twins, from one model of hospital patients.
 
-Findings come in syndromes, as in patients: a failing heart is large, floods the lungs and leaks into the pleura;
-pneumonia fills a lobe and may leak too; the bedridden collapse a lung base. So tasks trained on one dataset share
-causes with those that only another asks about: "Lung Opacity" holds consolidation, effusion, oedema and collapse, as in
-the RSNA challenge.
+Findings come in syndromes, as in patients. A failing heart is large, floods the lungs and leaks into the pleura.
+Pneumonia fills a lobe and may leak too; the bedridden collapse a lung base. So tasks of several datasets share causes:
+"Lung Opacity" holds consolidation, effusion, oedema and collapse, as in the RSNA challenge.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What is true of a drawn film, as language-free facts: the question-answering twins put them into words.
+"""True statements about a drawn film, as language-free facts: the question-answering twins put them into words.
 
-Sides are the patient's, as in reports. A fact's terms are keys of a vocabulary (``chest_wordings``).
+Sides are the patient's, as in reports. A fact's terms are keys of a vocabulary (``chest_words``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Fact(NamedTuple):
     """A question's topic, the terms that fill it, and the true answer's terms.
 
     Attributes:
-        topic: what is asked; a key of a vocabulary's templates.
+        topic: subject of the question; a key of a vocabulary's templates.
         answer: the answer as terms; ``("yes",)`` or ``("no",)`` where the topic is a statement.
         about: terms that the question names, by placeholder.
     """
@@ -38,7 +38,7 @@ def facts_of(film: Film) -> list[Fact]:
     return [*_statements(film), *_choices(film), *_descriptions(film)]
 
 
-def found(film: Film) -> tuple[str, ...]:
+def findings_of(film: Film) -> tuple[str, ...]:
     """Return the findings the film has, lungs first."""
     return tuple(name for name in FINDINGS if getattr(film.findings, name) > 0)
 
@@ -52,7 +52,7 @@ def side_of(film: Film, finding: str) -> str:
 
 def _statements(film: Film) -> Iterator[Fact]:
     """Facts that are answered by yes or no."""
-    present = found(film)
+    present = findings_of(film)
     for finding in FINDINGS:
         yield _statement("presence", finding in present, finding=finding)
     yield _statement("presence", film.anatomy.gastric_air > 0, finding="gastric_air")
@@ -76,7 +76,7 @@ def _statements(film: Film) -> Iterator[Fact]:
 
 def _choices(film: Film) -> Iterator[Fact]:
     """Facts that are answered by one of the options that the question names."""
-    present = found(film)
+    present = findings_of(film)
     for finding in (name for name in LOCAL if name in present and side_of(film, name) != "both"):
         yield Fact("left_or_right", (side_of(film, finding),), {"finding": finding})
     lung, heart = set(LUNG) & set(present), "cardiomegaly" in present
@@ -88,7 +88,7 @@ def _choices(film: Film) -> Iterator[Fact]:
 
 def _descriptions(film: Film) -> Iterator[Fact]:
     """Facts that are answered in own words."""
-    present = found(film)
+    present = findings_of(film)
     yield Fact("findings", present or ("none",), {})
     if present:
         yield Fact("worst", (max(present, key=lambda name: getattr(film.findings, name)),), {})

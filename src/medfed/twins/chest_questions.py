@@ -19,8 +19,8 @@ class Vocabulary(NamedTuple):
 
     Attributes:
         terms: term → word; a term that is missing stands for itself.
-        templates: topic → wordings with placeholders. Topics without wordings are not asked.
-        comma: what stands between the parts of an answer.
+        templates: topic → wordings with placeholders. Topics without wordings give no question.
+        comma: separator of the parts of an answer.
     """
 
     terms: Mapping[str, str]
@@ -29,7 +29,7 @@ class Vocabulary(NamedTuple):
 
 
 class Mix(NamedTuple):
-    """How often what is asked.
+    """Shares of the kinds of question.
 
     Attributes:
         groups: share of questions answered by ``yes``, by ``no``, by a ``choice`` of options, and ``open`` ones.

@@ -1,12 +1,11 @@
-"""Dictate a chest radiograph: the reports of MIMIC-CXR's synthetic twin.
+"""Words for chest films: the reports of MIMIC-CXR's twin, and the questions of VQA-RAD's and SLAKE's twins.
 
-Like a radiologist, and unlike a label table: a finding may go unmentioned, an absent one may be named to exclude it, a
-doubtful one is hedged, the indication names what was feared, and wording varies. So the words of a report are evidence
-of its labels but do not give them away.
+A report is a radiologist's, not a label table. A finding may go unmentioned, an absent one may be named to exclude it,
+and a doubtful one is hedged. The indication names the feared finding, and wording varies. So the words of a report are
+evidence of its labels but do not give them away.
 
-Words for the facts of a chest film: English as clinicians ask (VQA-RAD), English and Chinese as SLAKE asks.
-
-The wordings are ours, in each dataset's style; a dataset's own questions are not copied.
+Questions are English in clinicians' style (VQA-RAD), and English and Chinese in SLAKE's. The wordings are ours; no
+question of a dataset is copied.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ PHRASES: dict[str, Wordings] = {
     "support_devices": ("endotracheal tube", "central venous catheter", "enteric tube"),
 }
 
-SAID: dict[str, Wordings] = {
+SENTENCES: dict[str, Wordings] = {
     PRESENT: ("There is {}.", "{} is seen.", "Again noted is {}.", "{} is present."),
     ABSENT: ("There is no {}.", "No {} is identified.", "{} has resolved."),
     UNCERTAIN: ("Possible {}.", "{} cannot be excluded.", "Findings may represent {}."),
@@ -65,7 +64,7 @@ def dictate(states: Mapping[str, str], omitted: float, rng: np.random.Generator)
         rng: wording.
     """
     sentences = [
-        _said(finding, state, rng)
+        _sentence(finding, state, rng)
         for finding, state in states.items()
         if rng.random() < (SHARE_EXCLUDED if state == ABSENT else 1 - omitted)
     ]
@@ -83,8 +82,8 @@ def dictate(states: Mapping[str, str], omitted: float, rng: np.random.Generator)
     )
 
 
-def _said(finding: str, state: str, rng: np.random.Generator) -> str:
-    sentence = str(rng.choice(SAID[state])).format(rng.choice(PHRASES[finding]))
+def _sentence(finding: str, state: str, rng: np.random.Generator) -> str:
+    sentence = str(rng.choice(SENTENCES[state])).format(rng.choice(PHRASES[finding]))
     return sentence[0].upper() + sentence[1:]
 
 

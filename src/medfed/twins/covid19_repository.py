@@ -1,8 +1,8 @@
 """The synthetic twin of the COVID-19 Image Repository: phantoms with ground glass, and values that follow its severity.
 
-Inflammation (CRP, LDH, D-dimer, neutrophils) rises with severity, lymphocytes and the oxygen in the blood fall. Who is
-sicker is likelier to need intensive care and to die. Half of the values are not measured, as in the real table, and a
-value beyond what the assay measures is ``inf``.
+Inflammation (CRP, LDH, D-dimer, neutrophils) rises with severity, lymphocytes and the oxygen in the blood fall. Sicker
+patients are likelier to need intensive care and to die. Half of the values are not measured, as in the real table. A
+value above the assay's range is ``inf``.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _values(severity: float, rng: np.random.Generator) -> dict[str, str | int | 
     for lab, (median, effect, spread, decimals) in LABS.items():
         value = median * float(np.exp(effect * severity + spread * rng.standard_normal()))
         measured = rng.random() < SHARE_MEASURED
-        shown = float("inf") if lab == "d-dimer" and value > ABOVE_RANGE * median else round(value, decimals)
+        printed = float("inf") if lab == "d-dimer" and value > ABOVE_RANGE * median else round(value, decimals)
         row[f"{lab}_offset"] = float(rng.choice((-2, -1, 0, 0, 0, 0, 3))) if measured else None
-        row[f"{lab}_val"] = shown if measured else None
+        row[f"{lab}_val"] = printed if measured else None
     return row

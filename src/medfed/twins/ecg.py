@@ -1,6 +1,7 @@
 """The synthetic twin of PTB-XL: simulated 12-lead ECGs in its native files (``ptbxl_database.csv``, ``records100/``).
 
-Waves, rhythm, noise and patients are simulated in the modules beside this one; here they become recordings and tables.
+Waves, rhythm, noise and patients come from ``ecg_beats``, ``ecg_noise`` and ``ecg_patients``; here they become
+recordings and tables.
 ``filename_hr`` is filled as in the original, but no 500 Hz file is written.
 """
 
@@ -68,7 +69,7 @@ SITES = (
 
 
 class Population(NamedTuple):
-    """Whose ECGs are simulated.
+    """Patients of a twin.
 
     Attributes:
         name: part of the random key.

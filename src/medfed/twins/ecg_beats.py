@@ -1,12 +1,12 @@
 """One simulated heart beat: a moving 3-D dipole made of Gaussian waves, seen by twelve leads.
 
-The dipole follows McSharry et al. 2003 and Sameni et al. 2007 (sums of Gaussians per wave); axes are Frank's: x to the
-left, y to the feet, z to the back, in millivolts. Leads I, II and V1 to V6 are its projections by Dower et al. 1980;
-the other four follow from Einthoven and Goldberger, so all twelve agree with each other. A finding changes waves
-linearly in its severity: it turns the dipole towards or away from a territory, and the opposite leads show the
+The dipole follows McSharry et al. 2003 and Sameni et al. 2007 (sums of Gaussians per wave). Axes are Frank's, in
+millivolts: x to the left, y to the feet, z to the back. Leads I, II and V1 to V6 are its projections by Dower et al.
+1980. The other four follow from Einthoven and Goldberger, so all twelve agree with each other. A finding changes waves
+linearly in its severity. It turns the dipole towards or away from a territory, and the opposite leads have the
 reciprocal change by themselves.
 
-When the simulated heart beats: sinus rhythm with its variability, atrial fibrillation, ectopic beats and pauses.
+The rhythm of the beats is sinus rhythm with its variability, atrial fibrillation, ectopic beats and pauses.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Template(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What a finding of severity 1 does to a wave.
+    """Effect of a finding of severity 1 on a wave.
 
     Attributes:
         wave: index into :data:`WAVES`.

@@ -1,4 +1,4 @@
-"""What disturbs a simulated recording, at the electrodes: so the twelve leads stay consistent under noise as well."""
+"""Disturbances of a simulated recording, at the electrodes: the twelve leads stay consistent under noise as well."""
 
 from __future__ import annotations
 

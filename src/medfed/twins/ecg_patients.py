@@ -1,4 +1,4 @@
-"""Who is recorded in the PTB-XL twin, what their heart has, and how a reader would write it down (SCP-ECG statements).
+"""The patients of the PTB-XL twin, the diseases of their hearts, and a reader's SCP-ECG statements about them.
 
 A chronic disease stays with a patient; ectopic beats come and go. Ectopic beats are more frequent in diseased hearts,
 and many ventricular ones are themselves pathological: about seven in ten recordings with ectopic beats are abnormal.
@@ -63,7 +63,7 @@ PHRASES = {
 
 
 class Patient(NamedTuple):
-    """What stays the same between recordings of a person; ``severity`` has one number per statement of ``disease``."""
+    """Constants of a person over recordings; ``severity`` has one number per statement of ``disease``."""
 
     age: int
     sex: int
@@ -74,7 +74,7 @@ class Patient(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What one recording shows: SCP statements with likelihoods, rhythm and ectopic beats.
+    """Findings of one recording: SCP statements with likelihoods, rhythm and ectopic beats.
 
     Attributes:
         codes: the statements a reader writes.

@@ -1,7 +1,7 @@
 """The synthetic twin of ECG-QA: simulated ECGs with more disturbances than PTB-XL's, and questions about them.
 
 Answers follow the four noise columns that are written for the ECGs, and every disturbance is written there.
-The ECGs lie in a folder of their own beside the questions; their ids are not those of PTB-XL's twin.
+The ECGs have a folder of their own next to the questions; their ids are not those of PTB-XL's twin.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ NONE = "none"
 T = TypeVar("T")
 Noisy = frozenset[tuple[str, str]]
 """(noise, lead) of one recording."""
-Asked = tuple[str, tuple[str, ...], list[str]]
+Drawn = tuple[str, tuple[str, ...], list[str]]
 """Question, the noises it names, and the true answers."""
 
 
@@ -59,20 +59,20 @@ def write_ecg_qa_twin(root: Path, spec: TwinSpec) -> None:
         rng = numpy_rng("ecg-qa", spec.seed, "questions", row["ecg_id"])
         noisy = disturbed_leads({column: row[column] or "" for column in NOISES})
         rows = files[FOLDER_OF_FOLD[int(row["strat_fold"])]]
-        for kind, asked in _questions(noisy, rng):
-            rows.append(_row(kind, asked, int(row["ecg_id"]), len(rows)))
+        for kind, question in _questions(noisy, rng):
+            rows.append(_row(kind, question, int(row["ecg_id"]), len(rows)))
     for folder, rows in files.items():
         (questions / folder).mkdir(parents=True)
         (questions / folder / "0.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
-def _questions(noisy: Noisy, rng: np.random.Generator) -> list[tuple[int, Asked]]:
+def _questions(noisy: Noisy, rng: np.random.Generator) -> list[tuple[int, Drawn]]:
     """Draw one to four different questions, each with its kind's number."""
-    drawn: dict[str, tuple[int, Asked]] = {}
+    drawn: dict[str, tuple[int, Drawn]] = {}
     for _ in range(int(rng.integers(1, MOST_QUESTIONS + 1))):
         kind = int(rng.choice(len(KINDS), p=SHARES_NOISY if noisy else SHARES_QUIET))
-        asked = (_verify, _choose, _query)[kind](noisy, rng)
-        drawn[asked[0]] = (kind, asked)
+        question = (_verify, _choose, _query)[kind](noisy, rng)
+        drawn[question[0]] = (kind, question)
     return list(drawn.values())
 
 
@@ -87,8 +87,8 @@ def _leads(note: str) -> tuple[str, ...]:
     return LEADS[:6] if note == "I-AVF" else (note,) if note else ()
 
 
-def _verify(noisy: Noisy, rng: np.random.Generator) -> Asked:
-    """Ask for a noise in a lead, or anywhere; the quiet ones are asked about what they do not have."""
+def _verify(noisy: Noisy, rng: np.random.Generator) -> Drawn:
+    """Ask for a noise in a lead, or anywhere; of a quiet ECG the question is about an absent one."""
     everything = [*product(NOISES.values(), (*LEADS, ""))]
     present = {*noisy, *((noise, "") for noise, _ in noisy)}
     wanted = bool(present) and rng.random() < SHARE_YES
@@ -97,7 +97,7 @@ def _verify(noisy: Noisy, rng: np.random.Generator) -> Asked:
     return f"Can {noise} be seen in this ECG{place}?", (noise,), ["yes" if wanted else "no"]
 
 
-def _choose(noisy: Noisy, rng: np.random.Generator) -> Asked:
+def _choose(noisy: Noisy, rng: np.random.Generator) -> Drawn:
     """Name two noises; the answer is those present, or none."""
     present = {noise for noise, _ in noisy}
     first, _ = _subject(noisy, rng)
@@ -107,7 +107,7 @@ def _choose(noisy: Noisy, rng: np.random.Generator) -> Asked:
     return f"Which of {' and '.join(named)} can be seen in this ECG?", named, answer or [NONE]
 
 
-def _query(noisy: Noisy, rng: np.random.Generator) -> Asked:
+def _query(noisy: Noisy, rng: np.random.Generator) -> Drawn:
     """Ask for the noises of a lead, or for the leads of a noise."""
     noise, lead = _subject(noisy, rng)
     if rng.random() < 0.5:
@@ -132,8 +132,8 @@ def _title(lead: str) -> str:
     return lead.replace("AV", "aV")
 
 
-def _row(kind: int, asked: Asked, ecg_id: int, number: int) -> dict[str, object]:
-    question, noises, answer = asked
+def _row(kind: int, drawn: Drawn, ecg_id: int, number: int) -> dict[str, object]:
+    question, noises, answer = drawn
     return {
         "template_id": 26 + kind,
         "question_id": number,

@@ -1,9 +1,8 @@
-"""Patients with a hospital record, drawn, and the tables that EHRXQA's scripts build of them; names are ours.
+"""The synthetic twin of EHRXQA: chest phantoms with a hospital record, and true questions about either or both.
 
-The synthetic twin of EHRXQA: chest phantoms with a hospital record, and true questions about either or both.
-
-Of every patient one question each is asked of the image, of the tables, and of both. About as many answers are yes as
-no; the image alone, the record alone or the question alone leave some of them open.
+Records have the tables that EHRXQA's scripts build; names are ours. Every patient has one question each about the
+image, the tables, and both. About as many answers are yes as no. The image alone, the record alone or the question
+alone leave some of them open.
 """
 
 from __future__ import annotations
@@ -164,7 +163,7 @@ def _examined(rng: np.random.Generator) -> Findings:
 EHRXQA = Cohort("ehrxqa", _examined)
 
 
-class Asked(NamedTuple):
+class Question(NamedTuple):
     """A question as a template, what fills it, the query, and what the query returns."""
 
     q_tag: str
@@ -183,9 +182,9 @@ def write_ehrxqa_twin(root: Path, spec: TwinSpec) -> None:
         database = "test" if film.patient == 2 or rng.random() < SHARE_TEST else "train"
         people[database].append(patient)
         _write_image(root / IMAGES, patient, film)
-        for asked in (_visual(film, patient, rng), _tabular(patient, rng), _joint(film, patient, rng)):
+        for question in (_visual(film, patient, rng), _tabular(patient, rng), _joint(film, patient, rng)):
             file = "valid" if database == "train" and rng.random() < SHARE_VALID else database
-            questions[file].append(_row(asked, file, len(questions[file])))
+            questions[file].append(_row(question, file, len(questions[file])))
     for database, patients in people.items():
         write_tables(root / DATABASE / database, patients)
     (root / DATASET).mkdir(parents=True)
@@ -200,7 +199,7 @@ def _write_image(folder: Path, patient: Patient, film: Film) -> None:
     write_grey(path, film.grey)
 
 
-def _visual(film: Film, patient: Patient, rng: np.random.Generator) -> Asked:
+def _visual(film: Film, patient: Patient, rng: np.random.Generator) -> Question:
     finding = _finding(film, rng)
     answer = [int(getattr(film.findings, finding) > 0)]
     value: dict[str, object] = {"patient_id": patient.subject, "attribute": ATTRIBUTES[finding]}
@@ -208,10 +207,10 @@ def _visual(film: Film, patient: Patient, rng: np.random.Generator) -> Asked:
     if rng.random() < 0.3:
         value = {"study_id": patient.study, "attribute": ATTRIBUTES[finding]}
         start = "given the study {study_id}"
-    return Asked(f"{start}, is there {{attribute}}?", value, _looks(value), answer)
+    return Question(f"{start}, is there {{attribute}}?", value, _looks(value), answer)
 
 
-def _joint(film: Film, patient: Patient, rng: np.random.Generator) -> Asked:
+def _joint(film: Film, patient: Patient, rng: np.random.Generator) -> Question:
     finding, name = _finding(film, rng, 0.7), _diagnosis(patient, rng, 0.7)
     both = name in patient.diagnoses and getattr(film.findings, finding) > 0
     value: dict[str, object] = {
@@ -220,38 +219,38 @@ def _joint(film: Film, patient: Patient, rng: np.random.Generator) -> Asked:
         "attribute": ATTRIBUTES[finding],
     }
     tag = "has_verb patient {patient_id} been diagnosed with {diagnosis_name} and also had a study with {attribute}?"
-    return Asked(tag, value, f"{DIAGNOSED} and {_looks(value)}", [int(both)])
+    return Question(tag, value, f"{DIAGNOSED} and {_looks(value)}", [int(both)])
 
 
-def _tabular(patient: Patient, rng: np.random.Generator) -> Asked:
+def _tabular(patient: Patient, rng: np.random.Generator) -> Question:
     who = {"patient_id": patient.subject}
     name, lab = _diagnosis(patient, rng), str(rng.choice(list(LABS)))
     kinds = [
-        Asked(
+        Question(
             "has_verb patient {patient_id} been diagnosed with {diagnosis_name}?",
             {**who, "diagnosis_name": name},
             DIAGNOSED,
             [int(name in patient.diagnoses)],
         ),
-        Asked(
+        Question(
             "what was the name of the drug that patient {patient_id} was last prescribed?",
             who,
             "select drug from prescriptions where subject_id = {patient_id}",
             [patient.drugs[0]],
         ),
-        Asked(
+        Question(
             "what is_verb the gender of patient {patient_id}?",
             who,
             "select gender from patients where subject_id = {patient_id}",
             [patient.gender],
         ),
-        Asked(
+        Question(
             "count the number of hospital admissions of patient {patient_id}.",
             who,
             "select count(*) from admissions where subject_id = {patient_id}",
             [len(patient.visits)],
         ),
-        Asked(
+        Question(
             "what was the last value of {lab_name} of patient {patient_id}?",
             {**who, "lab_name": lab},
             "select valuenum from labevents where subject_id = {patient_id}",
@@ -278,22 +277,22 @@ def _diagnosis(patient: Patient, rng: np.random.Generator, share: float = 0.3) -
     return str(rng.choice(patient.diagnoses if likely else DIAGNOSES))
 
 
-def _row(asked: Asked, file: str, number: int) -> dict[str, object]:
-    template = asked.q_tag.replace("has_verb", "has").replace("is_verb", "is").format(**asked.value)
+def _row(question: Question, file: str, number: int) -> dict[str, object]:
+    template = question.q_tag.replace("has_verb", "has").replace("is_verb", "is").format(**question.value)
     return {
         "db_id": "mimic_iv_cxr",
         "split": file,
         "id": number,
         "question": template,
         "template": template,
-        "query": asked.query.format(**asked.value),
-        "value": asked.value,
-        "q_tag": asked.q_tag,
+        "query": question.query.format(**question.value),
+        "value": question.value,
+        "q_tag": question.q_tag,
         "t_tag": ["", "", "", "", ""],
         "o_tag": {},
-        "v_tag": {"object": [], "category": [], "attribute": [asked.value.get("attribute", "")]},
-        "tag": asked.q_tag,
+        "v_tag": {"object": [], "category": [], "attribute": [question.value.get("attribute", "")]},
+        "tag": question.q_tag,
         "para_type": "machine",
         "is_impossible": False,
-        "answer": asked.answer,
+        "answer": question.answer,
     }

@@ -1,8 +1,8 @@
 """The synthetic twin of the ICU cohorts: simulated stays in ``<cohort>/<database>/{dyn,outc,sta}.parquet``.
 
 There are two streams of stays, long (25 hours and more) and short. The mortality cohort takes the first
-``num_patients`` long stays; the sepsis cohort takes its first half from the same long stays and the rest from the short
-ones. Twins of both cohorts with equal seed and difficulty so share stays, with the same id and the same series.
+``num_patients`` long stays. The sepsis cohort takes its first half from the same long stays and the rest from the short
+ones. So twins of both cohorts with equal seed and difficulty share stays, with the same id and the same series.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def blocks(spec: TwinSpec, stream: str, count: int) -> list[Block]:
 
 
 def _block(spec: TwinSpec, stream: str, first: int, kept: int) -> Block:
-    """Simulate a whole block and keep the first stays, so a stay does not depend on how many are asked for."""
+    """Simulate a whole block and keep the first stays, so a stay does not depend on their number."""
     rng = numpy_rng("icu", spec.seed, stream, first)
     stays = draw_stays(BLOCK, stream == "short", spec.difficulty, rng)
     database = (rng.random(BLOCK) > SHARE_FIRST_DATABASE).astype(int)

@@ -1,20 +1,19 @@
-"""When the simulated ICU measures what: vital signs with gaps, and laboratory panels that are ordered together.
+"""A simulated intensive-care unit: its patients, their physiology, and the measurements that are taken.
 
-The sicker the patient, the more often blood is drawn, and a test for an organ is ordered when that organ fails: what
-was measured is informative, as in the real tables, whose observed shares per variable and database this follows.
+Patients have diagnoses and the hourly course of six organ burdens, from 0 (none) to about 3 (failing). Sepsis is
+inflammation that rises from about eight hours before its onset and drags perfusion, lung and kidney with it. Death
+follows from burdens, age and chance: the two outcomes share causes. A septic stay's series in the sepsis cohort ends
+six hours after the onset, as in YAIB. Every stay first draws its length from the same law, and the onset is counted
+back from it. So a series' length says nothing about its label.
 
-Who lies in the simulated ICU: diagnoses, the hourly course of six organ burdens, sepsis, and death.
+Burdens give 48 variables, coupled as physiology couples them. Pressures share one cardiac output, with the mean between
+systole and diastole. Bicarbonate and pCO2 give pH (Henderson and Hasselbalch), pO2 gives saturation (Severinghaus
+1979). The inspired oxygen that treatment raises when the lung fails gives pO2. Medians and spreads follow the public
+demo tables of two ICU databases.
 
-Burdens run from 0 (none) to about 3 (failing). Sepsis is inflammation that rises from about eight hours before its
-onset and drags perfusion, lung and kidney with it; death follows from burdens, age and chance: the two outcomes share
-causes. A septic stay's series in the sepsis cohort ends six hours after the onset, as in YAIB. Every stay draws its
-length from the same law first and the onset is counted back from it, so a series' length says nothing about its label.
-
-What the simulated ICU measures: 48 variables from organ burdens, coupled as physiology couples them.
-
-Pressures share one cardiac output (the mean lies between systole and diastole), pH follows from bicarbonate and pCO2
-(Henderson and Hasselbalch), saturation from pO2 (Severinghaus 1979), pO2 from the inspired oxygen that treatment raises
-when the lung fails. Medians and spreads follow the public demo tables of two ICU databases.
+Vital signs have gaps, and laboratory panels are ordered together. The sicker the patient, the more often blood is
+drawn, and a test for an organ is ordered when that organ fails. So the choice of measurements is informative, as in the
+real tables, whose observed shares per variable and database this follows.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The synthetic twin of MIMIC-CXR-JPG: chest phantoms, dictated reports and the official tables, gzipped.
 
-Fractures, lesions, pneumothorax and devices stand in the reports only: the phantom does not draw them, as a small image
-would not show them. No film has the label Pleural Other, so that one label is never defined in a small twin.
+Fractures, lesions, pneumothorax and devices are in the reports only: the phantom does not draw them, as they would be
+invisible in a small image. No film has the label Pleural Other, so that one label is never defined in a small twin.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from medfed.twins.chest_words import ABSENT, PHRASES, PRESENT, UNCERTAIN, dictat
 
 COHORT = Cohort("mimic-cxr", inpatient, second_visits=0.25)
 INCIDENTAL = {"fracture": 0.06, "lung_lesion": 0.08, "pneumothorax": 0.07, "support_devices": 0.3}
-"""What the phantom does not draw: chance that a film has it."""
+"""Findings that the phantom does not draw: chance that a film has one."""
 SHARES = {"train": 0.75, "validate": 0.1, "test": 0.15}
 SHARE_UNCERTAIN, SHARE_UNREPORTED, SHARE_LATERAL = 0.04, 0.03, 0.3
 FIRST_SUBJECT, FIRST_STUDY = 10_000_000, 50_000_000
 
 
 def write_mimic_cxr_twin(root: Path, spec: TwinSpec) -> None:
-    """Write films, reports and tables; equal specs give equal bytes. A harder twin leaves more unsaid."""
+    """Write films, reports and tables; equal specs give equal bytes. A harder twin mentions less."""
     tables: dict[str, list[dict[str, str]]] = {"split": [], "chexpert": [], "metadata": []}
     for film in draw_films(COHORT, spec):
         rng = numpy_rng(spec.seed, "mimic-cxr", film.patient, film.visit)

@@ -1,13 +1,11 @@
 """The synthetic twin of PathVQA: drawn sections with true questions about them, in the hub's parquet layout.
 
-Some findings are commoner than others, so the question alone says something, as in every real set of questions; the
-image says the rest. Half of the release's questions are open; some are written here too, and left out again when the
-twin is read.
+Some findings are commoner than others, so the question alone tells something about the answer, as in every real set of
+questions. Half of the release's questions are open; some are written here too, and left out again when the twin is
+read.
 
-A stained tissue section, drawn: cells on a pink ground and four things a pathologist would name.
-
-Each finding changes the picture by what it is: fat vacuoles are holes, fibrosis is bands of collagen, a haemorrhage is
-a pool of red cells, hypercellular tissue has many more nuclei. They overlap as they come.
+A stained tissue section is cells on a pink ground and four findings. Fat vacuoles are holes, fibrosis is bands of
+collagen, a haemorrhage is a pool of red cells, and hypercellular tissue has many more nuclei. They may overlap.
 """
 
 from __future__ import annotations
@@ -48,12 +46,14 @@ def write_path_vqa_twin(root: Path, spec: TwinSpec) -> None:
         split = "train" if number < 1 else str(rng.choice(list(SHARES), p=list(SHARES.values())))
         if number in (1, 2):  # no split is empty, however small the twin
             split = ("validation", "test")[number - 1]
-        asked = [_closed(str(name), findings, rng) for name in rng.choice(FINDINGS, QUESTIONS_PER_IMAGE, replace=False)]
+        questions = [
+            _closed(str(name), findings, rng) for name in rng.choice(FINDINGS, QUESTIONS_PER_IMAGE, replace=False)
+        ]
         if rng.random() < 0.5:
-            asked.append((OPEN, ", ".join(sorted(findings)) or "none"))
+            questions.append((OPEN, ", ".join(sorted(findings)) or "none"))
         rows[split] += [
             {"image": {"bytes": content, "path": None}, "question": question, "answer": answer}
-            for question, answer in asked
+            for question, answer in questions
         ]
     for split, examples in rows.items():
         _write_shards(folder, split, examples)

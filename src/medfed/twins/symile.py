@@ -1,15 +1,13 @@
 """The synthetic twin of Symile-MIMIC: admissions whose film, ECG and blood tests share a simulated physiology.
 
-What binds the modalities is of two kinds. *Pairs*: severity shows in all three, the heart's size in film and ECG,
+The modalities are bound in two ways. *Pairs*: severity is visible in all three, the heart's size in film and ECG,
 inflammation in film and blood. *The triple*: three signs of the ECG (a), three of the blood (b) and three of the film
-(c = a XOR b). Each c is independent of a alone and of b alone, so no pair of modalities knows anything of it, while two
-modalities together determine the third. A sum of pairwise losses cannot use it; the Symile loss can.
+(c = a XOR b). Each c is independent of a alone and of b alone, so no pair of modalities knows anything of it. Two
+modalities together determine the third. A sum of pairwise losses cannot use this; the Symile loss can.
 
-How a simulated physiology shows in a chest film, an ECG and blood values (the twin of Symile-MIMIC).
-
-Signs are ±1. On the film a sign puts an opacity on the left or the right, one sign per height; in the ECG it turns the
-T wave over in the chest leads, lifts or sinks the ST segment in the inferior leads, and turns the axis; in the blood it
-raises or lowers a group of tests.
+Signs are ±1. On the film a sign puts an opacity on the left or the right, one sign per height. The ECG's signs are the
+T wave in the chest leads, the ST segment in the inferior leads, and the axis. In the blood a sign raises or lowers a
+group of tests.
 """
 
 from __future__ import annotations
@@ -44,7 +42,7 @@ LAB_ITEMS = (
 
 
 class Physiology(NamedTuple):
-    """What an admission's three modalities have in common.
+    """The common causes of an admission's three modalities.
 
     Attributes:
         severity: shows in all three.
@@ -116,9 +114,9 @@ def write_symile_twin(root: Path, spec: TwinSpec) -> None:
 def _admission(spec: TwinSpec, person: int, visit: int) -> Admission:
     rng = numpy_rng("symile", spec.seed, "admission", person, visit)
     body, noise = draw_physiology(rng).scaled(min(2 * (1 - spec.difficulty), 1.0)), spec.difficulty
-    film = draw_film(body.severity, body.heart, body.inflammation, body.film, spec.image_size, noise, rng)
-    ecg = record_ecg(body.severity, body.heart, body.ecg, noise, rng)
-    labs = draw_labs(body.severity, body.inflammation, body.blood, len(LAB_ITEMS), noise, rng)
+    film = draw_film(body, spec.image_size, noise, rng)
+    ecg = record_ecg(body, noise, rng)
+    labs = draw_labs(body, len(LAB_ITEMS), noise, rng)
     healthy = body.severity + body.inflammation + rng.standard_normal() < -1
     number = FIRST_ADMISSION + 2 * person + visit
     return Admission(FIRST_SUBJECT + person, number, film, ecg, labs, healthy)
@@ -127,10 +125,10 @@ def _admission(spec: TwinSpec, person: int, visit: int) -> Admission:
 def _with_candidates(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Return rows and the query each stands for: first every query, then nine others for each (fewer if there are)."""
     rows, query = [np.arange(count)], [np.arange(count)]
-    for own in range(count):
-        others = rng.permutation(np.delete(np.arange(count), own))[: NUM_CANDIDATES - 1]
+    for number in range(count):
+        others = rng.permutation(np.delete(np.arange(count), number))[: NUM_CANDIDATES - 1]
         rows.append(others)
-        query.append(np.full(len(others), own))
+        query.append(np.full(len(others), number))
     return np.concatenate(rows), np.concatenate(query)
 
 
@@ -163,9 +161,9 @@ def _write_split(
         **{f"{item}_percentile": _nullable(percentiles[:, lab]) for lab, item in enumerate(LAB_ITEMS)},
     }
     if name == "test":
-        own = (query == np.arange(len(query))).astype(np.int64)
-        table |= {"label_hadm_id": numbers[query], "label": own}
-        arrays |= {"label_hadm_id": numbers[query], "label": own}
+        itself = (query == np.arange(len(query))).astype(np.int64)
+        table |= {"label_hadm_id": numbers[query], "label": itself}
+        arrays |= {"label_hadm_id": numbers[query], "label": itself}
     folder = root / "data_npy" / name
     folder.mkdir(parents=True)
     for key, array in arrays.items():
@@ -195,15 +193,7 @@ QRS = dict(zip(LEADS, (0.6, 1.0, 0.5, -0.8, 0.7, 0.2, -0.6, -0.3, 0.4, 0.9, 1.0,
 CHEST, INFERIOR, AXIS = LEADS[6:], ("II", "III", "AVF"), ("I", "AVL", "AVR")
 
 
-def draw_film(
-    severity: float,
-    heart: float,
-    inflammation: float,
-    signs: Float64[np.ndarray, " sign"],
-    size: int,
-    noise: float,
-    rng: np.random.Generator,
-) -> Float32[np.ndarray, "row column"]:
+def draw_film(body: Physiology, size: int, noise: float, rng: np.random.Generator) -> Float32[np.ndarray, "row column"]:
     """Return a grey frontal film in [0, 1]: two dark lungs, a bright heart, haze, and one opacity per sign."""
     shift_x, shift_y = 0.04 * noise * rng.standard_normal(2)
     grid = np.linspace(-1, 1, size)
@@ -215,25 +205,24 @@ def draw_film(
         return shade
 
     film = 0.55 * blob(0.0, 0.0, 0.95, 1.1)
-    haze = 0.12 * np.clip(inflammation, -2, 2)
+    haze = 0.12 * np.clip(body.inflammation, -2, 2)
     for side in (-1, 1):
         film -= (0.35 - haze) * blob(0.45 * side, -0.05, 0.33, 0.7)
-    film += 0.35 * blob(0.1, 0.25, 0.25 + 0.09 * np.clip(heart, -2, 2), 0.3)
-    strength = 0.3 + 0.12 * np.clip(severity, -2, 2)
-    for place, sign in zip((-0.45, 0.0, 0.45), signs, strict=True):
+    film += 0.35 * blob(0.1, 0.25, 0.25 + 0.09 * np.clip(body.heart, -2, 2), 0.3)
+    strength = 0.3 + 0.12 * np.clip(body.severity, -2, 2)
+    for place, sign in zip((-0.45, 0.0, 0.45), body.film, strict=True):
         film += strength * blob(0.5 * sign, place, 0.16, 0.16)
     film += 0.05 * noise * rng.standard_normal((size, size))
     grey: np.ndarray = (film + 0.1).clip(0, 1).astype(np.float32)
     return grey
 
 
-def record_ecg(
-    severity: float, heart: float, signs: Float64[np.ndarray, " sign"], noise: float, rng: np.random.Generator
-) -> Float32[np.ndarray, "time lead"]:
+def record_ecg(body: Physiology, noise: float, rng: np.random.Generator) -> Float32[np.ndarray, "time lead"]:
     """Return a 12-lead ECG scaled to [−1, 1]: severity is rate and T wave, the heart's size the width of the QRS."""
-    period = 60 / np.clip(80 + 14 * severity, 45, 140)
-    width = 0.02 + 0.007 * np.clip(heart, -2, 2)
-    height = 0.3 + 0.1 * np.clip(severity, -2, 2)
+    signs = body.ecg
+    period = 60 / np.clip(80 + 14 * body.severity, 45, 140)
+    width = 0.02 + 0.007 * np.clip(body.heart, -2, 2)
+    height = 0.3 + 0.1 * np.clip(body.severity, -2, 2)
     time = np.arange(NUM_SAMPLES) / HZ
     beats = np.arange(-1, 5) * period + rng.uniform(0, period)
     after = time[:, None] - beats
@@ -256,16 +245,9 @@ def record_ecg(
     return scaled.astype(np.float32)
 
 
-def draw_labs(
-    severity: float,
-    inflammation: float,
-    signs: Float64[np.ndarray, " sign"],
-    num_labs: int,
-    noise: float,
-    rng: np.random.Generator,
-) -> Float64[np.ndarray, " lab"]:
+def draw_labs(body: Physiology, num_labs: int, noise: float, rng: np.random.Generator) -> Float64[np.ndarray, " lab"]:
     """Return blood values around 100; each test follows one of five causes; about a third are not measured (NaN)."""
-    causes = np.array([severity, inflammation, *signs])
+    causes = np.array([body.severity, body.inflammation, *body.blood])
     values = 100 + 15 * (causes[np.arange(num_labs) % len(causes)] + noise * rng.standard_normal(num_labs))
     missing = rng.random(num_labs) < 0.3
     missing[rng.integers(num_labs)] = False

@@ -23,7 +23,7 @@ SHARE_TESTED, SHARE_IN_BOTH_FILES = 0.15, 0.1
 """Of VQA-RAD's images: those with test questions only, and those with questions in both official files."""
 SLAKE_SHARES = {"train": 0.7, "validate": 0.15, "test": 0.15}
 LANGUAGES = (("en", ENGLISH, 1.0), ("zh", CHINESE, 0.3))
-"""Code, words, and share of images that are asked about in it."""
+"""Code, words, and share of images with questions in it."""
 Row = dict[str, object]
 
 
@@ -38,8 +38,8 @@ def write_vqa_rad_twin(root: Path, spec: TwinSpec) -> None:
         name = f"twin{film.patient:05d}.jpg"
         write_grey(root / "images" / name, film.grey)
         place = rng.random()
-        asked = draw_questions(film, CLINICAL, CLINICAL_MIX, _count(rng), rng)
-        for position, question in enumerate(asked):
+        questions = draw_questions(film, CLINICAL, CLINICAL_MIX, _count(rng), rng)
+        for position, question in enumerate(questions):
             both = place < SHARE_TESTED + SHARE_IN_BOTH_FILES and position == 0
             files["testset" if place < SHARE_TESTED or both else "trainset"].append(
                 _vqa_rad_row(question, name, number := number + 1)
@@ -60,7 +60,7 @@ def write_slake_twin(root: Path, spec: TwinSpec) -> None:
         write_grey(root / "imgs" / folder / "source.jpg", film.grey)
         file = str(rng.choice(list(files), p=list(SLAKE_SHARES.values())))
         for language, vocabulary, share in LANGUAGES:
-            if film.patient > 1 and rng.random() >= share:  # the first is asked about in every language
+            if film.patient > 1 and rng.random() >= share:  # the first has questions in every language
                 continue
             for question in draw_questions(film, vocabulary, SLAKE_MIX, _count(rng), rng):
                 files[file].append(_slake_row(question, film, language, number := number + 1))

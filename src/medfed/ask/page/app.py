@@ -24,8 +24,8 @@ from medfed.ask.page.pictures import answer_bars, expert_bars, look
 from medfed.ask.page.uploads import Dropped, Guard, on_disk
 from medfed.ask.task_selection import askable, parse_answers
 from medfed.core.errors import DataError, MedfedError
-from medfed.report.names import number
 from medfed.report.page import TEMPLATES
+from medfed.report.text import number
 from medfed.runs.loaded import LoadedRun
 
 HERE = Path(__file__).parent

@@ -1,7 +1,7 @@
-"""What the pre-training of the tiny LLM is judged by, on text that it was not trained on.
+"""Checks of the tiny LLM's pre-training, on text that it was not trained on.
 
-Perplexity; closed questions by the likelier of the two answers; open questions by greedy answers, beside the best
-answer that could be given to all of them.
+They are perplexity, closed questions by the likelier of the two answers, and open questions by greedy answers. The last
+are compared with the best single answer to all of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from transformers import LlamaForCausalLM
 
 from medfed.evaluation.text_metrics import exact_match, token_f1, words
 from medfed.llm.prompt import ANSWER, CUE, QUESTION
-from medfed.llm.tiny.cases import NO, YES, Case
+from medfed.llm.tiny.cases import NO, YES, ClosedCase
 from medfed.llm.tiny.open_cases import OpenCase
 
 PAD, START, END = 0, 1, 2
@@ -30,17 +30,17 @@ MAX_ANSWER = 12
 
 
 @runtime_checkable
-class Asked(Protocol):
+class Case(Protocol):
     """A closed or an open case."""
 
     @property
-    def told(self) -> str:
-        """The line."""
+    def context(self) -> str:
+        """The text before the question."""
         ...
 
     @property
     def question(self) -> str:
-        """What is asked."""
+        """The question."""
         ...
 
     @property
@@ -49,12 +49,12 @@ class Asked(Protocol):
         ...
 
 
-def stem(case: Asked) -> str:
-    """Return a case up to its answer as the LLM reads it: the line and the question, laid out as every prompt is."""
-    return f"{case.told}{QUESTION.format(question=case.question)}{CUE}"
+def stem(case: Case) -> str:
+    """Return a case up to its answer as the LLM reads it: context and question in the layout of every prompt."""
+    return f"{case.context}{QUESTION.format(question=case.question)}{CUE}"
 
 
-def render(case: Asked) -> str:
+def render(case: Case) -> str:
     """Return a case as the LLM reads it, with its answer."""
     return stem(case) + ANSWER.format(answer=case.answer)
 
@@ -62,9 +62,9 @@ def render(case: Asked) -> str:
 def token_losses(
     model: LlamaForCausalLM, ids: Int[Tensor, "batch position"]
 ) -> tuple[Float[Tensor, " token"], Bool[Tensor, "batch next"]]:
-    """Return the loss of every real token, and where in ``ids[:, 1:]`` those tokens stand.
+    """Return the loss of every real token, and the places of those tokens in ``ids[:, 1:]``.
 
-    Rows are padded on the right, which causal attention never sees, so no mask is needed.
+    Rows are padded on the right. Causal attention never reads the padding, so no mask is needed.
     """
     hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
     target = ids[:, 1:]
@@ -83,7 +83,7 @@ def perplexity(model: LlamaForCausalLM, rows: Sequence[Sequence[int]]) -> float:
 
 
 @torch.no_grad()
-def check_closed(model: LlamaForCausalLM, tokenizer: Tokenizer, cases: Sequence[Case]) -> dict[str, Any]:
+def check_closed(model: LlamaForCausalLM, tokenizer: Tokenizer, cases: Sequence[ClosedCase]) -> dict[str, Any]:
     """Answer closed questions by the likelier of the two answers."""
     yes_id, no_id = (tokenizer.encode(ANSWER.format(answer=answer)).ids[0] for answer in (YES, NO))
     margins: list[float] = []
@@ -107,12 +107,12 @@ def check_closed(model: LlamaForCausalLM, tokenizer: Tokenizer, cases: Sequence[
 
 def check_open(model: LlamaForCausalLM, tokenizer: Tokenizer, cases: Sequence[OpenCase]) -> dict[str, Any]:
     """Answer open questions greedily; compare with the best single answer, chosen in hindsight for each score."""
-    given, stopped = greedy(model, tokenizer, cases)
-    answers, right = [words(text) for text in given], [words(case.answer) for case in cases]
-    exact = np.array([exact_match(true, said) for said, true in zip(answers, right, strict=True)])
-    overlap = np.array([token_f1(true, said) for said, true in zip(answers, right, strict=True)])
+    texts, stopped = greedy(model, tokenizer, cases)
+    answers, right = [words(text) for text in texts], [words(case.answer) for case in cases]
+    exact = np.array([exact_match(true, given) for given, true in zip(answers, right, strict=True)])
+    overlap = np.array([token_f1(true, given) for given, true in zip(answers, right, strict=True)])
     constants = sorted(set(right))
-    groups = {"by_line": np.array([case.line for case in cases]), "by_topic": np.array([case.kind for case in cases])}
+    groups = {"by_line": np.array([case.detail for case in cases]), "by_topic": np.array([case.kind for case in cases])}
     return {
         "exact_match": float(exact.mean()),
         "token_f1": float(overlap.mean()),
@@ -128,7 +128,7 @@ def check_open(model: LlamaForCausalLM, tokenizer: Tokenizer, cases: Sequence[Op
 
 
 @torch.no_grad()
-def greedy(model: LlamaForCausalLM, tokenizer: Tokenizer, cases: Sequence[Asked]) -> tuple[list[str], list[bool]]:
+def greedy(model: LlamaForCausalLM, tokenizer: Tokenizer, cases: Sequence[Case]) -> tuple[list[str], list[bool]]:
     """Return the greedy answers of at most ``MAX_ANSWER`` tokens, and which of them ended by themselves."""
     answers, stopped = [], []
     for start in range(0, len(cases), CHECK_BATCH):
@@ -149,5 +149,5 @@ def padded(rows: Sequence[Sequence[int]], *, left: bool = False) -> Int[Tensor, 
     return torch.tensor([[*gap, *row] if left else [*row, *gap] for row, gap in zip(rows, gaps, strict=True)])
 
 
-def _prompts(tokenizer: Tokenizer, cases: Sequence[Asked]) -> list[list[int]]:
+def _prompts(tokenizer: Tokenizer, cases: Sequence[Case]) -> list[list[int]]:
     return [[START, *encoded.ids] for encoded in tokenizer.encode_batch([stem(case) for case in cases])]

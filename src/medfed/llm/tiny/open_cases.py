@@ -1,11 +1,10 @@
-"""Open questions about an examination, composed from ``corpus/open.toml``: they teach the tiny LLM short answers.
+"""Open questions about an examination, composed from ``corpus/open.toml``, to train the tiny LLM.
 
-A case is what a reader was told, a question, and an answer of a few words. A full line tells the examination, what is
-seen and where; a short one names the examination ("Chest X-ray."), so that the answer is what is usual for it; an empty
-one tells nothing, as where the image comes as projected tokens, and the answer rests on the question. The lines of the
-findings are asked closed questions (``cases.py``); these are their open counterpart.
+A case is a context, a question, and an answer of a few words. A full context names the examination, the finding and its
+place. A short one names the examination ("Chest X-ray."); the answer is then the usual one. An empty context stands for
+an image of projected tokens: the answer rests on the question. ``cases.py`` has the closed counterpart.
 
-No label of any example stands here: the text is about medicine, not about the data.
+No label of any example is here: the text is about medicine, not about the data.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ from medfed.llm.tiny.cases import pick
 
 OPEN = Path(__file__).parent / "corpus" / "open.toml"
 NONE = "none"
-Line = Literal["full", "short", "empty"]
+Detail = Literal["full", "short", "empty"]
 FULL_SHARE, SHORT_SHARE = 0.4, 0.4
 SIDES = ("right", "left", "both")
-TOLD = ("noise", "symptom", "rhythm", "axis", "finding", "lead", "place", "size", "number")
-"""What a line can tell, in its order."""
-BESIDE = frozenset({"lead", "place", "size", "number"})
-"""What a line may tell although something else is asked."""
-OF_FOUND = frozenset({"side", "place", "lead"})
+CONTEXT_TOPICS = ("noise", "symptom", "rhythm", "axis", "finding", "lead", "place", "size", "number")
+"""Topics that a full context can hold, in its order."""
+EXTRA_TOPICS = frozenset({"lead", "place", "size", "number"})
+"""Topics that it may hold although the question is about another."""
+OF_FINDINGS = frozenset({"side", "place", "lead"})
 OF_LESIONS = frozenset({"size", "number", "density"})
-"""Topics that are asked only where something, or a lesion, is found."""
+"""Topics of questions only where there is a finding, or a lesion."""
 
 
 class Topic(BaseModel):
@@ -41,7 +40,7 @@ class Topic(BaseModel):
 
     questions: tuple[str, ...] = Field(min_length=1)
     held_out: tuple[str, ...] = Field(min_length=1)
-    told: str = ""
+    phrase: str = Field(default="", alias="told")
 
 
 class Form(BaseModel):
@@ -76,10 +75,10 @@ class Exam(BaseModel):
 
     @property
     def words(self) -> list[str]:
-        """Every answer that stands in the file."""
+        """Every answer in the file."""
         listed = [answer for some in self.answers.values() for answer in some]
         followed = [answer for form in self.forms for answer in form.answers.values()]
-        seen = [word for name, found in self.findings.items() for word in (name, found.disease, *found.places)]
+        seen = [word for name, finding in self.findings.items() for word in (name, finding.disease, *finding.places)]
         return [*listed, *followed, *seen, *self.shades.values()]
 
 
@@ -102,13 +101,13 @@ class OpenCorpus(BaseModel):
 
 
 class OpenCase(NamedTuple):
-    """What was told, what is asked, the right answer, its topic, and how much the line tells."""
+    """A context, a question, the right answer, its topic, and the detail of the context."""
 
-    told: str
+    context: str
     question: str
     answer: str
     kind: str
-    line: Line
+    detail: Detail
 
 
 @cache
@@ -118,19 +117,19 @@ def open_corpus() -> OpenCorpus:
 
 
 def compose_open(rng: np.random.Generator, *, held_out: bool = False) -> OpenCase:
-    """Draw a case; with ``held_out``, in a wording that no taught case has."""
+    """Draw a case; with ``held_out``, in a wording that no training case has."""
     corpus = open_corpus()
     exam = pick(rng, [exam for exam in corpus.exams.values() for _ in range(exam.share)])
     form = pick(rng, exam.forms)
     truth = _truth(rng, exam, form)
     nothing = NONE in (truth.get("finding"), truth.get("noise"))
-    kind = pick(rng, [topic for topic in truth if topic in corpus.topics and not (nothing and topic in OF_FOUND)])
+    kind = pick(rng, [topic for topic in truth if topic in corpus.topics and not (nothing and topic in OF_FINDINGS)])
     chance = rng.random()
-    line: Line = "full" if chance < FULL_SHARE else "short" if chance < FULL_SHARE + SHORT_SHARE else "empty"
-    told = {"full": _full(rng, form, truth, kind), "short": f"{form.name}.", "empty": ""}[line]
+    detail: Detail = "full" if chance < FULL_SHARE else "short" if chance < FULL_SHARE + SHORT_SHARE else "empty"
+    context = {"full": _full(rng, form, truth, kind), "short": f"{form.name}.", "empty": ""}[detail]
     wordings = corpus.topics[kind].held_out if held_out else corpus.topics[kind].questions
     wordings = tuple(text for text in wordings if truth.get("finding") != NONE or "{finding}" not in text)
-    return OpenCase(told, pick(rng, wordings).format(**truth), truth[kind], kind, line)
+    return OpenCase(context, pick(rng, wordings).format(**truth), truth[kind], kind, detail)
 
 
 def _truth(rng: np.random.Generator, exam: Exam, form: Form) -> dict[str, str]:
@@ -139,26 +138,26 @@ def _truth(rng: np.random.Generator, exam: Exam, form: Form) -> dict[str, str]:
     if exam.shades:
         truth["part"], truth["colour"] = pick(rng, tuple(exam.shades.items()))
     if exam.findings:
-        truth["finding"], found = pick(rng, tuple(exam.findings.items()))
-        truth["disease"] = found.disease
-        if found.places:
-            truth["place"] = pick(rng, found.places)
+        truth["finding"], finding = pick(rng, tuple(exam.findings.items()))
+        truth["disease"] = finding.disease
+        if finding.places:
+            truth["place"] = pick(rng, finding.places)
         side = next((side for side in SIDES if side in truth.get("place", "").split()), None)
         if side is not None:
             truth["side"] = side
-        if not found.lesion:
+        if not finding.lesion:
             truth = {topic: answer for topic, answer in truth.items() if topic not in OF_LESIONS}
     return truth
 
 
-def _full(rng: np.random.Generator, form: Form, truth: dict[str, str], asked: str) -> str:
-    """Tell what is seen, the answer itself where a line can tell it, and by chance where and how large."""
+def _full(rng: np.random.Generator, form: Form, truth: dict[str, str], kind: str) -> str:
+    """Return a context with the finding, the answer itself if it can hold it, and by chance place and size."""
     if truth.get("finding") == NONE:
         return f"{form.name}: no abnormality."
     if truth.get("noise") == NONE:
         return f"{form.name}: no noise."
     topics = open_corpus().topics
-    needed = {asked, "finding", "noise"} | ({"place"} if asked == "side" else set())
-    told = [topic for topic in TOLD if topic in truth and (topic in needed or (topic in BESIDE and rng.random() < 0.5))]
-    phrases = [topics[topic].told.format(answer=truth[topic]) for topic in told]
+    needed = {kind, "finding", "noise"} | ({"place"} if kind == "side" else set())
+    held = [t for t in CONTEXT_TOPICS if t in truth and (t in needed or (t in EXTRA_TOPICS and rng.random() < 0.5))]
+    phrases = [topics[topic].phrase.format(answer=truth[topic]) for topic in held]
     return f"{form.name}: {' '.join(phrases)}." if phrases else f"{form.name}."

@@ -1,7 +1,11 @@
 """The LLM of the demo and the tests: a small Llama pre-trained once and kept in a cache folder.
 
-The cache entry is named by a hash of the settings and the text, has the layout of a Hugging Face model, and appears
-whole or not at all; its weights are checked against their SHA-256 before use.
+The cache entry has the layout of a Hugging Face model. Its name is a hash of the settings and the text. It appears
+whole or not at all, and its weights are checked against their SHA-256 before use.
+
+The running text is the package's own reference, or a folder of the user's. A folder may hold ``.txt`` files, paragraphs
+apart by blank lines, and ``.xml`` files with ``<Question>`` and ``<Answer>`` elements (the layout of MedQuAD).
+Everything must be UTF-8.
 """
 
 from __future__ import annotations
@@ -10,15 +14,16 @@ import hashlib
 import json
 import shutil
 import tempfile
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
-from medfed.core.errors import RunError
+from medfed.core.errors import DataError, RunError
 from medfed.core.files import sha256_of
-from medfed.llm.tiny.cases import FINDINGS, documents
+from medfed.llm.tiny.cases import FINDINGS, facts
 from medfed.llm.tiny.open_cases import OPEN
 from medfed.llm.tiny.pretrain import SPECIAL, Pretrained, pretrain
 from medfed.study.foundation import TinySettings
@@ -26,6 +31,7 @@ from medfed.study.foundation import TinySettings
 VERSION = 3
 """Raise it when pre-training changes: older cache entries are then passed over."""
 RECORD, WEIGHTS = "pretraining.json", "model.safetensors"
+REFERENCE = Path(__file__).parent / "corpus" / "reference.txt"
 
 
 def prepare_tiny(settings: TinySettings, cache: Path, corpus: Path | None) -> tuple[Path, dict[str, Any]]:
@@ -47,8 +53,8 @@ def prepare_tiny(settings: TinySettings, cache: Path, corpus: Path | None) -> tu
 
 def _key(settings: TinySettings, texts: list[str]) -> str:
     cases = [path.read_text(encoding="utf-8") for path in (FINDINGS, OPEN)]
-    facts = [VERSION, settings.model_dump(), cases, texts]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    content = [VERSION, settings.model_dump(), cases, texts]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def _write(trained: Pretrained, folder: Path) -> None:
@@ -68,3 +74,55 @@ def _write(trained: Pretrained, folder: Path) -> None:
             partial.replace(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def documents(corpus: Path | None) -> list[str]:
+    """Return the texts of ``corpus``, or the package's own, in the order of their file names.
+
+    Raises:
+        DataError: the folder is absent, holds no text, or a file is not UTF-8 or not XML.
+    """
+    if corpus is None:
+        return _paragraphs(REFERENCE) + facts()
+    if not corpus.is_dir():
+        raise DataError("the corpus is not a folder", where=corpus, hint="check --corpus")
+    texts: list[str] = []
+    for path in sorted(corpus.rglob("*")):
+        if path.suffix == ".txt":
+            texts += _paragraphs(path)
+        elif path.suffix == ".xml":
+            texts += _answered_questions(path)
+    if not texts:
+        raise DataError("no text in *.txt or *.xml files", where=corpus, hint="check --corpus")
+    return texts
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"not UTF-8 text (byte {error.start})", where=path, hint="convert it: iconv -f LATIN1 -t UTF-8"
+        ) from error
+
+
+def _paragraphs(path: Path) -> list[str]:
+    return [" ".join(block.split()) for block in _read(path).split("\n\n") if block.strip()]
+
+
+def _answered_questions(path: Path) -> list[str]:
+    text = _read(path)
+    try:
+        root = ET.fromstring(text)  # noqa: S314 # expat bounds entity expansion since 2.4.1, older than Python 3.11's
+    except ET.ParseError as error:
+        raise DataError(f"not XML: {error}", where=path, hint="download the file again") from error
+    pairs = []
+    for parent in root.iter():
+        question, answer = _text(parent.find("Question")), _text(parent.find("Answer"))
+        if question and answer:
+            pairs.append(f"Question: {question} Answer: {answer}")
+    return pairs
+
+
+def _text(element: ET.Element | None) -> str:
+    return "" if element is None else " ".join("".join(element.itertext()).split())

@@ -1,13 +1,10 @@
 """Pre-training of the tiny LLM: a byte-pair tokenizer and a small Llama, on running text and on cases.
 
-A case is a line, a question, and an answer that ends with the end-of-text token, so that greedy decoding stops after
+A case is a context, a question, and an answer that ends with the end-of-text token, so that greedy decoding stops after
 it. Closed cases (``cases.py``) are answered yes or no, open ones (``open_cases.py``) by a few words.
 
-Every number in the record is taken on text that was not trained on (``checks.py``): perplexity before and after;
-closed questions about findings that were taught (in new combinations) and about findings that never were; open
-questions in wordings that never were.
-
-Texts as rows of token ids for the pre-training of the tiny LLM: running text in pieces, cases with their end.
+Every number in the record is taken on text outside the training (``checks.py``). There are perplexities before and
+after, closed questions about training and held-out findings, and open questions in held-out wordings.
 """
 
 from __future__ import annotations
@@ -15,7 +12,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -23,14 +19,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from medfed.core.rng import numpy_rng
-from medfed.core.torch_rng import torch_seeded
+from medfed.core.torch_rng import one_thread, torch_seeded
 from medfed.llm.prompt import ANSWER
-from medfed.llm.tiny.cases import Case, compose
+from medfed.llm.tiny.cases import ClosedCase, compose_closed
 from medfed.llm.tiny.checks import (
     END,
     PAD,
     START,
-    Asked,
+    Case,
     check_closed,
     check_open,
     padded,
@@ -58,14 +54,14 @@ class Pretrained(NamedTuple):
 def pretrain(settings: TinySettings, documents: Sequence[str]) -> Pretrained:
     """Train tokenizer and model on ``documents`` and composed cases; a function of its arguments alone."""
     started, busy = time.monotonic(), time.process_time()
-    taught = [text for number, text in enumerate(documents) if number % HELD_OUT_EVERY]
+    training = [text for number, text in enumerate(documents) if number % HELD_OUT_EVERY]
     kept = [text for number, text in enumerate(documents) if number % HELD_OUT_EVERY == 0]
-    closed, asked = taught_cases(settings)
-    cases: list[Asked] = [*closed, *asked]
-    tokenizer = train_tokenizer([*taught, *map(render, cases)], settings.vocab_size)
-    checked, never = (unseen_cases(closed, settings.seed, held_out=held_out) for held_out in (False, True))
-    questions = unseen_open_cases(asked, settings.seed)
-    with _one_thread(), torch_seeded(settings.seed, "tiny", "train"):
+    closed, opened = training_cases(settings)
+    cases: list[Case] = [*closed, *opened]
+    tokenizer = train_tokenizer([*training, *map(render, cases)], settings.vocab_size)
+    checked, never = (unseen_closed_cases(closed, settings.seed, held_out=held_out) for held_out in (False, True))
+    questions = unseen_open_cases(opened, settings.seed)
+    with one_thread(), torch_seeded(settings.seed, "tiny", "train"):
         model = _new_model(settings, tokenizer.get_vocab_size())
         held_out = {
             "text": text_rows(tokenizer, kept, settings.max_length),
@@ -75,7 +71,7 @@ def pretrain(settings: TinySettings, documents: Sequence[str]) -> Pretrained:
         before = _perplexities(model, held_out)
         num_tokens = _fit(
             model,
-            text_rows(tokenizer, taught, settings.max_length),
+            text_rows(tokenizer, training, settings.max_length),
             case_rows(tokenizer, cases, settings.max_length),
             settings,
         )
@@ -99,12 +95,12 @@ def pretrain(settings: TinySettings, documents: Sequence[str]) -> Pretrained:
     return Pretrained(model, tokenizer, info)
 
 
-def taught_cases(settings: TinySettings) -> tuple[list[Case], list[OpenCase]]:
+def training_cases(settings: TinySettings) -> tuple[list[ClosedCase], list[OpenCase]]:
     """Draw the closed and the open cases that ``settings`` ask for."""
     number = math.ceil(settings.case_share * settings.num_steps * settings.batch_size)
     num_open = round(settings.open_share * number)
     rng = numpy_rng(settings.seed, "tiny", "cases")
-    closed = [compose(rng) for _ in range(number - num_open)]
+    closed = [compose_closed(rng) for _ in range(number - num_open)]
     rng = numpy_rng(settings.seed, "tiny", "open cases")
     return closed, [compose_open(rng) for _ in range(num_open)]
 
@@ -122,26 +118,26 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def unseen_cases(taught: Sequence[Case], seed: int, *, held_out: bool) -> list[Case]:
-    """Draw the cases of the check: none whose line and question were taught, none answered by chance."""
-    known = {(case.told, case.question) for case in taught}
+def unseen_closed_cases(training: Sequence[ClosedCase], seed: int, *, held_out: bool) -> list[ClosedCase]:
+    """Draw the cases of the check: none with context and question of a training case, none answered by chance."""
+    known = {(case.context, case.question) for case in training}
     rng = numpy_rng(seed, "tiny", "check", int(held_out))
-    drawn: list[Case] = []
+    drawn: list[ClosedCase] = []
     while len(drawn) < NUM_CHECKED:
-        case = compose(rng, held_out=held_out, vague=False)
-        if (case.told, case.question) not in known:
+        case = compose_closed(rng, held_out=held_out, vague=False)
+        if (case.context, case.question) not in known:
             drawn.append(case)
     return drawn
 
 
-def unseen_open_cases(taught: Sequence[OpenCase], seed: int) -> list[OpenCase]:
-    """Draw the open cases of the check: wordings that are never taught, about full lines that were not."""
-    known = {case.told for case in taught if case.line == "full"}
+def unseen_open_cases(training: Sequence[OpenCase], seed: int) -> list[OpenCase]:
+    """Draw the open cases of the check: held-out wordings, none with the full context of a training case."""
+    known = {case.context for case in training if case.detail == "full"}
     rng = numpy_rng(seed, "tiny", "open check")
     drawn: list[OpenCase] = []
     while len(drawn) < NUM_CHECKED:
         case = compose_open(rng, held_out=True)
-        if case.told not in known:
+        if case.context not in known:
             drawn.append(case)
     return drawn
 
@@ -207,17 +203,6 @@ def _perplexities(model: LlamaForCausalLM, groups: dict[str, list[Row]]) -> dict
     return {name: perplexity(model, [row.ids for row in rows]) for name, rows in everything.items() if rows}
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sum in one order whatever the machine's cores, so that the weights are a function of the settings."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 class Row(NamedTuple):
     """A text as token ids; the last ``num_answer`` of them are the answer of a case and its end."""
 
@@ -234,7 +219,7 @@ def text_rows(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> li
     return rows
 
 
-def case_rows(tokenizer: Tokenizer, cases: Sequence[Asked], max_length: int) -> list[Row]:
+def case_rows(tokenizer: Tokenizer, cases: Sequence[Case], max_length: int) -> list[Row]:
     """Encode cases, each with its end token; of one longer than ``max_length`` the beginning is cut off."""
     stems = tokenizer.encode_batch([stem(case) for case in cases])
     answers = tokenizer.encode_batch([ANSWER.format(answer=case.answer) for case in cases])

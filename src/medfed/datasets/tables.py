@@ -1,0 +1,191 @@
+"""Tables on disk: CSV (gzipped or not) and parquet, read as text columns and checked cell by cell.
+
+Only the wanted columns and rows are kept, so a hundred million laboratory values fit in memory. A value outside its
+column's list is an error, never a negative. Errors name file, column and line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from medfed.core.errors import DataError
+from medfed.datasets.base import AGAIN, COMPARE, COMPLETE, require_file
+
+__all__ = ["read_csv", "read_parquet", "require_columns"]
+
+POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""Errors of polars on damaged files; a panic is not even an Exception."""
+GZIP_MAGIC = b"\x1f\x8b"
+CHECK_SUM = "download the file again and compare its checksum with SHA256SUMS.txt"
+
+
+class FileState(NamedTuple):
+    """A file, its time and size: the key under which its content may be kept in memory."""
+
+    path: Path
+    mtime_ns: int
+    size: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileState:
+        """Return the state of ``path`` now."""
+        stat = path.stat()
+        return cls(path, stat.st_mtime_ns, stat.st_size)
+
+
+def read_csv(path: Path, columns: tuple[str, ...], **options: Any) -> pl.DataFrame:
+    """Read a CSV as text columns, requiring ``columns``; empty cells are null.
+
+    Raises:
+        DataError: the file is absent, is not UTF-8, has no header, or lacks a column.
+    """
+    require_file(path)
+    try:
+        path.read_bytes().decode("utf-8")
+        table = pl.read_csv(path, infer_schema=False, **options)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"not UTF-8 text (byte {error.start})", where=path, hint="convert it: iconv -f LATIN1 -t UTF-8"
+        ) from error
+    except POLARS_ERRORS as error:
+        raise DataError(f"not a CSV table: {_first_line(error)}", where=path, hint=AGAIN) from error
+    return require_columns(table, columns, path)
+
+
+def read_parquet(path: Path, columns: tuple[str, ...]) -> pl.DataFrame:
+    """Read a parquet table, requiring ``columns``.
+
+    Raises:
+        DataError: the file is absent, is not parquet, or lacks a column.
+    """
+    require_file(path)
+    try:
+        table = pl.read_parquet(path)
+    except (*POLARS_ERRORS, OSError) as error:
+        raise DataError(f"not a parquet table: {_first_line(error)}", where=path, hint=AGAIN) from error
+    return require_columns(table, columns, path)
+
+
+def find_table(root: Path, name: str) -> Path:
+    """Return ``root/name``, gzipped or not; ``name`` ends in ``.csv``.
+
+    Raises:
+        DataError: neither is there.
+    """
+    for path in (root / f"{name}.gz", root / name):
+        if path.is_file():
+            return path
+    raise DataError("the file is missing, gzipped (.gz) or not", where=root / name, hint=COMPLETE)
+
+
+def read_table(root: Path, name: str, columns: tuple[str, ...], rows: pl.Expr | None = None) -> pl.DataFrame:
+    """Read ``columns`` of a large table as text; empty cells are null.
+
+    Args:
+        root: folder of the table.
+        name: relative name, ending in ``.csv``; ``name.gz`` is taken first.
+        columns: columns to keep.
+        rows: condition on them; by default every row.
+
+    Raises:
+        DataError: the table is absent, not gzip or cut short, not UTF-8, not CSV, or lacks a column.
+    """
+    path = find_table(root, name)
+    if path.suffix == ".gz":
+        with path.open("rb") as file:
+            if file.read(2) != GZIP_MAGIC:
+                raise DataError("not a gzip file", where=path, hint=CHECK_SUM)
+    try:
+        table = pl.scan_csv(path, infer_schema=False, null_values=[""])
+        require_columns(table.head(0).collect(), columns, path)
+        wanted = table.select(columns)
+        return (wanted if rows is None else wanted.filter(rows)).collect(engine="streaming")
+    except pl.exceptions.PolarsError as error:  # its text may quote a patient's line
+        raise DataError(f"not a UTF-8 CSV table ({type(error).__name__})", where=path, hint=AGAIN) from error
+    except OSError as error:
+        raise DataError(f"the file cannot be read ({error})", where=path, hint=CHECK_SUM) from error
+
+
+def numbers(column: pl.Series, path: Path) -> pl.Series:
+    """Return a text column as Float64; empty cells are null.
+
+    Raises:
+        DataError: a cell is not a number.
+    """
+    parsed = column.str.strip_chars().cast(pl.Float64, strict=False)
+    return _parsed(column, parsed.set(parsed.is_nan().fill_null(False), None), "a number", path)
+
+
+def times(column: pl.Series, path: Path) -> pl.Series:
+    """Return a text column such as ``2180-07-23 14:00:00`` as Datetime; empty cells are null.
+
+    Raises:
+        DataError: a cell is not a time.
+    """
+    return _parsed(column, column.str.to_datetime("%Y-%m-%d %H:%M:%S", strict=False), "a time", path)
+
+
+def flag(condition: pl.Expr) -> pl.Expr:
+    """Return a target column: 1 where ``condition`` holds, else 0."""
+    return condition.fill_null(False).cast(pl.Int8)
+
+
+def constant_files(files: list[str]) -> pl.Expr:
+    """Return the index column ``files`` of a dataset whose examples all lie in the same files."""
+    return pl.lit(pl.Series([files])).first().alias("files")
+
+
+def require_columns(table: pl.DataFrame, columns: tuple[str, ...], path: Path) -> pl.DataFrame:
+    """Return ``table``; raise :class:`DataError` naming the ``columns`` that it lacks."""
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        raise DataError(
+            f"column {', '.join(map(repr, missing))} is missing; found {', '.join(table.columns)}",
+            where=path,
+            hint=COMPARE,
+        )
+    return table
+
+
+def require_filled(table: pl.DataFrame, columns: tuple[str, ...], path: Path) -> None:
+    """Raise :class:`DataError` naming the first of ``columns`` with an empty cell."""
+    for column in columns:
+        if table[column].null_count():
+            raise DataError(f"column {column!r} has an empty cell", where=path, hint="correct or remove that row")
+
+
+def require_cells(column: pl.Series, good: pl.Series, wrong: str, path: Path, hint: str = COMPARE) -> None:
+    """Check that every cell of ``column`` is ``good``; a null flag is not.
+
+    Raises:
+        DataError: naming the first other cell as a line of the file, the header being line 1, and what is ``wrong``.
+    """
+    if not good.fill_null(False).all():
+        row = int((~good.fill_null(False)).arg_max() or 0)
+        raise DataError(f"column {column.name!r}, line {row + 2}: {column[row]!r} {wrong}", where=path, hint=hint)
+
+
+def require_values(table: pl.DataFrame, column: str, allowed: Collection[str], path: Path) -> None:
+    """Check that every cell of the text ``column`` is one of ``allowed``; an empty cell (null) is not.
+
+    Raises:
+        DataError: naming the first other cell.
+    """
+    good = table[column].is_in(list(allowed))
+    require_cells(table[column], good, f"is not allowed; allowed: {', '.join(allowed)}", path)
+
+
+def _parsed(column: pl.Series, parsed: pl.Series, what: str, path: Path) -> pl.Series:
+    strange = column.filter(parsed.is_null() & column.is_not_null())
+    if not strange.is_empty():
+        raise DataError(f"column {column.name!r}: {strange[0]!r} is not {what}", where=path, hint=COMPARE)
+    return parsed
+
+
+def _first_line(error: BaseException) -> str:
+    return re.sub(r"\s+", " ", str(error).split("\n")[0]).strip() or type(error).__name__

@@ -1,0 +1,239 @@
+"""One task's test examples and every model's responses to them, counted by the task's scorer.
+
+A model whose name has a slash, such as ``local/client-0``, is a member of the group before the slash. The group's value
+is the mean of its members' values. Constants are scored as every model is; where the responses hold none of their own,
+the scorer adds its constants.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from medfed.core.errors import RunError
+from medfed.core.registry import lookup
+from medfed.evaluation.metrics import Score
+from medfed.evaluation.scorers import SCORERS
+from medfed.evaluation.scorers.base import Replicates, Scored, Scorer, Weights
+from medfed.evaluation.scorers.words import ScoredPart
+from medfed.records.schema import Json, Prediction, TaskFacts
+
+MEMBER = "/"
+CONSTANTS = ("always-", "constant-", "majority")
+"""How the names of constants begin."""
+ABSENT = object()
+"""Stands for the response of a model that gave none to an example."""
+
+
+def is_constant(model: str) -> bool:
+    """Whether ``model`` looks at nothing."""
+    return model.startswith(CONSTANTS)
+
+
+@dataclass(frozen=True)
+class TaskResponses:
+    """The test examples of one task, and what every model responded.
+
+    Attributes:
+        task: the task's name.
+        facts: how it is scored.
+        examples, patients: of every example, hashed or not.
+        clients: where every example was tested; None if every model answers every example.
+        truths: what is true of every example.
+        responses: model → response to every example, or :data:`ABSENT`.
+    """
+
+    task: str
+    facts: TaskFacts
+    examples: Sequence[str]
+    patients: Sequence[str]
+    clients: Sequence[str] | None
+    truths: Sequence[Json]
+    responses: Mapping[str, Sequence[Json]]
+
+    @classmethod
+    def of(cls, task: str, facts: TaskFacts, lines: Sequence[Prediction]) -> TaskResponses:
+        """Return what the lines of a prediction file hold."""
+        models = dict.fromkeys(model for line in lines for model in line.responses)
+        clients = [line.client for line in lines if line.client is not None]
+        return cls(
+            task,
+            facts,
+            [line.example for line in lines],
+            [line.patient for line in lines],
+            clients or None,
+            [line.truth for line in lines],
+            {model: [line.responses.get(model, ABSENT) for line in lines] for model in models},
+        )
+
+    def __post_init__(self) -> None:
+        columns = {"patients": self.patients, "truths": self.truths, "clients": self.clients or self.examples}
+        for name, column in {**columns, **self.responses}.items():
+            if len(column) != len(self.examples):
+                raise self._broken(f"{len(self.examples)} examples, but {len(column)} of {name}")
+        for model, responses in self.responses.items():
+            given = [response for response in responses if response is not ABSENT]
+            if wrong := self.scorer.problem(self.truths, given, self.num_answers):
+                raise self._broken(f"model {model}: {wrong}")
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """The scorer of the task's kind of answer."""
+        return lookup(SCORERS, self.facts.kind, "kind of answer")
+
+    @cached_property
+    def num_answers(self) -> int:
+        """Answers of a closed question."""
+        given = (response for column in self.responses.values() for response in column if isinstance(response, list))
+        return len(self.facts.answers) or len(next(given, ()))
+
+    @cached_property
+    def constants(self) -> dict[tuple[str, str | None], Json]:
+        """(constant, part) → its response to every example, of the constants that the scorer adds."""
+        if any(map(is_constant, self.responses)):
+            return {}
+        constants = {}
+        for part, mask in self.masks.items():
+            truths = [truth for truth, kept in zip(self.truths, mask, strict=True) if kept]
+            for name, response in self.scorer.constants(truths, self.num_answers, self.facts.answers).items():
+                constants[name, part] = response
+        return constants
+
+    @cached_property
+    def masks(self) -> dict[str | None, Bool[np.ndarray, " example"]]:
+        """Part → the examples that belong to it."""
+        return {part: self.scorer.mask(part, self.truths) for part in self.scorer.parts}
+
+    @cached_property
+    def scored(self) -> dict[tuple[str, str | None], Scored]:
+        """(model, part) → its responses, counted; groups are not among the models."""
+        counted: dict[tuple[str, str | None], Scored] = {}
+        for model in self.responses:
+            truths, responses = self._answered(model)
+            whole = self.scorer.scored(truths, responses)
+            counted |= {(model, part): self._part(whole, part) for part in self.masks}
+        for (name, part), response in self.constants.items():
+            whole = self.scorer.scored(self.truths, [response] * len(self.truths))
+            counted[name, part] = self._part(whole, part)
+        return counted
+
+    @cached_property
+    def groups(self) -> dict[str, list[str]]:
+        """Group → its members."""
+        members: dict[str, list[str]] = {}
+        for model in self.responses:
+            group, separator, _ = model.partition(MEMBER)
+            if separator:
+                members.setdefault(group, []).append(model)
+        return members
+
+    @cached_property
+    def models(self) -> dict[tuple[str, str | None], list[str]]:
+        """(model, part) → the models behind it: itself, or a group's members. Groups come last."""
+        members = {name for names in self.groups.values() for name in names}
+        alone = {(model, part): [model] for model, part in self.scored if model not in members}
+        return alone | {(group, part): names for group, names in self.groups.items() for part in self.masks}
+
+    @cached_property
+    def answered(self) -> dict[str, Bool[np.ndarray, " example"]]:
+        """Model, group or constant → the examples that it (of a group, every member) responded to."""
+        masks = {
+            model: np.array([response is not ABSENT for response in column], bool)
+            for model, column in self.responses.items()
+        }
+        masks |= {name: np.ones(len(self.examples), bool) for name, _ in self.constants}
+        return masks | {group: np.all([masks[name] for name in names], axis=0) for group, names in self.groups.items()}
+
+    @cached_property
+    def by_client(self) -> dict[str, dict[str, dict[str, Score]]]:
+        """Model → client → metric → value on the client's own examples, where examples are tested at clients."""
+        places: dict[str, list[int]] = {}
+        for row, client in enumerate(self.clients or ()):
+            places.setdefault(client, []).append(row)
+        values: dict[str, dict[str, dict[str, Score]]] = {}
+        for model, column in self.responses.items():
+            for client, rows in sorted(places.items()):
+                given = [row for row in rows if column[row] is not ABSENT]
+                if given:
+                    truths, responses = [self.truths[row] for row in given], [column[row] for row in given]
+                    values.setdefault(model, {})[client] = self.scorer.scored(truths, responses).points
+        return values
+
+    def score(self, model: str, part: str | None, metric: str) -> Score:
+        """Return a metric's value on all examples; of a group, the mean of its members' values."""
+        return mean_score([self.scored[name, part].points[metric] for name in self.models[model, part]])
+
+    def weighted(self, model: str, part: str | None, metric: str, weights: Weights) -> Replicates:
+        """Return a metric per row of example weights; NaN where it is not defined."""
+        parts = [
+            self.scored[name, part].value(metric, self.weights_of(name, weights)) for name in self.models[model, part]
+        ]
+        return mean_replicates(parts)
+
+    def weights_of(self, model: str, weights: Weights) -> Float[np.ndarray, "replicate answered"]:
+        """Return the weights of the examples that the model responded to."""
+        mask = self.answered[model]
+        return weights if mask.all() else weights[:, mask]
+
+    def single_class(self, model: str, part: str | None) -> bool:
+        """Whether the model, or a member of the group, gives every example the same answer."""
+        return any(self.scored[name, part].single_class for name in self.models[model, part])
+
+    def patients_of(self, part: str | None) -> list[str]:
+        """Return the patient of every example of the part."""
+        return [patient for patient, kept in zip(self.patients, self.masks[part], strict=True) if kept]
+
+    @cached_property
+    def sample(self) -> str:
+        """Fingerprint of examples and truths, in order; equal where two runs were tested on the same."""
+        pairs = zip(self.examples, self.truths, strict=True)
+        text = "\n".join(f"{example} {self.scorer.identity(truth)}" for example, truth in pairs)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def key(self, model: str, part: str | None) -> str:
+        """Return a fingerprint of the model's responses: equal ones are resampled once."""
+        return "\n".join(self._digests[name, part] for name in self.models[model, part])
+
+    @cached_property
+    def _digests(self) -> dict[tuple[str, str | None], str]:
+        texts = {(model, part): self.responses[model] for model in self.responses for part in self.masks}
+        digests = {key: hashlib.sha256(json.dumps(column, default=str).encode()) for key, column in texts.items()}
+        constants = {key: hashlib.sha256(f"constant {json.dumps(one)}".encode()) for key, one in self.constants.items()}
+        return {key: digest.hexdigest() for key, digest in {**digests, **constants}.items()}
+
+    def _answered(self, model: str) -> tuple[list[Json], list[Json]]:
+        """Return truths and responses of the examples that the model responded to."""
+        pairs = zip(self.truths, self.responses[model], strict=True)
+        given = [(truth, response) for truth, response in pairs if response is not ABSENT]
+        return [truth for truth, _ in given], [response for _, response in given]
+
+    def _part(self, whole: Scored, part: str | None) -> Scored:
+        return whole if part is None else ScoredPart(whole, part, self.masks[part])
+
+    def _broken(self, what: str) -> RunError:
+        return RunError(
+            what,
+            where=f"predictions of task {self.task}",
+            hint="give a patient, a truth and a response for every example, in one order",
+        )
+
+
+def mean_score(scores: Sequence[Score]) -> Score:
+    """Return the mean; None with the reason of the first that has no value."""
+    if len(scores) == 1:
+        return scores[0]
+    values = [one.value for one in scores if one.value is not None]
+    reason = next((one.reason for one in scores if one.reason), None)
+    return Score(sum(values) / len(values), reason) if len(values) == len(scores) else Score(None, reason)
+
+
+def mean_replicates(parts: Sequence[Replicates]) -> Replicates:
+    """Return the mean over a group's members, replicate by replicate."""
+    mean: Replicates = parts[0] if len(parts) == 1 else np.mean(parts, axis=0)
+    return mean

@@ -1,0 +1,216 @@
+"""From responses to the rows of ``scores.json``: every model, metric, part and interval, constants among the models.
+
+Every task has one set of resamples of its patients, drawn from (seed, task), which all its models share. So differences
+are paired. Where examples are tested at clients, a row has a value per client and names the worst. The constants and
+the federated-only model are baselines that the FedKIM paper leaves out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from medfed.evaluation.bootstrap import interval, resample_weights
+from medfed.evaluation.metrics import Score
+from medfed.evaluation.responses import TaskResponses, is_constant, mean_replicates
+from medfed.evaluation.scorers.base import MetricInfo, Replicates, Values
+from medfed.evaluation.scorers.choice import Choice
+from medfed.evaluation.scorers.words import Questions
+from medfed.evaluation.text_metrics import CORPUS_BLEU, signature
+from medfed.records.schema import Difference, Prediction, ScoreFile, ScoreRow, TaskFacts
+from medfed.study.evaluation import EvaluationSettings
+
+R = TypeVar("R", ScoreRow, Difference)
+LIKELIHOOD_METRICS = ("auroc", "balanced_accuracy", "accuracy")
+"""Metrics of the likelihood of yes against no, of open questions whose reference is one of them."""
+
+
+def score_run(
+    predictions: Iterable[tuple[str, TaskFacts, Sequence[Prediction]]],
+    seed: int,
+    settings: EvaluationSettings | None = None,
+) -> ScoreFile:
+    """Score every task of a run.
+
+    Args:
+        predictions: per task its name, how it is scored, and the lines of its prediction file.
+        seed: the run's seed.
+        settings: how intervals are made and which models are compared.
+    """
+    tasks = [TaskResponses.of(*parts) for parts in predictions]
+    scored = [score_task(responses, seed, settings) for responses in tasks]
+    return ScoreFile(
+        tasks={responses.task: responses.facts for responses in tasks},
+        rows=tuple(row for rows, _ in scored for row in rows),
+        differences=tuple(row for _, differences in scored for row in differences),
+    )
+
+
+def score_task(
+    responses: TaskResponses, seed: int, settings: EvaluationSettings | None = None
+) -> tuple[list[ScoreRow], list[Difference]]:
+    """Return the rows and the paired differences of one task.
+
+    A row's value is None with a reason where the metric is not defined.
+    """
+    table = _Table(responses, seed, settings or EvaluationSettings())
+    rows, differences = table.rows(), table.differences()
+    if isinstance(responses.scorer, Questions) and (choice := likelihoods(responses)) is not None:
+        more = _Table(choice, seed, settings or EvaluationSettings())
+        rows += [_closed(row) for row in more.rows() if row.metric in LIKELIHOOD_METRICS]
+        differences += [_closed(row) for row in more.differences() if row.metric in LIKELIHOOD_METRICS]
+    return rows, differences
+
+
+def likelihoods(responses: TaskResponses) -> TaskResponses | None:
+    """Return the closed questions among open ones as a choice between yes and no; None if there are none."""
+    rows = [row for row, truth in enumerate(responses.truths) if truth["target"] >= 0]
+    if not rows:
+        return None
+    return TaskResponses(
+        responses.task,
+        responses.facts.model_copy(update={"kind": "classification"}),
+        [responses.examples[row] for row in rows],
+        [responses.patients[row] for row in rows],
+        None,
+        [responses.truths[row]["target"] for row in rows],
+        {model: [column[row]["probabilities"] for row in rows] for model, column in responses.responses.items()},
+    )
+
+
+def _closed(row: R) -> R:
+    return row.model_copy(update={"part": "closed", "primary": False})
+
+
+class _Table:
+    """Values and replicates of all models, parts and metrics of one task, from one set of resamples."""
+
+    def __init__(self, responses: TaskResponses, seed: int, settings: EvaluationSettings) -> None:
+        self._responses, self._settings = responses, settings
+        self._metrics = responses.scorer.metrics
+        self._replicates = self._resample(seed)
+
+    def rows(self) -> list[ScoreRow]:
+        return [self._row(*key, metric) for key in self._responses.models for metric in self._metrics]
+
+    def differences(self) -> list[Difference]:
+        models = self._responses.models
+        pairs = [
+            (model, baseline, part)
+            for model, baseline in self._pairs()
+            for part in self._responses.masks
+            if (model, part) in models and (baseline, part) in models
+            if np.array_equal(self._responses.answered[model], self._responses.answered[baseline])
+        ]
+        return [self._difference(*pair, metric) for pair in pairs for metric in self._metrics]
+
+    def _pairs(self) -> list[tuple[str, str]]:
+        baseline = self._responses.scorer.baseline
+        models = dict.fromkeys(model for model, _ in self._responses.models if not is_constant(model))
+        pairs = [(model, baseline) for model in models] if baseline else []
+        return list(dict.fromkeys([*pairs, *self._settings.comparisons]))
+
+    def _row(self, model: str, part: str | None, metric: MetricInfo) -> ScoreRow:
+        responses = self._responses
+        value = responses.score(model, part, metric.name)
+        constant = responses.constants.get((model, part))
+        return ScoreRow(
+            model=model,
+            **self._common(model, part, metric),
+            **self._interval(model, part, value, self._replicates[model, part][metric.name]),
+            **(self._by_client(model, metric) if responses.clients else self._by_member(model, part, metric)),
+            single_class=responses.single_class(model, part),
+            answer=None if constant is None else responses.scorer.text(constant),
+        )
+
+    def _difference(self, model: str, baseline: str, part: str | None, metric: MetricInfo) -> Difference:
+        a, b = (self._responses.score(name, part, metric.name) for name in (model, baseline))
+        if a.value is None or b.value is None:
+            value = Score(None, a.reason if a.value is None else b.reason)
+        else:
+            value = Score(a.value - b.value)
+        replicates = self._replicates[model, part][metric.name] - self._replicates[baseline, part][metric.name]
+        return Difference(
+            model=model,
+            baseline=baseline,
+            **self._common(model, part, metric),
+            **self._interval(model, part, value, replicates),
+        )
+
+    def _common(self, model: str, part: str | None, metric: MetricInfo) -> dict[str, Any]:
+        responses = self._responses
+        counted = responses.answered[model] & responses.masks[part]
+        binary = isinstance(responses.scorer, Choice) and responses.num_answers == 2
+        at_clients = responses.clients is not None
+        return {
+            "task": responses.task,
+            "role": responses.facts.role,
+            "part": part,
+            "metric": metric.name,
+            "title": metric.title,
+            "primary": metric.name == responses.scorer.primary and part in (None, "all"),
+            "higher_is_better": metric.higher_is_better,
+            "n": int(counted.sum()),
+            "num_patients": self._num_patients(model, part) if at_clients else None,
+            "num_positive": sum(truth == 1 for truth in responses.truths) if binary and not at_clients else None,
+            "signature": signature() if metric.name == CORPUS_BLEU else None,
+        }
+
+    def _interval(self, model: str, part: str | None, value: Score, replicates: Replicates) -> dict[str, Any]:
+        if value.value is None:
+            return {"value": None, "reason": value.reason}
+        bounds = interval(replicates, self._num_patients(model, part), self._settings)
+        reason = value.reason or bounds.reason
+        return {"value": value.value, "ci_low": bounds.low, "ci_high": bounds.high, "reason": reason}
+
+    def _num_patients(self, model: str, part: str | None) -> int:
+        counted = self._responses.answered[model] & self._responses.masks[part]
+        return len({patient for patient, kept in zip(self._responses.patients, counted, strict=True) if kept})
+
+    def _by_member(self, model: str, part: str | None, metric: MetricInfo) -> dict[str, Any]:
+        """Return the worst value of a group's members."""
+        members = self._responses.groups.get(model, ())
+        values = {name: self._responses.scored[name, part].points[metric.name].value for name in members}
+        worst, _ = worst_of(values, higher_is_better=metric.higher_is_better)
+        return {"worst": worst}
+
+    def _by_client(self, model: str, metric: MetricInfo) -> dict[str, Any]:
+        """Return the value on every client's own examples, and the worst."""
+        points_of = self._responses.by_client.get(model, {})
+        values = {client: points[metric.name].value for client, points in points_of.items()}
+        worst, client = worst_of(values, higher_is_better=metric.higher_is_better)
+        return {"clients": values, "worst": worst, "worst_client": client}
+
+    def _resample(self, seed: int) -> dict[tuple[str, str | None], dict[str, Replicates]]:
+        """Return (model, part) → metric → replicates."""
+        responses, size = self._responses, self._settings.num_resamples
+        if not len(responses.examples):
+            nothing = {metric.name: np.full(size, np.nan) for metric in self._metrics}
+            return dict.fromkeys(responses.models, nothing)
+        chunks = resample_weights(responses.patients, size, seed, responses.task, "bootstrap")
+        parts: dict[tuple[str, str | None], list[Values]] = {key: [] for key in responses.scored}
+        for weights in chunks:
+            for (model, part), scored in responses.scored.items():
+                parts[model, part].append(scored.values(responses.weights_of(model, weights)))
+        single = {
+            key: {metric.name: np.concatenate([chunk[metric.name] for chunk in replicates]) for metric in self._metrics}
+            for key, replicates in parts.items()
+        }
+        return {
+            (model, part): {
+                metric.name: mean_replicates([single[name, part][metric.name] for name in names])
+                for metric in self._metrics
+            }
+            for (model, part), names in responses.models.items()
+        }
+
+
+def worst_of(values: Mapping[str, float | None], *, higher_is_better: bool) -> tuple[float | None, str | None]:
+    """Return the worst defined value and whose it is; the first on a tie."""
+    known = {name: value for name, value in values.items() if value is not None}
+    if not known:
+        return None, None
+    name = (min if higher_is_better else max)(known, key=lambda one: known[one])
+    return known[name], name

@@ -1,0 +1,158 @@
+"""How responses become metrics: values under example weights, so that one bootstrap over patients serves every task.
+
+A :class:`Scorer` sees JSON values, what is true and what a model responded, and knows no task and no model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from medfed.evaluation.metrics import Score
+from medfed.records.schema import Json
+
+Weights = Float[np.ndarray, "replicate example"]
+Replicates = Float[np.ndarray, " replicate"]
+Values = dict[str, Replicates]
+"""Metric → a value per row of weights."""
+
+
+class MetricInfo(NamedTuple):
+    """Key, title, direction and range of a metric."""
+
+    name: str
+    title: str
+    higher_is_better: bool = True
+    low: float = 0.0
+    high: float = 1.0
+
+
+class Scored(ABC):
+    """One model's responses to the examples of a task: counted once, weighted many times.
+
+    Attributes:
+        num_examples: examples that were counted.
+        single_class: whether the model gives every example the same answer.
+    """
+
+    num_examples: int
+    single_class: bool = False
+
+    @abstractmethod
+    def values(self, weights: Weights) -> Values:
+        """Return every metric for every row of example weights; NaN where it is not defined for them."""
+
+    def value(self, metric: str, weights: Weights) -> Replicates:
+        """Return one metric for every row of example weights."""
+        return self.values(weights)[metric]
+
+    @cached_property
+    def points(self) -> dict[str, Score]:
+        """Every metric on all examples, each counted once."""
+        values = self.values(np.ones((1, self.num_examples)))
+        return {name: self._point(float(value[0])) for name, value in values.items()}
+
+    def _point(self, value: float) -> Score:
+        if math.isfinite(value):
+            return Score(value)
+        return Score(None, "not defined on these examples" if self.num_examples else "no examples")
+
+
+class Scorer(ABC):
+    """The metrics of one kind of answer.
+
+    Attributes:
+        name: what a task's ``metric_kind`` says.
+        metrics: in the order of tables.
+        primary: the metric that ranks models.
+        parts: the parts of the questions that are scored apart; None is the whole.
+        baseline: a constant that every model is compared with.
+    """
+
+    name: str
+    metrics: tuple[MetricInfo, ...]
+    primary: str
+    parts: tuple[str | None, ...] = (None,)
+    baseline: str | None = None
+
+    @abstractmethod
+    def scored(self, truths: Sequence[Json], responses: Sequence[Json]) -> Scored:
+        """Count one model's responses, in the order of ``truths``."""
+
+    def values(self, truths: Sequence[Json], responses: Sequence[Json], weights: Weights) -> Values:
+        """Return every metric of ``responses`` for every row of example weights."""
+        return self.scored(truths, responses).values(weights)
+
+    def points(self, truths: Sequence[Json], responses: Sequence[Json]) -> dict[str, float | None]:
+        """Return every metric on all examples, each counted once; None where it is not defined."""
+        points = self.scored(truths, responses).points if truths else {}
+        return {metric.name: points[metric.name].value if points else None for metric in self.metrics}
+
+    def range_of(self, metric: str, num_answers: int) -> tuple[float, float]:
+        """Return the lowest and the highest value that the metric can have."""
+        return next((one.low, one.high) for one in self.metrics if one.name == metric)
+
+    def mask(self, part: str | None, truths: Sequence[Json]) -> Bool[np.ndarray, " example"]:
+        """Return which examples belong to a part."""
+        return np.ones(len(truths), bool)
+
+    def constants(self, truths: Sequence[Json], num_answers: int, answers: Sequence[str]) -> dict[str, Json]:
+        """Return the response of every constant predictor, by its name; none where the task has its own."""
+        return {}
+
+    def text(self, response: Json) -> str | None:
+        """Return the text of a constant's response; None where it has none."""
+        return None
+
+    def identity(self, truth: Json) -> str:
+        """Return what tells truths apart: two runs were tested alike if examples and identities agree."""
+        return json.dumps(truth, sort_keys=True)
+
+    def problem(self, truths: Sequence[Json], responses: Sequence[Json], num_answers: int) -> str | None:
+        """Return what is wrong with the responses; None if nothing is."""
+        return None
+
+
+class Means(Scored):
+    """Metrics that are weighted means of a number per example; NaN where an example has none."""
+
+    def __init__(self, columns: Mapping[str, Sequence[float | None]], num_examples: int) -> None:
+        self.num_examples = num_examples
+        self._columns = {
+            name: np.array([np.nan if number is None else number for number in column], np.float64)
+            for name, column in columns.items()
+        }
+
+    def values(self, weights: Weights) -> Values:
+        """Return the means over the examples that have a number."""
+        return {name: self.value(name, weights) for name in self._columns}
+
+    def value(self, metric: str, weights: Weights) -> Replicates:
+        """Return one metric's mean over the examples that have a number."""
+        column = self._columns[metric]
+        known = np.isfinite(column)
+        total = weights[:, known].sum(1)
+        summed = weights[:, known] @ column[known]
+        mean: np.ndarray = np.divide(summed, total, out=np.full(len(weights), np.nan), where=total > 0)
+        return mean
+
+
+class PerExample(Scorer):
+    """A scorer whose metrics are means over examples."""
+
+    @abstractmethod
+    def numbers(self, truth: Json, response: Json) -> dict[str, float | None]:
+        """Return one example's number of every metric; None or NaN where it has none."""
+
+    def scored(self, truths: Sequence[Json], responses: Sequence[Json]) -> Scored:
+        """Return the numbers of all examples."""
+        rows = [self.numbers(truth, response) for truth, response in zip(truths, responses, strict=True)]
+        columns = {metric.name: [row[metric.name] for row in rows] for metric in self.metrics}
+        return Means(columns, len(rows))

@@ -1,0 +1,82 @@
+"""One verdict for every claim, in three words, from intervals alone: terminal, report, README and docs say the same.
+
+A claim is *supported* if the whole interval is on its side, and *contradicted* if it is on the other side. Otherwise,
+or without an interval, it is *not distinguishable*. No point estimate decides anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, Protocol, runtime_checkable
+
+Verdict = Literal["supported", "not distinguishable", "contradicted"]
+SUPPORTED: Verdict = "supported"
+UNCLEAR: Verdict = "not distinguishable"
+CONTRADICTED: Verdict = "contradicted"
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """A row with an interval: of a run's scores or of a comparison."""
+
+    @property
+    def ci_low(self) -> float | None: ...  # noqa: D102
+    @property
+    def ci_high(self) -> float | None: ...  # noqa: D102
+    @property
+    def higher_is_better(self) -> bool: ...  # noqa: D102
+
+
+@runtime_checkable
+class Valued(Bounded, Protocol):
+    """A model's row, which knows whether the model gives every example the same answer."""
+
+    @property
+    def single_class(self) -> bool: ...  # noqa: D102
+
+
+def above(row: Bounded, bound: float) -> Verdict:
+    """Return the verdict on the claim that the value is above ``bound``."""
+    if row.ci_low is None or row.ci_high is None:
+        return UNCLEAR
+    if row.ci_low > bound:
+        return SUPPORTED
+    return CONTRADICTED if row.ci_high < bound else UNCLEAR
+
+
+def below(row: Bounded, bound: float) -> Verdict:
+    """Return the verdict on the claim that the value is below ``bound``."""
+    return opposite(above(row, bound))
+
+
+def better(difference: Bounded, margin: float = 0.0) -> Verdict:
+    """Return the verdict on the claim that a paired difference favours the model, or costs it less than ``margin``.
+
+    Args:
+        difference: metric of the model minus metric of the baseline.
+        margin: what the model may lose; 0 asks for a gain.
+    """
+    return above(difference, -margin) if difference.higher_is_better else below(difference, margin)
+
+
+def above_chance(row: Valued, chance: float) -> Verdict:
+    """Return the verdict on the claim that the value is better than ``chance``.
+
+    A model that gives every example the same answer is not distinguishable from chance, whatever its value.
+    """
+    if row.single_class:
+        return UNCLEAR
+    return above(row, chance) if row.higher_is_better else below(row, chance)
+
+
+def all_of(verdicts: Iterable[Verdict]) -> Verdict:
+    """Return the verdict on several claims at once: one that is contradicted contradicts them all."""
+    distinct = set(verdicts)
+    if CONTRADICTED in distinct:
+        return CONTRADICTED
+    return SUPPORTED if distinct == {SUPPORTED} else UNCLEAR
+
+
+def opposite(verdict: Verdict) -> Verdict:
+    """Return the verdict on the opposite claim."""
+    return {SUPPORTED: CONTRADICTED, CONTRADICTED: SUPPORTED}.get(verdict, UNCLEAR)

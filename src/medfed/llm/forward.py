@@ -1,0 +1,117 @@
+"""A forward of the LLM over embedded prompts: its answer positions alone, behind cached keys and values where it pays.
+
+:func:`answer_logits` saves the head's work. In a batch of several tasks, an answer of one token needs one position per
+row. The LLM keeps the trailing positions of the longest answers (``logits_to_keep``), and a hook on its head takes each
+row's own from these. The LLM's own forward thus stays in charge of its logits.
+
+:class:`PrefixCache` saves the LLM's work. With the order ``task_first``, all examples of a task begin with the same
+question. Its keys and values depend on the LLM's weights, its experts and α. They live no longer than a block in which
+none of these changes, and serve only without gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from medfed.llm.masks import Windows
+from medfed.llm.prompt import PromptBatch
+
+
+def run(llm: nn.Module, windows: Windows, batch: PromptBatch, cache: object = None) -> Float[Tensor, "batch _ vocab"]:
+    """Return the logits of the last ``num_answer_positions`` positions; a ``cache`` is read and filled."""
+    output = llm(
+        inputs_embeds=batch.embeddings,
+        attention_mask=windows.mask(batch),
+        position_ids=batch.positions,
+        past_key_values=cache,
+        use_cache=cache is not None,
+        logits_to_keep=batch.num_answer_positions,
+    )
+    logits: Tensor = output.logits
+    return logits
+
+
+def answer_logits(
+    llm: nn.Module,
+    sizes: Sequence[int],
+    counts: Sequence[int],
+    forward: Callable[[], Float[Tensor, "batch kept vocab"]],
+) -> list[Float[Tensor, "_ _ vocab"]]:
+    """Return the logits of the last ``counts[i]`` positions of the ``sizes[i]`` examples of every group.
+
+    Args:
+        llm: a causal LM; its head is ``get_output_embeddings``.
+        sizes: examples by group, in the batch's order.
+        counts: answer positions by group.
+        forward: runs ``llm`` on the batch, keeping as many positions as the largest of ``counts``.
+    """
+    most = max(counts)
+    if min(counts) == most:
+        return list(torch.split(forward(), list(sizes)))
+    by_row = [count for size, count in zip(sizes, counts, strict=True) for _ in range(size)]
+    wanted = torch.arange(most) >= most - torch.tensor(by_row).unsqueeze(1)
+
+    def pick(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor]:
+        hidden: Tensor = inputs[0]
+        return (hidden[wanted.to(hidden.device)].unsqueeze(0),)
+
+    handle = llm.get_output_embeddings().register_forward_pre_hook(pick)  # type: ignore[operator]
+    try:
+        logits = forward()[0]
+    finally:
+        handle.remove()
+    parts = torch.split(logits, [size * count for size, count in zip(sizes, counts, strict=True)])
+    return [part.view(size, -1, part.shape[-1]) for part, size in zip(parts, sizes, strict=True)]
+
+
+class Continued(NamedTuple):
+    """The part of a batch behind its prefix, and the prefix's keys and values."""
+
+    rest: PromptBatch
+    cache: DynamicCache | None
+
+
+class PrefixCache:
+    """Keys and values of prefixes by their token ids; make one per block of unchanged weights and α.
+
+    ``fixed_cost`` is that of a forward, in positions.
+    """
+
+    def __init__(self, llm: nn.Module, windows: Windows, fixed_cost: float) -> None:
+        self._llm, self._windows, self._fixed_cost = llm, windows, fixed_cost
+        self._layers: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+
+    def pays(self, ids: tuple[int, ...], size: int) -> bool:
+        """Return whether one forward of ``ids`` for ``size`` examples saves more positions than it costs."""
+        return ids in self._layers or (size - 1) * len(ids) > self._fixed_cost
+
+    def continued(self, ids: tuple[int, ...], batch: PromptBatch) -> Continued:
+        """Return ``batch``, whose examples all begin with ``ids``, behind the keys and values of that prefix."""
+        if ids not in self._layers:
+            self._layers[ids] = self._read(batch, len(ids))
+        size, length = len(batch.embeddings), len(ids)
+        cache = DynamicCache([tuple(part.expand(size, -1, -1, -1) for part in layer) for layer in self._layers[ids]])
+        rest = replace(
+            batch,
+            embeddings=batch.embeddings[:, length:],
+            allowed=batch.allowed[:, length:],
+            positions=batch.positions[:, length:],
+            cached=batch.positions[:, :length],
+        )
+        return Continued(rest, cache)
+
+    def _read(self, batch: PromptBatch, length: int) -> list[tuple[Tensor, Tensor]]:
+        """Return ``[1, head, position, size]`` keys and values of every layer, all positions also where a window is."""
+        prefix = PromptBatch(
+            batch.embeddings[:1, :length], batch.allowed[:1, :length, :length], batch.positions[:1, :length], 1
+        )
+        cache = DynamicCache()
+        run(self._llm, self._windows, prefix, cache)
+        return [(layer.keys, layer.values) for layer in cache.layers]

@@ -1,0 +1,205 @@
+"""The run folder: the only reader and writer of a run's JSON files, through :mod:`medfed.records.schema`.
+
+A file appears whole or not at all. Wall-clock facts live in ``timings.jsonl``, ``provenance.json`` and the report.
+Every other file of a resumed run equals an uninterrupted run's bit for bit. Version 1 is read as today's records.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from medfed.core.errors import RunError
+from medfed.core.files import sha256_of, write_whole
+from medfed.records.legacy import upgraded_file, upgraded_line
+from medfed.records.schema import SCHEMA_VERSION, File, Line, Prediction, StudyFile
+
+F = TypeVar("F", bound=File)
+L = TypeVar("L", bound=Line)
+CLOCKED = {"timings.jsonl", "provenance.json", "report.html"}
+"""Files whose bytes depend on the clock."""
+
+
+class RunFolder:
+    """One run's folder, ``runs/<study>/<hash8>-seed<n>``.
+
+    Args:
+        root: the folder; it need not exist.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def done(self) -> bool:
+        """Whether the run finished; the marker is written last."""
+        return (self.root / "DONE").is_file()
+
+    def finish(self) -> None:
+        """Write the marker of a finished run."""
+        write_whole(self.root / "DONE", b"")
+
+    def require_done(self) -> None:
+        """Check that the run finished.
+
+        Raises:
+            RunError: it did not, or another version of medfed wrote it.
+        """
+        self.check_version()
+        if not self.done:
+            raise RunError(
+                "not a finished run", where=self.root, hint="finish it: medfed run STUDY goes on from its checkpoint"
+            )
+
+    def check_version(self) -> None:
+        """Check that this version of medfed reads the folder; a folder without ``study.json`` passes.
+
+        Raises:
+            RunError: another version of medfed wrote it.
+        """
+        if self.exists(StudyFile.NAME):
+            _check_version(self._json(StudyFile.NAME), self.root)
+
+    def exists(self, name: str) -> bool:
+        """Whether the file ``name`` is there."""
+        return (self.root / name).is_file()
+
+    def write(self, record: File) -> None:
+        """Write a file."""
+        write_whole(self.root / record.NAME, file_bytes(record))
+
+    def read(self, kind: type[F]) -> F:
+        """Read a file.
+
+        Raises:
+            RunError: it is absent, is not what was written, or another version of medfed wrote it.
+        """
+        value = self._json(kind.NAME)
+        _check_version(value, self.root)
+        try:
+            return kind.model_validate(upgraded_file(kind, value, self.root))
+        except ValidationError as error:
+            raise _unreadable(self.root / kind.NAME, first_problem(error)) from error
+
+    def write_lines(self, lines: Iterable[Line], name: str | None = None) -> None:
+        """Write lines as one file, which has the kind's name or ``name``."""
+        records = list(lines)
+        write_whole(self.root / (name or records[0].NAME), lines_bytes(records))
+
+    def append(self, kind: type[L], lines: Iterable[L]) -> None:
+        """Add lines to their file, whole or not at all; without a line the file is made, empty."""
+        path = self.root / kind.NAME
+        before = path.read_bytes() if path.is_file() else b""
+        write_whole(path, before + lines_bytes(lines))
+
+    def lines(self, kind: type[L], name: str | None = None) -> list[L]:
+        """Read the lines of a kind's file, or of ``name``; an absent file has none.
+
+        Raises:
+            RunError: a line is not what was written, or another version of medfed wrote the folder.
+        """
+        path = self.root / (name or kind.NAME)
+        if not path.is_file():
+            return []
+        self.check_version()
+        records = []
+        for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                records.append(line_of(kind, text))
+            except ValueError as error:
+                raise _unreadable(path, f"line {number}: {first_problem(error)}") from error
+        return records
+
+    def drop_after(self, kind: type[Line], round_number: int) -> None:
+        """Forget the lines of rounds after ``round_number``: they are about to be computed again."""
+        records = self.lines(kind)
+        kept = [line for line in records if getattr(line, "round", 0) <= round_number]
+        if len(kept) < len(records):
+            self.write_lines(kept, kind.NAME)
+
+    def predictions(self, task: str) -> list[Prediction]:
+        """Read the predictions of one task; none if the file is absent."""
+        return self.lines(Prediction, prediction_file(task))
+
+    def write_predictions(self, task: str, lines: Iterable[Prediction]) -> None:
+        """Write the predictions of one task."""
+        self.write_lines(lines, prediction_file(task))
+
+    def predicted_tasks(self) -> list[str]:
+        """Return the tasks that have predictions, by name."""
+        return sorted(path.stem for path in self.root.glob("predictions/*.jsonl"))
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write ``text`` as ``name``."""
+        write_whole(self.root / name, text.encode())
+
+    def checksums(self) -> dict[str, str]:
+        """Return sha256 by relative path of every file whose bytes do not depend on the clock."""
+        files = sorted(path for path in self.root.rglob("*") if path.is_file() and path.name not in CLOCKED)
+        return {str(path.relative_to(self.root)): sha256_of(path) for path in files}
+
+    def _json(self, name: str) -> Any:
+        try:
+            return json.loads((self.root / name).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise RunError("absent", where=self.root / name, hint="pass runs/<study>/<hash>-seed<n>") from error
+        except (OSError, ValueError) as error:
+            raise _unreadable(self.root / name, str(error)) from error
+
+
+def prediction_file(task: str) -> str:
+    """Return the name of the file with the predictions of ``task``."""
+    return f"predictions/{task}.jsonl"
+
+
+def line_of(kind: type[L], text: str) -> L:
+    """Return a line as a record.
+
+    Raises:
+        ValueError: it is not JSON, or not of this kind.
+    """
+    return kind.model_validate(upgraded_line(kind, json.loads(text)))
+
+
+def file_bytes(record: File) -> bytes:
+    """Return a file's content."""
+    return (json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def lines_bytes(lines: Iterable[Line]) -> bytes:
+    """Return the content of a JSON-lines file; what a line has not set is left out."""
+    dumped = (line.model_dump(mode="json", exclude_unset=True) for line in lines)
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in dumped).encode()
+
+
+def first_problem(error: Exception) -> str:
+    """Return what is wrong with a file in one line."""
+    if isinstance(error, ValidationError):
+        problem = error.errors()[0]
+        return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+    return f"not JSON: {error}"
+
+
+def _check_version(value: object, folder: Path) -> None:
+    """Check the version of a file's content.
+
+    Raises:
+        RunError: it is neither today's nor version 1.
+    """
+    version = value.get("schema_version") if isinstance(value, Mapping) else None
+    if version in (None, SCHEMA_VERSION):
+        return
+    newer = isinstance(version, str) and version.isdecimal() and int(version) > int(SCHEMA_VERSION)
+    raise RunError(
+        f"the run folder has version {version!r} of the files; this medfed reads 1 and {SCHEMA_VERSION}",
+        where=folder,
+        hint="use a newer medfed" if newer else "run the study again",
+    )
+
+
+def _unreadable(path: Path, why: str) -> RunError:
+    return RunError(f"cannot read it: {why}", where=path, hint="run the study again")

@@ -1,0 +1,678 @@
+"""The files of a run: one frozen record for every JSON file and for every kind of line in a JSON-lines file.
+
+Writers construct these records and readers get them back, through :class:`medfed.records.folder.RunFolder` alone.
+A :class:`File` carries ``schema_version``; the lines of a run belong to the version of its ``study.json``.
+The JSON Schema of all records is published in ``docs/schema``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+SCHEMA_VERSION = "2"
+"""Version 1 is every run without a ``schema_version``; :mod:`medfed.records.legacy` reads it."""
+
+Role = Literal["trained", "unseen"]
+Json = Any
+"""A value that JSON can hold, whose form depends on the kind of answer (see :class:`Prediction`)."""
+
+
+def _finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Number = Annotated[float | None, BeforeValidator(_finite)]
+"""A finite number; None stands for null, NaN and infinities."""
+
+
+class Record(BaseModel):
+    """A frozen part of a run file; a field that it does not name is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class File(Record):
+    """A JSON file of a run folder; ``NAME`` is its path in the folder."""
+
+    NAME: ClassVar[str]
+
+    schema_version: str = SCHEMA_VERSION
+
+
+class Line(Record):
+    """A line of a JSON-lines file; ``NAME`` is the file's path in the folder."""
+
+    NAME: ClassVar[str]
+
+
+# --- settings and data --------------------------------------------------------------------------------------------
+
+
+class StudyFile(File):
+    """``study.json``: the resolved settings of the run, as :class:`medfed.study.study.Study` reads them."""
+
+    NAME: ClassVar[str] = "study.json"
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str = ""
+    description: str = ""
+    seed: int = 0
+    train: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
+    job: str = "inject"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings alone, as a study file has them."""
+        return self.model_dump(mode="json", exclude={"schema_version"})
+
+
+Ids = dict[str, dict[str, tuple[str, ...]]]
+"""Client or server split → dataset → example ids."""
+Counts = dict[str, dict[str, dict[str, int]]]
+"""Client → task → class → examples."""
+
+
+class PartitionFile(File):
+    """``partition.json``: who holds what.
+
+    Attributes:
+        scheme: how the examples were divided.
+        seed: seed of the division.
+        hash: fingerprint of ``clients``.
+        clients: the clients' training examples.
+        server: the server's public, development and test examples.
+        client_tests: the test examples that were dealt to the clients.
+        site_tests: the sites' own test examples.
+        counts: training examples by class; empty for a site that does not report classes.
+        num_examples: training examples of such a site, by task.
+        skipped: examples of a site that could not be decoded, by dataset.
+        left_out: clients with too few examples to take part.
+    """
+
+    NAME: ClassVar[str] = "partition.json"
+
+    scheme: str = "unknown"
+    seed: int | None = None
+    hash: str = ""
+    clients: Ids = {}
+    server: Ids = {}
+    client_tests: Ids = {}
+    site_tests: Ids = {}
+    counts: Counts = {}
+    num_examples: dict[str, dict[str, int]] = {}
+    skipped: dict[str, dict[str, int]] = {}
+    left_out: tuple[str, ...] = ()
+
+
+class ModalityMoments(Record):
+    """Count, sum and sum of squares of one modality, per channel."""
+
+    count: tuple[float, ...]
+    total: tuple[float, ...]
+    squares: tuple[float, ...]
+
+
+class NormalisationFile(File):
+    """``normalisation.json``: the pooled moments that every input is normalised by."""
+
+    NAME: ClassVar[str] = "normalisation.json"
+
+    moments: dict[str, ModalityMoments] = {}
+
+
+# --- the federation's logs ----------------------------------------------------------------------------------------
+
+
+class ClientRound(Record):
+    """One client in one round."""
+
+    client: str
+    losses: dict[str, Number] = {}
+    num_examples: int = 0
+    num_steps: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
+class FailedClient(Record):
+    """A client that gave no usable answer; ``model`` names the federation where several are on record."""
+
+    client: str
+    phase: str = ""
+    reason: str = ""
+    model: str | None = None
+
+
+class Round(Line):
+    """A line of ``rounds.jsonl``.
+
+    Attributes:
+        round: from 1.
+        clients: the clients that took part, by name.
+        failures: those that did not, and why.
+        base: fingerprint of the weights that were sent out; None where no client trains.
+        upload_dtype: number format of the uploads.
+        upload_error: relative error of the mean update by that format; None if no weight travels.
+    """
+
+    NAME: ClassVar[str] = "rounds.jsonl"
+
+    round: int
+    clients: tuple[ClientRound, ...] = ()
+    failures: tuple[FailedClient, ...] = ()
+    base: str | None = None
+    upload_dtype: str = "float32"
+    upload_error: Number = None
+
+
+class Timing(Line):
+    """A line of ``timings.jsonl``: how long a phase took, of one client or of the server."""
+
+    NAME: ClassVar[str] = "timings.jsonl"
+
+    round: int | None = None
+    phase: str
+    client: str | None = None
+    seconds: float
+
+
+class Development(Line):
+    """A line of ``development.jsonl``: the watched metrics of one task after one round."""
+
+    NAME: ClassVar[str] = "development.jsonl"
+
+    round: int
+    model: str
+    task: str
+    values: dict[str, Number] = {}
+
+
+class Step(Line):
+    """A line of ``injection/steps.jsonl``: one step of the server's optimizer.
+
+    Attributes:
+        round: from 1.
+        epoch, step: from 0, within the round.
+        loss: mean over the batch.
+        losses: mean by task.
+        grad_norm: before clipping.
+    """
+
+    NAME: ClassVar[str] = "injection/steps.jsonl"
+
+    round: int
+    epoch: int = 0
+    step: int
+    loss: Number = None
+    losses: dict[str, Number] = {}
+    grad_norm: Number = None
+
+
+class Routing(Line):
+    """A line of ``injection/routing.jsonl``: the router's weights by task, and how far tasks lie apart."""
+
+    NAME: ClassVar[str] = "injection/routing.jsonl"
+
+    round: int
+    alpha: dict[str, tuple[float, ...]] = {}
+    entropy: dict[str, Number] = {}
+    total_variation: Number = None
+
+
+# --- predictions and scores ---------------------------------------------------------------------------------------
+
+
+class Prediction(Line):
+    """A line of ``predictions/<task>.jsonl``: one test example, what is true of it, and every model's response.
+
+    ============  =============================================  ===================================================
+    kind          truth                                          response
+    ============  =============================================  ===================================================
+    choice        class index                                    probability of every answer
+    multilabel    1, 0 or null per label                         probability of every label
+    words         text; or ``{"reference", "closed", "target"}``  text; or ``{"text", "probabilities"}``
+    mask          ``{"voxels", "diagonal_mm"}``                  metrics by region
+    ranking       place of the right candidate                   ``{"rank", "candidates", …}``
+    ============  =============================================  ===================================================
+
+    Attributes:
+        example, patient: hashed ids.
+        client: where the example was tested; None if every model answers every example.
+        question: the example's own question, where the task has none.
+        truth: what is true.
+        responses: model → response; a model without a response to this example is absent.
+    """
+
+    NAME: ClassVar[str] = "predictions/<task>.jsonl"
+
+    example: str
+    patient: str
+    client: str | None = None
+    question: str | None = None
+    truth: Json
+    responses: dict[str, Json]
+
+
+class TaskFacts(Record):
+    """How a task was scored: its title, role, scorer, and the answers of a closed question by class index."""
+
+    title: str = ""
+    role: Role = "trained"
+    kind: str = "classification"
+    answers: tuple[str, ...] = ()
+
+
+class Score(Record):
+    """A metric of one model on one task, or of a difference between two models.
+
+    Attributes:
+        task, model, metric: what was measured.
+        role: whether the task was trained on.
+        part: which of the task's questions; None where a task has no parts.
+        title: the metric's title.
+        primary: whether the metric ranks models on this task.
+        higher_is_better: the metric's direction.
+        value: on all test examples together; None where the metric is not defined.
+        ci_low, ci_high: its interval; None where there is none.
+        n: test examples.
+        num_patients: patients among them; None where it was not recorded.
+        num_positive: examples of the positive class, of a task with two.
+        reason: why a value or an interval is missing, or which convention made it a number.
+    """
+
+    task: str
+    model: str
+    role: Role = "trained"
+    part: str | None = None
+    metric: str
+    title: str = ""
+    primary: bool = False
+    higher_is_better: bool = True
+    value: Number = None
+    ci_low: Number = None
+    ci_high: Number = None
+    n: int = 0
+    num_patients: int | None = None
+    num_positive: int | None = None
+    reason: str | None = None
+
+
+class ScoreRow(Score):
+    """A row of ``scores.json``.
+
+    Attributes:
+        clients: client → value on its own test examples; empty where examples belong to no client.
+        worst: the worst value of a client, or of a group's model.
+        worst_client: the client it belongs to.
+        single_class: whether the model gives every example the same answer.
+        answer: the text of a constant.
+        signature: sacreBLEU's signature.
+    """
+
+    clients: dict[str, Number] = {}
+    worst: Number = None
+    worst_client: str | None = None
+    single_class: bool = False
+    answer: str | None = None
+    signature: str | None = None
+
+
+class Difference(Score):
+    """``value`` is the metric of ``model`` minus that of ``baseline``, on the same patients and resamples."""
+
+    baseline: str
+    signature: str | None = None
+
+
+class ScoreFile(File):
+    """``scores.json``: every model, metric and interval, in one form for every kind of answer."""
+
+    NAME: ClassVar[str] = "scores.json"
+
+    tasks: dict[str, TaskFacts] = {}
+    rows: tuple[ScoreRow, ...] = ()
+    differences: tuple[Difference, ...] = ()
+
+    def about(self, *, open_questions: bool) -> ScoreFile:
+        """Return the rows of open questions (those with a part), or the others."""
+        return self.model_copy(
+            update={
+                "rows": tuple(row for row in self.rows if (row.part is not None) == open_questions),
+                "differences": tuple(row for row in self.differences if (row.part is not None) == open_questions),
+            }
+        )
+
+
+# --- what a reader is shown ---------------------------------------------------------------------------------------
+
+
+class View(Record):
+    """A picture of one modality of an example: an 8-bit PNG in base64, or values over time."""
+
+    kind: Literal["image", "trace", "line"]
+    title: str = ""
+    unit: str = ""
+    png: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/=]*$")] = ""
+    seconds: float = 0.0
+    values: tuple[Number, ...] = ()
+
+
+class ExpertWeight(Record):
+    """An expert, numbered from 1, and its share of the mixture."""
+
+    expert: int
+    weight: float
+
+
+class ExampleCard(Record):
+    """One test example: its views, its question, every model's response, and what is true.
+
+    ``withheld`` says why an example of real data shows nothing of this.
+    """
+
+    task: str
+    example: str = ""
+    question: str = ""
+    gold: str = ""
+    probabilities: dict[str, dict[str, Number]] = {}
+    generated: dict[str, str] = {}
+    experts: tuple[ExpertWeight, ...] = ()
+    views: tuple[View, ...] = ()
+    withheld: str | None = None
+
+
+class CardFile(File):
+    """``cards.json``: test examples, and the rule that chose them."""
+
+    NAME: ClassVar[str] = "cards.json"
+
+    rule: str = ""
+    cards: tuple[ExampleCard, ...] = ()
+
+
+class SiteRow(Record):
+    """One model's value of one metric, site by site; ``pooled`` is weighted by the sites' examples."""
+
+    task: str
+    model: str
+    metric: str
+    title: str = ""
+    higher_is_better: bool = True
+    primary: bool = False
+    pooled: Number = None
+    n: int = 0
+    sites: dict[str, Number] = {}
+    site_n: dict[str, int] = {}
+    worst: Number = None
+    worst_site: str | None = None
+
+
+class SiteFile(File):
+    """``sites.json``: what every site scored on its own patients; ``scores`` is model → site → task → metric."""
+
+    NAME: ClassVar[str] = "sites.json"
+
+    scores: dict[str, dict[str, dict[str, dict[str, Number]]]] = {}
+    rows: tuple[SiteRow, ...] = ()
+    failures: tuple[FailedClient, ...] = ()
+
+
+# --- provenance ---------------------------------------------------------------------------------------------------
+
+
+class Skipped(Record):
+    """An example that could not be decoded."""
+
+    example: str = ""
+    where: str = ""
+    what: str = ""
+
+
+class DataFacts(Record):
+    """A run's knowledge of one dataset."""
+
+    title: str = ""
+    version: str = ""
+    licence: str = "unknown"
+    access: str = ""
+    citation: str = ""
+    note: str = ""
+    synthetic: bool = False
+    num_examples: int = 0
+    num_patients: int = 0
+    skipped: tuple[Skipped, ...] = ()
+    checksum: str = ""
+
+
+class Cost(Record):
+    """The cost of a federation.
+
+    Attributes:
+        bytes_up, bytes_down: over all rounds and clients.
+        upload_error: median over rounds of the mean update's relative error; None if no weight travels.
+        train_seconds: at the clients.
+        round_seconds: of the rounds.
+        peak_memory_bytes: of the process.
+    """
+
+    bytes_up: int | float = 0
+    bytes_down: int | float = 0
+    upload_error: Number = None
+    train_seconds: float = 0.0
+    round_seconds: float = 0.0
+    peak_memory_bytes: int | float = 0
+
+
+class PluginFacts(Record):
+    """Code from outside the package whose parts a run uses; see :class:`medfed.core.plugins.Plugin`."""
+
+    name: str
+    sha256: str
+    source: str = ""
+
+
+class ProvenanceFile(File):
+    """``provenance.json``: code, versions, machine and data behind a run. Wall-clock facts stand here.
+
+    Attributes:
+        data: dataset → facts.
+        cost: of the federation.
+        federations: baseline model → its folder in ``runs/federations``.
+        corpus: text that the tiny LLM was pre-trained on, in place of the package's own.
+        titles: task → title.
+        foundation: facts of the LLM, with its fingerprint before and after.
+        plugins: code from outside the package; a part that a notebook or script defines has no source.
+    """
+
+    NAME: ClassVar[str] = "provenance.json"
+
+    medfed: str = "unknown"
+    commit: str | None = None
+    dirty: bool | None = None
+    python: str = "unknown"
+    platform: str = "unknown"
+    processor: str = "unknown"
+    versions: dict[str, str | None] = {}
+    device: str = "unknown"
+    threads: int | None = None
+    started: str | None = None
+    finished: str | None = None
+    command: str | tuple[str, ...] = ""
+    data: dict[str, DataFacts] = {}
+    cost: Cost | None = None
+    federations: dict[str, str] = {}
+    corpus: str | None = None
+    titles: dict[str, str] = {}
+    foundation: dict[str, Json] = {}
+    plugins: tuple[PluginFacts, ...] = ()
+
+
+class InjectionFile(File):
+    """``injection/injection.json``: the LLM, how it was injected into, and what calibration adds to its answers."""
+
+    NAME: ClassVar[str] = "injection/injection.json"
+
+    foundation: str = ""
+    settings: dict[str, Json] = {}
+    offsets: dict[str, tuple[float, ...]]
+
+
+class GreetingFile(File):
+    """``greetings.json``: what every site elsewhere reported of itself before the first round."""
+
+    NAME: ClassVar[str] = "greetings.json"
+
+    sites: dict[str, Json] = {}
+
+
+# --- several runs -------------------------------------------------------------------------------------------------
+
+
+class ComparedRow(Record):
+    """One model of one cell on one task, over the cell's seeds; ``part`` names a share of the task's questions."""
+
+    label: str
+    model: str
+    task: str
+    role: Role = "trained"
+    metric: str
+    part: str | None = None
+    per_seed: tuple[Number, ...] = ()
+    n: int = 0
+    num_seeds: int = 1
+    single_class: bool = False
+    reason: str | None = None
+    value: Number = None
+    ci_low: Number = None
+    ci_high: Number = None
+    higher_is_better: bool = True
+
+
+class ComparedDifference(Record):
+    """A paired difference between two cells or models; ``significant`` needs enough seeds and Holm's correction."""
+
+    label: str
+    model: str
+    baseline_label: str
+    baseline_model: str
+    task: str
+    role: Role = "trained"
+    metric: str
+    part: str | None = None
+    value: Number = None
+    ci_low: Number = None
+    ci_high: Number = None
+    p: Number = None
+    reason: str | None = None
+    num_seeds: int = 1
+    higher_is_better: bool = True
+    p_holm: Number = None
+    significant: bool = False
+
+
+class ComparisonFile(File):
+    """``comparison.json``: several runs compared over seeds.
+
+    Attributes:
+        name, description: of the sweep.
+        paper: the tables of the paper that the sweep reproduces; empty means all.
+        labels: cells; the runs of one label are its seeds.
+        seeds: label → seeds.
+        cells: label → axis → value.
+        folders: the run folders.
+    """
+
+    NAME: ClassVar[str] = "comparison.json"
+
+    name: str = ""
+    description: str = ""
+    paper: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    seeds: dict[str, tuple[int, ...]] = {}
+    cells: dict[str, dict[str, str]] = {}
+    folders: tuple[str, ...] = ()
+    rows: tuple[ComparedRow, ...] = ()
+    differences: tuple[ComparedDifference, ...] = ()
+
+
+class Standing(Record):
+    """One algorithm, or bound, in one block: mean and spread over seeds, its worst client, and mean costs."""
+
+    mean: Number = None
+    std: Number = None
+    worst_client: Number = None
+    seeds: dict[str, Number] = {}
+    intervals: tuple[tuple[Number, Number], ...] = ()
+    cost: Cost | None = None
+
+
+class Block(Record):
+    """One task under one partition."""
+
+    name: tuple[str, ...]
+    task: str
+    metric: str
+    title: str = ""
+    higher_is_better: bool = True
+    n: int = 0
+    values: dict[str, Standing] = {}
+    bounds: dict[str, Standing] = {}
+
+
+class Rank(Record):
+    """An algorithm's rank, on average and by block."""
+
+    mean: Number = None
+    by_block: tuple[float, ...] = ()
+
+
+class LeaderboardFile(File):
+    """``leaderboard.json``: algorithms ranked over blocks.
+
+    Attributes:
+        num_blocks: blocks in which every algorithm has a value.
+        num_left_out: the others.
+        friedman_p: of Friedman's test; None where it has no statistic.
+        critical_difference: Nemenyi's.
+        groups: algorithms, best first, that do not differ.
+    """
+
+    NAME: ClassVar[str] = "leaderboard.json"
+
+    name: str = ""
+    description: str = ""
+    algorithms: tuple[str, ...] = ()
+    blocks: tuple[Block, ...] = ()
+    num_blocks: int = 0
+    num_left_out: int = 0
+    ranks: dict[str, Rank] = {}
+    friedman_p: Number = None
+    critical_difference: Number = None
+    groups: tuple[tuple[str, ...], ...] = ()
+    folders: tuple[str, ...] = ()
+
+
+FILES: tuple[type[File], ...] = (
+    StudyFile,
+    PartitionFile,
+    NormalisationFile,
+    ScoreFile,
+    CardFile,
+    SiteFile,
+    ProvenanceFile,
+    InjectionFile,
+    GreetingFile,
+    ComparisonFile,
+    LeaderboardFile,
+)
+LINES: tuple[type[Line], ...] = (Round, Timing, Development, Step, Routing, Prediction)
+
+
+def json_schemas() -> dict[str, dict[str, Any]]:
+    """Return the JSON Schema of every file, and of every line of a JSON-lines file, by its name in the folder."""
+    kinds: tuple[type[File] | type[Line], ...] = (*FILES, *LINES)
+    return {kind.NAME: kind.model_json_schema(mode="serialization") for kind in kinds}

@@ -1,0 +1,104 @@
+"""Numbers that others printed, on other data, from single runs: context for ours, no target."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from medfed.records.schema import ComparisonFile
+from medfed.report.parts import Row
+from medfed.report.text import number
+
+REPEATED = ("Table 4", "Table 7")
+"""Ablations and single-task runs: they stand in comparisons, not in a run's report."""
+EVERYWHERE = {"Best of all methods", "Federated-only"}
+"""Published rows that stand with any method's."""
+METHOD, BACKBONE = "method", "backbone"
+"""Axes of a sweep whose values are the paper's names of rows and columns."""
+
+
+class Published(NamedTuple):
+    """A number someone else printed, on other data."""
+
+    task: str
+    method: str
+    backbone: str
+    metric: str
+    value: float
+    source: str
+
+    @property
+    def place(self) -> str:
+        """The table or figure: what follows the last comma of the source."""
+        return self.source.rpartition(", ")[2]
+
+
+class PaperRow(NamedTuple):
+    """A published row: its values by metric."""
+
+    method: str
+    backbone: str
+    source: str
+    values: dict[str, float]
+
+    @property
+    def title(self) -> str:
+        """The row's name with its source."""
+        return ", ".join(text for text in (self.method, self.backbone, self.source) if text)
+
+
+@cache
+def published() -> tuple[Published, ...]:
+    """All published numbers the report knows, as fractions."""
+    with (Path(__file__).parent / "published.csv").open(encoding="utf-8", newline="") as file:
+        _, *rows = csv.reader(file)
+    return tuple(Published(row[0], row[1], row[2], row[3], float(row[4]), row[5]) for row in rows)
+
+
+def paper_task(task: str) -> str:
+    """The paper's code of a task: ``ped-nih`` asks the paper's ``PED`` of other images."""
+    return task.partition("-")[0].upper()
+
+
+def published_rows(task: str, metrics: Sequence[str], algorithm: object) -> list[Row]:
+    """Return what was published on a run's task, for a table of ``metrics``; the tip of a row is its source."""
+    backbone = "FedProx" if algorithm == "fedprox" else "FedAvg"
+    mine = [row for row in published() if row.task == paper_task(task) and row.backbone in ("", backbone)]
+    lines = []
+    for row in _rows([row for row in mine if row.place not in REPEATED]):
+        cells = [number(row.values[name]) if name in row.values else "" for name in metrics]
+        lines.append(Row(method_title(row), cells, "published", tip=row.source))
+    return lines
+
+
+def paper_rows(comparison: ComparisonFile, task: str) -> list[PaperRow]:
+    """Return the published rows that belong to a comparison's cells on ``task``.
+
+    From the tables that the sweep names, or from all, those are the rows of the cells' methods and backbones. Added
+    are the best of all methods, the same group's federated models, and constants on their test sets.
+    """
+    cells = comparison.cells.values()
+    methods = {values.get(METHOD, "FedKIM") for values in cells} | EVERYWHERE
+    backbones = {values.get(BACKBONE, "FedAvg") for values in cells}
+    kept = []
+    for row in published():
+        named = not comparison.paper or row.place in comparison.paper
+        ours = not cells or (row.method in methods and row.backbone in backbones)
+        if row.task == paper_task(task) and (not row.backbone or (named and ours)):
+            kept.append(row)
+    return _rows(kept)
+
+
+def method_title(row: PaperRow) -> str:
+    """The method, and the algorithm under it."""
+    return f"{row.method} ({row.backbone})" if row.backbone else row.method
+
+
+def _rows(values: Sequence[Published]) -> list[PaperRow]:
+    rows: dict[tuple[str, str, str], dict[str, float]] = {}
+    for row in values:
+        rows.setdefault((row.method, row.backbone, row.source), {})[row.metric] = row.value
+    return [PaperRow(*key, by_metric) for key, by_metric in rows.items()]

@@ -1,0 +1,324 @@
+"""Scores of one run: the headline, all metrics, answers in words, clients, sites, and the terminal's table."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table as TerminalTable
+from rich.text import Text as TerminalText
+
+from medfed.records.schema import ScoreRow, SiteFile, SiteRow
+from medfed.report.claims import Claim, against_constant, claims
+from medfed.report.parts import (
+    Cell,
+    Column,
+    Details,
+    Group,
+    Items,
+    Part,
+    Row,
+    Table,
+    Text,
+    Track,
+    number_columns,
+    text_columns,
+    when,
+)
+from medfed.report.published import published_rows
+from medfed.report.run import Run
+from medfed.report.text import (
+    FEDERATED,
+    INJECTED,
+    MISSING,
+    bounds,
+    is_constant,
+    joined,
+    model_order,
+    model_style,
+    model_title,
+    natural,
+    number,
+)
+
+ROLES = {"trained": "Trained tasks", "unseen": "Unseen tasks"}
+PARTS = {"all": "All questions", "closed": "Closed questions", "open": "Open questions"}
+WHOLE = (None, "all")
+"""Parts that mean all of a task's questions."""
+AUROC, BALANCED = "AUROC", "balanced_accuracy"
+FLAG = "one answer only"
+MODEL = Column("Model", style="")
+
+
+def headline(run: Run) -> list[Part]:
+    """One table per role: the primary metric of every model on every task, and what follows from it."""
+    primary, judged = [row for row in run.scores.rows if row.primary], claims(run.all_scores)
+    text = (
+        "Test set, with 95 % intervals from a bootstrap by patient. The dashed line is the best constant answer, which "
+    )
+    text += "is the same for everyone. "
+    text += "Its AUROC is 0.5. " if any(row.title == AUROC for row in primary) else ""
+    if judged:
+        text += (
+            "Injected LLM: the server's model after knowledge injection. Federated-only: the clients' own model and "
+        )
+        text += "heads, without an LLM. A claim is supported or contradicted only by its whole interval."
+    parts: list[Part] = []
+    for role, title in ROLES.items():
+        if names := run.ordered(row.task for row in primary if row.role == role):
+            parts.append(_headline_table(run, names, title if run.study.unseen else "Tasks", judged))
+    if judged and run.study.unseen:
+        note = "Nobody trained on an unseen task, so there is no federated-only model to compare with."
+        parts.append(Text(note, "soft small"))
+    return when(parts, Text(text, "soft"), *parts)
+
+
+def all_metrics(run: Run) -> list[Part]:
+    """Every model and metric by task, and the published numbers of the same task; a table per set of metrics."""
+    by_metrics: dict[tuple[str, ...], list[str]] = {}
+    for task in run.ordered(row.task for row in run.scores.rows):
+        metrics = tuple(dict.fromkeys(row.metric for row in run.scores.rows if row.task == task))
+        by_metrics.setdefault(metrics, []).append(task)
+    parts: list[Part] = []
+    sources: list[str] = []
+    for metrics, tasks in by_metrics.items():
+        groups = []
+        for task in tasks:
+            rows = [row for row in run.scores.rows if row.task == task]
+            groups.append(Group(_model_rows(run, rows, metrics), run.title(task), size_text(rows)))
+            if any(row.model == INJECTED for row in rows):
+                others = published_rows(task, metrics, run.setting("algorithm.name"))
+                groups += [Group(others, note="Published, on other data")] if others else []
+                sources += [f"{run.title(task)}, {row.head}: {row.tip}" for row in others]
+        heads = {row.metric: f"{row.title}{'' if row.higher_is_better else ' ↓'}" for row in run.scores.rows}
+        columns = [MODEL, *number_columns(*(heads[name] for name in metrics))]
+        parts.append(Table("All metrics", columns, groups, toggle=True))
+    text = "Precision, recall and F1 are those of the positive class. " * any(
+        "precision" in names for names in by_metrics
+    )
+    text += "An arrow marks metrics that are better when lower."
+    note = Text("Published rows are other people's numbers: this run need not reach them.", "soft small")
+    parts += when(sources, note, Details("Sources of the published rows", [Items(sources)]))
+    return [*when(parts, Text(text, "soft"), *parts), *_missing(run)]
+
+
+def open_questions(run: Run) -> list[Part]:
+    """A table per task whose questions are answered in words: every text metric by part of the questions."""
+    rows = run.open_scores.rows
+    signatures = joined(row.signature for row in rows if row.signature)
+    text = "Answers are decoded greedily up to an end mark, a line break, a next question or a repeated word. Case, "
+    text += "punctuation and articles do not count. The best constant answer is chosen with the references known. "
+    text += f"sacreBLEU runs from 0 to 100{f' ({signatures})' if signatures else ''}."
+    gaps = {(gap.task, gap.part, gap.metric, gap.model): gap for gap in run.open_scores.differences}
+    parts: list[Part] = []
+    for task in run.ordered(row.task for row in rows):
+        mine = [row for row in rows if row.task == task]
+        metrics = {row.metric: row.title for row in mine if row.part == "all"}  # the others are likelihoods
+        groups = []
+        for part, title in PARTS.items():
+            held = [row for row in mine if row.part == part and row.metric in metrics]
+            if held and held[0].n:
+                gap = gaps.get((task, part, "token_f1", INJECTED))
+                claim = _verdict(against_constant(gap)) if gap else None
+                groups.append(Group(_model_rows(run, held, list(metrics)), title, f"n = {held[0].n}", claim))
+        columns = [MODEL, *number_columns(*metrics.values())]
+        parts.append(Table(run.title(task), columns, groups, "lines", run.title(task)))
+        parts += [Text(line, "small") for line in _likelihood(mine)]
+    return when(parts, Text(text, "soft"), *parts)
+
+
+def by_client(run: Run) -> list[Part]:
+    """Every model's primary metric on every client's own test examples."""
+    text = "Every client tests the model that it would use on its own patients. A good mean can hide a badly served "
+    text += "client."
+    rows = [row for row in run.scores.rows if row.primary and len(row.clients) > 1]
+    parts: list[Part] = []
+    for task in run.ordered(row.task for row in rows):
+        mine = {row.model: row for row in rows if row.task == task}
+        clients = sorted({name for row in mine.values() for name in row.clients}, key=natural)
+        lines = [[_worst(row), *(number(row.clients.get(name)) for name in clients)] for row in mine.values()]
+        columns = number_columns("Worst client", *clients)
+        parts.append(_place_table(run, f"{run.title(task)}: {next(iter(mine.values())).title}", mine, columns, lines))
+    return when(parts, Text(text, "soft"), *parts)
+
+
+def at_sites(run: Run) -> list[Part]:
+    """How well the last model does at every site, on the site's own held-out patients."""
+    text = (
+        "Every site tests the last model on its own held-out patients and reports metrics and their number. The mean "
+    )
+    text += "is weighted by test examples. A dash: the site has no such data, or too few kinds of answers."
+    rows = [row for row in run.file(SiteFile).rows if row.primary]
+    parts: list[Part] = []
+    for task in dict.fromkeys(row.task for row in rows):
+        mine = {row.model: row for row in rows if row.task == task}
+        counts = {site: n for row in mine.values() for site, n in row.site_n.items()}
+        sites = sorted(counts, key=natural)
+        lines = [
+            [number(row.pooled), _worst(row), *(number(row.sites.get(site)) for site in sites)] for row in mine.values()
+        ]
+        caption = f"{run.title(task)}: {next(iter(mine.values())).title}, {sum(counts.values())} test examples"
+        columns = [*number_columns("Mean", "Worst site"), *(Column(site, f"n = {counts[site]}") for site in sites)]
+        parts.append(_place_table(run, caption, mine, columns, lines))
+    failures = [f"{failure.client} ({failure.phase}): {failure.reason}" for failure in run.file(SiteFile).failures]
+    parts += when(failures, Text("Sites without scores", "h3"), Items(failures))
+    return when(parts, Text(text, "soft"), *parts)
+
+
+def summary_table(folder: Path) -> TerminalTable:
+    """Return every model's primary metric on every task of the run in ``folder``, for the terminal."""
+    run = Run(folder)
+    rows = [row for row in run.all_scores.rows if row.primary and row.part in WHOLE]
+    judged, metric = claims(run.all_scores), Counter(row.title for row in rows).most_common(1)[0][0] if rows else ""
+    models = model_order(row.model for row in rows if not is_constant(row.model))
+    constants, by_clients = metric != AUROC, any(len(row.clients) > 1 for row in rows)
+    title = TerminalText(f"{run.name}: {metric} [95 % CI]")
+    table = TerminalTable("task", title=title, title_justify="left", box=SIMPLE_HEAD)
+    for head in ["n", *(title_of(run, model) for model in models), *["best constant"] * constants]:
+        table.add_column(TerminalText(head), justify="right")
+    for head in [*["verdict"] * bool(judged), *["worst client"] * by_clients]:
+        table.add_column(head)
+    for task in run.ordered(row.task for row in rows):
+        mine = {row.model: row for row in rows if row.task == task}
+        first, constant, claim = next(iter(mine.values())), best_constant(mine.values()), judged.get(task)
+        unseen, other = " (unseen)" * (first.role == "unseen"), f": {first.title}" * (first.title != metric)
+        cells = [f"{run.title(task)}{unseen}{other}", str(first.n), *(_terminal(mine.get(model)) for model in models)]
+        cells += [number(constant.value) if constant else ""] * constants
+        cells += [f"{claim.verdict} {claim.evidence}".strip() if claim else ""] * bool(judged)
+        cells += [_worst(mine[FEDERATED]) if FEDERATED in mine else ""] * by_clients
+        table.add_row(*map(TerminalText, cells))
+    notes = [f"Claims: {joined(claim.text for claim in judged.values())}."] * bool(judged)
+    notes += ["A constant answer has an AUROC of 0.5."] * (metric == AUROC)
+    notes += ["* gives every patient the same answer."] * any(_is_stuck(row) for row in rows)
+    table.caption = TerminalText(" ".join(notes))
+    return table
+
+
+def best_constant(rows: Iterable[ScoreRow]) -> ScoreRow | None:
+    """Return the row of the best constant answer; None where no constant has a value."""
+    known = [row for row in rows if is_constant(row.model) and row.value is not None]
+    return max(known, key=lambda row: (row.value or 0.0) * (1 if row.higher_is_better else -1), default=None)
+
+
+def size_text(rows: Sequence[ScoreRow]) -> str:
+    """``n = 240, 61 positive``."""
+    patients = f" of {rows[0].num_patients} patients" if rows[0].num_patients else ""
+    positive = f", {rows[0].num_positive} positive" if rows[0].num_positive is not None else ""
+    return f"n = {rows[0].n}{patients}{positive}"
+
+
+def title_of(run: Run, model: str) -> str:
+    """A model's title; without injection, what the federation trained is the study's own algorithm."""
+    return "Deployed (this algorithm)" if model == FEDERATED and run.study.job == "benchmark" else model_title(model)
+
+
+def _headline_table(run: Run, tasks: Collection[str], title: str, judged: dict[str, Claim]) -> Table:
+    rows = [row for row in run.scores.rows if row.task in tasks]
+    titles = dict.fromkeys(row.title for row in rows if row.primary)
+    second = any(row.metric == BALANCED and not row.primary for row in rows)
+    low = _axis_low(row for row in run.scores.rows if row.primary)
+    columns = [MODEL, Column(joined(titles) if len(titles) == 1 else "Primary metric", "[95 % CI]")]
+    columns += [Column("", f"{low:g}", "axis"), *number_columns(*["Balanced accuracy"] * second)]
+    groups = []
+    for task in tasks:
+        mine = [row for row in rows if row.task == task]
+        primary = {row.model: row for row in mine if row.primary}
+        other = {row.model: row for row in mine if row.metric == BALANCED and not row.primary}
+        constant = best_constant(primary.values())
+        drawn = [model for model in model_order(primary) if not is_constant(model)]
+        lines = []
+        for model in [*drawn, *([constant.model] if constant else [])]:
+            flag = FLAG if any(_is_stuck(row) for row in (primary[model], other.get(model)) if row) else ""
+            cells = [
+                _score(primary[model]),
+                _track(primary[model], low, constant),
+                *[_score(other.get(model))] * second,
+            ]
+            lines.append(Row(title_of(run, model), cells, model_style(model), flag=flag))
+        claim = _verdict(judged[task]) if task in judged else None
+        metric = f"{next(iter(primary.values())).title}, " if len(titles) > 1 else ""
+        groups.append(Group(lines, run.title(task), metric + size_text(mine), claim))
+    return Table(title, columns, groups, "results", title)
+
+
+def _axis_low(rows: Iterable[ScoreRow]) -> float:
+    """Return a round number below all intervals, and below 0.5."""
+    lows = [value for row in rows for value in (row.ci_low, row.value) if value is not None]
+    return max(0.0, math.floor(min([0.4, *lows]) * 10) / 10)
+
+
+def _track(row: ScoreRow, low: float, constant: ScoreRow | None) -> Cell:
+    def place(value: float | None) -> float | None:
+        return None if value is None else round(100 * (min(max(value, low), 1.0) - low) / (1.0 - low), 2)
+
+    ends = (row.ci_low, row.ci_high) if row.ci_low is not None and row.ci_high is not None else (None, None)
+    return Cell(track=Track(*map(place, (row.value, *ends, constant.value if constant else None))))
+
+
+def _model_rows(run: Run, rows: Sequence[ScoreRow], metrics: Sequence[str]) -> list[Row]:
+    held = {(row.model, row.metric): row for row in rows}
+    lines = []
+    for model in model_order(row.model for row in rows):
+        mine = [held.get((model, name)) for name in metrics]
+        answer = next((f"“{row.answer}”" for row in mine if row is not None and row.answer), "")
+        flag = FLAG if rows[0].part and any(_is_stuck(row) for row in mine if row is not None) else ""
+        lines.append(Row(title_of(run, model), list(map(_score, mine)), model_style(model), answer, flag))
+    return lines
+
+
+def _place_table(run: Run, caption: str, rows: Iterable[str], columns: list[Column], lines: list[list[str]]) -> Table:
+    """Return a table of models by client or site."""
+    by_model = dict(zip(rows, lines, strict=True))
+    made = [Row(title_of(run, model), by_model[model], model_style(model)) for model in model_order(by_model)]
+    return Table(caption, [MODEL, *columns], [Group(made)], "matrix", caption)
+
+
+def _missing(run: Run) -> list[Part]:
+    """Every value that is null or rests on a convention, with its reason; constants left out."""
+    lines = [
+        Row(
+            run.title(row.task), [Cell(text, style="plain") for text in (model_title(row.model), row.title, row.reason)]
+        )
+        for row in run.scores.rows
+        if row.reason and not is_constant(row.model)
+    ]
+    table = Table("Missing values", text_columns("Task", "Model", "Metric", "Reason"), [Group(lines)], "lines")
+    return when(lines, Details(f"Values that are missing or rest on a convention ({len(lines)})", [table]))
+
+
+def _likelihood(rows: Sequence[ScoreRow]) -> list[str]:
+    """A sentence per model on the yes/no questions, judged by the likelihoods of yes and no."""
+    held = {(row.model, row.metric): row for row in rows if row.part == "closed" and not is_constant(row.model)}
+    lines = []
+    for model in model_order(model for model, metric in held if metric == "auroc"):
+        auroc, balanced = held[model, "auroc"], held.get((model, BALANCED))
+        second = f", balanced accuracy {number(balanced.value)} {bounds(balanced)}" if balanced is not None else ""
+        reason = f" ({auroc.reason})" if auroc.value is None and auroc.reason else ""
+        values = f"AUROC {number(auroc.value)} {bounds(auroc)}{reason}{second}"
+        lines.append(f"{model_title(model)}, likelihood of yes against no on {auroc.n} yes/no questions: {values}.")
+    return lines
+
+
+def _score(row: ScoreRow | None) -> Cell:
+    return Cell(number(row.value), bounds(row)) if row is not None else Cell(MISSING)
+
+
+def _verdict(claim: Claim) -> Cell:
+    return Cell(f"{claim.text}: {claim.verdict}", claim.evidence, claim.style)
+
+
+def _is_stuck(row: ScoreRow) -> bool:
+    """Whether a model that is no constant gives everybody the same answer."""
+    return row.single_class and not is_constant(row.model)
+
+
+def _worst(row: ScoreRow | SiteRow) -> str:
+    name = row.worst_client if isinstance(row, ScoreRow) else row.worst_site
+    return f"{number(row.worst)} ({name})" if name else MISSING
+
+
+def _terminal(row: ScoreRow | None) -> str:
+    return f"{number(row.value)}{'*' * row.single_class} {bounds(row)}".strip() if row is not None else ""

@@ -1,0 +1,112 @@
+"""The values that a run carries from step to step: its settings, its places, who takes part, and where it reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from medfed.core.errors import PluginError
+from medfed.core.progress import Reporter
+from medfed.data.cache import DecodedCache
+from medfed.data.cohort import Cohort
+from medfed.data.prepare import Sources, cohort_of, find_sources
+from medfed.datasets.decoded import Decoded
+from medfed.records.folder import RunFolder
+from medfed.runs.federation import Connect, in_process, in_workers
+from medfed.study.foundation import HuggingFaceSettings
+from medfed.study.study import Study
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Where a run finds and leaves things; none of it changes a number, or the run's hash says so.
+
+    Attributes:
+        runs: run folders go here.
+        cache: twins and the tiny LLM are kept here.
+        data_root: datasets in native layout; None writes synthetic twins.
+        corpus: text to pre-train the tiny LLM on, in place of the package's own.
+        foundation: folder of a Hugging Face causal LM.
+        skip_bad: leave unreadable examples out.
+        show_examples: write pictures and traces of a few test examples even of real data.
+        workers: processes that train clients; 1 trains them in the run's own.
+        keep_decoded: keep decoded data in the cache, so that the next run need not decode it.
+    """
+
+    runs: Path
+    cache: Path
+    data_root: Path | None = None
+    corpus: Path | None = None
+    foundation: Path | None = None
+    skip_bad: bool = False
+    show_examples: bool = False
+    workers: int = 1
+    keep_decoded: bool = True
+
+    def decoded(self, reporter: Reporter) -> DecodedCache | None:
+        """Return where decoded data is kept, if it is."""
+        return DecodedCache(self.cache, reporter.say) if self.keep_decoded else None
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """One run: its settings, its places, its data's places, its folder and where it reports."""
+
+    study: Study
+    paths: RunPaths
+    sources: Sources
+    run: RunFolder
+    reporter: Reporter
+
+
+@dataclass(frozen=True)
+class Participants:
+    """The clients of a run, their data, and the way to them.
+
+    Attributes:
+        sources: finds the data that this process reads.
+        cohort: divides the decoded data; of sites elsewhere it knows their reports.
+        connect: opens the exchange of a federation.
+    """
+
+    sources: Callable[[Study, RunPaths, Reporter], Sources]
+    cohort: Callable[[RunContext, Mapping[str, Decoded]], Cohort]
+    connect: Connect
+
+
+def check_workers(study: Study, num_workers: int) -> None:
+    """Refuse worker processes for parts that only this process knows.
+
+    Raises:
+        PluginError: a notebook or script defines a part.
+    """
+    local = [plugin.name for plugin in study.extensions if not plugin.source]
+    if num_workers > 1 and local:
+        raise PluginError(
+            f"{', '.join(local)}: defined in a notebook or script, which worker processes cannot import",
+            hint="run with workers=1, or put the part into a file and pass plugins=[FILE]",
+        )
+
+
+def here(num_workers: int = 1) -> Participants:
+    """Return the participants of a run on one machine: all data is here, clients train in ``num_workers`` processes."""
+    return Participants(_sources, _cohort, in_workers(num_workers) if num_workers > 1 else in_process)
+
+
+def folder_of(study: Study, paths: RunPaths, sources: Sources) -> Path:
+    """Return the run's folder: its name is a hash of settings, data and foundation, so other input is another run."""
+    facts = [f"{name}:{checksum}" for name, checksum in sorted(sources.checksums.items())]
+    facts += [f"corpus:{paths.corpus.resolve()}"] if paths.corpus else []
+    pinned = isinstance(study.foundation, HuggingFaceSettings) and study.foundation.sha256 is not None
+    facts += [f"foundation:{paths.foundation.resolve()}"] if paths.foundation and not pinned else []
+    return paths.runs / study.name / f"{study.hash(*facts)}-seed{study.seed}"
+
+
+def _sources(study: Study, paths: RunPaths, reporter: Reporter) -> Sources:
+    return find_sources(study, paths.data_root, paths.cache, reporter)
+
+
+def _cohort(context: RunContext, data: Mapping[str, Decoded]) -> Cohort:
+    paths, reporter = context.paths, context.reporter
+    return cohort_of(context.study, context.sources, data, paths.skip_bad, reporter, paths.decoded(reporter))

@@ -1,0 +1,58 @@
+"""What a module does not import, seen in a fresh interpreter."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.fake_runs import fake_run
+
+HEAVY = {"torch", "transformers", "sklearn", "scipy", "matplotlib", "numpy"}
+
+
+def imported(code: str, wanted: set[str]) -> set[str]:
+    """Return which of ``wanted`` a fresh interpreter has imported after ``code``."""
+    code += f"\nimport sys; print(*({wanted} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "medfed.records.folder",
+        "medfed.evaluation.score",
+        "medfed.evaluation.compare",
+        "medfed.evaluation.leaderboard",
+        "medfed.evaluation.verdict",
+        "medfed.report.single",
+        "medfed.report.comparison",
+        "medfed.report.leaderboard",
+    ],
+)
+def test_records_scores_and_report_need_no_torch(module: str) -> None:
+    assert imported(f"import {module}", {"torch", "transformers", "matplotlib.pyplot"}) == set()
+
+
+def test_a_finished_runs_table_needs_no_charts_and_no_learning_library(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, num_examples=40, num_resamples=20)
+    code = (
+        f"from pathlib import Path; from medfed.report.results import summary_table; summary_table(Path({str(run)!r}))"
+    )
+    assert imported(code, HEAVY) == set()
+
+
+@pytest.mark.parametrize(
+    ("code", "light"),
+    [
+        ("import medfed; dir(medfed)", HEAVY | {"polars", "pydantic", "medfed.api", "medfed.study"}),
+        ("import medfed; medfed.MedfedError; medfed.register", HEAVY | {"polars", "medfed.api"}),
+        ("import medfed; medfed.load_study('demo')", HEAVY - {"numpy"}),
+        ("import medfed; medfed.Dataset", {"torch", "transformers", "medfed.api"}),
+    ],
+)
+def test_a_public_name_imports_its_own_module_alone(code: str, light: set[str]) -> None:
+    assert imported(code, light) == set()

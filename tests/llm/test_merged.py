@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from medfed.core.errors import RunError
-from medfed.export.merged import merged_weights, save_merged
+from medfed.export.files import merged_weights, save_merged
 from medfed.injection.lowrank import Factors, folded
 from medfed.injection.model import InjectedModel
 from medfed.llm.foundation import Foundation

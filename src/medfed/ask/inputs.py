@@ -1,8 +1,8 @@
 """Files that a question is about: what a file is, and how it becomes raw arrays by modality.
 
 An option is named for the kind of file. ``image`` is a PNG, JPEG or DICOM file, ``ecg`` a WFDB record (a ``.hea``
-header with its ``.dat`` file next to it). ``icu`` is a CSV or parquet table of hours × variables. A table fills every time
-series that the run reads. Arrays are those that datasets hand over: physical units, any size.
+header with its ``.dat`` file next to it). ``icu`` is a CSV or parquet table of hours × variables. A table fills every
+time series that the run reads. Arrays are those that datasets hand over: physical units, any size.
 
 ECG records as people hold them: a ``.hea`` header and the file of samples that it names, in capital or small letters.
 

@@ -26,7 +26,7 @@ from medfed.core.errors import MedfedError, RunError, StudyError
 from medfed.export.export import export_run
 from medfed.export.exported import ExportedTask, Processor
 from medfed.export.files import Form, loading
-from medfed.injection.lowrank import Factors, folded
+from medfed.export.lowrank import Factors, folded
 from medfed.injection.model import InjectedModel
 from medfed.llm.foundation import Foundation, load_foundation
 from medfed.records.schema import ScoreFile

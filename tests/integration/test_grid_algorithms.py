@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 SMALL = (
     "client.local_steps=2",
     "rounds.num_rounds=2",
+    "partition.num_clients=2",
     "split.ratios=[6,2,0,2]",
     "client.max_grad_norm=1.0",
     "baselines=[]",

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 from torch import Tensor
 
+from medfed.algorithms.composed import Composed
 from medfed.core.progress import Reporter
 from medfed.core.types import Broadcast, Params, Update
 from medfed.data.cohort import Cohort
@@ -22,7 +23,6 @@ from medfed.runs.checkpoints import Checkpoints
 from medfed.runs.context import RunPaths, here
 from medfed.runs.federation import build_model, in_process
 from medfed.runs.pipeline import run_study
-from medfed.study.algorithms import FedAvg
 from medfed.study.study import Study, study_of
 
 NUM_ROUNDS, NUM_CLIENTS = 2, 2
@@ -89,16 +89,16 @@ def _groups(message: Broadcast | Update) -> dict[str, Params]:
 
 def test_what_the_server_learns_by_injection_stays_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study, down, up, sums = study_of(STUDY, "test"), list[Sent](), list[Sent](), list[int]()
-    aggregate = FedAvg.aggregate
+    aggregate = Composed.aggregate
 
-    def counted(algorithm: FedAvg, state, updates, federation):  # type: ignore[no-untyped-def]
+    def counted(algorithm: Composed, state, updates, federation):  # type: ignore[no-untyped-def]
         sums.append(state.round + 1)
         return aggregate(algorithm, state, updates, federation)
 
     def connect(study: Study, cohort: Cohort, run: RunFolder) -> ClientExchange:
         return Listening(in_process(study, cohort, run), down, up)
 
-    monkeypatch.setattr(FedAvg, "aggregate", counted)
+    monkeypatch.setattr(Composed, "aggregate", counted)
     participants = dataclasses.replace(here(), connect=connect)
     run = RunFolder(
         run_study(study, RunPaths(tmp_path, tmp_path / "cache"), Reporter.silent(), participants=participants)

@@ -167,7 +167,7 @@ def _only(tasks: Sequence[Task]) -> Task:
 
 
 def _with_answers(task: Task, answers: Sequence[str]) -> Task:
-    """Let ``answers`` be compared; the task's own, in whatever case, stay so and calibrated."""
+    """Let ``answers`` be compared; the task's own stay so whatever their case, calibration included."""
     if not answers or {text.casefold() for text in answers} == {text.casefold() for text in task.answers}:
         return task
     return task.model_copy(update={"answers": tuple(answers), "name": f"{task.name}, other answers"})

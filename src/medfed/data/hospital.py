@@ -1,13 +1,13 @@
-"""What one hospital does with its own folder: find, decode and divide its data, tell moments, become a client.
+"""One hospital and its folder: find, decode and divide its data, compute moments, become a client.
 
-The run in one process and a hospital's own process call these same functions, so a federation over a network gives the
-bits that the run on one machine gives. Nothing here knows how messages travel, or what a site's policy says: what a
-site may serve comes as plain arguments.
+The run in one process and a hospital's own process call these same functions. So a federation over a network gives the
+bits that the run on one machine gives. Nothing here knows how messages travel, or what a site's policy allows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from medfed.core.catalog import DATASETS
@@ -41,53 +41,48 @@ def find_site(study: Study, site: str, folder: Path, tasks: Collection[str] | No
     return locate_held(site, [DATASETS[name] for name in names], folder)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How data is read.
+
+    Attributes:
+        reporter: is given lines on the progress.
+        skip_bad: leave unreadable examples out.
+        cache: where decoded arrays are kept; None keeps none.
+    """
+
+    reporter: Reporter
+    skip_bad: bool = False
+    cache: DecodedCache | None = None
+
+
 def load_site(
-    study: Study,
-    site: str,
-    roots: Mapping[str, Path],
-    reporter: Reporter,
-    *,
-    tasks: Collection[str] | None = None,
-    min_examples: int = 1,
-    skip_bad: bool = False,
-    cache: DecodedCache | None = None,
+    study: Study, site: str, roots: Mapping[str, Path], reading: Reading, tasks: Collection[str] | None = None
 ) -> SiteData:
     """Decode what the site holds, divide its patients, and see that it has enough to take part.
 
     Args:
-        study: the study.
+        study: the study; its ``partition.min_examples`` are the training examples without which a site takes no part.
         site: the site's name, the client's id.
         roots: dataset → its root at the site (:func:`find_site`).
-        reporter: says how far it is.
+        reading: how the data is read.
         tasks: those the site may serve; None serves every trained one.
-        min_examples: training examples without which the site takes no part; the study's ``partition.min_examples``
-            counts too.
-        skip_bad: leave unreadable examples out.
-        cache: where decoded arrays are kept; None keeps none.
 
     Raises:
         DataError: a file is bad, or the site has too few training examples. StudyError: no task may be served.
     """
-    found = read_site(study, site, roots, reporter, tasks=tasks, skip_bad=skip_bad, cache=cache)
-    least = max(min_examples, study.partition.min_examples)
-    if found.num_examples < least:
+    data, least = read_site(study, site, roots, reading, tasks), study.partition.min_examples
+    if data.num_examples < max(1, least):
         raise DataError(
-            f"{found.num_examples} training examples, at least {least} are needed to take part",
+            f"{data.num_examples} training examples, at least {max(1, least)} are needed to take part",
             where=f"site {site!r}",
             hint="give it more data of the study's tasks, or leave the site out",
         )
-    return found
+    return data
 
 
 def read_site(
-    study: Study,
-    site: str,
-    roots: Mapping[str, Path],
-    reporter: Reporter,
-    *,
-    tasks: Collection[str] | None = None,
-    skip_bad: bool = False,
-    cache: DecodedCache | None = None,
+    study: Study, site: str, roots: Mapping[str, Path], reading: Reading, tasks: Collection[str] | None = None
 ) -> SiteData:
     """Decode what the site holds and divide its patients into training and test, however few; see :func:`load_site`.
 
@@ -97,12 +92,12 @@ def read_site(
     served = served_tasks(study, site, tasks)
     wanted = {task.dataset for task in served}
     held = {name: root for name, root in sorted(roots.items()) if name in wanted}
-    data = decode_at(study, held, reporter, skip_bad=skip_bad, title=f"{site}: decode", cache=cache)
+    data = decode_at(study, held, reading, f"{site}: decode")
     return divide_site(site, data, served, study.split, study.seed, study.missing)
 
 
 def moments_at(study: Study, site: SiteData) -> dict[str, Moments]:
-    """Return the moments the site tells: of its training rows, for every modality of the study's samples."""
+    """Return the moments of the site's training rows, for every modality of the study's samples."""
     return site_moments(site, sampled_modalities(study))
 
 
@@ -134,23 +129,14 @@ def site_client(
     return Client(site.site, train, public if study.algorithm.uses_public else {}), tests
 
 
-def public_sets(
-    study: Study,
-    public_root: Path,
-    pooled: Mapping[str, Moments],
-    reporter: Reporter,
-    *,
-    skip_bad: bool = False,
-    cache: DecodedCache | None = None,
-) -> dict[str, TaskSet]:
+def public_sets(study: Study, public_root: Path, pooled: Mapping[str, Moments], reading: Reading) -> dict[str, TaskSet]:
     """Return the server's public examples by trained task, from a site's copy of the server's folder.
 
     Raises:
         DataError: a dataset of a trained task is not there, or a file is bad.
     """
     names = sorted({task.dataset for task in study.train_tasks})
-    roots = {name: DATASETS[name].locate(public_root) for name in names}
-    data = decode_at(study, roots, reporter, skip_bad=skip_bad, title="public: decode", cache=cache)
+    data = decode_at(study, {name: DATASETS[name].locate(public_root) for name in names}, reading, "public: decode")
     modalities = sampled_modalities(study)
     return server_sets(data, study.train_tasks, (), modalities, study.split, study.seed, pooled)["public"]
 
@@ -177,27 +163,20 @@ def sampled_modalities(study: Study) -> dict[str, Modality]:
     return {name: study.modality(name) for name in sorted(names)}
 
 
-def decode_at(
-    study: Study,
-    roots: Mapping[str, Path],
-    reporter: Reporter,
-    *,
-    skip_bad: bool,
-    title: str = "decode",
-    cache: DecodedCache | None = None,
-) -> dict[str, Decoded]:
+def decode_at(study: Study, roots: Mapping[str, Path], reading: Reading, title: str = "decode") -> dict[str, Decoded]:
     """Decode the datasets at ``roots``; files are opened here, so a bad one stops the run before anything is trained.
 
-    What ``cache`` holds of unchanged files is taken from there.
+    Unchanged files are taken from the cache.
 
     Raises:
         DataError: a file is bad.
     """
     modalities = {name: study.modality(name) for name in study.modality_names}
+    reporter, skip_bad, cache = reading.reporter, reading.skip_bad, reading.cache
     data = {}
     for name, root in roots.items():
         with reporter.phase(f"{title} {name}") as advance:
             data[name] = decode(DATASETS[name], root, modalities, skip_bad=skip_bad, progress=advance, cache=cache)
-        if data[name].skipped:
-            reporter.say(f"  left out {len(data[name].skipped)} unreadable example(s) of {name}; the report lists them")
+        if skipped := len(data[name].skipped):
+            reporter.say(f"  left out {skipped} unreadable example(s) of {name}; the report lists them")
     return data

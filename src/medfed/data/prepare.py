@@ -11,7 +11,7 @@ from medfed.core.errors import DataError, StudyError
 from medfed.core.progress import Reporter
 from medfed.data.cache import DecodedCache
 from medfed.data.cohort import Cohort, build_cohort
-from medfed.data.hospital import decode_at, moments_at, read_site, sampled_modalities
+from medfed.data.hospital import Reading, decode_at, moments_at, read_site, sampled_modalities
 from medfed.data.sites import cohort_of_server, pool, server_sets, with_sites
 from medfed.data.sources import (
     SERVER,
@@ -91,7 +91,7 @@ def decode_all(
     study: Study, sources: Sources, skip_bad: bool, reporter: Reporter, cache: DecodedCache | None = None
 ) -> dict[str, Decoded]:
     """Decode every dataset (of a federation of folders: the server's); a bad file stops the run at once."""
-    return decode_at(study, sources.roots, reporter, skip_bad=skip_bad, cache=cache)
+    return decode_at(study, sources.roots, Reading(reporter, skip_bad, cache))
 
 
 def cohort_of(
@@ -110,8 +110,7 @@ def cohort_of(
     if study.partition.scheme != "sites":
         return divide(study, data)
     found = [
-        read_site(study, name, at, reporter, skip_bad=skip_bad, cache=cache)
-        for name, at in sorted(sources.sites.items())
+        read_site(study, name, at, Reading(reporter, skip_bad, cache)) for name, at in sorted(sources.sites.items())
     ]
     sites = [site for site in found if site.num_examples >= study.partition.min_examples]
     if not sites:

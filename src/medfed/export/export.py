@@ -14,7 +14,7 @@ from medfed.core.errors import RunError, StudyError
 from medfed.core.files import written_whole
 from medfed.core.registry import lookup
 from medfed.export.files import Form, write_routed, write_task
-from medfed.injection.lowrank import changes_nothing
+from medfed.export.lowrank import changes_nothing
 from medfed.records.folder import RunFolder
 from medfed.records.schema import StudyFile
 from medfed.runs.loaded import LoadedRun

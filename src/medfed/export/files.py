@@ -18,10 +18,10 @@ from transformers import AutoTokenizer, PreTrainedModel
 from medfed.core.errors import StudyError
 from medfed.core.files import sha256_of
 from medfed.export.exported import CONFIG, FOLDER, SUMS, Adapter, ModalityConfig
+from medfed.export.lowrank import Factors, Truncation, folded, save_plain_lora, truncated
 from medfed.export.model_card import CardFacts, model_card
 from medfed.export.processor import modality_config, processor_of, save_modules, write_processor
 from medfed.injection.experts import ADAPTER
-from medfed.injection.lowrank import Factors, Truncation, folded, save_plain_lora, truncated
 from medfed.llm.huggingface import refuse_quantised
 from medfed.report.run import Run
 from medfed.runs.loaded import LoadedRun

@@ -532,7 +532,7 @@ class GreetingFile(File):
 
 
 class Compared(Record):
-    """A value of one cell on one task, over the cell's seeds; ``part`` names a share of the task's questions."""
+    """One model of one cell on one task, over the cell's seeds; ``part`` names a share of the task's questions."""
 
     label: str
     model: str
@@ -543,13 +543,13 @@ class Compared(Record):
     value: Number = None
     ci_low: Number = None
     ci_high: Number = None
-    reason: str | None = None
-    num_seeds: int = 1
     higher_is_better: bool = True
+    num_seeds: int = 1
+    reason: str | None = None
 
 
 class ComparedRow(Compared):
-    """One model of one cell."""
+    """A value: the mean over seeds, with the value of every seed."""
 
     per_seed: tuple[Number, ...] = ()
     n: int = 0

@@ -103,7 +103,7 @@ def in_turns(jobs: Sequence[Job]) -> list[Job]:
     kinds: dict[str, list[Job]] = {}
     for job in jobs:
         settings = job.study.resolved()
-        key = json.dumps([settings["seed"], *(settings[name] for name in SHARED_SETTINGS)], sort_keys=True)
+        key = json.dumps([settings["seed"], *(settings.get(name) for name in SHARED_SETTINGS)], sort_keys=True)
         kinds.setdefault(key, []).append(job)
     rounds = zip_longest(*kinds.values())
     return [job for turn in rounds for job in turn if job is not None]

@@ -26,7 +26,7 @@ from rich.console import Console
 from medfed.core.errors import MedfedError, RunError
 from medfed.core.processes import Started, end, end_with_parent, how_it_ended, start
 from medfed.core.progress import Reporter
-from medfed.data.prepare import Sources, find_sources
+from medfed.data.sources import Sources, find_sources
 from medfed.evaluation.compare import compare_runs
 from medfed.evaluation.leaderboard import leaderboard
 from medfed.records.folder import RunFolder

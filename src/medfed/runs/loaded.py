@@ -14,7 +14,8 @@ from medfed.core.errors import RunError
 from medfed.core.progress import Reporter
 from medfed.core.torch_rng import one_thread
 from medfed.core.types import Batch
-from medfed.data.prepare import decode_all, find_sources
+from medfed.data.decode import decode_all
+from medfed.data.sources import find_sources
 from medfed.federated.state import FederatedState, load_weights, split
 from medfed.injection.inject import Injector
 from medfed.llm.foundation import load_foundation
@@ -130,7 +131,7 @@ def evaluate_again(folder: Path, paths: RunPaths, reporter: Reporter) -> None:
     study = run.study
     sources = find_sources(study, paths.data_root, paths.cache, reporter)
     context = RunContext(study, paths, sources, RunFolder(folder), reporter)
-    data = decode_all(study, sources, paths.skip_bad, reporter, paths.decoded(reporter))
+    data = decode_all(study, sources.roots, paths.reading(reporter))
     cohort = here().cohort(context, data)
     predictor = InjectedPredictor(run.injector, study.evaluation.max_new_tokens)
     for task in study.tasks:

@@ -17,7 +17,7 @@ from medfed.core.errors import RunError
 from medfed.core.progress import Reporter
 from medfed.core.torch_rng import one_thread
 from medfed.data.cohort import Cohort
-from medfed.data.prepare import decode_all
+from medfed.data.decode import decode_all
 from medfed.evaluation.responses import MEMBER
 from medfed.evaluation.score import score_run
 from medfed.models.base import FederatedModel
@@ -112,7 +112,7 @@ def run_study(
 def _compute(context: RunContext, participants: Participants) -> None:
     study, run, paths, reporter = context.study, context.run, context.paths, context.reporter
     facts = provenance(study)
-    data = decode_all(study, context.sources, paths.skip_bad, reporter, paths.decoded(reporter))
+    data = decode_all(study, context.sources.roots, paths.reading(reporter))
     cohort = participants.cohort(context, data)
     _write_inputs(context, cohort)
 

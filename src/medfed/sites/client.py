@@ -22,8 +22,18 @@ from medfed.core.errors import DataError, MedfedError, PolicyError, RunError, Si
 from medfed.core.progress import Reporter
 from medfed.core.types import Broadcast
 from medfed.data.cache import DecodedCache
-from medfed.data.hospital import Reading, find_site, load_site, moments_at, public_sets, site_client
-from medfed.data.sites import SiteData, class_counts, moments_json, moments_of
+from medfed.data.decode import Reading
+from medfed.data.sites import (
+    SiteData,
+    class_counts,
+    load_site,
+    moments_at,
+    moments_json,
+    moments_of,
+    public_sets,
+    site_client,
+)
+from medfed.data.sources import find_site
 from medfed.federated.client import Client
 from medfed.federated.exchange import Trainer
 from medfed.federated.gate import check_broadcast

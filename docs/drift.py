@@ -24,8 +24,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests"))  # for the quadratics of the theory tests
 
 from medfed.core.progress import Reporter  # noqa: E402
-from medfed.data.cohort import Cohort  # noqa: E402
-from medfed.data.prepare import decode_all, divide, find_sources  # noqa: E402
+from medfed.data.cohort import Cohort, cohort_of  # noqa: E402
+from medfed.data.decode import Reading, decode_all  # noqa: E402
+from medfed.data.sources import find_sources  # noqa: E402
 from medfed.federated.algorithm import Federation  # noqa: E402
 from medfed.federated.client import Client  # noqa: E402
 from medfed.federated.exchange import InProcessExchange  # noqa: E402
@@ -186,8 +187,9 @@ def twin(lr: float = 0.02, local_epochs: int = 10, num_rounds: int = 100) -> Cur
         }
     )
     with tempfile.TemporaryDirectory(prefix="medfed-") as folder:
-        silent = Reporter.silent()
-        cohort = divide(study, decode_all(study, find_sources(study, None, Path(folder), silent), False, silent))
+        reading = Reading(Reporter.silent())
+        sources = find_sources(study, None, Path(folder), reading.reporter)
+        cohort = cohort_of(study, sources, decode_all(study, sources.roots, reading), reading)
     clients = [Client(name, tasks) for name, tasks in sorted(cohort.clients.items())]
     settings = ClientSettings(optimizer="sgd", lr=lr, batch_size=32, local_epochs=local_epochs)
     algorithms = {"FedAvg": FedAvg(), **SCAFFOLDS, "FedNova": FedNova()}

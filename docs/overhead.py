@@ -25,8 +25,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from medfed.core.progress import Reporter
 from medfed.core.types import Failure, Update
-from medfed.data.cohort import Cohort
-from medfed.data.prepare import cohort_of, decode_all, find_sources
+from medfed.data.cohort import Cohort, cohort_of
+from medfed.data.decode import Reading, decode_all
+from medfed.data.sources import find_sources
 from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
 from medfed.federated.exchange import ClientExchange, Trainer
@@ -35,10 +36,9 @@ from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.wire import broadcast_of, update_bytes
 from medfed.records.folder import RunFolder
 from medfed.runs.federation import build_model, clients_of, in_process, in_workers
-from medfed.sites.certificates import write_trial
-from medfed.sites.flower import FlowerServer, FlowerSite
-from medfed.sites.keys import public_bytes
-from medfed.sites.remote import Envelope, RemoteExchange
+from medfed.sites.credentials import public_bytes, write_trial
+from medfed.sites.network import NetworkServer, NetworkSite
+from medfed.sites.remote import Conduct, Message, RemoteExchange
 from medfed.study.federation import RoundSettings
 from medfed.study.study import Study, load_study
 from sections.measured import here as measured_at
@@ -80,9 +80,9 @@ def study_of(encoder: Mapping[str, Any], epochs: int) -> Study:
 
 def measured(size: str, study: Study, place: Path) -> list[str]:
     """Return a row of the table: ratios of the two exchanges to the one in process."""
-    silent = Reporter.silent()
-    sources = find_sources(study, None, Path("~/.cache/medfed").expanduser(), silent)
-    cohort = cohort_of(study, sources, decode_all(study, sources, False, silent), False, silent)
+    reading = Reading(Reporter.silent())
+    sources = find_sources(study, None, Path("~/.cache/medfed").expanduser(), reading.reporter)
+    cohort = cohort_of(study, sources, decode_all(study, sources.roots, reading), reading)
     clients = clients_of(study, cohort)
     with over_flower(study, clients, place) as flower:
         exchanges: dict[str, ClientExchange] = {
@@ -129,10 +129,10 @@ def over_flower(study: Study, clients: list[Client], place: Path) -> Iterator[Re
     keys = {client.id: ec.generate_private_key(ec.SECP384R1()) for client in clients}
     files = write_trial(place / "certificates", "127.0.0.1")
     public = {site: public_bytes(key.public_key()) for site, key in keys.items()}
-    server = FlowerServer("127.0.0.1", 0, files.certificate, files.key, public, place / "server.log")
+    server = NetworkServer("127.0.0.1", 0, files, public, place / "server.log")
     server.start()
     ca, address = files.ca.read_bytes(), f"127.0.0.1:{server.port}"
-    sites = {client.id: FlowerSite(address, ca, keys[client.id], place / "site.log") for client in clients}
+    sites = {client.id: NetworkSite(address, ca, keys[client.id], place / "site.log") for client in clients}
     threads = [
         threading.Thread(target=sites[client.id].serve, args=(handler(study, client, place), ignore), kwargs=PATIENCE)
         for client in clients
@@ -142,10 +142,9 @@ def over_flower(study: Study, clients: list[Client], place: Path) -> Iterator[Re
     while server.online() != set(sites):
         time.sleep(0.1)
     registered = {client.id: client.num_examples for client in clients}
-    seconds = {"train_seconds": WAIT, "evaluate_seconds": WAIT}
-    hooks = {"before_round": ignore, "read_scores": dict, "tell": ignore}
+    conduct = Conduct(WAIT, WAIT, before_round=ignore, read_scores=lambda scores, site: {}, report=ignore)
     try:
-        yield RemoteExchange(server, registered, {}, **seconds, **hooks)
+        yield RemoteExchange(server, registered, {}, conduct)
     finally:
         for site in sites.values():
             site.stop()
@@ -162,11 +161,11 @@ def handler(study: Study, client: Client, place: Path) -> Any:
     memory = DiskMemory(place / "memory")
     trainer = Trainer(build_model(study), study.algorithm, study.client, study.seed, memory)
 
-    def answer(message: Envelope) -> Envelope:
+    def answer(message: Message) -> Message:
         answered: Update | Failure = trainer.train(client, broadcast_of(message.payload))
         if isinstance(answered, Failure):
-            return Envelope("failure", {"phase": answered.phase, "reason": answered.reason}, b"")
-        return Envelope("update", {}, update_bytes(answered))
+            return Message("failure", {"phase": answered.phase, "reason": answered.reason}, b"")
+        return Message("update", {}, update_bytes(answered))
 
     return answer
 

@@ -16,7 +16,7 @@ from medfed.core.types import Broadcast, Failure, Update
 from medfed.federated.gate import MOST_STEPS, Gate, Manifest
 from medfed.federated.wire import pack, unpack, update_bytes
 from medfed.runs.sites import scores_of
-from medfed.sites.remote import Envelope, Greeting, Lost, RemoteExchange, greet
+from medfed.sites.remote import Conduct, Greeting, Message, NoAnswer, RemoteExchange, greet
 from medfed.study.study import Study, load_study
 
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -26,30 +26,28 @@ GOOD = Update("north", 1, "base", {"encoders.a.w": torch.ones(2)}, 10, 3, exampl
 class Answers:
     """A post whose sites answer as told."""
 
-    def __init__(self, answers: dict[str, Envelope | Lost]) -> None:
+    def __init__(self, answers: dict[str, Message | NoAnswer]) -> None:
         self._answers = answers
 
     def online(self) -> set[str]:
         return set(self._answers)
 
-    def ask(self, letters: dict[str, Envelope], seconds: float):
+    def ask(self, letters: dict[str, Message], seconds: float):
         yield from ((site, self._answers[site]) for site in letters)
 
     def late(self) -> list[tuple[str, str]]:
         return []
 
 
-def exchange(answers: dict[str, Envelope | Lost], told: list[Failure] | None = None) -> RemoteExchange:
-    return RemoteExchange(
-        Answers(answers),
-        dict.fromkeys(answers, 10),
-        {},
+def exchange(answers: dict[str, Message | NoAnswer], told: list[Failure] | None = None) -> RemoteExchange:
+    conduct = Conduct(
         train_seconds=1.0,
         evaluate_seconds=1.0,
         before_round=lambda number: None,
         read_scores=lambda value, site: scores_of(value, site, benchmark()),
-        tell=(told if told is not None else []).append,
+        report=(told if told is not None else []).append,
     )
+    return RemoteExchange(Answers(answers), dict.fromkeys(answers, 10), {}, conduct)
 
 
 def benchmark() -> Study:
@@ -73,7 +71,7 @@ def of_facts(text: str) -> bytes:
     ids=["nested", "cut", "list", "number", "wrong type", "text for a number"],
 )
 def test_facts_that_are_none_are_a_failure_of_the_site(facts: str) -> None:
-    answers = {"north": Envelope("update", {}, of_facts(facts)), "south": Envelope("update", {}, update_bytes(GOOD))}
+    answers = {"north": Message("update", {}, of_facts(facts)), "south": Message("update", {}, update_bytes(GOOD))}
     broadcast = Broadcast(1, "base", {"encoders.a.w": torch.zeros(2)})
     found = dict(exchange(answers)(1, dict.fromkeys(answers, broadcast)))
     assert isinstance(found["north"], Failure)
@@ -100,8 +98,8 @@ def test_deeply_nested_facts_are_unreadable() -> None:
     ],
 )
 def test_scores_that_are_none_are_a_failure_of_the_site(scores: str) -> None:
-    good = Envelope("scores", {}, b'{"mp": {"auroc": 0.5, "n": 10}}')
-    found = exchange({"north": Envelope("scores", {}, scores.encode()), "south": good}).evaluate(Broadcast(1, "b", {}))
+    good = Message("scores", {}, b'{"mp": {"auroc": 0.5, "n": 10}}')
+    found = exchange({"north": Message("scores", {}, scores.encode()), "south": good}).evaluate(Broadcast(1, "b", {}))
     assert isinstance(found["north"], Failure)
     assert found["south"] == {"mp": {"auroc": 0.5, "n": 10.0}}
 
@@ -119,7 +117,7 @@ def test_a_number_of_steps_beyond_all_measure_is_refused() -> None:
 
 def test_what_a_site_says_of_its_failure_is_printable_short_and_in_no_other_phase() -> None:
     reason = "\x1b[2J\x07" + "x" * 10**6
-    answers: dict[str, Envelope | Lost] = {"north": Envelope("failure", {"phase": "gate", "reason": reason}, b"")}
+    answers: dict[str, Message | NoAnswer] = {"north": Message("failure", {"phase": "gate", "reason": reason}, b"")}
     told: list[Failure] = []
     (found,) = dict(exchange(answers, told)(1, {"north": Broadcast(1, "b", {})})).values()
     assert isinstance(found, Failure)
@@ -129,8 +127,8 @@ def test_what_a_site_says_of_its_failure_is_printable_short_and_in_no_other_phas
     assert told == [found]
 
 
-def moments(study: Study, change: Callable[[dict], None]) -> Envelope:
-    from medfed.data.hospital import sampled_modalities
+def moments(study: Study, change: Callable[[dict], None]) -> Message:
+    from medfed.data.layout import sampled_modalities
 
     values = {
         name: {
@@ -142,7 +140,7 @@ def moments(study: Study, change: Callable[[dict], None]) -> Envelope:
     }
     values = json.loads(json.dumps(values))
     change(values)
-    return Envelope("greeting", {}, json.dumps({"num_examples": 10, "moments": values}).encode())
+    return Message("greeting", {}, json.dumps({"num_examples": 10, "moments": values}).encode())
 
 
 @pytest.mark.parametrize(
@@ -178,5 +176,19 @@ def test_a_round_that_is_not_the_letters_or_not_of_the_study_is_not_trained(said
     from medfed.sites.client import check_round
 
     with pytest.raises(RunError, match="the server"):
-        check_round(Envelope("train", {"round": said}, b""), Broadcast(inside, "b", {}), last=3)
-    check_round(Envelope("train", {"round": "3"}, b""), Broadcast(3, "b", {}), last=3)
+        check_round(Message("train", {"round": said}, b""), Broadcast(inside, "b", {}), last=3)
+    check_round(Message("train", {"round": "3"}, b""), Broadcast(3, "b", {}), last=3)
+
+
+def test_a_site_and_a_server_of_other_versions_refuse_each_other() -> None:
+    """What version 1 sent has no form in it; either side says which version the other runs."""
+    pytest.importorskip("cryptography")
+    from medfed.sites.client import check_protocol
+
+    answers: dict[str, Message | NoAnswer] = {"north": Message("update", {}, update_bytes(GOOD), protocol="1")}
+    (failure,) = dict(exchange(answers)(1, {"north": Broadcast(1, "base", {})})).values()
+    assert isinstance(failure, Failure)
+    assert "another version of medfed: its messages have form 1, the server's 2" in failure.reason
+    with pytest.raises(RunError, match=r"the server: it runs another version of medfed.*form 1, this site's 2"):
+        check_protocol(Message("train", {}, b"", protocol="1"))
+    check_protocol(Message("train", {}, b""))

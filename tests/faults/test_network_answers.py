@@ -13,7 +13,7 @@ import pytest
 import medfed.federated.memory
 from medfed.core.errors import RunError, TooFewSitesError
 from medfed.sites.folder import POLICY
-from medfed.sites.remote import Envelope
+from medfed.sites.remote import Message
 from support.federation_here import DeskPost, failures, run_over, sites_and_phases, weights, weights_without
 from support.federation_trial import STUDY, Trial
 from support.planted_faults import Fault
@@ -28,8 +28,8 @@ def test_a_replayed_answer_is_refused_and_a_doubled_one_counts_once(open_trial: 
     trial = open_trial()
     server = trial.server()
     trial.site("site-0")
-    trial.site("site-1", Fault("medfed.sites.client:SiteDesk._train", 2, "replay"))
-    trial.site("site-2", Fault("medfed.sites.flower:_Link.reply", 3, "twice"))
+    trial.site("site-1", Fault("medfed.sites.client:SiteHandler._train", 2, "replay"))
+    trial.site("site-2", Fault("medfed.sites.transport:Connection.reply", 3, "twice"))
     assert server.wait() == 0, trial.logs()
     told = failures(trial)
     assert sites_and_phases(told) == {1: [], 2: [(BAD, "gate")], 3: [(BAD, "gate")]}
@@ -39,9 +39,9 @@ def test_a_replayed_answer_is_refused_and_a_doubled_one_counts_once(open_trial: 
 
 
 def test_an_update_in_another_sites_name_is_refused(open_trial: Open) -> None:
-    trial, updates = open_trial(), dict[str, Envelope]()
+    trial, updates = open_trial(), dict[str, Message]()
 
-    def steal(site: str, letter: Envelope, answer: Envelope) -> Envelope:
+    def steal(site: str, letter: Message, answer: Message) -> Message:
         if letter.kind != "train":
             return answer
         updates[site] = answer
@@ -58,7 +58,7 @@ def test_an_update_in_another_sites_name_is_refused(open_trial: Open) -> None:
 def test_an_answer_that_is_no_update_is_a_failure_of_that_site_alone(payload: bytes, open_trial: Open) -> None:
     trial = open_trial(study=STUDY.replace("num_rounds = 3", "num_rounds = 1"))
 
-    def spoil(site: str, letter: Envelope, answer: Envelope) -> Envelope:
+    def spoil(site: str, letter: Message, answer: Message) -> Message:
         return answer._replace(payload=payload) if (site, letter.kind) == (BAD, "train") else answer
 
     run_over(trial, DeskPost(trial, spoil))
@@ -137,7 +137,7 @@ def test_a_site_that_cannot_write_its_audit_log_sends_nothing_but_that(
     trial = open_trial(study=STUDY.replace("num_rounds = 3", "num_rounds = 2"))
     log = trial.folder(BAD).log
 
-    def full(site: str, letter: Envelope, answer: Envelope) -> Envelope:
+    def full(site: str, letter: Message, answer: Message) -> Message:
         if site == BAD and letter.kind == "hello":
             log.rename(log.with_suffix(".kept"))
             log.mkdir()  # no line can be written to it, whoever runs this test
@@ -168,6 +168,6 @@ def assert_scrubbed(trial: Trial, post: DeskPost, secrets: tuple[str, ...]) -> N
 def test_scrubbing_is_looked_for_where_it_could_fail(open_trial: Open) -> None:
     trial = open_trial()
     post = DeskPost(trial)
-    post.left.append((BAD, Envelope("failure", {"reason": f"stay {STAY}"}, b"")))
+    post.left.append((BAD, Message("failure", {"reason": f"stay {STAY}"}, b"")))
     with pytest.raises(AssertionError):
         assert_scrubbed(trial, post, (str(STAY),))

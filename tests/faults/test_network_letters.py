@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from medfed.sites.certificates import write_trial
-from medfed.sites.keys import public_bytes
-from medfed.sites.remote import Envelope, Lost
+from medfed.sites.credentials import public_bytes, write_trial
+from medfed.sites.remote import Message, NoAnswer
 from support.clocks import BOUND, Hurry, until
 
-flower = pytest.importorskip("medfed.sites.flower", reason="the extra flower is not installed")
+network = pytest.importorskip("medfed.sites.network", reason="the extra flower is not installed")
+transport = pytest.importorskip("medfed.sites.transport")
 
 
 class Site:
     """A site in a thread that answers a letter with its kind in capitals, or as ``answer`` says."""
 
-    def __init__(self, server: flower.FlowerServer, folder: Path, key: ec.EllipticCurvePrivateKey) -> None:
+    def __init__(self, server: network.NetworkServer, folder: Path, key: ec.EllipticCurvePrivateKey) -> None:
         self._address, self._ca, self._log = (
             f"127.0.0.1:{server.port}",
             (folder / "ca.pem").read_bytes(),
@@ -29,12 +29,12 @@ class Site:
         self._key, self.asked = key, list[str]()
 
     def start(self, answer: Callable[[], None] = lambda: None) -> None:
-        def reply(letter: Envelope) -> Envelope:
+        def reply(letter: Message) -> Message:
             self.asked.append(letter.kind)
             answer()
-            return Envelope(letter.kind.upper(), {}, letter.payload)
+            return Message(letter.kind.upper(), {}, letter.payload)
 
-        self._site = flower.FlowerSite(self._address, self._ca, self._key, self._log)
+        self._site = network.NetworkSite(self._address, self._ca, self._key, self._log)
         serve = lambda: self._site.serve(reply, lambda line: None, patience_seconds=BOUND)  # noqa: E731
         self._thread = threading.Thread(target=serve, daemon=True)
         self._thread.start()
@@ -46,10 +46,10 @@ class Site:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[flower.FlowerServer, Site]]:
+def server(tmp_path: Path) -> Iterator[tuple[network.NetworkServer, Site]]:
     files, key = write_trial(tmp_path, "127.0.0.1"), ec.generate_private_key(ec.SECP384R1())
     keys = {"north": public_bytes(key.public_key())}
-    found = flower.FlowerServer("127.0.0.1", 0, files.certificate, files.key, keys, tmp_path / "server.log")
+    found = network.NetworkServer("127.0.0.1", 0, files, keys, tmp_path / "server.log")
     found.start()
     site = Site(found, tmp_path, key)
     site.start()
@@ -59,14 +59,14 @@ def server(tmp_path: Path) -> Iterator[tuple[flower.FlowerServer, Site]]:
     found.stop()
 
 
-LETTER = Envelope("train", {"round": "1"}, b"payload")
-ANSWER = Envelope("TRAIN", {}, b"payload")
+LETTER = Message("train", {"round": "1"}, b"payload")
+ANSWER = Message("TRAIN", {}, b"payload")
 
 
 def test_a_site_that_is_away_when_its_letter_is_sent_gets_it_when_it_is_back(
-    server: tuple[flower.FlowerServer, Site], monkeypatch: pytest.MonkeyPatch
+    server: tuple[network.NetworkServer, Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flower, "HEARTBEAT_SECONDS", BOUND)  # so long it may stay away
+    monkeypatch.setattr(transport, "HEARTBEAT_SECONDS", BOUND)  # so long it may stay away
     post, site = server
     site.stop()
     assert post.online() == set()
@@ -75,7 +75,7 @@ def test_a_site_that_is_away_when_its_letter_is_sent_gets_it_when_it_is_back(
 
 
 def test_a_site_that_leaves_with_its_letter_gets_it_again_and_answers_once(
-    server: tuple[flower.FlowerServer, Site],
+    server: tuple[network.NetworkServer, Site],
 ) -> None:
     post, site = server
     site.stop()
@@ -93,14 +93,14 @@ def test_a_site_that_leaves_with_its_letter_gets_it_again_and_answers_once(
 
 
 def test_a_site_that_never_came_is_not_waited_for(
-    server: tuple[flower.FlowerServer, Site], monkeypatch: pytest.MonkeyPatch
+    server: tuple[network.NetworkServer, Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     post, site = server
     site.stop()
     clock = Hurry(monkeypatch)
     clock.times = 1000
     ((_, answer),) = post.ask({"north": LETTER}, BOUND)
-    assert isinstance(answer, Lost)
+    assert isinstance(answer, NoAnswer)
     assert f"no answer within {BOUND:g} s" in answer.reason
     clock.times = 1
     site.start()

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from medfed.records.folder import RunFolder
 from medfed.records.schema import ProvenanceFile, ScoreFile, StudyFile
+from support.clocks import until
+from support.processes import Process, Ran, run
 
 BASE = """
 name = "bench"
@@ -59,40 +57,35 @@ def command(place: Path, cache: Path) -> list[str]:
     (place / "base.toml").write_text(BASE, encoding="utf-8")
     (place / "sweep.toml").write_text(SWEEP, encoding="utf-8")
     places = ["--runs", str(place / "runs"), "--cache", str(cache), "--workers", "2"]
-    return [sys.executable, "-m", "medfed", "run", str(place / "sweep.toml"), *places]
+    return ["run", str(place / "sweep.toml"), *places]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ran]:
     """A sweep whose whole process group is killed once its first run is finished, then run to the end."""
     place = tmp_path_factory.mktemp("whole")
     words = command(place, place / "cache")
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    end = time.monotonic() + 240
-    while not list((place / "runs").glob("bench/*/DONE")):
-        assert process.poll() is None
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
+    process = Process(words, place / "killed.log")
+    until(lambda: any(place.glob("runs/bench/*/DONE")) or process.status is not None, told=process.told)
+    assert process.status is None, process.told()
+    process.send_group(signal.SIGKILL)
     process.wait()
-    time.sleep(1)
-    finished = {path: path.stat().st_mtime_ns for path in (place / "runs").glob("bench/*/DONE")}
-    (place / "finished.json").write_text(
-        json.dumps({str(path): mark for path, mark in finished.items()}), encoding="utf-8"
-    )
-    return place, subprocess.run(words, capture_output=True, text=True, check=False)
+    assert process.left_behind() == []
+    finished = {str(path): path.stat().st_mtime_ns for path in place.glob("runs/bench/*/DONE")}
+    (place / "finished.json").write_text(json.dumps(finished), encoding="utf-8")
+    return place, run(words, place / "whole.log")
 
 
-Whole = tuple[Path, subprocess.CompletedProcess[str]]
+Whole = tuple[Path, Ran]
 
 
 def test_a_killed_grid_goes_on_and_redoes_no_finished_cell(whole: Whole) -> None:
     place, done = whole
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.status == 0, done.text
     before = json.loads((place / "finished.json").read_text(encoding="utf-8"))
     assert 0 < len(before) < 6
     assert all(Path(path).stat().st_mtime_ns == mark for path, mark in before.items())
-    assert f"finished before: {len(before)} of 6" in done.stdout
+    assert f"finished before: {len(before)} of 6" in done.text
     assert len(list((place / "runs" / "bench").glob("*/DONE"))) == 6
 
 
@@ -105,7 +98,7 @@ def test_no_cell_is_missing_and_the_report_ranks(whole: Whole) -> None:
         assert all(block["values"][name]["mean"] is not None for name in board["algorithms"])
         assert {"centralised", "local"} < block["bounds"].keys()
     assert (place / "runs" / "grid" / "report.html").is_file()
-    assert "average rank" in done.stdout
+    assert "average rank" in done.text
 
 
 def test_scores_hold_every_client_and_what_a_run_costs(whole: Whole) -> None:

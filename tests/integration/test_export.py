@@ -26,7 +26,7 @@ from medfed.core.errors import MedfedError, RunError, StudyError
 from medfed.export.export import export_run
 from medfed.export.exported import ExportedTask, Processor
 from medfed.export.files import loading
-from medfed.injection.lowrank import Factors, folded
+from medfed.export.lowrank import Factors, folded
 from medfed.injection.model import InjectedModel
 from medfed.llm.foundation import Foundation, load_foundation
 from medfed.records.schema import ScoreFile
@@ -370,7 +370,7 @@ def test_a_run_without_experts_has_encoders_and_projectors_only(
         with pytest.raises(RunError, match="no adapter"):
             export_run(plug, tmp_path / "out", tmp_path, llm, tasks=["cd"], **options)
     (written,) = export_run(plug, tmp_path / "out", tmp_path, llm, tasks=["cd"])
-    assert "no experts" in " ".join(written.said)
+    assert "no experts" in " ".join(written.notes)
     assert not list((tmp_path / "out").glob("adapter*"))
     assert "the base model as it is" in (tmp_path / "out" / "README.md").read_text("utf-8")
     run, exported = LoadedRun(plug, tmp_path, llm), ExportedTask.load(tmp_path / "out")
@@ -411,7 +411,7 @@ def test_an_llm_with_a_name_and_a_folder_is_exported_under_its_name(
     (written,) = export_run(named, tmp_path / "out", tmp_path, llm, **options)
     assert f"base_model: {HUB}" in (written.folder / "README.md").read_text("utf-8")
     assert holding(written.folder, str(llm.parent)) == set()
-    assert str(llm) not in "".join(written.said)
+    assert str(llm) not in "".join(written.notes)
     if options and "merge" not in options:
         config = json.loads((written.folder / "adapter_config.json").read_text("utf-8"))
         assert config["base_model_name_or_path"] == HUB

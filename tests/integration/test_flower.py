@@ -18,21 +18,25 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from medfed.core.errors import RunError
-from medfed.sites.remote import Envelope, Lost
+from medfed.sites.remote import Message, NoAnswer
 from support.clocks import BOUND, Hurry, until
 
-flower = pytest.importorskip("medfed.sites.flower", reason="the extra flower is not installed")
+network = pytest.importorskip("medfed.sites.network", reason="the extra flower is not installed")
+transport = pytest.importorskip("medfed.sites.transport")
 httpx = pytest.importorskip("httpx")
 
-from medfed.sites.certificates import Certificates, write_trial  # noqa: E402
-from medfed.sites.keys import public_bytes  # noqa: E402
+from medfed.sites.credentials import (  # noqa: E402
+    Certificates,
+    public_bytes,
+    write_trial,
+)
 
 SITES = ("north", "south")
-Handler = Callable[[Envelope], Envelope]
+Handler = Callable[[Message], Message]
 
 
-def echo(letter: Envelope) -> Envelope:
-    return Envelope(f"re:{letter.kind}", letter.facts, letter.payload)
+def echo(letter: Message) -> Message:
+    return Message(f"re:{letter.kind}", letter.facts, letter.payload)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +53,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 class Net:
     """A listening server, and what is needed to join it."""
 
-    server: flower.FlowerServer
+    server: network.NetworkServer
     files: Certificates
     keys: Mapping[str, ec.EllipticCurvePrivateKey]
     folder: Path
@@ -58,8 +62,8 @@ class Net:
     def address(self) -> str:
         return f"127.0.0.1:{self.server.port}"
 
-    def site(self, key: ec.EllipticCurvePrivateKey, ca: bytes | None = None) -> flower.FlowerSite:
-        return flower.FlowerSite(self.address, ca or self.files.ca.read_bytes(), key, self.folder / "site.log")
+    def site(self, key: ec.EllipticCurvePrivateKey, ca: bytes | None = None) -> network.NetworkSite:
+        return network.NetworkSite(self.address, ca or self.files.ca.read_bytes(), key, self.folder / "site.log")
 
     @contextmanager
     def joined(self, handlers: Mapping[str, Handler], said: list[str] | None = None) -> Iterator[None]:
@@ -91,7 +95,7 @@ def listening(
     host: str = "127.0.0.1",
 ):
     public = {site: public_bytes(key.public_key()) for site, key in keys.items()}
-    server = flower.FlowerServer(host, port, certificates.certificate, certificates.key, public, log)
+    server = network.NetworkServer(host, port, certificates, public, log)
     server.start()
     return server
 
@@ -103,7 +107,7 @@ def net(certificates: Certificates, keys: dict[str, ec.EllipticCurvePrivateKey],
     server.stop()
 
 
-def asked(net: Net, letters: Mapping[str, Envelope], seconds: float = BOUND) -> dict[str, Envelope | Lost]:
+def asked(net: Net, letters: Mapping[str, Message], seconds: float = BOUND) -> dict[str, Message | NoAnswer]:
     return dict(net.server.ask(letters, seconds))
 
 
@@ -111,10 +115,10 @@ def test_letters_reach_their_site_and_come_back_whole(net: Net) -> None:
     """12 MB are three of Flower's chunks; the bytes differ from place to place, so order is checked too."""
     payload = bytes(range(256)) * (12 * 4096)
     with net.joined(dict.fromkeys(SITES, echo)):
-        answers = asked(net, {site: Envelope("hello", {"to": site}, payload + site.encode()) for site in SITES})
+        answers = asked(net, {site: Message("hello", {"to": site}, payload + site.encode()) for site in SITES})
     for site in SITES:
         answer = answers[site]
-        assert isinstance(answer, Envelope)
+        assert isinstance(answer, Message)
         assert answer.kind == "re:hello"
         assert answer.facts == {"to": site}
         assert answer.payload == payload + site.encode()
@@ -122,7 +126,7 @@ def test_letters_reach_their_site_and_come_back_whole(net: Net) -> None:
 
 def test_an_empty_payload_travels(net: Net) -> None:
     with net.joined({"north": echo}):
-        assert asked(net, {"north": Envelope("bye", {}, b"")}) == {"north": Envelope("re:bye", {}, b"")}
+        assert asked(net, {"north": Message("bye", {}, b"")}) == {"north": Message("re:bye", {}, b"")}
 
 
 def test_a_slow_site_is_lost_its_late_answer_told_once_and_the_next_letter_answered(
@@ -130,18 +134,18 @@ def test_a_slow_site_is_lost_its_late_answer_told_once_and_the_next_letter_answe
 ) -> None:
     hurry, hold = Hurry(monkeypatch), threading.Event()
 
-    def slow(letter: Envelope) -> Envelope:
+    def slow(letter: Message) -> Message:
         if letter.kind == "train":
             hold.wait(BOUND)
         return echo(letter)
 
     with net.joined({"north": slow, "south": echo}):
-        answers = net.server.ask({site: Envelope("train", {}, b"1") for site in SITES}, BOUND)
-        assert next(answers) == ("south", Envelope("re:train", {}, b"1"))
+        answers = net.server.ask({site: Message("train", {}, b"1") for site in SITES}, BOUND)
+        assert next(answers) == ("south", Message("re:train", {}, b"1"))
         hurry()
         ((site, lost),) = answers
         assert site == "north"
-        assert isinstance(lost, Lost)
+        assert isinstance(lost, NoAnswer)
         assert f"no answer within {BOUND:g} s" in lost.reason
         assert net.server.late() == []
         hold.set()
@@ -149,7 +153,7 @@ def test_a_slow_site_is_lost_its_late_answer_told_once_and_the_next_letter_answe
         until(lambda: bool(found.extend(net.server.late()) or found))
         assert found == [("north", "train")]
         assert net.server.late() == []
-        assert isinstance(asked(net, {"north": Envelope("hello", {}, b"2")})["north"], Envelope)
+        assert isinstance(asked(net, {"north": Message("hello", {}, b"2")})["north"], Message)
 
 
 def test_a_site_finds_a_server_that_was_started_again(net: Net, tmp_path: Path) -> None:
@@ -159,12 +163,12 @@ def test_a_site_finds_a_server_that_was_started_again(net: Net, tmp_path: Path) 
         again = listening(net.files, net.keys, net.server.port, tmp_path / "again.log")
         servers.callback(again.stop)  # after the site, which else does not hear that it is to stop
         until(lambda: again.online() == {"north"})
-        assert isinstance(dict(again.ask({"north": Envelope("hello", {}, b"x")}, BOUND))["north"], Envelope)
+        assert isinstance(dict(again.ask({"north": Message("hello", {}, b"x")}, BOUND))["north"], Message)
     assert sum(line.startswith("connected") for line in said) == 2
 
 
 def test_an_unknown_key_is_refused(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flower, "REFUSED_SECONDS", 0.5)
+    monkeypatch.setattr(network, "REFUSED_SECONDS", 0.5)
     stranger = net.site(ec.generate_private_key(ec.SECP384R1()))
     with pytest.raises(RunError, match="does not know this site's key"):
         stranger.serve(echo, lambda line: None, patience_seconds=BOUND)
@@ -173,7 +177,7 @@ def test_an_unknown_key_is_refused(net: Net, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_server_of_another_authority_is_refused_before_anything_is_sent(net: Net, tmp_path: Path) -> None:
     other = write_trial(tmp_path / "other", "127.0.0.1")
-    called: list[Envelope] = []
+    called: list[Message] = []
     with pytest.raises(RunError, match="certificate"):
         net.site(net.keys["north"], other.ca.read_bytes()).serve(
             lambda letter: called.append(letter) or echo(letter), lambda line: None, patience_seconds=BOUND
@@ -186,9 +190,10 @@ def test_a_server_of_another_authority_is_refused_before_anything_is_sent(net: N
 def test_a_certificate_for_another_host_is_refused(net: Net, tmp_path: Path) -> None:
     """The trial certificate is for 127.0.0.1 and localhost, not for 127.0.0.2, where this server answers too."""
     everywhere = listening(net.files, net.keys, 0, tmp_path / "everywhere.log", host="0.0.0.0")  # noqa: S104
-    called: list[Envelope] = []
+    called: list[Message] = []
+    ca, log = net.files.ca.read_bytes(), tmp_path / "x.log"
     here, there = (
-        flower.FlowerSite(f"{host}:{everywhere.port}", net.files.ca.read_bytes(), net.keys["north"], tmp_path / "x.log")
+        network.NetworkSite(f"{host}:{everywhere.port}", ca, net.keys["north"], log)
         for host in ("127.0.0.1", "127.0.0.2")
     )
     try:
@@ -207,21 +212,21 @@ def ignore(line: str) -> None:
 
 def test_an_upload_that_stops_half_way_holds_nobody_up(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     """North announces its answer and sends none of it for a while; south's comes at once, north's is told as late."""
-    whole, go_on, hurry = flower.push_objects, threading.Event(), Hurry(monkeypatch)
+    whole, go_on, hurry = transport.push_objects, threading.Event(), Hurry(monkeypatch)
 
     def stuck(objects: dict, push: Callable, **options: object) -> None:
         if any(b"from north" in part.deflate() for part in objects.values()):
             go_on.wait(BOUND)
         whole(objects, push, **options)
 
-    monkeypatch.setattr(flower, "push_objects", stuck)
-    handlers = {site: (lambda letter, site=site: Envelope("re", {}, f"from {site}".encode())) for site in SITES}
+    monkeypatch.setattr(transport, "push_objects", stuck)
+    handlers = {site: (lambda letter, site=site: Message("re", {}, f"from {site}".encode())) for site in SITES}
     with net.joined(handlers):
-        answers = net.server.ask({site: Envelope("train", {}, b"") for site in SITES}, BOUND)
-        assert next(answers) == ("south", Envelope("re", {}, b"from south")), "while north's is on its way"
+        answers = net.server.ask({site: Message("train", {}, b"") for site in SITES}, BOUND)
+        assert next(answers) == ("south", Message("re", {}, b"from south")), "while north's is on its way"
         hurry()
         ((site, lost),) = answers
-        assert (site, type(lost)) == ("north", Lost)
+        assert (site, type(lost)) == ("north", NoAnswer)
         go_on.set()
         found: list[tuple[str, str]] = []
         until(lambda: bool(found.extend(net.server.late()) or found))
@@ -267,9 +272,9 @@ def test_a_stranger_finds_no_interface_to_run_anything(net: Net, path: str) -> N
 
 
 def fleet_client(net: Net, key: ec.EllipticCurvePrivateKey | None):
-    signed = [] if key is None else [flower.NodeAuthHttpInterceptor(key, key.public_key())]
-    interceptors = [flower.RuntimeVersionHttpInterceptor(component_name="SuperNode"), *signed]
-    return flower.FleetHttpClient.from_server_address(net.address, False, net.files.ca.read_bytes(), interceptors)
+    signed = [] if key is None else [transport.NodeAuthHttpInterceptor(key, key.public_key())]
+    interceptors = [transport.RuntimeVersionHttpInterceptor(component_name="SuperNode"), *signed]
+    return transport.FleetHttpClient.from_server_address(net.address, False, net.files.ca.read_bytes(), interceptors)
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["stranger", "site"])
@@ -289,7 +294,7 @@ def test_nobody_reads_the_letters_of_another_site(net: Net, who: str) -> None:
 
     key = {"nobody": None, "stranger": ec.generate_private_key(ec.SECP384R1()), "south": net.keys["south"]}[who]
     with net.joined(dict.fromkeys(SITES, echo)):
-        north = Node(node_id=net.server._nodes["north"])
+        north = Node(node_id=net.server.nodes["north"])
         with fleet_client(net, key) as client, pytest.raises(httpx.HTTPStatusError) as refused:
             client.PullMessages(PullMessagesRequest(node=north))
         assert refused.value.response.status_code == 401
@@ -318,24 +323,24 @@ def test_no_connection_leaves_loopback(net: Net, tmp_path: Path) -> None:
     script = HOOK.format(log=str(log)) + (
         "import threading, time\n"
         "from pathlib import Path\n"
-        "from medfed.sites import flower\n"
-        "from medfed.sites.remote import Envelope\n"
-        "from medfed.sites.certificates import certificates_in\n"
-        "from medfed.sites.keys import load_node_key, public_bytes\n"
+        "from medfed.sites import network\n"
+        "from medfed.sites.remote import Message\n"
+        "from medfed.sites.credentials import certificates_in\n"
+        "from medfed.sites.credentials import load_node_key, public_bytes\n"
         f"files = certificates_in(Path({str(net.files.ca.parent)!r}))\n"
         f"key = load_node_key(Path({str(tmp_path)!r}) / 'k')\n"
         "public = {'north': public_bytes(key.public_key())}\n"
         f"log = Path({str(tmp_path)!r}) / 'inner.log'\n"
-        "server = flower.FlowerServer('127.0.0.1', 0, files.certificate, files.key, public, log)\n"
+        "server = network.NetworkServer('127.0.0.1', 0, files, public, log)\n"
         "server.start()\n"
-        "site = flower.FlowerSite(f'127.0.0.1:{server.port}', files.ca.read_bytes(), key, log)\n"
+        "site = network.NetworkSite(f'127.0.0.1:{server.port}', files.ca.read_bytes(), key, log)\n"
         "serve = lambda: site.serve(lambda letter: letter, lambda line: None, patience_seconds=300.0)\n"
         "thread = threading.Thread(target=serve); thread.start()\n"
         "while not server.online(): time.sleep(0.05)\n"
-        "print(dict(server.ask({'north': Envelope('hello', {}, b'x')}, 300)))\n"
+        "print(dict(server.ask({'north': Message('hello', {}, b'x')}, 300)))\n"
         "site.stop(); thread.join(300); server.stop()\n"
     )
-    from medfed.sites.keys import write_node_key
+    from medfed.sites.credentials import write_node_key
 
     write_node_key(tmp_path / "k", tmp_path / "k.pub", "north")
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=BOUND, check=False)
@@ -375,10 +380,10 @@ def test_clocks_may_differ_by_what_flower_tolerates(net: Net) -> None:
 
 
 def test_one_file_alone_imports_flower() -> None:
-    source = Path(flower.__file__).parents[1]
+    source = Path(network.__file__).parents[1]
     names = [
         str(path.relative_to(source))
         for path in sorted(source.rglob("*.py"))
         if re.search(r"^\s*(import|from) flwr\b", path.read_text(encoding="utf-8"), re.MULTILINE)
     ]
-    assert names == ["sites/flower.py"]
+    assert names == ["sites/transport.py"]

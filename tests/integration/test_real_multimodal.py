@@ -12,6 +12,7 @@ from medfed.core.catalog import DATASETS, ENCODERS, MODALITIES, TASKS
 from medfed.core.torch_rng import torch_seeded
 from medfed.data.cohort import ELSEWHERE, Cohort, build_cohort
 from medfed.data.decode import decode
+from medfed.data.layout import Division
 from medfed.datasets.base import write_twin
 from medfed.evaluation.scorers import SCORERS
 from medfed.federated.algorithm import Federation
@@ -32,7 +33,7 @@ ENCODER_OF |= {"person": "transformer"}
 def divide(name: str, root: Path, partition: PartitionSettings) -> Cohort:
     dataset = DATASETS[TASKS[name].dataset]
     data = {dataset.name: decode(dataset, dataset.locate(root), MODALITIES)}
-    return build_cohort(data, [TASKS[name]], [], MODALITIES, SplitSettings(), partition, 0)
+    return build_cohort(data, Division([TASKS[name]], [], MODALITIES, SplitSettings(), partition, 0))
 
 
 def model_of(name: str) -> MultimodalModel:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from medfed.records.folder import RunFolder
+from support.planted_faults import Fault
+from support.processes import run
 
 STUDY = """
 name = "small"
@@ -44,18 +45,10 @@ num_resamples = 50
 """
 
 
-def start(place: Path, *, kill: tuple[str, int] | None = None, cache: Path) -> subprocess.CompletedProcess[str]:
+def command(place: Path, cache: Path) -> list[str]:
     study = place / "small.toml"
     study.write_text(STUDY, encoding="utf-8")
-    command = ["run", str(study), "--runs", str(place / "runs"), "--cache", str(cache)]
-    head = ["-m", "support.planted_faults", kill[0], str(kill[1]), "--"] if kill else ["-m", "medfed"]
-    return subprocess.run(
-        [sys.executable, *head, *command], capture_output=True, text=True, check=False, env=environment()
-    )
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    return ["run", str(study), "--runs", str(place / "runs"), "--cache", str(cache)]
 
 
 def folder(place: Path) -> Path:
@@ -71,17 +64,18 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     place = tmp_path_factory.mktemp("whole")
-    done = start(place, cache=cache)
+    words = [sys.executable, "-m", "medfed", *command(place, cache)]  # a fresh interpreter; the others are forked
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return place
 
 
 def test_a_run_leaves_what_it_promises(whole: Path) -> None:
-    run = folder(whole)
+    made = folder(whole)
     expected = ["DONE", "study.json", "provenance.json", "partition.json", "normalisation.json", "rounds.jsonl"]
     expected += ["timings.jsonl", "scores.json", "report.html", "injection/routing.jsonl", "injection/steps.jsonl"]
-    assert [name for name in expected if not (run / name).is_file()] == []
-    rows = json.loads((run / "scores.json").read_text(encoding="utf-8"))["rows"]
+    assert [name for name in expected if not (made / name).is_file()] == []
+    rows = json.loads((made / "scores.json").read_text(encoding="utf-8"))["rows"]
     models = {(row["task"], row["model"]) for row in rows}
     for task in ("lod", "ead", "mp", "ped", "ebd", "sp"):
         assert {(task, "fedkim"), (task, "always-yes"), (task, "always-no")} <= models
@@ -95,23 +89,22 @@ def test_the_foundation_is_bit_identical_before_and_after(whole: Path) -> None:
 
 
 def test_no_patient_id_is_in_predictions_or_logs(whole: Path) -> None:
-    run = folder(whole)
-    partition = json.loads((run / "partition.json").read_text(encoding="utf-8"))
+    made = folder(whole)
+    partition = json.loads((made / "partition.json").read_text(encoding="utf-8"))
     ids = [name for parts in partition["server"].values() for names in parts.values() for name in names]
-    texts = [path.read_text(encoding="utf-8") for path in (run / "predictions").glob("*.jsonl")]
-    texts += [path.read_text(encoding="utf-8") for path in run.glob("*.jsonl")]
+    texts = [path.read_text(encoding="utf-8") for path in (made / "predictions").glob("*.jsonl")]
+    texts += [path.read_text(encoding="utf-8") for path in made.glob("*.jsonl")]
     long_ids = [name for name in ids if len(name) > 6]
     assert long_ids
     assert not [name for name in long_ids if any(f'"{name}"' in text for text in texts)]
 
 
-def test_a_finished_run_is_not_computed_twice(whole: Path, cache: Path) -> None:
-    run = folder(whole)
-    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    again = start(whole, cache=cache)
-    assert again.returncode == 0
-    assert "finished before" in again.stdout
-    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+def test_a_finished_run_is_not_computed_twice(whole: Path, cache: Path, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in folder(whole).rglob("*")}
+    again = run(command(whole, cache), tmp_path / "log")
+    assert again.status == 0
+    assert "finished before" in again.text
+    assert {path: path.stat().st_mtime_ns for path in folder(whole).rglob("*")} == before
 
 
 POINTS = [
@@ -133,10 +126,10 @@ def test_sigkill_and_resume_give_the_same_bits(
     if own_cache != cache:
         own_cache.mkdir()
         (own_cache / "twins").symlink_to(cache / "twins")
-    killed = start(tmp_path, kill=(target, count), cache=own_cache)
-    assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
-    resumed = start(tmp_path, cache=own_cache)
-    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    killed = run(command(tmp_path, own_cache), tmp_path / "killed.log", Fault(target, count))
+    assert killed.status == -signal.SIGKILL, killed.text
+    resumed = run(command(tmp_path, own_cache), tmp_path / "resumed.log")
+    assert resumed.status == 0, resumed.text
     assert RunFolder(folder(tmp_path)).checksums() == RunFolder(folder(whole)).checksums()
     assert (
         RunFolder(tmp_path / "runs" / "federations").checksums()

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,8 @@ from typer.testing import CliRunner
 
 from medfed.cli.app import app
 from medfed.records.folder import RunFolder
+from support.planted_faults import Fault
+from support.processes import run
 
 STUDY = """
 name = "small-sites"
@@ -55,15 +54,8 @@ def study(place: Path) -> Path:
 def start(place: Path, cache: Path, *options: str, kill: tuple[str, int] | None = None) -> Path:
     """Run the study in ``place``; return its run folder."""
     command = ["run", str(study(place)), "--runs", str(place / "runs"), "--cache", str(cache), *options]
-    head = ["-m", "support.planted_faults", kill[0], str(kill[1]), "--"] if kill else ["-m", "medfed"]
-    done = subprocess.run(
-        [sys.executable, *head, *command],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert done.returncode == (-signal.SIGKILL if kill else 0), done.stdout + done.stderr
+    done = run(command, place / "log", *([Fault(*kill)] if kill else []))
+    assert done.status == (-signal.SIGKILL if kill else 0), done.text
     (found,) = (place / "runs" / "small-sites").iterdir()
     return found
 
@@ -100,9 +92,9 @@ def test_every_site_scores_the_last_model_and_the_baselines(whole: Path) -> None
 def test_a_run_on_the_folders_is_the_run_on_the_twins(whole: Path, root: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in root.iterdir()) == ["server", "site-0", "site-1"]
     assert sorted(path.name for path in (root / "site-1").iterdir()) == ["yaib-mortality"]
-    run = start(tmp_path, tmp_path / "unused", "--data-root", str(root))
-    assert run.name == whole.name
-    assert RunFolder(run).checksums() == RunFolder(whole).checksums()
+    made = start(tmp_path, tmp_path / "unused", "--data-root", str(root))
+    assert made.name == whole.name
+    assert RunFolder(made).checksums() == RunFolder(whole).checksums()
 
 
 @pytest.mark.parametrize("kill", [("medfed.federated.client:Client.train", 9), ("medfed.runs.sites:evaluate_at", 5)])
@@ -140,18 +132,12 @@ def test_the_shipped_study_that_injects_runs_small(tmp_path: Path) -> None:
     shipped = Path(__file__).parents[2] / "studies" / "fedkim-3sites.toml"
     settings = [part for setting in SMALL for part in ("--set", setting)]
     places = ["--runs", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
-    done = subprocess.run(
-        [sys.executable, "-m", "medfed", "run", str(shipped), *places, *settings],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (run,) = (tmp_path / "runs" / "fedkim-3sites").iterdir()
-    heads = json.loads((run / "sites.json").read_text(encoding="utf-8"))["scores"]["heads"]
+    done = run(["run", shipped, *places, *settings], tmp_path / "log")
+    assert done.status == 0, done.text
+    (made,) = (tmp_path / "runs" / "fedkim-3sites").iterdir()
+    heads = json.loads((made / "sites.json").read_text(encoding="utf-8"))["scores"]["heads"]
     assert {site: len(tasks) for site, tasks in heads.items()} == {"site-0": 4, "site-1": 4, "site-2": 3}
     assert "ead" not in heads["site-2"]
-    page = (run / "report.html").read_text(encoding="utf-8")
+    page = (made / "report.html").read_text(encoding="utf-8")
     assert 'id="sites"' in page
     assert "Private examples by client and task (sites partition)" in page

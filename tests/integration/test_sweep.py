@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -15,6 +11,8 @@ import pytest
 
 from medfed.records.folder import RunFolder
 from medfed.records.schema import Round, Step
+from support.clocks import until
+from support.processes import Process, Ran, run
 
 BASE = """
 name = "tiny"
@@ -68,11 +66,11 @@ def write(place: Path, text: str) -> Path:
 def command(place: Path, cache: Path, text: str, *more: str) -> list[str]:
     sweep = str(write(place, text))
     places = ["--runs", str(place / "runs"), "--cache", str(cache)]
-    return [sys.executable, "-m", "medfed", "run", sweep, "--workers", "2", *places, *more]
+    return ["run", sweep, "--workers", "2", *places, *more]
 
 
-def start(place: Path, cache: Path, text: str, *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(place, cache, text, *more), capture_output=True, text=True, check=False)
+def start(place: Path, cache: Path, text: str, *more: str) -> Ran:
+    return run(command(place, cache, text, *more), place / f"{len(list(place.glob('*.log')))}.log")
 
 
 @pytest.fixture(scope="module")
@@ -81,21 +79,21 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def whole(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> tuple[Path, Ran]:
     place = tmp_path_factory.mktemp("whole")
     return place, start(place, cache, SWEEP + BROKEN)
 
 
-Whole = tuple[Path, subprocess.CompletedProcess[str]]
+Whole = tuple[Path, Ran]
 
 
 def test_a_failing_cell_fails_the_command_and_nothing_else(whole: Whole) -> None:
     place, done = whole
-    assert done.returncode == 1
-    assert "2 of 8 runs failed" in done.stderr
+    assert done.status == 1
+    assert "2 of 8 runs failed" in done.text
     for seed in (0, 1):
-        assert f"Broken, seed {seed}: " in done.stderr
-    assert "no public example left" in done.stderr
+        assert f"Broken, seed {seed}: " in done.text
+    assert "no public example left" in done.text
     assert len(list((place / "runs" / "tiny").glob("*/DONE"))) == 6
 
 
@@ -103,8 +101,8 @@ def test_without_the_failing_cell_the_finished_runs_are_compared(whole: Whole, c
     place, _ = whole
     before = {path: path.stat().st_mtime_ns for path in (place / "runs" / "tiny").rglob("*")}
     done = start(place, cache, SWEEP)
-    assert done.returncode == 0, done.stderr
-    assert "finished before: 6 of 6" in done.stdout
+    assert done.status == 0, done.text
+    assert "finished before: 6 of 6" in done.text
     assert {path: path.stat().st_mtime_ns for path in (place / "runs" / "tiny").rglob("*")} == before
     comparison = json.loads((place / "runs" / "ablation" / "comparison.json").read_text(encoding="utf-8"))
     assert comparison["seeds"] == {"FedKIM": [0, 1], "FedKIM_pub": [0, 1], "FedPlug": [0, 1]}
@@ -158,40 +156,20 @@ def test_runs_on_the_same_data_share_hashed_ids(whole: Whole) -> None:
     assert not set(ids[0]) & {name for names in index["server"]["test"].values() for name in names}
 
 
-def hears_interrupts() -> None:
-    """Let a child hear Ctrl-C, also where the tests run in the background of a shell, which ignores it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.parametrize(
     "how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)], ids=["interrupted", "killed"]
 )
 def test_an_ended_sweep_leaves_no_process_and_goes_on_to_the_same_bits(
     how: signal.Signals, whole: Whole, cache: Path, tmp_path: Path
 ) -> None:
-    process = subprocess.Popen(
-        command(tmp_path, cache, SWEEP),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=hears_interrupts,  # noqa: PLW1509 (this process has no threads yet)
-    )
-    until(lambda: any((tmp_path / "runs").glob("federations/*/checkpoints/*/manifest.json")), process)
-    workers = psutil.Process(process.pid).children(recursive=True)
-    assert workers
-    if how == signal.SIGINT:
-        os.killpg(process.pid, how)  # as a terminal does
-    else:
-        process.kill()
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL), errors
-    assert "Traceback" not in errors
-    _, alive = psutil.wait_procs(workers, timeout=60)
-    assert alive == []
+    process = stopped_at_the_first_checkpoint(tmp_path, command(tmp_path, cache, SWEEP))
+    (process.send_group if how == signal.SIGINT else process.send)(how)
+    assert process.wait() == (130 if how == signal.SIGINT else -signal.SIGKILL), process.told()
+    assert "Traceback" not in process.text
+    assert process.left_behind() == []
     assert not list((tmp_path / "runs").glob("tiny/*/DONE"))
     done = start(tmp_path, cache, SWEEP, "--seeds", "0")
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.text
     for name in ("tiny", "federations"):
         ours, theirs = (first_seed(RunFolder(place / "runs" / name).checksums()) for place in (tmp_path, whole[0]))
         assert ours
@@ -199,16 +177,14 @@ def test_an_ended_sweep_leaves_no_process_and_goes_on_to_the_same_bits(
 
 
 def test_a_worker_that_is_killed_takes_no_other_run_with_it(cache: Path, tmp_path: Path) -> None:
-    words = command(tmp_path, cache, SWEEP, "--seeds", "0")
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    until(lambda: any((tmp_path / "runs").glob("federations/*/checkpoints/*/manifest.json")), process)
-    workers = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    process = stopped_at_the_first_checkpoint(tmp_path, command(tmp_path, cache, SWEEP, "--seeds", "0"))
+    servers = psutil.Process(process.pid).children()
+    workers = [worker for server in servers for worker in server.children()]
     assert len(workers) == 2
     workers[0].kill()
-    _, errors = process.communicate(timeout=240)
-    assert process.returncode == 1
-    assert "1 of 3 runs failed" in errors
-    assert "the worker was killed by SIGKILL" in errors
+    assert process.wait() == 1
+    assert "1 of 3 runs failed" in process.text
+    assert "the worker was killed by SIGKILL" in process.text
     assert len(list((tmp_path / "runs").glob("tiny/*/DONE"))) == 2
 
 
@@ -217,11 +193,10 @@ def first_seed(checksums: dict[str, str]) -> dict[str, str]:
     return {path: digest for path, digest in checksums.items() if path.split("/")[0].endswith("-seed0")}
 
 
-def until(ready: object, process: subprocess.Popen[str], seconds: float = 240) -> None:
-    """Wait until ``ready()`` is true, while the process lives."""
-    assert callable(ready)
-    end = time.monotonic() + seconds
-    while not ready():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.05)
+def stopped_at_the_first_checkpoint(place: Path, arguments: list[str]) -> Process:
+    """Start the command and return when a federation of it has written a checkpoint, and while it is at work."""
+    process = Process(arguments, place / "ended.log")
+    checkpoints = "federations/*/checkpoints/*/manifest.json"
+    until(lambda: any((place / "runs").glob(checkpoints)) or process.status is not None, told=process.told)
+    assert process.status is None, process.told()
+    return process

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from medfed.core.errors import StudyError
-from medfed.injection.lowrank import Factors, truncated
+from medfed.export.lowrank import Factors, truncated
 
 
 def factors(rank: int, rows: int, columns: int, seed: int) -> Factors:

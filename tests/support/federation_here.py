@@ -16,14 +16,14 @@ from medfed.records.folder import RunFolder
 from medfed.records.schema import Round
 from medfed.runs.context import Participants, RunPaths, here
 from medfed.runs.pipeline import run_study
-from medfed.sites.client import SiteDesk
+from medfed.sites.client import SiteHandler
 from medfed.sites.federation import FederationFolder
-from medfed.sites.remote import Envelope, Lost
+from medfed.sites.remote import Message, NoAnswer
 from medfed.sites.server import Hospitals
 from medfed.study.study import Study
 from support.federation_trial import Trial
 
-Meddle = Callable[[str, Envelope, Envelope], Envelope]
+Meddle = Callable[[str, Message, Message], Message]
 """(site, letter, its answer) → the answer that arrives."""
 
 
@@ -33,11 +33,11 @@ class DeskPost:
     def __init__(self, trial: Trial, meddle: Meddle = lambda site, letter, answer: answer) -> None:
         self._said = {site: io.StringIO() for site in trial.sites}
         self._desks = {
-            site: SiteDesk(trial.folder(site), Reporter(Console(file=self._said[site], width=500)))
+            site: SiteHandler(trial.folder(site), Reporter(Console(file=self._said[site], width=500)))
             for site in trial.sites
         }
         self._meddle = meddle
-        self.left: list[tuple[str, Envelope]] = []
+        self.left: list[tuple[str, Message]] = []
 
     def said(self, site: str) -> str:
         """Return what ``site`` told its own people."""
@@ -46,7 +46,7 @@ class DeskPost:
     def online(self) -> set[str]:
         return set(self._desks)
 
-    def ask(self, letters: Mapping[str, Envelope], seconds: float) -> Iterator[tuple[str, Envelope | Lost]]:
+    def ask(self, letters: Mapping[str, Message], seconds: float) -> Iterator[tuple[str, Message | NoAnswer]]:
         for site, letter in sorted(letters.items()):
             answer = self._meddle(site, letter, self._desks[site](letter))
             self.left.append((site, answer))
@@ -59,7 +59,7 @@ class DeskPost:
 def run_over(trial: Trial, post: DeskPost) -> RunFolder:
     """Run the study of ``trial`` over ``post`` as its server does."""
     folder, reporter = FederationFolder.load(trial.server_folder), Reporter.silent()
-    paths = RunPaths(folder.runs, folder.cache, folder.data_root)
+    paths = RunPaths(folder.runs, folder.cache, folder.settings.data_root)
     hospitals = Hospitals(folder, post, reporter)
     return RunFolder(run_study(trial.study, paths, reporter, participants=hospitals.participants()))
 

@@ -8,29 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
-import os
-import signal
 import socket
-import sys
 from collections.abc import Mapping
-from multiprocessing.context import ForkServerProcess
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-import psutil
-
 from medfed.core.progress import Reporter
-from medfed.data.prepare import write_folders
+from medfed.data.synthetic import write_folders
 from medfed.records.folder import RunFolder
-from medfed.sites.certificates import certificate_fingerprint, load_authority, write_trial
+from medfed.sites.credentials import certificate_fingerprint, load_authority, write_trial
 from medfed.sites.federation import Deadlines, FederationFolder, FederationSettings, init_federation
 from medfed.sites.folder import SiteFolder, SiteSettings, init_site
 from medfed.sites.policy import Part, policy_for
 from medfed.sites.status import STATUS, Status, read_status
 from medfed.study.study import Study, load_study
-from support.clocks import BOUND, put_forward, read_clock_from, until
-from support.planted_faults import Fault, plant
+from support.clocks import BOUND, read_clock_from
+from support.planted_faults import Fault
+from support.processes import RELEASED, Process, clock_of
 
 STUDY = """
 name = "trial"
@@ -83,83 +78,12 @@ PATIENCE = 25.0
 """Seconds that the server waits for a site that missed two heartbeats."""
 
 
-RELEASED = "released"
-"""File in a trial's folder: what is held goes on."""
-PRELOADED = ("medfed.cli.app", "medfed.sites.server", "medfed.sites.client", "medfed.sites.flower")
-
-
-class Process:
-    """A running ``medfed`` command and its log.
-
-    Args:
-        arguments: of the command.
-        log: standard output and error go here.
-        faults: what goes wrong in it.
-        beats: its seconds between heartbeats, and the shortest that it admits of others.
-    """
-
-    def __init__(self, arguments: list[str], log: Path, faults: tuple[Fault, ...], beats: tuple[float, float]) -> None:
-        self.log, self.arguments = log, arguments
-        self._started: list[psutil.Process] = []
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(list(PRELOADED))
-        self._process: ForkServerProcess = context.Process(
-            target=_command, args=(arguments, str(log), faults, beats), daemon=True
-        )
-        self._process.start()
-
-    @property
-    def text(self) -> str:
-        """What it has said so far."""
-        return self.log.read_text(encoding="utf-8") if self.log.exists() else ""
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid or 0
-
-    def wait(self, seconds: float = BOUND) -> int:
-        """Wait for its end and return its exit status; −9 is SIGKILL."""
-        self._process.join(seconds)
-        code = self._process.exitcode
-        assert code is not None, f"medfed {' '.join(self.arguments)} did not end in {seconds} s:\n{self.text}"
-        return code
-
-    def wait_for(self, words: str, seconds: float = BOUND, times: int = 1) -> None:
-        """Wait until it has said ``words`` (``times`` times)."""
-        until(lambda: self.text.count(words) >= times or self._process.exitcode is not None, seconds, self.told)
-        assert self.text.count(words) >= times, f"never said {words!r}:\n{self.text}"
-
-    def told(self) -> str:
-        """Return what it said, for a failed assertion."""
-        return f"medfed {' '.join(self.arguments)}:\n{self.text}"
-
-    def hurry(self) -> None:
-        """Let every deadline that it waits for pass now."""
-        put_forward(self.log.with_suffix(".clock"))
-
-    def send(self, number: signal.Signals) -> None:
-        """Send it a signal."""
-        self._started = psutil.Process(self.pid).children(recursive=True)
-        os.kill(self.pid, number)
-
-    def left_behind(self) -> list[psutil.Process]:
-        """Return the processes that it had started before :meth:`send` and that still run."""
-        return [process for process in self._started if process.is_running()]
-
-    def end(self) -> None:
-        """Kill it if it runs."""
-        if self._process.is_alive():
-            self._process.kill()
-        self._process.join(BOUND)
-
-
 class Trial:
     """A federation's folders under ``root``, its processes, and what they leave.
 
     Args:
         root: a new folder.
-        data: a data root, as :func:`medfed.data.prepare.write_folders` writes it for the study.
+        data: a data root, as :func:`medfed.data.synthetic.write_folders` writes it for the study.
         cache: for twins and the tiny LLM.
         study: the study, TOML.
         deadlines: of the server.
@@ -244,8 +168,8 @@ class Trial:
         """Start ``medfed ARGUMENTS``; its log is ``<name>-<number>.log``."""
         log = self.root / f"{name}-{len(self._processes)}.log"
         is_server = arguments[0] == "federation"
-        beats = (self._patience if is_server else self._heartbeat, self._heartbeat)
-        process = Process(arguments, log, faults, beats)
+        beats = self._patience if is_server else self._heartbeat, self._heartbeat
+        process = Process(arguments, log, *faults, prepare=partial(_keep_time, *beats, clock_of(log)))
         self._processes.append(process)
         return process
 
@@ -307,39 +231,22 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _command(arguments: list[str], log: str, faults: tuple[Fault, ...], beats: tuple[float, float]) -> None:
-    """Be ``medfed ARGUMENTS`` in this process."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
-    os.environ["COLUMNS"] = "500"
-    _beat_every(*beats)
-    read_clock_from(Path(log).with_suffix(".clock"))
-    for fault in faults:
-        plant(fault, Path(log).parent / RELEASED)
-    from medfed.cli.app import main
-
-    sys.argv = ["medfed", *arguments]
-    main()
-
-
-def _beat_every(seconds: float, admitted: float) -> None:
-    """Let the network's heartbeats be faster than Flower's 10 s, so that tests need not wait for them."""
+def _keep_time(seconds: float, admitted: float, clock: Path) -> None:
+    """Let the network's heartbeats be faster than Flower's 10 s, and deadlines pass when the test says so."""
     from flwr.superlink.servicer.fleet import fleet_handlers
 
-    from medfed.sites import flower, server
+    from medfed.sites import network, server, transport
 
     fleet_handlers.HEARTBEAT_MIN_INTERVAL = min(admitted, fleet_handlers.HEARTBEAT_MIN_INTERVAL)
-    flower.HEARTBEAT_SECONDS, flower.REFUSED_SECONDS = seconds, max(3 * seconds, BOUND)
+    transport.HEARTBEAT_SECONDS, network.REFUSED_SECONDS = seconds, max(3 * seconds, BOUND)
     for name, value in GOODBYE.items():
         assert hasattr(server, name)
         setattr(server, name, value)
+    read_clock_from(clock)
     goodbye = server.Hospitals.goodbye
 
     def short_goodbye(hospitals: server.Hospitals) -> None:
-        flower.HEARTBEAT_SECONDS = admitted  # a site that has left has heard it: its answer is not waited for
+        transport.HEARTBEAT_SECONDS = admitted  # a site that has left has heard it: its answer is not waited for
         goodbye(hospitals)
 
     server.Hospitals.goodbye = short_goodbye  # type: ignore[method-assign]

@@ -33,13 +33,21 @@ class Fault(NamedTuple):
 
 
 def plant(fault: Fault, released: Path | None = None) -> None:
-    """Replace the fault's target in this process; what is held goes on when the file ``released`` exists."""
+    """Replace the fault's target in this process; what is held goes on when the file ``released`` exists.
+
+    A function is replaced wherever medfed's modules have imported it to.
+    """
     module_name, _, path = fault.target.partition(":")
     owner: Any = importlib.import_module(module_name)
     *parents, name = path.split(".")
     for parent in parents:
         owner = getattr(owner, parent)
-    setattr(owner, name, _faulty(fault, getattr(owner, name), released))
+    original = getattr(owner, name)
+    faulty = _faulty(fault, original, released)
+    setattr(owner, name, faulty)
+    for module in [module for name, module in sys.modules.items() if name.startswith("medfed.")]:
+        for held in [held for held, value in vars(module).items() if value is original]:
+            setattr(module, held, faulty)
 
 
 def _faulty(fault: Fault, original: Callable[..., Any], released: Path | None) -> Callable[..., Any]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from medfed.cli import app as cli
-from medfed.sites import certificates
-from medfed.sites.certificates import write_trial
+from medfed.sites import credentials
+from medfed.sites.credentials import write_trial
 from medfed.sites.federation import FederationFolder, FederationSettings, init_federation
 from medfed.sites.folder import SiteFolder, SiteSettings, init_site
 from medfed.sites.invitation import Invitation, invited_study
@@ -74,4 +74,4 @@ def shift_clock(monkeypatch: pytest.MonkeyPatch, days: float) -> None:
         def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
             return datetime.now(tz) + timedelta(days=days)
 
-    monkeypatch.setattr(certificates, "datetime", Shifted)
+    monkeypatch.setattr(credentials, "datetime", Shifted)

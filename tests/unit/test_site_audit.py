@@ -13,7 +13,7 @@ import torch
 
 from medfed.core.errors import SiteError
 from medfed.core.types import Update
-from medfed.sites.audit import AuditLog, egress_rows, entry_hash, head_path, line_of, tensor_names, verify
+from medfed.sites.audit import AuditLog, Facts, egress_rows, entry_hash, head_path, line_of, tensor_names, verify
 
 Lines = list[bytes]
 
@@ -23,7 +23,8 @@ def log(tmp_path: Path) -> AuditLog:
     """A log of six entries: round 0 and five rounds."""
     made = AuditLog(tmp_path / "egress.jsonl")
     for number in range(6):
-        made.append("update", b"x" * number, run="r", study="s", round=number, tensors=["heads.cd.w"], num_examples=7)
+        facts = Facts(run="r", study="s", round=number, tensors=("heads.cd.w",), num_examples=7)
+        made.append("update", b"x" * number, facts)
     return made
 
 
@@ -104,7 +105,7 @@ def test_a_line_that_a_crash_left_unfinished_is_removed_and_noted(log: AuditLog,
     assert log.verify().ok
     assert log.verify().partial == len(line[:length])
     again = AuditLog(log.path)
-    again.append("update", b"", round=6)
+    again.append("update", b"", Facts(round=6))
     found = again.verify()
     assert (found.ok, found.partial, len(found.entries)) == (True, 0, 8)
     assert found.entries[6]["kind"] == "note"
@@ -113,10 +114,10 @@ def test_a_line_that_a_crash_left_unfinished_is_removed_and_noted(log: AuditLog,
 
 def test_a_crash_between_line_and_head_is_no_tampering(log: AuditLog) -> None:
     head = head_path(log.path).read_bytes()
-    log.append("update", b"", round=6)
+    log.append("update", b"", Facts(round=6))
     head_path(log.path).write_bytes(head)
     assert log.verify().ok
-    AuditLog(log.path).append("update", b"", round=7)
+    AuditLog(log.path).append("update", b"", Facts(round=7))
     assert len(log.verify().entries) == 8
 
 
@@ -174,7 +175,7 @@ def test_an_update_is_counted_by_component_and_holds_no_value(tmp_path: Path) ->
         metrics={"loss.ead": 0.5, "upload_error.encoders.ecg": 0.25},
     )
     made = AuditLog(tmp_path / "egress.jsonl")
-    made.append("update", b"payload", tensors=tensor_names(update), num_examples=31, metrics=update.metrics)
+    made.append("update", b"payload", Facts(tensors=tensor_names(update), num_examples=31, metrics=update.metrics))
     (entry,) = verify(made.path).entries
     assert entry["tensors"] == {"encoders.ecg": 2, "heads.ead": 1, "scales/encoders.ecg": 1, "state/encoders.ecg": 1}
     assert (entry["bytes"], entry["num_examples"], entry["metrics"]) == (7, 31, update.metrics)
@@ -183,18 +184,12 @@ def test_an_update_is_counted_by_component_and_holds_no_value(tmp_path: Path) ->
 
 
 def test_the_report_counts_by_run_and_round_and_leaves_notes_out(log: AuditLog) -> None:
-    log.append("hello", b"12", run="other", num_examples=9)
+    log.append("hello", b"12", Facts(run="other", num_examples=9))
     with log.path.open("ab") as file:
         file.write(b"half")
-    log.append(
-        "update",
-        b"123",
-        run="r",
-        round=5,
-        tensors=["heads.cd.w", "encoders.image.w"],
-        num_examples=8,
-        metrics={"loss.cd": 0.5},
-    )
+    tensors = ("heads.cd.w", "encoders.image.w")
+    facts = Facts(run="r", round=5, tensors=tensors, num_examples=8, metrics={"loss.cd": 0.5})
+    log.append("update", b"123", facts)
     rows = egress_rows(log.verify().entries)
     assert [(row.run, row.round) for row in rows] == [*(("r", number) for number in range(6)), ("other", 0)]
     assert (rows[5].num_bytes, rows[5].num_examples, rows[5].kinds["update"]) == (8, 8, 2)

@@ -14,10 +14,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from medfed.core.errors import SiteError
-from medfed.sites.certificates import (
+from medfed.sites.credentials import (
     Certificates,
     check_certificate,
-    copy_own,
+    copy_given,
     covers,
     load_authority,
     load_certificates,
@@ -110,7 +110,7 @@ def test_intermediate_certificates_stand_after_the_servers(tmp_path: Path) -> No
     with pytest.raises(SiteError, match="'CN=own' is not signed by 'CN=root'"):
         check_certificate(files, HOST)
     files.certificate.write_bytes(pem(own) + pem(middle))
-    copied = copy_own(tmp_path / "copy", files)
+    copied = copy_given(tmp_path / "copy", files)
     check_certificate(copied, HOST)
     assert len(load_certificates(copied.certificate)) == 2
     assert copied.key.stat().st_mode & 0o777 == 0o600

@@ -9,17 +9,18 @@ import signal
 import stat
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from medfed.cli import sites as cli_sites
+from medfed.core import diagnosis
 from medfed.core.errors import RunError, SiteError, TooFewSitesError
 from medfed.records.folder import RunFolder
 from medfed.records.schema import Round
-from medfed.sites.certificates import write_trial
+from medfed.sites.audit import Facts
+from medfed.sites.credentials import write_trial
 from medfed.sites.federation import FederationFolder
 from medfed.sites.folder import SiteFolder
 from medfed.sites.invitation import Invitation, invited_study
@@ -163,7 +164,7 @@ def test_a_study_that_was_changed_after_the_invitation_is_refused(tmp_path: Path
     bundle = federation(tmp_path).invite()
     study = bundle / "study.toml"
     study.write_text(study.read_text().replace("toy", "toy2"))
-    with pytest.raises(SiteError, match=r"the invitation says.*\n.*ask for a new invitation"):
+    with pytest.raises(SiteError, match=r"the invitation says.*\n.*get a new invitation"):
         invited_study(bundle, Invitation.load(bundle))
     study.unlink()
     with pytest.raises(SiteError, match=r"no study\.toml"):
@@ -218,9 +219,9 @@ def test_joining_looks_at_policy_key_data_and_log_before_it_calls_out(
     (made.root / "policy.toml").chmod(0o666)
     assert shell("site", "join", made.root) == 1
     (made.root / "policy.toml").chmod(0o644)
-    made.data_root.rmdir()
+    made.settings.data_root.rmdir()
     assert shell("site", "join", made.root) == 1
-    made.data_root.mkdir()
+    made.settings.data_root.mkdir()
     made.log.write_text("nonsense\n")
     assert shell("site", "join", made.root) == 1
     told = capsys.readouterr().err
@@ -346,7 +347,8 @@ def test_the_egress_report_tells_what_left_and_whether_the_chain_holds(
     monkeypatch.setenv("COLUMNS", "200")
     made = site(tmp_path, federation(tmp_path))
     for number in (1, 2):
-        made.audit.append("update", b"x" * 1500, run="toy/1", round=number, tensors=["heads.ead.w"], num_examples=21)
+        facts = Facts(run="toy/1", round=number, tensors=("heads.ead.w",), num_examples=21)
+        made.audit.append("update", b"x" * 1500, facts)
     assert shell("site", "egress-report", made.root) == 0
     told = capsys.readouterr().out
     assert "3,000 bytes in 2 entries" in told
@@ -357,13 +359,36 @@ def test_the_egress_report_tells_what_left_and_whether_the_chain_holds(
     assert "THE CHAIN IS BROKEN at line 1: changed" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("package", ["cryptography", "flwr"])
-def test_without_the_extra_the_commands_say_what_to_install(
-    tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], package: str
+@pytest.mark.parametrize(
+    ("package", "installed", "message"),
+    [
+        ("cryptography", None, "need cryptography, which is not installed"),
+        ("flwr", None, "need flwr, which is not installed"),
+        ("flwr", "1.20.0", "and flwr 1.20.0 is installed"),
+        ("flwr", "9.0.0", "and flwr 9.0.0 is installed"),
+    ],
+)
+def test_without_the_extra_or_with_another_flower_the_commands_say_what_to_install(
+    tmp_path: Path,
+    shell: Shell,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    package: str,
+    installed: str | None,
+    message: str,
 ) -> None:
-    monkeypatch.setattr(cli_sites, "find_spec", lambda name: None if name == package else find_spec(name))
+    def version_of(name: str) -> str:
+        if name != package:
+            return version(name)
+        if installed is None:
+            raise PackageNotFoundError
+        return installed
+
+    monkeypatch.setattr(diagnosis, "version", version_of)
     for words in (("federation", "start"), ("federation", "invite"), ("site", "doctor"), ("site", "join")):
         assert shell(*words, tmp_path) == 1
-        told = capsys.readouterr().err
-        assert f"need {package}" in told
-        assert 'pip install "medfed[flower]"' in told
+        error = capsys.readouterr().err
+        assert message in error
+        assert "next step: pip install" in error
+        assert "'flwr" in error
+        assert "'medfed" not in error, "that name in a registry is not ours"

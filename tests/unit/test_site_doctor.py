@@ -20,7 +20,7 @@ from medfed.core.catalog import DATASETS
 from medfed.core.diagnosis import Check
 from medfed.core.progress import Reporter
 from medfed.datasets.base import write_twin
-from medfed.sites.certificates import Certificates, write_trial
+from medfed.sites.credentials import Certificates, write_trial
 from medfed.sites.doctor import data_checks, local_checks, server_checks
 from medfed.sites.folder import SiteFolder
 from medfed.study.data import TwinSpec
@@ -188,17 +188,17 @@ def test_every_file_of_the_studys_data_is_opened(folder: SiteFolder) -> None:
         return list(data_checks(folder, Reporter.silent()))
 
     assert "empty" in looked()[0].found
-    (folder.data_root / "notes.txt").touch()
+    (folder.settings.data_root / "notes.txt").touch()
     assert "ptbxl" in looked()[0].found
-    assert str(folder.data_root) in looked()[0].hint
-    write_twin(DATASETS["ptbxl"], folder.data_root / "ptbxl", TwinSpec(num_patients=6))
+    assert str(folder.settings.data_root) in looked()[0].hint
+    write_twin(DATASETS["ptbxl"], folder.settings.data_root / "ptbxl", TwinSpec(num_patients=6))
     (good,) = looked()
     assert (good.name, good.ok) == ("data: ptbxl", True)
-    broken = next((folder.data_root / "ptbxl").rglob("*.dat"))
+    broken = next((folder.settings.data_root / "ptbxl").rglob("*.dat"))
     broken.write_bytes(b"")
     (bad,) = looked()
     assert not bad.ok
     assert "1 problem" in bad.found
     assert broken.stem in bad.hint
-    shutil.rmtree(folder.data_root)
+    shutil.rmtree(folder.settings.data_root)
     assert not looked()[0].ok

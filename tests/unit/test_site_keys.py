@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from medfed.core.errors import SiteError
-from medfed.sites.keys import key_fingerprint, load_node_key, load_public_key, public_bytes, write_node_key
+from medfed.sites.credentials import key_fingerprint, load_node_key, load_public_key, public_bytes, write_node_key
 
 
 @pytest.fixture

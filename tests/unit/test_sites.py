@@ -13,20 +13,12 @@ import torch
 from medfed.core.errors import DataError, StudyError, UpdateRejectedError
 from medfed.core.progress import Reporter
 from medfed.core.types import Batch, Failure
-from medfed.data.cohort import Cohort
-from medfed.data.hospital import find_site, load_site, moments_at, public_sets, site_client
+from medfed.data.cohort import Cohort, cohort_of, server_cohort, with_reports
+from medfed.data.decode import Reading, decode_all
 from medfed.data.inspection import check_folder
-from medfed.data.prepare import (
-    Sources,
-    cohort_of,
-    decode_all,
-    find_sources,
-    server_cohort,
-    server_sources,
-    write_folders,
-)
-from medfed.data.sites import moments_json, moments_of, pool, with_told
-from medfed.data.sources import site_folders
+from medfed.data.sites import load_site, moments_at, moments_json, moments_of, pool, public_sets, site_client
+from medfed.data.sources import Sources, find_site, find_sources, server_sources, site_folders
+from medfed.data.synthetic import write_folders
 from medfed.federated.state import load_weights, weights_of
 from medfed.modalities.moments import Moments
 from medfed.records.folder import RunFolder
@@ -39,6 +31,8 @@ from medfed.study.study import Study, study_of
 from medfed.tasks.base import TaskSet
 
 SILENT = Reporter.silent()
+READ = Reading(SILENT)
+LARGE = {"scheme": "sites", "num_clients": 2, "min_examples": 1000}
 
 
 def study(**changes: object) -> Study:
@@ -72,7 +66,7 @@ def sources(root: Path) -> Sources:
 
 @pytest.fixture(scope="module")
 def cohort(sources: Sources) -> Cohort:
-    return cohort_of(study(), sources, decode_all(study(), sources, False, SILENT), False, SILENT)
+    return cohort_of(study(), sources, decode_all(study(), sources.roots, READ), READ)
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -84,14 +78,14 @@ def same(one: Batch, other: Batch) -> bool:
 def test_a_site_alone_is_the_client_that_the_cohort_of_one_process_has(root: Path, cohort: Cohort) -> None:
     made, told = study(), {}
     for site, folder in site_folders(root).items():
-        alone = load_site(made, site, find_site(made, site, folder), SILENT)
+        alone = load_site(made, site, find_site(made, site, folder), READ)
         told[site] = json.loads(json.dumps(moments_json(moments_at(made, alone))))
     together = pool({site: moments_of(values) for site, values in reversed(told.items())})
     assert moments_json(together) == moments_json(cohort.moments)
     here = {client.id: client for client in clients_of(made, cohort)}
     assert list(here) == ["site-0", "site-1"]
     for site, folder in site_folders(root).items():
-        alone = load_site(made, site, find_site(made, site, folder), SILENT)
+        alone = load_site(made, site, find_site(made, site, folder), READ)
         client, tests = site_client(made, alone, together)
         assert list(client.tasks) == list(here[site].tasks)
         for mine, theirs in ((client.tasks, here[site].tasks), (tests, cohort.site_tests[site])):
@@ -102,7 +96,7 @@ def test_a_site_alone_is_the_client_that_the_cohort_of_one_process_has(root: Pat
 
 def test_the_server_alone_has_what_it_has_in_one_process(root: Path, cohort: Cohort) -> None:
     found = server_sources(study(), root, root / "unused", SILENT)
-    alone = server_cohort(study(), decode_all(study(), found, False, SILENT), cohort.moments)
+    alone = server_cohort(study(), decode_all(study(), found.roots, READ), cohort.moments)
     assert alone.clients == {}
     assert alone.site_tests == {}
     for part in ("public", "development", "test"):
@@ -114,12 +108,12 @@ def test_the_server_alone_has_what_it_has_in_one_process(root: Path, cohort: Coh
 
 
 def test_a_copy_of_the_servers_folder_gives_a_site_the_servers_public_examples(root: Path, cohort: Cohort) -> None:
-    given = public_sets(study(), root / "server", cohort.moments, SILENT)
+    given = public_sets(study(), root / "server", cohort.moments, READ)
     assert {name: sets.examples for name, sets in given.items()} == {
         name: sets.examples for name, sets in cohort.public.items()
     }
     needs = study(algorithm="creamfl")
-    alone = load_site(needs, "site-1", find_site(needs, "site-1", root / "site-1"), SILENT)
+    alone = load_site(needs, "site-1", find_site(needs, "site-1", root / "site-1"), READ)
     assert site_client(needs, alone, cohort.moments, given)[0].public == given
     with pytest.raises(StudyError, match=r"site 'site-1'.*public data(.|\n)*copy the server's folder"):
         site_client(needs, alone, cohort.moments)
@@ -154,7 +148,7 @@ def test_a_site_lacks_what_it_does_not_hold_and_tells_no_classes(cohort: Cohort)
 
 
 def test_what_sites_elsewhere_told_is_on_record_and_no_more(cohort: Cohort) -> None:
-    told = with_told(cohort, {"b": 7, "a": 5}, {"a": None, "b": {"mp": {"no": 4, "yes": 3}}}).partition
+    told = with_reports(cohort, {"b": 7, "a": 5}, {"a": None, "b": {"mp": {"no": 4, "yes": 3}}}).partition
     assert told["counts"] == {"b": {"mp": {"no": 4, "yes": 3}}}
     assert told["num_examples"] == {"a": {"all tasks": 5}}
     rows = {
@@ -166,27 +160,27 @@ def test_what_sites_elsewhere_told_is_on_record_and_no_more(cohort: Cohort) -> N
 
 def test_a_policys_tasks_and_least_number_of_examples_are_kept_to(root: Path) -> None:
     roots = find_site(study(), "site-0", root / "site-0")
-    served = load_site(study(), "site-0", roots, SILENT, tasks={"cd"})
+    served = load_site(study(), "site-0", roots, READ, {"cd"})
     assert set(served.train) == set(served.test) == {"cd"}
     assert set(served.data) == {"covid-radiography"}
     with pytest.raises(StudyError, match=r"site 'site-0': none of the study's tasks \(cd, mp\)"):
-        load_site(study(), "site-0", roots, SILENT, tasks={"lod"})
+        load_site(study(), "site-0", roots, READ, {"lod"})
     with pytest.raises(DataError, match=r"site 'site-0': \d+ training examples, at least 1000"):
-        load_site(study(), "site-0", roots, SILENT, min_examples=1000)
+        load_site(study(partition=LARGE), "site-0", roots, READ)
 
 
 def test_a_site_too_small_for_the_study_is_left_out_by_name(sources: Sources) -> None:
     made = study(partition={"scheme": "sites", "num_clients": 2, "min_examples": 30})
-    found = cohort_of(made, sources, decode_all(made, sources, False, SILENT), False, SILENT)
+    found = cohort_of(made, sources, decode_all(made, sources.roots, READ), READ)
     assert found.partition["left_out"] == ["site-1"]
     assert set(found.clients) == set(found.site_tests) == {"site-0"}
-    kept = load_site(made, "site-0", sources.sites["site-0"], SILENT)
+    kept = load_site(made, "site-0", sources.sites["site-0"], READ)
     assert moments_json(found.moments) == moments_json(moments_at(made, kept)), "nor do its moments count"
     with pytest.raises(DataError, match=r"site 'site-1': \d+ training examples, at least 30"):
-        load_site(made, "site-1", sources.sites["site-1"], SILENT)
+        load_site(made, "site-1", sources.sites["site-1"], READ)
     nobody = study(partition={"scheme": "sites", "num_clients": 2, "min_examples": 500})
     with pytest.raises(DataError, match=r"site-0, site-1: every site has fewer than partition.min_examples = 500"):
-        cohort_of(nobody, sources, decode_all(nobody, sources, False, SILENT), False, SILENT)
+        cohort_of(nobody, sources, decode_all(nobody, sources.roots, READ), READ)
 
 
 def test_centralised_data_is_that_of_all_sites(cohort: Cohort) -> None:
@@ -267,7 +261,7 @@ def test_a_folder_that_is_no_federation_is_refused_with_the_next_step(root: Path
     with pytest.raises(DataError, match=r"no folder 'server'(.|\n)*medfed data synth --study"):
         find()
     (tmp_path / "server").symlink_to(root / "server")
-    with pytest.raises(DataError, match=r"no site's folder(.|\n)*beside the server's"):
+    with pytest.raises(DataError, match=r"no site's folder(.|\n)*next to the server's"):
         find()
     (tmp_path / "clinic").mkdir()
     with pytest.raises(DataError, match=r"site 'clinic'.*folder is empty(.|\n)*next step"):

@@ -12,6 +12,7 @@ import torch
 from medfed.core.catalog import DATASETS
 from medfed.data.cohort import Cohort, build_cohort
 from medfed.data.decode import decode
+from medfed.data.layout import Division
 from medfed.datasets.vqa_rad import VqaRadClosed
 from medfed.evaluation.scorers import SCORERS
 from medfed.federated.algorithm import Federation
@@ -85,7 +86,8 @@ def test_real_closed_questions_train_and_score_through_the_same_task(real_data: 
     assert len(VqaRadClosed().index(root)) > 1200
     data = decode(Few(), root, SMALL)
     settings = SplitSettings(official=False)  # the release has no development split
-    parts = build_cohort({name: data}, [task(name)], [], SMALL, settings, PartitionSettings(num_clients=2), seed=0)
+    division = Division([task(name)], [], SMALL, settings, PartitionSettings(num_clients=2), seed=0)
+    parts = build_cohort({name: data}, division)
     blip, losses = federate(parts, name, 3)
     assert losses[-1] < losses[0]
     assert 0 <= score(blip, parts, name)["balanced_accuracy"] <= 1

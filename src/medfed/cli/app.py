@@ -6,9 +6,10 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -29,6 +30,7 @@ from medfed.cli.options import (
     RunFolder,
     SkipBad,
     StudyFile,
+    output,
     print_rows,
 )
 from medfed.cli.sites import federation_app, site_app
@@ -41,17 +43,10 @@ if TYPE_CHECKING:
     from medfed.study.study import Study
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
-
-
 app.add_typer(data_app, name="data")
-
-
 app.add_typer(federation_app, name="federation")
-
-
 app.add_typer(site_app, name="site")
-
-
+PLURALS = {"modality": "modalities"}
 Corpus = Annotated[Path | None, typer.Option("--corpus", help="Folder of text to pre-train the tiny LLM on")]
 ShowExamples = Annotated[bool, typer.Option("--show-examples", help="Show a few test examples even of real patients")]
 Workers = Annotated[
@@ -112,31 +107,18 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 @app.command(name="list")
 def list_parts(as_json: AsJson = False, plugins: Plugins = None) -> None:
-    """List studies, tasks, modalities, encoders, models, algorithms, datasets, LLMs and baselines."""
-    from medfed.core.catalog import ALGORITHMS, DATASETS, ENCODERS, MODALITIES, MODELS, TASKS, task_definitions
+    """List studies, tasks, modalities, encoders, models, algorithms, datasets, LLMs, baselines and plugins."""
+    from medfed.core.catalog import REGISTRIES, TASKS, registered_plugins, task_definitions
     from medfed.study.study import shipped_studies
 
-    declared = task_definitions()
-    tasks = [
-        {
-            "task": name,
-            "title": fields["title"],
-            "dataset": fields["dataset"],
-            "modalities": fields["modalities"],
-            "question": fields.get("question") or "each example's own",
-        }
-        for name, fields in declared.items()
-    ]
+    tasks = [_task_row(name, fields) for name, fields in task_definitions().items()]
+    tasks += [_task_row(name, TASKS[name].model_dump()) for name in TASKS if name not in task_definitions()]
     names = {
         "studies": list(shipped_studies()),
-        "further tasks": [name for name in TASKS if name not in declared],
-        "modalities": list(MODALITIES),
-        "encoders": list(ENCODERS),
-        "models": list(MODELS),
-        "algorithms": list(ALGORITHMS),
-        "datasets": list(DATASETS),
+        **{PLURALS.get(parts.kind, f"{parts.kind}s"): list(parts) for parts in REGISTRIES if parts is not TASKS},
         "llms": ["tiny", "huggingface"],
         "baselines": ["federated", "local", "centralised"],
+        "plugins": list(dict.fromkeys(map(str, registered_plugins()))),
     }
     if as_json:
         typer.echo(json.dumps({"tasks": tasks, **names}, ensure_ascii=False, indent=1))
@@ -145,6 +127,11 @@ def list_parts(as_json: AsJson = False, plugins: Plugins = None) -> None:
     for kind, listed in names.items():
         if listed:
             typer.echo(f"{kind}: {', '.join(listed)}")
+
+
+def _task_row(name: str, fields: Mapping[str, Any]) -> dict[str, object]:
+    facts = {key: fields[key] for key in ("title", "dataset", "modalities")}
+    return {"task": name, **facts, "question": fields.get("question") or "each example's own"}
 
 
 @app.command()
@@ -205,7 +192,8 @@ def run(
     plan = load_plan(file, overrides, parse_seeds(seeds), quick=quick)
     if workers != 1 and not (single and workers is None):
         # The forked workers need them; what starts threads of its own (polars) must come later.
-        warm_up("torch", "transformers", "peft")
+        injects = any(cell.study.job == "inject" for cell in plan.cells)
+        warm_up("torch", "transformers", *(["peft"] if injects else []))
     from medfed.runs.compare import run_sweep
     from medfed.runs.context import RunPaths
     from medfed.runs.pipeline import run_study
@@ -250,10 +238,25 @@ def evaluate(
     """Score a finished run again from its last checkpoint, and compare with what it wrote."""
     folder = find_run(folder)
     from medfed.runs.context import RunPaths
-    from medfed.runs.pipeline import evaluate_again
+    from medfed.runs.loaded import evaluate_again
 
     paths = RunPaths(folder.parent, cache.expanduser(), data_root, None, foundation, keep_decoded=keep_decoded)
     evaluate_again(folder, paths, Reporter(Console()))
+
+
+@app.command()
+def scores(folder: RunFolder, as_json: AsJson = False) -> None:
+    """Print a finished run's table from its files; with --json every metric, interval and difference."""
+    from medfed.records.folder import RunFolder as Records
+    from medfed.records.schema import ScoreFile
+    from medfed.report.results import summary_table
+
+    folder = find_run(folder)
+    record = Records(folder).read(ScoreFile)
+    if as_json:
+        typer.echo(record.model_dump_json(indent=1))
+    else:
+        output().print(summary_table(folder))
 
 
 @app.command()

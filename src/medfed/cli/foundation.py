@@ -22,8 +22,8 @@ def foundation(
     from medfed.llm.huggingface import locate
     from medfed.study.foundation import HuggingFaceSettings
 
-    found = locate(HuggingFaceSettings(), folder)
-    typer.echo(f"{foundation_checksum(found)}  {' '.join(path.name for path in checksum_files(found))}")
+    place = locate(HuggingFaceSettings(), folder)
+    typer.echo(f"{foundation_checksum(place)}  {' '.join(path.name for path in checksum_files(place))}")
 
 
 def convert(

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+from packaging.requirements import Requirement
+
+from medfed.core.errors import MedfedError
 
 REQUIRED = ("torch", "transformers", "peft", "safetensors", "polars", "pydicom", "wfdb", "scikit-learn")
 
@@ -40,10 +43,35 @@ def diagnose() -> list[Check]:
 
 
 def installing(extra: str) -> str:
-    """Return the command that installs what the extra ``extra`` needs, package by package, beside what is here."""
-    wanted = [line.partition(";") for line in requires("medfed") or []]
-    names = [name.strip() for name, _, condition in wanted if f"extra == '{extra}'" in condition.replace('"', "'")]
-    return f"pip install {' '.join(repr(name) for name in names)}"
+    """Return the command that installs what the extra ``extra`` needs, package by package."""
+    return f"pip install {' '.join(repr(f'{need.name}{need.specifier}') for need in _needs(extra))}"
+
+
+def require_extra(extra: str, purpose: str) -> None:
+    """Refuse where a package of an extra is missing, or has a version that medfed does not work with.
+
+    Args:
+        extra: its name in pyproject.toml.
+        purpose: what needs it, for the message; a plural.
+
+    Raises:
+        MedfedError: naming the package and its installed version.
+    """
+    for need in _needs(extra):
+        try:
+            installed = version(need.name)
+        except PackageNotFoundError:
+            what = f"{purpose} need {need.name}, which is not installed"
+            raise MedfedError(what, hint=installing(extra)) from None
+        if not need.specifier.contains(installed, prereleases=True):
+            what = f"{purpose} need {need.name}{need.specifier}, and {need.name} {installed} is installed"
+            raise MedfedError(what, hint=installing(extra))
+
+
+def _needs(extra: str) -> list[Requirement]:
+    """Return the requirements of an extra, as the installed medfed states them."""
+    needs = [Requirement(line) for line in requires("medfed") or []]
+    return [need for need in needs if need.marker is not None and need.marker.evaluate({"extra": extra})]
 
 
 def _package(name: str) -> Check:

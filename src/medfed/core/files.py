@@ -1,6 +1,6 @@
 """Files that appear whole or not at all, locks between processes, and checksums: the only place for each of the three.
 
-A file or folder is written under another name beside its place, synced to disk, and renamed. A process that is killed
+A file or folder is written under another name in the same folder, synced to disk, and renamed. A process that is killed
 leaves a partial file, which the next writer in that folder removes. No torch, and no call that Windows lacks.
 """
 

@@ -25,7 +25,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from medfed.core.registry import by_name
 
@@ -184,8 +183,11 @@ def _ranked(summary: Callable[[TieGroups], Values]) -> Callable[[Targets, Scores
     return weighted
 
 
-def _sklearn(function: Callable[..., float]) -> Callable[[Targets, Scores], float]:
+def _sklearn(name: str) -> Callable[[Targets, Scores], float]:
     def exact(targets: Targets, scores: Scores) -> float:
+        from sklearn import metrics  # noqa: PLC0415 (a second of CPU, which a finished run's table does not need)
+
+        function = getattr(metrics, name)
         classes = [1] if scores.shape[1] == 2 else range(scores.shape[1])
         return float(np.mean([function(targets == answer, scores[:, answer]) for answer in classes]))
 
@@ -237,8 +239,10 @@ def weighted_calibration_error(
 
 
 METRICS = (
-    Metric("auroc", "AUROC", True, _ranked(weighted_auroc), "all", exact=_sklearn(roc_auc_score)),
-    Metric("auprc", "AUPRC", True, _ranked(weighted_average_precision), "all", exact=_sklearn(average_precision_score)),
+    Metric("auroc", "AUROC", True, _ranked(weighted_auroc), "all", exact=_sklearn("roc_auc_score")),
+    Metric(
+        "auprc", "AUPRC", True, _ranked(weighted_average_precision), "all", exact=_sklearn("average_precision_score")
+    ),
     Metric("balanced_accuracy", "Balanced accuracy", True, _balanced_accuracy, "all"),
     Metric("accuracy", "Accuracy", True, _accuracy),
     Metric("precision", "Precision", True, _precision),

@@ -1,6 +1,6 @@
 """Write what a run learned in the forms that others read.
 
-With tasks: for each an ordinary LoRA of PEFT (or a merged model), and beside it the encoders, projectors and prompt of
+With tasks: for each an ordinary LoRA of PEFT (or a merged model), and next to it the encoders, projectors and prompt of
 the task. Without: the routed adapter, which medfed reads. A folder appears whole or not at all.
 """
 
@@ -15,7 +15,7 @@ from medfed.core.errors import RunError, StudyError
 from medfed.core.files import written_whole
 from medfed.core.registry import lookup
 from medfed.export.files import Form, write_routed, write_task
-from medfed.injection.lowrank import changes_nothing
+from medfed.export.lowrank import changes_nothing
 from medfed.records.folder import RunFolder
 from medfed.records.schema import StudyFile
 from medfed.runs.loaded import LoadedRun
@@ -28,7 +28,7 @@ class Exported(NamedTuple):
     """A folder that was written, and sentences on what is in it."""
 
     folder: Path
-    said: list[str]
+    notes: list[str]
 
 
 def export_run(

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 from medfed.core.files import sha256_of
 from medfed.export.exported import CONFIG, FOLDER, SUMS, Adapter, ModalityConfig
+from medfed.export.lowrank import Factors, Truncation, folded, save_plain_lora, truncated
 from medfed.export.merged import save_merged
 from medfed.export.model_card import CardFacts, model_card
 from medfed.export.processor import modality_config, processor_of, save_modules, write_processor
 from medfed.injection.experts import ADAPTER
-from medfed.injection.lowrank import Factors, Truncation, folded, save_plain_lora, truncated
 from medfed.report.run import Run
 from medfed.runs.loaded import LoadedRun
 from medfed.study.foundation import HuggingFaceSettings
@@ -46,14 +46,14 @@ def write_task(run: LoadedRun, folder: Path, task: Task, form: Form, out: Path) 
     injected = run.injector.injected
     base, settings = base_of(run), loading(run.study)
     adapter: Adapter = "none" if injected.adapted is None else "merged" if form.merge else "lora"
-    said, rank = ["The LLM has no experts (FedPlug), so there is no adapter: encoders and projectors only."], None
+    notes, rank = ["The LLM has no experts (FedPlug), so there is no adapter: encoders and projectors only."], None
     if injected.adapted is not None:
         layers = folded(injected, task)
-        rank, said = _rank(layers), _sentences(run, task, adapter)
+        rank, notes = _rank(layers), _sentences(run, task, adapter)
         if form.rank is not None:
             cut, full = truncated(layers, form.rank), rank
             layers, rank = cut.factors, cut.rank
-            said.append(_write_truncation(cut, full, out / TRUNCATION))
+            notes.append(_write_truncation(cut, full, out / TRUNCATION))
         if form.merge:
             save_merged(injected.foundation.model, layers, out, injected.foundation.source, settings.revision)
         else:
@@ -62,10 +62,10 @@ def write_task(run: LoadedRun, folder: Path, task: Task, form: Form, out: Path) 
     config = processor_of(run, task, adapter=adapter, rank=rank, base=named, foundation=settings)
     write_processor(run, config, out)
     if config.calibration:
-        said.append(CALIBRATED)
-    facts = _card_facts(run, task, adapter, said, config.modalities)
+        notes.append(CALIBRATED)
+    facts = _card_facts(run, task, adapter, notes, config.modalities)
     _finish(out, folder, facts)
-    return said if form.merge or not base.local else [*said, _told_path(adapter, base.source)]
+    return notes if form.merge or not base.local else [*notes, _path_note(adapter, base.source)]
 
 
 def write_routed(run: LoadedRun, folder: Path, out: Path) -> list[str]:
@@ -76,12 +76,12 @@ def write_routed(run: LoadedRun, folder: Path, out: Path) -> list[str]:
     for name in RUN_FILES:
         shutil.copyfile(folder / name, out / name)
     settings = run.study.injection
-    said = [f"{settings.num_experts} experts of rank {settings.rank} and their router; one adapter for all tasks."]
+    notes = [f"{settings.num_experts} experts of rank {settings.rank} and their router; one adapter for all tasks."]
     if run.injector.injected.adapted is None:
-        said = ["The LLM has no experts (FedPlug), so there is no adapter: encoders and projectors only."]
+        notes = ["The LLM has no experts (FedPlug), so there is no adapter: encoders and projectors only."]
     inputs = {name: modality_config(run, name) for name in run.study.encoders}
-    _finish(out, folder, _card_facts(run, None, "routed", said, inputs))
-    return said
+    _finish(out, folder, _card_facts(run, None, "routed", notes, inputs))
+    return notes
 
 
 class Base(NamedTuple):
@@ -93,7 +93,7 @@ class Base(NamedTuple):
 
 
 def base_of(run: LoadedRun) -> Base:
-    """Return where others find the LLM of ``run``; its folder is told only where the study names no model."""
+    """Return where others find the LLM of ``run``; its folder is named only where the study names no model."""
     foundation, settings = run.injector.injected.foundation, loading(run.study)
     if settings.model is None:
         return Base(str(Path(foundation.source).resolve()), None, local=True)
@@ -117,13 +117,13 @@ def _sentences(run: LoadedRun, task: Task, adapter: Adapter) -> list[str]:
     settings = run.study.injection
     total = settings.num_experts * settings.rank
     how = "merged into the LLM's weights" if adapter == "merged" else "scaling 1"
-    said = [f"A LoRA of rank {total} = {settings.num_experts} experts · rank {settings.rank}, {how}."]
+    notes = [f"A LoRA of rank {total} = {settings.num_experts} experts · rank {settings.rank}, {how}."]
     if settings.num_experts > 1:
         weights = ", ".join(f"{weight:.3f}" for weight in run.injector.injected.alpha([task])[0].tolist())
-        said.append(f"The experts' weights for this task are folded in: {weights}.")
+        notes.append(f"The experts' weights for this task are folded in: {weights}.")
     if task.name not in run.study.train:
-        said.append("The run did not train this task: the router read its description.")
-    return said
+        notes.append("The run did not train this task: the router read its description.")
+    return notes
 
 
 def _write_truncation(cut: Truncation, full: int, path: Path) -> str:
@@ -147,7 +147,7 @@ def _write_truncation(cut: Truncation, full: int, path: Path) -> str:
     )
 
 
-def _told_path(adapter: Adapter, path: str) -> str:
+def _path_note(adapter: Adapter, path: str) -> str:
     files = ["adapter_config.json"] if adapter == "lora" else []
     return f"The local path {path} stands in {' and '.join([*files, f'{FOLDER}/{CONFIG}'])}: the study names no model."
 
@@ -156,7 +156,7 @@ def _card_facts(
     run: LoadedRun,
     task: Task | None,
     kind: str,
-    said: Sequence[str],
+    notes: Sequence[str],
     inputs: Mapping[str, ModalityConfig],
 ) -> CardFacts:
     foundation, study = run.injector.injected.foundation, run.study
@@ -169,7 +169,7 @@ def _card_facts(
         kind=kind,
         base_model=foundation.name,
         base_is_local=base_of(run).local,
-        update=said,
+        update=notes,
         inputs={name: _in_words(config) for name, config in inputs.items()},
         datasets=used,
     )

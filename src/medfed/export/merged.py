@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 
 from medfed.core.errors import StudyError
-from medfed.injection.lowrank import Factors
+from medfed.export.lowrank import Factors
 from medfed.llm.huggingface import refuse_quantised
 
 

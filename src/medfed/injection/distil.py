@@ -73,9 +73,8 @@ def _by_heads(model: MultimodalModel, groups: Sequence[Group], settings: Injecti
         tokens = _mixed(tokens, present, count, device)
     peers = [task for task in model.tasks.values() if task.modalities == groups[0].task.modalities]
     number = {task.name: position for position, task in enumerate(peers)}
-    question_of = torch.cat(
-        [torch.full((len(group.batch),), number[group.task.name], device=device) for group in groups]
-    )
+    numbers = [torch.full((len(group.batch),), number[group.task.name], device=device) for group in groups]
+    question_of = torch.cat(numbers)
     crossed = torch.rand(count, device=device) < settings.teacher_crossing
     question_of = torch.where(crossed, torch.randint(len(peers), (count,), device=device), question_of)
     batches = []

@@ -30,12 +30,7 @@ from medfed.core.types import Params
 from medfed.federated.optimizer import load_slots, slots_of
 from medfed.federated.state import copied, join, split, trainable_params
 from medfed.injection.batching import Draw, epoch_order
-from medfed.injection.distil import (
-    DistillationBatch,
-    check_finite,
-    distillation_batches,
-    train_public,
-)
+from medfed.injection.distil import DistillationBatch, check_finite, distillation_batches, train_public
 from medfed.injection.encode import Group, encode_ahead, encode_draws, token_dims
 from medfed.injection.experts import save_experts
 from medfed.injection.model import InjectedModel

@@ -18,10 +18,9 @@ from rich.console import Console
 
 from medfed.core.errors import RunError
 from medfed.core.progress import Reporter
-from medfed.data.prepare import Sources, find_sources
+from medfed.data.sources import Sources, find_sources
 from medfed.evaluation.compare import compare_runs
 from medfed.evaluation.leaderboard import leaderboard
-from medfed.llm.foundation import load_foundation
 from medfed.records.folder import RunFolder
 from medfed.records.schema import ComparisonFile, LeaderboardFile
 from medfed.report.comparison import comparison_table, markdown
@@ -83,6 +82,8 @@ def prepare(studies: Sequence[Study], paths: RunPaths, reporter: Reporter) -> li
         folders.append(folder_of(study, paths, sources_by_key[key]))
         llm = study.foundation.model_dump_json()
         if study.job == "inject" and isinstance(study.foundation, TinySettings) and llm not in trained:
+            from medfed.llm.foundation import load_foundation  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
+
             with reporter.phase("foundation"):
                 load_foundation(study.foundation, cache=paths.cache, corpus=paths.corpus, path=paths.foundation)
             trained.add(llm)
@@ -94,7 +95,7 @@ def in_turns(jobs: Sequence[Job]) -> list[Job]:
     kinds: dict[str, list[Job]] = {}
     for job in jobs:
         settings = job.study.resolved()
-        key = json.dumps([settings["seed"], *(settings[name] for name in SHARED_SETTINGS)], sort_keys=True)
+        key = json.dumps([settings["seed"], *(settings.get(name) for name in SHARED_SETTINGS)], sort_keys=True)
         kinds.setdefault(key, []).append(job)
     rounds = zip_longest(*kinds.values())
     return [job for turn in rounds for job in turn if job is not None]

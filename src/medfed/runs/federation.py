@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from medfed.core.errors import StudyError
 from medfed.core.progress import Reporter
@@ -22,7 +23,6 @@ from medfed.federated.memory import DiskMemory
 from medfed.federated.rounds import RoundResult, initial_state, run_round
 from medfed.federated.state import FederatedState, Weights, fingerprint, join, load_weights, split, weights_of
 from medfed.federated.workers import Pool, Recipe, WorkerExchange
-from medfed.injection.inject import Injector
 from medfed.models.base import FederatedModel, initialised
 from medfed.models.multimodal import MultimodalModel
 from medfed.records.folder import RunFolder
@@ -31,6 +31,9 @@ from medfed.runs.checkpoints import Checkpoints
 from medfed.runs.predictors import HEADS, InjectedPredictor, ModelPredictor, Predictor, watch
 from medfed.runs.sites import SitesHere, site_file
 from medfed.study.study import Study
+
+if TYPE_CHECKING:
+    from medfed.injection.inject import Injector
 
 FEDERATE_LOGS = (Round, Timing)
 LOGS = (*FEDERATE_LOGS, Development, Step, Routing)

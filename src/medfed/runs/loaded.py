@@ -11,17 +11,23 @@ import torch
 from jaxtyping import Shaped
 
 from medfed.core.errors import RunError
+from medfed.core.progress import Reporter
 from medfed.core.torch_rng import one_thread
 from medfed.core.types import Batch
+from medfed.data.decode import decode_all
+from medfed.data.sources import find_sources
 from medfed.federated.state import FederatedState, load_weights, split
 from medfed.injection.inject import Injector
 from medfed.llm.foundation import load_foundation
 from medfed.modalities.moments import Moments
 from medfed.models.multimodal import MultimodalModel
 from medfed.records.folder import RunFolder
-from medfed.records.schema import InjectionFile, NormalisationFile, ProvenanceFile, StudyFile
+from medfed.records.schema import InjectionFile, Json, NormalisationFile, ProvenanceFile, StudyFile
+from medfed.report.results import summary_table
 from medfed.runs.checkpoints import Checkpoints
+from medfed.runs.context import RunContext, RunPaths, here
 from medfed.runs.federation import GROUPS, build_multimodal
+from medfed.runs.predictors import INJECTED, InjectedPredictor
 from medfed.runs.provenance import load_plugins_of
 from medfed.study.study import Study
 from medfed.tasks.base import Task
@@ -123,3 +129,38 @@ class LoadedRun:
 
     def _all(self, samples: Samples) -> Samples:
         return {name: self.sample(name, raw) for name, raw in samples.items()}
+
+
+@one_thread()
+def evaluate_again(folder: Path, paths: RunPaths, reporter: Reporter) -> None:
+    """Predict with a finished run's last checkpoint and compare with the predictions it wrote.
+
+    Raises:
+        RunError: the run is not finished, or a prediction differs.
+    """
+    run = LoadedRun(folder, paths.cache, paths.foundation)
+    study = run.study
+    sources = find_sources(study, paths.data_root, paths.cache, reporter)
+    context = RunContext(study, paths, sources, RunFolder(folder), reporter)
+    data = decode_all(study, sources.roots, paths.reading(reporter))
+    cohort = here().cohort(context, data)
+    predictor = InjectedPredictor(run.injector, study.evaluation.max_new_tokens)
+    for task in study.tasks:
+        lines = context.run.predictions(task.name)
+        again = predictor(cohort.test[task.name])[INJECTED]
+        if not _same(again, [line.responses[INJECTED] for line in lines]):
+            raise RunError(
+                f"the predictions of {task.name!r} differ", where=folder, hint="check data root and versions"
+            )
+        reporter.say(f"{task.name}: {len(lines)} predictions, all as written")
+    reporter.console.print(summary_table(folder))
+
+
+def _same(again: Sequence[Json], before: Sequence[Json]) -> bool:
+    """Whether two columns of responses agree: texts exactly, probabilities but for rounding."""
+    if again and isinstance(again[0], dict):
+        texts = [[response["text"] for response in column] for column in (again, before)]
+        again, before = ([response["probabilities"] for response in column] for column in (again, before))
+        if texts[0] != texts[1]:
+            return False
+    return bool(np.allclose(np.array(again), np.array(before, np.float64), atol=1e-6))

@@ -11,24 +11,19 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from medfed.core.errors import RunError
 from medfed.core.progress import Reporter
 from medfed.core.torch_rng import one_thread
 from medfed.data.cohort import Cohort
-from medfed.data.prepare import decode_all, find_sources
+from medfed.data.decode import decode_all
 from medfed.evaluation.responses import MEMBER
 from medfed.evaluation.score import score_run
-from medfed.injection.inject import Injector
-from medfed.llm.foundation import Foundation, load_foundation
 from medfed.models.base import FederatedModel
 from medfed.records.folder import RunFolder
 from medfed.records.schema import (
     Development,
-    Json,
     ModalityMoments,
     NormalisationFile,
     PartitionFile,
@@ -40,9 +35,7 @@ from medfed.report.results import summary_table
 from medfed.runs.baselines import Baseline, baselines_of, train_baselines
 from medfed.runs.cards import example_cards
 from medfed.runs.context import Participants, RunContext, RunPaths, check_workers, folder_of, here
-from medfed.runs.cost import llm_lines
 from medfed.runs.federation import FederationRun, Trainee, build_model, build_multimodal
-from medfed.runs.loaded import LoadedRun
 from medfed.runs.predictors import (
     DEPLOYED,
     HEADS,
@@ -60,6 +53,10 @@ from medfed.runs.provenance import cost_of, data_facts, now, provenance
 from medfed.runs.sites import add_sites_of
 from medfed.study.study import Study
 from medfed.tasks.base import ClosedTask, Task, TaskSet
+
+if TYPE_CHECKING:
+    from medfed.injection.inject import Injector
+    from medfed.llm.foundation import Foundation
 
 BASELINE_LOGS = "federated-only"
 """Folder, inside a run, of the logs of the federation without injection."""
@@ -115,7 +112,7 @@ def run_study(
 def _compute(context: RunContext, participants: Participants) -> None:
     study, run, paths, reporter = context.study, context.run, context.paths, context.reporter
     facts = provenance(study)
-    data = decode_all(study, context.sources, paths.skip_bad, reporter, paths.decoded(reporter))
+    data = decode_all(study, context.sources.roots, paths.reading(reporter))
     cohort = participants.cohort(context, data)
     _write_inputs(context, cohort)
 
@@ -162,6 +159,8 @@ def _write_inputs(context: RunContext, cohort: Cohort) -> None:
 
 
 def _foundation(context: RunContext) -> Foundation:
+    from medfed.llm.foundation import load_foundation  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
+
     settings, paths = context.study.foundation, context.paths
     with context.reporter.phase("foundation"):
         return load_foundation(settings, cache=paths.cache, corpus=paths.corpus, path=paths.foundation)
@@ -171,6 +170,8 @@ def _trainee(study: Study, foundation: Foundation | None) -> Trainee:
     """Return the model of the run's own federation."""
     if foundation is None:
         return Trainee(DEPLOYED, build_model(study))
+    from medfed.injection.inject import Injector  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
+
     model = build_multimodal(study)
     injector = Injector(foundation, model, study.tasks, study.injection, study.seed, alone=not study.federate)
     return Trainee(INJECTED, model, injector)
@@ -247,41 +248,6 @@ def _tests(study: Study, cohort: Cohort, task: str) -> list[tuple[str | None, Ta
     return [(client, sets[task]) for client, sets in sorted(cohort.client_tests.items()) if task in sets]
 
 
-@one_thread()
-def evaluate_again(folder: Path, paths: RunPaths, reporter: Reporter) -> None:
-    """Predict with a finished run's last checkpoint and compare with the predictions it wrote.
-
-    Raises:
-        RunError: the run is not finished, or a prediction differs.
-    """
-    run = LoadedRun(folder, paths.cache, paths.foundation)
-    study = run.study
-    sources = find_sources(study, paths.data_root, paths.cache, reporter)
-    context = RunContext(study, paths, sources, RunFolder(folder), reporter)
-    data = decode_all(study, sources, paths.skip_bad, reporter, paths.decoded(reporter))
-    cohort = here().cohort(context, data)
-    predictor = InjectedPredictor(run.injector, study.evaluation.max_new_tokens)
-    for task in study.tasks:
-        lines = context.run.predictions(task.name)
-        again = predictor(cohort.test[task.name])[INJECTED]
-        if not _same(again, [line.responses[INJECTED] for line in lines]):
-            raise RunError(
-                f"the predictions of {task.name!r} differ", where=folder, hint="check data root and versions"
-            )
-        reporter.say(f"{task.name}: {len(lines)} predictions, all as written")
-    reporter.console.print(summary_table(folder))
-
-
-def _same(again: Sequence[Json], before: Sequence[Json]) -> bool:
-    """Whether two columns of responses agree: texts exactly, probabilities but for rounding."""
-    if again and isinstance(again[0], dict):
-        texts = [[response["text"] for response in column] for column in (again, before)]
-        again, before = ([response["probabilities"] for response in column] for column in (again, before))
-        if texts[0] != texts[1]:
-            return False
-    return bool(np.allclose(np.array(again), np.array(before, np.float64), atol=1e-6))
-
-
 def _describe(context: RunContext) -> None:
     """Say what a run would do."""
     study, run, reporter = context.study, context.run, context.reporter
@@ -293,6 +259,8 @@ def _describe(context: RunContext) -> None:
     listed = ", ".join(f"{size:,} in {name}" for name, size in sizes.items() if size)
     reporter.say(f"  parameters a client trains: {listed}")
     if study.job == "inject":
+        from medfed.runs.cost import llm_lines  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
+
         for line in llm_lines(study, context.sources, context.paths.foundation):
             reporter.say(f"  {line}")
     state = "finished" if run.done else "to be resumed" if run.exists(StudyFile.NAME) else "new"

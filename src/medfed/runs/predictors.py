@@ -10,7 +10,7 @@ import hashlib
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import polars as pl
 import torch
@@ -18,13 +18,15 @@ import torch
 from medfed.core.errors import RunError
 from medfed.evaluation.scorers import SCORERS
 from medfed.federated.state import Weights, load_weights
-from medfed.injection.inject import Injector
 from medfed.models.base import FederatedModel
 from medfed.records.folder import RunFolder, prediction_file
 from medfed.records.schema import Json, Prediction, TaskFacts
 from medfed.study.study import Study
 from medfed.tasks.base import Task, TaskSet, trainable
 from medfed.tasks.question_answering import QuestionAnswering
+
+if TYPE_CHECKING:
+    from medfed.injection.inject import Injector
 
 BATCH_SIZE = 64
 """Examples per forward."""

@@ -1,8 +1,8 @@
-"""What a hospital runs: it calls out to the server, and answers with what its own people allow to leave.
+"""A hospital's process: it calls out to the server, and answers with what its own people allow to leave.
 
-The code is the hospital's own installed medfed. A letter brings a study as JSON, which must be of registered parts, and
-named tensors, which must be those of the model the study describes. The policy is asked before data is read and before
-anything leaves, and what leaves stands in the audit log first.
+The code is the hospital's own installed medfed. A message brings a study as JSON, which must be of registered parts.
+Its named tensors must be those of the model the study describes. The policy is consulted before data is read and before
+anything leaves. The audit log holds every payload's size and hash before it leaves.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import json
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from pydantic import ValidationError
@@ -23,8 +22,18 @@ from medfed.core.errors import DataError, MedfedError, PolicyError, RunError, Si
 from medfed.core.progress import Reporter
 from medfed.core.types import Broadcast
 from medfed.data.cache import DecodedCache
-from medfed.data.hospital import find_site, load_site, moments_at, public_sets, site_client
-from medfed.data.sites import SiteData, class_counts, moments_json, moments_of
+from medfed.data.decode import Reading
+from medfed.data.sites import (
+    SiteData,
+    class_counts,
+    load_site,
+    moments_at,
+    moments_json,
+    moments_of,
+    public_sets,
+    site_client,
+)
+from medfed.data.sources import find_site
 from medfed.federated.client import Client
 from medfed.federated.exchange import Trainer
 from medfed.federated.gate import check_broadcast
@@ -33,12 +42,12 @@ from medfed.federated.wire import broadcast_of, update_bytes
 from medfed.modalities.moments import Moments
 from medfed.runs.federation import build_model
 from medfed.runs.sites import evaluate_at
-from medfed.sites.audit import tensor_names
+from medfed.sites.audit import Facts, tensor_names
+from medfed.sites.credentials import load_node_key
 from medfed.sites.folder import SiteFolder
 from medfed.sites.invitation import versions
-from medfed.sites.keys import load_node_key
 from medfed.sites.policy import ANY, study_sha256
-from medfed.sites.remote import Envelope, Greeting
+from medfed.sites.remote import PROTOCOL, Greeting, Message, clipped
 from medfed.study.study import Study
 from medfed.tasks.base import TaskSet
 
@@ -62,8 +71,8 @@ class _Run:
     tests: Mapping[str, TaskSet] | None = None
 
 
-class SiteDesk:
-    """Answers the server's letters, one at a time.
+class SiteHandler:
+    """Answers the server's messages, one at a time.
 
     Args:
         folder: the site's.
@@ -72,32 +81,34 @@ class SiteDesk:
     """
 
     def __init__(self, folder: SiteFolder, reporter: Reporter, cache: DecodedCache | None = None) -> None:
-        self._folder, self._reporter, self._cache = folder, reporter, cache
+        self._folder, self._reporter, self._reading = folder, reporter, Reading(reporter, cache=cache)
         self._runs: dict[str, _Run] = {}
         self._sites: dict[str, SiteData] = {}
         self.finished = False
 
-    def __call__(self, letter: Envelope) -> Envelope:
-        """Answer ``letter``; what goes wrong is an answer too."""
-        answers: dict[str, Callable[[Envelope], Envelope]] = {
+    def __call__(self, message: Message) -> Message:
+        """Answer ``message``; an error is an answer too."""
+        answers: dict[str, Callable[[Message], Message]] = {
             "hello": self._hello,
             "train": self._train,
             "evaluate": self._evaluate,
             "bye": self._bye,
         }
         try:
-            if letter.kind not in answers:
-                raise RunError(f"a letter of kind {letter.kind!r}", where="the server", hint="compare versions")
-            return answers[letter.kind](letter)
+            check_protocol(message)
+            if message.kind not in answers:
+                what = f"a message of kind {clipped(message.kind, 40)!r}"
+                raise RunError(what, where="the server", hint="compare versions")
+            return answers[message.kind](message)
         except MedfedError as error:
             self._reporter.say(str(error))
-            return self._failure(letter, _told(error))
+            return self._failure(message, _reason(error))
         except Exception as error:  # a bug here must not end the site's part in the federation
             self._reporter.say(traceback.format_exc())
-            return self._failure(letter, f"a bug at the site: {type(error).__name__}")
+            return self._failure(message, f"a bug at the site: {type(error).__name__}")
 
-    def _hello(self, letter: Envelope) -> Envelope:
-        run = self._run(letter)
+    def _hello(self, message: Message) -> Message:
+        run = self._run(message)
         greeting = Greeting(
             num_examples=run.data.num_examples,
             moments=moments_json(moments_at(run.study, run.data)),
@@ -105,40 +116,41 @@ class SiteDesk:
             counts=class_counts(run.data) if self._folder.policy.class_counts else None,
         )
         self._reporter.say(f"study {run.study.name!r}: {run.data.num_examples} training examples here")
-        return self._sent(letter, "greeting", greeting.model_dump_json().encode(), run, run.data.num_examples)
+        facts = replace(_facts(message, run), num_examples=run.data.num_examples)
+        return self._leaving("greeting", greeting.model_dump_json().encode(), facts)
 
-    def _train(self, letter: Envelope) -> Envelope:
-        run = self._run(letter)
-        client, _ = self._party(letter, run)
-        broadcast = self._broadcast(letter, run)
+    def _train(self, message: Message) -> Message:
+        run = self._run(message)
+        client, _ = self._client(message, run)
+        broadcast = self._broadcast(message, run)
         self._reporter.say(f"round {broadcast.round}: training")
-        answer = run.trainer.update(client, broadcast)
-        self._folder.policy.check_update(answer)
-        return self._sent(
-            letter, "update", update_bytes(answer), run, answer.num_examples, tensor_names(answer), answer.metrics
-        )
+        update = run.trainer.update(client, broadcast)
+        self._folder.policy.check_update(update)
+        count, names = update.num_examples, tensor_names(update)
+        facts = replace(_facts(message, run), tensors=names, num_examples=count, metrics=update.metrics)
+        return self._leaving("update", update_bytes(update), facts)
 
-    def _evaluate(self, letter: Envelope) -> Envelope:
-        run = self._run(letter)
-        _, tests = self._party(letter, run)
-        broadcast, own = self._broadcast(letter, run), run.trainer.own(self._folder.name)
-        scores = evaluate_at(run.study, build_model(run.study), tests, broadcast, own)
+    def _evaluate(self, message: Message) -> Message:
+        run = self._run(message)
+        _, tests = self._client(message, run)
+        broadcast, private = self._broadcast(message, run), run.trainer.own(self._folder.name)
+        scores = evaluate_at(run.study, build_model(run.study), tests, broadcast, private)
         self._folder.policy.check_scores(scores)
-        payload = json.dumps(scores).encode()
-        return self._sent(letter, "scores", payload, run, metrics=scores)
+        return self._leaving("scores", json.dumps(scores).encode(), replace(_facts(message, run), metrics=scores))
 
-    def _bye(self, letter: Envelope) -> Envelope:
+    def _bye(self, message: Message) -> Message:
         self.finished = True
         self._reporter.say("the run is over")
-        return Envelope("bye", {}, b"")
+        return Message("bye", {}, b"")
 
-    def _run(self, letter: Envelope) -> _Run:
-        """Return the run that the letter belongs to; policy and data are looked at when it is new."""
-        name = letter.facts.get("run", "")
+    def _run(self, message: Message) -> _Run:
+        """Return the run that the message belongs to; policy and data are looked at when it is new."""
+        name = message.facts.get("run", "")
         if name not in self._runs:
-            study = _study(letter)
+            study = _study(message)
             self._folder.policy.check_study(study)
-            memory, dtype = self._memory(name), study.rounds.upload_dtype
+            memory = DiskMemory(self._folder.state_folder / quote(name, safe="").replace(".", "%2E"))
+            dtype = study.rounds.upload_dtype
             trainer = Trainer(build_model(study), study.algorithm, study.client, study.seed, memory, dtype)
             self._runs = {name: _Run(study, self._site_data(study), trainer)}  # one at a time: memory stays flat
         return self._runs[name]
@@ -146,20 +158,17 @@ class SiteDesk:
     def _site_data(self, study: Study) -> SiteData:
         digest = study_sha256(study)
         if digest not in self._sites:
-            policy = self._folder.policy
+            policy, name = self._folder.policy, self._folder.name
             allowed = None if ANY in policy.tasks else policy.tasks
-            roots = find_site(study, self._folder.name, self._folder.data_root, allowed)
-            data = load_site(study, self._folder.name, roots, self._reporter, tasks=allowed, cache=self._cache)
-            policy.check_counts({name: len(rows) for name, rows in data.train.items()})
+            roots = find_site(study, name, self._folder.settings.data_root, allowed)
+            data = load_site(study, name, roots, self._reading, allowed)
+            policy.check_counts({task: len(rows) for task, rows in data.train.items()})
             self._sites = {digest: data}
         return self._sites[digest]
 
-    def _memory(self, run: str) -> DiskMemory:
-        return DiskMemory(self._folder.state_folder / quote(run, safe="").replace(".", "%2E"))
-
-    def _party(self, letter: Envelope, run: _Run) -> tuple[Client, Mapping[str, TaskSet]]:
-        """Return the site as a client of the run, and its test examples, normalised by the letter's moments."""
-        given = letter.facts.get("moments", "{}")
+    def _client(self, message: Message, run: _Run) -> tuple[Client, Mapping[str, TaskSet]]:
+        """Return the site as a client of the run, and its test examples, normalised by the message's moments."""
+        given = message.facts.get("moments", "{}")
         if run.client is None or run.tests is None or run.moments != given:
             pooled = moments_of(json.loads(given))
             run.client, run.tests = site_client(run.study, run.data, pooled, self._public(run, pooled))
@@ -167,49 +176,30 @@ class SiteDesk:
         return run.client, run.tests
 
     def _public(self, run: _Run, pooled: Mapping[str, Moments]) -> Mapping[str, TaskSet] | None:
-        root = self._folder.public_root
+        root = self._folder.settings.public_root
         if not run.study.algorithm.uses_public or root is None:
             return None
-        return public_sets(run.study, root, pooled, self._reporter, cache=self._cache)
+        return public_sets(run.study, root, pooled, self._reading)
 
-    def _broadcast(self, letter: Envelope, run: _Run) -> Broadcast:
-        broadcast = broadcast_of(letter.payload)
+    def _broadcast(self, message: Message, run: _Run) -> Broadcast:
+        broadcast = broadcast_of(message.payload)
         check_broadcast(broadcast, run.study.algorithm.build().shared(run.trainer.initial))
-        check_round(letter, broadcast, run.study.rounds.num_rounds)
+        check_round(message, broadcast, run.study.rounds.num_rounds)
         return broadcast
 
-    def _sent(
-        self,
-        letter: Envelope,
-        kind: str,
-        payload: bytes,
-        run: _Run,
-        num_examples: int | None = None,
-        tensors: tuple[str, ...] = (),
-        metrics: Mapping[str, Any] | None = None,
-    ) -> Envelope:
-        """Write down what is about to leave, and only then let it."""
-        self._folder.audit.append(
-            kind,
-            payload,
-            run=letter.facts.get("run", ""),
-            study=study_sha256(run.study),
-            round=_round(letter),
-            tensors=tensors,
-            num_examples=num_examples,
-            metrics=metrics,
-        )
-        return Envelope(kind, {}, payload)
+    def _leaving(self, kind: str, payload: bytes, facts: Facts) -> Message:
+        """Write an entry for what is about to leave, and only then let it."""
+        self._folder.audit.append(kind, payload, facts)
+        return Message(kind, {}, payload)
 
-    def _failure(self, letter: Envelope, reason: str) -> Envelope:
-        with suppress(MedfedError):  # a broken audit log is itself the reason, and must be told
-            run = letter.facts.get("run", "")
-            self._folder.audit.append("failure", reason.encode(), run=run, round=_round(letter))
-        return Envelope("failure", {"phase": letter.kind, "reason": reason}, b"")
+    def _failure(self, message: Message, reason: str) -> Message:
+        with suppress(MedfedError):  # a broken audit log is itself the reason, which must leave
+            self._folder.audit.append("failure", reason.encode(), _facts(message))
+        return Message("failure", {"phase": message.kind, "reason": reason}, b"")
 
 
 def join(folder: SiteFolder, *, once: bool = False, keep_decoded: bool = False, console: Console | None = None) -> None:
-    """Take part in the federation until it is told to stop (Ctrl-C, SIGTERM), or, with ``once``, until a run is over.
+    """Take part in the federation until Ctrl-C or SIGTERM, or, with ``once``, until a run is over.
 
     Args:
         folder: the site's.
@@ -220,52 +210,69 @@ def join(folder: SiteFolder, *, once: bool = False, keep_decoded: bool = False, 
     Raises:
         MedfedError: the server refuses this site, is not who it should be, or cannot be reached for too long.
     """
-    from medfed.sites.flower import FlowerSite  # noqa: PLC0415
+    from medfed.sites.network import NetworkSite  # noqa: PLC0415  (the network is an optional extra)
 
-    reporter = Reporter(console or Console())
-    cache = DecodedCache(folder.root / CACHE, reporter.say) if keep_decoded else None
-    desk = SiteDesk(folder, reporter, cache)
-    key = load_node_key(folder.private_key)
-    site = FlowerSite(f"{folder.host}:{folder.port}", folder.ca_pem, key, folder.root / "network.log")
+    reporter, settings = Reporter(console or Console()), folder.settings
+    handler = SiteHandler(folder, reporter, DecodedCache(folder.root / CACHE, reporter.say) if keep_decoded else None)
+    key, log = load_node_key(folder.private_key), folder.root / "network.log"
+    site = NetworkSite(f"{settings.host}:{settings.port}", folder.ca_pem, key, log)
 
-    def answer(letter: Envelope) -> Envelope:
-        reply = desk(letter)
-        if desk.finished and once:
+    def answer(message: Message) -> Message:
+        reply = handler(message)
+        if handler.finished and once:
             site.stop()
         return reply
 
-    site.serve(answer, reporter.say, patience_seconds=folder.settings.patience_seconds)
+    site.serve(answer, reporter.say, patience_seconds=settings.patience_seconds)
 
 
-def check_round(letter: Envelope, broadcast: Broadcast, last: int) -> None:
-    """Refuse a broadcast that is not of the letter's round, or of none of the study's: it would spoil the memory.
+def check_protocol(message: Message) -> None:
+    """Refuse a message of a server of another version, which might be misread.
+
+    Raises:
+        RunError: naming both forms.
+    """
+    if message.protocol != PROTOCOL:
+        what = f"its messages have form {clipped(message.protocol, 10)}, this site's {PROTOCOL}"
+        hint = "install the same version of medfed on both sides"
+        raise RunError(f"it runs another version of medfed: {what}", where="the server", hint=hint)
+
+
+def check_round(message: Message, broadcast: Broadcast, last: int) -> None:
+    """Refuse a broadcast that is not of the message's round, or of none of the study's: it would spoil the memory.
 
     Raises:
         RunError: naming both rounds.
     """
-    if broadcast.round != _round(letter) or not 1 <= broadcast.round <= last:
-        what = f"a letter of round {_round(letter)} with a model of round {str(broadcast.round)[:20]}, of {last} rounds"
+    if broadcast.round != _round(message) or not 1 <= broadcast.round <= last:
+        what = (
+            f"a message of round {_round(message)} with a model of round {str(broadcast.round)[:20]}, of {last} rounds"
+        )
         raise RunError(what, where="the server", hint="leave the federation and ask its people")
 
 
-def _told(error: MedfedError) -> str:
-    """Return what the server is told of ``error``: nothing that names a file, an example or a patient."""
+def _reason(error: MedfedError) -> str:
+    """Return what the server learns of ``error``: nothing that names a file, an example or a patient."""
     if isinstance(error, DataError):
         return SCRUBBED
-    own = isinstance(error, SiteError) and not isinstance(error, PolicyError)
-    return OWN_FILES if own or isinstance(error.where, Path) else str(error)
+    private = isinstance(error, SiteError) and not isinstance(error, PolicyError)
+    return OWN_FILES if private or isinstance(error.where, Path) else str(error)
 
 
-def _study(letter: Envelope) -> Study:
+def _study(message: Message) -> Study:
     try:
-        return Study.model_validate_json(letter.facts.get("study", ""))
+        return Study.model_validate_json(message.facts.get("study", ""))
     except ValidationError as error:
         first = error.errors()[0]
-        raise StudyError(
-            f"{'.'.join(map(str, first['loc']))}: {first['msg']}", where="the server's study", hint="compare versions"
-        ) from error
+        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise StudyError(what, where="the server's study", hint="compare versions") from error
 
 
-def _round(letter: Envelope) -> int:
-    text = letter.facts.get("round", "0")
+def _facts(message: Message, run: _Run | None = None) -> Facts:
+    """Return what the audit log says of any answer to ``message``."""
+    return Facts(message.facts.get("run", ""), study_sha256(run.study) if run else "", _round(message))
+
+
+def _round(message: Message) -> int:
+    text = message.facts.get("round", "0")
     return int(text) if text.isdecimal() and len(text) < 10 else 0

@@ -18,14 +18,12 @@ from medfed.core.catalog import DATASETS
 from medfed.core.diagnosis import Check
 from medfed.core.errors import DataError, MedfedError
 from medfed.core.progress import Reporter
-from medfed.data.hospital import find_site, served_tasks
 from medfed.data.inspection import check_dataset
-from medfed.sites.certificates import load_authority
+from medfed.data.sources import find_site, served_tasks
+from medfed.sites.credentials import colons, key_fingerprint, load_authority, load_node_key
 from medfed.sites.folder import POLICY, SiteFolder, check_policy_rights
 from medfed.sites.invitation import versions
-from medfed.sites.keys import colons, key_fingerprint, load_node_key
 from medfed.sites.policy import ANY
-from medfed.study.study import Study
 
 FREE_GIB = 1.0
 """Free disk that the state of the algorithms, caches and the log may need."""
@@ -39,12 +37,12 @@ def local_checks(folder: SiteFolder, reporter: Reporter, *, data: bool = True) -
     yield _tried("policy", lambda: _policy(folder))
     yield _tried("node key", lambda: key_fingerprint(load_node_key(folder.private_key).public_key()))
     yield _tried("CA certificate", lambda: _authority(folder))
-    yield _tried("audit log", lambda: _log(folder))
+    yield _tried("audit log", lambda: f"{folder.check_log()} entries, the chain holds")
     here = versions()
     for package, wanted in folder.invitation.versions.items():
-        found = here.get(package, "missing")
+        installed = here.get(package, "missing")
         hint = f'the server has {wanted}: pip install "{package}=={wanted}"'
-        yield Check(f"version of {package}", found, found == wanted, hint)
+        yield Check(f"version of {package}", installed, installed == wanted, hint)
     free = shutil.disk_usage(folder.root).free / 2**30
     yield Check("free disk", f"{free:.1f} GiB", free > FREE_GIB, f"free {FREE_GIB:g} GiB where {folder.root} lies")
     if data:
@@ -53,17 +51,14 @@ def local_checks(folder: SiteFolder, reporter: Reporter, *, data: bool = True) -
 
 def data_checks(folder: SiteFolder, reporter: Reporter) -> Iterator[Check]:
     """Open every file of the study's trained datasets that the site has; it needs at least one of them."""
-    policy = folder.policy
+    settings, tasks = folder.settings, folder.policy.tasks
+    allowed = None if ANY in tasks else tasks
     try:
         study = folder.study()
-        allowed = None if ANY in policy.tasks else policy.tasks
-        roots = find_site(study, folder.name, folder.data_root, allowed)
-    except DataError as error:
-        hint = f"lay one of the study's datasets under {folder.data_root} as `medfed data list` says"
-        yield Check("data", error.what, False, hint)
-        return
+        roots = find_site(study, folder.name, settings.data_root, allowed)
     except MedfedError as error:
-        yield Check("data", error.what, False, error.hint or "")
+        absent = f"lay one of the study's datasets under {settings.data_root} as `medfed data list` says"
+        yield Check("data", error.what, False, absent if isinstance(error, DataError) else error.hint or "")
         return
     for name in sorted({task.dataset for task in served_tasks(study, folder.name, allowed)}):
         if name in roots:
@@ -71,7 +66,9 @@ def data_checks(folder: SiteFolder, reporter: Reporter) -> Iterator[Check]:
         else:
             yield Check(f"data: {name}", "absent; the site trains without it", True)
     if study.algorithm.uses_public:
-        yield _public(folder, study)
+        root = settings.public_root
+        hint = f"{study.algorithm.label} needs the server's public data here: set public_root in site.toml"
+        yield Check("public data", str(root or "not set"), root is not None and root.is_dir(), hint)
 
 
 def server_checks(folder: SiteFolder) -> Iterator[Check]:
@@ -111,37 +108,27 @@ def _authority(folder: SiteFolder) -> str:
     return f"{folder.settings.ca_fingerprint}, valid until {until:%Y-%m-%d}"
 
 
-def _log(folder: SiteFolder) -> str:
-    folder.check_log()
-    return f"{len(folder.audit.verify().entries)} entries, the chain holds"
-
-
 def _dataset(folder: SiteFolder, name: str, root: Path, reporter: Reporter) -> Check:
     problems, count = check_dataset(DATASETS[name], root, reporter)
-    found = f"{count} examples, {len(problems)} problem(s)"
     first = f"{problems[0].where}: {problems[0].what}; " if problems else ""
-    return Check(f"data: {name}", found, not problems, f"{first}all of them: medfed data check {folder.data_root}")
-
-
-def _public(folder: SiteFolder, study: Study) -> Check:
-    root = folder.public_root
-    hint = f"{study.algorithm.label} needs the server's public data here: set public_root in site.toml"
-    return Check("public data", str(root or "not set"), root is not None and root.is_dir(), hint)
+    hint = f"{first}all of them: medfed data check {folder.settings.data_root}"
+    return Check(f"data: {name}", f"{count} examples, {len(problems)} problem(s)", not problems, hint)
 
 
 def _dns(name: str, folder: SiteFolder) -> Check:
+    host, port = folder.settings.host, folder.settings.port
     try:
-        found = {str(entry[4][0]) for entry in socket.getaddrinfo(folder.host, folder.port, type=socket.SOCK_STREAM)}
+        addresses = {str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
     except OSError as error:
-        hint = f"ask your network's people about the name {folder.host!r}, or correct host in site.toml"
-        return Check(name, f"{folder.host}: {error}", False, hint)
-    return Check(name, f"{folder.host}: {', '.join(sorted(found))}", True)
+        hint = f"ask your network's people about the name {host!r}, or correct host in site.toml"
+        return Check(name, f"{host}: {error}", False, hint)
+    return Check(name, f"{host}: {', '.join(sorted(addresses))}", True)
 
 
 def _port(name: str, folder: SiteFolder) -> Check:
-    place = f"{folder.host}:{folder.port}"
+    place = f"{folder.settings.host}:{folder.settings.port}"
     try:
-        socket.create_connection((folder.host, folder.port), TIMEOUT_SECONDS).close()
+        _connected(folder).close()
     except OSError as error:
         hint = f"ask whether the server is started; let outgoing TCP to {place} through the firewall"
         return Check(name, f"{place}: {error.strerror or error}", False, hint)
@@ -150,13 +137,12 @@ def _port(name: str, folder: SiteFolder) -> Check:
 
 def _tls(name: str, folder: SiteFolder) -> Check:
     try:
-        context = client_context(folder)
         with (
-            socket.create_connection((folder.host, folder.port), TIMEOUT_SECONDS) as plain,
-            context.wrap_socket(plain, server_hostname=folder.host) as secured,
+            _connected(folder) as plain,
+            client_context(folder).wrap_socket(plain, server_hostname=folder.settings.host) as secured,
         ):
-            own = colons(secured.getpeercert(binary_form=True) or b"")
-            return Check(name, f"{secured.version()}, certificate {own}", True)
+            certificate = colons(secured.getpeercert(binary_form=True) or b"")
+            return Check(name, f"{secured.version()}, certificate {certificate}", True)
     except MedfedError as error:
         return Check(name, error.what, False, error.hint or "")
     except ssl.SSLCertVerificationError as error:
@@ -168,17 +154,19 @@ def _tls(name: str, folder: SiteFolder) -> Check:
 
 
 def _clock(name: str, folder: SiteFolder) -> Check:
-    connection = http.client.HTTPSConnection(
-        folder.host, folder.port, timeout=TIMEOUT_SECONDS, context=client_context(folder)
-    )
+    host, port = folder.settings.host, folder.settings.port
+    connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT_SECONDS, context=client_context(folder))
     try:
         connection.request("HEAD", "/")
-        date = connection.getresponse().getheader("Date")
-        theirs = parsedate_to_datetime(date or "")
+        theirs = parsedate_to_datetime(connection.getresponse().getheader("Date") or "")
     except (OSError, ValueError, http.client.HTTPException):
-        return Check(name, "the server told no time", False, "ask its people whether it is started and up to date")
+        return Check(name, "the server gave no time", False, "ask its people whether it is started and up to date")
     finally:
         connection.close()
     skew = (datetime.now(UTC) - theirs).total_seconds()
     hint = "requests are signed with the time: set this machine's clock by NTP, or have the server's set"
     return Check(name, f"{skew:+.0f} s from the server's", abs(skew) <= SKEW_SECONDS, hint)
+
+
+def _connected(folder: SiteFolder) -> socket.socket:
+    return socket.create_connection((folder.settings.host, folder.settings.port), TIMEOUT_SECONDS)

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,20 +19,23 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from medfed.core.errors import SiteError, StudyError
-from medfed.sites.certificates import Certificates, certificate_fingerprint, certificates_in, load_authority
-from medfed.sites.invitation import Invitation, versions
-from medfed.sites.keys import key_fingerprint, load_public_key, public_bytes
+from medfed.core.files import PUBLIC, write_whole
+from medfed.core.plugins import load
+from medfed.sites.credentials import (
+    Certificates,
+    certificate_fingerprint,
+    certificates_in,
+    key_fingerprint,
+    load_authority,
+    load_public_key,
+    public_bytes,
+)
+from medfed.sites.invitation import STUDY, Invitation, versions
 from medfed.sites.policy import study_sha256
-from medfed.sites.settings import check_name, new_folder, read_settings, toml_lines, write_file
+from medfed.sites.settings import check_name, new_folder, read_settings, toml
 from medfed.study.study import Study, load_study
 
-SETTINGS, STUDY, CERTIFICATES, SITES, INVITATION = (
-    "federation.toml",
-    "study.toml",
-    "certificates",
-    "sites",
-    "invitation",
-)
+SETTINGS, CERTIFICATES, SITES, INVITATION = "federation.toml", "certificates", "sites", "invitation"
 
 
 class Deadlines(BaseModel):
@@ -63,6 +67,7 @@ class FederationSettings(BaseModel):
         data_root: folder of the server's own data; absent where the study has twins.
         runs: where run folders go, relative to the federation's folder.
         cache: where twins and the tiny LLM are kept.
+        plugins: files or modules with code that the study needs.
         deadlines: how long the server waits.
     """
 
@@ -75,18 +80,19 @@ class FederationSettings(BaseModel):
     data_root: Path | None = None
     runs: Path = Path("runs")
     cache: Path = Path("~/.cache/medfed")
+    plugins: tuple[str, ...] = Field(default=(), exclude_if=operator.not_)
     deadlines: Deadlines = Deadlines()
 
     def as_toml(self) -> str:
         """Return the file."""
         values = self.model_dump(mode="json", exclude_none=True)
         deadlines = values.pop("deadlines")
-        return f"{toml_lines(values)}\n[deadlines]\n{toml_lines(deadlines)}"
+        return f"{toml(values)}\n[deadlines]\n{toml(deadlines)}"
 
 
 @dataclass(frozen=True)
 class FederationFolder:
-    """A federation's folder, read. Its settings stand in :class:`FederationSettings`.
+    """A federation's folder, read.
 
     Attributes:
         root: the folder.
@@ -104,35 +110,18 @@ class FederationFolder:
 
         Raises:
             SiteError: it is none, or its settings or a site's key are wrong; the message names file and field.
+            PluginError: a plugin is absent or fails.
         """
         settings = read_settings(root / SETTINGS, FederationSettings, "make the folder: medfed federation init")
+        for source in settings.plugins:
+            load(source)
         keys = sorted((root / SITES).glob("*.pub"))
         return cls(root, settings, {path.stem: public_bytes(load_public_key(path)) for path in keys})
-
-    @property
-    def host(self) -> str:
-        """The name or address hospitals connect to."""
-        return self.settings.host
-
-    @property
-    def port(self) -> int:
-        """TCP port."""
-        return self.settings.port
 
     @property
     def min_sites(self) -> int:
         """Fewest sites to start and go on with."""
         return self.settings.min_sites or len(self.sites)
-
-    @property
-    def deadlines(self) -> Deadlines:
-        """How long the server waits."""
-        return self.settings.deadlines
-
-    @property
-    def data_root(self) -> Path | None:
-        """Folder of the server's own data."""
-        return self.settings.data_root
 
     @property
     def runs(self) -> Path:
@@ -178,19 +167,18 @@ class FederationFolder:
             SiteError: the name or the key is taken or wrong.
         """
         check_name(name)
-        found = load_public_key(key)
+        public_key = load_public_key(key)
         if name in self.sites:
-            raise SiteError(
-                "a site of this name is registered", where=f"site {name!r}", hint="medfed federation remove it first"
-            )
-        for other, held in self.sites.items():
-            if held == public_bytes(found):
+            hint = "medfed federation remove it first"
+            raise SiteError("a site of this name is registered", where=f"site {name!r}", hint=hint)
+        for other, registered in self.sites.items():
+            if registered == public_bytes(public_key):
                 raise SiteError(f"this key is registered already, as {other!r}", where=key, hint="one key a site")
-        write_file(self.root / SITES / f"{name}.pub", key.read_bytes())
-        return key_fingerprint(found)
+        write_whole(self.root / SITES / f"{name}.pub", key.read_bytes(), PUBLIC)
+        return key_fingerprint(public_key)
 
     def remove(self, name: str) -> None:
-        """Forget a site's key; a run that goes on learns of it when it is started again.
+        """Forget a site's key; a server that runs refuses the site after its next start.
 
         Raises:
             SiteError: no such site.
@@ -200,23 +188,20 @@ class FederationFolder:
             raise SiteError("no such site", where=f"site {name!r}", hint=f"registered are: {known}")
         (self.root / SITES / f"{name}.pub").unlink()
 
-    def invitation(self) -> Invitation:
-        """Return the facts that hospitals are given."""
-        study = self.study()
-        return Invitation(
-            host=self.host,
-            port=self.port,
-            study=study.name,
-            study_sha256=study_sha256(study),
-            ca_fingerprint=certificate_fingerprint(load_authority(self.certificates.ca)),
-            versions=versions(),
-        )
-
     def invite(self, bundle: Path | None = None) -> Path:
         """Write the bundle for hospitals into ``bundle`` (by default ``invitation/``) and return its folder."""
-        chosen = bundle or self.root / INVITATION
-        self.invitation().write(chosen, self.certificates.ca.read_bytes(), self.study_path.read_bytes())
-        return chosen
+        folder, study, ca = bundle or self.root / INVITATION, self.study(), self.certificates.ca
+        facts = Invitation(
+            host=self.settings.host,
+            port=self.settings.port,
+            study=study.name,
+            study_sha256=study_sha256(study),
+            ca_fingerprint=certificate_fingerprint(load_authority(ca)),
+            versions=versions(),
+            plugins={plugin.name: plugin.sha256 for plugin in study.extensions},
+        )
+        facts.write(folder, ca.read_bytes(), self.study_path.read_bytes())
+        return folder
 
 
 def init_federation(root: Path, settings: FederationSettings, study: Path) -> FederationFolder:
@@ -227,10 +212,9 @@ def init_federation(root: Path, settings: FederationSettings, study: Path) -> Fe
     """
     check_study(load_study(study), study)
     new_folder(root)
-    root.chmod(0o700)
-    write_file(root / STUDY, study.read_bytes())
     (root / SITES).mkdir()
-    write_file(root / SETTINGS, settings.as_toml().encode())
+    write_whole(root / STUDY, study.read_bytes(), PUBLIC)
+    write_whole(root / SETTINGS, settings.as_toml(), PUBLIC)
     return FederationFolder.load(root)
 
 

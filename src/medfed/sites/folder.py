@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import operator
 import stat
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,12 +21,20 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import BaseModel, ConfigDict, Field
 
 from medfed.core.errors import SiteError
+from medfed.core.files import PUBLIC, write_whole
+from medfed.core.plugins import allow_only, load
 from medfed.sites.audit import LOG, AuditLog
-from medfed.sites.certificates import certificate_fingerprint, check_valid_now, load_authority
+from medfed.sites.credentials import (
+    certificate_fingerprint,
+    check_valid_now,
+    load_authority,
+    load_node_key,
+    others_may,
+    write_node_key,
+)
 from medfed.sites.invitation import CA, FACTS, STUDY, Invitation, invited_study
-from medfed.sites.keys import load_node_key, others_may, write_node_key
-from medfed.sites.policy import Policy
-from medfed.sites.settings import NAME_PATTERN, check_name, new_folder, read_settings, toml_lines, write_file
+from medfed.sites.policy import Policy, allowed_plugins
+from medfed.sites.settings import NAME_PATTERN, check_name, new_folder, read_settings, toml
 from medfed.study.study import Study
 
 SITE, POLICY, KEY, PUBLIC_KEY, STATE = "site.toml", "policy.toml", "node.key", "node.pub", "state"
@@ -43,6 +52,7 @@ class SiteSettings(BaseModel):
         ca: file of the CA certificate that signed the server's, relative to the site's folder.
         ca_fingerprint: its SHA-256, as people compared it.
         patience_seconds: the site waits so long for a server that cannot be reached; by default a day.
+        plugins: files or modules with code that the study needs; the policy must allow their content.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,16 +65,17 @@ class SiteSettings(BaseModel):
     ca: str = CA
     ca_fingerprint: str
     patience_seconds: float = Field(default=24 * 3600, gt=0)
+    plugins: tuple[str, ...] = Field(default=(), exclude_if=operator.not_)
 
 
 @dataclass(frozen=True)
 class SiteFolder:
-    """A site's folder, read. Its settings stand in :class:`SiteSettings`.
+    """A site's folder, read.
 
     Attributes:
         root: the folder.
         settings: ``site.toml``.
-        invitation: what the server told.
+        invitation: the server's facts.
         policy: what may leave.
     """
 
@@ -75,12 +86,16 @@ class SiteFolder:
 
     @classmethod
     def load(cls, root: Path) -> SiteFolder:
-        """Read a site's folder; keys and data are not looked at.
+        """Read a site's folder; keys and data are not looked at. From now on this process loads allowed plugins only.
 
         Raises:
             SiteError: it is no site's folder, or a file of settings is wrong; the message names file and field.
+            PluginError: the policy does not allow a plugin, or it is absent or fails.
         """
         settings = read_settings(root / SITE, SiteSettings, "make the site's folder: medfed site init")
+        allow_only(allowed_plugins(root / POLICY))
+        for source in settings.plugins:
+            load(source)
         return cls(root, settings, Invitation.load(root), Policy.load(root / POLICY))
 
     @property
@@ -89,45 +104,19 @@ class SiteFolder:
         return self.settings.name
 
     @property
-    def host(self) -> str:
-        """The server's name or address."""
-        return self.settings.host
-
-    @property
-    def port(self) -> int:
-        """The server's TCP port."""
-        return self.settings.port
-
-    @property
-    def data_root(self) -> Path:
-        """Folder of the site's datasets."""
-        return self.settings.data_root
-
-    @property
-    def public_root(self) -> Path | None:
-        """Folder of the server's public datasets, if the site has them."""
-        return self.settings.public_root
-
-    @property
     def ca_path(self) -> Path:
         """File of the CA certificate."""
         return self.root / self.settings.ca
 
     @property
     def ca_pem(self) -> bytes:
-        """The CA certificate, PEM, alone: whatever else stands in the file is not trusted.
+        """The CA certificate, PEM, alone: nothing else in the file is trusted.
 
         Raises:
             SiteError: it is not the one whose fingerprint people compared, or not valid now.
         """
         authority = load_authority(self.ca_path)
-        found = certificate_fingerprint(authority)
-        if found != self.settings.ca_fingerprint:
-            raise SiteError(
-                f"the CA's fingerprint is {found}, {SITE} says {self.settings.ca_fingerprint}",
-                where=self.ca_path,
-                hint="do not join; compare the fingerprint with the server's people by telephone",
-            )
+        _check_fingerprint(certificate_fingerprint(authority), self.settings.ca_fingerprint, SITE, self.ca_path)
         check_valid_now(authority, self.ca_path)
         return authority.public_bytes(Encoding.PEM)
 
@@ -143,7 +132,7 @@ class SiteFolder:
 
     @property
     def state_folder(self) -> Path:
-        """What algorithms keep here between rounds."""
+        """Folder of the state that algorithms keep here between rounds."""
         return self.root / STATE
 
     @property
@@ -173,23 +162,24 @@ class SiteFolder:
         _ = self.ca_pem
         load_node_key(self.private_key)
         check_policy_rights(self.root / POLICY)
-        check_data_root(self.data_root)
+        check_data_root(self.settings.data_root)
         self.check_log()
         self.policy.check_study(self.study())
 
-    def check_log(self) -> None:
-        """Follow the audit log's chain.
+    def check_log(self) -> int:
+        """Follow the audit log's chain and return its number of entries.
 
         Raises:
             SiteError: it is broken.
         """
-        found = self.audit.verify()
-        if not found.ok:
+        verdict = self.audit.verify()
+        if not verdict.ok:
             raise SiteError(
-                f"the audit log is broken: {found.reason}",
-                where=f"{self.log}, line {found.line}",
+                f"the audit log is broken: {verdict.reason}",
+                where=f"{self.log}, line {verdict.line}",
                 hint=f"see `medfed site egress-report {self.root}`; find out who changed it",
             )
+        return len(verdict.entries)
 
 
 def check_policy_rights(path: Path) -> None:
@@ -216,27 +206,30 @@ def init_site(root: Path, settings: SiteSettings, bundle: Path, policy: Policy) 
     """Write a new site's folder, with a new key pair, and return it.
 
     Raises:
-        SiteError: the folder is not new, the name is taken by the server, the bundle is incomplete, or its CA is not
-            the one that ``settings`` name.
+        SiteError: the folder is not new, or the name is the server's. The bundle is incomplete, or its CA is not the
+            one that ``settings`` name.
     """
     check_name(settings.name)
     facts = Invitation.load(bundle)
-    found = certificate_fingerprint(load_authority(bundle / CA))
-    for source, wanted in (("the invitation", facts.ca_fingerprint), ("what you passed", settings.ca_fingerprint)):
-        if found != wanted:
-            raise SiteError(
-                f"the CA's fingerprint is {found}, {source} says {wanted}",
-                where=bundle / CA,
-                hint="do not join; ask the server's people by telephone",
-            )
+    fingerprint = certificate_fingerprint(load_authority(bundle / CA))
+    _check_fingerprint(fingerprint, facts.ca_fingerprint, "the invitation", bundle / CA)
+    _check_fingerprint(fingerprint, settings.ca_fingerprint, "what you passed", bundle / CA)
     check_data_root(settings.data_root)
     invited_study(bundle, facts)
     new_folder(root)
-    root.chmod(0o700)
     for name in (CA, STUDY, FACTS):
-        write_file(root / name, (bundle / name).read_bytes())
+        write_whole(root / name, (bundle / name).read_bytes(), PUBLIC)
     write_node_key(root / KEY, root / PUBLIC_KEY, settings.name)
-    write_file(root / SITE, toml_lines(settings.model_dump(mode="json", exclude_none=True)).encode())
-    write_file(root / POLICY, policy.as_toml().encode())
+    write_whole(root / SITE, toml(settings.model_dump(mode="json", exclude_none=True)), PUBLIC)
+    write_whole(root / POLICY, policy.as_toml(), PUBLIC)
     (root / STATE).mkdir()
     return SiteFolder.load(root)
+
+
+def _check_fingerprint(fingerprint: str, wanted: str, source: str, path: Path) -> None:
+    if fingerprint != wanted:
+        raise SiteError(
+            f"the CA's fingerprint is {fingerprint}, {source} says {wanted}",
+            where=path,
+            hint="do not join; compare the fingerprint with the server's people by telephone",
+        )

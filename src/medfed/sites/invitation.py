@@ -1,32 +1,32 @@
 """An invitation: what a federation's server gives every hospital. It holds no secret.
 
 ``ca.pem`` tells the server from an impostor, ``study.toml`` is what the hospital's people decide about, and
-``invitation.toml`` holds the facts. A bundle that was exchanged on its way is told by the CA's fingerprint, which
-people compare by telephone.
+``invitation.toml`` holds the facts. The CA's fingerprint, which people compare by telephone, reveals a bundle that was
+exchanged on its way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from medfed import __version__
+from medfed.core.catalog import registered_plugins
 from medfed.core.errors import SiteError
+from medfed.core.files import PUBLIC, write_whole
+from medfed.core.plugins import allow_only, examine, load
 from medfed.sites.policy import study_sha256
-from medfed.sites.settings import NAME_PATTERN, read_settings, toml, write_file
+from medfed.sites.settings import NAME_PATTERN, read_settings, toml
 from medfed.study.study import Study, load_study
 
 FACTS, CA, STUDY = "invitation.toml", "ca.pem", "study.toml"
 COMPARED = ("flwr", "torch")
-"""Packages of which both sides need the same version, beside medfed."""
-
-
-def versions() -> dict[str, str]:
-    """Return the versions here of what both sides need alike; "missing" where a package is not installed."""
-    return {"medfed": __version__, **{name: _version(name) for name in COMPARED}}
+"""Packages of which both sides need the same version, as of medfed."""
+HINT = "pass the folder that `medfed federation invite` wrote, unchanged"
 
 
 class Invitation(BaseModel):
@@ -39,6 +39,7 @@ class Invitation(BaseModel):
         study_sha256: SHA-256 of its settings; see :func:`medfed.sites.policy.study_sha256`.
         ca_fingerprint: SHA-256 of the CA certificate that signed the server's.
         versions: package → version at the server.
+        plugins: name → content of the code from outside medfed that the study needs; the code itself is never sent.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,6 +50,7 @@ class Invitation(BaseModel):
     study_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     ca_fingerprint: str
     versions: Mapping[str, str]
+    plugins: Mapping[str, str] = {}
 
     @classmethod
     def load(cls, bundle: Path) -> Invitation:
@@ -59,33 +61,64 @@ class Invitation(BaseModel):
         """
         for name in (CA, STUDY):
             if not (bundle / name).is_file():
-                raise SiteError(f"no {name} in it", where=bundle, hint=_HINT)
-        return read_settings(bundle / FACTS, cls, _HINT)
+                raise SiteError(f"no {name} in it", where=bundle, hint=HINT)
+        return read_settings(bundle / FACTS, cls, HINT)
 
     def write(self, bundle: Path, ca: bytes, study: bytes) -> None:
         """Write a bundle into the folder ``bundle``."""
-        bundle.mkdir(parents=True, exist_ok=True)
-        write_file(bundle / CA, ca)
-        write_file(bundle / STUDY, study)
-        lines = [f"{name} = {toml(getattr(self, name))}" for name in type(self).model_fields if name != "versions"]
-        lines += ["", "[versions]", *(f"{name} = {toml(value)}" for name, value in self.versions.items())]
-        write_file(bundle / FACTS, ("\n".join(lines) + "\n").encode())
+        facts = toml(self.model_dump(exclude={"versions", "plugins"})) + f"\n[versions]\n{toml(self.versions)}"
+        if self.plugins:
+            facts += f"\n[plugins]\n{toml({json.dumps(name): content for name, content in self.plugins.items()})}"
+        for name, data in ((CA, ca), (STUDY, study), (FACTS, facts.encode())):
+            write_whole(bundle / name, data, PUBLIC)
 
 
 def invited_study(bundle: Path, facts: Invitation) -> Study:
     """Read the study of a bundle or of a site's folder.
 
     Raises:
-        StudyError: it is no study. SiteError: it is not the one that the invitation's facts name.
+        StudyError: it is no study. SiteError: it is not the one that the invitation's facts name, or needs a plugin
+            that is not loaded.
     """
+    contents = {plugin.sha256 for plugin in registered_plugins()} if facts.plugins else set()
+    if missing := [f"{name} ({content})" for name, content in facts.plugins.items() if content not in contents]:
+        raise SiteError(
+            f"the study needs plugins that are not loaded here: {', '.join(missing)}",
+            where=bundle / STUDY,
+            hint="get the file from the server's people, read it, and pass --plugin FILE to medfed site init",
+        )
     study = load_study(bundle / STUDY)
     if study_sha256(study) != facts.study_sha256:
         raise SiteError(
             f"the study's settings have the SHA-256 {study_sha256(study)}, the invitation says {facts.study_sha256}",
             where=bundle / STUDY,
-            hint=f"ask for a new invitation, or install medfed {facts.versions.get('medfed', '')} as the server has it",
+            hint=f"get a new invitation, or install medfed {facts.versions.get('medfed', '')} as the server has it",
         )
     return study
+
+
+def load_invited(facts: Invitation, references: Sequence[str]) -> tuple[str, ...]:
+    """Load the plugins that a site's people name, and no others; return their sources.
+
+    Raises:
+        SiteError: one is not in the invitation; nothing of it is executed. PluginError: it is absent or fails.
+    """
+    plugins = [examine(reference) for reference in references]
+    for plugin in plugins:
+        if plugin.sha256 not in facts.plugins.values():
+            known = ", ".join(f"{name} ({content})" for name, content in facts.plugins.items()) or "none"
+            raise SiteError(
+                f"the invitation does not name the plugin {plugin}", where=plugin.source, hint=f"it names {known}"
+            )
+    allow_only(plugin.sha256 for plugin in plugins)
+    for plugin in plugins:
+        load(plugin.source)
+    return tuple(plugin.source for plugin in plugins)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions here of what both sides need alike; "missing" where a package is not installed."""
+    return {"medfed": __version__, **{name: _version(name) for name in COMPARED}}
 
 
 def _version(package: str) -> str:
@@ -93,6 +126,3 @@ def _version(package: str) -> str:
         return version(package).partition("+")[0]
     except PackageNotFoundError:
         return "missing"
-
-
-_HINT = "pass the folder that `medfed federation invite` wrote, unchanged"

@@ -1,13 +1,14 @@
 """A site's policy: what this hospital lets leave, and for whom. Read from ``policy.toml`` in the site's own folder.
 
-Nobody but the site's people can change it: no study, no server, no message. It is asked before anything leaves, and it
-refuses whole studies rather than drop parts of them silently.
+Nobody but the site's people can change it: no study, no server, no message. It is consulted before anything leaves, and
+it refuses whole studies rather than drop parts of them silently.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -24,58 +25,56 @@ from medfed.sites.settings import checked, read_settings, toml
 from medfed.study.study import Study
 
 Part = Literal["encoders", "heads", "decoders", "buffers", "state"]
-"""What can leave: a model's encoders, task heads, all its other weights ("decoders": fusion too), its buffers
-(normalisation statistics, which are means of patients' features), and the algorithm's own tensors ("state")."""
+"""A part of an update: encoders, heads, other weights ("decoders": fusion too), buffers, the algorithm's tensors.
+
+Buffers are normalisation statistics, which are means of patients' features."""
+
 ANY = "any"
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
+Contents = tuple[Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")], ...]
+NO_POLICY = "make the site's folder with `medfed site init`"
+HEADER = """\
+# What this site lets leave. Only the site's people change this file: no study and no server can.
+# A study that asks for more is refused as a whole, with the reason.
+"""
 
 
 class Policy(BaseModel):
-    """What may leave a site.
-
-    Attributes:
-        tasks: tasks that may be trained on the site's patients, or ``["any"]``.
-        algorithms: federated algorithms that may be used, or ``["any"]``.
-        studies: SHA-256 of the studies that the site agreed to (:func:`study_sha256`), or ``["any"]``.
-        min_examples: a task with fewer training examples than this is not trained here, and no score of fewer leaves.
-        max_rounds: most rounds of one study.
-        may_leave: what an update may hold; see :data:`Part`.
-        class_counts: whether the number of examples per class may be told.
-        scores: whether the final model's scores on the site's own test patients may be told.
-    """
+    """The rules for what may leave a site. ``policy.toml`` holds each field's description above its value."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tasks: Names
-    algorithms: Names
-    studies: Names
-    min_examples: int = Field(default=10, ge=1)
-    max_rounds: int = Field(default=100, ge=1)
-    may_leave: tuple[Part, ...] = ("encoders",)
-    class_counts: bool = False
-    scores: bool = True
+    tasks: Names = Field(description='tasks that may be trained on our patients, or ["any"]')
+    algorithms: Names = Field(description='federated algorithms, or ["any"]')
+    studies: Names = Field(description='SHA-256 of the studies we agreed to, or ["any"]')
+    min_examples: int = Field(
+        default=10, ge=1, description="no task with fewer training examples, no score of fewer test examples"
+    )
+    max_rounds: int = Field(default=100, ge=1, description="most rounds of one study")
+    may_leave: tuple[Part, ...] = Field(
+        default=("encoders",),
+        description="of: encoders, heads, decoders (all other weights), buffers, state (the algorithm's own tensors)",
+    )
+    class_counts: bool = Field(default=False, description="may the number of examples per class be sent?")
+    scores: bool = Field(default=True, description="may the final model's scores on our own test patients be sent?")
+    plugins: Contents = Field(default=(), description="SHA-256 of the plugins that may run here, as sha256:…")
 
     @field_validator("tasks", "algorithms")
     @classmethod
     def _known(cls, names: tuple[str, ...], info: object) -> tuple[str, ...]:
-        field = getattr(info, "field_name", "tasks")
-        for name in names:
-            if name != ANY:
-                try:
-                    if field == "tasks":
-                        lookup(TASKS, name, "task")
-                    else:
-                        lookup(ALGORITHMS, name, "algorithm")
-                except MedfedError as error:
-                    raise ValueError(str(error)) from error
+        algorithms = getattr(info, "field_name", "") == "algorithms"
+        for name in set(names) - {ANY}:
+            try:
+                lookup(ALGORITHMS, name, "algorithm") if algorithms else lookup(TASKS, name, "task")
+            except MedfedError as error:
+                raise ValueError(str(error)) from error
         return names
 
     @field_validator("studies")
     @classmethod
     def _hashes(cls, hashes: tuple[str, ...]) -> tuple[str, ...]:
-        for value in hashes:
-            if value != ANY and not (len(value) == 64 and set(value) <= set("0123456789abcdef")):
-                raise ValueError('a study is named by the 64 hex digits of its SHA-256, or by "any"')
+        if not all(re.fullmatch(r"any|[0-9a-f]{64}", value) for value in hashes):
+            raise ValueError('a study is named by the 64 hex digits of its SHA-256, or by "any"')
         return hashes
 
     @classmethod
@@ -85,20 +84,21 @@ class Policy(BaseModel):
         Raises:
             SiteError: it is absent, not TOML, or has an unknown key or a wrong value.
         """
-        return read_settings(path, cls, "make the site's folder with `medfed site init`")
+        return read_settings(path, cls, NO_POLICY)
 
     def as_toml(self) -> str:
         """Return the policy file, with a comment for every setting."""
-        lines = [f"\n# {text}\n{_setting(name, getattr(self, name))}" for name, text in COMMENTS.items()]
-        return "\n".join([*HEADER, *lines]) + "\n"
+        values = self.model_dump(mode="json")
+        fields = type(self).model_fields.items()
+        return HEADER + "".join(f"\n# {field.description}\n{toml({name: values[name]})}" for name, field in fields)
 
     def check_study(self, study: Study) -> None:
-        """Refuse a study that asks for more than the policy allows. Ask before any data is read.
+        """Refuse a study that asks for more than the policy allows, before any data is read.
 
         Raises:
             PolicyError: naming the policy's field and what the site's data officer may change.
         """
-        digest = study_sha256(study)
+        digest, rounds = study_sha256(study), study.rounds.num_rounds
         if not _allows(self.studies, digest):
             raise _refusal("studies", f"the study {study.name!r} ({digest}) is not one this site agreed to", digest)
         if not any(_allows(self.tasks, task) for task in study.train):
@@ -106,16 +106,17 @@ class Policy(BaseModel):
         for name in study.algorithm.part_names:
             if not _allows(self.algorithms, name):
                 raise _refusal("algorithms", f"the study's algorithm {name!r} is not allowed here")
-        if study.rounds.num_rounds > self.max_rounds:
-            raise _refusal(
-                "max_rounds", f"the study has {study.rounds.num_rounds} rounds, allowed are {self.max_rounds}"
-            )
+        for plugin in study.extensions:
+            if plugin.sha256 not in self.plugins:
+                raise _refusal("plugins", f"the study uses the plugin {plugin}", plugin.sha256)
+        if rounds > self.max_rounds:
+            raise _refusal("max_rounds", f"the study has {rounds} rounds, allowed are {self.max_rounds}")
         for part, tensor in parts_sent(study).items():
             if part not in self.may_leave:
                 raise _refusal("may_leave", f"the study's clients send {part} (tensor {tensor!r})", part)
 
     def check_counts(self, examples: Mapping[str, int]) -> None:
-        """Refuse to train tasks that are not allowed, or with so few examples that an update speaks of single patients.
+        """Refuse to train tasks that are not allowed, or with so few examples that an update reveals single patients.
 
         Args:
             examples: task → training examples at this site.
@@ -125,17 +126,14 @@ class Policy(BaseModel):
         """
         for task, count in sorted(examples.items()):
             if count and not _allows(self.tasks, task):
-                raise _refusal(
-                    "tasks", f"the task {task!r} is not allowed here, and its data lies in the data root", task
-                )
+                what = f"the task {task!r} is not allowed here, and its data lies in the data root"
+                raise _refusal("tasks", what, task)
             if 0 < count < self.min_examples:
-                raise _refusal(
-                    "min_examples",
-                    f"the task {task!r} has fewer training examples here than {self.min_examples}",
-                )
+                what = f"the task {task!r} has fewer training examples here than {self.min_examples}"
+                raise _refusal("min_examples", what)
 
     def check_update(self, update: Update) -> None:
-        """Refuse an update that holds what may not leave. Ask before it is packed.
+        """Refuse an update that holds what may not leave, before it is packed.
 
         Raises:
             PolicyError: naming the policy's field and the tensor.
@@ -171,9 +169,21 @@ class Policy(BaseModel):
         if scores and not self.scores:
             raise _refusal("scores", "the site's scores may not leave")
         for task, values in sorted(scores.items()):
-            count = values.get("n") or 0
-            if 0 < count < self.min_examples:
+            if 0 < (values.get("n") or 0) < self.min_examples:
                 raise _refusal("min_examples", f"the scores of {task!r} are of fewer than {self.min_examples} examples")
+
+
+class _AllowedPlugins(BaseModel):
+    plugins: Contents = ()
+
+
+def allowed_plugins(path: Path) -> tuple[str, ...]:
+    """Return the content of the plugins that a policy file allows; names in it may be those of their parts.
+
+    Raises:
+        SiteError: the file is absent, not TOML, or names no content.
+    """
+    return read_settings(path, _AllowedPlugins, NO_POLICY).plugins
 
 
 def policy_for(study: Study, may_leave: Sequence[str], min_examples: int) -> Policy:
@@ -189,6 +199,7 @@ def policy_for(study: Study, may_leave: Sequence[str], min_examples: int) -> Pol
         "min_examples": min_examples,
         "max_rounds": study.rounds.num_rounds,
         "may_leave": tuple(may_leave),
+        "plugins": tuple(sorted({plugin.sha256 for plugin in study.extensions})),
     }
     return checked(Policy, fields)
 
@@ -210,35 +221,14 @@ def parts_sent(study: Study) -> dict[Part, str]:
     params, buffers = trainable_params(model), persistent_buffers(model)
     algorithm = study.algorithm.build()
     stay = algorithm.private({name: value.detach() for name, value in params.items()}, buffers)
-    found: dict[Part, str] = {}
+    parts: dict[Part, str] = {}
     for name in sorted(params.keys() - stay):
-        found.setdefault(part_of(name), name)
+        parts.setdefault(part_of(name), name)
     for name in sorted(buffers.keys() - stay):
-        found.setdefault("buffers", name)
+        parts.setdefault("buffers", name)
     if algorithm.sends_state:
-        found["state"] = f"{study.algorithm.label}'s own"
-    return found
-
-
-HEADER = (
-    "# What this site lets leave. Only the site's people change this file: no study and no server can.",
-    "# A study that asks for more is refused as a whole, with the reason.",
-)
-
-COMMENTS = {
-    "tasks": 'tasks that may be trained on our patients, or ["any"]',
-    "algorithms": 'federated algorithms, or ["any"]',
-    "studies": 'SHA-256 of the studies we agreed to, or ["any"]',
-    "min_examples": "no task with fewer training examples, no score of fewer test examples",
-    "max_rounds": "most rounds of one study",
-    "may_leave": "of: encoders, heads, decoders (all other weights), buffers, state (the algorithm's own tensors)",
-    "class_counts": "may the number of examples per class be told?",
-    "scores": "may the final model's scores on our own test patients be told?",
-}
-
-
-def _setting(name: str, value: str | int | tuple[str, ...]) -> str:
-    return f"{name} = {toml(list(value) if isinstance(value, tuple) else value)}"
+        parts["state"] = f"{study.algorithm.label}'s own"
+    return parts
 
 
 def _allows(names: tuple[str, ...], name: str) -> bool:

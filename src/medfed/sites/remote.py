@@ -1,6 +1,6 @@
-"""The exchange with hospitals elsewhere: broadcasts and updates as letters, and the greeting before the first round.
+"""Messages between the server and its sites, and the exchange that carries broadcasts and updates in them.
 
-A letter carries the study too, so a site that was restarted needs nothing from before but its own memory. Sites keep
+A message brings the study too, so a site that was restarted needs nothing from before but its own memory. Sites keep
 what the algorithm keeps at clients; the server never sees it.
 
 ========  =====================================================  ==================================================
@@ -13,14 +13,13 @@ bye       the run is over                                        nothing
 ========  =====================================================  ==================================================
 
 Any answer may be ``failure`` instead: phase and reason.
-
-Letters between the server and its sites, whatever carries them.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -30,12 +29,46 @@ from medfed.core.types import Broadcast, Failure, Params, Update
 from medfed.federated.exchange import Answer, SiteScores
 from medfed.federated.wire import broadcast_bytes, update_of
 
+PROTOCOL = "2"
+"""The form of the messages; it is raised when sites and servers of earlier versions would misread them."""
 PHASES = ("hello", "train", "evaluate", "bye")
-"""What a site may say it failed in."""
+"""Phases in which a site can fail."""
+
+
+class Message(NamedTuple):
+    """One message: its ``kind`` ("hello", "train", …), a few ``facts``, the ``payload``, and the form it has."""
+
+    kind: str
+    facts: Mapping[str, str]
+    payload: bytes
+    protocol: str = PROTOCOL
+
+
+class NoAnswer(NamedTuple):
+    """A site gave no answer, and why."""
+
+    reason: str
+
+
+@runtime_checkable
+class Transport(Protocol):
+    """The server's way to its sites; it vouches for who answers."""
+
+    def online(self) -> set[str]:
+        """Return the sites that are connected now."""
+        ...
+
+    def ask(self, messages: Mapping[str, Message], seconds: float) -> Iterator[tuple[str, Message | NoAnswer]]:
+        """Send every site its message and yield the answers as they come, at most ``seconds`` long."""
+        ...
+
+    def late(self) -> list[tuple[str, str]]:
+        """Return (site, kind) of answers that came after their time since the last call; they are refused."""
+        ...
 
 
 class Greeting(BaseModel):
-    """What a site says of itself before the first round.
+    """The answer of a site to the first message.
 
     Attributes:
         num_examples: training examples; no update may claim more.
@@ -52,41 +85,47 @@ class Greeting(BaseModel):
     counts: dict[str, dict[str, int]] | None = None
 
 
-def greet(post: Post, sites: set[str], facts: Mapping[str, str], seconds: float) -> dict[str, Greeting | Failure]:
+def greet(
+    transport: Transport, sites: set[str], facts: Mapping[str, str], seconds: float
+) -> dict[str, Greeting | Failure]:
     """Ask every one of ``sites`` what it brings to the study."""
-    letters = {site: Envelope("hello", facts, b"") for site in sites}
-    return {site: _greeting(site, answer) for site, answer in post.ask(letters, seconds)}
+    messages = {site: Message("hello", facts, b"") for site in sites}
+    return {site: _greeting(site, answer) for site, answer in transport.ask(messages, seconds)}
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """How the server deals with its sites.
+
+    Attributes:
+        train_seconds: how long it waits for an update.
+        evaluate_seconds: how long it waits for scores.
+        before_round: called with the round's number before anything is sent; it may wait for sites, or raise.
+        read_scores: checks the scores that a site sent, given (scores, site).
+        report: is given every failure, late answers too, which are refused.
+    """
+
+    train_seconds: float
+    evaluate_seconds: float
+    before_round: Callable[[int], None]
+    read_scores: Callable[[object, str], SiteScores]
+    report: Callable[[Failure], None]
 
 
 class RemoteExchange:
-    """Clients are sites elsewhere.
+    """An exchange whose clients are sites elsewhere.
 
     Args:
-        post: the way to them.
+        transport: the way to them.
         registered: site → its training examples.
-        facts: what every letter says: study, pooled moments, run.
-        train_seconds: how long to wait for an update.
-        evaluate_seconds: how long to wait for scores.
-        before_round: called with the round's number before anything is sent; it may wait for sites, or raise.
-        read_scores: checks what a site says its scores are, given (scores, site).
-        tell: is given every failure, late answers too, which are refused.
+        facts: what every message says: study, pooled moments, run.
+        conduct: how the server deals with them.
     """
 
     def __init__(
-        self,
-        post: Post,
-        registered: Mapping[str, int],
-        facts: Mapping[str, str],
-        *,
-        train_seconds: float,
-        evaluate_seconds: float,
-        before_round: Callable[[int], None],
-        read_scores: Callable[[object, str], SiteScores],
-        tell: Callable[[Failure], None],
+        self, transport: Transport, registered: Mapping[str, int], facts: Mapping[str, str], conduct: Conduct
     ) -> None:
-        self._post, self._facts, self._tell, self._before_round = post, dict(facts), tell, before_round
-        self._read_scores = read_scores
-        self._train_seconds, self._evaluate_seconds = train_seconds, evaluate_seconds
+        self._transport, self._facts, self._conduct = transport, dict(facts), conduct
         self._registered = dict(sorted(registered.items()))
 
     @property
@@ -95,35 +134,35 @@ class RemoteExchange:
         return self._registered
 
     def __call__(self, round: int, broadcasts: Mapping[str, Broadcast]) -> Iterator[Answer]:
-        """Ask the named sites to train; every one gives an update or a failure before the deadline is over."""
-        self._tell_late(round)
-        self._before_round(round)
-        letters = _letters("train", broadcasts, {**self._facts, "round": str(round)})
-        for site, answer in self._post.ask(letters, self._train_seconds):
-            found = _update(site, round, answer)
-            if isinstance(found, Failure):
-                self._tell(found)
-            yield site, found
+        """Let the named sites train; every one gives an update or a failure before the deadline is over."""
+        self._report_late(round)
+        self._conduct.before_round(round)
+        messages = _messages("train", broadcasts, {**self._facts, "round": str(round)})
+        for site, answer in self._transport.ask(messages, self._conduct.train_seconds):
+            result = _update(site, round, answer)
+            if isinstance(result, Failure):
+                self._conduct.report(result)
+            yield site, result
 
     def evaluate(self, broadcast: Broadcast) -> dict[str, SiteScores | Failure]:
-        """Return what every site says of the model on its own held-out patients."""
-        self._tell_late(broadcast.round)
+        """Return the scores of the model on every site's own held-out patients."""
+        self._report_late(broadcast.round)
         facts = {**self._facts, "round": str(broadcast.round)}
-        letters = _letters("evaluate", dict.fromkeys(self._registered, broadcast), facts)
-        answers = self._post.ask(letters, self._evaluate_seconds)
-        found = {site: self._scores(site, broadcast.round, answer) for site, answer in answers}
-        return dict(sorted(found.items()))
+        messages = _messages("evaluate", dict.fromkeys(self._registered, broadcast), facts)
+        answers = self._transport.ask(messages, self._conduct.evaluate_seconds)
+        return dict(sorted((site, self._scores(site, broadcast.round, answer)) for site, answer in answers))
 
-    def _tell_late(self, round: int) -> None:
-        for site, kind in self._post.late():
-            self._tell(Failure(site, round, "late", f"an answer to {kind!r} came after its deadline: refused as stale"))
+    def _report_late(self, round: int) -> None:
+        for site, kind in self._transport.late():
+            reason = f"an answer to {kind!r} came after its deadline: refused as stale"
+            self._conduct.report(Failure(site, round, "late", reason))
 
-    def _scores(self, site: str, round: int, answer: Envelope | Lost) -> SiteScores | Failure:
+    def _scores(self, site: str, round: int, answer: Message | NoAnswer) -> SiteScores | Failure:
         payload = _payload(site, round, answer, "scores")
         if isinstance(payload, Failure):
             return payload
         try:
-            return self._read_scores(json.loads(payload), site)
+            return self._conduct.read_scores(json.loads(payload), site)
         except (ValueError, RecursionError) as error:
             return Failure(site, round, "network", f"unreadable scores: {clipped(str(error))}")
         except UpdateRejectedError as error:
@@ -134,19 +173,26 @@ class RemoteExchange:
         return {}
 
     def forget_after(self, round: int) -> None:
-        """Nothing to do: a site that is asked for a round again starts from what it kept before that round."""
+        """Do nothing: a site that trains a round again starts from what it kept before that round."""
 
     def close(self) -> None:
-        """Nothing is held; the post goes on serving."""
+        """Do nothing: the transport stays open for other federations of the run."""
 
 
-def _letters(kind: str, broadcasts: Mapping[str, Broadcast], facts: Mapping[str, str]) -> dict[str, Envelope]:
+def clipped(text: str, longest: int = 1000) -> str:
+    """Return what a site says as it may stand in a log: printable, and not too long."""
+    kept = text[:longest] + ("…" if len(text) > longest else "")
+    return "".join(sign if sign.isprintable() or sign == "\n" else "\N{REPLACEMENT CHARACTER}" for sign in kept)
+
+
+def _messages(kind: str, broadcasts: Mapping[str, Broadcast], facts: Mapping[str, str]) -> dict[str, Message]:
+    """Return a message for every site; equal broadcasts are packed once."""
     packed = {id(broadcast): broadcast for broadcast in broadcasts.values()}
     payloads = {key: broadcast_bytes(broadcast) for key, broadcast in packed.items()}
-    return {site: Envelope(kind, facts, payloads[id(broadcast)]) for site, broadcast in broadcasts.items()}
+    return {site: Message(kind, facts, payloads[id(broadcast)]) for site, broadcast in broadcasts.items()}
 
 
-def _update(site: str, round: int, answer: Envelope | Lost) -> Update | Failure:
+def _update(site: str, round: int, answer: Message | NoAnswer) -> Update | Failure:
     payload = _payload(site, round, answer, "update")
     if isinstance(payload, Failure):
         return payload
@@ -156,7 +202,7 @@ def _update(site: str, round: int, answer: Envelope | Lost) -> Update | Failure:
         return Failure(site, round, "network", str(error))
 
 
-def _greeting(site: str, answer: Envelope | Lost) -> Greeting | Failure:
+def _greeting(site: str, answer: Message | NoAnswer) -> Greeting | Failure:
     payload = _payload(site, 0, answer, "greeting")
     if isinstance(payload, Failure):
         return payload
@@ -166,10 +212,14 @@ def _greeting(site: str, answer: Envelope | Lost) -> Greeting | Failure:
         return Failure(site, 0, "hello", f"unreadable greeting: {clipped(str(error))}")
 
 
-def _payload(site: str, round: int, answer: Envelope | Lost, wanted: str) -> bytes | Failure:
+def _payload(site: str, round: int, answer: Message | NoAnswer, wanted: str) -> bytes | Failure:
     """Return the payload of an answer of the kind ``wanted``, or why there is none."""
-    if isinstance(answer, Lost):
+    if isinstance(answer, NoAnswer):
         return Failure(site, round, "network", answer.reason)
+    if answer.protocol != PROTOCOL:
+        theirs = clipped(answer.protocol, 10)
+        what = f"it runs another version of medfed: its messages have form {theirs}, the server's {PROTOCOL}"
+        return Failure(site, round, "network", f"{what}; install the server's version there")
     if answer.kind == "failure":
         phase = answer.facts.get("phase", "")
         reason = clipped(answer.facts.get("reason", "no reason given"))
@@ -177,40 +227,3 @@ def _payload(site: str, round: int, answer: Envelope | Lost, wanted: str) -> byt
     if answer.kind != wanted:
         return Failure(site, round, "network", f"it answered {clipped(answer.kind, 40)!r}, wanted {wanted!r}")
     return answer.payload
-
-
-def clipped(text: str, longest: int = 1000) -> str:
-    """Return what a site says as it may stand in a log: printable, and not too long."""
-    kept = text[:longest] + ("…" if len(text) > longest else "")
-    return "".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in kept)
-
-
-class Envelope(NamedTuple):
-    """One message: its ``kind`` ("hello", "train", …), a few ``facts`` and the ``payload``."""
-
-    kind: str
-    facts: Mapping[str, str]
-    payload: bytes
-
-
-class Lost(NamedTuple):
-    """No answer, and why."""
-
-    reason: str
-
-
-@runtime_checkable
-class Post(Protocol):
-    """The server's way to its sites; it vouches for who answers."""
-
-    def online(self) -> set[str]:
-        """Return the sites that are there now."""
-        ...
-
-    def ask(self, letters: Mapping[str, Envelope], seconds: float) -> Iterator[tuple[str, Envelope | Lost]]:
-        """Send every site its letter and yield the answers as they come, at most ``seconds`` long."""
-        ...
-
-    def late(self) -> list[tuple[str, str]]:
-        """Return (site, kind) of answers that came after their time since the last call; they are refused."""
-        ...

@@ -1,8 +1,8 @@
-"""What the server of a federation runs: wait for the sites, greet them, then the very pipeline a single machine runs.
+"""The server of a federation: it waits for the sites, greets them, and runs the very pipeline of a single machine.
 
-Only the exchange and the cohort differ from a run in one process: the clients are sites elsewhere, and of their data
-the server knows their number of examples and their moments. Both are filed in the run's folder at the first greeting,
-so a server that was killed goes on with the same federation and ends with the same bits.
+Only the exchange and the cohort differ from a run in one process. The clients are sites elsewhere; the server knows
+their numbers of examples and their moments. Both are filed in the run's folder at the first greeting. So a server that
+was killed goes on with the same federation and ends with the same bits.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from rich.console import Console
 from medfed.core.errors import DataError, RunError, TooFewSitesError
 from medfed.core.progress import Reporter
 from medfed.core.types import Failure
-from medfed.data.cohort import Cohort
-from medfed.data.hospital import sampled_modalities
-from medfed.data.prepare import Sources, server_cohort, server_sources
-from medfed.data.sites import moments_json, moments_of, pool, with_told
+from medfed.data.cohort import Cohort, server_cohort, with_reports
+from medfed.data.layout import sampled_modalities
+from medfed.data.sites import moments_json, moments_of, pool
+from medfed.data.sources import Sources, server_sources
 from medfed.datasets.decoded import Decoded
 from medfed.federated.exchange import ClientExchange
 from medfed.records.folder import RunFolder
@@ -32,7 +32,7 @@ from medfed.runs.pipeline import run_study
 from medfed.runs.sites import scores_of
 from medfed.sites.federation import FederationFolder, check_study
 from medfed.sites.invitation import versions
-from medfed.sites.remote import Envelope, Greeting, Post, RemoteExchange, greet
+from medfed.sites.remote import Conduct, Greeting, Message, RemoteExchange, Transport, greet
 from medfed.sites.status import SiteFailure, StatusFile
 from medfed.study.study import Study
 
@@ -47,12 +47,13 @@ class Hospitals:
 
     Args:
         folder: the federation's.
-        post: the way to the sites.
+        transport: the way to the sites.
         reporter: is given lines for the log.
     """
 
-    def __init__(self, folder: FederationFolder, post: Post, reporter: Reporter) -> None:
-        self._folder, self._post, self._reporter = folder, post, reporter
+    def __init__(self, folder: FederationFolder, transport: Transport, reporter: Reporter) -> None:
+        self._folder, self._transport, self._reporter = folder, transport, reporter
+        self._deadlines = folder.settings.deadlines
         self._greetings: dict[str, Greeting] = {}
         self._moments: dict[str, Any] = {}
         self._status = StatusFile(folder.root)
@@ -75,108 +76,104 @@ class Hospitals:
         """
         study, run = context.study, context.run
         filed = run.read(GreetingFile).sites if run.exists(GreetingFile.NAME) else {}
-        self._wait(set(filed) or set(self._folder.sites))
-        facts = self._facts(study, run)
-        asked = self._post.online() & set(filed or self._folder.sites)
-        self._status.update(state="hello", num_rounds=study.rounds.num_rounds)
-        answers = greet(self._post, asked, facts, self._folder.deadlines.hello_seconds)
-        answers = {site: _checked(site, study, answer) for site, answer in answers.items()}
-        willing = {site: answer for site, answer in answers.items() if isinstance(answer, Greeting)}
-        for failure in _failures(answers):
-            self.note_failure(failure)
-        self._check_versions(willing)
-        if len(willing) < self._folder.min_sites:
-            raise self._too_few(len(willing), [(found.client, found.reason) for found in _failures(answers)])
-        if filed:
-            willing = _as_filed(filed, willing)
+        first = {site: Greeting.model_validate(greeting) for site, greeting in filed.items()}
+        willing = self._greeted(study, run, set(first) or set(self._folder.sites))
+        if first:
+            _check_unchanged(first, willing)
         else:
-            run.write(GreetingFile(sites={site: found.model_dump() for site, found in sorted(willing.items())}))
-        self._greetings = dict(sorted(willing.items()))
-        pooled = pool({site: moments_of(found.moments) for site, found in self._greetings.items()})
+            run.write(GreetingFile(sites={site: greeting.model_dump() for site, greeting in sorted(willing.items())}))
+        self._greetings = dict(sorted((first or willing).items()))
+        pooled = pool({site: moments_of(greeting.moments) for site, greeting in self._greetings.items()})
         self._moments = moments_json(pooled)
-        sizes = {site: found.num_examples for site, found in self._greetings.items()}
-        counts = {site: found.counts for site, found in self._greetings.items()}
-        return with_told(server_cohort(study, data, pooled), sizes, counts)
+        counts = {site: greeting.counts for site, greeting in self._greetings.items()}
+        return with_reports(server_cohort(study, data, pooled), self._sizes(), counts)
 
     def connect(self, study: Study, cohort: Cohort, run: RunFolder) -> ClientExchange:
         """Return the exchange of one federation of the run."""
-        registered = {site: found.num_examples for site, found in self._greetings.items()}
-        facts = {**self._facts(study, run), "moments": json.dumps(self._moments)}
         self._status.update(state="training", run=str(run.root))
-        return RemoteExchange(
-            self._post,
-            registered,
-            facts,
-            train_seconds=self._folder.deadlines.train_seconds,
-            evaluate_seconds=self._folder.deadlines.evaluate_seconds,
+        facts = {**_facts(study, run), "moments": json.dumps(self._moments)}
+        conduct = Conduct(
+            train_seconds=self._deadlines.train_seconds,
+            evaluate_seconds=self._deadlines.evaluate_seconds,
             before_round=partial(self._before_round, run),
             read_scores=partial(scores_of, study=study),
-            tell=self.note_failure,
+            report=self.report,
         )
+        return RemoteExchange(self._transport, self._sizes(), facts, conduct)
 
     def goodbye(self) -> None:
-        """Tell the sites that the run is over; after a restart they have a moment to come back and hear it."""
+        """Let the sites know that the run is over; after a restart they have a moment to come back for it."""
         limit = time.monotonic() + (0 if self._greetings else RETURN_SECONDS)
-        while set(self._folder.sites) - self._post.online() and time.monotonic() < limit:
+        while set(self._folder.sites) - self._transport.online() and time.monotonic() < limit:
             time.sleep(POLL_SECONDS)
-        letters = {site: Envelope("bye", {}, b"") for site in self._post.online()}
-        for _ in self._post.ask(letters, BYE_SECONDS):
+        for _ in self._transport.ask(dict.fromkeys(self._transport.online(), Message("bye", {}, b"")), BYE_SECONDS):
             pass
 
-    def note_failure(self, failure: Failure) -> None:
-        """Say and file that a site gave no usable answer."""
+    def report(self, failure: Failure) -> None:
+        """Print and file that a site gave no usable answer."""
         self._reporter.say(f"{failure.client}, round {failure.round}, {failure.phase}: {failure.reason}")
-        told = SiteFailure(site=failure.client, round=failure.round, phase=failure.phase, reason=failure.reason)
-        self._status.failed(told)
+        fields = {"site": failure.client, "round": failure.round, "phase": failure.phase, "reason": failure.reason}
+        self._status.failed(SiteFailure.model_validate(fields))
+
+    def _sizes(self) -> dict[str, int]:
+        return {site: greeting.num_examples for site, greeting in self._greetings.items()}
+
+    def _greeted(self, study: Study, run: RunFolder, wanted: set[str]) -> dict[str, Greeting]:
+        """Wait for the ``wanted`` sites, greet those that came, and return the greetings of those that are willing."""
+        self._wait(wanted)
+        self._status.update(state="hello", num_rounds=study.rounds.num_rounds)
+        here = self._transport.online() & wanted
+        answers = greet(self._transport, here, _facts(study, run), self._deadlines.hello_seconds)
+        checked = {site: _checked(site, study, answer) for site, answer in sorted(answers.items())}
+        failures = [answer for answer in checked.values() if isinstance(answer, Failure)]
+        for failure in failures:
+            self.report(failure)
+        willing = {site: answer for site, answer in checked.items() if isinstance(answer, Greeting)}
+        self._compare_versions(willing)
+        if len(willing) < self._folder.min_sites:
+            raise self._too_few(len(willing), {failure.client: failure.reason for failure in failures})
+        return willing
 
     def _before_round(self, run: RunFolder, round: int) -> None:
+        """Report the updates of the last round that the gate refused, and wait for the sites."""
         self._status.update(round=round)
-        self._tell_refused(run, round - 1)
+        for line in run.lines(Round):
+            for failure in line.failures if line.round == round - 1 else ():
+                if failure.phase == "gate":
+                    self.report(Failure(failure.client, round - 1, "gate", failure.reason))
         self._wait(set(self._greetings))
 
-    def _tell_refused(self, run: RunFolder, round: int) -> None:
-        """Tell of the updates of ``round`` that the gate refused."""
-        for line in run.lines(Round):
-            for found in line.failures if line.round == round else ():
-                if found.phase == "gate":
-                    self.note_failure(Failure(found.client, round, "gate", found.reason))
-
     def _wait(self, wanted: set[str]) -> None:
-        """Wait until all ``wanted`` sites are there; after the deadline those that are must be enough."""
-        limit, said = time.monotonic() + self._folder.deadlines.wait_for_sites_seconds, False
-        while wanted - (there := self._post.online()):
-            enough = len(there & wanted) >= self._folder.min_sites
-            if time.monotonic() > limit and not enough:
-                raise self._too_few(len(there & wanted), [(site, "not there") for site in sorted(wanted - there)])
-            if time.monotonic() > limit or (enough and self._greetings):
+        """Wait until all ``wanted`` sites are connected; after the deadline those that are must be enough."""
+        limit, announced = time.monotonic() + self._deadlines.wait_for_sites_seconds, False
+        while missing := sorted(wanted - self._transport.online()):
+            count = len(wanted) - len(missing)
+            enough, over = count >= self._folder.min_sites, time.monotonic() > limit
+            if over and not enough:
+                raise self._too_few(count, dict.fromkeys(missing, "not there"))
+            if enough and (over or self._greetings):
                 return
-            if not said:
-                self._reporter.say(f"waiting for {', '.join(sorted(wanted - there))}")
-                said = True
+            if not announced:
+                self._reporter.say(f"waiting for {', '.join(missing)}")
+                announced = True
             time.sleep(POLL_SECONDS)
-        for site in sorted(self._post.online()):
+        for site in sorted(self._transport.online()):
             self._status.seen(site)
 
-    def _too_few(self, count: int, told: list[tuple[str, str]]) -> TooFewSitesError:
-        listed = "".join(f"\n  {site}: {reason}" for site, reason in told)
+    def _too_few(self, count: int, reasons: Mapping[str, str]) -> TooFewSitesError:
+        listed = "".join(f"\n  {site}: {reason}" for site, reason in reasons.items())
         return TooFewSitesError(
             f"{count} sites, {self._folder.min_sites} are needed{listed}",
             where=f"federation {self._folder.root}",
             hint="see to those sites and start again: finished rounds are kept; or lower min_sites",
         )
 
-    def _check_versions(self, willing: Mapping[str, Greeting]) -> None:
-        for site, found in sorted(willing.items()):
+    def _compare_versions(self, willing: Mapping[str, Greeting]) -> None:
+        for site, greeting in willing.items():
             for package, version in versions().items():
-                theirs = found.versions.get(package)
+                theirs = greeting.versions.get(package)
                 if theirs != version:
                     self._reporter.say(f"{site}: has {package} {theirs}, the server {version}: bits may differ")
-
-    def _facts(self, study: Study, run: RunFolder) -> dict[str, str]:
-        return {
-            "study": json.dumps(study.resolved()),
-            "run": f"{run.root.parent.name}/{run.root.name}",
-        }
 
 
 def serve(folder: FederationFolder, console: Console | None = None) -> Path:
@@ -186,22 +183,26 @@ def serve(folder: FederationFolder, console: Console | None = None) -> Path:
         TooFewSitesError: not enough sites came in time, at the start or later.
         MedfedError: an input is wrong; finished rounds are kept, and the same command goes on from there.
     """
-    from medfed.sites.flower import FlowerServer  # noqa: PLC0415
+    from medfed.sites.network import NetworkServer  # noqa: PLC0415  (the network is an optional extra)
 
-    study, reporter, files = folder.study(), Reporter(console or Console()), folder.certificates
+    study, reporter, settings = folder.study(), Reporter(console or Console()), folder.settings
     check_study(study, folder.study_path)
-    log, listen = folder.root / "server.log", folder.settings.listen
-    server = FlowerServer(listen, folder.port, files.certificate, files.key, folder.sites, log)
+    log = folder.root / "server.log"
+    server = NetworkServer(settings.listen, settings.port, folder.certificates, folder.sites, log)
     hospitals = Hospitals(folder, server, reporter)
     server.start()
-    reporter.say(f"listening on {listen}:{server.port} for {', '.join(folder.sites)}")
+    reporter.say(f"listening on {settings.listen}:{server.port} for {', '.join(folder.sites)}")
     try:
-        paths = RunPaths(folder.runs, folder.cache, folder.data_root)
-        found = run_study(study, paths, reporter, participants=hospitals.participants())
+        paths = RunPaths(folder.runs, folder.cache, settings.data_root)
+        run = run_study(study, paths, reporter, participants=hospitals.participants())
         hospitals.goodbye()
     finally:
         server.stop()
-    return found
+    return run
+
+
+def _facts(study: Study, run: RunFolder) -> dict[str, str]:
+    return {"study": json.dumps(study.resolved()), "run": f"{run.root.parent.name}/{run.root.name}"}
 
 
 def _checked(site: str, study: Study, answer: Greeting | Failure) -> Greeting | Failure:
@@ -209,32 +210,24 @@ def _checked(site: str, study: Study, answer: Greeting | Failure) -> Greeting | 
     if isinstance(answer, Failure):
         return answer
     try:
-        given = {name: len(one.count) for name, one in moments_of(answer.moments).items()}
+        channels = {name: len(moments.count) for name, moments in moments_of(answer.moments).items()}
     except DataError as error:
-        return Failure(site, 0, "hello", f"its moments are none: {error.what}")
-    if given != {name: one.num_channels for name, one in sampled_modalities(study).items()}:
+        return Failure(site, 0, "hello", f"its moments are unusable: {error.what}")
+    if channels != {name: modality.num_channels for name, modality in sampled_modalities(study).items()}:
         return Failure(site, 0, "hello", "its moments are not of the study's modalities and channels")
     return answer
 
 
-def _failures(answers: Mapping[str, Greeting | Failure]) -> list[Failure]:
-    """Return why some sites take no part, sorted by site."""
-    return [found for _, found in sorted(answers.items()) if isinstance(found, Failure)]
-
-
-def _as_filed(filed: Mapping[str, Any], found: Mapping[str, Greeting]) -> dict[str, Greeting]:
-    """Return the first greetings; a site that greets again must say the same.
+def _check_unchanged(first: Mapping[str, Greeting], again: Mapping[str, Greeting]) -> None:
+    """Refuse a site whose second greeting is of other data than its first.
 
     Raises:
         RunError: its data changed.
     """
-    first = {site: Greeting.model_validate(value) for site, value in filed.items()}
-    for site, again in found.items():
-        same = again.num_examples == first[site].num_examples and again.moments == first[site].moments
-        if not same:
+    for site, greeting in again.items():
+        if (greeting.num_examples, greeting.moments) != (first[site].num_examples, first[site].moments):
             raise RunError(
                 "its data is not what it was when the run began",
                 where=f"site {site!r}",
                 hint="bring the old data back, or start a new run: remove the run's folder",
             )
-    return first

@@ -1,9 +1,8 @@
-"""Settings files of sites and federations: TOML in, frozen pydantic models out; whole files with owner's rights."""
+"""Settings files of hospitals and federations: TOML in, frozen pydantic models out."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -13,13 +12,13 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from medfed.core.errors import SiteError
-from medfed.data.sources import SERVER
+from medfed.data.synthetic import SERVER
 from medfed.study.study import explained
 
 Settings = TypeVar("Settings", bound=BaseModel)
+Value = str | int | float | list[str]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Names of studies and sites: they become names of files."""
-PRIVATE, PUBLIC = 0o600, 0o644
 
 
 def read_settings(path: Path, model: type[Settings], missing: str) -> Settings:
@@ -48,34 +47,22 @@ def checked(model: type[Settings], tree: Mapping[str, object], where: str | Path
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        found = explained(error, where, model)
-        hint = (found.hint or "").replace("correct it in the file, or with --set", "correct it")
-        raise SiteError(found.what, where=where, hint=hint) from error
+        problem = explained(error, where, model)
+        hint = (problem.hint or "").replace("correct it in the file, or with --set", "correct it")
+        raise SiteError(problem.what, where=where, hint=hint) from error
 
 
-def toml(value: str | int | float | list[str]) -> str:
-    """Return ``value`` as TOML; JSON's text, numbers, truth values and lists of text are TOML's too."""
-    return json.dumps(value, ensure_ascii=False)
-
-
-def write_file(path: Path, data: bytes, mode: int = PUBLIC) -> None:
-    """Write a whole file or none; it has the rights ``mode`` from its first byte on."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        os.fchmod(file.fileno(), mode)
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+def toml(values: Mapping[str, Value]) -> str:
+    """Return a flat table as TOML, a line each; JSON's text, numbers, truth values and lists of text are TOML's too."""
+    return "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items())
 
 
 def check_name(name: str) -> None:
     """Refuse what cannot be a site's name.
 
     Raises:
-        SiteError: it has other characters than letters, digits and ``._-``, begins with one of the latter, or is the
-            server's: under a data root that is the folder of the server's own data.
+        SiteError: it has other characters than letters, digits and ``._-``, or begins with one of the latter. Or it is
+            the name of the server's folder under a data root.
     """
     if not re.fullmatch(NAME_PATTERN, name) or name == SERVER:
         hint = f"letters, digits, '.', '_' and '-', the first a letter or digit; not {SERVER!r}"
@@ -83,7 +70,7 @@ def check_name(name: str) -> None:
 
 
 def new_folder(path: Path) -> None:
-    """Make the folder ``path``.
+    """Make the folder ``path``, which its owner alone may open.
 
     Raises:
         SiteError: something is there already.
@@ -91,8 +78,4 @@ def new_folder(path: Path) -> None:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise SiteError("it exists and is not an empty folder", where=path, hint="choose another folder")
     path.mkdir(parents=True, exist_ok=True)
-
-
-def toml_lines(values: Mapping[str, str | int | float | list[str]]) -> str:
-    """Return a flat table as TOML, a line each."""
-    return "".join(f"{name} = {toml(value)}\n" for name, value in values.items())
+    path.chmod(0o700)

@@ -1,8 +1,7 @@
-"""Where a federation's run stands: ``status.json`` in its folder, written whole at every change.
+"""Where a federation's run stands (``status.json``), how a process ends, and the lock that lets one run per folder.
 
-The server writes it while it serves; ``medfed federation status`` reads it, then and afterwards.
-
-How a server's or a site's process ends, as its exit status and ``status.json`` tell.
+The server writes ``status.json`` whole at every change; ``medfed federation status`` reads it, then and afterwards.
+Exit statuses of a server's or a site's process:
 
 ======  =====================================================================
 status  meaning
@@ -13,14 +12,10 @@ status  meaning
 130     interrupted (Ctrl-C); the same command goes on from the last checkpoint
 143     SIGTERM; likewise
 ======  =====================================================================
-
-One process a folder: two servers would write one run, two sites would answer with one key.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -32,16 +27,17 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from medfed.core.errors import MedfedError, SiteError, TooFewSitesError
+from medfed.core.errors import DiskError, MedfedError, SiteError, TooFewSitesError
+from medfed.core.files import PUBLIC, locked, write_whole
 from medfed.records.folder import RunFolder
 from medfed.records.schema import Round
-from medfed.sites.settings import PRIVATE, write_file
 
-STATUS = "status.json"
-State = Literal["waiting", "hello", "training", "evaluating", "done", "failed", "too few sites", "stopped"]
+STATUS, LOCK = "status.json", ".lock"
+State = Literal["waiting", "hello", "training", "done", "failed", "too few sites", "stopped"]
 OVER: tuple[State, ...] = ("done", "failed", "too few sites", "stopped")
 KEPT = 20
 """Failures that are kept, newest last."""
+TERMINATED = 143
 
 
 class SiteFailure(BaseModel):
@@ -80,29 +76,24 @@ class Status(BaseModel):
     reason: str = ""
     updated: str = ""
 
-    @property
-    def over(self) -> bool:
-        """Whether the run has ended."""
-        return self.state in OVER
-
 
 class StatusFile:
     """The writer of ``status.json``.
 
     Args:
         root: the federation's folder.
+        status: what to begin with.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, status: Status | None = None) -> None:
         self._path = root / STATUS
-        self.status = Status()
+        self.status = status or Status()
 
     def update(self, **fields: object) -> None:
         """Change some fields of :class:`Status` and write the file."""
-        changed = {**self.status.model_dump(), **fields, "updated": _now()}
-        self.status = Status.model_validate(changed)
-        with suppress(OSError):  # a full disk, say, is told where results are written, not here
-            write_file(self._path, self.status.model_dump_json(indent=1).encode() + b"\n")
+        self.status = Status.model_validate({**self.status.model_dump(), **fields, "updated": _now()})
+        with suppress(DiskError):  # a full disk, say, is an error where results are written, not here
+            write_whole(self._path, self.status.model_dump_json(indent=1) + "\n", PUBLIC)
 
     def seen(self, site: str) -> None:
         """Note that ``site`` was heard of now."""
@@ -134,31 +125,17 @@ def status_lines(root: Path) -> Iterator[str]:
     Raises:
         SiteError: it was never started.
     """
-    found, running = read_status(root), is_held(root)
-    gone = "" if running or found.over else "; its process is gone, start it again to go on"
-    yield f"{found.state}{gone} (written {found.updated or 'at an unknown time'})"
-    if found.reason:
-        yield found.reason
-    yield f"round {max(found.round, _logged(found.run))} of {found.num_rounds or '?'}"
-    yield from (
-        f"site {name}: {f'heard of {seen}' if seen else 'never heard of'}" for name, seen in found.sites.items()
-    )
-    for failure in found.failures:
+    status = read_status(root)
+    gone = "" if status.state in OVER or is_held(root) else "; its process is gone, start it again to go on"
+    yield f"{status.state}{gone} (written {status.updated or 'at an unknown time'})"
+    if status.reason:
+        yield status.reason
+    yield f"round {max(status.round, _last_round(status.run))} of {status.num_rounds or '?'}"
+    for name, seen in status.sites.items():
+        yield f"site {name}: {f'heard of {seen}' if seen else 'never heard of'}"
+    for failure in status.failures:
         yield f"failure in round {failure.round}: {failure.site} ({failure.phase}): {failure.reason}"
-    yield f"run folder: {found.run or 'none yet'}"
-
-
-def _logged(run: str) -> int:
-    """Return the last round in the run folder's log: a server that was started again may have none left to do."""
-    lines = RunFolder(Path(run)).lines(Round) if run else []
-    return max((line.round for line in lines), default=0)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-TERMINATED = 143
+    yield f"run folder: {status.run or 'none yet'}"
 
 
 @contextmanager
@@ -180,56 +157,52 @@ def noted(root: Path) -> Iterator[None]:
     """Write into ``status.json`` how the block ended."""
     try:
         yield
-    except TooFewSitesError as error:
-        _note(root, "too few sites", str(error))
-        raise
-    except MedfedError as error:
-        _note(root, "failed", str(error))
-        raise
-    except (KeyboardInterrupt, SystemExit):
-        _note(root, "stopped", "the same command goes on from the last checkpoint")
-        raise
     except BaseException as error:
-        _note(root, "failed", repr(error))
+        _note(root, *_ending(error))
         raise
     _note(root, "done", "")
 
 
-def _note(root: Path, state: State, reason: str) -> None:
-    try:
-        before = read_status(root)
-    except SiteError:
-        before = Status()
-    after = before.model_copy(update={"state": state, "reason": reason})
-    with suppress(OSError):  # a full disk, say: the error that ends the process must be told, not this one
-        write_file(root / STATUS, after.model_dump_json(indent=1).encode() + b"\n")
-
-
-LOCK = ".lock"
-
-
 @contextmanager
 def only_one(root: Path) -> Iterator[None]:
-    """Hold the folder ``root`` while the block runs; the system lets go of it when the process dies.
+    """Hold the folder ``root`` while the block runs: two servers would write one run, two sites use one key.
 
     Raises:
-        SiteError: another process holds it.
+        SiteError: another process holds it; the system frees the lock of a process that died.
     """
-    file = os.open(root / LOCK, os.O_RDWR | os.O_CREAT, PRIVATE)
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SiteError("another process runs on this folder", where=root, hint="stop that one first") from error
+    with locked(root / LOCK, waiting=False) as held:
+        if not held:
+            raise SiteError("another process runs on this folder", where=root, hint="stop that one first")
         yield
-    finally:
-        os.close(file)
 
 
 def is_held(root: Path) -> bool:
     """Whether a process runs on the folder ``root``."""
-    try:
-        with only_one(root):
-            return False
-    except SiteError:
-        return True
+    with locked(root / LOCK, waiting=False) as free:
+        return not free
+
+
+def _ending(error: BaseException) -> tuple[State, str]:
+    """Return the state and the reason that ``error`` leaves."""
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return "stopped", "the same command goes on from the last checkpoint"
+    if isinstance(error, TooFewSitesError):
+        return "too few sites", str(error)
+    return "failed", str(error) if isinstance(error, MedfedError) else repr(error)
+
+
+def _note(root: Path, state: State, reason: str) -> None:
+    before = None
+    with suppress(SiteError):
+        before = read_status(root)
+    StatusFile(root, before).update(state=state, reason=reason)
+
+
+def _last_round(run: str) -> int:
+    """Return the last round in the run folder's log: a server that was started again may have none left to do."""
+    lines = RunFolder(Path(run)).lines(Round) if run else []
+    return max((line.round for line in lines), default=0)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -54,7 +54,7 @@ class TinySettings(BaseModel):
         lr: peak learning rate of AdamW, warmed up and decayed by a cosine.
         case_share: share of cases among the texts.
         open_share: share of open ones among the cases.
-        answer_weight: weight of the mean loss of the answers' tokens, beside the mean loss of all.
+        answer_weight: weight of the mean loss of the answers' tokens, next to the mean loss of all.
         seed: of weights, texts and order.
     """
 
@@ -80,7 +80,7 @@ class TinySettings(BaseModel):
         known = given if isinstance(given, Mapping) else {}
         if wrong := sorted(FROM_DISK & known.keys()):
             raise ValueError(
-                f"{wrong[0]!r} is a setting of an LLM from disk, and the study's LLM is 'tiny'"
+                f"{wrong[0]!r} is a setting of an LLM from disk, and the study's LLM is 'tiny'."
                 "\n  next step: leave it out, or add --set foundation.kind=huggingface --foundation FOLDER"
             )
         return given
@@ -93,4 +93,4 @@ class TinySettings(BaseModel):
 
 
 FoundationSettings = TinySettings | HuggingFaceSettings
-"""Told apart by ``kind``."""
+"""They differ by ``kind``."""

@@ -1,7 +1,7 @@
 """The settings of injection: the default is the recipe measured in docs/results.md, ``recipe = "paper"`` is FedKIM's.
 
-Deviation: by default the server teaches the LLM what the aggregated heads say of the public examples (Hinton et al.
-2015), shows it their outputs as tokens, and trains encoders and heads on the public labels through the heads. FedKIM
+Deviation: by default the aggregated heads answer the public examples, and the LLM learns these answers (Hinton et al.
+2015). Their outputs are also tokens of its prompt. Encoders and heads learn the public labels through the heads. FedKIM
 trains encoders and LLM together on the labels alone; :data:`PAPER` restores that.
 """
 
@@ -23,7 +23,7 @@ PAPER: Mapping[str, Any] = {
     "keep_optimizer_state": False,
     "routing_weight": 0.0,
 }
-"""What ``recipe = "paper"`` changes; fields that a study gives stay as given."""
+"""The changes of ``recipe = "paper"``; fields that a study gives stay as given."""
 Order = Literal["modality_first", "task_first"]
 ProjectorKind = Literal["linear", "mlp"]
 
@@ -63,20 +63,18 @@ class InjectionSettings(BaseModel):
         recipe: ``default``, or ``paper`` for the defaults of :data:`PAPER`.
         lr: server learning rate of projectors and experts.
         router_lr: of the router. Much larger rates send every task to one expert within a round.
-        encoder_lr: what the LLM's loss may do to the encoders; null takes ``lr`` (the paper's way), 0 nothing.
-        public_lr: before a round's injection the server trains encoders and heads on the public labels, as a client
-            would, at this rate; 0 leaves them as aggregated (the paper's way).
-        teacher_weight: share of the examples that are answered by the aggregated heads' probabilities instead of the
-            label; 0 is the paper's way.
-        teacher_mixing: such an example is a random mixture of two, encoder tokens and all, which the heads judge anew.
-        teacher_crossing: share of such examples that are asked another trained task's question about the same
-            modalities.
-        head_tokens: what the aggregated heads say of an example stands in the prompt, a token per head.
+        encoder_lr: rate at which the LLM's loss trains the encoders; null takes ``lr`` (the paper's way), 0 none.
+        public_lr: rate of the server's own pass over the public labels, before a round's injection. It trains encoders
+            and heads as a client would; 0 leaves them as aggregated (the paper's way).
+        teacher_weight: share of the examples whose target is the aggregated heads' probabilities instead of the label;
+            0 is the paper's way.
+        teacher_mixing: such an example is a random mixture of the encoder tokens of two, which the heads judge anew.
+        teacher_crossing: share of such examples with the question of another trained task on the same modalities.
+        head_tokens: the outputs of the aggregated heads are tokens of the prompt, one per head.
         align_rounds: in the first rounds only the projectors learn.
-        answer_calibration: the log-likelihoods of the answers to a closed question that was never trained are centred
-            on the public examples with the same modalities. No label is used, and yes against no keeps its ranking; but
-            half the examples are then called positive, which suits balanced accuracy and not the probabilities of a
-            rare finding.
+        answer_calibration: centre the log-likelihoods of the answers to an untrained closed question on the public
+            examples with the same modalities. No label is used. Yes against no keeps its ranking, but half the examples
+            are then called positive. This suits balanced accuracy, not the probabilities of a rare finding.
         num_epochs: passes over the public data per round.
         batch_size: examples per step, tasks mixed.
         num_experts: P; 1 is one plain LoRA without a router (FedPlug_L), 0 none at all (FedPlug).

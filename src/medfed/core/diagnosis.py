@@ -22,7 +22,7 @@ class Check(NamedTuple):
     """One line of the diagnosis."""
 
     name: str
-    found: str
+    value: str
     ok: bool
     hint: str = ""
 

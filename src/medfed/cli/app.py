@@ -152,7 +152,7 @@ def doctor() -> None:
     table = Table("check", "found", "verdict")
     checks = diagnose()
     for check in checks:
-        table.add_row(check.name, check.found, "ok" if check.ok else f"problem: {check.hint}")
+        table.add_row(check.name, check.value, "ok" if check.ok else f"problem: {check.hint}")
     Console().print(table)
     if not all(check.ok for check in checks):
         raise typer.Exit(1)

@@ -12,7 +12,6 @@ from typing import NamedTuple
 from medfed.core.catalog import TASKS
 from medfed.core.errors import RunError, StudyError
 from medfed.core.files import written_whole
-from medfed.core.registry import lookup
 from medfed.export.files import Form, write_routed, write_task
 from medfed.export.lowrank import changes_nothing
 from medfed.records.folder import RunFolder
@@ -73,7 +72,7 @@ def export_run(
 
 
 def _askable(name: str) -> Task:
-    task: Task = lookup(TASKS, name, "task")
+    task: Task = TASKS.lookup(name)
     if not (task.question or isinstance(task, QuestionAnswering)):
         raise StudyError("it asks no question that an LLM could answer", where=f"task {name!r}", hint="medfed list")
     return task

@@ -18,7 +18,7 @@ from medfed.core.types import Broadcast
 from medfed.data.cohort import Cohort
 from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
-from medfed.federated.exchange import ClientExchange, InProcessExchange, ScoringExchange
+from medfed.federated.exchange import ClientExchange, InProcessExchange, ScoringExchange, Trainer
 from medfed.federated.memory import DiskMemory
 from medfed.federated.rounds import RoundResult, initial_state, run_round
 from medfed.federated.state import FederatedState, Weights, fingerprint, join, load_weights, split, weights_of
@@ -40,7 +40,7 @@ LOGS = (*FEDERATE_LOGS, Development, Step, Routing)
 GROUPS = ("federated", "injector")
 CLIENTS = "clients"
 """Folder, in the run's, of what clients keep between rounds."""
-CLIENT_STORE = "spool"
+CLIENT_STORE = "client-store"
 """Folder, in the run's, of the clients' data while worker processes train; a killed run may leave it behind."""
 Connect = Callable[[Study, Cohort, RunFolder], ClientExchange]
 """Opens the exchange of one federation, given its study, data and folder."""
@@ -51,7 +51,7 @@ def in_process(study: Study, cohort: Cohort, run: RunFolder) -> ClientExchange:
     shutil.rmtree(run.root / CLIENT_STORE, ignore_errors=True)
     memory, clients = DiskMemory(run.root / CLIENTS), clients_of(study, cohort)
     model, dtype = build_model(study), study.rounds.upload_dtype
-    return InProcessExchange(clients, model, study.algorithm, study.client, study.seed, memory, dtype)
+    return InProcessExchange(clients, Trainer(model, study.algorithm, study.client, study.seed, memory, dtype))
 
 
 def in_workers(num_workers: int) -> Connect:
@@ -165,7 +165,7 @@ class FederationRun:
         weights = weights_of(self.model)
         if client is None or client not in self._cohort.clients:
             return weights
-        return self._study.algorithm.build().deployed(weights, self._exchange.own(client))
+        return self._study.algorithm.build().deployed(weights, self._exchange.client_state(client))
 
     def _federate(self, state: FederatedState) -> FederatedState:
         if not self._study.federate:

@@ -117,7 +117,7 @@ class LoadedRun:
     def batch(self, task: Task, samples: Sequence[Samples], questions: Sequence[str] = ()) -> Batch:
         """Return ``samples`` as one batch; arguments as in :meth:`scores`."""
         shapes = {name: self.study.modality(name).sample_shape for name in task.modalities}
-        return Batch.asked(samples, shapes, () if task.question else tuple(questions))
+        return Batch.unanswered(samples, shapes, () if task.question else tuple(questions))
 
 
 @one_thread()

@@ -96,7 +96,7 @@ def scores_here(
     scores: dict[str, SiteScores | Failure] = {}
     for site, tests in sorted(cohort.site_tests.items()):
         try:
-            kept = clients.own(site) if site in clients.registered else {}
+            kept = clients.client_state(site) if site in clients.registered else {}
             scores[site] = evaluate_at(study, model, tests, broadcast, kept)
         except MedfedError as error:
             scores[site] = Failure(site, broadcast.round, "evaluate", str(error))

@@ -24,11 +24,12 @@ ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests"))  # for the quadratics of the theory tests
 
 from medfed.core.progress import Reporter  # noqa: E402
-from medfed.data.cohort import Cohort  # noqa: E402
-from medfed.data.prepare import decode_all, divide, find_sources  # noqa: E402
+from medfed.data.cohort import Cohort, cohort_of  # noqa: E402
+from medfed.data.decode import Reading, decode_all  # noqa: E402
+from medfed.data.sources import find_sources  # noqa: E402
 from medfed.federated.algorithm import Federation  # noqa: E402
 from medfed.federated.client import Client  # noqa: E402
-from medfed.federated.exchange import InProcessExchange  # noqa: E402
+from medfed.federated.exchange import InProcessExchange, Trainer  # noqa: E402
 from medfed.federated.rounds import initial_state, run_rounds  # noqa: E402
 from medfed.federated.state import load_weights  # noqa: E402
 from medfed.modalities.base import Modality  # noqa: E402
@@ -92,7 +93,7 @@ def run(
 ) -> list[float]:
     """Return the loss of the global model after every round."""
     algorithm.check(settings)
-    exchange = InProcessExchange(clients, model(), algorithm, settings, 0)
+    exchange = InProcessExchange(clients, Trainer(model(), algorithm, settings, 0))
     federation, watched = Federation(exchange.registered, 0), model()
     losses = []
     for result in run_rounds(
@@ -186,8 +187,9 @@ def twin(lr: float = 0.02, local_epochs: int = 10, num_rounds: int = 100) -> Cur
         }
     )
     with tempfile.TemporaryDirectory(prefix="medfed-") as folder:
-        silent = Reporter.silent()
-        cohort = divide(study, decode_all(study, find_sources(study, None, Path(folder), silent), False, silent))
+        reading = Reading(Reporter.silent())
+        sources = find_sources(study, None, Path(folder), reading.reporter)
+        cohort = cohort_of(study, sources, decode_all(study, sources.roots, reading), reading)
     clients = [Client(name, tasks) for name, tasks in sorted(cohort.clients.items())]
     settings = ClientSettings(optimizer="sgd", lr=lr, batch_size=32, local_epochs=local_epochs)
     algorithms = {"FedAvg": FedAvg(), **SCAFFOLDS, "FedNova": FedNova()}

@@ -25,8 +25,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from medfed.core.progress import Reporter
 from medfed.core.types import Failure, Update
-from medfed.data.cohort import Cohort
-from medfed.data.prepare import cohort_of, decode_all, find_sources
+from medfed.data.cohort import Cohort, cohort_of
+from medfed.data.decode import Reading, decode_all
+from medfed.data.sources import find_sources
 from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
 from medfed.federated.exchange import ClientExchange, Trainer
@@ -79,9 +80,9 @@ def study_of(encoder: Mapping[str, Any], epochs: int) -> Study:
 
 def measured(size: str, study: Study, place: Path) -> list[str]:
     """Return a row of the table: ratios of the two exchanges to the one in process."""
-    silent = Reporter.silent()
-    sources = find_sources(study, None, Path("~/.cache/medfed").expanduser(), silent)
-    cohort = cohort_of(study, sources, decode_all(study, sources, False, silent), False, silent)
+    reading = Reading(Reporter.silent())
+    sources = find_sources(study, None, Path("~/.cache/medfed").expanduser(), reading.reporter)
+    cohort = cohort_of(study, sources, decode_all(study, sources.roots, reading), reading)
     clients = clients_of(study, cohort)
     with over_flower(study, clients, place) as flower:
         exchanges: dict[str, ClientExchange] = {
@@ -156,15 +157,15 @@ PATIENCE = {"patience_seconds": WAIT}
 
 
 def handler(study: Study, client: Client, place: Path) -> Any:
-    """Return what a site does with a message, without policy and log."""
+    """Return the answer of a site to a message, without policy and log."""
     memory = DiskMemory(place / "memory")
     trainer = Trainer(build_model(study), study.algorithm, study.client, study.seed, memory)
 
     def answer(message: Message) -> Message:
-        result: Update | Failure = trainer.train(client, broadcast_of(message.payload))
-        if isinstance(result, Failure):
-            return Message("failure", {"phase": result.phase, "reason": result.reason}, b"")
-        return Message("update", {}, update_bytes(result))
+        answered: Update | Failure = trainer.train(client, broadcast_of(message.payload))
+        if isinstance(answered, Failure):
+            return Message("failure", {"phase": answered.phase, "reason": answered.reason}, b"")
+        return Message("update", {}, update_bytes(answered))
 
     return answer
 

@@ -10,7 +10,7 @@ FILES = (
     ("cli/runs.py", "the command `medfed run`"),
     ("study/study.py", "all settings of a study"),
     ("runs/pipeline.py", "the order of the steps"),
-    ("data/prepare.py", "from files to a cohort"),
+    ("data/decode.py", "from files to arrays"),
     ("data/cohort.py", "examples by client, task and set"),
     ("tasks/base.py", "targets, questions, losses"),
     ("models/multimodal.py", "encoders, fusion, heads"),

@@ -88,9 +88,9 @@ def test_a_missing_column_is_named(tmp_path: Path, table: str, column: str) -> N
     ("table", "column", "value", "words"),
     [
         (TABLES[0], "split", "holdout", "line 2: 'holdout' is not allowed; allowed: train, validate, test"),
-        (TABLES[0], "subject_id", "../secret", "column 'subject_id', line 2: not an id"),
-        (TABLES[0], "dicom_id", "../../x", "column 'dicom_id', line 2: not an id"),
-        (TABLES[0], "study_id", None, "column 'study_id', line 2: not an id"),
+        (TABLES[0], "subject_id", "../secret", "column 'subject_id', line 2: '../secret' is not an id"),
+        (TABLES[0], "dicom_id", "../../x", "column 'dicom_id', line 2: '../../x' is not an id"),
+        (TABLES[0], "study_id", None, "column 'study_id', line 2: None is not an id"),
         (TABLES[2], "Edema", "2.0", "column 'Edema', line 2: '2.0' is not allowed"),
     ],
 )

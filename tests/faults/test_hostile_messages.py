@@ -128,7 +128,7 @@ def test_what_a_site_says_of_its_failure_is_printable_short_and_in_no_other_phas
 
 
 def moments(study: Study, change: Callable[[dict], None]) -> Message:
-    from medfed.data.hospital import sampled_modalities
+    from medfed.data.layout import sampled_modalities
 
     values = {
         name: {

@@ -237,5 +237,10 @@ def test_an_npz_with_wrong_arrays_is_refused(key: str, value: np.ndarray | None,
 
 
 def test_only_chests_have_a_phantom(tmp_path: Path) -> None:
-    breast = MedMnist("breastmnist", "benign", PNEUMONIA_MNIST.card)
-    assert "no synthetic twin of breastmnist" in message(lambda: breast.synthesize(tmp_path, TwinSpec()))
+    class BreastMnist(MedMnist):
+        name = "breastmnist"
+        card = PNEUMONIA_MNIST.card
+        targets = ("benign",)
+        marker = "breastmnist.npz"
+
+    assert "no synthetic twin of breastmnist" in message(lambda: BreastMnist().synthesize(tmp_path, TwinSpec()))

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from medfed.core.progress import Reporter
-from medfed.data.prepare import write_folders
+from medfed.data.synthetic import write_folders
 from medfed.sites.audit import verify
 from medfed.sites.status import read_status
 from medfed.study.study import load_study

@@ -115,7 +115,7 @@ def test_the_pages_package_is_used_without_being_named_and_its_algorithm_meets_t
     assert {plugin["source"].partition(".")[0] for plugin in provenance["plugins"]} == {"our_films"}
     assert len({plugin["sha256"] for plugin in provenance["plugins"]}) == 1, "a package has one content"
     listed = json.loads(medfed("list", "--json", folder=work, path=target))
-    assert "our-effusion" in listed["further tasks"]
+    assert "our-effusion" in [row["task"] for row in listed["tasks"]]
     assert "fedavgm" in listed["algorithms"]
     chosen = "fedavgm and (arrival or participation or hyperparameter or lacks or seed)"
     command = [

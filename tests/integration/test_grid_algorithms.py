@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from medfed.core.progress import Reporter
-from medfed.data.cohort import Cohort
-from medfed.data.prepare import decode_all, divide, find_sources
+from medfed.data.cohort import Cohort, cohort_of
+from medfed.data.decode import Reading, decode_all
+from medfed.data.sources import find_sources
 from medfed.evaluation.scorers import SCORERS
 from medfed.federated.state import fingerprint, weights_of
 from medfed.records.folder import RunFolder
@@ -74,8 +75,9 @@ def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     assert twins is not None
     study = study.model_copy(update={"twins": twins.model_copy(update={"num_patients": 24})})
     cache = tmp_path_factory.mktemp("cache")
-    sources = find_sources(study, None, cache, Reporter.silent())
-    cohort = divide(study, decode_all(study, sources, False, Reporter.silent()))
+    reading = Reading(Reporter.silent())
+    sources = find_sources(study, None, cache, reading.reporter)
+    cohort = cohort_of(study, sources, decode_all(study, sources.roots, reading), reading)
     return Bench(study, cohort, tmp_path_factory.mktemp("runs"))
 
 

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("flwr", reason="the extra flower is not installed")
 
 from medfed.core.progress import Reporter
-from medfed.data.prepare import write_folders
+from medfed.data.synthetic import write_folders
 from medfed.records.folder import RunFolder
 from medfed.records.schema import GreetingFile, Round
 from medfed.runs.context import RunPaths

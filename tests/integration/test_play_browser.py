@@ -17,7 +17,7 @@ PROGRAM = chromium()
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed: apt-get install chromium")
 
 READY = "!document.getElementById('ask').disabled"
-ANSWER = "document.querySelector('#said .answer')"
+ANSWER = "document.querySelector('#reply .answer')"
 TROUBLE = "document.querySelector('.trouble')"
 ASK = "document.getElementById('ask').click()"
 WRITE = """(text => {{
@@ -127,7 +127,7 @@ def test_words_are_decoded_and_answers_can_be_given(browser: Browser, address: s
     assert "geometric mean" in str(browser.evaluate("document.getElementById('said').textContent"))
     browser.evaluate("document.getElementById('answers').value = 'left, right, both sides'")
     browser.evaluate(ASK)
-    browser.wait_for("document.querySelectorAll('#said .bars')[0].querySelectorAll('g > path').length === 3")
+    browser.wait_for("document.querySelectorAll('#reply .bars')[0].querySelectorAll('g > path').length === 3")
 
 
 def test_a_broken_file_is_said_kindly_and_the_page_works_on(

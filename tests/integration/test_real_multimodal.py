@@ -12,11 +12,12 @@ from medfed.core.catalog import DATASETS, ENCODERS, MODALITIES, TASKS
 from medfed.core.torch_rng import torch_seeded
 from medfed.data.cohort import ELSEWHERE, Cohort, build_cohort
 from medfed.data.decode import decode
+from medfed.data.layout import Division
 from medfed.datasets.base import write_twin
 from medfed.evaluation.scorers import SCORERS
 from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
-from medfed.federated.exchange import InProcessExchange
+from medfed.federated.exchange import InProcessExchange, Trainer
 from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.state import load_weights
 from medfed.models.multimodal import MultimodalModel
@@ -32,7 +33,7 @@ ENCODER_OF |= {"person": "transformer"}
 def divide(name: str, root: Path, partition: PartitionSettings) -> Cohort:
     dataset = DATASETS[TASKS[name].dataset]
     data = {dataset.name: decode(dataset, dataset.locate(root), MODALITIES)}
-    return build_cohort(data, [TASKS[name]], [], MODALITIES, SplitSettings(), partition, 0)
+    return build_cohort(data, Division([TASKS[name]], [], MODALITIES, SplitSettings(), partition, 0))
 
 
 def model_of(name: str) -> MultimodalModel:
@@ -46,7 +47,7 @@ def train(name: str, cohort: Cohort, num_rounds: int, epochs: int = 1) -> tuple[
     model = model_of(name)
     clients = [Client(client, tasks) for client, tasks in sorted(cohort.clients.items())]
     settings = ClientSettings(local_epochs=epochs, lr=0.001, batch_size=16)
-    exchange = InProcessExchange(clients, model_of(name), FedAvg(), settings, 0)
+    exchange = InProcessExchange(clients, Trainer(model_of(name), FedAvg(), settings, 0))
     federation = Federation(exchange.registered, 0, model, cohort.public)
     state, losses = initial_state(model, FedAvg()), []
     for _ in range(num_rounds):

@@ -17,7 +17,9 @@ from medfed.cli.app import app
 from medfed.core.errors import StudyError
 from medfed.core.progress import Reporter
 from medfed.core.rng import numpy_rng
-from medfed.data.prepare import cohort_of, decode_all, find_sources
+from medfed.data.cohort import cohort_of
+from medfed.data.decode import Reading, decode_all
+from medfed.data.sources import find_sources
 from medfed.injection.batching import epoch_order
 from medfed.injection.encode import HEAD, encode
 from medfed.injection.model import InjectedModel
@@ -166,7 +168,7 @@ def test_the_work_is_that_of_the_cohort(tmp_path: Path) -> None:
     quiet = Reporter(Console(quiet=True))
     sources = find_sources(study, None, tmp_path, quiet)
     work = workload(study, sources, tokenizer())
-    cohort = cohort_of(study, sources, decode_all(study, sources, False, quiet), False, quiet)
+    cohort = cohort_of(study, sources, decode_all(study, sources.roots, Reading(quiet)), Reading(quiet))
 
     targets = {name: own.targets.numpy() for name, own in cohort.public.items()}
     balanced = {name: getattr(study.injection, f"balance_{name}") for name in ("tasks", "classes")}

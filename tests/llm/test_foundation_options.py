@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from medfed.cli.app import app
 from medfed.core.errors import StudyError
-from medfed.data.prepare import Sources
+from medfed.data.sources import Sources
 from medfed.injection.inject import Injector
 from medfed.llm import huggingface
 from medfed.llm.checkpoints import foundation_checksum

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from medfed.core.progress import Reporter
-from medfed.data.prepare import write_folders
+from medfed.data.synthetic import write_folders
 from medfed.records.folder import RunFolder
 from medfed.sites.credentials import certificate_fingerprint, load_authority, write_trial
 from medfed.sites.federation import Deadlines, FederationFolder, FederationSettings, init_federation
@@ -83,7 +83,7 @@ class Trial:
 
     Args:
         root: a new folder.
-        data: a data root, as :func:`medfed.data.prepare.write_folders` writes it for the study.
+        data: a data root, as :func:`medfed.data.synthetic.write_folders` writes it for the study.
         cache: for twins and the tiny LLM.
         study: the study, TOML.
         deadlines: of the server.
@@ -238,8 +238,7 @@ def _keep_time(seconds: float, admitted: float, clock: Path) -> None:
     from medfed.sites import network, server, transport
 
     fleet_handlers.HEARTBEAT_MIN_INTERVAL = min(admitted, fleet_handlers.HEARTBEAT_MIN_INTERVAL)
-    transport.HEARTBEAT_SECONDS = seconds
-    network.REFUSED_BEATS = max(3, BOUND / seconds)  # type: ignore[assignment]
+    transport.HEARTBEAT_SECONDS, network.REFUSED_SECONDS = seconds, max(3 * seconds, BOUND)
     for name, value in GOODBYE.items():
         assert hasattr(server, name)
         setattr(server, name, value)

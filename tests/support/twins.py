@@ -9,6 +9,7 @@ from tempfile import mkdtemp
 from medfed.core.catalog import DATASETS, MODALITIES, TASKS
 from medfed.data.cohort import Cohort, build_cohort
 from medfed.data.decode import decode
+from medfed.data.layout import Division
 from medfed.datasets.base import Dataset, write_twin
 from medfed.datasets.decoded import Decoded
 from medfed.modalities.base import Modality
@@ -66,9 +67,8 @@ def decoded(name: str, num_patients: int = 40) -> Decoded:
 
 def cohort(name: str, num_patients: int = 40, num_clients: int = 3) -> Cohort:
     data = {TASKS[name].dataset: decoded(name, num_patients)}
-    return build_cohort(
-        data, [TASKS[name]], [], SMALL, SplitSettings(), PartitionSettings(num_clients=num_clients), seed=0
-    )
+    partition = PartitionSettings(num_clients=num_clients)
+    return build_cohort(data, Division([TASKS[name]], [], SMALL, SplitSettings(), partition, seed=0))
 
 
 def model(*names: str) -> Blip:

@@ -9,6 +9,7 @@ import pytest
 from medfed.core.catalog import MODALITIES, TASKS
 from medfed.core.errors import DataError
 from medfed.data.cohort import Cohort, build_cohort
+from medfed.data.layout import Division
 from medfed.datasets.base import Card
 from medfed.datasets.decoded import Decoded
 from medfed.study.data import PartitionSettings, SplitSettings
@@ -36,7 +37,7 @@ def films(name: str, target: str, first: int, count: int, brightness: float) -> 
 def cohort(data: dict[str, Decoded]) -> Cohort:
     train, unseen = (TASKS["cd"], TASKS["lod"]), (TASKS["ped-nih"],)
     image = {"image": MODALITIES["image"]}
-    return build_cohort(data, train, unseen, image, SplitSettings(), PartitionSettings(), seed=3)
+    return build_cohort(data, Division(train, unseen, image, SplitSettings(), PartitionSettings(), seed=3))
 
 
 def three_collections() -> dict[str, Decoded]:
@@ -122,6 +123,7 @@ def test_official_splits_of_an_unseen_task_may_differ_from_those_of_a_trained_on
     }
     asked = TASKS["ead"].model_copy(update={"name": "asked", "dataset": "ecg-qa"})
     ecg = {"ecg": MODALITIES["ecg"]}
-    made = build_cohort(data, (TASKS["ead"],), (asked,), ecg, SplitSettings(), PartitionSettings(num_clients=2), seed=0)
+    partition = PartitionSettings(num_clients=2)
+    made = build_cohort(data, Division((TASKS["ead"],), (asked,), ecg, SplitSettings(), partition, seed=0))
     print("PTB-XL's own test patients (every fifth from 54 to 99) and the strangers from 100 on")
     assert set(made.test["asked"].patients) == {f"ptbxl:{number}" for number in (*range(54, 100, 5), *range(100, 150))}

@@ -167,7 +167,7 @@ def test_other_settings_have_an_entry_of_their_own(root: Path, cache: DecodedCac
     assert len(cache.entries()) == 2
 
 
-@pytest.mark.parametrize("what", ["_code", "version"])
+@pytest.mark.parametrize("what", ["_code_of", "version"])
 def test_other_code_or_libraries_void_an_entry_and_take_its_place(
     what: str, root: Path, cache: DecodedCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:

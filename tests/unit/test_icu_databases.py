@@ -12,6 +12,7 @@ import pytest
 from medfed.core.catalog import MODALITIES, TASKS
 from medfed.data.cohort import build_cohort
 from medfed.data.decode import decode, validate_index
+from medfed.data.layout import Division
 from medfed.datasets.base import Dataset, write_twin
 from medfed.datasets.eicu import LABNAMES, Eicu
 from medfed.datasets.first_day import UNITS, first_day
@@ -157,7 +158,7 @@ def test_the_twins_hospitals_differ_in_size_and_some_clients_hold_one_stay(tmp_p
     task = TASKS["mortality-eicu"]
     data = {"eicu": decode(EICU, tmp_path, MODALITIES)}
     natural = PartitionSettings(scheme="natural")
-    cohort = build_cohort(data, [task], [], MODALITIES, SplitSettings(), natural, 0)
+    cohort = build_cohort(data, Division([task], [], MODALITIES, SplitSettings(), natural, 0))
     sizes = sorted(len(tasks[task.name]) for tasks in cohort.clients.values())
     assert sizes[0] == 1
     assert sizes[-1] > 10

@@ -15,7 +15,8 @@ from medfed.core import plugins
 from medfed.core.catalog import ALGORITHMS, DATASETS, ENCODERS, TASKS, register
 from medfed.core.code import definition_of
 from medfed.core.errors import DataError, MedfedError, PluginError, StudyError
-from medfed.data.sources import twin_place, twins
+from medfed.core.progress import Reporter
+from medfed.data.synthetic import SERVER, cached_twins, twin_place
 from medfed.datasets.base import Card, Dataset
 from medfed.federated.algorithm import Algorithm
 from medfed.study.algorithms import Server
@@ -331,7 +332,7 @@ def test_a_dataset_needs_no_simulator(tmp_path: Path) -> None:
     assert not dataset.has_twin
     assert DATASETS["chexpert"].has_twin
     with pytest.raises(DataError, match="films-test: no simulator") as caught:
-        twins([DATASETS["chexpert"], dataset], {name: TwinSpec() for name in ("chexpert", "films-test")}, tmp_path)
+        cached_twins({SERVER: dict.fromkeys(("chexpert", "films-test"), TwinSpec())}, tmp_path, Reporter.silent())
     assert "--data-root" in str(caught.value.hint)
     assert not (tmp_path / "twins").exists(), "nothing is written before it is clear that all can be"
 

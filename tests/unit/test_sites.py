@@ -13,20 +13,12 @@ import torch
 from medfed.core.errors import DataError, StudyError, UpdateRejectedError
 from medfed.core.progress import Reporter
 from medfed.core.types import Batch, Failure
-from medfed.data.cohort import Cohort
-from medfed.data.hospital import Reading, find_site, load_site, moments_at, public_sets, site_client
+from medfed.data.cohort import Cohort, cohort_of, server_cohort, with_reports
+from medfed.data.decode import Reading, decode_all
 from medfed.data.inspection import check_folder
-from medfed.data.prepare import (
-    Sources,
-    cohort_of,
-    decode_all,
-    find_sources,
-    server_cohort,
-    server_sources,
-    write_folders,
-)
-from medfed.data.sites import moments_json, moments_of, pool, with_told
-from medfed.data.sources import site_folders
+from medfed.data.sites import load_site, moments_at, moments_json, moments_of, pool, public_sets, site_client
+from medfed.data.sources import Sources, find_site, find_sources, server_sources, site_folders
+from medfed.data.synthetic import write_folders
 from medfed.federated.state import load_weights, weights_of
 from medfed.modalities.moments import Moments
 from medfed.records.folder import RunFolder
@@ -74,7 +66,7 @@ def sources(root: Path) -> Sources:
 
 @pytest.fixture(scope="module")
 def cohort(sources: Sources) -> Cohort:
-    return cohort_of(study(), sources, decode_all(study(), sources, False, SILENT), False, SILENT)
+    return cohort_of(study(), sources, decode_all(study(), sources.roots, READ), READ)
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -104,7 +96,7 @@ def test_a_site_alone_is_the_client_that_the_cohort_of_one_process_has(root: Pat
 
 def test_the_server_alone_has_what_it_has_in_one_process(root: Path, cohort: Cohort) -> None:
     found = server_sources(study(), root, root / "unused", SILENT)
-    alone = server_cohort(study(), decode_all(study(), found, False, SILENT), cohort.moments)
+    alone = server_cohort(study(), decode_all(study(), found.roots, READ), cohort.moments)
     assert alone.clients == {}
     assert alone.site_tests == {}
     for part in ("public", "development", "test"):
@@ -156,7 +148,7 @@ def test_a_site_lacks_what_it_does_not_hold_and_tells_no_classes(cohort: Cohort)
 
 
 def test_what_sites_elsewhere_told_is_on_record_and_no_more(cohort: Cohort) -> None:
-    told = with_told(cohort, {"b": 7, "a": 5}, {"a": None, "b": {"mp": {"no": 4, "yes": 3}}}).partition
+    told = with_reports(cohort, {"b": 7, "a": 5}, {"a": None, "b": {"mp": {"no": 4, "yes": 3}}}).partition
     assert told["counts"] == {"b": {"mp": {"no": 4, "yes": 3}}}
     assert told["num_examples"] == {"a": {"all tasks": 5}}
     rows = {
@@ -179,7 +171,7 @@ def test_a_policys_tasks_and_least_number_of_examples_are_kept_to(root: Path) ->
 
 def test_a_site_too_small_for_the_study_is_left_out_by_name(sources: Sources) -> None:
     made = study(partition={"scheme": "sites", "num_clients": 2, "min_examples": 30})
-    found = cohort_of(made, sources, decode_all(made, sources, False, SILENT), False, SILENT)
+    found = cohort_of(made, sources, decode_all(made, sources.roots, READ), READ)
     assert found.partition["left_out"] == ["site-1"]
     assert set(found.clients) == set(found.site_tests) == {"site-0"}
     kept = load_site(made, "site-0", sources.sites["site-0"], READ)
@@ -188,7 +180,7 @@ def test_a_site_too_small_for_the_study_is_left_out_by_name(sources: Sources) ->
         load_site(made, "site-1", sources.sites["site-1"], READ)
     nobody = study(partition={"scheme": "sites", "num_clients": 2, "min_examples": 500})
     with pytest.raises(DataError, match=r"site-0, site-1: every site has fewer than partition.min_examples = 500"):
-        cohort_of(nobody, sources, decode_all(nobody, sources, False, SILENT), False, SILENT)
+        cohort_of(nobody, sources, decode_all(nobody, sources.roots, READ), READ)
 
 
 def test_centralised_data_is_that_of_all_sites(cohort: Cohort) -> None:
@@ -269,7 +261,7 @@ def test_a_folder_that_is_no_federation_is_refused_with_the_next_step(root: Path
     with pytest.raises(DataError, match=r"no folder 'server'(.|\n)*medfed data synth --study"):
         find()
     (tmp_path / "server").symlink_to(root / "server")
-    with pytest.raises(DataError, match=r"no site's folder(.|\n)*beside the server's"):
+    with pytest.raises(DataError, match=r"no site's folder(.|\n)*next to the server's"):
         find()
     (tmp_path / "clinic").mkdir()
     with pytest.raises(DataError, match=r"site 'clinic'.*folder is empty(.|\n)*next step"):

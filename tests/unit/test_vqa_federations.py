@@ -12,11 +12,12 @@ import torch
 from medfed.core.catalog import DATASETS
 from medfed.data.cohort import Cohort, build_cohort
 from medfed.data.decode import decode
+from medfed.data.layout import Division
 from medfed.datasets.vqa_rad import VqaRadClosed
 from medfed.evaluation.scorers import SCORERS
 from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
-from medfed.federated.exchange import InProcessExchange
+from medfed.federated.exchange import InProcessExchange, Trainer
 from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.state import load_weights
 from medfed.models.blip import Blip
@@ -33,7 +34,7 @@ def federate(parts: Cohort, name: str, num_rounds: int) -> tuple[Blip, list[floa
     torch.manual_seed(0)
     clients = [Client(client, tasks) for client, tasks in sorted(parts.clients.items())]
     settings = ClientSettings(lr=3e-3, batch_size=16)
-    exchange = InProcessExchange(clients, model(name), FedAvg(), settings, 0)
+    exchange = InProcessExchange(clients, Trainer(model(name), FedAvg(), settings, 0))
     federation = Federation(exchange.registered, 0, blip, parts.public)
     state, losses = initial_state(blip, FedAvg()), []
     for _ in range(num_rounds):
@@ -85,7 +86,8 @@ def test_real_closed_questions_train_and_score_through_the_same_task(real_data: 
     assert len(VqaRadClosed().index(root)) > 1200
     data = decode(Few(), root, SMALL)
     settings = SplitSettings(official=False)  # the release has no development split
-    parts = build_cohort({name: data}, [task(name)], [], SMALL, settings, PartitionSettings(num_clients=2), seed=0)
+    division = Division([task(name)], [], SMALL, settings, PartitionSettings(num_clients=2), seed=0)
+    parts = build_cohort({name: data}, division)
     blip, losses = federate(parts, name, 3)
     assert losses[-1] < losses[0]
     assert 0 <= score(blip, parts, name)["balanced_accuracy"] <= 1

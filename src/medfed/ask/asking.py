@@ -1,8 +1,8 @@
 """Put questions about files to a finished run: one at a time, or many in batches; the numbers are the same.
 
-A closed question gets the probability of every answer. One answered in words gets the geometric mean of the
-probabilities of its tokens: it says how sure the model was of its words, does not shrink with their number, and is no
-probability that they are right.
+A closed question gets the probability of every answer. An answer in words has the geometric mean of its tokens'
+probabilities. The mean says how sure the model was of its words, and does not shrink with their number. It is no
+probability that the words are right.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BATCH_SIZE = 64
 
 
 class Request(NamedTuple):
-    """What someone asks: files by kind, and perhaps a task, a question, candidate answers."""
+    """A question to a run: files by kind, and perhaps a task, a question, candidate answers."""
 
     files: Mapping[Kind, Path]
     task: str | None = None
@@ -46,11 +46,11 @@ class Weighted(TypedDict):
 
 
 class Answer(NamedTuple):
-    """What the run says.
+    """A run's answer.
 
     Attributes:
         task: the task whose descriptions chose the experts.
-        question: as it was asked.
+        question: as the request has it.
         answer: the likeliest of the answers, or the decoded text, which may be empty.
         probability: of the answer; of a decoded one the geometric mean over its tokens, None if it is empty.
         probabilities: of every answer compared; None if the answer was decoded.
@@ -112,10 +112,9 @@ def _together(run: LoadedRun, cases: Sequence[Case]) -> list[Answer]:
     if how.closed:
         rows = run.scores(how.task, samples, questions)
         compared = [dict(zip(how.task.answers, row, strict=True)) for row in rows]
-        said = [max(row, key=lambda answer: row[answer]) for row in compared]
         return [
-            Answer(how.name, question, text, row[text], row, experts)
-            for question, text, row in zip(questions, said, compared, strict=True)
+            Answer(how.name, question, max(row, key=row.__getitem__), max(row.values()), row, experts)
+            for question, row in zip(questions, compared, strict=True)
         ]
     texts = run.answers(how.task, samples, questions)
     return [

@@ -1,9 +1,9 @@
 """Many questions from a CSV file: the model is loaded once, rows of one task go through it together.
 
 The answers' table is written whole or not at all after every :data:`CHUNK` rows, so what is answered is never lost.
-A row is skipped the next time if its id stands there with an answer to the same: ``asked`` is the SHA-256 of what the
-row asks and of its files' content. Rows with an error are asked again. Nothing of a row is printed, and the table is
-the user's alone to read: ids, names and questions may tell of patients.
+A row is skipped the next time if its id stands there with an answer to the same question. The column ``asked`` tells:
+the SHA-256 of the row's question and of its files' content. Rows with an error are tried again. Nothing of a row is
+printed, and the table is the user's alone to read: ids, names and questions may tell of patients.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Row = dict[str, str]
 
 
 class Tables(NamedTuple):
-    """What is asked and what is answered already.
+    """Questions of a CSV file, and the answers that are there already.
 
     Attributes:
         rows: of the CSV file; every one has an ``id``, the number of its line where the file has none.
@@ -63,7 +63,7 @@ class Counts(NamedTuple):
 
 
 def open_tables(csv: Path, out: Path, run: str) -> Tables:
-    """Read what is asked and, if ``out`` is there, what was answered before.
+    """Read the questions and, if ``out`` is there, the earlier answers.
 
     Raises:
         DataError: a column is unknown, an id stands twice or is empty, or ``out`` is not a table of this run's answers.
@@ -76,14 +76,14 @@ def open_tables(csv: Path, out: Path, run: str) -> Tables:
 
 def answer_table(run: LoadedRun, tables: Tables) -> Counts:
     """Answer the rows that have no answer yet; the table is in the order of the CSV file."""
-    asked = _fingerprints(tables)
-    written = {row["id"]: row for row in tables.done if _holds(row, asked, tables)}
+    fingerprints = _fingerprints(tables)
+    written = {row["id"]: row for row in tables.done if _holds(row, fingerprints, tables)}
     todo = [row for row in tables.rows if row["id"] not in written]
     place = {row["id"]: number for number, row in enumerate(tables.rows)}
     failed = 0
     for start in range(0, len(todo), CHUNK):
         for row in _answered(run, todo[start : start + CHUNK], tables):
-            written[row["id"]] = row | {"asked": asked[row["id"]]}
+            written[row["id"]] = row | {"asked": fingerprints[row["id"]]}
             failed += bool(row["error"])
         ordered = sorted(written.values(), key=lambda row: place.get(row["id"], -1))
         write_whole(tables.out, _as_csv(ordered), PRIVATE)
@@ -113,10 +113,10 @@ def _digest(path: Path) -> str:
         return ""
 
 
-def _holds(answered: Row, asked: Mapping[str, str], tables: Tables) -> bool:
-    if answered["id"] not in asked:
+def _holds(answered: Row, fingerprints: Mapping[str, str], tables: Tables) -> bool:
+    if answered["id"] not in fingerprints:
         return tables.named
-    return answered["asked"] == asked[answered["id"]]
+    return answered["asked"] == fingerprints[answered["id"]]
 
 
 def _answered(run: LoadedRun, rows: list[Row], tables: Tables) -> Iterator[Row]:

@@ -1,13 +1,13 @@
-"""Files that a finished run is asked about: what a file is, and how it becomes raw arrays by modality.
+"""Files that a question is about: what a file is, and how it becomes raw arrays by modality.
 
-An option stands for what people have in hand: ``image`` is a PNG, JPEG or DICOM file, ``ecg`` a WFDB record (a ``.hea``
-header with its ``.dat`` file beside it), ``icu`` a CSV or parquet table of hours × variables. A table fills every time
-series that the run reads. Arrays are those that datasets hand over: physical units, any size.
+An option is named for the kind of file. ``image`` is a PNG, JPEG or DICOM file, ``ecg`` a WFDB record (a ``.hea``
+header with its ``.dat`` file next to it). ``icu`` is a CSV or parquet table of hours × variables. A table fills every
+time series that the run reads. Arrays are those that datasets hand over: physical units, any size.
 
-ECG records as people hold them: a ``.hea`` header and the file of samples that it names, in any case of letters.
+ECG records as people hold them: a ``.hea`` header and the file of samples that it names, in capital or small letters.
 
-The library opens ``NAME.hea`` and the names written in it, in ASCII. Files that are called otherwise are read from a
-copy under plain names, in a folder readable by the user alone that is removed at once.
+The library opens ``NAME.hea`` and the names written in it, in ASCII. Files with other names are read from a copy under
+plain names. The copy lies in a folder that the user alone can read, and is removed at once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from medfed.study.study import Study
 
 Kind = Literal["image", "ecg", "icu"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-"""What a file can be, named as the options are."""
+"""The kinds of files, named as the options are."""
 SUFFIXES: Mapping[str, Kind] = {
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".dcm", ".dicom"), "image"),
     **dict.fromkeys((".hea", ".dat"), "ecg"),
@@ -51,7 +51,7 @@ def kind_of(path: Path) -> Kind:
     """Tell by its name what a file is; a file without a known suffix may still be DICOM.
 
     Raises:
-        DataError: it cannot be told.
+        DataError: its kind is unclear.
     """
     if path.suffix.lower() in SUFFIXES:
         return SUFFIXES[path.suffix.lower()]
@@ -78,7 +78,7 @@ def require_kind(study: Study, kind: Kind) -> None:
         raise StudyError(
             f"this run has no encoder for --{kind}",
             where=f"study {study.name!r}",
-            hint=f"it can be asked about {', '.join(known)}; or use a run whose study trains a task on such files",
+            hint=f"it reads {', '.join(known)}; or use a run whose study trains a task on such files",
         )
 
 
@@ -214,7 +214,7 @@ def ecg_files(path: Path) -> EcgFiles:
     Raises:
         DataError: a file is not there, or the header names a file elsewhere or other records.
     """
-    header = _beside(path.with_suffix(".hea"))
+    header = _same_name(path.with_suffix(".hea"))
     if not header.is_file():
         raise DataError("the header is missing", where=header, hint="a record is a .hea and a .dat file: give both")
     signals = {}
@@ -223,10 +223,10 @@ def ecg_files(path: Path) -> EcgFiles:
             raise DataError(
                 "the header names a file in another folder", where=header, hint="keep both files in one folder"
             )
-        signals[name] = _beside(header.parent / name)
+        signals[name] = _same_name(header.parent / name)
         if not signals[name].is_file():
             raise DataError(
-                f"the header belongs to {name}, which is not beside it", where=header, hint="give both files"
+                f"the header belongs to {name}, which is not next to it", where=header, hint="give both files"
             )
     return EcgFiles(header, signals)
 
@@ -285,8 +285,8 @@ def _counts(line: str) -> bool:
     return bool(line.strip()) and not line.startswith("#")
 
 
-def _beside(path: Path) -> Path:
-    """Return ``path``; where it is not there, the one file beside it whose name differs in case alone."""
+def _same_name(path: Path) -> Path:
+    """Return ``path``; where it is not there, the one file next to it whose name differs in case alone."""
     if path.is_file():
         return path
     alike = [other for other in path.parent.iterdir() if other.name.lower() == path.name.lower()]

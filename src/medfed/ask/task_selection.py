@@ -2,12 +2,12 @@
 
 The rule, in this order:
 
-1. The task is the one that is named. Without a name, one of the run's tasks that read all files that are given and, if
-   there are such, need no other: the one whose own question is asked; else, for a question of one's own, an open task
-   of those modalities; else the one whose question has most words in common with it. The descriptions that the router
-   reads are the chosen task's.
-2. A question is closed if answers are given with it, if it is a closed task's own, or if it reads like a yes/no
-   question (:func:`is_closed`); the likelihoods of the answers are compared. Any other is answered in words.
+1. The task is the one that is named. Without a name, it is one of the run's tasks that read all given files. Tasks that
+   need no other file come first. A task is chosen by its own question; else, for a user's question, an open task of
+   those modalities. Else it is the one whose question has most words in common with it. The router reads the chosen
+   task's descriptions.
+2. A question is closed if answers are given with it, or if it is a closed task's own. It also is if it reads like a
+   yes/no question (:func:`is_closed`). The likelihoods of the answers are compared. Any other is answered in words.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ from typing import NamedTuple
 from medfed.ask.inputs import Kind, modalities_of, require_kind
 from medfed.core.catalog import TASKS
 from medfed.core.errors import StudyError
-from medfed.core.registry import lookup
 from medfed.evaluation.text_metrics import token_f1, words
 from medfed.study.study import Study
 from medfed.tasks.base import Task
 from medfed.tasks.question_answering import QuestionAnswering
 
 QUESTION_MODALITY = "question"
-"""A modality that is the question itself: closed visual question answering reads it beside the image."""
+"""A modality that is the question itself: closed visual question answering reads it together with the image."""
 
 
 # fmt: off
@@ -40,8 +39,8 @@ class Plan(NamedTuple):
     """How a question is put.
 
     Attributes:
-        task: as it is put to the model: a question of one's own stands in ``question`` and not in the task, so that
-            questions of one task make one batch, and another question's calibration is not applied to it.
+        task: as the model gets it. A user's question stands in ``question`` and not in the task. So questions of one
+            task make one batch, and another question's calibration is not applied to it.
         name: the registry's name of the task.
         question: the question's text.
         closed: whether the task's answers are compared; otherwise the answer is decoded.
@@ -60,7 +59,7 @@ def plan(
     question: str | None = None,
     answers: Sequence[str] = (),
 ) -> Plan:
-    """Choose the task and say how it is asked, by the rule above.
+    """Choose the task and the kind of answer, by the rule above.
 
     Args:
         study: the run's.
@@ -77,22 +76,22 @@ def plan(
     for kind in kinds:
         require_kind(study, kind)
     question = (question or "").strip()
-    chosen = _named(study, kinds, task) if task else _found(study, kinds, question)
+    chosen = _named(study, kinds, task) if task else _suited(study, kinds, question)
     if not question and not chosen.question:
         raise StudyError(
             "an open task has no question of its own", where=f"task {chosen.name!r}", hint="ask one with --question"
         )
-    own = not question or (bool(chosen.question) and words(question) == words(chosen.question))
-    put = chosen if own else chosen.model_copy(update={"question": ""})
-    closed = bool(answers) or own or is_closed(question)
-    return Plan(_with_answers(put, answers), chosen.name, chosen.question if own else question, closed)
+    is_the_tasks = not question or (bool(chosen.question) and words(question) == words(chosen.question))
+    put = chosen if is_the_tasks else chosen.model_copy(update={"question": ""})
+    closed = bool(answers) or is_the_tasks or is_closed(question)
+    return Plan(_with_answers(put, answers), chosen.name, chosen.question if is_the_tasks else question, closed)
 
 
 def is_closed(question: str) -> bool:
     """Whether ``question`` reads like a yes/no question.
 
-    Its first word, or the first after a comma or colon, is a form of be, do, have or a modal verb, and it offers no
-    choice ("… or …"). In Chinese: it ends in 吗 or asks 是否.
+    The first word, or the first after a comma or colon, is a form of be, do, have or a modal verb. The question offers
+    no choice ("… or …"). In Chinese: it ends in 吗 or contains 是否.
     """
     if re.search(r"吗\s*[?？]?\s*$|是否|是不是", question):
         return True
@@ -121,10 +120,10 @@ def _encoded(study: Study, task: Task) -> bool:
 
 
 def _named(study: Study, kinds: Collection[Kind], name: str) -> Task:
-    task = lookup(TASKS, name, "task")
+    task = TASKS.lookup(name)
     if not _encoded(study, task):
         raise StudyError(
-            f"this run cannot be asked it: it reads {', '.join(task.modalities)}, "
+            f"this run cannot answer it: the task reads {', '.join(task.modalities)}, "
             f"and the run has encoders for {', '.join(study.encoders)}",
             where=f"task {name!r}",
             hint=f"the run's tasks: {', '.join(task.name for task in study.tasks)}",
@@ -138,7 +137,7 @@ def _named(study: Study, kinds: Collection[Kind], name: str) -> Task:
     return task
 
 
-def _found(study: Study, kinds: Collection[Kind], question: str) -> Task:
+def _suited(study: Study, kinds: Collection[Kind], question: str) -> Task:
     tasks = askable(study, kinds)
     if not tasks:
         raise StudyError(
@@ -157,17 +156,17 @@ def _found(study: Study, kinds: Collection[Kind], question: str) -> Task:
 
 
 def _only(tasks: Sequence[Task]) -> Task:
-    own = [task for task in tasks if task.question]
-    if len(own) == 1:
-        return own[0]
-    if not own:
+    closed = [task for task in tasks if task.question]
+    if len(closed) == 1:
+        return closed[0]
+    if not closed:
         return tasks[0]
-    known = "; ".join(f"{task.name}: {task.question}" for task in own)
+    known = "; ".join(f"{task.name}: {task.question}" for task in closed)
     raise StudyError("several tasks read this", hint=f"name one with --task, or ask with --question. {known}")
 
 
 def _with_answers(task: Task, answers: Sequence[str]) -> Task:
-    """Let ``answers`` be compared; the task's own in other letters stay the task's own, calibration included."""
+    """Let ``answers`` be compared; the task's own stay so whatever their case, calibration included."""
     if not answers or {text.casefold() for text in answers} == {text.casefold() for text in task.answers}:
         return task
     return task.model_copy(update={"answers": tuple(answers), "name": f"{task.name}, other answers"})

@@ -6,16 +6,16 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from medfed import __version__
-from medfed.cli import foundation as cli_foundation
 from medfed.cli import runs as cli_runs
 from medfed.cli.data import data_app
 from medfed.cli.options import (
@@ -42,17 +42,10 @@ if TYPE_CHECKING:
     from medfed.study.study import Study
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
-
-
 app.add_typer(data_app, name="data")
-
-
 app.add_typer(federation_app, name="federation")
-
-
 app.add_typer(site_app, name="site")
-
-
+PLURALS = {"modality": "modalities"}
 Corpus = Annotated[Path | None, typer.Option("--corpus", help="Folder of text to pre-train the tiny LLM on")]
 ShowExamples = Annotated[bool, typer.Option("--show-examples", help="Show a few test examples even of real patients")]
 Workers = Annotated[
@@ -113,31 +106,18 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 @app.command(name="list")
 def list_parts(as_json: AsJson = False, plugins: Plugins = None) -> None:
-    """List studies, tasks, modalities, encoders, models, algorithms, datasets, LLMs and baselines."""
-    from medfed.core.catalog import ALGORITHMS, DATASETS, ENCODERS, MODALITIES, MODELS, TASKS, task_definitions
+    """List studies, tasks, modalities, encoders, models, algorithms, datasets, LLMs, baselines and plugins."""
+    from medfed.core.catalog import REGISTRIES, TASKS, registered_plugins, task_definitions
     from medfed.study.study import shipped_studies
 
-    declared = task_definitions()
-    tasks = [
-        {
-            "task": name,
-            "title": fields["title"],
-            "dataset": fields["dataset"],
-            "modalities": fields["modalities"],
-            "question": fields.get("question") or "each example's own",
-        }
-        for name, fields in declared.items()
-    ]
+    tasks = [_task_row(name, fields) for name, fields in task_definitions().items()]
+    tasks += [_task_row(name, TASKS[name].model_dump()) for name in TASKS if name not in task_definitions()]
     names = {
         "studies": list(shipped_studies()),
-        "further tasks": [name for name in TASKS if name not in declared],
-        "modalities": list(MODALITIES),
-        "encoders": list(ENCODERS),
-        "models": list(MODELS),
-        "algorithms": list(ALGORITHMS),
-        "datasets": list(DATASETS),
+        **{PLURALS.get(parts.kind, f"{parts.kind}s"): list(parts) for parts in REGISTRIES if parts is not TASKS},
         "llms": ["tiny", "huggingface"],
         "baselines": ["federated", "local", "centralised"],
+        "plugins": list(dict.fromkeys(map(str, registered_plugins()))),
     }
     if as_json:
         typer.echo(json.dumps({"tasks": tasks, **names}, ensure_ascii=False, indent=1))
@@ -146,6 +126,11 @@ def list_parts(as_json: AsJson = False, plugins: Plugins = None) -> None:
     for kind, listed in names.items():
         if listed:
             typer.echo(f"{kind}: {', '.join(listed)}")
+
+
+def _task_row(name: str, fields: Mapping[str, Any]) -> dict[str, object]:
+    facts = {key: fields[key] for key in ("title", "dataset", "modalities")}
+    return {"task": name, **facts, "question": fields.get("question") or "each example's own"}
 
 
 @app.command()
@@ -167,7 +152,7 @@ def doctor() -> None:
     table = Table("check", "found", "verdict")
     checks = diagnose()
     for check in checks:
-        table.add_row(check.name, check.found, "ok" if check.ok else f"problem: {check.hint}")
+        table.add_row(check.name, check.value, "ok" if check.ok else f"problem: {check.hint}")
     Console().print(table)
     if not all(check.ok for check in checks):
         raise typer.Exit(1)
@@ -300,7 +285,29 @@ def report(
 cli_runs.register(app)
 
 
-cli_foundation.register(app)
+@app.command()
+def foundation(
+    folder: Annotated[Path, typer.Argument(help="Folder of a Hugging Face causal LM")],
+) -> None:
+    """Print the checksum that pins an LLM in a study: foundation.sha256."""
+    from medfed.llm.checkpoints import checksum_files, foundation_checksum
+    from medfed.llm.huggingface import locate
+    from medfed.study.foundation import HuggingFaceSettings
+
+    place = locate(HuggingFaceSettings(), folder)
+    typer.echo(f"{foundation_checksum(place)}  {' '.join(path.name for path in checksum_files(place))}")
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="Folder of an InternLM2 checkpoint (MMedLM 2), in safetensors")],
+    out: Annotated[Path, typer.Argument(help="A new folder, for --foundation")],
+) -> None:
+    """Turn an InternLM2 checkpoint, which needs code of its own, into the same LLM as a Llama, which needs none."""
+    from medfed.llm.internlm2 import convert as convert_internlm2
+
+    convert_internlm2(source, out)
+    typer.echo(out)
 
 
 def _require_folder(folder: Path) -> None:

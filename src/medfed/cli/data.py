@@ -59,11 +59,10 @@ def synth(
 ) -> None:
     """Write a dataset's synthetic twin in its native layout, or with --study a folder for every site and the server."""
     from medfed.core.catalog import DATASETS
-    from medfed.datasets.base import write_twin
+    from medfed.data.synthetic import write_folders, write_new
     from medfed.study.data import TwinSpec
 
     if study is not None:
-        from medfed.data.prepare import write_folders
         from medfed.study.study import find_study, load_study
 
         write_folders(load_study(find_study(study), overrides or []), out, Reporter(Console()))
@@ -76,11 +75,7 @@ def synth(
     spec = TwinSpec(num_patients=num_patients, difficulty=difficulty, seed=seed)
     reporter = Reporter(Console())
     for dataset in chosen:
-        folder = out / dataset.name
-        if folder.exists():
-            raise DataError("the folder exists", where=folder, hint="choose another --out, or remove it")
-        with reporter.phase(f"write {folder}"):
-            write_twin(dataset, folder, spec)
+        write_new(dataset, out / dataset.name, spec, reporter)
 
 
 @data_app.command()
@@ -126,12 +121,14 @@ def partition(
     out: Annotated[Path, typer.Option("--out", help="The JSON file: who holds which examples")] = Path(
         "partition.json"
     ),
-    show: Annotated[bool, typer.Option("--show", help="Draw it too, as an SVG beside the JSON file")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Draw it too, as an SVG next to the JSON file")] = False,
     plugins: Plugins = None,
 ) -> None:
     """Divide a study's data over clients and server without training, and say who holds what."""
     from medfed.core.files import write_whole
-    from medfed.data.prepare import cohort_of, decode_all, find_sources
+    from medfed.data.cohort import cohort_of
+    from medfed.data.decode import Reading, decode_all
+    from medfed.data.sources import find_sources
     from medfed.records.folder import file_bytes
     from medfed.records.schema import PartitionFile
     from medfed.report.federation import partition_picture, partition_rows
@@ -139,8 +136,9 @@ def partition(
 
     chosen, reporter = load_study(find_study(study), overrides or []), Reporter(Console())
     sources = find_sources(chosen, data_root, cache.expanduser(), reporter)
-    data = decode_all(chosen, sources, skip_bad, reporter)
-    record = PartitionFile.model_validate(cohort_of(chosen, sources, data, skip_bad, reporter).partition)
+    reading = Reading(reporter, skip_bad)
+    data = decode_all(chosen, sources.roots, reading)
+    record = PartitionFile.model_validate(cohort_of(chosen, sources, data, reading).partition)
     table = Table("client", "task", "examples", "by class", title=f"{record.scheme}, hash {record.hash}")
     for client, task, count, classes in partition_rows(record):
         table.add_row(client, task, str(count), classes)

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from medfed.ask.asking import Answer
     from medfed.ask.inputs import Kind
 
-NUM_EXPERTS_SHOWN = 3
+NUM_EXPERTS_PRINTED = 3
 ImageFile = Annotated[Path | None, typer.Option("--image", help="A picture: PNG, JPEG or DICOM")]
-EcgFile = Annotated[Path | None, typer.Option("--ecg", help="A 12-lead WFDB header (.hea), its .dat file beside it")]
+EcgFile = Annotated[Path | None, typer.Option("--ecg", help="A 12-lead WFDB header (.hea), its .dat file next to it")]
 IcuFile = Annotated[
     Path | None,
     typer.Option("--icu", help="CSV or parquet, a row per hour, a column per variable (empty: not measured)"),
@@ -70,18 +70,18 @@ def predict(
 ) -> None:
     """Ask a run's injected LLM about files: one question here, or with --csv many.
 
-    Closed questions get the probability of every answer: a closed task's own question, a question with --answers, and
-    a question that reads like yes or no (it begins with is, are, does, has, can, will, …, or goes on with one behind a
-    comma or colon, and offers no "or"). Any other is answered in words; its probability is the geometric mean of the
-    probabilities of the answer's tokens.
+    Closed questions get the probability of every answer. They are a closed task's own question, a question with
+    --answers, and a question that reads like yes or no. Such a question begins with is, are, does, has, can, will, …,
+    or goes on with one behind a comma or colon, and offers no "or". Any other is answered in words. Its probability is
+    the geometric mean of the probabilities of the answer's tokens.
 
-    Without --task the task is found among those of the run that read all files given: the one whose own question it
-    is; else an open task; else the one whose question has most words in common with it. Without --question the task
-    must be the only one with a question of its own. The task's descriptions choose the experts.
+    Without --task, a task of the run that reads all files is chosen. The task whose own question it is comes first,
+    then an open task, then the one whose question has most words in common with it. Without --question the task must
+    be the only one with a question of its own. The task's descriptions choose the experts.
 
-    With --csv, paths are relative to the CSV file, a row that cannot be answered gets its reason in the column error
-    of --out, and the exit status is 1 if there is one. The same command goes on where it was stopped: it tries rows
-    with an error again, and asks again where a row or the content of its files has changed.
+    With --csv, paths are relative to the CSV file. A row that cannot be answered gets its reason in the column error of
+    --out, and the exit status is 1 if there is one. The same command goes on where it was stopped. It tries rows with
+    an error again, and rows that changed, themselves or in the content of their files.
     """
     folder = find_run(folder)
     from medfed.ask.asking import Request, ask
@@ -110,8 +110,8 @@ def play(
 ) -> None:
     """Open a page on this machine to drop a file, ask, and see picture or trace, answer and expert weights.
 
-    The page is served to this machine only and loads nothing from elsewhere; files are read in memory and in a folder
-    that is removed at once, and nothing of them is logged. Ctrl-C ends it.
+    The page is served to this machine only and loads nothing from elsewhere. Files are read in memory and in a folder
+    that is removed at once. Nothing of them is logged. Ctrl-C ends it.
     """
     folder = find_run(folder)
     from medfed.ask.page.serve import listen, serve
@@ -137,10 +137,11 @@ def export(
     """Write a run's adapter for others: the routed one, or with --task a LoRA that any server takes."""
     folder = find_run(folder)
     from medfed.export.export import export_run
+    from medfed.export.files import Form
 
-    written = export_run(folder, out, cache.expanduser(), foundation, tasks=tasks or [], rank=rank, merge=merge)
+    written = export_run(folder, out, cache.expanduser(), foundation, Form(tasks or (), rank, merge))
     for exported in written:
-        typer.echo("\n".join([str(exported.folder), *(f"  {sentence}" for sentence in exported.said)]))
+        typer.echo("\n".join([str(exported.folder), *(f"  {sentence}" for sentence in exported.notes)]))
 
 
 def _predict_all(
@@ -152,7 +153,7 @@ def _predict_all(
     if csv is None or out is None:
         raise RunError("--csv and --out go together", hint="medfed predict RUN --csv cases.csv --out answers.csv")
     if files:
-        raise RunError(f"--{files[0]} beside --csv", hint="name the files in the CSV's columns")
+        raise RunError(f"--{files[0]} together with --csv", hint="name the files in the CSV's columns")
     tables = open_tables(csv, out, folder.resolve().name)
     counts = answer_table(LoadedRun(folder, cache.expanduser(), foundation), tables)
     typer.echo(f"{out}: {counts.answered} answered, {counts.skipped} answered before, {counts.failed} not answered")
@@ -171,6 +172,6 @@ def _show(answer: Answer) -> None:
         table.add_row(answer.answer or "(no answer)", sure)
     console = output()
     console.print(table)
-    heaviest = ", ".join(f"{one['expert']} ({one['weight']:.2f})" for one in answer.experts[:NUM_EXPERTS_SHOWN])
+    heaviest = ", ".join(f"{one['expert']} ({one['weight']:.2f})" for one in answer.experts[:NUM_EXPERTS_PRINTED])
     console.print(f"task {answer.task}: {answer.question}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"experts: {heaviest or 'none'}", highlight=False)

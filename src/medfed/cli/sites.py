@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from medfed.cli.options import Plugins
 from medfed.core.errors import MedfedError
 from medfed.core.progress import Reporter
 
@@ -57,9 +58,11 @@ def init_federation_folder(
     ] = None,
     own_key: Annotated[Path | None, typer.Option("--own-key", help="Its private key (PEM, no passphrase)")] = None,
     own_ca: Annotated[Path | None, typer.Option("--own-ca", help="The root CA that hospitals shall trust")] = None,
+    plugins: Plugins = None,
 ) -> None:
     """Write a federation's folder: federation.toml, a copy of the study, and a certificate (a trial's, or yours)."""
     _require_extra()
+    from medfed.core.plugins import examine
     from medfed.sites.credentials import (
         certificate_fingerprint,
         check_certificate,
@@ -68,12 +71,19 @@ def init_federation_folder(
         write_trial,
     )
     from medfed.sites.federation import CERTIFICATES, FederationSettings, init_federation
+    from medfed.sites.settings import checked
 
     given = _given_certificate(own_certificate, own_key, own_ca)
     if given:
         check_certificate(given, host)
-    root = data_root.resolve() if data_root else None
-    made = init_federation(folder, FederationSettings(host=host, port=port, min_sites=min_sites, data_root=root), study)
+    values = {
+        "host": host,
+        "port": port,
+        "min_sites": min_sites,
+        "data_root": data_root.resolve() if data_root else None,
+        "plugins": [examine(reference).source for reference in plugins or []],
+    }
+    made = init_federation(folder, checked(FederationSettings, values), study)
     place = folder / CERTIFICATES
     files = copy_given(place, given) if given else write_trial(place, host, names or [], days)
     reporter = Reporter(Console())
@@ -165,16 +175,20 @@ def init_site_folder(
         typer.Option("--may-leave", help="encoders (default), heads, decoders, buffers, state; repeat it for several"),
     ] = None,
     min_examples: Annotated[int, typer.Option("--min-examples", min=1, help="Fewest examples of a trained task")] = 10,
+    plugins: Annotated[
+        list[str] | None, typer.Option("--plugin", help="A plugin that the invitation names: a .py file or a module")
+    ] = None,
 ) -> None:
     """Write a hospital's folder: site.toml, policy.toml, a new key pair. Nothing is sent."""
     _require_extra()
     from medfed.sites.credentials import key_fingerprint, load_node_key
     from medfed.sites.folder import SiteSettings, init_site
-    from medfed.sites.invitation import Invitation, invited_study
+    from medfed.sites.invitation import Invitation, invited_study, load_invited
     from medfed.sites.policy import parts_sent, policy_for
     from medfed.sites.settings import checked
 
     facts = Invitation.load(invitation)
+    sources = load_invited(facts, plugins or [])
     study = invited_study(invitation, facts)
     values = {
         "name": name,
@@ -183,6 +197,7 @@ def init_site_folder(
         "host": facts.host,
         "port": facts.port,
         "ca_fingerprint": ca_fingerprint or facts.ca_fingerprint,
+        "plugins": sources,
     }
     settings, policy = checked(SiteSettings, values), policy_for(study, may_leave or ["encoders"], min_examples)
     made = init_site(folder, settings, invitation, policy)
@@ -282,7 +297,7 @@ def _counted(counts: dict[str, int]) -> str:
 def _print_checks(checks: Iterable[Check], reporter: Reporter) -> bool:
     good = True
     for check in checks:
-        reporter.say(f"{'ok      ' if check.ok else 'PROBLEM '} {check.name}: {check.found}")
+        reporter.say(f"{'ok      ' if check.ok else 'PROBLEM '} {check.name}: {check.value}")
         if not check.ok:
             reporter.say(f"         next step: {check.hint}")
         good = good and check.ok

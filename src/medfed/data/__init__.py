@@ -1,1 +1,1 @@
-"""From files to a cohort: sources, decoding, splits, clients."""
+"""From files to cohorts: sources, decode, split, cohort. Read them in this order."""

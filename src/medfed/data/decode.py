@@ -1,19 +1,58 @@
-"""."""
+"""Decode datasets into arrays of fixed-shape samples. Every file is opened here, before anything is trained."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from medfed.core.catalog import DATASETS
 from medfed.core.errors import DataError, MedfedError
-from medfed.data.cache import Arrays, DecodedCache
+from medfed.core.progress import Reporter
+from medfed.data.cache import Arrays, DecodedCache, Source
 from medfed.datasets.base import Dataset, Problem
 from medfed.datasets.decoded import Decoded
 from medfed.modalities.base import Modality
+from medfed.study.study import Study
+
+Advance = Callable[[int, int], None]
+"""Called with (done, total)."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The way data is read.
+
+    Attributes:
+        reporter: is given lines on the progress.
+        skip_bad: leave unreadable examples out and count them instead of stopping at the first.
+        cache: keeps decoded arrays; None keeps none.
+    """
+
+    reporter: Reporter
+    skip_bad: bool = False
+    cache: DecodedCache | None = None
+
+
+def decode_all(study: Study, roots: Mapping[str, Path], reading: Reading, title: str = "decode") -> dict[str, Decoded]:
+    """Decode the datasets at ``roots`` (dataset → root) for ``study``; a bad file stops the run at once.
+
+    Raises:
+        DataError: a file is bad.
+    """
+    modalities = {name: study.modality(name) for name in study.modality_names}
+    reporter, skip_bad, cache = reading.reporter, reading.skip_bad, reading.cache
+    data = {}
+    for name, root in roots.items():
+        with reporter.phase(f"{title} {name}") as advance:
+            data[name] = decode(DATASETS[name], root, modalities, skip_bad=skip_bad, progress=advance, cache=cache)
+        if skipped := len(data[name].skipped):
+            reporter.say(f"  left out {skipped} unreadable example(s) of {name}; the report lists them")
+    return data
 
 
 def decode(
@@ -22,26 +61,27 @@ def decode(
     modalities: Mapping[str, Modality],
     *,
     skip_bad: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Advance = lambda done, total: None,
     cache: DecodedCache | None = None,
 ) -> Decoded:
     """Decode every example of ``dataset`` under ``root``, or take the arrays that an earlier run left in ``cache``.
 
     Args:
-        dataset: what to decode.
+        dataset: the dataset.
         root: its native root.
         modalities: settings by modality name; must cover the dataset's modalities and truths.
         skip_bad: leave unreadable examples out and count them instead of stopping at the first.
         progress: called with (done, total).
-        cache: where decoded arrays are kept; None keeps none.
+        cache: keeps decoded arrays; None keeps none.
 
     Raises:
         DataError: an example cannot be read, or the index breaks its contract.
     """
     index = dataset.index(root)
     validate_index(dataset, root, index)
-    fresh = partial(_decoded, dataset, root, index, modalities, skip_bad, progress)
-    arrays = cache.arrays(dataset, root, index, modalities, fresh, skip_bad=skip_bad) if cache else fresh()
+    source = Source(dataset, root, index, {name: modalities[name] for name in (*dataset.modalities, *dataset.truths)})
+    fresh = partial(_decoded, source, skip_bad, progress)
+    arrays = cache.arrays(source, fresh, skip_bad=skip_bad) if cache else fresh()
     progress(len(index), len(index))
     good = np.array([row not in arrays.problems for row in range(len(index))], bool)
     samples = {name: values if good.all() else values[good] for name, values in arrays.samples.items()}
@@ -56,28 +96,21 @@ def decode(
     )
 
 
-def _decoded(
-    dataset: Dataset,
-    root: Path,
-    index: pl.DataFrame,
-    modalities: Mapping[str, Modality],
-    skip_bad: bool,
-    progress: Callable[[int, int], None],
-) -> Arrays:
-    names = (*dataset.modalities, *dataset.truths)
-    samples = {name: np.zeros((len(index), *modalities[name].sample_shape), modalities[name].dtype) for name in names}
-    present = {name: np.zeros(len(index), bool) for name in names}
+def _decoded(source: Source, skip_bad: bool, progress: Advance) -> Arrays:
+    count, modalities = len(source.index), source.modalities
+    samples = {name: np.zeros((count, *kind.sample_shape), kind.dtype) for name, kind in modalities.items()}
+    present = {name: np.zeros(count, bool) for name in modalities}
     problems: dict[int, Problem] = {}
-    for row, record in enumerate(index.iter_rows(named=True)):
+    for row, record in enumerate(source.index.iter_rows(named=True)):
         try:
-            for name, raw in dataset.load(root, record).items():
+            for name, raw in source.dataset.load(source.root, record).items():
                 samples[name][row] = modalities[name].prepare(raw)
                 present[name][row] = True
         except MedfedError as error:
             if not skip_bad:
                 raise
             problems[row] = Problem(record["example"], str(error.where), error.what)
-        progress(row + 1, len(index))
+        progress(row + 1, count)
     return Arrays(samples, present, problems)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from medfed.core.catalog import DATASETS
 from medfed.core.errors import DataError, MedfedError
 from medfed.core.progress import Reporter
-from medfed.core.registry import lookup
 from medfed.data.decode import validate_index
-from medfed.data.sources import SERVER, locate_held, site_folders
+from medfed.data.sources import locate_held, site_folders
+from medfed.data.synthetic import SERVER
 from medfed.datasets.base import Dataset, Problem
 
 
@@ -24,28 +24,30 @@ def check_folder(data_root: Path, names: Sequence[str], reporter: Reporter) -> i
     """
     if not (data_root / SERVER).is_dir():
         return _check_datasets(data_root, names, reporter)
-    chosen = [lookup(DATASETS, name, "dataset") for name in names] or list(DATASETS.values())
     total = 0
     for party, folder in {SERVER: data_root / SERVER, **site_folders(data_root)}.items():
-        held = locate_held(party, chosen, folder)
+        held = locate_held(party, _chosen(names), folder)
         reporter.say(f"{party}:")
         total += _check_datasets(folder, sorted(held), reporter)
     return total
 
 
+def _chosen(names: Sequence[str]) -> list[Dataset]:
+    return [DATASETS.lookup(name) for name in names] or list(DATASETS.values())
+
+
 def _check_datasets(data_root: Path, names: Sequence[str], reporter: Reporter) -> int:
-    chosen = [lookup(DATASETS, name, "dataset") for name in names] or list(DATASETS.values())
-    found: list[tuple[Dataset, Path]] = []
-    for dataset in chosen:
+    present: list[tuple[Dataset, Path]] = []
+    for dataset in _chosen(names):
         try:
-            found.append((dataset, dataset.locate(data_root)))
+            present.append((dataset, dataset.locate(data_root)))
         except DataError:
             if names or not data_root.is_dir():
                 raise
-    if not found:
+    if not present:
         raise DataError("no known dataset here", where=data_root, hint="see `medfed data list` for the layouts")
     total = 0
-    for dataset, root in found:
+    for dataset, root in present:
         problems, num_examples = check_dataset(dataset, root, reporter)
         reporter.say(f"{dataset.name}: {num_examples} examples, {len(problems)} problem(s)  ({root})")
         for problem in problems:

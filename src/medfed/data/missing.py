@@ -1,7 +1,7 @@
 """Missing modalities, made on purpose: a share of clients, or of examples, lacks one.
 
-What is missing is drawn from (seed, dataset, client or example) and taken out of the decoded data, so training and test
-see the same hospital: one without an ECG has none at test time either. The server's public examples stay whole.
+The missing ones are drawn from (seed, dataset, client or example) and taken out of the decoded data. So training and
+test see the same hospital: one without an ECG has none at test time either. The server's public examples stay whole.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from medfed.study.data import MissingSettings
 
 
 def take_away(data: Decoded, settings: MissingSettings, clients: Mapping[str, str], seed: int) -> Decoded:
-    """Return ``data`` without what is missing.
+    """Return ``data`` without the missing modalities.
 
     Args:
         data: a dataset.
-        settings: what to take.
+        settings: share and kind of what is missing.
         clients: patient → client, private and test patients alike; others keep everything.
         seed: the run's seed.
     """

@@ -1,8 +1,8 @@
 """Divide patients into private, public, development and test (7:1:1:1 in FedKIM §3.2), and private ones over clients.
 
 Everything here is a pure function of (rosters, settings, seed). Patients are dealt over all datasets of a study
-together: a person in two datasets has one split and one client, so nothing a model is tested on was seen in training
-under another name.
+together: a person in two datasets has one split and one client. So no model is tested on a patient whom it saw in
+training under another name.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def roster(index: pl.DataFrame, targets: Sequence[str], strata: Sequence[str] | 
     known = index.filter(pl.any_horizontal(pl.col(target).is_not_null() for target in targets))
     columns = targets if strata is None else strata
     if len(columns) > MANY:
-        found = [pl.when(pl.col(column) == 1).then(pl.lit(column)) for column in columns]
-        label = pl.coalesce(*found, pl.lit("none")).alias("label")
+        positive = [pl.when(pl.col(column) == 1).then(pl.lit(column)) for column in columns]
+        label = pl.coalesce(*positive, pl.lit("none")).alias("label")
     else:
         label = pl.concat_str([pl.col(column).cast(pl.Utf8).fill_null("?") for column in columns]).alias("label")
     return known.select("patient", "site", "split", label)
@@ -47,8 +47,8 @@ def assign_splits(
     """Return patient → split over all ``rosters`` (dataset name → :func:`roster`).
 
     Datasets are visited in order of name; patients placed before keep their place. Official splits are placed first.
-    A party that has some of the ``parts`` only, as a site or the server of a federation of folders, uses the patients
-    whose official split is none of them for training: they go to its first part.
+    A site or the server of a federation of folders has some of the ``parts`` only. Patients whose official split is
+    none of them go to its first part.
 
     Raises:
         DataError: two datasets place one patient in two official splits.

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from medfed.core.errors import DataError
-from medfed.datasets.base import COMPARE, Dataset, Record, card_of
+from medfed.datasets.base import Dataset, Record, card_of
 from medfed.datasets.images import load_image
 from medfed.datasets.labels import nih_patient
-from medfed.datasets.tables import flag, read_csv
+from medfed.datasets.tables import flag, read_csv, require_cells
 
 TABLE = "Data_Entry_2017_v2020.csv"
 TABLES = (TABLE, "Data_Entry_2017.csv")
@@ -37,8 +36,10 @@ class ChestXray14(Dataset):
         """One row per row of the table, whether its image is there or not."""
         path = _table_path(root)
         table = read_csv(path, ("Image Index", "Finding Labels", "Patient ID"))
-        findings = pl.col("Finding Labels").fill_null("").str.split("|")
-        _require_labels(table.select(image="Image Index", label=findings), path)
+        allowed = [NO_FINDING, *LABELS]
+        known = table["Finding Labels"].fill_null("").str.split("|").list.eval(pl.element().is_in(allowed)).list.all()
+        require_cells(table["Finding Labels"], known, f"is not allowed; allowed: {', '.join(allowed)}", path)
+        findings = pl.col("Finding Labels").str.split("|")
         folders = {file.name: file.relative_to(root).as_posix() for file in root.glob("images*/**/*.png")}
         names = table["Image Index"].to_list()
         return table.select(
@@ -57,19 +58,6 @@ class ChestXray14(Dataset):
 
 def _table_path(root: Path) -> Path:
     return next((root / name for name in TABLES if (root / name).is_file()), root / TABLE)
-
-
-def _require_labels(table: pl.DataFrame, path: Path) -> None:
-    rows = table.explode("label")
-    unknown = rows.filter(~pl.col("label").is_in([*LABELS, NO_FINDING]))
-    if not unknown.is_empty():
-        image, label = unknown.row(0)
-        raise DataError(
-            f"column 'Finding Labels', image {image!r}: {label!r} is not allowed; "
-            f"allowed: {', '.join((NO_FINDING, *LABELS))}",
-            where=path,
-            hint=COMPARE,
-        )
 
 
 def _splits(root: Path, names: list[str]) -> list[str | None]:

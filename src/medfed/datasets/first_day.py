@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -46,9 +46,9 @@ class FirstDay(NamedTuple):
     """Hourly values of many stays, NaN where not measured, and each stay's row."""
 
     values: Float32[np.ndarray, "stay hour variable"]
-    row: Mapping[str, int]
+    row: Mapping[Any, int]
 
-    def of(self, stay: str) -> Float32[np.ndarray, "hour variable"] | None:
+    def of(self, stay: str | int) -> Float32[np.ndarray, "hour variable"] | None:
         """Return one stay's series; None if nothing was measured."""
         return self.values[self.row[stay]] if stay in self.row else None
 

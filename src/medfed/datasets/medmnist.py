@@ -1,4 +1,4 @@
-"""MedMNIST v2 (Yang 2023): 28 × 28 images, one ``.npz`` per set; a further grey two-class set is one registry line."""
+"""MedMNIST v2 (Yang 2023): 28 × 28 images, one ``.npz`` per set; a further grey two-class set is a short class."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import polars as pl
 from jaxtyping import UInt8
 
 from medfed.core.errors import DataError
-from medfed.datasets.base import Card, Dataset, Record, card_of, require_file
+from medfed.datasets.base import Dataset, Record, card_of, require_file
 from medfed.datasets.tables import FileState
 
 SPLITS = {"train": "train", "val": "development", "test": "test"}
@@ -23,22 +23,12 @@ HINT = "download it again; expected train, val and test _images (uint8, n × 28 
 
 
 class MedMnist(Dataset):
-    """One ``{flag}.npz`` with the arrays ``train_images``, ``train_labels``, ``val_…`` and ``test_…``.
+    """One ``.npz``, the marker, with the arrays ``train_images``, ``train_labels``, ``val_…`` and ``test_…``.
 
-    Args:
-        flag: MedMNIST's name of the set, e.g. ``pneumoniamnist``.
-        target: name of the finding that label 1 stands for.
-        card: its card.
-        simulator: writes its synthetic twin; only chests have phantoms.
+    The one target is the finding that label 1 stands for.
     """
 
     modalities = ("image",)
-
-    def __init__(self, flag: str, target: str, card: Card, simulator: str = "") -> None:
-        # One class serves many sets, so the declarations of other datasets' classes belong to the instance here.
-        self.name, self.marker, self.targets = flag, f"{flag}.npz", (target,)  # type: ignore[misc]
-        self.simulator = simulator  # type: ignore[misc]
-        self.card = card  # type: ignore[misc]
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per image in the file's order; example ``test-17`` is row 17 of ``test_images``."""
@@ -100,11 +90,14 @@ def _check(arrays: Mapping[str, np.ndarray], split: str, path: Path) -> None:
         )
 
 
-DATASETS: tuple[Dataset, ...] = (
-    MedMnist(
-        "pneumoniamnist",
-        "pneumonia",
-        card_of("pneumoniamnist"),
-        "medfed.twins.chest_datasets:write_pneumoniamnist_twin",
-    ),
-)
+class PneumoniaMnist(MedMnist):
+    """Chest radiographs of children."""
+
+    name = "pneumoniamnist"
+    card = card_of("pneumoniamnist")
+    targets = ("pneumonia",)
+    marker = "pneumoniamnist.npz"
+    simulator = "medfed.twins.chest_datasets:write_pneumoniamnist_twin"
+
+
+DATASETS: tuple[Dataset, ...] = (PneumoniaMnist(),)

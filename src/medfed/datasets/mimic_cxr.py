@@ -27,7 +27,7 @@ from medfed.datasets.base import AGAIN, Dataset, Record, card_of
 from medfed.datasets.images import read_grey
 from medfed.datasets.labels import ABSENT, CHEXPERT_LABELS, NOT_MENTIONED, PRESENT, UNCERTAIN, chexpert_labels
 from medfed.datasets.questions import text_bytes
-from medfed.datasets.tables import find_table, read_table, require_values
+from medfed.datasets.tables import find_table, read_table, require_cells, require_values
 
 SPLIT, LABELS, METADATA = (f"mimic-cxr-2.0.0-{table}.csv" for table in ("split", "chexpert", "metadata"))
 SPLITS = {"train": "train", "validate": "development", "test": "test"}
@@ -102,10 +102,7 @@ def _films(root: Path) -> pl.DataFrame:
     require_values(table, "split", tuple(SPLITS), path)
     for column in ("dicom_id", *IDS):
         pattern = r"^\d+$" if column in IDS else r"^[0-9A-Za-z-]+$"
-        strange = ~table[column].fill_null("").str.contains(pattern)
-        if strange.any():
-            row = int(strange.arg_max() or 0)
-            raise DataError(f"column {column!r}, line {row + 2}: not an id", where=path, hint=AGAIN)
+        require_cells(table[column], table[column].str.contains(pattern), "is not an id", path, AGAIN)
     views = read_table(root, METADATA, ("dicom_id", "ViewPosition")).unique("dicom_id", keep="first")
     rank = pl.col("ViewPosition").replace_strict(FRONTAL, default=OTHER_VIEW, return_dtype=pl.Int8)
     return table.join(views, on="dicom_id", how="left").with_columns(rank.fill_null(OTHER_VIEW).alias("rank"))

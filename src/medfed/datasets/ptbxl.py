@@ -8,30 +8,20 @@ Source: Wagner et al. 2020, PTB-XL, a large publicly available electrocardiograp
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import polars as pl
 
-from medfed.core.errors import DataError
 from medfed.datasets.base import Dataset, Record, card_of
-from medfed.datasets.tables import read_csv
+from medfed.datasets.tables import read_csv, require_cells, whole_numbers
 from medfed.datasets.wfdb_records import read_wfdb
 
 TABLE = "ptbxl_database.csv"
 COLUMNS = ("ecg_id", "patient_id", "site", "scp_codes", "extra_beats", "strat_fold", "filename_lr")
 NORMAL_ABOVE = 50.0
 SPLIT_OF_FOLD = {**dict.fromkeys(range(1, 8), "private"), 8: "public", 9: "development", 10: "test"}
-ALLOWED = {
-    "ecg_id": "not a whole number",
-    "patient_id": "not a whole number",
-    "strat_fold": "not a fold from 1 to 10",
-    "scp_codes": "not a dictionary of statement to likelihood",
-    "filename_lr": "not a relative path inside the dataset",
-}
-T = TypeVar("T")
+REPAIR = "compare the line with the table on PhysioNet, and correct or remove it"
 
 
 class PTBXL(Dataset):
@@ -55,17 +45,22 @@ class PTBXL(Dataset):
         """
         path = root / TABLE
         table = read_csv(path, COLUMNS)
-        codes = _column(table, path, "scp_codes", _likelihoods)
-        record = _column(table, path, "filename_lr", _relative_path)
+        codes = [_likelihoods(text) for text in table["scp_codes"]]
+        known = pl.Series([code is not None for code in codes], dtype=pl.Boolean)
+        require_cells(table["scp_codes"], known, "is not a dictionary of statement to likelihood", path, REPAIR)
+        outside = table["filename_lr"].fill_null("/").str.contains(r"^/|^$|(^|/)\.\.(/|$)")
+        require_cells(table["filename_lr"], ~outside, "is not a relative path inside the dataset", path, REPAIR)
+        split = whole_numbers(table, "strat_fold", path, REPAIR).replace_strict(SPLIT_OF_FOLD, default=None)
+        require_cells(table["strat_fold"], split.is_not_null(), "is not a fold from 1 to 10", path, REPAIR)
         ectopic = table["extra_beats"].fill_null("").str.contains("ES", literal=True)
         return pl.DataFrame(
             {
-                "example": [f"ptbxl:{number}" for number in _column(table, path, "ecg_id", _whole)],
-                "patient": [f"ptbxl:{number}" for number in _column(table, path, "patient_id", _whole)],
+                "example": "ptbxl:" + whole_numbers(table, "ecg_id", path, REPAIR).cast(pl.Utf8),
+                "patient": "ptbxl:" + whole_numbers(table, "patient_id", path, REPAIR).cast(pl.Utf8),
                 "site": table["site"].str.strip_suffix(".0"),
-                "split": _column(table, path, "strat_fold", lambda text: SPLIT_OF_FOLD[_whole(text)]),
-                "files": [[f"{name}.hea", f"{name}.dat"] for name in record],
-                "abnormal": pl.Series([code.get("NORM", 0.0) <= NORMAL_ABOVE for code in codes]).cast(pl.Int8),
+                "split": split,
+                "files": [[f"{name}.hea", f"{name}.dat"] for name in table["filename_lr"]],
+                "abnormal": pl.Series([(code or {}).get("NORM", 0.0) <= NORMAL_ABOVE for code in codes]).cast(pl.Int8),
                 "ectopic_beats": ectopic.cast(pl.Int8),
             }
         )
@@ -76,39 +71,12 @@ class PTBXL(Dataset):
         return {"ecg": read_wfdb(root / header, root / signal)}
 
 
-def _column(table: pl.DataFrame, path: Path, column: str, parse: Callable[[str], T]) -> list[T]:
-    """Parse every cell of a text column; the error names the row."""
-    parsed = []
-    for row, text in enumerate(table[column], start=2):
-        try:
-            parsed.append(parse(text or ""))
-        except (ValueError, OverflowError, KeyError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-            raise DataError(
-                f"column {column!r}, line {row}: {text!r} is {ALLOWED[column]}",
-                where=path,
-                hint="compare the line with the table on PhysioNet, and correct or remove it",
-            ) from error
-    return parsed
-
-
-def _whole(text: str) -> int:
-    number = float(text)
-    if number != int(number):
-        raise ValueError(text)
-    return int(number)
-
-
-def _relative_path(text: str) -> str:
-    if not text or Path(text).is_absolute() or ".." in Path(text).parts:
-        raise ValueError(text)
-    return text
-
-
-def _likelihoods(text: str) -> dict[str, float]:
-    codes = ast.literal_eval(text)
-    if not isinstance(codes, dict):
-        raise TypeError(text)
-    return {str(code): float(likelihood) for code, likelihood in codes.items()}
+def _likelihoods(text: str | None) -> dict[str, float] | None:
+    """Return statement → likelihood; None if the text is no such dictionary."""
+    try:
+        return {str(code): float(likelihood) for code, likelihood in ast.literal_eval(text or "").items()}
+    except (ValueError, OverflowError, SyntaxError, TypeError, AttributeError, MemoryError, RecursionError):
+        return None
 
 
 DATASETS: tuple[Dataset, ...] = (PTBXL(),)

@@ -28,7 +28,7 @@ from jaxtyping import Float32, Shaped
 
 from medfed.core.errors import DataError
 from medfed.datasets.base import Dataset, Record, card_of, require_file
-from medfed.datasets.tables import FileState, read_csv, require_cells
+from medfed.datasets.tables import FileState, read_csv, whole_numbers
 from medfed.modalities.signal import LEADS, RAW_HZ
 
 NATIVE_LEADS = ("I", "II", "III", "AVR", "AVF", "AVL", "V1", "V2", "V3", "V4", "V5", "V6")
@@ -93,7 +93,7 @@ def _split_index(root: Path, native: str) -> pl.DataFrame:
     path = root / f"{native}.csv"
     retrieval = native == "test"
     table = read_csv(path, ("subject_id", "hadm_id", FINDING, *(("label", "label_hadm_id") if retrieval else ())))
-    admission = _whole(table, path, "hadm_id")
+    admission = whole_numbers(table, "hadm_id", path, REPAIR)
     stored = _open_npy(root / _array(native, "hadm_id"), (None,), "iu")
     if not np.array_equal(stored, admission.to_numpy()):
         raise DataError(
@@ -104,7 +104,7 @@ def _split_index(root: Path, native: str) -> pl.DataFrame:
     index = pl.DataFrame(
         {
             "example": _example(admission),
-            "patient": "mimic:" + _whole(table, path, "subject_id").cast(pl.Utf8),
+            "patient": "mimic:" + whole_numbers(table, "subject_id", path, REPAIR).cast(pl.Utf8),
             "site": pl.Series([None] * len(table), dtype=pl.Utf8),
             "split": [SPLITS[native]] * len(table),
             "files": [[_array(native, name) for name in ARRAYS]] * len(table),
@@ -114,8 +114,8 @@ def _split_index(root: Path, native: str) -> pl.DataFrame:
     )
     if not retrieval:
         return index.with_columns(candidates=pl.lit(None, pl.List(pl.Utf8)))
-    query = _example(_whole(table, path, "label_hadm_id"))
-    itself = _whole(table, path, "label").to_numpy() == 1
+    query = _example(whole_numbers(table, "label_hadm_id", path, REPAIR))
+    itself = whole_numbers(table, "label", path, REPAIR).to_numpy() == 1
     offered = index.select("example").with_columns(query=query).group_by("query", maintain_order=True)
     candidates = offered.agg(pl.col("example").unique(maintain_order=True).alias("candidates"))
     joined = index.filter(pl.Series(itself)).join(
@@ -138,13 +138,6 @@ def _require_itself(queries: pl.DataFrame, path: Path) -> None:
     for example, candidates in queries.select("example", "candidates").iter_rows():
         if example not in (candidates or ()):
             raise DataError(f"the query {example!r} is not among its own candidates", where=path, hint=REPAIR)
-
-
-def _whole(table: pl.DataFrame, path: Path, column: str) -> pl.Series:
-    """Return a text column as whole numbers; pandas writes some of them as ``1.0``."""
-    numbers = table[column].cast(pl.Float64, strict=False)
-    require_cells(table[column], numbers == numbers.round(), "is not a whole number", path, REPAIR)
-    return numbers.cast(pl.Int64)
 
 
 def _open_npy(path: Path, shape: tuple[int | None, ...], kinds: str) -> Shaped[np.ndarray, "..."]:

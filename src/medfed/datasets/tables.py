@@ -121,6 +121,17 @@ def numbers(column: pl.Series, path: Path) -> pl.Series:
     return _parsed(column, parsed.set(parsed.is_nan().fill_null(False), None), "a number", path)
 
 
+def whole_numbers(table: pl.DataFrame, column: str, path: Path, hint: str = COMPARE) -> pl.Series:
+    """Return a text column as Int64; pandas writes some whole numbers as ``1.0``.
+
+    Raises:
+        DataError: a cell is empty, or not a whole number; the message names its line.
+    """
+    parsed = table[column].cast(pl.Float64, strict=False)
+    require_cells(table[column], parsed.is_finite() & (parsed == parsed.round()), "is not a whole number", path, hint)
+    return parsed.cast(pl.Int64)
+
+
 def times(column: pl.Series, path: Path) -> pl.Series:
     """Return a text column such as ``2180-07-23 14:00:00`` as Datetime; empty cells are null.
 

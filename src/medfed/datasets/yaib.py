@@ -15,21 +15,19 @@ Deviation: duplicate hours of a stay are averaged; the paper does not say.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float32
 
 from medfed.core.errors import DataError
 from medfed.datasets.base import Dataset, Record, card_of, require_file
+from medfed.datasets.first_day import NUM_HOURS, FirstDay
 from medfed.datasets.tables import FileState, constant_files, read_parquet
 from medfed.modalities.timeseries import ICU
 
-NUM_HOURS = 24
 VARIABLES = tuple(variable for group in ICU.values() for variable in group)
 UNNAMED_DATABASE = "yaib"
 AGAIN = "extract the cohort again, or compare it with the version on the dataset's card"
@@ -72,13 +70,9 @@ class Yaib(Dataset):
         """
         path = root / str(record["files"][0])
         require_file(path)
-        series = _read_series(FileState.of(path))
-        stay = int(record["stay_id"])
-        if stay not in series.first:
-            raise DataError(f"stay {stay} has an outcome but no row here", where=path, hint=AGAIN)
-        hours = np.full((NUM_HOURS, len(VARIABLES)), np.nan, np.float32)
-        rows = slice(series.first[stay], series.first[stay] + series.length[stay])
-        hours[series.hour[rows]] = series.values[rows]
+        hours = _first_day(FileState.of(path)).of(record["stay_id"])
+        if hours is None:
+            raise DataError(f"stay {record['stay_id']} has an outcome but no row here", where=path, hint=AGAIN)
         ends = np.cumsum([len(group) for group in ICU.values()])[:-1]
         return dict(zip(ICU, np.split(hours, ends, axis=1), strict=True))
 
@@ -143,18 +137,9 @@ class YaibSepsis(Yaib):
         return hourly.group_by("stay_id").agg(pl.col("sepsis").max())
 
 
-class Series(NamedTuple):
-    """The rows of a ``dyn.parquet``, sorted by stay and hour, and where each stay's begin and how many they are."""
-
-    hour: np.ndarray
-    values: Float32[np.ndarray, "row variable"]
-    first: Mapping[int, int]
-    length: Mapping[int, int]
-
-
 @lru_cache(maxsize=8)
-def _read_series(state: FileState) -> Series:
-    """Read a table once; a rewritten file has another state and is read anew."""
+def _first_day(state: FileState) -> FirstDay:
+    """Read a ``dyn.parquet`` once; a rewritten file has another state and is read anew."""
     file = state.path
     table = read_parquet(file, ("stay_id", "time", *VARIABLES))
     if not isinstance(table.schema["time"], pl.Duration):
@@ -170,11 +155,11 @@ def _read_series(state: FileState) -> Series:
     table = table.filter(pl.col("hour").is_between(0, NUM_HOURS - 1)).sort("stay_id", "hour", maintain_order=True)
     if table.select(pl.struct("stay_id", "hour").is_duplicated().any()).item():
         table = table.group_by("stay_id", "hour", maintain_order=True).mean()
-    stays = table.group_by("stay_id", maintain_order=True).len()
-    length = dict(zip(stays["stay_id"].to_list(), stays["len"].to_list(), strict=True))
-    starts = np.cumsum([0, *length.values()])[:-1].tolist()
-    values = table.select(VARIABLES).fill_null(np.nan).to_numpy()
-    return Series(table["hour"].to_numpy(), values, dict(zip(length, starts, strict=True)), length)
+    stays = table["stay_id"].unique().sort()
+    values = np.full((len(stays), NUM_HOURS, len(VARIABLES)), np.nan, np.float32)
+    rows = stays.to_numpy().searchsorted(table["stay_id"].to_numpy())
+    values[rows, table["hour"].to_numpy()] = table.select(VARIABLES).fill_null(np.nan).to_numpy()
+    return FirstDay(values, {stay: row for row, stay in enumerate(stays)})
 
 
 def _stay_id(table: pl.DataFrame, path: Path) -> pl.Series:

@@ -12,7 +12,7 @@ rewritten. A prediction without a word left is wrong: 0 everywhere.
 
 Deviation: the paper does not define its BLEU-1; this one is per example, without smoothing, and averaged.
 
-Corpus BLEU is counted as sacreBLEU does (Post 2018), from counts per example, so that resamples need no second count.
+Corpus BLEU is counted as sacreBLEU does (arXiv:1804.08771), from counts per example, so resamples need no second one.
 
 The score is 0 to 100, on raw text in lower case; :func:`signature` says how. Answers of a few words have hardly any
 4-gram. So the score is near 0 for sets of short answers, and 0 where no answer has four words. Token F1 says more.

@@ -1,6 +1,6 @@
-"""What an exported task needs beside the LLM, as ``processor/processor.json`` says it.
+"""An exported task: the facts that it needs next to the LLM, as ``processor/processor.json`` has them.
 
-The prompt is ``before_ids``, the projected tokens of everything in ``shown`` that is there, ``after_ids``; absent
+The prompt is ``before_ids``, the projected tokens of everything in ``shown`` that is there, and ``after_ids``. Absent
 modalities are left out.
 
 From raw arrays to prompt embeddings, without the LLM: encoders, projectors, heads and the texts around them.
@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -29,7 +29,6 @@ from medfed import __version__
 from medfed.core.catalog import ENCODERS, MODALITIES, TASKS
 from medfed.core.errors import RunError, StudyError
 from medfed.core.files import sha256_of
-from medfed.core.registry import lookup
 from medfed.core.types import Batch
 from medfed.injection.encode import HEAD, encode, token_dims, with_head_tokens
 from medfed.injection.experts import load_experts
@@ -79,12 +78,12 @@ class ModalityConfig(_Frozen):
 
     def modality(self) -> Modality:
         """Return the modality with these settings."""
-        return type(lookup(MODALITIES, self.settings["name"], "modality")).model_validate(self.settings)
+        return type(MODALITIES.lookup(self.settings["name"])).model_validate(self.settings)
 
     def spec(self) -> EncoderSpec:
         """Return the encoder's settings."""
         fields = dict(self.encoder)
-        return lookup(ENCODERS, fields.pop("name"), "encoder").model_validate(fields)
+        return ENCODERS.lookup(fields.pop("name")).model_validate(fields)
 
     def normalised(self, raw: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "*sample"]:
         """Return a raw array as a normalised sample."""
@@ -119,9 +118,9 @@ class ProcessorConfig(_Frozen):
         foundation: how the LLM is loaded.
         base_model: its name on the Hub, or its folder; of a merged model the name alone.
         prompt: texts and ids; of an open task those without a question.
-        shown: what stands between ``before_ids`` and ``after_ids``, in that order.
+        tokens: modalities and heads between ``before_ids`` and ``after_ids``, in that order; ``shown`` in the file.
         modalities: by name.
-        heads: trained tasks whose heads' outputs are shown, in order.
+        heads: trained tasks whose heads' outputs the prompt holds, in order.
         calibration: question → log-likelihood that is taken off every answer.
         injection: settings of the run; of the prompt and the projectors only they matter here.
         max_new_tokens: of an answer in words.
@@ -137,7 +136,7 @@ class ProcessorConfig(_Frozen):
     foundation: HuggingFaceSettings
     base_model: str
     prompt: PromptConfig
-    shown: tuple[str, ...]
+    tokens: tuple[str, ...] = Field(alias="shown")
     modalities: dict[str, ModalityConfig]
     heads: tuple[str, ...]
     calibration: dict[str, tuple[float, ...]]
@@ -190,10 +189,10 @@ class Processor:
         self._around = around
         self.model = _encoders(config).eval()
         dims = {name: modality.dim for name, modality in config.modalities.items()}
-        dims |= {f"{HEAD}{name}": len(lookup(TASKS, name, "task").answers) for name in config.heads}
+        dims |= {f"{HEAD}{name}": len(TASKS.lookup(name).answers) for name in config.heads}
         width, kind = around.before.shape[1], config.injection.projector
         self.projectors = nn.ModuleDict(
-            {module_name(name): Projector(kind, dims[name], width, 1.0) for name in config.shown}
+            {module_name(name): Projector(kind, dims[name], width, 1.0) for name in config.tokens}
         )
 
     @classmethod
@@ -234,7 +233,9 @@ class Processor:
         before, after = around or self._around
         group = encode(self.model, [(self.task, self.batch(samples))])[0]
         encoded = with_head_tokens(self.model, group).encoded if self.config.heads else group.encoded
-        tokens = [self.projectors[module_name(name)](encoded[name])[0] for name in self.config.shown if name in encoded]
+        tokens = [
+            self.projectors[module_name(name)](encoded[name])[0] for name in self.config.tokens if name in encoded
+        ]
         return torch.cat([before, *(part.to(before.dtype) for part in tokens), after])
 
     def batch(self, samples: Samples) -> Batch:
@@ -247,19 +248,19 @@ class Processor:
         modalities = self.config.modalities
         normalised = {name: modalities[name].normalised(raw) for name, raw in samples.items()}
         shapes = {name: modality.sample_shape for name, modality in modalities.items()}
-        return Batch.asked([normalised], shapes).to(self._device)
+        return Batch.unanswered([normalised], shapes).to(self._device)
 
 
 def _task(config: ProcessorConfig) -> Task:
-    known = lookup(TASKS, config.task["name"], "task")
+    known = TASKS.lookup(config.task["name"])
     return type(known).model_validate(config.task)
 
 
 def _encoders(config: ProcessorConfig) -> MultimodalModel:
-    """Return encoders and heads, freshly initialised: heads where they speak, encoders of all modalities."""
+    """Return encoders and heads, freshly initialised: heads where the prompt holds them, encoders of all modalities."""
     specs = {name: modality.spec() for name, modality in config.modalities.items()}
     kinds = {name: modality.modality() for name, modality in config.modalities.items()}
-    model = MultimodalModel(specs, kinds, tuple(lookup(TASKS, name, "task") for name in config.heads))
+    model = MultimodalModel(specs, kinds, tuple(TASKS.lookup(name) for name in config.heads))
     for name, spec in specs.items():
         if name not in model.encoders:
             model.encoders[name] = spec.build(kinds[name])
@@ -297,7 +298,7 @@ class ExportedTask:
         injected.projectors.load_state_dict(processor.projectors.state_dict())
         self._llm = LLMPredictor(processor.model, injected, settings, device)
         name = processor.task.name
-        self._llm.offsets = {f"{name}: {asked}": list(offset) for asked, offset in config.calibration.items()}
+        self._llm.offsets = {f"{name}: {question}": list(offset) for question, offset in config.calibration.items()}
 
     @classmethod
     def load(cls, folder: Path, *, foundation: Path | None = None, device: str = "cpu") -> ExportedTask:
@@ -305,8 +306,8 @@ class ExportedTask:
 
         Args:
             folder: what `medfed export RUN --task TASK --out FOLDER` wrote.
-            foundation: folder of the LLM, if it is not where ``base_model`` says: in the local Hugging Face cache, or
-                where it lay when the task was exported.
+            foundation: folder of the LLM, if it is not where ``base_model`` says. That is the local Hugging Face cache,
+                or the folder at the time of the export.
             device: where the LLM runs; one in 4 bits stays where it is loaded to.
 
         Raises:
@@ -319,7 +320,7 @@ class ExportedTask:
     @torch.inference_mode()
     def probabilities(self, samples: Samples, question: str | None = None) -> dict[str, float]:
         """Return the probability of every answer to the task's question, or to another one."""
-        task = self._asked(question)
+        task = self._with_question(question)
         scores = self._llm.score(task, self.processor.batch(samples))[0]
         return dict(zip(task.answers, scores.tolist(), strict=True))
 
@@ -327,16 +328,16 @@ class ExportedTask:
     def answer(self, samples: Samples, question: str | None = None) -> str:
         """Return the greedily decoded answer in words."""
         longest = self.processor.config.max_new_tokens
-        return self._llm.answer(self._asked(question), self.processor.batch(samples), longest)[0]
+        return self._llm.answer(self._with_question(question), self.processor.batch(samples), longest)[0]
 
     @torch.inference_mode()
     def embeddings(self, samples: Samples, question: str | None = None) -> Float[Tensor, "position width"]:
         """Return the whole prompt as the LLM's ``inputs_embeds``; see :meth:`Processor.embeddings`."""
-        prompt = self._llm.injected.prompt(self._asked(question))
+        prompt = self._llm.injected.prompt(self._with_question(question))
         embed = self._llm.injected.foundation.embed
         return self.processor.embeddings(samples, Around(embed(prompt.before), embed(prompt.after)))
 
-    def _asked(self, question: str | None) -> Task:
+    def _with_question(self, question: str | None) -> Task:
         task = self.processor.task
         task = task if question is None else task.model_copy(update={"question": question})
         if not task.question:

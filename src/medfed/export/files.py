@@ -11,13 +11,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedModel
+
+from medfed.core.errors import StudyError
 from medfed.core.files import sha256_of
 from medfed.export.exported import CONFIG, FOLDER, SUMS, Adapter, ModalityConfig
 from medfed.export.lowrank import Factors, Truncation, folded, save_plain_lora, truncated
-from medfed.export.merged import save_merged
 from medfed.export.model_card import CardFacts, model_card
 from medfed.export.processor import modality_config, processor_of, save_modules, write_processor
 from medfed.injection.experts import ADAPTER
+from medfed.llm.huggingface import refuse_quantised
 from medfed.report.run import Run
 from medfed.runs.loaded import LoadedRun
 from medfed.study.foundation import HuggingFaceSettings
@@ -34,10 +39,11 @@ TRUNCATION, CARD = "truncation.json", "README.md"
 
 
 class Form(NamedTuple):
-    """How a task is written: cut to ``rank`` or, with ``merge``, as a whole model."""
+    """The form of an export: the routed adapter, or each of ``tasks``, cut to ``rank`` or merged into a whole model."""
 
-    rank: int | None
-    merge: bool
+    tasks: Sequence[str] = ()
+    rank: int | None = None
+    merge: bool = False
 
 
 def write_task(run: LoadedRun, folder: Path, task: Task, form: Form, out: Path) -> list[str]:
@@ -46,14 +52,14 @@ def write_task(run: LoadedRun, folder: Path, task: Task, form: Form, out: Path) 
     injected = run.injector.injected
     base, settings = base_of(run), loading(run.study)
     adapter: Adapter = "none" if injected.adapted is None else "merged" if form.merge else "lora"
-    said, rank = ["The LLM has no experts (FedPlug), so there is no adapter: encoders and projectors only."], None
+    notes, rank = ["The LLM has no experts (FedPlug), so there is no adapter: encoders and projectors only."], None
     if injected.adapted is not None:
         layers = folded(injected, task)
-        rank, said = _rank(layers), _sentences(run, task, adapter)
+        rank, notes = _rank(layers), _sentences(run, task, adapter)
         if form.rank is not None:
             cut, full = truncated(layers, form.rank), rank
             layers, rank = cut.factors, cut.rank
-            said.append(_write_truncation(cut, full, out / TRUNCATION))
+            notes.append(_write_truncation(cut, full, out / TRUNCATION))
         if form.merge:
             save_merged(injected.foundation.model, layers, out, injected.foundation.source, settings.revision)
         else:
@@ -62,10 +68,10 @@ def write_task(run: LoadedRun, folder: Path, task: Task, form: Form, out: Path) 
     config = processor_of(run, task, adapter=adapter, rank=rank, base=named, foundation=settings)
     write_processor(run, config, out)
     if config.calibration:
-        said.append(CALIBRATED)
-    facts = _card_facts(run, task, adapter, said, config.modalities)
+        notes.append(CALIBRATED)
+    facts = _card_facts(run, task, adapter, notes, config.modalities)
     _finish(out, folder, facts)
-    return said if form.merge or not base.local else [*said, _told_path(adapter, base.source)]
+    return notes if form.merge or not base.local else [*notes, _path_note(adapter, base.source)]
 
 
 def write_routed(run: LoadedRun, folder: Path, out: Path) -> list[str]:
@@ -76,12 +82,12 @@ def write_routed(run: LoadedRun, folder: Path, out: Path) -> list[str]:
     for name in RUN_FILES:
         shutil.copyfile(folder / name, out / name)
     settings = run.study.injection
-    said = [f"{settings.num_experts} experts of rank {settings.rank} and their router; one adapter for all tasks."]
+    notes = [f"{settings.num_experts} experts of rank {settings.rank} and their router; one adapter for all tasks."]
     if run.injector.injected.adapted is None:
-        said = ["The LLM has no experts (FedPlug), so there is no adapter: encoders and projectors only."]
+        notes = ["The LLM has no experts (FedPlug), so there is no adapter: encoders and projectors only."]
     inputs = {name: modality_config(run, name) for name in run.study.encoders}
-    _finish(out, folder, _card_facts(run, None, "routed", said, inputs))
-    return said
+    _finish(out, folder, _card_facts(run, None, "routed", notes, inputs))
+    return notes
 
 
 class Base(NamedTuple):
@@ -93,7 +99,7 @@ class Base(NamedTuple):
 
 
 def base_of(run: LoadedRun) -> Base:
-    """Return where others find the LLM of ``run``; its folder is told only where the study names no model."""
+    """Return where others find the LLM of ``run``; its folder is named only where the study names no model."""
     foundation, settings = run.injector.injected.foundation, loading(run.study)
     if settings.model is None:
         return Base(str(Path(foundation.source).resolve()), None, local=True)
@@ -117,13 +123,13 @@ def _sentences(run: LoadedRun, task: Task, adapter: Adapter) -> list[str]:
     settings = run.study.injection
     total = settings.num_experts * settings.rank
     how = "merged into the LLM's weights" if adapter == "merged" else "scaling 1"
-    said = [f"A LoRA of rank {total} = {settings.num_experts} experts · rank {settings.rank}, {how}."]
+    notes = [f"A LoRA of rank {total} = {settings.num_experts} experts · rank {settings.rank}, {how}."]
     if settings.num_experts > 1:
         weights = ", ".join(f"{weight:.3f}" for weight in run.injector.injected.alpha([task])[0].tolist())
-        said.append(f"The experts' weights for this task are folded in: {weights}.")
+        notes.append(f"The experts' weights for this task are folded in: {weights}.")
     if task.name not in run.study.train:
-        said.append("The run did not train this task: the router read its description.")
-    return said
+        notes.append("The run did not train this task: the router read its description.")
+    return notes
 
 
 def _write_truncation(cut: Truncation, full: int, path: Path) -> str:
@@ -147,7 +153,7 @@ def _write_truncation(cut: Truncation, full: int, path: Path) -> str:
     )
 
 
-def _told_path(adapter: Adapter, path: str) -> str:
+def _path_note(adapter: Adapter, path: str) -> str:
     files = ["adapter_config.json"] if adapter == "lora" else []
     return f"The local path {path} stands in {' and '.join([*files, f'{FOLDER}/{CONFIG}'])}: the study names no model."
 
@@ -156,7 +162,7 @@ def _card_facts(
     run: LoadedRun,
     task: Task | None,
     kind: str,
-    said: Sequence[str],
+    notes: Sequence[str],
     inputs: Mapping[str, ModalityConfig],
 ) -> CardFacts:
     foundation, study = run.injector.injected.foundation, run.study
@@ -169,7 +175,7 @@ def _card_facts(
         kind=kind,
         base_model=foundation.name,
         base_is_local=base_of(run).local,
-        update=said,
+        update=notes,
         inputs={name: _in_words(config) for name, config in inputs.items()},
         datasets=used,
     )
@@ -187,3 +193,45 @@ def _finish(out: Path, folder: Path, facts: CardFacts) -> None:
     sums[CARD] = sha256_of(out / CARD)
     lines = [f"{digest}  {name}\n" for name, digest in sums.items()]
     (out / SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def save_merged(
+    model: nn.Module, layers: Mapping[str, Factors], folder: Path, source: str, revision: str | None
+) -> None:
+    """Write configuration, weights (safetensors) and tokenizer of ``model`` with ``layers`` added to ``folder``.
+
+    Args:
+        model: the frozen LLM; it stays as it is.
+        layers: updates by layer name.
+        folder: an existing folder.
+        source: name on the Hub (in the local cache) or folder that the model was loaded from, for its tokenizer.
+        revision: of ``source`` on the Hub; it says nothing of a folder.
+
+    Raises:
+        StudyError: it is no model of transformers. RunError: its weights are quantised.
+    """
+    if not isinstance(model, PreTrainedModel):
+        raise StudyError(f"{type(model).__name__} is no model of transformers", where="--merge", hint="leave it out")
+    weights = merged_weights(model, layers)
+    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, local_files_only=True, trust_remote_code=False)
+    model.save_pretrained(str(folder), state_dict=weights)
+    tokenizer.save_pretrained(str(folder))
+
+
+@torch.no_grad()
+def merged_weights(model: nn.Module, layers: Mapping[str, Factors]) -> dict[str, Tensor]:
+    """Return all weights of ``model`` with the updates added, in float64, then rounded once.
+
+    The updated weights are new tensors, so this takes their size once more.
+
+    Raises:
+        RunError: they are quantised.
+    """
+    for name in layers:
+        refuse_quantised(model.get_submodule(name))
+    weights = dict(model.state_dict())
+    for name, factors in layers.items():
+        frozen = weights[f"{name}.weight"]
+        update = (factors.up.double() @ factors.down.double()).to(frozen.device)
+        weights[f"{name}.weight"] = (frozen.double() + update).to(frozen.dtype)
+    return weights

@@ -1,8 +1,8 @@
 """Write ``processor/`` of an export: how a sample becomes prompt embeddings, as JSON and safetensors.
 
-``processor.json`` (:class:`medfed.export.exported.ProcessorConfig`), ``encoders``, ``projectors`` and, where the recipe
-shows the LLM what the heads say, ``heads.safetensors``; ``prompt.safetensors`` holds the embedded texts around them, so
-that a client builds prompts without the LLM.
+``processor.json`` is a :class:`medfed.export.exported.ProcessorConfig`. With it come ``encoders`` and ``projectors``
+and, where the prompt has head tokens, ``heads.safetensors``. ``prompt.safetensors`` holds the embedded texts around
+them, so that a client builds prompts without the LLM.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def processor_of(
 
 
 def head_tasks(run: LoadedRun, task: Task) -> tuple[str, ...]:
-    """Return the trained tasks whose heads speak in the prompt of ``task``, in the order in which they do."""
+    """Return the trained tasks whose heads have a token in the prompt of ``task``, in its order."""
     if not run.study.injection.head_tokens:
         return ()
     return tuple(name for name, trained in run.model.tasks.items() if trained.modalities == task.modalities)
@@ -64,10 +64,10 @@ def write_processor(run: LoadedRun, config: ProcessorConfig, folder: Path) -> No
     """Write ``processor/`` into ``folder``."""
     place = folder / FOLDER
     place.mkdir()
-    (place / CONFIG).write_text(config.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (place / CONFIG).write_text(config.model_dump_json(indent=1, by_alias=True) + "\n", encoding="utf-8")
     projectors = run.injector.injected.projectors
-    shown = {module_name(name): projectors[module_name(name)] for name in config.shown}
-    save_modules(shown, place / "projectors.safetensors")
+    used = {module_name(name): projectors[module_name(name)] for name in config.tokens}
+    save_modules(used, place / "projectors.safetensors")
     save_modules({name: run.model.encoders[name] for name in config.modalities}, place / "encoders.safetensors")
     language = run.injector.injected.foundation
     texts = {"before": config.prompt.before_ids, "after": config.prompt.after_ids}

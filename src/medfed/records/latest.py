@@ -43,8 +43,8 @@ def find_run(given: Path, runs: Path = Path("runs")) -> Path:
 
 
 def _folders(runs: Path) -> list[Path]:
-    found = [path.parent for path in runs.glob("*/*/study.json")]
-    return sorted(found, key=lambda folder: (_written(folder), folder.name), reverse=True)
+    folders = [path.parent for path in runs.glob("*/*/study.json")]
+    return sorted(folders, key=lambda folder: (_written(folder), folder.name), reverse=True)
 
 
 def _written(folder: Path) -> float:

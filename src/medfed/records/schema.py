@@ -282,6 +282,7 @@ class Score(Record):
         num_patients: patients among them; None where it was not recorded.
         num_positive: examples of the positive class, of a task with two.
         reason: why a value or an interval is missing, or which convention made it a number.
+        signature: sacreBLEU's signature.
     """
 
     task: str
@@ -299,6 +300,7 @@ class Score(Record):
     num_patients: int | None = None
     num_positive: int | None = None
     reason: str | None = None
+    signature: str | None = None
 
 
 class ScoreRow(Score):
@@ -310,7 +312,6 @@ class ScoreRow(Score):
         worst_client: the client it belongs to.
         single_class: whether the model gives every example the same answer.
         answer: the text of a constant.
-        signature: sacreBLEU's signature.
     """
 
     clients: dict[str, Number] = {}
@@ -318,14 +319,12 @@ class ScoreRow(Score):
     worst_client: str | None = None
     single_class: bool = False
     answer: str | None = None
-    signature: str | None = None
 
 
 class Difference(Score):
     """``value`` is the metric of ``model`` minus that of ``baseline``, on the same patients and resamples."""
 
     baseline: str
-    signature: str | None = None
 
 
 class ScoreFile(File):
@@ -532,7 +531,7 @@ class GreetingFile(File):
 # --- several runs -------------------------------------------------------------------------------------------------
 
 
-class ComparedRow(Record):
+class Compared(Record):
     """One model of one cell on one task, over the cell's seeds; ``part`` names a share of the task's questions."""
 
     label: str
@@ -541,35 +540,28 @@ class ComparedRow(Record):
     role: Role = "trained"
     metric: str
     part: str | None = None
+    value: Number = None
+    ci_low: Number = None
+    ci_high: Number = None
+    higher_is_better: bool = True
+    num_seeds: int = 1
+    reason: str | None = None
+
+
+class ComparedRow(Compared):
+    """A value: the mean over seeds, with the value of every seed."""
+
     per_seed: tuple[Number, ...] = ()
     n: int = 0
-    num_seeds: int = 1
     single_class: bool = False
-    reason: str | None = None
-    value: Number = None
-    ci_low: Number = None
-    ci_high: Number = None
-    higher_is_better: bool = True
 
 
-class ComparedDifference(Record):
+class ComparedDifference(Compared):
     """A paired difference between two cells or models; ``significant`` needs enough seeds and Holm's correction."""
 
-    label: str
-    model: str
     baseline_label: str
     baseline_model: str
-    task: str
-    role: Role = "trained"
-    metric: str
-    part: str | None = None
-    value: Number = None
-    ci_low: Number = None
-    ci_high: Number = None
     p: Number = None
-    reason: str | None = None
-    num_seeds: int = 1
-    higher_is_better: bool = True
     p_holm: Number = None
     significant: bool = False
 
@@ -656,20 +648,8 @@ class LeaderboardFile(File):
     folders: tuple[str, ...] = ()
 
 
-FILES: tuple[type[File], ...] = (
-    StudyFile,
-    PartitionFile,
-    NormalisationFile,
-    ScoreFile,
-    CardFile,
-    SiteFile,
-    ProvenanceFile,
-    InjectionFile,
-    GreetingFile,
-    ComparisonFile,
-    LeaderboardFile,
-)
-LINES: tuple[type[Line], ...] = (Round, Timing, Development, Step, Routing, Prediction)
+FILES: tuple[type[File], ...] = tuple(File.__subclasses__())
+LINES: tuple[type[Line], ...] = tuple(Line.__subclasses__())
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:

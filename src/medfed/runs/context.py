@@ -9,8 +9,9 @@ from pathlib import Path
 from medfed.core.errors import PluginError
 from medfed.core.progress import Reporter
 from medfed.data.cache import DecodedCache
-from medfed.data.cohort import Cohort
-from medfed.data.prepare import Sources, cohort_of, find_sources
+from medfed.data.cohort import Cohort, cohort_of
+from medfed.data.decode import Reading
+from medfed.data.sources import Sources, find_sources
 from medfed.datasets.decoded import Decoded
 from medfed.records.folder import RunFolder
 from medfed.runs.federation import Connect, in_process, in_workers
@@ -44,9 +45,9 @@ class RunPaths:
     workers: int = 1
     keep_decoded: bool = True
 
-    def decoded(self, reporter: Reporter) -> DecodedCache | None:
-        """Return where decoded data is kept, if it is."""
-        return DecodedCache(self.cache, reporter.say) if self.keep_decoded else None
+    def reading(self, reporter: Reporter) -> Reading:
+        """Return the way data is read: progress, unreadable examples, and the cache of decoded data, if it is kept."""
+        return Reading(reporter, self.skip_bad, DecodedCache(self.cache, reporter.say) if self.keep_decoded else None)
 
 
 @dataclass(frozen=True)
@@ -108,5 +109,4 @@ def _sources(study: Study, paths: RunPaths, reporter: Reporter) -> Sources:
 
 
 def _cohort(context: RunContext, data: Mapping[str, Decoded]) -> Cohort:
-    paths, reporter = context.paths, context.reporter
-    return cohort_of(context.study, context.sources, data, paths.skip_bad, reporter, paths.decoded(reporter))
+    return cohort_of(context.study, context.sources, data, context.paths.reading(context.reporter))

@@ -18,8 +18,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from medfed.core.catalog import DATASETS
 from medfed.core.errors import StudyError
-from medfed.data.cohort import SERVER_SPLITS, laid_out, rosters, rows_by_place
-from medfed.data.prepare import Sources
+from medfed.data.layout import SERVER_SPLITS, Division, rosters, server_rows
+from medfed.data.sources import Sources
 from medfed.data.split import assign_splits
 from medfed.datasets.decoded import Decoded
 from medfed.injection.encode import token_dims
@@ -277,13 +277,8 @@ def _counts(study: Study, data: Mapping[str, Decoded]) -> dict[str, dict[str, in
     """Return split → task → number of examples, as the cohort will have them."""
     parts = (SERVER_SPLITS,) if study.partition.scheme == "sites" else ()
     places = assign_splits(rosters(data, study.train_tasks), study.split, study.seed, *parts)
-    rows = laid_out(data, study.train_tasks, places, SERVER_SPLITS)
-    counts = {split: {name: len(members) for name, members in tasks.items()} for split, tasks in rows.items()}
-    elsewhere = {patient: place for patient, place in places.items() if place != "test"}
-    for task in study.tasks:
-        if task.name in study.unseen:
-            counts["test"][task.name] = len(rows_by_place(data[task.dataset], task, elsewhere).get(None, ()))
-    return counts
+    rows = server_rows(data, Division.of(study), places)
+    return {split: {name: len(members) for name, members in tasks.items()} for split, tasks in rows.items()}
 
 
 @torch.no_grad()

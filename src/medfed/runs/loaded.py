@@ -14,7 +14,8 @@ from medfed.core.errors import RunError
 from medfed.core.progress import Reporter
 from medfed.core.torch_rng import one_thread
 from medfed.core.types import Batch
-from medfed.data.prepare import decode_all, find_sources
+from medfed.data.decode import decode_all
+from medfed.data.sources import find_sources
 from medfed.federated.state import FederatedState, load_weights, split
 from medfed.injection.inject import Injector
 from medfed.llm.foundation import load_foundation
@@ -61,14 +62,6 @@ class LoadedRun:
         load_weights(self.model, FederatedState.from_tensors(parts["federated"]).weights)
         self.injector.load_state(parts["injector"])
         self.injector.offsets = {key: list(values) for key, values in run.read(InjectionFile).offsets.items()}
-
-    def ask(self, task: Task, samples: Samples) -> dict[str, float]:
-        """Return the probability of every answer, given raw arrays by modality; a modality may be absent."""
-        return dict(zip(task.answers, self.scores(task, [self._all(samples)])[0], strict=True))
-
-    def answer(self, task: Task, samples: Samples) -> str:
-        """Return the decoded answer to the task's question; samples as in :meth:`ask`."""
-        return self.answers(task, [self._all(samples)])[0]
 
     def sample(self, name: str, raw: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "*sample"]:
         """Return a raw array of the modality ``name`` as the model reads it: fixed shape, normalised.
@@ -124,10 +117,7 @@ class LoadedRun:
     def batch(self, task: Task, samples: Sequence[Samples], questions: Sequence[str] = ()) -> Batch:
         """Return ``samples`` as one batch; arguments as in :meth:`scores`."""
         shapes = {name: self.study.modality(name).sample_shape for name in task.modalities}
-        return Batch.asked(samples, shapes, () if task.question else tuple(questions))
-
-    def _all(self, samples: Samples) -> Samples:
-        return {name: self.sample(name, raw) for name, raw in samples.items()}
+        return Batch.unanswered(samples, shapes, () if task.question else tuple(questions))
 
 
 @one_thread()
@@ -141,7 +131,7 @@ def evaluate_again(folder: Path, paths: RunPaths, reporter: Reporter) -> None:
     study = run.study
     sources = find_sources(study, paths.data_root, paths.cache, reporter)
     context = RunContext(study, paths, sources, RunFolder(folder), reporter)
-    data = decode_all(study, sources, paths.skip_bad, reporter, paths.decoded(reporter))
+    data = decode_all(study, sources.roots, paths.reading(reporter))
     cohort = here().cohort(context, data)
     predictor = InjectedPredictor(run.injector, study.evaluation.max_new_tokens)
     for task in study.tasks:

@@ -17,7 +17,7 @@ from medfed.core.errors import RunError
 from medfed.core.progress import Reporter
 from medfed.core.torch_rng import one_thread
 from medfed.data.cohort import Cohort
-from medfed.data.prepare import decode_all
+from medfed.data.decode import decode_all
 from medfed.evaluation.responses import MEMBER
 from medfed.evaluation.score import score_run
 from medfed.models.base import FederatedModel
@@ -41,11 +41,11 @@ from medfed.runs.predictors import (
     HEADS,
     INJECTED,
     AtClients,
-    ConstantPredictor,
     DeployedPredictor,
     InjectedPredictor,
     ModelPredictor,
     Predictor,
+    constants,
     predict,
     task_facts,
 )
@@ -112,7 +112,7 @@ def run_study(
 def _compute(context: RunContext, participants: Participants) -> None:
     study, run, paths, reporter = context.study, context.run, context.paths, context.reporter
     facts = provenance(study)
-    data = decode_all(study, context.sources, paths.skip_bad, reporter, paths.decoded(reporter))
+    data = decode_all(study, context.sources.roots, paths.reading(reporter))
     cohort = participants.cohort(context, data)
     _write_inputs(context, cohort)
 
@@ -218,14 +218,14 @@ def _predictors(
         predictors: list[Predictor] = [InjectedPredictor(trainee.injector, study.evaluation.max_new_tokens)]
         predictors += [ModelPredictor(baseline.model, model, baseline.tasks) for baseline, model in baselines]
         return predictors + ([ModelPredictor(HEADS, trainee.model, study.train)] if study.federate else [])
-    predictors = [DeployedPredictor(federation, build_model(study))]
+    predictors = [DeployedPredictor(federation.deployed, build_model(study))]
     alone = {baseline.model.partition(MEMBER)[2]: model for baseline, model in baselines if MEMBER in baseline.model}
     predictors += [
         ModelPredictor(baseline.model, model, baseline.tasks)
         for baseline, model in baselines
         if MEMBER not in baseline.model and baseline.model != DEPLOYED
     ]
-    return [*predictors, *([AtClients("local", alone)] if alone else []), ConstantPredictor()]
+    return [*predictors, *([AtClients("local", alone)] if alone else []), constants]
 
 
 def _tested(study: Study) -> Sequence[Task]:

@@ -22,8 +22,18 @@ from medfed.core.errors import DataError, MedfedError, PolicyError, RunError, Si
 from medfed.core.progress import Reporter
 from medfed.core.types import Broadcast
 from medfed.data.cache import DecodedCache
-from medfed.data.hospital import Reading, find_site, load_site, moments_at, public_sets, site_client
-from medfed.data.sites import SiteData, class_counts, moments_json, moments_of
+from medfed.data.decode import Reading
+from medfed.data.sites import (
+    SiteData,
+    class_counts,
+    load_site,
+    moments_at,
+    moments_json,
+    moments_of,
+    public_sets,
+    site_client,
+)
+from medfed.data.sources import find_site
 from medfed.federated.client import Client
 from medfed.federated.exchange import Trainer
 from medfed.federated.gate import check_broadcast
@@ -123,7 +133,7 @@ class SiteHandler:
     def _evaluate(self, message: Message) -> Message:
         run = self._run(message)
         _, tests = self._client(message, run)
-        broadcast, private = self._broadcast(message, run), run.trainer.own(self._folder.name)
+        broadcast, private = self._broadcast(message, run), run.trainer.client_state(self._folder.name)
         scores = evaluate_at(run.study, build_model(run.study), tests, broadcast, private)
         self._folder.policy.check_scores(scores)
         return self._leaving("scores", json.dumps(scores).encode(), replace(_facts(message, run), metrics=scores))

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from medfed.core.errors import SiteError, StudyError
 from medfed.core.files import PUBLIC, write_whole
+from medfed.core.plugins import load
 from medfed.sites.credentials import (
     Certificates,
     certificate_fingerprint,
@@ -65,6 +67,7 @@ class FederationSettings(BaseModel):
         data_root: folder of the server's own data; absent where the study has twins.
         runs: where run folders go, relative to the federation's folder.
         cache: where twins and the tiny LLM are kept.
+        plugins: files or modules with code that the study needs.
         deadlines: how long the server waits.
     """
 
@@ -77,6 +80,7 @@ class FederationSettings(BaseModel):
     data_root: Path | None = None
     runs: Path = Path("runs")
     cache: Path = Path("~/.cache/medfed")
+    plugins: tuple[str, ...] = Field(default=(), exclude_if=operator.not_)
     deadlines: Deadlines = Deadlines()
 
     def as_toml(self) -> str:
@@ -106,8 +110,11 @@ class FederationFolder:
 
         Raises:
             SiteError: it is none, or its settings or a site's key are wrong; the message names file and field.
+            PluginError: a plugin is absent or fails.
         """
         settings = read_settings(root / SETTINGS, FederationSettings, "make the folder: medfed federation init")
+        for source in settings.plugins:
+            load(source)
         keys = sorted((root / SITES).glob("*.pub"))
         return cls(root, settings, {path.stem: public_bytes(load_public_key(path)) for path in keys})
 
@@ -191,6 +198,7 @@ class FederationFolder:
             study_sha256=study_sha256(study),
             ca_fingerprint=certificate_fingerprint(load_authority(ca)),
             versions=versions(),
+            plugins={plugin.name: plugin.sha256 for plugin in study.extensions},
         )
         facts.write(folder, ca.read_bytes(), self.study_path.read_bytes())
         return folder

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import operator
 import stat
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from medfed.core.errors import SiteError
 from medfed.core.files import PUBLIC, write_whole
+from medfed.core.plugins import allow_only, load
 from medfed.sites.audit import LOG, AuditLog
 from medfed.sites.credentials import (
     certificate_fingerprint,
@@ -31,7 +33,7 @@ from medfed.sites.credentials import (
     write_node_key,
 )
 from medfed.sites.invitation import CA, FACTS, STUDY, Invitation, invited_study
-from medfed.sites.policy import Policy
+from medfed.sites.policy import Policy, allowed_plugins
 from medfed.sites.settings import NAME_PATTERN, check_name, new_folder, read_settings, toml
 from medfed.study.study import Study
 
@@ -50,6 +52,7 @@ class SiteSettings(BaseModel):
         ca: file of the CA certificate that signed the server's, relative to the site's folder.
         ca_fingerprint: its SHA-256, as people compared it.
         patience_seconds: the site waits so long for a server that cannot be reached; by default a day.
+        plugins: files or modules with code that the study needs; the policy must allow their content.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,6 +65,7 @@ class SiteSettings(BaseModel):
     ca: str = CA
     ca_fingerprint: str
     patience_seconds: float = Field(default=24 * 3600, gt=0)
+    plugins: tuple[str, ...] = Field(default=(), exclude_if=operator.not_)
 
 
 @dataclass(frozen=True)
@@ -82,12 +86,16 @@ class SiteFolder:
 
     @classmethod
     def load(cls, root: Path) -> SiteFolder:
-        """Read a site's folder; keys and data are not looked at.
+        """Read a site's folder; keys and data are not looked at. From now on this process loads allowed plugins only.
 
         Raises:
             SiteError: it is no site's folder, or a file of settings is wrong; the message names file and field.
+            PluginError: the policy does not allow a plugin, or it is absent or fails.
         """
         settings = read_settings(root / SITE, SiteSettings, "make the site's folder: medfed site init")
+        allow_only(allowed_plugins(root / POLICY))
+        for source in settings.plugins:
+            load(source)
         return cls(root, settings, Invitation.load(root), Policy.load(root / POLICY))
 
     @property

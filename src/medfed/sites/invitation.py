@@ -7,15 +7,18 @@ exchanged on its way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from medfed import __version__
+from medfed.core.catalog import registered_plugins
 from medfed.core.errors import SiteError
 from medfed.core.files import PUBLIC, write_whole
+from medfed.core.plugins import allow_only, examine, load
 from medfed.sites.policy import study_sha256
 from medfed.sites.settings import NAME_PATTERN, read_settings, toml
 from medfed.study.study import Study, load_study
@@ -36,6 +39,7 @@ class Invitation(BaseModel):
         study_sha256: SHA-256 of its settings; see :func:`medfed.sites.policy.study_sha256`.
         ca_fingerprint: SHA-256 of the CA certificate that signed the server's.
         versions: package → version at the server.
+        plugins: name → content of the code from outside medfed that the study needs; the code itself is never sent.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,6 +50,7 @@ class Invitation(BaseModel):
     study_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     ca_fingerprint: str
     versions: Mapping[str, str]
+    plugins: Mapping[str, str] = {}
 
     @classmethod
     def load(cls, bundle: Path) -> Invitation:
@@ -61,7 +66,9 @@ class Invitation(BaseModel):
 
     def write(self, bundle: Path, ca: bytes, study: bytes) -> None:
         """Write a bundle into the folder ``bundle``."""
-        facts = toml(self.model_dump(exclude={"versions"})) + f"\n[versions]\n{toml(self.versions)}"
+        facts = toml(self.model_dump(exclude={"versions", "plugins"})) + f"\n[versions]\n{toml(self.versions)}"
+        if self.plugins:
+            facts += f"\n[plugins]\n{toml({json.dumps(name): content for name, content in self.plugins.items()})}"
         for name, data in ((CA, ca), (STUDY, study), (FACTS, facts.encode())):
             write_whole(bundle / name, data, PUBLIC)
 
@@ -70,8 +77,16 @@ def invited_study(bundle: Path, facts: Invitation) -> Study:
     """Read the study of a bundle or of a site's folder.
 
     Raises:
-        StudyError: it is no study. SiteError: it is not the one that the invitation's facts name.
+        StudyError: it is no study. SiteError: it is not the one that the invitation's facts name, or needs a plugin
+            that is not loaded.
     """
+    contents = {plugin.sha256 for plugin in registered_plugins()} if facts.plugins else set()
+    if missing := [f"{name} ({content})" for name, content in facts.plugins.items() if content not in contents]:
+        raise SiteError(
+            f"the study needs plugins that are not loaded here: {', '.join(missing)}",
+            where=bundle / STUDY,
+            hint="get the file from the server's people, read it, and pass --plugin FILE to medfed site init",
+        )
     study = load_study(bundle / STUDY)
     if study_sha256(study) != facts.study_sha256:
         raise SiteError(
@@ -80,6 +95,25 @@ def invited_study(bundle: Path, facts: Invitation) -> Study:
             hint=f"get a new invitation, or install medfed {facts.versions.get('medfed', '')} as the server has it",
         )
     return study
+
+
+def load_invited(facts: Invitation, references: Sequence[str]) -> tuple[str, ...]:
+    """Load the plugins that a site's people name, and no others; return their sources.
+
+    Raises:
+        SiteError: one is not in the invitation; nothing of it is executed. PluginError: it is absent or fails.
+    """
+    plugins = [examine(reference) for reference in references]
+    for plugin in plugins:
+        if plugin.sha256 not in facts.plugins.values():
+            known = ", ".join(f"{name} ({content})" for name, content in facts.plugins.items()) or "none"
+            raise SiteError(
+                f"the invitation does not name the plugin {plugin}", where=plugin.source, hint=f"it names {known}"
+            )
+    allow_only(plugin.sha256 for plugin in plugins)
+    for plugin in plugins:
+        load(plugin.source)
+    return tuple(plugin.source for plugin in plugins)
 
 
 def versions() -> dict[str, str]:

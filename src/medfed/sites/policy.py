@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from medfed.core.catalog import ALGORITHMS, TASKS
 from medfed.core.errors import MedfedError, PolicyError
-from medfed.core.registry import lookup
 from medfed.core.types import Update
 from medfed.federated.state import persistent_buffers, trainable_params
 from medfed.runs.federation import build_model
@@ -31,6 +30,8 @@ Buffers are normalisation statistics, which are means of patients' features."""
 
 ANY = "any"
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
+Contents = tuple[Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")], ...]
+NO_POLICY = "make the site's folder with `medfed site init`"
 HEADER = """\
 # What this site lets leave. Only the site's people change this file: no study and no server can.
 # A study that asks for more is refused as a whole, with the reason.
@@ -55,6 +56,7 @@ class Policy(BaseModel):
     )
     class_counts: bool = Field(default=False, description="may the number of examples per class be sent?")
     scores: bool = Field(default=True, description="may the final model's scores on our own test patients be sent?")
+    plugins: Contents = Field(default=(), description="SHA-256 of the plugins that may run here, as sha256:…")
 
     @field_validator("tasks", "algorithms")
     @classmethod
@@ -62,7 +64,7 @@ class Policy(BaseModel):
         algorithms = getattr(info, "field_name", "") == "algorithms"
         for name in set(names) - {ANY}:
             try:
-                lookup(ALGORITHMS, name, "algorithm") if algorithms else lookup(TASKS, name, "task")
+                ALGORITHMS.lookup(name) if algorithms else TASKS.lookup(name)
             except MedfedError as error:
                 raise ValueError(str(error)) from error
         return names
@@ -81,7 +83,7 @@ class Policy(BaseModel):
         Raises:
             SiteError: it is absent, not TOML, or has an unknown key or a wrong value.
         """
-        return read_settings(path, cls, "make the site's folder with `medfed site init`")
+        return read_settings(path, cls, NO_POLICY)
 
     def as_toml(self) -> str:
         """Return the policy file, with a comment for every setting."""
@@ -103,6 +105,9 @@ class Policy(BaseModel):
         for name in study.algorithm.part_names:
             if not _allows(self.algorithms, name):
                 raise _refusal("algorithms", f"the study's algorithm {name!r} is not allowed here")
+        for plugin in study.extensions:
+            if plugin.sha256 not in self.plugins:
+                raise _refusal("plugins", f"the study uses the plugin {plugin}", plugin.sha256)
         if rounds > self.max_rounds:
             raise _refusal("max_rounds", f"the study has {rounds} rounds, allowed are {self.max_rounds}")
         for part, tensor in parts_sent(study).items():
@@ -167,6 +172,19 @@ class Policy(BaseModel):
                 raise _refusal("min_examples", f"the scores of {task!r} are of fewer than {self.min_examples} examples")
 
 
+class _AllowedPlugins(BaseModel):
+    plugins: Contents = ()
+
+
+def allowed_plugins(path: Path) -> tuple[str, ...]:
+    """Return the content of the plugins that a policy file allows; names in it may be those of their parts.
+
+    Raises:
+        SiteError: the file is absent, not TOML, or names no content.
+    """
+    return read_settings(path, _AllowedPlugins, NO_POLICY).plugins
+
+
 def policy_for(study: Study, may_leave: Sequence[str], min_examples: int) -> Policy:
     """Return a policy that agrees to ``study`` alone, and to no more than ``may_leave`` of it.
 
@@ -180,6 +198,7 @@ def policy_for(study: Study, may_leave: Sequence[str], min_examples: int) -> Pol
         "min_examples": min_examples,
         "max_rounds": study.rounds.num_rounds,
         "may_leave": tuple(may_leave),
+        "plugins": tuple(sorted({plugin.sha256 for plugin in study.extensions})),
     }
     return checked(Policy, fields)
 

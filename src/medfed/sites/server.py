@@ -19,10 +19,10 @@ from rich.console import Console
 from medfed.core.errors import DataError, RunError, TooFewSitesError
 from medfed.core.progress import Reporter
 from medfed.core.types import Failure
-from medfed.data.cohort import Cohort
-from medfed.data.hospital import sampled_modalities
-from medfed.data.prepare import Sources, server_cohort, server_sources
-from medfed.data.sites import moments_json, moments_of, pool, with_told
+from medfed.data.cohort import Cohort, server_cohort, with_reports
+from medfed.data.layout import sampled_modalities
+from medfed.data.sites import moments_json, moments_of, pool
+from medfed.data.sources import Sources, server_sources
 from medfed.datasets.decoded import Decoded
 from medfed.federated.exchange import ClientExchange
 from medfed.records.folder import RunFolder
@@ -86,7 +86,7 @@ class Hospitals:
         pooled = pool({site: moments_of(greeting.moments) for site, greeting in self._greetings.items()})
         self._moments = moments_json(pooled)
         counts = {site: greeting.counts for site, greeting in self._greetings.items()}
-        return with_told(server_cohort(study, data, pooled), self._sizes(), counts)
+        return with_reports(server_cohort(study, data, pooled), self._sizes(), counts)
 
     def connect(self, study: Study, cohort: Cohort, run: RunFolder) -> ClientExchange:
         """Return the exchange of one federation of the run."""

@@ -12,7 +12,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from medfed.core.errors import SiteError
-from medfed.data.sources import SERVER
+from medfed.data.synthetic import SERVER
 from medfed.study.study import explained
 
 Settings = TypeVar("Settings", bound=BaseModel)

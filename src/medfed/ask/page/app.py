@@ -41,8 +41,8 @@ MAX_BYTES = 64 * 2**20
 MAX_FILES = 8
 
 
-class Asked(BaseModel):
-    """What the page sends."""
+class Question(BaseModel):
+    """A question as the page sends it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -56,7 +56,7 @@ class Play:
     """The page of one run.
 
     Args:
-        run: what is asked; one request at a time.
+        run: the run that answers, one request at a time.
         title: the run's name.
     """
 
@@ -73,12 +73,12 @@ class Play:
     def app(self, port: int) -> Guard:
         """Return the ASGI application, to be served on ``port``."""
         routes = [Route("/", self._page), Route("/favicon.ico", _no_icon), *(Route(path, self._file) for path in FILES)]
-        routes += [Route(path, self._post, methods=["POST"]) for path in ("/look", "/ask")]
+        routes += [Route(path, self._reply, methods=["POST"]) for path in ("/look", "/ask")]
         return Guard(Starlette(routes=routes), port)
 
-    def look(self, asked: Asked) -> dict[str, str]:
+    def look(self, question: Question) -> dict[str, str]:
         """Show the files, and the questions that suit them."""
-        with on_disk(asked.files) as files:
+        with on_disk(question.files) as files:
             samples = read_files(self._run.study, files)
         tasks = [task for task in askable(self._run.study, list(files)) if task.question]
         return {
@@ -86,16 +86,16 @@ class Play:
             "questions": self._fragment("questions", tasks=tasks),
         }
 
-    def ask(self, asked: Asked) -> dict[str, str]:
+    def ask(self, question: Question) -> dict[str, str]:
         """Answer the question about the files."""
-        answers = parse_answers(asked.answers)
-        with on_disk(asked.files) as files:
-            said = ask(self._run, Request(files, asked.task or None, asked.question or None, answers))
-        bars = answer_bars(said.probabilities) if said.probabilities else None
-        probability = None if said.probability is None else number(said.probability, 2)
+        answers = parse_answers(question.answers)
+        with on_disk(question.files) as files:
+            answer = ask(self._run, Request(files, question.task or None, question.question or None, answers))
+        bars = answer_bars(answer.probabilities) if answer.probabilities else None
+        probability = None if answer.probability is None else number(answer.probability, 2)
         return {
             "answer": self._fragment(
-                "answer", said=said, probability=probability, bars=bars, experts=expert_bars(said.experts)
+                "answer", answer=answer, probability=probability, bars=bars, experts=expert_bars(answer.experts)
             )
         }
 
@@ -110,10 +110,10 @@ class Play:
         path, kind = FILES[request.url.path]
         return Response(path.read_bytes(), media_type=kind)
 
-    async def _post(self, request: HttpRequest) -> Response:
+    async def _reply(self, request: HttpRequest) -> Response:
         try:
-            asked = Asked.model_validate_json(await _body(request))
-            return JSONResponse(await run_in_threadpool(self._answered, request.url.path, asked))
+            question = Question.model_validate_json(await _body(request))
+            return JSONResponse(await run_in_threadpool(self._answered, request.url.path, question))
         except ValidationError:
             return _sorry(400, "The request cannot be read", "load the page again")
         except _TooLargeError:
@@ -125,11 +125,11 @@ class Play:
         except Exception as error:
             return _sorry(500, f"This did not work ({type(error).__name__})", "try another file or question")
 
-    def _answered(self, path: str, asked: Asked) -> dict[str, str]:
-        if not asked.files:
+    def _answered(self, path: str, question: Question) -> dict[str, str]:
+        if not question.files:
             raise DataError("nothing to look at", hint="drop a picture, an ECG or an ICU table")
         with self._lock:
-            return self.ask(asked) if path == "/ask" else self.look(asked)
+            return self.ask(question) if path == "/ask" else self.look(question)
 
     def _fragment(self, name: str, **content: object) -> str:
         return self._templates.get_template(f"{name}.html").render(**content)

@@ -1,6 +1,6 @@
 // Drop or choose files, see them, ask. The server keeps nothing: the files are sent again with every question.
 const at = (id) => document.getElementById(id);
-const [drop, input, form, question, answers, look, said] = ["drop", "files", "form", "question", "answers", "look", "said"].map(at);
+const [drop, input, form, question, answers, look, output] = ["drop", "files", "form", "question", "answers", "look", "reply"].map(at);
 const MAX_BYTES = 45 * 2 ** 20;
 let files = [];
 let chosen = { task: "", question: "" };
@@ -21,9 +21,9 @@ function encoded(file) {
 async function send(path, content) {
   const body = JSON.stringify({ files: await Promise.all(files.map(encoded)), ...content });
   const response = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body });
-  const told = await response.json().catch(() => ({ what: "The answer cannot be read" }));
-  if (!response.ok) throw Object.assign(new Error(told.what), { hint: told.hint });
-  return told;
+  const reply = await response.json().catch(() => ({ what: "The answer cannot be read" }));
+  if (!response.ok) throw Object.assign(new Error(reply.what), { hint: reply.hint });
+  return reply;
 }
 
 function trouble(place, error) {
@@ -41,8 +41,8 @@ async function during(place, work) {
   const mine = ++latest;
   place.classList.add("busy");
   try {
-    const told = await work();
-    if (mine === latest) return told;
+    const reply = await work();
+    if (mine === latest) return reply;
   } catch (error) {
     if (mine === latest) trouble(place, error);
   } finally {
@@ -61,15 +61,15 @@ async function take(list) {
   at("names").hidden = false;
   drop.classList.add("full");
   at("ask").disabled = true;
-  said.replaceChildren();
+  output.replaceChildren();
   at("questions").replaceChildren();
   if (question.value === chosen.question) question.value = ""; // it was about another file
   const size = files.reduce((sum, file) => sum + file.size, 0);
   if (size > MAX_BYTES) return trouble(look, Object.assign(new Error("The files are too large for the page"), { hint: "use medfed predict" }));
-  const told = await during(look, () => send("/look", {}));
-  if (!told) return;
-  look.innerHTML = told.look;
-  at("questions").innerHTML = told.questions;
+  const reply = await during(look, () => send("/look", {}));
+  if (!reply) return;
+  look.innerHTML = reply.look;
+  at("questions").innerHTML = reply.questions;
   at("ask").disabled = false;
   const only = at("questions").querySelectorAll(".chip");
   if (only.length && !question.value.trim()) choose(only[0]);
@@ -95,10 +95,10 @@ form.addEventListener("submit", async (event) => {
   const content = { question: question.value, answers: answers.value, task: known ? known.dataset.task : "" };
   at("ask").disabled = true;
   at("ask").textContent = "Asking …";
-  const told = await during(said, () => send("/ask", content));
+  const reply = await during(output, () => send("/ask", content));
   at("ask").disabled = false;
   at("ask").textContent = "Ask";
-  if (told) said.innerHTML = told.answer;
+  if (reply) output.innerHTML = reply.answer;
 });
 at("questions").addEventListener("click", (event) => {
   const chip = event.target.closest(".chip");

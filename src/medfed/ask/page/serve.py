@@ -38,7 +38,7 @@ def serve(run: LoadedRun, title: str, listening: socket.socket, *, open_page: bo
     """Serve the page of ``run`` and print its address; Ctrl-C ends it without complaint.
 
     Args:
-        run: what is asked.
+        run: the run that answers.
         title: the run's name.
         listening: see :func:`listen`.
         open_page: open the page in the browser.

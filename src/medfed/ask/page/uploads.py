@@ -1,9 +1,9 @@
 """Files as the page sends them, and their moment on disk.
 
-WFDB is read from paths, so files lie in a folder of their own, readable by the user alone, which is removed before the
+WFDB is read from paths, so files lie in a folder of their own, which the user alone can read. It is removed before the
 answer is sent. Of their names only what is safe is kept; a signal is written under the name its header asks for.
 
-Who may talk to the page: this machine's browser, on the page's own address, and nobody through it.
+Access: only this machine's browser, on the page's own address, may use the page.
 
 Any website can make a browser send requests to 127.0.0.1, and with a name that it points there (DNS rebinding) even
 read the answers. So the Host header must be the page's own address, and a POST must come from the page itself (Origin).
@@ -46,7 +46,7 @@ def on_disk(dropped: Sequence[Dropped]) -> Iterator[dict[Kind, Path]]:
     """Write files into a folder of their own for the time of the block; yield one path by kind, of an ECG its header.
 
     Raises:
-        DataError: it cannot be told what a file is, there are two of a kind, or a header is another signal's.
+        DataError: the kind of a file is unclear, there are two of a kind, or a header is another signal's.
     """
     with TemporaryDirectory(prefix="medfed-play-") as folder:
         try:
@@ -85,29 +85,29 @@ def _names(dropped: Sequence[Dropped]) -> list[str]:
     headers = [place for place, file in enumerate(dropped) if _suffix(file) == HEADER]
     signals = [place for place, file in enumerate(dropped) if _suffix(file) == SIGNAL]
     if len(headers) == len(signals) == 1:
-        asked = _asked_for(dropped[headers[0]], dropped[signals[0]])
-        if asked and is_plain(asked) and len(asked.encode()) <= MAX_NAME and asked not in names:
-            names[signals[0]] = asked
+        name = _signal_name(dropped[headers[0]], dropped[signals[0]])
+        if name and is_plain(name) and len(name.encode()) <= MAX_NAME and name not in names:
+            names[signals[0]] = name
     return names
 
 
-def _asked_for(header: Dropped, signal: Dropped) -> str | None:
+def _signal_name(header: Dropped, signal: Dropped) -> str | None:
     """Return the name under which the header knows the signal; None if it knows none or several.
 
     Raises:
         DataError: the header names another file, and the two are not called alike: they may be of two patients.
     """
-    asked = signal_names(header.data, header.name)
-    if len(asked) != 1:
+    listed = signal_names(header.data, header.name)
+    if len(listed) != 1:
         return None
     alike = header.name[: -len(HEADER)].lower() == signal.name[: -len(SIGNAL)].lower()
-    if not alike and asked[0].lower() != signal.name.lower():
+    if not alike and listed[0].lower() != signal.name.lower():
         raise DataError(
-            f"the header belongs to {asked[0]}, not to {signal.name}",
+            f"the header belongs to {listed[0]}, not to {signal.name}",
             where=header.name,
             hint="drop the two files of one ECG; if they are, give them one name",
         )
-    return asked[0]
+    return listed[0]
 
 
 def _suffix(file: Dropped) -> str:

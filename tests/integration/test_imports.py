@@ -60,6 +60,16 @@ def test_a_public_name_imports_its_own_module_alone(code: str, light: set[str]) 
     assert imported(code, light) == set()
 
 
+def test_settings_and_their_checks_need_no_torch() -> None:
+    code = (
+        "from medfed.study.algorithms import Composition, FedBN, FedProx, Scaffold\n"
+        "from medfed.study.federation import ClientSettings\n"
+        "Composition(sharing=FedBN(), local=FedProx(), server='fedadam').check(ClientSettings())\n"
+        "Scaffold(option='I').check(ClientSettings())\n"
+    )
+    assert imported(code, {"torch", "numpy"}) == set()
+
+
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_the_command_prints_a_finished_runs_scores_without_a_learning_library(
     tmp_path: Path, options: list[str]
@@ -88,13 +98,3 @@ def test_the_command_prints_a_finished_runs_scores_without_a_learning_library(
 def test_a_benchmark_needs_none_of_the_llms_libraries() -> None:
     assert imported("import medfed.runs.pipeline, medfed.runs.compare", LLM | {"sklearn"}) == set()
     assert imported("import medfed.runs.loaded", LLM) >= {"peft", "transformers"}
-
-
-def test_settings_and_their_checks_need_no_torch() -> None:
-    code = (
-        "from medfed.study.algorithms import Composition, FedBN, FedProx, Scaffold\n"
-        "from medfed.study.federation import ClientSettings\n"
-        "Composition(sharing=FedBN(), local=FedProx(), server='fedadam').check(ClientSettings())\n"
-        "Scaffold(option='I').check(ClientSettings())\n"
-    )
-    assert imported(code, {"torch", "numpy"}) == set()

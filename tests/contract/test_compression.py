@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ from medfed.federated.compression import (
     to_int8,
 )
 from medfed.federated.exchange import Answer, InProcessExchange, Trainer
-from medfed.federated.rounds import initial_state, run_round
+from medfed.federated.rounds import RoundResult, initial_state, run_round
 from medfed.federated.state import fingerprint, num_bytes
 from medfed.federated.wire import update_bytes, update_of
 from medfed.study.algorithms import AlgorithmSettings, FedAvg, Scaffold
@@ -197,8 +198,13 @@ def travelling(answers: list[Answer]) -> list[Answer]:
     ]
 
 
-def small_run(algorithm: AlgorithmSettings, dtype: UploadDtype, **options: object) -> list[object]:
+def small_run(algorithm: AlgorithmSettings, dtype: UploadDtype, **options: object) -> list[RoundResult]:
     return run(algorithm, rounds=RoundSettings(upload_dtype=dtype), **options)
+
+
+@cache
+def exact_run(algorithm: AlgorithmSettings) -> list[RoundResult]:
+    return small_run(algorithm, "float32")
 
 
 @both
@@ -207,7 +213,7 @@ def test_every_algorithm_takes_rounded_changes_and_gives_the_same_bits_over_a_wi
     algorithm: AlgorithmSettings, dtype: UploadDtype
 ) -> None:
     here, there = small_run(algorithm, dtype), small_run(algorithm, dtype, meddle=travelling)
-    exact = small_run(algorithm, "float32")
+    exact = exact_run(algorithm)
     assert [result.failures for result in here] == [(), ()]
     last = [results[-1].state for results in (here, there, exact)]
     prints = [fingerprint(state.params, state.buffers) + fingerprint(state.server_state, {}) for state in last]

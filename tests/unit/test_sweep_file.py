@@ -151,9 +151,14 @@ def test_mistakes_are_named(sweep: Path, old: str, new: str, message: str) -> No
     assert re.search(message, str(caught.value), re.DOTALL), str(caught.value)
 
 
-def test_a_study_has_no_quick_form_and_seeds_are_whole_numbers() -> None:
+def test_a_study_without_a_quick_form_says_so_and_one_with_it_is_smaller() -> None:
     with pytest.raises(StudyError, match="no quick form"):
-        load_plan(STUDIES / "demo.toml", quick=True)
+        load_plan(STUDIES / "fedkim-3sites.toml", quick=True)
+    whole, quick = (load_plan(STUDIES / "demo.toml", quick=short).cells[0].study for short in (False, True))
+    assert (whole.rounds.num_rounds, quick.rounds.num_rounds) == (10, 2)
+
+
+def test_seeds_are_whole_numbers() -> None:
     with pytest.raises(StudyError, match="--seeds wants whole numbers"):
         parse_seeds("0,one")
     assert parse_seeds("0, 2,2") == (0, 2)

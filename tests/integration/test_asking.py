@@ -72,7 +72,7 @@ def test_the_probabilities_are_those_of_the_runs_own_evaluation(
     cases = [prepared(run, Request({kind: path}, task)) for path in files]
     said = np.array([answer.probabilities["Yes"] for answer in answer_all(run, cases) if answer.probabilities])
     lines = (quick.folder / "predictions" / f"{task}.jsonl").read_text(encoding="utf-8").splitlines()
-    scored = np.array([json.loads(line)["scores"]["fedkim"][1] for line in lines])
+    scored = np.array([json.loads(line)["responses"]["fedkim"][1] for line in lines])
     assert len(scored) >= 2
     nearest = np.abs(said[:, None] - scored[None]).min(0)
     assert nearest.max() < 1e-5  # every test example's score is that of one of the files
@@ -143,7 +143,7 @@ def test_one_question_on_the_command_line(quick: QuickRun) -> None:
         (["--image", "nowhere.png", "--task", "lod"], DataError, "nowhere.png: no such file"),
         (["--image", "x.png", "--answers", "yes"], StudyError, "two or more"),
         (["--csv", "cases.csv"], RunError, "--csv and --out go together"),
-        (["--csv", "a.csv", "--out", "b.csv", "--ecg", "r.hea"], RunError, "--ecg beside --csv"),
+        (["--csv", "a.csv", "--out", "b.csv", "--ecg", "r.hea"], RunError, "--ecg together with --csv"),
     ],
 )
 def test_a_mistake_is_one_message_and_an_exit_status(

@@ -33,7 +33,7 @@ from medfed.data.sources import Sources
 from medfed.data.split import assign_clients, assign_splits, partition_hash
 from medfed.data.synthetic import SERVER
 from medfed.datasets.decoded import Decoded
-from medfed.modalities.moments import Moments
+from medfed.modalities.base import Moments
 from medfed.study.study import Study
 from medfed.tasks.base import TaskSet
 

@@ -39,7 +39,7 @@ from medfed.data.split import assign_splits
 from medfed.data.synthetic import SERVER
 from medfed.datasets.decoded import Decoded
 from medfed.federated.client import Client
-from medfed.modalities.moments import Moments
+from medfed.modalities.base import Moments
 from medfed.study.study import Study
 from medfed.tasks.base import Task, TaskSet
 

@@ -68,13 +68,7 @@ def decode(
 ) -> Decoded:
     """Decode every example of ``dataset`` under ``root``, or take the arrays that an earlier run left in ``cache``.
 
-    Args:
-        dataset: the dataset.
-        root: its native root.
-        modalities: settings by modality name; must cover the dataset's modalities and truths.
-        skip_bad: leave unreadable examples out and count them instead of stopping at the first.
-        progress: called with (done, total).
-        cache: keeps decoded arrays; None keeps none.
+    ``modalities`` must cover the dataset's modalities and truths; see :class:`Reading` for ``skip_bad`` and ``cache``.
 
     Raises:
         DataError: an example cannot be read, or the index breaks its contract.

@@ -34,16 +34,7 @@ Sets = dict[str, dict[str, TaskSet]]
 
 @dataclass(frozen=True)
 class Division:
-    """The settings by which a study's data is divided.
-
-    Attributes:
-        train, unseen: trained and unseen tasks.
-        modalities: of the samples; may be more than the data has.
-        split: ratios of the splits.
-        partition: private patients over clients.
-        seed: the run's seed.
-        missing: modalities to take away on purpose.
-    """
+    """The settings by which a study's data is divided; ``modalities`` may be more than the data has."""
 
     train: Sequence[Task]
     unseen: Sequence[Task]
@@ -88,14 +79,7 @@ def rosters(data: Mapping[str, Decoded], tasks: Sequence[Task]) -> dict[str, pl.
 def laid_out(
     data: Mapping[str, Decoded], tasks: Sequence[Task], places: Mapping[str, str], wanted: Iterable[str]
 ) -> dict[str, dict[str, Rows]]:
-    """Return place → task → rows of the task whose patient is in a ``wanted`` place.
-
-    Args:
-        data: dataset → decoded examples.
-        tasks: the tasks.
-        places: patient → place.
-        wanted: places to return; one pass over the examples serves all.
-    """
+    """Return place → task → rows of the task whose patient (``places``: patient → place) is in a ``wanted`` place."""
     by_task = {task.name: rows_by_place(data[task.dataset], task, places) for task in tasks}
     return {place: {name: rows.get(place, NO_ROWS) for name, rows in by_task.items()} for place in wanted}
 
@@ -167,14 +151,7 @@ def ids_by_dataset(sets: Mapping[str, TaskSet]) -> dict[str, list[str]]:
 
 
 def take_away(data: Decoded, settings: MissingSettings, clients: Mapping[str, str], seed: int) -> Decoded:
-    """Return ``data`` without the missing modalities.
-
-    Args:
-        data: a dataset.
-        settings: share and kind of what is missing.
-        clients: patient → client, private and test patients alike; others keep everything.
-        seed: the run's seed.
-    """
+    """Return a dataset without the missing modalities of ``clients`` (patient → client); others keep everything."""
     named = [name for name in data.samples if not settings.modalities or name in settings.modalities]
     if settings.share == 0 or not named or len(data.samples) < 2:
         return data

@@ -25,7 +25,7 @@ from benchmarks.timing import Bench, Run, Versus
 from medfed.core.types import Broadcast, Params, Update
 from medfed.federated import rounds
 from medfed.federated.algorithm import Federation
-from medfed.federated.encoding import compressed
+from medfed.federated.compression import compressed
 from medfed.federated.exchange import Answer
 from medfed.federated.rounds import run_round
 from medfed.federated.state import FederatedState, fingerprint

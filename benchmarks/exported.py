@@ -17,8 +17,8 @@ from benchmarks.llama import sharing
 from benchmarks.patients import server
 from benchmarks.rows import Row, Target
 from benchmarks.timing import Bench, Versus
+from medfed.export.files import merged_weights
 from medfed.export.lowrank import folded, save_plain_lora
-from medfed.export.merged import merged_weights
 from medfed.injection.experts import ADAPTER
 from medfed.injection.model import InjectedModel
 from medfed.tasks.base import Task

@@ -22,9 +22,9 @@ from benchmarks.timing import Bench, Versus
 from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Batch, Params
 from medfed.federated.algorithm import Federation
-from medfed.federated.batches import steps
 from medfed.federated.client import Client
-from medfed.federated.exchange import InProcessExchange
+from medfed.federated.exchange import InProcessExchange, Trainer
+from medfed.federated.local import steps
 from medfed.federated.rounds import initial_state, run_round
 from medfed.models.base import FederatedModel
 from medfed.runs.federation import build_model
@@ -64,7 +64,7 @@ def wire_rows(bench: Bench) -> Iterator[Row]:
     start = initial_state(model, FedAvg())
     exact: Params = {}
     for dtype in get_args(UploadDtype):
-        exchange = InProcessExchange(hospitals, model, FedAvg(), SETTINGS, SEED, upload_dtype=dtype)
+        exchange = InProcessExchange(hospitals, Trainer(model, FedAvg(), SETTINGS, SEED, upload_dtype=dtype))
         federation, settings = Federation(exchange.registered, SEED), RoundSettings(upload_dtype=dtype)
         result = run_round(start, exchange, FedAvg(), federation, settings)
         record, exact = result.clients[0], exact or result.state.params
@@ -101,7 +101,7 @@ def _round(study: Study, hospitals: list[Client]) -> Callable[[], Mapping[str, T
     state = initial_state(model, algorithm)
 
     def run() -> Mapping[str, Tensor]:
-        exchange = InProcessExchange(hospitals, model, algorithm, SETTINGS, SEED)
+        exchange = InProcessExchange(hospitals, Trainer(model, algorithm, SETTINGS, SEED))
         federation = Federation(exchange.registered, SEED)
         return run_round(state, exchange, algorithm, federation, RoundSettings()).state.params
 

@@ -29,7 +29,7 @@ from medfed.data.decode import Reading, decode_all  # noqa: E402
 from medfed.data.sources import find_sources  # noqa: E402
 from medfed.federated.algorithm import Federation  # noqa: E402
 from medfed.federated.client import Client  # noqa: E402
-from medfed.federated.exchange import InProcessExchange  # noqa: E402
+from medfed.federated.exchange import InProcessExchange, Trainer  # noqa: E402
 from medfed.federated.rounds import initial_state, run_rounds  # noqa: E402
 from medfed.federated.state import load_weights  # noqa: E402
 from medfed.modalities.base import Modality  # noqa: E402
@@ -93,7 +93,7 @@ def run(
 ) -> list[float]:
     """Return the loss of the global model after every round."""
     algorithm.check(settings)
-    exchange = InProcessExchange(clients, model(), algorithm, settings, 0)
+    exchange = InProcessExchange(clients, Trainer(model(), algorithm, settings, 0))
     federation, watched = Federation(exchange.registered, 0), model()
     losses = []
     for result in run_rounds(

@@ -157,15 +157,15 @@ PATIENCE = {"patience_seconds": WAIT}
 
 
 def handler(study: Study, client: Client, place: Path) -> Any:
-    """Return what a site does with a message, without policy and log."""
+    """Return the answer of a site to a message, without policy and log."""
     memory = DiskMemory(place / "memory")
     trainer = Trainer(build_model(study), study.algorithm, study.client, study.seed, memory)
 
     def answer(message: Message) -> Message:
-        result: Update | Failure = trainer.train(client, broadcast_of(message.payload))
-        if isinstance(result, Failure):
-            return Message("failure", {"phase": result.phase, "reason": result.reason}, b"")
-        return Message("update", {}, update_bytes(result))
+        answered: Update | Failure = trainer.train(client, broadcast_of(message.payload))
+        if isinstance(answered, Failure):
+            return Message("failure", {"phase": answered.phase, "reason": answered.reason}, b"")
+        return Message("update", {}, update_bytes(answered))
 
     return answer
 

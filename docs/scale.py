@@ -84,9 +84,9 @@ class Watched:
         self.samples.append(sample())
         yield from self._inner(round, broadcasts)
 
-    def own(self, client: str) -> Params:
+    def client_state(self, client: str) -> Params:
         """See the exchange."""
-        return self._inner.own(client)
+        return self._inner.client_state(client)
 
     def forget_after(self, round: int) -> None:
         """See the exchange."""

@@ -18,7 +18,7 @@ from medfed.core.rng import numpy_rng
 from medfed.core.types import Batch
 from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
-from medfed.federated.exchange import InProcessExchange
+from medfed.federated.exchange import InProcessExchange, Trainer
 from medfed.federated.rounds import initial_state, run_rounds
 from medfed.study.algorithms import FedAvg
 from medfed.study.federation import ClientSettings, RoundSettings
@@ -94,7 +94,7 @@ def by_library() -> dict[str, torch.Tensor]:
     ]
     settings = ClientSettings(optimizer="sgd", lr=LR, batch_size=BATCH)
     model = Linear()
-    exchange = InProcessExchange(clients, model, FedAvg(), settings, SEED)
+    exchange = InProcessExchange(clients, Trainer(model, FedAvg(), settings, SEED))
     federation = Federation(exchange.registered, SEED)
     start = initial_state(model, FedAvg())
     *_, last = run_rounds(start, exchange, FedAvg(), federation, RoundSettings(num_rounds=ROUNDS))

@@ -22,7 +22,7 @@ from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Params
 from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
-from medfed.federated.exchange import InProcessExchange
+from medfed.federated.exchange import InProcessExchange, Trainer
 from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.state import FederatedState, load_weights, split, weights_of
 from medfed.injection.batching import epoch_order
@@ -129,7 +129,7 @@ def by_library() -> dict[str, Tensor]:
     injector = Injector(foundation, model, tuple(TASK.values()), SETTINGS, SEED)
     clients = [Client(place, held) for place, held in private.items()]
     settings = ClientSettings(optimizer="sgd", lr=LR, batch_size=6)
-    exchange = InProcessExchange(clients, copy.deepcopy(model), FedAvg(), settings, SEED)
+    exchange = InProcessExchange(clients, Trainer(copy.deepcopy(model), FedAvg(), settings, SEED))
     state = initial_state(model, FedAvg())
     for number in range(1, ROUNDS + 1):
         state = run_round(state, exchange, FedAvg(), Federation(exchange.registered, SEED), RoundSettings()).state

@@ -46,7 +46,7 @@ FRAME_HEIGHT = 800
 """Pixels of a report in a notebook."""
 
 
-def run(
+def run(  # noqa: PLR0913 (keyword-only options of the whole run)
     study: PathLike | Mapping[str, Any] | Study,
     *,
     overrides: Sequence[str] = (),
@@ -292,10 +292,11 @@ class Run:
         """
         from medfed.core.torch_rng import one_thread
         from medfed.export.export import export_run
+        from medfed.export.files import Form
 
-        tasks = (task,) if isinstance(task, str) else tuple(task)
+        form = Form((task,) if isinstance(task, str) else tuple(task), rank, merge)
         with one_thread():
-            made = export_run(self.path, Path(out), self._cache, self._foundation, tasks=tasks, rank=rank, merge=merge)
+            made = export_run(self.path, Path(out), self._cache, self._foundation, form)
         return [exported.folder for exported in made]
 
     @cached_property

@@ -15,11 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from medfed.core.catalog import ALGORITHMS
 from medfed.core.errors import StudyError
-from medfed.core.registry import lookup
 from medfed.core.types import Broadcast, Params, Update
 from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
-from medfed.federated.exchange import Answer, InProcessExchange
+from medfed.federated.exchange import Answer, InProcessExchange, Trainer
 from medfed.federated.rounds import initial_state, run_round, run_rounds
 from medfed.federated.state import FederatedState, fingerprint
 from medfed.study.algorithms import AlgorithmSettings, Composition
@@ -36,6 +35,7 @@ from support.federated_toys import (
     small_federation,
     small_model,
     small_public,
+    states,
     task_set,
 )
 
@@ -239,7 +239,7 @@ def test_the_order_of_names_does_not_matter(algorithm: AlgorithmSettings) -> Non
         state = initial_state(small_model(), algorithm)
         rounds = run_rounds(state, exchange, algorithm, small_federation(inner), RoundSettings(num_rounds=3))
         last = list(rounds)[-1].state
-        kept = [fingerprint(own, {}) for own in inner.states().values()]
+        kept = [fingerprint(own, {}) for own in states(inner).values()]
         ends.append([fingerprint(*last.weights), fingerprint(last.server_state, {}), *kept])
     assert ends[0] == ends[1]
 
@@ -248,10 +248,10 @@ def test_the_order_of_names_does_not_matter(algorithm: AlgorithmSettings) -> Non
 def test_inputs_are_not_mutated(algorithm: AlgorithmSettings) -> None:
     clients = {name: task_set(task, 10, 1) for name, task in (("x", TASK_X), ("y", TASK_Y))}
     client = Client("h", clients, small_public())
-    exchange = InProcessExchange([client], small_model(), algorithm, allowed(algorithm, HARD), 0)
+    exchange = InProcessExchange([client], Trainer(small_model(), algorithm, allowed(algorithm, HARD), 0))
     federation = small_federation(exchange)
     first = run_round(initial_state(small_model(), algorithm), exchange, algorithm, federation, RoundSettings())
-    watched: dict[str, Params] = {"state": first.state.tensors()} | dict(exchange.states())
+    watched: dict[str, Params] = {"state": first.state.tensors()} | dict(states(exchange))
     sets = clients | {f"public {name}": examples for name, examples in client.public.items()}
     watched |= {name: {k: torch.from_numpy(v) for k, v in s.data.samples.items()} for name, s in sets.items()}
     before = {name: fingerprint(tensors, {}) for name, tensors in watched.items()}
@@ -271,18 +271,19 @@ def test_resumed_equals_uninterrupted(algorithm: AlgorithmSettings, settings: Cl
     first = small_exchange(algorithm, settings)
     half = list(run_rounds(start, first, algorithm, federation, rounds.model_copy(update={"num_rounds": 2})))[-1]
     save_file(half.state.tensors(), tmp_path / "server.safetensors")
-    for name, tensors in first.states().items():
+    for name, tensors in states(first).items():
         save_file(tensors, tmp_path / f"client-{name}.safetensors")
     second = small_exchange(algorithm, settings)
-    second.restore({name: load_file(tmp_path / f"client-{name}.safetensors") for name in first.states()})
+    for name in states(first):
+        second.trainer.memory.keep(name, 0, load_file(tmp_path / f"client-{name}.safetensors"))
     restored = FederatedState.from_tensors(load_file(tmp_path / "server.safetensors"))
     rest = list(run_rounds(restored, second, algorithm, federation, rounds))
 
     assert [result.round for result in rest] == [3, 4]
     assert [result.sampled for result in rest] == [result.sampled for result in whole[2:]]
     assert fingerprint(rest[-1].state.tensors(), {}) == fingerprint(whole[-1].state.tensors(), {})
-    for name, tensors in whole_exchange.states().items():
-        assert fingerprint(tensors, {}) == fingerprint(second.states()[name], {}), f"client {name}"
+    for name, tensors in states(whole_exchange).items():
+        assert fingerprint(tensors, {}) == fingerprint(states(second)[name], {}), f"client {name}"
 
 
 @every
@@ -335,7 +336,7 @@ def test_training_lowers_the_loss(algorithm: AlgorithmSettings) -> None:
 
 def test_an_unknown_name_is_answered_with_suggestions() -> None:
     with pytest.raises(StudyError, match="did you mean fedprox"):
-        lookup(ALGORITHMS, "fedproks", "algorithm")
+        ALGORITHMS.lookup("fedproks")
 
 
 def test_exchange_states_are_complete(tmp_path: Path) -> None:
@@ -343,6 +344,6 @@ def test_exchange_states_are_complete(tmp_path: Path) -> None:
     exchange = small_exchange(algorithm, HARD)
     federation = Federation(exchange.registered, 0)
     run_round(initial_state(small_model(), algorithm), Meddler(exchange, list), algorithm, federation, RoundSettings())
-    slots = exchange.states()["h1"]
+    slots = states(exchange)["h1"]
     assert "optimizer/exp_avg/heads.x.1.weight" in slots
     assert not any("heads.y" in name for name in slots), "h1 has no task y"

@@ -169,9 +169,9 @@ def test_private_tensors_stay_whatever_they_are_combined_with(sharing: str, loca
 def test_state_has_the_slots_name_only_where_two_parts_keep_some() -> None:
     both = Composition.model_validate({"sharing": "fedbn", "local": "scaffold"})
     for algorithm, heads in ((both, {"sharing", "local"}), (FedBN(), {"params", "buffers"}), (FedAvg(), set())):
-        kept = small_exchange(algorithm, allowed(algorithm, SMALL)).own("h0")
+        kept = small_exchange(algorithm, allowed(algorithm, SMALL)).client_state("h0")
         assert {name.partition("/")[0] for name in kept} == heads
-    assert {name.partition("/")[0] for name in small_exchange(Scaffold()).own("h0")} == set(
+    assert {name.partition("/")[0] for name in small_exchange(Scaffold()).client_state("h0")} == set(
         initial_state(small_model(), FedAvg()).params
     )
 

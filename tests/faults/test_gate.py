@@ -12,12 +12,12 @@ from medfed.core.errors import RunError
 from medfed.core.types import Failure, Update
 from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
-from medfed.federated.exchange import Answer, InProcessExchange
+from medfed.federated.exchange import Answer, InProcessExchange, Trainer
 from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.state import fingerprint
 from medfed.study.algorithms import FedAvg
 from medfed.study.federation import ClientSettings, RoundSettings
-from support.federated_toys import TASK_X, changed, run, small_clients, small_model, task_set
+from support.federated_toys import TASK_X, changed, run, small_clients, small_model, states, task_set
 
 BAD = "h2"
 WEIGHT = "heads.y.1.weight"
@@ -155,12 +155,12 @@ def test_a_loss_that_is_not_finite_names_client_round_task_and_step() -> None:
     bad = task_set(TASK_X, 12, 3)
     bad.data.samples["a"][5] = float("inf")
     clients = [client for client in small_clients() if client.id != "h1"] + [Client("h1", {"x": bad})]
-    exchange = InProcessExchange(clients, small_model(), FedAvg(), ClientSettings(batch_size=4), 0)
+    exchange = InProcessExchange(clients, Trainer(small_model(), FedAvg(), ClientSettings(batch_size=4), 0))
     state = initial_state(small_model(), FedAvg())
     result = run_round(state, exchange, FedAvg(), Federation(exchange.registered, 0), RoundSettings())
     (failure,) = result.failures
     assert (failure.client, failure.phase) == ("h1", "train")
     for word in ("client 'h1'", "round 1", "task 'x'", "step ", "nan", "lower client.lr"):
         assert word in failure.reason, failure.reason
-    assert "h1" not in exchange.states(), "a failed client keeps the state it had"
+    assert "h1" not in states(exchange), "a failed client keeps the state it had"
     assert all(torch.isfinite(value).all() for value in result.state.params.values())

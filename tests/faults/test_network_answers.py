@@ -50,7 +50,7 @@ def test_an_update_in_another_sites_name_is_refused(open_trial: Open) -> None:
     run = run_over(trial, DeskPost(trial, steal))
     told = failures(trial)
     assert sites_and_phases(told) == {1: [], 2: [(BAD, "gate")], 3: []}
-    assert "it speaks for client 'site-0'" in told[2][0][2]
+    assert "it answers for client 'site-0'" in told[2][0][2]
     assert weights(run) == weights_without(trial, BAD, {2}, asked=True)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from medfed.core.errors import RunError
 from medfed.core.types import Broadcast, Params
 from medfed.federated.algorithm import Algorithm
-from medfed.federated.exchange import Answer, InProcessExchange
+from medfed.federated.exchange import Answer, InProcessExchange, Trainer
 from medfed.federated.local import LocalStep
 from medfed.federated.rounds import RoundResult, initial_state, run_rounds
 from medfed.federated.state import fingerprint
@@ -60,7 +60,7 @@ def pool() -> Iterator[Pool]:
 
 def exchange(algorithm: AlgorithmSettings, pool: Pool, folder: Path) -> WorkerExchange:
     recipe = Recipe(small_model, algorithm, SMALL, 0, folder / "clients", folder / "workers.log")
-    return WorkerExchange(small_clients(), recipe, pool, folder / "spool")
+    return WorkerExchange(small_clients(), recipe, pool, folder / "store")
 
 
 def rounds(
@@ -76,7 +76,7 @@ def test_a_killed_worker_fails_its_client_and_the_round_goes_on_without_it(pool:
     assert [record.client for record in first.clients] == ["h0", "h2", "h3"]
     assert [record.client for record in second.clients] == ["h0", "h1", "h2", "h3"]
     # The survivors' round is the one of a federation in which h1 says nothing.
-    here = InProcessExchange(small_clients(), small_model(), FedAvg(), SMALL, 0)
+    here = InProcessExchange(small_clients(), Trainer(small_model(), FedAvg(), SMALL, 0))
 
     def without(round: int, broadcasts: Mapping[str, Broadcast]) -> Iterator[Answer]:
         yield from (item for item in here(round, broadcasts) if item[0] != "h1" or round > 1)
@@ -109,7 +109,7 @@ def broken_model() -> Point:
 
 def test_workers_that_cannot_get_ready_end_the_run(pool: Pool, tmp_path: Path) -> None:
     recipe = Recipe(broken_model, FedAvg(), SMALL, 0, tmp_path / "clients", tmp_path / "workers.log")
-    way = WorkerExchange(small_clients(), recipe, pool, tmp_path / "spool")
+    way = WorkerExchange(small_clients(), recipe, pool, tmp_path / "store")
     with pytest.raises(RunError, match="could not get ready: ImportError: no such encoder"):
         rounds(FedAvg(), way, RoundSettings(num_rounds=1))
 
@@ -124,7 +124,7 @@ def test_a_stopped_round_leaves_no_answer_behind_for_the_next(pool: Pool, tmp_pa
     answers = list(way(1, dict.fromkeys(["h1", "h3"], broadcast)))
     assert sorted(client for client, _ in answers) == ["h1", "h3"]
     way.close()
-    assert not (tmp_path / "spool").exists()
+    assert not (tmp_path / "store").exists()
 
 
 ORPHANS = """
@@ -140,7 +140,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     folder = Path(sys.argv[1])
     recipe = Recipe(small_model, FedAvg(), SMALL, 0, folder / "clients", folder / "log")
-    way = WorkerExchange(small_clients(), recipe, Pool(1), folder / "spool")
+    way = WorkerExchange(small_clients(), recipe, Pool(1), folder / "store")
     state = initial_state(small_model(), FedAvg())
     broadcast = FedAvg().build().broadcast(state, fingerprint(state.params, state.buffers))
     answers = way(1, dict.fromkeys(way.registered, broadcast))

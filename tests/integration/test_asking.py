@@ -19,6 +19,7 @@ from medfed.core.errors import DataError, MedfedError, RunError, StudyError
 from medfed.modalities.base import Moments
 from medfed.runs.loaded import LoadedRun
 from support.finished_runs import QuickRun
+from support.loaded import probabilities
 
 EFFUSION, WHERE = "Is there a pleural effusion?", "Where is the lesion?"
 
@@ -104,8 +105,8 @@ def test_experts_are_the_routers_for_the_task_and_not_the_file(quick: QuickRun, 
 
 def test_raw_arrays_are_asked_as_files_are(quick: QuickRun, run: LoadedRun) -> None:
     raw = read_files(run.study, {"ecg": quick.ecgs[0]})
-    assert run.ask(TASKS["ead"], raw) == ask(run, Request({"ecg": quick.ecgs[0]}, "ead")).probabilities
-    assert run.ask(TASKS["ead"], {}) != run.ask(TASKS["ead"], raw)
+    assert probabilities(run, TASKS["ead"], raw) == ask(run, Request({"ecg": quick.ecgs[0]}, "ead")).probabilities
+    assert probabilities(run, TASKS["ead"], {}) != probabilities(run, TASKS["ead"], raw)
 
 
 def test_a_question_that_is_a_modality_is_read_as_words(

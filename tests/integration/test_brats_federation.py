@@ -17,7 +17,7 @@ from medfed.datasets.decoded import Decoded
 from medfed.evaluation.scorers import SCORERS
 from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
-from medfed.federated.exchange import InProcessExchange
+from medfed.federated.exchange import InProcessExchange, Trainer
 from medfed.federated.rounds import RoundResult, initial_state, run_rounds
 from medfed.models.rfnet import RFNet
 from medfed.study.algorithms import FedAvg
@@ -37,7 +37,7 @@ def model() -> RFNet:
 
 def federate(data: Decoded, rows: Sequence[np.ndarray], num_rounds: int) -> list[RoundResult]:
     clients = [Client(f"h{number}", {"brats": TaskSet(BRATS, data, mine)}) for number, mine in enumerate(rows)]
-    exchange = InProcessExchange(clients, model(), FedAvg(), FAST, 0)
+    exchange = InProcessExchange(clients, Trainer(model(), FedAvg(), FAST, 0))
     state = initial_state(model(), FedAvg())
     settings = RoundSettings(num_rounds=num_rounds)
     return list(run_rounds(state, exchange, FedAvg(), Federation(exchange.registered, 0), settings))

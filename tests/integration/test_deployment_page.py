@@ -83,7 +83,7 @@ def test_the_page_followed_word_for_word_gives_the_weights_of_one_process(walk: 
     told: list[Said] = []
     for who, text in BLOCKS:
         if "when it is over" in who and not (walk.server / "over").exists():
-            together = bash(f'medfed run "$STUDY" --data-root "{data}" --runs here', walk.server, walk.server_env())
+            together = walk.at_server(f'medfed run "$STUDY" --data-root "{data}" --runs here')
             assert together.status == 0, together.output
             for name, said in walk.over().items():
                 assert said.status == 0, f"{name}: {said.output}"

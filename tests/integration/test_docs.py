@@ -6,6 +6,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -68,15 +69,21 @@ def commands() -> list[str]:
     return sorted({line for line in lines if line.startswith("medfed ")})
 
 
+@cache
+def help_of(*verbs: str) -> str:
+    shown = CliRunner().invoke(app, [*verbs, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
+    assert shown.exit_code == 0, shown.output
+    return shown.output
+
+
 @pytest.mark.parametrize("command", commands())
 def test_every_documented_command_exists_with_its_options(command: str) -> None:
     words = shlex.split(command)[1:]
     depth = 2 if words[0] in ("data", "federation", "site") else 1
     verbs = [word for word in words[:depth] if not word.startswith("-")]
-    shown = CliRunner().invoke(app, [*verbs, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
-    assert shown.exit_code == 0, shown.output
+    assert help_of(*verbs)
     for option in (word.split("=")[0] for word in words if word.startswith("--")):
-        assert option in shown.output, f"{command}: no {option}"
+        assert option in help_of(*verbs), f"{command}: no {option}"
 
 
 def test_every_make_target_of_the_readme_exists() -> None:

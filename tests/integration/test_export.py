@@ -25,7 +25,7 @@ from medfed.core.catalog import TASKS
 from medfed.core.errors import MedfedError, RunError, StudyError
 from medfed.export.export import export_run
 from medfed.export.exported import ExportedTask, Processor
-from medfed.export.files import loading
+from medfed.export.files import Form, loading
 from medfed.export.lowrank import Factors, folded
 from medfed.injection.model import InjectedModel
 from medfed.llm.foundation import Foundation, load_foundation
@@ -36,6 +36,7 @@ from medfed.study.foundation import HuggingFaceSettings
 from medfed.tasks.base import Task
 from support import stock_libraries
 from support.finished_runs import OFFSETS, UNTRAINED, finished_run, llm_folder
+from support.loaded import probabilities, text
 from support.page_walk import PAGE, blocks
 
 RANK = 6
@@ -61,12 +62,12 @@ def loaded(run: Path, llm: Path) -> LoadedRun:
 def exports(tmp_path_factory: pytest.TempPathFactory, run: Path, llm: Path) -> Path:
     """A folder with every form: tasks as LoRAs, one cut, one at full rank, one merged."""
     out = tmp_path_factory.mktemp("exports")
-    export_run(run, out / "many", run, llm, tasks=["cd", UNTRAINED, "mp"])
+    export_run(run, out / "many", run, llm, Form(tasks=["cd", UNTRAINED, "mp"]))
     for name in ("cd", UNTRAINED, "mp"):
         (out / "many" / name).rename(out / name)
-    export_run(run, out / "cut", run, llm, tasks=["cd"], rank=3)
-    export_run(run, out / "full", run, llm, tasks=["cd"], rank=RANK)
-    export_run(run, out / "merged", run, llm, tasks=[UNTRAINED], merge=True)
+    export_run(run, out / "cut", run, llm, Form(tasks=["cd"], rank=3))
+    export_run(run, out / "full", run, llm, Form(tasks=["cd"], rank=RANK))
+    export_run(run, out / "merged", run, llm, Form(tasks=[UNTRAINED], merge=True))
     return out
 
 
@@ -178,10 +179,10 @@ def test_the_folder_alone_answers_as_the_run_does(name: str, exports: Path, llm:
     exported = ExportedTask.load(exports / name, foundation=llm)
     for seed in range(3):
         raw = samples(task.name, seed)
-        expected, found = loaded.ask(task, raw), exported.probabilities(raw)
+        expected, found = probabilities(loaded, task, raw), exported.probabilities(raw)
         assert found.keys() == expected.keys()
         assert max(abs(found[answer] - expected[answer]) for answer in found) < 1e-5
-    assert exported.answer(samples(task.name)) == loaded.answer(task, samples(task.name))
+    assert exported.answer(samples(task.name)) == text(loaded, task, samples(task.name))
     seen = [exported.probabilities(samples(task.name, seed))["Yes"] for seed in range(3)]
     assert len(set(seen)) == 3, "the answer must depend on the sample"
 
@@ -194,7 +195,7 @@ def test_a_missing_modality_and_another_question_are_borne(exports: Path, llm: P
     assert len(exported.embeddings(raw)) < len(whole)
     assert torch.equal(whole, Processor.load(exports / "mp").embeddings(samples("mp")))
     asked = task.model_copy(update={"question": "Is it red?"})
-    expected, found = loaded.ask(asked, raw), exported.probabilities(raw, "Is it red?")
+    expected, found = probabilities(loaded, asked, raw), exported.probabilities(raw, "Is it red?")
     assert found["Yes"] == pytest.approx(expected["Yes"], abs=1e-5)
     assert found != exported.probabilities(raw)
 
@@ -214,7 +215,7 @@ def test_a_server_can_score_by_the_embeddings_and_the_token_ids_alone(
     name: str, exports: Path, loaded: LoadedRun, stock: Mapping[str, Tensor]
 ) -> None:
     task = TASKS[TASK_OF[name]]
-    found, expected = by_first_tokens(exports / name, stock[name]), loaded.ask(task, samples(task.name))
+    found, expected = by_first_tokens(exports / name, stock[name]), probabilities(loaded, task, samples(task.name))
     assert found == pytest.approx(expected, abs=1e-5)
 
 
@@ -256,7 +257,9 @@ def test_the_python_of_the_deployment_page_gives_the_probabilities(
     rounded = Processor.load(exports / "cd").embeddings(samples("cd")).bfloat16().float()
     expected = by_first_tokens(exports / "cd", injected_logits(loaded, "cd", rounded))
     assert names["probabilities"] == pytest.approx(expected, abs=1e-5)
-    assert names["probabilities"] == pytest.approx(loaded.ask(TASKS["cd"], samples("cd")), abs=0.05), "bfloat16 prompts"
+    assert names["probabilities"] == pytest.approx(probabilities(loaded, TASKS["cd"], samples("cd")), abs=0.05), (
+        "bfloat16 prompts"
+    )
 
 
 def test_calibration_travels(exports: Path) -> None:
@@ -339,14 +342,14 @@ def test_mistakes_are_named_before_anything_is_loaded_or_written(
     options: dict, error: type[MedfedError], words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(error, match=words):
-        export_run(tmp_path / "no-run", tmp_path / "out", tmp_path, None, **options)
+        export_run(tmp_path / "no-run", tmp_path / "out", tmp_path, None, Form(**options))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_existing_folder_is_left_alone(run: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("precious")
     with pytest.raises(RunError, match="exists"):
-        export_run(run, tmp_path, tmp_path, None, tasks=["cd"])
+        export_run(run, tmp_path, tmp_path, None, Form(tasks=["cd"]))
     assert (tmp_path / "mine").read_text() == "precious"
 
 
@@ -358,7 +361,7 @@ def test_an_export_that_fails_leaves_nothing_behind(
 
     monkeypatch.setattr("medfed.export.files.model_card", fails)
     with pytest.raises(RunError, match="No space left"):
-        export_run(run, tmp_path / "out", tmp_path, llm, tasks=["cd"])
+        export_run(run, tmp_path / "out", tmp_path, llm, Form(tasks=["cd"]))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -368,22 +371,22 @@ def test_a_run_without_experts_has_encoders_and_projectors_only(
     plug = finished_run(tmp_path_factory.mktemp("plug"), llm, num_experts=0, head_tokens=False)
     for options in ({"rank": 2}, {"merge": True}):
         with pytest.raises(RunError, match="no adapter"):
-            export_run(plug, tmp_path / "out", tmp_path, llm, tasks=["cd"], **options)
-    (written,) = export_run(plug, tmp_path / "out", tmp_path, llm, tasks=["cd"])
+            export_run(plug, tmp_path / "out", tmp_path, llm, Form(tasks=["cd"], **options))
+    (written,) = export_run(plug, tmp_path / "out", tmp_path, llm, Form(tasks=["cd"]))
     assert "no experts" in " ".join(written.notes)
     assert not list((tmp_path / "out").glob("adapter*"))
     assert "the base model as it is" in (tmp_path / "out" / "README.md").read_text("utf-8")
     run, exported = LoadedRun(plug, tmp_path, llm), ExportedTask.load(tmp_path / "out")
-    expected, found = run.ask(TASKS["cd"], samples("cd")), exported.probabilities(samples("cd"))
+    expected, found = probabilities(run, TASKS["cd"], samples("cd")), exported.probabilities(samples("cd"))
     assert found["Yes"] == pytest.approx(expected["Yes"], abs=1e-6)
 
 
 def test_one_expert_is_one_plain_lora(llm: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     one = finished_run(tmp_path_factory.mktemp("one"), llm, num_experts=1, rank=4, order="task_first")
-    export_run(one, tmp_path / "out", tmp_path, llm, tasks=["ead"])
+    export_run(one, tmp_path / "out", tmp_path, llm, Form(tasks=["ead"]))
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text("utf-8"))["r"] == 4
     run, exported = LoadedRun(one, tmp_path, llm), ExportedTask.load(tmp_path / "out", foundation=llm)
-    expected, found = run.ask(TASKS["ead"], samples("ead")), exported.probabilities(samples("ead"))
+    expected, found = probabilities(run, TASKS["ead"], samples("ead")), exported.probabilities(samples("ead"))
     assert found["Yes"] == pytest.approx(expected["Yes"], abs=1e-5)
     logits = injected_logits(run, "ead", exported.embeddings(samples("ead")))
     assert by_first_tokens(tmp_path / "out", logits) == pytest.approx(expected, abs=1e-5), "the question comes first"
@@ -408,7 +411,7 @@ def holding(folder: Path, text: str) -> set[str]:
 def test_an_llm_with_a_name_and_a_folder_is_exported_under_its_name(
     options: dict, named: Path, llm: Path, tmp_path: Path
 ) -> None:
-    (written,) = export_run(named, tmp_path / "out", tmp_path, llm, **options)
+    (written,) = export_run(named, tmp_path / "out", tmp_path, llm, Form(**options))
     assert f"base_model: {HUB}" in (written.folder / "README.md").read_text("utf-8")
     assert holding(written.folder, str(llm.parent)) == set()
     assert str(llm) not in "".join(written.notes)
@@ -419,7 +422,9 @@ def test_an_llm_with_a_name_and_a_folder_is_exported_under_its_name(
     if options:
         given = None if "merge" in options else llm
         found = ExportedTask.load(written.folder, foundation=given).probabilities(samples("cd"))
-        assert found == pytest.approx(LoadedRun(named, tmp_path, llm).ask(TASKS["cd"], samples("cd")), abs=1e-5)
+        assert found == pytest.approx(
+            probabilities(LoadedRun(named, tmp_path, llm), TASKS["cd"], samples("cd")), abs=1e-5
+        )
 
 
 def test_the_path_of_a_nameless_llm_stands_where_it_is_needed_and_nowhere_else(
@@ -440,7 +445,7 @@ def test_the_folder_in_which_the_command_runs_has_a_name(
     run: Path, llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(llm)
-    export_run(run, tmp_path / "out", tmp_path, Path(), tasks=["cd"])
+    export_run(run, tmp_path / "out", tmp_path, Path(), Form(tasks=["cd"]))
     assert f"base_model: {llm.name}" in (tmp_path / "out" / "README.md").read_text("utf-8")
     ExportedTask.load(tmp_path / "out")
 
@@ -451,7 +456,7 @@ def test_experts_that_learned_nothing_are_not_exported(
 ) -> None:
     still = finished_run(tmp_path_factory.mktemp("still"), llm, learned=False)
     with pytest.raises(RunError, match=r"learned nothing[\s\S]*align_rounds"):
-        export_run(still, tmp_path / "out", tmp_path, llm, **options)
+        export_run(still, tmp_path / "out", tmp_path, llm, Form(**options))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -466,7 +471,7 @@ def test_samples_go_where_a_placed_llm_is(
     monkeypatch.setattr("medfed.export.exported.load_foundation", placed)
     exported = ExportedTask.load(exports / "cd", foundation=llm, device="meta")
     assert exported.embeddings(samples("cd")).device.type == "cpu"
-    found, expected = exported.probabilities(samples("cd")), loaded.ask(TASKS["cd"], samples("cd"))
+    found, expected = exported.probabilities(samples("cd")), probabilities(loaded, TASKS["cd"], samples("cd"))
     assert found == pytest.approx(expected, abs=1e-5)
 
 
@@ -496,6 +501,6 @@ def test_a_cut_adapter_is_folded_once(run: Path, llm: Path, tmp_path: Path, monk
         return folded(injected, task)
 
     monkeypatch.setattr("medfed.export.files.folded", counted)
-    export_run(run, tmp_path / "out", tmp_path, llm, tasks=["cd"], rank=3)
+    export_run(run, tmp_path / "out", tmp_path, llm, Form(tasks=["cd"], rank=3))
     assert calls == ["cd"]
     assert json.loads((tmp_path / "out" / "truncation.json").read_text("utf-8"))["full_rank"] == RANK

@@ -168,7 +168,7 @@ def test_a_site_finds_a_server_that_was_started_again(net: Net, tmp_path: Path) 
 
 
 def test_an_unknown_key_is_refused(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network, "REFUSED_BEATS", 0.05)
+    monkeypatch.setattr(network, "REFUSED_SECONDS", 0.5)
     stranger = net.site(ec.generate_private_key(ec.SECP384R1()))
     with pytest.raises(RunError, match="does not know this site's key"):
         stranger.serve(echo, lambda line: None, patience_seconds=BOUND)
@@ -191,10 +191,9 @@ def test_a_certificate_for_another_host_is_refused(net: Net, tmp_path: Path) -> 
     """The trial certificate is for 127.0.0.1 and localhost, not for 127.0.0.2, where this server answers too."""
     everywhere = listening(net.files, net.keys, 0, tmp_path / "everywhere.log", host="0.0.0.0")  # noqa: S104
     called: list[Message] = []
+    ca, log = net.files.ca.read_bytes(), tmp_path / "x.log"
     here, there = (
-        network.NetworkSite(
-            f"{host}:{everywhere.port}", net.files.ca.read_bytes(), net.keys["north"], tmp_path / "x.log"
-        )
+        network.NetworkSite(f"{host}:{everywhere.port}", ca, net.keys["north"], log)
         for host in ("127.0.0.1", "127.0.0.2")
     )
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from support.fake_runs import fake_run
 
 HEAVY = {"torch", "transformers", "sklearn", "scipy", "matplotlib", "numpy"}
+LLM = {"peft", "transformers", "bitsandbytes", "medfed.injection.inject", "medfed.llm.foundation"}
 
 
 def imported(code: str, wanted: set[str]) -> set[str]:
@@ -56,3 +58,43 @@ def test_a_finished_runs_table_needs_no_charts_and_no_learning_library(tmp_path:
 )
 def test_a_public_name_imports_its_own_module_alone(code: str, light: set[str]) -> None:
     assert imported(code, light) == set()
+
+
+def test_settings_and_their_checks_need_no_torch() -> None:
+    code = (
+        "from medfed.study.algorithms import Composition, FedBN, FedProx, Scaffold\n"
+        "from medfed.study.federation import ClientSettings\n"
+        "Composition(sharing=FedBN(), local=FedProx(), server='fedadam').check(ClientSettings())\n"
+        "Scaffold(option='I').check(ClientSettings())\n"
+    )
+    assert imported(code, {"torch", "numpy"}) == set()
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_the_command_prints_a_finished_runs_scores_without_a_learning_library(
+    tmp_path: Path, options: list[str]
+) -> None:
+    run = fake_run(tmp_path, num_examples=40, num_resamples=20)
+    words = ["medfed", "scores", str(run), *options]
+    code = (
+        f"import sys; sys.argv = {words!r}\nfrom medfed.cli import main\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code\nprint('END')"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", f"{code}; print(*({HEAVY} & set(sys.modules)))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    table, _, heavy = printed.rpartition("END")
+    assert heavy.split() == []
+    if options:
+        rows = json.loads(table)["rows"]
+        assert rows == json.loads((run / "scores.json").read_text(encoding="utf-8"))["rows"]
+    else:
+        assert "AUROC [95 % CI]" in table
+
+
+def test_a_benchmark_needs_none_of_the_llms_libraries() -> None:
+    assert imported("import medfed.runs.pipeline, medfed.runs.compare", LLM | {"sklearn"}) == set()
+    assert imported("import medfed.runs.loaded", LLM) >= {"peft", "transformers"}

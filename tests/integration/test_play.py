@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +17,7 @@ from medfed.ask.page.serve import listen
 from medfed.core.errors import RunError
 from support.finished_runs import QuickRun
 from support.play_server import Reply, asked, request, served
+from support.processes import Process
 
 EFFUSION = "Is there a pleural effusion?"
 
@@ -205,18 +203,15 @@ def test_only_this_machine_is_listened_to_and_a_taken_port_is_said() -> None:
         assert again.getsockname() == (host, number)
 
 
-def test_the_command_prints_its_address_and_ctrl_c_ends_it(quick: QuickRun) -> None:
-    command = [sys.executable, "-m", "medfed", "play", str(quick.folder), "--cache", str(quick.cache)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            address = re.search(r"http://127\.0\.0\.1:(\d+)/", line)
-            assert address, line
-            assert request(int(address[1]), "GET", "/").status == 200
-            process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 0
-            assert process.stdout.read() == "ended\n"
-        finally:
-            process.kill()
+def test_the_command_prints_its_address_and_ctrl_c_ends_it(quick: QuickRun, tmp_path: Path) -> None:
+    process = Process(["play", quick.folder, "--cache", quick.cache], tmp_path / "log")
+    try:
+        process.wait_for("http://127.0.0.1:")
+        address = re.search(r"http://127\.0\.0\.1:(\d+)/", process.text)
+        assert address, process.told()
+        assert request(int(address[1]), "GET", "/").status == 200
+        process.send(signal.SIGINT)
+        assert process.wait() == 0, process.told()
+        assert process.text.endswith("\nended\n")
+    finally:
+        process.end()

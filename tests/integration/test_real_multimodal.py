@@ -17,7 +17,7 @@ from medfed.datasets.base import write_twin
 from medfed.evaluation.scorers import SCORERS
 from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
-from medfed.federated.exchange import InProcessExchange
+from medfed.federated.exchange import InProcessExchange, Trainer
 from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.state import load_weights
 from medfed.models.multimodal import MultimodalModel
@@ -47,7 +47,7 @@ def train(name: str, cohort: Cohort, num_rounds: int, epochs: int = 1) -> tuple[
     model = model_of(name)
     clients = [Client(client, tasks) for client, tasks in sorted(cohort.clients.items())]
     settings = ClientSettings(local_epochs=epochs, lr=0.001, batch_size=16)
-    exchange = InProcessExchange(clients, model_of(name), FedAvg(), settings, 0)
+    exchange = InProcessExchange(clients, Trainer(model_of(name), FedAvg(), settings, 0))
     federation = Federation(exchange.registered, 0, model, cohort.public)
     state, losses = initial_state(model, FedAvg()), []
     for _ in range(num_rounds):

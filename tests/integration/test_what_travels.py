@@ -68,8 +68,8 @@ class Listening:
             self._up.append(Sent(round, client, _groups(answer), len(update_bytes(answer))))
             yield client, answer
 
-    def own(self, client: str) -> Params:
-        return self._inner.own(client)
+    def client_state(self, client: str) -> Params:
+        return self._inner.client_state(client)
 
     def forget_after(self, round: int) -> None:
         self._inner.forget_after(round)

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from medfed.core.errors import RunError
+from medfed.export.files import merged_weights, save_merged
 from medfed.export.lowrank import Factors, folded
-from medfed.export.merged import merged_weights, save_merged
 from medfed.injection.model import InjectedModel
 from medfed.llm.foundation import Foundation
 from medfed.llm.huggingface import refuse_quantised

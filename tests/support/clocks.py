@@ -13,7 +13,7 @@ import pytest
 
 BOUND = 300.0
 """No wait of a test is longer, in seconds; nothing is faster or slower for it."""
-DEADLINES_IN = ("medfed.sites.network", "medfed.sites.server")
+DEADLINES_IN = ("medfed.sites.network", "medfed.sites.transport", "medfed.sites.server")
 """Modules that wait for sites, servers and answers."""
 AHEAD_SECONDS = 1e6
 """Further than any deadline."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import combinations
@@ -19,7 +20,7 @@ from medfed.datasets.base import Card
 from medfed.datasets.decoded import Decoded
 from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
-from medfed.federated.exchange import Answer, InProcessExchange
+from medfed.federated.exchange import Answer, InProcessExchange, Trainer
 from medfed.federated.rounds import RoundResult, initial_state, run_rounds
 from medfed.federated.state import FederatedState, Weights
 from medfed.modalities.base import Modality, Moments
@@ -196,6 +197,12 @@ def allowed(algorithm: AlgorithmSettings, settings: ClientSettings = SMALL) -> C
     raise AssertionError(f"{algorithm!r} accepts no client settings, not even plain SGD")
 
 
+def states(exchange: InProcessExchange) -> dict[str, dict[str, Tensor]]:
+    """Return the newest state of every client that has trained, sorted by client."""
+    kept = {name: exchange.trainer.memory.before(name, sys.maxsize) for name in exchange.registered}
+    return {name: state for name, state in kept.items() if state is not None}
+
+
 class Meddler:
     """An exchange between the loop and an in-process one: it may replace, drop, repeat or reorder the answers."""
 
@@ -209,7 +216,9 @@ class Meddler:
 def small_exchange(
     algorithm: AlgorithmSettings, settings: ClientSettings = SMALL, seed: int = 0, upload_dtype: UploadDtype = "float32"
 ) -> InProcessExchange:
-    return InProcessExchange(small_clients(), small_model(), algorithm, settings, seed, upload_dtype=upload_dtype)
+    return InProcessExchange(
+        small_clients(), Trainer(small_model(), algorithm, settings, seed, upload_dtype=upload_dtype)
+    )
 
 
 def run(
@@ -239,7 +248,8 @@ def run_and_deploy(
     state = initial_state(small_model(), algorithm)
     results = list(run_rounds(state, Meddler(exchange, meddle), algorithm, federation, rounds))
     weights = results[-1].state.weights
-    return results, {name: algorithm.build().deployed(weights, exchange.own(name)) for name in exchange.registered}
+    deploy = algorithm.build().deployed
+    return results, {name: deploy(weights, exchange.client_state(name)) for name in exchange.registered}
 
 
 def converge(
@@ -254,12 +264,13 @@ def converge_and_deploy(
 ) -> tuple[FederatedState, dict[str, Weights]]:
     """Run a federation of quadratics; return the server's end and the model that each client ends with."""
     model = Point(dim)
-    exchange = InProcessExchange(clients, model, algorithm, settings, 0)
+    exchange = InProcessExchange(clients, Trainer(model, algorithm, settings, 0))
     federation = Federation(exchange.registered, 0)
     state = initial_state(model, algorithm)
     for result in run_rounds(state, exchange, algorithm, federation, RoundSettings(num_rounds=num_rounds)):
         state = result.state
-    return state, {client.id: algorithm.build().deployed(state.weights, exchange.own(client.id)) for client in clients}
+    deploy = algorithm.build().deployed
+    return state, {client.id: deploy(state.weights, exchange.client_state(client.id)) for client in clients}
 
 
 def changed(answers: list[Answer], client: str, **fields: object) -> list[Answer]:

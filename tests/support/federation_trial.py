@@ -238,8 +238,7 @@ def _keep_time(seconds: float, admitted: float, clock: Path) -> None:
     from medfed.sites import network, server, transport
 
     fleet_handlers.HEARTBEAT_MIN_INTERVAL = min(admitted, fleet_handlers.HEARTBEAT_MIN_INTERVAL)
-    transport.HEARTBEAT_SECONDS = seconds
-    network.REFUSED_BEATS = max(3, BOUND / seconds)  # type: ignore[assignment]
+    transport.HEARTBEAT_SECONDS, network.REFUSED_SECONDS = seconds, max(3 * seconds, BOUND)
     for name, value in GOODBYE.items():
         assert hasattr(server, name)
         setattr(server, name, value)

@@ -36,21 +36,8 @@ class _Guard:
         self._start = multiprocessing.process.BaseProcess.start
         multiprocessing.process.BaseProcess.start = self._started(self._start)  # type: ignore[method-assign]
 
-    def watch_models(self) -> None:
-        """Hear of LLMs from now on, if transformers is imported."""
-        models = sys.modules.get("transformers.modeling_utils")
-        if models is not None and not hasattr(models.PreTrainedModel, "medfed_guard"):
-            built = models.PreTrainedModel.__init__
-
-            def heard(model: Any, *args: Any, **options: Any) -> None:
-                if type(model).__name__.endswith("LM"):
-                    self._refuse_in_unit(f"an LLM ({type(model).__name__}) is built")
-                built(model, *args, **options)
-
-            models.PreTrainedModel.__init__ = heard
-            models.PreTrainedModel.medfed_guard = self
-
-    def _refuse_in_unit(self, what: str) -> None:
+    def refuse_in_unit(self, what: str) -> None:
+        """Fail a unit test that does ``what``."""
         if self.is_unit:
             pytest.fail(f"{what} in a unit test. {HINT}")
 
@@ -58,19 +45,35 @@ class _Guard:
         if not self.is_testing:
             return
         if event in STARTS:
-            self._refuse_in_unit(f"a process is started ({event})")
+            self.refuse_in_unit(f"a process is started ({event})")
         if event == "open" and isinstance(args[0], str):
             _refuse_file(args[0], args[2])
 
     def _started(self, start: Any) -> Any:
         def heard(process: Any) -> None:
-            self._refuse_in_unit("a process is started (multiprocessing)")
+            self.refuse_in_unit("a process is started (multiprocessing)")
             start(process)
 
         return heard
 
 
 _GUARD = _Guard()
+
+
+def watch_models() -> None:
+    """Hear of LLMs from now on, if transformers is imported."""
+    models = sys.modules.get("transformers.modeling_utils")
+    if models is None or hasattr(models.PreTrainedModel, "medfed_guard"):
+        return
+    built = models.PreTrainedModel.__init__
+
+    def heard(model: Any, *args: Any, **options: Any) -> None:
+        if type(model).__name__.endswith("LM"):
+            _GUARD.refuse_in_unit(f"an LLM ({type(model).__name__}) is built")
+        built(model, *args, **options)
+
+    models.PreTrainedModel.__init__ = heard
+    models.PreTrainedModel.medfed_guard = True
 
 
 def _refuse_file(path: str, flags: int) -> None:
@@ -84,7 +87,7 @@ def _refuse_file(path: str, flags: int) -> None:
 @contextmanager
 def guarded(item: pytest.Item, folder: Path) -> Iterator[None]:
     """Let a test run in the empty ``folder``, its fixtures included, and refuse what it may not do."""
-    _GUARD.watch_models()
+    watch_models()
     _GUARD.is_testing = True
     _GUARD.is_unit = UNIT in item.path.parents and item.get_closest_marker("slow") is None
     try:

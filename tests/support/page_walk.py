@@ -12,13 +12,16 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from typer.testing import CliRunner
+
+from support.clocks import until
+from support.processes import Process
 
 PAGE = Path(__file__).parents[2] / "docs" / "deployment.md"
 FINGERPRINT = r"(?:[0-9A-F]{2}:){31}[0-9A-F]{2}"
@@ -73,10 +76,9 @@ def in_this_process(block: str, folder: Path, env: Mapping[str, str]) -> Said:
     outputs, here = [], Path.cwd()
     for line in block.replace("\\\n", " ").splitlines():
         if line.startswith("medfed "):
-            words = shlex.split(re.sub(r"\$(\w+)", lambda name: env[name[1]], line))
             os.chdir(folder)
             try:
-                ran = CliRunner().invoke(app, words[1:])
+                ran = CliRunner().invoke(app, words_of(line, env), env=dict(env))
             finally:
                 os.chdir(here)
             said = Said(ran.exit_code, f"{ran.output}{ran.exception or ''}\n")
@@ -86,6 +88,13 @@ def in_this_process(block: str, folder: Path, env: Mapping[str, str]) -> Said:
         if said.status:
             return Said(said.status, "".join(outputs))
     return Said(0, "".join(outputs))
+
+
+def words_of(line: str, env: Mapping[str, str]) -> list[str]:
+    """Return the arguments of a line that starts with ``medfed``."""
+    first, *words = shlex.split(re.sub(r"\$(\w+)", lambda name: env[name[1]], line.replace("\\\n", " ")))
+    assert first == "medfed"
+    return words
 
 
 class Walk:
@@ -109,7 +118,7 @@ class Walk:
         self._env = {**os.environ, "PATH": path, "HOME": str(root)}
         self.variables, self._data, self._shell = {**variables, "DATA": str(data / "server")}, data, shell
         self.fingerprint = ""
-        self._going: dict[Path, subprocess.Popen[bytes]] = {}
+        self._going: dict[Path, Going] = {}
 
     def at_server(self, text: str, **more: str) -> Said:
         """Run a block at the server; the post then brings the invitation to the hospitals."""
@@ -141,30 +150,71 @@ class Walk:
 
     def go_on(self, text: str, folder: Path, env: Mapping[str, str] | None = None) -> None:
         """Start a block that stays."""
-        with (folder / "log").open("wb") as log:
-            self._going[folder] = subprocess.Popen(
-                ["bash", "-c", f"exec {text}"],
-                cwd=folder,
-                env=dict(env or self.server_env()),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+        kind = Forked if self._shell is in_this_process else Started
+        self._going[folder] = kind(text, folder, dict(env or self.server_env()))
 
     def wait_until(self, words: str, folder: Path) -> None:
         """Wait until what stays in ``folder`` has printed ``words``."""
-        limit = time.monotonic() + OVER_SECONDS
-        while words not in (text := (folder / "log").read_text()):
-            assert self._going[folder].poll() is None, text
-            assert time.monotonic() < limit, text
-            time.sleep(0.1)
+        going = self._going[folder]
+        until(lambda: words in going.text or not going.is_running, OVER_SECONDS, lambda: going.text)
+        assert words in going.text, going.text
 
     def over(self) -> dict[str, Said]:
         """Wait until everything that stays has ended."""
-        ended = {folder.name: process.wait(OVER_SECONDS) for folder, process in self._going.items()}
+        ended = {folder.name: going.wait() for folder, going in self._going.items()}
         return {name: Said(status, (self.server.parent / name / "log").read_text()) for name, status in ended.items()}
 
     def end(self) -> None:
         """Stop what is still running."""
-        for process in self._going.values():
-            process.kill()
-            process.wait()
+        for going in self._going.values():
+            going.end()
+
+
+class Going(Protocol):
+    """A command that stays."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def is_running(self) -> bool: ...
+
+    def wait(self) -> int: ...
+
+    def end(self) -> None: ...
+
+
+class Started:
+    """A command that stays, as a person starts it."""
+
+    def __init__(self, text: str, folder: Path, env: Mapping[str, str]) -> None:
+        self._log = folder / "log"
+        with self._log.open("wb") as log:
+            command = ["bash", "-c", f"exec {text}"]
+            self._process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT)
+
+    @property
+    def text(self) -> str:
+        return self._log.read_text()
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def wait(self) -> int:
+        return self._process.wait(OVER_SECONDS)
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+class Forked(Process):
+    """A medfed command that stays, without an interpreter of its own."""
+
+    def __init__(self, text: str, folder: Path, env: Mapping[str, str]) -> None:
+        super().__init__(words_of(text, env), folder / "log", prepare=partial(os.environ.update, env))
+
+    @property
+    def is_running(self) -> bool:
+        return self.status is None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from medfed.core.types import Batch
 from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
-from medfed.federated.exchange import InProcessExchange
+from medfed.federated.exchange import InProcessExchange, Trainer
 from medfed.federated.rounds import initial_state, run_rounds
 from medfed.federated.state import Weights
 from medfed.study.algorithms import (
@@ -123,13 +123,13 @@ def pair_end(algorithm: AlgorithmSettings, num_rounds: int, lr: float, **fields:
     hospitals = [quadratic_client(f"h{i}", [a, d], [b, 0.0], int(n)) for i, (a, d, b, n) in enumerate(rows)]
     settings = ClientSettings.model_validate({"optimizer": "sgd", "lr": lr, "batch_size": 10} | fields)
     algorithm.check(settings)
-    exchange = InProcessExchange(hospitals, Pair(), algorithm, settings, 0)
+    exchange = InProcessExchange(hospitals, Trainer(Pair(), algorithm, settings, 0))
     state = initial_state(Pair(), algorithm)
     federation = Federation(exchange.registered, 0)
     for result in run_rounds(state, exchange, algorithm, federation, RoundSettings(num_rounds=num_rounds)):
         state = result.state
     built, world = algorithm.build(), Weights(state.params, state.buffers)
-    local = [built.deployed(world, exchange.own(f"h{i}")).params["v"] for i in range(len(hospitals))]
+    local = [built.deployed(world, exchange.client_state(f"h{i}")).params["v"] for i in range(len(hospitals))]
     return state.params["w"][0], torch.cat(local)
 
 

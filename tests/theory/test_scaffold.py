@@ -12,7 +12,7 @@ from torch import Tensor
 from medfed.core.types import Params, component
 from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
-from medfed.federated.exchange import InProcessExchange
+from medfed.federated.exchange import InProcessExchange, Trainer
 from medfed.federated.rounds import RoundResult, initial_state, run_rounds, sample_clients
 from medfed.federated.state import split
 from medfed.study.algorithms import AlgorithmSettings, FedAvg, Scaffold
@@ -65,7 +65,7 @@ def test_weighed_by_examples_the_end_is_the_weighted_optimum(option: str) -> Non
 def rounds_of(algorithm: AlgorithmSettings, num_rounds: int) -> tuple[InProcessExchange, list[RoundResult]]:
     """Run the quadratics with half of the clients a round."""
     state = initial_state(model := Point(2), algorithm)
-    exchange = InProcessExchange(clients(), model, algorithm, PLAIN, 0)
+    exchange = InProcessExchange(clients(), Trainer(model, algorithm, PLAIN, 0))
     settings = RoundSettings(num_rounds=num_rounds, participation=0.5)
     return exchange, list(run_rounds(state, exchange, algorithm, Federation(exchange.registered, 0), settings))
 
@@ -125,7 +125,7 @@ def test_c_is_the_mean_of_the_c_i_of_those_who_have_data(option: str, weighting:
             }
             if weighting == "clients":
                 share = {client: min(count, 1) for client, count in share.items()}
-            own_controls = {client: exchange.own(client)[name].double() for client in share}
+            own_controls = {client: exchange.client_state(client)[name].double() for client in share}
             mean = sum(count * own_controls[client] for client, count in share.items()) / sum(share.values())
             torch.testing.assert_close(found.double(), mean, rtol=0, atol=2e-6, msg=lambda m, n=name: f"{n}: {m}")
     assert answered == set(examples), "not every hospital was asked; the test says less than it should"
@@ -137,7 +137,7 @@ def test_a_client_without_data_for_a_tensor_keeps_its_control_at_zero() -> None:
     settings = RoundSettings(num_rounds=3)
     state = initial_state(small_model(), algorithm)
     list(run_rounds(state, exchange, algorithm, Federation(exchange.registered, 0), settings))
-    own: Params = exchange.own("h1")
+    own: Params = exchange.client_state("h1")
     moved = {name: bool(value.any()) for name, value in own.items()}
     assert not any(is_moved for name, is_moved in moved.items() if name.startswith(("encoders.b.", "heads.y.")))
     assert moved["heads.x.1.weight"]

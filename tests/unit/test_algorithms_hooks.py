@@ -21,7 +21,7 @@ from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.state import FederatedState, Weights, fingerprint, join, split, weights_of
 from medfed.study.algorithms import FedAvg
 from medfed.study.federation import ClientSettings, RoundSettings
-from support.federated_toys import SMALL, changed, converge, quadratic_client, run, small_exchange, small_model
+from support.federated_toys import SMALL, changed, converge, quadratic_client, run, small_exchange, small_model, states
 
 
 class ControlVariates(Algorithm):
@@ -141,7 +141,7 @@ def test_start_and_deployed_suffice_for_tensors_that_stay_at_home() -> None:
     for name, value in state.params.items():
         assert torch.equal(value, start.params[name]) == (".layers.1." in name), name
     assert fingerprint({}, state.buffers) == fingerprint({}, start.buffers)
-    kept = split(exchange.states()["h0"], ("algorithm", "optimizer"))["algorithm"]
+    kept = split(states(exchange)["h0"], ("algorithm", "optimizer"))["algorithm"]
     deployed = algorithm.deployed(state.weights, kept)
     norm = "encoders.a.layers.1.weight"
     assert not torch.equal(deployed.params[norm], state.params[norm])
@@ -180,7 +180,7 @@ def test_personal_suffices_for_a_second_model() -> None:
     state = run_round(initial_state(small_model(), Beside()), exchange, Beside(), federation, settings).state
     plain = run(FedAvg(), 1)[-1].state
     assert fingerprint(*state.weights) == fingerprint(*plain.weights), "the second model leaves the global one alone"
-    own = {name: split(kept, ("algorithm",))["algorithm"] for name, kept in exchange.states().items()}
+    own = {name: split(kept, ("algorithm",))["algorithm"] for name, kept in states(exchange).items()}
     assert len({fingerprint(params, {}) for params in own.values()}) == 4
 
 

@@ -129,13 +129,12 @@ def test_undefined_resamples_are_dropped_counted_and_withhold_the_interval_when_
     patients = [str(row) for row in range(30)]
     bounds = interval_of(BY_NAME["auroc"], targets, np.stack([1 - positive, positive], 1), patients, 0)
     print("the one positive patient is missing from (29/30)^30 = 36 % of the resamples")
-    assert 300 < bounds.num_undefined < 420
     assert bounds.low is None
     assert bounds.high is None
     assert bounds.reason is not None
-    assert str(bounds.num_undefined) in bounds.reason
+    assert 300 < int(bounds.reason.split()[-4]) < 420
     few = interval(np.array([np.nan] + [0.5] * 99), 30)
-    assert few == (0.5, 0.5, 1, None)
+    assert few == (0.5, 0.5, None)
 
 
 def test_one_patient_gives_no_interval() -> None:
@@ -152,7 +151,7 @@ def test_paired_difference_is_narrower_than_two_separate_intervals_and_zero_for_
     patients = [str(row) for row in range(300)]
     (weights,) = resample_weights(patients, 1000, 0)
     here, there = (BY_NAME["auroc"].weighted(targets, given, weights) for given in (scores, other))
-    assert interval(here - here, 300) == (0.0, 0.0, 0, None)
+    assert interval(here - here, 300) == (0.0, 0.0, None)
     difference = interval(here - there, 300)
     alone = interval_of(BY_NAME["auroc"], targets, scores, patients, 0)
     width = difference.high - difference.low

@@ -117,7 +117,7 @@ def test_what_does_not_fit_is_said(
 
 def test_a_run_without_the_modality_says_which_it_has() -> None:
     tree = {**QUICK, "train": ["ead"], "unseen": [], "encoders": {"ecg": "conv1d"}}
-    with pytest.raises(StudyError, match=r"no encoder for --image.*\n.*about --ecg"):
+    with pytest.raises(StudyError, match=r"no encoder for --image.*\n.*it reads --ecg"):
         plan(study_of(tree, "quick"), ["image"], question="Is it?")
 
 

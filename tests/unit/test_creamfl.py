@@ -29,7 +29,7 @@ from medfed.core.rng import numpy_rng
 from medfed.core.types import Broadcast, Update
 from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
-from medfed.federated.exchange import InProcessExchange
+from medfed.federated.exchange import InProcessExchange, Trainer
 from medfed.federated.local import LocalStep, Site
 from medfed.federated.rounds import RoundResult, initial_state, run_rounds
 from medfed.federated.state import fingerprint, join, split
@@ -46,6 +46,7 @@ from support.federated_toys import (
     small_federation,
     small_model,
     small_public,
+    states,
     task_set,
 )
 
@@ -184,7 +185,7 @@ def results(
     algorithm: CreamFL, clients: list[Client] | None = None, num_rounds: int = 3
 ) -> tuple[list[RoundResult], InProcessExchange, dict[str, Update]]:
     """Run a federation; return the rounds, the exchange and the last updates."""
-    exchange = InProcessExchange(clients or small_clients(), small_model(), algorithm, SMALL, 0)
+    exchange = InProcessExchange(clients or small_clients(), Trainer(small_model(), algorithm, SMALL, 0))
     updates: dict[str, Update] = {}
 
     def keep(answers: list) -> list:
@@ -212,7 +213,7 @@ def test_only_representations_travel_and_absence_is_told() -> None:
         for key, vectors in parts["representations"].items():
             lengths = vectors.norm(dim=-1)
             assert torch.allclose(lengths, torch.full_like(lengths, float(key in held[name])), atol=1e-5), key
-    own = split(exchange.states()["h0"], ("algorithm", "optimizer"))["algorithm"]
+    own = split(states(exchange)["h0"], ("algorithm", "optimizer"))["algorithm"]
     deployed = algorithm.deployed(found[-1].state.weights, own)
     assert fingerprint(*deployed) != fingerprint(*found[-1].state.weights), "a client predicts with its own model"
 
@@ -230,10 +231,10 @@ def test_representations_are_read_in_the_order_of_their_names() -> None:
 
 def test_without_contrast_a_client_learns_alone() -> None:
     alone = [client for client in small_clients() if client.id == "h0"]
-    states = [results(CreamFL(gamma=0.0), clients)[1].states()["h0"] for clients in (alone, None)]
-    assert fingerprint(states[0], {}) == fingerprint(states[1], {})
-    contrasted = results(CreamFL())[1].states()["h0"]
-    assert fingerprint(contrasted, {}) != fingerprint(states[0], {})
+    alike = [states(results(CreamFL(gamma=0.0), clients)[1])["h0"] for clients in (alone, None)]
+    assert fingerprint(alike[0], {}) == fingerprint(alike[1], {})
+    contrasted = states(results(CreamFL())[1])["h0"]
+    assert fingerprint(contrasted, {}) != fingerprint(alike[0], {})
 
 
 def test_without_distillation_the_server_learns_from_public_labels_alone() -> None:

@@ -117,10 +117,10 @@ def test_memory_does_not_grow_with_the_clients(tmp_path: Path) -> None:
         assert answer.client == f"h{number:02}"
         assert len(list(tmp_path.glob("*/*.safetensors"))) == 39 - number
     assert most <= 2, f"{most} updates in memory at once"
-    assert not list(tmp_path.iterdir()), "the spool folder is left behind"
+    assert not list(tmp_path.iterdir()), "the folder of waiting updates is left behind"
 
 
-def test_an_early_end_removes_the_spool(tmp_path: Path) -> None:
+def test_an_early_end_removes_the_waiting_updates(tmp_path: Path) -> None:
     answers = awkward()
     line = in_order(
         ((a.client, a) for a in (answers[1], answers[0], answers[2])), [a.client for a in answers], tmp_path

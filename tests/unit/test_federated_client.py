@@ -10,10 +10,10 @@ from torch import nn
 
 from medfed.core.errors import DataError, RunError, StudyError
 from medfed.core.types import Broadcast, Update
-from medfed.federated.batches import in_order, num_batches, steps
 from medfed.federated.client import Client, initial_client_state
-from medfed.federated.exchange import InProcessExchange
+from medfed.federated.exchange import InProcessExchange, Trainer
 from medfed.federated.gate import delta_dtype
+from medfed.federated.local import in_order, num_batches, steps
 from medfed.federated.state import FederatedState, Weights, fingerprint, load_weights, num_bytes, weights_of
 from medfed.study.algorithms import FedAvg, FedProx
 from medfed.study.federation import ClientSettings
@@ -172,7 +172,7 @@ def test_settings_and_clients_that_make_no_sense_are_refused() -> None:
     with pytest.raises(DataError, match=r"client .h9.: it has no training example"):
         Client("h9", {"x": task_set(TASK_X, 0, 0)})
     with pytest.raises(StudyError, match=r"client .h0.: two clients have this id"):
-        InProcessExchange([small_clients()[0]] * 2, small_model(), FedAvg().build(), SMALL, 0)
+        InProcessExchange([small_clients()[0]] * 2, Trainer(small_model(), FedAvg().build(), SMALL, 0))
 
 
 def test_deltas_of_half_precision_models_travel_in_float32() -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from medfed.core import files
 from medfed.core.errors import DiskError
 from medfed.core.files import PRIVATE, locked, sha256_of, write_whole, written_whole
 
@@ -69,10 +68,12 @@ def test_what_was_there_stays_when_the_block_fails(tmp_path: Path, error: BaseEx
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"file": "old"}
 
 
-def test_what_a_killed_writer_left_goes_and_what_a_living_one_writes_stays(tmp_path: Path) -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    left, writing = (tmp_path / f".file.partial-{pid}" for pid in (gone.pid, os.getppid()))
+def test_what_a_killed_writer_left_goes_and_what_a_living_one_writes_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, running = 11, 12
+    monkeypatch.setattr(files.psutil, "pid_exists", lambda process: process == running)
+    left, writing = (tmp_path / f".file.partial-{process}" for process in (gone, running))
     left.write_text("half")
     writing.mkdir()
     write_whole(tmp_path / "other", "x")

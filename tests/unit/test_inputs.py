@@ -192,7 +192,7 @@ def broken(folder: Path) -> Mapping[str, tuple[Kind, Path, str]]:
         "cut png": ("image", cut(folder / "cut.png", 700), "damaged or cut short"),
         "empty": ("image", table(folder / "empty.png", ""), "empty"),
         "cut record": ("ecg", folder / "cut-record.hea", "1001 bytes"),
-        "header alone": ("ecg", folder / "alone.hea", "alone.dat, which is not beside it"),
+        "header alone": ("ecg", folder / "alone.hea", "alone.dat, which is not next to it"),
         "signal alone": ("ecg", table(folder / "signal.dat", "abc"), "header is missing"),
         "another folder": ("ecg", escaping, "another folder"),
         "segments": ("ecg", segments, "several segments"),

@@ -12,8 +12,7 @@ from torch import Tensor
 from medfed.algorithms.representations import pull_push
 from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Broadcast
-from medfed.federated.batches import TaskBatch
-from medfed.federated.local import LocalStep, Site
+from medfed.federated.local import LocalStep, Site, TaskBatch
 from medfed.federated.state import Weights, fingerprint, join, load_weights, weights_of
 from medfed.models.multimodal import MultimodalModel
 from medfed.study.algorithms import Moon

@@ -7,7 +7,7 @@ import torch
 
 from medfed.core.errors import StudyError
 from medfed.federated.client import Client
-from medfed.federated.exchange import InProcessExchange
+from medfed.federated.exchange import InProcessExchange, Trainer
 from medfed.federated.rounds import initial_state, run_rounds
 from medfed.federated.state import fingerprint, weights_of
 from medfed.study.algorithms import AlgorithmSettings, Ditto, FedAvg, FedBN, FedPer, PFedMe
@@ -80,11 +80,11 @@ def test_ditto_leaves_the_global_model_to_fedavg(lam: float) -> None:
 
 
 def own_model_of_h0(algorithm: AlgorithmSettings, clients: list[Client]) -> str:
-    exchange = InProcessExchange(clients, small_model(), algorithm, SMALL, 0)
+    exchange = InProcessExchange(clients, Trainer(small_model(), algorithm, SMALL, 0))
     state = initial_state(small_model(), algorithm)
     for result in run_rounds(state, exchange, algorithm, small_federation(exchange), RoundSettings(num_rounds=3)):
         state = result.state
-    return fingerprint(*algorithm.build().deployed(state.weights, exchange.own("h0")))
+    return fingerprint(*algorithm.build().deployed(state.weights, exchange.client_state("h0")))
 
 
 def test_ditto_without_pull_learns_alone() -> None:
@@ -107,7 +107,7 @@ def test_pfedme_deploys_theta_and_a_newcomer_the_global_model() -> None:
     results, models = run_and_deploy(algorithm, 2)
     end = results[-1].state.weights
     assert len({fingerprint(*model) for model in (end, *models.values())}) == 5
-    newcomer = small_exchange(algorithm).own("h0")
+    newcomer = small_exchange(algorithm).client_state("h0")
     assert algorithm.build().deployed(end, newcomer) == end
 
 

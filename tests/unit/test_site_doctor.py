@@ -105,7 +105,7 @@ def test_a_server_with_a_certificate_of_another_ca_is_not_to_be_joined(folder: S
     with server(write_trial(tmp_path / "stranger", "localhost")) as port:
         checks = list(server_checks(at(folder, port)))
     assert failed(checks) == [checks[-1].name] == ["TLS"]
-    assert "certificate is refused" in checks[-1].found
+    assert "certificate is refused" in checks[-1].value
     assert "do not join" in checks[-1].hint
 
 
@@ -122,14 +122,14 @@ def test_an_expired_certificate_of_the_server_is_refused(tmp_path: Path, monkeyp
     with server(trial(folder)) as port:
         checks = [*local_checks(folder, Reporter.silent(), data=False), *server_checks(at(folder, port))]
     assert failed(checks) == ["CA certificate", "TLS"]
-    assert all("expired" in check.found for check in checks if not check.ok)
+    assert all("expired" in check.value for check in checks if not check.ok)
 
 
 def test_a_server_without_tls_is_refused(folder: SiteFolder) -> None:
     with server(None) as port:
         checks = list(server_checks(at(folder, port)))
     assert failed(checks) == [checks[-1].name] == ["TLS"]
-    assert checks[-1].found.startswith("no TLS")
+    assert checks[-1].value.startswith("no TLS")
 
 
 def test_another_ca_in_the_folder_than_people_compared_is_refused(folder: SiteFolder, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_another_ca_in_the_folder_than_people_compared_is_refused(folder: SiteFo
     with server(stranger) as port:
         checks = [*local_checks(folder, Reporter.silent(), data=False), *server_checks(at(folder, port))]
     assert failed(checks) == ["CA certificate", "TLS"]
-    assert "fingerprint" in next(check.found for check in checks if not check.ok)
+    assert "fingerprint" in next(check.value for check in checks if not check.ok)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_clocks_apart_are_found(folder: SiteFolder, ahead: float | None, problem
         checks = list(server_checks(at(folder, port)))
     assert failed(checks) == problem
     if ahead:
-        told = float(checks[-1].found.split()[0])
+        told = float(checks[-1].value.split()[0])
         assert abs(told + ahead) < 3
 
 
@@ -173,7 +173,7 @@ def test_a_study_that_the_policy_refuses_is_a_problem_of_the_policy(tmp_path: Pa
     strict = site(tmp_path, federation(tmp_path), may_leave=("encoders", "buffers"))
     (check,) = [check for check in local_checks(strict, Reporter.silent(), data=False) if not check.ok]
     assert check.name == "policy"
-    assert "heads" in check.found
+    assert "heads" in check.value
     assert "data officer" in check.hint
 
 
@@ -187,9 +187,9 @@ def test_every_file_of_the_studys_data_is_opened(folder: SiteFolder) -> None:
     def looked() -> list[Check]:
         return list(data_checks(folder, Reporter.silent()))
 
-    assert "empty" in looked()[0].found
+    assert "empty" in looked()[0].value
     (folder.settings.data_root / "notes.txt").touch()
-    assert "ptbxl" in looked()[0].found
+    assert "ptbxl" in looked()[0].value
     assert str(folder.settings.data_root) in looked()[0].hint
     write_twin(DATASETS["ptbxl"], folder.settings.data_root / "ptbxl", TwinSpec(num_patients=6))
     (good,) = looked()
@@ -198,7 +198,7 @@ def test_every_file_of_the_studys_data_is_opened(folder: SiteFolder) -> None:
     broken.write_bytes(b"")
     (bad,) = looked()
     assert not bad.ok
-    assert "1 problem" in bad.found
+    assert "1 problem" in bad.value
     assert broken.stem in bad.hint
     shutil.rmtree(folder.settings.data_root)
     assert not looked()[0].ok

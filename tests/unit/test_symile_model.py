@@ -21,7 +21,7 @@ from medfed.datasets.symile_mimic import SymileMIMIC
 from medfed.evaluation.scorers import SCORERS
 from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
-from medfed.federated.exchange import InProcessExchange
+from medfed.federated.exchange import InProcessExchange, Trainer
 from medfed.federated.rounds import initial_state, run_rounds
 from medfed.federated.state import load_weights
 from medfed.modalities.base import Modality
@@ -206,7 +206,7 @@ def test_a_small_federation_learns_to_retrieve(normalised: Decoded, name: str) -
         model = SymileSpec().build(ENCODERS, MODALITIES, (task,))
     algorithm, rounds = FedAvg(), RoundSettings(num_rounds=8)
     federation = Federation({client.id: client.num_examples for client in clients}, 0)
-    exchange = InProcessExchange(clients, model, algorithm, settings, 0)
+    exchange = InProcessExchange(clients, Trainer(model, algorithm, settings, 0))
     results = list(run_rounds(initial_state(model, algorithm), exchange, algorithm, federation, rounds))
     losses = [np.mean([client.metrics[f"loss.{name}"] for client in result.clients]) for result in results]
     load_weights(model, results[-1].state.weights)

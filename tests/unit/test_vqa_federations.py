@@ -17,7 +17,7 @@ from medfed.datasets.vqa_rad import VqaRadClosed
 from medfed.evaluation.scorers import SCORERS
 from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
-from medfed.federated.exchange import InProcessExchange
+from medfed.federated.exchange import InProcessExchange, Trainer
 from medfed.federated.rounds import initial_state, run_round
 from medfed.federated.state import load_weights
 from medfed.models.blip import Blip
@@ -34,7 +34,7 @@ def federate(parts: Cohort, name: str, num_rounds: int) -> tuple[Blip, list[floa
     torch.manual_seed(0)
     clients = [Client(client, tasks) for client, tasks in sorted(parts.clients.items())]
     settings = ClientSettings(lr=3e-3, batch_size=16)
-    exchange = InProcessExchange(clients, model(name), FedAvg(), settings, 0)
+    exchange = InProcessExchange(clients, Trainer(model(name), FedAvg(), settings, 0))
     federation = Federation(exchange.registered, 0, blip, parts.public)
     state, losses = initial_state(blip, FedAvg()), []
     for _ in range(num_rounds):

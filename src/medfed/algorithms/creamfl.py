@@ -50,10 +50,9 @@ from medfed.core.rng import Key, numpy_rng
 from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Batch, Broadcast, Params, Update
 from medfed.federated.algorithm import Aggregate, Algorithm, Federation
-from medfed.federated.batches import num_batches, steps
-from medfed.federated.local import LocalStep, Trained, Upload
-from medfed.federated.optimizer import autocast, make_optimizer
+from medfed.federated.local import LocalStep, Trained, Upload, autocast, num_batches, steps
 from medfed.federated.state import FederatedState, Weights, group, join, load_weights, trainable_params, weights_of
+from medfed.federated.training import make_optimizer
 from medfed.study.algorithms import CreamFL as CreamFLSettings
 from medfed.study.federation import ClientSettings
 from medfed.tasks.base import TaskSet, trainable

@@ -23,8 +23,7 @@ from torch import Tensor
 from medfed.algorithms.parts import ClientRound, Finished, LocalPart, laid_over, picked
 from medfed.algorithms.representations import evaluating, pull_push, representations_at
 from medfed.core.types import Batch
-from medfed.federated.batches import TaskBatch
-from medfed.federated.local import LocalStep, Trained
+from medfed.federated.local import LocalStep, TaskBatch, Trained
 from medfed.federated.state import Weights, persistent_buffers
 from medfed.study import algorithms as settings
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -67,27 +67,14 @@ class Finished(NamedTuple):
     sent: Params
 
 
-@runtime_checkable
-class Renewal(Protocol):
-    """The server's half of a local step, one update at a time."""
+class Renewal:
+    """The server's half of a local step, one update at a time; by default the server keeps nothing for it."""
 
     def add(self, update: Update) -> None:
         """Count an update in; its ``state`` holds the part's own tensors."""
-        ...
 
     def result(self) -> Params:
         """Return the part's tensors at the server after the round."""
-        ...
-
-
-class Unchanged:
-    """The renewal of a local step that the server keeps nothing for."""
-
-    def add(self, update: Update) -> None:
-        """Do nothing."""
-
-    def result(self) -> Params:
-        """Return no tensor."""
         return {}
 
 
@@ -128,7 +115,7 @@ class LocalPart(settings.Local):
 
     def renewal(self, state: Params, federation: Federation) -> Renewal:
         """Return what renews the part's tensors at the server, ``state``, from a round's updates."""
-        return Unchanged()
+        return Renewal()
 
     def deployed(self, weights: Weights, kept: Params) -> Weights:
         """Return the model that predicts at a client; ``weights`` are the global ones with its private tensors."""

@@ -24,7 +24,7 @@ from torch.func import functional_call
 from medfed.core.errors import DataError, StudyError
 from medfed.core.rng import numpy_rng, seed_of
 from medfed.core.types import Batch, Params
-from medfed.federated.optimizer import autocast
+from medfed.federated.local import autocast
 from medfed.federated.state import Weights, join, split
 from medfed.models.base import FederatedModel
 from medfed.study.federation import ClientSettings

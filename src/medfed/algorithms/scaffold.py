@@ -32,7 +32,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from medfed.algorithms.parts import ClientRound, Finished, LocalPart
+from medfed.algorithms.parts import ClientRound, Finished, LocalPart, Renewal
 from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Params, Update, component
 from medfed.federated.aggregation import Average, weight
@@ -94,7 +94,7 @@ class Scaffold(settings.Scaffold, LocalPart):
         return {name: value.cpu() for name, value in gradient.items()}
 
 
-class Controls:
+class Controls(Renewal):
     """c, renewed by the clients' c_i⁺ − c_i.
 
     Args:

@@ -19,7 +19,6 @@ from typing import NamedTuple
 from medfed.ask.inputs import Kind, modalities_of, require_kind
 from medfed.core.catalog import TASKS
 from medfed.core.errors import StudyError
-from medfed.core.registry import lookup
 from medfed.evaluation.text_metrics import token_f1, words
 from medfed.study.study import Study
 from medfed.tasks.base import Task
@@ -121,7 +120,7 @@ def _encoded(study: Study, task: Task) -> bool:
 
 
 def _named(study: Study, kinds: Collection[Kind], name: str) -> Task:
-    task = lookup(TASKS, name, "task")
+    task = TASKS.lookup(name)
     if not _encoded(study, task):
         raise StudyError(
             f"this run cannot answer it: the task reads {', '.join(task.modalities)}, "

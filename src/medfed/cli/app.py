@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.table import Table
 
 from medfed import __version__
-from medfed.cli import foundation as cli_foundation
 from medfed.cli import runs as cli_runs
 from medfed.cli.data import data_app
 from medfed.cli.options import (
@@ -153,7 +152,7 @@ def doctor() -> None:
     table = Table("check", "found", "verdict")
     checks = diagnose()
     for check in checks:
-        table.add_row(check.name, check.found, "ok" if check.ok else f"problem: {check.hint}")
+        table.add_row(check.name, check.value, "ok" if check.ok else f"problem: {check.hint}")
     Console().print(table)
     if not all(check.ok for check in checks):
         raise typer.Exit(1)
@@ -286,7 +285,29 @@ def report(
 cli_runs.register(app)
 
 
-cli_foundation.register(app)
+@app.command()
+def foundation(
+    folder: Annotated[Path, typer.Argument(help="Folder of a Hugging Face causal LM")],
+) -> None:
+    """Print the checksum that pins an LLM in a study: foundation.sha256."""
+    from medfed.llm.checkpoints import checksum_files, foundation_checksum
+    from medfed.llm.huggingface import locate
+    from medfed.study.foundation import HuggingFaceSettings
+
+    place = locate(HuggingFaceSettings(), folder)
+    typer.echo(f"{foundation_checksum(place)}  {' '.join(path.name for path in checksum_files(place))}")
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="Folder of an InternLM2 checkpoint (MMedLM 2), in safetensors")],
+    out: Annotated[Path, typer.Argument(help="A new folder, for --foundation")],
+) -> None:
+    """Turn an InternLM2 checkpoint, which needs code of its own, into the same LLM as a Llama, which needs none."""
+    from medfed.llm.internlm2 import convert as convert_internlm2
+
+    convert_internlm2(source, out)
+    typer.echo(out)
 
 
 def _require_folder(folder: Path) -> None:

@@ -137,8 +137,9 @@ def export(
     """Write a run's adapter for others: the routed one, or with --task a LoRA that any server takes."""
     folder = find_run(folder)
     from medfed.export.export import export_run
+    from medfed.export.files import Form
 
-    written = export_run(folder, out, cache.expanduser(), foundation, tasks=tasks or [], rank=rank, merge=merge)
+    written = export_run(folder, out, cache.expanduser(), foundation, Form(tasks or (), rank, merge))
     for exported in written:
         typer.echo("\n".join([str(exported.folder), *(f"  {sentence}" for sentence in exported.notes)]))
 

@@ -297,7 +297,7 @@ def _counted(counts: dict[str, int]) -> str:
 def _print_checks(checks: Iterable[Check], reporter: Reporter) -> bool:
     good = True
     for check in checks:
-        reporter.say(f"{'ok      ' if check.ok else 'PROBLEM '} {check.name}: {check.found}")
+        reporter.say(f"{'ok      ' if check.ok else 'PROBLEM '} {check.name}: {check.value}")
         if not check.ok:
             reporter.say(f"         next step: {check.hint}")
         good = good and check.ok

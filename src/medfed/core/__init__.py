@@ -1,1 +1,1 @@
-"""What every room needs: errors, randomness, registries, files, processes."""
+"""The base of all packages: errors, randomness, registries, files, processes."""

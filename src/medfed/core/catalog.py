@@ -31,7 +31,7 @@ def task_definitions() -> dict[str, dict[str, Any]]:
 
 
 class TaskFacts(NamedTuple):
-    """What a study must know of a task before anything large is imported."""
+    """The facts that a study must know of a task before anything large is imported."""
 
     dataset: str
     modalities: tuple[str, ...]
@@ -54,102 +54,66 @@ def task_facts(name: str) -> TaskFacts:
     return TaskFacts(fields["dataset"], tuple(fields["modalities"]), *facts)
 
 
+def _by_module(package: str, **names: str) -> dict[str, str]:
+    """Return name → module of ``package``, given the names of the parts in each module."""
+    return {name: f"medfed.{package}.{module}" for module, listed in names.items() for name in listed.split()}
+
+
 TASKS: Registry[Task] = Registry("task", "TASKS", dict.fromkeys(task_definitions(), "medfed.tasks.declared"))
 DATASETS: Registry[Dataset] = Registry(
     "dataset",
     "DATASETS",
-    {
-        "covid-radiography": "medfed.datasets.covid_radiography",
-        "rsna-pneumonia": "medfed.datasets.rsna_pneumonia",
-        "chexpert": "medfed.datasets.chexpert",
-        "chestxray14": "medfed.datasets.chestxray14",
-        "pneumoniamnist": "medfed.datasets.medmnist",
-        "ptbxl": "medfed.datasets.ptbxl",
-        "yaib-mortality": "medfed.datasets.yaib",
-        "yaib-sepsis": "medfed.datasets.yaib",
-        "vqa-rad": "medfed.datasets.vqa_rad",
-        "vqa-rad-closed": "medfed.datasets.vqa_rad",
-        "slake": "medfed.datasets.slake",
-        "slake-zh": "medfed.datasets.slake",
-        "ecg-qa": "medfed.datasets.ecg_qa",
-        "symile-mimic": "medfed.datasets.symile_mimic",
-        "brats": "medfed.datasets.brats",
-        "mimic-cxr": "medfed.datasets.mimic_cxr",
-        "covid19-repository": "medfed.datasets.covid19_repository",
-        "mimic-iv": "medfed.datasets.mimic_iv",
-        "eicu": "medfed.datasets.eicu",
-        "path-vqa": "medfed.datasets.path_vqa",
-        "ehrxqa": "medfed.datasets.ehrxqa",
-    },
+    _by_module(
+        "datasets",
+        covid_radiography="covid-radiography",
+        rsna_pneumonia="rsna-pneumonia",
+        chexpert="chexpert",
+        chestxray14="chestxray14",
+        medmnist="pneumoniamnist",
+        ptbxl="ptbxl",
+        yaib="yaib-mortality yaib-sepsis",
+        vqa_rad="vqa-rad vqa-rad-closed",
+        slake="slake slake-zh",
+        ecg_qa="ecg-qa",
+        symile_mimic="symile-mimic",
+        brats="brats",
+        mimic_cxr="mimic-cxr",
+        covid19_repository="covid19-repository",
+        mimic_iv="mimic-iv",
+        eicu="eicu",
+        path_vqa="path-vqa",
+        ehrxqa="ehrxqa",
+    ),
 )
 MODALITIES: Registry[Modality] = Registry(
     "modality",
     "MODALITIES",
-    {
-        "image": "medfed.modalities.image",
-        "ecg": "medfed.modalities.signal",
-        "vitals": "medfed.modalities.timeseries",
-        "labs": "medfed.modalities.timeseries",
-        "input": "medfed.modalities.timeseries",
-        "output": "medfed.modalities.timeseries",
-        "covid-labs": "medfed.modalities.timeseries",
-        "person": "medfed.modalities.timeseries",
-        "question": "medfed.modalities.text",
-        "report": "medfed.modalities.text",
-        "ehr": "medfed.modalities.text",
-        "lab-percentiles": "medfed.modalities.labs",
-        "t1": "medfed.modalities.volume",
-        "t1c": "medfed.modalities.volume",
-        "t2": "medfed.modalities.volume",
-        "flair": "medfed.modalities.volume",
-        "tumour": "medfed.modalities.volume",
-    },
+    _by_module(
+        "modalities",
+        image="image",
+        signal="ecg",
+        timeseries="vitals labs input output covid-labs person",
+        text="question report ehr",
+        labs="lab-percentiles",
+        volume="t1 t1c t2 flair tumour",
+    ),
 )
 ENCODERS: Registry[type[EncoderSpec]] = Registry(
     "encoder",
     "ENCODERS",
-    {
-        "deit-tiny": "medfed.study.encoders",
-        "vit-mini": "medfed.study.encoders",
-        "resnet": "medfed.study.encoders",
-        "resnet-mini": "medfed.study.encoders",
-        "conv1d": "medfed.study.encoders",
-        "transformer": "medfed.study.encoders",
-        "text-mini": "medfed.study.encoders",
-        "bert": "medfed.study.encoders",
-        "labs-mlp": "medfed.study.encoders",
-    },
+    _by_module("study", encoders="deit-tiny vit-mini resnet resnet-mini conv1d transformer text-mini bert labs-mlp"),
 )
 MODELS: Registry[type[ModelSpec]] = Registry(
-    "model",
-    "MODELS",
-    {
-        "multimodal": "medfed.study.models",
-        "symile": "medfed.study.models",
-        "rfnet": "medfed.study.models",
-        "blip": "medfed.study.models",
-        "blip-base": "medfed.study.models",
-    },
+    "model", "MODELS", _by_module("study", models="multimodal symile rfnet blip blip-base")
 )
 ALGORITHMS: Registry[type[AlgorithmSettings]] = Registry(
     "algorithm",
     "ALGORITHMS",
-    {
-        "fedavg": "medfed.study.algorithms",
-        "fedprox": "medfed.study.algorithms",
-        "scaffold": "medfed.study.algorithms",
-        "fednova": "medfed.study.algorithms",
-        "moon": "medfed.study.algorithms",
-        "creamfl": "medfed.study.algorithms",
-        "fedadagrad": "medfed.study.algorithms",
-        "fedadam": "medfed.study.algorithms",
-        "fedyogi": "medfed.study.algorithms",
-        "fedams": "medfed.study.algorithms",
-        "fedper": "medfed.study.algorithms",
-        "fedbn": "medfed.study.algorithms",
-        "ditto": "medfed.study.algorithms",
-        "pfedme": "medfed.study.algorithms",
-    },
+    _by_module(
+        "study",
+        algorithms="fedavg fedprox scaffold fednova moon creamfl fedadagrad "
+        "fedadam fedyogi fedams fedper fedbn ditto pfedme",
+    ),
 )
 REGISTRIES: tuple[Registry[Any], ...] = (TASKS, DATASETS, MODALITIES, ENCODERS, MODELS, ALGORITHMS)
 _OF_OBJECTS: dict[str, Registry[Any]] = {
@@ -178,16 +142,12 @@ def register(part: P) -> P:
     kind = part if isinstance(part, type) else type(part)
     origin = origin_of(_caller())
     for base, registry in {**_OF_OBJECTS, **_OF_CLASSES}.items():
-        if not _is_a(kind, base):
-            continue
-        if base in _OF_CLASSES:
-            _check_name(kind, registry)
-            registry.register(kind, origin)
-        else:
-            made = _made(part, registry)
-            _check_name(made, registry)
+        if _is_a(kind, base):
+            made = kind if base in _OF_CLASSES else _made(part, registry)
+            if not isinstance(getattr(made, "name", None), str):
+                raise StudyError(f"the {registry.kind} {made!r} has no name", hint='give it a name: name = "mine"')
             registry.register(made, origin)
-        return part
+            return part
     known = "a task, a dataset, a modality, or the class of an encoder's settings, a model's settings or an algorithm"
     raise StudyError(f"cannot register {part!r}", hint=f"register {known}")
 
@@ -227,8 +187,3 @@ def _made(part: Any, registry: Registry[Any]) -> Any:
             f"cannot make a {registry.kind} of the class {part.__qualname__}: {error}",
             hint=f"register the {registry.kind} itself: register({part.__name__}(…))",
         ) from error
-
-
-def _check_name(part: Any, registry: Registry[Any]) -> None:
-    if not isinstance(getattr(part, "name", None), str):
-        raise StudyError(f"the {registry.kind} {part!r} has no name", hint='give it a name: name = "mine"')

@@ -1,4 +1,4 @@
-"""``medfed doctor``: what this machine has, and whether it is enough."""
+"""The installation on this machine: whether it is enough (``medfed doctor``), and what completes it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Check(NamedTuple):
     """One line of the diagnosis."""
 
     name: str
-    found: str
+    value: str
     ok: bool
     hint: str = ""
 

@@ -1,9 +1,9 @@
 """Processes of our own on this machine: started warm, ended in good order, none left behind.
 
 A fresh interpreter pays seconds of imports before it works. So processes are forked from a server that has imported
-already: Python's own fork server, which :func:`warm_up` forks from this process while it has one thread. Where that
-cannot be (a notebook's threads, another Python), the server starts as Python starts it and imports the same modules
-once. Windows has no fork: there every process starts fresh.
+already. It is Python's own fork server, which :func:`warm_up` forks from this process while it has one thread. Where
+that cannot be (a notebook's threads, another Python), the server starts as Python starts it. It then imports the same
+modules once. Windows has no fork: there every process starts fresh.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def pool(size: int) -> ProcessPoolExecutor:
 def without_main() -> Iterator[None]:
     """Start processes that do not import this one's main script: a script would run again in each of them.
 
-    What the script or a notebook defines is therefore unknown there; a plugin's file is known.
+    Definitions of the script or a notebook are therefore unknown there; a plugin's file is known.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")

@@ -7,24 +7,14 @@ parts is first looked up, so that reading a study costs only what the study name
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 from medfed.core.code import definition_of
 from medfed.core.errors import StudyError
 from medfed.core.plugins import Plugin, load_installed, origin_of, refused
 
-
-@runtime_checkable
-class Named(Protocol):
-    """Anything with a ``name``."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-
-
-T = TypeVar("T", bound=Named)
 Part = TypeVar("Part")
 
 
@@ -116,23 +106,6 @@ def _place(part: Any, origin: Plugin | None) -> tuple[str, str]:
     """Return where a part is defined, by the plugin or else the module, and its class."""
     cls = part if isinstance(part, type) else type(part)
     return origin.source if origin else cls.__module__, cls.__qualname__
-
-
-def by_name(entries: Iterable[T]) -> dict[str, T]:
-    """Index ``entries`` by name; a name used twice is an error."""
-    table: dict[str, T] = {}
-    for entry in entries:
-        if entry.name in table:
-            raise StudyError(f"the name {entry.name!r} is registered twice", hint="rename one of the two entries")
-        table[entry.name] = entry
-    return table
-
-
-def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
-    """Return ``table[name]`` or raise :class:`StudyError` naming the ``kind`` and the nearest known names."""
-    if name in table:
-        return table[name]
-    raise unknown(table, name, kind)
 
 
 def unknown(names: Mapping[str, Any], name: str, kind: str) -> StudyError:

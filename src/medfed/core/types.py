@@ -1,8 +1,8 @@
 """The values that travel between the parts, and the legend of axis names.
 
-Axis names used in shapes: ``batch`` examples; ``tokens`` positions an encoder emits per example; ``dim`` its width;
-``width`` the LLM's hidden size; ``position`` places in the LLM's input; ``expert`` = P; ``rank`` = r; ``task``,
-``client``; ``lead`` × ``time`` an ECG; ``hour`` × ``channel`` an ICU series; ``row`` × ``column`` an image.
+Axis names used in shapes: ``batch`` examples; ``tokens`` positions an encoder emits per example; ``dim`` its width.
+Of the LLM: ``width`` its hidden size; ``position`` places in its input; ``expert`` = P; ``rank`` = r. Of samples:
+``lead`` × ``time`` an ECG; ``hour`` × ``channel`` an ICU series; ``row`` × ``column`` an image.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Batch:
 
     Attributes:
         inputs: modality → normalised samples; zeros where the modality is absent.
-        present: modality → whether the example has it. Absence is told by this mask, never by zeros alone.
-        target: what is right, as the task's loss wants it: a class index (−1 where an open question is answered
-            otherwise), a row of labels, the ids of an answer, a mask.
+        present: modality → whether the example has it. This mask says what is absent, never zeros alone.
+        target: the truth in the form of the task's loss: a class index, a row of labels, the ids of an answer, a
+            mask. The class index is −1 where an open question has another answer.
         examples: example ids, for predictions.
         questions: question of every example; empty where the task has one for all.
     """
@@ -41,7 +41,7 @@ class Batch:
     questions: tuple[str, ...] = ()
 
     @classmethod
-    def asked(
+    def unanswered(
         cls,
         samples: Sequence[Mapping[str, Shaped[np.ndarray, "..."]]],
         shapes: Mapping[str, tuple[int, ...]],
@@ -88,7 +88,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Broadcast:
-    """What the server sends a client at the start of a round.
+    """The server's message to a client at the start of a round.
 
     Attributes:
         round: 1-based round number.
@@ -107,7 +107,7 @@ class Broadcast:
 
 @dataclass(frozen=True)
 class Update:
-    """What a client sends back.
+    """A client's answer.
 
     Attributes:
         client: client id.

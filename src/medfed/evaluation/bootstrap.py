@@ -23,11 +23,10 @@ MAX_CHUNK_VALUES = 4_000_000
 
 
 class Interval(NamedTuple):
-    """Bounds, or None with a reason; ``num_undefined`` resamples were dropped."""
+    """Bounds, or None with a reason."""
 
     low: float | None
     high: float | None
-    num_undefined: int
     reason: str | None = None
 
 
@@ -38,13 +37,13 @@ def interval(
     settings = settings or BootstrapSettings()
     undefined = int(np.isnan(values).sum())
     if num_patients < 2:
-        return Interval(None, None, undefined, "no interval: fewer than two patients")
+        return Interval(None, None, "no interval: fewer than two patients")
     if undefined > settings.max_undefined * len(values):
         reason = f"no interval: not defined on {undefined} of {len(values)} resamples"
-        return Interval(None, None, undefined, reason)
+        return Interval(None, None, reason)
     tail = (1 - settings.level) / 2
     low, high = np.nanquantile(values, [tail, 1 - tail])
-    return Interval(float(low), float(high), undefined)
+    return Interval(float(low), float(high))
 
 
 def patient_index(patients: Sequence[str]) -> Int[np.ndarray, " example"]:

@@ -26,8 +26,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from medfed.core.registry import by_name
-
 Targets = Int[np.ndarray, " example"]
 Scores = Float[np.ndarray, "example answer"]
 Weights = Float[np.ndarray, "replicate example"]
@@ -253,7 +251,7 @@ METRICS = (
     Metric("brier", "Brier", False, weighted_brier, probabilities=True),
 )
 
-BY_NAME = by_name(METRICS)
+BY_NAME = {metric.name: metric for metric in METRICS}
 
 
 class TieGroups(NamedTuple):

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from medfed.core.errors import RunError
-from medfed.core.registry import lookup
+from medfed.core.registry import unknown
 from medfed.evaluation.metrics import Score
 from medfed.evaluation.scorers import SCORERS
 from medfed.evaluation.scorers.base import Replicates, Scored, Scorer, Weights
@@ -85,7 +85,9 @@ class TaskResponses:
     @cached_property
     def scorer(self) -> Scorer:
         """The scorer of the task's kind of answer."""
-        return lookup(SCORERS, self.facts.kind, "kind of answer")
+        if self.facts.kind not in SCORERS:
+            raise unknown(SCORERS, self.facts.kind, "kind of answer")
+        return SCORERS[self.facts.kind]
 
     @cached_property
     def num_answers(self) -> int:

@@ -120,7 +120,7 @@ class _Table:
             model=model,
             **self._common(model, part, metric),
             **self._interval(model, part, value, self._replicates[model, part][metric.name]),
-            **(self._by_client(model, metric) if responses.clients else self._by_member(model, part, metric)),
+            **self._worst(model, part, metric),
             single_class=responses.single_class(model, part),
             answer=None if constant is None else responses.scorer.text(constant),
         )
@@ -169,19 +169,16 @@ class _Table:
         counted = self._responses.answered[model] & self._responses.masks[part]
         return len({patient for patient, kept in zip(self._responses.patients, counted, strict=True) if kept})
 
-    def _by_member(self, model: str, part: str | None, metric: MetricInfo) -> dict[str, Any]:
-        """Return the worst value of a group's members."""
-        members = self._responses.groups.get(model, ())
-        values = {name: self._responses.scored[name, part].points[metric.name].value for name in members}
-        worst, _ = worst_of(values, higher_is_better=metric.higher_is_better)
-        return {"worst": worst}
-
-    def _by_client(self, model: str, metric: MetricInfo) -> dict[str, Any]:
-        """Return the value on every client's own examples, and the worst."""
-        points_of = self._responses.by_client.get(model, {})
-        values = {client: points[metric.name].value for client, points in points_of.items()}
+    def _worst(self, model: str, part: str | None, metric: MetricInfo) -> dict[str, Any]:
+        """Return the value on every client's own examples and the worst, or the worst value of a group's members."""
+        responses = self._responses
+        if responses.clients:
+            points_of = responses.by_client.get(model, {})
+        else:
+            points_of = {name: responses.scored[name, part].points for name in responses.groups.get(model, ())}
+        values = {name: points[metric.name].value for name, points in points_of.items()}
         worst, client = worst_of(values, higher_is_better=metric.higher_is_better)
-        return {"clients": values, "worst": worst, "worst_client": client}
+        return {"clients": values, "worst": worst, "worst_client": client} if responses.clients else {"worst": worst}
 
     def _resample(self, seed: int) -> dict[tuple[str, str | None], dict[str, Replicates]]:
         """Return (model, part) → metric → replicates."""

@@ -7,7 +7,9 @@ or without an interval, it is *not distinguishable*. No point estimate decides a
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
+
+from medfed.records.schema import Compared, ComparedRow, Score, ScoreRow
 
 Verdict = Literal["supported", "not distinguishable", "contradicted"]
 SUPPORTED: Verdict = "supported"
@@ -15,24 +17,8 @@ UNCLEAR: Verdict = "not distinguishable"
 CONTRADICTED: Verdict = "contradicted"
 
 
-@runtime_checkable
-class Bounded(Protocol):
-    """A row with an interval: of a run's scores or of a comparison."""
-
-    @property
-    def ci_low(self) -> float | None: ...  # noqa: D102
-    @property
-    def ci_high(self) -> float | None: ...  # noqa: D102
-    @property
-    def higher_is_better(self) -> bool: ...  # noqa: D102
-
-
-@runtime_checkable
-class Valued(Bounded, Protocol):
-    """A model's row, which knows whether the model gives every example the same answer."""
-
-    @property
-    def single_class(self) -> bool: ...  # noqa: D102
+Bounded = Score | Compared
+"""A row with an interval: of a run's scores or of a comparison."""
 
 
 def above(row: Bounded, bound: float) -> Verdict:
@@ -59,7 +45,7 @@ def better(difference: Bounded, margin: float = 0.0) -> Verdict:
     return above(difference, -margin) if difference.higher_is_better else below(difference, margin)
 
 
-def above_chance(row: Valued, chance: float) -> Verdict:
+def above_chance(row: ScoreRow | ComparedRow, chance: float) -> Verdict:
     """Return the verdict on the claim that the value is better than ``chance``.
 
     A model that gives every example the same answer is not distinguishable from chance, whatever its value.

@@ -6,14 +6,12 @@ the task. Without: the routed adapter, which medfed reads. A folder appears whol
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from medfed.core.catalog import TASKS
 from medfed.core.errors import RunError, StudyError
 from medfed.core.files import written_whole
-from medfed.core.registry import lookup
 from medfed.export.files import Form, write_routed, write_task
 from medfed.export.lowrank import changes_nothing
 from medfed.records.folder import RunFolder
@@ -36,10 +34,7 @@ def export_run(
     out: Path,
     cache: Path,
     foundation: Path | None,
-    *,
-    tasks: Sequence[str] = (),
-    rank: int | None = None,
-    merge: bool = False,
+    form: Form = Form(),  # noqa: B008 (a tuple)
 ) -> list[Exported]:
     """Write the run in ``folder`` to the new folder ``out``; several tasks get a folder each inside it.
 
@@ -48,9 +43,7 @@ def export_run(
         out: a new folder.
         cache: folder in which pre-trained tiny LLMs are kept.
         foundation: folder of a Hugging Face causal LM.
-        tasks: what to write an ordinary adapter of, trained or not; none writes the routed adapter.
-        rank: cut every layer's update to this rank.
-        merge: write a whole model with the update in its weights.
+        form: tasks to write an ordinary adapter of, trained or not, cut or merged; none writes the routed adapter.
 
     Raises:
         RunError: ``out`` exists, or the run is not finished, or its experts are none or zero.
@@ -58,19 +51,18 @@ def export_run(
         DiskError: it cannot be written; nothing is left behind.
     """
     load_plugins_of(RunFolder(folder))
-    chosen = [_askable(name) for name in dict.fromkeys(tasks)]
-    _check(folder, out, chosen, rank, merge)
+    chosen = [_askable(name) for name in dict.fromkeys(form.tasks)]
+    _check(folder, out, form)
     run = LoadedRun(folder, cache, foundation)
     for task in chosen:
         run.injector.injected.check(task)
-    if run.injector.injected.adapted is None and (rank is not None or merge):
+    if run.injector.injected.adapted is None and (form.rank is not None or form.merge):
         hint = "export without it: encoders and projectors are all that was learned"
         raise RunError("the LLM has no experts (num_experts = 0), so there is no adapter", where=folder, hint=hint)
     if changes_nothing(run.injector.injected):
         hint = "run the study with injection.align_rounds below rounds.num_rounds, so that the experts learn"
         raise RunError("the experts have learned nothing: the adapter is zero in every layer", where=folder, hint=hint)
-    form = Form(rank, merge)
-    with written_whole(out, _num_bytes(run, merge) * max(1, len(chosen))) as partial:
+    with written_whole(out, _num_bytes(run, form.merge) * max(1, len(chosen))) as partial:
         partial.mkdir()
         if not chosen:
             return [Exported(out, write_routed(run, folder, partial))]
@@ -80,13 +72,14 @@ def export_run(
 
 
 def _askable(name: str) -> Task:
-    task: Task = lookup(TASKS, name, "task")
+    task: Task = TASKS.lookup(name)
     if not (task.question or isinstance(task, QuestionAnswering)):
         raise StudyError("it asks no question that an LLM could answer", where=f"task {name!r}", hint="medfed list")
     return task
 
 
-def _check(folder: Path, out: Path, tasks: Sequence[Task], rank: int | None, merge: bool) -> None:
+def _check(folder: Path, out: Path, form: Form) -> None:
+    tasks, rank, merge = form
     if out.exists():
         raise RunError("the folder exists", where=out, hint="choose another --out, or remove it")
     if rank is not None and rank < 1:

@@ -29,7 +29,6 @@ from medfed import __version__
 from medfed.core.catalog import ENCODERS, MODALITIES, TASKS
 from medfed.core.errors import RunError, StudyError
 from medfed.core.files import sha256_of
-from medfed.core.registry import lookup
 from medfed.core.types import Batch
 from medfed.injection.encode import HEAD, encode, token_dims, with_head_tokens
 from medfed.injection.experts import load_experts
@@ -79,12 +78,12 @@ class ModalityConfig(_Frozen):
 
     def modality(self) -> Modality:
         """Return the modality with these settings."""
-        return type(lookup(MODALITIES, self.settings["name"], "modality")).model_validate(self.settings)
+        return type(MODALITIES.lookup(self.settings["name"])).model_validate(self.settings)
 
     def spec(self) -> EncoderSpec:
         """Return the encoder's settings."""
         fields = dict(self.encoder)
-        return lookup(ENCODERS, fields.pop("name"), "encoder").model_validate(fields)
+        return ENCODERS.lookup(fields.pop("name")).model_validate(fields)
 
     def normalised(self, raw: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "*sample"]:
         """Return a raw array as a normalised sample."""
@@ -190,7 +189,7 @@ class Processor:
         self._around = around
         self.model = _encoders(config).eval()
         dims = {name: modality.dim for name, modality in config.modalities.items()}
-        dims |= {f"{HEAD}{name}": len(lookup(TASKS, name, "task").answers) for name in config.heads}
+        dims |= {f"{HEAD}{name}": len(TASKS.lookup(name).answers) for name in config.heads}
         width, kind = around.before.shape[1], config.injection.projector
         self.projectors = nn.ModuleDict(
             {module_name(name): Projector(kind, dims[name], width, 1.0) for name in config.tokens}
@@ -249,11 +248,11 @@ class Processor:
         modalities = self.config.modalities
         normalised = {name: modalities[name].normalised(raw) for name, raw in samples.items()}
         shapes = {name: modality.sample_shape for name, modality in modalities.items()}
-        return Batch.asked([normalised], shapes).to(self._device)
+        return Batch.unanswered([normalised], shapes).to(self._device)
 
 
 def _task(config: ProcessorConfig) -> Task:
-    known = lookup(TASKS, config.task["name"], "task")
+    known = TASKS.lookup(config.task["name"])
     return type(known).model_validate(config.task)
 
 
@@ -261,7 +260,7 @@ def _encoders(config: ProcessorConfig) -> MultimodalModel:
     """Return encoders and heads, freshly initialised: heads where the prompt holds them, encoders of all modalities."""
     specs = {name: modality.spec() for name, modality in config.modalities.items()}
     kinds = {name: modality.modality() for name, modality in config.modalities.items()}
-    model = MultimodalModel(specs, kinds, tuple(lookup(TASKS, name, "task") for name in config.heads))
+    model = MultimodalModel(specs, kinds, tuple(TASKS.lookup(name) for name in config.heads))
     for name, spec in specs.items():
         if name not in model.encoders:
             model.encoders[name] = spec.build(kinds[name])

@@ -11,13 +11,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedModel
+
+from medfed.core.errors import StudyError
 from medfed.core.files import sha256_of
 from medfed.export.exported import CONFIG, FOLDER, SUMS, Adapter, ModalityConfig
 from medfed.export.lowrank import Factors, Truncation, folded, save_plain_lora, truncated
-from medfed.export.merged import save_merged
 from medfed.export.model_card import CardFacts, model_card
 from medfed.export.processor import modality_config, processor_of, save_modules, write_processor
 from medfed.injection.experts import ADAPTER
+from medfed.llm.huggingface import refuse_quantised
 from medfed.report.run import Run
 from medfed.runs.loaded import LoadedRun
 from medfed.study.foundation import HuggingFaceSettings
@@ -34,10 +39,11 @@ TRUNCATION, CARD = "truncation.json", "README.md"
 
 
 class Form(NamedTuple):
-    """How a task is written: cut to ``rank`` or, with ``merge``, as a whole model."""
+    """The form of an export: the routed adapter, or each of ``tasks``, cut to ``rank`` or merged into a whole model."""
 
-    rank: int | None
-    merge: bool
+    tasks: Sequence[str] = ()
+    rank: int | None = None
+    merge: bool = False
 
 
 def write_task(run: LoadedRun, folder: Path, task: Task, form: Form, out: Path) -> list[str]:
@@ -187,3 +193,45 @@ def _finish(out: Path, folder: Path, facts: CardFacts) -> None:
     sums[CARD] = sha256_of(out / CARD)
     lines = [f"{digest}  {name}\n" for name, digest in sums.items()]
     (out / SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def save_merged(
+    model: nn.Module, layers: Mapping[str, Factors], folder: Path, source: str, revision: str | None
+) -> None:
+    """Write configuration, weights (safetensors) and tokenizer of ``model`` with ``layers`` added to ``folder``.
+
+    Args:
+        model: the frozen LLM; it stays as it is.
+        layers: updates by layer name.
+        folder: an existing folder.
+        source: name on the Hub (in the local cache) or folder that the model was loaded from, for its tokenizer.
+        revision: of ``source`` on the Hub; it says nothing of a folder.
+
+    Raises:
+        StudyError: it is no model of transformers. RunError: its weights are quantised.
+    """
+    if not isinstance(model, PreTrainedModel):
+        raise StudyError(f"{type(model).__name__} is no model of transformers", where="--merge", hint="leave it out")
+    weights = merged_weights(model, layers)
+    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, local_files_only=True, trust_remote_code=False)
+    model.save_pretrained(str(folder), state_dict=weights)
+    tokenizer.save_pretrained(str(folder))
+
+
+@torch.no_grad()
+def merged_weights(model: nn.Module, layers: Mapping[str, Factors]) -> dict[str, Tensor]:
+    """Return all weights of ``model`` with the updates added, in float64, then rounded once.
+
+    The updated weights are new tensors, so this takes their size once more.
+
+    Raises:
+        RunError: they are quantised.
+    """
+    for name in layers:
+        refuse_quantised(model.get_submodule(name))
+    weights = dict(model.state_dict())
+    for name, factors in layers.items():
+        frozen = weights[f"{name}.weight"]
+        update = (factors.up.double() @ factors.down.double()).to(frozen.device)
+        weights[f"{name}.weight"] = (frozen.double() + update).to(frozen.dtype)
+    return weights

@@ -24,7 +24,7 @@ from medfed.core.types import Failure, Params, Update, component
 from medfed.federated.wire import load_update, save_update
 from medfed.study.algorithms import Weighting
 
-__all__ = ["Average", "Changes", "Sums", "totals"]
+__all__ = ["Average", "Changes", "Sums"]
 
 CHUNK = 1 << 16
 """Elements that are cast to float64 at once: 512 KB."""
@@ -154,16 +154,6 @@ class Changes:
     def added_to(self, values: Params, eta: float = 1.0) -> dict[str, Tensor]:
         """Return ``values`` plus η times the mean change, in the dtype of ``values``."""
         return self._average.added_to(values, eta)
-
-
-def totals(updates: Iterable[Update], weighting: Weighting = "examples") -> tuple[Average, Average]:
-    """Return the averages of the changes and of the buffers of all ``updates``."""
-    deltas, buffers = Average(weighting), Average(weighting)
-    for update in updates:
-        deltas.add(update.delta, update)
-        buffers.add(update.buffers, update)
-        del update  # before the next one comes: memory holds one
-    return deltas, buffers
 
 
 def in_order(

@@ -2,30 +2,7 @@
 
 McMahan et al. 2017, Alg. 1. An algorithm sees parameters, losses and gradients; never a task's metrics, a dataset or a
 transport. The registered ones are combinations of parts (:mod:`medfed.algorithms.composed`); a class of your own may
-override these methods instead. Which method serves which family (x global, y local model):
-
-===================  ===============================================================================================
-``penalty``          FedProx ``(μ/2)‖y − x‖²``; MOON: contrast of representations of ``step.batches`` under the live
-                     model, ``broadcast.params`` and the previous model in ``client_state``; CreamFL: contrast with the
-                     global representations in ``broadcast.state`` on ``step.site.public``
-``correct``          SCAFFOLD ``g − c_i + c``; pFedMe ``λ(y − θ)`` with θ found by ``step.gradient``
-``upload``           SCAFFOLD: new control variate, option II from ``trained.delta`` and ``num_steps``, option I from
-                     ``trained.gradient``; FedNova: effective steps a_i from ``num_steps`` and ``site.settings``;
-                     MOON: keep ``trained.weights``; CreamFL: representations of the public set; FedPer, FedBN: keep
-                     private tensors and send no change of them
-``upload_like``      whatever adds tensors to an upload says here what the gate must demand of them
-``check_upload``     FedNova: effective steps that no local training can give
-``init_server``,     SCAFFOLD c and c_i; moments of FedAdam, FedYogi, FedAdagrad, FedAMS
-``init_client``
-``broadcast``        SCAFFOLD c; CreamFL global representations
-``aggregate``        FedNova's normalised mean; the adaptive family's server step; SCAFFOLD's step and new c; pFedMe's
-                     β; CreamFL's contrastive aggregation and distillation on ``federation.model`` and ``.public``
-``private``          FedPer, FedBN, CreamFL: tensors that never travel
-``check``            FedNova, SCAFFOLD: local optimizers their formula is wrong for
-``start``            FedPer, FedBN, CreamFL: lay private tensors over the broadcast
-``personal``         Ditto: a second model, trained after the first with the pull of ``penalty`` (``step.personal``)
-``deployed``         FedPer, FedBN, Ditto, pFedMe: the model that predicts at this client
-===================  ===============================================================================================
+override these methods instead. Below, x is the global model and y the local one.
 
 All state is plain named tensors, so it can be checkpointed and sent. Methods change none of their arguments.
 
@@ -33,7 +10,7 @@ A transformation of the change of the weights has one place each, whatever the a
 
 =====================================  =============================================================================
 clipping of a client's change          :meth:`medfed.federated.exchange.Trainer.update`, before ``compressed``
-encoding of what travels               :func:`medfed.federated.encoding.compressed` and ``restored``
+encoding of what travels               :func:`medfed.federated.compression.compressed` and ``restored``
 robust sums over clients               :class:`medfed.federated.aggregation.Sums`, made by ``ServerPart.sums``
 noise on the mean change               ``Composed.aggregate``, between the sums and the server's step
 =====================================  =============================================================================
@@ -49,7 +26,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from medfed.core.types import Broadcast, Params, Update
-from medfed.federated.aggregation import totals
+from medfed.federated.aggregation import Average
 from medfed.federated.local import LocalStep, Trained, Upload
 from medfed.federated.state import FederatedState, Weights
 from medfed.study.algorithms import AlgorithmSettings
@@ -157,7 +134,11 @@ class Algorithm(AlgorithmSettings, ABC):
 
         x ← x + Σ w_i (y_i − x) / Σ w_i, tensor by tensor, where w_i are the examples whose loss reached the tensor.
         """
-        deltas, buffers = totals(updates)
+        deltas, buffers = Average(), Average()
+        for update in updates:
+            deltas.add(update.delta, update)
+            buffers.add(update.buffers, update)
+            del update  # before the next one comes: memory holds one
         return Aggregate(deltas.added_to(state.params), buffers.replacing(state.buffers), state.server_state)
 
     def deployed(self, weights: Weights, client_state: Params) -> Weights:

@@ -1,8 +1,8 @@
 """A client: local training on data that never leaves it (FedKIM Eq. 1 and 2; McMahan et al. 2017, ClientUpdate).
 
-All tasks share the encoders, so one aggregation a round suffices. Parameters that no local example can reach (the
-encoder of a modality the hospital lacks, the head of a task it has no data for) stay out of the optimizer: no weight
-decay, no penalty, a change of zero, and no weight in the mean.
+All tasks share the encoders, so one aggregation a round suffices. Some parameters no local example can reach: the
+encoder of a modality the hospital lacks, the head of a task it has no data for. They stay out of the optimizer, so they
+have no weight decay, no penalty, a change of zero, and no weight in the mean.
 """
 
 from __future__ import annotations
@@ -96,10 +96,10 @@ class Client:
         site = Site(self.id, model.to(settings.device), self.tasks, self.public, settings, seed)
         weights = (*trainable_params(site.model), *persistent_buffers(site.model))
         examples = self.examples({component(name) for name in weights})
-        here, own = _on_device(broadcast, settings.device), _moved(state["algorithm"], settings.device)
-        run = LocalRun(site, here, algorithm, own, examples)
-        fitted = run.fit(algorithm.start(here, own), state["optimizer"])
-        second = algorithm.personal(here, own)
+        here, private = _on_device(broadcast, settings.device), _moved(state["algorithm"], settings.device)
+        run = LocalRun(site, here, algorithm, private, examples)
+        fitted = run.fit(algorithm.start(here, private), state["optimizer"])
+        second = algorithm.personal(here, private)
         personal = run.fit(second, {}, personal=True).weights if second else None
         delta = _delta(fitted.weights, broadcast)
         trained = Trained(site, fitted.weights, delta, self.num_examples, fitted.num_steps, examples, personal)
@@ -116,6 +116,7 @@ def initial_client_state(algorithm: Algorithm, initial: Weights) -> dict[str, Te
 
 
 def _update(trained: Trained, upload: Upload, broadcast: Broadcast, metrics: Mapping[str, float]) -> Update:
+    components = sorted({component(name) for name in (*broadcast.params, *broadcast.buffers)})
     return Update(
         client=trained.site.client,
         round=broadcast.round,
@@ -125,13 +126,9 @@ def _update(trained: Trained, upload: Upload, broadcast: Broadcast, metrics: Map
         num_steps=trained.num_steps,
         buffers=upload.buffers,
         state=upload.state,
-        examples={part: trained.examples[part] for part in _components(broadcast)},
+        examples={part: trained.examples[part] for part in components},
         metrics=metrics,
     )
-
-
-def _components(broadcast: Broadcast) -> list[str]:
-    return sorted({component(name) for name in (*broadcast.params, *broadcast.buffers)})
 
 
 def _delta(weights: Weights, broadcast: Broadcast) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """The clients' data as files, written once for all worker processes, which map them into memory instead of copying.
 
-What training reads is here and nothing else: samples, presence, targets, questions, ids of example and patient, and
-which rows every client holds. Arrays are ``.npy`` and read-only, so their pages are shared; what many clients share is
+The folder holds the data that training reads: samples, presence, targets, questions, ids of example and patient, and
+the rows of every client. Arrays are ``.npy`` and read-only, so their pages are shared; one that many clients share is
 written once. It is data of patients: the folder is this user's only, and goes when the exchange is closed.
 """
 
@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -25,30 +25,53 @@ from medfed.tasks.base import Labels, Task, TaskSet
 
 IDS = ("example", "patient")
 CONTENTS = "contents.json"
+T = TypeVar("T")
 
 
-def write_spool(folder: Path, clients: Iterable[Client]) -> dict[str, Task]:
+def write_store(folder: Path, clients: Iterable[Client]) -> dict[str, Task]:
     """Lay the data of ``clients`` into the new ``folder``; what lay there before goes.
 
     Returns:
-        The tasks by name, which :func:`read_spool` needs: they are code, not data.
+        The tasks by name, which :func:`read_store` needs: they are code, not data.
 
     Raises:
         RunError: the disk has not enough space.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
-    writer = _Writer(folder)
-    held = {
-        client.id: {kind: {name: writer.number(part) for name, part in parts.items()} for kind, parts in _kinds(client)}
-        for client in clients
+    held = {client.id: {"private": client.tasks, "public": client.public} for client in clients}
+    sets = _distinct(part for kinds in held.values() for parts in kinds.values() for part in parts.values())
+    data, labels = _distinct(part.data for part in sets), _distinct(part.labels for part in sets)
+    read = [sorted({name for part in sets if part.data is one for name in part.task.modalities}) for one in data]
+    _require_space(folder, data, read, labels)
+    for number, (one, modalities) in enumerate(zip(data, read, strict=True)):
+        _write_data(folder / f"data-{number}", one, modalities)
+    for number, label in enumerate(labels):
+        _write_labels(folder / f"labels-{number}", label)
+    np.save(folder / "rows.npy", np.concatenate([part.rows for part in sets]))
+    ends = np.cumsum([0, *(len(part) for part in sets)]).tolist()
+    place = {id(value): number for values in (sets, data, labels) for number, value in enumerate(values)}
+    contents = {
+        "data": [
+            {"name": one.name, "card": one.card.model_dump(mode="json"), "modalities": names}
+            for one, names in zip(data, read, strict=True)
+        ],
+        "labels": len(labels),
+        "sets": [
+            {"task": part.task.name, "data": place[id(part.data)], "labels": place[id(part.labels)], "rows": span}
+            for part, span in zip(sets, pairwise(ends), strict=True)
+        ],
+        "clients": {
+            client: {kind: {name: place[id(part)] for name, part in parts.items()} for kind, parts in kinds.items()}
+            for client, kinds in held.items()
+        },
     }
-    writer.write(held)
-    return {part.task.name: part.task for part in writer.sets}
+    (folder / CONTENTS).write_text(json.dumps(contents), encoding="utf-8")
+    return {part.task.name: part.task for part in sets}
 
 
-def read_spool(folder: Path, tasks: Mapping[str, Task]) -> dict[str, Client]:
-    """Return the clients of a spool by id; their arrays are mapped, not read."""
+def read_store(folder: Path, tasks: Mapping[str, Task]) -> dict[str, Client]:
+    """Return the clients of a store by id; their arrays are mapped, not read."""
     contents = json.loads((folder / CONTENTS).read_text(encoding="utf-8"))
     rows = np.load(folder / "rows.npy", mmap_mode="r")
     data = [_data(folder / f"data-{number}", facts) for number, facts in enumerate(contents["data"])]
@@ -63,59 +86,21 @@ def read_spool(folder: Path, tasks: Mapping[str, Task]) -> dict[str, Client]:
     }
 
 
-def _kinds(client: Client) -> list[tuple[str, Mapping[str, TaskSet]]]:
-    return [("private", client.tasks), ("public", client.public)]
+def _distinct(values: Iterable[T]) -> list[T]:
+    """Return every object once, in the order of first appearance."""
+    return list({id(value): value for value in values}.values())
 
 
-class _Writer:
-    """Numbers what it is shown, each object once, and writes it all at the end."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.sets: list[TaskSet] = []
-        self._numbers: dict[int, int] = {}
-
-    def number(self, part: TaskSet) -> int:
-        """Return the number of ``part``."""
-        if id(part) not in self._numbers:
-            self._numbers[id(part)] = len(self.sets)
-            self.sets.append(part)
-        return self._numbers[id(part)]
-
-    def write(self, clients: Mapping[str, Mapping[str, Mapping[str, int]]]) -> None:
-        """Write all sets, and ``clients`` as client → private or public → task → number of a set."""
-        data = list({id(part.data): part.data for part in self.sets}.values())
-        labels = list({id(part.labels): part.labels for part in self.sets}.values())
-        read = [{name for part in self.sets if part.data is one for name in part.task.modalities} for one in data]
-        self._require_space(data, read, labels)
-        for number, (one, modalities) in enumerate(zip(data, read, strict=True)):
-            _write_data(self._folder / f"data-{number}", one, sorted(modalities))
-        for number, label in enumerate(labels):
-            _write_labels(self._folder / f"labels-{number}", label)
-        ends = np.cumsum([0, *(len(part) for part in self.sets)]).tolist()
-        np.save(self._folder / "rows.npy", np.concatenate([part.rows for part in self.sets]))
-        place = {id(value): number for values in (data, labels) for number, value in enumerate(values)}
-        sets = [
-            {"task": part.task.name, "data": place[id(part.data)], "labels": place[id(part.labels)], "rows": span}
-            for part, span in zip(self.sets, pairwise(ends), strict=True)
-        ]
-        facts = [
-            {"name": one.name, "card": one.card.model_dump(mode="json"), "modalities": sorted(names)}
-            for one, names in zip(data, read, strict=True)
-        ]
-        contents = {"data": facts, "labels": len(labels), "sets": sets, "clients": clients}
-        (self._folder / CONTENTS).write_text(json.dumps(contents), encoding="utf-8")
-
-    def _require_space(self, data: list[Decoded], read: list[set[str]], labels: list[Labels]) -> None:
-        needed = sum(one.samples[name].nbytes for one, names in zip(data, read, strict=True) for name in names)
-        needed += sum(label.targets.nbytes for label in labels)
-        free = shutil.disk_usage(self._folder).free
-        if needed > free:
-            raise RunError(
-                f"worker processes share the data as files: {needed:,} bytes are needed, {free:,} are free",
-                where=self._folder,
-                hint="make room on this disk, or run with --workers 1",
-            )
+def _require_space(folder: Path, data: list[Decoded], read: list[list[str]], labels: list[Labels]) -> None:
+    needed = sum(one.samples[name].nbytes for one, names in zip(data, read, strict=True) for name in names)
+    needed += sum(label.targets.nbytes for label in labels)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise RunError(
+            f"worker processes share the data as files: {needed:,} bytes are needed, {free:,} are free",
+            where=folder,
+            hint="make room on this disk, or run with --workers 1",
+        )
 
 
 def _write_data(folder: Path, data: Decoded, modalities: list[str]) -> None:

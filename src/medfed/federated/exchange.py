@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from medfed.core.errors import DiskError, MedfedError, StudyError
 from medfed.core.types import Broadcast, Failure, Params, Update
 from medfed.federated.client import STATE_GROUPS, Client, initial_client_state
-from medfed.federated.encoding import compressed
+from medfed.federated.compression import compressed
 from medfed.federated.memory import ClientMemory, RamMemory
 from medfed.federated.state import split, weights_of
 from medfed.study.algorithms import AlgorithmSettings
@@ -28,7 +28,7 @@ SiteScores = Mapping[str, Mapping[str, float | None]]
 
 @runtime_checkable
 class Exchange(Protocol):
-    """What the round loop needs."""
+    """A way to the clients, as the round loop needs it."""
 
     def __call__(self, round: int, broadcasts: Mapping[str, Broadcast]) -> Iterator[Answer]:
         """Send every broadcast and yield the answers as they come; the exchange vouches for the client id."""
@@ -44,7 +44,7 @@ class ClientExchange(Exchange, Protocol):
         """Client → training examples, sorted by client."""
         ...
 
-    def own(self, client: str) -> Params:
+    def client_state(self, client: str) -> Params:
         """Return what the algorithm keeps at ``client``; nothing, where that stays at a hospital."""
         ...
 
@@ -67,34 +67,18 @@ class ScoringExchange(ClientExchange, Protocol):
 
 
 class InProcessExchange:
-    """All clients in this process, one after the other in one shared model instance.
+    """All clients in this process, one after the other in the trainer's model instance.
 
     A client whose training fails gives a :class:`Failure` and keeps the state it had. A client whose update the gate
     refuses has moved on all the same, as a real hospital would.
 
     Args:
         clients: the hospitals.
-        model: an instance to train in.
-        algorithm: the federated algorithm.
-        settings: how clients train.
-        seed: the run's seed.
-        memory: what clients keep between rounds; by default in this process.
-        upload_dtype: how changes of the weights travel.
+        trainer: trains each of them.
     """
 
-    def __init__(
-        self,
-        clients: Iterable[Client],
-        model: nn.Module,
-        algorithm: AlgorithmSettings,
-        settings: ClientSettings,
-        seed: int,
-        memory: ClientMemory | None = None,
-        upload_dtype: UploadDtype = "float32",
-    ) -> None:
-        self._clients = by_id(clients)
-        kept = RamMemory() if memory is None else memory
-        self._trainer = Trainer(model, algorithm, settings, seed, kept, upload_dtype)
+    def __init__(self, clients: Iterable[Client], trainer: Trainer) -> None:
+        self._clients, self.trainer = by_id(clients), trainer
 
     @property
     def registered(self) -> dict[str, int]:
@@ -104,28 +88,18 @@ class InProcessExchange:
     def __call__(self, round: int, broadcasts: Mapping[str, Broadcast]) -> Iterator[Answer]:
         """Train the named clients in order of their ids."""
         for name in sorted(broadcasts):
-            yield name, self._trainer.train(self._clients[name], broadcasts[name])
+            yield name, self.trainer.train(self._clients[name], broadcasts[name])
 
-    def own(self, client: str) -> dict[str, Tensor]:
+    def client_state(self, client: str) -> dict[str, Tensor]:
         """Return what the algorithm keeps at ``client``."""
-        return self._trainer.own(client)
+        return self.trainer.client_state(client)
 
     def forget_after(self, round: int) -> None:
         """Drop what clients kept after ``round``."""
-        self._trainer.memory.forget_after(round)
+        self.trainer.memory.forget_after(round)
 
     def close(self) -> None:
         """Nothing is held."""
-
-    def states(self) -> dict[str, dict[str, Tensor]]:
-        """Return what every client that has trained keeps between rounds."""
-        return self._trainer.memory.newest()
-
-    def restore(self, states: Mapping[str, Params]) -> None:
-        """Give the clients what :meth:`states` returned; clients not named start anew."""
-        self._trainer.memory = RamMemory()
-        for name, state in states.items():
-            self._trainer.memory.keep(name, 0, state)
 
 
 class Trainer:
@@ -136,7 +110,7 @@ class Trainer:
         algorithm: the federated algorithm.
         settings: how clients train.
         seed: the run's seed.
-        memory: what clients keep between rounds.
+        memory: what clients keep between rounds; by default in this process.
         upload_dtype: how changes of the weights travel.
 
     Attributes:
@@ -149,13 +123,13 @@ class Trainer:
         algorithm: AlgorithmSettings,
         settings: ClientSettings,
         seed: int,
-        memory: ClientMemory,
+        memory: ClientMemory | None = None,
         upload_dtype: UploadDtype = "float32",
     ) -> None:
         self._model, self._algorithm, self._settings, self._seed = model, algorithm.build(), settings, seed
         self._upload_dtype = upload_dtype
         self.initial = weights_of(model)
-        self.memory = memory
+        self.memory: ClientMemory = RamMemory() if memory is None else memory
 
     def train(self, client: Client, broadcast: Broadcast) -> Update | Failure:
         """Train ``client`` on ``broadcast`` and keep its new state; a mistake in its data is a failure of it alone.
@@ -177,18 +151,18 @@ class Trainer:
             MedfedError: the client cannot train, or its state cannot be kept.
         """
         state = self._kept(client.id, broadcast.round)
-        found, kept = client.train(self._model, broadcast, self._algorithm, state, self._settings, self._seed)
+        update, kept = client.train(self._model, broadcast, self._algorithm, state, self._settings, self._seed)
         self.memory.keep(client.id, broadcast.round, kept)
-        return compressed(found, self._upload_dtype, self._seed)
+        return compressed(update, self._upload_dtype, self._seed)
 
-    def own(self, client: str) -> dict[str, Tensor]:
+    def client_state(self, client: str) -> dict[str, Tensor]:
         """Return what the algorithm keeps at ``client``."""
         return split(self._kept(client, sys.maxsize), STATE_GROUPS)["algorithm"]
 
     def _kept(self, client: str, round: int) -> dict[str, Tensor]:
         """Return what ``client`` starts ``round`` from."""
-        found = self.memory.before(client, round)
-        return initial_client_state(self._algorithm, self.initial) if found is None else found
+        state = self.memory.before(client, round)
+        return initial_client_state(self._algorithm, self.initial) if state is None else state
 
 
 def by_id(clients: Iterable[Client]) -> dict[str, Client]:
@@ -197,9 +171,9 @@ def by_id(clients: Iterable[Client]) -> dict[str, Client]:
     Raises:
         StudyError: two have the same id.
     """
-    found: dict[str, Client] = {}
+    known: dict[str, Client] = {}
     for client in clients:
-        if client.id in found:
+        if client.id in known:
             raise StudyError("two clients have this id", where=f"client {client.id!r}", hint="rename one of them")
-        found[client.id] = client
-    return dict(sorted(found.items()))
+        known[client.id] = client
+    return dict(sorted(known.items()))

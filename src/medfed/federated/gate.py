@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medfed.core.errors import UpdateRejectedError
 from medfed.core.types import Broadcast, Params, Update, component
-from medfed.federated.encoding import ERROR, has_scales, largest_errors, told_errors
+from medfed.federated.compression import ERROR, has_scales, largest_errors, reported_errors
 from medfed.federated.state import Weights
 from medfed.study.federation import UploadDtype
 
@@ -34,7 +34,7 @@ class TensorSpec(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """What an update must consist of, tensor by tensor.
+    """The form of an update, tensor by tensor.
 
     Attributes:
         delta, buffers, state: tensors, as they travel.
@@ -69,7 +69,7 @@ class Gate:
 
     Args:
         manifest: what an update consists of.
-        registered: client → examples it registered with, for the clients that were asked this round.
+        registered: client → examples it registered with, for this round's sampled clients.
         round: this round.
         base: fingerprint of the model that was sent out.
     """
@@ -102,37 +102,31 @@ class Gate:
 
     def _check_sender(self, sender: str, update: Update) -> None:
         if sender not in self._registered:
-            raise _rejected(sender, "this client was not asked this round", hint="check the registered client ids")
+            raise _rejected(sender, "this client was not sampled this round", hint="check the registered client ids")
         if update.client != sender:
-            raise _rejected(sender, f"it speaks for client {update.client!r}", hint="check the client's id")
+            raise _rejected(sender, f"it answers for client {update.client!r}", hint="check the client's id")
         if sender in self._seen:
             raise _rejected(sender, f"it has already answered round {self._round}", hint="send one update a round")
         self._seen.add(sender)
         if update.round != self._round:
-            raise _rejected(
-                sender,
-                f"it answers round {update.round}, this is round {self._round}",
-                hint="answer the last broadcast",
-            )
+            what = f"it answers round {update.round}, this is round {self._round}"
+            raise _rejected(sender, what, hint="answer the last broadcast")
         if update.base != self._base:
-            raise _rejected(
-                sender,
-                f"it started from model {update.base[:12]!r}, this round's is {self._base[:12]!r}",
-                hint="train from the broadcast weights",
-            )
+            what = f"it started from model {update.base[:12]!r}, this round's is {self._base[:12]!r}"
+            raise _rejected(sender, what, hint="train from the broadcast weights")
 
     def _check_rounding(self, sender: str, update: Update) -> None:
         for name, scales in update.scales.items():
             worth = scales.aminmax() if scales.numel() else None
             if worth and not 0 <= float(worth.min) <= float(worth.max) <= MOST_SCALE:
-                told = f"{float(worth.min):.3g} to {float(worth.max):.3g}, allowed is 0 to {MOST_SCALE:.3g}"
-                raise _rejected(sender, f"scale {name!r} is {told}", hint="look at the client's training log")
-        told_of = told_errors(update)
-        if missing := sorted(self._manifest.errors - told_of.keys()):
+                given = f"{float(worth.min):.3g} to {float(worth.max):.3g}, allowed is 0 to {MOST_SCALE:.3g}"
+                raise _rejected(sender, f"scale {name!r} is {given}", hint="look at the client's training log")
+        reported = reported_errors(update)
+        if missing := sorted(self._manifest.errors - reported.keys()):
             hint = "both sides must run the same version of medfed"
             raise _rejected(sender, f"it does not tell the rounding error of {missing[0]!r}", hint=hint)
-        most = largest_errors(update) if told_of else {}
-        for part, square in told_of.items():
+        most = largest_errors(update) if reported else {}
+        for part, square in reported.items():
             if part not in self._manifest.errors or not 0 <= square <= most[part]:
                 what = f"the rounding error of {part!r} is {square!r}, which no rounding here gives"
                 raise _rejected(sender, what, hint="both sides must run the same study")
@@ -143,8 +137,8 @@ class Gate:
         if not _is_count(update.num_examples, 1, limit):
             raise _rejected(sender, f"num_examples is {update.num_examples!r}, allowed is 1 to {limit}", hint=hint)
         if not _is_count(update.num_steps, 1, MOST_STEPS):
-            told = f"num_steps is {str(update.num_steps)[:40]}, allowed is 1 to {MOST_STEPS}"
-            raise _rejected(sender, told, hint="train first")
+            what = f"num_steps is {str(update.num_steps)[:40]}, allowed is 1 to {MOST_STEPS}"
+            raise _rejected(sender, what, hint="train first")
         for part, count in update.examples.items():
             if part not in self._components:
                 raise _rejected(sender, f"examples for component {part!r}, which the model lacks", hint=hint)
@@ -164,58 +158,49 @@ def _specs(tensors: Params) -> dict[str, TensorSpec]:
     return {name: TensorSpec(tuple(value.shape), value.dtype) for name, value in tensors.items()}
 
 
-def _is_count(value: object, least: int, most: int | None) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int):
-        return False
-    return least <= value and (most is None or value <= most)
+def _is_count(value: object, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def _is_finite(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def check_broadcast(broadcast: Broadcast, own: Weights) -> None:
+def check_broadcast(broadcast: Broadcast, local: Weights) -> None:
     """Let a broadcast pass whose weights are, by names, shapes and dtypes, those of one's own model, and all finite.
 
     Args:
         broadcast: what the server sent.
-        own: what travels of the model that is built here from the same study.
+        local: what travels of the model that is built here from the same study.
 
     Raises:
         UpdateRejectedError: naming the tensor.
     """
-    _check_all("the server", "parameter", broadcast.params, _specs(own.params))
-    _check_all("the server", "buffer", broadcast.buffers, _specs(own.buffers))
+    _check_all("the server", "parameter", broadcast.params, _specs(local.params))
+    _check_all("the server", "buffer", broadcast.buffers, _specs(local.buffers))
     _check_all("the server", "state", broadcast.state, _specs(broadcast.state))
 
 
 def _check_all(who: str, kind: str, tensors: Params, specs: Mapping[str, TensorSpec]) -> None:
-    _check_names(who, kind, tensors, specs)
-    for name, spec in specs.items():
-        _check_tensor(who, f"{kind} {name!r}", tensors[name], spec)
-
-
-def _check_names(who: str, kind: str, tensors: Params, specs: Mapping[str, TensorSpec]) -> None:
     if missing := sorted(specs.keys() - tensors.keys()):
         raise _refused(who, f"{kind} {missing[0]!r} is missing ({len(missing)} in all)", hint=_SAME_MODEL)
     if extra := sorted(tensors.keys() - specs.keys()):
         raise _refused(who, f"{kind} {extra[0]!r} is not in the manifest ({len(extra)} in all)", hint=_SAME_MODEL)
+    for name, spec in specs.items():
+        _check_tensor(who, f"{kind} {name!r}", tensors[name], spec)
 
 
 def _check_tensor(who: str, what: str, value: Tensor, spec: TensorSpec) -> None:
     if tuple(value.shape) != spec.shape:
         raise _refused(who, f"{what} has shape {tuple(value.shape)}, wanted {spec.shape}", hint=_SAME_MODEL)
     if value.dtype != spec.dtype or value.layout != torch.strided:
-        found = f"{value.dtype}, {value.layout}"
-        raise _refused(who, f"{what} is {found}, wanted {spec.dtype}, torch.strided", hint=_SAME_MODEL)
+        given = f"{value.dtype}, {value.layout}"
+        raise _refused(who, f"{what} is {given}, wanted {spec.dtype}, torch.strided", hint=_SAME_MODEL)
     # A sum with a value that is not finite is never finite, and costs one pass; one that overflows is looked at again.
     if not bool(torch.isfinite(value.sum())) and not bool(torch.isfinite(value).all()):
         bad = int((~torch.isfinite(value)).sum())
-        raise _refused(
-            who,
-            f"{what} has {bad} of {value.numel()} values that are not finite",
-            hint="lower the learning rate or set client.max_grad_norm",
-        )
+        reason = f"{what} has {bad} of {value.numel()} values that are not finite"
+        raise _refused(who, reason, hint="lower the learning rate or set client.max_grad_norm")
 
 
 def _rejected(sender: str, what: str, hint: str) -> UpdateRejectedError:

@@ -1,24 +1,37 @@
-"""What an algorithm sees of a client: where it trains, one step of it, and what came out.
+"""The values an algorithm gets of a client: its data and model, one step with its mini-batches, and the outcome.
 
-An algorithm knows parameters, losses and gradients. It gets them through these values, so a new algorithm never needs a
-change to the client's loop.
+An algorithm knows parameters, losses and gradients through these values only, so a new one never changes the client's
+loop. A step takes one mini-batch of every task the client has (FedKIM Eq. 1). An epoch is as many steps as the largest
+task has mini-batches; smaller tasks go on with fresh permutations. A last mini-batch of one example joins the one
+before it, because BatchNorm has no spread to divide by there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, count, islice
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from medfed.core.types import Broadcast, Params
-from medfed.federated.batches import TaskBatch, in_order
-from medfed.federated.optimizer import autocast
+from medfed.core.rng import Key, numpy_rng
+from medfed.core.types import Batch, Broadcast, Params
 from medfed.federated.state import Weights, persistent_buffers
 from medfed.study.federation import ClientSettings
-from medfed.tasks.base import TaskSet, trainable
+from medfed.tasks.base import Task, TaskSet, trainable
+
+
+class TaskBatch(NamedTuple):
+    """A mini-batch of one task and its weight in the step's loss (Eq. 1: the mean over tasks)."""
+
+    task: Task
+    batch: Batch
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -68,7 +81,7 @@ class LocalStep:
 
 @dataclass(frozen=True)
 class Trained:
-    """What local training gave.
+    """The outcome of local training.
 
     Attributes:
         site: the client.
@@ -99,13 +112,13 @@ class Trained:
 
 @dataclass(frozen=True)
 class Upload:
-    """What leaves for the server, and what stays.
+    """The tensors that leave for the server, and those that stay.
 
     Attributes:
         delta: change of every parameter.
         buffers: local buffers.
         state: the algorithm's own tensors.
-        client_state: what the client keeps until it is asked again.
+        client_state: what the client keeps until its next round.
     """
 
     delta: Params
@@ -130,3 +143,64 @@ def gradient(site: Site, batches: Iterable[TaskBatch], params: Params) -> dict[s
             if part is not None:
                 total[name] += part
     return total
+
+
+def autocast(settings: ClientSettings) -> torch.autocast:
+    """Return the context of a forward pass in the client's precision."""
+    device = torch.device(settings.device).type
+    return torch.autocast(device, torch.bfloat16, enabled=settings.precision == "bfloat16")
+
+
+def num_batches(num_examples: int, size: int) -> int:
+    """Mini-batches in one pass over ``num_examples``."""
+    full, rest = divmod(num_examples, size)
+    lonely = rest == 1 and full > 0
+    return full + (rest > 0 and not lonely)
+
+
+def steps_per_epoch(tasks: Mapping[str, TaskSet], size: int) -> int:
+    """Steps in which the largest task is passed once."""
+    return max(num_batches(len(examples), size) for examples in tasks.values())
+
+
+def num_steps(tasks: Mapping[str, TaskSet], settings: ClientSettings) -> int:
+    """Optimizer steps a round."""
+    return settings.local_steps or settings.local_epochs * steps_per_epoch(tasks, settings.batch_size)
+
+
+def steps(tasks: Mapping[str, TaskSet], settings: ClientSettings, *key: Key) -> Iterator[tuple[TaskBatch, ...]]:
+    """Yield the mini-batches of every step of a round, drawn from ``key``, the epoch and the task."""
+    per_epoch = steps_per_epoch(tasks, settings.batch_size)
+    epochs = (_epoch(tasks, settings.batch_size, per_epoch, *key, epoch) for epoch in count())
+    return islice(chain.from_iterable(epochs), num_steps(tasks, settings))
+
+
+def in_order(tasks: Mapping[str, TaskSet], size: int) -> Iterator[TaskBatch]:
+    """Yield every example once; the weights make the sum of the losses the client's whole objective (Eq. 1)."""
+    for examples in tasks.values():
+        for positions in np.split(np.arange(len(examples)), _cuts(len(examples), size)):
+            batch = examples.batch(positions)
+            yield TaskBatch(examples.task, batch, len(batch) / len(examples) / len(tasks))
+
+
+def _epoch(tasks: Mapping[str, TaskSet], size: int, length: int, *key: Key) -> Iterator[tuple[TaskBatch, ...]]:
+    draws = {
+        name: _positions(len(examples), size, numpy_rng(*key, name, "batches")) for name, examples in tasks.items()
+    }
+    rngs = {name: numpy_rng(*key, name, "augment") for name in tasks}
+    for _ in range(length):
+        batches = {name: part.batch(next(draws[name])) for name, part in tasks.items()}
+        yield tuple(
+            TaskBatch(part.task, trainable(part.task).augment(batches[name], rngs[name]), 1 / len(tasks))
+            for name, part in tasks.items()
+        )
+
+
+def _positions(num_examples: int, size: int, rng: np.random.Generator) -> Iterator[Int[np.ndarray, " batch"]]:
+    while True:
+        yield from np.split(rng.permutation(num_examples), _cuts(num_examples, size))
+
+
+def _cuts(num_examples: int, size: int) -> Int[np.ndarray, " cut"]:
+    """Where one pass is cut into mini-batches."""
+    return np.arange(1, num_batches(num_examples, size)) * size

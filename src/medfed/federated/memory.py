@@ -1,4 +1,4 @@
-"""What clients keep between rounds: SCAFFOLD's control variates, personal layers, optimizer moments.
+"""The tensors that clients keep between rounds: SCAFFOLD's control variates, personal layers, optimizer moments.
 
 A client that trains in round t starts from what it kept in its newest round before t, and files the result under t. The
 last two are kept, so a round can be repeated after a server came back from its last checkpoint, with the same result.
@@ -8,8 +8,7 @@ On disk, memory does not grow with the number of clients, and a hospital's memor
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol, runtime_checkable
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -24,55 +23,30 @@ KEPT = 2
 """Rounds kept per client: the newest and the one a repetition of it starts from."""
 
 
-@runtime_checkable
-class ClientMemory(Protocol):
-    """Where clients' state lies, by client and round."""
-
-    def before(self, client: str, round: int) -> dict[str, Tensor] | None:
-        """Return what ``client`` kept in its newest round before ``round``, or None."""
-        ...
-
-    def keep(self, client: str, round: int, state: Params) -> None:
-        """File what ``client`` kept in ``round``; all but the last :data:`KEPT` rounds go."""
-        ...
-
-    def forget_after(self, round: int) -> None:
-        """Drop what was filed after ``round``: it is about to be computed again."""
-        ...
-
-    def newest(self) -> dict[str, dict[str, Tensor]]:
-        """Return the newest state of every client, sorted by client."""
-        ...
-
-
 class RamMemory:
-    """Client states in this process."""
+    """Client states by client and round, in this process."""
 
     def __init__(self) -> None:
         self._kept: dict[str, dict[int, dict[str, Tensor]]] = {}
 
     def before(self, client: str, round: int) -> dict[str, Tensor] | None:
-        """See :class:`ClientMemory`."""
+        """Return what ``client`` kept in its newest round before ``round``, or None."""
         rounds = self._kept.get(client, {})
         earlier = [number for number in rounds if number < round]
         return rounds[max(earlier)] if earlier else None
 
     def keep(self, client: str, round: int, state: Params) -> None:
-        """See :class:`ClientMemory`."""
+        """File what ``client`` kept in ``round``; all but the last :data:`KEPT` rounds go."""
         rounds = self._kept.setdefault(client, {})
         rounds[round] = dict(state)
         for old in sorted(rounds)[:-KEPT]:
             del rounds[old]
 
     def forget_after(self, round: int) -> None:
-        """See :class:`ClientMemory`."""
+        """Drop what was filed after ``round``: it is about to be computed again."""
         for rounds in self._kept.values():
             for late in [number for number in rounds if number > round]:
                 del rounds[late]
-
-    def newest(self) -> dict[str, dict[str, Tensor]]:
-        """See :class:`ClientMemory`."""
-        return {name: rounds[max(rounds)] for name, rounds in sorted(self._kept.items()) if rounds}
 
 
 class DiskMemory:
@@ -88,7 +62,7 @@ class DiskMemory:
         self._folder = folder
 
     def before(self, client: str, round: int) -> dict[str, Tensor] | None:
-        """See :class:`ClientMemory`.
+        """See :class:`RamMemory`.
 
         Raises:
             DiskError: the file does not hold what was filed.
@@ -97,7 +71,7 @@ class DiskMemory:
         return _read(earlier[-1]) if earlier else None
 
     def keep(self, client: str, round: int, state: Params) -> None:
-        """See :class:`ClientMemory`.
+        """See :class:`RamMemory`.
 
         Raises:
             DiskError: the disk is full, say; what was kept before is intact.
@@ -112,24 +86,19 @@ class DiskMemory:
             old.unlink()
 
     def forget_after(self, round: int) -> None:
-        """See :class:`ClientMemory`."""
-        for client in self._clients():
-            for path in self._files(client):
-                if int(path.stem) > round:
-                    path.unlink()
-
-    def newest(self) -> dict[str, dict[str, Tensor]]:
-        """See :class:`ClientMemory`."""
-        return {client: _read(files[-1]) for client in self._clients() if (files := self._files(client))}
-
-    def _clients(self) -> list[str]:
-        return sorted(unquote(path.name) for path in self._folder.glob("*") if path.is_dir())
+        """See :class:`RamMemory`."""
+        for path in self._folder.glob("*/[0-9]*.safetensors"):
+            if int(path.stem) > round:
+                path.unlink()
 
     def _place(self, client: str) -> Path:
         return self._folder / quote(client, safe="").replace(".", "%2E")
 
     def _files(self, client: str) -> list[Path]:
         return sorted(self._place(client).glob("[0-9]*.safetensors"))
+
+
+ClientMemory = RamMemory | DiskMemory
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
 """Federated rounds: sample clients, broadcast, gate, aggregate (McMahan et al. 2017, Alg. 1; FedKIM Eq. 3).
 
 :func:`run_round` is the unit: a state in, a result with the next state out, nothing changed in place.
-:func:`run_rounds` chains it. Whoever changes the model between rounds, as injection does, calls :func:`run_round` with
-the changed state.
+:func:`run_rounds` chains it. Code that changes the model between rounds, as injection does, calls :func:`run_round`
+with the changed state.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from medfed.core.rng import numpy_rng
 from medfed.core.types import Broadcast, Failure, Update
 from medfed.federated.aggregation import in_order
 from medfed.federated.algorithm import Algorithm, Federation
-from medfed.federated.encoding import ERROR, UploadError, restored
+from medfed.federated.compression import ERROR, UploadError, restored
 from medfed.federated.exchange import Answer, Exchange
 from medfed.federated.gate import Gate, Manifest, delta_dtype
 from medfed.federated.state import FederatedState, fingerprint, num_bytes, weights_of
@@ -28,7 +28,7 @@ from medfed.study.federation import RoundSettings, UploadDtype
 
 @dataclass(frozen=True)
 class ClientRecord:
-    """What the log says about one accepted update.
+    """The log's record of one accepted update.
 
     Attributes:
         client: client id.
@@ -58,7 +58,7 @@ class RoundResult:
     Attributes:
         state: the federation after the round; ``state.round`` is this round's number.
         base: fingerprint of the model the round started from.
-        sampled: clients that were asked.
+        sampled: clients that took part.
         clients: one record per accepted update, sorted by client.
         failures: clients that gave no usable update, and why.
         upload_dtype: how the clients sent the change of their weights.
@@ -100,7 +100,7 @@ def run_round(
         state: where the round starts; not changed.
         exchange: the way to the clients.
         algorithm: the federated algorithm.
-        federation: registered clients, and what the server has besides.
+        federation: registered clients, and what else the server has.
         settings: sampling and the minimum of usable updates.
 
     Raises:
@@ -112,16 +112,16 @@ def run_round(
     shared = hooks.shared(state.weights)
     manifest = Manifest.of(*shared, hooks.upload_like(state, federation), settings.upload_dtype)
     gate = Gate(manifest, {name: federation.registered[name] for name in sampled}, broadcast.round, base)
-    desk = _Desk(gate, hooks, broadcast)
-    arrivals = desk.passed(exchange(broadcast.round, dict.fromkeys(sampled, broadcast)))
+    inbox = _Inbox(gate, hooks, broadcast)
+    arrivals = inbox.passed(exchange(broadcast.round, dict.fromkeys(sampled, broadcast)))
     watch, dtypes = UploadError(), {name: delta_dtype(value.dtype) for name, value in shared.params.items()}
     updates = map(partial(restored, dtypes=dtypes), in_order(arrivals, sampled))
     exact = settings.upload_dtype == "float32"
     aggregate = hooks.aggregate(state, updates if exact else watch.watched(updates), federation)
-    failures = desk.all_failures(sampled)
-    if len(desk.records) < settings.min_clients:
-        raise _too_few(broadcast.round, len(desk.records), settings, failures)
-    records = tuple(desk.records[name] for name in sorted(desk.records))
+    failures = inbox.all_failures(sampled)
+    if len(inbox.records) < settings.min_clients:
+        raise _too_few(broadcast.round, len(inbox.records), settings, failures)
+    records = tuple(inbox.records[name] for name in sorted(inbox.records))
     error = 0.0 if exact else watch.relative()
     after = FederatedState(broadcast.round, *aggregate)
     return RoundResult(after, base, sampled, records, failures, settings.upload_dtype, error)
@@ -161,8 +161,8 @@ def sample_clients(federation: Federation, settings: RoundSettings, round: int) 
 
 
 @dataclass
-class _Desk:
-    """Takes the answers of one round in: gates them and writes the record."""
+class _Inbox:
+    """The answers of one round: gated and recorded."""
 
     gate: Gate
     algorithm: Algorithm
@@ -218,5 +218,5 @@ def _too_few(round: int, usable: int, settings: RoundSettings, failures: tuple[F
     return TooFewSitesError(
         f"{usable} usable updates, rounds.min_clients is {settings.min_clients}\n{listed}",
         where=f"round {round}",
-        hint="mend the clients above, or lower rounds.min_clients",
+        hint="correct the clients above, or lower rounds.min_clients",
     )

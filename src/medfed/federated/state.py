@@ -60,16 +60,14 @@ def load_weights(model: nn.Module, weights: Weights) -> None:
         ("parameter", trainable_params(model), weights.params),
         ("buffer", persistent_buffers(model), weights.buffers),
     ):
+        hint = "use the checkpoint of this very model"
         for name in sorted(live.keys() ^ given.keys()):
             side = "is missing" if name in live else "is not in the model"
-            raise RunError(f"{kind} {side}", where=f"tensor {name!r}", hint="use the checkpoint of this very model")
+            raise RunError(f"{kind} {side}", where=f"tensor {name!r}", hint=hint)
         for name, value in live.items():
             if value.shape != given[name].shape:
-                raise RunError(
-                    f"{kind} has shape {tuple(given[name].shape)}, the model's is {tuple(value.shape)}",
-                    where=f"tensor {name!r}",
-                    hint="use the checkpoint of this very model",
-                )
+                what = f"{kind} has shape {tuple(given[name].shape)}, the model's is {tuple(value.shape)}"
+                raise RunError(what, where=f"tensor {name!r}", hint=hint)
             value.copy_(given[name])
 
 
@@ -145,10 +143,7 @@ def split(tensors: Params, groups: tuple[str, ...]) -> dict[str, dict[str, Tenso
     for full, value in tensors.items():
         group, _, name = full.partition("/")
         if group not in parts:
-            raise RunError(
-                f"not one of the groups {', '.join(groups)}",
-                where=f"tensor {full!r}",
-                hint="use a checkpoint written by this version",
-            )
+            what, hint = f"not one of the groups {', '.join(groups)}", "use a checkpoint written by this version"
+            raise RunError(what, where=f"tensor {full!r}", hint=hint)
         parts[group][name] = value
     return parts

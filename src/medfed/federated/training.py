@@ -1,7 +1,10 @@
 """The optimizer loop of one round at one client (FedKIM Eq. 1 and 2; McMahan et al. 2017, ClientUpdate).
 
-Every step takes one mini-batch of every task the client has; the loss is the mean over tasks of the mean over examples,
+Every step takes one mini-batch of every task the client has. The loss is the mean over tasks of the mean over examples,
 plus the algorithm's penalty. Batches and dropout are drawn from (seed, client, round).
+
+The optimizer's slots (moments, momentum) are dropped after every round unless ``reset_optimizer`` is off. Then they
+stay with the client and travel into checkpoints, never to the server.
 """
 
 from __future__ import annotations
@@ -12,15 +15,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from medfed.core.errors import RunError
 from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Broadcast, Params, component
 from medfed.federated.algorithm import Algorithm
-from medfed.federated.batches import TaskBatch, steps
-from medfed.federated.local import LocalStep, Site
-from medfed.federated.optimizer import autocast, clip, load_slots, make_optimizer, slots_of
+from medfed.federated.local import LocalStep, Site, TaskBatch, autocast, steps
 from medfed.federated.state import Weights, copied, load_weights, persistent_buffers, trainable_params
+from medfed.study.federation import ClientSettings
 from medfed.tasks.base import trainable
 
 
@@ -102,7 +105,8 @@ class LocalRun:
             gradients = {name: param.grad for name, param in step.params.items() if param.grad is not None}
             corrected = self.algorithm.correct(gradients, step, self.broadcast, self.state)
             if corrected is not None:
-                _replace(step.params, corrected)
+                for name, param in step.params.items():
+                    param.grad = corrected[name]
         return losses
 
     def _backward_task(self, step: LocalStep, item: TaskBatch) -> float:
@@ -124,6 +128,34 @@ def _backward(loss: Tensor) -> None:
     loss.backward()  # type: ignore[no-untyped-call]
 
 
-def _replace(params: Mapping[str, nn.Parameter], gradients: Params) -> None:
-    for name, param in params.items():
-        param.grad = gradients[name]
+def make_optimizer(params: list[nn.Parameter], settings: ClientSettings) -> Optimizer:
+    """Return the optimizer over ``params``, in the fused form: one kernel a step instead of several per tensor."""
+    if settings.optimizer == "sgd":
+        return SGD(params, settings.lr, settings.momentum, weight_decay=settings.weight_decay, fused=True)
+    adam = Adam if settings.optimizer == "adam" else AdamW
+    return adam(params, settings.lr, weight_decay=settings.weight_decay, fused=True)
+
+
+def slots_of(optimizer: Optimizer, params: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Copy the optimizer's slots to the CPU as ``slot/parameter``."""
+    return {
+        f"{slot}/{name}": value.detach().to("cpu", copy=True)
+        for name, param in params.items()
+        for slot, value in optimizer.state.get(param, {}).items()
+        if isinstance(value, Tensor)
+    }
+
+
+def load_slots(optimizer: Optimizer, params: Mapping[str, nn.Parameter], slots: Params) -> None:
+    """Give the optimizer the slots that :func:`slots_of` copied; parameters without any start fresh."""
+    for full, value in slots.items():
+        slot, _, name = full.partition("/")
+        if name in params:
+            device = params[name].device
+            optimizer.state[params[name]][slot] = value.detach().to(device, copy=True)
+
+
+def clip(params: list[nn.Parameter], settings: ClientSettings) -> None:
+    """Scale the gradients down to ``max_grad_norm``, if there is one."""
+    if settings.max_grad_norm is not None:
+        torch.nn.utils.clip_grad_norm_(params, settings.max_grad_norm)

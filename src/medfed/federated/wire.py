@@ -1,4 +1,7 @@
-"""."""
+"""Updates and broadcasts as bytes: tensors as safetensors, the rest as JSON in its header. No pickle.
+
+One array a message: a network's cost grows with the number of arrays more than with their bytes.
+"""
 
 from __future__ import annotations
 

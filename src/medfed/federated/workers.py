@@ -1,16 +1,12 @@
-"""A fixed number of worker processes: started when first needed, replaced when they die, ended together.
+"""Worker processes: many clients in a few processes on one machine, with memory for as many models as workers.
 
-What a worker process does: hold one model, train the clients it is told to, one after the other.
+A worker holds one model and trains the clients it is given, one after the other. Workers start when first needed, are
+replaced when they die, and end together. The pipe to one carries orders, which are our own program's values. An answer
+is a line of JSON, and after it the update as bytes (:mod:`medfed.federated.wire`), if there is one.
 
-The pipe from the exchange brings orders; an answer is a line of JSON, and after it the update as bytes, if there is
-one. Orders are our own program's values, sent to a process that it started; tensors travel as
-:mod:`medfed.federated.encoding` packs them.
-
-Many clients in a few processes on one machine: memory for as many models as there are workers, not as clients.
-
-Clients are dealt in order of their ids, one at a time to whichever worker is free; updates that come early wait their
-turn on disk (:func:`medfed.federated.aggregation.in_order`), so the result is that of :class:`InProcessExchange`, bit
-for bit. What clients keep between rounds lies in files, so a resumed run may have another number of workers.
+Clients are dealt in order of their ids, one at a time to whichever worker is free. Updates that come early wait their
+turn on disk (:func:`medfed.federated.aggregation.in_order`). So the result is that of :class:`InProcessExchange`, bit
+for bit. The tensors that clients keep between rounds lie in files, so a resumed run may have another number of workers.
 """
 
 from __future__ import annotations
@@ -33,7 +29,7 @@ from medfed.core.errors import RunError
 from medfed.core.processes import Started, end, end_with_parent, how_it_ended, start
 from medfed.core.types import Broadcast, Failure, Update
 from medfed.federated.client import Client
-from medfed.federated.client_store import read_spool, write_spool
+from medfed.federated.client_store import read_store, write_store
 from medfed.federated.exchange import Answer, Trainer, by_id
 from medfed.federated.memory import DiskMemory
 from medfed.federated.wire import broadcast_bytes, broadcast_of, update_bytes, update_of
@@ -43,23 +39,10 @@ from medfed.tasks.base import Task
 
 
 class Packed:
-    """A broadcast and its bytes, packed once for all workers; ``mark`` tells one from the other."""
+    """A broadcast and its bytes, packed once for all clients that are sent it; ``mark`` tells one from the other."""
 
     def __init__(self, broadcast: Broadcast) -> None:
         self.broadcast, self.data, self.mark = broadcast, broadcast_bytes(broadcast), object()
-
-
-class Post:
-    """Packs a round's broadcasts; clients that are sent the same one share its bytes."""
-
-    def __init__(self) -> None:
-        self._last: Packed | None = None
-
-    def packed(self, broadcast: Broadcast) -> Packed:
-        """Return ``broadcast`` packed."""
-        if self._last is None or self._last.broadcast is not broadcast:
-            self._last = Packed(broadcast)
-        return self._last
 
 
 class Worker:
@@ -80,16 +63,12 @@ class Worker:
         if self._opened is not run:
             self.pipe.send(run)
             self._opened = run
-        if self._holds is not packed.mark:
-            self.pipe.send(Receive())
+        receives = self._holds is not packed.mark
+        self.pipe.send(Train(client, receives))
+        if receives:
             self.pipe.send_bytes(packed.data)
             self._holds = packed.mark
-        self.pipe.send(Train(client))
         self.client = client
-
-    def fate(self) -> str:
-        """Say how a process that closed its pipe ended."""
-        return how_it_ended(self.process)
 
 
 class Pool:
@@ -126,15 +105,9 @@ class Pool:
         self.end(self.workers)
 
 
-def first_with_news(workers: Sequence[Worker]) -> Worker:
-    """Wait until one of ``workers`` has sent something or is gone; of several, return the one that started first."""
-    ready = set(wait([worker.pipe for worker in workers]))
-    return next(worker for worker in workers if worker.pipe in ready)
-
-
 @dataclass(frozen=True)
 class Recipe:
-    """What a process needs to train clients of one run, besides their data. It must be picklable.
+    """All that a process needs to train clients of one run, but their data. It must be picklable.
 
     Attributes:
         build: returns the model with its initial weights; an importable function, or a ``partial`` of one.
@@ -164,73 +137,56 @@ class Open(NamedTuple):
     """Order: get ready for a run."""
 
     recipe: Recipe
-    spool: Path
+    store: Path
     tasks: Mapping[str, Task]
 
 
-class Receive(NamedTuple):
-    """Order: take the broadcast that follows as bytes."""
-
-
 class Train(NamedTuple):
-    """Order: train this client on the last broadcast."""
+    """Order: train this client on the last broadcast, which follows as bytes if ``receives``."""
 
     client: str
-
-
-Order = Open | Receive | Train
+    receives: bool
 
 
 def work(pipe: Connection) -> None:
     """Carry out orders until the pipe is closed or the parent is gone."""
     end_with_parent()
     torch.set_num_threads(1)
-    bench: _Bench | None = None
-    broadcast: Broadcast | None = None
     while True:
         try:
-            order: Order = pipe.recv()
+            order: Open | Train = pipe.recv()
         except EOFError:
             return
-        match order:
-            case Open():
-                bench = _opened(order, pipe)
-            case Receive():
-                broadcast = broadcast_of(pipe.recv_bytes())
-            case Train(client) if bench is not None and broadcast is not None:
-                bench.train(client, broadcast)
-
-
-def _opened(order: Open, pipe: Connection) -> _Bench:
-    try:
-        bench = _Bench(order, pipe)
-    except Exception as error:
-        reason = _written(error, order.recipe.log, "getting ready")
-        pipe.send_bytes(json.dumps({"broken": reason}).encode())
-        raise SystemExit(1) from error
-    pipe.send_bytes(json.dumps({"ready": True}).encode())
-    return bench
-
-
-class _Bench:
-    """Model, clients' data and memory of one run."""
-
-    def __init__(self, order: Open, pipe: Connection) -> None:
-        self._clients: Mapping[str, Client] = read_spool(order.spool, order.tasks)
-        self._trainer, self._log, self._pipe = order.recipe.trainer(), order.recipe.log, pipe
-
-    def train(self, client: str, broadcast: Broadcast) -> None:
-        """Train ``client`` and send the answer."""
+        if isinstance(order, Open):
+            recipe, clients, trainer = order.recipe, *_ready(order, pipe)
+            continue
+        if order.receives:
+            broadcast = broadcast_of(pipe.recv_bytes())
         try:
-            answer = self._trainer.train(self._clients[client], broadcast)
-        except Exception as error:  # a bug at one client must not stop the others; it is told, and written down
-            reason = _written(error, self._log, f"client {client!r}, round {broadcast.round}")
-            answer = Failure(client, broadcast.round, "train", reason)
+            answer = trainer.train(clients[order.client], broadcast)
+        except Exception as error:  # a bug at one client must not stop the others; it is reported, and written down
+            reason = _written(error, recipe.log, f"client {order.client!r}, round {broadcast.round}")
+            answer = Failure(order.client, broadcast.round, "train", reason)
         if isinstance(answer, Failure):
-            self._pipe.send_bytes(json.dumps({"failure": vars(answer)}).encode())
+            _send(pipe, failure=vars(answer))
         else:
-            self._pipe.send_bytes(json.dumps({"update": client}).encode())
-            self._pipe.send_bytes(update_bytes(answer))
+            _send(pipe, update=order.client)
+            pipe.send_bytes(update_bytes(answer))
+
+
+def _ready(order: Open, pipe: Connection) -> tuple[Mapping[str, Client], Trainer]:
+    """Return the clients of a run and what trains them; a process that cannot get ready ends."""
+    try:
+        ready = read_store(order.store, order.tasks), order.recipe.trainer()
+    except Exception as error:
+        _send(pipe, broken=_written(error, order.recipe.log, "getting ready"))
+        raise SystemExit(1) from error
+    _send(pipe, ready=True)
+    return ready
+
+
+def _send(pipe: Connection, **facts: object) -> None:
+    pipe.send_bytes(json.dumps(facts).encode())
 
 
 def _written(error: Exception, log: Path, when: str) -> str:
@@ -255,11 +211,11 @@ class WorkerExchange:
         clients: the hospitals.
         recipe: how a client is trained.
         pool: the processes; closed with the exchange.
-        spool: folder for the clients' data, from the first round until the exchange is closed.
+        store: folder for the clients' data, from the first round until the exchange is closed.
     """
 
-    def __init__(self, clients: Iterable[Client], recipe: Recipe, pool: Pool, spool: Path) -> None:
-        self._clients, self._recipe, self._pool, self._spool = by_id(clients), recipe, pool, spool
+    def __init__(self, clients: Iterable[Client], recipe: Recipe, pool: Pool, store: Path) -> None:
+        self._clients, self._recipe, self._pool, self._store = by_id(clients), recipe, pool, store
         self._worked = False
 
     @property
@@ -273,18 +229,23 @@ class WorkerExchange:
         Raises:
             RunError: no worker could get ready.
         """
-        waiting, busy, post = deque(sorted(broadcasts)), list[Worker](), Post()
+        waiting, busy = deque(sorted(broadcasts)), list[Worker]()
+        packed: Packed | None = None
 
         def deal() -> None:
+            nonlocal packed
             while waiting and len(busy) < self._pool.size:
                 client = waiting.popleft()
-                busy.append(self._handed(client, post.packed(broadcasts[client]), busy))
+                if packed is None or packed.broadcast is not broadcasts[client]:
+                    packed = Packed(broadcasts[client])
+                busy.append(self._handed(client, packed, busy))
 
         self._pool.start(len(waiting))
         try:
             deal()
             while busy:
-                worker = first_with_news(busy)
+                ready = set(wait([worker.pipe for worker in busy]))
+                worker = next(worker for worker in busy if worker.pipe in ready)
                 client, answer = worker.client, self._answer(worker, round)
                 if answer is not None:
                     busy.remove(worker)
@@ -293,23 +254,23 @@ class WorkerExchange:
         finally:
             self._pool.end(busy)
 
-    def own(self, client: str) -> dict[str, Tensor]:
+    def client_state(self, client: str) -> dict[str, Tensor]:
         """Return what the algorithm keeps at ``client``."""
-        return self._trainer.own(client)
+        return self._trainer.client_state(client)
 
     def forget_after(self, round: int) -> None:
         """Drop what clients kept after ``round``."""
         DiskMemory(self._recipe.memory).forget_after(round)
 
     def close(self) -> None:
-        """End the workers and remove the spool."""
+        """End the workers and remove the client store."""
         self._pool.close()
-        shutil.rmtree(self._spool, ignore_errors=True)
+        shutil.rmtree(self._store, ignore_errors=True)
 
     @cached_property
     def _run(self) -> Open:
-        """What a worker is given first; the data is written now."""
-        return Open(self._recipe, self._spool, write_spool(self._spool, self._clients.values()))
+        """The first order to a worker; the data is written now."""
+        return Open(self._recipe, self._store, write_store(self._store, self._clients.values()))
 
     @cached_property
     def _trainer(self) -> Trainer:
@@ -322,14 +283,14 @@ class WorkerExchange:
             try:
                 worker.hand(self._run, packed, client)
             except OSError:
-                fate = worker.fate()
+                fate = how_it_ended(worker.process)
                 self._pool.end([worker])
             else:
                 return worker
         raise self._cannot_start(fate)
 
     def _answer(self, worker: Worker, round: int) -> Update | Failure | None:
-        """Return what ``worker`` says of its client; None if it says no more than that it is ready."""
+        """Return the answer of ``worker`` for its client; None where it is ready and no more."""
         try:
             facts = json.loads(worker.pipe.recv_bytes())
             if "update" in facts:
@@ -344,7 +305,7 @@ class WorkerExchange:
         return Failure(**facts["failure"])
 
     def _lost(self, worker: Worker, round: int) -> Failure:
-        fate = worker.fate()
+        fate = how_it_ended(worker.process)
         self._pool.end([worker])
         if not self._worked:
             raise self._cannot_start(fate)
@@ -353,5 +314,5 @@ class WorkerExchange:
 
     def _cannot_start(self, reason: str) -> RunError:
         return RunError(
-            f"a worker could not get ready: {reason}", where=self._spool, hint="run with --workers 1 to see more"
+            f"a worker could not get ready: {reason}", where=self._store, hint="run with --workers 1 to see more"
         )

@@ -27,8 +27,8 @@ from medfed.core.files import write_whole
 from medfed.core.rng import numpy_rng
 from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Params
-from medfed.federated.optimizer import load_slots, slots_of
 from medfed.federated.state import copied, join, split, trainable_params
+from medfed.federated.training import load_slots, slots_of
 from medfed.injection.batching import Draw, epoch_order
 from medfed.injection.distil import DistillationBatch, check_finite, distillation_batches, train_public
 from medfed.injection.encode import Group, encode_ahead, encode_draws, token_dims

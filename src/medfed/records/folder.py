@@ -129,10 +129,6 @@ class RunFolder:
         """Write the predictions of one task."""
         self.write_lines(lines, prediction_file(task))
 
-    def predicted_tasks(self) -> list[str]:
-        """Return the tasks that have predictions, by name."""
-        return sorted(path.stem for path in self.root.glob("predictions/*.jsonl"))
-
     def write_text(self, name: str, text: str) -> None:
         """Write ``text`` as ``name``."""
         write_whole(self.root / name, text.encode())

@@ -282,6 +282,7 @@ class Score(Record):
         num_patients: patients among them; None where it was not recorded.
         num_positive: examples of the positive class, of a task with two.
         reason: why a value or an interval is missing, or which convention made it a number.
+        signature: sacreBLEU's signature.
     """
 
     task: str
@@ -299,6 +300,7 @@ class Score(Record):
     num_patients: int | None = None
     num_positive: int | None = None
     reason: str | None = None
+    signature: str | None = None
 
 
 class ScoreRow(Score):
@@ -310,7 +312,6 @@ class ScoreRow(Score):
         worst_client: the client it belongs to.
         single_class: whether the model gives every example the same answer.
         answer: the text of a constant.
-        signature: sacreBLEU's signature.
     """
 
     clients: dict[str, Number] = {}
@@ -318,14 +319,12 @@ class ScoreRow(Score):
     worst_client: str | None = None
     single_class: bool = False
     answer: str | None = None
-    signature: str | None = None
 
 
 class Difference(Score):
     """``value`` is the metric of ``model`` minus that of ``baseline``, on the same patients and resamples."""
 
     baseline: str
-    signature: str | None = None
 
 
 class ScoreFile(File):
@@ -649,20 +648,8 @@ class LeaderboardFile(File):
     folders: tuple[str, ...] = ()
 
 
-FILES: tuple[type[File], ...] = (
-    StudyFile,
-    PartitionFile,
-    NormalisationFile,
-    ScoreFile,
-    CardFile,
-    SiteFile,
-    ProvenanceFile,
-    InjectionFile,
-    GreetingFile,
-    ComparisonFile,
-    LeaderboardFile,
-)
-LINES: tuple[type[Line], ...] = (Round, Timing, Development, Step, Routing, Prediction)
+FILES: tuple[type[File], ...] = tuple(File.__subclasses__())
+LINES: tuple[type[Line], ...] = tuple(Line.__subclasses__())
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:

@@ -3,6 +3,10 @@
 A sweep leaves files in ``runs/<sweep>/``. ``comparison.json`` holds all values, intervals and differences; a benchmark
 has ``leaderboard.json`` instead. ``table.md`` holds our numbers, the paper's and those of constants. There are also
 ``report.html`` and the workers' ``logs/``.
+
+Every run has a process of its own: one that fails, or dies, takes nothing else with it. Workers have one thread each.
+Interrupting the command ends them; each has its checkpoints, so the same command goes on. A worker whose parent is gone
+ends itself.
 """
 
 from __future__ import annotations
@@ -10,13 +14,17 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 
-from medfed.core.errors import RunError
+from medfed.core.errors import MedfedError, RunError
+from medfed.core.processes import Started, end, end_with_parent, how_it_ended, start
 from medfed.core.progress import Reporter
 from medfed.data.sources import Sources, find_sources
 from medfed.evaluation.compare import compare_runs
@@ -28,7 +36,7 @@ from medfed.report.leaderboard import conclusion, leaderboard_markdown, leaderbo
 from medfed.report.page import write_report
 from medfed.runs.baselines import SHARED_SETTINGS
 from medfed.runs.context import RunPaths, folder_of
-from medfed.runs.workers import Job, Outcome, run_jobs
+from medfed.runs.pipeline import run_study
 from medfed.study.foundation import TinySettings
 from medfed.study.study import Study
 from medfed.study.sweep import Cell, Plan
@@ -148,3 +156,65 @@ def _comparison(plan: Plan, pairs: Sequence[tuple[Cell, int]], folders: Sequence
     comparison = compare_runs(folders, [cell.label for cell, _ in pairs], pairs=plan.pairs)
     cells = {cell.label: dict(cell.values) for cell in plan.cells}
     return comparison.model_copy(update={"paper": tuple(plan.paper), "cells": cells})
+
+
+class Job(NamedTuple):
+    """One run: what a progress line calls it, its study and its log file."""
+
+    label: str
+    study: Study
+    log: Path
+
+
+class Outcome(NamedTuple):
+    """How a job ended: its run folder, or the error."""
+
+    job: Job
+    folder: Path | None
+    error: str = ""
+
+
+def run_jobs(jobs: Sequence[Job], paths: RunPaths, num_workers: int) -> Iterator[Outcome]:
+    """Run ``jobs``, at most ``num_workers`` at once, and yield each outcome as it comes.
+
+    Closing the iterator, or an exception such as Ctrl-C, ends the workers that are left.
+    """
+    waiting = list(jobs)
+    busy: list[tuple[Job, Started]] = []
+    try:
+        while waiting or busy:
+            while waiting and len(busy) < num_workers:
+                job = waiting.pop(0)
+                busy.append((job, start(_work, job, paths, name=job.label)))
+            ready = wait([started.process.sentinel for _, started in busy])
+            for worker in [worker for worker in busy if worker[1].process.sentinel in ready]:
+                busy.remove(worker)
+                yield _outcome(*worker)
+    finally:
+        end([started.process for _, started in busy])
+
+
+def _outcome(job: Job, started: Started) -> Outcome:
+    process, pipe = started
+    process.join()
+    try:
+        folder, error = pipe.recv()
+    except EOFError:
+        folder = None
+        error = f"the worker {how_it_ended(process)}\n  next step: see {job.log}; the same command goes on"
+    pipe.close()
+    return Outcome(job, folder, error)
+
+
+def _work(job: Job, paths: RunPaths, pipe: Connection) -> None:
+    """Run one job in the worker process."""
+    end_with_parent()
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with job.log.open("a", encoding="utf-8") as log:
+        try:
+            pipe.send((run_study(job.study, paths, Reporter(Console(file=log, width=120))), ""))
+        except MedfedError as error:
+            pipe.send((None, str(error)))
+        except Exception as error:  # a bug in one cell must not stop the others
+            log.write(traceback.format_exc())
+            pipe.send((None, f"{type(error).__name__}: {error}\n  next step: see {job.log}"))

@@ -18,7 +18,7 @@ from medfed.core.types import Broadcast
 from medfed.data.cohort import Cohort
 from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
-from medfed.federated.exchange import ClientExchange, InProcessExchange, ScoringExchange
+from medfed.federated.exchange import ClientExchange, InProcessExchange, ScoringExchange, Trainer
 from medfed.federated.memory import DiskMemory
 from medfed.federated.rounds import RoundResult, initial_state, run_round
 from medfed.federated.state import FederatedState, Weights, fingerprint, join, load_weights, split, weights_of
@@ -29,7 +29,7 @@ from medfed.records.folder import RunFolder
 from medfed.records.schema import ClientRound, Development, FailedClient, Round, Routing, SiteFile, Step, Timing
 from medfed.runs.checkpoints import Checkpoints
 from medfed.runs.predictors import HEADS, InjectedPredictor, ModelPredictor, Predictor, watch
-from medfed.runs.sites import SitesHere, site_file
+from medfed.runs.sites import scores_here, site_file
 from medfed.study.study import Study
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ LOGS = (*FEDERATE_LOGS, Development, Step, Routing)
 GROUPS = ("federated", "injector")
 CLIENTS = "clients"
 """Folder, in the run's, of what clients keep between rounds."""
-CLIENT_STORE = "spool"
+CLIENT_STORE = "client-store"
 """Folder, in the run's, of the clients' data while worker processes train; a killed run may leave it behind."""
 Connect = Callable[[Study, Cohort, RunFolder], ClientExchange]
 """Opens the exchange of one federation, given its study, data and folder."""
@@ -51,8 +51,7 @@ def in_process(study: Study, cohort: Cohort, run: RunFolder) -> ClientExchange:
     shutil.rmtree(run.root / CLIENT_STORE, ignore_errors=True)
     memory, clients = DiskMemory(run.root / CLIENTS), clients_of(study, cohort)
     model, dtype = build_model(study), study.rounds.upload_dtype
-    exchange = InProcessExchange(clients, model, study.algorithm, study.client, study.seed, memory, dtype)
-    return _scoring(exchange, study, cohort)
+    return InProcessExchange(clients, Trainer(model, study.algorithm, study.client, study.seed, memory, dtype))
 
 
 def in_workers(num_workers: int) -> Connect:
@@ -62,15 +61,9 @@ def in_workers(num_workers: int) -> Connect:
         memory, log = run.root / CLIENTS, run.root / "workers.log"
         dtype = study.rounds.upload_dtype
         recipe = Recipe(builder(study), study.algorithm, study.client, study.seed, memory, log, dtype)
-        exchange = WorkerExchange(clients_of(study, cohort), recipe, Pool(num_workers), run.root / CLIENT_STORE)
-        return _scoring(exchange, study, cohort)
+        return WorkerExchange(clients_of(study, cohort), recipe, Pool(num_workers), run.root / CLIENT_STORE)
 
     return connect
-
-
-def _scoring(exchange: ClientExchange, study: Study, cohort: Cohort) -> ClientExchange:
-    """Let sites test on their own patients, where the cohort is one of sites."""
-    return SitesHere(exchange, study, cohort.site_tests, build_model(study)) if cohort.site_tests else exchange
 
 
 def clients_of(study: Study, cohort: Cohort) -> list[Client]:
@@ -172,7 +165,7 @@ class FederationRun:
         weights = weights_of(self.model)
         if client is None or client not in self._cohort.clients:
             return weights
-        return self._study.algorithm.build().deployed(weights, self._exchange.own(client))
+        return self._study.algorithm.build().deployed(weights, self._exchange.client_state(client))
 
     def _federate(self, state: FederatedState) -> FederatedState:
         if not self._study.federate:
@@ -197,12 +190,17 @@ class FederationRun:
 
     def _score_at_sites(self, state: FederatedState) -> None:
         """Write what every site scores with the last model, where sites have test examples of their own."""
-        if not isinstance(self._exchange, ScoringExchange) or self._run.exists(SiteFile.NAME):
+        tested = self._cohort.site_tests or isinstance(self._exchange, ScoringExchange)
+        if not tested or self._run.exists(SiteFile.NAME):
             return
         shared = self._study.algorithm.build().shared(state.weights)
         last = Broadcast(state.round, fingerprint(state.params, state.buffers), *shared)
         name = self._name if self._injector is None else HEADS
-        self._run.write(site_file(self._study, {name: self._exchange.evaluate(last)}))
+        if isinstance(self._exchange, ScoringExchange):
+            scores = self._exchange.evaluate(last)
+        else:
+            scores = scores_here(self._study, build_model(self._study), self._cohort, last, self._exchange)
+        self._run.write(site_file(self._study, {name: scores}))
 
     def _finish_round(self, state: FederatedState) -> FederatedState:
         """Inject, if there is an injector; look at the development set; close the round."""

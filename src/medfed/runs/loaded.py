@@ -63,14 +63,6 @@ class LoadedRun:
         self.injector.load_state(parts["injector"])
         self.injector.offsets = {key: list(values) for key, values in run.read(InjectionFile).offsets.items()}
 
-    def ask(self, task: Task, samples: Samples) -> dict[str, float]:
-        """Return the probability of every answer, given raw arrays by modality; a modality may be absent."""
-        return dict(zip(task.answers, self.scores(task, [self._all(samples)])[0], strict=True))
-
-    def answer(self, task: Task, samples: Samples) -> str:
-        """Return the decoded answer to the task's question; samples as in :meth:`ask`."""
-        return self.answers(task, [self._all(samples)])[0]
-
     def sample(self, name: str, raw: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "*sample"]:
         """Return a raw array of the modality ``name`` as the model reads it: fixed shape, normalised.
 
@@ -125,10 +117,7 @@ class LoadedRun:
     def batch(self, task: Task, samples: Sequence[Samples], questions: Sequence[str] = ()) -> Batch:
         """Return ``samples`` as one batch; arguments as in :meth:`scores`."""
         shapes = {name: self.study.modality(name).sample_shape for name in task.modalities}
-        return Batch.asked(samples, shapes, () if task.question else tuple(questions))
-
-    def _all(self, samples: Samples) -> Samples:
-        return {name: self.sample(name, raw) for name, raw in samples.items()}
+        return Batch.unanswered(samples, shapes, () if task.question else tuple(questions))
 
 
 @one_thread()

@@ -41,11 +41,11 @@ from medfed.runs.predictors import (
     HEADS,
     INJECTED,
     AtClients,
-    ConstantPredictor,
     DeployedPredictor,
     InjectedPredictor,
     ModelPredictor,
     Predictor,
+    constants,
     predict,
     task_facts,
 )
@@ -218,14 +218,14 @@ def _predictors(
         predictors: list[Predictor] = [InjectedPredictor(trainee.injector, study.evaluation.max_new_tokens)]
         predictors += [ModelPredictor(baseline.model, model, baseline.tasks) for baseline, model in baselines]
         return predictors + ([ModelPredictor(HEADS, trainee.model, study.train)] if study.federate else [])
-    predictors = [DeployedPredictor(federation, build_model(study))]
+    predictors = [DeployedPredictor(federation.deployed, build_model(study))]
     alone = {baseline.model.partition(MEMBER)[2]: model for baseline, model in baselines if MEMBER in baseline.model}
     predictors += [
         ModelPredictor(baseline.model, model, baseline.tasks)
         for baseline, model in baselines
         if MEMBER not in baseline.model and baseline.model != DEPLOYED
     ]
-    return [*predictors, *([AtClients("local", alone)] if alone else []), ConstantPredictor()]
+    return [*predictors, *([AtClients("local", alone)] if alone else []), constants]
 
 
 def _tested(study: Study) -> Sequence[Task]:

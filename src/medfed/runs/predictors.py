@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -94,39 +94,28 @@ class AtClients:
         return {self.name: responses(model, examples)} if model is not None else {}
 
 
-@runtime_checkable
-class Deployable(Protocol):
-    """A finished federation."""
-
-    def deployed(self, client: str | None) -> Weights:
-        """Return the model that predicts at ``client``; the server's where it does not train."""
-        ...
-
-
 @dataclass(frozen=True)
 class DeployedPredictor:
     """The federation's own model: at every client the one that is deployed there.
 
     Attributes:
+        deployed: client → the model that predicts there; the server's where none trains.
         model: an instance to load weights into.
     """
 
-    federation: Deployable
+    deployed: Callable[[str | None], Weights]
     model: FederatedModel
     name: str = DEPLOYED
 
     def __call__(self, examples: TaskSet, client: str | None) -> Responses:
         """Return what the deployed model responds."""
-        load_weights(self.model, self.federation.deployed(client))
+        load_weights(self.model, self.deployed(client))
         return {self.name: responses(self.model, examples)}
 
 
-class ConstantPredictor:
-    """The task's constants, which look at nothing."""
-
-    def __call__(self, examples: TaskSet, client: str | None = None) -> Responses:
-        """Return the same response to every example, for each constant."""
-        return trainable(examples.task).constants(examples)
+def constants(examples: TaskSet, client: str | None = None) -> Responses:
+    """Return the same response to every example, for each of the task's constants; a predictor."""
+    return trainable(examples.task).constants(examples)
 
 
 @torch.inference_mode()

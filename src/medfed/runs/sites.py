@@ -7,17 +7,18 @@ by that number. The record also names the worst site, which a mean hides.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from pydantic import TypeAdapter, ValidationError
 
 from medfed.core.errors import MedfedError, UpdateRejectedError
 from medfed.core.types import Broadcast, Failure, Params
+from medfed.data.cohort import Cohort
 from medfed.evaluation.responses import MEMBER
 from medfed.evaluation.score import worst_of
 from medfed.evaluation.scorers import SCORERS
 from medfed.evaluation.scorers.base import MetricInfo
-from medfed.federated.exchange import Answer, ClientExchange, SiteScores
+from medfed.federated.exchange import ClientExchange, SiteScores
 from medfed.federated.state import Weights, load_weights
 from medfed.models.base import FederatedModel
 from medfed.records.folder import RunFolder
@@ -80,56 +81,26 @@ def scores_of(value: object, site: str, study: Study) -> SiteScores:
     return scores
 
 
-class SitesHere:
-    """The sites of a federation of folders on this machine: clients that test on patients of their own.
+def scores_here(
+    study: Study, model: FederatedModel, cohort: Cohort, broadcast: Broadcast, clients: ClientExchange
+) -> dict[str, SiteScores | Failure]:
+    """Return the scores of every site whose folder is on this machine, sorted by site.
 
     Args:
-        clients: the exchange that trains them, in this process or in workers.
         study: the study.
-        tests: site → task → its test examples; a site that does not train here scores the global model.
-        model: an instance to evaluate in.
+        model: an instance to load weights into.
+        cohort: has the sites' test examples; a site that does not train scores the global model.
+        broadcast: the last global weights.
+        clients: the exchange that trained the sites.
     """
-
-    def __init__(
-        self,
-        clients: ClientExchange,
-        study: Study,
-        tests: Mapping[str, Mapping[str, TaskSet]],
-        model: FederatedModel,
-    ) -> None:
-        self._clients, self._study, self._tests, self._model = clients, study, tests, model
-
-    @property
-    def registered(self) -> Mapping[str, int]:
-        """Site → training examples."""
-        return self._clients.registered
-
-    def __call__(self, round: int, broadcasts: Mapping[str, Broadcast]) -> Iterator[Answer]:
-        """Let the named sites train."""
-        return self._clients(round, broadcasts)
-
-    def own(self, client: str) -> Params:
-        """Return what the algorithm keeps at ``client``."""
-        return self._clients.own(client)
-
-    def forget_after(self, round: int) -> None:
-        """Drop what sites kept after ``round``."""
-        self._clients.forget_after(round)
-
-    def close(self) -> None:
-        """Release what the clients' exchange holds."""
-        self._clients.close()
-
-    def evaluate(self, broadcast: Broadcast) -> dict[str, SiteScores | Failure]:
-        """Return every site's scores, sorted by site."""
-        return {site: self._scores(site, broadcast) for site in sorted(self._tests)}
-
-    def _scores(self, site: str, broadcast: Broadcast) -> SiteScores | Failure:
+    scores: dict[str, SiteScores | Failure] = {}
+    for site, tests in sorted(cohort.site_tests.items()):
         try:
-            kept = self.own(site) if site in self.registered else {}
-            return evaluate_at(self._study, self._model, self._tests[site], broadcast, kept)
+            kept = clients.client_state(site) if site in clients.registered else {}
+            scores[site] = evaluate_at(study, model, tests, broadcast, kept)
         except MedfedError as error:
-            return Failure(site, broadcast.round, "evaluate", str(error))
+            scores[site] = Failure(site, broadcast.round, "evaluate", str(error))
+    return scores
 
 
 def site_file(study: Study, answers: Mapping[str, Answers]) -> SiteFile:

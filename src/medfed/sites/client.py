@@ -133,7 +133,7 @@ class SiteHandler:
     def _evaluate(self, message: Message) -> Message:
         run = self._run(message)
         _, tests = self._client(message, run)
-        broadcast, private = self._broadcast(message, run), run.trainer.own(self._folder.name)
+        broadcast, private = self._broadcast(message, run), run.trainer.client_state(self._folder.name)
         scores = evaluate_at(run.study, build_model(run.study), tests, broadcast, private)
         self._folder.policy.check_scores(scores)
         return self._leaving("scores", json.dumps(scores).encode(), replace(_facts(message, run), metrics=scores))

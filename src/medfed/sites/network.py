@@ -23,7 +23,7 @@ from medfed.sites.remote import Message, NoAnswer
 from medfed.sites.transport import FAILURES, POLL_SECONDS, SLOWEST_POLL_SECONDS, UNAVAILABLE, Connection, GoneError
 
 Report = Callable[[str], None]
-REFUSED_BEATS = 3
+REFUSED_SECONDS = 30.0
 """A key is free again after two missed beats; one refused for longer is not known."""
 LATE_SECONDS = 24 * 3600.0
 """An answer that comes after its deadline is still reported for so long."""
@@ -191,7 +191,7 @@ class NetworkSite:
         if _is_tls(error):
             what = f"its certificate is refused: {_why(error)}"
             hint = "compare the fingerprint of its certificate authority with the server's people; nothing was sent"
-        elif isinstance(error, transport.RefusedError) and silent > REFUSED_BEATS * transport.HEARTBEAT_SECONDS:
+        elif isinstance(error, transport.RefusedError) and silent > REFUSED_SECONDS:
             what = "it does not know this site's key, or the key is in use"
             hint = "let the server's people register this site's public key; run one process per key"
         elif silent > self._patience_seconds:

@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from medfed.core.catalog import ALGORITHMS, TASKS
 from medfed.core.errors import MedfedError, PolicyError
-from medfed.core.registry import lookup
 from medfed.core.types import Update
 from medfed.federated.state import persistent_buffers, trainable_params
 from medfed.runs.federation import build_model
@@ -65,7 +64,7 @@ class Policy(BaseModel):
         algorithms = getattr(info, "field_name", "") == "algorithms"
         for name in set(names) - {ANY}:
             try:
-                lookup(ALGORITHMS, name, "algorithm") if algorithms else lookup(TASKS, name, "task")
+                ALGORITHMS.lookup(name) if algorithms else TASKS.lookup(name)
             except MedfedError as error:
                 raise ValueError(str(error)) from error
         return names

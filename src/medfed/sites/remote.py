@@ -168,7 +168,7 @@ class RemoteExchange:
         except UpdateRejectedError as error:
             return Failure(site, round, "gate", str(error))
 
-    def own(self, client: str) -> Params:
+    def client_state(self, client: str) -> Params:
         """Return nothing: what the algorithm keeps at a site stays there."""
         return {}
 

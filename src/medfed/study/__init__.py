@@ -1,6 +1,6 @@
 """Studies: every setting that decides a run's numbers, read from TOML. Nothing here imports torch.
 
-The rooms below take single settings from here (:mod:`medfed.study.data`), so :class:`Study` is imported when asked for.
+The packages below take single settings from here (:mod:`medfed.study.data`), so :class:`Study` is imported on demand.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_serializer, model_validator
@@ -175,18 +176,6 @@ def _part(kind: type[P], value: object) -> object:
     raise ValueError(f"{name!r} is a whole algorithm, no part\n  next step: write algorithm = {name!r}")
 
 
-def _sharing(value: object) -> object:
-    return _part(Sharing, value)
-
-
-def _local(value: object) -> object:
-    return _part(Local, value)
-
-
-def _server(value: object) -> object:
-    return _part(Server, value)
-
-
 def _refusal(what: str, hint: str, where: str = "algorithm") -> StudyError:
     return StudyError(what, where=where, hint=hint)
 
@@ -209,7 +198,7 @@ class FedPer(Sharing):
     """
 
     name: ClassVar[str] = "fedper"
-    implementation: ClassVar[str] = "medfed.algorithms.fedper:FedPer"
+    implementation: ClassVar[str] = "medfed.algorithms.sharing:FedPer"
     private_prefixes: tuple[str, ...] = ("heads.",)
 
     def check_parts(self, parts: Composition) -> None:
@@ -234,7 +223,7 @@ class FedBN(Sharing):
     """
 
     name: ClassVar[str] = "fedbn"
-    implementation: ClassVar[str] = "medfed.algorithms.fedbn:FedBN"
+    implementation: ClassVar[str] = "medfed.algorithms.sharing:FedBN"
 
 
 def _refuse_private(part: Local, parts: Composition) -> None:
@@ -279,7 +268,7 @@ class FedProx(Local):
     """
 
     name: ClassVar[str] = "fedprox"
-    implementation: ClassVar[str] = "medfed.algorithms.fedprox:FedProx"
+    implementation: ClassVar[str] = "medfed.algorithms.proximal:FedProx"
     mu: float = Field(default=1e-4, ge=0)
 
     @property
@@ -364,7 +353,7 @@ class Ditto(Local):
     """
 
     name: ClassVar[str] = "ditto"
-    implementation: ClassVar[str] = "medfed.algorithms.ditto:Ditto"
+    implementation: ClassVar[str] = "medfed.algorithms.proximal:Ditto"
     lam: float = Field(default=1.0, ge=0)
 
     @property
@@ -575,9 +564,9 @@ class Composition(AlgorithmSettings):
     """
 
     name: ClassVar[str] = "composed"
-    sharing: Annotated[SerializeAsAny[Sharing], BeforeValidator(_sharing)] = All()
-    local: Annotated[SerializeAsAny[Local], BeforeValidator(_local)] = Plain()
-    server: Annotated[SerializeAsAny[Server], BeforeValidator(_server)] = Field(
+    sharing: Annotated[SerializeAsAny[Sharing], BeforeValidator(partial(_part, Sharing))] = All()
+    local: Annotated[SerializeAsAny[Local], BeforeValidator(partial(_part, Local))] = Plain()
+    server: Annotated[SerializeAsAny[Server], BeforeValidator(partial(_part, Server))] = Field(
         default_factory=lambda parts: parts["local"].default_server()
     )
 
@@ -673,18 +662,7 @@ class CreamFL(AlgorithmSettings):
 
 
 ALGORITHMS: tuple[type[AlgorithmSettings], ...] = (
-    FedAvg,
-    FedProx,
-    Scaffold,
-    FedNova,
-    Moon,
-    CreamFL,
-    FedAdagrad,
-    FedAdam,
-    FedYogi,
-    FedAMS,
-    FedPer,
-    FedBN,
-    Ditto,
-    PFedMe,
+    *(FedAvg, FedProx, Scaffold, FedNova, Moon, CreamFL),
+    *(FedAdagrad, FedAdam, FedYogi, FedAMS),
+    *(FedPer, FedBN, Ditto, PFedMe),
 )

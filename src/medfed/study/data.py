@@ -5,12 +5,14 @@ from __future__ import annotations
 import operator
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from medfed.study.parts import SettingsModel
 
 SPLITS = ("private", "public", "development", "test")
 
 
-class TwinSpec(BaseModel):
+class TwinSpec(SettingsModel):
     """How large and how hard a synthetic twin is.
 
     Attributes:
@@ -20,15 +22,13 @@ class TwinSpec(BaseModel):
         image_size: pixels per side of written images.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     num_patients: int = Field(default=400, gt=0)
     seed: int = Field(default=0, ge=0)
     difficulty: float = Field(default=0.5, ge=0, le=1)
     image_size: int = Field(default=96, ge=32)
 
 
-class MissingSettings(BaseModel):
+class MissingSettings(SettingsModel):
     """Which modalities are taken away.
 
     Attributes:
@@ -38,22 +38,18 @@ class MissingSettings(BaseModel):
         modalities: those that may be taken; by default all of the dataset. One modality is always left.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     by: Literal["client", "example"] = "example"
     share: float = Field(default=0.0, ge=0, le=1)
     modalities: tuple[str, ...] = ()
 
 
-class SplitSettings(BaseModel):
+class SplitSettings(SettingsModel):
     """How patients are divided.
 
     Attributes:
         ratios: shares of private, public, development and test.
         official: keep a dataset's official split where it has one; False deals all patients anew.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     ratios: tuple[float, float, float, float] = (7, 1, 1, 1)
     official: bool = True
@@ -65,14 +61,14 @@ class SplitSettings(BaseModel):
         return self
 
 
-class PartitionSettings(BaseModel):
+class PartitionSettings(SettingsModel):
     """How private patients are spread over clients.
 
     Attributes:
-        scheme: ``iid`` deals evenly within each class; ``dirichlet`` draws each class's shares from Dirichlet(alpha)
-            (Hsu et al. 2019); ``quantity`` draws one share per client for all classes from Dirichlet(alpha);
-            ``pathological`` gives every client patients of ``classes_per_client`` classes only (McMahan et al. 2017);
-            ``natural`` makes every site of a dataset a client; ``sites`` makes every *folder* a client, with patients
+        scheme: ``iid`` deals evenly within each class. ``dirichlet`` draws each class's shares from Dirichlet(alpha)
+            (Hsu et al. 2019). ``quantity`` draws one share per client for all classes from Dirichlet(alpha).
+            ``pathological`` gives every client patients of ``classes_per_client`` classes only (McMahan et al. 2017).
+            ``natural`` makes every site of a dataset a client. ``sites`` makes every *folder* a client, with patients
             of its own, and the server has its own folder (:mod:`medfed.data.sites`).
         num_clients: number of clients (``natural`` takes the number of sites, ``sites`` of folders, if there are any).
         alpha: Dirichlet concentration; small means more skew.
@@ -80,8 +76,6 @@ class PartitionSettings(BaseModel):
         min_examples: a client with fewer training examples is left out, and the partition's record names it.
         holdings: of ``sites`` on twins: site → the datasets it holds; a site not named holds all.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     scheme: Literal["iid", "dirichlet", "quantity", "pathological", "natural", "sites"] = "iid"
     num_clients: int = Field(default=5, ge=1)

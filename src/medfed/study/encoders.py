@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from medfed.core.errors import StudyError
 from medfed.core.registry import implementation
 from medfed.study.parts import EncoderSpec
 
@@ -33,11 +32,7 @@ class LabsMLPSpec(EncoderSpec):
     def build(self, modality: Modality) -> Encoder:
         """Return a freshly initialised encoder for flat samples; raise StudyError for others."""
         if len(modality.sample_shape) != 1:
-            raise StudyError(
-                f"encoder {self.name!r} takes flat samples, not of shape {modality.sample_shape}",
-                where=f"modality {modality.name!r}",
-                hint="choose another encoder for this modality",
-            )
+            raise self.unfit(modality, "flat samples")
         made: Encoder = implementation("medfed.models.encoders:LabsMLP")(self, modality.sample_shape[0])
         return made
 
@@ -83,12 +78,8 @@ class Conv1dSpec(EncoderSpec):
     def build(self, modality: Modality) -> Encoder:
         """Return a freshly initialised encoder for signals ``[lead, time]``; raise StudyError for others."""
         if len(modality.sample_shape) != 2 or modality.sample_shape[1] < self.stride**self.num_blocks:
-            raise StudyError(
-                f"encoder {self.name!r} takes samples [lead, time] of {self.stride**self.num_blocks} or more "
-                f"time steps, not of shape {modality.sample_shape}",
-                where=f"modality {modality.name!r}",
-                hint="choose fewer blocks, a smaller stride, or another encoder",
-            )
+            takes = f"samples [lead, time] of {self.stride**self.num_blocks} or more time steps"
+            raise self.unfit(modality, takes, "choose fewer blocks, a smaller stride, or another encoder")
         made: Encoder = implementation("medfed.models.encoders:Conv1d")(self, modality.sample_shape[0])
         return made
 
@@ -145,11 +136,8 @@ class ResNetSpec(EncoderSpec):
         """Return a freshly initialised encoder for grey images ``[1, size, size]``; raise StudyError for others."""
         shape = modality.sample_shape
         if len(shape) != 3 or shape[0] != 1 or min(shape[1:]) < SMALLEST:
-            raise StudyError(
-                f"encoder {self.name!r} takes grey images of {SMALLEST} or more pixels per side, not shape {shape}",
-                where=f"modality {modality.name!r}",
-                hint="choose another encoder, or larger images",
-            )
+            takes = f"grey images of {SMALLEST} or more pixels per side"
+            raise self.unfit(modality, takes, "choose another encoder, or larger images")
         made: Encoder = implementation("medfed.models.encoders:ResNet")(self)
         return made
 
@@ -217,11 +205,8 @@ class VisionTransformerSpec(EncoderSpec):
     def build(self, modality: Modality) -> Encoder:
         """Return a freshly initialised encoder for grey images ``[1, size, size]``; raise StudyError for others."""
         if modality.sample_shape != (1, self.size, self.size):
-            raise StudyError(
-                f"encoder {self.name!r} takes shape {(1, self.size, self.size)}, not {modality.sample_shape}",
-                where=f"modality {modality.name!r}",
-                hint="set the encoder's size to the modality's, or the other way round",
-            )
+            hint = "set the encoder's size to the modality's, or the other way round"
+            raise self.unfit(modality, f"shape {(1, self.size, self.size)}", hint)
         made: Encoder = implementation("medfed.models.encoders:VisionTransformer")(self)
         return made
 
@@ -284,12 +269,8 @@ class TransformerSpec(EncoderSpec):
         """Return a freshly initialised encoder for samples ``[hour, 2·channel]``; raise StudyError for others."""
         shape = modality.sample_shape
         if len(shape) != 2 or shape[1] % 2 or shape[0] % self.num_tokens:
-            raise StudyError(
-                f"encoder {self.name!r} takes samples [hour, 2·channel], values then flags, "
-                f"with hours divisible by num_tokens={self.num_tokens}; not of shape {shape}",
-                where=f"modality {modality.name!r}",
-                hint="choose another encoder, or a num_tokens that divides the hours",
-            )
+            takes = f"[hour, 2·channel], values then flags, with hours divisible by num_tokens={self.num_tokens}"
+            raise self.unfit(modality, takes, "choose another encoder, or a num_tokens that divides the hours")
         made: Encoder = implementation("medfed.models.encoders:TimeTransformer")(
             self, num_hours=shape[0], num_channels=shape[1] // 2
         )
@@ -317,11 +298,7 @@ class TextEncoderSpec(EncoderSpec):
     def build(self, modality: Modality) -> Encoder:
         """Return a freshly initialised encoder; raise StudyError for what is not text."""
         if len(modality.sample_shape) != 1:
-            raise StudyError(
-                f"encoder {self.name!r} reads words, not samples of shape {modality.sample_shape}",
-                where=f"modality {modality.name!r}",
-                hint="choose another encoder",
-            )
+            raise self.unfit(modality, "words")
         made: Encoder = implementation("medfed.models.encoders:TextEncoder")(self, modality.sample_shape[0])
         return made
 
@@ -338,13 +315,6 @@ class BertSpec(TextEncoderSpec):
 
 
 ENCODERS: tuple[type[EncoderSpec], ...] = (
-    LabsMLPSpec,
-    Conv1dSpec,
-    ResNetSpec,
-    ResNetMini,
-    DeiTTiny,
-    ViTMini,
-    TransformerSpec,
-    TextEncoderSpec,
-    BertSpec,
+    *(LabsMLPSpec, Conv1dSpec, ResNetSpec, ResNetMini, DeiTTiny, ViTMini),
+    *(TransformerSpec, TextEncoderSpec, BertSpec),
 )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from medfed.study.parts import SettingsModel
 
 
-class BootstrapSettings(BaseModel):
+class BootstrapSettings(SettingsModel):
     """How intervals are made.
 
     Attributes:
@@ -13,8 +15,6 @@ class BootstrapSettings(BaseModel):
         level: coverage of the interval.
         max_undefined: largest share of resamples that may be undefined before the interval is withheld.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_resamples: int = Field(default=1000, ge=2)
     level: float = Field(default=0.95, gt=0, lt=1)

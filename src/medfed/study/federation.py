@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from medfed.study.parts import SettingsModel
 
 
-class ClientSettings(BaseModel):
+class ClientSettings(SettingsModel):
     """How every client trains.
 
     Attributes:
@@ -24,8 +26,6 @@ class ClientSettings(BaseModel):
             float32, and bfloat16 has float32's range, so no loss is scaled and no algorithm sees scaled gradients.
         device: where training runs.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = Field(default=1e-4, gt=0)
@@ -50,7 +50,7 @@ UploadDtype = Literal["float32", "bfloat16", "int8"]
 """How a change travels; ``float32`` sends it as it was computed (in float64 where the weights are)."""
 
 
-class RoundSettings(BaseModel):
+class RoundSettings(SettingsModel):
     """How many rounds, and who takes part.
 
     Attributes:
@@ -59,10 +59,8 @@ class RoundSettings(BaseModel):
         clients_per_round: number of clients in place of ``participation``.
         min_clients: usable updates without which a round, and with it the run, has failed.
         upload_dtype: how clients send the change of their weights: ``float32``, ``bfloat16`` (half the bytes) or
-            ``int8`` with a scale per row (a quarter); the log tells the error of the mean update.
+            ``int8`` with a scale per row (a quarter). The log has the error of the mean update.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_rounds: int = Field(default=10, gt=0)
     participation: float = Field(default=1.0, gt=0, le=1)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
+
+from medfed.study.parts import SettingsModel
 
 FROM_DISK = frozenset({"device_map", "dtype", "load_in_4bit", "model", "revision", "sha256"})
 """Settings of an LLM from disk that a tiny one has not."""
 
 
-class HuggingFaceSettings(BaseModel):
+class HuggingFaceSettings(SettingsModel):
     """A causal LM from disk.
 
     Attributes:
@@ -23,8 +25,6 @@ class HuggingFaceSettings(BaseModel):
         device_map: where transformers puts the weights: "auto", or a device such as "cuda:0"; null loads on the CPU
             and moves to ``injection.device``.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["huggingface"] = "huggingface"
     model: str | None = None
@@ -40,7 +40,7 @@ class HuggingFaceSettings(BaseModel):
         return self.load_in_4bit or self.device_map is not None
 
 
-class TinySettings(BaseModel):
+class TinySettings(SettingsModel):
     """A small Llama, pre-trained on the spot.
 
     Attributes:
@@ -57,8 +57,6 @@ class TinySettings(BaseModel):
         answer_weight: weight of the mean loss of the answers' tokens, next to the mean loss of all.
         seed: of weights, texts and order.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["tiny"] = "tiny"
     vocab_size: int = Field(default=1500, ge=300)

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from medfed.study.parts import SettingsModel
 
 PAPER: Mapping[str, Any] = {
     "lr": 5e-4,
@@ -28,7 +30,7 @@ Order = Literal["modality_first", "task_first"]
 ProjectorKind = Literal["linear", "mlp"]
 
 
-class RouterSettings(BaseModel):
+class RouterSettings(SettingsModel):
     """How the router reads descriptions.
 
     Attributes:
@@ -39,8 +41,6 @@ class RouterSettings(BaseModel):
         use_task_description: off is the ablation FedKIM_T: the modality description attends to itself.
         use_modality_description: off is the ablation FedKIM_M: the task description attends to itself.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     key_dim: int = Field(default=64, gt=0)
     hidden_dim: int = Field(default=64, gt=0)
@@ -56,7 +56,7 @@ class RouterSettings(BaseModel):
         return self
 
 
-class InjectionSettings(BaseModel):
+class InjectionSettings(SettingsModel):
     """How the server injects, under the paper's names where it has any.
 
     Attributes:
@@ -93,8 +93,6 @@ class InjectionSettings(BaseModel):
         max_grad_norm: gradients are scaled down to this norm; null for no limit.
         device: where the LLM runs.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: Literal["default", "paper"] = "default"
     lr: float = Field(default=1e-3, gt=0)

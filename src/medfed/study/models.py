@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class BlipSpec(ModelSpec):
-    """Settings of the fusion and the decoder; a preset for two cores.
+    """Settings of the fusion and the decoder; a preset for two cores. Every task asks a question and has an answer.
 
     Attributes:
         question: the modality that reads the others.
@@ -31,6 +31,7 @@ class BlipSpec(ModelSpec):
     """
 
     name: ClassVar[str] = "blip"
+    implementation: ClassVar[str] = "medfed.models.blip:Blip"
     question: str = "question"
     dim: int = Field(default=64, gt=0)
     depth: int = Field(default=2, gt=0)
@@ -44,13 +45,6 @@ class BlipSpec(ModelSpec):
         if self.dim % self.num_heads:
             raise ValueError(f"num_heads={self.num_heads} must divide dim={self.dim}")
         return self
-
-    def build(
-        self, encoders: Mapping[str, EncoderSpec], modalities: Mapping[str, Modality], tasks: tuple[Task, ...]
-    ) -> FederatedModel:
-        """Return a freshly initialised model; raise StudyError for a task that asks no question or has no answer."""
-        made: FederatedModel = implementation("medfed.models.blip:Blip")(self, encoders, modalities, tasks)
-        return made
 
 
 class BlipBaseSpec(BlipSpec):
@@ -106,7 +100,7 @@ class RFNetSpec(ModelSpec):
 
 
 class SymileSpec(ModelSpec):
-    """Settings of the model.
+    """Settings of the model; every task is one of retrieval.
 
     Attributes:
         dim: width of the shared space; 8192 in the paper.
@@ -115,16 +109,10 @@ class SymileSpec(ModelSpec):
     """
 
     name: ClassVar[str] = "symile"
+    implementation: ClassVar[str] = "medfed.models.symile:SymileModel"
     dim: int = Field(default=64, gt=1)
     temperature: float = Field(default=0.07, gt=0)
     max_scale: float = Field(default=100.0, gt=0)
-
-    def build(
-        self, encoders: Mapping[str, EncoderSpec], modalities: Mapping[str, Modality], tasks: tuple[Task, ...]
-    ) -> FederatedModel:
-        """Return a freshly initialised model; raise StudyError if a task is no retrieval task."""
-        made: FederatedModel = implementation("medfed.models.symile:SymileModel")(self, encoders, modalities, tasks)
-        return made
 
 
 class MultimodalSpec(ModelSpec):
@@ -140,10 +128,4 @@ class MultimodalSpec(ModelSpec):
         return made
 
 
-MODELS: tuple[type[ModelSpec], ...] = (
-    BlipSpec,
-    BlipBaseSpec,
-    RFNetSpec,
-    SymileSpec,
-    MultimodalSpec,
-)
+MODELS: tuple[type[ModelSpec], ...] = (BlipSpec, BlipBaseSpec, RFNetSpec, SymileSpec, MultimodalSpec)

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from medfed.core.errors import StudyError
+from medfed.core.registry import implementation
+
 if TYPE_CHECKING:
     from medfed.modalities.base import Modality
     from medfed.models.base import Encoder, FederatedModel
@@ -16,10 +19,14 @@ if TYPE_CHECKING:
 __all__ = ["EncoderSpec", "ModelSpec"]
 
 
-class PartSpec(BaseModel, ABC):
-    """Settings of a part under its registry ``name``."""
+class SettingsModel(BaseModel):
+    """Settings that never change; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PartSpec(SettingsModel, ABC):
+    """Settings of a part under its registry ``name``."""
 
     name: ClassVar[str]
 
@@ -36,18 +43,26 @@ class EncoderSpec(PartSpec):
     def build(self, modality: Modality) -> Encoder:
         """Return a freshly initialised encoder for samples of ``modality``; raise StudyError if it cannot take them."""
 
+    def unfit(self, modality: Modality, takes: str, hint: str = "choose another encoder") -> StudyError:
+        """Return the error for samples of another form than the encoder ``takes``."""
+        what = f"encoder {self.name!r} takes {takes}, not samples of shape {modality.sample_shape}"
+        return StudyError(what, where=f"modality {modality.name!r}", hint=hint)
+
 
 class ModelSpec(PartSpec):
     """Settings of a model; ``build`` makes the module.
 
     Attributes:
         needs_encoders: whether the study must name an encoder for every modality (a model may bring its own).
+        implementation: ``module:class`` of the model, made of these settings, encoders, modalities and tasks.
     """
 
     needs_encoders: ClassVar[bool] = True
+    implementation: ClassVar[str]
 
-    @abstractmethod
     def build(
         self, encoders: Mapping[str, EncoderSpec], modalities: Mapping[str, Modality], tasks: tuple[Task, ...]
     ) -> FederatedModel:
         """Return a freshly initialised model of ``tasks``; raise StudyError if it cannot answer one of them."""
+        made: FederatedModel = implementation(self.implementation)(self, encoders, modalities, tasks)
+        return made

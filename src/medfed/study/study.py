@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 
 from medfed.core.catalog import (
     ALGORITHMS,
@@ -38,7 +38,7 @@ from medfed.study.federation import ClientSettings, RoundSettings
 from medfed.study.foundation import FoundationSettings, TinySettings
 from medfed.study.injection import InjectionSettings
 from medfed.study.models import MultimodalSpec
-from medfed.study.parts import EncoderSpec, ModelSpec
+from medfed.study.parts import EncoderSpec, ModelSpec, SettingsModel
 
 if TYPE_CHECKING:
     from medfed.modalities.base import Modality
@@ -49,7 +49,7 @@ __all__ = ["Study", "find_study", "load_study", "study_of"]
 QUICK = "quick"
 """The table of a study file that ``--quick`` lays over it; see :mod:`medfed.study.sweep`."""
 Baseline = Literal["federated", "local", "centralised"]
-"""A model trained beside the injected LLM; see :mod:`medfed.runs.baselines`."""
+"""A model trained next to the injected LLM; see :mod:`medfed.runs.baselines`."""
 
 
 def _settings_of(registry: Registry[Any], value: object) -> object:
@@ -95,7 +95,10 @@ def foundation_overrides(dtype: str | None, load_in_4bit: bool, device_map: str 
     return [*texts, *(["foundation.load_in_4bit=true"] if load_in_4bit else [])]
 
 
-class Study(BaseModel):
+EncoderField = Annotated[SerializeAsAny[EncoderSpec], BeforeValidator(partial(_settings_of, ENCODERS))]
+
+
+class Study(SettingsModel):
     """Everything that decides a run's numbers.
 
     Attributes:
@@ -103,17 +106,15 @@ class Study(BaseModel):
         description: one sentence for the report.
         seed: the root of all randomness.
         train: trained tasks, by registry name; in Python also the tasks themselves.
-        unseen: tasks asked of the injected LLM only.
+        unseen: tasks that only the injected LLM answers.
         plugins: the content of plugins (``sha256:…``) that must be loaded. A run adds those whose parts it uses.
         job: ``inject`` trains the clients and injects into the LLM (FedKIM); ``benchmark`` trains and compares the
             clients' models, without an LLM (Med-MMFL).
         federate: False trains no client: the server injects from public data alone (FedKIM_pub).
-        baselines: models without an LLM, trained beside the injected one on the same data.
+        baselines: models without an LLM, trained next to the injected one on the same data.
         twins: synthetic data to write when no ``--data-root`` is given; by default none is.
         twin_sizes: patients per dataset where it differs from ``twins.num_patients``.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     description: str = ""
@@ -127,13 +128,13 @@ class Study(BaseModel):
     federate: bool = True
     baselines: tuple[Baseline, ...] = ("federated",)
     twins: TwinSpec | None = None
-    twin_sizes: dict[str, int] = {}
+    twin_sizes: dict[str, int] = Field(default={})
     split: SplitSettings = SplitSettings()
     partition: PartitionSettings = PartitionSettings()
     missing: MissingSettings = MissingSettings()
     model: Annotated[SerializeAsAny[ModelSpec], BeforeValidator(partial(_settings_of, MODELS))] = MultimodalSpec()
-    modalities: dict[str, dict[str, Any]] = {}
-    encoders: dict[str, Annotated[SerializeAsAny[EncoderSpec], BeforeValidator(partial(_settings_of, ENCODERS))]] = {}
+    modalities: dict[str, dict[str, Any]] = Field(default={})
+    encoders: dict[str, EncoderField] = Field(default={})
     algorithm: Annotated[SerializeAsAny[AlgorithmSettings], BeforeValidator(_algorithm)]
     rounds: RoundSettings = RoundSettings()
     client: ClientSettings = ClientSettings()
@@ -276,7 +277,7 @@ class Study(BaseModel):
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def resolved(self) -> dict[str, Any]:
-        """Return all settings, defaults included, as JSON values; registry names stand beside their fields."""
+        """Return all settings, defaults included, as JSON values; registry names stand with their fields."""
         settings: dict[str, Any] = self.model_dump(mode="json")
         settings["algorithm"]["name"] = self.algorithm.label
         settings["model"]["name"] = self.model.name

@@ -22,8 +22,8 @@
     rounds.num_rounds = 2
 
 A study file may have ``[quick.set]`` too. A cell at one seed *is* the run that ``medfed run`` makes of the base with
-the cell's overrides, in the base's folder: cells of two sweeps that agree in every setting are computed once. Cells are
-compared along the last axis: its first value with every other.
+the cell's overrides, in the base's folder. So cells of two sweeps that agree in every setting are computed once. Cells
+are compared along the last axis: its first value with every other.
 """
 
 from __future__ import annotations
@@ -34,30 +34,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from medfed.core.errors import StudyError
+from medfed.study.parts import SettingsModel
 from medfed.study.study import Study, explained, merged, read_tree, study_of
 
 Settings = dict[str, Any]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 
-class Quick(BaseModel):
-    """What ``--quick`` changes.
+class Quick(SettingsModel):
+    """The changes of ``--quick``.
 
     Attributes:
         seeds: in place of the sweep's.
         set: settings laid over every cell.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     seeds: Seeds = (0,)
-    set: Settings = {}
+    set: Settings = Field(default={})
 
 
-class Sweep(BaseModel):
+class Sweep(SettingsModel):
     """A sweep file.
 
     Attributes:
@@ -65,20 +64,18 @@ class Sweep(BaseModel):
         description: one sentence for the report.
         base: study file, relative to the sweep's.
         seeds: every cell runs at each.
-        paper: tables and figures of the paper that the cells reproduce, for the columns beside ours.
+        paper: tables and figures of the paper that the cells reproduce, for the columns next to ours.
         set: settings laid over the base for every cell.
         axes: axis → value → settings laid over those.
         quick: what ``--quick`` changes.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     description: str = ""
     base: str
     seeds: Seeds = (0, 1, 2, 3, 4)
     paper: tuple[str, ...] = ()
-    set: Settings = {}
+    set: Settings = Field(default={})
     axes: Annotated[dict[str, Annotated[dict[str, Settings], Field(min_length=1)]], Field(min_length=1)]
     quick: Quick = Quick()
 
@@ -98,7 +95,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run: cells × seeds, and the name and words of the comparison."""
+    """A sweep to run: cells × seeds, and the name and words of the comparison."""
 
     name: str
     description: str
@@ -112,11 +109,11 @@ class Plan:
         groups: dict[tuple[str, ...], list[str]] = {}
         for cell in self.cells:
             groups.setdefault(tuple(cell.values.values())[:-1], []).append(cell.label)
-        found: list[tuple[str, str]] = []
+        compared: list[tuple[str, str]] = []
         for labels in groups.values():
-            found += [(labels[0], other) for other in labels[1:]]
-            found += itertools.pairwise(labels[1:])
-        return found
+            compared += [(labels[0], other) for other in labels[1:]]
+            compared += itertools.pairwise(labels[1:])
+        return compared
 
 
 def is_sweep(path: Path) -> bool:

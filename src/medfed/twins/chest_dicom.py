@@ -1,4 +1,4 @@
-"""."""
+"""Write phantoms as DICOM files in encodings that hospitals send, so that a demo takes the branches of decoding."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from medfed.core.registry import by_name
 from medfed.evaluation.scorers.base import Scorer
 from medfed.evaluation.scorers.choice import Choice
 from medfed.evaluation.scorers.mask import Mask
@@ -10,8 +9,9 @@ from medfed.evaluation.scorers.multilabel import MultiLabel
 from medfed.evaluation.scorers.ranking import Ranking
 from medfed.evaluation.scorers.words import Generated, Questions
 
-SCORERS: dict[str, Scorer] = by_name(
-    (
+SCORERS: dict[str, Scorer] = {
+    scorer.name: scorer
+    for scorer in (
         Choice(),
         Choice("closed_vqa", primary="balanced_accuracy"),  # a constant answer has a high plain accuracy
         MultiLabel(),
@@ -20,5 +20,5 @@ SCORERS: dict[str, Scorer] = by_name(
         Mask(),
         Ranking(),
     )
-)
+}
 """Scorers by name. A further one is registered by adding it here."""

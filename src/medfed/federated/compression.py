@@ -1,23 +1,19 @@
 """Changes of the weights in fewer bytes: bfloat16, or int8 with a float32 scale per row; what is never sent is weights.
 
-A client rounds y − x before it leaves, and the server restores it behind the gate: in this process, in workers and over
-a network alike, so all give the same bits. Buffers and the algorithm's own tensors stay exact: SCAFFOLD's c must stay
-the mean of its c_i, statistics replace and are no change, and counters are counts. In int8, tensors of one dimension
-(biases, scales of a normalisation) stay as they are too: a scale per row would be larger than what it saves.
+A client rounds y − x before it leaves, and the server restores it behind the gate. One process, workers and a network
+do the same, so all give the same bits. Buffers and the algorithm's own tensors stay exact. SCAFFOLD's c must stay the
+mean of its c_i, statistics replace and are no change, and counters are counts. In int8, tensors of one dimension
+(biases, scales of a normalisation) stay exact too: a scale per row would outweigh its saving.
 
 Rounding is stochastic, drawn from (seed, client, round, tensor): to one of the two neighbours, with the probability
-that makes the expectation exact. So the errors e_i of the clients are independent with mean 0, entry by entry; in their
-mean they average out, an entry below half a step is not lost in every round, and
+that makes the expectation exact. So the errors e_i of the clients are independent with mean 0, entry by entry. In their
+mean they average out, and an entry below half a step is not lost in every round:
 
     E‖Σ w_i e_i / W‖² = Σ w_i² E‖e_i‖² / W²    (the cross terms ⟨e_i, e_j⟩ are 0 in expectation).
 
-Every client tells ‖e_i‖² of each component of the model, so the server knows the error of the mean without ever seeing
-an exact change (:class:`UploadError`). Rounding to nearest has about half the squared error at each client and none of
-this.
-
-Updates and broadcasts as bytes: tensors as safetensors, the rest as JSON in its header. No pickle.
-
-One array a message: a network's cost grows with the number of arrays more than with their bytes.
+Every client reports ‖e_i‖² of each component of the model. So the server knows the error of the mean
+(:class:`UploadError`) and never sees an exact change. Rounding to nearest has about half the squared error at each
+client and none of this.
 """
 
 from __future__ import annotations
@@ -25,35 +21,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from medfed.core.torch_rng import torch_rng
-from medfed.core.types import Params, Update, component
+from medfed.core.types import Update, component
 from medfed.federated.aggregation import Average, weight
 from medfed.study.federation import UploadDtype
 
 STEPS = 127
 """Steps of a row's scale from 0 to its largest entry."""
 SLACK, TINY = 1.01, 1e-79
-"""What a bound on errors allows for: rounding of the scales themselves, and the square of what is next to zero."""
+"""Room in a bound on errors: for rounding of the scales themselves, and for the square of what is next to zero."""
 ERROR = "upload_error."
-"""Prefix of the metric that tells a component's squared error."""
-
-
-class Rounded(NamedTuple):
-    """A change as it travels.
-
-    Attributes:
-        delta: rounded tensors.
-        scales: of the int8 tensors, ``[row]`` float32: what one step is worth.
-    """
-
-    delta: Params
-    scales: Params
+"""Prefix of the metric with a component's squared error."""
 
 
 def compressed(update: Update, dtype: UploadDtype, seed: int) -> Update:
@@ -78,8 +61,8 @@ def compressed(update: Update, dtype: UploadDtype, seed: int) -> Update:
             delta[name] = value
         lost = restore(delta[name], scales.get(name), value.dtype).to(torch.float64) - value
         errors[component(name)] += float(lost.square().sum())
-    told = {f"{ERROR}{part}": error for part, error in errors.items()}
-    return replace(update, delta=delta, scales=scales, metrics={**update.metrics, **told})
+    reported = {f"{ERROR}{part}": error for part, error in errors.items()}
+    return replace(update, delta=delta, scales=scales, metrics={**update.metrics, **reported})
 
 
 def restored(update: Update, dtypes: Mapping[str, torch.dtype]) -> Update:
@@ -122,7 +105,7 @@ def restore(value: Tensor, scales: Float[Tensor, " row"] | None, dtype: torch.dt
 
 
 class UploadError:
-    """The error of a round's mean update, from what the clients tell.
+    """The error of a round's mean update, from what the clients report.
 
     The mean is that of Eq. 3, by examples and component, whatever the algorithm makes of the updates.
     """
@@ -136,7 +119,7 @@ class UploadError:
         """Yield ``updates``, restored, and count them in."""
         for update in updates:
             self._mean.add(update.delta, update)
-            for part, square in told_errors(update).items():
+            for part, square in reported_errors(update).items():
                 share = weight(update, part)
                 self._squares[part] = self._squares.get(part, 0.0) + share**2 * square
                 self._weights[part] = self._weights.get(part, 0) + share
@@ -151,8 +134,8 @@ class UploadError:
         return error if math.isfinite(error) else None
 
 
-def told_errors(update: Update) -> dict[str, float]:
-    """Return what a client says its squared errors are, by component."""
+def reported_errors(update: Update) -> dict[str, float]:
+    """Return the squared errors that a client reports, by component."""
     return {name.removeprefix(ERROR): value for name, value in update.metrics.items() if name.startswith(ERROR)}
 
 

@@ -13,9 +13,9 @@ import torch
 
 from medfed.core.errors import RunError
 from medfed.core.types import Batch
-from medfed.federated.batches import steps
 from medfed.federated.client import Client
-from medfed.federated.client_store import read_spool, write_spool
+from medfed.federated.client_store import read_store, write_store
+from medfed.federated.local import steps
 from support import twins
 from support.federated_toys import SMALL, small_clients
 from support.native_files import all_examples, decoded_twin
@@ -39,7 +39,7 @@ def same(one: Batch, other: Batch) -> bool:
 
 def test_every_batch_comes_back_bit_for_bit(tmp_path: Path) -> None:
     clients = small_clients()
-    read = read_spool(tmp_path / "spool", write_spool(tmp_path / "spool", clients))
+    read = read_store(tmp_path / "store", write_store(tmp_path / "store", clients))
     assert list(read) == [client.id for client in clients]
     for client in clients:
         pairs = list(zip(batches(client), batches(read[client.id]), strict=True))
@@ -53,8 +53,8 @@ def test_every_batch_comes_back_bit_for_bit(tmp_path: Path) -> None:
 def test_what_clients_share_is_written_once_and_mapped_read_only(tmp_path: Path) -> None:
     whole = small_clients()[0].tasks["x"]
     clients = [Client(f"h{number}", {"x": whole.holding(np.arange(number, 17, 4))}) for number in range(4)]
-    read = read_spool(tmp_path / "spool", write_spool(tmp_path / "spool", clients))
-    assert sorted(path.name for path in (tmp_path / "spool").iterdir()) == [
+    read = read_store(tmp_path / "store", write_store(tmp_path / "store", clients))
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == [
         "contents.json",
         "data-0",
         "labels-0",
@@ -74,7 +74,7 @@ def test_questions_masks_and_absent_modalities_come_back(tmp_path: Path) -> None
     assert questions.labels.questions
     for examples in (masks, questions):
         client = Client("h", {examples.task.name: examples})
-        (read,) = read_spool(tmp_path / "spool", write_spool(tmp_path / "spool", [client])).values()
+        (read,) = read_store(tmp_path / "store", write_store(tmp_path / "store", [client])).values()
         for one, other in zip(examples.batches(3), read.tasks[examples.task.name].batches(3), strict=True):
             assert same(one, other)
 
@@ -83,5 +83,5 @@ def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path, monkeypa
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**6, 10**6, 100))
     with pytest.raises(RunError, match=r"[\d,]{4,} bytes are needed, 100 are free"):
-        write_spool(tmp_path / "spool", small_clients())
-    assert list((tmp_path / "spool").iterdir()) == []
+        write_store(tmp_path / "store", small_clients())
+    assert list((tmp_path / "store").iterdir()) == []

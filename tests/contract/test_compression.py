@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -14,19 +15,19 @@ from medfed.core.catalog import ALGORITHMS
 from medfed.core.torch_rng import torch_rng
 from medfed.core.types import Params, Update
 from medfed.federated.aggregation import Average
-from medfed.federated.encoding import (
+from medfed.federated.compression import (
     UploadError,
     compressed,
     has_scales,
     largest_errors,
+    reported_errors,
     restore,
     restored,
     to_bfloat16,
     to_int8,
-    told_errors,
 )
-from medfed.federated.exchange import Answer, InProcessExchange
-from medfed.federated.rounds import initial_state, run_round
+from medfed.federated.exchange import Answer, InProcessExchange, Trainer
+from medfed.federated.rounds import RoundResult, initial_state, run_round
 from medfed.federated.state import fingerprint, num_bytes
 from medfed.federated.wire import update_bytes, update_of
 from medfed.study.algorithms import AlgorithmSettings, FedAvg, Scaffold
@@ -80,7 +81,7 @@ def test_no_rounding_is_refused_for_its_error(dtype: UploadDtype, wide: torch.dt
     for seed in range(40):
         update = Update("h", 1, "b", {"heads.y.w": rows, "heads.y.b": rows[0]}, 1, 1)
         sent = compressed(update, dtype, seed)
-        assert told_errors(sent)["heads.y"] <= largest_errors(sent)["heads.y"]
+        assert reported_errors(sent)["heads.y"] <= largest_errors(sent)["heads.y"]
 
 
 @both
@@ -197,8 +198,13 @@ def travelling(answers: list[Answer]) -> list[Answer]:
     ]
 
 
-def small_run(algorithm: AlgorithmSettings, dtype: UploadDtype, **options: object) -> list[object]:
+def small_run(algorithm: AlgorithmSettings, dtype: UploadDtype, **options: object) -> list[RoundResult]:
     return run(algorithm, rounds=RoundSettings(upload_dtype=dtype), **options)
+
+
+@cache
+def exact_run(algorithm: AlgorithmSettings) -> list[RoundResult]:
+    return small_run(algorithm, "float32")
 
 
 @both
@@ -207,7 +213,7 @@ def test_every_algorithm_takes_rounded_changes_and_gives_the_same_bits_over_a_wi
     algorithm: AlgorithmSettings, dtype: UploadDtype
 ) -> None:
     here, there = small_run(algorithm, dtype), small_run(algorithm, dtype, meddle=travelling)
-    exact = small_run(algorithm, "float32")
+    exact = exact_run(algorithm)
     assert [result.failures for result in here] == [(), ()]
     last = [results[-1].state for results in (here, there, exact)]
     prints = [fingerprint(state.params, state.buffers) + fingerprint(state.server_state, {}) for state in last]
@@ -226,14 +232,14 @@ def test_every_algorithm_takes_rounded_changes_and_gives_the_same_bits_over_a_wi
 @both
 def test_scaffolds_control_variate_stays_the_mean_of_its_clients(dtype: UploadDtype) -> None:
     algorithm, clients = Scaffold(option="I"), small_clients()
-    exchange = InProcessExchange(clients, small_model(), algorithm, allowed(algorithm), 0, upload_dtype=dtype)
+    exchange = InProcessExchange(clients, Trainer(small_model(), algorithm, allowed(algorithm), 0, upload_dtype=dtype))
     state = initial_state(small_model(), algorithm)
     for _ in range(2):
         rounds = RoundSettings(upload_dtype=dtype)
         state = run_round(state, exchange, algorithm, small_federation(exchange), rounds).state
     for name in state.params:
         held = [client for client in clients if client.examples({part(name)})[part(name)]]
-        own = [exchange.own(client.id)[name].double() for client in held]
+        own = [exchange.client_state(client.id)[name].double() for client in held]
         assert torch.allclose(state.server_state[f"control/{name}"].double(), sum(own) / len(own), atol=1e-6)
 
 

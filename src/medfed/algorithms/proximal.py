@@ -1,7 +1,11 @@
-"""Ditto: next to the shared model, every client trains its own with a pull to the global one (Li et al. 2021, Alg. 1).
+"""A pull towards the global model x: FedProx in the local loss, Ditto for a second, personal model.
 
-The personal model minimises h_i(v) = F_i(v) + (λ/2)‖v − x‖², x being the broadcast; it has its own batch-norm
-statistics and takes as many steps as the local one. Any server's step may find x: the paper leaves it open.
+FedProx (Li et al. 2020, Eq. 2) adds (μ/2)‖y − x‖² to the local loss. FedKIM prints the factor λ/2 with λ = 1e-4; λ is
+``mu`` here. Private tensors are not pulled: they have no global value.
+
+Ditto (Li et al. 2021, Alg. 1) trains next to the shared model a personal one, which minimises
+h_i(v) = F_i(v) + (λ/2)‖v − x‖², x being the broadcast. It has its own batch-norm statistics and takes as many steps as
+the local one. Any server's step may find x: the paper leaves it open.
 """
 
 from __future__ import annotations
@@ -14,6 +18,14 @@ from medfed.core.types import Params
 from medfed.federated.local import LocalStep, Trained
 from medfed.federated.state import Weights, group, join
 from medfed.study import algorithms as settings
+
+
+class FedProx(settings.FedProx, LocalPart):
+    """Local loss + (μ/2)‖y − x‖²."""
+
+    def penalty(self, step: LocalStep, here: ClientRound) -> Tensor | None:
+        """Return (μ/2)‖y − x‖² over the parameters that train and travel, or None where μ is 0."""
+        return _pull(self.mu, step, here)
 
 
 class Ditto(settings.Ditto, LocalPart):
@@ -29,11 +41,7 @@ class Ditto(settings.Ditto, LocalPart):
 
     def penalty(self, step: LocalStep, here: ClientRound) -> Tensor | None:
         """Return (λ/2)‖v − x‖² for the personal model, nothing for the local one."""
-        if not step.personal or self.lam == 0:
-            return None
-        world = here.broadcast.params
-        squares = [(local - world[name]).square().sum() for name, local in step.params.items()]
-        return 0.5 * self.lam * torch.stack(squares).sum()
+        return _pull(self.lam, step, here) if step.personal else None
 
     def finish(self, trained: Trained, here: ClientRound) -> Finished:
         """Keep the personal model."""
@@ -46,3 +54,10 @@ class Ditto(settings.Ditto, LocalPart):
 
 def _kept(weights: Weights) -> dict[str, Tensor]:
     return join({"params": weights.params, "buffers": weights.buffers})
+
+
+def _pull(strength: float, step: LocalStep, here: ClientRound) -> Tensor | None:
+    """Return (strength/2)‖y − x‖² over the parameters that train and travel, or None where it is 0."""
+    world = here.broadcast.params
+    squares = [(local - world[name]).square().sum() for name, local in step.params.items() if name in world]
+    return 0.5 * strength * torch.stack(squares).sum() if strength and squares else None

@@ -16,7 +16,7 @@ from medfed.ask.inputs import Kind, read_files
 from medfed.cli.app import app
 from medfed.core.catalog import TASKS
 from medfed.core.errors import DataError, MedfedError, RunError, StudyError
-from medfed.modalities.moments import Moments
+from medfed.modalities.base import Moments
 from medfed.runs.loaded import LoadedRun
 from support.finished_runs import QuickRun
 from support.loaded import probabilities

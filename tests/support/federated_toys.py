@@ -23,8 +23,7 @@ from medfed.federated.client import Client
 from medfed.federated.exchange import Answer, InProcessExchange, Trainer
 from medfed.federated.rounds import RoundResult, initial_state, run_rounds
 from medfed.federated.state import FederatedState, Weights
-from medfed.modalities.base import Modality
-from medfed.modalities.moments import Moments
+from medfed.modalities.base import Modality, Moments
 from medfed.models.base import Encoder
 from medfed.models.multimodal import MultimodalModel
 from medfed.study.algorithms import AlgorithmSettings

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from medfed.core.torch_rng import torch_rng
-from medfed.tasks.contrastive import pairwise_loss, symile_loss
+from medfed.tasks.retrieval import pairwise_loss, symile_loss
 
 
 def vectors(batch: int, modalities: int = 3, dim: int = 5) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medfed.data.missing import take_away
+from medfed.data.layout import take_away
 from medfed.datasets.decoded import Decoded
 from medfed.study.data import MissingSettings
 from support.federated_toys import decoded

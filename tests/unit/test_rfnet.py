@@ -10,8 +10,7 @@ from medfed.core.catalog import MODELS, TASKS
 from medfed.core.errors import StudyError
 from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Batch
-from medfed.models.rfnet import RFNet
-from medfed.models.rfnet_blocks import RegionFusion
+from medfed.models.rfnet import RegionFusion, RFNet
 from medfed.study.models import RFNetSpec
 from support.native_files import NAMES
 

@@ -18,8 +18,7 @@ from medfed.evaluation.scorers import SCORERS
 from medfed.evaluation.scorers.mask import REGIONS
 from medfed.modalities.volume import MaskModality
 from medfed.tasks.base import Task, TaskSet
-from medfed.tasks.overlap import region_scores
-from medfed.tasks.segmentation import sliding_window, window_starts
+from medfed.tasks.segmentation import region_scores, sliding_window, window_starts
 from support.native_files import DATASET, all_examples, decoded_twin, grids
 
 BRATS = TASKS["brats"]

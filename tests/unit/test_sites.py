@@ -14,13 +14,12 @@ from medfed.core.errors import DataError, StudyError, UpdateRejectedError
 from medfed.core.progress import Reporter
 from medfed.core.types import Batch, Failure
 from medfed.data.cohort import Cohort, cohort_of, server_cohort, with_reports
-from medfed.data.decode import Reading, decode_all
-from medfed.data.inspection import check_folder
+from medfed.data.decode import Reading, check_folder, decode_all
 from medfed.data.sites import load_site, moments_at, moments_json, moments_of, pool, public_sets, site_client
 from medfed.data.sources import Sources, find_site, find_sources, server_sources, site_folders
 from medfed.data.synthetic import write_folders
 from medfed.federated.state import load_weights, weights_of
-from medfed.modalities.moments import Moments
+from medfed.modalities.base import Moments
 from medfed.records.folder import RunFolder
 from medfed.records.schema import FailedClient, PartitionFile, SiteFile
 from medfed.report.federation import partition_rows

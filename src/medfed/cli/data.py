@@ -85,7 +85,7 @@ def check(
     plugins: Plugins = None,
 ) -> None:
     """Open every file of every dataset found under a folder; list all that are bad, at once."""
-    from medfed.data.inspection import check_folder
+    from medfed.data.decode import check_folder
 
     reporter = Reporter(Console())
     if check_folder(data_root, names or [], reporter):

@@ -51,14 +51,7 @@ SETTLED_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset in a folder, with the settings that it is decoded with.
-
-    Attributes:
-        dataset: the dataset.
-        root: its native root.
-        index: of ``root``.
-        modalities: settings of the dataset's modalities and truths, by name.
-    """
+    """A dataset at its root, with the settings of its modalities and truths."""
 
     dataset: Dataset
     root: Path
@@ -115,12 +108,9 @@ class DecodedCache:
         self._folder, self._say = cache / FOLDER, say
 
     def arrays(self, source: Source, fresh: Callable[[], Arrays], *, skip_bad: bool) -> Arrays:
-        """Return the kept arrays of ``source``; else decode them, and keep them unless a file changed meanwhile.
+        """Return the kept arrays of ``source``; else those of ``fresh``, and keep them unless a file changed meanwhile.
 
-        Args:
-            source: the dataset.
-            fresh: decodes it.
-            skip_bad: whether arrays will do from which unreadable examples were left out.
+        With ``skip_bad`` arrays will do from which unreadable examples were left out.
         """
         folder, before = self._folder / _name_of(source), _state_of(source)
         kept = self._read(folder, before, skip_bad=skip_bad) if before else None

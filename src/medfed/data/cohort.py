@@ -33,7 +33,7 @@ from medfed.data.sources import Sources
 from medfed.data.split import assign_clients, assign_splits, partition_hash
 from medfed.data.synthetic import SERVER
 from medfed.datasets.decoded import Decoded
-from medfed.modalities.moments import Moments
+from medfed.modalities.base import Moments
 from medfed.study.study import Study
 from medfed.tasks.base import TaskSet
 
@@ -124,12 +124,7 @@ def build_cohort(data: Mapping[str, Decoded], division: Division) -> Cohort:
 
 
 def server_cohort(study: Study, data: Mapping[str, Decoded], moments: Mapping[str, Moments]) -> Cohort:
-    """Return the cohort of a federation of folders as its server sees it: its own data, and pooled moments.
-
-    Args:
-        study: a study with ``partition.scheme = "sites"``.
-        data: the server's decoded data.
-        moments: pooled over the sites (:func:`medfed.data.sites.pool`).
+    """Return the cohort of a federation of folders at its server: the server's ``data``, and the pooled ``moments``.
 
     Raises:
         DataError: a task has no example left.

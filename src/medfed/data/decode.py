@@ -1,8 +1,8 @@
-"""Decode datasets into arrays of fixed-shape samples. Every file is opened here, before anything is trained."""
+"""Open every file: decode datasets into arrays of fixed-shape samples, or list all files that are bad."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,8 @@ from medfed.core.catalog import DATASETS
 from medfed.core.errors import DataError, MedfedError
 from medfed.core.progress import Reporter
 from medfed.data.cache import Arrays, DecodedCache, Source
+from medfed.data.sources import locate_held, site_folders
+from medfed.data.synthetic import SERVER
 from medfed.datasets.base import Dataset, Problem
 from medfed.datasets.decoded import Decoded
 from medfed.modalities.base import Modality
@@ -66,13 +68,7 @@ def decode(
 ) -> Decoded:
     """Decode every example of ``dataset`` under ``root``, or take the arrays that an earlier run left in ``cache``.
 
-    Args:
-        dataset: the dataset.
-        root: its native root.
-        modalities: settings by modality name; must cover the dataset's modalities and truths.
-        skip_bad: leave unreadable examples out and count them instead of stopping at the first.
-        progress: called with (done, total).
-        cache: keeps decoded arrays; None keeps none.
+    ``modalities`` must cover the dataset's modalities and truths; see :class:`Reading` for ``skip_bad`` and ``cache``.
 
     Raises:
         DataError: an example cannot be read, or the index breaks its contract.
@@ -137,3 +133,61 @@ def validate_index(dataset: Dataset, root: Path, index: pl.DataFrame) -> None:
             where=root,
             hint="a patient may be in one split only; correct the split column",
         )
+
+
+def check_folder(data_root: Path, names: Sequence[str], reporter: Reporter) -> int:
+    """Check the datasets ``names`` (or all that are found) and return how many problems there are.
+
+    A folder with a ``server`` in it is a federation's: every site's folder and the server's is checked in turn.
+
+    Raises:
+        DataError: the folder, or a site's, is absent or empty, a named dataset is not in it, or no dataset is.
+    """
+    if not (data_root / SERVER).is_dir():
+        return _check_datasets(data_root, names, reporter)
+    total = 0
+    for party, folder in {SERVER: data_root / SERVER, **site_folders(data_root)}.items():
+        held = locate_held(party, _chosen(names), folder)
+        reporter.say(f"{party}:")
+        total += _check_datasets(folder, sorted(held), reporter)
+    return total
+
+
+def _chosen(names: Sequence[str]) -> list[Dataset]:
+    return [DATASETS.lookup(name) for name in names] or list(DATASETS.values())
+
+
+def _check_datasets(data_root: Path, names: Sequence[str], reporter: Reporter) -> int:
+    present: list[tuple[Dataset, Path]] = []
+    for dataset in _chosen(names):
+        try:
+            present.append((dataset, dataset.locate(data_root)))
+        except DataError:
+            if names or not data_root.is_dir():
+                raise
+    if not present:
+        raise DataError("no known dataset here", where=data_root, hint="see `medfed data list` for the layouts")
+    total = 0
+    for dataset, root in present:
+        problems, num_examples = check_dataset(dataset, root, reporter)
+        reporter.say(f"{dataset.name}: {num_examples} examples, {len(problems)} problem(s)  ({root})")
+        for problem in problems:
+            reporter.say(f"  {problem.where}: {problem.what}")
+        total += len(problems)
+    return total
+
+
+def check_dataset(dataset: Dataset, root: Path, reporter: Reporter) -> tuple[list[Problem], int]:
+    """Return every problem of one dataset and how many examples were looked at."""
+    try:
+        index = dataset.index(root)
+        validate_index(dataset, root, index)
+    except MedfedError as error:
+        return [Problem("", str(error.where), error.what)], 0
+    problems = []
+    with reporter.phase(f"check {dataset.name}") as advance:
+        for number, problem in enumerate(dataset.check(root), start=1):
+            advance(number, len(index))
+            if problem is not None:
+                problems.append(problem)
+    return problems, len(index)

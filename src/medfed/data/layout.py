@@ -1,21 +1,25 @@
-"""Rows of decoded data by task and place: shared by cohorts, sites and the server of a federation."""
+"""Rows of decoded data by task and place: shared by cohorts, sites and the server of a federation.
+
+Modalities can be missing on purpose: a share of clients, or of examples, lacks one. They are drawn from (seed, dataset,
+client or example) and taken out of the decoded data. So training and test see the same hospital: one without an ECG has
+none at test time either. The server's public examples stay whole.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from medfed.core.catalog import DATASETS
 from medfed.core.errors import DataError
-from medfed.data.missing import take_away
+from medfed.core.rng import numpy_rng
 from medfed.data.split import roster
 from medfed.datasets.decoded import Decoded
-from medfed.modalities.base import Modality
-from medfed.modalities.moments import Moments
+from medfed.modalities.base import Modality, Moments
 from medfed.study.data import MissingSettings, PartitionSettings, SplitSettings
 from medfed.study.study import Study
 from medfed.tasks.base import Task, TaskSet
@@ -30,16 +34,7 @@ Sets = dict[str, dict[str, TaskSet]]
 
 @dataclass(frozen=True)
 class Division:
-    """The settings by which a study's data is divided.
-
-    Attributes:
-        train, unseen: trained and unseen tasks.
-        modalities: of the samples; may be more than the data has.
-        split: ratios of the splits.
-        partition: private patients over clients.
-        seed: the run's seed.
-        missing: modalities to take away on purpose.
-    """
+    """The settings by which a study's data is divided; ``modalities`` may be more than the data has."""
 
     train: Sequence[Task]
     unseen: Sequence[Task]
@@ -84,14 +79,7 @@ def rosters(data: Mapping[str, Decoded], tasks: Sequence[Task]) -> dict[str, pl.
 def laid_out(
     data: Mapping[str, Decoded], tasks: Sequence[Task], places: Mapping[str, str], wanted: Iterable[str]
 ) -> dict[str, dict[str, Rows]]:
-    """Return place → task → rows of the task whose patient is in a ``wanted`` place.
-
-    Args:
-        data: dataset → decoded examples.
-        tasks: the tasks.
-        places: patient → place.
-        wanted: places to return; one pass over the examples serves all.
-    """
+    """Return place → task → rows of the task whose patient (``places``: patient → place) is in a ``wanted`` place."""
     by_task = {task.name: rows_by_place(data[task.dataset], task, places) for task in tasks}
     return {place: {name: rows.get(place, NO_ROWS) for name, rows in by_task.items()} for place in wanted}
 
@@ -160,3 +148,36 @@ def ids_by_dataset(sets: Mapping[str, TaskSet]) -> dict[str, list[str]]:
         held, dataset = examples.data.index["example"].gather(examples.rows), examples.task.dataset
         ids[dataset] = pl.concat([ids[dataset], held]).unique() if dataset in ids else held
     return {dataset: series.sort().to_list() for dataset, series in sorted(ids.items())}
+
+
+def take_away(data: Decoded, settings: MissingSettings, clients: Mapping[str, str], seed: int) -> Decoded:
+    """Return a dataset without the missing modalities of ``clients`` (patient → client); others keep everything."""
+    named = [name for name in data.samples if not settings.modalities or name in settings.modalities]
+    if settings.share == 0 or not named or len(data.samples) < 2:
+        return data
+    present = {name: flags.copy() for name, flags in data.present.items()}
+    chosen = _chosen_clients(sorted(set(clients.values())), settings, seed, data.name)
+    for row, (example, patient) in enumerate(data.index.select("example", "patient").iter_rows()):
+        client = clients.get(patient)
+        if client is None or (settings.by == "client" and client not in chosen):
+            continue
+        rng = numpy_rng(seed, "missing", data.name, settings.by, client if settings.by == "client" else str(example))
+        if settings.by == "example" and rng.random() >= settings.share:
+            continue
+        name = named[int(rng.integers(len(named)))]
+        present[name][row] &= not any(flags[row] for other, flags in present.items() if other != name)
+    samples = {name: _blanked(values, present[name]) for name, values in data.samples.items()}
+    return replace(data, samples=samples, present=present)
+
+
+def _chosen_clients(clients: list[str], settings: MissingSettings, seed: int, dataset: str) -> set[str]:
+    """Return the nearest whole number of clients to the share, drawn at random."""
+    count = int(settings.share * len(clients) + 0.5)
+    order = numpy_rng(seed, "missing", dataset, "clients").permutation(len(clients))
+    return {clients[number] for number in order[:count]}
+
+
+def _blanked(values: np.ndarray, present: Bool[np.ndarray, " example"]) -> np.ndarray:
+    blank = values.copy()
+    blank[~present] = 0
+    return blank

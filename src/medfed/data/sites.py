@@ -39,7 +39,7 @@ from medfed.data.split import assign_splits
 from medfed.data.synthetic import SERVER
 from medfed.datasets.decoded import Decoded
 from medfed.federated.client import Client
-from medfed.modalities.moments import Moments
+from medfed.modalities.base import Moments
 from medfed.study.study import Study
 from medfed.tasks.base import Task, TaskSet
 
@@ -75,12 +75,8 @@ def load_site(
 ) -> SiteData:
     """Read what the site holds, and see that it has enough to take part.
 
-    Args:
-        study: the study; its ``partition.min_examples`` are the training examples without which a site takes no part.
-        site: the site's name, the client's id.
-        roots: dataset → its root at the site (:func:`medfed.data.sources.find_site`).
-        reading: how the data is read.
-        tasks: those the site may serve; None serves every trained one.
+    A site with fewer training examples than the study's ``partition.min_examples`` takes no part. Of the trained tasks
+    it serves those in ``tasks``, or all; ``roots`` are those of :func:`medfed.data.sources.find_site`.
 
     Raises:
         DataError: a file is bad, or the site has too few training examples. StudyError: no task may be served.
@@ -167,11 +163,8 @@ def site_client(
 ) -> tuple[Client, dict[str, TaskSet]]:
     """Return the site as a client, and its own test examples by task.
 
-    Args:
-        study: the study.
-        site: its data (:func:`load_site`).
-        pooled: moments pooled over all sites (:func:`pool`).
-        public: the server's public examples (:func:`public_sets`), where the algorithm uses them.
+    ``pooled`` are the moments of all sites (:func:`pool`), ``public`` the server's public examples
+    (:func:`public_sets`) for an algorithm that uses them.
 
     Raises:
         DataError: the site has no training example, or ``pooled`` lacks a modality.

@@ -83,13 +83,7 @@ def server_roots(study: Study, data_root: Path | None, cache: Path, reporter: Re
 
 
 def find_site(study: Study, site: str, folder: Path, tasks: Collection[str] | None = None) -> Roots:
-    """Return the roots of the trained tasks' datasets that the site's folder holds.
-
-    Args:
-        study: the study.
-        site: the site's name, for messages.
-        folder: holds the site's datasets in native layout.
-        tasks: those the site may serve; None serves every trained one.
+    """Return the roots of the site's datasets: those of the trained tasks in ``tasks``, or of all trained ones.
 
     Raises:
         DataError: the folder is absent or empty, or holds no dataset of the tasks. StudyError: no task may be served.

@@ -192,13 +192,12 @@ def _classes(path: Path, labels: Shaped[np.ndarray, "i j k"]) -> UInt8[np.ndarra
 
 
 def _bounding_box(brain: Bool[np.ndarray, "i j k"], where: Path) -> tuple[slice, ...]:
+    from scipy.ndimage import find_objects  # noqa: PLC0415 (large; loaded where it is used)
+
     if not brain.any():
         raise DataError("every sequence is zero everywhere", where=where, hint="download the case again")
-    sides = []
-    for axis in range(3):
-        inside = np.flatnonzero(brain.any(axis=tuple(other for other in range(3) if other != axis)))
-        sides.append(slice(int(inside[0]), int(inside[-1]) + 1))
-    return tuple(sides)
+    box: tuple[slice, ...] = find_objects(brain.astype(np.uint8))[0]
+    return box
 
 
 DATASETS: tuple[Dataset, ...] = (BraTS(),)

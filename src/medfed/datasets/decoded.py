@@ -12,8 +12,7 @@ from jaxtyping import Bool, Int, Shaped
 
 from medfed.core.errors import DataError
 from medfed.datasets.base import Card, Problem
-from medfed.modalities.base import Modality
-from medfed.modalities.moments import Moments
+from medfed.modalities.base import Modality, Moments
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,13 @@ from typing import ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float32, Float64, Shaped
+from jaxtyping import Float32, Shaped
 from pydantic import Field
 
 from medfed.core.errors import DataError
-from medfed.modalities.base import Modality
-from medfed.modalities.moments import Moments
+from medfed.modalities.base import Modality, Moments, PerChannel
+
+Images = Float32[np.ndarray, "example 1 size size"]
 
 
 class ImageModality(Modality):
@@ -62,7 +63,7 @@ class ImageModality(Modality):
         resized = F.interpolate(grey[None, None], target, mode="bilinear", antialias=True, align_corners=False)
         return resized[0].clamp_(0, 1).numpy()
 
-    def moments(self, samples: Float32[np.ndarray, "example 1 size size"]) -> Moments:
+    def moments(self, samples: Images) -> Moments:
         """Return count, sum and sum of squares over all pixels of ``samples``, in float64."""
         total, squares = 0.0, 0.0
         for sample in samples:  # one at a time: a float64 copy of everything would double the memory
@@ -71,12 +72,7 @@ class ImageModality(Modality):
             squares += float(np.square(exact).sum())
         return Moments(np.array([float(samples.size)]), np.array([total]), np.array([squares]))
 
-    def normalise(
-        self,
-        samples: Float32[np.ndarray, "example 1 size size"],
-        mean: Float64[np.ndarray, " channel"],
-        std: Float64[np.ndarray, " channel"],
-    ) -> Float32[np.ndarray, "example 1 size size"]:
+    def normalise(self, samples: Images, mean: PerChannel, std: PerChannel) -> Images:
         """Return ``(samples − mean) / std`` per channel."""
         centred = samples - mean.astype(np.float32)[:, None, None]
         centred /= std.astype(np.float32)[:, None, None]

@@ -15,11 +15,12 @@ from jaxtyping import Float32, Float64, Shaped
 from pydantic import Field
 
 from medfed.core.errors import DataError
-from medfed.modalities.base import Modality
-from medfed.modalities.moments import Moments
+from medfed.modalities.base import Modality, Moments
 
 LEADS = ("I", "II", "III", "AVR", "AVL", "AVF", "V1", "V2", "V3", "V4", "V5", "V6")
 RAW_HZ = 100
+Signals = Float32[np.ndarray, "example lead time"]
+PerLead = Float64[np.ndarray, " lead"]
 
 
 class SignalModality(Modality):
@@ -71,18 +72,13 @@ class SignalModality(Modality):
             signal = resample_poly(signal, self.sampling_hz // common, RAW_HZ // common, axis=1)
         return _centred(signal, self.length).astype(np.float32)
 
-    def moments(self, samples: Float32[np.ndarray, "example lead time"]) -> Moments:
+    def moments(self, samples: Signals) -> Moments:
         """Return count, sum and sum of squares per lead."""
         count = np.full(self.num_leads, samples.shape[0] * samples.shape[2], np.float64)
         total = samples.sum((0, 2), dtype=np.float64)
         return Moments(count, total, np.einsum("elt,elt->l", samples, samples, dtype=np.float64))
 
-    def normalise(
-        self,
-        samples: Float32[np.ndarray, "example lead time"],
-        mean: Float64[np.ndarray, " lead"],
-        std: Float64[np.ndarray, " lead"],
-    ) -> Float32[np.ndarray, "example lead time"]:
+    def normalise(self, samples: Signals, mean: PerLead, std: PerLead) -> Signals:
         """Return z-scores per lead."""
         scaled = (samples - mean[:, None].astype(np.float32)) / std[:, None].astype(np.float32)
         return scaled.astype(np.float32, copy=False)

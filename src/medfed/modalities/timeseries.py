@@ -13,8 +13,7 @@ from jaxtyping import Float32, Float64, Shaped
 from pydantic import Field
 
 from medfed.core.errors import DataError
-from medfed.modalities.base import Modality
-from medfed.modalities.moments import Moments
+from medfed.modalities.base import Modality, Moments
 
 # fmt: off
 VITALS = ("hr", "resp", "temp", "sbp", "dbp", "map", "o2sat")
@@ -31,6 +30,8 @@ COVID_LABS = ("crp", "d_dimer", "factor_xii", "ldh", "lymphocytes", "neutrophils
 """Laboratory values that go with a chest film, measured once: a series of one hour."""
 PERSON = ("age", "female")
 """Years, and 1 or 0: known of a patient before anything is measured."""
+Stays = Float32[np.ndarray, "example hour channel"]
+PerVariable = Float64[np.ndarray, " variable"]
 CLIP = 5.0
 """Bound of a z-score: charting artefacts (a pressure of 300, a temperature of 0) must not drown the rest."""
 
@@ -77,19 +78,14 @@ class TimeSeriesModality(Modality):
         sample[: len(kept), count:] = observed
         return sample
 
-    def moments(self, samples: Float32[np.ndarray, "example hour channel"]) -> Moments:
+    def moments(self, samples: Stays) -> Moments:
         """Return count, sum and sum of squares of the observed values, per variable."""
         count = len(self.variables)
         observed = samples[..., count:].sum((0, 1), dtype=np.float64)
         values = samples[..., :count].astype(np.float64)  # zero where unobserved, so it adds nothing
         return Moments(observed, values.sum((0, 1)), (values**2).sum((0, 1)))
 
-    def normalise(
-        self,
-        samples: Float32[np.ndarray, "example hour channel"],
-        mean: Float64[np.ndarray, " variable"],
-        std: Float64[np.ndarray, " variable"],
-    ) -> Float32[np.ndarray, "example hour channel"]:
+    def normalise(self, samples: Stays, mean: PerVariable, std: PerVariable) -> Stays:
         """Return z-scores clipped to ±:data:`CLIP`, 0 where unobserved; flags stay as they are."""
         count = len(self.variables)
         flags = samples[..., count:]

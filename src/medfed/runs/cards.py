@@ -18,9 +18,8 @@ from PIL import Image
 
 from medfed.core.rng import numpy_rng
 from medfed.data.cohort import Cohort
-from medfed.modalities.base import Modality
+from medfed.modalities.base import Modality, Moments
 from medfed.modalities.image import ImageModality
-from medfed.modalities.moments import Moments
 from medfed.modalities.signal import LEADS, SignalModality
 from medfed.modalities.timeseries import TimeSeriesModality
 from medfed.records.folder import RunFolder

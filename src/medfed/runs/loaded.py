@@ -19,7 +19,7 @@ from medfed.data.sources import find_sources
 from medfed.federated.state import FederatedState, load_weights, split
 from medfed.injection.inject import Injector
 from medfed.llm.foundation import load_foundation
-from medfed.modalities.moments import Moments
+from medfed.modalities.base import Moments
 from medfed.models.multimodal import MultimodalModel
 from medfed.records.folder import RunFolder
 from medfed.records.schema import InjectionFile, Json, NormalisationFile, ProvenanceFile, StudyFile

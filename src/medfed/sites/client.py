@@ -39,7 +39,7 @@ from medfed.federated.exchange import Trainer
 from medfed.federated.gate import check_broadcast
 from medfed.federated.memory import DiskMemory
 from medfed.federated.wire import broadcast_of, update_bytes
-from medfed.modalities.moments import Moments
+from medfed.modalities.base import Moments
 from medfed.runs.federation import build_model
 from medfed.runs.sites import evaluate_at
 from medfed.sites.audit import Facts, tensor_names

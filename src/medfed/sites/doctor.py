@@ -18,7 +18,7 @@ from medfed.core.catalog import DATASETS
 from medfed.core.diagnosis import Check
 from medfed.core.errors import DataError, MedfedError
 from medfed.core.progress import Reporter
-from medfed.data.inspection import check_dataset
+from medfed.data.decode import check_dataset
 from medfed.data.sources import find_site, served_tasks
 from medfed.sites.credentials import colons, key_fingerprint, load_authority, load_node_key
 from medfed.sites.folder import POLICY, SiteFolder, check_policy_rights

@@ -1,8 +1,10 @@
 """Retrieval across modalities: learn a shared space, then find an example's film by its ECG and blood tests.
 
 Source: Saporta et al. 2024, Contrasting with Symile (CXR retrieval on Symile-MIMIC); Med-MMFL trains it federated. Two
-tasks differ in the loss (:mod:`medfed.tasks.contrastive`) and in the score of a candidate. The score is the multilinear
-inner product of candidate and queries, or the sum of their inner products.
+tasks differ in the loss, Symile or pairwise InfoNCE (Radford et al. 2021, CLIP), and in the score of a candidate. The
+score is the multilinear inner product of candidate and queries, or the sum of their inner products. The multilinear one
+is the sum over coordinates of the product of the vectors. The model scales its representations, so such products are
+logits already.
 
 An example's candidates are the films of the whole test set, so chance depends on the set's size. With n candidates a
 rank is uniform, accuracy is 1/n, recall@k is k/n and MRR is (1 + 1/2 + … + 1/n)/n. The release lists ten candidates per
@@ -10,6 +12,15 @@ query. If the set holds them all, the rank among those is given too, which is th
 
 Ties are counted against the model: a rank is one more than the number of *other* candidates that score at least as
 high. So a model that maps everything to one point retrieves nothing. An absent film scores below all others.
+
+Symile contrasts, for each modality as the anchor, an example's triple with triples whose *other* modalities were
+shuffled. Negatives by ``n``: the other modalities are shuffled once each, which gives n − 1 negatives per anchor (the
+authors' O(n) form). Negatives by ``n_squared``: every combination of the other modalities, n² − 1 negatives per anchor.
+
+Deviation: the shuffles are a function of the batch's example ids, so that a loss is a pure function of its batch.
+Deviation: the authors learn an embedding for an absent modality (in their Symile-M3 experiments). Here an incomplete
+    example is left out of the Symile loss, and of the pairs it lacks in the pairwise one. A client that lacks a
+    modality altogether has a Symile loss of 0 and learns nothing from it.
 """
 
 from __future__ import annotations
@@ -21,14 +32,20 @@ from typing import ClassVar, Literal
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from medfed.core.torch_rng import torch_rng
 from medfed.core.types import Batch
 from medfed.tasks.base import Json, TaskSet, TrainableTask
-from medfed.tasks.contrastive import pairwise_loss, symile_loss
 
 CANDIDATES = "candidates"
 """Index column that lists a query's candidate examples, if the dataset has one."""
+Queries = Float[Tensor, "example query dim"]
+Present = Bool[Tensor, "example query"]
+Candidates = Float[Tensor, "candidate dim"]
+Scores = Float[Tensor, "example candidate"]
+Vectors = Float[Tensor, "batch modality dim"]
+"""Representations of a batch."""
 
 
 class Retrieval(TrainableTask, ABC):
@@ -48,12 +65,7 @@ class Retrieval(TrainableTask, ABC):
         """How many vectors make a logit."""
 
     @abstractmethod
-    def scores(
-        self,
-        queries: Float[Tensor, "example query dim"],
-        present: Bool[Tensor, "example query"],
-        candidates: Float[Tensor, "candidate dim"],
-    ) -> Float[Tensor, "example candidate"]:
+    def scores(self, queries: Queries, present: Present, candidates: Candidates) -> Scores:
         """Score every candidate for every example's query modalities; absent ones do not count."""
 
     def respond(self, model: nn.Module, examples: TaskSet) -> list[Json]:
@@ -73,7 +85,7 @@ class Retrieval(TrainableTask, ABC):
                 answer |= {"listed_rank": rank, "listed_candidates": len(rows)}
         return answers
 
-    def similarities(self, model: nn.Module, examples: TaskSet) -> Float[Tensor, "example candidate"]:
+    def similarities(self, model: nn.Module, examples: TaskSet) -> Scores:
         """Return the score of every example's film (column) for every example's query (row), on the CPU."""
         parts = [
             (model(self, batch).cpu().double(), self._present(batch).cpu()) for batch in examples.batches_for(model)
@@ -111,19 +123,14 @@ class SymileRetrieval(Retrieval):
         """One vector per modality."""
         return len(self.modalities)
 
-    def loss(self, outputs: Float[Tensor, "batch modality dim"], batch: Batch) -> Float[Tensor, ""]:
+    def loss(self, outputs: Vectors, batch: Batch) -> Float[Tensor, ""]:
         """Symile loss over the complete examples; the shuffles are a pure function of the batch's example ids."""
         present = self._present(batch).to(outputs.device)
         shuffles = self._shuffles(batch, int(present.all(1).sum()))
         with _full_precision(outputs):
             return symile_loss(outputs.float(), present, shuffles)
 
-    def scores(
-        self,
-        queries: Float[Tensor, "example query dim"],
-        present: Bool[Tensor, "example query"],
-        candidates: Float[Tensor, "candidate dim"],
-    ) -> Float[Tensor, "example candidate"]:
+    def scores(self, queries: Queries, present: Present, candidates: Candidates) -> Scores:
         """Multilinear inner product of a candidate and the query modalities that are present; 0 if none is."""
         product = queries.masked_fill(~present[..., None], 1).prod(1)
         return (product * present.any(1, keepdim=True)) @ candidates.T
@@ -143,17 +150,12 @@ class PairwiseRetrieval(Retrieval):
         """Two vectors make a logit."""
         return 2
 
-    def loss(self, outputs: Float[Tensor, "batch modality dim"], batch: Batch) -> Float[Tensor, ""]:
+    def loss(self, outputs: Vectors, batch: Batch) -> Float[Tensor, ""]:
         """Sum over pairs of the symmetric InfoNCE of the examples that have both."""
         with _full_precision(outputs):
             return pairwise_loss(outputs.float(), self._present(batch).to(outputs.device))
 
-    def scores(
-        self,
-        queries: Float[Tensor, "example query dim"],
-        present: Bool[Tensor, "example query"],
-        candidates: Float[Tensor, "candidate dim"],
-    ) -> Float[Tensor, "example candidate"]:
+    def scores(self, queries: Queries, present: Present, candidates: Candidates) -> Scores:
         """Sum over the query modalities of the inner product with the candidate; an absent one adds 0."""
         return (queries * present[..., None]).sum(1) @ candidates.T
 
@@ -179,3 +181,59 @@ def listed_candidates(examples: TaskSet) -> list[list[int]] | None:
     if any(names is None or not set(names) <= place.keys() for names in listed):
         return None
     return [[place[name] for name in names or ()] for names in listed]
+
+
+def symile_loss(
+    vectors: Vectors,
+    present: Bool[Tensor, "batch modality"],
+    shuffles: Int[Tensor, "modality complete"] | None,
+) -> Float[Tensor, ""]:
+    """Return the mean over anchors of the Symile loss over the complete examples.
+
+    Args:
+        vectors: representations; a product of one per modality is a logit.
+        present: which are there.
+        shuffles: per modality a permutation of the complete examples (O(n) negatives); None takes all combinations
+            (O(n²)).
+
+    Returns:
+        0 (with a gradient of 0) where fewer than two examples are complete: there is nothing to contrast.
+    """
+    complete = vectors[present.all(1)]
+    if len(complete) < 2:
+        return vectors.sum() * 0
+    anchors = range(complete.shape[1])
+    return torch.stack([_anchored(complete, anchor, shuffles) for anchor in anchors]).mean()
+
+
+def _anchored(
+    vectors: Float[Tensor, "complete modality dim"], anchor: int, shuffles: Int[Tensor, "modality complete"] | None
+) -> Float[Tensor, ""]:
+    others = [number for number in range(vectors.shape[1]) if number != anchor]
+    anchored = vectors[:, anchor]
+    positive = vectors.prod(1).sum(-1)
+    if shuffles is not None:
+        mixed = torch.stack([vectors[shuffles[number], number] for number in others]).prod(0)
+        logits = (anchored @ mixed.T).diagonal_scatter(positive)
+        return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+    mixed = vectors[:, others[0]]
+    for number in others[1:]:
+        mixed = (mixed[:, None] * vectors[None, :, number]).flatten(0, 1)
+    return (torch.logsumexp(anchored @ mixed.T, 1) - positive).mean()
+
+
+def pairwise_loss(vectors: Vectors, present: Bool[Tensor, "batch modality"]) -> Float[Tensor, ""]:
+    """Return the sum over pairs of modalities of CLIP's symmetric InfoNCE, each over the examples that have both.
+
+    A pair with fewer than two such examples adds 0.
+    """
+    total = vectors.sum() * 0
+    for first in range(vectors.shape[1]):
+        for second in range(first + 1, vectors.shape[1]):
+            both = present[:, first] & present[:, second]
+            if int(both.sum()) < 2:
+                continue
+            logits = vectors[both, first] @ vectors[both, second].T
+            same = torch.arange(len(logits), device=logits.device)
+            total = total + (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
+    return total

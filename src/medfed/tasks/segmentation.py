@@ -3,19 +3,23 @@
 Clients train on random crops. A model is scored on whole volumes, by windows that overlap and that do not depend on the
 truth. The loss is RFNet's: weighted cross-entropy plus Dice, over the output and all auxiliary ones (Ding et al. 2021,
 §3.4). Med-MMFL segments tumours in four MR sequences: whole tumour, tumour core, enhancing tumour.
+
+Scores follow Maier-Hein, Reinke et al., Metrics reloaded, Nature Methods 21:195 (2024): Dice, IoU, and the 95th
+percentile of surface distances (HD95).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from pydantic import Field
+from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,12 +27,13 @@ from medfed.core.errors import StudyError
 from medfed.core.types import Batch
 from medfed.datasets.decoded import Decoded
 from medfed.tasks.base import Json, TaskSet, TrainableTask
-from medfed.tasks.overlap import region_scores
 
 AT_ONCE = 4
 """Windows per forward."""
 
 __all__ = ["Segmentation"]
+Mask = Bool[np.ndarray, "i j k"]
+Classes = Shaped[np.ndarray, "i j k"]
 
 
 class Segmentation(TrainableTask):
@@ -148,7 +153,7 @@ class Segmentation(TrainableTask):
             lambda windows: model(self, windows)[:, 0].softmax(1), volume, self.patch, self.overlap
         ).argmax(0)
 
-    def region_masks(self, classes: Shaped[np.ndarray, "i j k"]) -> Mapping[str, Bool[np.ndarray, "i j k"]]:
+    def region_masks(self, classes: Classes) -> dict[str, Mask]:
         """Return each region as a mask."""
         return {name: np.isin(classes, members) for name, members in self.regions.items()}
 
@@ -159,9 +164,7 @@ class Segmentation(TrainableTask):
     def _scores(self, model: nn.Module, volume: Batch) -> dict[str, float | None]:
         return self._compared(volume.target[0].cpu().numpy(), self.segment(model, volume).cpu().numpy())
 
-    def _compared(
-        self, truth: Shaped[np.ndarray, "i j k"], predicted: Shaped[np.ndarray, "i j k"]
-    ) -> dict[str, float | None]:
+    def _compared(self, truth: Classes, predicted: Classes) -> dict[str, float | None]:
         masks = self.region_masks(truth), self.region_masks(predicted)
         return {
             f"{metric}_{name}": value
@@ -234,3 +237,34 @@ def _windows(volume: Batch, places: Sequence[tuple[slice, ...]]) -> Batch:
         torch.cat([volume.target[(slice(None), *place)] for place in places]),
         volume.examples * number,
     )
+
+
+class RegionScores(NamedTuple):
+    """Dice and IoU, 0 to 1, and HD95 in mm; None where one of the two is empty, so that there is no distance."""
+
+    dice: float
+    iou: float
+    hd95: float | None
+
+
+def region_scores(truth: Mask, predicted: Mask, spacing_mm: tuple[float, ...]) -> RegionScores:
+    """Compare two masks.
+
+    If both are empty, the model was right: Dice and IoU are 1, HD95 is 0. If one is, Dice and IoU are 0, HD95 None.
+    HD95 is the larger of the two directed 95th percentiles, between surface voxels (those with a face to the outside).
+    """
+    either = truth | predicted
+    if not either.any():
+        return RegionScores(1.0, 1.0, 0.0)
+    both, union = np.count_nonzero(truth & predicted), np.count_nonzero(either)
+    dice, iou = float(2 * both / (both + union)), float(both / union)
+    if not truth.any() or not predicted.any():
+        return RegionScores(dice, iou, None)
+    box = tuple(slice(int(places.min()), int(places.max()) + 1) for places in np.nonzero(either))
+    return RegionScores(dice, iou, _hd95(truth[box], predicted[box], spacing_mm))
+
+
+def _hd95(truth: Mask, predicted: Mask, spacing_mm: tuple[float, ...]) -> float:
+    surfaces = [mask & ~binary_erosion(mask) for mask in (truth, predicted)]
+    distances = [distance_transform_edt(~surface, sampling=spacing_mm) for surface in surfaces]
+    return max(float(np.percentile(distances[1 - side][surfaces[side]], 95)) for side in (0, 1))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from medfed.records.folder import RunFolder
+from medfed.runs.checkpoints import Checkpoints
 from medfed.sites.status import is_held
 from support.clocks import until
 from support.federation_here import failures, sites_and_phases, weights, weights_without
@@ -128,7 +129,7 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_the_same_command_goes_on(
     sites = trial.all_sites()
     server = trial.server(Fault(SAVE, 3, "full"))
     assert server.wait() == 1, trial.logs()
-    checkpoint = trial.run.load_checkpoint()
+    checkpoint = Checkpoints(trial.run.root).load()
     assert checkpoint is not None
     tensors, facts = checkpoint
     assert (facts["round"], facts["finished"]) == (1, True)
@@ -154,7 +155,7 @@ def test_a_server_that_is_stopped_says_so_and_the_same_command_goes_on(
         assert server.left_behind() == []
         assert not is_held(trial.server_folder)
         assert (trial.status.state, trial.status.round) == ("stopped", 2)
-        assert trial.run.load_checkpoint() is not None
+        assert Checkpoints(trial.run.root).load() is not None
     ends_as(trial, undisturbed, sites)
 
 

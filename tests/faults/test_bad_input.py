@@ -214,4 +214,4 @@ def test_skip_bad_leaves_the_file_out_and_counts_it(pristine: Path, tmp_path: Pa
     # every other example stays, arrays and index alike
     assert len(kept.index) == len(dataset.index(root)) - 1 == len(kept.samples["image"])
     facts = data_facts({"covid-radiography": kept}, {"covid-radiography": "sum"})
-    assert facts["covid-radiography"]["skipped"][0]["where"] == str(path)
+    assert facts["covid-radiography"].skipped[0].where == str(path)

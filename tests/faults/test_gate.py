@@ -129,7 +129,7 @@ def test_a_client_that_was_not_sampled_is_refused() -> None:
     other = sorted({"h0", "h1", "h2", "h3"} - set(clean.sampled))[0]
     result = run(FedAvg(), 1, rounds=rounds, meddle=lambda a: [*a, (other, replace(a[0][1], client=other))])[-1]
     assert [failure.client for failure in result.failures] == [other]
-    assert "not asked" in result.failures[0].reason
+    assert "not sampled" in result.failures[0].reason
 
 
 def test_a_silent_client_is_recorded(expected: str) -> None:

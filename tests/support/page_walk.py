@@ -209,11 +209,15 @@ class Started:
         self._process.wait()
 
 
+def _set_environment(env: dict[str, str]) -> None:
+    os.environ.update(env)
+
+
 class Forked(Process):
     """A medfed command that stays, without an interpreter of its own."""
 
     def __init__(self, text: str, folder: Path, env: Mapping[str, str]) -> None:
-        super().__init__(words_of(text, env), folder / "log", prepare=partial(os.environ.update, env))
+        super().__init__(words_of(text, env), folder / "log", prepare=partial(_set_environment, env))
 
     @property
     def is_running(self) -> bool:

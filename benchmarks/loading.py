@@ -16,7 +16,6 @@ import nibabel
 import numpy as np
 import polars as pl
 import pydicom
-import wfdb
 from PIL import Image
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
@@ -168,6 +167,8 @@ def _standard(grey: np.ndarray, *, inverted: bool = False) -> object:
 
 
 def _wfdb(path: Path) -> np.ndarray:
+    import wfdb  # noqa: PLC0415 (large; loaded where it is used)
+
     record = wfdb.rdrecord(str(path.with_suffix("")))
     row = {name.upper(): number for number, name in enumerate(record.sig_name)}
     return np.asarray(record.p_signal[:, [row[lead] for lead in LEADS]].T, np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from medfed.sites.credentials import public_bytes, write_trial
 from medfed.sites.remote import Message, NoAnswer
 from support.clocks import BOUND, Hurry, until
+from support.lazily import lazily
 
-network = pytest.importorskip("medfed.sites.network", reason="the extra flower is not installed")
-transport = pytest.importorskip("medfed.sites.transport")
+pytestmark = pytest.mark.skipif(find_spec("flwr") is None, reason="the extra flower is not installed")
+network, transport = lazily("medfed.sites.network"), lazily("medfed.sites.transport")
 
 
 class Site:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from medfed.core.errors import RunError
 from medfed.sites.remote import Message, NoAnswer
 from support.clocks import BOUND, Hurry, until
+from support.lazily import lazily
 
-network = pytest.importorskip("medfed.sites.network", reason="the extra flower is not installed")
-transport = pytest.importorskip("medfed.sites.transport")
-httpx = pytest.importorskip("httpx")
+pytestmark = pytest.mark.skipif(find_spec("flwr") is None, reason="the extra flower is not installed")
+network, transport = lazily("medfed.sites.network"), lazily("medfed.sites.transport")
+httpx = lazily("httpx")
 
 from medfed.sites.credentials import (  # noqa: E402
     Certificates,

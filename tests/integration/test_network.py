@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("flwr", reason="the extra flower is not installed")
 
 from medfed.core.progress import Reporter
 from medfed.data.synthetic import write_folders
@@ -21,6 +20,7 @@ from medfed.study.study import load_study
 from support.federation_here import DeskPost, run_over
 from support.federation_trial import SITES, STUDY, Trial
 
+pytestmark = pytest.mark.skipif(find_spec("flwr") is None, reason="the extra flower is not installed")
 STUDIES = Path(__file__).parents[2] / "studies"
 SCAFFOLD = 'algorithm = {name = "scaffold", option = "II"}'
 CREAMFL = STUDY.replace(SCAFFOLD, 'algorithm = "creamfl"').replace("[7, 0, 0, 3]", "[6, 2, 0, 2]")

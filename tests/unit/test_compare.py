@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import norm, t
-from sklearn.metrics import roc_auc_score
 
 from medfed.core.errors import RunError
 from medfed.core.rng import numpy_rng
@@ -28,6 +26,10 @@ from medfed.records.schema import (
     TaskFacts,
 )
 from medfed.study.evaluation import BootstrapSettings
+from support.lazily import lazily
+
+metrics = lazily("sklearn.metrics")
+stats = lazily("scipy.stats")
 
 QUICK = BootstrapSettings(num_resamples=400)
 Scores = Mapping[str, np.ndarray]
@@ -109,7 +111,9 @@ def test_the_spread_over_seeds_is_that_of_a_t_interval() -> None:
     values = np.array([0.1, 0.4, 0.2, 0.9, 0.5])
     drawn = over_seeds(np.repeat(values[:, None], 40_000, axis=1), range(5))
     print("SE of a mean: s / √5 with the sample deviation s; stretched by t/z")
-    assert drawn.std() == pytest.approx(values.std(ddof=1) / np.sqrt(5) * t.ppf(0.975, 4) / norm.ppf(0.975), rel=0.02)
+    assert drawn.std() == pytest.approx(
+        values.std(ddof=1) / np.sqrt(5) * stats.t.ppf(0.975, 4) / stats.norm.ppf(0.975), rel=0.02
+    )
 
 
 @pytest.mark.parametrize(("seed_sd", "patient_sd"), [(1.0, 0.01), (0.01, 1.0), (0.15, 1.0)])
@@ -147,7 +151,7 @@ def test_values_are_means_over_seeds_and_over_tasks(tmp_path: Path) -> None:
     result = two_labels(tmp_path, 2.0, 1.0, 2, ("cd", "lod"))
     targets = np.arange(80) % 2
     by_hand = {
-        task: [roc_auc_score(targets, simulated(2.0, targets, "A", seed, task)) for seed in (0, 1)]
+        task: [metrics.roc_auc_score(targets, simulated(2.0, targets, "A", seed, task)) for seed in (0, 1)]
         for task in ("cd", "lod")
     }
     row = one(result.rows, label="A", model="fedkim", task="cd", metric="auroc")
@@ -185,7 +189,7 @@ def test_a_group_has_the_mean_of_its_models(tmp_path: Path) -> None:
     members = {f"local/client-{number}": simulated(1.0, targets, "local", number) for number in range(3)}
     content = {"cd": ("trained", targets, {"fedkim": simulated(1.0, targets, "x"), **members})}
     rows = compare_runs([write_run(tmp_path / "run", 0, content)], ["A"], QUICK).rows
-    values = [roc_auc_score(targets, probabilities) for probabilities in members.values()]
+    values = [metrics.roc_auc_score(targets, probabilities) for probabilities in members.values()]
     row = one(rows, model="local", task="cd", metric="auroc")
     assert row.value == pytest.approx(np.mean(values))
     assert row.ci_low < row.value < row.ci_high

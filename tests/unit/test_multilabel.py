@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from medfed.core.errors import StudyError
 from medfed.core.types import Batch
@@ -23,6 +22,9 @@ from medfed.study.study import study_of
 from medfed.tasks.base import TaskSet
 from medfed.tasks.multilabel import MultiLabel
 from support.federated_toys import CARD, WORDS
+from support.lazily import lazily
+
+metrics = lazily("sklearn.metrics")
 
 KIND = MultiLabelScorer()
 NAN = float("nan")
@@ -141,9 +143,9 @@ def oracle(truth: np.ndarray, probability: np.ndarray) -> dict[str, float]:
         right, said = truth[known, place].astype(int), probability[known, place]
         if len(set(right)) < 2:
             continue
-        scores["macro_auroc"].append(roc_auc_score(right, said))
-        scores["macro_auprc"].append(average_precision_score(right, said))
-        scores["macro_f1"].append(f1_score(right, said > 0.5, zero_division=0))
+        scores["macro_auroc"].append(metrics.roc_auc_score(right, said))
+        scores["macro_auprc"].append(metrics.average_precision_score(right, said))
+        scores["macro_f1"].append(metrics.f1_score(right, said > 0.5, zero_division=0))
     means = {name: float(np.mean(values)) if values else NAN for name, values in scores.items()}
     return {**means, "num_labels": float(len(scores["macro_auroc"]))}
 

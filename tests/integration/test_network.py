@@ -68,8 +68,9 @@ def test_scaffold_gives_the_same_bits_in_process_in_workers_and_over_the_network
     assert not (network.root / "clients").exists(), "what SCAFFOLD keeps at a site stays at the site"
     for site in SITES:
         assert list(trial.folder(site).state_folder.rglob("*.safetensors"))
-        kinds = [entry["kind"] for entry in trial.egress(site)]
-        assert kinds == ["greeting", "update", "update", "update", "scores"]
+        # On a slow machine the server may take a site for gone and send a message again; the site then answers twice.
+        left = list(dict.fromkeys((entry["kind"], entry["round"]) for entry in trial.egress(site)))
+        assert left == [("greeting", 0), ("update", 1), ("update", 2), ("update", 3), ("scores", 3)]
         assert "the chain holds" in trial.said(["site", "egress-report", str(trial.root / site)])
     greetings = network.read(GreetingFile).sites
     assert sorted(greetings) == list(SITES)

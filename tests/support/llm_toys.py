@@ -190,6 +190,7 @@ COMMON = {
 MIXED = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
 FAMILIES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "llama": ("llama", {"attention_bias": True, "tie_word_embeddings": True}),
+    "qwen2": ("qwen2", {"tie_word_embeddings": False}),
     "qwen3": ("qwen3", {**MIXED, "use_sliding_window": True}),
     "gemma": ("gemma", {}),
     "gemma2": ("gemma2", {**MIXED, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}),

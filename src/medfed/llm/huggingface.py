@@ -7,7 +7,7 @@ names its folder. Without the flag, ``model`` is looked up in the local Hugging 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,12 +30,31 @@ _REPACKING = "support_avx512bf16_for_cpu"
 
 
 class HubTokenizer:
-    """A transformers tokenizer as a prompt needs it."""
+    """A transformers tokenizer as a prompt and a conversation need it.
 
-    def __init__(self, tokenizer: Any) -> None:
+    Attributes:
+        starts: the ids that it puts before a text by itself.
+        bos: the first of these.
+        eos: its end-of-text token.
+        ends: all tokens that end an answer, those of the LLM's generation settings too.
+        has_template: whether it has a chat template.
+
+    Args:
+        tokenizer: as transformers loads it.
+        ends: end tokens of the LLM's generation settings.
+    """
+
+    def __init__(self, tokenizer: Any, ends: Collection[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self.bos: int | None = tokenizer.bos_token_id
+        self.starts = _starts(tokenizer)
+        self.bos: int | None = self.starts[0] if self.starts else None
         self.eos: int | None = tokenizer.eos_token_id
+        self.ends = frozenset(ends) | ({self.eos} if self.eos is not None else set())
+        self.has_template = bool(tokenizer.chat_template)
+
+    def chat(self, messages: list[dict[str, str]]) -> list[int]:
+        """Return the ids of a conversation, up to the beginning of the answer; the template decides on start tokens."""
+        return self.encode(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of ``text``, without special tokens."""
@@ -44,6 +63,18 @@ class HubTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids``."""
         return str(self._tokenizer.decode(list(ids)))
+
+
+def _starts(tokenizer: Any) -> tuple[int, ...]:
+    """Return the ids before a text that the tokenizer adds by itself; many have a start token and do not add it."""
+    whole, plain = (list(tokenizer.encode("x", add_special_tokens=added)) for added in (True, False))
+    return tuple(whole[: next(n for n in range(len(whole)) if whole[n : n + len(plain)] == plain)])
+
+
+def _end_tokens(model: nn.Module) -> list[int]:
+    """Return the end tokens of the generation settings, which may be one, several or none."""
+    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
 
 
 class Loaded(NamedTuple):
@@ -74,7 +105,7 @@ def load_language_model(settings: HuggingFaceSettings, path: Path | None) -> Loa
         hint = f"use a native causal LM; {_FETCH}"
         raise StudyError(f"cannot load the LLM: {_first_line(error)}", where=folder, hint=hint) from error
     _keep_whole(model, folder)
-    return Loaded(model, HubTokenizer(tokenizer), folder)
+    return Loaded(model, HubTokenizer(tokenizer, _end_tokens(model)), folder)
 
 
 def locate(settings: HuggingFaceSettings, path: Path | None) -> Path:

@@ -15,7 +15,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 SCHEMA_VERSION = "2"
 """Version 1 is every run without a ``schema_version``; :mod:`medfed.records.legacy` reads it."""
 
-Role = Literal["trained", "unseen"]
+Role = Literal["trained", "unseen", "knowledge"]
+"""Of a task: a trained one, one the injection never saw, or an examination without patients."""
 Json = Any
 """A value that JSON can hold, whose form depends on the kind of answer (see :class:`Prediction`)."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from medfed.evaluation.scorers.base import Scorer
 from medfed.evaluation.scorers.choice import Choice
+from medfed.evaluation.scorers.likelihood import TextLikelihood
 from medfed.evaluation.scorers.mask import Mask
 from medfed.evaluation.scorers.multilabel import MultiLabel
 from medfed.evaluation.scorers.ranking import Ranking
@@ -13,6 +14,8 @@ SCORERS: dict[str, Scorer] = {
     scorer.name: scorer
     for scorer in (
         Choice(),
+        Choice("examination", primary="accuracy"),
+        TextLikelihood(),
         Choice("closed_vqa", primary="balanced_accuracy"),  # a constant answer has a high plain accuracy
         MultiLabel(),
         Generated(),

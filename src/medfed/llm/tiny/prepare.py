@@ -18,6 +18,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
@@ -28,7 +29,7 @@ from medfed.llm.tiny.open_cases import OPEN
 from medfed.llm.tiny.pretrain import SPECIAL, Pretrained, pretrain
 from medfed.study.foundation import TinySettings
 
-VERSION = 3
+VERSION = 4
 """Raise it when pre-training changes: older cache entries are then passed over."""
 RECORD, WEIGHTS = "pretraining.json", "model.safetensors"
 REFERENCE = Path(__file__).parent / "corpus" / "reference.txt"
@@ -64,6 +65,8 @@ def _write(trained: Pretrained, folder: Path) -> None:
     try:
         trained.model.save_pretrained(partial)
         pad, start, end = SPECIAL
+        starting = [(start, trained.tokenizer.token_to_id(start))]
+        trained.tokenizer.post_processor = TemplateProcessing(single=f"{start} $A", special_tokens=starting)
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=trained.tokenizer, pad_token=pad, bos_token=start, eos_token=end
         )

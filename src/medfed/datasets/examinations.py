@@ -1,0 +1,188 @@
+"""Public medical examinations without patients: what an LLM knows is measured with them, before and after injection.
+
+Every set is read in the layout of its download, found below a data root by a file of its own.
+
+=============  ==================================================  =================================================
+set            layout                                              source
+=============  ==================================================  =================================================
+mmlu-medical   ``data/test/*_test.csv``: question, four options,   Hendrycks et al., ICLR 2021; the medical subjects
+               letter; no header                                   of MIRAGE (Xiong et al. 2024)
+medmcqa        ``data/dev.json``: a JSON object per line; ``cop``  Pal et al., CHIL 2022
+               counts the right option from 1
+medqa          ``…/US/4_options/phrases_no_exclude_test.jsonl``    Jin et al. 2020
+pubmedqa       ``data/ori_pqal.json``: yes, no or maybe            Jin et al., EMNLP 2019
+medquad        XML files with ``<Question>`` and ``<Answer>``      Ben Abacha and Demner-Fushman 2019
+=============  ==================================================  =================================================
+
+Deviations: PubMedQA's "maybe" is left out, and the abstract's conclusion is given in place of the abstract.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from medfed.core.errors import DataError
+
+LETTERS = ("A", "B", "C", "D")
+YES_NO = ("yes", "no")
+_DEPTHS = ("", "*/", "*/*/", "*/*/*/")
+
+
+class Question(NamedTuple):
+    """A question of an examination.
+
+    Attributes:
+        id: unique in its set.
+        text: what is asked, with the options and what to answer with.
+        answers: what is compared; a single one is a reference text whose likelihood counts.
+        right: number of the right answer.
+    """
+
+    id: str
+    text: str
+    answers: tuple[str, ...]
+    right: int
+
+
+@dataclass(frozen=True)
+class Examination:
+    """A set of questions.
+
+    Attributes:
+        name: of the set.
+        title: in reports.
+        metric: ``accuracy`` over options, ``auroc`` of yes, or ``nll``: mean negative log-likelihood of a token.
+        marker: a file below its folder, as a pattern.
+        read: returns the questions of a folder.
+    """
+
+    name: str
+    title: str
+    metric: str
+    marker: str
+    read: Callable[[Path], Iterator[Question]]
+
+    def find(self, root: Path) -> Path | None:
+        """Return its folder below ``root``, at most three levels deep; None if there is none."""
+        return next((path for depth in _DEPTHS for path in _with_marker(root, depth, self.marker)), None)
+
+    def sample(self, folder: Path, most: int) -> list[Question]:
+        """Return at most ``most`` questions, always the same ones: those with the lowest hash of their id.
+
+        Raises:
+            DataError: a file is not in the set's layout, or holds no question.
+        """
+        questions = sorted(self.read(folder), key=lambda one: hashlib.sha256(one.id.encode()).digest())
+        if not questions:
+            raise DataError("holds no question", where=folder, hint=f"download {self.title} again")
+        return questions[:most]
+
+
+def _with_marker(root: Path, depth: str, marker: str) -> Iterator[Path]:
+    places = [root] if not depth else sorted(path for path in root.glob(depth) if path.is_dir())
+    return (place for place in places if next(place.glob(marker), None) is not None)
+
+
+def _choice(id: str, text: str, options: Sequence[str], right: int) -> Question:
+    listed = "\n".join(f"{letter}. {option.strip()}" for letter, option in zip(LETTERS, options, strict=False))
+    asked = f"{text.strip()}\n{listed}\nAnswer with the letter of the right option."
+    return Question(id, asked, LETTERS[: len(options)], right)
+
+
+def _mmlu(folder: Path) -> Iterator[Question]:
+    for path in sorted((folder / "data" / "test").glob("*_test.csv")):
+        with path.open(encoding="utf-8", newline="") as file:
+            for number, row in enumerate(csv.reader(file), start=1):
+                if len(row) != 6 or row[5].strip() not in LETTERS:
+                    raise _broken(path, number, "a question, four options and a letter")
+                yield _choice(f"{path.stem}/{number}", row[0], row[1:5], LETTERS.index(row[5].strip()))
+
+
+def _medmcqa(folder: Path) -> Iterator[Question]:
+    path = folder / "data" / "dev.json"
+    for number, row in _lines(path):
+        options = [row.get(key) for key in ("opa", "opb", "opc", "opd")]
+        if not all(isinstance(option, str) for option in options) or row.get("cop") not in (1, 2, 3, 4):
+            raise _broken(path, number, "opa to opd, and cop from 1 to 4")
+        yield _choice(str(row["id"]), row["question"], options, row["cop"] - 1)
+
+
+def _medqa(folder: Path) -> Iterator[Question]:
+    (path,) = folder.glob(MEDQA)
+    for number, row in _lines(path):
+        options, right = row.get("options"), row.get("answer_idx")
+        if not isinstance(options, dict) or tuple(options) != LETTERS or right not in LETTERS:
+            raise _broken(path, number, "options A to D and their answer_idx")
+        yield _choice(f"medqa/{number}", row["question"], list(options.values()), LETTERS.index(right))
+
+
+def _pubmedqa(folder: Path) -> Iterator[Question]:
+    path = folder / "data" / "ori_pqal.json"
+    for id, row in _json(path).items():
+        if not isinstance(row, dict) or not {"QUESTION", "LONG_ANSWER", "final_decision"} <= row.keys():
+            raise DataError("lacks QUESTION, LONG_ANSWER or final_decision", where=f"{path}, entry {id!r}", hint=_AGAIN)
+        if row["final_decision"] in YES_NO:
+            text = f"{row['LONG_ANSWER'].strip()}\n{row['QUESTION'].strip()} Answer yes or no."
+            yield Question(id, text, YES_NO, YES_NO.index(row["final_decision"]))
+
+
+def _medquad(folder: Path) -> Iterator[Question]:
+    for path in sorted(folder.glob("*_QA*/*.xml")):
+        try:
+            root = ET.parse(path).getroot()  # noqa: S314 # expat bounds entity expansion since 2.4.1
+        except ET.ParseError as error:
+            raise DataError(f"not XML: {error}", where=path, hint=_AGAIN) from error
+        for pair in root.iter("QAPair"):
+            question, answer = (" ".join((pair.findtext(tag) or "").split()) for tag in ("Question", "Answer"))
+            if question and answer:
+                yield Question(f"{path.stem}/{pair.get('pid')}", question, (_first_words(answer),), 0)
+
+
+def _first_words(text: str, most: int = 60) -> str:
+    return " ".join(text.split(" ")[:most])
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield number, _object(line, f"{path}, line {number}")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return _object(path.read_text(encoding="utf-8"), str(path))
+
+
+def _object(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"not JSON: {error}", where=where, hint=_AGAIN) from error
+    if not isinstance(value, dict):
+        raise DataError("not a JSON object", where=where, hint=_AGAIN)
+    return value
+
+
+def _broken(path: Path, number: int, wanted: str) -> DataError:
+    return DataError(f"{wanted} are needed", where=f"{path}, line {number}", hint=_AGAIN)
+
+
+_AGAIN = "download the file again"
+MEDQA = "data_clean/questions/US/4_options/phrases_no_exclude_test.jsonl"
+EXAMINATIONS = {
+    one.name: one
+    for one in (
+        Examination("mmlu-medical", "MMLU, medical subjects", "accuracy", "data/test/anatomy_test.csv", _mmlu),
+        Examination("medmcqa", "MedMCQA", "accuracy", "data/dev.json", _medmcqa),
+        Examination("medqa", "MedQA", "accuracy", MEDQA, _medqa),
+        Examination("pubmedqa", "PubMedQA, conclusion given", "auroc", "data/ori_pqal.json", _pubmedqa),
+        Examination("medquad", "MedQuAD", "nll", "*_QA*/*.xml", _medquad),
+    )
+}

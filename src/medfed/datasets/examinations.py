@@ -11,6 +11,7 @@ medmcqa        ``data/dev.json``: a JSON object per line; ``cop``  Pal et al., C
                counts the right option from 1
 medqa          ``…/US/4_options/phrases_no_exclude_test.jsonl``    Jin et al. 2020
 pubmedqa       ``data/ori_pqal.json``: yes, no or maybe            Jin et al., EMNLP 2019
+sample         in the package, forty questions                     written for medfed: a look, no benchmark
 medquad        XML files with ``<Question>`` and ``<Answer>``      Ben Abacha and Demner-Fushman 2019
 =============  ==================================================  =================================================
 
@@ -22,6 +23,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import tomllib
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -70,7 +72,9 @@ class Examination:
     read: Callable[[Path], Iterator[Question]]
 
     def find(self, root: Path) -> Path | None:
-        """Return its folder below ``root``, at most three levels deep; None if there is none."""
+        """Return its folder below ``root``, at most three levels deep, or in the package; None if there is none."""
+        if self.marker == SAMPLE:
+            return Path(__file__).parent
         return next((path for depth in _DEPTHS for path in _with_marker(root, depth, self.marker)), None)
 
     def sample(self, folder: Path, most: int) -> list[Question]:
@@ -145,6 +149,13 @@ def _medquad(folder: Path) -> Iterator[Question]:
                 yield Question(f"{path.stem}/{pair.get('pid')}", question, (_first_words(answer),), 0)
 
 
+def _sample(folder: Path) -> Iterator[Question]:
+    listed = tomllib.loads((folder / SAMPLE).read_text(encoding="utf-8"))
+    for answer in YES_NO:
+        for number, text in enumerate(listed[answer], start=1):
+            yield Question(f"{answer}/{number}", f"{text} Answer yes or no.", YES_NO, YES_NO.index(answer))
+
+
 def _first_words(text: str, most: int = 60) -> str:
     return " ".join(text.split(" ")[:most])
 
@@ -175,10 +186,12 @@ def _broken(path: Path, number: int, wanted: str) -> DataError:
 
 
 _AGAIN = "download the file again"
+SAMPLE = "examination_sample.toml"
 MEDQA = "data_clean/questions/US/4_options/phrases_no_exclude_test.jsonl"
 EXAMINATIONS = {
     one.name: one
     for one in (
+        Examination("sample", "Forty questions of the package", "auroc", SAMPLE, _sample),
         Examination("mmlu-medical", "MMLU, medical subjects", "accuracy", "data/test/anatomy_test.csv", _mmlu),
         Examination("medmcqa", "MedMCQA", "accuracy", "data/dev.json", _medmcqa),
         Examination("medqa", "MedQA", "accuracy", MEDQA, _medqa),

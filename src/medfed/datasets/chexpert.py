@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from medfed.datasets.base import Dataset, Record, card_of
+from medfed.datasets.base import Dataset, Record
 from medfed.datasets.images import load_image
 from medfed.datasets.labels import CHEXPERT_LABELS, PRESENT, chexpert_labels
 from medfed.datasets.tables import flag, read_csv, require_cells
@@ -26,7 +26,6 @@ class CheXpert(Dataset):
     """JPEG files under ``valid/`` and ``train/`` and a table for each; the small release or the full one."""
 
     name = "chexpert"
-    card = card_of("chexpert")
     modalities = ("image",)
     targets = TARGETS
     marker = "valid/patient*"
@@ -34,13 +33,9 @@ class CheXpert(Dataset):
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per image, frontal and lateral. The first folder of a ``Path`` is ``root`` by its published name."""
-        tables = [
-            _table(root / name, split)
-            for name, split in TABLES.items()
-            if name == "valid.csv" or (root / name).exists()
-        ]
+        there = {root / name: split for name, split in TABLES.items() if split == "test" or (root / name).exists()}
         file = pl.col("Path").str.split("/").list.slice(1).list.join("/")
-        return pl.concat(tables).select(
+        return pl.concat(_table(path, split) for path, split in there.items()).select(
             example=file.str.replace(r"\.jpg$", ""),
             patient=pl.lit("chexpert:") + pl.col("patient"),
             site=pl.lit(self.card.sites[0]),

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from medfed.core.errors import DataError
-from medfed.datasets.base import Dataset, Record, card_of
+from medfed.datasets.base import Dataset, Record, require
 from medfed.datasets.images import load_image
 from medfed.datasets.labels import nih_patient, require_sources
 from medfed.datasets.tables import flag, read_csv, require_values
@@ -26,7 +25,6 @@ class CovidRadiography(Dataset):
     """PNG files in one folder per class; optionally a ``source_map.csv`` (file, source, patient_id) next to them."""
 
     name = "covid-radiography"
-    card = card_of("covid-radiography")
     modalities = ("image",)
     targets = ("covid",)
     marker = f"{FOLDER}/COVID"
@@ -53,12 +51,8 @@ class CovidRadiography(Dataset):
 
 def _images(root: Path, name: str) -> list[str]:
     folder = root / FOLDER / name / "images"
-    if not folder.is_dir():
-        raise DataError(
-            "the folder is missing",
-            where=folder,
-            hint=f"complete the download; expected {FOLDER}/{{{','.join(CLASSES)}}}/images/*.png",
-        )
+    hint = f"complete the download; expected {FOLDER}/{{{','.join(CLASSES)}}}/images/*.png"
+    require(folder.is_dir(), "the folder is missing", folder, hint)
     return [f"{name}/images/{path.name}" for path in sorted(folder.glob("*.png"))]
 
 

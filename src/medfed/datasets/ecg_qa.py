@@ -16,8 +16,7 @@ import numpy as np
 import polars as pl
 
 from medfed.core.catalog import DATASETS as KNOWN
-from medfed.core.errors import DataError
-from medfed.datasets.base import COMPLETE, Dataset, Record, card_of
+from medfed.datasets.base import COMPLETE, Dataset, Record, require
 from medfed.datasets.questions import read_entries
 from medfed.datasets.wfdb_records import read_wfdb
 
@@ -33,35 +32,24 @@ class EcgQa(Dataset):
     """Questions on noise in single ECGs; patients are PTB-XL's, under PTB-XL's names."""
 
     name = "ecg-qa"
-    card = card_of("ecg-qa")
     modalities = ("ecg",)
     targets = ("answer",)
     marker = f"ecgqa/ptbxl/{WORDING}"
     simulator = "medfed.twins.ecg_questions:write_ecg_qa_twin"
 
     def locate(self, data_root: Path) -> Path:
-        """Find the folder that holds both the questions and PTB-XL.
-
-        Raises:
-            DataError: one of the two is absent.
-        """
+        """Find the folder that holds both the questions and PTB-XL."""
         questions = super().locate(data_root)
         if (questions / TWIN_RECORDS).is_dir():
             return questions
         return Path(os.path.commonpath([questions, KNOWN[RECORDS].locate(data_root)]))
 
     def index(self, root: Path) -> pl.DataFrame:
-        """One row per question; ``closed`` if the kind of question is answered by yes or no (single-verify).
-
-        Raises:
-            DataError: a file is missing or malformed, or names an ECG that PTB-XL lacks; the message names file,
-                record and field.
-        """
+        """One row per question; ``closed`` if the kind of question is answered by yes or no (single-verify)."""
         questions = super().locate(root) / self.marker
         ecgs = _known_ecgs(root)
         rows = [row for folder in SPLITS for path in _files(questions / folder) for row in _rows(path, folder, ecgs)]
-        if not rows:
-            raise DataError("no question on noise in a single ECG", where=questions, hint=COMPLETE)
+        require(rows, "no question on noise in a single ECG", questions, COMPLETE)
         return pl.DataFrame(rows, schema_overrides={"site": pl.Utf8}, infer_schema_length=None)
 
     def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
@@ -92,8 +80,7 @@ def _known_ecgs(root: Path) -> dict[str, Ecg]:
 
 def _files(folder: Path) -> list[Path]:
     paths = sorted(folder.glob("*.json"))
-    if not paths:
-        raise DataError("the folder has no .json file", where=folder, hint=COMPLETE)
+    require(paths, "the folder has no .json file", folder, COMPLETE)
     return paths
 
 

@@ -41,14 +41,9 @@ class Line(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Origin of a kind of line.
+    """Origin of a kind of line: its first word, the table with its column of time, and the columns that follow.
 
-    Attributes:
-        kind: first word of the line.
-        table: table name.
-        time: its column of time.
-        words: columns whose values follow.
-        code, names: code column and the dictionary table that spells it out as ``label``, if any.
+    ``code`` and ``names`` are the code column and the dictionary table that spells it out as ``label``, if any.
     """
 
     kind: str
@@ -77,8 +72,7 @@ Records = Mapping[str, tuple[Line, ...]]
 def read_records(folder: Path) -> Records:
     """Return patient (``subject_id``) → lines, newest first, of the tables in ``folder``; a folder is read once.
 
-    Raises:
-        DataError: a table is not what its name says, lacks a column, or there is none at all.
+    Raises DataError if a table is not what its name says, lacks a column, or there is none at all.
     """
     stamps = tuple(sorted((path.name, path.stat().st_mtime_ns) for path in folder.glob("*") if path.is_file()))
     return _records(folder, stamps)
@@ -93,21 +87,18 @@ def record_text(lines: tuple[Line, ...], question: str) -> str:
 
 def people_file(folder: Path) -> Path:
     """Return the file that lists the patients: their table, else the database."""
-    return next((path for path in (folder / "patients.csv", folder / DATABASE) if path.is_file()), folder / DATABASE)
+    table = folder / "patients.csv"
+    return table if table.is_file() else folder / DATABASE
 
 
 def read_table(folder: Path, name: str, columns: tuple[str, ...]) -> pl.DataFrame | None:
     """Return ``columns`` of a table as lower-case text, or None if the folder lacks it.
 
-    Raises:
-        DataError: the table cannot be read, or lacks a column.
+    Raises DataError if the table cannot be read, or lacks a column.
     """
-    path = folder / f"{name}.csv"
-    if path.is_file():
-        table: pl.DataFrame | None = read_csv(path, ())
-    else:
-        path = folder / DATABASE
-        table = _from_database(path, name) if path.is_file() else None
+    csv = folder / f"{name}.csv"
+    path = csv if csv.is_file() else folder / DATABASE
+    table = read_csv(csv, ()) if path == csv else _from_database(path, name) if path.is_file() else None
     if table is None:
         return None
     table = table.rename({column: column.lower() for column in table.columns})
@@ -125,9 +116,8 @@ def _from_database(path: Path, name: str) -> pl.DataFrame | None:
             columns = [column[0] for column in cursor.description]
             rows = [[None if value is None else str(value) for value in row] for row in cursor]
     except sqlite3.Error as error:
-        raise DataError(
-            f"not a readable SQLite database ({error})", where=path, hint="build it again with EHRXQA's scripts"
-        ) from error
+        what, hint = f"not a readable SQLite database ({error})", "build it again with EHRXQA's scripts"
+        raise DataError(what, where=path, hint=hint) from error
     return pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.Utf8), orient="row")
 
 
@@ -135,11 +125,8 @@ def _from_database(path: Path, name: str) -> pl.DataFrame | None:
 def _records(folder: Path, _stamps: tuple[tuple[str, int], ...]) -> Records:
     people = read_table(folder, "patients", ("subject_id", "gender"))
     if people is None:
-        raise DataError(
-            f"neither patients.csv nor {DATABASE} is there",
-            where=folder,
-            hint="build EHRXQA's database with its scripts (build_dataset.sh), or copy it here",
-        )
+        hint = "build EHRXQA's database with its scripts (build_dataset.sh), or copy it here"
+        raise DataError(f"neither patients.csv nor {DATABASE} is there", where=folder, hint=hint)
     parts = [people.select("subject_id", date=pl.lit(""), words=pl.format("gender {}", pl.col("gender")))]
     parts += [part for source in SOURCES if (part := _lines(folder, source)) is not None]
     whole = pl.concat(parts).drop_nulls("subject_id").sort("date", descending=True, maintain_order=True)
@@ -155,20 +142,12 @@ def _lines(folder: Path, source: Source) -> pl.DataFrame | None:
     table = read_table(folder, source.table, ("subject_id", source.time, *code, *source.words))
     if table is None:
         return None
-    words = list(source.words)
-    if source.names:
-        names = read_table(folder, source.names, (source.code, source.label))
-        if names is not None:
-            table = table.join(names, source.code, "left")
-            words.insert(0, source.label)
-    line = pl.concat_str([pl.lit(source.kind), *(_cell(column) for column in words)], separator=" ", ignore_nulls=True)
-    known = table.filter(pl.col(source.time).is_not_null())
-    return known.select("subject_id", date=pl.col(source.time).str.slice(0, 10), words=line)
-
-
-def _cell(column: str) -> pl.Expr:
-    """Return the column's text; a number without its superfluous zeros."""
-    return pl.col(column).str.replace(r"\.0+$", "")
+    words = source.words
+    if source.names and (names := read_table(folder, source.names, (source.code, source.label))) is not None:
+        table, words = table.join(names, source.code, "left"), (source.label, *words)
+    cells = [pl.col(column).str.replace(r"\.0+$", "") for column in words]  # numbers without superfluous zeros
+    line = pl.concat_str([pl.lit(source.kind), *cells], separator=" ", ignore_nulls=True)
+    return table.drop_nulls(source.time).select("subject_id", date=pl.col(source.time).str.slice(0, 10), words=line)
 
 
 @lru_cache(maxsize=100_000)

@@ -30,7 +30,7 @@ import numpy as np
 import polars as pl
 
 from medfed.core.errors import DataError
-from medfed.datasets.base import COMPLETE, Dataset, Record, card_of
+from medfed.datasets.base import COMPLETE, Dataset, Record, require
 from medfed.datasets.ehr_records import people_file, read_records, read_table, record_text
 from medfed.datasets.images import load_image
 from medfed.datasets.questions import Entry, read_entries, text_bytes
@@ -69,18 +69,13 @@ class Ehrxqa(Dataset):
     """EHRXQA's questions about a single patient; patients are MIMIC's, under MIMIC's ids."""
 
     name = "ehrxqa"
-    card = card_of("ehrxqa")
     modalities = ("image", "ehr", "question")
     targets = ("answer",)
     marker = f"{DATABASE}/train"
     simulator = "medfed.twins.ehrxqa:write_ehrxqa_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
-        """One row per question about a single patient; ``scope`` is ``image``, ``table`` or ``joint``.
-
-        Raises:
-            DataError: a file is missing or malformed; the message names file, record and field.
-        """
+        """One row per question about a single patient; ``scope`` is ``image``, ``table`` or ``joint``."""
         studies = {name: _studies(root / DATABASE / name) for name in sorted(set(FILES.values()))}
         people = {name: str(people_file(root / DATABASE / name).relative_to(root)) for name in studies}
         images = next((hit for pattern in IMAGES for hit in sorted(root.glob(pattern))), root / IMAGES[0])
@@ -89,29 +84,21 @@ class Ehrxqa(Dataset):
             for entry in read_entries(_file(root, name)):
                 if (row := _row(entry, studies[database])) is not None:
                     film = [_image(images, row, root)] if row["image_id"] else []
-                    row["files"] = [*film, people[database]]
-                    rows.append({**row, "split": _split(database, str(row["subject"])), "database": database})
-        if not rows:
-            raise DataError("no question is about a single patient", where=root, hint=COMPLETE)
+                    split = _split(database, str(row["subject"]))
+                    rows.append({**row, "files": [*film, people[database]], "split": split, "database": database})
+        require(rows, "no question is about a single patient", root, COMPLETE)
         return pl.DataFrame(rows, infer_schema_length=None).with_columns(site=pl.lit(None, pl.Utf8))
 
     def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
-        """Return the question and the patient's record as UTF-8 bytes, and the image (grey in [0, 1]) if one is needed.
-
-        Raises:
-            DataError: the image is missing or cannot be decoded, or the patient is in no table.
-        """
-        folder, example = root / DATABASE / record["database"], record["example"]
-        lines = read_records(folder).get(record["subject"])
-        if lines is None:
-            what = f"example {example!r} asks about a patient that the tables lack"
-            raise DataError(what, where=folder / "patients.csv", hint=REBUILD)
+        """Return the question and the patient's record as UTF-8 bytes, and the image (grey in [0, 1]) if needed."""
+        folder, asks = root / DATABASE / record["database"], f"example {record['example']!r} asks about"
+        lines = read_records(folder).get(record["subject"], ())
+        require(lines, f"{asks} a patient that the tables lack", folder / "patients.csv", REBUILD)
         text = {"question": text_bytes(record["question"]), "ehr": text_bytes(record_text(lines, record["question"]))}
         if record["scope"] == "table":
             return text
-        if record["image_id"] is None:
-            what = f"example {example!r} asks about an X-ray that tb_cxr lacks"
-            raise DataError(what, where=folder / "tb_cxr.csv", hint=REBUILD)
+        known = record["image_id"] is not None
+        require(known, f"{asks} an X-ray that tb_cxr lacks", folder / "tb_cxr.csv", REBUILD)
         return {**text, "image": load_image(root, record, f"{DATABASE}/{record['database']}/tb_cxr.csv")}
 
 
@@ -127,12 +114,10 @@ def _split(database: str, subject: str) -> str:
 
 
 def _studies(folder: Path) -> Studies:
-    columns = ("subject_id", "study_id", "image_id", "studydatetime")
-    table = read_table(folder, "tb_cxr", columns)
+    table = read_table(folder, "tb_cxr", ("subject_id", "study_id", "image_id", "studydatetime"))
     if table is None:
-        raise DataError(
-            "the table of X-rays is missing", where=folder / "tb_cxr.csv", hint="build the database: build_dataset.sh"
-        )
+        hint = "build the database: build_dataset.sh"
+        raise DataError("the table of X-rays is missing", where=folder / "tb_cxr.csv", hint=hint)
     rows = table.drop_nulls().sort("studydatetime", maintain_order=True).rows(named=True)
     return Studies({row["study_id"]: row for row in rows}, {row["subject_id"]: row for row in rows})
 
@@ -181,15 +166,10 @@ def _image(images: Path, row: Mapping[str, object], root: Path) -> str:
 
 
 def answer_text(entry: Entry) -> str:
-    """Return the answer of a question as text.
-
-    Raises:
-        DataError: it is missing, or not a list of texts and numbers; the message names file, record and field.
-    """
+    """Return the answer of a question as text; raise DataError if it is not a list of texts and numbers."""
     if "answer" not in entry.fields:
-        raise entry.error(
-            "answer", "is missing", "the released question files have no answers: run the authors' build_dataset.sh"
-        )
+        hint = "the released question files have no answers: run the authors' build_dataset.sh"
+        raise entry.error("answer", "is missing", hint)
     answer = entry.fields["answer"]
     values = answer if isinstance(answer, list) else [answer]
     whether = bool(WHETHER.search(entry.text("q_tag").lower()))
@@ -210,10 +190,8 @@ def _part(entry: Entry, value: object, whether: bool) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{round(value, 6):.6f}".rstrip("0").rstrip(".")
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, str):
-        return " ".join(value.lower().split())
+    if isinstance(value, int | str):
+        return " ".join(str(value).lower().split())
     raise entry.error("answer", f"holds a value of type {type(value).__name__}; texts and numbers are allowed")
 
 

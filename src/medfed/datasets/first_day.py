@@ -16,6 +16,7 @@ import polars as pl
 from jaxtyping import Float32
 
 from medfed.datasets.base import Dataset, Record
+from medfed.datasets.tables import constant_files, find_table
 from medfed.modalities.timeseries import LABS
 
 NUM_HOURS = 24
@@ -54,10 +55,9 @@ class FirstDay(NamedTuple):
 
 
 def first_day(events: pl.DataFrame) -> FirstDay:
-    """Lay ``events`` out by stay, hour and variable.
+    """Lay events out by stay, hour and variable.
 
-    Args:
-        events: columns stay (text), minute (since admission), variable (of :data:`LABS`), unit (text or null), value.
+    Their columns are stay (text), minute (since admission), variable (of :data:`LABS`), unit (text or null) and value.
     """
     factors = [(variable, unit, factor) for variable, units in UNITS.items() for unit, factor in units.items()]
     known = pl.DataFrame(factors, schema=["variable", "unit", "factor"], orient="row")
@@ -78,15 +78,23 @@ def first_day(events: pl.DataFrame) -> FirstDay:
 
 
 class FirstDayDataset(Dataset):
-    """Stays with laboratory values of the first day; the target is death in hospital.
-
-    Attributes:
-        stay: the index column that names a stay in :meth:`series`.
-    """
+    """Stays with laboratory values of the first day; the target is death in hospital."""
 
     modalities = ("labs", "person")
     targets = ("mortality",)
     stay: ClassVar[str]
+    """The index column that names a stay in :meth:`series`."""
+    tables: ClassVar[tuple[str, ...]]
+
+    def index(self, root: Path) -> pl.DataFrame:
+        """One row per stay; ``mortality`` is death before discharge from hospital, null where not recorded."""
+        columns = ("example", "patient", "site", "split", "files", "mortality", "age", "female", self.stay)
+        files = [find_table(root, name).relative_to(root).as_posix() for name in self.tables]
+        return self.stays(root).with_columns(constant_files(files), split=pl.lit(None, pl.Utf8)).select(columns)
+
+    @abstractmethod
+    def stays(self, root: Path) -> pl.DataFrame:
+        """Return the columns of the index but ``split`` and ``files``."""
 
     @abstractmethod
     def series(self, root: Path) -> FirstDay:

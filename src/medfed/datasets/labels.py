@@ -31,31 +31,19 @@ PRESENT, ABSENT, UNCERTAIN, NOT_MENTIONED = "1.0", "0.0", "-1.0", ""
 
 
 def chexpert_labels(table: pl.DataFrame, columns: Collection[str], path: Path) -> pl.DataFrame:
-    """Return ``table`` with its label ``columns`` in one spelling: 1.0, 0.0, -1.0 (uncertain) or empty.
-
-    Raises:
-        DataError: a cell holds another value.
-    """
-    one_spelling = [pl.col(column).fill_null("").str.replace(r"^(-?[01])$", "${1}.0") for column in columns]
-    table = table.with_columns(one_spelling)
+    """Return ``table`` with its label ``columns`` in one spelling: 1.0, 0.0, -1.0 (uncertain) or empty."""
+    table = table.with_columns(pl.col(*columns).fill_null("").str.replace(r"^(-?[01])$", "${1}.0"))
     for column in columns:
         require_values(table, column, (PRESENT, ABSENT, UNCERTAIN, NOT_MENTIONED), path)
     return table
 
 
 def require_sources(needed: pl.Series, mapped: pl.Series, path: Path) -> None:
-    """Check that the source map at ``path`` has a row for each of ``needed``, else patients would be guesses.
-
-    Raises:
-        DataError: naming the first one without a row.
-    """
+    """Check that the source map at ``path`` has a row for each of ``needed``, else patients would be guesses."""
     unknown = needed.filter(~needed.is_in(mapped.to_list()))
     if not unknown.is_empty():
-        raise DataError(
-            f"no row for {unknown[0]!r}, so its patient is unknown",
-            where=path,
-            hint="add the row, or remove the map to count each image as a patient",
-        )
+        hint = "add the row, or remove the map to count each image as a patient"
+        raise DataError(f"no row for {unknown[0]!r}, so its patient is unknown", where=path, hint=hint)
 
 
 def nih_patient(number: pl.Expr) -> pl.Expr:

@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 
 from medfed.core.errors import DataError
-from medfed.datasets.base import AGAIN, Dataset, Record, card_of
+from medfed.datasets.base import AGAIN, Dataset, Record, require
 from medfed.datasets.images import read_grey
 from medfed.datasets.labels import ABSENT, CHEXPERT_LABELS, NOT_MENTIONED, PRESENT, UNCERTAIN, chexpert_labels
 from medfed.datasets.questions import text_bytes
@@ -45,53 +45,39 @@ class MimicCxr(Dataset):
     """MIMIC-CXR-JPG with the reports of MIMIC-CXR."""
 
     name = "mimic-cxr"
-    card = card_of("mimic-cxr")
     modalities = ("image", "report")
     targets = tuple(CHEXPERT_LABELS)
     marker = f"{SPLIT}*"
     simulator = "medfed.twins.mimic_cxr:write_mimic_cxr_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
-        """One row per study of the split table, with its first frontal film; ``files`` are the film and the report.
-
-        Raises:
-            DataError: a table is missing, damaged or lacks a column, or a split, a label or an id is unheard of.
-        """
-        films = _films(root)
-        studies = films.sort("study_id", "rank", "dicom_id").unique("study_id", keep="first", maintain_order=True)
+        """One row per study of the split table, with its first frontal film; ``files`` are the film and the report."""
+        films = _films(root).sort("study_id", "rank", "dicom_id")
+        studies = films.unique("study_id", keep="first", maintain_order=True)
         table = studies.join(_labels(root), on="study_id", how="left")
         subject, study = pl.col("subject_id"), pl.col("study_id")
         folder = pl.format("files/p{}/p{}/s{}", subject.str.slice(0, 2), subject, study)
-        reports = f"{REPORTS}/" if (root / REPORTS).is_dir() else ""
+        reports = pl.lit(f"{REPORTS}/" if (root / REPORTS).is_dir() else "")
+        film, report = pl.format("{}/{}.jpg", folder, pl.col("dicom_id")), pl.format("{}{}.txt", reports, folder)
         return table.select(
             pl.format("mimic-cxr:s{}", study).alias("example"),
             pl.format("mimic:{}", subject).alias("patient"),
             pl.lit(self.card.sites[0]).alias("site"),
             pl.col("split").replace_strict(SPLITS),
-            pl.concat_list(
-                pl.format("{}/{}.jpg", folder, pl.col("dicom_id")), pl.format("{}{}.txt", pl.lit(reports), folder)
-            ).alias("files"),
+            pl.concat_list(film, report).alias("files"),
             *CHEXPERT_LABELS,
         )
 
     def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
-        """Return the film in [0, 1] and the UTF-8 bytes of the report's findings; either may be absent.
-
-        Raises:
-            DataError: a file is damaged, or both are missing.
-        """
+        """Return the film in [0, 1] and the UTF-8 bytes of the report's findings; one of them may be absent."""
         film, report = (root / file for file in record["files"])
         arrays: dict[str, np.ndarray] = {}
         if film.is_file():
             arrays["image"] = read_grey(film)
         if report.is_file() and (text := _read_report(report)):
             arrays["report"] = text_bytes(text)
-        if not arrays:
-            raise DataError(
-                f"neither the film nor a report of study {record['example']} is there",
-                where=film,
-                hint="complete the download, or leave such studies out with --skip-bad",
-            )
+        what = f"neither the film nor a report of study {record['example']} is there"
+        require(arrays, what, film, "complete the download, or leave such studies out with --skip-bad")
         return arrays
 
 
@@ -110,23 +96,18 @@ def _films(root: Path) -> pl.DataFrame:
 
 def _labels(root: Path) -> pl.DataFrame:
     """One row per study: 1, 0, or null where the label is uncertain."""
-    path = find_table(root, LABELS)
-    table = read_table(root, LABELS, ("study_id", *CHEXPERT_LABELS.values()))
-    if table["study_id"].is_duplicated().any():
-        raise DataError("a study is listed twice", where=path, hint=AGAIN)
-    return chexpert_labels(table, CHEXPERT_LABELS.values(), path).select(
-        "study_id",
-        **{
-            name: pl.col(column).replace_strict(VALUE, return_dtype=pl.Int8) for name, column in CHEXPERT_LABELS.items()
-        },
-    )
+    path, columns = find_table(root, LABELS), CHEXPERT_LABELS.values()
+    table = read_table(root, LABELS, ("study_id", *columns))
+    require(table["study_id"].is_unique().all(), "a study is listed twice", path, AGAIN)
+    labels = pl.col(*columns).replace_strict(VALUE, return_dtype=pl.Int8)
+    names = {column: name for name, column in CHEXPERT_LABELS.items()}
+    return chexpert_labels(table, columns, path).select("study_id", labels).rename(names)
 
 
 def _read_report(path: Path) -> str:
     """Return the findings and the impression of a report file as one line; empty if it says nothing.
 
-    Raises:
-        DataError: the file is not UTF-8 text. The message quotes nothing of it.
+    Raises DataError if the file is not UTF-8 text. The message quotes nothing of it.
     """
     try:
         return sections(path.read_text(encoding="utf-8"))

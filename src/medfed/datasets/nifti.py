@@ -13,10 +13,9 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from medfed.core.errors import DataError
-from medfed.datasets.base import require_file
+from medfed.datasets.base import require, require_file
 
 AGAIN = "the file is truncated or damaged: download it again"
-
 DAMAGED = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error)
 
 
@@ -28,10 +27,9 @@ class Scan(NamedTuple):
 
 
 def read_nifti(path: Path) -> Scan:
-    """Read a three-dimensional NIfTI file.
+    """Read a NIfTI file.
 
-    Raises:
-        DataError: it is missing, truncated, not NIfTI, not three-dimensional, or a voxel is not finite.
+    Raises DataError if it is missing, truncated, not NIfTI, not three-dimensional, or a voxel is not finite.
     """
     require_file(path)
     try:
@@ -41,11 +39,9 @@ def read_nifti(path: Path) -> Scan:
     except DAMAGED as error:
         kind = f"{type(error).__name__}, {path.stat().st_size} bytes"
         raise DataError(f"not a readable NIfTI volume ({kind})", where=path, hint=AGAIN) from error
-    if voxels.ndim != 3:
-        raise DataError(f"a volume of shape {voxels.shape}; expected three axes", where=path, hint=AGAIN)
+    require(voxels.ndim == 3, f"a volume of shape {voxels.shape}; expected three axes", path, AGAIN)
     bad = voxels.size - int(np.isfinite(voxels).sum())
-    if bad:
-        raise DataError(f"{bad} of {voxels.size} voxels are not finite", where=path, hint=AGAIN)
+    require(not bad, f"{bad} of {voxels.size} voxels are not finite", path, AGAIN)
     return Scan(voxels, spacing)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from medfed.datasets.base import Dataset, Record, card_of
+from medfed.datasets.base import Dataset, Record
 from medfed.datasets.tables import read_csv, require_cells, whole_numbers
 from medfed.datasets.wfdb_records import read_wfdb
 
@@ -28,7 +28,6 @@ class PTBXL(Dataset):
     """PTB-XL at 100 Hz."""
 
     name = "ptbxl"
-    card = card_of("ptbxl")
     modalities = ("ecg",)
     targets = ("abnormal", "ectopic_beats")
     marker = TABLE
@@ -39,9 +38,6 @@ class PTBXL(Dataset):
 
         ``abnormal`` is 0 if the statement NORM has a likelihood above 50, else 1. ``ectopic_beats`` is 1 if the column
         extra_beats holds "ES" (1ES, VES, SVES, …), else 0.
-
-        Raises:
-            DataError: the table is missing or malformed; the message names column and row.
         """
         path = root / TABLE
         table = read_csv(path, COLUMNS)

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from medfed.core.errors import DataError
-from medfed.datasets.base import Dataset, Record, card_of
+from medfed.datasets.base import Dataset, Record
 from medfed.datasets.images import load_image
 from medfed.datasets.labels import nih_patient, require_sources
 from medfed.datasets.tables import flag, read_csv, require_values
@@ -27,7 +27,6 @@ class RsnaPneumonia(Dataset):
     """DICOM files and a class table; optionally a ``source_map.csv`` (patientId, nih_patient_id) next to them."""
 
     name = "rsna-pneumonia"
-    card = card_of("rsna-pneumonia")
     modalities = ("image",)
     targets = ("lung_opacity",)
     marker = TABLE
@@ -65,11 +64,8 @@ def _classes(path: Path) -> pl.DataFrame:
     if not twice.is_empty():
         patient = twice["patientId"][0]
         names = " and ".join(repr(name) for name in twice.filter(pl.col("patientId") == patient)["class"])
-        raise DataError(
-            f"patientId {patient!r} has the classes {names}",
-            where=path,
-            hint="download the table again; one patient has one class",
-        )
+        hint = "download the table again; one patient has one class"
+        raise DataError(f"patientId {patient!r} has the classes {names}", where=path, hint=hint)
     return once.filter(pl.col("class") != OTHER)
 
 

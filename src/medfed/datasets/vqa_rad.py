@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from medfed.datasets.base import Dataset, Record, card_of
+from medfed.datasets.base import Dataset, Record
 from medfed.datasets.questions import ImageQuestions, read_entries, text_bytes
 
 FOLDER = "data_RAD"
@@ -24,7 +24,6 @@ class VqaRad(ImageQuestions):
     """VQA-RAD; a patient is an image, of which the release has one per case."""
 
     name = "vqa-rad"
-    card = card_of("vqa-rad")
     folder, images, image_field = FOLDER, "images", "image_name"
     marker = f"{FOLDER}/trainset.json"
     simulator = "medfed.twins.vqa:write_vqa_rad_twin"
@@ -34,11 +33,7 @@ class VqaRad(ImageQuestions):
         return Path(image).stem
 
     def index(self, root: Path) -> pl.DataFrame:
-        """One row per question.
-
-        Raises:
-            DataError: a file is missing or malformed; the message names file, record and field.
-        """
+        """One row per question."""
         rows = [
             self.row(entry, "vqa-rad", split)
             for name, split in SPLITS.items()
@@ -61,7 +56,7 @@ class VqaRadClosed(VqaRad):
     targets = ("yes",)
 
     def index(self, root: Path) -> pl.DataFrame:
-        """One row per yes/no question; raises as :meth:`VqaRad.index` does."""
+        """One row per yes/no question."""
         answers = {"yes": 1, "no": 0}
         yes = pl.col("answer").str.to_lowercase().replace_strict(answers, default=None, return_dtype=pl.Int8)
         return super().index(root).with_columns(yes=yes).filter(pl.col("closed") & pl.col("yes").is_not_null())

@@ -18,11 +18,7 @@ from medfed.modalities.base import Modality
 
 
 class LabPercentiles(Modality):
-    """Laboratory percentiles and flags of those measured.
-
-    Attributes:
-        num_labs: laboratory tests.
-    """
+    """Laboratory percentiles and flags of those measured."""
 
     units: ClassVar[str] = "percentile in [0, 1] of the training set"
     name: str = "lab-percentiles"
@@ -34,14 +30,7 @@ class LabPercentiles(Modality):
         return (2 * self.num_labs,)
 
     def prepare(self, raw: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, " value"]:
-        """Lay percentiles and flags side by side.
-
-        Args:
-            raw: ``[2, num_labs]``: percentiles in [0, 1], then 1 where measured and 0 where not.
-
-        Raises:
-            DataError: another shape, a percentile outside [0, 1] (or NaN), or a flag that is neither 0 nor 1.
-        """
+        """Lay the two rows side by side: percentiles in [0, 1], and flags, 1 where measured and 0 where not."""
         hint = "check the dataset's load"
         if raw.shape != (2, self.num_labs):
             wrong = f"laboratory values have shape {raw.shape}; {(2, self.num_labs)} is needed"

@@ -37,12 +37,7 @@ CLIP = 5.0
 
 
 class TimeSeriesModality(Modality):
-    """Variables by the hour since admission; a sample is ``[hour, values then observed flags]``.
-
-    Attributes:
-        variables: names, in channel order.
-        num_hours: hours of a sample, counted from admission.
-    """
+    """Variables by the hour since admission; a sample is ``[hour, values then observed flags]``."""
 
     units: ClassVar[str] = "clinical units per variable"
     variables: tuple[str, ...] = Field(min_length=1)
@@ -59,18 +54,11 @@ class TimeSeriesModality(Modality):
         return len(self.variables)
 
     def prepare(self, raw: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "hour channel"]:
-        """Keep the first hours; hours beyond the stay are unobserved. NaN (or infinite) means not observed.
-
-        Raises:
-            DataError: ``raw`` does not have one column per variable.
-        """
+        """Keep the first hours; hours beyond the stay are unobserved. NaN (or infinite) means not observed."""
         count = len(self.variables)
         if raw.ndim != 2 or raw.shape[1] != count:
-            raise DataError(
-                f"the series has shape {raw.shape}; [hours, {count} variables] is needed",
-                where=self.name,
-                hint=f"the variables are {', '.join(self.variables)}",
-            )
+            what = f"the series has shape {raw.shape}; [hours, {count} variables] is needed"
+            raise DataError(what, where=self.name, hint=f"the variables are {', '.join(self.variables)}")
         kept = raw[: self.num_hours]
         observed = np.isfinite(kept)
         sample = np.zeros(self.sample_shape, np.float32)

@@ -26,7 +26,7 @@ Deviation: the authors learn an embedding for an absent modality (in their Symil
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import ClassVar, Literal
 
 import torch
@@ -45,15 +45,10 @@ Present = Bool[Tensor, "example query"]
 Candidates = Float[Tensor, "candidate dim"]
 Scores = Float[Tensor, "example candidate"]
 Vectors = Float[Tensor, "batch modality dim"]
-"""Representations of a batch."""
 
 
 class Retrieval(TrainableTask, ABC):
-    """Align the modalities, retrieve one of them by the others.
-
-    Attributes:
-        retrieved: the modality that is looked for; all others are the query.
-    """
+    """Align the modalities, retrieve one of them (``retrieved``) by the others, which are the query."""
 
     kind: ClassVar[str] = "retrieval"
     metric_kind: ClassVar[str] = "retrieval"
@@ -77,19 +72,15 @@ class Retrieval(TrainableTask, ABC):
         scores = self.similarities(model, examples)
         count = len(examples)
         answers: list[Json] = [{"rank": rank, "candidates": count} for rank in ranks(scores, torch.arange(count))]
-        listed = listed_candidates(examples)
-        if listed is not None:
-            for number, (answer, rows) in enumerate(zip(answers, listed, strict=True)):
-                among = scores[number, rows]
-                rank = ranks(among[None], torch.tensor([rows.index(number)]))[0]
-                answer |= {"listed_rank": rank, "listed_candidates": len(rows)}
+        for number, rows in enumerate(listed_candidates(examples) or ()):
+            (rank,) = ranks(scores[None, number, rows], torch.tensor([rows.index(number)]))
+            answers[number] |= {"listed_rank": rank, "listed_candidates": len(rows)}
         return answers
 
     def similarities(self, model: nn.Module, examples: TaskSet) -> Scores:
         """Return the score of every example's film (column) for every example's query (row), on the CPU."""
-        parts = [
-            (model(self, batch).cpu().double(), self._present(batch).cpu()) for batch in examples.batches_for(model)
-        ]
+        batches = examples.batches_for(model)
+        parts = [(model(self, batch).cpu().double(), self._present(batch).cpu()) for batch in batches]
         vectors, present = (torch.cat(part) for part in zip(*parts, strict=True))
         target = self.modalities.index(self.retrieved)
         query = [number for number in range(len(self.modalities)) if number != target]
@@ -110,13 +101,10 @@ class Retrieval(TrainableTask, ABC):
 
 
 class SymileRetrieval(Retrieval):
-    """The Symile loss, and the multilinear inner product as the score.
-
-    Attributes:
-        negatives: ``n`` shuffles the other modalities once per anchor; ``n_squared`` takes all combinations.
-    """
+    """The Symile loss, and the multilinear inner product as the score."""
 
     negatives: Literal["n", "n_squared"] = "n"
+    """``n`` shuffles the other modalities once per anchor; ``n_squared`` takes all combinations."""
 
     @property
     def order(self) -> int:
@@ -125,8 +113,10 @@ class SymileRetrieval(Retrieval):
 
     def loss(self, outputs: Vectors, batch: Batch) -> Float[Tensor, ""]:
         """Symile loss over the complete examples; the shuffles are a pure function of the batch's example ids."""
-        present = self._present(batch).to(outputs.device)
-        shuffles = self._shuffles(batch, int(present.all(1).sum()))
+        present, shuffles = self._present(batch).to(outputs.device), None
+        if self.negatives == "n":
+            rng, count = torch_rng("symile", *batch.examples), int(present.all(1).sum())
+            shuffles = torch.stack([torch.randperm(count, generator=rng) for _ in self.modalities])
         with _full_precision(outputs):
             return symile_loss(outputs.float(), present, shuffles)
 
@@ -134,12 +124,6 @@ class SymileRetrieval(Retrieval):
         """Multilinear inner product of a candidate and the query modalities that are present; 0 if none is."""
         product = queries.masked_fill(~present[..., None], 1).prod(1)
         return (product * present.any(1, keepdim=True)) @ candidates.T
-
-    def _shuffles(self, batch: Batch, count: int) -> Int[Tensor, "modality complete"] | None:
-        if self.negatives == "n_squared":
-            return None
-        rng = torch_rng("symile", *batch.examples)
-        return torch.stack([torch.randperm(count, generator=rng) for _ in self.modalities])
 
 
 class PairwiseRetrieval(Retrieval):
@@ -167,8 +151,7 @@ def _full_precision(outputs: Tensor) -> torch.autocast:
 
 def ranks(scores: Float[Tensor, "query candidate"], right: Int[Tensor, " query"]) -> list[int]:
     """Return the 1-based rank of every query's ``right`` candidate, ties counted against it."""
-    score_of_right = scores.gather(1, right[:, None])
-    at_least: list[int] = (scores >= score_of_right).sum(1).tolist()  # the right one is among them
+    at_least: list[int] = (scores >= scores.gather(1, right[:, None])).sum(1).tolist()  # the right one among them
     return at_least
 
 
@@ -176,34 +159,25 @@ def listed_candidates(examples: TaskSet) -> list[list[int]] | None:
     """Return the places in the set of every example's listed candidates; None unless every example has all of them."""
     if CANDIDATES not in examples.data.index.columns:
         return None
-    place: Mapping[str, int] = {example: number for number, example in enumerate(examples.examples)}
-    listed: Sequence[Sequence[str] | None] = examples.data.index[CANDIDATES].gather(examples.rows).to_list()
+    place = {example: number for number, example in enumerate(examples.examples)}
+    listed: list[list[str] | None] = examples.data.index[CANDIDATES].gather(examples.rows).to_list()
     if any(names is None or not set(names) <= place.keys() for names in listed):
         return None
     return [[place[name] for name in names or ()] for names in listed]
 
 
 def symile_loss(
-    vectors: Vectors,
-    present: Bool[Tensor, "batch modality"],
-    shuffles: Int[Tensor, "modality complete"] | None,
+    vectors: Vectors, present: Bool[Tensor, "batch modality"], shuffles: Int[Tensor, "modality complete"] | None
 ) -> Float[Tensor, ""]:
     """Return the mean over anchors of the Symile loss over the complete examples.
 
-    Args:
-        vectors: representations; a product of one per modality is a logit.
-        present: which are there.
-        shuffles: per modality a permutation of the complete examples (O(n) negatives); None takes all combinations
-            (O(n²)).
-
-    Returns:
-        0 (with a gradient of 0) where fewer than two examples are complete: there is nothing to contrast.
+    ``shuffles`` has a permutation of the complete examples per modality (O(n) negatives); None takes all combinations
+    (O(n²)). Where fewer than two examples are complete there is nothing to contrast: 0, with a gradient of 0.
     """
     complete = vectors[present.all(1)]
     if len(complete) < 2:
         return vectors.sum() * 0
-    anchors = range(complete.shape[1])
-    return torch.stack([_anchored(complete, anchor, shuffles) for anchor in anchors]).mean()
+    return torch.stack([_anchored(complete, anchor, shuffles) for anchor in range(complete.shape[1])]).mean()
 
 
 def _anchored(
@@ -228,11 +202,9 @@ def pairwise_loss(vectors: Vectors, present: Bool[Tensor, "batch modality"]) -> 
     A pair with fewer than two such examples adds 0.
     """
     total = vectors.sum() * 0
-    for first in range(vectors.shape[1]):
-        for second in range(first + 1, vectors.shape[1]):
-            both = present[:, first] & present[:, second]
-            if int(both.sum()) < 2:
-                continue
+    for first, second in combinations(range(vectors.shape[1]), 2):
+        both = present[:, first] & present[:, second]
+        if int(both.sum()) >= 2:
             logits = vectors[both, first] @ vectors[both, second].T
             same = torch.arange(len(logits), device=logits.device)
             total = total + (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2

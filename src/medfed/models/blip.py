@@ -104,9 +104,11 @@ class Blip(FederatedModel):
 
     def fuse(self, task: Task, batch: Batch) -> Fused:
         """Let the question of every example read its other modalities."""
-        parts = {name: self._masked(name, batch) for name in task.modalities}
-        question, context = self.fusion(parts, self.question)
-        return Fused(question, context)
+        tokens = {name: self.tokens(name, batch) for name in task.modalities}
+        there = {name: (values != 0).any(-1) for name, values in tokens.items()}  # a text's padding is zeros
+        parts = {name: Tokens(tokens[name], there[name] & batch.present[name][:, None]) for name in tokens}
+        fused: Fused = self.fusion(parts, self.question)
+        return fused
 
     def tokens(self, modality: str, batch: Batch) -> Float[Tensor, "batch tokens dim"]:
         """Encode one modality of the examples that have it; zeros for the others, no token at all if none has it."""
@@ -121,25 +123,15 @@ class Blip(FederatedModel):
         tokens[present] = seen
         return tokens
 
-    def _masked(self, modality: str, batch: Batch) -> Tokens:
-        """Return tokens and which of them count: a text encoder gives zeros for padding."""
-        tokens = self.tokens(modality, batch)
-        return Tokens(tokens, (tokens != 0).any(-1) & batch.present[modality][:, None])
-
 
 def _check(task: Task, spec: BlipSpec) -> None:
     if spec.question not in task.modalities:
-        raise StudyError(
-            f"the task reads {', '.join(task.modalities)}, but the model {spec.name!r} needs {spec.question!r}",
-            where=f"task {task.name!r}",
-            hint="choose another model, or a task that asks a question",
-        )
+        what = f"the task reads {', '.join(task.modalities)}, but the model {spec.name!r} needs {spec.question!r}"
+        hint = "choose another model, or a task that asks a question"
+        raise StudyError(what, where=f"task {task.name!r}", hint=hint)
     if not isinstance(task, ClosedTask | Generation):
-        raise StudyError(
-            "the task has neither a head nor an answer in words",
-            where=f"task {task.name!r}",
-            hint="choose another model",
-        )
+        what = "the task has neither a head nor an answer in words"
+        raise StudyError(what, where=f"task {task.name!r}", hint="choose another model")
 
 
 def _memory(fused: Fused) -> Tokens:
@@ -167,18 +159,13 @@ class Fusion(nn.Module):
         self.nothing = nn.Parameter(0.02 * torch.randn(spec.dim))
         self.blocks = _blocks(spec, spec.depth)
 
-    def forward(self, parts: Mapping[str, Tokens], question: str) -> tuple[Tokens, Tokens]:
+    def forward(self, parts: Mapping[str, Tokens], question: str) -> Fused:
         """Return the question after the blocks and the context, each led by its learned token."""
         wide = {name: Tokens(self.project[name](part.values), part.there) for name, part in parts.items()}
         query = _led(self.encode, [wide[question]])
         context = _led(self.nothing, [part for name, part in wide.items() if name != question])
-        fused: Tensor = self.blocks(
-            query.values,
-            context.values,
-            tgt_key_padding_mask=~query.there,
-            memory_key_padding_mask=~context.there,
-        )
-        return Tokens(fused, query.there), context
+        masks = {"tgt_key_padding_mask": ~query.there, "memory_key_padding_mask": ~context.there}
+        return Fused(Tokens(self.blocks(query.values, context.values, **masks), query.there), context)
 
 
 class ByteDecoder(nn.Module):
@@ -193,14 +180,10 @@ class ByteDecoder(nn.Module):
 
     def forward(self, ids: Int[Tensor, "batch length"], memory: Tokens) -> Float[Tensor, "batch length id"]:
         """Return logits of the id after each of ``ids``."""
-        length = ids.shape[1]
-        hidden: Tensor = self.blocks(
-            self.embed(ids) + self.positions[:length],
-            memory.values,
-            tgt_mask=torch.ones(length, length, dtype=torch.bool, device=ids.device).triu(1),
-            memory_key_padding_mask=~memory.there,
-        )
-        logits: Tensor = self.write(hidden)
+        length, absent = ids.shape[1], ~memory.there
+        later = torch.ones(length, length, dtype=torch.bool, device=ids.device).triu(1)
+        spelt = self.embed(ids) + self.positions[:length]
+        logits: Tensor = self.write(self.blocks(spelt, memory.values, tgt_mask=later, memory_key_padding_mask=absent))
         return logits
 
 

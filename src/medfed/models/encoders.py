@@ -12,7 +12,7 @@ import math
 from itertools import pairwise
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -103,11 +103,9 @@ class ResNet(Encoder):
 
 def _normalise_by_group(module: nn.Module, num_groups: int) -> None:
     """Put a GroupNorm in the place of every BatchNorm below ``module``."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, nn.GroupNorm(num_groups, child.num_features))
-        else:
-            _normalise_by_group(child, num_groups)
+    for name, part in list(module.named_modules()):
+        if isinstance(part, nn.BatchNorm2d):
+            module.set_submodule(name, nn.GroupNorm(num_groups, part.num_features))
 
 
 class Conv1d(Encoder):
@@ -123,10 +121,7 @@ class Conv1d(Encoder):
     def __init__(self, spec: Conv1dSpec, num_leads: int) -> None:
         super().__init__()
         self.dim, self.num_tokens = spec.dim, spec.num_tokens
-        inputs = (num_leads, *spec.widths[:-1])
-        self.blocks = nn.Sequential(
-            *(_block(spec, narrow, wide) for narrow, wide in zip(inputs, spec.widths, strict=True))
-        )
+        self.blocks = nn.Sequential(*(_block(spec, *sizes) for sizes in pairwise((num_leads, *spec.widths))))
         self.norm = nn.LayerNorm(spec.dim)
 
     def forward(self, samples: Float[Tensor, "batch lead time"]) -> Float[Tensor, "batch tokens dim"]:
@@ -160,18 +155,9 @@ class TimeTransformer(Encoder):
         self.embed = nn.Linear(2 * num_channels, spec.dim)
         self.positions = nn.Parameter(0.02 * torch.randn(num_hours, spec.dim))
         self.stay = nn.Parameter(0.02 * torch.randn(spec.dim))
-        layer = nn.TransformerEncoderLayer(
-            spec.dim,
-            spec.num_heads,
-            spec.mlp_ratio * spec.dim,
-            spec.dropout,
-            activation="gelu",
-            batch_first=True,
-            norm_first=True,
-        )
-        self.layers = nn.TransformerEncoder(
-            layer, spec.num_layers, norm=nn.LayerNorm(spec.dim), enable_nested_tensor=False
-        )
+        sizes, norm = (spec.dim, spec.num_heads, spec.mlp_ratio * spec.dim, spec.dropout), nn.LayerNorm(spec.dim)
+        layer = nn.TransformerEncoderLayer(*sizes, activation="gelu", batch_first=True, norm_first=True)
+        self.layers = nn.TransformerEncoder(layer, spec.num_layers, norm=norm, enable_nested_tensor=False)
 
     def forward(self, samples: Float[Tensor, "batch hour values_and_flags"]) -> Float[Tensor, "batch tokens dim"]:
         """Encode normalised stays."""
@@ -180,17 +166,9 @@ class TimeTransformer(Encoder):
         sequence = torch.cat([self.stay.expand(len(samples), 1, -1), hours], 1)
         attended = torch.cat([measured.new_ones(len(samples), 1), measured], 1)
         encoded: Tensor = self.layers(sequence, src_key_padding_mask=~attended)
-        return self._pool(encoded[:, :1], encoded[:, 1:], measured)
-
-    def _pool(
-        self,
-        stay: Float[Tensor, "batch 1 dim"],
-        hours: Float[Tensor, "batch hour dim"],
-        measured: Bool[Tensor, "batch hour"],
-    ) -> Float[Tensor, "batch tokens dim"]:
-        kept = measured.reshape(len(hours), self.num_tokens, -1, 1).to(hours.dtype)
-        total = (hours.reshape(*kept.shape[:3], self.dim) * kept).sum(2)
-        return (stay + total) / (1 + kept.sum(2))
+        kept = measured.reshape(len(samples), self.num_tokens, -1, 1).to(encoded.dtype)
+        total = (encoded[:, 1:].reshape(*kept.shape[:3], self.dim) * kept).sum(2)
+        return (encoded[:, :1] + total) / (1 + kept.sum(2))
 
 
 class TextEncoder(Encoder):
@@ -233,12 +211,11 @@ class LabsMLP(Encoder):
 
     def __init__(self, spec: LabsMLPSpec, num_values: int) -> None:
         super().__init__()
-        self.dim = spec.dim
+        self.dim, widths = spec.dim, (num_values, *spec.hidden)
         layers: list[nn.Module] = []
-        for narrow, wide in pairwise((num_values, *spec.hidden)):
+        for narrow, wide in pairwise(widths):
             layers += [nn.Linear(narrow, wide), nn.GELU(), nn.Dropout(spec.dropout)]
-        inside = spec.hidden[-1] if spec.hidden else num_values
-        self.layers = nn.Sequential(*layers, nn.Linear(inside, spec.dim), nn.LayerNorm(spec.dim))
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], spec.dim), nn.LayerNorm(spec.dim))
 
     def forward(self, samples: Float[Tensor, "batch value"]) -> Float[Tensor, "batch 1 dim"]:
         """Encode percentiles and flags."""

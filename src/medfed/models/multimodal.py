@@ -29,12 +29,8 @@ class MultimodalModel(FederatedModel):
         self.tasks = {task.name: closed(task) for task in tasks}
         used = sorted({name for task in tasks for name in task.modalities})
         self.encoders = nn.ModuleDict({name: encoders[name].build(modalities[name]) for name in used})
-        self.heads = nn.ModuleDict(
-            {
-                name: task.head(sum(encoders[modality].dim for modality in task.modalities))
-                for name, task in self.tasks.items()
-            }
-        )
+        widths = {task.name: sum(encoders[name].dim for name in task.modalities) for task in tasks}
+        self.heads = nn.ModuleDict({name: task.head(widths[name]) for name, task in self.tasks.items()})
 
     def tokens(self, modality: str, samples: Float[Tensor, "batch *sample"]) -> Float[Tensor, "batch tokens dim"]:
         """Encode samples of one modality."""

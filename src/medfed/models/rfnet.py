@@ -41,12 +41,9 @@ Pyramid = Sequence[Any3d]
 
 
 class RFNet(FederatedModel):
-    """The network for one segmentation task.
+    """The network for one segmentation task, which names sequences and classes.
 
-    Args:
-        task: names sequences and classes.
-        preset: key of :data:`PRESETS`.
-        drop_sequences: in training, fuse a random subset of the sequences that are there.
+    With ``drop_sequences`` training fuses a random subset of the sequences that are there.
     """
 
     def __init__(self, task: Segmentation, preset: Literal["small", "full"], drop_sequences: bool) -> None:
@@ -63,13 +60,19 @@ class RFNet(FederatedModel):
         In eval mode there is one output. In training the region maps of every level follow, coarsest first, and each
         sequence's segmentation alone, zeros where it is absent.
         """
-        levels, present = self._encode(batch), self._present(batch)
+        levels, present = self._encode(batch), torch.stack([batch.present[name] for name in self.sequences], 1)
         if not self.training:
             prediction: Tensor = self.fused(levels)[0][:, None]
             return prediction
-        kept = self._drawn(present) if self.drop_sequences else present
+        kept = present
+        if self.drop_sequences:  # every combination is trained for (the paper), never an empty one
+            kept = present & (torch.rand(present.shape) < 0.5).to(present.device)
+            kept = torch.where(kept.any(1, keepdim=True), kept, present)
         fused = self.fused([features * kept[:, :, None, None, None, None] for features in levels])
-        return torch.cat((torch.stack(fused, 1), self._alone(levels, present)), 1)
+        rows = present.flatten()
+        alone = self.single([features.flatten(0, 1)[rows] for features in levels]).log_softmax(1)
+        by_sequence = _spread(rows, alone, alone).reshape(*present.shape, *alone.shape[1:])
+        return torch.cat((torch.stack(fused, 1), by_sequence), 1)
 
     def representations(self, task: Task, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
         """Return the bottleneck of every sequence, averaged over each octant of the volume; zeros where absent.
@@ -79,9 +82,6 @@ class RFNet(FederatedModel):
         bottleneck = self._encode(batch)[-1]
         pooled = F.adaptive_avg_pool3d(bottleneck.flatten(0, 1), 2).reshape(*bottleneck.shape[:2], -1)
         return {name: pooled[:, number] for number, name in enumerate(self.sequences)}
-
-    def _present(self, batch: Batch) -> Bool[Tensor, "batch sequence"]:
-        return torch.stack([batch.present[name] for name in self.sequences], 1)
 
     def _encode(self, batch: Batch) -> Levels:
         """Run every encoder on the examples that have its sequence."""
@@ -97,18 +97,6 @@ class RFNet(FederatedModel):
             torch.stack([_spread(there, pyramid and pyramid[level], like) for there, pyramid in by_sequence], 1)
             for level, like in enumerate(shapes)
         ]
-
-    def _drawn(self, present: Bool[Tensor, "batch sequence"]) -> Bool[Tensor, "batch sequence"]:
-        """Draw a random subset of what is there, never empty, so that every combination is trained for (the paper)."""
-        kept = present & (torch.rand(present.shape) < 0.5).to(present.device)
-        return torch.where(kept.any(1, keepdim=True), kept, present)
-
-    def _alone(
-        self, levels: Levels, present: Bool[Tensor, "batch sequence"]
-    ) -> Float[Tensor, "batch sequence _ _ _ _"]:
-        rows = present.flatten()
-        alone = self.single([features.flatten(0, 1)[rows] for features in levels]).log_softmax(1)
-        return _spread(rows, alone, alone).reshape(*present.shape, *alone.shape[1:])
 
 
 class FusedDecoder(nn.Module):
@@ -145,11 +133,7 @@ class SequenceEncoder(nn.Module):
     def __init__(self, width: int, num_levels: int) -> None:
         super().__init__()
         widths = [width * 2**level for level in range(num_levels)]
-        ins = [1, *widths[:-1]]
-        self.enter = nn.ModuleList(
-            conv(have, want, stride=1 if level == 0 else 2)
-            for level, (have, want) in enumerate(zip(ins, widths, strict=True))
-        )
+        self.enter = nn.ModuleList([conv(1, width), *(conv(have, 2 * have, stride=2) for have in widths[:-1])])
         self.stay = nn.ModuleList(nn.Sequential(conv(want, want), conv(want, want)) for want in widths)
 
     def forward(self, volume: Float[Tensor, "batch 1 i j k"]) -> list[Any3d]:
@@ -174,9 +158,8 @@ class SingleDecoder(nn.Module):
         """Return logits on the finest grid."""
         x = levels[-1]
         for level in reversed(range(len(self.up))):
-            block = self.up[level]
-            assert isinstance(block, UpBlock)  # noqa: S101  (ModuleList forgets the type)
-            x = block(block.widen(x, levels[level].shape[2:]), levels[level])
+            up = cast(UpBlock, self.up[level])
+            x = up(up.widen(x, levels[level].shape[2:]), levels[level])
         logits: Tensor = self.classify(x)
         return logits
 
@@ -206,9 +189,8 @@ class RegionMaps(nn.Module):
     def __init__(self, channels: int, num_sequences: int, num_classes: int, *, last: bool) -> None:
         super().__init__()
         self.embed = squeeze(num_sequences * channels, max(channels // 4, 1), channels)
-        self.classify = nn.Sequential(
-            conv(channels if last else 2 * channels, 16, 1), nn.Conv3d(16, num_classes, 1), nn.Softmax(1)
-        )
+        squeezed = conv(channels if last else 2 * channels, 16, 1)
+        self.classify = nn.Sequential(squeezed, nn.Conv3d(16, num_classes, 1), nn.Softmax(1))
 
     def forward(self, features: Float[Tensor, "batch sequence dim i j k"], below: Features | None) -> Maps:
         """Return probabilities from this level's features and, but at the bottleneck, the decoder's."""
@@ -222,11 +204,9 @@ class RegionFusion(nn.Module):
 
     def __init__(self, channels: int, num_sequences: int, num_classes: int, hidden: int) -> None:
         super().__init__()
-        half = max(channels // 2, 1)
+        half, width = max(channels // 2, 1), num_sequences * channels + 1
         self.weigh = nn.ModuleList(
-            nn.Sequential(
-                nn.Linear(num_sequences * channels + 1, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, num_sequences)
-            )
+            nn.Sequential(nn.Linear(width, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, num_sequences))
             for _ in range(num_classes)
         )
         self.fuse = nn.Sequential(squeeze(num_classes * channels, channels, half))
@@ -237,13 +217,8 @@ class RegionFusion(nn.Module):
         size = maps[0, 0].numel()
         share = maps.mean((2, 3, 4)) + 1e-7
         inside = torch.einsum("nsdv,ncv->ncsd", features.flatten(3), maps.flatten(2)) / size / share[:, :, None, None]
-        weights = torch.stack(
-            [
-                weigh(torch.cat((inside[:, region].flatten(1), share[:, region, None]), 1)).sigmoid()
-                for region, weigh in enumerate(self.weigh)
-            ],
-            1,
-        )
+        described = torch.cat((inside.flatten(2), share[:, :, None]), 2)
+        weights = torch.stack([weigh(described[:, region]).sigmoid() for region, weigh in enumerate(self.weigh)], 1)
         regions = torch.einsum("nsdv,ncs,ncv->ncdv", features.flatten(3), weights, maps.flatten(2))
         fused = self.fuse(regions.reshape(len(maps), -1, *maps.shape[2:]))
         return torch.cat((fused, self.shortcut(features.flatten(1, 2))), 1)
@@ -261,11 +236,8 @@ class Conv(nn.Conv3d):
 
 def conv(channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     """Return convolution, instance normalisation (no batch statistics: nothing to federate) and leaky ReLU."""
-    return nn.Sequential(
-        Conv(channels, out_channels, kernel, stride, kernel // 2, bias=False),
-        nn.InstanceNorm3d(out_channels),
-        nn.LeakyReLU(0.2),
-    )
+    convolution = Conv(channels, out_channels, kernel, stride, kernel // 2, bias=False)
+    return nn.Sequential(convolution, nn.InstanceNorm3d(out_channels), nn.LeakyReLU(0.2))
 
 
 def squeeze(channels: int, middle: int, out_channels: int) -> nn.Sequential:

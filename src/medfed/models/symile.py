@@ -102,9 +102,7 @@ class Temperature(nn.Module):
 
 def _retrieval(task: Task) -> Retrieval:
     if not isinstance(task, Retrieval):
-        raise StudyError(
-            f"the model 'symile' aligns modalities and has no head for a task of kind {task.kind!r}",
-            where=f"task {task.name!r}",
-            hint="train tasks such as 'symile' with it, or choose another model",
-        )
+        what = f"the model 'symile' aligns modalities and has no head for a task of kind {task.kind!r}"
+        hint = "train tasks such as 'symile' with it, or choose another model"
+        raise StudyError(what, where=f"task {task.name!r}", hint=hint)
     return task

@@ -18,7 +18,6 @@ import json
 import tomllib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -56,10 +55,7 @@ class Card(BaseModel):
     synthetic: bool = False
 
 
-@cache
-def _cards() -> dict[str, Card]:
-    text = resources.files("medfed.datasets").joinpath("cards.toml").read_text(encoding="utf-8")
-    return {name: Card.model_validate(fields) for name, fields in tomllib.loads(text).items()}
+_CARDS = tomllib.loads(resources.files("medfed.datasets").joinpath("cards.toml").read_text(encoding="utf-8"))
 
 
 class Problem(NamedTuple):
@@ -87,8 +83,8 @@ class Dataset(ABC):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        if cls.__dict__.get("name") in _cards():
-            cls.card = _cards()[cls.name]
+        if cls.__dict__.get("name") in _CARDS:
+            cls.card = Card.model_validate(_CARDS[cls.name])
 
     def locate(self, data_root: Path) -> Path:
         """Find the dataset's root: ``data_root`` itself or a folder at most three levels below it.

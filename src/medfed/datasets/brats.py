@@ -33,7 +33,6 @@ GRADES = {"HGG": 1, "LGG": 0}
 SITES_TABLE = "sites.csv"
 SITE_CODE = re.compile(r"Bra[tT][sS]1[789]_([A-Za-z0-9]+)_(\w+)_\d+")
 TIMEPOINT = re.compile(r"(BraTS-[A-Z]+-\d+)-\d+")
-SPACING_MM = 1.0
 SAME_GRID = "all files of a case lie on one grid of 1 mm voxels: download the case again"
 
 
@@ -75,9 +74,9 @@ class BraTS(Dataset):
 
         A case must hold a sequence, and none twice. ``sites.csv``, if present, names a case's or a patient's site.
         """
-        path = root / SITES_TABLE
-        listed = read_csv(path, ("case", "site")).select("case", "site").drop_nulls() if path.exists() else None
-        sites = {} if listed is None else dict(listed.iter_rows())
+        path, sites = root / SITES_TABLE, {}
+        if path.exists():
+            sites = dict(read_csv(path, ("case", "site")).select("case", "site").drop_nulls().iter_rows())
         cases = [sorted(above.glob("Bra[tT][sS]*")) for above in (root, *(root / grade for grade in GRADES))]
         rows = [_row(root, folder, sites) for folder in chain.from_iterable(cases) if folder.is_dir()]
         schema = {"site": pl.Utf8, "split": pl.Utf8, "segmented": pl.Int8, "high_grade": pl.Int8}
@@ -152,7 +151,7 @@ def _require_one_grid(scans: dict[str, tuple[Path, Scan]]) -> None:
     for path, (voxels, spacing) in scans.values():
         wrong_grid = f"a grid of {voxels.shape} voxels; the segmentation has {wanted}"
         require(voxels.shape == wanted, wrong_grid, path, SAME_GRID)
-        one_mm = np.allclose(spacing, SPACING_MM, atol=1e-3)
+        one_mm = np.allclose(spacing, 1.0, atol=1e-3)
         require(one_mm, f"voxels of {spacing} mm; BraTS has 1 mm", path, SAME_GRID)
 
 

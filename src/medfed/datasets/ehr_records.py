@@ -66,10 +66,8 @@ SOURCES = (
     Source("x-ray", "tb_cxr", "studydatetime", ("viewposition",)),
 )
 
-Records = Mapping[str, tuple[Line, ...]]
 
-
-def read_records(folder: Path) -> Records:
+def read_records(folder: Path) -> Mapping[str, tuple[Line, ...]]:
     """Return patient (``subject_id``) → lines, newest first, of the tables in ``folder``; a folder is read once.
 
     Raises DataError if a table is not what its name says, lacks a column, or there is none at all.
@@ -122,7 +120,7 @@ def _from_database(path: Path, name: str) -> pl.DataFrame | None:
 
 
 @lru_cache(maxsize=2)
-def _records(folder: Path, _stamps: tuple[tuple[str, int], ...]) -> Records:
+def _records(folder: Path, _stamps: tuple[tuple[str, int], ...]) -> Mapping[str, tuple[Line, ...]]:
     people = read_table(folder, "patients", ("subject_id", "gender"))
     if people is None:
         hint = "build EHRXQA's database with its scripts (build_dataset.sh), or copy it here"
@@ -130,10 +128,8 @@ def _records(folder: Path, _stamps: tuple[tuple[str, int], ...]) -> Records:
     parts = [people.select("subject_id", date=pl.lit(""), words=pl.format("gender {}", pl.col("gender")))]
     parts += [part for source in SOURCES if (part := _lines(folder, source)) is not None]
     whole = pl.concat(parts).drop_nulls("subject_id").sort("date", descending=True, maintain_order=True)
-    lines: dict[str, list[Line]] = {}
-    for subject, date, words in whole.iter_rows():
-        lines.setdefault(subject, []).append(Line(date, words))
-    return {subject: tuple(entries) for subject, entries in lines.items()}
+    by_subject = whole.rows_by_key("subject_id")
+    return {subject: tuple(Line(*entry) for entry in entries) for subject, entries in by_subject.items()}
 
 
 def _lines(folder: Path, source: Source) -> pl.DataFrame | None:

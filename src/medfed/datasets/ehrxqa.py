@@ -47,10 +47,8 @@ IMAGES = (
 )
 """Possible folders of the images, below the root; the first that exists is taken."""
 STUDIES = ("study_id", "study_id1")
-VISUAL = re.compile(r"\bfunc_vqa\s*\(", re.IGNORECASE)
-TABLES = re.compile(
-    r"\b(patients|admissions|\w+_icd|labevents|prescriptions|cost|\w+events|icustays|transfers)\b", re.IGNORECASE
-)
+VISUAL = re.compile(r"(?i)\bfunc_vqa\s*\(")
+TABLES = re.compile(r"(?i)\b(patients|admissions|\w+_icd|\w+events|prescriptions|cost|icustays|transfers)\b")
 IDENTIFIER = re.compile(r"\s*\b\d{6,}\b")
 NONE = "none"
 WHETHER = re.compile(r"(?:^|, )(?:has_verb|did_verb|is_verb|is|are|has|did|was|were)\b")
@@ -135,10 +133,9 @@ def _row(entry: Entry, studies: Studies) -> dict[str, object] | None:
         subject = studies.by_study.get(study, {}).get("subject_id", f"of-study-{study}")
     else:
         return None
-    query, question = entry.text("query"), entry.text("question")
+    query, question, answer = entry.text("query"), entry.text("question"), answer_text(entry)
     visual = bool(VISUAL.search(query))
     film = (studies.by_study.get(study) if study else studies.latest.get(subject)) if visual else None
-    answer = answer_text(entry)
     return {
         "example": f"ehrxqa:{entry.path.stem}:{entry.number}",
         "patient": f"mimic:{subject}",
@@ -160,8 +157,8 @@ def _id(entry: Entry, value: Mapping[str, object], key: str) -> str:
 
 
 def _image(images: Path, row: Mapping[str, object], root: Path) -> str:
-    subject, study = str(row["subject"]), str(row["study"])
-    path = images / f"p{subject[:2]}" / f"p{subject}" / f"s{study}" / f"{row['image_id']}.jpg"
+    subject = str(row["subject"])
+    path = images / f"p{subject[:2]}" / f"p{subject}" / f"s{row['study']}" / f"{row['image_id']}.jpg"
     return str(path.relative_to(root))
 
 

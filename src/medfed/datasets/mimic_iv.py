@@ -18,7 +18,6 @@ from medfed.datasets.tables import FileState, find_table, numbers, read_table, r
 
 STAYS, ADMISSIONS, PATIENTS = "icu/icustays.csv", "hosp/admissions.csv", "hosp/patients.csv"
 EVENTS = "hosp/labevents.csv"
-EVENT_COLUMNS = ("subject_id", "itemid", "charttime", "valuenum", "valueuom")
 # fmt: off
 ITEMS = {
     "50862": "alb", "50863": "alp", "50861": "alt", "50878": "ast", "50802": "be", "50882": "bicar", "50885": "bili",
@@ -76,7 +75,8 @@ def _labs(root: Path, events: FileState, stays: FileState) -> FirstDay:
     """Read the laboratory table once; the states are in the key so that a rewritten table is read anew."""
     admitted = _first_stays(root).select("subject_id", "intime", pl.col("stay_id").alias("stay"))
     wanted = pl.col("itemid").is_in(list(ITEMS)) & pl.col("subject_id").is_in(admitted["subject_id"].to_list())
-    table = read_table(root, EVENTS, EVENT_COLUMNS, wanted & pl.col("valuenum").is_not_null())
+    columns = ("subject_id", "itemid", "charttime", "valuenum", "valueuom")
+    table = read_table(root, EVENTS, columns, wanted & pl.col("valuenum").is_not_null())
     table = table.with_columns(times(table["charttime"], events.path), value=numbers(table["valuenum"], events.path))
     events_of_stays = table.join(admitted, on="subject_id").select(
         "stay",

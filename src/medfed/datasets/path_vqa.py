@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from medfed.core.errors import DataError
 from medfed.datasets.base import COMPARE, COMPLETE, Dataset, Record, require
 from medfed.datasets.images import decode_grey, load_image
 from medfed.datasets.questions import Entry, read_entries, text_bytes, yes_or_no
@@ -36,8 +35,6 @@ CONVERT = (
     'a pickle runs code when it is opened; convert it where you trust it: python -c "import json, pickle; '
     "json.dump(pickle.load(open('train_qa.pkl', 'rb')), open('train_qa.json', 'w'))\""
 )
-
-Row = dict[str, object]
 
 
 class PathVqa(Dataset):
@@ -57,9 +54,9 @@ class PathVqa(Dataset):
         rows = list(_parquet_rows(shards, root) if shards else _listed_rows(folders[0], root))
         require(rows, "no question is answered by yes or no", folders[0], COMPLETE)
         last = pl.col("split").replace_strict(RANK).max().over("patient")
-        return pl.DataFrame(rows, schema_overrides={"row": pl.Int64, "yes": pl.Int8}).with_columns(
-            split=last.replace_strict({rank: split for split, rank in RANK.items()}), site=pl.lit(None, pl.Utf8)
-        )
+        index = pl.DataFrame(rows, schema_overrides={"row": pl.Int64, "yes": pl.Int8})
+        split = last.replace_strict({rank: split for split, rank in RANK.items()})
+        return index.with_columns(split=split, site=pl.lit(None, pl.Utf8))
 
     def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
         """Decode the image to grey in [0, 1], and give the question as UTF-8 bytes."""
@@ -71,7 +68,7 @@ class PathVqa(Dataset):
         return {"image": decode_grey(content, f"{path} (row {record['row']}, field 'image')"), "question": question}
 
 
-def _parquet_rows(shards: list[Path], root: Path) -> Iterator[Row]:
+def _parquet_rows(shards: list[Path], root: Path) -> Iterator[dict[str, object]]:
     for path in shards:
         split = path.name.split("-")[0]
         no_split = f"the file is of no official split; allowed: {', '.join(SPLITS)}"
@@ -98,7 +95,7 @@ def _images(shard: FileState) -> pl.Series:
     return _table(shard.path)["bytes"]
 
 
-def _listed_rows(folder: Path, root: Path) -> Iterator[Row]:
+def _listed_rows(folder: Path, root: Path) -> Iterator[dict[str, object]]:
     for split in ("train", "val", "test"):
         for entry in read_entries(_list(folder / "qas", split)):
             if (answer := yes_or_no(entry.text("answer"))) is not None:
@@ -107,7 +104,7 @@ def _listed_rows(folder: Path, root: Path) -> Iterator[Row]:
                 yield _row(entry, answer, image.stem, split, image.relative_to(root))
 
 
-def _row(entry: Entry, answer: int, image: str, split: str, file: Path) -> Row:
+def _row(entry: Entry, answer: int, image: str, split: str, file: Path) -> dict[str, object]:
     return {
         "example": f"path-vqa:{entry.path.stem}:{entry.number}",
         "patient": f"path-vqa:{image}",
@@ -122,13 +119,12 @@ def _row(entry: Entry, answer: int, image: str, split: str, file: Path) -> Row:
 def _list(folder: Path, split: str) -> Path:
     """Return the question list of ``split``; a pickle alone is refused."""
     paths = [path for path in sorted((folder / split).glob("*")) + sorted(folder.glob(f"{split}_*")) if path.is_file()]
+    lists = [path for path in paths if path.suffix in (".json", ".jsonl")]
     for path in paths:
-        if path.suffix in (".json", ".jsonl"):
-            return path
-    for path in paths:
-        pickled = path.suffix in (".pkl", ".pickle")
-        require(not pickled, "the questions are a pickle, which medfed never opens", path, CONVERT)
-    raise DataError("no question list (.json or .jsonl)", where=folder / split, hint=COMPLETE)
+        usable = lists or path.suffix not in (".pkl", ".pickle")
+        require(usable, "the questions are a pickle, which medfed never opens", path, CONVERT)
+    require(lists, "no question list (.json or .jsonl)", folder / split, COMPLETE)
+    return lists[0]
 
 
 DATASETS: tuple[Dataset, ...] = (PathVqa(),)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
@@ -28,7 +29,7 @@ from medfed.datasets.first_day import NUM_HOURS, FirstDay
 from medfed.datasets.tables import FileState, constant_files, read_parquet
 from medfed.modalities.timeseries import ICU
 
-VARIABLES = tuple(variable for group in ICU.values() for variable in group)
+VARIABLES = tuple(chain.from_iterable(ICU.values()))
 UNNAMED_DATABASE = "yaib"
 AGAIN = "extract the cohort again, or compare it with the version on the dataset's card"
 
@@ -68,22 +69,18 @@ class Yaib(Dataset):
         """Read ``outc.parquet`` into columns stay_id and the target (Int8)."""
 
     def _index_of(self, root: Path, folder: Path) -> pl.DataFrame:
-        named = folder.name != self.cohort
-        database = folder.name if named else UNNAMED_DATABASE
-        identity = pl.concat_str(pl.lit(f"{database}:"), pl.col("stay_id"))
+        database = folder.name if folder.name != self.cohort else None
+        identity = pl.concat_str(pl.lit(f"{database or UNNAMED_DATABASE}:"), pl.col("stay_id"))
         files = [(folder.relative_to(root) / file).as_posix() for file in ("dyn.parquet", "outc.parquet")]
-        return (
-            self.outcome(folder / "outc.parquet")
-            .sort("stay_id")
-            .select(
-                identity.alias("example"),
-                identity.alias("patient"),
-                pl.lit(database if named else None, pl.Utf8).alias("site"),
-                pl.lit(None, pl.Utf8).alias("split"),
-                constant_files(files),
-                *self.targets,
-                "stay_id",
-            )
+        outcome = self.outcome(folder / "outc.parquet").sort("stay_id")
+        return outcome.select(
+            identity.alias("example"),
+            identity.alias("patient"),
+            pl.lit(database, pl.Utf8).alias("site"),
+            pl.lit(None, pl.Utf8).alias("split"),
+            constant_files(files),
+            *self.targets,
+            "stay_id",
         )
 
 
@@ -98,9 +95,7 @@ class YaibMortality(Yaib):
 
     def outcome(self, path: Path) -> pl.DataFrame:
         """One row per stay, label 0 or 1."""
-        table = read_parquet(path, ("stay_id", "label"))
-        _require_unique(table, ("stay_id",), path)
-        return table.select(_stay_id(table, path), _label(table, path).alias("mortality"))
+        return _labels(path, ("stay_id",), "mortality")
 
 
 class YaibSepsis(Yaib):
@@ -114,10 +109,7 @@ class YaibSepsis(Yaib):
 
     def outcome(self, path: Path) -> pl.DataFrame:
         """One row per stay and hour, label true around the onset; a stay is positive if any hour is."""
-        table = read_parquet(path, ("stay_id", "time", "label"))
-        _require_unique(table, ("stay_id", "time"), path)
-        hourly = table.select(_stay_id(table, path), _label(table, path).alias("sepsis"))
-        return hourly.group_by("stay_id").agg(pl.col("sepsis").max())
+        return _labels(path, ("stay_id", "time"), "sepsis").group_by("stay_id").agg(pl.col("sepsis").max())
 
 
 @lru_cache(maxsize=8)
@@ -153,19 +145,17 @@ def _stay_id(table: pl.DataFrame, path: Path) -> pl.Series:
     return column.cast(pl.Int64)
 
 
-def _label(table: pl.DataFrame, path: Path) -> pl.Series:
-    column = table["label"]
+def _labels(path: Path, key: tuple[str, ...], target: str) -> pl.DataFrame:
+    """Read ``outc.parquet``, one row by ``key``, into columns stay_id and ``target``."""
+    table = read_parquet(path, (*key, "label"))
+    twice = table.filter(table.select(pl.struct(key).is_duplicated()).to_series())["stay_id"]
+    listed = f"stay {twice.first()} is listed twice (by {' and '.join(key)})"
+    require(twice.is_empty(), listed, path, "remove the duplicate rows")
+    stays, column = _stay_id(table, path), table["label"]
     numeric = column.dtype.is_numeric() or column.dtype == pl.Boolean
     binary = numeric and set(column.drop_nulls().unique().to_list()) <= {0, 1}
     require(binary, f"column 'label' is {column.dtype} and not 0 or 1 throughout", path, AGAIN)
-    return column.cast(pl.Int8)
-
-
-def _require_unique(table: pl.DataFrame, key: tuple[str, ...], path: Path) -> None:
-    twice = table.filter(table.select(pl.struct(key).is_duplicated()).to_series())
-    if not twice.is_empty():
-        what = f"stay {twice['stay_id'][0]} is listed twice (by {' and '.join(key)})"
-        raise DataError(what, where=path, hint="remove the duplicate rows")
+    return pl.DataFrame([stays, column.cast(pl.Int8).alias(target)])
 
 
 DATASETS: tuple[Dataset, ...] = (YaibMortality(), YaibSepsis())

@@ -37,17 +37,13 @@ class MultimodalModel(FederatedModel):
         encoded: Tensor = self.encoders[modality](samples)
         return encoded
 
-    def features(self, task: Task, batch: Batch) -> Float[Tensor, "batch dim"]:
-        """Concatenate the mean token of every modality of ``task``; zeros where absent."""
-        return torch.cat(list(self.representations(task, batch).values()), -1)
-
     def representations(self, task: Task, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
         """Return the mean token of every modality of ``task``; zeros where absent."""
         return {name: self._pooled(name, batch.inputs[name], batch.present[name]) for name in task.modalities}
 
     def forward(self, task: Task, batch: Batch) -> Float[Tensor, "batch *out"]:
-        """Return the outputs of the task's head."""
-        outputs: Tensor = self.heads[task.name](self.features(task, batch))
+        """Return the outputs of the task's head for the representations, side by side."""
+        outputs: Tensor = self.heads[task.name](torch.cat(list(self.representations(task, batch).values()), -1))
         return outputs
 
     def decode(

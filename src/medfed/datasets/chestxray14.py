@@ -9,8 +9,7 @@ import polars as pl
 
 from medfed.datasets.base import Dataset, Record
 from medfed.datasets.images import load_image
-from medfed.datasets.labels import nih_patient
-from medfed.datasets.tables import flag, read_csv, require_cells
+from medfed.datasets.tables import flag, nih_patient, read_csv, require_cells
 
 TABLE = "Data_Entry_2017_v2020.csv"
 TABLES = (TABLE, "Data_Entry_2017.csv")

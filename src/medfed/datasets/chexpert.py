@@ -13,8 +13,7 @@ import polars as pl
 
 from medfed.datasets.base import Dataset, Record
 from medfed.datasets.images import load_image
-from medfed.datasets.labels import CHEXPERT_LABELS, PRESENT, chexpert_labels
-from medfed.datasets.tables import flag, read_csv, require_cells
+from medfed.datasets.tables import CHEXPERT_LABELS, PRESENT, chexpert_labels, flag, read_csv, require_cells
 
 TABLES = {"valid.csv": "test", "train.csv": "train"}
 """Table → official split: the tasks are tested on the table that radiologists read. ``train.csv`` may be absent."""

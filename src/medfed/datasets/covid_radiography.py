@@ -12,8 +12,7 @@ import polars as pl
 
 from medfed.datasets.base import Dataset, Record, require
 from medfed.datasets.images import load_image
-from medfed.datasets.labels import nih_patient, require_sources
-from medfed.datasets.tables import flag, read_csv, require_values
+from medfed.datasets.tables import flag, nih_patient, read_csv, require_sources, require_values
 
 FOLDER = "COVID-19_Radiography_Dataset"
 CLASSES = ("COVID", "Normal")

@@ -25,9 +25,19 @@ import polars as pl
 from medfed.core.errors import DataError
 from medfed.datasets.base import AGAIN, Dataset, Record, require
 from medfed.datasets.images import read_grey
-from medfed.datasets.labels import ABSENT, CHEXPERT_LABELS, NOT_MENTIONED, PRESENT, UNCERTAIN, chexpert_labels
 from medfed.datasets.questions import text_bytes
-from medfed.datasets.tables import find_table, read_table, require_cells, require_values
+from medfed.datasets.tables import (
+    ABSENT,
+    CHEXPERT_LABELS,
+    NOT_MENTIONED,
+    PRESENT,
+    UNCERTAIN,
+    chexpert_labels,
+    find_table,
+    read_table,
+    require_cells,
+    require_values,
+)
 
 SPLIT, LABELS, METADATA = (f"mimic-cxr-2.0.0-{table}.csv" for table in ("split", "chexpert", "metadata"))
 SPLITS = {"train": "train", "validate": "development", "test": "test"}

@@ -14,8 +14,7 @@ import polars as pl
 from medfed.core.errors import DataError
 from medfed.datasets.base import Dataset, Record
 from medfed.datasets.images import load_image
-from medfed.datasets.labels import nih_patient, require_sources
-from medfed.datasets.tables import flag, read_csv, require_values
+from medfed.datasets.tables import flag, nih_patient, read_csv, require_sources, require_values
 
 TABLE = "stage_2_detailed_class_info.csv"
 BOXES = "stage_2_train_labels.csv"

@@ -1,7 +1,8 @@
 """Tables on disk: CSV (gzipped or not) and parquet, read as text columns and checked cell by cell.
 
 Only the wanted columns and rows are kept, so a hundred million laboratory values fit in memory. A value outside its
-column's list is an error, never a negative. Every check raises a DataError that names file, column and line.
+column's list is an error, never a negative. Every check raises a DataError that names file, column and line. Columns
+that several datasets share are here too: CheXpert's findings, and the ids of NIH patients.
 """
 
 from __future__ import annotations
@@ -21,6 +22,24 @@ __all__ = ["read_csv", "read_parquet", "require_columns"]
 POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """Errors of polars on damaged files; a panic is not even an Exception."""
 GZIP_MAGIC = b"\x1f\x8b"
+CHEXPERT_LABELS = {
+    "atelectasis": "Atelectasis",
+    "cardiomegaly": "Cardiomegaly",
+    "consolidation": "Consolidation",
+    "edema": "Edema",
+    "enlarged_cardiomediastinum": "Enlarged Cardiomediastinum",
+    "fracture": "Fracture",
+    "lung_lesion": "Lung Lesion",
+    "lung_opacity": "Lung Opacity",
+    "no_finding": "No Finding",
+    "pleural_effusion": "Pleural Effusion",
+    "pleural_other": "Pleural Other",
+    "pneumonia": "Pneumonia",
+    "pneumothorax": "Pneumothorax",
+    "support_devices": "Support Devices",
+}
+"""Target → column of the 14 labels that CheXpert's rules read off a report (Irvin et al. 2019, Table 1)."""
+PRESENT, ABSENT, UNCERTAIN, NOT_MENTIONED = "1.0", "0.0", "-1.0", ""
 CHECK_SUM = "download the file again and compare its checksum with SHA256SUMS.txt"
 
 
@@ -150,6 +169,27 @@ def require_values(table: pl.DataFrame, column: str, allowed: Collection[str], p
     """Check that every cell of the text ``column`` is one of ``allowed``; an empty cell (null) is not."""
     good = table[column].is_in(list(allowed))
     require_cells(table[column], good, f"is not allowed; allowed: {', '.join(allowed)}", path)
+
+
+def chexpert_labels(table: pl.DataFrame, columns: Collection[str], path: Path) -> pl.DataFrame:
+    """Return ``table`` with its label ``columns`` in one spelling: 1.0, 0.0, -1.0 (uncertain) or empty."""
+    table = table.with_columns(pl.col(*columns).fill_null("").str.replace(r"^(-?[01])$", "${1}.0"))
+    for column in columns:
+        require_values(table, column, (PRESENT, ABSENT, UNCERTAIN, NOT_MENTIONED), path)
+    return table
+
+
+def require_sources(needed: pl.Series, mapped: pl.Series, path: Path) -> None:
+    """Check that the source map at ``path`` has a row for each of ``needed``, else patients would be guesses."""
+    unknown = needed.filter(~needed.is_in(mapped.to_list()))
+    if not unknown.is_empty():
+        hint = "add the row, or remove the map to count each image as a patient"
+        raise DataError(f"no row for {unknown[0]!r}, so its patient is unknown", where=path, hint=hint)
+
+
+def nih_patient(number: pl.Expr) -> pl.Expr:
+    """Return the id of an NIH Clinical Center patient from its number: the same in every dataset made of NIH images."""
+    return pl.lit("nih:") + number.str.strip_chars().str.zfill(8)
 
 
 def _parsed(column: pl.Series, parsed: pl.Series, what: str, path: Path) -> pl.Series:

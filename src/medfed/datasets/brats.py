@@ -14,25 +14,25 @@ All volumes of a case are cut by one box, where any of its sequences is not zero
 from __future__ import annotations
 
 import re
+import zlib
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 from jaxtyping import Bool, Shaped, UInt8
 
-from medfed.datasets.base import Dataset, Record, require
+from medfed.core.errors import DataError
+from medfed.datasets.base import Dataset, Record, require, require_file
 from medfed.datasets.tables import read_csv
-
-if TYPE_CHECKING:
-    from medfed.datasets.nifti import Scan
 
 CLASSES = ("background", "necrotic or non-enhancing core", "oedema", "enhancing tumour")
 GRADES = {"HGG": 1, "LGG": 0}
 SITES_TABLE = "sites.csv"
 SITE_CODE = re.compile(r"Bra[tT][sS]1[789]_([A-Za-z0-9]+)_(\w+)_\d+")
 TIMEPOINT = re.compile(r"(BraTS-[A-Z]+-\d+)-\d+")
+FILE_AGAIN = "the file is truncated or damaged: download it again"
 SAME_GRID = "all files of a case lie on one grid of 1 mm voxels: download the case again"
 
 
@@ -88,8 +88,6 @@ class BraTS(Dataset):
         Raises DataError as well if the segmentation is missing or has an unknown label, the files' grids differ, voxels
         are not 1 mm, there is no brain, or the tumour reaches beyond it.
         """
-        from medfed.datasets.nifti import read_nifti  # noqa: PLC0415 (large; loaded where it is used)
-
         scans = {_sequence(Path(file)): (root / file, read_nifti(root / file)) for file in record["files"]}
         hint = "take the training set (validation cases are published without), or leave bad ones out: --skip-bad"
         case = root / Path(record["files"][0]).parent
@@ -102,6 +100,42 @@ class BraTS(Dataset):
         inside = np.count_nonzero(mask) == np.count_nonzero(mask[box])
         require(inside, "the tumour reaches beyond the brain", path, SAME_GRID)
         return {name: scan.voxels[box] for name, (_, scan) in scans.items()} | {"tumour": mask[box]}
+
+
+class Scan(NamedTuple):
+    """Voxels as stored (scaled if the header says so), and the size of one along each axis."""
+
+    voxels: Shaped[np.ndarray, "i j k"]
+    spacing_mm: tuple[float, ...]
+
+
+def read_nifti(path: Path) -> Scan:
+    """Read a NIfTI file. nibabel opens truncated files and fails only on the voxels, so these are read here.
+
+    Raises DataError if it is missing, truncated, not NIfTI, not three-dimensional, or a voxel is not finite.
+    """
+    import nibabel  # noqa: PLC0415 (large; loaded where it is used)
+
+    damaged = (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError, zlib.error)
+    require_file(path)
+    try:
+        image = nibabel.load(path)
+        voxels = np.asanyarray(image.dataobj)
+        spacing = tuple(float(size) for size in image.header.get_zooms())
+    except (*damaged, OSError, EOFError, ValueError, OverflowError) as error:
+        kind = f"{type(error).__name__}, {path.stat().st_size} bytes"
+        raise DataError(f"not a readable NIfTI volume ({kind})", where=path, hint=FILE_AGAIN) from error
+    require(voxels.ndim == 3, f"a volume of shape {voxels.shape}; expected three axes", path, FILE_AGAIN)
+    bad = voxels.size - int(np.isfinite(voxels).sum())
+    require(not bad, f"{bad} of {voxels.size} voxels are not finite", path, FILE_AGAIN)
+    return Scan(voxels, spacing)
+
+
+def write_nifti(path: Path, voxels: Shaped[np.ndarray, "i j k"]) -> None:
+    """Write voxels of 1 mm, in the orientation of BraTS (left, posterior, superior). Equal voxels, equal bytes."""
+    import nibabel  # noqa: PLC0415 (large; loaded where it is used)
+
+    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([-1.0, -1.0, 1.0, 1.0])), path)
 
 
 def _row(root: Path, folder: Path, sites: dict[str, str]) -> dict[str, object]:

@@ -32,8 +32,9 @@ class CovidRadiography(Dataset):
     def index(self, root: Path) -> pl.DataFrame:
         """One row per image of the class folders; with a source map one per row of it, so that absent files show."""
         files = pl.Series("file", [file for name in CLASSES for file in _images(root, name)], pl.Utf8)
-        sources = root / "source_map.csv"
-        table = _mapped(files, sources) if sources.is_file() else _unmapped(files)
+        sources, stem = root / "source_map.csv", pl.col("file").str.split("/").list.last().str.strip_suffix(".png")
+        unmapped = {"patient": pl.lit("covid-radiography:") + stem, "site": pl.lit(None, pl.Utf8)}
+        table = _mapped(files, sources) if sources.is_file() else files.to_frame().with_columns(**unmapped)
         return table.sort("file").select(
             example=pl.col("file").str.strip_suffix(".png"),
             patient="patient",
@@ -53,11 +54,6 @@ def _images(root: Path, name: str) -> list[str]:
     hint = f"complete the download; expected {FOLDER}/{{{','.join(CLASSES)}}}/images/*.png"
     require(folder.is_dir(), "the folder is missing", folder, hint)
     return [f"{name}/images/{path.name}" for path in sorted(folder.glob("*.png"))]
-
-
-def _unmapped(files: pl.Series) -> pl.DataFrame:
-    stem = pl.col("file").str.split("/").list.last().str.strip_suffix(".png")
-    return files.to_frame().with_columns(patient=pl.lit("covid-radiography:") + stem, site=pl.lit(None, pl.Utf8))
 
 
 def _mapped(files: pl.Series, path: Path) -> pl.DataFrame:

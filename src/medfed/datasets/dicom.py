@@ -17,6 +17,7 @@ from medfed.core.errors import DataError
 from medfed.datasets.base import require
 from medfed.datasets.images import AGAIN, content_of
 
+Values = Float64[np.ndarray, "row column"]
 GREY = ("MONOCHROME1", "MONOCHROME2")
 DAMAGED = (AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError, struct.error)
 """What pydicom and its decoders raise on damaged files."""
@@ -58,9 +59,7 @@ def _require_one_grey_frame(dataset: pydicom.FileDataset, path: Path) -> None:
     require(kind in GREY, wrong_kind, path, "export the radiograph in grey")
 
 
-def _display(
-    values: Float64[np.ndarray, "row column"], dataset: pydicom.FileDataset
-) -> Float64[np.ndarray, "row column"]:
+def _display(values: Values, dataset: pydicom.FileDataset) -> Values:
     """Map modality values to [0, 1] by the VOI look-up table, else the window, else the range of the stored bits."""
     if dataset.get("VOILUTSequence"):
         mapped = apply_voi(np.rint(values).astype(np.int64), dataset)
@@ -72,9 +71,7 @@ def _display(
     return np.clip((values - low) / (high - low), 0, 1)
 
 
-def _window(
-    values: Float64[np.ndarray, "row column"], centre: float, width: float, function: str
-) -> Float64[np.ndarray, "row column"]:
+def _window(values: Values, centre: float, width: float, function: str) -> Values:
     """PS3.3 C.11.2.1.2 and C.11.2.1.3, with [0, 1] as the output range."""
     if width < 1:
         raise ValueError(f"WindowWidth is {width:g}; it must be at least 1")

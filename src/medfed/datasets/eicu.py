@@ -50,15 +50,12 @@ class Eicu(FirstDayDataset):
         path = find_table(root, STAYS)
         table = read_table(root, STAYS, (*IDS, "gender", "age", "hospitaldischargestatus", "unitvisitnumber"))
         require_filled(table, IDS, path)
-        table = table.with_columns(
-            pl.col("hospitaldischargestatus").fill_null(""),
-            pl.col("age").str.strip_chars().replace(OLDEST, AGE_OF_OLDEST),
-        )
+        age = pl.col("age").str.strip_chars().replace(OLDEST, AGE_OF_OLDEST)
+        table = table.with_columns(pl.col("hospitaldischargestatus").fill_null(""), age)
         require_values(table, "hospitaldischargestatus", tuple(OUTCOMES), path)
         table = table.with_columns(numbers(table[column], path) for column in ("age", "unitvisitnumber"))
-        stays = table.sort(HOSPITAL_STAY, "unitvisitnumber", UNIT_STAY).unique(
-            HOSPITAL_STAY, keep="first", maintain_order=True
-        )
+        in_order = table.sort(HOSPITAL_STAY, "unitvisitnumber", UNIT_STAY)
+        stays = in_order.unique(HOSPITAL_STAY, keep="first", maintain_order=True)
         female = pl.col("gender").replace_strict({"Female": 1.0, "Male": 0.0}, default=None, return_dtype=pl.Float64)
         return stays.with_columns(
             example=pl.format("eicu:{}", UNIT_STAY),

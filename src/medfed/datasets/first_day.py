@@ -20,17 +20,15 @@ from medfed.datasets.tables import constant_files, find_table
 from medfed.modalities.timeseries import LABS
 
 NUM_HOURS = 24
-MG_DL, G_DL, PER_CENT = {"mg/dl": 1.0}, {"g/dl": 1.0}, {"%": 1.0}
-MMOL, ENZYME, CELLS = {"meq/l": 1.0, "mmol/l": 1.0}, {"iu/l": 1.0, "units/l": 1.0}, {"k/ul": 1.0, "k/mcl": 1.0}
-UNITS: dict[str, dict[str, float]] = {
-    **dict.fromkeys(("bili", "bili_dir", "bun", "ca", "crea", "fgn", "glu", "mg", "phos"), MG_DL),
-    **dict.fromkeys(("alb", "hgb"), G_DL),
-    **dict.fromkeys(("bnd", "lymph", "methb", "neut"), PER_CENT),
-    **dict.fromkeys(("be", "bicar", "cl", "k", "lact", "na"), MMOL),
-    **dict.fromkeys(("alp", "alt", "ast", "ck"), ENZYME),
-    **dict.fromkeys(("plt", "wbc"), CELLS),
-    **{key: {"ng/ml": 1.0} for key in ("ckmb", "tnt")},
-    **{key: {"mm hg": 1.0, "mmhg": 1.0} for key in ("pco2", "po2")},
+_ALIKE: dict[str, dict[str, float]] = {
+    "bili bili_dir bun ca crea fgn glu mg phos": {"mg/dl": 1.0},
+    "alb hgb": {"g/dl": 1.0},
+    "bnd lymph methb neut": {"%": 1.0},
+    "be bicar cl k lact na": {"meq/l": 1.0, "mmol/l": 1.0},
+    "alp alt ast ck": {"iu/l": 1.0, "units/l": 1.0},
+    "plt wbc": {"k/ul": 1.0, "k/mcl": 1.0},
+    "ckmb tnt": {"ng/ml": 1.0},
+    "pco2 po2": {"mm hg": 1.0, "mmhg": 1.0},
     "cai": {"mmol/l": 1.0, "mg/dl": 1 / 4.008},
     "crp": {"mg/l": 1.0, "mg/dl": 10.0},
     "inr_pt": {"": 1.0, "ratio": 1.0},
@@ -40,6 +38,7 @@ UNITS: dict[str, dict[str, float]] = {
     "ph": {"": 1.0, "units": 1.0},
     "ptt": {"sec": 1.0},
 }
+UNITS = {variable: units for variables, units in _ALIKE.items() for variable in variables.split()}
 """Variable → unit in lower case → factor of a value. A value in another unit is left out: it would be wrong."""
 
 

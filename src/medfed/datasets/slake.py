@@ -33,14 +33,11 @@ class Slake(ImageQuestions):
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per question in the dataset's language; official files that the folder lacks are left out."""
-        paths = {name: root / FOLDER / f"{name}.json" for name in SPLITS}
-        present = {name: path for name, path in paths.items() if path.is_file()} or paths
-        rows = [
-            {**self.row(entry, "slake", SPLITS[name]), "language": self.language}
-            for name, path in present.items()
-            for entry in read_entries(path)
-            if entry.text("q_lang") == self.language
-        ]
+        files = {root / FOLDER / f"{name}.json": split for name, split in SPLITS.items()}
+        there = {path: split for path, split in files.items() if path.is_file()} or files
+        entries = ((entry, split) for path, split in there.items() for entry in read_entries(path))
+        asked = ((entry, split) for entry, split in entries if entry.text("q_lang") == self.language)
+        rows = [{**self.row(entry, "slake", split), "language": self.language} for entry, split in asked]
         require(rows, f"no question has 'q_lang' {self.language!r}", root / FOLDER, COMPLETE)
         return pl.DataFrame(rows).with_columns(site=pl.lit(None, pl.Utf8))
 

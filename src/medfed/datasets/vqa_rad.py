@@ -34,15 +34,11 @@ class VqaRad(ImageQuestions):
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per question."""
-        rows = [
-            self.row(entry, "vqa-rad", split)
-            for name, split in SPLITS.items()
-            for entry in read_entries(root / FOLDER / f"{name}.json")
-        ]
+        files = {root / FOLDER / f"{name}.json": split for name, split in SPLITS.items()}
+        rows = [self.row(entry, "vqa-rad", split) for path, split in files.items() for entry in read_entries(path)]
         held_out = pl.col("split").eq("test").any().over("patient")
-        return pl.DataFrame(rows).with_columns(
-            split=pl.when(held_out).then(pl.lit("test")).otherwise("split"), site=pl.lit(None, pl.Utf8)
-        )
+        split = pl.when(held_out).then(pl.lit("test")).otherwise("split")
+        return pl.DataFrame(rows).with_columns(split=split, site=pl.lit(None, pl.Utf8))
 
 
 class VqaRadClosed(VqaRad):

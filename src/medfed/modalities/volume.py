@@ -92,7 +92,5 @@ def _require_volume(raw: Shaped[np.ndarray, "..."]) -> None:
         raise DataError(f"a volume has shape {raw.shape}; expected three axes", hint="check the dataset's load")
 
 
-MODALITIES: tuple[Modality, ...] = (
-    *(VolumeModality(name=name) for name in ("t1", "t1c", "t2", "flair")),
-    MaskModality(name="tumour"),
-)
+_SCANS = [VolumeModality(name=name) for name in ("t1", "t1c", "t2", "flair")]
+MODALITIES: tuple[Modality, ...] = (*_SCANS, MaskModality(name="tumour"))

@@ -24,10 +24,8 @@ from torch import Tensor, nn
 
 from medfed.core.errors import StudyError
 from medfed.core.types import Batch
-from medfed.modalities.base import Modality
-from medfed.models.base import Encoder, FederatedModel
+from medfed.models.base import Encoder, Encoders, FederatedModel, Modalities, Tasks
 from medfed.study.models import BlipSpec
-from medfed.study.parts import EncoderSpec
 from medfed.tasks.base import ClosedTask, Task
 from medfed.tasks.generation import BOS, EOS, NUM_IDS, PAD, Generation
 
@@ -52,13 +50,7 @@ class Blip(FederatedModel):
     An absent modality is masked out of every attention, and its encoder gets no gradient from that example.
     """
 
-    def __init__(
-        self,
-        spec: BlipSpec,
-        encoders: Mapping[str, EncoderSpec],
-        modalities: Mapping[str, Modality],
-        tasks: tuple[Task, ...],
-    ) -> None:
+    def __init__(self, spec: BlipSpec, encoders: Encoders, modalities: Modalities, tasks: Tasks) -> None:
         super().__init__()
         for task in tasks:
             _check(task, spec)
@@ -66,8 +58,7 @@ class Blip(FederatedModel):
         used = sorted({name for task in tasks for name in task.modalities})
         self.encoders = nn.ModuleDict({name: encoders[name].build(modalities[name]) for name in used})
         self.fusion = Fusion({name: encoders[name].dim for name in used}, spec)
-        closed = {task.name: task for task in tasks if isinstance(task, ClosedTask)}
-        self.heads = nn.ModuleDict({name: task.head(spec.dim) for name, task in closed.items()})
+        self.heads = nn.ModuleDict({task.name: task.head(spec.dim) for task in tasks if isinstance(task, ClosedTask)})
         lengths = [task.max_length for task in tasks if isinstance(task, Generation)]
         if lengths:
             self.decoder = ByteDecoder(max(lengths), spec)
@@ -152,9 +143,8 @@ class Fusion(nn.Module):
 
     def __init__(self, dims: Mapping[str, int], spec: BlipSpec) -> None:
         super().__init__()
-        self.project = nn.ModuleDict(
-            {name: nn.Sequential(nn.LayerNorm(width), nn.Linear(width, spec.dim)) for name, width in dims.items()}
-        )
+        projections = {name: [nn.LayerNorm(width), nn.Linear(width, spec.dim)] for name, width in dims.items()}
+        self.project = nn.ModuleDict({name: nn.Sequential(*layers) for name, layers in projections.items()})
         self.encode = nn.Parameter(0.02 * torch.randn(spec.dim))
         self.nothing = nn.Parameter(0.02 * torch.randn(spec.dim))
         self.blocks = _blocks(spec, spec.depth)

@@ -18,14 +18,7 @@ from torch.nn import functional as F
 
 from medfed.modalities.text import NUM_WORDS
 from medfed.models.base import Encoder
-from medfed.study.encoders import (
-    Conv1dSpec,
-    LabsMLPSpec,
-    ResNetSpec,
-    TextEncoderSpec,
-    TransformerSpec,
-    VisionTransformerSpec,
-)
+from medfed.study import encoders as specs
 
 
 class VisionTransformer(Encoder):
@@ -39,7 +32,7 @@ class VisionTransformer(Encoder):
         and every patch.
     """
 
-    def __init__(self, spec: VisionTransformerSpec) -> None:
+    def __init__(self, spec: specs.VisionTransformerSpec) -> None:
         from transformers import ViTConfig, ViTModel  # noqa: PLC0415 (large; loaded where it is used)
 
         super().__init__()
@@ -79,7 +72,7 @@ class ResNet(Encoder):
         al. 2020), and there are none to average. ``norm="batch"`` is the usual one, ResNet-50's default.
     """
 
-    def __init__(self, spec: ResNetSpec) -> None:
+    def __init__(self, spec: specs.ResNetSpec) -> None:
         from transformers import ResNetConfig, ResNetModel  # noqa: PLC0415 (large; loaded where it is used)
 
         super().__init__()
@@ -118,7 +111,7 @@ class Conv1d(Encoder):
     hospitals whose recordings differ (Hsieh et al. 2020). ``norm="batch"`` is the usual one, with buffers.
     """
 
-    def __init__(self, spec: Conv1dSpec, num_leads: int) -> None:
+    def __init__(self, spec: specs.Conv1dSpec, num_leads: int) -> None:
         super().__init__()
         self.dim, self.num_tokens = spec.dim, spec.num_tokens
         self.blocks = nn.Sequential(*(_block(spec, *sizes) for sizes in pairwise((num_leads, *spec.widths))))
@@ -131,7 +124,7 @@ class Conv1d(Encoder):
         return tokens
 
 
-def _block(spec: Conv1dSpec, narrow: int, wide: int) -> nn.Sequential:
+def _block(spec: specs.Conv1dSpec, narrow: int, wide: int) -> nn.Sequential:
     norm = nn.GroupNorm(spec.num_groups, wide) if spec.norm == "group" else nn.BatchNorm1d(wide)
     conv = nn.Conv1d(narrow, wide, spec.kernel_size, spec.stride, spec.kernel_size // 2, bias=False)
     return nn.Sequential(conv, norm, nn.GELU(), nn.Dropout(spec.dropout))
@@ -149,7 +142,7 @@ class TimeTransformer(Encoder):
         depends on that patient alone.
     """
 
-    def __init__(self, spec: TransformerSpec, num_hours: int, num_channels: int) -> None:
+    def __init__(self, spec: specs.TransformerSpec, num_hours: int, num_channels: int) -> None:
         super().__init__()
         self.dim, self.num_tokens, self.num_channels = spec.dim, spec.num_tokens, num_channels
         self.embed = nn.Linear(2 * num_channels, spec.dim)
@@ -177,7 +170,7 @@ class TextEncoder(Encoder):
     Padding is masked, and its tokens are zeros.
     """
 
-    def __init__(self, spec: TextEncoderSpec, num_tokens: int) -> None:
+    def __init__(self, spec: specs.TextEncoderSpec, num_tokens: int) -> None:
         from transformers import BertConfig, BertModel  # noqa: PLC0415 (large; loaded where it is used)
 
         super().__init__()
@@ -209,7 +202,7 @@ class TextEncoder(Encoder):
 class LabsMLP(Encoder):
     """Linear layers with GELU between them and a layer norm at the end: one token (Saporta et al. 2024, appendix)."""
 
-    def __init__(self, spec: LabsMLPSpec, num_values: int) -> None:
+    def __init__(self, spec: specs.LabsMLPSpec, num_values: int) -> None:
         super().__init__()
         self.dim, widths = spec.dim, (num_values, *spec.hidden)
         layers: list[nn.Module] = []

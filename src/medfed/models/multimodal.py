@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from typing import cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from medfed.core.types import Batch
-from medfed.modalities.base import Modality
-from medfed.models.base import Encoder, FederatedModel
-from medfed.study.parts import EncoderSpec
+from medfed.models.base import Encoder, Encoders, FederatedModel, Modalities, Tasks
 from medfed.tasks.base import Task, closed
 
 
@@ -22,9 +20,7 @@ class MultimodalModel(FederatedModel):
     An absent modality contributes nothing to the fused feature and its encoder gets no gradient from that example.
     """
 
-    def __init__(
-        self, encoders: Mapping[str, EncoderSpec], modalities: Mapping[str, Modality], tasks: tuple[Task, ...]
-    ) -> None:
+    def __init__(self, encoders: Encoders, modalities: Modalities, tasks: Tasks) -> None:
         super().__init__()
         self.tasks = {task.name: closed(task) for task in tasks}
         used = sorted({name for task in tasks for name in task.modalities})
@@ -39,7 +35,7 @@ class MultimodalModel(FederatedModel):
 
     def representations(self, task: Task, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
         """Return the mean token of every modality of ``task``; zeros where absent."""
-        return {name: self._pooled(name, batch.inputs[name], batch.present[name]) for name in task.modalities}
+        return {name: self._pooled(name, batch) for name in task.modalities}
 
     def forward(self, task: Task, batch: Batch) -> Float[Tensor, "batch *out"]:
         """Return the outputs of the task's head for the representations, side by side."""
@@ -50,19 +46,16 @@ class MultimodalModel(FederatedModel):
         self, task: Task, encoded: Mapping[str, Float[Tensor, "batch tokens dim"]], size: int
     ) -> Float[Tensor, "batch *out"]:
         """Return the outputs of the task's head for the encoder tokens of ``size`` examples."""
-        device = next(self.heads[task.name].parameters()).device
-        pooled = [
-            encoded[name].mean(1)
-            if name in encoded
-            else torch.zeros(size, cast(Encoder, self.encoders[name]).dim, device=device)
-            for name in task.modalities
-        ]
-        outputs: Tensor = self.heads[task.name](torch.cat(pooled, -1))
+        head = self.heads[task.name]
+        device, pooled = next(head.parameters()).device, []
+        for name in task.modalities:
+            width = cast(Encoder, self.encoders[name]).dim
+            pooled.append(encoded[name].mean(1) if name in encoded else torch.zeros(size, width, device=device))
+        outputs: Tensor = head(torch.cat(pooled, -1))
         return outputs
 
-    def _pooled(
-        self, modality: str, samples: Float[Tensor, "batch *sample"], present: Bool[Tensor, " batch"]
-    ) -> Float[Tensor, "batch dim"]:
+    def _pooled(self, modality: str, batch: Batch) -> Float[Tensor, "batch dim"]:
+        samples, present = batch.inputs[modality], batch.present[modality]
         if bool(present.all()):
             return self.tokens(modality, samples).mean(1)
         pooled = samples.new_zeros(len(samples), cast(Encoder, self.encoders[modality]).dim)

@@ -104,11 +104,9 @@ class FusedDecoder(nn.Module):
 
     def __init__(self, width: int, num_levels: int, hidden: int, num_sequences: int, num_classes: int) -> None:
         super().__init__()
-        widths = [width * 2**level for level in range(num_levels)]
-        self.maps = nn.ModuleList(
-            RegionMaps(channels, num_sequences, num_classes, last=channels == widths[-1]) for channels in widths
-        )
-        self.fusions = nn.ModuleList(RegionFusion(channels, num_sequences, num_classes, hidden) for channels in widths)
+        widths, counts = [width * 2**level for level in range(num_levels)], (num_sequences, num_classes)
+        self.maps = nn.ModuleList(RegionMaps(channels, *counts, last=channels == widths[-1]) for channels in widths)
+        self.fusions = nn.ModuleList(RegionFusion(channels, *counts, hidden) for channels in widths)
         self.up = nn.ModuleList(UpBlock(channels) for channels in widths[:-1])
         self.classify = nn.Conv3d(width, num_classes, 1)
 

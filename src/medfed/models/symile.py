@@ -15,19 +15,16 @@ Deviation: the paper ends its encoders with a layer norm, whose vectors have len
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medfed.core.errors import StudyError
 from medfed.core.types import Batch
-from medfed.modalities.base import Modality
-from medfed.models.base import Encoder, FederatedModel
+from medfed.models.base import Encoder, Encoders, FederatedModel, Modalities, Tasks
 from medfed.study.models import SymileSpec
-from medfed.study.parts import EncoderSpec
 from medfed.tasks.base import Task
 from medfed.tasks.retrieval import Retrieval
 
@@ -35,24 +32,16 @@ from medfed.tasks.retrieval import Retrieval
 class SymileModel(FederatedModel):
     """Encoders with projections, and a temperature per task."""
 
-    def __init__(
-        self,
-        spec: SymileSpec,
-        encoders: Mapping[str, EncoderSpec],
-        modalities: Mapping[str, Modality],
-        tasks: tuple[Task, ...],
-    ) -> None:
+    def __init__(self, spec: SymileSpec, encoders: Encoders, modalities: Modalities, tasks: Tasks) -> None:
         super().__init__()
-        self.dim = spec.dim
-        used = sorted({name for task in tasks for name in task.modalities})
-        self.encoders = nn.ModuleDict(
-            {name: Projected(encoders[name].build(modalities[name]), spec.dim) for name in used}
-        )
+        self.dim, self.encoders = spec.dim, nn.ModuleDict()
+        for name in sorted({name for task in tasks for name in task.modalities}):
+            self.encoders[name] = Projected(encoders[name].build(modalities[name]), spec.dim)
         self.heads = nn.ModuleDict({task.name: Temperature(spec) for task in map(_retrieval, tasks)})
 
     def representations(self, task: Task, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
         """Return every modality's projected vector, of length 1; zeros where absent."""
-        return {name: self._vectors(name, batch.inputs[name], batch.present[name]) for name in task.modalities}
+        return {name: self._vectors(name, batch) for name in task.modalities}
 
     def forward(self, task: Task, batch: Batch) -> Float[Tensor, "batch modality dim"]:
         """Return the vectors of :meth:`representations`, scaled so that their products are logits."""
@@ -62,9 +51,8 @@ class SymileModel(FederatedModel):
         scaled: Tensor = vectors * (scale * self.dim ** (order / 2 - 1)) ** (1 / order)
         return scaled
 
-    def _vectors(
-        self, modality: str, samples: Float[Tensor, "batch *sample"], present: Bool[Tensor, " batch"]
-    ) -> Float[Tensor, "batch dim"]:
+    def _vectors(self, modality: str, batch: Batch) -> Float[Tensor, "batch dim"]:
+        samples, present = batch.inputs[modality], batch.present[modality]
         if bool(present.all()):
             whole: Tensor = self.encoders[modality](samples)
             return whole

@@ -23,6 +23,7 @@ from medfed.datasets.decoded import Decoded
 
 __all__ = ["ClosedTask", "Task", "TaskSet", "TrainableTask"]
 
+Rows = Int[np.ndarray, " example"]
 Json = Any
 """A value that JSON can hold: a model's response to an example, or its truth."""
 RESPONSE_BATCH_SIZE = 64
@@ -176,9 +177,7 @@ class TaskSet:
     They are ``rows`` of the whole dataset, which other parties share, as they do its ``labels``: see :meth:`holding`.
     """
 
-    def __init__(
-        self, task: Task, data: Decoded, rows: Int[np.ndarray, " example"], labels: Labels | None = None
-    ) -> None:
+    def __init__(self, task: Task, data: Decoded, rows: Rows, labels: Labels | None = None) -> None:
         self.task, self.data, self.rows = task, data, rows
         self.labels = labels or Labels(task.targets(data), task.questions(data))
 
@@ -198,7 +197,7 @@ class TaskSet:
         data = Decoded(source, card, index, samples, {name: np.ones(count, bool) for name in samples})
         return cls(task, data, np.arange(count))
 
-    def holding(self, rows: Int[np.ndarray, " example"]) -> TaskSet:
+    def holding(self, rows: Rows) -> TaskSet:
         """Return other ``rows`` of the same task and dataset; the labels are shared, not copied."""
         return TaskSet(self.task, self.data, rows, self.labels)
 

@@ -35,6 +35,8 @@ AT_ONCE = 4
 
 Mask = Bool[np.ndarray, "i j k"]
 Classes = Shaped[Tensor, "i j k"]
+Outputs = Float[Tensor, "batch output class i j k"]
+Truth = Float[Tensor, "batch 1 class i j k"]
 
 
 class Segmentation(TrainableTask):
@@ -103,7 +105,7 @@ class Segmentation(TrainableTask):
         inputs = {name: cut(values) for name, values in batch.inputs.items()}
         return Batch(inputs, batch.present, cut(batch.target), batch.examples, batch.questions)
 
-    def loss(self, outputs: Float[Tensor, "batch output class i j k"], batch: Batch) -> Float[Tensor, ""]:
+    def loss(self, outputs: Outputs, batch: Batch) -> Float[Tensor, ""]:
         """Sum over the outputs of the mean over examples of weighted cross-entropy plus Dice loss.
 
         Outputs are log-probabilities (or logits); the first is the prediction, the others are auxiliary. One that an
@@ -125,9 +127,8 @@ class Segmentation(TrainableTask):
     def truths(self, examples: TaskSet) -> list[Json]:
         """Return the voxels of every region, and the grid's diagonal, the worst distance there can be."""
         diagonal = float(np.linalg.norm(np.multiply(examples.targets.shape[1:], self.spacing_mm)))
-        sizes = [
-            {name: int(region.sum()) for name, region in self.region_masks(mask).items()} for mask in examples.targets
-        ]
+        regions = map(self.region_masks, examples.targets)
+        sizes = ({name: int(region.sum()) for name, region in masks.items()} for masks in regions)
         return [{"voxels": voxels, "diagonal_mm": diagonal} for voxels in sizes]
 
     def segment(self, model: nn.Module, volume: Batch) -> Int[Tensor, "i j k"]:
@@ -156,17 +157,13 @@ class Segmentation(TrainableTask):
         }
 
 
-def _cross_entropy(
-    outputs: Float[Tensor, "batch output class i j k"], truth: Float[Tensor, "batch 1 class i j k"]
-) -> Float[Tensor, "batch output"]:
+def _cross_entropy(outputs: Outputs, truth: Truth) -> Float[Tensor, "batch output"]:
     """Cross-entropy per example and output; a class weighs 1 − its share of the example's voxels."""
     weights = 1 - truth.mean((3, 4, 5), keepdim=True)
     return -(weights * truth * outputs.log_softmax(2)).mean((2, 3, 4, 5))
 
 
-def _dice_loss(
-    outputs: Float[Tensor, "batch output class i j k"], truth: Float[Tensor, "batch 1 class i j k"]
-) -> Float[Tensor, "batch output"]:
+def _dice_loss(outputs: Outputs, truth: Truth) -> Float[Tensor, "batch output"]:
     """1 − soft Dice, mean over classes.
 
     Deviation: per example, where the release sums over the batch first: an example's loss is its own.

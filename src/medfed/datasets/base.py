@@ -38,6 +38,8 @@ AGAIN = "download the file again"
 COMPARE = "compare the file with the version on the dataset's card (medfed data list)"
 Record = Mapping[str, Any]
 """One row of an index; its values are checked where they are read."""
+Raw = dict[str, np.ndarray]
+"""An example: modality → array in physical units."""
 
 
 class Card(BaseModel):
@@ -132,7 +134,7 @@ class Dataset(ABC):
         """
 
     @abstractmethod
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+    def load(self, root: Path, record: Record) -> Raw:
         """Decode one example: modality → raw array in physical units. A modality the example lacks is left out.
 
         Raises DataError if a file is absent, truncated or of another kind; the message names the file.

@@ -24,7 +24,7 @@ import polars as pl
 from jaxtyping import Bool, Shaped, UInt8
 
 from medfed.core.errors import DataError
-from medfed.datasets.base import Dataset, Record, require, require_file
+from medfed.datasets.base import Dataset, Raw, Record, require, require_file
 from medfed.datasets.tables import read_csv
 
 CLASSES = ("background", "necrotic or non-enhancing core", "oedema", "enhancing tumour")
@@ -44,13 +44,10 @@ class Naming(NamedTuple):
     classes: dict[int, int]
 
 
+PARTS = ("t1", "t1c", "t2", "flair", "tumour")
 NAMINGS = (
-    Naming("_", {"t1": "t1", "t1ce": "t1c", "t2": "t2", "flair": "flair", "seg": "tumour"}, {0: 0, 1: 1, 2: 2, 4: 3}),
-    Naming(
-        "-",
-        {"t1n": "t1", "t1c": "t1c", "t2w": "t2", "t2f": "flair", "seg": "tumour"},
-        {0: 0, 1: 1, 2: 2, 3: 3, 4: 0},
-    ),
+    Naming("_", dict(zip(("t1", "t1ce", "t2", "flair", "seg"), PARTS, strict=True)), {0: 0, 1: 1, 2: 2, 4: 3}),
+    Naming("-", dict(zip(("t1n", "t1c", "t2w", "t2f", "seg"), PARTS, strict=True)), {0: 0, 1: 1, 2: 2, 3: 3, 4: 0}),
 )
 
 
@@ -82,7 +79,7 @@ class BraTS(Dataset):
         schema = {"site": pl.Utf8, "split": pl.Utf8, "segmented": pl.Int8, "high_grade": pl.Int8}
         return pl.DataFrame(rows, schema_overrides=schema)
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+    def load(self, root: Path, record: Record) -> Raw:
         """Return the sequences in scanner units and ``tumour`` as :data:`CLASSES`, cut to the brain's bounding box.
 
         Raises DataError as well if the segmentation is missing or has an unknown label, the files' grids differ, voxels

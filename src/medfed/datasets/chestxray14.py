@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
-from medfed.datasets.base import Dataset, Record
+from medfed.datasets.base import Dataset, Raw, Record
 from medfed.datasets.images import load_image
 from medfed.datasets.tables import flag, nih_patient, read_csv, require_cells
 
@@ -39,7 +38,9 @@ class ChestXray14(Dataset):
         require_cells(table["Finding Labels"], known, f"is not allowed; allowed: {', '.join(allowed)}", path)
         findings = pl.col("Finding Labels").str.split("|")
         folders = {file.name: file.relative_to(root).as_posix() for file in root.glob("images*/**/*.png")}
-        names, splits = table["Image Index"].to_list(), _splits(root)
+        lists = {root / file: split for file, split in LISTS.items() if (root / file).is_file()}
+        splits = {name: split for file, split in lists.items() for name in file.read_text(encoding="utf-8").split()}
+        names = table["Image Index"].to_list()
         return table.select(
             example=pl.col("Image Index").str.strip_suffix(".png"),
             patient=nih_patient(pl.col("Patient ID")),
@@ -49,19 +50,13 @@ class ChestXray14(Dataset):
             **{label.lower(): flag(findings.list.contains(label)) for label in LABELS},
         )
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+    def load(self, root: Path, record: Record) -> Raw:
         """Decode the image to [0, 1]."""
         return {"image": load_image(root, record, _table_path(root).name)}
 
 
 def _table_path(root: Path) -> Path:
     return next((root / name for name in TABLES if (root / name).is_file()), root / TABLE)
-
-
-def _splits(root: Path) -> dict[str, str]:
-    """Return image → split, of the official lists that are there."""
-    lists = {root / file: split for file, split in LISTS.items() if (root / file).is_file()}
-    return {name: split for file, split in lists.items() for name in file.read_text(encoding="utf-8").split()}
 
 
 DATASETS: tuple[Dataset, ...] = (ChestXray14(),)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
-from medfed.datasets.base import Dataset, Record
+from medfed.datasets.base import Dataset, Raw, Record
 from medfed.datasets.images import load_image
 from medfed.datasets.tables import CHEXPERT_LABELS, PRESENT, chexpert_labels, flag, read_csv, require_cells
 
@@ -43,7 +42,7 @@ class CheXpert(Dataset):
             **{target: flag(pl.col(column) == PRESENT) for target, column in COLUMNS.items()},
         )
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+    def load(self, root: Path, record: Record) -> Raw:
         """Decode the image to [0, 1]."""
         table = next(name for name, split in TABLES.items() if split == record["split"])
         return {"image": load_image(root, record, table)}

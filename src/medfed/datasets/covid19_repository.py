@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from medfed.datasets.base import Dataset, Record
+from medfed.datasets.base import Dataset, Raw, Record
 from medfed.datasets.images import load_image
 from medfed.datasets.tables import flag, numbers, read_csv, require_filled
 from medfed.modalities.timeseries import COVID_LABS
@@ -57,7 +57,7 @@ class Covid19Repository(Dataset):
             **{lab: pl.when(offset <= 0).then(value) for lab, (offset, value) in labs.items()},
         )
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+    def load(self, root: Path, record: Record) -> Raw:
         """Return the film in [0, 1] and ``[1, laboratory value]``, NaN where not measured; left out if none was."""
         values = np.array([[record[variable] for variable in COVID_LABS]], np.float32)
         labs = {"covid-labs": values} if np.isfinite(values).any() else {}

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
-from medfed.datasets.base import Dataset, Record, require
+from medfed.datasets.base import Dataset, Raw, Record, require
 from medfed.datasets.images import load_image
 from medfed.datasets.tables import flag, nih_patient, read_csv, require_sources, require_values
 
@@ -44,7 +43,7 @@ class CovidRadiography(Dataset):
             covid=flag(pl.col("file").str.starts_with("COVID/")),
         )
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+    def load(self, root: Path, record: Record) -> Raw:
         """Decode the image to [0, 1]."""
         return {"image": load_image(root, record, "source_map.csv")}
 

@@ -10,18 +10,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import polars as pl
 
 from medfed.core.catalog import DATASETS as KNOWN
-from medfed.datasets.base import COMPLETE, Dataset, Record, require
+from medfed.datasets.base import COMPLETE, Dataset, Raw, Record, require
 from medfed.datasets.questions import read_entries
 from medfed.datasets.wfdb_records import read_wfdb
 
 SPLITS = {"train": "train", "valid": "development", "test": "test"}
-WORDING = "template"
 RECORDS = "ptbxl"
 """The dataset that holds the ECGs."""
 TWIN_RECORDS = "ptb-xl"
@@ -34,7 +31,7 @@ class EcgQa(Dataset):
     name = "ecg-qa"
     modalities = ("ecg",)
     targets = ("answer",)
-    marker = f"ecgqa/ptbxl/{WORDING}"
+    marker = "ecgqa/ptbxl/template"
     simulator = "medfed.twins.ecg_questions:write_ecg_qa_twin"
 
     def locate(self, data_root: Path) -> Path:
@@ -47,44 +44,33 @@ class EcgQa(Dataset):
     def index(self, root: Path) -> pl.DataFrame:
         """One row per question; ``closed`` if the kind of question is answered by yes or no (single-verify)."""
         questions = super().locate(root) / self.marker
-        ecgs = _known_ecgs(root)
-        rows = [row for folder in SPLITS for path in _files(questions / folder) for row in _rows(path, folder, ecgs)]
+        ecgs, rows = _known_ecgs(root), []
+        for folder in SPLITS:
+            paths = sorted((questions / folder).glob("*.json"))
+            require(paths, "the folder has no .json file", questions / folder, COMPLETE)
+            rows += [row for path in paths for row in _rows(path, folder, ecgs)]
         require(rows, "no question on noise in a single ECG", questions, COMPLETE)
         return pl.DataFrame(rows, schema_overrides={"site": pl.Utf8}, infer_schema_length=None)
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+    def load(self, root: Path, record: Record) -> Raw:
         """Return ``{"ecg": [12 leads, time]}`` in millivolts; see :func:`read_wfdb`."""
         header, signal = record["files"]
         return {"ecg": read_wfdb(root / header, root / signal)}
 
 
-class Ecg(NamedTuple):
-    """A record of PTB-XL; ``files`` are relative to the root that it shares with the questions."""
-
-    patient: str
-    site: str | None
-    files: list[str]
-
-
-def _known_ecgs(root: Path) -> dict[str, Ecg]:
-    """Return ecg_id → record."""
+def _known_ecgs(root: Path) -> dict[str, dict[str, object]]:
+    """Return ecg_id → patient, site, and files below the root that PTB-XL shares with the questions."""
     ptbxl, twin = KNOWN[RECORDS], root / TWIN_RECORDS
     records = ptbxl.locate(twin if twin.is_dir() else root)
     folder = records.relative_to(root)
-    columns = ptbxl.index(records).select("example", "patient", "site", "files")
-    return {
-        example.removeprefix("ptbxl:"): Ecg(patient, site, [str(folder / file) for file in files])
-        for example, patient, site, files in columns.iter_rows()
-    }
+    known = {}
+    for row in ptbxl.index(records).select("example", "patient", "site", "files").iter_rows(named=True):
+        files = [str(folder / file) for file in row["files"]]
+        known[row["example"].removeprefix("ptbxl:")] = {"patient": row["patient"], "site": row["site"], "files": files}
+    return known
 
 
-def _files(folder: Path) -> list[Path]:
-    paths = sorted(folder.glob("*.json"))
-    require(paths, "the folder has no .json file", folder, COMPLETE)
-    return paths
-
-
-def _rows(path: Path, folder: str, ecgs: Mapping[str, Ecg]) -> list[dict[str, object]]:
+def _rows(path: Path, folder: str, ecgs: Mapping[str, dict[str, object]]) -> list[dict[str, object]]:
     """Return the index rows of one file's questions on noise in a single ECG."""
     rows = []
     for entry in read_entries(path):
@@ -97,7 +83,7 @@ def _rows(path: Path, folder: str, ecgs: Mapping[str, Ecg]) -> list[dict[str, ob
         rows.append(
             {
                 "example": f"ecg-qa:{folder}:{path.stem}:{entry.number}",
-                **ecgs[ids[0]]._asdict(),
+                **ecgs[ids[0]],
                 "split": SPLITS[folder],
                 "question": entry.text("question"),
                 "answer": ", ".join(entry.values("answer")),

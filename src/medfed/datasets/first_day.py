@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32
 
-from medfed.datasets.base import Dataset, Record
+from medfed.datasets.base import Dataset, Raw, Record
 from medfed.datasets.tables import constant_files, find_table
 from medfed.modalities.timeseries import LABS
 
@@ -99,7 +99,7 @@ class FirstDayDataset(Dataset):
     def series(self, root: Path) -> FirstDay:
         """Return the laboratory values of every stay; tables are read once."""
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+    def load(self, root: Path, record: Record) -> Raw:
         """Return ``labs`` ``[24 hours, variable]``, NaN where not measured, and ``person`` ``[1, age and female]``.
 
         A stay without any value lacks ``labs``; age and sex may be unknown.

@@ -13,7 +13,7 @@ import polars as pl
 from jaxtyping import UInt8
 
 from medfed.core.errors import DataError
-from medfed.datasets.base import Dataset, Record, require
+from medfed.datasets.base import Dataset, Raw, Record, require
 from medfed.datasets.tables import FileState
 
 SPLITS = {"train": "train", "val": "development", "test": "test"}
@@ -46,7 +46,7 @@ class MedMnist(Dataset):
             }
         )
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+    def load(self, root: Path, record: Record) -> Raw:
         """Return the image in [0, 1]."""
         split, row = str(record["example"]).rsplit("-", 1)
         image = _arrays(FileState.of(root / self.marker))[f"{split}_images"][int(row)]
@@ -63,22 +63,17 @@ def _arrays(state: FileState) -> Mapping[str, UInt8[np.ndarray, "..."]]:
     except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"not a whole .npz file ({error})", where=path, hint=HINT) from error
     for split in SPLITS:
-        _check(arrays, split, path)
+        for key in (f"{split}_images", f"{split}_labels"):
+            require(key in arrays, f"array {key!r} is missing; found {', '.join(arrays)}", path, HINT)
+        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+        grey = images.dtype == np.uint8 and images.shape == (len(images), SIDE, SIDE)
+        require(grey, f"{split}_images is {images.dtype} {images.shape}, not grey 28 × 28", path, HINT)
+        one_each = labels.shape == (len(images), 1)
+        require(one_each, f"{split}_labels has shape {labels.shape} for {len(images)} images", path, HINT)
+        for row in np.flatnonzero((labels != 0) & (labels != 1)):
+            what = f"{split}_labels, row {row}: {labels[row, 0]} is not allowed; allowed: 0, 1"
+            raise DataError(what, where=path, hint=HINT)
     return arrays
-
-
-def _check(arrays: Mapping[str, np.ndarray], split: str, path: Path) -> None:
-    """Check one split's arrays: present, of the expected shape and type, labels 0 or 1."""
-    for key in (f"{split}_images", f"{split}_labels"):
-        require(key in arrays, f"array {key!r} is missing; found {', '.join(arrays)}", path, HINT)
-    images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-    grey = images.dtype == np.uint8 and images.shape == (len(images), SIDE, SIDE)
-    require(grey, f"{split}_images is {images.dtype} {images.shape}, not grey 28 × 28", path, HINT)
-    one_each = labels.shape == (len(images), 1)
-    require(one_each, f"{split}_labels has shape {labels.shape} for {len(images)} images", path, HINT)
-    for row in np.flatnonzero((labels != 0) & (labels != 1)):
-        what = f"{split}_labels, row {row}: {labels[row, 0]} is not allowed; allowed: 0, 1"
-        raise DataError(what, where=path, hint=HINT)
 
 
 class PneumoniaMnist(MedMnist):

@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 
 from medfed.core.errors import DataError
-from medfed.datasets.base import AGAIN, Dataset, Record, require
+from medfed.datasets.base import AGAIN, Dataset, Raw, Record, require
 from medfed.datasets.images import read_grey
 from medfed.datasets.questions import text_bytes
 from medfed.datasets.tables import (
@@ -78,7 +78,7 @@ class MimicCxr(Dataset):
             *CHEXPERT_LABELS,
         )
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+    def load(self, root: Path, record: Record) -> Raw:
         """Return the film in [0, 1] and the UTF-8 bytes of the report's findings; one of them may be absent."""
         film, report = (root / file for file in record["files"])
         arrays: dict[str, np.ndarray] = {}

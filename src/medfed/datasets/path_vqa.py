@@ -20,10 +20,9 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
-from medfed.datasets.base import COMPARE, COMPLETE, Dataset, Record, require
+from medfed.datasets.base import COMPARE, COMPLETE, Dataset, Raw, Record, require
 from medfed.datasets.images import decode_grey, load_image
 from medfed.datasets.questions import Entry, read_entries, text_bytes, yes_or_no
 from medfed.datasets.tables import FileState, read_parquet
@@ -58,7 +57,7 @@ class PathVqa(Dataset):
         split = last.replace_strict({rank: split for split, rank in RANK.items()})
         return index.with_columns(split=split, site=pl.lit(None, pl.Utf8))
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+    def load(self, root: Path, record: Record) -> Raw:
         """Decode the image to grey in [0, 1], and give the question as UTF-8 bytes."""
         question = text_bytes(str(record["question"]))
         if record["row"] is None:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from medfed.core.errors import DataError
-from medfed.datasets.base import AGAIN, Dataset, Record, require, require_file
+from medfed.datasets.base import AGAIN, Dataset, Raw, Record, require, require_file
 from medfed.datasets.images import load_image
 
 CORRECT = "correct or remove the record"
@@ -105,7 +105,7 @@ class ImageQuestions(Dataset):
     def patient(self, image: str) -> str:
         """Return the patient behind the image called ``image``."""
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+    def load(self, root: Path, record: Record) -> Raw:
         """Decode the image to [0, 1]."""
         _, stem, number = record["example"].rsplit(":", 2)
         listed_in = f"{self.folder}/{stem}.json (record {number}, field {self.image_field!r})"

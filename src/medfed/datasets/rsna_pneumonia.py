@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from medfed.core.errors import DataError
-from medfed.datasets.base import Dataset, Record
+from medfed.datasets.base import Dataset, Raw, Record
 from medfed.datasets.images import load_image
 from medfed.datasets.tables import flag, nih_patient, read_csv, require_sources, require_values
 
@@ -49,7 +48,7 @@ class RsnaPneumonia(Dataset):
             lung_opacity=flag(pl.col("class") == POSITIVE),
         )
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+    def load(self, root: Path, record: Record) -> Raw:
         """Decode the DICOM file to [0, 1]."""
         return {"image": load_image(root, record, TABLE)}
 

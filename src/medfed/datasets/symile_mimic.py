@@ -13,8 +13,7 @@ readers of the release, which agree. Traps of the layout:
 - ``labs_missingness`` is 1 where a value was *measured*; an unmeasured one carries the mean percentile.
 - CXRs are normalised by ImageNet's mean and spread; this is undone, so that the image modality has its [0, 1].
 - ECGs are scaled to [−1, 1] per recording, at 500 Hz, and millivolts cannot be got back. Leads have the order of
-  MIMIC-IV-ECG: aVF before aVL. They are put in the order of :data:`~medfed.modalities.signal.LEADS` and brought to
-  100 Hz.
+  MIMIC-IV-ECG, aVF before aVL; here they get that of :data:`~medfed.modalities.signal.LEADS`, and 100 Hz.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ import polars as pl
 from jaxtyping import Float32, Shaped
 
 from medfed.core.errors import DataError
-from medfed.datasets.base import Dataset, Record, require
+from medfed.datasets.base import Dataset, Raw, Record, require
 from medfed.datasets.tables import FileState, read_csv, whole_numbers
 from medfed.modalities.signal import LEADS, RAW_HZ
 
@@ -64,7 +63,7 @@ class SymileMIMIC(Dataset):
         """
         return pl.concat([_split_index(root, native) for native in SPLITS])
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+    def load(self, root: Path, record: Record) -> Raw:
         """Return ``image`` [row, column] in [0, 1], ``ecg`` [lead, time] and ``lab-percentiles`` [2, 50]."""
         row = int(record["row"])
         cxr, ecg, percentiles, measured = (root / file for file in record["files"])
@@ -91,7 +90,7 @@ def _split_index(root: Path, native: str) -> pl.DataFrame:
     require(same, f"its rows are not those of {_array(native, 'hadm_id')}", path, hint)
     index = pl.DataFrame(
         {
-            "example": _example(admission),
+            "example": "symile-mimic:" + admission.cast(pl.Utf8),
             "patient": "mimic:" + whole_numbers(table, "subject_id", path, REPAIR).cast(pl.Utf8),
             "site": pl.Series([None] * len(table), dtype=pl.Utf8),
             "split": [SPLITS[native]] * len(table),
@@ -102,7 +101,7 @@ def _split_index(root: Path, native: str) -> pl.DataFrame:
     )
     if not retrieval:
         return index.with_columns(candidates=pl.lit(None, pl.List(pl.Utf8)))
-    query = _example(whole_numbers(table, "label_hadm_id", path, REPAIR))
+    query = "symile-mimic:" + whole_numbers(table, "label_hadm_id", path, REPAIR).cast(pl.Utf8)
     itself = whole_numbers(table, "label", path, REPAIR).to_numpy() == 1
     offered = index.select(candidates="example").with_columns(example=query).group_by("example", maintain_order=True)
     candidates = offered.agg(pl.col("candidates").unique(maintain_order=True))
@@ -115,10 +114,6 @@ def _split_index(root: Path, native: str) -> pl.DataFrame:
 
 def _array(native: str, name: str) -> str:
     return f"data_npy/{native}/{name}_{native}.npy"
-
-
-def _example(admission: pl.Series) -> pl.Series:
-    return "symile-mimic:" + admission.cast(pl.Utf8)
 
 
 def _open_npy(path: Path, shape: tuple[int | None, ...], kinds: str) -> Shaped[np.ndarray, "..."]:

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
-from medfed.datasets.base import Dataset, Record
+from medfed.datasets.base import Dataset, Raw, Record
 from medfed.datasets.questions import ImageQuestions, read_entries, text_bytes
 
 FOLDER = "data_RAD"
@@ -57,7 +56,7 @@ class VqaRadClosed(VqaRad):
         yes = pl.col("answer").str.to_lowercase().replace_strict(answers, default=None, return_dtype=pl.Int8)
         return super().index(root).with_columns(yes=yes).filter(pl.col("closed") & pl.col("yes").is_not_null())
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+    def load(self, root: Path, record: Record) -> Raw:
         """Decode the image to [0, 1], and give the question as UTF-8 bytes."""
         return {**super().load(root, record), "question": text_bytes(str(record["question"]))}
 

@@ -24,7 +24,7 @@ import numpy as np
 import polars as pl
 
 from medfed.core.errors import DataError
-from medfed.datasets.base import Dataset, Record, require
+from medfed.datasets.base import Dataset, Raw, Record, require
 from medfed.datasets.first_day import NUM_HOURS, FirstDay
 from medfed.datasets.tables import FileState, constant_files, read_parquet
 from medfed.modalities.timeseries import ICU
@@ -55,7 +55,7 @@ class Yaib(Dataset):
         nested = {path.parent for path in root.glob(f"{self.cohort}/*/*.parquet")}
         return pl.concat([self._index_of(root, folder) for folder in sorted(nested) or [root / self.cohort]])
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+    def load(self, root: Path, record: Record) -> Raw:
         """Return modality → ``[24 hours, variable]``, NaN where not observed; ``dyn.parquet`` must have the stay."""
         path = root / str(record["files"][0])
         hours = _first_day(FileState.of(path)).of(record["stay_id"])

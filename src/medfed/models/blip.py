@@ -67,10 +67,10 @@ class Blip(FederatedModel):
         """Return the outputs of the task's head, or logits ``[batch, length, id]`` of its answers' ids."""
         fused = self.fuse(task, batch)
         if isinstance(task, Generation):
-            logits: Tensor = self.decoder(_shifted(batch.target.long()), _memory(fused))
-            return logits
-        outputs: Tensor = self.heads[task.name](fused.question.values[:, 0])
-        return outputs
+            written = batch.target.long()
+            before = torch.cat([torch.full_like(written[:, :1], BOS), written[:, :-1]], 1)
+            return cast(Tensor, self.decoder(before, _memory(fused)))
+        return cast(Tensor, self.heads[task.name](fused.question.values[:, 0]))
 
     def representations(self, task: Task, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
         """Return the mean token of every modality of ``task``; zeros where absent."""
@@ -127,11 +127,6 @@ def _check(task: Task, spec: BlipSpec) -> None:
 
 def _memory(fused: Fused) -> Tokens:
     return Tokens(*(torch.cat(pair, 1) for pair in zip(fused.question, fused.context, strict=True)))
-
-
-def _shifted(target: Int[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
-    """Return the decoder's input when it writes each id: BOS, then the ids before."""
-    return torch.cat([torch.full_like(target[:, :1], BOS), target[:, :-1]], 1)
 
 
 class Fusion(nn.Module):

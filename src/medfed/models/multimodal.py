@@ -30,8 +30,7 @@ class MultimodalModel(FederatedModel):
 
     def tokens(self, modality: str, samples: Float[Tensor, "batch *sample"]) -> Float[Tensor, "batch tokens dim"]:
         """Encode samples of one modality."""
-        encoded: Tensor = self.encoders[modality](samples)
-        return encoded
+        return cast(Tensor, self.encoders[modality](samples))
 
     def representations(self, task: Task, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
         """Return the mean token of every modality of ``task``; zeros where absent."""
@@ -39,8 +38,7 @@ class MultimodalModel(FederatedModel):
 
     def forward(self, task: Task, batch: Batch) -> Float[Tensor, "batch *out"]:
         """Return the outputs of the task's head for the representations, side by side."""
-        outputs: Tensor = self.heads[task.name](torch.cat(list(self.representations(task, batch).values()), -1))
-        return outputs
+        return cast(Tensor, self.heads[task.name](torch.cat(list(self.representations(task, batch).values()), -1)))
 
     def decode(
         self, task: Task, encoded: Mapping[str, Float[Tensor, "batch tokens dim"]], size: int
@@ -51,8 +49,7 @@ class MultimodalModel(FederatedModel):
         for name in task.modalities:
             width = cast(Encoder, self.encoders[name]).dim
             pooled.append(encoded[name].mean(1) if name in encoded else torch.zeros(size, width, device=device))
-        outputs: Tensor = head(torch.cat(pooled, -1))
-        return outputs
+        return cast(Tensor, head(torch.cat(pooled, -1)))
 
     def _pooled(self, modality: str, batch: Batch) -> Float[Tensor, "batch dim"]:
         samples, present = batch.inputs[modality], batch.present[modality]

@@ -62,8 +62,7 @@ class RFNet(FederatedModel):
         """
         levels, present = self._encode(batch), torch.stack([batch.present[name] for name in self.sequences], 1)
         if not self.training:
-            prediction: Tensor = self.fused(levels)[0][:, None]
-            return prediction
+            return cast(Tensor, self.fused(levels)[0][:, None])
         kept = present
         if self.drop_sequences:  # every combination is trained for (the paper), never an empty one
             kept = present & (torch.rand(present.shape) < 0.5).to(present.device)
@@ -158,8 +157,7 @@ class SingleDecoder(nn.Module):
         for level in reversed(range(len(self.up))):
             up = cast(UpBlock, self.up[level])
             x = up(up.widen(x, levels[level].shape[2:]), levels[level])
-        logits: Tensor = self.classify(x)
-        return logits
+        return cast(Tensor, self.classify(x))
 
 
 class UpBlock(nn.Module):
@@ -172,13 +170,11 @@ class UpBlock(nn.Module):
 
     def widen(self, below: Any3d, grid: torch.Size) -> Any3d:
         """Return the features of the coarser level on ``grid``."""
-        widened: Tensor = self.narrow(enlarge(below, grid))
-        return widened
+        return cast(Tensor, self.narrow(enlarge(below, grid)))
 
     def forward(self, widened: Features, skip: Features) -> Features:
         """Join the widened features with those of this level."""
-        joined: Tensor = self.join(torch.cat((widened, skip), 1))
-        return joined
+        return cast(Tensor, self.join(torch.cat((widened, skip), 1)))
 
 
 class RegionMaps(nn.Module):
@@ -193,8 +189,7 @@ class RegionMaps(nn.Module):
     def forward(self, features: Float[Tensor, "batch sequence dim i j k"], below: Features | None) -> Maps:
         """Return probabilities from this level's features and, but at the bottleneck, the decoder's."""
         embedded = self.embed(features.flatten(1, 2))
-        maps: Tensor = self.classify(embedded if below is None else torch.cat((below, embedded), 1))
-        return maps
+        return cast(Tensor, self.classify(embedded if below is None else torch.cat((below, embedded), 1)))
 
 
 class RegionFusion(nn.Module):

@@ -15,6 +15,7 @@ Deviation: the paper ends its encoders with a layer norm, whose vectors have len
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -48,14 +49,12 @@ class SymileModel(FederatedModel):
         order = _retrieval(task).order
         vectors = torch.stack(list(self.representations(task, batch).values()), 1)
         scale: Tensor = self.heads[task.name]()
-        scaled: Tensor = vectors * (scale * self.dim ** (order / 2 - 1)) ** (1 / order)
-        return scaled
+        return cast(Tensor, vectors * (scale * self.dim ** (order / 2 - 1)) ** (1 / order))
 
     def _vectors(self, modality: str, batch: Batch) -> Float[Tensor, "batch dim"]:
         samples, present = batch.inputs[modality], batch.present[modality]
         if bool(present.all()):
-            whole: Tensor = self.encoders[modality](samples)
-            return whole
+            return cast(Tensor, self.encoders[modality](samples))
         vectors = samples.new_zeros(len(samples), self.dim)
         if bool(present.any()):
             vectors[present] = self.encoders[modality](samples[present]).to(vectors.dtype)

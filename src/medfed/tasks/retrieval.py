@@ -2,9 +2,8 @@
 
 Source: Saporta et al. 2024, Contrasting with Symile (CXR retrieval on Symile-MIMIC); Med-MMFL trains it federated. Two
 tasks differ in the loss, Symile or pairwise InfoNCE (Radford et al. 2021, CLIP), and in the score of a candidate. The
-score is the multilinear inner product of candidate and queries, or the sum of their inner products. The multilinear one
-is the sum over coordinates of the product of the vectors. The model scales its representations, so such products are
-logits already.
+multilinear inner product is the sum over coordinates of the product of the vectors. The model scales its
+representations, so such products are logits already.
 
 An example's candidates are the films of the whole test set, so chance depends on the set's size. With n candidates a
 rank is uniform, accuracy is 1/n, recall@k is k/n and MRR is (1 + 1/2 + … + 1/n)/n. The release lists ten candidates per
@@ -14,8 +13,7 @@ Ties are counted against the model: a rank is one more than the number of *other
 high. So a model that maps everything to one point retrieves nothing. An absent film scores below all others.
 
 Symile contrasts, for each modality as the anchor, an example's triple with triples whose *other* modalities were
-shuffled. Negatives by ``n``: the other modalities are shuffled once each, which gives n − 1 negatives per anchor (the
-authors' O(n) form). Negatives by ``n_squared``: every combination of the other modalities, n² − 1 negatives per anchor.
+shuffled: n − 1 negatives per anchor (the authors' O(n) form), or n² − 1 if every combination of the others is taken.
 
 Deviation: the shuffles are a function of the batch's example ids, so that a loss is a pure function of its batch.
 Deviation: the authors learn an embedding for an absent modality (in their Symile-M3 experiments). Here an incomplete

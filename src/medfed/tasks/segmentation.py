@@ -133,12 +133,8 @@ class Segmentation(TrainableTask):
 
     def segment(self, model: nn.Module, volume: Batch) -> Int[Tensor, "i j k"]:
         """Return the most probable class of every voxel of one whole volume."""
-
-        def predict(windows: Batch) -> Float[Tensor, "batch class _ _ _"]:
-            probabilities: Tensor = model(self, windows)[:, 0].softmax(1)
-            return probabilities
-
-        return sliding_window(predict, volume, self.patch, self.overlap).argmax(0)
+        mean = sliding_window(lambda windows: model(self, windows)[:, 0].softmax(1), volume, self.patch, self.overlap)
+        return mean.argmax(0)
 
     def region_masks(self, classes: Classes) -> dict[str, Mask]:
         """Return each region as a mask."""

@@ -16,8 +16,7 @@ from medfed.datasets.tables import CHEXPERT_LABELS, PRESENT, chexpert_labels, fl
 
 TABLES = {"valid.csv": "test", "train.csv": "train"}
 """Table → official split: the tasks are tested on the table that radiologists read. ``train.csv`` may be absent."""
-TARGETS = ("enlarged_cardiomediastinum", "pleural_effusion", "atelectasis")
-COLUMNS = {target: CHEXPERT_LABELS[target] for target in TARGETS}
+COLUMNS = {key: CHEXPERT_LABELS[key] for key in ("enlarged_cardiomediastinum", "pleural_effusion", "atelectasis")}
 
 
 class CheXpert(Dataset):
@@ -25,7 +24,7 @@ class CheXpert(Dataset):
 
     name = "chexpert"
     modalities = ("image",)
-    targets = TARGETS
+    targets = tuple(COLUMNS)
     marker = "valid/patient*"
     simulator = "medfed.twins.chest_datasets:write_chexpert_twin"
 

@@ -8,7 +8,7 @@ Source: Oh et al. 2023, ECG-QA: a comprehensive question answering dataset combi
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import polars as pl
@@ -70,9 +70,8 @@ def _known_ecgs(root: Path) -> dict[str, dict[str, object]]:
     return known
 
 
-def _rows(path: Path, folder: str, ecgs: Mapping[str, dict[str, object]]) -> list[dict[str, object]]:
-    """Return the index rows of one file's questions on noise in a single ECG."""
-    rows = []
+def _rows(path: Path, folder: str, ecgs: Mapping[str, dict[str, object]]) -> Iterator[dict[str, object]]:
+    """Yield the index rows of one file's questions on noise in a single ECG."""
     for entry in read_entries(path):
         ids = entry.values("ecg_id")
         if entry.text("attribute_type") != "noise" or len(ids) != 1:
@@ -80,17 +79,14 @@ def _rows(path: Path, folder: str, ecgs: Mapping[str, dict[str, object]]) -> lis
         if ids[0] not in ecgs:
             hint = "complete PTB-XL, or remove the record"
             raise entry.error("ecg_id", f"is {ids[0]}, which {KNOWN[RECORDS].marker} lacks", hint)
-        rows.append(
-            {
-                "example": f"ecg-qa:{folder}:{path.stem}:{entry.number}",
-                **ecgs[ids[0]],
-                "split": SPLITS[folder],
-                "question": entry.text("question"),
-                "answer": ", ".join(entry.values("answer")),
-                "closed": entry.text("question_type").endswith("verify"),
-            }
-        )
-    return rows
+        yield {
+            "example": f"ecg-qa:{folder}:{path.stem}:{entry.number}",
+            **ecgs[ids[0]],
+            "split": SPLITS[folder],
+            "question": entry.text("question"),
+            "answer": ", ".join(entry.values("answer")),
+            "closed": entry.text("question_type").endswith("verify"),
+        }
 
 
 DATASETS: tuple[Dataset, ...] = (EcgQa(),)

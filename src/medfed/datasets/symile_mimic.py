@@ -155,8 +155,7 @@ def _grey(channels: Float32[np.ndarray, "3 row column"], path: Path, row: int) -
     what = f"row {row}: intensities from {low:g} to {high:g} after undoing ImageNet's normalisation; [0, 1] is needed"
     hint = "use the release's data_npy, or normalise by ImageNet's mean and spread as its script does"
     require(fits, what, path, hint)
-    grey: np.ndarray = image.mean(0).clip(0, 1)
-    return grey
+    return np.asarray(image.mean(0).clip(0, 1))
 
 
 def _leads(signal: Float32[np.ndarray, "time lead"], path: Path, row: int) -> Float32[np.ndarray, "lead resampled"]:
@@ -166,8 +165,7 @@ def _leads(signal: Float32[np.ndarray, "time lead"], path: Path, row: int) -> Fl
     fits = np.isfinite(signal).all() and float(np.abs(signal).max()) <= 1 + SLACK
     require(fits, f"row {row}: a value is not a number in [-1, 1]", path, "use the release's scaled ECGs")
     ordered = np.asarray(signal, np.float32).T[[NATIVE_LEADS.index(lead) for lead in LEADS]]
-    resampled: np.ndarray = resample_poly(ordered, 1, NATIVE_HZ // RAW_HZ, axis=1, padtype="line")
-    return resampled.astype(np.float32)
+    return np.asarray(resample_poly(ordered, 1, NATIVE_HZ // RAW_HZ, axis=1, padtype="line"), np.float32)
 
 
 def _unit(values: Shaped[np.ndarray, " lab"], path: Path, row: int) -> Float32[np.ndarray, " lab"]:

@@ -37,5 +37,4 @@ def read_wfdb(header: Path, signal: Path) -> Float32[np.ndarray, "lead time"]:
     require(not missing, f"lead {missing} is missing; found {named}", header, AGAIN)
     require(len(row) == len(record.sig_name), f"a lead is named twice; found {named}", header, AGAIN)
     require(set(record.units) == {"mV"}, f"units {', '.join(record.units)}; mV is needed", header, AGAIN)
-    ordered: np.ndarray = record.p_signal[:, [row[lead] for lead in LEADS]].T
-    return ordered.astype(np.float32)
+    return np.asarray(record.p_signal[:, [row[lead] for lead in LEADS]].T, np.float32)

@@ -30,7 +30,6 @@ from medfed.datasets.tables import FileState, constant_files, read_parquet
 from medfed.modalities.timeseries import ICU
 
 VARIABLES = tuple(chain.from_iterable(ICU.values()))
-UNNAMED_DATABASE = "yaib"
 AGAIN = "extract the cohort again, or compare it with the version on the dataset's card"
 
 
@@ -70,7 +69,7 @@ class Yaib(Dataset):
 
     def _index_of(self, root: Path, folder: Path) -> pl.DataFrame:
         database = folder.name if folder.name != self.cohort else None
-        identity = pl.concat_str(pl.lit(f"{database or UNNAMED_DATABASE}:"), pl.col("stay_id"))
+        identity = pl.concat_str(pl.lit(f"{database or 'yaib'}:"), pl.col("stay_id"))
         files = [(folder.relative_to(root) / file).as_posix() for file in ("dyn.parquet", "outc.parquet")]
         outcome = self.outcome(folder / "outc.parquet").sort("stay_id")
         return outcome.select(

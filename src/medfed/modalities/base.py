@@ -106,8 +106,7 @@ class Moments:
     @property
     def mean(self) -> PerChannel:
         """Mean per channel; 0 where nothing was observed."""
-        mean: np.ndarray = self.total / np.maximum(self.count, 1)
-        return mean
+        return np.asarray(self.total / np.maximum(self.count, 1))
 
     @property
     def std(self) -> PerChannel:

@@ -13,6 +13,8 @@ from medfed.core.types import Batch
 from medfed.models.base import Encoder, Encoders, FederatedModel, Modalities, Tasks
 from medfed.tasks.base import Task, closed
 
+Tokens = Float[Tensor, "batch tokens dim"]
+
 
 class MultimodalModel(FederatedModel):
     """Encoders, fusion and heads. State names start with ``encoders.<modality>.`` or ``heads.<task>.``.
@@ -28,7 +30,7 @@ class MultimodalModel(FederatedModel):
         widths = {task.name: sum(encoders[name].dim for name in task.modalities) for task in tasks}
         self.heads = nn.ModuleDict({name: task.head(widths[name]) for name, task in self.tasks.items()})
 
-    def tokens(self, modality: str, samples: Float[Tensor, "batch *sample"]) -> Float[Tensor, "batch tokens dim"]:
+    def tokens(self, modality: str, samples: Float[Tensor, "batch *sample"]) -> Tokens:
         """Encode samples of one modality."""
         return cast(Tensor, self.encoders[modality](samples))
 
@@ -40,9 +42,7 @@ class MultimodalModel(FederatedModel):
         """Return the outputs of the task's head for the representations, side by side."""
         return cast(Tensor, self.heads[task.name](torch.cat(list(self.representations(task, batch).values()), -1)))
 
-    def decode(
-        self, task: Task, encoded: Mapping[str, Float[Tensor, "batch tokens dim"]], size: int
-    ) -> Float[Tensor, "batch *out"]:
+    def decode(self, task: Task, encoded: Mapping[str, Tokens], size: int) -> Float[Tensor, "batch *out"]:
         """Return the outputs of the task's head for the encoder tokens of ``size`` examples."""
         head = self.heads[task.name]
         device, pooled = next(head.parameters()).device, []

@@ -48,8 +48,7 @@ class SymileModel(FederatedModel):
         """Return the vectors of :meth:`representations`, scaled so that their products are logits."""
         order = _retrieval(task).order
         vectors = torch.stack(list(self.representations(task, batch).values()), 1)
-        scale: Tensor = self.heads[task.name]()
-        return cast(Tensor, vectors * (scale * self.dim ** (order / 2 - 1)) ** (1 / order))
+        return cast(Tensor, vectors * (self.heads[task.name]() * self.dim ** (order / 2 - 1)) ** (1 / order))
 
     def _vectors(self, modality: str, batch: Batch) -> Float[Tensor, "batch dim"]:
         samples, present = batch.inputs[modality], batch.present[modality]

@@ -43,8 +43,7 @@ class QuestionAnswering(Task):
     def usable(self, data: Decoded) -> Bool[np.ndarray, " example"]:
         """Whether an example has a question and a reference."""
         filled = [_column(data, name).fill_null("").str.strip_chars() != "" for name in (QUESTION, self.target)]
-        known: np.ndarray = (filled[0] & filled[1]).to_numpy()
-        return known
+        return (filled[0] & filled[1]).to_numpy()
 
     def questions(self, data: Decoded) -> tuple[str, ...]:
         """Question of every example."""

@@ -115,7 +115,7 @@ class SymileRetrieval(Retrieval):
         if self.negatives == "n":
             rng, count = torch_rng("symile", *batch.examples), int(present.all(1).sum())
             shuffles = torch.stack([torch.randperm(count, generator=rng) for _ in self.modalities])
-        with _full_precision(outputs):
+        with torch.autocast(outputs.device.type, enabled=False):  # bfloat16 leaves two digits of a logit
             return symile_loss(outputs.float(), present, shuffles)
 
     def scores(self, queries: Queries, present: Present, candidates: Candidates) -> Scores:
@@ -134,7 +134,7 @@ class PairwiseRetrieval(Retrieval):
 
     def loss(self, outputs: Vectors, batch: Batch) -> Float[Tensor, ""]:
         """Sum over pairs of the symmetric InfoNCE of the examples that have both."""
-        with _full_precision(outputs):
+        with torch.autocast(outputs.device.type, enabled=False):
             return pairwise_loss(outputs.float(), self._present(batch).to(outputs.device))
 
     def scores(self, queries: Queries, present: Present, candidates: Candidates) -> Scores:
@@ -142,15 +142,9 @@ class PairwiseRetrieval(Retrieval):
         return (queries * present[..., None]).sum(1) @ candidates.T
 
 
-def _full_precision(outputs: Tensor) -> torch.autocast:
-    """Return a context without autocast: a product of three vectors in bfloat16 leaves two digits of a logit."""
-    return torch.autocast(outputs.device.type, enabled=False)
-
-
 def ranks(scores: Float[Tensor, "query candidate"], right: Int[Tensor, " query"]) -> list[int]:
     """Return the 1-based rank of every query's ``right`` candidate, ties counted against it."""
-    at_least: list[int] = (scores >= scores.gather(1, right[:, None])).sum(1).tolist()  # the right one among them
-    return at_least
+    return (scores >= scores.gather(1, right[:, None])).sum(1).tolist()  # the right one is among them
 
 
 def listed_candidates(examples: TaskSet) -> list[list[int]] | None:

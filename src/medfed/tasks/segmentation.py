@@ -81,8 +81,7 @@ class Segmentation(TrainableTask):
 
     def usable(self, data: Decoded) -> Bool[np.ndarray, " example"]:
         """Which examples have at least one sequence; all have a mask."""
-        some: np.ndarray = np.any([data.present[name] for name in self.modalities], axis=0)
-        return some
+        return np.asarray(np.any([data.present[name] for name in self.modalities], axis=0))
 
     def counts(self, examples: TaskSet) -> dict[str, int]:
         """How many examples there are, by the values of the strata."""

@@ -29,7 +29,6 @@ from medfed.datasets.tables import read_csv
 
 CLASSES = ("background", "necrotic or non-enhancing core", "oedema", "enhancing tumour")
 GRADES = {"HGG": 1, "LGG": 0}
-SITES_TABLE = "sites.csv"
 SITE_CODE = re.compile(r"Bra[tT][sS]1[789]_([A-Za-z0-9]+)_(\w+)_\d+")
 TIMEPOINT = re.compile(r"(BraTS-[A-Z]+-\d+)-\d+")
 FILE_AGAIN = "the file is truncated or damaged: download it again"
@@ -71,7 +70,7 @@ class BraTS(Dataset):
 
         A case must hold a sequence, and none twice. ``sites.csv``, if present, names a case's or a patient's site.
         """
-        path, sites = root / SITES_TABLE, {}
+        path, sites = root / "sites.csv", {}
         if path.exists():
             sites = dict(read_csv(path, ("case", "site")).select("case", "site").drop_nulls().iter_rows())
         cases = [sorted(above.glob("Bra[tT][sS]*")) for above in (root, *(root / grade for grade in GRADES))]
@@ -82,8 +81,8 @@ class BraTS(Dataset):
     def load(self, root: Path, record: Record) -> Raw:
         """Return the sequences in scanner units and ``tumour`` as :data:`CLASSES`, cut to the brain's bounding box.
 
-        Raises DataError as well if the segmentation is missing or has an unknown label, the files' grids differ, voxels
-        are not 1 mm, there is no brain, or the tumour reaches beyond it.
+        Raises DataError as well if the segmentation is missing or has an unknown label, or a tumour reaches beyond the
+        brain. All files need one grid of 1 mm voxels.
         """
         scans = {_sequence(Path(file)): (root / file, read_nifti(root / file)) for file in record["files"]}
         hint = "take the training set (validation cases are published without), or leave bad ones out: --skip-bad"
@@ -112,14 +111,15 @@ def read_nifti(path: Path) -> Scan:
     Raises DataError if it is missing, truncated, not NIfTI, not three-dimensional, or a voxel is not finite.
     """
     import nibabel  # noqa: PLC0415 (large; loaded where it is used)
+    from nibabel.filebasedimages import ImageFileError  # noqa: PLC0415
+    from nibabel.spatialimages import HeaderDataError  # noqa: PLC0415
 
-    damaged = (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError, zlib.error)
     require_file(path)
     try:
         image = nibabel.load(path)
         voxels = np.asanyarray(image.dataobj)
         spacing = tuple(float(size) for size in image.header.get_zooms())
-    except (*damaged, OSError, EOFError, ValueError, OverflowError) as error:
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error) as error:
         kind = f"{type(error).__name__}, {path.stat().st_size} bytes"
         raise DataError(f"not a readable NIfTI volume ({kind})", where=path, hint=FILE_AGAIN) from error
     require(voxels.ndim == 3, f"a volume of shape {voxels.shape}; expected three axes", path, FILE_AGAIN)

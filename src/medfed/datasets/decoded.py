@@ -70,6 +70,8 @@ def stacked(parts: Sequence[Decoded]) -> Decoded:
     return replace(
         parts[0],
         index=pl.concat([part.index for part in parts], how="diagonal_relaxed"),
+        samples=joined("samples"),
+        present=joined("present"),
         skipped=tuple(problem for part in parts for problem in part.skipped),
-        **{kind: joined(kind) for kind in ("samples", "present", "truths")},
+        truths=joined("truths"),
     )

@@ -20,7 +20,7 @@ from medfed.datasets.images import AGAIN, content_of
 Values = Float64[np.ndarray, "row column"]
 GREY = ("MONOCHROME1", "MONOCHROME2")
 DAMAGED = (AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError, struct.error)
-"""What pydicom and its decoders raise on damaged files."""
+"""Errors of pydicom and its decoders on damaged files."""
 
 
 def read_dicom(path: Path) -> Float32[np.ndarray, "row column"]:
@@ -30,8 +30,8 @@ def read_dicom(path: Path) -> Float32[np.ndarray, "row column"]:
     of the stored bits: stretching each image to its own extremes would let one bright marker dim the rest.
     MONOCHROME1 is inverted.
 
-    Raises DataError if the file is absent, empty, truncated, not DICOM, without pixels, in colour, of several frames,
-    or compressed in a way no installed decoder knows.
+    Raises DataError if the file is absent, damaged, without pixels, in colour, of several frames, or compressed in a
+    way no installed decoder knows.
     """
     content = content_of(path)
     try:

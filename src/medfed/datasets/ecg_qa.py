@@ -19,10 +19,8 @@ from medfed.datasets.questions import read_entries
 from medfed.datasets.wfdb_records import read_wfdb
 
 SPLITS = {"train": "train", "valid": "development", "test": "test"}
-RECORDS = "ptbxl"
-"""The dataset that holds the ECGs."""
-TWIN_RECORDS = "ptb-xl"
-"""Folder of a twin's ECGs."""
+RECORDS, TWIN_RECORDS = "ptbxl", "ptb-xl"
+"""The dataset that holds the ECGs, and the folder of a twin's ECGs."""
 
 
 class EcgQa(Dataset):

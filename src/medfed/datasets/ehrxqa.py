@@ -10,9 +10,9 @@ An answer is the result of its SQL query, in one canonical text. A list is joine
 order; numbers lose superfluous zeros; an empty result is "none". The release answers a yes/no question by 1 or 0, which
 becomes yes or no here.
 
-A patient's record is text: the lines of the tables that answer the questions (columns in either case; an absent table
-adds none), newest first, each a date, a kind, a name and a value. Those that share words with the question come first,
-and the text is cut to a length: a patient may have thousands.
+A patient's record is text: lines of the tables (columns in either case), each a kind, a name, a value and a date. An
+absent table adds none. Lines that share words with the question come first, then the newest. The text is cut to a
+length: a patient may have thousands.
 
 Deviation: questions on all patients at once ("count the patients who …") are left out: no model here reads a database.
 Deviation: the model sees one image: that of the study that the question names, else the patient's latest. Of the
@@ -126,7 +126,7 @@ class Ehrxqa(Dataset):
     def index(self, root: Path) -> pl.DataFrame:
         """One row per question about a single patient; ``scope`` is ``image``, ``table`` or ``joint``."""
         studies = {name: _studies(root / DATABASE / name) for name in sorted(set(FILES.values()))}
-        people = {name: str(people_file(root / DATABASE / name).relative_to(root)) for name in studies}
+        people = {name: str(_file_of(root / DATABASE / name, "patients").relative_to(root)) for name in studies}
         images = next((hit for pattern in IMAGES for hit in sorted(root.glob(pattern))), root / IMAGES[0])
         rows: list[dict[str, object]] = []
         for name, database in FILES.items():
@@ -259,10 +259,9 @@ def record_text(lines: tuple[Line, ...], question: str) -> str:
     return "; ".join(f"{line.words} {line.date}".strip() for line in ranked)[:MOST_CHARACTERS]
 
 
-def people_file(folder: Path) -> Path:
-    """Return the file that lists the patients: their table, else the database."""
-    table = folder / "patients.csv"
-    return table if table.is_file() else folder / SQLITE
+def _file_of(folder: Path, table: str) -> Path:
+    csv = folder / f"{table}.csv"
+    return csv if csv.is_file() else folder / SQLITE
 
 
 def read_table(folder: Path, name: str, columns: tuple[str, ...]) -> pl.DataFrame | None:
@@ -270,9 +269,10 @@ def read_table(folder: Path, name: str, columns: tuple[str, ...]) -> pl.DataFram
 
     Raises DataError if the table cannot be read, or lacks a column.
     """
-    csv = folder / f"{name}.csv"
-    path = csv if csv.is_file() else folder / SQLITE
-    table = read_csv(csv, ()) if path == csv else _from_database(path, name) if path.is_file() else None
+    path = _file_of(folder, name)
+    if not path.is_file():
+        return None
+    table = read_csv(path, ()) if path.suffix == ".csv" else _from_database(path, name)
     if table is None:
         return None
     table = table.rename({column: column.lower() for column in table.columns})

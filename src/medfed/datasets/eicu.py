@@ -56,13 +56,12 @@ class Eicu(FirstDayDataset):
         table = table.with_columns(numbers(table[column], path) for column in ("age", "unitvisitnumber"))
         in_order = table.sort(HOSPITAL_STAY, "unitvisitnumber", UNIT_STAY)
         stays = in_order.unique(HOSPITAL_STAY, keep="first", maintain_order=True)
-        female = pl.col("gender").replace_strict({"Female": 1.0, "Male": 0.0}, default=None, return_dtype=pl.Float64)
         return stays.with_columns(
             example=pl.format("eicu:{}", UNIT_STAY),
             patient=pl.format("eicu:{}", "uniquepid"),
             site="hospitalid",
             mortality=pl.col("hospitaldischargestatus").replace_strict(OUTCOMES, return_dtype=pl.Int8),
-            female=female,
+            female=pl.col("gender").replace_strict({"Female": 1.0, "Male": 0.0}, default=None, return_dtype=pl.Float64),
         )
 
     def series(self, root: Path) -> FirstDay:

@@ -43,7 +43,6 @@ SPLIT, LABELS, METADATA = (f"mimic-cxr-2.0.0-{table}.csv" for table in ("split",
 SPLITS = {"train": "train", "validate": "development", "test": "test"}
 FRONTAL = {"PA": 0, "AP": 1}
 """Order of preference among the views of a study; every other view comes after."""
-OTHER_VIEW = 2
 VALUE = {PRESENT: 1, ABSENT: 0, NOT_MENTIONED: 0, UNCERTAIN: None}
 REPORTS = "mimic-cxr-reports"
 IDS = ("subject_id", "study_id")
@@ -100,8 +99,8 @@ def _films(root: Path) -> pl.DataFrame:
         pattern = r"^\d+$" if column in IDS else r"^[0-9A-Za-z-]+$"
         require_cells(table[column], table[column].str.contains(pattern), "is not an id", path, AGAIN)
     views = read_table(root, METADATA, ("dicom_id", "ViewPosition")).unique("dicom_id", keep="first")
-    rank = pl.col("ViewPosition").replace_strict(FRONTAL, default=OTHER_VIEW, return_dtype=pl.Int8)
-    return table.join(views, on="dicom_id", how="left").with_columns(rank.fill_null(OTHER_VIEW).alias("rank"))
+    rank = pl.col("ViewPosition").replace_strict(FRONTAL, default=len(FRONTAL), return_dtype=pl.Int8)
+    return table.join(views, on="dicom_id", how="left").with_columns(rank.fill_null(len(FRONTAL)).alias("rank"))
 
 
 def _labels(root: Path) -> pl.DataFrame:

@@ -61,7 +61,7 @@ def _classes(path: Path) -> pl.DataFrame:
     twice = once.filter(once["patientId"].is_duplicated())
     if not twice.is_empty():
         patient = twice["patientId"][0]
-        names = " and ".join(repr(name) for name in twice.filter(pl.col("patientId") == patient)["class"])
+        names = " and ".join(map(repr, twice.filter(pl.col("patientId") == patient)["class"]))
         hint = "download the table again; one patient has one class"
         raise DataError(f"patientId {patient!r} has the classes {names}", where=path, hint=hint)
     return once.filter(pl.col("class") != OTHER)

@@ -36,8 +36,8 @@ class Slake(ImageQuestions):
         files = {root / FOLDER / f"{name}.json": split for name, split in SPLITS.items()}
         there = {path: split for path, split in files.items() if path.is_file()} or files
         entries = ((entry, split) for path, split in there.items() for entry in read_entries(path))
-        asked = ((entry, split) for entry, split in entries if entry.text("q_lang") == self.language)
-        rows = [{**self.row(entry, "slake", split), "language": self.language} for entry, split in asked]
+        wanted = ((entry, split) for entry, split in entries if entry.text("q_lang") == self.language)
+        rows = [{**self.row(entry, "slake", split), "language": self.language} for entry, split in wanted]
         require(rows, f"no question has 'q_lang' {self.language!r}", root / FOLDER, COMPLETE)
         return pl.DataFrame(rows).with_columns(site=pl.lit(None, pl.Utf8))
 

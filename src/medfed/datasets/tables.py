@@ -151,8 +151,8 @@ def require_columns(table: pl.DataFrame, columns: tuple[str, ...], path: Path) -
 def require_filled(table: pl.DataFrame, columns: tuple[str, ...], path: Path) -> None:
     """Check that no cell of ``columns`` is empty."""
     for column in columns:
-        empty = table[column].null_count()
-        require(not empty, f"column {column!r} has an empty cell", path, "correct or remove that row")
+        filled = not table[column].null_count()
+        require(filled, f"column {column!r} has an empty cell", path, "correct or remove that row")
 
 
 def require_cells(column: pl.Series, good: pl.Series, wrong: str, path: Path, hint: str = COMPARE) -> None:

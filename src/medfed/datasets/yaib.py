@@ -139,8 +139,8 @@ def _first_day(state: FileState) -> FirstDay:
 def _stay_id(table: pl.DataFrame, path: Path) -> pl.Series:
     column = table["stay_id"]
     whole = column.dtype.is_integer() and not column.null_count()
-    found = f"is {column.dtype} with {column.null_count()} empty cells"
-    require(whole, f"column 'stay_id' {found}; whole numbers are needed", path, AGAIN)
+    what = f"column 'stay_id' is {column.dtype} with {column.null_count()} empty cells; whole numbers are needed"
+    require(whole, what, path, AGAIN)
     return column.cast(pl.Int64)
 
 
@@ -148,7 +148,7 @@ def _labels(path: Path, key: tuple[str, ...], target: str) -> pl.DataFrame:
     """Read ``outc.parquet``, one row by ``key``, into columns stay_id and ``target``."""
     table = read_parquet(path, (*key, "label"))
     twice = table.filter(table.select(pl.struct(key).is_duplicated()).to_series())["stay_id"]
-    listed = f"stay {twice.first()} is listed twice (by {' and '.join(key)})"
+    listed = f"stay {twice.first()!r} is listed twice (by {' and '.join(key)})"
     require(twice.is_empty(), listed, path, "remove the duplicate rows")
     stays, column = _stay_id(table, path), table["label"]
     numeric = column.dtype.is_numeric() or column.dtype == pl.Boolean

@@ -85,12 +85,10 @@ def _without_gaps(signal: Float64[np.ndarray, "lead time"]) -> Float64[np.ndarra
 
 
 def _centred(signal: Float64[np.ndarray, "lead raw_time"], length: int) -> Float64[np.ndarray, "lead time"]:
-    excess = signal.shape[1] - length
-    if excess >= 0:
-        start = excess // 2
-        return signal[:, start : start + length]
-    before = -excess // 2
-    return np.pad(signal, ((0, 0), (before, -excess - before)))
+    spare = length - signal.shape[1]
+    if spare <= 0:
+        return signal[:, -spare // 2 : -spare // 2 + length]
+    return np.pad(signal, ((0, 0), (spare // 2, spare - spare // 2)))
 
 
 MODALITIES: tuple[Modality, ...] = (SignalModality(),)

@@ -119,8 +119,7 @@ class Conv1d(Encoder):
 
     def forward(self, samples: Float[Tensor, "batch lead time"]) -> Float[Tensor, "batch tokens dim"]:
         """Encode normalised signals."""
-        features: Tensor = self.blocks(samples)
-        tokens: Tensor = self.norm(F.adaptive_avg_pool1d(features, self.num_tokens).transpose(1, 2))
+        tokens: Tensor = self.norm(F.adaptive_avg_pool1d(self.blocks(samples), self.num_tokens).transpose(1, 2))
         return tokens
 
 

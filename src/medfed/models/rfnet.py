@@ -63,10 +63,7 @@ class RFNet(FederatedModel):
         levels, present = self._encode(batch), torch.stack([batch.present[name] for name in self.sequences], 1)
         if not self.training:
             return cast(Tensor, self.fused(levels)[0][:, None])
-        kept = present
-        if self.drop_sequences:  # every combination is trained for (the paper), never an empty one
-            kept = present & (torch.rand(present.shape) < 0.5).to(present.device)
-            kept = torch.where(kept.any(1, keepdim=True), kept, present)
+        kept = random_subsets(present) if self.drop_sequences else present
         fused = self.fused([features * kept[:, :, None, None, None, None] for features in levels])
         rows = present.flatten()
         alone = self.single([features.flatten(0, 1)[rows] for features in levels]).log_softmax(1)
@@ -241,6 +238,12 @@ def squeeze(channels: int, middle: int, out_channels: int) -> nn.Sequential:
 def enlarge(x: Float[Tensor, "batch dim _ _ _"], grid: torch.Size) -> Float[Tensor, "batch dim i j k"]:
     """Interpolate ``x`` to ``grid``, corners on corners."""
     return F.interpolate(x, tuple(grid), mode="trilinear", align_corners=True)
+
+
+def random_subsets(present: Bool[Tensor, "batch sequence"]) -> Bool[Tensor, "batch sequence"]:
+    """Draw a subset of what is there, never empty, so that every combination is trained for (the paper)."""
+    kept = present & (torch.rand(present.shape) < 0.5).to(present.device)
+    return torch.where(kept.any(1, keepdim=True), kept, present)
 
 
 def _spread(

@@ -13,7 +13,7 @@ Ties are counted against the model: a rank is one more than the number of *other
 high. So a model that maps everything to one point retrieves nothing. An absent film scores below all others.
 
 Symile contrasts, for each modality as the anchor, an example's triple with triples whose *other* modalities were
-shuffled: n − 1 negatives per anchor (the authors' O(n) form), or n² − 1 if every combination of the others is taken.
+shuffled. That gives n − 1 negatives per anchor (the authors' O(n) form), and every combination of them n² − 1.
 
 Deviation: the shuffles are a function of the batch's example ids, so that a loss is a pure function of its batch.
 Deviation: the authors learn an embedding for an absent modality (in their Symile-M3 experiments). Here an incomplete

@@ -114,8 +114,7 @@ class Segmentation(TrainableTask):
         truth = F.one_hot(batch.target.long(), self.num_classes).movedim(-1, 1).float()
         given = outputs.detach().flatten(2).any(2)
         losses = _cross_entropy(outputs, truth[:, None]) + _dice_loss(outputs, truth[:, None])
-        counted = torch.where(given, losses, 0.0).sum(0) / given.sum(0).clamp(min=1)
-        return counted.sum()
+        return (torch.where(given, losses, 0.0).sum(0) / given.sum(0).clamp(min=1)).sum()
 
     def respond(self, model: nn.Module, examples: TaskSet) -> list[Json]:
         """Segment every whole volume and return Dice, IoU and HD95 by region, see :func:`region_scores`."""

@@ -50,10 +50,8 @@ class FedNova(settings.FedNova, ServerPart):
         return {STEPS: torch.zeros((), dtype=torch.float64)}
 
     def check_upload(self, update: Update) -> None:
-        """Refuse effective steps that no momentum below 1 and no pull can give.
-
-        Raises:
-            UpdateRejectedError: naming the client.
+        """Refuse effective steps that no momentum below 1 and no pull can give. Raises UpdateRejectedError, naming the
+        client.
         """
         count, most = float(update.state[STEPS]), update.num_steps * (update.num_steps + 1) / 2
         if not 0 < count <= most:

@@ -43,11 +43,7 @@ class _Representing(nn.Module):
 
 
 def federated(model: nn.Module | None) -> FederatedModel:
-    """Return ``model`` as one that gives representations.
-
-    Raises:
-        StudyError: it gives none.
-    """
+    """Return ``model`` as one that gives representations. Raises StudyError if it gives none."""
     if not isinstance(model, FederatedModel):
         raise StudyError(
             f"{type(model).__name__} gives no representations, which this algorithm contrasts",
@@ -144,15 +140,10 @@ ROWS_AT_ONCE = 1024
 
 
 class Rows(NamedTuple):
-    """Representations of a set of examples in one modality.
+    """Representations of a set of examples in one modality."""
 
-    Attributes:
-        vectors: unit vectors; zeros where the modality is absent.
-        has: whether the example has one.
-    """
-
-    vectors: Float[Tensor, "example dim"]
-    has: Bool[Tensor, " example"]
+    vectors: Float[Tensor, "example dim"]  # unit vectors; zeros where the modality is absent
+    has: Bool[Tensor, " example"]  # whether the example has one
 
 
 def pull_push(
@@ -235,15 +226,10 @@ GROUPS = ("examples", "representations", "sent")
 
 
 class Exchanged(NamedTuple):
-    """Representations of the public examples.
+    """Representations of the public examples."""
 
-    Attributes:
-        ids: task → number of every example's id, ascending.
-        rows: task → modality → representations in that order.
-    """
-
-    ids: Mapping[str, Int[Tensor, " example"]]
-    rows: Mapping[str, Mapping[str, Rows]]
+    ids: Mapping[str, Int[Tensor, " example"]]  # task → number of every example's id, ascending
+    rows: Mapping[str, Mapping[str, Rows]]  # task → modality → representations in that order
 
     def tensors(self) -> dict[str, Tensor]:
         """Flatten to named tensors; :meth:`from_tensors` is the inverse."""
@@ -271,11 +257,7 @@ class Exchanged(NamedTuple):
         return [other for other in others if other.vectors.shape[1] == width] or [rows]
 
     def find(self, task: str, examples: tuple[str, ...]) -> Int[Tensor, " batch"]:
-        """Return the rows of ``examples``.
-
-        Raises:
-            DataError: one of them is not among them.
-        """
+        """Return the rows of ``examples``. Raises DataError if one of them is not among them."""
         known = self.ids[task]
         wanted = ids_of(examples).to(known.device)
         rows = torch.searchsorted(known, wanted).clamp(max=len(known) - 1)

@@ -16,11 +16,7 @@ class FedPer(settings.FedPer, SharingPart):
     """The base layers travel; the personal ones stay at home."""
 
     def private(self, params: Params, buffers: Params) -> frozenset[str]:
-        """Return the names that begin with one of the prefixes.
-
-        Raises:
-            StudyError: a prefix fits no tensor.
-        """
+        """Return the names that begin with one of the prefixes. Raises StudyError if a prefix fits no tensor."""
         names = (*params, *buffers)
         for prefix in self.private_prefixes:
             if not any(name.startswith(prefix) for name in names):
@@ -39,10 +35,8 @@ class FedBN(settings.FedBN, SharingPart):
     """Everything travels but batch normalisation: its scale, its shift and its statistics."""
 
     def private(self, params: Params, buffers: Params) -> frozenset[str]:
-        """Return the tensors of every layer that keeps running statistics.
-
-        Raises:
-            StudyError: the model has no such layer.
+        """Return the tensors of every layer that keeps running statistics. Raises StudyError if the model has no such
+        layer.
         """
         layers = {name.rpartition(".")[0] for name in buffers if name.rpartition(".")[2] == STATISTIC}
         if not layers:

@@ -77,6 +77,8 @@ class Client:
     ) -> tuple[Update, dict[str, Tensor]]:
         """Train one round.
 
+        Raises RunError if a loss is not finite; the message names client, round, task and step.
+
         Args:
             model: an instance to train in; its weights are overwritten, so clients can share it.
             broadcast: what the server sent.
@@ -87,9 +89,6 @@ class Client:
 
         Returns:
             The update, and the client's new state.
-
-        Raises:
-            RunError: a loss is not finite; the message names client, round, task and step.
         """
         started = time.perf_counter()
         state = split(client_state, STATE_GROUPS)

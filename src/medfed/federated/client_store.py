@@ -31,11 +31,10 @@ T = TypeVar("T")
 def write_store(folder: Path, clients: Iterable[Client]) -> dict[str, Task]:
     """Lay the data of ``clients`` into the new ``folder``; what lay there before goes.
 
+    Raises RunError if the disk has not enough space.
+
     Returns:
         The tasks by name, which :func:`read_store` needs: they are code, not data.
-
-    Raises:
-        RunError: the disk has not enough space.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)

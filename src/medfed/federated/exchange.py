@@ -133,9 +133,7 @@ class Trainer:
 
     def train(self, client: Client, broadcast: Broadcast) -> Update | Failure:
         """Train ``client`` on ``broadcast`` and keep its new state; a mistake in its data is a failure of it alone.
-
-        Raises:
-            DiskError: the new state cannot be kept, so this client's part of the run cannot go on.
+        Raises DiskError if the new state cannot be kept, so this client's part of the run cannot go on.
         """
         try:
             return self.update(client, broadcast)
@@ -145,10 +143,8 @@ class Trainer:
             return Failure(client.id, broadcast.round, "train", str(error))
 
     def update(self, client: Client, broadcast: Broadcast) -> Update:
-        """Train ``client`` on ``broadcast``, keep its new state, and return the update as it travels.
-
-        Raises:
-            MedfedError: the client cannot train, or its state cannot be kept.
+        """Train ``client`` on ``broadcast``, keep its new state, and return the update as it travels. Raises
+        MedfedError if the client cannot train, or its state cannot be kept.
         """
         state = self._kept(client.id, broadcast.round)
         update, kept = client.train(self._model, broadcast, self._algorithm, state, self._settings, self._seed)
@@ -166,11 +162,7 @@ class Trainer:
 
 
 def by_id(clients: Iterable[Client]) -> dict[str, Client]:
-    """Return the clients by id, sorted.
-
-    Raises:
-        StudyError: two have the same id.
-    """
+    """Return the clients by id, sorted. Raises StudyError if two have the same id."""
     known: dict[str, Client] = {}
     for client in clients:
         if client.id in known:

@@ -38,15 +38,13 @@ class Manifest(NamedTuple):
 
     Attributes:
         delta, buffers, state: tensors, as they travel.
-        scales: of the int8 tensors of ``delta``.
-        errors: components whose rounding error the client must tell.
     """
 
     delta: Mapping[str, TensorSpec]
     buffers: Mapping[str, TensorSpec]
     state: Mapping[str, TensorSpec]
-    scales: Mapping[str, TensorSpec] = {}
-    errors: frozenset[str] = frozenset()
+    scales: Mapping[str, TensorSpec] = {}  # of the int8 tensors of `delta`
+    errors: frozenset[str] = frozenset()  # components whose rounding error the client must tell
 
     @classmethod
     def of(cls, params: Params, buffers: Params, state: Params, upload_dtype: UploadDtype = "float32") -> Manifest:
@@ -82,12 +80,11 @@ class Gate:
     def check(self, sender: str, update: Update) -> None:
         """Let ``update`` pass or raise; a client has one try a round.
 
+        Raises UpdateRejectedError, naming client, tensor or field, and reason.
+
         Args:
             sender: the client it came from, as the exchange knows it.
             update: what it sent.
-
-        Raises:
-            UpdateRejectedError: naming client, tensor or field, and reason.
         """
         self._check_sender(sender, update)
         self._check_counts(sender, update)
@@ -169,12 +166,11 @@ def _is_finite(value: object) -> bool:
 def check_broadcast(broadcast: Broadcast, local: Weights) -> None:
     """Let a broadcast pass whose weights are, by names, shapes and dtypes, those of one's own model, and all finite.
 
+    Raises UpdateRejectedError, naming the tensor.
+
     Args:
         broadcast: what the server sent.
         local: what travels of the model that is built here from the same study.
-
-    Raises:
-        UpdateRejectedError: naming the tensor.
     """
     _check_all("the server", "parameter", broadcast.params, _specs(local.params))
     _check_all("the server", "buffer", broadcast.buffers, _specs(local.buffers))

@@ -62,20 +62,12 @@ class DiskMemory:
         self._folder = folder
 
     def before(self, client: str, round: int) -> dict[str, Tensor] | None:
-        """See :class:`RamMemory`.
-
-        Raises:
-            DiskError: the file does not hold what was filed.
-        """
+        """See :class:`RamMemory`. Raises DiskError if the file does not hold what was filed."""
         earlier = [path for path in self._files(client) if int(path.stem) < round]
         return _read(earlier[-1]) if earlier else None
 
     def keep(self, client: str, round: int, state: Params) -> None:
-        """See :class:`RamMemory`.
-
-        Raises:
-            DiskError: the disk is full, say; what was kept before is intact.
-        """
+        """See :class:`RamMemory`. Raises DiskError if the disk is full, say; what was kept before is intact."""
         if not state:
             return
         path = self._place(client) / f"{round:06d}.safetensors"

@@ -29,44 +29,27 @@ from medfed.tasks.base import trainable
 
 @dataclass(frozen=True)
 class Fitted:
-    """The outcome of a loop.
+    """The outcome of a loop."""
 
-    Attributes:
-        weights: the trained model, on the CPU.
-        num_steps: optimizer steps taken.
-        losses: mean loss over the steps, by task.
-        slots: the optimizer's slots, on the CPU; none where every round starts with fresh ones.
-    """
-
-    weights: Weights
-    num_steps: int
-    losses: Mapping[str, float]
-    slots: Params
+    weights: Weights  # the trained model, on the CPU
+    num_steps: int  # optimizer steps taken
+    losses: Mapping[str, float]  # mean loss over the steps, by task
+    slots: Params  # the optimizer's slots, on the CPU; none where every round starts with fresh ones
 
 
 @dataclass(frozen=True)
 class LocalRun:
-    """The loop with all that stays the same from step to step.
-
-    Attributes:
-        site: the client.
-        broadcast: what the server sent, on the site's device.
-        algorithm: the federated algorithm.
-        state: the algorithm's client state, on the site's device.
-        examples: examples by component; a component without any does not train.
-    """
+    """The loop with all that stays the same from step to step."""
 
     site: Site
-    broadcast: Broadcast
+    broadcast: Broadcast  # what the server sent, on the site's device
     algorithm: Algorithm
-    state: Params
-    examples: Mapping[str, int]
+    state: Params  # the algorithm's client state, on the site's device
+    examples: Mapping[str, int]  # examples by component; a component without any does not train
 
     def fit(self, start: Weights, slots: Params, *, personal: bool = False) -> Fitted:
-        """Train the site's model from ``start``, with the optimizer's ``slots`` from the last round, if any.
-
-        Raises:
-            RunError: a loss is not finite.
+        """Train the site's model from ``start``, with the optimizer's ``slots`` from the last round, if any. Raises
+        RunError if a loss is not finite.
         """
         site, settings = self.site, self.site.settings
         load_weights(site.model, start)

@@ -53,10 +53,8 @@ def update_bytes(update: Update) -> bytes:
 
 
 def update_of(data: bytes) -> Update:
-    """Unpack what :func:`update_bytes` packed; whether it is a *good* update is for the gate to say.
-
-    Raises:
-        RunError: it is no update at all.
+    """Unpack what :func:`update_bytes` packed; whether it is a *good* update is for the gate to say. Raises RunError if
+    it is no update at all.
     """
     return Update(**_fields(data, UPDATE_GROUPS, _UpdateFacts))
 
@@ -68,11 +66,7 @@ def broadcast_bytes(broadcast: Broadcast) -> bytes:
 
 
 def broadcast_of(data: bytes) -> Broadcast:
-    """Unpack what :func:`broadcast_bytes` packed.
-
-    Raises:
-        RunError: it is no broadcast.
-    """
+    """Unpack what :func:`broadcast_bytes` packed. Raises RunError if it is no broadcast."""
     return Broadcast(**_fields(data, BROADCAST_GROUPS, _BroadcastFacts))
 
 
@@ -84,11 +78,7 @@ def pack(tensors: Params, facts: Facts) -> bytes:
 
 
 def unpack(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Undo :func:`pack`.
-
-    Raises:
-        RunError: the bytes are not what :func:`pack` returns.
-    """
+    """Undo :func:`pack`. Raises RunError if the bytes are not what :func:`pack` returns."""
     try:
         # Copies, because views into a message lie at any address; sorted, because they come in any order.
         tensors = copied(dict(sorted(load(data).items())))

@@ -55,10 +55,8 @@ class Worker:
         self._holds: object = None
 
     def hand(self, run: Open, packed: Packed, client: str) -> None:
-        """Let the worker train ``client``; it is given the run and the broadcast if it has others.
-
-        Raises:
-            OSError: the process is gone.
+        """Let the worker train ``client``; it is given the run and the broadcast if it has others. Raises OSError if
+        the process is gone.
         """
         if self._opened is not run:
             self.pipe.send(run)
@@ -107,25 +105,16 @@ class Pool:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a process needs to train clients of one run, but their data. It must be picklable.
+    """All that a process needs to train clients of one run, but their data. It must be picklable."""
 
-    Attributes:
-        build: returns the model with its initial weights; an importable function, or a ``partial`` of one.
-        algorithm: the federated algorithm.
-        settings: how clients train.
-        seed: the run's seed.
-        memory: folder of what clients keep between rounds.
-        log: where a worker writes the traceback of a bug.
-        upload_dtype: how changes of the weights travel.
-    """
-
+    # returns the model with its initial weights; an importable function, or a `partial` of one
     build: Callable[[], nn.Module]
     algorithm: AlgorithmSettings
     settings: ClientSettings
-    seed: int
-    memory: Path
-    log: Path
-    upload_dtype: UploadDtype = "float32"
+    seed: int  # the run's seed
+    memory: Path  # folder of what clients keep between rounds
+    log: Path  # where a worker writes the traceback of a bug
+    upload_dtype: UploadDtype = "float32"  # how changes of the weights travel
 
     def trainer(self) -> Trainer:
         """Build the model and what trains it."""
@@ -224,11 +213,7 @@ class WorkerExchange:
         return {name: client.num_examples for name, client in self._clients.items()}
 
     def __call__(self, round: int, broadcasts: Mapping[str, Broadcast]) -> Iterator[Answer]:
-        """Train the named clients and yield the answers as they come.
-
-        Raises:
-            RunError: no worker could get ready.
-        """
+        """Train the named clients and yield the answers as they come. Raises RunError if no worker could get ready."""
         waiting, busy = deque(sorted(broadcasts)), list[Worker]()
         packed: Packed | None = None
 

@@ -191,22 +191,15 @@ class All(Sharing):
 
 
 class FedPer(Sharing):
-    """The base layers travel; the personal ones stay (Arivazhagan et al. 2019). Without any prefix it is FedAvg.
-
-    Attributes:
-        private_prefixes: beginnings of the names of the personal tensors; by default every task's head.
-    """
+    """The base layers travel; the personal ones stay (Arivazhagan et al. 2019). Without any prefix it is FedAvg."""
 
     name: ClassVar[str] = "fedper"
     implementation: ClassVar[str] = "medfed.algorithms.sharing:FedPer"
+    # beginnings of the names of the personal tensors; by default every task's head
     private_prefixes: tuple[str, ...] = ("heads.",)
 
     def check_parts(self, parts: Composition) -> None:
-        """Refuse MOON with a private encoder.
-
-        Raises:
-            StudyError: naming the prefix.
-        """
+        """Refuse MOON with a private encoder. Raises StudyError, naming the prefix."""
         encoders = [prefix for prefix in self.private_prefixes if prefix[:9] == "encoders."[: len(prefix)]]
         if isinstance(parts.local, Moon) and encoders:
             raise _refusal(
@@ -261,15 +254,11 @@ class Plain(Local):
 
 
 class FedProx(Local):
-    """Local loss + (μ/2)‖y − x‖² (Li et al. 2020). With μ = 0 it is FedAvg, bit for bit.
-
-    Attributes:
-        mu: strength of the pull.
-    """
+    """Local loss + (μ/2)‖y − x‖² (Li et al. 2020). With μ = 0 it is FedAvg, bit for bit."""
 
     name: ClassVar[str] = "fedprox"
     implementation: ClassVar[str] = "medfed.algorithms.proximal:FedProx"
-    mu: float = Field(default=1e-4, ge=0)
+    mu: float = Field(default=1e-4, ge=0)  # strength of the pull
 
     @property
     def pull(self) -> float:
@@ -278,36 +267,24 @@ class FedProx(Local):
 
 
 class Moon(Local):
-    """Local loss + μ·contrast (Li et al. 2021). With μ = 0 it is FedAvg, bit for bit.
-
-    Attributes:
-        mu: μ, weight of the contrast.
-        temperature: τ.
-    """
+    """Local loss + μ·contrast (Li et al. 2021). With μ = 0 it is FedAvg, bit for bit."""
 
     name: ClassVar[str] = "moon"
     implementation: ClassVar[str] = "medfed.algorithms.moon:Moon"
     no_steps: ClassVar[str] = "its contrast is neither a gradient of the client's loss nor linear in y − x"
-    mu: float = Field(default=1.0, ge=0)
+    mu: float = Field(default=1.0, ge=0)  # μ, weight of the contrast
     temperature: float = Field(default=0.5, gt=0)
 
 
 class Scaffold(Local):
-    """g ← g − c_i + c, with c_i by option I or II (Karimireddy et al. 2020).
-
-    Attributes:
-        option: how a client renews c_i.
-        eta_g: the server's learning rate η_g.
-        weighting: what a client counts in x and c.
-        control: strength of the correction; 1 is SCAFFOLD.
-    """
+    """g ← g − c_i + c, with c_i by option I or II (Karimireddy et al. 2020)."""
 
     name: ClassVar[str] = "scaffold"
     implementation: ClassVar[str] = "medfed.algorithms.scaffold:Scaffold"
-    option: Literal["I", "II"] = "II"
-    eta_g: float = Field(default=1.0, gt=0)
-    weighting: Weighting = "clients"
-    control: float = Field(default=1.0, ge=0)
+    option: Literal["I", "II"] = "II"  # how a client renews c_i
+    eta_g: float = Field(default=1.0, gt=0)  # the server's learning rate η_g
+    weighting: Weighting = "clients"  # what a client counts in x and c
+    control: float = Field(default=1.0, ge=0)  # strength of the correction; 1 is SCAFFOLD
 
     def default_server(self) -> Server:
         """Return x + η_g·mean(y_i − x)."""
@@ -315,17 +292,13 @@ class Scaffold(Local):
 
     def check_parts(self, parts: Composition) -> None:
         """Refuse another server's step: c stays the gradient of what x descends only if both move by the same mean.
-
-        Raises:
-            StudyError: naming the server's step.
+        Raises StudyError, naming the server's step.
         """
         _refuse_server(self, parts, "its proof moves x by η_g times the same mean of clients that moves c")
 
     def check_client(self, settings: ClientSettings, parts: Composition) -> None:
-        """Refuse option II where the local change is not −η times a sum of gradients.
-
-        Raises:
-            StudyError: naming the setting.
+        """Refuse option II where the local change is not −η times a sum of gradients. Raises StudyError, naming the
+        setting.
         """
         wrong = {
             f"optimizer={settings.optimizer!r}": settings.optimizer != "sgd",
@@ -347,14 +320,11 @@ class Ditto(Local):
     """A second model at every client: v_i ← v_i − η(∇F_i(v_i) + λ(v_i − x)) is deployed (Li et al. 2021).
 
     The global model does not see λ. With λ = 0 a client learns alone.
-
-    Attributes:
-        lam: λ, the strength of the pull.
     """
 
     name: ClassVar[str] = "ditto"
     implementation: ClassVar[str] = "medfed.algorithms.proximal:Ditto"
-    lam: float = Field(default=1.0, ge=0)
+    lam: float = Field(default=1.0, ge=0)  # λ, the strength of the pull
 
     @property
     def pull(self) -> float:
@@ -362,11 +332,7 @@ class Ditto(Local):
         return 0.0
 
     def check_parts(self, parts: Composition) -> None:
-        """Refuse private tensors.
-
-        Raises:
-            StudyError: naming what keeps them.
-        """
+        """Refuse private tensors. Raises StudyError, naming what keeps them."""
         _refuse_private(self, parts)
 
 
@@ -375,33 +341,22 @@ class PFedMe(Local):
 
     With K = 1 and λ·inner_lr = 1 the gradient λ(w − θ) is that of F_i; with β = 1 and weights by examples that is
     FedAvg up to rounding. For other K no setting is.
-
-    Attributes:
-        lam: λ.
-        K: gradient steps towards θ.
-        inner_lr: their learning rate ("personal learning rate").
-        beta: β, the server's step towards the mean; the paper takes 1 or more.
-        weighting: what a client counts in the mean; in the paper all count alike.
     """
 
     name: ClassVar[str] = "pfedme"
     implementation: ClassVar[str] = "medfed.algorithms.pfedme:PFedMe"
-    lam: float = Field(default=15.0, gt=0)
-    K: int = Field(default=5, gt=0)
-    inner_lr: float = Field(default=0.01, gt=0)
-    beta: float = Field(default=1.0, gt=0)
-    weighting: Weighting = "clients"
+    lam: float = Field(default=15.0, gt=0)  # λ
+    K: int = Field(default=5, gt=0)  # gradient steps towards θ
+    inner_lr: float = Field(default=0.01, gt=0)  # their learning rate ("personal learning rate")
+    beta: float = Field(default=1.0, gt=0)  # β, the server's step towards the mean; the paper takes 1 or more
+    weighting: Weighting = "clients"  # what a client counts in the mean; in the paper all count alike
 
     def default_server(self) -> Server:
         """Return (1 − β)x + β·mean of w_i."""
         return Mean(eta=self.beta, weighting=self.weighting)
 
     def check_parts(self, parts: Composition) -> None:
-        """Refuse private tensors and another server's step.
-
-        Raises:
-            StudyError: naming the part.
-        """
+        """Refuse private tensors and another server's step. Raises StudyError, naming the part."""
         _refuse_private(self, parts)
         _refuse_server(self, parts, "its proof is of the step (1 − β)x + β·mean, on envelopes and not on losses")
 
@@ -410,29 +365,21 @@ class PFedMe(Local):
 
 
 class Mean(Server):
-    """x ← x + η·mean(y_i − x); with η = 1 and weights by examples FedAvg's (McMahan et al. 2017).
-
-    Attributes:
-        eta: the server's learning rate η.
-        weighting: what a client counts.
-    """
+    """x ← x + η·mean(y_i − x); with η = 1 and weights by examples FedAvg's (McMahan et al. 2017)."""
 
     name: ClassVar[str] = "mean"
     implementation: ClassVar[str] = "medfed.algorithms.parts:Mean"
-    eta: float = Field(default=1.0, gt=0)
-    weighting: Weighting = "examples"
+    eta: float = Field(default=1.0, gt=0)  # the server's learning rate η
+    weighting: Weighting = "examples"  # what a client counts
 
 
 class FedNova(Server):
-    """x ← x + τ_eff Σ p_i (y_i − x)/‖a_i‖₁ (Wang et al. 2020). With equal a_i it is the mean, up to rounding.
-
-    Attributes:
-        mu: strength of the proximal pull (μ/2)‖y − x‖² in the local loss; 0 for none. In a combination the pull is
-            ``local = { name = "fedprox", mu = … }``.
-    """
+    """x ← x + τ_eff Σ p_i (y_i − x)/‖a_i‖₁ (Wang et al. 2020). With equal a_i it is the mean, up to rounding."""
 
     name: ClassVar[str] = "fednova"
     implementation: ClassVar[str] = "medfed.algorithms.fednova:FedNova"
+    # strength of the proximal pull (μ/2)‖y − x‖² in the local loss; 0 for none. In a combination the pull is `local = {
+    # name = "fedprox", mu = … }`.
     mu: float = Field(default=0.0, ge=0)
 
     def composition(self) -> Composition:
@@ -440,11 +387,7 @@ class FedNova(Server):
         return Composition(local=FedProx(mu=self.mu) if self.mu else Plain(), server=FedNova())
 
     def check_parts(self, parts: Composition) -> None:
-        """Refuse local steps whose effective steps are unknown.
-
-        Raises:
-            StudyError: naming the local step.
-        """
+        """Refuse local steps whose effective steps are unknown. Raises StudyError, naming the local step."""
         if self.mu:
             raise _refusal(
                 "the pull is part of the local step", f'write local = {{ name = "fedprox", mu = {self.mu} }}'
@@ -456,11 +399,7 @@ class FedNova(Server):
             )
 
     def check_client(self, settings: ClientSettings, parts: Composition) -> None:
-        """Refuse local training for which no a_i is known.
-
-        Raises:
-            StudyError: naming the setting.
-        """
+        """Refuse local training for which no a_i is known. Raises StudyError, naming the setting."""
         reason = _unknown_steps(settings, parts.local.pull or 0.0)
         if reason:
             what, hint = reason
@@ -481,25 +420,16 @@ def _unknown_steps(settings: ClientSettings, mu: float) -> tuple[str, str] | Non
 
 
 class Adaptive(Server, ABC):
-    """An optimizer on the server.
+    """An optimizer on the server."""
 
-    Attributes:
-        eta: the server's learning rate η.
-        beta_1: decay β1 of the first moment.
-    """
-
-    eta: float = Field(default=1e-2, gt=0)
-    beta_1: float = Field(default=0.9, ge=0, lt=1)
+    eta: float = Field(default=1e-2, gt=0)  # the server's learning rate η
+    beta_1: float = Field(default=0.9, ge=0, lt=1)  # decay β1 of the first moment
 
 
 class Reddi(Adaptive, ABC):
-    """x ← x + η m/(√v + τ) (Reddi et al. 2020, Alg. 2).
+    """x ← x + η m/(√v + τ) (Reddi et al. 2020, Alg. 2)."""
 
-    Attributes:
-        tau: adaptivity τ: changes well below it pass unscaled.
-    """
-
-    tau: float = Field(default=1e-3, gt=0)
+    tau: float = Field(default=1e-3, gt=0)  # adaptivity τ: changes well below it pass unscaled
 
 
 class FedAdagrad(Reddi):
@@ -511,41 +441,28 @@ class FedAdagrad(Reddi):
 
 
 class FedAdam(Reddi):
-    """v ← β2 v + (1 − β2)Δ².
-
-    Attributes:
-        beta_2: decay β2 of the second moment.
-    """
+    """v ← β2 v + (1 − β2)Δ²."""
 
     name: ClassVar[str] = "fedadam"
     implementation: ClassVar[str] = "medfed.algorithms.adaptive:FedAdam"
-    beta_2: float = Field(default=0.99, ge=0, lt=1)
+    beta_2: float = Field(default=0.99, ge=0, lt=1)  # decay β2 of the second moment
 
 
 class FedYogi(Reddi):
-    """v ← v − (1 − β2)Δ² sign(v − Δ²).
-
-    Attributes:
-        beta_2: 1 − β2 is the share of Δ² by which v moves.
-    """
+    """v ← v − (1 − β2)Δ² sign(v − Δ²)."""
 
     name: ClassVar[str] = "fedyogi"
     implementation: ClassVar[str] = "medfed.algorithms.adaptive:FedYogi"
-    beta_2: float = Field(default=0.99, ge=0, lt=1)
+    beta_2: float = Field(default=0.99, ge=0, lt=1)  # 1 − β2 is the share of Δ² by which v moves
 
 
 class FedAMS(Adaptive):
-    """v̂ ← max(v̂, v, ε), x ← x + η m/√v̂ (Wang, Lin and Chen 2022): the paper's option 1, max stabilisation.
-
-    Attributes:
-        beta_2: decay β2 of the second moment.
-        epsilon: least value ε of v̂.
-    """
+    """v̂ ← max(v̂, v, ε), x ← x + η m/√v̂ (Wang, Lin and Chen 2022): the paper's option 1, max stabilisation."""
 
     name: ClassVar[str] = "fedams"
     implementation: ClassVar[str] = "medfed.algorithms.adaptive:FedAMS"
-    beta_2: float = Field(default=0.99, ge=0, lt=1)
-    epsilon: float = Field(default=1e-3, gt=0)
+    beta_2: float = Field(default=0.99, ge=0, lt=1)  # decay β2 of the second moment
+    epsilon: float = Field(default=1e-3, gt=0)  # least value ε of v̂
 
 
 # --- whole algorithms ---
@@ -554,18 +471,14 @@ class FedAMS(Adaptive):
 class Composition(AlgorithmSettings):
     """Sharing × the local step × the server's step.
 
-    Attributes:
-        sharing: what travels.
-        local: the local step.
-        server: the server's step; by default the one the local step comes with.
-
     Raises:
         StudyError: a part's formula is wrong with the others.
     """
 
     name: ClassVar[str] = "composed"
-    sharing: Annotated[SerializeAsAny[Sharing], BeforeValidator(partial(_part, Sharing))] = All()
-    local: Annotated[SerializeAsAny[Local], BeforeValidator(partial(_part, Local))] = Plain()
+    sharing: Annotated[SerializeAsAny[Sharing], BeforeValidator(partial(_part, Sharing))] = All()  # what travels
+    local: Annotated[SerializeAsAny[Local], BeforeValidator(partial(_part, Local))] = Plain()  # the local step
+    # the server's step; by default the one the local step comes with
     server: Annotated[SerializeAsAny[Server], BeforeValidator(partial(_part, Server))] = Field(
         default_factory=lambda parts: parts["local"].default_server()
     )
@@ -636,24 +549,18 @@ class CreamFL(AlgorithmSettings):
     """Contrastive representation ensemble and aggregation (Yu et al. 2023). No weight travels, so nothing is FedAvg.
 
     With γ = 0 the clients learn alone; with ``kd_weight`` = 0 the server learns from public labels alone.
-
-    Attributes:
-        gamma: γ, weight of both contrasts at the client.
-        temperature: τ of both contrasts.
-        kd_weight: weight of the distillation ‖f(x) − aggregate‖².
-        server_lr: learning rate of the server's Adam, whose moments start afresh every round.
-        server_epochs: the server's passes over the public examples, of labels and of distillation each.
-        server_batch_size: examples per server step.
     """
 
     name: ClassVar[str] = "creamfl"
     uses_public: ClassVar[bool] = True
-    gamma: float = Field(default=0.5, ge=0)
-    temperature: float = Field(default=0.5, gt=0)
-    kd_weight: float = Field(default=0.3, ge=0)
+    gamma: float = Field(default=0.5, ge=0)  # γ, weight of both contrasts at the client
+    temperature: float = Field(default=0.5, gt=0)  # τ of both contrasts
+    kd_weight: float = Field(default=0.3, ge=0)  # weight of the distillation ‖f(x) − aggregate‖²
+    # learning rate of the server's Adam, whose moments start afresh every round
     server_lr: float = Field(default=2e-4, gt=0)
+    # the server's passes over the public examples, of labels and of distillation each
     server_epochs: int = Field(default=1, gt=0)
-    server_batch_size: int = Field(default=32, gt=0)
+    server_batch_size: int = Field(default=32, gt=0)  # examples per server step
 
     def build(self) -> Algorithm:
         """Return the algorithm."""

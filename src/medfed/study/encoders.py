@@ -16,18 +16,13 @@ if TYPE_CHECKING:
 
 
 class LabsMLPSpec(EncoderSpec):
-    """Settings of the MLP.
-
-    Attributes:
-        dim: width of the one token that leaves.
-        hidden: widths of the hidden layers; the paper's are 256 and 1024, and its ``dim`` is 8192.
-        dropout: after every hidden layer; the paper has none.
-    """
+    """Settings of the MLP."""
 
     name: ClassVar[str] = "labs-mlp"
-    dim: int = Field(default=64, gt=0)
+    dim: int = Field(default=64, gt=0)  # width of the one token that leaves
+    # widths of the hidden layers; the paper's are 256 and 1024, and its `dim` is 8192
     hidden: tuple[int, ...] = (128, 128)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)  # after every hidden layer; the paper has none
 
     def build(self, modality: Modality) -> Encoder:
         """Return a freshly initialised encoder for flat samples; raise StudyError for others."""
@@ -38,28 +33,17 @@ class LabsMLPSpec(EncoderSpec):
 
 
 class Conv1dSpec(EncoderSpec):
-    """Settings of the CNN.
-
-    Attributes:
-        dim: width of a token, and of the last block.
-        num_blocks: convolution blocks.
-        kernel_size: odd, in samples.
-        stride: how much every block shortens the signal.
-        norm: ``group`` or ``batch``.
-        num_groups: groups of ``norm="group"``; must divide the width of every block.
-        num_tokens: spans of time that leave.
-        dropout: after every block.
-    """
+    """Settings of the CNN."""
 
     name: ClassVar[str] = "conv1d"
-    dim: int = Field(default=64, gt=0)
-    num_blocks: int = Field(default=4, gt=0)
-    kernel_size: int = Field(default=7, gt=0)
-    stride: int = Field(default=3, gt=0)
+    dim: int = Field(default=64, gt=0)  # width of a token, and of the last block
+    num_blocks: int = Field(default=4, gt=0)  # convolution blocks
+    kernel_size: int = Field(default=7, gt=0)  # odd, in samples
+    stride: int = Field(default=3, gt=0)  # how much every block shortens the signal
     norm: Literal["group", "batch"] = "group"
-    num_groups: int = Field(default=4, gt=0)
-    num_tokens: int = Field(default=4, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    num_groups: int = Field(default=4, gt=0)  # groups of `norm="group"`; must divide the width of every block
+    num_tokens: int = Field(default=4, gt=0)  # spans of time that leave
+    dropout: float = Field(default=0.0, ge=0, lt=1)  # after every block
 
     @model_validator(mode="after")
     def _check_sizes(self) -> Conv1dSpec:
@@ -89,28 +73,19 @@ SMALLEST = 32
 
 
 class ResNetSpec(EncoderSpec):
-    """ResNet-50.
-
-    Attributes:
-        dim: channels of the last stage, and width of a token; every stage before has half of the next.
-        depths: residual blocks per stage.
-        stem: channels after the first convolution.
-        block: ``bottleneck`` (1 × 1, 3 × 3, 1 × 1) or ``basic`` (two 3 × 3).
-        norm: ``batch`` or ``group``.
-        num_groups: groups of ``norm="group"``; must divide every width.
-        channels: the grey image is repeated to this many channels (3 is what pre-trained weights expect).
-        num_tokens: cells the last feature map is averaged to; a square number.
-    """
+    """ResNet-50."""
 
     name: ClassVar[str] = "resnet"
+    # channels of the last stage, and width of a token; every stage before has half of the next
     dim: int = Field(default=2048, gt=0)
-    depths: tuple[int, ...] = Field(default=(3, 4, 6, 3), min_length=1)
-    stem: int = Field(default=64, gt=0)
-    block: Literal["bottleneck", "basic"] = "bottleneck"
+    depths: tuple[int, ...] = Field(default=(3, 4, 6, 3), min_length=1)  # residual blocks per stage
+    stem: int = Field(default=64, gt=0)  # channels after the first convolution
+    block: Literal["bottleneck", "basic"] = "bottleneck"  # `bottleneck` (1 × 1, 3 × 3, 1 × 1) or `basic` (two 3 × 3)
     norm: Literal["batch", "group"] = "batch"
-    num_groups: int = Field(default=8, gt=0)
+    num_groups: int = Field(default=8, gt=0)  # groups of `norm="group"`; must divide every width
+    # the grey image is repeated to this many channels (3 is what pre-trained weights expect)
     channels: Literal[1, 3] = 3
-    num_tokens: int = Field(default=1, gt=0)
+    num_tokens: int = Field(default=1, gt=0)  # cells the last feature map is averaged to; a square number
 
     @model_validator(mode="after")
     def _check_sizes(self) -> ResNetSpec:
@@ -159,28 +134,19 @@ class VisionTransformerSpec(EncoderSpec):
 
     Attributes:
         dim: width of a token.
-        num_layers: transformer blocks.
-        num_heads: attention heads; must divide ``dim``.
-        mlp_ratio: width of the hidden layer of a block's MLP, in ``dim``.
-        patch_size: side of a patch in pixels; must divide ``size``.
-        size: side of the image in pixels; must be the modality's.
-        channels: the grey image is repeated to this many channels (3 is what pre-trained weights expect).
-        tokens: ``grid`` the patch grid averaged to ``num_tokens`` cells; ``cls``; ``all``.
-        num_tokens: a square number no larger than the number of patches; only for ``grid``.
-        dropout: on embeddings, MLP and residual branches.
-        init_std: spread of the initial weights.
     """
 
-    num_layers: int = Field(gt=0)
-    num_heads: int = Field(gt=0)
-    mlp_ratio: int = Field(default=4, gt=0)
-    patch_size: int = Field(gt=0)
-    size: int = Field(gt=0)
+    num_layers: int = Field(gt=0)  # transformer blocks
+    num_heads: int = Field(gt=0)  # attention heads; must divide `dim`
+    mlp_ratio: int = Field(default=4, gt=0)  # width of the hidden layer of a block's MLP, in `dim`
+    patch_size: int = Field(gt=0)  # side of a patch in pixels; must divide `size`
+    size: int = Field(gt=0)  # side of the image in pixels; must be the modality's
+    # the grey image is repeated to this many channels (3 is what pre-trained weights expect)
     channels: Literal[1, 3] = 3
-    tokens: Literal["grid", "cls", "all"] = "grid"
-    num_tokens: int = Field(default=4, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    init_std: float = Field(default=0.02, gt=0)
+    tokens: Literal["grid", "cls", "all"] = "grid"  # `grid` the patch grid averaged to `num_tokens` cells; `cls`; `all`
+    num_tokens: int = Field(default=4, gt=0)  # a square number no larger than the number of patches; only for `grid`
+    dropout: float = Field(default=0.0, ge=0, lt=1)  # on embeddings, MLP and residual branches
+    init_std: float = Field(default=0.02, gt=0)  # spread of the initial weights
 
     @model_validator(mode="after")
     def _check_divisions(self) -> VisionTransformerSpec:
@@ -240,24 +206,15 @@ class ViTMini(VisionTransformerSpec):
 
 
 class TransformerSpec(EncoderSpec):
-    """Settings of the Transformer.
-
-    Attributes:
-        dim: width of a token.
-        num_layers: transformer blocks.
-        num_heads: attention heads; must divide ``dim``.
-        mlp_ratio: width of the hidden layer of a block's MLP, in ``dim``.
-        num_tokens: equal spans of time that leave; must divide the number of hours.
-        dropout: inside the blocks.
-    """
+    """Settings of the Transformer."""
 
     name: ClassVar[str] = "transformer"
-    dim: int = Field(default=64, gt=0)
+    dim: int = Field(default=64, gt=0)  # width of a token
     num_layers: int = Field(default=2, gt=0)
-    num_heads: int = Field(default=4, gt=0)
-    mlp_ratio: int = Field(default=2, gt=0)
-    num_tokens: int = Field(default=1, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    num_heads: int = Field(default=4, gt=0)  # attention heads; must divide `dim`
+    mlp_ratio: int = Field(default=2, gt=0)  # width of the hidden layer of a block's MLP, in `dim`
+    num_tokens: int = Field(default=1, gt=0)  # equal spans of time that leave; must divide the number of hours
+    dropout: float = Field(default=0.0, ge=0, lt=1)  # inside the blocks
 
     @model_validator(mode="after")
     def _check_heads(self) -> TransformerSpec:
@@ -278,22 +235,14 @@ class TransformerSpec(EncoderSpec):
 
 
 class TextEncoderSpec(EncoderSpec):
-    """Settings of a transformer over words.
-
-    Attributes:
-        dim: width.
-        depth: blocks.
-        num_heads: attention heads; must divide ``dim``.
-        mlp_ratio: width of the feed-forward layer in multiples of ``dim``.
-        dropout: in every block.
-    """
+    """Settings of a transformer over words."""
 
     name: ClassVar[str] = "text-mini"
     dim: int = Field(default=64, gt=0)
-    depth: int = Field(default=1, gt=0)
-    num_heads: int = Field(default=4, gt=0)
-    mlp_ratio: int = Field(default=2, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    depth: int = Field(default=1, gt=0)  # blocks
+    num_heads: int = Field(default=4, gt=0)  # attention heads; must divide `dim`
+    mlp_ratio: int = Field(default=2, gt=0)  # width of the feed-forward layer in multiples of `dim`
+    dropout: float = Field(default=0.0, ge=0, lt=1)  # in every block
 
     def build(self, modality: Modality) -> Encoder:
         """Return a freshly initialised encoder; raise StudyError for what is not text."""

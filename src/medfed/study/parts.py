@@ -50,15 +50,11 @@ class EncoderSpec(PartSpec):
 
 
 class ModelSpec(PartSpec):
-    """Settings of a model; ``build`` makes the module.
+    """Settings of a model; ``build`` makes the module."""
 
-    Attributes:
-        needs_encoders: whether the study must name an encoder for every modality (a model may bring its own).
-        implementation: ``module:class`` of the model, made of these settings, encoders, modalities and tasks.
-    """
-
+    # whether the study must name an encoder for every modality (a model may bring its own)
     needs_encoders: ClassVar[bool] = True
-    implementation: ClassVar[str]
+    implementation: ClassVar[str]  # `module:class` of the model, made of these settings, encoders, modalities and tasks
 
     def build(
         self, encoders: Mapping[str, EncoderSpec], modalities: Mapping[str, Modality], tasks: tuple[Task, ...]

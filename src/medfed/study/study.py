@@ -99,36 +99,26 @@ EncoderField = Annotated[SerializeAsAny[EncoderSpec], BeforeValidator(partial(_s
 
 
 class Study(SettingsModel):
-    """Everything that decides a run's numbers.
+    """Everything that decides a run's numbers."""
 
-    Attributes:
-        name: folder and title of the run.
-        description: one sentence for the report.
-        seed: the root of all randomness.
-        train: trained tasks, by registry name; in Python also the tasks themselves.
-        unseen: tasks that only the injected LLM answers.
-        plugins: the content of plugins (``sha256:…``) that must be loaded. A run adds those whose parts it uses.
-        job: ``inject`` trains the clients and injects into the LLM (FedKIM); ``benchmark`` trains and compares the
-            clients' models, without an LLM (Med-MMFL).
-        federate: False trains no client: the server injects from public data alone (FedKIM_pub).
-        baselines: models without an LLM, trained next to the injected one on the same data.
-        twins: synthetic data to write when no ``--data-root`` is given; by default none is.
-        twin_sizes: patients per dataset where it differs from ``twins.num_patients``.
-    """
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    description: str = ""
-    seed: Annotated[int, Field(ge=0)] = 0
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # folder and title of the run
+    description: str = ""  # one sentence for the report
+    seed: Annotated[int, Field(ge=0)] = 0  # the root of all randomness
+    # trained tasks, by registry name; in Python also the tasks themselves
     train: Annotated[TaskNames, Field(min_length=1)]
-    unseen: TaskNames = ()
+    unseen: TaskNames = ()  # tasks that only the injected LLM answers
+    # the content of plugins (`sha256:…`) that must be loaded. A run adds those whose parts it uses.
     plugins: Annotated[tuple[Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")], ...], Field()] = Field(
         default=(), exclude_if=operator.not_
     )
+    # `inject` trains the clients and injects into the LLM (FedKIM); `benchmark` trains and compares the clients'
+    # models, without an LLM (Med-MMFL)
     job: Literal["inject", "benchmark"] = "inject"
-    federate: bool = True
+    federate: bool = True  # False trains no client: the server injects from public data alone (FedKIM_pub)
+    # models without an LLM, trained next to the injected one on the same data
     baselines: tuple[Baseline, ...] = ("federated",)
-    twins: TwinSpec | None = None
-    twin_sizes: dict[str, int] = Field(default={})
+    twins: TwinSpec | None = None  # synthetic data to write when no `--data-root` is given; by default none is
+    twin_sizes: dict[str, int] = Field(default={})  # patients per dataset where it differs from `twins.num_patients`
     split: SplitSettings = SplitSettings()
     partition: PartitionSettings = PartitionSettings()
     missing: MissingSettings = MissingSettings()
@@ -238,11 +228,7 @@ class Study(SettingsModel):
         return type(default).model_validate({**default.model_dump(), **self.modalities.get(name, {})})
 
     def twin_spec(self, dataset: str) -> TwinSpec:
-        """Return the spec of a dataset's twin.
-
-        Raises:
-            StudyError: the study is for real data only.
-        """
+        """Return the spec of a dataset's twin. Raises StudyError if the study is for real data only."""
         if self.twins is None:
             raise StudyError(
                 f"the study {self.name!r} has no [twins], so it runs on real data only", hint="pass --data-root DIR"
@@ -296,10 +282,8 @@ def shipped_studies() -> dict[str, Path]:
 
 
 def find_study(given: str | Path) -> Path:
-    """Return the file that ``given`` names: a path, or the name of a shipped study.
-
-    Raises:
-        StudyError: there is no such file and no such name.
+    """Return the file that ``given`` names: a path, or the name of a shipped study. Raises StudyError if there is no
+    such file and no such name.
     """
     shipped, path = shipped_studies(), Path(given)
     if path.exists() or len(path.parts) != 1:
@@ -311,20 +295,14 @@ def find_study(given: str | Path) -> Path:
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
-    """Read a study file and apply ``key.path=value`` overrides (TOML values; bare words are text).
-
-    Raises:
-        StudyError: the file is missing, not TOML, or has a wrong key or value; the message names file and field.
+    """Read a study file and apply ``key.path=value`` overrides (TOML values; bare words are text). Raises StudyError if
+    the file is missing, not TOML, or has a wrong key or value; the message names file and field.
     """
     return study_of(read_tree(path), path, overrides)
 
 
 def read_tree(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
-
-    Raises:
-        StudyError: the file is missing or not TOML.
-    """
+    """Read a TOML file. Raises StudyError if the file is missing or not TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -336,10 +314,8 @@ def read_tree(path: Path) -> dict[str, Any]:
 
 
 def study_of(tree: dict[str, Any], where: str | Path, overrides: Sequence[str] = ()) -> Study:
-    """Build the study of a tree of settings, with ``overrides`` put into the tree; errors name ``where``.
-
-    Raises:
-        StudyError: a wrong key or value.
+    """Build the study of a tree of settings, with ``overrides`` put into the tree; errors name ``where``. Raises
+    StudyError if a key or value is wrong.
     """
     settings = {key: value for key, value in tree.items() if key != QUICK}
     for override in overrides:

@@ -45,39 +45,25 @@ Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 
 class Quick(SettingsModel):
-    """The changes of ``--quick``.
+    """The changes of ``--quick``."""
 
-    Attributes:
-        seeds: in place of the sweep's.
-        set: settings laid over every cell.
-    """
-
-    seeds: Seeds = (0,)
-    set: Settings = Field(default={})
+    seeds: Seeds = (0,)  # in place of the sweep's
+    set: Settings = Field(default={})  # settings laid over every cell
 
 
 class Sweep(SettingsModel):
-    """A sweep file.
+    """A sweep file."""
 
-    Attributes:
-        name: folder of the comparison.
-        description: one sentence for the report.
-        base: study file, relative to the sweep's.
-        seeds: every cell runs at each.
-        paper: tables and figures of the paper that the cells reproduce, for the columns next to ours.
-        set: settings laid over the base for every cell.
-        axes: axis → value → settings laid over those.
-        quick: what ``--quick`` changes.
-    """
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    description: str = ""
-    base: str
-    seeds: Seeds = (0, 1, 2, 3, 4)
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # folder of the comparison
+    description: str = ""  # one sentence for the report
+    base: str  # study file, relative to the sweep's
+    seeds: Seeds = (0, 1, 2, 3, 4)  # every cell runs at each
+    # tables and figures of the paper that the cells reproduce, for the columns next to ours
     paper: tuple[str, ...] = ()
-    set: Settings = Field(default={})
+    set: Settings = Field(default={})  # settings laid over the base for every cell
+    # axis → value → settings laid over those
     axes: Annotated[dict[str, Annotated[dict[str, Settings], Field(min_length=1)]], Field(min_length=1)]
-    quick: Quick = Quick()
+    quick: Quick = Quick()  # what `--quick` changes
 
 
 @dataclass(frozen=True)
@@ -122,11 +108,7 @@ def is_sweep(path: Path) -> bool:
 
 
 def parse_seeds(text: str | None) -> tuple[int, ...] | None:
-    """Read ``0,1,2``; None stays None.
-
-    Raises:
-        StudyError: it is something else.
-    """
+    """Read ``0,1,2``; None stays None. Raises StudyError if it is something else."""
     if text is None:
         return None
     words = [word.strip() for word in text.split(",")]
@@ -140,14 +122,13 @@ def load_plan(
 ) -> Plan:
     """Read a sweep file, or a study file as a sweep of one cell.
 
+    Raises StudyError if a file is missing, or a key or value is wrong; the message names file, cell and field.
+
     Args:
         path: the file.
         overrides: ``key.path=value``, applied to every cell last.
         seeds: in place of the file's.
         quick: take the quick form.
-
-    Raises:
-        StudyError: a file is missing, or a key or value is wrong; the message names file, cell and field.
     """
     tree = read_tree(path)
     if not {"base", "axes"} & tree.keys():

@@ -137,11 +137,7 @@ class Composed(Algorithm, Composition):
 
 
 class _Slots:
-    """Which parts keep tensors in a place.
-
-    Args:
-        keeps: slot → whether its part does.
-    """
+    """Which parts keep tensors in a place, by slot."""
 
     def __init__(self, **keeps: bool) -> None:
         self.slots = tuple(slot for slot in SLOTS if keeps.get(slot))

@@ -192,9 +192,7 @@ def _model(federation: Federation) -> nn.Module:
 
 
 def _minimise(model: nn.Module, losses: Iterable[Tensor], settings: ClientSettings) -> None:
-    """Take an optimizer step for every one of ``losses``, which are evaluated one after the other. Raises RunError if a
-    loss is not finite.
-    """
+    """Take an optimizer step for each of ``losses``, evaluated in turn; raise RunError if one is not finite."""
     params = list(trainable_params(model).values())
     optimizer = make_optimizer(params, settings)
     model.train()

@@ -158,11 +158,7 @@ def matching_loss(
 ) -> Float[Tensor, " batch"]:
     """Return −log(exp(zᵀg_k/τ) / Σ_j exp(zᵀg_j/τ)), the mean over ``others`` that have example k; inter-modal.
 
-    Args:
-        live: the batch's representations z.
-        rows: which row k of ``others`` each of them belongs to.
-        others: global representations g.
-        temperature: τ.
+    z are the batch's representations ``live``, g the global ones in ``others``, and k is each one's row of them.
     """
     total, count = live.new_zeros(len(live)), live.new_zeros(len(live))
     for vectors, has in others:
@@ -197,10 +193,7 @@ def matching_score(live: Float[Tensor, "example dim"], others: Sequence[Rows]) -
 class Ensemble:
     """A streaming mean of the clients' representations of one modality, each row weighted by the softmax of its score.
 
-    Float64; memory holds one sum, however many clients there are.
-
-    Args:
-        others: global representations that the score is taken against.
+    The score is taken against ``others``. Float64; memory holds one sum, however many clients there are.
     """
 
     def __init__(self, others: Sequence[Rows]) -> None:

@@ -35,9 +35,7 @@ class FedBN(settings.FedBN, SharingPart):
     """Everything travels but batch normalisation: its scale, its shift and its statistics."""
 
     def private(self, params: Params, buffers: Params) -> frozenset[str]:
-        """Return the tensors of every layer that keeps running statistics. Raises StudyError if the model has no such
-        layer.
-        """
+        """Return the tensors of layers with running statistics; raise StudyError if the model has no such layer."""
         layers = {name.rpartition(".")[0] for name in buffers if name.rpartition(".")[2] == STATISTIC}
         if not layers:
             raise StudyError(

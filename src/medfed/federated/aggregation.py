@@ -45,11 +45,7 @@ def moved(values: Params, steps: Params) -> dict[str, Tensor]:
 
 
 class Average:
-    """A streaming mean of named tensors; of integer tensors (step counters) the maximum.
-
-    Args:
-        weighting: what a client counts.
-    """
+    """A streaming mean of named tensors, weighted as ``weighting`` says; of integer tensors (counters) the maximum."""
 
     def __init__(self, weighting: Weighting = "examples") -> None:
         self._weighting: Weighting = weighting
@@ -134,11 +130,7 @@ class Sums(Protocol):
 
 
 class Changes:
-    """The mean of the clients' changes.
-
-    Args:
-        average: an empty mean.
-    """
+    """The mean of the clients' changes; ``average`` is an empty mean."""
 
     def __init__(self, average: Average) -> None:
         self._average = average
@@ -159,13 +151,10 @@ class Changes:
 def in_order(
     arrivals: Iterable[tuple[str, Update | Failure]], expected: Collection[str], folder: Path | None = None
 ) -> Iterator[Update]:
-    """Yield updates sorted by client; one that comes before its turn waits on disk, so memory stays at one update.
+    """Yield updates sorted by client; one before its turn waits in ``folder``, so memory stays at one update.
 
-    Args:
-        arrivals: (client, update or failure), each client at most once, in any order.
-        expected: the sampled clients. A failure gives up its place in the line; a client that never comes holds others
-            up until the end.
-        folder: where early updates wait; by default the system's temporary folder.
+    ``arrivals`` hold each of the ``expected`` clients at most once. A failure gives up its place in the line; a client
+    that never comes holds others up until the end.
     """
     with tempfile.TemporaryDirectory(prefix="medfed-", dir=folder) as waiting:
         line = sorted(expected)

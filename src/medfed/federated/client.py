@@ -26,15 +26,9 @@ STATE_GROUPS = ("algorithm", "optimizer")
 
 
 class Client:
-    """One hospital.
+    """One hospital: private examples by task, and public ones by task that the server has as well.
 
-    Args:
-        id: unique in the federation.
-        tasks: private examples by task; tasks without examples are left out.
-        public: examples the server has as well, by task, for algorithms that use them.
-
-    Raises:
-        DataError: there is no example at all.
+    Tasks without examples are left out. Raises DataError if there is no example at all.
     """
 
     def __init__(self, id: str, tasks: Mapping[str, TaskSet], public: Mapping[str, TaskSet] | None = None) -> None:
@@ -75,9 +69,9 @@ class Client:
         settings: ClientSettings,
         seed: int,
     ) -> tuple[Update, dict[str, Tensor]]:
-        """Train one round.
+        """Train one round and return the update and the client's new state.
 
-        Raises RunError if a loss is not finite; the message names client, round, task and step.
+        Raises RunError, naming client, round, task and step, if a loss is not finite.
 
         Args:
             model: an instance to train in; its weights are overwritten, so clients can share it.
@@ -86,9 +80,6 @@ class Client:
             client_state: what the client kept from its last round (:func:`initial_client_state` at first).
             settings: how to train.
             seed: the run's seed; batches and dropout depend on it, the client and the round.
-
-        Returns:
-            The update, and the client's new state.
         """
         started = time.perf_counter()
         state = split(client_state, STATE_GROUPS)

@@ -29,12 +29,9 @@ T = TypeVar("T")
 
 
 def write_store(folder: Path, clients: Iterable[Client]) -> dict[str, Task]:
-    """Lay the data of ``clients`` into the new ``folder``; what lay there before goes.
+    """Lay the data of ``clients`` into ``folder``, replacing what lay there; return the tasks that a reader needs.
 
     Raises RunError if the disk has not enough space.
-
-    Returns:
-        The tasks by name, which :func:`read_store` needs: they are code, not data.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)

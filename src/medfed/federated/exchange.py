@@ -71,10 +71,6 @@ class InProcessExchange:
 
     A client whose training fails gives a :class:`Failure` and keeps the state it had. A client whose update the gate
     refuses has moved on all the same, as a real hospital would.
-
-    Args:
-        clients: the hospitals.
-        trainer: trains each of them.
     """
 
     def __init__(self, clients: Iterable[Client], trainer: Trainer) -> None:
@@ -105,16 +101,8 @@ class InProcessExchange:
 class Trainer:
     """Trains clients of one run in one model instance: here, in a worker, at a hospital.
 
-    Args:
-        model: an instance to train in; its weights at this moment are the model's initial ones.
-        algorithm: the federated algorithm.
-        settings: how clients train.
-        seed: the run's seed.
-        memory: what clients keep between rounds; by default in this process.
-        upload_dtype: how changes of the weights travel.
-
-    Attributes:
-        initial: the model's initial weights.
+    The weights of ``model`` at this moment are the ``initial`` ones. Without a ``memory``, what clients keep between
+    rounds stays in this process.
     """
 
     def __init__(
@@ -133,6 +121,7 @@ class Trainer:
 
     def train(self, client: Client, broadcast: Broadcast) -> Update | Failure:
         """Train ``client`` on ``broadcast`` and keep its new state; a mistake in its data is a failure of it alone.
+
         Raises DiskError if the new state cannot be kept, so this client's part of the run cannot go on.
         """
         try:
@@ -143,9 +132,7 @@ class Trainer:
             return Failure(client.id, broadcast.round, "train", str(error))
 
     def update(self, client: Client, broadcast: Broadcast) -> Update:
-        """Train ``client`` on ``broadcast``, keep its new state, and return the update as it travels. Raises
-        MedfedError if the client cannot train, or its state cannot be kept.
-        """
+        """Return the update as it travels, its state kept; raise MedfedError if the client cannot train or keep it."""
         state = self._kept(client.id, broadcast.round)
         update, kept = client.train(self._model, broadcast, self._algorithm, state, self._settings, self._seed)
         self.memory.keep(client.id, broadcast.round, kept)

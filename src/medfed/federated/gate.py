@@ -34,11 +34,7 @@ class TensorSpec(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """The form of an update, tensor by tensor.
-
-    Attributes:
-        delta, buffers, state: tensors, as they travel.
-    """
+    """The form of an update as it travels, tensor by tensor."""
 
     delta: Mapping[str, TensorSpec]
     buffers: Mapping[str, TensorSpec]
@@ -63,14 +59,7 @@ class Manifest(NamedTuple):
 
 
 class Gate:
-    """The gate of one round.
-
-    Args:
-        manifest: what an update consists of.
-        registered: client → examples it registered with, for this round's sampled clients.
-        round: this round.
-        base: fingerprint of the model that was sent out.
-    """
+    """The gate of one round: ``registered`` are the examples of its sampled clients, ``base`` the model sent out."""
 
     def __init__(self, manifest: Manifest, registered: Mapping[str, int], round: int, base: str) -> None:
         self._manifest, self._registered, self._round, self._base = manifest, registered, round, base
@@ -78,13 +67,9 @@ class Gate:
         self._seen: set[str] = set()
 
     def check(self, sender: str, update: Update) -> None:
-        """Let ``update`` pass or raise; a client has one try a round.
+        """Let ``update`` pass or raise; a client has one try a round, and the exchange vouches for ``sender``.
 
         Raises UpdateRejectedError, naming client, tensor or field, and reason.
-
-        Args:
-            sender: the client it came from, as the exchange knows it.
-            update: what it sent.
         """
         self._check_sender(sender, update)
         self._check_counts(sender, update)
@@ -164,13 +149,9 @@ def _is_finite(value: object) -> bool:
 
 
 def check_broadcast(broadcast: Broadcast, local: Weights) -> None:
-    """Let a broadcast pass whose weights are, by names, shapes and dtypes, those of one's own model, and all finite.
+    """Let a broadcast pass whose weights are finite, with the names, shapes and dtypes of those of one's own model.
 
     Raises UpdateRejectedError, naming the tensor.
-
-    Args:
-        broadcast: what the server sent.
-        local: what travels of the model that is built here from the same study.
     """
     _check_all("the server", "parameter", broadcast.params, _specs(local.params))
     _check_all("the server", "buffer", broadcast.buffers, _specs(local.buffers))

@@ -52,10 +52,7 @@ class RamMemory:
 class DiskMemory:
     """Client states as files ``<client>/<round>.safetensors``, each with a hash of its content.
 
-    A client that keeps nothing has no file.
-
-    Args:
-        folder: made when the first state is filed.
+    The folder is made when the first state is filed. A client that keeps nothing has no file.
     """
 
     def __init__(self, folder: Path) -> None:

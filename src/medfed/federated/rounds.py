@@ -73,16 +73,9 @@ def run_round(
     federation: Federation,
     settings: RoundSettings,
 ) -> RoundResult:
-    """Run round ``state.round + 1``.
+    """Run round ``state.round + 1``; ``state`` itself is not changed.
 
-    Raises TooFewSitesError if fewer than ``settings.min_clients`` updates are usable; every failure is listed.
-
-    Args:
-        state: where the round starts; not changed.
-        exchange: the way to the clients.
-        algorithm: the federated algorithm.
-        federation: registered clients, and what else the server has.
-        settings: sampling and the minimum of usable updates.
+    Raises TooFewSitesError, listing the failures, if fewer than ``settings.min_clients`` updates are usable.
     """
     hooks, base = algorithm.build(), fingerprint(state.params, state.buffers)
     broadcast = hooks.broadcast(state, base)
@@ -121,6 +114,7 @@ def run_rounds(
 
 def sample_clients(federation: Federation, settings: RoundSettings, round: int) -> tuple[str, ...]:
     """Return the clients of ``round``, sorted: a draw without replacement that depends on the seed and the round only.
+
     Raises RunError if there are too few clients to reach ``settings.min_clients``.
     """
     registered = sorted(federation.registered)

@@ -51,9 +51,7 @@ def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_weights(model: nn.Module, weights: Weights) -> None:
-    """Copy ``weights`` into ``model`` in place; the tensors given stay untouched. Raises RunError if names or shapes
-    are not the model's.
-    """
+    """Copy ``weights`` into ``model`` in place; raise RunError if names or shapes are not the model's."""
     for kind, live, given in (
         ("parameter", trainable_params(model), weights.params),
         ("buffer", persistent_buffers(model), weights.buffers),
@@ -125,9 +123,7 @@ def group(tensors: Params, name: str) -> dict[str, Tensor]:
 
 
 def split(tensors: Params, groups: tuple[str, ...]) -> dict[str, dict[str, Tensor]]:
-    """Undo :func:`join`; every one of ``groups`` is in the result. Raises RunError if a tensor belongs to none of the
-    groups.
-    """
+    """Undo :func:`join`; all ``groups`` are in the result. Raises RunError if a tensor belongs to none."""
     parts: dict[str, dict[str, Tensor]] = {group: {} for group in groups}
     for full, value in tensors.items():
         group, _, name = full.partition("/")

@@ -48,9 +48,7 @@ class LocalRun:
     examples: Mapping[str, int]  # examples by component; a component without any does not train
 
     def fit(self, start: Weights, slots: Params, *, personal: bool = False) -> Fitted:
-        """Train the site's model from ``start``, with the optimizer's ``slots`` from the last round, if any. Raises
-        RunError if a loss is not finite.
-        """
+        """Train the model from ``start``, with the last round's ``slots``; raise RunError if a loss is not finite."""
         site, settings = self.site, self.site.settings
         load_weights(site.model, start)
         site.model.train()

@@ -53,9 +53,7 @@ def update_bytes(update: Update) -> bytes:
 
 
 def update_of(data: bytes) -> Update:
-    """Unpack what :func:`update_bytes` packed; whether it is a *good* update is for the gate to say. Raises RunError if
-    it is no update at all.
-    """
+    """Unpack what :func:`update_bytes` packed, or raise RunError; whether it is a *good* update the gate says."""
     return Update(**_fields(data, UPDATE_GROUPS, _UpdateFacts))
 
 

@@ -55,9 +55,7 @@ class Worker:
         self._holds: object = None
 
     def hand(self, run: Open, packed: Packed, client: str) -> None:
-        """Let the worker train ``client``; it is given the run and the broadcast if it has others. Raises OSError if
-        the process is gone.
-        """
+        """Let the worker train ``client``, given what it lacks of run and broadcast; raise OSError if it is gone."""
         if self._opened is not run:
             self.pipe.send(run)
             self._opened = run
@@ -70,11 +68,7 @@ class Worker:
 
 
 class Pool:
-    """Worker processes.
-
-    Args:
-        size: how many at most.
-    """
+    """At most ``size`` worker processes."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -191,16 +185,10 @@ TRIES = 3
 
 
 class WorkerExchange:
-    """Clients trained by the processes of a pool.
+    """Clients trained by the processes of a pool, which is closed with the exchange.
 
     A worker that dies fails the client it was training, and another takes its place. A bug at a client is that client's
-    failure; its traceback is in the recipe's log.
-
-    Args:
-        clients: the hospitals.
-        recipe: how a client is trained.
-        pool: the processes; closed with the exchange.
-        store: folder for the clients' data, from the first round until the exchange is closed.
+    failure; its traceback is in the recipe's log. The clients' data lies in ``store`` from the first round to the end.
     """
 
     def __init__(self, clients: Iterable[Client], recipe: Recipe, pool: Pool, store: Path) -> None:

@@ -33,10 +33,10 @@ CreamFL is a whole algorithm of its own: representations travel, so there is no 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_serializer, model_validator
 
@@ -55,7 +55,7 @@ Weighting = Literal["examples", "clients"]
 SLOTS = ("sharing", "local", "server")
 
 
-class AlgorithmSettings(PartSpec, ABC):
+class AlgorithmSettings(PartSpec):
     """A federated algorithm in a study: a name, and hyperparameters under their paper's names."""
 
     uses_public: ClassVar[bool] = False
@@ -73,7 +73,6 @@ class AlgorithmSettings(PartSpec, ABC):
 
     def check(self, settings: ClientSettings) -> None:
         """Raise :class:`StudyError` where the algorithm is wrong with these client settings."""
-        return
 
     @abstractmethod
     def build(self) -> Algorithm:
@@ -114,11 +113,9 @@ class Part(Preset):
 
     def check_parts(self, parts: Composition) -> None:
         """Raise :class:`StudyError` where this part's formula is wrong with the others."""
-        return
 
     def check_client(self, settings: ClientSettings, parts: Composition) -> None:
         """Raise :class:`StudyError` where this part's formula is wrong with these client settings."""
-        return
 
     def same(self, other: Part) -> bool:
         """Whether ``other`` is this part with these hyperparameters."""
@@ -154,17 +151,13 @@ class Server(Part):
     slot: ClassVar[str] = "server"
 
 
-P = TypeVar("P", bound=Part)
-
-
-def _part(kind: type[P], value: object) -> object:
+def _part(kind: type[Part], value: object) -> object:
     """Build the part that ``value`` names: ``"fedprox"`` or ``{name = "fedprox", mu = 0.01}``."""
     if isinstance(value, str):
         value = {"name": value}
     if not isinstance(value, Mapping):
         return value
-    parts: list[type[AlgorithmSettings]] = [All, Plain, Mean, *CATALOG.values()]
-    known = {part.name: part for part in parts if issubclass(part, kind)}
+    known = {part.name: part for part in (All, Plain, Mean, *CATALOG.values()) if issubclass(part, kind)}
     name, fields = value.get("name"), {key: field for key, field in value.items() if key != "name"}
     if name in known:
         return known[str(name)].model_validate(fields)
@@ -180,9 +173,6 @@ def _refusal(what: str, hint: str, where: str = "algorithm") -> StudyError:
     return StudyError(what, where=where, hint=hint)
 
 
-# --- what travels ---
-
-
 class All(Sharing):
     """Every tensor travels."""
 
@@ -195,18 +185,15 @@ class FedPer(Sharing):
 
     name: ClassVar[str] = "fedper"
     implementation: ClassVar[str] = "medfed.algorithms.sharing:FedPer"
-    # beginnings of the names of the personal tensors; by default every task's head
-    private_prefixes: tuple[str, ...] = ("heads.",)
+    private_prefixes: tuple[str, ...] = ("heads.",)  # of the names of the personal tensors: every task's head
 
     def check_parts(self, parts: Composition) -> None:
-        """Refuse MOON with a private encoder. Raises StudyError, naming the prefix."""
+        """Refuse MOON with a private encoder."""
         encoders = [prefix for prefix in self.private_prefixes if prefix[:9] == "encoders."[: len(prefix)]]
         if isinstance(parts.local, Moon) and encoders:
-            raise _refusal(
-                f"MOON contrasts the global encoder with the client's last one; with {encoders[0]!r} private both are "
-                "the client's, and the contrast is 0",
-                "keep the encoders shared, or train without MOON",
-            )
+            what = "MOON contrasts the global encoder with the client's last one; with "
+            what += f"{encoders[0]!r} private both are the client's, and the contrast is 0"
+            raise _refusal(what, "keep the encoders shared, or train without MOON")
 
 
 class FedBN(Sharing):
@@ -236,9 +223,6 @@ def _refuse_server(part: Local, parts: Composition, reason: str) -> None:
             f"{part.name} comes with its own server's step, so it does not combine with {parts.server.name}: {reason}",
             f"leave server out and set the fields of local = {part.name!r}",
         )
-
-
-# --- the local step ---
 
 
 class Plain(Local):
@@ -291,29 +275,20 @@ class Scaffold(Local):
         return Mean(eta=self.eta_g, weighting=self.weighting)
 
     def check_parts(self, parts: Composition) -> None:
-        """Refuse another server's step: c stays the gradient of what x descends only if both move by the same mean.
-        Raises StudyError, naming the server's step.
-        """
+        """Refuse another server's step: c stays the gradient of what x descends only if both move by one mean."""
         _refuse_server(self, parts, "its proof moves x by η_g times the same mean of clients that moves c")
 
     def check_client(self, settings: ClientSettings, parts: Composition) -> None:
-        """Refuse option II where the local change is not −η times a sum of gradients. Raises StudyError, naming the
-        setting.
-        """
-        wrong = {
-            f"optimizer={settings.optimizer!r}": settings.optimizer != "sgd",
-            f"momentum={settings.momentum}": settings.momentum != 0,
-            f"weight_decay={settings.weight_decay}": settings.weight_decay != 0,
-            f"max_grad_norm={settings.max_grad_norm}": settings.max_grad_norm is not None,
-        }
-        named = [setting for setting, is_wrong in wrong.items() if is_wrong]
-        if self.option == "II" and named:
-            raise _refusal(
-                f"SCAFFOLD's option II reads the gradient off (x − y)/(τη), which holds for plain SGD, not with "
-                f"{', '.join(named)}",
-                'set algorithm.option = "I" (the gradient at x: one more pass a round), or train by plain SGD',
-                where="client",
+        """Refuse option II where the local change is not −η times a sum of gradients."""
+        plain = {"optimizer": "sgd", "momentum": 0, "weight_decay": 0, "max_grad_norm": None}
+        given = {name: getattr(settings, name) for name in plain}
+        off = ", ".join(f"{name}={value!r}" for name, value in given.items() if value != plain[name])
+        if self.option == "II" and off:
+            what = (
+                f"SCAFFOLD's option II reads the gradient off (x − y)/(τη), which holds for plain SGD, not with {off}"
             )
+            hint = 'set algorithm.option = "I" (the gradient at x: one more pass a round), or train by plain SGD'
+            raise _refusal(what, hint, where="client")
 
 
 class Ditto(Local):
@@ -332,7 +307,7 @@ class Ditto(Local):
         return 0.0
 
     def check_parts(self, parts: Composition) -> None:
-        """Refuse private tensors. Raises StudyError, naming what keeps them."""
+        """Refuse private tensors."""
         _refuse_private(self, parts)
 
 
@@ -356,12 +331,9 @@ class PFedMe(Local):
         return Mean(eta=self.beta, weighting=self.weighting)
 
     def check_parts(self, parts: Composition) -> None:
-        """Refuse private tensors and another server's step. Raises StudyError, naming the part."""
+        """Refuse private tensors and another server's step."""
         _refuse_private(self, parts)
         _refuse_server(self, parts, "its proof is of the step (1 − β)x + β·mean, on envelopes and not on losses")
-
-
-# --- the server's step ---
 
 
 class Mean(Server):
@@ -378,8 +350,7 @@ class FedNova(Server):
 
     name: ClassVar[str] = "fednova"
     implementation: ClassVar[str] = "medfed.algorithms.fednova:FedNova"
-    # strength of the proximal pull (μ/2)‖y − x‖² in the local loss; 0 for none. In a combination the pull is `local = {
-    # name = "fedprox", mu = … }`.
+    # strength of the proximal pull (μ/2)‖y − x‖²; in a combination that is local = { name = "fedprox", mu = … }
     mu: float = Field(default=0.0, ge=0)
 
     def composition(self) -> Composition:
@@ -387,46 +358,37 @@ class FedNova(Server):
         return Composition(local=FedProx(mu=self.mu) if self.mu else Plain(), server=FedNova())
 
     def check_parts(self, parts: Composition) -> None:
-        """Refuse local steps whose effective steps are unknown. Raises StudyError, naming the local step."""
+        """Refuse local steps whose effective steps are unknown."""
         if self.mu:
-            raise _refusal(
-                "the pull is part of the local step", f'write local = {{ name = "fedprox", mu = {self.mu} }}'
-            )
+            hint = f'write local = {{ name = "fedprox", mu = {self.mu} }}'
+            raise _refusal("the pull is part of the local step", hint)
         if parts.local.pull is None:
-            raise _refusal(
-                f"FedNova knows no effective steps for {parts.local.name}: {parts.local.no_steps}",
-                "choose local = plain, fedprox or ditto, or another server",
-            )
+            what = f"FedNova knows no effective steps for {parts.local.name}: {parts.local.no_steps}"
+            raise _refusal(what, "choose local = plain, fedprox or ditto, or another server")
 
     def check_client(self, settings: ClientSettings, parts: Composition) -> None:
-        """Refuse local training for which no a_i is known. Raises StudyError, naming the setting."""
-        reason = _unknown_steps(settings, parts.local.pull or 0.0)
-        if reason:
-            what, hint = reason
+        """Refuse local training for which no a_i is known."""
+        mu, what = parts.local.pull or 0.0, ""
+        if settings.optimizer != "sgd":
+            what, hint = f"optimizer={settings.optimizer!r}: it rescales every gradient by the gradients", "use sgd"
+        elif settings.momentum and not settings.reset_optimizer:
+            what, hint = "momentum that is kept across rounds", "set client.reset_optimizer = true, or momentum = 0"
+        elif mu and (most := settings.max_grad_norm) is not None:
+            what, hint = f"mu={mu} with max_grad_norm={most}: the pull is clipped too", "drop one of the two"
+        elif not math.isfinite(mu) or mu * settings.lr >= 1:
+            what, hint = f"mu={mu} with lr={settings.lr}: a step overshoots the global model", "keep mu·lr below 1"
+        if what:
             raise _refusal(f"FedNova knows no effective steps for {what}", hint, where="client")
 
 
-def _unknown_steps(settings: ClientSettings, mu: float) -> tuple[str, str] | None:
-    """Return what stands in the way of an a_i, and the next step."""
-    if settings.optimizer != "sgd":
-        return f"optimizer={settings.optimizer!r}: it rescales every gradient by the gradients", "use sgd"
-    if settings.momentum and not settings.reset_optimizer:
-        return "momentum that is kept across rounds", "set client.reset_optimizer = true, or momentum = 0"
-    if mu and settings.max_grad_norm is not None:
-        return f"mu={mu} with max_grad_norm={settings.max_grad_norm}: the pull is clipped too", "drop one of the two"
-    if not math.isfinite(mu) or mu * settings.lr >= 1:
-        return f"mu={mu} with lr={settings.lr}: a step overshoots the global model", "keep mu·lr below 1"
-    return None
-
-
-class Adaptive(Server, ABC):
+class Adaptive(Server):
     """An optimizer on the server."""
 
     eta: float = Field(default=1e-2, gt=0)  # the server's learning rate η
     beta_1: float = Field(default=0.9, ge=0, lt=1)  # decay β1 of the first moment
 
 
-class Reddi(Adaptive, ABC):
+class Reddi(Adaptive):
     """x ← x + η m/(√v + τ) (Reddi et al. 2020, Alg. 2)."""
 
     tau: float = Field(default=1e-3, gt=0)  # adaptivity τ: changes well below it pass unscaled
@@ -465,15 +427,8 @@ class FedAMS(Adaptive):
     epsilon: float = Field(default=1e-3, gt=0)  # least value ε of v̂
 
 
-# --- whole algorithms ---
-
-
 class Composition(AlgorithmSettings):
-    """Sharing × the local step × the server's step.
-
-    Raises:
-        StudyError: a part's formula is wrong with the others.
-    """
+    """Sharing × the local step × the server's step; raises StudyError if a part is wrong with the others."""
 
     name: ClassVar[str] = "composed"
     sharing: Annotated[SerializeAsAny[Sharing], BeforeValidator(partial(_part, Sharing))] = All()  # what travels
@@ -556,10 +511,8 @@ class CreamFL(AlgorithmSettings):
     gamma: float = Field(default=0.5, ge=0)  # γ, weight of both contrasts at the client
     temperature: float = Field(default=0.5, gt=0)  # τ of both contrasts
     kd_weight: float = Field(default=0.3, ge=0)  # weight of the distillation ‖f(x) − aggregate‖²
-    # learning rate of the server's Adam, whose moments start afresh every round
-    server_lr: float = Field(default=2e-4, gt=0)
-    # the server's passes over the public examples, of labels and of distillation each
-    server_epochs: int = Field(default=1, gt=0)
+    server_lr: float = Field(default=2e-4, gt=0)  # of the server's Adam, whose moments start afresh every round
+    server_epochs: int = Field(default=1, gt=0)  # over the public examples, of labels and of distillation each
     server_batch_size: int = Field(default=32, gt=0)  # examples per server step
 
     def build(self) -> Algorithm:

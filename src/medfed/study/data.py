@@ -17,8 +17,7 @@ class TwinSpec(SettingsModel):
 
     num_patients: int = Field(default=400, gt=0)  # patients to write
     seed: int = Field(default=0, ge=0)  # the twin is a pure function of this spec
-    # 0 easy … 1 hopeless; at the default 0.5 a small centralised encoder has AUROC 0.80 to 0.95
-    difficulty: float = Field(default=0.5, ge=0, le=1)
+    difficulty: float = Field(default=0.5, ge=0, le=1)  # 0 easy … 1 hopeless; a small encoder's AUROC is 0.80 to 0.95
     image_size: int = Field(default=96, ge=32)  # pixels per side of written images
 
 
@@ -29,8 +28,7 @@ class MissingSettings(SettingsModel):
     # examples, wherever they are
     by: Literal["client", "example"] = "example"
     share: float = Field(default=0.0, ge=0, le=1)  # of clients or examples, 0 to 1
-    # those that may be taken; by default all of the dataset. One modality is always left.
-    modalities: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ()  # those that may be taken, by default all of the dataset; one is always left
 
 
 class SplitSettings(SettingsModel):
@@ -55,12 +53,10 @@ class PartitionSettings(SettingsModel):
     # dataset a client. `sites` makes every *folder* a client, with patients of its own, and the server has its own
     # folder (`medfed.data.sites`).
     scheme: Literal["iid", "dirichlet", "quantity", "pathological", "natural", "sites"] = "iid"
-    # number of clients (`natural` takes the number of sites, `sites` of folders, if there are any)
-    num_clients: int = Field(default=5, ge=1)
+    num_clients: int = Field(default=5, ge=1)  # `natural` takes the number of sites, `sites` of folders, if any
     alpha: float = Field(default=0.5, gt=0)  # Dirichlet concentration; small means more skew
     classes_per_client: int = Field(default=1, ge=1)  # of `pathological`
-    # a client with fewer training examples is left out, and the partition's record names it
-    min_examples: int = Field(default=1, ge=1)
+    min_examples: int = Field(default=1, ge=1)  # a client with fewer is left out, and the partition's record names it
     # of `sites` on twins: site → the datasets it holds; a site not named holds all
     holdings: dict[str, tuple[str, ...]] = Field(default_factory=dict, exclude_if=operator.not_)
 
@@ -70,10 +66,8 @@ class PartitionSettings(SettingsModel):
             raise ValueError(f'holdings are of scheme = "sites", not of {self.scheme!r}; remove them')
         for site, datasets in self.holdings.items():
             if site not in self.twin_sites:
-                raise ValueError(
-                    f"holdings names no site {site!r}; num_clients = {self.num_clients} makes "
-                    f"{', '.join(self.twin_sites)}"
-                )
+                made = f"num_clients = {self.num_clients} makes {', '.join(self.twin_sites)}"
+                raise ValueError(f"holdings names no site {site!r}; {made}")
             if not datasets:
                 raise ValueError(f"holdings leaves {site!r} without a dataset; name one, or lower num_clients")
         return self

@@ -41,8 +41,7 @@ class RoundSettings(SettingsModel):
     """How many rounds, and who takes part."""
 
     num_rounds: int = Field(default=10, gt=0)  # rounds in all
-    # share of the registered clients that is sampled every round; at least one client is
-    participation: float = Field(default=1.0, gt=0, le=1)
+    participation: float = Field(default=1.0, gt=0, le=1)  # share of the clients sampled every round; at least one is
     clients_per_round: int | None = Field(default=None, gt=0)  # number of clients in place of `participation`
     min_clients: int = Field(default=1, gt=0)  # usable updates without which a round, and with it the run, has failed
     # how clients send the change of their weights: `float32`, `bfloat16` (half the bytes) or `int8` with a scale per

@@ -21,11 +21,9 @@ class HuggingFaceSettings(SettingsModel):
     revision: str | None = None  # commit or tag in that cache
     # what `medfed foundation FOLDER` prints; another LLM is then refused
     sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")] | None = None
-    # of the frozen weights; projectors, router and experts stay float32
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"  # of the frozen weights; all else stays float32
     load_in_4bit: bool = False  # hold the linear maps in 4-bit NF4 and compute in bfloat16 (bitsandbytes)
-    # where transformers puts the weights: "auto", or a device such as "cuda:0"; null loads on the CPU and moves to
-    # `injection.device`
+    # where transformers puts the weights: "auto" or a device; null loads on the CPU and moves to `injection.device`
     device_map: str | None = None
 
     @property
@@ -48,15 +46,13 @@ class TinySettings(SettingsModel):
     lr: float = Field(default=4e-3, gt=0)  # peak learning rate of AdamW, warmed up and decayed by a cosine
     case_share: float = Field(default=0.8, ge=0, le=1)  # share of cases among the texts
     open_share: float = Field(default=0.65, ge=0, le=1)  # share of open ones among the cases
-    # weight of the mean loss of the answers' tokens, next to the mean loss of all
-    answer_weight: float = Field(default=3.0, ge=0)
+    answer_weight: float = Field(default=3.0, ge=0)  # of the mean loss of the answers' tokens, next to that of all
     seed: int = Field(default=0, ge=0)  # of weights, texts and order
 
     @model_validator(mode="before")
     @classmethod
     def _nothing_of_an_llm_from_disk(cls, given: object) -> object:
-        known = given if isinstance(given, Mapping) else {}
-        if wrong := sorted(FROM_DISK & known.keys()):
+        if isinstance(given, Mapping) and (wrong := sorted(FROM_DISK & given.keys())):
             raise ValueError(
                 f"{wrong[0]!r} is a setting of an LLM from disk, and the study's LLM is 'tiny'."
                 "\n  next step: leave it out, or add --set foundation.kind=huggingface --foundation FOLDER"

@@ -35,7 +35,7 @@ class RouterSettings(SettingsModel):
 
     key_dim: int = Field(default=64, gt=0)  # d_k, the width of queries, keys and values
     hidden_dim: int = Field(default=64, gt=0)  # width of the MLP's hidden layer
-    attention: Literal["softmax", "linear"] = "softmax"  # `softmax`, or `linear` as Eq. 4 is printed.
+    attention: Literal["softmax", "linear"] = "softmax"  # `linear` as Eq. 4 is printed
     normalise_embeddings: bool = True  # RMS-normalise the token embeddings
     use_task_description: bool = True  # off is the ablation FedKIM_T: the modality description attends to itself
     use_modality_description: bool = True  # off is the ablation FedKIM_M: the task description attends to itself
@@ -52,18 +52,14 @@ class InjectionSettings(SettingsModel):
 
     recipe: Literal["default", "paper"] = "default"  # `default`, or `paper` for the defaults of `PAPER`
     lr: float = Field(default=1e-3, gt=0)  # server learning rate of projectors and experts
-    # of the router. Much larger rates send every task to one expert within a round.
-    router_lr: float = Field(default=1e-3, gt=0)
-    # rate at which the LLM's loss trains the encoders; null takes `lr` (the paper's way), 0 none
-    encoder_lr: float | None = Field(default=0.0, ge=0)
-    # rate of the server's own pass over the public labels, before a round's injection. It trains encoders and heads as
-    # a client would; 0 leaves them as aggregated (the paper's way).
+    router_lr: float = Field(default=1e-3, gt=0)  # much larger rates send every task to one expert within a round
+    encoder_lr: float | None = Field(default=0.0, ge=0)  # of the LLM's loss; null takes `lr` (the paper's way)
+    # of the server's own pass over the public labels, before a round's injection, which trains encoders and heads as a
+    # client would; 0 leaves them as aggregated (the paper's way)
     public_lr: float = Field(default=1e-4, ge=0)
-    # share of the examples whose target is the aggregated heads' probabilities instead of the label; 0 is the paper's
-    # way
+    # share of the examples whose target is the aggregated heads' probabilities, not the label; 0 is the paper's way
     teacher_weight: float = Field(default=1.0, ge=0, le=1)
-    # such an example is a random mixture of the encoder tokens of two, which the heads judge anew
-    teacher_mixing: bool = True
+    teacher_mixing: bool = True  # such an example is a random mixture of the encoder tokens of two, judged anew
     # share of such examples with the question of another trained task on the same modalities
     teacher_crossing: float = Field(default=0.5, ge=0, le=1)
     head_tokens: bool = True  # the outputs of the aggregated heads are tokens of the prompt, one per head
@@ -74,8 +70,7 @@ class InjectionSettings(SettingsModel):
     answer_calibration: bool = True
     num_epochs: int = Field(default=2, gt=0)  # passes over the public data per round
     batch_size: int = Field(default=16, gt=0)  # examples per step, tasks mixed
-    # P; 1 is one plain LoRA without a router (FedPlug_L), 0 none at all (FedPlug)
-    num_experts: int = Field(default=12, ge=0)
+    num_experts: int = Field(default=12, ge=0)  # P; 1 is a plain LoRA without a router (FedPlug_L), 0 none (FedPlug)
     rank: int = Field(default=8, gt=0)  # r of one expert
     alpha: int = Field(default=16, gt=0)  # a; an expert's output is scaled by a/r
     dropout: float = Field(default=0.1, ge=0, lt=1)  # on the experts' input

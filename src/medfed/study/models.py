@@ -38,10 +38,7 @@ class BlipSpec(ModelSpec):
 
 
 class BlipBaseSpec(BlipSpec):
-    """BLIP-base: 12 blocks of width 768 and 12 heads, in the fusion and in the decoder.
-
-    With a ViT-B/16 for the image and BERT-base for question and record it has 498 million parameters.
-    """
+    """BLIP-base: 12 blocks of width 768; with a ViT-B/16 and BERT-base it has 498 million parameters."""
 
     name: ClassVar[str] = "blip-base"
     dim: int = Field(default=768, gt=0)
@@ -68,16 +65,10 @@ class RFNetSpec(ModelSpec):
     def build(
         self, encoders: Mapping[str, EncoderSpec], modalities: Mapping[str, Modality], tasks: tuple[Task, ...]
     ) -> FederatedModel:
-        """Return the network; it brings its own encoders. Raises StudyError if there is not exactly one task, or it is
-        no segmentation.
-        """
+        """Return the network, which brings its own encoders; raise StudyError unless the one task is a segmentation."""
         if len(tasks) != 1 or tasks[0].kind != "segmentation":
-            names = ", ".join(task.name for task in tasks)
-            raise StudyError(
-                f"rfnet segments, one task at a time; the study trains {names}",
-                where="model",
-                hint='train = ["brats"], or model = "multimodal"',
-            )
+            what = f"rfnet segments, one task at a time; the study trains {', '.join(task.name for task in tasks)}"
+            raise StudyError(what, where="model", hint='train = ["brats"], or model = "multimodal"')
         made: FederatedModel = implementation("medfed.models.rfnet:RFNet")(tasks[0], self.preset, self.drop_sequences)
         return made
 

@@ -120,15 +120,10 @@ def parse_seeds(text: str | None) -> tuple[int, ...] | None:
 def load_plan(
     path: Path, overrides: Sequence[str] = (), seeds: Sequence[int] | None = None, *, quick: bool = False
 ) -> Plan:
-    """Read a sweep file, or a study file as a sweep of one cell.
+    """Read a sweep file, or a study file as a sweep of one cell; ``quick`` takes the quick form.
 
-    Raises StudyError if a file is missing, or a key or value is wrong; the message names file, cell and field.
-
-    Args:
-        path: the file.
-        overrides: ``key.path=value``, applied to every cell last.
-        seeds: in place of the file's.
-        quick: take the quick form.
+    Every cell takes ``overrides`` (``key.path=value``) last; ``seeds`` stand in place of the file's. Raises StudyError,
+    naming file, cell and field.
     """
     tree = read_tree(path)
     if not {"base", "axes"} & tree.keys():

@@ -45,11 +45,9 @@ class _Representing(nn.Module):
 def federated(model: nn.Module | None) -> FederatedModel:
     """Return ``model`` as one that gives representations. Raises StudyError if it gives none."""
     if not isinstance(model, FederatedModel):
-        raise StudyError(
-            f"{type(model).__name__} gives no representations, which this algorithm contrasts",
-            where="algorithm",
-            hint="choose a model of the registry, or an algorithm that does without (fedavg)",
-        )
+        what = f"{type(model).__name__} gives no representations, which this algorithm contrasts"
+        hint = "choose a model of the registry, or an algorithm that does without (fedavg)"
+        raise StudyError(what, where="algorithm", hint=hint)
     return model
 
 
@@ -101,10 +99,7 @@ def aligned(examples: TaskSet) -> tuple[Int[np.ndarray, " example"], Int[Tensor,
 def view(examples: TaskSet, positions: Int[np.ndarray, " batch"]) -> Batch:
     """Return public examples as every party sees them: augmented (cropped, say) as drawn from their ids."""
     batch, task = examples.batch(positions), trainable(examples.task)
-    rows = [
-        task.augment(batch.row(number), numpy_rng("public view", example))
-        for number, example in enumerate(batch.examples)
-    ]
+    rows = [task.augment(batch.row(i), numpy_rng("public view", example)) for i, example in enumerate(batch.examples)]
     return Batch(
         {name: torch.cat([row.inputs[name] for row in rows]) for name in batch.inputs},
         {name: torch.cat([row.present[name] for row in rows]) for name in batch.present},
@@ -227,10 +222,8 @@ class Exchanged(NamedTuple):
     def tensors(self) -> dict[str, Tensor]:
         """Flatten to named tensors; :meth:`from_tensors` is the inverse."""
         named = {f"{task}/{name}": rows for task, parts in self.rows.items() for name, rows in parts.items()}
-        vectors = {name: rows.vectors for name, rows in named.items()}
-        return join(
-            {"examples": self.ids, "representations": vectors, "sent": {name: rows.has for name, rows in named.items()}}
-        )
+        vectors, sent = ({name: rows[part] for name, rows in named.items()} for part in (0, 1))
+        return join({"examples": self.ids, "representations": vectors, "sent": sent})
 
     @classmethod
     def from_tensors(cls, tensors: Params) -> Exchanged:
@@ -255,11 +248,8 @@ class Exchanged(NamedTuple):
         wanted = ids_of(examples).to(known.device)
         rows = torch.searchsorted(known, wanted).clamp(max=len(known) - 1)
         if bool((known[rows] != wanted).any()):
-            raise DataError(
-                "a public example here is unknown to the server",
-                where=f"task {task!r}",
-                hint="give every client the server's public examples",
-            )
+            hint = "give every client the server's public examples"
+            raise DataError("a public example here is unknown to the server", where=f"task {task!r}", hint=hint)
         return rows
 
 

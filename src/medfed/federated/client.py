@@ -35,9 +35,8 @@ class Client:
         self.id, self.public = id, public or {}
         self.tasks = {name: tasks[name] for name in sorted(tasks) if len(tasks[name])}
         if not self.tasks:
-            raise DataError(
-                "it has no training example", where=f"client {id!r}", hint="leave it out, or choose another partition"
-            )
+            hint = "leave it out, or choose another partition"
+            raise DataError("it has no training example", where=f"client {id!r}", hint=hint)
 
     @property
     def num_examples(self) -> int:
@@ -107,18 +106,10 @@ def initial_client_state(algorithm: Algorithm, initial: Weights) -> dict[str, Te
 
 def _update(trained: Trained, upload: Upload, broadcast: Broadcast, metrics: Mapping[str, float]) -> Update:
     components = sorted({component(name) for name in (*broadcast.params, *broadcast.buffers)})
-    return Update(
-        client=trained.site.client,
-        round=broadcast.round,
-        base=broadcast.base,
-        delta=upload.delta,
-        num_examples=trained.num_examples,
-        num_steps=trained.num_steps,
-        buffers=upload.buffers,
-        state=upload.state,
-        examples={part: trained.examples[part] for part in components},
-        metrics=metrics,
-    )
+    examples = {part: trained.examples[part] for part in components}
+    facts = (trained.site.client, broadcast.round, broadcast.base)
+    counts = (trained.num_examples, trained.num_steps)
+    return Update(*facts, upload.delta, *counts, upload.buffers, upload.state, examples, metrics)
 
 
 def _delta(weights: Weights, broadcast: Broadcast) -> dict[str, Tensor]:

@@ -32,7 +32,6 @@ class Exchange(Protocol):
 
     def __call__(self, round: int, broadcasts: Mapping[str, Broadcast]) -> Iterator[Answer]:
         """Send every broadcast and yield the answers as they come; the exchange vouches for the client id."""
-        ...
 
 
 @runtime_checkable
@@ -42,19 +41,15 @@ class ClientExchange(Exchange, Protocol):
     @property
     def registered(self) -> Mapping[str, int]:
         """Client → training examples, sorted by client."""
-        ...
 
     def client_state(self, client: str) -> Params:
         """Return what the algorithm keeps at ``client``; nothing, where that stays at a hospital."""
-        ...
 
     def forget_after(self, round: int) -> None:
         """Let the clients forget what they kept after ``round``: the server goes on from there."""
-        ...
 
     def close(self) -> None:
         """Release what the exchange holds: processes, connections."""
-        ...
 
 
 @runtime_checkable
@@ -63,7 +58,6 @@ class ScoringExchange(ClientExchange, Protocol):
 
     def evaluate(self, broadcast: Broadcast) -> Mapping[str, SiteScores | Failure]:
         """Return client → its scores of the model deployed there, given the last global weights."""
-        ...
 
 
 class InProcessExchange:

@@ -46,16 +46,15 @@ class Manifest(NamedTuple):
     def of(cls, params: Params, buffers: Params, state: Params, upload_dtype: UploadDtype = "float32") -> Manifest:
         """Return the manifest for a model, and an algorithm whose uploads carry tensors like ``state``."""
         delta = {name: TensorSpec(tuple(value.shape), delta_dtype(value.dtype)) for name, value in params.items()}
-        if upload_dtype == "float32":
-            return cls(delta, _specs(buffers), _specs(state))
         scales = {}
         if upload_dtype == "bfloat16":
             delta = {name: TensorSpec(spec.shape, torch.bfloat16) for name, spec in delta.items()}
-        else:
+        elif upload_dtype == "int8":
             by_row = {name: spec.shape for name, spec in delta.items() if has_scales(spec.shape)}
             delta |= {name: TensorSpec(shape, torch.int8) for name, shape in by_row.items()}
             scales = {name: TensorSpec(shape[:1], torch.float32) for name, shape in by_row.items()}
-        return cls(delta, _specs(buffers), _specs(state), scales, frozenset(map(component, delta)))
+        errors = frozenset(map(component, delta)) if upload_dtype != "float32" else frozenset[str]()
+        return cls(delta, _specs(buffers), _specs(state), scales, errors)
 
 
 class Gate:
@@ -73,13 +72,9 @@ class Gate:
         """
         self._check_sender(sender, update)
         self._check_counts(sender, update)
-        for kind, tensors, specs in (
-            ("delta", update.delta, self._manifest.delta),
-            ("scale", update.scales, self._manifest.scales),
-            ("buffer", update.buffers, self._manifest.buffers),
-            ("state", update.state, self._manifest.state),
-        ):
-            _check_all(f"client {sender!r}", kind, tensors, specs)
+        for kind in ("delta", "scales", "buffers", "state"):
+            specs = getattr(self._manifest, kind)
+            _check_all(f"client {sender!r}", kind.removesuffix("s"), getattr(update, kind), specs)
         self._check_rounding(sender, update)
 
     def _check_sender(self, sender: str, update: Update) -> None:
@@ -99,10 +94,10 @@ class Gate:
 
     def _check_rounding(self, sender: str, update: Update) -> None:
         for name, scales in update.scales.items():
-            worth = scales.aminmax() if scales.numel() else None
-            if worth and not 0 <= float(worth.min) <= float(worth.max) <= MOST_SCALE:
-                given = f"{float(worth.min):.3g} to {float(worth.max):.3g}, allowed is 0 to {MOST_SCALE:.3g}"
-                raise _rejected(sender, f"scale {name!r} is {given}", hint="look at the client's training log")
+            least, most = map(float, scales.aminmax()) if scales.numel() else (0.0, 0.0)
+            if not 0 <= least <= most <= MOST_SCALE:
+                what = f"scale {name!r} is {least:.3g} to {most:.3g}, allowed is 0 to {MOST_SCALE:.3g}"
+                raise _rejected(sender, what, hint="look at the client's training log")
         reported = reported_errors(update)
         if missing := sorted(self._manifest.errors - reported.keys()):
             hint = "both sides must run the same version of medfed"
@@ -127,7 +122,8 @@ class Gate:
             if not _is_count(count, 0, limit):
                 raise _rejected(sender, f"examples of {part!r} is {count!r}, allowed is 0 to {limit}", hint=hint)
         for name, value in update.metrics.items():
-            if not _is_finite(value) and not name.startswith(ERROR):  # those are looked at behind what they are of
+            finite = isinstance(value, int | float) and math.isfinite(value)
+            if not finite and not name.startswith(ERROR):  # those are looked at behind what they are of
                 raise _rejected(sender, f"metric {name!r} is {value}", hint="look at the client's training log")
 
 
@@ -142,10 +138,6 @@ def _specs(tensors: Params) -> dict[str, TensorSpec]:
 
 def _is_count(value: object, least: int, most: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def check_broadcast(broadcast: Broadcast, local: Weights) -> None:
@@ -171,13 +163,12 @@ def _check_tensor(who: str, what: str, value: Tensor, spec: TensorSpec) -> None:
     if tuple(value.shape) != spec.shape:
         raise _refused(who, f"{what} has shape {tuple(value.shape)}, wanted {spec.shape}", hint=_SAME_MODEL)
     if value.dtype != spec.dtype or value.layout != torch.strided:
-        given = f"{value.dtype}, {value.layout}"
-        raise _refused(who, f"{what} is {given}, wanted {spec.dtype}, torch.strided", hint=_SAME_MODEL)
+        what += f" is {value.dtype}, {value.layout}, wanted {spec.dtype}, torch.strided"
+        raise _refused(who, what, hint=_SAME_MODEL)
     # A sum with a value that is not finite is never finite, and costs one pass; one that overflows is looked at again.
     if not bool(torch.isfinite(value.sum())) and not bool(torch.isfinite(value).all()):
-        bad = int((~torch.isfinite(value)).sum())
-        reason = f"{what} has {bad} of {value.numel()} values that are not finite"
-        raise _refused(who, reason, hint="lower the learning rate or set client.max_grad_norm")
+        what += f" has {int((~torch.isfinite(value)).sum())} of {value.numel()} values that are not finite"
+        raise _refused(who, what, hint="lower the learning rate or set client.max_grad_norm")
 
 
 def _rejected(sender: str, what: str, hint: str) -> UpdateRejectedError:

@@ -151,9 +151,7 @@ def in_order(tasks: Mapping[str, TaskSet], size: int) -> Iterator[TaskBatch]:
 
 
 def _epoch(tasks: Mapping[str, TaskSet], size: int, length: int, *key: Key) -> Iterator[tuple[TaskBatch, ...]]:
-    draws = {
-        name: _positions(len(examples), size, numpy_rng(*key, name, "batches")) for name, examples in tasks.items()
-    }
+    draws = {name: _positions(len(part), size, numpy_rng(*key, name, "batches")) for name, part in tasks.items()}
     rngs = {name: numpy_rng(*key, name, "augment") for name in tasks}
     for _ in range(length):
         batches = {name: part.batch(next(draws[name])) for name, part in tasks.items()}

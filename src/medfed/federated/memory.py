@@ -67,8 +67,7 @@ class DiskMemory:
         """See :class:`RamMemory`. Raises DiskError if the disk is full, say; what was kept before is intact."""
         if not state:
             return
-        path = self._place(client) / f"{round:06d}.safetensors"
-        tensors = copied(state)
+        path, tensors = self._place(client) / f"{round:06d}.safetensors", copied(state)
         with written_whole(path, num_bytes(tensors)) as partial:
             save_file(tensors, partial, {"sha256": fingerprint(tensors, {})})
         for old in self._files(client)[:-KEPT]:

@@ -121,11 +121,9 @@ def sample_clients(federation: Federation, settings: RoundSettings, round: int) 
     share = max(1, int(settings.participation * len(registered) + 0.5))
     count = share if settings.clients_per_round is None else settings.clients_per_round
     if not settings.min_clients <= count <= len(registered):
-        raise RunError(
-            f"{count} of {len(registered)} clients would be sampled and rounds.min_clients is {settings.min_clients}",
-            where=f"round {round}",
-            hint="change rounds.participation, rounds.clients_per_round or rounds.min_clients",
-        )
+        what = f"{count} of {len(registered)} clients would be sampled and rounds.min_clients is {settings.min_clients}"
+        hint = "change rounds.participation, rounds.clients_per_round or rounds.min_clients"
+        raise RunError(what, where=f"round {round}", hint=hint)
     chosen = numpy_rng(federation.seed, round, "participation").choice(len(registered), count, replace=False)
     return tuple(registered[index] for index in sorted(chosen))
 
@@ -166,27 +164,16 @@ class _Inbox:
             self.algorithm.check_upload(answer)
         except UpdateRejectedError as error:
             return Failure(sender, self.broadcast.round, "gate", str(error))
-        self.records[sender] = _record(answer, self.broadcast)
+        metrics = {name: value for name, value in answer.metrics.items() if not name.startswith(ERROR)}
+        seconds = metrics.pop("seconds", 0.0)
+        down = num_bytes(self.broadcast.params, self.broadcast.buffers, self.broadcast.state)
+        up = num_bytes(answer.delta, answer.scales, answer.buffers, answer.state)
+        counts = (answer.examples, answer.num_examples, answer.num_steps)
+        self.records[sender] = ClientRecord(answer.client, metrics, *counts, down, up, seconds)
         return answer
-
-
-def _record(update: Update, broadcast: Broadcast) -> ClientRecord:
-    return ClientRecord(
-        update.client,
-        {name: value for name, value in update.metrics.items() if name != "seconds" and not name.startswith(ERROR)},
-        update.examples,
-        update.num_examples,
-        update.num_steps,
-        num_bytes(broadcast.params, broadcast.buffers, broadcast.state),
-        num_bytes(update.delta, update.scales, update.buffers, update.state),
-        update.metrics.get("seconds", 0.0),
-    )
 
 
 def _too_few(round: int, usable: int, settings: RoundSettings, failures: tuple[Failure, ...]) -> TooFewSitesError:
     listed = "\n".join(f"  {failure.client} ({failure.phase}): {failure.reason}" for failure in failures)
-    return TooFewSitesError(
-        f"{usable} usable updates, rounds.min_clients is {settings.min_clients}\n{listed}",
-        where=f"round {round}",
-        hint="correct the clients above, or lower rounds.min_clients",
-    )
+    what = f"{usable} usable updates, rounds.min_clients is {settings.min_clients}\n{listed}"
+    return TooFewSitesError(what, where=f"round {round}", hint="correct the clients above, or lower rounds.min_clients")

@@ -78,7 +78,7 @@ class LocalRun:
         losses = {item.task.name: self._backward_task(step, item) for item in step.batches}
         penalty = self.algorithm.penalty(step, self.broadcast, self.state)
         if penalty is not None:
-            _backward(penalty)
+            torch.autograd.backward(penalty)
         for param in step.params.values():
             if param.grad is None:  # to a batch that lacks a modality its encoder has the gradient 0
                 param.grad = torch.zeros_like(param)
@@ -94,19 +94,14 @@ class LocalRun:
         batch = item.batch.to(self.site.settings.device)
         with autocast(self.site.settings):
             loss = trainable(item.task).loss(self.site.model(item.task, batch), batch)
-        _backward(item.weight * loss)
+        torch.autograd.backward(item.weight * loss)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise RunError(
-                f"the loss of task {item.task.name!r} is {value} at step {step.index + 1}",
-                where=f"client {self.site.client!r}, round {self.broadcast.round}",
-                hint="lower client.lr, set client.max_grad_norm, or check the client's data",
-            )
+            what = f"the loss of task {item.task.name!r} is {value} at step {step.index + 1}"
+            where = f"client {self.site.client!r}, round {self.broadcast.round}"
+            hint = "lower client.lr, set client.max_grad_norm, or check the client's data"
+            raise RunError(what, where=where, hint=hint)
         return value
-
-
-def _backward(loss: Tensor) -> None:
-    loss.backward()  # type: ignore[no-untyped-call]
 
 
 def make_optimizer(params: list[nn.Parameter], settings: ClientSettings) -> Optimizer:
@@ -132,8 +127,7 @@ def load_slots(optimizer: Optimizer, params: Mapping[str, nn.Parameter], slots: 
     for full, value in slots.items():
         slot, _, name = full.partition("/")
         if name in params:
-            device = params[name].device
-            optimizer.state[params[name]][slot] = value.detach().to(device, copy=True)
+            optimizer.state[params[name]][slot] = value.detach().to(params[name].device, copy=True)
 
 
 def clip(params: list[nn.Parameter], settings: ClientSettings) -> None:

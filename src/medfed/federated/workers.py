@@ -286,6 +286,5 @@ class WorkerExchange:
         return Failure(worker.client, round, "exchange", reason)
 
     def _cannot_start(self, reason: str) -> RunError:
-        return RunError(
-            f"a worker could not get ready: {reason}", where=self._store, hint="run with --workers 1 to see more"
-        )
+        what = f"a worker could not get ready: {reason}"
+        return RunError(what, where=self._store, hint="run with --workers 1 to see more")

@@ -139,13 +139,11 @@ class Study(SettingsModel):
         for name in (*self.modalities, *self.encoders):
             _known(MODALITIES, name)
         encoded = {modality for facts in trained for modality in facts.modalities}
-        for modality in sorted({modality for facts in every for modality in facts.modalities}):
-            if modality not in self.encoders and self.model.needs_encoders:
-                raise ValueError(f"a task reads the modality {modality!r}; add encoders.{modality}")
-            if modality not in encoded:
-                raise ValueError(
-                    f"no trained task reads the modality {modality!r}, so its encoder would stay untrained"
-                )
+        for name in sorted({modality for facts in every for modality in facts.modalities}):
+            if name not in self.encoders and self.model.needs_encoders:
+                raise ValueError(f"a task reads the modality {name!r}; add encoders.{name}")
+            if name not in encoded:
+                raise ValueError(f"no trained task reads the modality {name!r}, so its encoder would stay untrained")
         return self
 
     @model_validator(mode="after")

@@ -31,6 +31,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,8 +59,7 @@ class Sweep(SettingsModel):
     description: str = ""  # one sentence for the report
     base: str  # study file, relative to the sweep's
     seeds: Seeds = (0, 1, 2, 3, 4)  # every cell runs at each
-    # tables and figures of the paper that the cells reproduce, for the columns next to ours
-    paper: tuple[str, ...] = ()
+    paper: tuple[str, ...] = ()  # tables and figures that the cells reproduce, for the columns next to ours
     set: Settings = Field(default={})  # settings laid over the base for every cell
     # axis → value → settings laid over those
     axes: Annotated[dict[str, Annotated[dict[str, Settings], Field(min_length=1)]], Field(min_length=1)]
@@ -134,12 +134,15 @@ def load_plan(
         sweep = Sweep.model_validate(tree)
     except ValidationError as error:
         raise explained(error, path, Sweep) from error
-    base = read_tree(path.parent / sweep.base)
-    layers = [base, sweep.set]
-    last = [sweep.quick.set] if quick else []
-    cells = tuple(_cell(layers, last, chosen, sweep, path, overrides) for chosen in _product(sweep.axes))
-    chosen_seeds = tuple(seeds) if seeds else (sweep.quick.seeds if quick else sweep.seeds)
-    return Plan(f"{sweep.name}-quick" if quick else sweep.name, sweep.description, cells, chosen_seeds, sweep.paper)
+    base, last = read_tree(path.parent / sweep.base), [sweep.quick.set] if quick else []
+    cells = []
+    for names in itertools.product(*sweep.axes.values()):
+        label, values = " · ".join(names), dict(zip(sweep.axes, names, strict=True))
+        layers = [base, sweep.set, *(sweep.axes[axis][name] for axis, name in values.items()), *last]
+        study = study_of(reduce(merged, layers, {}), f"{path}, cell {label}", overrides)
+        cells.append(Cell(label, values, study))
+    name, file_seeds = (f"{sweep.name}-quick", sweep.quick.seeds) if quick else (sweep.name, sweep.seeds)
+    return Plan(name, sweep.description, tuple(cells), tuple(seeds or file_seeds), sweep.paper)
 
 
 def _quick_form(tree: Settings, path: Path) -> Settings:
@@ -150,22 +153,3 @@ def _quick_form(tree: Settings, path: Path) -> Settings:
         return merged(tree, Quick.model_validate(tree["quick"]).set)
     except ValidationError as error:
         raise explained(error, f"{path}, [quick]", Quick) from error
-
-
-def _product(axes: Mapping[str, Mapping[str, Settings]]) -> list[dict[str, str]]:
-    return [dict(zip(axes, names, strict=True)) for names in itertools.product(*axes.values())]
-
-
-def _cell(
-    layers: Sequence[Settings],
-    last: Sequence[Settings],
-    values: Mapping[str, str],
-    sweep: Sweep,
-    path: Path,
-    overrides: Sequence[str],
-) -> Cell:
-    label = " · ".join(values.values())
-    tree: Settings = {}
-    for layer in (*layers, *(sweep.axes[axis][name] for axis, name in values.items()), *last):
-        tree = merged(tree, layer)
-    return Cell(label, values, study_of(tree, f"{path}, cell {label}", overrides))

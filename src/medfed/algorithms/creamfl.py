@@ -57,6 +57,8 @@ from medfed.study.algorithms import CreamFL as CreamFLSettings
 from medfed.study.federation import ClientSettings
 from medfed.tasks.base import TaskSet, trainable
 
+Public = Mapping[str, TaskSet]
+"""Task → public examples."""
 Targets = Mapping[str, Mapping[str, Rows]]
 """Task → modality → the representations that the server's model shall come to have."""
 
@@ -86,8 +88,8 @@ class CreamFL(Algorithm, CreamFLSettings):
             return None
         world, past = Exchanged.from_tensors(broadcast.state), Exchanged.from_tensors(group(client_state, "previous"))
         held = held_modalities({name: step.site.tasks[name] for name in sorted(step.site.tasks) if name in world.ids})
-        found = [self._contrast(step, task, held[task], broadcast.round, world, past) for task in held]
-        terms = [term for term in found if term is not None]
+        contrasts = (self._contrast(step, task, held[task], broadcast.round, world, past) for task in held)
+        terms = [term for term in contrasts if term is not None]
         return self.gamma * torch.stack(terms).mean() if terms else None
 
     def upload(self, trained: Trained, broadcast: Broadcast, client_state: Params) -> Upload:
@@ -192,9 +194,7 @@ def _minimise(model: nn.Module, losses: Iterable[Tensor], settings: ClientSettin
     model.zero_grad()
 
 
-def _label_losses(
-    model: nn.Module, public: Mapping[str, TaskSet], settings: ClientSettings, *key: Key
-) -> Iterator[Tensor]:
+def _label_losses(model: nn.Module, public: Public, settings: ClientSettings, *key: Key) -> Iterator[Tensor]:
     """Yield, step by step, the mean over tasks of the loss on public labels."""
     for items in steps(public, settings, *key, "labels"):
         losses = []
@@ -206,12 +206,7 @@ def _label_losses(
 
 
 def _distillation_losses(
-    model: nn.Module,
-    public: Mapping[str, TaskSet],
-    known: Exchanged,
-    targets: Targets,
-    settings: ClientSettings,
-    *key: Key,
+    model: nn.Module, public: Public, known: Exchanged, targets: Targets, settings: ClientSettings, *key: Key
 ) -> Iterator[Tensor]:
     """Yield, batch by batch, ‖f(x) − target‖²: mean over the examples that have one, sum over modalities."""
     for epoch in range(settings.local_epochs):
@@ -220,8 +215,9 @@ def _distillation_losses(
             batch = view(examples, positions)
             rows = known.find(name, batch.examples)
             live = unit_representations(model, examples.task, batch.to(settings.device), settings)
-            found = [_distance(live[name], batch, name, target, rows) for name, target in targets[name].items()]
-            if terms := [term for term in found if term is not None]:
+            parts = targets[name].items()
+            distances = (_distance(live[modality], batch, modality, target, rows) for modality, target in parts)
+            if terms := [distance for distance in distances if distance is not None]:
                 yield torch.stack(terms).sum()
 
 
@@ -232,7 +228,7 @@ def _distance(live: Tensor, batch: Batch, modality: str, target: Rows, rows: Ten
     return (live[has] - target.vectors[rows][has].to(live.device)).square().sum(-1).mean()
 
 
-def _draws(public: Mapping[str, TaskSet], size: int, *key: Key) -> list[tuple[str, np.ndarray]]:
+def _draws(public: Public, size: int, *key: Key) -> list[tuple[str, np.ndarray]]:
     """Return one pass over all tasks as batches in random order."""
     rng = numpy_rng(*key)
     batches = [

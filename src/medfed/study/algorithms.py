@@ -134,6 +134,10 @@ class Local(Part):
     slot: ClassVar[str] = "local"
     no_steps: ClassVar[str] = "it does not say what its steps add up to"
     """Why :attr:`pull` is None."""
+    own_server: ClassVar[str] = ""
+    """Why it combines with no other server's step than :meth:`default_server`; empty where it does."""
+    has_personal: ClassVar[bool] = False
+    """Whether it deploys a personal model of its own, with which private tensors would compete."""
 
     @property
     def pull(self) -> float | None:
@@ -143,6 +147,17 @@ class Local(Part):
     def default_server(self) -> Server:
         """Return the server's step this local step comes with."""
         return Mean()
+
+    def check_parts(self, parts: Composition) -> None:
+        """Refuse private tensors next to a personal model, and another server's step than the own one."""
+        name, sharing, server = self.name, parts.sharing.name, parts.server.name
+        if self.has_personal and not isinstance(parts.sharing, All):
+            what = f"{name} deploys a personal model that is pulled to the whole global one; {sharing} has no "
+            what += "global value of the private tensors, and deploys them itself"
+            raise _refusal(what, f"choose one of {name} and {sharing}")
+        if self.own_server and not self.default_server().same(parts.server):
+            what = f"{name} comes with its own server's step, so it does not combine with {server}: {self.own_server}"
+            raise _refusal(what, f"leave server out and set the fields of local = {name!r}")
 
 
 class Server(Part):
@@ -206,25 +221,6 @@ class FedBN(Sharing):
     implementation: ClassVar[str] = "medfed.algorithms.sharing:FedBN"
 
 
-def _refuse_private(part: Local, parts: Composition) -> None:
-    """Refuse what has a personal model of its own together with private tensors."""
-    if not isinstance(parts.sharing, All):
-        raise _refusal(
-            f"{part.name} deploys a personal model that is pulled to the whole global one; {parts.sharing.name} has no "
-            "global value of the private tensors, and deploys them itself",
-            f"choose one of {part.name} and {parts.sharing.name}",
-        )
-
-
-def _refuse_server(part: Local, parts: Composition, reason: str) -> None:
-    """Refuse another server's step than the part's own."""
-    if not part.default_server().same(parts.server):
-        raise _refusal(
-            f"{part.name} comes with its own server's step, so it does not combine with {parts.server.name}: {reason}",
-            f"leave server out and set the fields of local = {part.name!r}",
-        )
-
-
 class Plain(Local):
     """The client's gradients."""
 
@@ -265,6 +261,7 @@ class Scaffold(Local):
 
     name: ClassVar[str] = "scaffold"
     implementation: ClassVar[str] = "medfed.algorithms.scaffold:Scaffold"
+    own_server: ClassVar[str] = "its proof moves x by η_g times the same mean of clients that moves c"
     option: Literal["I", "II"] = "II"  # how a client renews c_i
     eta_g: float = Field(default=1.0, gt=0)  # the server's learning rate η_g
     weighting: Weighting = "clients"  # what a client counts in x and c
@@ -273,10 +270,6 @@ class Scaffold(Local):
     def default_server(self) -> Server:
         """Return x + η_g·mean(y_i − x)."""
         return Mean(eta=self.eta_g, weighting=self.weighting)
-
-    def check_parts(self, parts: Composition) -> None:
-        """Refuse another server's step: c stays the gradient of what x descends only if both move by one mean."""
-        _refuse_server(self, parts, "its proof moves x by η_g times the same mean of clients that moves c")
 
     def check_client(self, settings: ClientSettings, parts: Composition) -> None:
         """Refuse option II where the local change is not −η times a sum of gradients."""
@@ -299,16 +292,13 @@ class Ditto(Local):
 
     name: ClassVar[str] = "ditto"
     implementation: ClassVar[str] = "medfed.algorithms.proximal:Ditto"
+    has_personal: ClassVar[bool] = True
     lam: float = Field(default=1.0, ge=0)  # λ, the strength of the pull
 
     @property
     def pull(self) -> float:
         """None in the steps of the shared model."""
         return 0.0
-
-    def check_parts(self, parts: Composition) -> None:
-        """Refuse private tensors."""
-        _refuse_private(self, parts)
 
 
 class PFedMe(Local):
@@ -319,7 +309,9 @@ class PFedMe(Local):
     """
 
     name: ClassVar[str] = "pfedme"
-    implementation: ClassVar[str] = "medfed.algorithms.pfedme:PFedMe"
+    implementation: ClassVar[str] = "medfed.algorithms.proximal:PFedMe"
+    own_server: ClassVar[str] = "its proof is of the step (1 − β)x + β·mean, on envelopes and not on losses"
+    has_personal: ClassVar[bool] = True
     lam: float = Field(default=15.0, gt=0)  # λ
     K: int = Field(default=5, gt=0)  # gradient steps towards θ
     inner_lr: float = Field(default=0.01, gt=0)  # their learning rate ("personal learning rate")
@@ -329,11 +321,6 @@ class PFedMe(Local):
     def default_server(self) -> Server:
         """Return (1 − β)x + β·mean of w_i."""
         return Mean(eta=self.beta, weighting=self.weighting)
-
-    def check_parts(self, parts: Composition) -> None:
-        """Refuse private tensors and another server's step."""
-        _refuse_private(self, parts)
-        _refuse_server(self, parts, "its proof is of the step (1 − β)x + β·mean, on envelopes and not on losses")
 
 
 class Mean(Server):
@@ -433,9 +420,8 @@ class Composition(AlgorithmSettings):
     name: ClassVar[str] = "composed"
     sharing: Annotated[SerializeAsAny[Sharing], BeforeValidator(partial(_part, Sharing))] = All()  # what travels
     local: Annotated[SerializeAsAny[Local], BeforeValidator(partial(_part, Local))] = Plain()  # the local step
-    # the server's step; by default the one the local step comes with
     server: Annotated[SerializeAsAny[Server], BeforeValidator(partial(_part, Server))] = Field(
-        default_factory=lambda parts: parts["local"].default_server()
+        default_factory=lambda parts: parts["local"].default_server()  # the one the local step comes with
     )
 
     @model_validator(mode="after")

@@ -53,11 +53,9 @@ class FedNova(settings.FedNova, ServerPart):
         """Refuse effective steps that no momentum below 1 and no pull can give."""
         count, most = float(update.state[STEPS]), update.num_steps * (update.num_steps + 1) / 2
         if not 0 < count <= most:
-            raise UpdateRejectedError(
-                f"{STEPS} is {count}; after {update.num_steps} steps above 0 and at most {most} is possible",
-                where=f"client {update.client!r}",
-                hint="client and server must run the same study",
-            )
+            what = f"{STEPS} is {count}; after {update.num_steps} steps above 0 and at most {most} is possible"
+            hint = "client and server must run the same study"
+            raise UpdateRejectedError(what, where=f"client {update.client!r}", hint=hint)
 
     def sums(self) -> NormalisedChanges:
         """Return empty sums of d_i and ‖a_i‖₁."""

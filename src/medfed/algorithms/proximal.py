@@ -8,9 +8,9 @@ h_i(v) = F_i(v) + (λ/2)‖v − x‖², x being the broadcast. It has its own b
 the local one. Any server's step may find x: the paper leaves it open.
 
 pFedMe (T. Dinh et al. 2020, Alg. 1) minimises the Moreau envelope f_i(w) = min_θ F_i(θ) + (λ/2)‖θ − w‖². It has the
-gradient λ(w − θ(w)), where θ(w) is the personal model. Every local step approaches θ by K gradient steps from w on the step's
-mini-batch. The local optimizer then takes w along λ(w − θ). With plain SGD that is the paper's w ← w − ηλ(w − θ);
-other local optimizers minimise the same envelope.
+gradient λ(w − θ(w)), where θ(w) is the personal model. Every local step approaches θ by K gradient steps from w on the
+step's mini-batch. The local optimizer then takes w along λ(w − θ). With plain SGD that is the paper's w ← w − ηλ(w −
+θ); other local optimizers minimise the same envelope.
 
 Deviation: after the last step the θ of pFedMe is approached once more, by K steps on all of the client's examples. The
 paper keeps the θ of the last mini-batch.

@@ -70,15 +70,9 @@ class Client:
     ) -> tuple[Update, dict[str, Tensor]]:
         """Train one round and return the update and the client's new state.
 
-        Raises RunError, naming client, round, task and step, if a loss is not finite.
-
-        Args:
-            model: an instance to train in; its weights are overwritten, so clients can share it.
-            broadcast: what the server sent.
-            algorithm: the federated algorithm.
-            client_state: what the client kept from its last round (:func:`initial_client_state` at first).
-            settings: how to train.
-            seed: the run's seed; batches and dropout depend on it, the client and the round.
+        The weights of ``model`` are overwritten, so clients can share it. ``client_state`` is what the client kept from
+        its last round (:func:`initial_client_state` at first). Batches and dropout depend on ``seed``, the client and
+        the round. Raises RunError, naming client, round, task and step, if a loss is not finite.
         """
         started = time.perf_counter()
         state = split(client_state, STATE_GROUPS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -92,26 +93,19 @@ class InProcessExchange:
         """Nothing is held."""
 
 
+@dataclass(eq=False)
 class Trainer:
-    """Trains clients of one run in one model instance: here, in a worker, at a hospital.
+    """Trains clients of one run in one model instance, whose weights at first are the ``initial`` ones."""
 
-    The weights of ``model`` at this moment are the ``initial`` ones. Without a ``memory``, what clients keep between
-    rounds stays in this process.
-    """
+    model: nn.Module
+    algorithm: AlgorithmSettings
+    settings: ClientSettings
+    seed: int
+    memory: ClientMemory = field(default_factory=RamMemory)  # what clients keep between rounds
+    upload_dtype: UploadDtype = "float32"
 
-    def __init__(
-        self,
-        model: nn.Module,
-        algorithm: AlgorithmSettings,
-        settings: ClientSettings,
-        seed: int,
-        memory: ClientMemory | None = None,
-        upload_dtype: UploadDtype = "float32",
-    ) -> None:
-        self._model, self._algorithm, self._settings, self._seed = model, algorithm.build(), settings, seed
-        self._upload_dtype = upload_dtype
-        self.initial = weights_of(model)
-        self.memory: ClientMemory = RamMemory() if memory is None else memory
+    def __post_init__(self) -> None:
+        self.initial, self._hooks = weights_of(self.model), self.algorithm.build()
 
     def train(self, client: Client, broadcast: Broadcast) -> Update | Failure:
         """Train ``client`` on ``broadcast`` and keep its new state; a mistake in its data is a failure of it alone.
@@ -128,9 +122,9 @@ class Trainer:
     def update(self, client: Client, broadcast: Broadcast) -> Update:
         """Return the update as it travels, its state kept; raise MedfedError if the client cannot train or keep it."""
         state = self._kept(client.id, broadcast.round)
-        update, kept = client.train(self._model, broadcast, self._algorithm, state, self._settings, self._seed)
+        update, kept = client.train(self.model, broadcast, self._hooks, state, self.settings, self.seed)
         self.memory.keep(client.id, broadcast.round, kept)
-        return compressed(update, self._upload_dtype, self._seed)
+        return compressed(update, self.upload_dtype, self.seed)
 
     def client_state(self, client: str) -> dict[str, Tensor]:
         """Return what the algorithm keeps at ``client``."""
@@ -139,7 +133,7 @@ class Trainer:
     def _kept(self, client: str, round: int) -> dict[str, Tensor]:
         """Return what ``client`` starts ``round`` from."""
         state = self.memory.before(client, round)
-        return initial_client_state(self._algorithm, self.initial) if state is None else state
+        return initial_client_state(self._hooks, self.initial) if state is None else state
 
 
 def by_id(clients: Iterable[Client]) -> dict[str, Client]:

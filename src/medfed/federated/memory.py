@@ -44,9 +44,8 @@ class RamMemory:
 
     def forget_after(self, round: int) -> None:
         """Drop what was filed after ``round``: it is about to be computed again."""
-        for rounds in self._kept.values():
-            for late in [number for number in rounds if number > round]:
-                del rounds[late]
+        for client, rounds in self._kept.items():
+            self._kept[client] = {number: state for number, state in rounds.items() if number <= round}
 
 
 class DiskMemory:

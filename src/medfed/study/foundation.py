@@ -53,10 +53,9 @@ class TinySettings(SettingsModel):
     @classmethod
     def _nothing_of_an_llm_from_disk(cls, given: object) -> object:
         if isinstance(given, Mapping) and (wrong := sorted(FROM_DISK & given.keys())):
-            raise ValueError(
-                f"{wrong[0]!r} is a setting of an LLM from disk, and the study's LLM is 'tiny'."
-                "\n  next step: leave it out, or add --set foundation.kind=huggingface --foundation FOLDER"
-            )
+            hint = "leave it out, or add --set foundation.kind=huggingface --foundation FOLDER"
+            what = f"{wrong[0]!r} is a setting of an LLM from disk, and the study's LLM is 'tiny'."
+            raise ValueError(f"{what}\n  next step: {hint}")
         return given
 
     @model_validator(mode="after")

@@ -94,9 +94,9 @@ class Gate:
 
     def _check_rounding(self, sender: str, update: Update) -> None:
         for name, scales in update.scales.items():
-            least, most = map(float, scales.aminmax()) if scales.numel() else (0.0, 0.0)
-            if not 0 <= least <= most <= MOST_SCALE:
-                what = f"scale {name!r} is {least:.3g} to {most:.3g}, allowed is 0 to {MOST_SCALE:.3g}"
+            low, high = map(float, scales.aminmax()) if scales.numel() else (0.0, 0.0)
+            if not 0 <= low <= high <= MOST_SCALE:
+                what = f"scale {name!r} is {low:.3g} to {high:.3g}, allowed is 0 to {MOST_SCALE:.3g}"
                 raise _rejected(sender, what, hint="look at the client's training log")
         reported = reported_errors(update)
         if missing := sorted(self._manifest.errors - reported.keys()):

@@ -172,7 +172,8 @@ def _part(kind: type[Part], value: object) -> object:
         value = {"name": value}
     if not isinstance(value, Mapping):
         return value
-    known = {part.name: part for part in (All, Plain, Mean, *CATALOG.values()) if issubclass(part, kind)}
+    parts: list[type[AlgorithmSettings]] = [All, Plain, Mean, *CATALOG.values()]
+    known = {part.name: part for part in parts if issubclass(part, kind)}
     name, fields = value.get("name"), {key: field for key, field in value.items() if key != "name"}
     if name in known:
         return known[str(name)].model_validate(fields)

@@ -159,11 +159,7 @@ def _path_note(adapter: Adapter, path: str) -> str:
 
 
 def _card_facts(
-    run: LoadedRun,
-    task: Task | None,
-    kind: str,
-    notes: Sequence[str],
-    inputs: Mapping[str, ModalityConfig],
+    run: LoadedRun, task: Task | None, kind: str, notes: Sequence[str], inputs: Mapping[str, ModalityConfig]
 ) -> CardFacts:
     foundation, study = run.injector.injected.foundation, run.study
     used = {one.dataset: "test" for one in study.tasks}

@@ -136,25 +136,22 @@ def train_public(
     """Train ``model`` in place for one pass over the largest public set; smaller ones repeat.
 
     The clients' normalisation statistics remain, unless the server is ``alone``: its own come from few examples.
-
-    Raises:
-        RunError: a loss is not finite.
+    Raises RunError if a loss is not finite.
     """
     optimizer = torch.optim.Adam(trainable_params(model).values(), lr, fused=True)
     device = next(model.parameters()).device
     steps = max(-(-len(examples) // _PUBLIC_BATCH) for examples in sets.values())
-    orders = {
-        name: _order(len(examples), steps * _PUBLIC_BATCH, numpy_rng(seed, "public", round_number, name))
-        for name, examples in sorted(sets.items())
-    }
+    orders = {}
+    for name, examples in sorted(sets.items()):
+        order = _order(len(examples), steps * _PUBLIC_BATCH, numpy_rng(seed, "public", round_number, name))
+        orders[closed(examples.task)] = (examples, order.reshape(steps, _PUBLIC_BATCH))
     statistics = {name: value.clone() for name, value in model.named_buffers()}
     model.train()
     with torch_seeded(seed, "public", round_number):
         for step in range(steps):
             losses = []
-            for name, order in orders.items():
-                task = closed(sets[name].task)
-                batch = sets[name].batch(order[step * _PUBLIC_BATCH : (step + 1) * _PUBLIC_BATCH]).to(device)
+            for task, (examples, order) in orders.items():
+                batch = examples.batch(order[step]).to(device)
                 losses.append(task.loss(model(task, batch), batch))
             total = torch.stack(losses).sum()
             where = f"public pass of round {round_number}, step {step}"

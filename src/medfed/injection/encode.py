@@ -99,9 +99,10 @@ def _scattered(
     tokens: Float[Tensor, "present tokens dim"], there: Bool[Tensor, " batch"]
 ) -> Float[Tensor, "batch tokens dim"]:
     """Return the tokens of the examples that have a modality in the rows of all; the others get zeros."""
-    rows = tokens if len(tokens) == len(there) else tokens.new_zeros(len(there), *tokens.shape[1:])
-    if rows is not tokens:
-        rows[there] = tokens
+    if len(tokens) == len(there):
+        return tokens
+    rows = tokens.new_zeros(len(there), *tokens.shape[1:])
+    rows[there] = tokens
     return rows
 
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from operator import mul
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -26,16 +27,9 @@ from medfed.llm.prompt import PromptBatch
 
 def run(llm: nn.Module, windows: Windows, batch: PromptBatch, cache: object = None) -> Float[Tensor, "batch _ vocab"]:
     """Return the logits of the last ``num_answer_positions`` positions; a ``cache`` is read and filled."""
-    output = llm(
-        inputs_embeds=batch.embeddings,
-        attention_mask=windows.mask(batch),
-        position_ids=batch.positions,
-        past_key_values=cache,
-        use_cache=cache is not None,
-        logits_to_keep=batch.num_answer_positions,
-    )
-    logits: Tensor = output.logits
-    return logits
+    inputs = {"inputs_embeds": batch.embeddings, "attention_mask": windows.mask(batch), "position_ids": batch.positions}
+    kept = batch.num_answer_positions
+    return cast(Tensor, llm(**inputs, past_key_values=cache, use_cache=cache is not None, logits_to_keep=kept).logits)
 
 
 def answer_logits(
@@ -44,13 +38,9 @@ def answer_logits(
     counts: Sequence[int],
     forward: Callable[[], Float[Tensor, "batch kept vocab"]],
 ) -> list[Float[Tensor, "_ _ vocab"]]:
-    """Return the logits of the last ``counts[i]`` positions of the ``sizes[i]`` examples of every group.
+    """Return the logits of the last ``counts[i]`` positions of the ``sizes[i]`` examples of every group, in order.
 
-    Args:
-        llm: a causal LM; its head is ``get_output_embeddings``.
-        sizes: examples by group, in the batch's order.
-        counts: answer positions by group.
-        forward: runs ``llm`` on the batch, keeping as many positions as the largest of ``counts``.
+    ``forward`` runs ``llm`` on the batch, keeping as many positions as the largest of ``counts``.
     """
     most = max(counts)
     if min(counts) == most:
@@ -58,16 +48,15 @@ def answer_logits(
     by_row = [count for size, count in zip(sizes, counts, strict=True) for _ in range(size)]
     wanted = torch.arange(most) >= most - torch.tensor(by_row).unsqueeze(1)
 
-    def pick(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor]:
-        hidden: Tensor = inputs[0]
-        return (hidden[wanted.to(hidden.device)].unsqueeze(0),)
+    def pick(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+        return (inputs[0][wanted.to(inputs[0].device)].unsqueeze(0),)
 
     handle = llm.get_output_embeddings().register_forward_pre_hook(pick)  # type: ignore[operator]
     try:
         logits = forward()[0]
     finally:
         handle.remove()
-    parts = torch.split(logits, [size * count for size, count in zip(sizes, counts, strict=True)])
+    parts = torch.split(logits, list(map(mul, sizes, counts)))
     return [part.view(size, -1, part.shape[-1]) for part, size in zip(parts, sizes, strict=True)]
 
 
@@ -98,20 +87,12 @@ class PrefixCache:
             self._layers[ids] = self._read(batch, len(ids))
         size, length = len(batch.embeddings), len(ids)
         cache = DynamicCache([tuple(part.expand(size, -1, -1, -1) for part in layer) for layer in self._layers[ids]])
-        rest = replace(
-            batch,
-            embeddings=batch.embeddings[:, length:],
-            allowed=batch.allowed[:, length:],
-            positions=batch.positions[:, length:],
-            cached=batch.positions[:, :length],
-        )
-        return Continued(rest, cache)
+        left = {name: getattr(batch, name)[:, length:] for name in ("embeddings", "allowed", "positions")}
+        return Continued(replace(batch, **left, cached=batch.positions[:, :length]), cache)
 
     def _read(self, batch: PromptBatch, length: int) -> list[tuple[Tensor, Tensor]]:
         """Return ``[1, head, position, size]`` keys and values of every layer, all positions also where a window is."""
-        prefix = PromptBatch(
-            batch.embeddings[:1, :length], batch.allowed[:1, :length, :length], batch.positions[:1, :length], 1
-        )
-        cache = DynamicCache()
+        allowed, cache = batch.allowed[:1, :length, :length], DynamicCache()
+        prefix = PromptBatch(batch.embeddings[:1, :length], allowed, batch.positions[:1, :length], 1)
         run(self._llm, self._windows, prefix, cache)
         return [(layer.keys, layer.values) for layer in cache.layers]

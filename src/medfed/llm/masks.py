@@ -41,35 +41,27 @@ class Windows:
         if not any(window is not None and window < allowed.shape[-1] for window in self.by_type.values()):
             return _additive(allowed, dtype)
         distance = batch.positions.unsqueeze(2) - batch.keys.unsqueeze(1)
-        masks = {
-            kind: _additive(allowed if window is None else allowed & (distance < window), dtype)
-            for kind, window in self.by_type.items()
-        }
+        seen = {kind: allowed if w is None else allowed & (distance < w) for kind, w in self.by_type.items()}
+        masks = {kind: _additive(pairs, dtype) for kind, pairs in seen.items()}
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
 
 def windows_of(model: nn.Module) -> Windows:
     """Read the windows of a transformers model's layers off its configuration.
 
-    Raises:
-        StudyError: a layer is neither full nor sliding attention, or the model takes no position numbers.
+    Raises StudyError if a layer is neither full nor sliding attention, or the model takes no position numbers.
     """
     config: PreTrainedConfig = model.config.get_text_config()  # type: ignore[operator, union-attr]
+    where = type(model).__name__
     if getattr(config, "alibi", False) or "position_ids" not in signature(model.forward).parameters:
-        raise StudyError(
-            "it takes no position numbers (ALiBi), so several answers cannot follow one prompt",
-            where=type(model).__name__,
-            hint="use an LLM with rotary or learned positions",
-        )
+        what = "it takes no position numbers (ALiBi), so several answers cannot follow one prompt"
+        raise StudyError(what, where=where, hint="use an LLM with rotary or learned positions")
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None) or [_FULL if window is None else _SLIDING]
     kinds = [*kinds, *({*getattr(config, "attention_layers", ())} - {"global"})]  # GPT-Neo's layers mask by themselves
     if other := sorted(set(kinds) - {_FULL, _SLIDING}):
-        raise StudyError(
-            f"layers of the type {other[0]!r} do not let several answers follow one prompt",
-            where=type(model).__name__,
-            hint="use an LLM with full or sliding attention",
-        )
+        what = f"layers of the type {other[0]!r} do not let several answers follow one prompt"
+        raise StudyError(what, where=where, hint="use an LLM with full or sliding attention")
     return Windows({kind: window if kind == _SLIDING else None for kind in sorted(set(kinds))})
 
 

@@ -32,11 +32,7 @@ def target_modules(model: nn.Module) -> list[str]:
 
 
 def projections(model: nn.Module) -> list[str]:
-    """Return the names of the linear maps inside the decoder layers: attention and MLP, neither embeddings nor head.
-
-    Raises:
-        StudyError: the model has none.
-    """
+    """Return the names of the decoder layers' linear maps, attention and MLP; raise StudyError if there are none."""
     outside = [_call(model, f"get_{side}_embeddings") for side in ("input", "output")]
     names = [
         f"{name}.{inner}"
@@ -53,8 +49,7 @@ def projections(model: nn.Module) -> list[str]:
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield the outermost containers of blocks of the text decoder, by name."""
-    decoder = _call(model, "get_decoder")
-    decoder = model if decoder is None else decoder
+    decoder = _call(model, "get_decoder") or model
     prefix = next(name for name, module in model.named_modules() if module is decoder)
     outer: list[str] = []
     for inner, module in decoder.named_modules():

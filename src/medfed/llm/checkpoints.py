@@ -76,9 +76,6 @@ def tensor_files(folder: Path) -> dict[str, Path]:
     places = json.loads(index.read_text(encoding="utf-8"))["weight_map"] if index.is_file() else {}
     for name, place in places.items():
         if files.get(name) != folder / place:
-            what, hint = (
-                f"{INDEX} places it in {place}, which does not hold it",
-                "fetch the checkpoint again, index included",
-            )
-            raise StudyError(what, where=f"tensor {name!r}", hint=hint)
+            what = f"{INDEX} places it in {place}, which does not hold it"
+            raise StudyError(what, where=f"tensor {name!r}", hint="fetch the checkpoint again, index included")
     return files

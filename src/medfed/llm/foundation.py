@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from medfed.core.errors import StudyError
 from medfed.federated.state import fingerprint
 from medfed.llm.checkpoints import foundation_checksum
+from medfed.llm.forward import windows_of
 from medfed.llm.huggingface import load_language_model
-from medfed.llm.masks import windows_of
 from medfed.llm.prompt import TextTokenizer
 from medfed.llm.tiny.prepare import prepare_tiny
 from medfed.study.foundation import FoundationSettings, HuggingFaceSettings, TinySettings

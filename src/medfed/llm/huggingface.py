@@ -1,6 +1,6 @@
 """A foundation from disk: a causal LM that transformers knows by itself, from safetensors, without remote code.
 
-Its positions are rotary or learned (:mod:`medfed.llm.masks`), its linear maps ``nn.Linear``. ``--foundation FOLDER``
+Its positions are rotary or learned (:mod:`medfed.llm.forward`), its linear maps ``nn.Linear``. ``--foundation FOLDER``
 names its folder. Without the flag, ``model`` is looked up in the local Hugging Face cache; nothing is ever downloaded.
 ``sha256`` pins the LLM (:mod:`medfed.llm.checkpoints`). 4-bit weights of bitsandbytes are kept as they were loaded.
 """

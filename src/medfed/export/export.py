@@ -36,14 +36,10 @@ def export_run(
     foundation: Path | None,
     form: Form = Form(),  # noqa: B008 (a tuple)
 ) -> list[Exported]:
-    """Write the run in ``folder`` to the new folder ``out``; several tasks get a folder each inside it.
+    """Write the finished run in ``folder`` to the new folder ``out``; several tasks get a folder each inside it.
 
-    Args:
-        folder: a finished run.
-        out: a new folder.
-        cache: folder in which pre-trained tiny LLMs are kept.
-        foundation: folder of a Hugging Face causal LM.
-        form: tasks to write an ordinary adapter of, trained or not, cut or merged; none writes the routed adapter.
+    ``form`` names the tasks to write an ordinary adapter of, trained or not; without one it is the routed adapter.
+    ``cache`` and ``foundation`` are the folders of tiny LLMs and of a Hugging Face causal LM.
 
     Raises:
         RunError: ``out`` exists, or the run is not finished, or its experts are none or zero.
@@ -54,15 +50,17 @@ def export_run(
     chosen = [_askable(name) for name in dict.fromkeys(form.tasks)]
     _check(folder, out, form)
     run = LoadedRun(folder, cache, foundation)
+    injected = run.injector.injected
     for task in chosen:
-        run.injector.injected.check(task)
-    if run.injector.injected.adapted is None and (form.rank is not None or form.merge):
+        injected.check(task)
+    if injected.adapted is None and (form.rank is not None or form.merge):
         hint = "export without it: encoders and projectors are all that was learned"
         raise RunError("the LLM has no experts (num_experts = 0), so there is no adapter", where=folder, hint=hint)
-    if changes_nothing(run.injector.injected):
+    if changes_nothing(injected):
         hint = "run the study with injection.align_rounds below rounds.num_rounds, so that the experts learn"
         raise RunError("the experts have learned nothing: the adapter is zero in every layer", where=folder, hint=hint)
-    with written_whole(out, _num_bytes(run, form.merge) * max(1, len(chosen))) as partial:
+    num_bytes = sum(value.nbytes for value in injected.parameters() if form.merge or value.requires_grad)
+    with written_whole(out, num_bytes * max(1, len(chosen))) as partial:
         partial.mkdir()
         if not chosen:
             return [Exported(out, write_routed(run, folder, partial))]
@@ -91,12 +89,5 @@ def _check(folder: Path, out: Path, form: Form) -> None:
         raise StudyError("a merged model has no rank", hint="give --rank or --merge")
     run = RunFolder(folder)
     if run.exists(StudyFile.NAME) and run.read(StudyFile).job == "benchmark":
-        raise RunError(
-            "a benchmark has no LLM, so nothing to export", where=folder, hint='export a run of job "inject"'
-        )
-
-
-def _num_bytes(run: LoadedRun, merge: bool) -> int:
-    injected = run.injector.injected
-    written = injected.parameters() if merge else (value for value in injected.parameters() if value.requires_grad)
-    return sum(value.nbytes for value in written)
+        hint = 'export a run of job "inject"'
+        raise RunError("a benchmark has no LLM, so nothing to export", where=folder, hint=hint)

@@ -29,8 +29,8 @@ def processor_of(
 ) -> ProcessorConfig:
     """Return the configuration of ``task`` in ``run``, whose LLM loads from ``base`` as ``foundation`` says."""
     injected, heads = run.injector.injected, head_tasks(run, task)
-    prompt = injected.prompt(task)
-    key = f"{task.name}: "
+    prompt, key = injected.prompt(task), f"{task.name}: "
+    offsets = {name: tuple(offset) for name, offset in run.injector.offsets.items() if name.startswith(key)}
     return ProcessorConfig(
         task=task.model_dump(mode="json"),
         trained=task.name in run.study.train,
@@ -43,11 +43,7 @@ def processor_of(
         shown=(*task.modalities, *(f"{HEAD}{name}" for name in heads)),
         modalities={name: modality_config(run, name) for name in task.modalities},
         heads=heads,
-        calibration={
-            name.removeprefix(key): tuple(offset)
-            for name, offset in run.injector.offsets.items()
-            if name.startswith(key)
-        },
+        calibration={name.removeprefix(key): offset for name, offset in offsets.items()},
         injection=run.study.injection,
         max_new_tokens=run.study.evaluation.max_new_tokens,
     )

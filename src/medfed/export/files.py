@@ -1,28 +1,33 @@
 """The files of an export: one task as an ordinary adapter or a merged model, or the routed adapter of all tasks.
 
-Checksums of an exported folder, in the form that ``sha256sum -c`` reads.
+``processor/`` says how a sample becomes prompt embeddings. Its ``prompt.safetensors`` holds the embedded texts around
+the tokens, so that a client builds prompts without the LLM. ``SHA256SUMS`` has the form that ``sha256sum -c`` reads.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 
 from medfed.core.errors import StudyError
 from medfed.core.files import sha256_of
-from medfed.export.exported import CONFIG, FOLDER, SUMS, Adapter, ModalityConfig
-from medfed.export.lowrank import Factors, Truncation, folded, save_plain_lora, truncated
+from medfed.export.exported import CONFIG, FOLDER, SUMS, Adapter, ModalityConfig, ProcessorConfig, PromptConfig
+from medfed.export.lowrank import Factors, Loss, Truncation, folded, save_plain_lora, truncated
 from medfed.export.model_card import CardFacts, model_card
-from medfed.export.processor import modality_config, processor_of, save_modules, write_processor
+from medfed.injection.encode import HEAD
 from medfed.injection.experts import ADAPTER
+from medfed.injection.model import module_name
 from medfed.llm.huggingface import refuse_quantised
+from medfed.models.base import Encoder
 from medfed.report.run import Run
 from medfed.runs.loaded import LoadedRun
 from medfed.study.foundation import HuggingFaceSettings
@@ -35,6 +40,7 @@ CALIBRATED = (
     "of a rare finding."
 )
 
+NO_EXPERTS = "The LLM has no experts (FedPlug), so there is no adapter: encoders and projectors only."
 TRUNCATION, CARD = "truncation.json", "README.md"
 
 
@@ -52,10 +58,10 @@ def write_task(run: LoadedRun, folder: Path, task: Task, form: Form, out: Path) 
     injected = run.injector.injected
     base, settings = base_of(run), loading(run.study)
     adapter: Adapter = "none" if injected.adapted is None else "merged" if form.merge else "lora"
-    notes, rank = ["The LLM has no experts (FedPlug), so there is no adapter: encoders and projectors only."], None
+    notes, rank = [NO_EXPERTS], None
     if injected.adapted is not None:
         layers = folded(injected, task)
-        rank, notes = _rank(layers), _sentences(run, task, adapter)
+        rank, notes = max(len(factors.down) for factors in layers.values()), _sentences(run, task, adapter)
         if form.rank is not None:
             cut, full = truncated(layers, form.rank), rank
             layers, rank = cut.factors, cut.rank
@@ -69,8 +75,7 @@ def write_task(run: LoadedRun, folder: Path, task: Task, form: Form, out: Path) 
     write_processor(run, config, out)
     if config.calibration:
         notes.append(CALIBRATED)
-    facts = _card_facts(run, task, adapter, notes, config.modalities)
-    _finish(out, folder, facts)
+    _finish(out, folder, _card_facts(run, task, adapter, notes, config.modalities))
     return notes if form.merge or not base.local else [*notes, _path_note(adapter, base.source)]
 
 
@@ -82,9 +87,8 @@ def write_routed(run: LoadedRun, folder: Path, out: Path) -> list[str]:
     for name in RUN_FILES:
         shutil.copyfile(folder / name, out / name)
     settings = run.study.injection
-    notes = [f"{settings.num_experts} experts of rank {settings.rank} and their router; one adapter for all tasks."]
-    if run.injector.injected.adapted is None:
-        notes = ["The LLM has no experts (FedPlug), so there is no adapter: encoders and projectors only."]
+    routed = f"{settings.num_experts} experts of rank {settings.rank} and their router; one adapter for all tasks."
+    notes = [NO_EXPERTS if run.injector.injected.adapted is None else routed]
     inputs = {name: modality_config(run, name) for name in run.study.encoders}
     _finish(out, folder, _card_facts(run, None, "routed", notes, inputs))
     return notes
@@ -115,10 +119,6 @@ def loading(study: Study) -> HuggingFaceSettings:
     return settings.model_copy(update={"device_map": None})
 
 
-def _rank(layers: Mapping[str, Factors]) -> int:
-    return max(len(factors.down) for factors in layers.values())
-
-
 def _sentences(run: LoadedRun, task: Task, adapter: Adapter) -> list[str]:
     settings = run.study.injection
     total = settings.num_experts * settings.rank
@@ -133,18 +133,11 @@ def _sentences(run: LoadedRun, task: Task, adapter: Adapter) -> list[str]:
 
 
 def _write_truncation(cut: Truncation, full: int, path: Path) -> str:
-    layers = {
-        name: {"relative_error": loss.relative_error, "energy_kept": loss.energy_kept}
-        for name, loss in cut.losses.items()
-    }
-    facts = {
-        "rank": cut.rank,
-        "full_rank": full,
-        "relative_error": cut.overall.relative_error,
-        "energy_kept": cut.overall.energy_kept,
-        "worst_layer": cut.worst,
-        "layers": layers,
-    }
+    def numbers(loss: Loss) -> dict[str, float]:
+        return {"relative_error": loss.relative_error, "energy_kept": loss.energy_kept}
+
+    facts = {"rank": cut.rank, "full_rank": full, **numbers(cut.overall), "worst_layer": cut.worst}
+    facts["layers"] = {name: numbers(loss) for name, loss in cut.losses.items()}
     path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     worst = cut.losses[cut.worst].relative_error
     return (
@@ -161,50 +154,32 @@ def _path_note(adapter: Adapter, path: str) -> str:
 def _card_facts(
     run: LoadedRun, task: Task | None, kind: str, notes: Sequence[str], inputs: Mapping[str, ModalityConfig]
 ) -> CardFacts:
-    foundation, study = run.injector.injected.foundation, run.study
-    used = {one.dataset: "test" for one in study.tasks}
-    used |= {one.dataset: "training and test" for one in study.train_tasks}
-    return CardFacts(
-        task=None if task is None else task.name,
-        title="all tasks, routed" if task is None else task.title,
-        question="" if task is None else task.question,
-        kind=kind,
-        base_model=foundation.name,
-        base_is_local=base_of(run).local,
-        update=notes,
-        inputs={name: _in_words(config) for name, config in inputs.items()},
-        datasets=used,
-    )
-
-
-def _in_words(config: ModalityConfig) -> str:
-    shape = " × ".join(map(str, config.sample_shape))
-    return f"{shape}, {config.units}; encoder {config.encoder['name']}, {config.dim} wide"
+    used = {one.dataset: "test" for one in run.study.tasks}
+    used |= {one.dataset: "training and test" for one in run.study.train_tasks}
+    told = {}
+    for name, config in inputs.items():
+        shape = " × ".join(map(str, config.sample_shape))
+        told[name] = f"{shape}, {config.units}; encoder {config.encoder['name']}, {config.dim} wide"
+    named = (None, "all tasks, routed", "") if task is None else (task.name, task.title, task.question)
+    base = (run.injector.injected.foundation.name, base_of(run).local)
+    return CardFacts(*named, kind, *base, update=notes, inputs=told, datasets=used)
 
 
 def _finish(out: Path, folder: Path, facts: CardFacts) -> None:
     """Write the card and the checksums of everything, the card's own among them."""
     sums = {str(path.relative_to(out)): sha256_of(path) for path in sorted(out.rglob("*")) if path.is_file()}
     (out / CARD).write_text(model_card(Run(folder), facts, sums), encoding="utf-8")
-    sums[CARD] = sha256_of(out / CARD)
-    lines = [f"{digest}  {name}\n" for name, digest in sums.items()]
+    lines = [f"{digest}  {name}\n" for name, digest in (sums | {CARD: sha256_of(out / CARD)}).items()]
     (out / SUMS).write_text("".join(lines), encoding="utf-8")
 
 
 def save_merged(
     model: nn.Module, layers: Mapping[str, Factors], folder: Path, source: str, revision: str | None
 ) -> None:
-    """Write configuration, weights (safetensors) and tokenizer of ``model`` with ``layers`` added to ``folder``.
+    """Write configuration, weights (safetensors) and tokenizer of ``model``, with ``layers`` added, to ``folder``.
 
-    Args:
-        model: the frozen LLM; it stays as it is.
-        layers: updates by layer name.
-        folder: an existing folder.
-        source: name on the Hub (in the local cache) or folder that the model was loaded from, for its tokenizer.
-        revision: of ``source`` on the Hub; it says nothing of a folder.
-
-    Raises:
-        StudyError: it is no model of transformers. RunError: its weights are quantised.
+    ``model`` stays as it is. Its tokenizer comes from ``source``, a folder or a name on the Hub (in the local cache).
+    Raises StudyError if it is no model of transformers, RunError if its weights are quantised.
     """
     if not isinstance(model, PreTrainedModel):
         raise StudyError(f"{type(model).__name__} is no model of transformers", where="--merge", hint="leave it out")
@@ -216,12 +191,9 @@ def save_merged(
 
 @torch.no_grad()
 def merged_weights(model: nn.Module, layers: Mapping[str, Factors]) -> dict[str, Tensor]:
-    """Return all weights of ``model`` with the updates added, in float64, then rounded once.
+    """Return all weights of ``model`` with the updates added, in float64, then rounded once: new tensors.
 
-    The updated weights are new tensors, so this takes their size once more.
-
-    Raises:
-        RunError: they are quantised.
+    Raises RunError if they are quantised.
     """
     for name in layers:
         refuse_quantised(model.get_submodule(name))
@@ -231,3 +203,74 @@ def merged_weights(model: nn.Module, layers: Mapping[str, Factors]) -> dict[str,
         update = (factors.up.double() @ factors.down.double()).to(frozen.device)
         weights[f"{name}.weight"] = (frozen.double() + update).to(frozen.dtype)
     return weights
+
+
+def processor_of(
+    run: LoadedRun, task: Task, *, adapter: Adapter, rank: int | None, base: str, foundation: HuggingFaceSettings
+) -> ProcessorConfig:
+    """Return the configuration of ``task`` in ``run``, whose LLM loads from ``base`` as ``foundation`` says."""
+    injected, heads = run.injector.injected, head_tasks(run, task)
+    prompt, key = injected.prompt(task), f"{task.name}: "
+    offsets = {name: tuple(offset) for name, offset in run.injector.offsets.items() if name.startswith(key)}
+    return ProcessorConfig(
+        task=task.model_dump(mode="json"),
+        trained=task.name in run.study.train,
+        adapter=adapter,
+        rank=rank,
+        expert_weights=tuple(injected.alpha([task])[0].tolist()),
+        foundation=foundation,
+        base_model=base,
+        prompt=PromptConfig(before_ids=prompt.before, after_ids=prompt.after, answer_ids=prompt.answers),
+        shown=(*task.modalities, *(f"{HEAD}{name}" for name in heads)),
+        modalities={name: modality_config(run, name) for name in task.modalities},
+        heads=heads,
+        calibration={name.removeprefix(key): offset for name, offset in offsets.items()},
+        injection=run.study.injection,
+        max_new_tokens=run.study.evaluation.max_new_tokens,
+    )
+
+
+def head_tasks(run: LoadedRun, task: Task) -> tuple[str, ...]:
+    """Return the trained tasks whose heads have a token in the prompt of ``task``, in its order."""
+    if not run.study.injection.head_tokens:
+        return ()
+    return tuple(name for name, trained in run.model.tasks.items() if trained.modalities == task.modalities)
+
+
+def write_processor(run: LoadedRun, config: ProcessorConfig, folder: Path) -> None:
+    """Write ``processor/`` into ``folder``."""
+    place = folder / FOLDER
+    place.mkdir()
+    (place / CONFIG).write_text(config.model_dump_json(indent=1, by_alias=True) + "\n", encoding="utf-8")
+    projectors = run.injector.injected.projectors
+    used = [module_name(name) for name in config.tokens]
+    save_modules({name: projectors[name] for name in used}, place / "projectors.safetensors")
+    save_modules({name: run.model.encoders[name] for name in config.modalities}, place / "encoders.safetensors")
+    language = run.injector.injected.foundation
+    texts = {"before": config.prompt.before_ids, "after": config.prompt.after_ids}
+    embedded = {name: language.embed(ids).detach().cpu().contiguous() for name, ids in texts.items()}
+    save_file(embedded, place / "prompt.safetensors")
+    if config.heads:
+        save_modules({name: run.model.heads[name] for name in config.heads}, place / "heads.safetensors")
+
+
+def save_modules(modules: Mapping[str, nn.Module], path: Path) -> None:
+    """Write the weights and buffers of ``modules``, by name, to one safetensors file."""
+    tensors = {name: value.cpu().contiguous().clone() for name, value in nn.ModuleDict(modules).state_dict().items()}
+    save_file(tensors, path)
+
+
+def modality_config(run: LoadedRun, name: str) -> ModalityConfig:
+    """Return how ``run`` reads the modality ``name``."""
+    modality, spec, moments = run.study.modality(name), run.study.encoders[name], run.moments[name]
+    return ModalityConfig(
+        settings=modality.model_dump(mode="json"),
+        units=modality.units,
+        sample_shape=modality.sample_shape,
+        prepare=inspect.getdoc(modality.prepare) or "",
+        normalise=inspect.getdoc(modality.normalise) or "",
+        mean=tuple(moments.mean.tolist()),
+        std=tuple(moments.std.tolist()),
+        encoder={"name": spec.name, **spec.model_dump(mode="json")},
+        dim=cast(Encoder, run.model.encoders[name]).dim,
+    )

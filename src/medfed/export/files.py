@@ -209,7 +209,8 @@ def processor_of(
     run: LoadedRun, task: Task, *, adapter: Adapter, rank: int | None, base: str, foundation: HuggingFaceSettings
 ) -> ProcessorConfig:
     """Return the configuration of ``task`` in ``run``, whose LLM loads from ``base`` as ``foundation`` says."""
-    injected, heads = run.injector.injected, head_tasks(run, task)
+    injected, with_heads = run.injector.injected, run.study.injection.head_tokens
+    heads = tuple(name for name, one in run.model.tasks.items() if with_heads and one.modalities == task.modalities)
     prompt, key = injected.prompt(task), f"{task.name}: "
     offsets = {name: tuple(offset) for name, offset in run.injector.offsets.items() if name.startswith(key)}
     return ProcessorConfig(
@@ -230,25 +231,16 @@ def processor_of(
     )
 
 
-def head_tasks(run: LoadedRun, task: Task) -> tuple[str, ...]:
-    """Return the trained tasks whose heads have a token in the prompt of ``task``, in its order."""
-    if not run.study.injection.head_tokens:
-        return ()
-    return tuple(name for name, trained in run.model.tasks.items() if trained.modalities == task.modalities)
-
-
 def write_processor(run: LoadedRun, config: ProcessorConfig, folder: Path) -> None:
     """Write ``processor/`` into ``folder``."""
     place = folder / FOLDER
     place.mkdir()
     (place / CONFIG).write_text(config.model_dump_json(indent=1, by_alias=True) + "\n", encoding="utf-8")
-    projectors = run.injector.injected.projectors
-    used = [module_name(name) for name in config.tokens]
-    save_modules({name: projectors[name] for name in used}, place / "projectors.safetensors")
+    injected, used = run.injector.injected, [module_name(name) for name in config.tokens]
+    save_modules({name: injected.projectors[name] for name in used}, place / "projectors.safetensors")
     save_modules({name: run.model.encoders[name] for name in config.modalities}, place / "encoders.safetensors")
-    language = run.injector.injected.foundation
     texts = {"before": config.prompt.before_ids, "after": config.prompt.after_ids}
-    embedded = {name: language.embed(ids).detach().cpu().contiguous() for name, ids in texts.items()}
+    embedded = {name: injected.foundation.embed(ids).detach().cpu().contiguous() for name, ids in texts.items()}
     save_file(embedded, place / "prompt.safetensors")
     if config.heads:
         save_modules({name: run.model.heads[name] for name in config.heads}, place / "heads.safetensors")

@@ -114,7 +114,7 @@ def play(
     that is removed at once. Nothing of them is logged. Ctrl-C ends it.
     """
     folder = find_run(folder)
-    from medfed.ask.page.serve import listen, serve
+    from medfed.ask.page.app import listen, serve
     from medfed.runs.loaded import LoadedRun
 
     listening = listen(port)

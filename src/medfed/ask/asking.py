@@ -97,15 +97,15 @@ def _together(run: LoadedRun, cases: Sequence[Case]) -> list[Answer]:
     how = cases[0].plan
     samples, questions = [case.samples for case in cases], [case.plan.question for case in cases]
     experts = heaviest(run.experts(how.task))
-    found: list[tuple[str, float | None, dict[str, float] | None]]
+    results: list[tuple[str, float | None, dict[str, float] | None]]
     if how.closed:
         compared = [dict(zip(how.task.answers, row, strict=True)) for row in run.scores(how.task, samples, questions)]
-        found = [(max(row, key=row.__getitem__), max(row.values()), row) for row in compared]
+        results = [(max(row, key=row.__getitem__), max(row.values()), row) for row in compared]
     else:
         texts = run.answers(how.task, samples, questions)
-        told = zip(samples, questions, texts, strict=True)
-        found = [(text, run.sureness(how.task, given, question, text), None) for given, question, text in told]
-    return [Answer(how.name, question, *one, experts) for question, one in zip(questions, found, strict=True)]
+        parts = zip(samples, questions, texts, strict=True)
+        results = [(text, run.sureness(how.task, given, question, text), None) for given, question, text in parts]
+    return [Answer(how.name, question, *one, experts) for question, one in zip(questions, results, strict=True)]
 
 
 def heaviest(weights: Sequence[float]) -> list[Weighted]:

@@ -73,8 +73,8 @@ def require_kind(study: Study, kind: Kind) -> None:
 def read_files(study: Study, files: Mapping[Kind, Path]) -> dict[str, Shaped[np.ndarray, "..."]]:
     """Decode ``files`` to raw arrays by modality.
 
-    Raises StudyError if the run does not read such files, DataError if one is absent, may not be read, is damaged, or
-    not what it should be.
+    Raises StudyError if the run does not read such files. Raises DataError if one is absent, may not be read, is
+    damaged, or not what it should be.
     """
     samples: dict[str, Shaped[np.ndarray, "..."]] = {}
     for kind, path in files.items():

@@ -87,13 +87,12 @@ def is_closed(question: str) -> bool:
     return any(part and part[0] in AUXILIARIES for part in starts) and not re.search(r"\bor\b", question.lower())
 
 
-def askable(study: Study, kinds: Collection[Kind]) -> list[Task]:
-    """Return the run's tasks that read files of all ``kinds``, trained ones first; see :func:`_reading`."""
-    return _reading(study, study.tasks, kinds)
+def askable(study: Study, kinds: Collection[Kind], tasks: Iterable[Task] | None = None) -> list[Task]:
+    """Return those of ``tasks`` that read all ``kinds``: the ones that need no other file, if there are any.
 
-
-def _reading(study: Study, tasks: Iterable[Task], kinds: Collection[Kind]) -> list[Task]:
-    """Return those of ``tasks`` that read all ``kinds``: the ones that need no other file, if there are any."""
+    By default they are the run's, trained ones first.
+    """
+    tasks = study.tasks if tasks is None else tasks
     reading = [task for task in tasks if kinds and _encoded(study, task) and not _unread(study, task, kinds)]
     filled = {QUESTION_MODALITY, *(name for kind in kinds for name in modalities_of(study, kind))}
     return [task for task in reading if filled.issuperset(task.modalities)] or reading
@@ -127,9 +126,9 @@ def _suited(study: Study, kinds: Collection[Kind], question: str) -> Task:
         raise StudyError(what, where=f"study {study.name!r}", hint="give fewer files")
     if not question:
         return _only(tasks)
-    if asked := [task for task in tasks if task.question and words(task.question) == words(question)]:
-        return asked[0]
-    others = _reading(study, TASKS.values(), kinds)
+    if same := [task for task in tasks if task.question and words(task.question) == words(question)]:
+        return same[0]
+    others = askable(study, kinds, TASKS.values())
     opened = [task for task in (*tasks, *others) if isinstance(task, QuestionAnswering)]
     return opened[0] if opened else max(tasks, key=lambda task: token_f1(words(task.question), words(question)))
 

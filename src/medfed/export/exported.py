@@ -247,8 +247,8 @@ class ExportedTask:
     def load(cls, folder: Path, *, foundation: Path | None = None, device: str = "cpu") -> ExportedTask:
         """Load the task that `medfed export RUN --task TASK --out FOLDER` wrote.
 
-        ``foundation`` is the LLM's folder, if it is not where ``base_model`` says: in the local Hugging Face cache, or
-        in the folder at the time of the export. An LLM in 4 bits stays where it is loaded to.
+        ``foundation`` is the LLM's folder, if it is not where ``base_model`` says. That is the local Hugging Face
+        cache, or the folder at the time of the export. An LLM in 4 bits stays where it is loaded to.
 
         Raises:
             RunError: a file is missing, damaged, or lacks a tensor.

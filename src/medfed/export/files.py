@@ -156,13 +156,13 @@ def _card_facts(
 ) -> CardFacts:
     used = {one.dataset: "test" for one in run.study.tasks}
     used |= {one.dataset: "training and test" for one in run.study.train_tasks}
-    told = {}
+    described = {}
     for name, config in inputs.items():
         shape = " × ".join(map(str, config.sample_shape))
-        told[name] = f"{shape}, {config.units}; encoder {config.encoder['name']}, {config.dim} wide"
+        described[name] = f"{shape}, {config.units}; encoder {config.encoder['name']}, {config.dim} wide"
     named = (None, "all tasks, routed", "") if task is None else (task.name, task.title, task.question)
     base = (run.injector.injected.foundation.name, base_of(run).local)
-    return CardFacts(*named, kind, *base, update=notes, inputs=told, datasets=used)
+    return CardFacts(*named, kind, *base, update=notes, inputs=described, datasets=used)
 
 
 def _finish(out: Path, folder: Path, facts: CardFacts) -> None:

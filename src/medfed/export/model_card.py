@@ -84,8 +84,8 @@ def _summary(run: Run, facts: CardFacts) -> str:
         f"injection, Wang et al. 2024). Study `{run.name}`, run `{run.folder.name}`, medfed {run.provenance.medfed}. "
         f"{origin([run.provenance])}"
     )
-    asked = [f"Question: *{facts.question}*"] if facts.question else []
-    return "\n\n".join([what, *asked, *facts.update])
+    question = [f"Question: *{facts.question}*"] if facts.question else []
+    return "\n\n".join([what, *question, *facts.update])
 
 
 def _loading(facts: CardFacts) -> str:

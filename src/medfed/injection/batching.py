@@ -35,8 +35,8 @@ def epoch_order(
 ) -> list[Draw]:
     """Return the epoch's examples in order, tasks mixed, given the class index of every example by task.
 
-    Balanced, every task gets the same share of the epoch and, as nearly as its size allows, of every batch; every class
-    the same share of its task. Smaller ones repeat, each in fresh permutations.
+    Balanced, every task gets the same share of the epoch and, as nearly as its size allows, of every batch. Every class
+    gets the same share of its task. Smaller ones repeat, each in fresh permutations.
     """
     total = sum(map(len, targets.values()))
     streams = {task: _stream(values if balance_classes else 0 * values, rng) for task, values in targets.items()}

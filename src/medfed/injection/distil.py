@@ -72,10 +72,10 @@ def _by_heads(model: MultimodalModel, groups: Sequence[Group], settings: Injecti
         tokens = _mixed(tokens, present, count, device)
     peers = [task for task in model.tasks.values() if task.modalities == groups[0].task.modalities]
     names = [task.name for task in peers]
-    own = [names.index(group.task.name) for group in groups for _ in range(len(group.batch))]
+    given = [names.index(group.task.name) for group in groups for _ in range(len(group.batch))]
     crossed = torch.rand(count, device=device) < settings.teacher_crossing
     others = torch.randint(len(peers), (count,), device=device)
-    question_of = torch.where(crossed, others, torch.tensor(own, device=device))
+    question_of = torch.where(crossed, others, torch.tensor(given, device=device))
     batches = []
     for position, task in enumerate(peers):
         rows = (question_of == position).nonzero().squeeze(1)

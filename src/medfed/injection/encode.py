@@ -4,9 +4,8 @@ Encoders run as rarely as possible. While the LLM's loss leaves them alone (``en
 examples of its steps once, before the first step (:func:`encode_ahead`). In scoring, tasks that read the same rows of a
 dataset share the encoders' tokens (:class:`TokenCache`).
 
-Neither changes a number. Examples of a round are encoded in batches that follow from the draws alone. Their tokens are
-either all kept or, above :data:`LIMIT_BYTES`, all encoded step by step. A scored batch is encoded as it would be
-without a cache, and kept whole.
+Neither changes a number. A round's batches follow from the draws alone; their tokens are either all kept or, above
+:data:`LIMIT_BYTES`, all encoded step by step. A scored batch is encoded as it would be without a cache, and kept whole.
 """
 
 from __future__ import annotations

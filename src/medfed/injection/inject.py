@@ -133,7 +133,11 @@ class Injector(LLMPredictor):
         norm = nn.utils.clip_grad_norm_(self._params.values(), self._settings.max_grad_norm or torch.inf)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        return torch.cat(losses).mean().item(), _by_task(batches, losses), norm.item()
+        by_task: dict[str, list[Tensor]] = {}
+        for batch, part in zip(batches, losses, strict=True):
+            by_task.setdefault(batch.group.task.name, []).append(part)
+        means = {name: torch.cat(by_task[name]).mean().item() for name in sorted(by_task)}
+        return torch.cat(losses).mean().item(), means, norm.item()
 
     def _backward(self, batches: Sequence[DistillationBatch]) -> list[Float[Tensor, " _"]]:
         """Add up the gradients of the mean loss over all examples, bucket by bucket; return the losses by example.
@@ -162,16 +166,14 @@ class Injector(LLMPredictor):
 
     def _buckets(self, groups: Sequence[Group]) -> list[list[int]]:
         """Divide ``groups`` into buckets of similar length, of one task each where a batch can have but one α."""
-        if self._mixes_tasks:
-            return self.injected.buckets(groups)
-        by_name: dict[str, list[int]] = {}
+        together: dict[str, list[int]] = {}
         for number, group in enumerate(groups):
-            by_name.setdefault(group.task.name, []).append(number)
-        return [
-            [numbers[place] for place in bucket]
-            for numbers in by_name.values()
-            for bucket in self.injected.buckets([groups[number] for number in numbers])
-        ]
+            together.setdefault("" if self._mixes_tasks else group.task.name, []).append(number)
+        buckets = []
+        for numbers in together.values():
+            parts = self.injected.buckets([groups[number] for number in numbers])
+            buckets += [[numbers[place] for place in part] for part in parts]
+        return buckets
 
     def _loss(self, batch: DistillationBatch, likelihoods: Float[Tensor, "batch answer"]) -> Float[Tensor, " batch"]:
         """Return the mean cross-entropy of an answer's tokens, expected under the target, per example."""
@@ -252,11 +254,3 @@ class GraphCut:
         below += [(value, leaf.grad) for value, leaf in self._cuts if leaf.grad is not None]
         if below:
             torch.autograd.backward([value for value, _ in below], [grad for _, grad in below])
-
-
-def _by_task(batches: Sequence[DistillationBatch], losses: Sequence[Float[Tensor, " _"]]) -> dict[str, float]:
-    """Return the mean loss by task."""
-    parts: dict[str, list[Tensor]] = {}
-    for batch, part in zip(batches, losses, strict=True):
-        parts.setdefault(batch.group.task.name, []).append(part)
-    return {name: torch.cat(parts[name]).mean().item() for name in sorted(parts)}

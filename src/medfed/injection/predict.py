@@ -77,7 +77,7 @@ class LLMPredictor:
                 groups = chain.from_iterable(self._groups(pool, self._settings.batch_size) for pool in pools)
                 likelihoods = [self._likelihoods(group._replace(task=task)) for group in groups]
             if likelihoods:
-                self.offsets[_offset_key(task)] = torch.cat(likelihoods).mean(0).tolist()
+                self.offsets[f"{task.name}: {task.question}"] = torch.cat(likelihoods).mean(0).tolist()
 
     @contextmanager
     def _answering(self, task: Task) -> Iterator[None]:
@@ -114,8 +114,8 @@ class LLMPredictor:
         return with_head_tokens(self._model, group) if self._settings.head_tokens else group
 
     def _probabilities(self, task: Task, likelihoods: Float[Tensor, "batch answer"]) -> Float[Tensor, "batch answer"]:
-        if (key := _offset_key(task)) in self.offsets:
-            likelihoods = likelihoods - likelihoods.new_tensor(self.offsets[key])
+        if offset := self.offsets.get(f"{task.name}: {task.question}"):  # either may occur with another
+            likelihoods = likelihoods - likelihoods.new_tensor(offset)
         return cast(Tensor, likelihoods.softmax(-1))
 
     def _train(self, *, mode: bool) -> None:
@@ -127,8 +127,3 @@ class LLMPredictor:
         learning = mode and self._settings.encoder_lr != 0
         if self._model.encoders.training != learning:
             self._model.encoders.train(learning)
-
-
-def _offset_key(task: Task) -> str:
-    """Return the key of a task and its question: either may occur with another."""
-    return f"{task.name}: {task.question}"

@@ -8,10 +8,10 @@ row's own from these. The LLM's own forward thus stays in charge of its logits.
 question. Its keys and values depend on the LLM's weights, its experts and α. They live no longer than a block in which
 none of these changes, and serve only without gradients.
 
-:class:`Windows` narrows the prompt's mask. A model that is given a mask of shape ``[batch, 1, query, key]`` uses it in
-every layer, so that layers with a sliding window would attend past it. A window counts position numbers: absent tokens
-take none, and every answer counts on from the prefix. Models that mix full and sliding layers take a mask by layer
-type. Models that weigh distances (ALiBi) count them off the mask, so they cannot be given one.
+:class:`Windows` narrows the prompt's mask. A model uses a mask of shape ``[batch, 1, query, key]`` in every layer, so
+layers with a sliding window would attend past it. A window counts position numbers: absent tokens take none, and every
+answer counts on from the prefix. Models that mix full and sliding layers take a mask by layer type. Models that weigh
+distances (ALiBi) count them off the mask, so they cannot be given one.
 """
 
 from __future__ import annotations

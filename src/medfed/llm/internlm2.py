@@ -69,8 +69,8 @@ _BPE, _CONTROL, _USER_DEFINED = 2, 3, 4
 def convert(source: Path, out: Path) -> None:
     """Write the InternLM2 checkpoint in ``source`` to the new folder ``out`` as a Llama, tokenizer included.
 
-    Raises StudyError if ``source`` is no InternLM2, holds pickled weights only, lacks a tensor, has one too many or one
-    of another shape, or if ``out`` exists.
+    Raises StudyError if ``source`` is no InternLM2, holds pickled weights only, lacks a tensor, or has one too many or
+    of another shape. ``out`` must not exist.
     """
     if out.exists():
         raise StudyError("the folder exists", where=out, hint="choose another one, or remove it")

@@ -129,8 +129,8 @@ def assemble(
 def _static_layout(length: int, tails: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the part of a layout of ``length`` that no example changes; do not write into it.
 
-    Given the number of every answer's appended tokens: a mask of positions inside an answer; their place within it;
-    whether query i may attend to key j, absent tokens aside; the diagonal.
+    ``tails`` are the appended tokens of every answer. The parts are a mask of positions inside an answer, their place
+    within it, whether query i may attend to key j (absent tokens aside), and the diagonal.
     """
     prefix = length - sum(tails)
     owner = [0] * prefix + [number for number, tail in enumerate(tails, 1) for _ in range(tail)]

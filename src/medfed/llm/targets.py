@@ -67,10 +67,8 @@ def _call(model: nn.Module, getter: str) -> nn.Module | None:
 
 def _is_bank(module: nn.Module) -> bool:
     """Return whether a module is a bank of experts: one tensor for all, or several of the same shapes."""
-    if any(value.dim() == 3 for value in module.parameters(recurse=False)):
-        return True
-    if not isinstance(module, nn.ModuleList | nn.ModuleDict):
-        return False
-    members = [[value.shape for value in member.parameters()] for member in module.children()]
-    blocks = all(len(list(member.children())) for member in module.children())
-    return blocks and len(members) > 1 and all(shapes == members[0] for shapes in members)
+    members = list(module.children()) if isinstance(module, nn.ModuleList | nn.ModuleDict) else []
+    blocks = len(members) > 1 and all(list(member.children()) for member in members)
+    shapes = [[value.shape for value in member.parameters()] for member in members]
+    alike = blocks and all(some == shapes[0] for some in shapes)
+    return alike or any(value.dim() == 3 for value in module.parameters(recurse=False))

@@ -1,5 +1,6 @@
-"""The page's few addresses, served to this machine until Ctrl-C: the page with its script and style, ``/look`` to show
-files, ``/ask`` to ask about them. A request carries its files; nothing is kept between two.
+"""The page's few addresses: the page with its script and style, ``/look`` to show files, ``/ask`` to ask about them.
+
+A request carries its files; nothing is kept between two. It is served to this machine until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -86,8 +87,8 @@ class Play:
         with on_disk(question.files) as files:
             answer = ask(self._run, Request(files, question.task or None, question.question or None, answers))
         bars = answer_bars(answer.probabilities) if answer.probabilities else None
-        shown = {"probability": None if answer.probability is None else number(answer.probability, 2), "bars": bars}
-        return {"answer": self._fragment("answer", answer=answer, experts=expert_bars(answer.experts), **shown)}
+        parts = {"probability": None if answer.probability is None else number(answer.probability, 2), "bars": bars}
+        return {"answer": self._fragment("answer", answer=answer, experts=expert_bars(answer.experts), **parts)}
 
     async def _page(self, request: HttpRequest) -> Response:
         study = self._run.study

@@ -3,11 +3,10 @@
 WFDB is read from paths, so files lie in a folder of their own, which the user alone can read. It is removed before the
 answer is sent. Of their names only what is safe is kept; a signal is written under the name its header asks for.
 
-Access: only this machine's browser, on the page's own address, may use the page.
-
-Any website can make a browser send requests to 127.0.0.1, and with a name that it points there (DNS rebinding) even
-read the answers. So the Host header must be the page's own address, and a POST must come from the page itself (Origin).
-Every answer carries a policy under which the page can load nothing from elsewhere.
+Only this machine's browser, on the page's own address, may use the page. Any website can make a browser send requests
+to 127.0.0.1, and with a name that it points there (DNS rebinding) even read the answers. So the Host header must be the
+page's own address, and a POST must come from the page itself (Origin). Every answer carries a policy under which the
+page can load nothing from elsewhere.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -172,15 +172,8 @@ def _is_dicom(path: Path) -> bool:
         return file.read(DICOM_MARK.stop)[DICOM_MARK] == b"DICM"
 
 
-class EcgFiles(NamedTuple):
-    """A record's header, and by the names in it the files of samples."""
-
-    header: Path
-    signals: Mapping[str, Path]
-
-
-def ecg_files(path: Path) -> EcgFiles:
-    """Find the record of ``path``, which is its header or its file of samples.
+def ecg_files(path: Path) -> tuple[Path, dict[str, Path]]:
+    """Find the record of ``path``, its header or its file of samples: the header, and files of samples by name in it.
 
     Raises DataError if a file is not there, or the header names a file elsewhere or other records.
     """
@@ -196,7 +189,7 @@ def ecg_files(path: Path) -> EcgFiles:
         if not signals[name].is_file():
             what = f"the header belongs to {name}, which is not next to it"
             raise DataError(what, where=header, hint="give both files")
-    return EcgFiles(header, signals)
+    return header, signals
 
 
 def read_record(path: Path) -> Float[np.ndarray, "lead time"]:
@@ -204,12 +197,12 @@ def read_record(path: Path) -> Float[np.ndarray, "lead time"]:
 
     Raises DataError if a file is missing or damaged, or the record is not a 12-lead ECG at 100 Hz in mV.
     """
-    header, signals = files = ecg_files(path)
+    header, signals = ecg_files(path)
     signal = next(iter(signals.values()), header.with_suffix(".dat"))
     if header.suffix == ".hea" and all(name.isascii() and file.name == name for name, file in signals.items()):
         return read_wfdb(header, signal)
     with TemporaryDirectory(prefix="medfed-ecg-") as folder:
-        copy = _copy(files, Path(folder))
+        copy = _copy(header, signals, Path(folder))
         try:
             return read_wfdb(copy, next(iter(copy.parent.glob("*.dat")), copy.with_suffix(".dat")))
         except DataError as error:
@@ -230,12 +223,12 @@ def is_plain(name: str) -> bool:
     return Path(name).name == name != ".." and not set(name) & set("\\:\0")
 
 
-def _copy(files: EcgFiles, folder: Path) -> Path:
+def _copy(header: Path, signals: Mapping[str, Path], folder: Path) -> Path:
     """Copy the record under plain names; return the header."""
-    plain = {name: f"signal{place}.dat" for place, name in enumerate(files.signals)}
-    for name, file in files.signals.items():
+    plain = {name: f"signal{place}.dat" for place, name in enumerate(signals)}
+    for name, file in signals.items():
         shutil.copyfile(file, folder / plain[name])
-    lines = [line for line in files.header.read_text(encoding="utf-8", errors="replace").splitlines() if _counts(line)]
+    lines = [line for line in header.read_text(encoding="utf-8", errors="replace").splitlines() if _counts(line)]
     words = [line.split(maxsplit=1) for line in lines]
     for line in words:
         line[0] = plain[line[0]] if line is not words[0] else "record"

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache
 
 from medfed.core.errors import StudyError
 from medfed.injection.batching import fixed_cost, length_buckets
@@ -28,7 +29,7 @@ from medfed.injection.encode import HEAD, Group
 from medfed.injection.experts import ADAPTER, RoutedLoraModel, add_experts
 from medfed.injection.router import Description, Router
 from medfed.llm.decoding import decode_greedily
-from medfed.llm.forward import Continued, PrefixCache, answer_logits, run
+from medfed.llm.forward import PrefixCache, answer_logits, run
 from medfed.llm.foundation import Foundation
 from medfed.llm.prompt import Prompt, PromptBatch, answer_log_likelihoods, assemble, build_prompt, pad_left
 from medfed.study.injection import InjectionSettings, Order, ProjectorKind
@@ -134,15 +135,15 @@ class InjectedModel(nn.Module):
         texts = len(prompt.before) + len(prompt.after) + len(prompt.appended)
         return texts + sum(group.encoded[name].shape[1] for name, _ in _present(group))
 
-    def _batch(self, prompts: Sequence[Prompt], groups: Sequence[Group]) -> Continued:
+    def _batch(self, prompts: Sequence[Prompt], groups: Sequence[Group]) -> tuple[PromptBatch, DynamicCache | None]:
         """Lay ``groups`` out as one batch, behind the cached prefix of all of them where that pays."""
         parts = list(map(self.laid_out, prompts, groups))
         batch, shared = pad_left(parts), prompts[0].before
         if self._prefixes is None or torch.is_grad_enabled() or any(prompt.before != shared for prompt in prompts):
-            return Continued(batch, None)
+            return batch, None
         padded = len({part.positions.shape[1] for part in parts}) > 1
         pays = not padded and self._prefixes.pays(shared, len(batch.positions))
-        return self._prefixes.continued(shared, batch) if pays else Continued(batch, None)
+        return self._prefixes.continued(shared, batch) if pays else (batch, None)
 
     def laid_out(self, prompt: Prompt, group: Group) -> PromptBatch:
         """Return ``prompt`` around the projected tokens of one group's examples."""

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import signature
 from operator import mul
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -115,13 +115,6 @@ def answer_logits(
     return [part.view(size, -1, part.shape[-1]) for part, size in zip(parts, sizes, strict=True)]
 
 
-class Continued(NamedTuple):
-    """The part of a batch behind its prefix, and the prefix's keys and values."""
-
-    rest: PromptBatch
-    cache: DynamicCache | None
-
-
 class PrefixCache:
     """Keys and values of prefixes by their token ids; make one per block of unchanged weights and α.
 
@@ -136,14 +129,14 @@ class PrefixCache:
         """Return whether one forward of ``ids`` for ``size`` examples saves more positions than it costs."""
         return ids in self._layers or (size - 1) * len(ids) > self._fixed_cost
 
-    def continued(self, ids: tuple[int, ...], batch: PromptBatch) -> Continued:
-        """Return ``batch``, whose examples all begin with ``ids``, behind the keys and values of that prefix."""
+    def continued(self, ids: tuple[int, ...], batch: PromptBatch) -> tuple[PromptBatch, DynamicCache]:
+        """Return the part of ``batch`` behind ``ids``, with which all examples begin, and their keys and values."""
         if ids not in self._layers:
             self._layers[ids] = self._read(batch, len(ids))
         size, length = len(batch.embeddings), len(ids)
         cache = DynamicCache([tuple(part.expand(size, -1, -1, -1) for part in layer) for layer in self._layers[ids]])
         left = {name: getattr(batch, name)[:, length:] for name in ("embeddings", "allowed", "positions")}
-        return Continued(replace(batch, **left, cached=batch.positions[:, :length]), cache)
+        return replace(batch, **left, cached=batch.positions[:, :length]), cache
 
     def _read(self, batch: PromptBatch, length: int) -> list[tuple[Tensor, Tensor]]:
         """Return ``[1, head, position, size]`` keys and values of every layer, all positions also where a window is."""

@@ -37,9 +37,7 @@ _FUSED = "attention.wqkv"
 _OLD_NAMES = {
     "model.embed_tokens": "model.tok_embeddings",
     "lm_head": "output",
-    "self_attn.q_proj": _FUSED,
-    "self_attn.k_proj": _FUSED,
-    "self_attn.v_proj": _FUSED,
+    **dict.fromkeys(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), _FUSED),
     "self_attn.o_proj": "attention.wo",
     "input_layernorm": "attention_norm",
     "post_attention_layernorm": "ffn_norm",

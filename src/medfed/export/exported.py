@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -77,7 +77,8 @@ class ModalityConfig(_Frozen):
     def normalised(self, raw: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "*sample"]:
         """Return a raw array as a normalised sample."""
         modality = self.modality()
-        return modality.normalise(modality.prepare(raw)[None], np.array(self.mean), np.array(self.std))[0]
+        samples = modality.normalise(modality.prepare(raw)[None], np.array(self.mean), np.array(self.std))
+        return cast(np.ndarray, samples[0])
 
 
 class PromptConfig(_Frozen):

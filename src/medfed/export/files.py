@@ -34,7 +34,6 @@ from medfed.study.foundation import HuggingFaceSettings
 from medfed.study.study import Study
 from medfed.tasks.base import Task
 
-RUN_FILES = ("study.json", "normalisation.json", "scores.json")
 CALIBRATED = (
     "Its answers are calibrated on unlabelled public examples, which suits balanced accuracy and not the probabilities "
     "of a rare finding."
@@ -84,7 +83,7 @@ def write_routed(run: LoadedRun, folder: Path, out: Path) -> list[str]:
     run.injector.save(out)
     save_modules(dict(run.model.encoders.items()), out / "encoders.safetensors")
     save_modules(dict(run.model.heads.items()), out / "heads.safetensors")
-    for name in RUN_FILES:
+    for name in ("study.json", "normalisation.json", "scores.json"):
         shutil.copyfile(folder / name, out / name)
     settings = run.study.injection
     routed = f"{settings.num_experts} experts of rank {settings.rank} and their router; one adapter for all tasks."
@@ -136,8 +135,8 @@ def _write_truncation(cut: Truncation, full: int, path: Path) -> str:
     def numbers(loss: Loss) -> dict[str, float]:
         return {"relative_error": loss.relative_error, "energy_kept": loss.energy_kept}
 
-    facts = {"rank": cut.rank, "full_rank": full, **numbers(cut.overall), "worst_layer": cut.worst}
-    facts["layers"] = {name: numbers(loss) for name, loss in cut.losses.items()}
+    layers = {name: numbers(loss) for name, loss in cut.losses.items()}
+    facts = {"rank": cut.rank, "full_rank": full, **numbers(cut.overall), "worst_layer": cut.worst, "layers": layers}
     path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     worst = cut.losses[cut.worst].relative_error
     return (
@@ -160,9 +159,9 @@ def _card_facts(
     for name, config in inputs.items():
         shape = " × ".join(map(str, config.sample_shape))
         described[name] = f"{shape}, {config.units}; encoder {config.encoder['name']}, {config.dim} wide"
-    named = (None, "all tasks, routed", "") if task is None else (task.name, task.title, task.question)
-    base = (run.injector.injected.foundation.name, base_of(run).local)
-    return CardFacts(*named, kind, *base, update=notes, inputs=described, datasets=used)
+    title, question = ("all tasks, routed", "") if task is None else (task.title, task.question)
+    base, local = run.injector.injected.foundation.name, base_of(run).local
+    return CardFacts(task.name if task else None, title, question, kind, base, local, notes, described, used)
 
 
 def _finish(out: Path, folder: Path, facts: CardFacts) -> None:

@@ -138,8 +138,7 @@ def encode_ahead(
         for start in range(0, len(rows), _CHUNK):
             samples = data.samples[modality][rows[start : start + _CHUNK]]
             tokens.append(model.tokens(modality, torch.from_numpy(samples).to(device)))
-            limit_bytes -= tokens[0][0].nbytes * len(rows) if start == 0 else 0
-            if limit_bytes < 0:
+            if start == 0 and (limit_bytes := limit_bytes - tokens[0][0].nbytes * len(rows)) < 0:
                 return None
         place = torch.zeros(len(data.index), dtype=torch.long, device=device)
         place[torch.from_numpy(rows).to(device)] = torch.arange(len(rows), device=device)

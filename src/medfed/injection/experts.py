@@ -52,18 +52,10 @@ def add_experts(model: nn.Module, settings: InjectionSettings) -> PeftModel:
     """
     keep_layout(model)
     count = settings.num_experts
-    common = {
-        "r": count * settings.rank,
-        "lora_alpha": count * settings.alpha,
-        "target_modules": target_modules(model),
-        "lora_dropout": settings.dropout,
-        "bias": "none",
-        "task_type": "CAUSAL_LM",
-    }
-    if count == 1:
-        config = LoraConfig(**common)
-    else:
-        config = RoutedLoraConfig(num_experts=count, router=settings.router.model_dump(), **common)
+    sizes = {"r": count * settings.rank, "lora_alpha": count * settings.alpha, "lora_dropout": settings.dropout}
+    common: dict[str, Any] = {**sizes, "target_modules": target_modules(model), "task_type": "CAUSAL_LM"}
+    routed: dict[str, Any] = {"num_experts": count, "router": settings.router.model_dump()}
+    config = LoraConfig(**common) if count == 1 else RoutedLoraConfig(**routed, **common)
     with warnings.catch_warnings():  # PEFT reads an attribute that transformers has deprecated
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         return get_peft_model(model, config)

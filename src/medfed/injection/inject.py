@@ -112,8 +112,7 @@ class Injector(LLMPredictor):
     ) -> Callable[[Sequence[Draw]], list[Group]]:
         """Return a function that encodes some of ``draws``; frozen encoders run here, once."""
         self._tokens.clear()
-        frozen = self._settings.encoder_lr == 0
-        if frozen:
+        if frozen := self._settings.encoder_lr == 0:
             self._train(mode=True)
             if ahead := encode_ahead(self._model, sets, draws, self._device):
                 return ahead

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -116,7 +116,7 @@ class LLMPredictor:
     def _probabilities(self, task: Task, likelihoods: Float[Tensor, "batch answer"]) -> Float[Tensor, "batch answer"]:
         if offset := self.offsets.get(f"{task.name}: {task.question}"):  # either may occur with another
             likelihoods = likelihoods - likelihoods.new_tensor(offset)
-        return cast(Tensor, likelihoods.softmax(-1))
+        return likelihoods.softmax(-1)
 
     def _train(self, *, mode: bool) -> None:
         """Switch to training or answering, only if need be: a walk through all modules outlasts a small layer."""

@@ -63,7 +63,7 @@ class Router(nn.Module):
 
 def entropy(alpha: Float[Tensor, "task expert"]) -> Float[Tensor, " task"]:
     """Return the entropy of every task's expert weights in nats: ln P when uniform, 0 for a single expert."""
-    return torch.special.entr(alpha.clamp(min=1e-12)).sum(-1)  # at 0 itself the gradient is infinite
+    return cast(Tensor, torch.special.entr(alpha.clamp(min=1e-12)).sum(-1))  # at 0 itself the gradient is infinite
 
 
 def mutual_information(alpha: Float[Tensor, "task expert"]) -> Float[Tensor, ""]:

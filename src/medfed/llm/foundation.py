@@ -89,7 +89,7 @@ class Foundation:
     def shared_copy(self) -> nn.Module:
         """Return a second module over the *same* weights, for adapters to wrap; the foundation's own stays as it is."""
         shared = chain(self.model.parameters(), self.model.buffers())
-        return cast(nn.Module, copy.deepcopy(self.model, {id(tensor): tensor for tensor in shared}))
+        return copy.deepcopy(self.model, {id(tensor): tensor for tensor in shared})
 
 
 def load_foundation(
@@ -112,7 +112,7 @@ def load_foundation(
     model, tokenizer, folder = load_language_model(settings, path)
     name = settings.model or folder.resolve().name
     checksum = settings.sha256 or foundation_checksum(folder)
-    facts = {"kind": "huggingface", "name": name, "revision": settings.revision, "sha256": checksum}
+    facts: dict[str, Any] = {"kind": "huggingface", "name": name, "revision": settings.revision, "sha256": checksum}
     facts |= {"dtype": settings.dtype, "load_in_4bit": settings.load_in_4bit}
     source = settings.model if path is None else str(folder)
     return Foundation(name, model, tokenizer, facts, source=source, placed=settings.placed)

@@ -64,7 +64,7 @@ class Play:
 
     def __init__(self, run: LoadedRun, title: str) -> None:
         self._run, self._title, self._lock = run, title, Lock()
-        options = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+        options: dict[str, Any] = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
         self._templates = Environment(loader=FileSystemLoader(HERE), autoescape=True, **options)
 
     def app(self, port: int) -> Guard:

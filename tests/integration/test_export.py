@@ -321,7 +321,7 @@ def test_a_damaged_or_missing_file_is_refused(exports: Path, llm: Path, tmp_path
 
 
 def test_the_routed_adapter_comes_with_a_card_too(run: Path, llm: Path, tmp_path: Path) -> None:
-    export_run(run, tmp_path / "routed", run, llm)
+    export_run(run, tmp_path / "routed", run, llm, Form())
     names = {str(path.relative_to(tmp_path / "routed")) for path in (tmp_path / "routed").rglob("*") if path.is_file()}
     assert {"README.md", "adapter/adapter_model.safetensors", "encoders.safetensors", "projectors.safetensors"} <= names
     assert any(".router." in name for name in load_file(tmp_path / "routed" / "adapter" / "adapter_model.safetensors"))

@@ -29,13 +29,7 @@ class Exported(NamedTuple):
     notes: list[str]
 
 
-def export_run(
-    folder: Path,
-    out: Path,
-    cache: Path,
-    foundation: Path | None,
-    form: Form = Form(),  # noqa: B008 (a tuple)
-) -> list[Exported]:
+def export_run(folder: Path, out: Path, cache: Path, foundation: Path | None, form: Form) -> list[Exported]:
     """Write the finished run in ``folder`` to the new folder ``out``; several tasks get a folder each inside it.
 
     ``form`` names the tasks to write an ordinary adapter of, trained or not; without one it is the routed adapter.

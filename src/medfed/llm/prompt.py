@@ -129,8 +129,8 @@ def assemble(
 def _static_layout(length: int, tails: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the part of a layout of ``length`` that no example changes; do not write into it.
 
-    ``tails`` are the appended tokens of every answer. The parts are a mask of positions inside an answer, their place
-    within it, whether query i may attend to key j (absent tokens aside), and the diagonal.
+    ``tails`` are the appended tokens of every answer. In order: whether a position is inside an answer; its place there;
+    whether query i may attend to key j, absent tokens aside; the diagonal.
     """
     prefix = length - sum(tails)
     owner = [0] * prefix + [number for number, tail in enumerate(tails, 1) for _ in range(tail)]

@@ -23,9 +23,8 @@ from typer.testing import CliRunner
 from medfed.cli.app import app
 from medfed.core.catalog import TASKS
 from medfed.core.errors import MedfedError, RunError, StudyError
-from medfed.export.export import export_run
+from medfed.export.export import Form, export_run, loading
 from medfed.export.exported import ExportedTask, Processor
-from medfed.export.files import Form, loading
 from medfed.export.lowrank import Factors, folded
 from medfed.injection.model import InjectedModel
 from medfed.llm.foundation import Foundation, load_foundation
@@ -359,7 +358,7 @@ def test_an_export_that_fails_leaves_nothing_behind(
     def fails(*_: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("medfed.export.files.model_card", fails)
+    monkeypatch.setattr("medfed.export.export.model_card", fails)
     with pytest.raises(RunError, match="No space left"):
         export_run(run, tmp_path / "out", tmp_path, llm, Form(tasks=["cd"]))
     assert list(tmp_path.iterdir()) == []
@@ -500,7 +499,7 @@ def test_a_cut_adapter_is_folded_once(run: Path, llm: Path, tmp_path: Path, monk
         calls.append(task.name)
         return folded(injected, task)
 
-    monkeypatch.setattr("medfed.export.files.folded", counted)
+    monkeypatch.setattr("medfed.export.export.folded", counted)
     export_run(run, tmp_path / "out", tmp_path, llm, Form(tasks=["cd"], rank=3))
     assert calls == ["cd"]
     assert json.loads((tmp_path / "out" / "truncation.json").read_text("utf-8"))["full_rank"] == RANK

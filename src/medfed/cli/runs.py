@@ -136,8 +136,7 @@ def export(
 ) -> None:
     """Write a run's adapter for others: the routed one, or with --task a LoRA that any server takes."""
     folder = find_run(folder)
-    from medfed.export.export import export_run
-    from medfed.export.files import Form
+    from medfed.export.export import Form, export_run
 
     written = export_run(folder, out, cache.expanduser(), foundation, Form(tasks or (), rank, merge))
     for exported in written:

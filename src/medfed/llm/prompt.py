@@ -129,7 +129,7 @@ def assemble(
 def _static_layout(length: int, tails: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the part of a layout of ``length`` that no example changes; do not write into it.
 
-    ``tails`` are the appended tokens of every answer. In order: whether a position is inside an answer; its place there;
+    ``tails`` are the appended tokens of every answer. In order: whether a position is in an answer; its place there;
     whether query i may attend to key j, absent tokens aside; the diagonal.
     """
     prefix = length - sum(tails)

@@ -28,11 +28,10 @@ QUESTION_MODALITY = "question"
 """A modality that is the question itself: closed visual question answering reads it together with the image."""
 
 
-# fmt: off
 AUXILIARIES = frozenset((
     "am", "is", "are", "was", "were", "isn't", "aren't", "do", "does", "did", "don't", "doesn't", "has", "have", "had",
     "hasn't", "can", "could", "will", "would", "shall", "should", "may", "might", "must",
-))
+))  # fmt: skip
 
 
 class Plan(NamedTuple):

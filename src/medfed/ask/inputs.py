@@ -173,7 +173,7 @@ def _is_dicom(path: Path) -> bool:
 
 
 def ecg_files(path: Path) -> tuple[Path, dict[str, Path]]:
-    """Find the record of ``path``, its header or its file of samples: the header, and files of samples by name in it.
+    """Return the header of a record, and by the names in it the files of samples; ``path`` is one of these files.
 
     Raises DataError if a file is not there, or the header names a file elsewhere or other records.
     """

@@ -1,6 +1,6 @@
 """The page's few addresses: the page with its script and style, ``/look`` to show files, ``/ask`` to ask about them.
 
-A request carries its files; nothing is kept between two. It is served to this machine until Ctrl-C.
+A request carries its files; nothing is kept between two. The page is served to this machine alone, until Ctrl-C.
 """
 
 from __future__ import annotations

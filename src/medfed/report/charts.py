@@ -18,6 +18,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 from markupsafe import Markup
 from matplotlib import rc_context, rcdefaults, rcParams
 from matplotlib.artist import Artist
@@ -30,14 +31,10 @@ from medfed.report.text import number
 TONES = ["ink", "soft", "rule", "grid", "page", "card", "paper", "fedkim", "federated", "other", "constant", "faint"]
 TONES += ["many", "c0", "c1", "c2", "c3", "c4", "c5", "c6"]
 """CSS variables that a chart may use as a colour."""
-NUM_COLOURS = 6
-"""More lines than these are drawn alike."""
-MAX_DOTS = 30
-"""A line of more points has no dots."""
-LEAST_AXES = 3
-"""A radar of fewer axes has no area."""
-RING = 0.25
-"""Distance of a radar's rings; all metrics on radars are fractions."""
+NUM_COLOURS, MAX_DOTS = 6, 30
+"""More lines than these are drawn alike; a line of more points has no dots."""
+LEAST_AXES, RING = 3, 0.25
+"""A radar of fewer axes has no area; its rings are so far apart, as all metrics on radars are fractions."""
 FAINTEST = 0.04
 """Opacity of a weight of zero: its cell stays visible."""
 BOX_SECONDS, BOX_MILLIVOLTS = 0.2, 0.5
@@ -82,8 +79,7 @@ STYLE: dict[Any, Any] = {
 DASHED: dict[str, Any] = {"color": tone("constant"), "lw": 1.2, "ls": (0, (3, 3))}
 
 
-@dataclass(frozen=True)
-class Series:
+class Series(NamedTuple):
     """One line: its name, its colour, its points by x."""
 
     name: str
@@ -120,8 +116,8 @@ def line_chart(
     series: Sequence[Series], x_label: str, what: str, y: Point | None = None, reference: float | None = None
 ) -> Markup:
     """Draw lines over rounds or steps; ``y`` is the axis' range and ``reference`` a dashed level."""
-    xs = [x for line in series for x, _ in line.points]
-    low, high = y or padded([value for line in series for _, value in line.points], 0.0)
+    xs, ys = zip(*(point for line in series for point in line.points), strict=True)
+    low, high = y or padded(ys, 0.0)
     with _drawing(280, 190) as axes:
         margin = 0.0 if max(xs) > min(xs) else 0.5
         axes.set(xlim=(min(xs) - margin, max(xs) + margin), ylim=(low, high), xlabel=x_label)
@@ -138,9 +134,7 @@ def line_chart(
 def reliability_chart(curves: Sequence[tuple[str, str, Sequence[tuple[Real, Real, int]]]], what: str) -> Markup:
     """Draw observed frequency over predicted probability.
 
-    Args:
-        curves: name, colour and points (predicted, observed, number of examples). A dot's area is its share.
-        what: the chart's title.
+    A curve is a name, a colour and points (predicted, observed, number of examples). A dot's area is its share.
     """
     with _drawing(280, 230) as axes:
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted probability")
@@ -192,8 +186,8 @@ def gain_bars(bars: Sequence[Bar], level: float, limits: Point, what: str) -> Ma
                 x = place + 0.25 * (2 * index / (len(bar.seeds) - 1) - 1)
                 axes.plot(x, cut(seed), "o", ms=3.8, mfc=tone("page"), mec=tone(bar.style), zorder=3)
         axes.plot(axes.get_xlim(), (level, level), **DASHED)
-        values = f"Axis from {limits[0]:g} to {limits[1]:g}, best constant answer {number(level)}. "
-        return _svg(axes, what, values + "; ".join(map(str, bars)))
+        ends = f"Axis from {limits[0]:g} to {limits[1]:g}, best constant answer {number(level)}. "
+        return _svg(axes, what, ends + "; ".join(map(str, bars)))
 
 
 def radar_chart(titles: Sequence[str], limits: Point, polygons: Sequence[Polygon], what: str) -> Markup:
@@ -222,25 +216,20 @@ def radar_chart(titles: Sequence[str], limits: Point, polygons: Sequence[Polygon
         return _svg(axes, f"{what}, axes from {low:g} to {high:g}", values, "radar")
 
 
-def strip(
-    rounds: Sequence[int], weights: Sequence[Sequence[float]], entropy: Sequence[float | None], what: str, top: float
-) -> Markup:
-    """Draw a task's expert weights, experts downwards and rounds to the right, above the mixture's entropy.
+def strip(lines: Sequence[tuple[int, Sequence[float], float | None]], what: str, top: float) -> Markup:
+    """Draw a task's weights round by round, experts downwards and rounds to the right, above the mixture's entropy.
 
-    Args:
-        rounds: numbers of the rounds.
-        weights: per round the weight of every expert.
-        entropy: per round the mixture's entropy in nats; drawn between 0 and ln(number of experts).
-        what: the chart's title.
-        top: the weight in full colour.
+    A line is a round, the weight of every expert and the entropy in nats. A weight of ``top`` has full colour. The
+    entropy's axis runs from 0 to ln(number of experts).
     """
     left, head, row, foot, wide = 24.0, 17.0, 11.0, 46.0, 250.0
-    experts = max(map(len, weights), default=0)
+    rounds, weights, entropy = zip(*lines, strict=True)
+    experts = max(map(len, weights))
     bottom, width = head + row * experts, (wide - left) / len(rounds)
     low, high = bottom + foot - 4, bottom + 10
     with _drawing(wide, bottom + foot, None) as axes:
-        for column, (name, line) in enumerate(zip(rounds, weights, strict=True)):
-            for place, weight in enumerate(line):
+        for column, (name, shares, _) in enumerate(lines):
+            for place, weight in enumerate(shares):
                 corner = (left + column * width + 0.5, head + place * row + 0.5)
                 box = _box(axes, corner, (width - 1, row - 1), "fedkim", max(min(weight / top, 1.0), FAINTEST))
                 _tip(box, f"round {name}, expert {place + 1}: {number(weight)}")
@@ -258,10 +247,10 @@ def strip(
         axes.plot([x for x, _ in points], [y for _, y in points], color=tone("fedkim"), lw=2)
         for point, (column, value) in zip(points, known, strict=True):
             _dot(axes, point, "fedkim", f"round {rounds[column]}: {number(value, 2)}", 4.8)
-        last, most_used = weights[-1], ""
-        if last:
-            most_used = f"Heaviest in the last: expert {last.index(max(last)) + 1} with {number(max(last), 2)}"
-        return _svg(axes, f"{what}: weights of {experts} experts over {len(rounds)} rounds", most_used)
+        heaviest = ""
+        if last := weights[-1]:
+            heaviest = f"Heaviest in the last: expert {last.index(max(last)) + 1} with {number(max(last), 2)}"
+        return _svg(axes, f"{what}: weights of {experts} experts over {len(rounds)} rounds", heaviest)
 
 
 def trace_picture(title: str, values: Sequence[float | None], seconds: float, unit: str) -> Markup:
@@ -276,7 +265,7 @@ def trace_picture(title: str, values: Sequence[float | None], seconds: float, un
         heights = [BOX_MILLIVOLTS * step for step in range(low, high + 1)]
         axes.hlines(heights, 0, boxes, color=tone("paper"), lw=0.6)
         places = [boxes * index / max(len(values) - 1, 1) for index in range(len(values))]
-        axes.plot(places, _gaps(values), color=tone("ink"), lw=1.1)
+        axes.plot(places, np.array(values, float), color=tone("ink"), lw=1.1)
         axes.set_axis_off()
         span = f"{seconds:g} s from {number(min(known), 2)} to {number(max(known), 2)} {unit}"
         return _svg(axes, title, span, "trace")
@@ -288,7 +277,7 @@ def line_picture(title: str, values: Sequence[float | None]) -> Markup:
     if not known:
         return Markup()
     with _drawing(240, 24, (3, 3, 4, 4)) as axes:
-        axes.plot(range(len(values)), _gaps(values), "o-", color=tone("ink"), lw=1.1, ms=3, mew=0)
+        axes.plot(np.array(values, float), "o-", color=tone("ink"), lw=1.1, ms=3, mew=0)
         spread = 0.5 * (max(known) == min(known))
         axes.set(xlim=(0, max(len(values) - 1, 1)), ylim=(min(known) - spread, max(known) + spread))
         axes.set_axis_off()
@@ -297,12 +286,9 @@ def line_picture(title: str, values: Sequence[float | None]) -> Markup:
 
 
 def rank_diagram(ranks: Mapping[str, float], critical: float, groups: Sequence[Sequence[str]]) -> Markup:
-    """Draw the critical-difference diagram of Demšar 2006, Figure 1.
+    """Draw the critical-difference diagram of Demšar 2006, Figure 1: average ranks, 1 is best, best first.
 
-    Args:
-        ranks: average rank by algorithm, best first; 1 is best.
-        critical: the smallest difference of average ranks that is significant.
-        groups: algorithms that do not differ; a bar joins them.
+    Smaller differences than ``critical`` are not significant; a bar joins each group of algorithms that do not differ.
     """
     count, top, line, start, end = len(ranks), 52.0, 18.0, 150.0, 490.0
     half, foot = (count + 1) // 2, top + 12.0 * len(groups) + 10
@@ -346,11 +332,9 @@ def share_bars(rows: Sequence[tuple[str, float, str]], top: float, what: str) ->
 
 
 def partition_chart(headline: str, held: Mapping[str, Mapping[str, Mapping[str, int]]]) -> str:
-    """Return an SVG file of who holds what: a row of stacked bars per task, a bar per client, a colour per class.
+    """Return an SVG file of the examples by title of the task, client and class.
 
-    Args:
-        headline: the first line.
-        held: examples by title of the task, client and class.
+    A task has a row of stacked bars, a client a bar and a class a colour.
     """
     row, bar, left, wide, top = 96.0, 64.0, 150.0, 760.0, 40.0
     with _drawing(wide, top + row * len(held) + 12, None) as axes:
@@ -404,7 +388,7 @@ def _drawing(
         warnings.filterwarnings("ignore", "Glyph .* missing")
         rcdefaults()  # whatever the user's matplotlibrc says
         rcParams.update(STYLE)
-        left, right, top, bottom = margins or (0.0, 0.0, 0.0, 0.0)
+        left, right, top, bottom = margins or (0.0,) * 4
         box = (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
         figure = Figure((width / 72, height / 72), frameon=False)
         axes = figure.add_axes(box, polar=polar)
@@ -435,10 +419,6 @@ def _radar_axes(axes: Any, angles: Sequence[float], titles: Sequence[str], limit
         down = "bottom" if height > 0.5 else "top" if height < -0.5 else "center"
         text = "\n".join([*wrap(title, 18, break_long_words=False), f"{low:g} to {high:g}"])
         axes.text(angle, low + 1.14 * (high - low), text, ha=across, va=down, color=tone("ink"))
-
-
-def _gaps(values: Sequence[float | None]) -> list[float]:
-    return [math.nan if value is None else value for value in values]
 
 
 def _dot(axes: Axes, point: Point, style: str, tip: str, size: Real = 5.2) -> None:

@@ -7,7 +7,7 @@ from statistics import median
 
 from medfed.records.schema import Counts, PartitionFile, Round, Timing
 from medfed.report.charts import Series, colour, partition_chart, stacked_bars
-from medfed.report.parts import Cell, Figure, Figures, Group, Legend, Part, Row, Table, Text, text_columns, when
+from medfed.report.html import Cell, Figure, Figures, Group, Legend, Part, Row, Table, Text, columns, when
 from medfed.report.run import FEDERATED_LOGS, Run
 from medfed.report.text import duration, natural
 
@@ -63,17 +63,15 @@ def _partition(run: Run) -> list[Part]:
         for task, by_class in counts.items():
             answers.setdefault(task, {}).update(dict.fromkeys(by_class))
     top = {task: max([1, *(n for counts in held.values() for n in counts.get(task, {}).values())]) for task in answers}
-    rows = []
+    places, rows = [(task, name) for task, names in answers.items() for name in names], []
     for client in sorted(held, key=natural):
-        cells = [
-            (held[client].get(task, {}).get(name, 0), top[task]) for task, names in answers.items() for name in names
-        ]
-        rows.append(Row(client, [Cell(str(n), heat=round(100 * n / most)) for n, most in cells]))
+        counted = [(held[client].get(task, {}).get(name, 0), top[task]) for task, name in places]
+        rows.append(Row(client, [Cell(str(n), heat=round(100 * n / most)) for n, most in counted]))
     by = "client, task and answer" if run.partition.counts else "client and task"
     caption = f"Private examples by {by} ({run.partition.scheme} partition), shaded against the task's largest cell"
-    columns = text_columns("Client", *(name for names in answers.values() for name in names))
+    heads = columns("Client", *(name for _, name in places), style="")
     spans = [(run.title(task), len(names)) for task, names in answers.items()]
-    table = Table("Examples by client and class", columns, [Group(rows)], "heat", caption, spans)
+    table = Table("Examples by client and class", heads, [Group(rows)], "heat", caption, spans)
     return when(rows, Text("Who holds what", "h3"), table)
 
 
@@ -114,7 +112,7 @@ def _failures(run: Run) -> list[Part]:
         for line in rounds
         for one in line.failures
     ]
-    columns = text_columns("Federation", "Round", "Client", "Phase", "Reason")
-    table = Table("Failures", columns, [Group(rows)], "lines", "The round went on without these updates")
+    heads = columns("Federation", "Round", "Client", "Phase", "Reason", style="")
+    table = Table("Failures", heads, [Group(rows)], "lines", "The round went on without these updates")
     none = Text("None: every client answered in every round.")
     return when(run.rounds, Text("Failures", "h3"), table if rows else none)

@@ -12,7 +12,7 @@ import numpy as np
 from medfed.evaluation.metrics import reliability_curve
 from medfed.records.schema import Development, Prediction, Step
 from medfed.report.charts import Point, Series, colour, line_chart, reliability_chart
-from medfed.report.parts import Figure, Figures, Legend, Part, Text, when
+from medfed.report.html import Figure, Figures, Legend, Part, Text, when
 from medfed.report.run import FEDERATED_LOGS, Run
 from medfed.report.text import FEDERATED, INJECTED, model_order, model_style, model_title, natural
 

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from medfed.core.files import PUBLIC, write_whole
 from medfed.records.schema import ComparisonFile, LeaderboardFile
-from medfed.report.parts import Page
+from medfed.report.html import Page
 from medfed.report.run import Run
 
 TEMPLATES = Path(__file__).parent / "templates"

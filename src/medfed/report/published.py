@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medfed.records.schema import ComparisonFile
-from medfed.report.parts import Row
+from medfed.report.html import Row
 from medfed.report.text import number
 
 REPEATED = ("Table 4", "Table 7")

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from medfed.records.schema import Routing
 from medfed.report.charts import Series, line_chart, padded, strip
-from medfed.report.parts import Cell, Figure, Figures, Group, Part, Row, Table, Text, number_columns, text_columns
+from medfed.report.html import Cell, Figure, Figures, Group, Part, Row, Table, Text, columns
 from medfed.report.run import Run
 from medfed.report.text import number, plural
 
@@ -21,15 +21,12 @@ SAME_BELOW = 0.05
 """Total-variation distance below which two mixtures count as one: 5 % of the weight lies on other experts."""
 
 
-@dataclass(frozen=True)
-class Mixtures:
+class Mixtures(NamedTuple):
     """How tasks share mixtures of experts.
 
-    Attributes:
-        num_tasks: tasks with a mixture.
-        distinct: tasks whose mixtures are pairwise at least :data:`SAME_BELOW` apart, as many as a greedy search finds.
-        shared: most tasks whose mixtures lie within that distance of one task's, itself included.
-        widest: the largest distance between two tasks.
+    ``distinct`` tasks have mixtures pairwise at least :data:`SAME_BELOW` apart, as many as a greedy search finds.
+    ``shared`` is the most tasks whose mixtures lie within that distance of one task's, itself included. ``widest`` is
+    the largest distance between two tasks.
     """
 
     num_tasks: int
@@ -78,24 +75,18 @@ def routing(run: Run) -> list[Part]:
     if not rounds:
         return []
     last = rounds[-1]
-    num_experts = max(len(alpha) for alpha in last.alpha.values())
-    heaviest = max(weight for line in rounds for alpha in line.alpha.values() for weight in alpha)
-    top = max(heaviest, 3 / num_experts)
-    rows = [
-        Row(
-            run.title(task),
-            [*(Cell(number(w, 2), heat=round(100 * w / top)) for w in alpha), number(last.entropy.get(task), 2)],
-        )
-        for task, alpha in last.alpha.items()
-    ]
-    caption = f"Weight of each expert by task, round {last.round}"
-    columns = [*text_columns("Task", *(str(n + 1) for n in range(num_experts))), *number_columns("entropy")]
+    num_experts = max(map(len, last.alpha.values()))
+    top = max(3 / num_experts, *(weight for line in rounds for alpha in line.alpha.values() for weight in alpha))
+    rows = []
+    for task, alpha in last.alpha.items():
+        cells = [Cell(number(weight, 2), heat=round(100 * weight / top)) for weight in alpha]
+        rows.append(Row(run.title(task), [*cells, number(last.entropy.get(task), 2)]))
+    heads = [*columns("Task", *(str(n + 1) for n in range(num_experts)), style=""), *columns("entropy")]
     most = f"The largest possible entropy is ln {num_experts} = {math.log(num_experts):.2f}."
-    parts: list[Part] = [
-        Text(f"{sentence(mixtures(last.alpha))} {most}"),
-        Table("Expert weights", columns, [Group(rows)], "heat", caption),
-    ]
-    return [*parts, *_by_round(run, rounds, top), *_distance(rounds)]
+    text = Text(f"{sentence(mixtures(last.alpha))} {most}")
+    caption = f"Weight of each expert by task, round {last.round}"
+    table = Table("Expert weights", heads, [Group(rows)], "heat", caption)
+    return [text, table, *_by_round(run, rounds, top), *_distance(rounds)]
 
 
 def _by_round(run: Run, rounds: Sequence[Routing], top: float) -> list[Part]:
@@ -103,20 +94,10 @@ def _by_round(run: Run, rounds: Sequence[Routing], top: float) -> list[Part]:
         return []
     text = f"Experts downwards, rounds to the right; full colour is a weight of {number(top, 2)}. "
     text += "Below, the entropy of the mixture between 0 (one expert) and ln P (all alike)."
-    numbers = [line.round for line in rounds]
-    figures = [
-        Figure(
-            run.title(task),
-            strip(
-                numbers,
-                [line.alpha.get(task, ()) for line in rounds],
-                [line.entropy.get(task) for line in rounds],
-                run.title(task),
-                top,
-            ),
-        )
-        for task in run.ordered(task for line in rounds for task in line.alpha)
-    ]
+    figures = []
+    for task in run.ordered(task for line in rounds for task in line.alpha):
+        lines = [(line.round, line.alpha.get(task, ()), line.entropy.get(task)) for line in rounds]
+        figures.append(Figure(run.title(task), strip(lines, run.title(task), top)))
     return [Text("Expert weights round by round", "h3"), Text(text, "soft small"), Figures(figures)]
 
 

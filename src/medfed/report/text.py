@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
 from medfed.records.schema import ComparedDifference, ComparedRow, ProvenanceFile, Score
 
 MODELS = {
@@ -112,6 +116,16 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], align: st
     """Return a Markdown table; ``align`` is the rule of all columns but the first. A bar inside a cell is escaped."""
     lines = [head, ["---", *[align] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)
+
+
+def terminal_table(title: str, texts: Iterable[str], numbers: Iterable[str], others: Iterable[str] = ()) -> Table:
+    """Return an empty table for the terminal: columns of texts, of numbers, and of texts again."""
+    table = Table(*texts, title=Text(title), title_justify="left", box=SIMPLE_HEAD)
+    for head in numbers:
+        table.add_column(Text(head), justify="right")
+    for head in others:
+        table.add_column(head)
+    return table
 
 
 def origin(runs: Sequence[ProvenanceFile]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 from markupsafe import Markup
 
@@ -20,16 +20,10 @@ class Track(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table.
+    """A cell of a table, with CSS classes.
 
-    Attributes:
-        text: what is printed.
-        interval: printed small after it.
-        style: CSS classes.
-        heat: shade, as a percentage of the scale's top.
-        flag: the reason for a mark.
-        marks: signs of significance.
-        track: drawn in place of text.
+    The interval is printed small after the text. ``heat`` is the shade, as a percentage of the scale's top. ``flag`` is
+    the reason for a mark, ``marks`` are signs of significance, and ``track`` is drawn in place of text.
     """
 
     text: str = ""
@@ -74,16 +68,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
+    """A table under a caption; its first column is that of the rows' heads.
 
-    Attributes:
-        label: its name for those who do not see it.
-        columns: the first is that of the rows' heads.
-        groups: rows, grouped.
-        kind: CSS class: ``results``, ``metrics``, ``matrix``, ``lines`` or ``heat``.
-        caption: printed above.
-        spans: titles over several columns, with their number.
-        toggle: whether a switch brings the intervals.
+    ``label`` names it for those who do not see it. ``kind`` is a CSS class: ``results``, ``metrics``, ``matrix``,
+    ``lines`` or ``heat``. ``spans`` are titles over several columns, with their number. With ``toggle`` a switch brings
+    the intervals.
     """
 
     label: str
@@ -93,7 +82,6 @@ class Table:
     caption: str = ""
     spans: Sequence[tuple[str, int]] = ()
     toggle: bool = False
-    form: ClassVar[str] = "table"
 
 
 class Legend(NamedTuple):
@@ -121,7 +109,6 @@ class Figures:
     legend: Sequence[Legend] = ()
     layout: str = ""
     captions: bool = True
-    form: ClassVar[str] = "figures"
 
 
 @dataclass(frozen=True)
@@ -130,7 +117,6 @@ class Text:
 
     text: str
     style: str = ""
-    form: ClassVar[str] = "text"
 
 
 @dataclass(frozen=True)
@@ -139,7 +125,6 @@ class Pairs:
 
     rows: Sequence[tuple[str, str]]
     style: str = ""
-    form: ClassVar[str] = "pairs"
 
 
 @dataclass(frozen=True)
@@ -147,7 +132,6 @@ class Items:
     """A list of sentences."""
 
     items: Sequence[str]
-    form: ClassVar[str] = "items"
 
 
 @dataclass(frozen=True)
@@ -157,7 +141,6 @@ class Details:
     title: str
     parts: Sequence[Part]
     unfolded: bool = False
-    form: ClassVar[str] = "details"
 
 
 @dataclass(frozen=True)
@@ -179,10 +162,10 @@ class Cards:
 
     cards: Sequence[Card]
     style: str = ""
-    form: ClassVar[str] = "cards"
 
 
 Part = Table | Figures | Text | Pairs | Items | Details | Cards
+"""What a section holds; the template prints each by the name of its class."""
 
 
 class Section(NamedTuple):
@@ -215,14 +198,9 @@ class Page:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
-def text_columns(*titles: str, style: str = "") -> list[Column]:
-    """Return heads of columns that hold text."""
+def columns(*titles: str, style: str = "num") -> list[Column]:
+    """Return heads of columns that hold numbers, or with another style text."""
     return [Column(title, style=style) for title in titles]
-
-
-def number_columns(*titles: str) -> list[Column]:
-    """Return heads of columns that hold numbers."""
-    return [Column(title) for title in titles]
 
 
 def when(rows: Sized, *parts: Part) -> list[Part]:

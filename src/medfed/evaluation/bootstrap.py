@@ -39,8 +39,7 @@ def interval(
     if num_patients < 2:
         return Interval(None, None, "no interval: fewer than two patients")
     if undefined > settings.max_undefined * len(values):
-        reason = f"no interval: not defined on {undefined} of {len(values)} resamples"
-        return Interval(None, None, reason)
+        return Interval(None, None, f"no interval: not defined on {undefined} of {len(values)} resamples")
     tail = (1 - settings.level) / 2
     low, high = np.nanquantile(values, [tail, 1 - tail])
     return Interval(float(low), float(high))
@@ -56,9 +55,8 @@ def resample_weights(
     patients: Sequence[str], num_resamples: int, *key: Key
 ) -> Iterator[Float[np.ndarray, "replicate example"]]:
     """Yield, in chunks, how often each example occurs in each resample of the patients; a pure function of ``key``."""
-    index = patient_index(patients)
+    index, rng = patient_index(patients), numpy_rng(*key)
     num_patients = int(index.max()) + 1
-    rng = numpy_rng(*key)
     rows = max(1, MAX_CHUNK_VALUES // len(index))
     for start in range(0, num_resamples, rows):
         size = min(rows, num_resamples - start)

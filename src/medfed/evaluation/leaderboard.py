@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import friedmanchisquare, rankdata, studentized_range
@@ -25,8 +25,7 @@ DEPLOYED = "federated"
 """The algorithm's own model in a run's scores."""
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One finished run: its place in the grid, its primary metric by model, and what it cost."""
 
     block: tuple[str, ...]
@@ -35,22 +34,12 @@ class Entry:
     values: Mapping[str, ScoreRow]
     cost: Cost | None
 
-    @property
-    def row(self) -> ScoreRow:
-        """The algorithm's own row."""
-        return self.values[DEPLOYED]
-
 
 def leaderboard(folders: Sequence[Path], places: Sequence[Mapping[str, str]], seeds: Sequence[int]) -> LeaderboardFile:
-    """Rank the algorithms of finished runs.
+    """Rank the algorithms of finished benchmark runs.
 
-    Args:
-        folders: finished benchmark runs.
-        places: per run the sweep's axis values; the last axis is the algorithm, the others are the block.
-        seeds: per run its seed.
-
-    Raises:
-        RunError: a run has no primary metric of the algorithm's own model.
+    ``places`` holds per run the sweep's axis values: the last axis is the algorithm, the others are the block. Raises
+    RunError if a run has no primary metric of the algorithm's own model.
     """
     entries = [_entry(*parts) for parts in zip(folders, places, seeds, strict=True)]
     algorithms = tuple(dict.fromkeys(entry.algorithm for entry in entries))
@@ -71,15 +60,13 @@ def ranked(blocks: Sequence[Block], algorithms: Sequence[str]) -> LeaderboardFil
         statistic = float(friedmanchisquare(*ranks.T).pvalue)
         p = statistic if math.isfinite(statistic) else None  # all tied: no statistic
     critical = critical_difference(len(algorithms), len(complete)) if complete and len(algorithms) > 1 else None
+    by_block = dict(zip(algorithms, map(tuple, ranks.T.tolist()), strict=True))
     return LeaderboardFile(
         algorithms=tuple(algorithms),
         blocks=tuple(blocks),
         num_blocks=len(complete),
         num_left_out=len(blocks) - len(complete),
-        ranks={
-            name: Rank(mean=means.get(name), by_block=tuple(ranks[:, column].tolist()))
-            for column, name in enumerate(algorithms)
-        },
+        ranks={name: Rank(mean=means.get(name), by_block=by_block[name]) for name in algorithms},
         friedman_p=p,
         critical_difference=critical,
         groups=tuple(map(tuple, groups(means, critical))) if critical is not None else (),
@@ -118,18 +105,12 @@ def _block(name: tuple[str, ...], entries: Sequence[Entry], algorithms: Sequence
     here = [entry for entry in entries if entry.block == name]
     bounds = dict.fromkeys(model for entry in here for model in entry.values if model != DEPLOYED)
     first = {entry.seed: entry for entry in reversed(here)}  # bounds are the same for all algorithms of a seed
-    row = here[0].row
+    own = {algorithm: [entry for entry in here if entry.algorithm == algorithm] for algorithm in algorithms}
+    facts = here[0].values[DEPLOYED].model_dump(include={"task", "metric", "title", "higher_is_better", "n"})
     return Block(
         name=name,
-        task=row.task,
-        metric=row.metric,
-        title=row.title,
-        higher_is_better=row.higher_is_better,
-        n=row.n,
-        values={
-            algorithm: _standing([entry for entry in here if entry.algorithm == algorithm], DEPLOYED)
-            for algorithm in algorithms
-        },
+        **facts,
+        values={algorithm: _standing(entries, DEPLOYED) for algorithm, entries in own.items()},
         bounds={model: _standing(list(first.values()), model) for model in bounds},
     )
 

@@ -8,7 +8,7 @@ the federated-only model are baselines that the FedKIM paper leaves out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain, compress
+from itertools import compress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -36,9 +36,12 @@ def score_run(
 ) -> ScoreFile:
     """Score every task of a run, given its name, how it is scored, and the lines of its prediction file."""
     tasks = [TaskResponses.of(*parts) for parts in predictions]
-    rows, differences = zip(*(score_task(responses, seed, settings) for responses in tasks), strict=True)
-    facts = {responses.task: responses.facts for responses in tasks}
-    return ScoreFile(tasks=facts, rows=tuple(chain(*rows)), differences=tuple(chain(*differences)))
+    scored = [score_task(responses, seed, settings) for responses in tasks]
+    return ScoreFile(
+        tasks={responses.task: responses.facts for responses in tasks},
+        rows=tuple(row for rows, _ in scored for row in rows),
+        differences=tuple(row for _, differences in scored for row in differences),
+    )
 
 
 def score_task(

@@ -44,12 +44,9 @@ def two_sided_p(replicates: Replicates) -> float:
 def over_seeds(
     replicates: Float[np.ndarray, "seed replicate"], seeds: Sequence[int], bounds: tuple[float, float] = UNBOUNDED
 ) -> Replicates:
-    """Return the resampled means over seeds: patients are drawn already, here the seeds are.
+    """Return the resampled means over seeds: patients are drawn already, here the seeds are, with ``seeds`` as the key.
 
-    Args:
-        replicates: the metric at every seed and resample of the patients.
-        seeds: the key of the draws.
-        bounds: the metric's range; no mean that is returned leaves it.
+    No mean that is returned leaves ``bounds``, the metric's range.
     """
     count = len(seeds)
     mean: Replicates = replicates.mean(0)
@@ -67,12 +64,9 @@ def stretched(mean: Replicates, drawn: Replicates, stretch: float, bounds: tuple
     if math.isinf(low):
         linear: Replicates = mean + stretch * (drawn - mean)
         return linear
-    width = 1.0 if math.isinf(high) else high - low
-    start, end = ((values - low) / width for values in (mean, drawn))
-    inside = np.log if math.isinf(high) else logit
-    outside = np.exp if math.isinf(high) else expit
-    top = math.inf if math.isinf(high) else 1.0
-    start, end = start.clip(0, top), end.clip(0, top)
+    logarithmic = (1.0, math.inf, np.log, np.exp)
+    width, top, inside, outside = logarithmic if math.isinf(high) else (high - low, 1.0, logit, expit)
+    start, end = (((values - low) / width).clip(0, top) for values in (mean, drawn))
     with np.errstate(divide="ignore", invalid="ignore"):
         moved = outside(inside(start) + stretch * (inside(end) - inside(start)))
     at_edge = (start == 0) | (start == top)  # every seed is there

@@ -32,21 +32,24 @@ from jaxtyping import Float
 from sacrebleu.metrics.bleu import BLEU
 
 Words = tuple[str, ...]
-
-
+CORPUS_BLEU = "sacrebleu"
+TEXT_METRICS = {
+    "token_f1": "Token F1",
+    "exact_match": "Exact match",
+    "bleu1": "BLEU-1",
+    "rouge_l": "ROUGE-L",
+    CORPUS_BLEU: "sacreBLEU",
+}
+"""Metrics by name in ``scores.json``, with their titles; more is better."""
+ORDERS = 4
+"""n-grams of one to four words."""
 _PUNCTUATION = str.maketrans("", "", string.punctuation + "，。？！、；：")
-
-
-_HAN = re.compile(r"[\u4e00-\u9fff]")
-
-
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def words(text: str) -> Words:
     """Return the normalised words of ``text``."""
-    plain = _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION))
-    return tuple(_HAN.sub(r" \g<0> ", plain).split())
+    plain = re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(_PUNCTUATION))
+    return tuple(re.sub(r"[\u4e00-\u9fff]", r" \g<0> ", plain).split())
 
 
 def exact_match(reference: Words, answer: Words) -> float:
@@ -93,27 +96,10 @@ MEANS = {"token_f1": token_f1, "exact_match": exact_match, "bleu1": bleu1, "roug
 """Metrics that are means over examples, by their name in ``scores.json``."""
 
 
-CORPUS_BLEU = "sacrebleu"
-
-
-TEXT_METRICS = {
-    "token_f1": "Token F1",
-    "exact_match": "Exact match",
-    "bleu1": "BLEU-1",
-    "rouge_l": "ROUGE-L",
-    CORPUS_BLEU: "sacreBLEU",
-}
-"""Metrics by name in ``scores.json``, with their titles; more is better."""
-
-
 def per_example(references: Sequence[str], answers: Sequence[str]) -> dict[str, Float[np.ndarray, " example"]]:
     """Return every metric of :data:`MEANS` for every example."""
     pairs = [(words(reference), words(answer)) for reference, answer in zip(references, answers, strict=True)]
     return {name: np.array([metric(*pair) for pair in pairs], dtype=np.float64) for name, metric in MEANS.items()}
-
-
-ORDERS = 4
-"""n-grams of one to four words."""
 
 
 @cache

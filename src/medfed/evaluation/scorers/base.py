@@ -6,7 +6,6 @@ A :class:`Scorer` sees JSON values, what is true and what a model responded, and
 from __future__ import annotations
 
 import json
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -37,9 +36,7 @@ class MetricInfo(NamedTuple):
 class Scored(ABC):
     """One model's responses to the examples of a task: counted once, weighted many times.
 
-    Attributes:
-        num_examples: examples that were counted.
-        single_class: whether the model gives every example the same answer.
+    ``single_class`` says whether the model gives every example the same answer.
     """
 
     num_examples: int
@@ -57,12 +54,8 @@ class Scored(ABC):
     def points(self) -> dict[str, Score]:
         """Every metric on all examples, each counted once."""
         values = self.values(np.ones((1, self.num_examples)))
-        return {name: self._point(float(value[0])) for name, value in values.items()}
-
-    def _point(self, value: float) -> Score:
-        if math.isfinite(value):
-            return Score(value)
-        return Score(None, "not defined on these examples" if self.num_examples else "no examples")
+        why = Score(None, "not defined on these examples" if self.num_examples else "no examples")
+        return {name: Score(float(value[0])) if np.isfinite(value[0]) else why for name, value in values.items()}
 
 
 class Scorer(ABC):
@@ -123,12 +116,8 @@ class Scorer(ABC):
 class Means(Scored):
     """Metrics that are weighted means of a number per example; NaN where an example has none."""
 
-    def __init__(self, columns: Mapping[str, Sequence[float | None]], num_examples: int) -> None:
-        self.num_examples = num_examples
-        self._columns = {
-            name: np.array([np.nan if number is None else number for number in column], np.float64)
-            for name, column in columns.items()
-        }
+    def __init__(self, columns: Mapping[str, Float[np.ndarray, " example"]], num_examples: int) -> None:
+        self._columns, self.num_examples = columns, num_examples
 
     def values(self, weights: Weights) -> Values:
         """Return the means over the examples that have a number."""
@@ -136,10 +125,8 @@ class Means(Scored):
 
     def value(self, metric: str, weights: Weights) -> Replicates:
         """Return one metric's mean over the examples that have a number."""
-        column = self._columns[metric]
-        known = np.isfinite(column)
-        total = weights[:, known].sum(1)
-        summed = weights[:, known] @ column[known]
+        known = np.isfinite(self._columns[metric])
+        total, summed = weights[:, known].sum(1), weights[:, known] @ self._columns[metric][known]
         mean: np.ndarray = np.divide(summed, total, out=np.full(len(weights), np.nan), where=total > 0)
         return mean
 
@@ -154,5 +141,5 @@ class PerExample(Scorer):
     def scored(self, truths: Sequence[Json], responses: Sequence[Json]) -> Scored:
         """Return the numbers of all examples."""
         rows = [self.numbers(truth, response) for truth, response in zip(truths, responses, strict=True)]
-        columns = {metric.name: [row[metric.name] for row in rows] for metric in self.metrics}
+        columns = {metric.name: np.array([row[metric.name] for row in rows], np.float64) for metric in self.metrics}
         return Means(columns, len(rows))

@@ -11,7 +11,8 @@ from sklearn.metrics import roc_auc_score
 from medfed.core.rng import numpy_rng
 from medfed.evaluation.responses import TaskResponses
 from medfed.evaluation.score import score_task
-from medfed.evaluation.scorers.base import MetricInfo, PerExample
+from medfed.evaluation.scorers.base import MetricInfo
+from medfed.evaluation.scorers.means import PerExample
 from medfed.records.schema import Json, Prediction, ScoreRow, TaskFacts
 from medfed.study.evaluation import EvaluationSettings
 

@@ -15,7 +15,7 @@ from medfed.core.errors import StudyError
 from medfed.core.types import Batch
 from medfed.data.decode import decode
 from medfed.evaluation.scorers import SCORERS
-from medfed.evaluation.scorers.mask import REGIONS
+from medfed.evaluation.scorers.means import REGIONS
 from medfed.modalities.volume import MaskModality
 from medfed.tasks.base import Task, TaskSet
 from medfed.tasks.segmentation import region_scores, sliding_window, window_starts

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -111,35 +111,3 @@ class Scorer(ABC):
     def problem(self, truths: Sequence[Json], responses: Sequence[Json], num_answers: int) -> str | None:
         """Return what is wrong with the responses; None if nothing is."""
         return None
-
-
-class Means(Scored):
-    """Metrics that are weighted means of a number per example; NaN where an example has none."""
-
-    def __init__(self, columns: Mapping[str, Float[np.ndarray, " example"]], num_examples: int) -> None:
-        self._columns, self.num_examples = columns, num_examples
-
-    def values(self, weights: Weights) -> Values:
-        """Return the means over the examples that have a number."""
-        return {name: self.value(name, weights) for name in self._columns}
-
-    def value(self, metric: str, weights: Weights) -> Replicates:
-        """Return one metric's mean over the examples that have a number."""
-        known = np.isfinite(self._columns[metric])
-        total, summed = weights[:, known].sum(1), weights[:, known] @ self._columns[metric][known]
-        mean: np.ndarray = np.divide(summed, total, out=np.full(len(weights), np.nan), where=total > 0)
-        return mean
-
-
-class PerExample(Scorer):
-    """A scorer whose metrics are means over examples."""
-
-    @abstractmethod
-    def numbers(self, truth: Json, response: Json) -> dict[str, float | None]:
-        """Return one example's number of every metric; None or NaN where it has none."""
-
-    def scored(self, truths: Sequence[Json], responses: Sequence[Json]) -> Scored:
-        """Return the numbers of all examples."""
-        rows = [self.numbers(truth, response) for truth, response in zip(truths, responses, strict=True)]
-        columns = {metric.name: np.array([row[metric.name] for row in rows], np.float64) for metric in self.metrics}
-        return Means(columns, len(rows))

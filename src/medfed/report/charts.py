@@ -13,7 +13,6 @@ import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
 from typing import Any, NamedTuple, cast
@@ -88,8 +87,7 @@ class Series(NamedTuple):
     dots: bool = True
 
 
-@dataclass(frozen=True)
-class Bar:
+class Bar(NamedTuple):
     """One bar: its value, its interval and the values of its seeds."""
 
     name: str

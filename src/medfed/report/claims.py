@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from medfed.evaluation.verdict import CONTRADICTED, SUPPORTED, UNCLEAR, above_chance, better
 from medfed.records.schema import Difference, ScoreFile, ScoreRow
-from medfed.report.text import BEST_CONSTANT, FEDERATED, INJECTED, bounds, number, plural
+from medfed.report.models import BEST_CONSTANT, FEDERATED, INJECTED
+from medfed.report.text import bounds, number, plural
 
 CHANCE = 0.5
 """AUROC of a constant answer."""

@@ -15,28 +15,13 @@ from rich.text import Text as TerminalText
 from medfed.evaluation.verdict import better
 from medfed.records.schema import ComparedDifference, ComparedRow, ComparisonFile
 from medfed.report import html
-from medfed.report.charts import LEAST_AXES, Bar, Polygon, gain_bars
+from medfed.report.charts import Bar, Polygon, gain_bars
 from medfed.report.claims import NO_VALUE, verdict_style
+from medfed.report.models import FEDERATED, INJECTED, is_constant, model_order, model_style, model_title
 from medfed.report.published import method_title, paper_rows
 from medfed.report.run import Run
-from medfed.report.single import CONSTANT, GLANCE, RANGES, radar_figure, synthetic_banner
-from medfed.report.text import (
-    FEDERATED,
-    INJECTED,
-    MISSING,
-    bounds,
-    is_constant,
-    joined,
-    markdown_table,
-    model_order,
-    model_style,
-    model_title,
-    natural,
-    number,
-    origin,
-    plural,
-    terminal_table,
-)
+from medfed.report.single import CONSTANT, RANGES, radars, synthetic_banner
+from medfed.report.text import MISSING, bounds, joined, markdown_table, natural, number, origin, plural, terminal_table
 
 MIN_SEEDS = 5
 """Below it nothing is called significant."""
@@ -102,10 +87,10 @@ class Compared:
         title = MEANS.get(task) or self._titles.get(task) or task.upper()
         return f"{title}, {part}" if part else title
 
-    def places(self, metric: str, role: str, *, means: bool = True) -> list[Place]:
+    def places(self, metric: str, role: str) -> list[Place]:
         """Where ``metric`` has values of a role, the mean first."""
         places = dict.fromkeys(_place(row) for row in self.comparison.rows if (row.metric, row.role) == (metric, role))
-        return [place for place in sorted(places, key=lambda at: at[1] not in MEANS) if means or place[1] not in MEANS]
+        return sorted(places, key=lambda place: place[1] not in MEANS)
 
     @property
     def drawn(self) -> list[Member]:
@@ -147,7 +132,7 @@ def comparison_page(comparison: ComparisonFile, runs: Sequence[Run]) -> html.Pag
     text = "Nothing here is called significant: a difference between single runs may be one between seeds."
     sections = [
         html.Section("results", "Results", _matrices(compared)),
-        html.Section("glance", "At a glance", _radars(compared)),
+        html.Section("glance", "At a glance", radars(_glance(compared))),
         html.Section("bars", "Side by side", _bars(compared)),
         html.Section("differences", "Differences", _differences(compared)),
         html.Section("paper", "The paper's numbers", _paper(compared)),
@@ -283,18 +268,16 @@ def _marks(comparison: ComparisonFile) -> dict[tuple[str | None, ...], str]:
     return marks
 
 
-def _radars(compared: Compared) -> list[html.Part]:
-    figures = []
+def _glance(compared: Compared) -> Iterator[tuple[str, Sequence[str], Sequence[Polygon]]]:
+    """Yield per metric the unseen tasks that have it, and the values of every cell and of the best constant."""
     for metric in RANGES:
-        places = compared.places(metric, "unseen", means=False)
-        if len(places) >= LEAST_AXES:
-            polygons = [Polygon(CONSTANT, "constant", [compared.constant(*place) for place in places])]
-            for member in compared.drawn:
-                rows = [compared.row(member, *place) for place in places]
-                values = [row.value if row else None for row in rows]
-                polygons += [Polygon(member.title, member.style, values)] * (member.model == INJECTED)
-            figures.append(radar_figure(metric, [compared.title(*place[1:]) for place in places], polygons))
-    return html.when(figures, html.Text(GLANCE, "soft"), html.Figures(figures, layout="radars"))
+        places = [place for place in compared.places(metric, "unseen") if place[1] not in MEANS]
+        polygons = [Polygon(CONSTANT, "constant", [compared.constant(*place) for place in places])]
+        for member in compared.members:
+            if member.model == INJECTED:
+                values = [row.value if (row := compared.row(member, *place)) else None for place in places]
+                polygons.append(Polygon(member.title, member.style, values))
+        yield metric, [compared.title(*place[1:]) for place in places], polygons
 
 
 def _bars(compared: Compared) -> list[html.Part]:

@@ -77,12 +77,12 @@ def _partition(run: Run) -> list[Part]:
 
 def _by_round(run: Run) -> list[Part]:
     """Traffic and time by round, and the phases outside rounds."""
-    down = [(float(line.round), sum(c.bytes_down for c in line.clients) / 1e6) for line in run.rounds]
-    up = [(float(line.round), sum(c.bytes_up for c in line.clients) / 1e6) for line in run.rounds]
+    down = [(float(line.round), sum(c.bytes_down for c in line.clients) / 1e6) for line in run.lines(Round)]
+    up = [(float(line.round), sum(c.bytes_up for c in line.clients) / 1e6) for line in run.lines(Round)]
     figures = []
     if any(value for _, value in down + up):
         layers = [Series("server to clients", "c0", down), Series("clients to server", "c1", up)]
-        figures.append(_stack("MB by round", "MB", layers, rounding(run.rounds)))
+        figures.append(_stack("MB by round", "MB", layers, rounding(run.lines(Round))))
     whole = [timing for timing in run.lines(Timing) if timing.client is None]  # a client's line is inside a phase
     rounds, outside = sorted({timing.round for timing in whole if timing.round}), ""
     layers = []
@@ -105,7 +105,7 @@ def _stack(title: str, unit: str, layers: Sequence[Series], note: str) -> Figure
 def _failures(run: Run) -> list[Part]:
     """Every failure; the round went on without that update."""
     without = run.lines(Round, f"{FEDERATED_LOGS}/{Round.NAME}")
-    federations = {"with injection" if without else "local": run.rounds, "federated-only": without}
+    federations = {"with injection" if without else "local": run.lines(Round), "federated-only": without}
     rows = [
         Row(name, [Cell(text, style="plain") for text in (str(line.round), one.client, one.phase, one.reason)])
         for name, rounds in federations.items()
@@ -115,4 +115,4 @@ def _failures(run: Run) -> list[Part]:
     heads = columns("Federation", "Round", "Client", "Phase", "Reason", style="")
     table = Table("Failures", heads, [Group(rows)], "lines", "The round went on without these updates")
     none = Text("None: every client answered in every round.")
-    return when(run.rounds, Text("Failures", "h3"), table if rows else none)
+    return when(run.lines(Round), Text("Failures", "h3"), table if rows else none)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Sized
-from dataclasses import dataclass, field
+from collections.abc import Sequence, Sized
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -18,8 +17,7 @@ class Track(NamedTuple):
     chance: float | None
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """A cell of a table, with CSS classes.
 
     The interval is printed small after the text. ``heat`` is the shade, as a percentage of the scale's top. ``flag`` is
@@ -35,8 +33,7 @@ class Cell:
     track: Track | None = None
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A line of a table; ``style`` is the model's, ``note`` and ``flag`` follow the head, ``tip`` is on hover."""
 
     head: str
@@ -47,8 +44,7 @@ class Row:
     tip: str = ""
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """Rows under one heading, with a verdict at its right end."""
 
     rows: Sequence[Row]
@@ -57,8 +53,7 @@ class Group:
     verdict: Cell | None = None
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """The head of a column; by default of numbers."""
 
     title: str
@@ -66,8 +61,7 @@ class Column:
     style: str = "num"
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """A table under a caption; its first column is that of the rows' heads.
 
     ``label`` names it for those who do not see it. ``kind`` is a CSS class: ``results``, ``metrics``, ``matrix``,
@@ -91,8 +85,7 @@ class Legend(NamedTuple):
     style: str
 
 
-@dataclass(frozen=True)
-class Figure:
+class Figure(NamedTuple):
     """A titled picture."""
 
     title: str
@@ -101,8 +94,7 @@ class Figure:
     legend: Sequence[Legend] = ()
 
 
-@dataclass(frozen=True)
-class Figures:
+class Figures(NamedTuple):
     """Pictures side by side; ``layout`` is a CSS class."""
 
     figures: Sequence[Figure]
@@ -111,31 +103,27 @@ class Figures:
     captions: bool = True
 
 
-@dataclass(frozen=True)
-class Text:
+class Text(NamedTuple):
     """A paragraph with a CSS class, or a heading (``h3``)."""
 
     text: str
     style: str = ""
 
 
-@dataclass(frozen=True)
-class Pairs:
+class Pairs(NamedTuple):
     """Names and values."""
 
     rows: Sequence[tuple[str, str]]
     style: str = ""
 
 
-@dataclass(frozen=True)
-class Items:
+class Items(NamedTuple):
     """A list of sentences."""
 
     items: Sequence[str]
 
 
-@dataclass(frozen=True)
-class Details:
+class Details(NamedTuple):
     """Parts that a click unfolds."""
 
     title: str
@@ -143,21 +131,19 @@ class Details:
     unfolded: bool = False
 
 
-@dataclass(frozen=True)
-class Card:
+class Card(NamedTuple):
     """A framed box: of a dataset its facts, of a test example its views and the answers to its question."""
 
     title: str
     parts: Sequence[Part]
     image: str = ""
-    trace: Markup = field(default_factory=Markup)
+    trace: str = ""
     series: Sequence[tuple[str, Markup, str]] = ()
     question: str = ""
     answers: Sequence[tuple[str, Cell]] = ()
 
 
-@dataclass(frozen=True)
-class Cards:
+class Cards(NamedTuple):
     """Boxes side by side; ``style`` is a CSS class."""
 
     cards: Sequence[Card]
@@ -184,8 +170,7 @@ class Banner(NamedTuple):
     style: str = "warn"
 
 
-@dataclass(frozen=True)
-class Page:
+class Page(NamedTuple):
     """A report; ``kind`` stands above its name, ``origin`` says where its numbers come from."""
 
     name: str
@@ -195,7 +180,7 @@ class Page:
     verdicts: Sequence[str] = ()
     description: str = ""
     banners: Sequence[Banner] = ()
-    facts: Mapping[str, str] = field(default_factory=dict)
+    facts: Sequence[tuple[str, str]] = ()
 
 
 def columns(*titles: str, style: str = "num") -> list[Column]:

@@ -11,20 +11,10 @@ from rich.text import Text as TerminalText
 from medfed.records.schema import Block, LeaderboardFile, Standing
 from medfed.report import html
 from medfed.report.charts import rank_diagram
+from medfed.report.models import BEST_CONSTANT, is_constant, model_title
 from medfed.report.run import Run
 from medfed.report.single import synthetic_banner
-from medfed.report.text import (
-    BEST_CONSTANT,
-    MISSING,
-    duration,
-    is_constant,
-    markdown_table,
-    model_title,
-    number,
-    origin,
-    size,
-    terminal_table,
-)
+from medfed.report.text import MISSING, duration, markdown_table, number, origin, size, terminal_table
 
 LEVEL = 0.05
 COSTS = ("bytes_up", "bytes_down", "train_seconds", "peak_memory_bytes")

@@ -13,22 +13,10 @@ from rich.text import Text as TerminalText
 from medfed.records.schema import ScoreRow, SiteFile, SiteRow
 from medfed.report import html
 from medfed.report.claims import Claim, against_constant, claims
+from medfed.report.models import FEDERATED, INJECTED, is_constant, model_order, model_style, model_title
 from medfed.report.published import published_rows
 from medfed.report.run import Run
-from medfed.report.text import (
-    FEDERATED,
-    INJECTED,
-    MISSING,
-    bounds,
-    is_constant,
-    joined,
-    model_order,
-    model_style,
-    model_title,
-    natural,
-    number,
-    terminal_table,
-)
+from medfed.report.text import MISSING, bounds, joined, natural, number, terminal_table
 
 ROLES = {"trained": "Trained tasks", "unseen": "Unseen tasks"}
 PARTS = {"all": "All questions", "closed": "Closed questions", "open": "Open questions"}

@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
-from markupsafe import Markup
-
-from medfed.records.schema import CardFile, ExampleCard
-from medfed.report import claims, federation, html, learning, results, router
+from medfed.records.schema import CardFile, ExampleCard, Round
+from medfed.report import claims, federation, html, learning, results
 from medfed.report.charts import LEAST_AXES, Polygon, line_picture, radar_chart, trace_picture
+from medfed.report.models import is_constant, model_order, model_style, model_title
 from medfed.report.run import Run
-from medfed.report.text import (
-    count,
-    duration,
-    is_constant,
-    joined,
-    model_order,
-    model_style,
-    model_title,
-    number,
-    origin,
-    range_text,
-    size,
-)
+from medfed.report.text import count, duration, joined, number, origin, range_text, size
 
 RANGES = {"auroc": ("AUROC", 0.25), "accuracy": ("Accuracy", 0.0), "token_f1": ("Token F1", 0.0)}
 """Metric → title and where a radar's axes start; they end at 1. Of AUROC chance is 0.5; the paper's Figure 2 shows
 accuracy."""
 CONSTANT = "Best constant answer"
-GLANCE = (
-    "One axis per unseen task, as in Figure 2 of the FedKIM paper. Its ranges were fixed before any number was known; "
-    "a value below an axis is drawn in the centre. What lies inside the grey polygon, the best constant answer, is no "
-    "knowledge."
-)
 MOST_SKIPPED = 50
 
 
@@ -41,24 +23,30 @@ def run_page(run: Run) -> html.Page:
     """Return the page of one run."""
     sections = [
         html.Section("results", "Results", results.headline(run)),
-        html.Section("glance", "At a glance", _glance(run)),
+        html.Section("glance", "At a glance", radars(_glance(run))),
         html.Section("examples", "Examples", _examples(run)),
         html.Section("open-questions", "Answers in words", results.open_questions(run)),
         html.Section("calibration", "Calibration", learning.reliability(run)),
-        html.Section("router", "Router", router.routing(run)),
+        html.Section("router", "Router", learning.routing(run)),
         html.Section("learning", "Learning", learning.curves(run)),
         html.Section("metrics", "All metrics", results.all_metrics(run)),
         html.Section("clients", "By client", results.by_client(run)),
         html.Section("sites", "At the sites", results.at_sites(run)),
         html.Section("federation", "Federation", federation.federation(run)),
         html.Section("data", "Data", _data(run)),
+        html.Section(
+            "configuration", "Configuration and provenance", _configuration(run)
+        ),  # last: it names what is absent
     ]
-    sections.append(html.Section("configuration", "Configuration and provenance", _configuration(run)))  # needs notes
     nothing = ["This run has no scores yet, so it says nothing about the method."]
     verdicts = claims.sentences(run.all_scores) if run.all_scores.rows else nothing
     kind, made = f"medfed run {run.folder.name}", origin([run.provenance])
-    facts = {label: text for label, text in _facts(run) if text}
-    return html.Page(run.name, kind, sections, made, verdicts, run.study.description, _banners(run), facts)
+    text = "Its fingerprint after injection differs from the one before, though it should be frozen. Do not use these "
+    banners = synthetic_banner([run])
+    if _frozen(run) is False:
+        banners.append(html.Banner("The foundation model changed.", f"{text}numbers.", "alarm"))
+    facts = [(label, text) for label, text in _facts(run) if text]
+    return html.Page(run.name, kind, sections, made, verdicts, run.study.description, banners, facts)
 
 
 def synthetic_banner(runs: Sequence[Run]) -> list[html.Banner]:
@@ -70,30 +58,29 @@ def synthetic_banner(runs: Sequence[Run]) -> list[html.Banner]:
     return [html.Banner("Synthetic data.", text)] if titles else []
 
 
-def radar_figure(metric: str, tasks: Sequence[str], polygons: Sequence[Polygon]) -> html.Figure:
-    """Draw the radar of a metric over titled tasks; later polygons lie on top."""
-    title, low = RANGES[metric]
-    picture = radar_chart(tasks, (low, 1.0), polygons, f"{title} on the unseen tasks")
-    legend = [html.Legend(polygon.name, polygon.style) for polygon in [*polygons[1:], polygons[0]]]
-    return html.Figure(title, picture, f"Every axis runs from {low:g} in the centre to 1.", legend)
-
-
-def _banners(run: Run) -> list[html.Banner]:
-    text = "Its fingerprint after injection differs from the one before, though it should be frozen. Do not use these "
-    changed = (
-        [html.Banner("The foundation model changed.", f"{text}numbers.", "alarm")] if _frozen(run) is False else []
-    )
-    return [*synthetic_banner([run]), *changed]
+def radars(drawn: Iterable[tuple[str, Sequence[str], Sequence[Polygon]]]) -> list[html.Part]:
+    """Draw a radar per metric over its titled tasks, where there are enough; later polygons lie on top."""
+    text = "One axis per unseen task, as in Figure 2 of the FedKIM paper. Its ranges were fixed before any number was "
+    text += "known; a value below an axis is drawn in the centre. What lies inside the grey polygon, the best constant "
+    text += "answer, is no knowledge."
+    figures = []
+    for metric, tasks, polygons in drawn:
+        if len(tasks) >= LEAST_AXES:
+            title, low = RANGES[metric]
+            picture = radar_chart(tasks, (low, 1.0), polygons, f"{title} on the unseen tasks")
+            legend = [html.Legend(polygon.name, polygon.style) for polygon in [*polygons[1:], polygons[0]]]
+            figures.append(html.Figure(title, picture, f"Every axis runs from {low:g} in the centre to 1.", legend))
+    return html.when(figures, html.Text(text, "soft"), html.Figures(figures, layout="radars"))
 
 
 def _facts(run: Run) -> Iterator[tuple[str, str]]:
     """Yield the key figures under the verdict."""
-    clients = {client.client for line in run.rounds for client in line.clients}
+    clients = {client.client for line in run.lines(Round) for client in line.clients}
     clients |= set(federation.class_counts(run.partition))
-    moved = sum(client.bytes_up + client.bytes_down for line in run.rounds for client in line.clients)
+    moved = sum(client.bytes_up + client.bytes_down for line in run.lines(Round) for client in line.clients)
     parameters, cost = run.provenance.foundation.get("num_parameters"), run.provenance.cost
     yield "clients", str(len(clients) or "")
-    yield "rounds", str(max((line.round for line in run.rounds), default=""))
+    yield "rounds", str(max((line.round for line in run.lines(Round)), default=""))
     yield "algorithm", str(run.setting("algorithm.name") or run.setting("algorithm") or "")
     yield "partition", run.partition.scheme if run.partition.hash else ""
     yield "LLM parameters", count(int(parameters)) if isinstance(parameters, int | float) else ""
@@ -117,22 +104,18 @@ def _frozen(run: Run) -> bool | None:
     return before == after if before and after else None
 
 
-def _glance(run: Run) -> list[html.Part]:
-    """One radar per metric over the unseen tasks that have it; none where there are too few."""
+def _glance(run: Run) -> Iterator[tuple[str, Sequence[str], Sequence[Polygon]]]:
+    """Yield per metric the unseen tasks that have it, and the values of every model and of the best constant."""
     rows = [row for row in run.all_scores.rows if row.role == "unseen" and row.part in results.WHOLE]
-    figures = []
     for metric in RANGES:
         held = {(row.model, row.task): row for row in rows if row.metric == metric}
         tasks = run.ordered(task for _, task in held)
-        if len(tasks) >= LEAST_AXES:
-            best = [results.best_constant(row for row in held.values() if row.task == task) for task in tasks]
-            polygons = [Polygon(CONSTANT, "constant", [row.value if row else None for row in best])]
-            for model in model_order(model for model, _ in held if not is_constant(model)):
-                mine = [held.get((model, task)) for task in tasks]
-                values = [row.value if row else None for row in mine]
-                polygons.append(Polygon(model_title(model), model_style(model), values))
-            figures.append(radar_figure(metric, list(map(run.title, tasks)), polygons))
-    return html.when(figures, html.Text(GLANCE, "soft"), html.Figures(figures, layout="radars"))
+        best = [results.best_constant(row for row in held.values() if row.task == task) for task in tasks]
+        polygons = [Polygon(CONSTANT, "constant", [row.value if row else None for row in best])]
+        for model in model_order(model for model, _ in held if not is_constant(model)):
+            values = [row.value if (row := held.get((model, task))) else None for task in tasks]
+            polygons.append(Polygon(model_title(model), model_style(model), values))
+        yield metric, list(map(run.title, tasks)), polygons
 
 
 def _examples(run: Run) -> list[html.Part]:
@@ -163,7 +146,7 @@ def _example(card: ExampleCard, title: str) -> html.Card:
     image = next((view.png for view in card.views if view.kind == "image"), "")
     lines = [view for view in card.views if view.kind == "line"]
     series = [(view.title, line_picture(view.title, view.values), range_text(view.values)) for view in lines]
-    return html.Card(title, withheld, image, traces[0] if traces else Markup(), series, card.question, answers)
+    return html.Card(title, withheld, image, traces[0] if traces else "", series, card.question, answers)
 
 
 def _data(run: Run) -> list[html.Part]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import compress
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -24,7 +24,6 @@ from medfed.evaluation.text_metrics import CORPUS_BLEU, signature
 from medfed.records.schema import Difference, Prediction, ScoreFile, ScoreRow, TaskFacts
 from medfed.study.evaluation import EvaluationSettings
 
-R = TypeVar("R", ScoreRow, Difference)
 LIKELIHOOD_METRICS = ("auroc", "balanced_accuracy", "accuracy")
 """Metrics of the likelihood of yes against no, of open questions whose reference is one of them."""
 
@@ -55,8 +54,10 @@ def score_task(
     rows, differences = table.rows(), table.differences()
     if isinstance(responses.scorer, Questions) and (choice := likelihoods(responses)) is not None:
         more = _Table(choice, seed, settings or EvaluationSettings())
-        rows += [_closed(row) for row in more.rows() if row.metric in LIKELIHOOD_METRICS]
-        differences += [_closed(row) for row in more.differences() if row.metric in LIKELIHOOD_METRICS]
+        closed = {"part": "closed", "primary": False}
+        rows += [row.model_copy(update=closed) for row in more.rows() if row.metric in LIKELIHOOD_METRICS]
+        gaps = [gap for gap in more.differences() if gap.metric in LIKELIHOOD_METRICS]
+        differences += [gap.model_copy(update=closed) for gap in gaps]
     return rows, differences
 
 
@@ -76,10 +77,6 @@ def likelihoods(responses: TaskResponses) -> TaskResponses | None:
         list(compress(targets, closed)),
         {model: [response["probabilities"] for response in column] for model, column in given.items()},
     )
-
-
-def _closed(row: R) -> R:
-    return row.model_copy(update={"part": "closed", "primary": False})
 
 
 class _Table:

@@ -55,25 +55,14 @@ def tone(name: str) -> str:
     return f"#fe00{TONES.index(name):02x}"
 
 
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "medfed",
-    "path.simplify": False,
-    "text.parse_math": False,
-    "font.size": 11,
-    "axes.edgecolor": tone("rule"),
-    "axes.labelpad": 2,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": tone("grid"),
-    "grid.linewidth": 1,
-    "lines.solid_capstyle": "round",
-    "lines.solid_joinstyle": "round",
-    **{f"axes.spines.{side}": False for side in ("left", "right", "top")},
-    **{f"{axis}tick.major.{name}": size for axis in "xy" for name, size in (("size", 0), ("pad", 6))},
-    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), tone("soft")),
-}
+STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "medfed", "font.size": 11, "axes.labelpad": 2}
+STYLE |= {"axes.grid.axis": "y", "axes.edgecolor": tone("rule"), "grid.color": tone("grid"), "grid.linewidth": 1}
+STYLE |= dict.fromkeys(("axes.axisbelow", "axes.grid"), True)
+STYLE |= dict.fromkeys(("path.simplify", "text.parse_math"), False)
+STYLE |= dict.fromkeys(("lines.solid_capstyle", "lines.solid_joinstyle"), "round")
+STYLE |= dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), tone("soft"))
+STYLE |= {f"axes.spines.{side}": False for side in ("left", "right", "top")}
+STYLE |= {f"{axis}tick.major.{name}": size for axis in "xy" for name, size in (("size", 0), ("pad", 6))}
 """The difference from matplotlib's defaults."""
 DASHED: dict[str, Any] = {"color": tone("constant"), "lw": 1.2, "ls": (0, (3, 3))}
 
@@ -403,9 +392,7 @@ def _drawing(
 def _radar_axes(axes: Any, angles: Sequence[float], titles: Sequence[str], limits: Point) -> None:
     """Put a title and its range at every axis, and a ring every :data:`RING`."""
     low, high = limits
-    axes.set_theta_zero_location("N")
-    axes.set_theta_direction(-1)
-    axes.set_ylim(low, high)
+    axes.set(theta_zero_location="N", theta_direction=-1, ylim=limits)
     axes.spines["polar"].set_visible(False)
     rings = [step * RING for step in range(1, 5) if step * RING > low]
     axes.set_rgrids(rings, [f"{ring:.2g}" for ring in rings], angle=0, ha="left", va="top")

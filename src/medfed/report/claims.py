@@ -38,11 +38,6 @@ class Claim(NamedTuple):
             return "one answer only" if self.row.single_class else ""
         return f"{number(self.row.value, signed=True)} {bounds(self.row, 3, signed=True)}".strip()
 
-    @property
-    def style(self) -> str:
-        """The CSS classes of the verdict."""
-        return verdict_style(self.verdict)
-
 
 def claims(scores: ScoreFile) -> dict[str, Claim]:
     """Return the claim on every task of a run with an injected LLM.
@@ -70,12 +65,8 @@ def against_constant(gap: Difference) -> Claim:
 def sentences(scores: ScoreFile) -> list[str]:
     """Return the verdicts in words, one sentence per kind of task; none for a run without an injected LLM."""
     made = list(claims(scores).values())
-    by_kind = {kind: [claim.verdict for claim in made if claim.text == kind] for kind in KINDS}
-    return [
-        f"{KINDS[kind].format(plural(len(verdicts), 'task'))}: {tally(verdicts)}."
-        for kind, verdicts in by_kind.items()
-        if verdicts
-    ]
+    by_kind = {sentence: [claim.verdict for claim in made if claim.text == kind] for kind, sentence in KINDS.items()}
+    return [f"{text.format(plural(len(held), 'task'))}: {tally(held)}." for text, held in by_kind.items() if held]
 
 
 def tally(verdicts: Iterable[str]) -> str:

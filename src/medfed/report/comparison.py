@@ -12,6 +12,8 @@ from typing import NamedTuple
 from rich.table import Table as TerminalTable
 from rich.text import Text as TerminalText
 
+from medfed.evaluation.metrics import METRICS as CLOSED_METRICS
+from medfed.evaluation.text_metrics import TEXT_METRICS
 from medfed.evaluation.verdict import better
 from medfed.records.schema import ComparedDifference, ComparedRow, ComparisonFile
 from medfed.report import html
@@ -19,6 +21,7 @@ from medfed.report.charts import Bar, Polygon, gain_bars
 from medfed.report.claims import NO_VALUE, verdict_style
 from medfed.report.models import FEDERATED, INJECTED, is_constant, model_order, model_style, model_title
 from medfed.report.published import method_title, paper_rows
+from medfed.report.results import ROLES, WHOLE
 from medfed.report.run import Run
 from medfed.report.single import CONSTANT, RANGES, radars, synthetic_banner
 from medfed.report.text import MISSING, bounds, joined, markdown_table, natural, number, origin, plural, terminal_table
@@ -28,27 +31,15 @@ MIN_SEEDS = 5
 CELL_STYLES = ("c0", "c2", "c3", "c4", "c5", "c6")
 """Colours of the cells; the orange between the first two is the federated-only model's."""
 MEANS = {"mean-trained": "Mean of the trained tasks", "mean-unseen": "Mean of the unseen tasks"}
-ROLES = {"trained": "Trained tasks", "unseen": "Unseen tasks"}
-METRICS = {
-    "auroc": "AUROC",
-    "balanced_accuracy": "Balanced accuracy",
-    "accuracy": "Accuracy",
-    "precision": "Precision",
-    "recall": "Recall",
-    "f1": "F1",
-    "token_f1": "Token F1",
-    "exact_match": "Exact match",
-    "bleu1": "BLEU-1",
-    "rouge_l": "ROUGE-L",
-}
+_TITLES = {metric.name: metric.title for metric in CLOSED_METRICS} | TEXT_METRICS
+CLOSED = ("auroc", "balanced_accuracy", "accuracy", "precision", "recall", "f1")
+METRICS = {name: _TITLES[name] for name in (*CLOSED, "token_f1", "exact_match", "bleu1", "rouge_l")}
 """The metrics that tables of one task have."""
 TABULATED = ("auroc", "balanced_accuracy", "token_f1", "bleu1", "exact_match")
 """The metrics with a table over all tasks."""
 PAPER_METRICS = ("accuracy", "precision", "recall", "f1", "bleu1")
 COMPARED = ("auroc", "token_f1")
 """Metrics whose differences are listed in Markdown."""
-WHOLE = (None, "all")
-"""Parts that mean all of a task's questions."""
 BAR_LIMITS = {"auroc": (0.3, 1.0), "balanced_accuracy": (0.3, 1.0)}
 """Declared axes of the bars; others run from 0 to 1."""
 NO_SETTINGS = {"seed", "name", "description"}

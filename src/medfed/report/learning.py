@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medfed.evaluation.metrics import reliability_curve
+from medfed.evaluation.metrics import ReliabilityPoint, reliability_curve
 from medfed.records.schema import Development, Prediction, Round, Routing, Step
 from medfed.report.charts import Point, Series, colour, line_chart, padded, reliability_chart, strip
 from medfed.report.html import Cell, Figure, Figures, Group, Legend, Part, Row, Table, Text, columns, when
@@ -59,7 +59,8 @@ def _development(run: Run) -> list[Part]:
         mine = [row for row in development if row.task == task]
         watched = dict.fromkeys(name for row in mine for name, value in row.values.items() if value is not None)
         metric = primary[task] if primary.get(task) in watched else next(iter(watched), "")
-        by_model = {model: _points([row for row in mine if row.model == model], metric) for model in models}
+        known = [(row.model, (float(row.round), y)) for row in mine if (y := row.values.get(metric)) is not None]
+        by_model = {model: [point for name, point in known if name == model] for model in models}
         series = [Series(model_title(m), model_style(m), points) for m, points in by_model.items() if points]
         if series:
             title = f"{run.title(task)}, {titles.get(metric, metric)}"
@@ -110,10 +111,6 @@ def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
     return list(points) if len(points) <= most else [_mean(points[a:b]) for a, b in pairwise(cuts)]
 
 
-def _points(rows: Sequence[Development], metric: str) -> list[Point]:
-    return [(float(row.round), value) for row in rows if (value := row.values.get(metric)) is not None]
-
-
 def _legend(models: Sequence[str]) -> list[Legend]:
     return [Legend(model_title(model), model_style(model)) for model in model_order(models)]
 
@@ -122,13 +119,13 @@ def _mean(points: Sequence[Point]) -> Point:
     return sum(x for x, _ in points) / len(points), sum(y for _, y in points) / len(points)
 
 
-def _curve(lines: Sequence[Prediction], model: str) -> list[tuple[float, float, int]]:
+def _curve(lines: Sequence[Prediction], model: str) -> list[ReliabilityPoint]:
     """Return the reliability curve of a closed task's model; nothing for other kinds of answers."""
     held = [(line.truth, line.responses[model]) for line in lines if line.responses.get(model) is not None]
     if not held or not all(isinstance(truth, int) and _are_probabilities(response) for truth, response in held):
         return []
     targets, scores = np.array([truth for truth, _ in held]), np.array([response for _, response in held], float)
-    return [(point.confidence, point.observed, point.num_examples) for point in reliability_curve(targets, scores)]
+    return list(reliability_curve(targets, scores))
 
 
 def _are_probabilities(response: Any) -> bool:

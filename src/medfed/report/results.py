@@ -12,7 +12,7 @@ from rich.text import Text as TerminalText
 
 from medfed.records.schema import ScoreRow, SiteFile, SiteRow
 from medfed.report import html
-from medfed.report.claims import Claim, against_constant, claims
+from medfed.report.claims import Claim, against_constant, claims, verdict_style
 from medfed.report.models import FEDERATED, INJECTED, is_constant, model_order, model_style, model_title
 from medfed.report.published import published_rows
 from medfed.report.run import Run
@@ -179,7 +179,8 @@ def _headline_table(run: Run, tasks: Collection[str], title: str, judged: dict[s
     rows = [row for row in run.scores.rows if row.task in tasks]
     titles = dict.fromkeys(row.title for row in rows if row.primary)
     second = any(row.metric == BALANCED and not row.primary for row in rows)
-    low = _axis_low(row for row in run.scores.rows if row.primary)
+    lows = [value for row in run.scores.rows if row.primary for value in (row.ci_low, row.value) if value is not None]
+    low = max(0.0, math.floor(min([0.4, *lows]) * 10) / 10)  # a round number below all intervals, and below 0.5
     columns = [MODEL, html.Column(joined(titles) if len(titles) == 1 else "Primary metric", "[95 % CI]")]
     columns += [html.Column("", f"{low:g}", "axis"), *html.columns(*["Balanced accuracy"] * second)]
     groups = []
@@ -202,12 +203,6 @@ def _headline_table(run: Run, tasks: Collection[str], title: str, judged: dict[s
         metric = f"{next(iter(primary.values())).title}, " if len(titles) > 1 else ""
         groups.append(html.Group(lines, run.title(task), metric + size_text(mine[0]), claim))
     return html.Table(title, columns, groups, "results", title)
-
-
-def _axis_low(rows: Iterable[ScoreRow]) -> float:
-    """Return a round number below all intervals, and below 0.5."""
-    lows = [value for row in rows for value in (row.ci_low, row.value) if value is not None]
-    return max(0.0, math.floor(min([0.4, *lows]) * 10) / 10)
 
 
 def _track(row: ScoreRow, low: float, constant: ScoreRow | None) -> html.Cell:
@@ -265,7 +260,7 @@ def _score(row: ScoreRow | None) -> html.Cell:
 
 
 def _verdict(claim: Claim) -> html.Cell:
-    return html.Cell(f"{claim.text}: {claim.verdict}", claim.evidence, claim.style)
+    return html.Cell(f"{claim.text}: {claim.verdict}", claim.evidence, verdict_style(claim.verdict))
 
 
 def _is_stuck(row: ScoreRow) -> bool:

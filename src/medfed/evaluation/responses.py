@@ -148,12 +148,17 @@ class TaskResponses:
 
     def score(self, model: str, part: str | None, metric: str) -> Score:
         """Return a metric's value on all examples; of a group, the mean of its members' values."""
-        return mean_score([self.scored[name, part].points[metric] for name in self.models[model, part]])
+        scores = [self.scored[name, part].points[metric] for name in self.models[model, part]]
+        values = [one.value for one in scores if one.value is not None]
+        reason = next((one.reason for one in scores if one.reason), None)
+        return Score(sum(values) / len(values) if len(values) == len(scores) else None, reason)
 
     def weighted(self, model: str, part: str | None, metric: str, weights: Weights) -> Replicates:
         """Return a metric per row of example weights; NaN where it is not defined."""
-        names = self.models[model, part]
-        return mean_replicates([self.scored[n, part].value(metric, self.weights_of(n, weights)) for n in names])
+        members = {name: self.scored[name, part] for name in self.models[model, part]}
+        parts = [member.value(metric, self.weights_of(name, weights)) for name, member in members.items()]
+        mean: Replicates = np.mean(parts, axis=0)
+        return mean
 
     def weights_of(self, model: str, weights: Weights) -> Float[np.ndarray, "replicate answered"]:
         """Return the weights of the examples that the model responded to."""
@@ -197,18 +202,3 @@ class TaskResponses:
     def _broken(self, what: str) -> RunError:
         hint = "give a patient, a truth and a response for every example, in one order"
         return RunError(what, where=f"predictions of task {self.task}", hint=hint)
-
-
-def mean_score(scores: Sequence[Score]) -> Score:
-    """Return the mean; None with the reason of the first that has no value."""
-    if len(scores) == 1:
-        return scores[0]
-    values = [one.value for one in scores if one.value is not None]
-    reason = next((one.reason for one in scores if one.reason), None)
-    return Score(sum(values) / len(values), reason) if len(values) == len(scores) else Score(None, reason)
-
-
-def mean_replicates(parts: Sequence[Replicates]) -> Replicates:
-    """Return the mean over a group's members, replicate by replicate."""
-    mean: Replicates = parts[0] if len(parts) == 1 else np.mean(parts, axis=0)
-    return mean

@@ -16,7 +16,7 @@ from jaxtyping import Bool
 
 from medfed.evaluation.bootstrap import interval, resample_weights
 from medfed.evaluation.metrics import Score
-from medfed.evaluation.responses import TaskResponses, is_constant, mean_replicates
+from medfed.evaluation.responses import TaskResponses, is_constant
 from medfed.evaluation.scorers.base import MetricInfo, Replicates, Values
 from medfed.evaluation.scorers.choice import Choice
 from medfed.evaluation.scorers.words import Questions
@@ -91,22 +91,16 @@ class _Table:
         return [self._row(*key, metric) for key in self._responses.models for metric in self._metrics]
 
     def differences(self) -> list[Difference]:
-        models = self._responses.models
-        answered = self._responses.answered
+        models, answered, constant = self._responses.models, self._responses.answered, self._responses.scorer.baseline
+        pairs = [(model, constant) for model, _ in models if constant and not is_constant(model)]
         return [
             self._difference(model, baseline, part, metric)
-            for model, baseline in self._pairs()
+            for model, baseline in dict.fromkeys([*pairs, *self._settings.comparisons])
             for part in self._responses.masks
             if (model, part) in models and (baseline, part) in models
             if np.array_equal(answered[model], answered[baseline])
             for metric in self._metrics
         ]
-
-    def _pairs(self) -> list[tuple[str, str]]:
-        baseline = self._responses.scorer.baseline
-        models = dict.fromkeys(model for model, _ in self._responses.models if not is_constant(model))
-        pairs = [(model, baseline) for model in models] if baseline else []
-        return list(dict.fromkeys([*pairs, *self._settings.comparisons]))
 
     def _row(self, model: str, part: str | None, metric: MetricInfo) -> ScoreRow:
         responses = self._responses
@@ -182,7 +176,7 @@ class _Table:
         names = [metric.name for metric in self._metrics]
         single = {key: {n: np.concatenate([one[n] for one in held]) for n in names} for key, held in parts.items()}
         return {
-            (model, part): {n: mean_replicates([single[one, part][n] for one in members]) for n in names}
+            (model, part): {n: np.mean([single[one, part][n] for one in members], axis=0) for n in names}
             for (model, part), members in responses.models.items()
         }
 

@@ -44,8 +44,7 @@ KEPT = ("d", "x", "y", "transform")
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 """Characters that XML forbids."""
 STYLESHEET = Path(__file__).parent / "templates" / "style.css"
-Real = float | int
-Point = tuple[Real, Real]
+Point = tuple[float, float]
 PLOT = (38.0, 10.0, 8.0, 34.0)
 """Margins of a plot: left, right, top, bottom in user units."""
 
@@ -104,7 +103,9 @@ def line_chart(
 ) -> Markup:
     """Draw lines over rounds or steps; ``y`` is the axis' range and ``reference`` a dashed level."""
     xs, ys = zip(*(point for line in series for point in line.points), strict=True)
-    low, high = y or padded(ys, 0.0)
+    low, high = y or (min(0.0, *ys), max(0.0, *ys))
+    if y is None:
+        high = high + 0.05 * (high - low) if high > low else low + 1.0
     with _drawing(280, 190) as axes:
         margin = 0.0 if max(xs) > min(xs) else 0.5
         axes.set(xlim=(min(xs) - margin, max(xs) + margin), ylim=(low, high), xlabel=x_label)
@@ -118,7 +119,7 @@ def line_chart(
         return _svg(axes, f"{what} by {x_label}", ends)
 
 
-def reliability_chart(curves: Sequence[tuple[str, str, Sequence[tuple[Real, Real, int]]]], what: str) -> Markup:
+def reliability_chart(curves: Sequence[tuple[str, str, Sequence[tuple[float, float, int]]]], what: str) -> Markup:
     """Draw observed frequency over predicted probability.
 
     A curve is a name, a colour and points (predicted, observed, number of examples). A dot's area is its share.
@@ -156,22 +157,20 @@ def gain_bars(bars: Sequence[Bar], level: float, limits: Point, what: str) -> Ma
 
     A value outside ``limits`` is cut at the edge.
     """
-
-    def cut(value: float) -> float:
-        return min(max(value, limits[0]), limits[1])
-
     with _drawing(280, 150, (34, 6, 8, 8)) as axes:
         axes.set(xlim=(-0.5, max(len(bars), 1) - 0.5), ylim=limits, xticks=[])
         for place, bar in enumerate(bars):
             if bar.value is None:
                 continue
-            (box,) = axes.bar(place, cut(bar.value) - level, 0.78, level, color=tone(bar.style), alpha=0.45)
+            height = np.clip(bar.value, *limits) - level
+            (box,) = axes.bar(place, height, 0.78, level, color=tone(bar.style), alpha=0.45)
             _tip(box, str(bar))
             if bar.ci_low is not None and bar.ci_high is not None:
-                axes.plot((place, place), (cut(bar.ci_low), cut(bar.ci_high)), color=tone(bar.style), lw=2.2)
-            for index, seed in enumerate(bar.seeds if len(bar.seeds) > 1 else ()):
+                whisker = np.clip((bar.ci_low, bar.ci_high), *limits)
+                axes.plot((place, place), whisker, color=tone(bar.style), lw=2.2)
+            for index, seed in enumerate(np.clip(bar.seeds, *limits) if len(bar.seeds) > 1 else ()):
                 x = place + 0.25 * (2 * index / (len(bar.seeds) - 1) - 1)
-                axes.plot(x, cut(seed), "o", ms=3.8, mfc=tone("page"), mec=tone(bar.style), zorder=3)
+                axes.plot(x, seed, "o", ms=3.8, mfc=tone("page"), mec=tone(bar.style), zorder=3)
         axes.plot(axes.get_xlim(), (level, level), **DASHED)
         ends = f"Axis from {limits[0]:g} to {limits[1]:g}, best constant answer {number(level)}. "
         return _svg(axes, what, ends + "; ".join(map(str, bars)))
@@ -198,8 +197,8 @@ def radar_chart(titles: Sequence[str], limits: Point, polygons: Sequence[Polygon
             axes.plot(*zip(*corners, corners[0], strict=True), color=tone(polygon.style), **edge)
             for corner, (_, title, value) in zip(corners, known, strict=True):
                 _dot(axes, corner, polygon.style, f"{polygon.name}, {title}: {number(value)}")
-        lines = [[f"{t} {number(v)}" for t, v in zip(titles, p.values, strict=True)] for p in polygons]
-        values = "; ".join(f"{p.name}: {', '.join(line)}" for p, line in zip(polygons, lines, strict=True))
+        lines = [", ".join(f"{t} {number(v)}" for t, v in zip(titles, p.values, strict=True)) for p in polygons]
+        values = "; ".join(f"{p.name}: {line}" for p, line in zip(polygons, lines, strict=True))
         return _svg(axes, f"{what}, axes from {low:g} to {high:g}", values, "radar")
 
 
@@ -249,8 +248,7 @@ def trace_picture(title: str, values: Sequence[float | None], seconds: float, un
     with _drawing(300, 84, (0, 0, 0, 0)) as axes:
         axes.set(xlim=(0, boxes), ylim=(low * BOX_MILLIVOLTS, high * BOX_MILLIVOLTS))
         axes.vlines(range(boxes + 1), *axes.get_ylim(), color=tone("paper"), lw=0.6)
-        heights = [BOX_MILLIVOLTS * step for step in range(low, high + 1)]
-        axes.hlines(heights, 0, boxes, color=tone("paper"), lw=0.6)
+        axes.hlines(BOX_MILLIVOLTS * np.arange(low, high + 1), 0, boxes, color=tone("paper"), lw=0.6)
         places = [boxes * index / max(len(values) - 1, 1) for index in range(len(values))]
         axes.plot(places, np.array(values, float), color=tone("ink"), lw=1.1)
         axes.set_axis_off()
@@ -281,7 +279,7 @@ def rank_diagram(ranks: Mapping[str, float], critical: float, groups: Sequence[S
     half, foot = (count + 1) // 2, top + 12.0 * len(groups) + 10
     quiet: dict[str, Any] = {"color": tone("soft"), "lw": 1}
 
-    def x(rank: Real) -> float:
+    def x(rank: float) -> float:
         return start + (rank - 1) / max(count - 1, 1) * (end - start)
 
     with _drawing(640, foot + line * half + 14, None) as axes:
@@ -357,15 +355,9 @@ def colour(index: int, total: int) -> str:
     return f"c{index}" if total <= NUM_COLOURS else "many"
 
 
-def padded(values: Sequence[Real], floor: Real) -> Point:
-    """Return a range around ``values`` that starts at ``floor`` or lower."""
-    low, high = min(floor, *values), max(floor, *values)
-    return low, high + 0.05 * (high - low) if high > low else low + 1.0
-
-
 @contextmanager
 def _drawing(
-    width: Real, height: Real, margins: tuple[Real, ...] | None = PLOT, *, polar: bool = False
+    width: float, height: float, margins: tuple[float, ...] | None = PLOT, *, polar: bool = False
 ) -> Iterator[Axes]:
     """Give the axes of a new chart; sizes are in user units, of which a point of matplotlib's is one.
 
@@ -377,8 +369,7 @@ def _drawing(
         rcParams.update(STYLE)
         left, right, top, bottom = margins or (0.0,) * 4
         box = (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
-        figure = Figure((width / 72, height / 72), frameon=False)
-        axes = figure.add_axes(box, polar=polar)
+        axes = Figure((width / 72, height / 72), frameon=False).add_axes(box, polar=polar)
         axes.patch.set_visible(False)
         if margins is None:
             axes.set(xlim=(0, width), ylim=(height, 0))
@@ -406,7 +397,7 @@ def _radar_axes(axes: Any, angles: Sequence[float], titles: Sequence[str], limit
         axes.text(angle, low + 1.14 * (high - low), text, ha=across, va=down, color=tone("ink"))
 
 
-def _dot(axes: Axes, point: Point, style: str, tip: str, size: Real = 5.2) -> None:
+def _dot(axes: Axes, point: Point, style: str, tip: str, size: float = 5.2) -> None:
     """Mark a point; the federated-only model's dots are open, so that two models differ without colour."""
     hollow = style == "federated"
     face, edge = tone("card") if hollow else tone(style), 1.5 if hollow else 0
@@ -418,7 +409,7 @@ def _box(axes: Axes, corner: Point, size: Point, style: str, alpha: float = 1.0)
     return axes.add_patch(Rectangle(corner, *size, fc=tone(style), alpha=alpha, lw=0))
 
 
-def _text(axes: Axes, x: Real, y: Real, text: str, align: str, style: str = "soft", **font: Any) -> Artist:
+def _text(axes: Axes, x: float, y: float, text: str, align: str, style: str = "soft", **font: Any) -> Artist:
     return axes.text(x, y, text, ha=align, color=tone(style), **font)
 
 

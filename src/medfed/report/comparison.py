@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rich.table import Table as TerminalTable
-from rich.text import Text as TerminalText
 
 from medfed.evaluation.metrics import METRICS as CLOSED_METRICS
 from medfed.evaluation.text_metrics import TEXT_METRICS
@@ -28,8 +27,8 @@ from medfed.report.text import MISSING, bounds, joined, markdown_table, natural,
 
 MIN_SEEDS = 5
 """Below it nothing is called significant."""
-CELL_STYLES = ("c0", "c2", "c3", "c4", "c5", "c6")
-"""Colours of the cells; the orange between the first two is the federated-only model's."""
+CELL_STYLES = ("c0", "c2", "c3", "c4", "c5", "c6", "many")
+"""Colours of the cells, the last of all further ones; the orange after the first is the federated-only model's."""
 MEANS = {"mean-trained": "Mean of the trained tasks", "mean-unseen": "Mean of the unseen tasks"}
 _TITLES = {metric.name: metric.title for metric in CLOSED_METRICS} | TEXT_METRICS
 CLOSED = ("auroc", "balanced_accuracy", "accuracy", "precision", "recall", "f1")
@@ -98,7 +97,9 @@ class Compared:
                 if held := values.get((model, label)):
                     shared.setdefault(label if model == INJECTED else str(sorted(held)), []).append(label)
             for who in shared.values():
-                yield Member(tuple(who), model, self._member_title(model, who), self._style(model, who[0]))
+                place = min(self.comparison.labels.index(who[0]), len(CELL_STYLES) - 1)
+                style = CELL_STYLES[place] if model == INJECTED else model_style(model)
+                yield Member(tuple(who), model, self._member_title(model, who), style)
 
     def _member_title(self, model: str, who: Sequence[str]) -> str:
         """A cell's label for its injected LLM; another model's name, with what its cells have in common."""
@@ -110,10 +111,6 @@ class Compared:
         common = [value for axis, value in first.items() if all(cell.get(axis) == value for cell in others)]
         named = " · ".join(common) if len(who) > 1 else ""
         return f"{model_title(model)} ({named or (', '.join(who) if len(who) < 3 else f'{len(who)} cells')})"
-
-    def _style(self, model: str, label: str) -> str:
-        index = self.comparison.labels.index(label)
-        return model_style(model) if model != INJECTED else [*CELL_STYLES, "many"][min(index, len(CELL_STYLES))]
 
 
 def comparison_page(comparison: ComparisonFile, runs: Sequence[Run]) -> html.Page:
@@ -165,15 +162,16 @@ def comparison_table(comparison: ComparisonFile) -> TerminalTable:
     compared = Compared(comparison)
     rows = [row for row in comparison.rows if row.metric == "auroc" and row.part is None]
     tasks = sorted(dict.fromkeys(row.task for row in rows), key=lambda task: task not in MEANS)
-    title = f"{comparison.name}: AUROC, mean over seeds [95 % CI]"
-    table = terminal_table(title, [""], map(_short_title, tasks))
-    table.padding = (0, 1, 0, 0)
-    for column in table.columns:
-        column.no_wrap = True
+    lines = []
     for member in compared.members:
         if not is_constant(member.model):
             cells = [_printed(compared.row(member, "auroc", task), interval=task in MEANS) for task in tasks]
-            table.add_row(*map(TerminalText, (member.title, *cells)))
+            lines.append([member.title, *cells])
+    title = f"{comparison.name}: AUROC, mean over seeds [95 % CI]"
+    table = terminal_table(title, [""], map(_short_title, tasks), lines)
+    table.padding = (0, 1, 0, 0)
+    for column in table.columns:
+        column.no_wrap = True
     return table
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rich.table import Table as TerminalTable
-from rich.text import Text as TerminalText
 
 from medfed.records.schema import Block, LeaderboardFile, Standing
 from medfed.report import html
@@ -46,9 +45,8 @@ def leaderboard_page(board: LeaderboardFile, runs: Sequence[Run]) -> html.Page:
 def leaderboard_table(board: LeaderboardFile) -> TerminalTable:
     """Return ranks and values for the terminal."""
     heads = map(model_title, [*order(board), *bounds(board)])
-    table = terminal_table(f"{board.name}: primary metric, mean over seeds", ["block", "metric"], heads)
-    for row in block_rows(board):
-        table.add_row(*map(TerminalText, (row.name, row.metric, *row.texts)))
+    rows = [(row.name, row.metric, *row.texts) for row in block_rows(board)]
+    table = terminal_table(f"{board.name}: primary metric, mean over seeds", ["block", "metric"], heads, rows)
     table.add_section()
     table.add_row("average rank", "", *rank_texts(board))
     return table

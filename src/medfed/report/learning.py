@@ -16,7 +16,7 @@ import numpy as np
 
 from medfed.evaluation.metrics import ReliabilityPoint, reliability_curve
 from medfed.records.schema import Development, Prediction, Round, Routing, Step
-from medfed.report.charts import Point, Series, colour, line_chart, padded, reliability_chart, strip
+from medfed.report.charts import Point, Series, colour, line_chart, reliability_chart, strip
 from medfed.report.html import Cell, Figure, Figures, Group, Legend, Part, Row, Table, Text, columns, when
 from medfed.report.models import FEDERATED, INJECTED, model_order, model_style, model_title
 from medfed.report.run import FEDERATED_LOGS, Run
@@ -216,8 +216,7 @@ def _distance(rounds: Sequence[Routing]) -> list[Part]:
     points = [(float(line.round), line.total_variation) for line in rounds if line.total_variation is not None]
     if len(points) < 2:
         return []
-    span = padded([value for _, value in points], 0.0)
-    chart = line_chart([Series("total-variation distance", "fedkim", points)], "round", "Distance", span)
+    chart = line_chart([Series("total-variation distance", "fedkim", points)], "round", "Distance")
     text = "Total-variation distance between the weights of two tasks, mean over all pairs."
     figures = Figures([Figure("Distance", chart)], layout="three", captions=False)
     return [Text("Distance between the tasks", "h3"), Text(text, "soft small"), figures]

@@ -140,7 +140,7 @@ def summary_table(folder: Path) -> TerminalTable:
     constants, by_clients = metric != AUROC, any(len(row.clients) > 1 for row in rows)
     numbers = ["n", *(title_of(run, model) for model in models), *["best constant"] * constants]
     others = [*["verdict"] * bool(judged), *["worst client"] * by_clients]
-    table = terminal_table(f"{run.name}: {metric} [95 % CI]", ["task"], numbers, others)
+    lines = []
     for task in run.ordered(row.task for row in rows):
         mine = {row.model: row for row in rows if row.task == task}
         first, constant, claim = next(iter(mine.values())), best_constant(mine.values()), judged.get(task)
@@ -149,10 +149,11 @@ def summary_table(folder: Path) -> TerminalTable:
         cells += [number(constant.value) if constant else ""] * constants
         cells += [f"{claim.verdict} {claim.evidence}".strip() if claim else ""] * bool(judged)
         cells += [_worst(mine[FEDERATED]) if FEDERATED in mine else ""] * by_clients
-        table.add_row(*map(TerminalText, cells))
+        lines.append(cells)
     notes = [f"Claims: {joined(claim.text for claim in judged.values())}."] * bool(judged)
     notes += ["A constant answer has an AUROC of 0.5."] * (metric == AUROC)
     notes += ["* gives every patient the same answer."] * any(_is_stuck(row) for row in rows)
+    table = terminal_table(f"{run.name}: {metric} [95 % CI]", ["task"], numbers, lines, others)
     table.caption = TerminalText(" ".join(notes))
     return table
 

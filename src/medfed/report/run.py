@@ -100,7 +100,7 @@ class Run:
 
     def _read(self, kind: type[F]) -> F:
         if not self._files.exists(kind.NAME):
-            self._absent(kind.NAME)
+            self.notes += [(kind.NAME, "absent")] * (kind.NAME in EXPECTED)
             return kind()
         try:
             return self._files.read(kind)
@@ -115,7 +115,7 @@ class Run:
         try:
             text = (self.folder / name).read_text(encoding="utf-8")
         except FileNotFoundError:
-            self._absent(name)
+            self.notes += [(name, "absent")] * (name in EXPECTED)
         except (OSError, UnicodeDecodeError) as error:
             self.notes.append((name, str(error)))
         for number, line in enumerate(text.splitlines(), start=1):
@@ -123,10 +123,6 @@ class Run:
                 yield line_of(kind, line)
             except (ValueError, KeyError) as error:
                 self.notes.append((f"{name}:{number}", first_problem(error)))
-
-    def _absent(self, name: str) -> None:
-        if name in EXPECTED:
-            self.notes.append((name, "absent"))
 
 
 def _flattened(value: object, path: str = "") -> Iterable[tuple[str, str]]:

@@ -79,13 +79,17 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], align: st
     return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)
 
 
-def terminal_table(title: str, texts: Iterable[str], numbers: Iterable[str], others: Iterable[str] = ()) -> Table:
-    """Return an empty table for the terminal: columns of texts, of numbers, and of texts again."""
+def terminal_table(
+    title: str, texts: Sequence[str], numbers: Iterable[str], rows: Iterable[Sequence[str]], others: Iterable[str] = ()
+) -> Table:
+    """Return a table for the terminal: columns of texts, of numbers, and of texts again; nothing is markup."""
     table = Table(*texts, title=Text(title), title_justify="left", box=SIMPLE_HEAD)
     for head in numbers:
         table.add_column(Text(head), justify="right")
     for head in others:
         table.add_column(head)
+    for row in rows:
+        table.add_row(*map(Text, row))
     return table
 
 

@@ -133,13 +133,11 @@ def _standing(entries: Sequence[Entry], model: str) -> Standing:
 
 def _mean_cost(costs: Sequence[Cost]) -> Cost | None:
     """Return the mean cost; ``upload_error`` counts where weights travel."""
-    if not costs:
-        return None
-    means = {}
-    for name in Cost.model_fields:
-        known = [value for cost in costs if (value := getattr(cost, name)) is not None]
-        means[name] = float(np.mean(known)) if known else None
-    return Cost(**means)
+    known = {
+        name: [value for cost in costs if (value := getattr(cost, name)) is not None] for name in Cost.model_fields
+    }
+    means = {name: float(np.mean(values)) if values else None for name, values in known.items()}
+    return Cost(**means) if costs else None
 
 
 def _ranks(block: Block, algorithms: Sequence[str]) -> list[float]:

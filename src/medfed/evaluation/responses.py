@@ -100,14 +100,14 @@ class TaskResponses:
     @cached_property
     def scored(self) -> dict[tuple[str, str | None], Scored]:
         """(model, part) → its responses, counted; groups are not among the models."""
-        counted: dict[tuple[str, str | None], Scored] = {}
-        for model, column in self.responses.items():
-            whole = self._scored(column, range(len(column)))
-            counted |= {(model, part): self._part(whole, part) for part in self.masks}
-        for (name, part), response in self.constants.items():
-            whole = self.scorer.scored(self.truths, [response] * len(self.truths))
-            counted[name, part] = self._part(whole, part)
-        return counted
+        rows = range(len(self.examples))
+        wholes = {model: self._scored(column, rows) for model, column in self.responses.items()}
+        made = {(model, part): whole for model, whole in wholes.items() for part in self.masks}
+        made |= {key: self._scored([response] * len(rows), rows) for key, response in self.constants.items()}
+        return {
+            (name, part): whole if part is None else ScoredPart(whole, part, self.masks[part])
+            for (name, part), whole in made.items()
+        }
 
     @cached_property
     def groups(self) -> dict[str, list[str]]:
@@ -195,9 +195,6 @@ class TaskResponses:
         """Count the responses of a column to those of the examples in ``rows`` that it has one for."""
         given = [row for row in rows if column[row] is not ABSENT]
         return self.scorer.scored([self.truths[row] for row in given], [column[row] for row in given])
-
-    def _part(self, whole: Scored, part: str | None) -> Scored:
-        return whole if part is None else ScoredPart(whole, part, self.masks[part])
 
     def _broken(self, what: str) -> RunError:
         hint = "give a patient, a truth and a response for every example, in one order"

@@ -108,7 +108,7 @@ class _Table:
         constant = responses.constants.get((model, part))
         facts = self._common(model, part, metric) | self._worst(model, part, metric)
         facts |= self._interval(model, part, value, self._replicates[model, part][metric.name])
-        answer = None if constant is None else responses.scorer.text(constant)
+        answer = constant["text"] if isinstance(constant, dict) else None
         return ScoreRow(**facts, single_class=responses.single_class(model, part), answer=answer)
 
     def _difference(self, model: str, baseline: str, part: str | None, metric: MetricInfo) -> Difference:

@@ -242,8 +242,7 @@ def strip(lines: Sequence[tuple[int, Sequence[float], float | None]], what: str,
 def trace_picture(title: str, values: Sequence[float | None], seconds: float, unit: str) -> Markup:
     """Draw an ECG on its paper; the voltage range is the trace's own, rounded outwards to whole boxes."""
     known = [value for value in values if value is not None] or [0.0]
-    low = int(min(0.0, *known) / BOX_MILLIVOLTS - 1)
-    high = int(max(0.0, *known) / BOX_MILLIVOLTS + 1)
+    low, high = int(min(0.0, *known) / BOX_MILLIVOLTS - 1), int(max(0.0, *known) / BOX_MILLIVOLTS + 1)
     boxes = round(seconds / BOX_SECONDS) or 1
     with _drawing(300, 84, (0, 0, 0, 0)) as axes:
         axes.set(xlim=(0, boxes), ylim=(low * BOX_MILLIVOLTS, high * BOX_MILLIVOLTS))
@@ -399,9 +398,8 @@ def _radar_axes(axes: Any, angles: Sequence[float], titles: Sequence[str], limit
 
 def _dot(axes: Axes, point: Point, style: str, tip: str, size: float = 5.2) -> None:
     """Mark a point; the federated-only model's dots are open, so that two models differ without colour."""
-    hollow = style == "federated"
-    face, edge = tone("card") if hollow else tone(style), 1.5 if hollow else 0
-    (dot,) = axes.plot(*point, "o", ms=size, mfc=face, mec=tone(style), mew=edge, zorder=3)
+    face, edge = ("card", 1.5) if style == "federated" else (style, 0)
+    (dot,) = axes.plot(*point, "o", ms=size, mfc=tone(face), mec=tone(style), mew=edge, zorder=3)
     _tip(dot, tip)
 
 

@@ -59,14 +59,10 @@ class Scored(ABC):
 
 
 class Scorer(ABC):
-    """The metrics of one kind of answer.
+    """The metrics of one kind of answer, in the order of tables; a task's ``metric_kind`` is its name.
 
-    Attributes:
-        name: what a task's ``metric_kind`` says.
-        metrics: in the order of tables.
-        primary: the metric that ranks models.
-        parts: the parts of the questions that are scored apart; None is the whole.
-        baseline: a constant that every model is compared with.
+    The metric ``primary`` ranks models. Each of ``parts`` is scored apart; None is the whole. ``baseline`` is the
+    constant that every model is compared with.
     """
 
     name: str
@@ -78,10 +74,6 @@ class Scorer(ABC):
     @abstractmethod
     def scored(self, truths: Sequence[Json], responses: Sequence[Json]) -> Scored:
         """Count one model's responses, in the order of ``truths``."""
-
-    def values(self, truths: Sequence[Json], responses: Sequence[Json], weights: Weights) -> Values:
-        """Return every metric of ``responses`` for every row of example weights."""
-        return self.scored(truths, responses).values(weights)
 
     def points(self, truths: Sequence[Json], responses: Sequence[Json]) -> dict[str, float | None]:
         """Return every metric on all examples, each counted once; None where it is not defined."""
@@ -99,10 +91,6 @@ class Scorer(ABC):
     def constants(self, truths: Sequence[Json], num_answers: int, answers: Sequence[str]) -> dict[str, Json]:
         """Return the response of every constant predictor, by its name; none where the task has its own."""
         return {}
-
-    def text(self, response: Json) -> str | None:
-        """Return the text of a constant's response; None where it has none."""
-        return None
 
     def identity(self, truth: Json) -> str:
         """Return what tells truths apart: two runs were tested alike if examples and identities agree."""

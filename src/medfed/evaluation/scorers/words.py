@@ -46,8 +46,9 @@ class Generated(PerExample):
 
     def numbers(self, truth: Json, response: Json) -> dict[str, float | None]:
         """Return one example's metrics."""
-        pair, (wanted, given) = (words(truth), words(response)), (text.lower().split() for text in (truth, response))
-        return {"exact_match": float(wanted == given != []), "token_f1": token_f1(*pair), "bleu1": bleu1(*pair)}
+        reference, answer, given = words(truth), words(response), response.lower().split()
+        exact = float(bool(given) and truth.lower().split() == given)
+        return {"exact_match": exact, "token_f1": token_f1(reference, answer), "bleu1": bleu1(reference, answer)}
 
 
 class ScoredTexts(Scored):
@@ -109,10 +110,6 @@ class Questions(Scorer):
     def constants(self, truths: Sequence[Json], num_answers: int, answers: Sequence[str]) -> dict[str, Json]:
         """Return the two constants of :func:`constant_answers`."""
         return {name: {"text": text} for name, text in constant_answers([t["reference"] for t in truths]).items()}
-
-    def text(self, response: Json) -> str | None:
-        """Return the text of a constant's response."""
-        return str(response["text"])
 
     def identity(self, truth: Json) -> str:
         """Return the reference."""

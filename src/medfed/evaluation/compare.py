@@ -21,11 +21,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medfed.core.errors import RunError
-from medfed.evaluation.bootstrap import interval, resample_weights
+from medfed.evaluation.bootstrap import holm, interval, over_seeds, resample_weights, two_sided_p
 from medfed.evaluation.responses import TaskResponses
 from medfed.evaluation.scorers.base import Replicates
 from medfed.evaluation.scorers.words import BEST
-from medfed.evaluation.significance import holm, over_seeds, two_sided_p
 from medfed.records.folder import RunFolder
 from medfed.records.schema import ComparedDifference, ComparedRow, ComparisonFile, ScoreFile, StudyFile
 from medfed.study.evaluation import BootstrapSettings

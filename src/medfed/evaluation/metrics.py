@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -45,11 +46,9 @@ class Score(NamedTuple):
 class Metric:
     """One metric: its key in ``scores.json``, its title in a table, its direction and its range.
 
-    Attributes:
-        weighted: value per row of example weights; NaN where it is not defined for that weighting.
-        needs: which classes must occur among the targets.
-        probabilities: whether each row of scores must be a distribution.
-        exact: scikit-learn's unweighted value where it has the metric's reference implementation.
+    ``weighted`` gives a value per row of example weights; NaN where it is not defined for that weighting. ``needs`` says
+    which classes must occur among the targets. With ``probabilities`` each row of scores must be a distribution.
+    ``exact`` is scikit-learn's unweighted value where it has the metric's reference implementation.
     """
 
     name: str
@@ -120,20 +119,16 @@ class Confusion(NamedTuple):
     answered: ByClass
 
 
-def _counted(summary: Callable[[Confusion], Values]) -> Callable[[Targets, Scores, Weights], Values]:
-    """Return the metric that sums up the confusion of true and answered classes."""
-
-    def weighted(targets: Targets, scores: Scores, weights: Weights) -> Values:
-        num_answers = scores.shape[1]
-        onehot = np.zeros((len(targets), num_answers**2))
-        onehot[np.arange(len(targets)), targets * num_answers + scores.argmax(1)] = 1.0
-        counts = (weights @ onehot).reshape(len(weights), num_answers, num_answers)
-        return summary(Confusion(np.diagonal(counts, axis1=1, axis2=2), counts.sum(2), counts.sum(1)))
-
-    return weighted
+def _counted(summary: Callable[[Confusion], Values], targets: Targets, scores: Scores, weights: Weights) -> Values:
+    """Sum up the confusion of true and answered classes."""
+    num_answers = scores.shape[1]
+    onehot = np.zeros((len(targets), num_answers**2))
+    onehot[np.arange(len(targets)), targets * num_answers + scores.argmax(1)] = 1.0
+    counts = (weights @ onehot).reshape(len(weights), num_answers, num_answers)
+    return summary(Confusion(np.diagonal(counts, axis1=1, axis2=2), counts.sum(2), counts.sum(1)))
 
 
-def _of_positive(per_class: ByClass) -> Values:
+def _positives(per_class: ByClass) -> Values:
     values: np.ndarray = per_class[:, 1] if per_class.shape[1] == 2 else per_class.mean(1)
     return values
 
@@ -152,23 +147,17 @@ def _mcc(counts: Confusion) -> Values:
     return values
 
 
-def _ranked(summary: Callable[[TieGroups], Values]) -> Callable[[Targets, Scores, Weights], Values]:
-    def weighted(targets: Targets, scores: Scores, weights: Weights) -> Values:
-        groups = [tie_groups(targets == answer, scores[:, answer], weights) for answer in _positive(scores)]
-        mean: np.ndarray = np.mean(list(map(summary, groups)), axis=0)
-        return mean
-
-    return weighted
+def _ranked(summary: Callable[[TieGroups], Values], targets: Targets, scores: Scores, weights: Weights) -> Values:
+    groups = [tie_groups(targets == answer, scores[:, answer], weights) for answer in _positive(scores)]
+    mean: np.ndarray = np.mean(list(map(summary, groups)), axis=0)
+    return mean
 
 
-def _sklearn(name: str) -> Callable[[Targets, Scores], float]:
-    def exact(targets: Targets, scores: Scores) -> float:
-        from sklearn import metrics  # noqa: PLC0415 (a second of CPU, which a finished run's table does not need)
+def _sklearn(name: str, targets: Targets, scores: Scores) -> float:
+    from sklearn import metrics  # noqa: PLC0415 (a second of CPU, which a finished run's table does not need)
 
-        function = getattr(metrics, name)
-        return float(np.mean([function(targets == answer, scores[:, answer]) for answer in _positive(scores)]))
-
-    return exact
+    function = getattr(metrics, name)
+    return float(np.mean([function(targets == answer, scores[:, answer]) for answer in _positive(scores)]))
 
 
 class TieGroups(NamedTuple):
@@ -249,17 +238,16 @@ def _events(
     return confidence, outcome.astype(float), bins
 
 
+_AUPRC, _BALANCED = partial(_ranked, weighted_average_precision), partial(_counted, lambda c: _recalls(c).mean(1))
 METRICS = (
-    Metric("auroc", "AUROC", True, _ranked(weighted_auroc), "all", exact=_sklearn("roc_auc_score")),
-    Metric(
-        "auprc", "AUPRC", True, _ranked(weighted_average_precision), "all", exact=_sklearn("average_precision_score")
-    ),
-    Metric("balanced_accuracy", "Balanced accuracy", True, _counted(lambda c: _recalls(c).mean(1)), "all"),
-    Metric("accuracy", "Accuracy", True, _counted(lambda c: c.right.sum(1) / c.true.sum(1))),
-    Metric("precision", "Precision", True, _counted(lambda c: _of_positive(_divide(c.right, c.answered, 0.0)))),
-    Metric("recall", "Recall", True, _counted(lambda c: _of_positive(_recalls(c))), "positive"),
-    Metric("f1", "F1", True, _counted(lambda c: _of_positive(_divide(2 * c.right, c.true + c.answered)))),
-    Metric("mcc", "MCC", True, _counted(_mcc), "all", low=-1.0),
+    Metric("auroc", "AUROC", True, partial(_ranked, weighted_auroc), "all", exact=partial(_sklearn, "roc_auc_score")),
+    Metric("auprc", "AUPRC", True, _AUPRC, "all", exact=partial(_sklearn, "average_precision_score")),
+    Metric("balanced_accuracy", "Balanced accuracy", True, _BALANCED, "all"),
+    Metric("accuracy", "Accuracy", True, partial(_counted, lambda c: c.right.sum(1) / c.true.sum(1))),
+    Metric("precision", "Precision", True, partial(_counted, lambda c: _positives(_divide(c.right, c.answered, 0.0)))),
+    Metric("recall", "Recall", True, partial(_counted, lambda c: _positives(_recalls(c))), "positive"),
+    Metric("f1", "F1", True, partial(_counted, lambda c: _positives(_divide(2 * c.right, c.true + c.answered)))),
+    Metric("mcc", "MCC", True, partial(_counted, _mcc), "all", low=-1.0),
     Metric("ece", "ECE", False, _calibration_error, probabilities=True),
     Metric("brier", "Brier", False, _brier, probabilities=True),
 )

@@ -4,12 +4,6 @@ Reference and prediction are normalised alike, for comparison only (Rajpurkar et
 case, without punctuation and articles (a, an, the), split at blanks. A Chinese character is a word. No record is
 rewritten. A prediction without a word left is wrong: 0 everywhere.
 
-- Exact match: the same words in the same order.
-- Token F1: harmonic mean of the shares of predicted and of reference words that the other side has, repeats counted.
-- BLEU-1 (Papineni et al. 2002): share of predicted words that the reference has, repeats clipped, times the brevity
-  penalty exp(1 − r/p) where the prediction is shorter (p < r words).
-- ROUGE-L (Lin 2004): F-measure (β = 1) of the longest common subsequence.
-
 Deviation: the paper does not define its BLEU-1; this one is per example, without smoothing, and averaged.
 
 Corpus BLEU is counted as sacreBLEU does (arXiv:1804.08771), from counts per example, so resamples need no second one.
@@ -58,13 +52,16 @@ def exact_match(reference: Words, answer: Words) -> float:
 
 
 def token_f1(reference: Words, answer: Words) -> float:
-    """Harmonic mean of precision and recall of the words as bags."""
+    """Harmonic mean of the shares of predicted and of reference words that the other side has, repeats counted."""
     common = _overlap(reference, answer)
     return 2 * common / (len(reference) + len(answer)) if common else 0.0
 
 
 def bleu1(reference: Words, answer: Words) -> float:
-    """Clipped unigram precision times brevity penalty."""
+    """Share of predicted words that the reference has, repeats clipped, times a penalty (Papineni et al. 2002).
+
+    The brevity penalty is exp(1 − r/p) where the prediction is shorter (p < r words).
+    """
     if not answer:
         return 0.0
     penalty = math.exp(min(0.0, 1 - len(reference) / len(answer)))
@@ -72,7 +69,7 @@ def bleu1(reference: Words, answer: Words) -> float:
 
 
 def rouge_l(reference: Words, answer: Words) -> float:
-    """F-measure of the longest common subsequence."""
+    """F-measure (β = 1) of the longest common subsequence (Lin 2004)."""
     common = longest_common_subsequence(reference, answer)
     return 2 * common / (len(reference) + len(answer)) if common else 0.0
 

@@ -16,12 +16,11 @@ from rich.console import Console
 
 from medfed.core.errors import RunError
 from medfed.records.schema import Round, ScoreFile
-from medfed.report.claims import claims, sentences
 from medfed.report.federation import rounding
 from medfed.report.learning import mixtures, sentence
 from medfed.report.page import TEMPLATES, build_report, write_report
 from medfed.report.published import published
-from medfed.report.results import summary_table
+from medfed.report.results import claims, sentences, summary_table
 from medfed.report.run import Run
 from medfed.report.text import origin, size
 from support.fake_runs import TITLES, TRAINED, UNSEEN, fake_run

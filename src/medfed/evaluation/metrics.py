@@ -46,8 +46,8 @@ class Score(NamedTuple):
 class Metric:
     """One metric: its key in ``scores.json``, its title in a table, its direction and its range.
 
-    ``weighted`` gives a value per row of example weights; NaN where it is not defined for that weighting. ``needs`` says
-    which classes must occur among the targets. With ``probabilities`` each row of scores must be a distribution.
+    ``weighted`` gives a value per row of example weights; NaN where it is not defined for that weighting. ``needs``
+    says which classes must occur among the targets. With ``probabilities`` each row of scores must be a distribution.
     ``exact`` is scikit-learn's unweighted value where it has the metric's reference implementation.
     """
 

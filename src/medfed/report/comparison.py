@@ -17,10 +17,9 @@ from medfed.evaluation.verdict import better
 from medfed.records.schema import ComparedDifference, ComparedRow, ComparisonFile
 from medfed.report import html
 from medfed.report.charts import Bar, Polygon, gain_bars
-from medfed.report.claims import NO_VALUE, verdict_style
 from medfed.report.models import FEDERATED, INJECTED, is_constant, model_order, model_style, model_title
 from medfed.report.published import method_title, paper_rows
-from medfed.report.results import ROLES, WHOLE
+from medfed.report.results import NO_VALUE, ROLES, WHOLE, verdict_style
 from medfed.report.run import Run
 from medfed.report.single import CONSTANT, RANGES, radars, synthetic_banner
 from medfed.report.text import MISSING, bounds, joined, markdown_table, natural, number, origin, plural, terminal_table

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 from medfed.records.schema import CardFile, ExampleCard, Round
-from medfed.report import claims, federation, html, learning, results
+from medfed.report import federation, html, learning, results
 from medfed.report.charts import LEAST_AXES, Polygon, line_picture, radar_chart, trace_picture
 from medfed.report.models import is_constant, model_order, model_style, model_title
 from medfed.report.run import Run
@@ -39,7 +39,7 @@ def run_page(run: Run) -> html.Page:
         ),  # last: it names what is absent
     ]
     nothing = ["This run has no scores yet, so it says nothing about the method."]
-    verdicts = claims.sentences(run.all_scores) if run.all_scores.rows else nothing
+    verdicts = results.sentences(run.all_scores) if run.all_scores.rows else nothing
     kind, made = f"medfed run {run.folder.name}", origin([run.provenance])
     text = "Its fingerprint after injection differs from the one before, though it should be frozen. Do not use these "
     banners = synthetic_banner([run])

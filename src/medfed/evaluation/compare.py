@@ -82,12 +82,9 @@ def compare_runs(
     of the injected LLM against the federated-only model and the aggregated heads. Of open questions they are against
     the best constant answer. Raises RunError if a run is not finished, or two runs of one label have the same seed.
 
-    Args:
-        folders: run folders.
-        labels: the label of each; runs of one label differ in their seed.
-        settings: of the bootstrap; by default 10,000 resamples where a label has :data:`MIN_SEEDS` seeds, which
-            Holm's correction needs, else 1,000.
-        pairs: labels (a, b) whose injected LLMs are compared; by default the first label with every other.
+    The runs of one label differ in their seed. By default there are 10,000 resamples where a label has
+    :data:`MIN_SEEDS` seeds, which Holm's correction needs, else 1,000. ``pairs`` are labels (a, b) whose injected LLMs
+    are compared; by default the first label with every other.
     """
     runs = [_read(folder, label) for folder, label in zip(folders, labels, strict=True)]
     names = list(dict.fromkeys(labels))

@@ -133,10 +133,10 @@ def _standing(entries: Sequence[Entry], model: str) -> Standing:
 
 def _mean_cost(costs: Sequence[Cost]) -> Cost | None:
     """Return the mean cost; ``upload_error`` counts where weights travel."""
-    known = {
-        name: [value for cost in costs if (value := getattr(cost, name)) is not None] for name in Cost.model_fields
-    }
-    means = {name: float(np.mean(values)) if values else None for name, values in known.items()}
+    means = {}
+    for name in Cost.model_fields:
+        known = [value for cost in costs if (value := getattr(cost, name)) is not None]
+        means[name] = float(np.mean(known)) if known else None
     return Cost(**means) if costs else None
 
 

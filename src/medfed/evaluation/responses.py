@@ -86,7 +86,7 @@ class TaskResponses:
         """(constant, part) → its response to every example, of the constants that the scorer adds."""
         if any(map(is_constant, self.responses)):
             return {}
-        constants = {}
+        constants: dict[tuple[str, str | None], Json] = {}
         for part, mask in self.masks.items():
             made = self.scorer.constants(list(compress(self.truths, mask)), self.num_answers, self.facts.answers)
             constants |= {(name, part): response for name, response in made.items()}

@@ -12,7 +12,6 @@ from itertools import compress
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
 
 from medfed.evaluation.bootstrap import interval, resample_weights
 from medfed.evaluation.metrics import Score
@@ -133,7 +132,7 @@ class _Table:
             "title": metric.title,
             "primary": metric.name == responses.scorer.primary and part in (None, "all"),
             "higher_is_better": metric.higher_is_better,
-            "n": int(self._counted(model, part).sum()),
+            "n": int((responses.answered[model] & responses.masks[part]).sum()),
             "num_patients": self._num_patients(model, part) if at_clients else None,
             "num_positive": sum(truth == 1 for truth in responses.truths) if binary and not at_clients else None,
             "signature": signature() if metric.name == CORPUS_BLEU else None,
@@ -146,11 +145,9 @@ class _Table:
         reason = value.reason or bounds.reason
         return {"value": value.value, "ci_low": bounds.low, "ci_high": bounds.high, "reason": reason}
 
-    def _counted(self, model: str, part: str | None) -> Bool[np.ndarray, " example"]:
-        return self._responses.answered[model] & self._responses.masks[part]
-
     def _num_patients(self, model: str, part: str | None) -> int:
-        return len(set(compress(self._responses.patients, self._counted(model, part))))
+        counted = self._responses.answered[model] & self._responses.masks[part]
+        return len(set(compress(self._responses.patients, counted)))
 
     def _worst(self, model: str, part: str | None, metric: MetricInfo) -> dict[str, Any]:
         """Return the value on every client's own examples and the worst, or the worst value of a group's members."""

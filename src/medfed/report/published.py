@@ -51,7 +51,9 @@ def published() -> tuple[Published, ...]:
     """All published numbers the report knows, as fractions."""
     with (Path(__file__).parent / "published.csv").open(encoding="utf-8", newline="") as file:
         _, *rows = csv.reader(file)
-    return tuple(Published(*row[:4], float(row[4]), row[5], row[5].rpartition(", ")[2]) for row in rows)
+    places = [row[5].rpartition(", ")[2] for row in rows]
+    numbers = zip(rows, places, strict=True)
+    return tuple(Published(r[0], r[1], r[2], r[3], float(r[4]), r[5], place) for r, place in numbers)
 
 
 def paper_task(task: str) -> str:

@@ -1,8 +1,7 @@
-"""Answers in words, by the metrics of :mod:`medfed.evaluation.text_metrics`.
+"""Answers in words, by the metrics of :mod:`medfed.evaluation.text_metrics`: of a trained decoder, or of an LLM.
 
-:class:`Generated` scores the text of a trained decoder, :class:`Questions` an LLM's answers to open questions. Those
-have parts, and two constants that know the references. ``constant-frequent`` is the most frequent reference, and
-``constant-best`` the one of the highest mean token F1. They bound the score of a model that ignores the example.
+Two constants know the references. ``constant-frequent`` is the most frequent reference, and ``constant-best`` the one
+of the highest mean token F1. They bound the score of a model that ignores the example.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ PARTS = ("all", "closed", "open")
 
 
 class Generated(PerExample):
-    """Truth and response: texts. An empty response is wrong.
+    """Texts of a trained decoder, and what they should be. An empty response is wrong.
 
     Exact match compares the texts but for case and blanks: words lose their punctuation, and 1.5 would equal 15.
     """
@@ -88,7 +87,7 @@ class ScoredPart(Scored):
 
 
 class Questions(Scorer):
-    """Truth: ``reference``, ``closed``, ``target``. Response: ``text`` and the ``probabilities`` of yes and no."""
+    """Open questions. Truth: ``reference``, ``closed``, ``target``. Response: ``text``, ``probabilities`` of yes, no."""
 
     name = "questions"
     metrics = tuple(

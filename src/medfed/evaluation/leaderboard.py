@@ -105,12 +105,12 @@ def _block(name: tuple[str, ...], entries: Sequence[Entry], algorithms: Sequence
     here = [entry for entry in entries if entry.block == name]
     bounds = dict.fromkeys(model for entry in here for model in entry.values if model != DEPLOYED)
     first = {entry.seed: entry for entry in reversed(here)}  # bounds are the same for all algorithms of a seed
-    own = {algorithm: [entry for entry in here if entry.algorithm == algorithm] for algorithm in algorithms}
+    by_algorithm = {algorithm: [entry for entry in here if entry.algorithm == algorithm] for algorithm in algorithms}
     facts = here[0].values[DEPLOYED].model_dump(include={"task", "metric", "title", "higher_is_better", "n"})
     return Block(
         name=name,
         **facts,
-        values={algorithm: _standing(entries, DEPLOYED) for algorithm, entries in own.items()},
+        values={algorithm: _standing(entries, DEPLOYED) for algorithm, entries in by_algorithm.items()},
         bounds={model: _standing(list(first.values()), model) for model in bounds},
     )
 

@@ -230,7 +230,7 @@ def reliability_curve(targets: Targets, scores: Scores) -> list[ReliabilityPoint
 def _events(
     targets: Targets, scores: Scores
 ) -> tuple[Float[np.ndarray, " example"], Float[np.ndarray, " example"], Int[np.ndarray, " example"]]:
-    """Return how probable an answer is said to be, whether it is true, and the probability's bin, by example."""
+    """Return the probability of an answer, whether it is true, and the probability's bin, by example."""
     confidence, outcome = scores.max(1), scores.argmax(1) == targets
     if scores.shape[1] == 2:
         confidence, outcome = scores[:, 1], targets == 1

@@ -26,7 +26,7 @@ from medfed.evaluation.scorers.words import ScoredPart
 from medfed.records.schema import Json, Prediction, TaskFacts
 
 MEMBER, ABSENT = "/", object()
-"""What divides a group's name from its member's; and the response of a model that gave none to an example."""
+"""The sign between a group's name and its member's; the response of a model that gave none to an example."""
 
 
 def is_constant(model: str) -> bool:

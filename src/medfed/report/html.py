@@ -151,7 +151,7 @@ class Cards(NamedTuple):
 
 
 Part = Table | Figures | Text | Pairs | Items | Details | Cards
-"""What a section holds; the template prints each by the name of its class."""
+"""A section holds these; the template prints each by the name of its class."""
 
 
 class Section(NamedTuple):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby, pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -122,14 +122,12 @@ def _mean(points: Sequence[Point]) -> Point:
 def _curve(lines: Sequence[Prediction], model: str) -> list[ReliabilityPoint]:
     """Return the reliability curve of a closed task's model; nothing for other kinds of answers."""
     held = [(line.truth, line.responses[model]) for line in lines if line.responses.get(model) is not None]
-    if not held or not all(isinstance(truth, int) and _are_probabilities(response) for truth, response in held):
+    if not held or not all(isinstance(truth, int) and isinstance(response, list) for truth, response in held):
+        return []
+    if not all(isinstance(p, int | float) and 0 <= p <= 1 for _, response in held for p in response):
         return []
     targets, scores = np.array([truth for truth, _ in held]), np.array([response for _, response in held], float)
     return list(reliability_curve(targets, scores))
-
-
-def _are_probabilities(response: Any) -> bool:
-    return isinstance(response, list) and all(isinstance(p, int | float) and 0 <= p <= 1 for p in response)
 
 
 class Mixtures(NamedTuple):

@@ -68,16 +68,11 @@ def claims(scores: ScoreFile) -> dict[str, Claim]:
         if (gap.model, gap.baseline, gap.metric, gap.part) == (INJECTED, FEDERATED, "auroc", None):
             made[gap.task] = _claim(TRAINED, better(gap), gap)
         if (gap.model, gap.baseline, gap.metric, gap.part) == (INJECTED, BEST_CONSTANT, "token_f1", "all"):
-            made[gap.task] = against_constant(gap)
+            made[gap.task] = _claim(IN_WORDS, better(gap), gap)
     for row in scores.rows:
         if (row.model, row.metric, row.part, row.role) == (INJECTED, "auroc", None, "unseen"):
             made[row.task] = _claim(UNSEEN, above_chance(row, CHANCE), row)
     return made
-
-
-def against_constant(gap: Difference) -> Claim:
-    """Return the claim that answers in words are better than the best constant answer."""
-    return _claim(IN_WORDS, better(gap), gap)
 
 
 def sentences(scores: ScoreFile) -> list[str]:
@@ -164,7 +159,7 @@ def open_questions(run: Run) -> list[html.Part]:
             held = [row for row in mine if row.part == part and row.metric in metrics]
             if held and held[0].n:
                 gap = gaps.get((task, part, "token_f1", INJECTED))
-                claim = _verdict(against_constant(gap)) if gap else None
+                claim = _verdict(_claim(IN_WORDS, better(gap), gap)) if gap else None
                 groups.append(html.Group(_model_rows(run, held, list(metrics)), title, f"n = {held[0].n}", claim))
         columns = [MODEL, *html.columns(*metrics.values())]
         parts.append(html.Table(run.title(task), columns, groups, "lines", run.title(task)))

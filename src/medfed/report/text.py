@@ -9,11 +9,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from medfed.records.schema import ComparedDifference, ComparedRow, ProvenanceFile, Score
+from medfed.evaluation.verdict import Bounded
+from medfed.records.schema import ProvenanceFile
 
 MINUS, MISSING = "−", "–"
-Bounded = Score | ComparedRow | ComparedDifference
-"""A value with an interval."""
 
 
 def natural(name: str) -> list[tuple[str, int]]:

@@ -87,7 +87,7 @@ class ScoredPart(Scored):
 
 
 class Questions(Scorer):
-    """Open questions. Truth: ``reference``, ``closed``, ``target``. Response: ``text``, ``probabilities`` of yes, no."""
+    """Truth: ``reference``, ``closed``, ``target``. Response: ``text`` and the ``probabilities`` of yes and no."""
 
     name = "questions"
     metrics = tuple(

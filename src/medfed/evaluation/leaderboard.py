@@ -53,7 +53,9 @@ def ranked(blocks: Sequence[Block], algorithms: Sequence[str]) -> LeaderboardFil
     Blocks in which an algorithm has no value are left out of the ranks and counted.
     """
     complete = [block for block in blocks if all(block.values[name].mean is not None for name in algorithms)]
-    ranks = np.array([_ranks(block, algorithms) for block in complete]).reshape(len(complete), len(algorithms))
+    signs = np.array([-1.0 if block.higher_is_better else 1.0 for block in complete])
+    values = np.array([[block.values[name].mean for block in complete] for name in algorithms], float)
+    ranks = rankdata(signs * values, axis=0).T
     means = dict(zip(algorithms, ranks.mean(0).tolist(), strict=True)) if complete else {}
     p = None
     if len(complete) > 1 and len(algorithms) > 2:
@@ -138,9 +140,3 @@ def _mean_cost(costs: Sequence[Cost]) -> Cost | None:
         known = [value for cost in costs if (value := getattr(cost, name)) is not None]
         means[name] = float(np.mean(known)) if known else None
     return Cost(**means) if costs else None
-
-
-def _ranks(block: Block, algorithms: Sequence[str]) -> list[float]:
-    values = np.array([block.values[name].mean for name in algorithms])
-    ranks: list[float] = rankdata(-values if block.higher_is_better else values).tolist()
-    return ranks

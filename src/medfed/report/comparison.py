@@ -13,13 +13,12 @@ from rich.table import Table as TerminalTable
 
 from medfed.evaluation.metrics import METRICS as CLOSED_METRICS
 from medfed.evaluation.text_metrics import TEXT_METRICS
-from medfed.evaluation.verdict import better
 from medfed.records.schema import ComparedDifference, ComparedRow, ComparisonFile
 from medfed.report import html
 from medfed.report.charts import Bar, Polygon, gain_bars
 from medfed.report.models import FEDERATED, INJECTED, is_constant, model_order, model_style, model_title
 from medfed.report.published import method_title, paper_rows
-from medfed.report.results import NO_VALUE, ROLES, WHOLE, verdict_style
+from medfed.report.results import ROLES, WHOLE, verdict_on, verdict_style
 from medfed.report.run import Run
 from medfed.report.single import CONSTANT, RANGES, radars, synthetic_banner
 from medfed.report.text import MISSING, bounds, joined, markdown_table, natural, number, origin, plural, terminal_table
@@ -145,15 +144,10 @@ def sentences(comparison: ComparisonFile) -> list[str]:
         row = next((row for row in comparison.rows if (row.label, row.model, row.task, row.metric) == key), None)
         if row is not None and row.value is not None:
             mine = [gap for gap in comparison.differences if (gap.label, gap.model, gap.task, gap.metric) == key]
-            verdicts = [f"better than {_baseline(gap)}: {judged(gap)}" for gap in mine]
+            verdicts = [f"better than {_baseline(gap)}: {verdict_on(gap)}" for gap in mine]
             text = "; ".join([f"{number(row.value)} {bounds(row)}".strip(), *verdicts])
             lines.append(f"{row.label}, AUROC, {title[0].lower()}{title[1:]}: {text}.")
     return lines or ["The runs have no task in common on which a mean could be taken."]
-
-
-def judged(gap: ComparedDifference) -> str:
-    """Return the verdict on "better than the baseline"."""
-    return NO_VALUE if gap.value is None else better(gap)
 
 
 def comparison_table(comparison: ComparisonFile) -> TerminalTable:
@@ -203,7 +197,7 @@ def _gaps(comparison: ComparisonFile) -> list[str]:
         if gap.metric in COMPARED and gap.part in WHOLE and gap.value is not None:
             value = f"{number(gap.value, signed=True)} {bounds(gap, signed=True)}{' *' * gap.significant}"
             against = f"{model_title(gap.baseline_model)} ({gap.baseline_label})"
-            tested = [value.replace("*", "\\*"), number(gap.p), number(gap.p_holm), judged(gap)]
+            tested = [value.replace("*", "\\*"), number(gap.p), number(gap.p_holm), verdict_on(gap)]
             lines.append([gap.label, against, _short_title(gap.task), *tested])
     table = markdown_table(["model", "better than", "task", "difference", "p", "p (Holm)", "verdict"], lines, "--:")
     note = "\\* p < 0.05 after Holm's correction over all differences of the metric, with at least five seeds."
@@ -305,7 +299,9 @@ def _differences(compared: Compared) -> list[html.Part]:
             value = f"{number(gap.value, signed=True)} {bounds(gap, 3, signed=True)}"
             cells = [html.Cell(_baseline(gap), style="plain"), html.Cell(what, style="plain")]
             cells += [html.Cell(text) for text in (gap.reason or value, number(gap.p), number(gap.p_holm))]
-            lines.append(html.Row(gap.label, [*cells, html.Cell(judged(gap), style=verdict_style(judged(gap)))]))
+            lines.append(
+                html.Row(gap.label, [*cells, html.Cell(verdict_on(gap), style=verdict_style(verdict_on(gap)))])
+            )
         return html.Table("Differences", columns, [html.Group(lines)], "lines")
 
     means, others = ([gap for gap in gaps if (gap.task in MEANS) == is_mean] for is_mean in (True, False))

@@ -15,7 +15,7 @@ from rich.table import Table as TerminalTable
 from rich.text import Text as TerminalText
 
 from medfed.evaluation.verdict import CONTRADICTED, SUPPORTED, UNCLEAR, above_chance, better
-from medfed.records.schema import Difference, ScoreFile, ScoreRow, SiteFile, SiteRow
+from medfed.records.schema import ComparedDifference, Difference, ScoreFile, ScoreRow, SiteFile, SiteRow
 from medfed.report import html
 from medfed.report.models import BEST_CONSTANT, FEDERATED, INJECTED, is_constant, model_order, model_style, model_title
 from medfed.report.published import published_rows
@@ -66,12 +66,12 @@ def claims(scores: ScoreFile) -> dict[str, Claim]:
     made = {}
     for gap in scores.differences:
         if (gap.model, gap.baseline, gap.metric, gap.part) == (INJECTED, FEDERATED, "auroc", None):
-            made[gap.task] = _claim(TRAINED, better(gap), gap)
+            made[gap.task] = Claim(TRAINED, verdict_on(gap), gap)
         if (gap.model, gap.baseline, gap.metric, gap.part) == (INJECTED, BEST_CONSTANT, "token_f1", "all"):
-            made[gap.task] = _claim(IN_WORDS, better(gap), gap)
+            made[gap.task] = Claim(IN_WORDS, verdict_on(gap), gap)
     for row in scores.rows:
         if (row.model, row.metric, row.part, row.role) == (INJECTED, "auroc", None, "unseen"):
-            made[row.task] = _claim(UNSEEN, above_chance(row, CHANCE), row)
+            made[row.task] = Claim(UNSEEN, NO_VALUE if row.value is None else above_chance(row, CHANCE), row)
     return made
 
 
@@ -94,8 +94,9 @@ def verdict_style(verdict: str) -> str:
     return f"outcome {verdict.replace(' ', '-')}"
 
 
-def _claim(text: str, verdict: str, row: ScoreRow | Difference) -> Claim:
-    return Claim(text, verdict if row.value is not None else NO_VALUE, row)
+def verdict_on(gap: Difference | ComparedDifference) -> str:
+    """Return the verdict on "better than the baseline"."""
+    return NO_VALUE if gap.value is None else better(gap)
 
 
 def headline(run: Run) -> list[html.Part]:
@@ -159,7 +160,7 @@ def open_questions(run: Run) -> list[html.Part]:
             held = [row for row in mine if row.part == part and row.metric in metrics]
             if held and held[0].n:
                 gap = gaps.get((task, part, "token_f1", INJECTED))
-                claim = _verdict(_claim(IN_WORDS, better(gap), gap)) if gap else None
+                claim = _verdict(Claim(IN_WORDS, verdict_on(gap), gap)) if gap else None
                 groups.append(html.Group(_model_rows(run, held, list(metrics)), title, f"n = {held[0].n}", claim))
         columns = [MODEL, *html.columns(*metrics.values())]
         parts.append(html.Table(run.title(task), columns, groups, "lines", run.title(task)))

@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from medfed.evaluation.metrics import Score, Weights
+from medfed.evaluation.metrics import Score
 from medfed.records.schema import Json
 
+Weights = Float[np.ndarray, "replicate example"]
 Replicates = Float[np.ndarray, " replicate"]
 Values = dict[str, Replicates]
 """Metric → a value per row of weights."""

@@ -144,11 +144,10 @@ def _outcomes(runs: Sequence[SeedRun], measure: Measure, num_resamples: int) -> 
                 samples.setdefault(f"{run.seed}/{task.task}/{task.sample}", []).append((run, task))
     for names in _components({name: held[0][1].patients for name, held in samples.items()}):
         replicates = _resampled({name: samples[name] for name in names}, measure, num_resamples)
-        for name in names:
-            for run, task in samples[name]:
-                for model in _models(task, measure):
-                    outcome = _outcome(task, model, measure, name, replicates[name, task.key(model, measure.part)])
-                    outcomes.setdefault((run.label, model, task.task), {})[run.seed] = outcome
+        for name, (run, task) in ((sample, one) for sample in names for one in samples[sample]):
+            for model in _models(task, measure):
+                outcome = _outcome(task, model, measure, name, replicates[name, task.key(model, measure.part)])
+                outcomes.setdefault((run.label, model, task.task), {})[run.seed] = outcome
     return outcomes
 
 
@@ -168,15 +167,12 @@ def _resampled(
     samples: dict[str, list[tuple[SeedRun, TaskResponses]]], measure: Measure, num_resamples: int
 ) -> dict[tuple[str, str], Replicates]:
     """Return (sample, model's key) → replicates; models with the same predictions are computed once."""
-    sizes = {name: len(held[0][1].patients) for name, held in samples.items()}
+    metric, part, _ = measure
+    ends = np.cumsum([len(held[0][1].patients) for held in samples.values()])
     patients = [patient for held in samples.values() for patient in held[0][1].patients]
     parts: dict[tuple[str, str], list[Replicates]] = {}
     for weights in resample_weights(patients, num_resamples, "compare", *samples):
-        start = 0
-        for name, held in samples.items():
-            drawn = weights[:, start : start + sizes[name]]
-            start += sizes[name]
-            metric, part, _ = measure
+        for (name, held), drawn in zip(samples.items(), np.hsplit(weights, ends[:-1]), strict=True):
             fresh = {task.key(model, part): (task, model) for _, task in held for model in _models(task, measure)}
             for key, (task, model) in fresh.items():
                 parts.setdefault((name, key), []).append(task.weighted(model, part, metric, drawn))

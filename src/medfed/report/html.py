@@ -62,11 +62,10 @@ class Column(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table under a caption; its first column is that of the rows' heads.
+    """A table under a caption; its first column is that of the rows' heads. ``label`` names it for screen readers.
 
-    ``label`` names it for those who do not see it. ``kind`` is a CSS class: ``results``, ``metrics``, ``matrix``,
-    ``lines`` or ``heat``. ``spans`` are titles over several columns, with their number. With ``toggle`` a switch brings
-    the intervals.
+    ``kind`` is a CSS class: ``results``, ``metrics``, ``matrix``, ``lines`` or ``heat``. ``spans`` are titles over
+    several columns, with their number. With ``toggle`` a switch brings the intervals.
     """
 
     label: str

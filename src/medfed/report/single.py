@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 
 from medfed.records.schema import CardFile, ExampleCard, Round
@@ -90,12 +91,11 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
         yield "sent to the server", size(cost.bytes_up)
         yield "training at the clients", duration(cost.train_seconds)
         yield "largest memory", size(cost.peak_memory_bytes)
-    try:
-        started, finished = run.provenance.started or "", run.provenance.finished or ""
-        seconds = (datetime.fromisoformat(finished) - datetime.fromisoformat(started)).total_seconds()
-        yield "wall time", duration(seconds)
-    except (ValueError, TypeError):
-        return
+    with suppress(ValueError, TypeError):  # not recorded, or not a time
+        started, finished = (
+            datetime.fromisoformat(at or "") for at in (run.provenance.started, run.provenance.finished)
+        )
+        yield "wall time", duration((finished - started).total_seconds())
 
 
 def _frozen(run: Run) -> bool | None:

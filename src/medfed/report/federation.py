@@ -84,8 +84,7 @@ def _by_round(run: Run) -> list[Part]:
         layers = [Series("server to clients", "c0", down), Series("clients to server", "c1", up)]
         figures.append(_stack("MB by round", "MB", layers, rounding(run.lines(Round))))
     whole = [timing for timing in run.lines(Timing) if timing.client is None]  # a client's line is inside a phase
-    rounds, outside = sorted({timing.round for timing in whole if timing.round}), ""
-    layers = []
+    rounds, layers, outside = sorted({timing.round for timing in whole if timing.round}), [], ""
     for phase in dict.fromkeys(timing.phase for timing in whole):
         taken = [(timing.round, timing.seconds) for timing in whole if timing.phase == phase]
         by_round = [(float(at), sum(seconds for number, seconds in taken if number == at)) for at in rounds]

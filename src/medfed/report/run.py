@@ -23,8 +23,7 @@ EXPECTED = ("study.json", "provenance.json", "partition.json", "scores.json", "r
 class Run:
     """A run: what cannot be read is empty, and ``notes`` says so as (file, problem).
 
-    Raises:
-        RunError: the folder does not exist, or another version of medfed wrote it.
+    Raises RunError if the folder does not exist, or another version of medfed wrote it.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -213,7 +213,7 @@ def test_a_small_federation_learns_to_retrieve(normalised: Decoded, name: str) -
     test = TaskSet(task, normalised, rows_of(normalised, "test"))
     with torch.inference_mode():
         responses = task.respond(model.eval(), test)
-    values = SCORERS["retrieval"].values(task.truths(test), responses, np.ones((1, len(test))))
+    values = SCORERS["retrieval"].scored(task.truths(test), responses).values(np.ones((1, len(test))))
     print({metric: round(float(value[0]), 3) for metric, value in values.items()}, [round(x, 2) for x in losses])
     assert losses[-1] < 0.9 * losses[0]
     assert values["rank_percentile"][0] > 0.5 + 4 * 0.29 / np.sqrt(len(test))

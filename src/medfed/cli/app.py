@@ -286,9 +286,7 @@ cli_runs.register(app)
 
 
 @app.command()
-def foundation(
-    folder: Annotated[Path, typer.Argument(help="Folder of a Hugging Face causal LM")],
-) -> None:
+def foundation(folder: Annotated[Path, typer.Argument(help="Folder of a Hugging Face causal LM")]) -> None:
     """Print the checksum that pins an LLM in a study: foundation.sha256."""
     from medfed.llm.checkpoints import checksum_files, foundation_checksum
     from medfed.llm.huggingface import locate

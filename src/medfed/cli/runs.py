@@ -125,8 +125,7 @@ def export(
     folder: RunFolder,
     out: Annotated[Path, typer.Option("--out", help="A new folder")],
     tasks: Annotated[
-        list[str] | None,
-        typer.Option("--task", help="Write this task as an ordinary LoRA; several get a folder each"),
+        list[str] | None, typer.Option("--task", help="Write this task as an ordinary LoRA; several get a folder each")
     ] = None,
     rank: Annotated[int | None, typer.Option("--rank", help="Cut the LoRA to this rank, and print the error")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Write a whole model with the task's LoRA in it")] = False,

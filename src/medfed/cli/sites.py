@@ -256,9 +256,9 @@ def join(
 @site_app.command(name="egress-report")
 def egress_report(folder: SiteDir) -> None:
     """Print what left this hospital, by run and round. Exit status 1: the hash chain of the audit log is broken."""
-    from medfed.sites.audit import LOG, egress_rows, verify
+    from medfed.sites.audit import LOG, AuditLog, egress_rows
 
-    verdict = verify(folder / LOG)
+    verdict = AuditLog(folder / LOG).verify()
     rows = egress_rows(verdict.entries)
     table = Table("run", "round", "messages", "bytes", "examples", "metrics", "tensors by component")
     for row in rows:

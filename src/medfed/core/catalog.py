@@ -130,14 +130,12 @@ P = TypeVar("P")
 
 
 def register(part: P) -> P:
-    """Add a part of your own under its ``name``, and return it; a class may be decorated with this.
+    """Add a part of your own under its ``name``, and return it; a class may be decorated with this. Raises StudyError
+    if it is none of these, it has no name, or another part has the name.
 
     Args:
         part: a task, a dataset or a modality: an object, or a class that needs no arguments. An ``EncoderSpec``, a
             ``ModelSpec`` or an ``Algorithm``: the class.
-
-    Raises:
-        StudyError: it is none of these, it has no name, or another part has the name.
     """
     kind = part if isinstance(part, type) else type(part)
     origin = origin_of(_caller())

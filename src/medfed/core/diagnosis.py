@@ -48,14 +48,12 @@ def installing(extra: str) -> str:
 
 
 def require_extra(extra: str, purpose: str) -> None:
-    """Refuse where a package of an extra is missing, or has a version that medfed does not work with.
+    """Refuse where a package of an extra is missing, or has a version that medfed does not work with. Raises
+    MedfedError, naming the package and its installed version.
 
     Args:
         extra: its name in pyproject.toml.
         purpose: what needs it, for the message; a plural.
-
-    Raises:
-        MedfedError: naming the package and its installed version.
     """
     for need in _needs(extra):
         try:

@@ -24,15 +24,13 @@ PRIVATE, PUBLIC = 0o600, 0o644
 
 
 def write_whole(path: Path, data: bytes | str, mode: int | None = None) -> None:
-    """Write ``data`` to ``path``, whole or not at all; its folder is made if it is absent.
+    """Write ``data`` to ``path``, whole or not at all; its folder is made if it is absent. Raises DiskError if the disk
+    is full, say; the message names the file and the bytes needed.
 
     Args:
         path: the file.
         data: its content; text is written as UTF-8.
         mode: the file's rights, which hold from the first byte on; by default those that the umask leaves.
-
-    Raises:
-        DiskError: the disk is full, say; the message names the file and the bytes needed.
     """
     content = data.encode() if isinstance(data, str) else data
     with written_whole(path, len(content)) as partial:
@@ -46,13 +44,11 @@ def write_whole(path: Path, data: bytes | str, mode: int | None = None) -> None:
 @contextmanager
 def written_whole(path: Path, num_bytes: int) -> Iterator[Path]:
     """Yield the place to write what shall be at ``path``, a file or a folder; it goes there when the block ends well.
+    Raises DiskError if the disk is full, say; what was at ``path`` before is intact.
 
     Args:
         path: the file or folder; one that is there is replaced.
         num_bytes: about how many bytes it needs, for the message.
-
-    Raises:
-        DiskError: the disk is full, say; what was at ``path`` before is intact.
     """
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:

@@ -58,12 +58,10 @@ _state = _State()
 
 
 def load(reference: str | Path) -> Plugin:
-    """Load a plugin: a ``.py`` file by its path, or a module by its name. One that is loaded already stays.
+    """Load a plugin: a ``.py`` file by its path, or a module by its name. One that is loaded already stays. Raises
+    PluginError if it is absent, fails, or is not allowed here.
 
     A file that changed since is executed anew, as in a notebook.
-
-    Raises:
-        PluginError: it is absent, fails, or is not allowed here.
     """
     if not _is_file(reference):
         plugin = _of_module(str(reference))
@@ -75,20 +73,12 @@ def load(reference: str | Path) -> Plugin:
 
 
 def examine(reference: str | Path) -> Plugin:
-    """Return what a plugin is, without executing any of it.
-
-    Raises:
-        PluginError: it is absent.
-    """
+    """Return what a plugin is, without executing any of it. Raises PluginError if it is absent."""
     return _of_file(Path(reference))[0] if _is_file(reference) else _of_module(str(reference))
 
 
 def load_expected(plugin: Plugin) -> None:
-    """Load a plugin whose content is known.
-
-    Raises:
-        PluginError: it is absent, or its content is another.
-    """
+    """Load a plugin whose content is known. Raises PluginError if it is absent, or its content is another."""
     present = examine(plugin.source)
     if present.sha256 != plugin.sha256:
         raise PluginError(
@@ -100,11 +90,8 @@ def load_expected(plugin: Plugin) -> None:
 
 
 def load_installed() -> None:
-    """Load the plugins of installed packages, once; those that are not allowed here are passed over.
-
-    Raises:
-        PluginError: one of them fails.
-    """
+    """Load the plugins of installed packages, once; those that are not allowed here are passed over. Raises PluginError
+    if one of them fails."""
     if _state.searched:
         return
     _state.searched = True
@@ -142,11 +129,7 @@ class Loaded:
 
 
 def load_again(plugins: Sequence[Plugin]) -> Loaded:
-    """Load in this process what another has loaded.
-
-    Raises:
-        PluginError: one is absent here, or changed.
-    """
+    """Load in this process what another has loaded. Raises PluginError if one is absent here, or changed."""
     for plugin in plugins:
         load_expected(plugin)
     return Loaded(plugins)

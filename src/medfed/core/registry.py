@@ -58,13 +58,11 @@ class Registry(Mapping[str, Part]):
 
     def register(self, part: Any, origin: Plugin | None = None) -> None:
         """Add ``part`` under its ``name``. The same definition again, as a notebook's cell runs it, takes its place.
+        Raises StudyError if another part has the name.
 
         Args:
             part: an object or a class.
             origin: the plugin that defines it; None for a notebook or a script.
-
-        Raises:
-            StudyError: another part has the name.
         """
         name = part.name
         before = self._parts.get(name)

@@ -41,12 +41,6 @@ class Reporter:
         self.say(f"{title}: {time.monotonic() - started:.1f} s")
 
     def _bar(self) -> Progress:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        return Progress(
-            *columns,
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
-            refresh_per_second=4,
-        )
+        shown = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        times = (TimeElapsedColumn(), TimeRemainingColumn())
+        return Progress(*shown, *times, console=self.console, transient=True, refresh_per_second=4)

@@ -19,13 +19,8 @@ Part = TypeVar("Part")
 
 
 class Registry(Mapping[str, Part]):
-    """Name → part of one kind.
-
-    Args:
-        kind: what error messages call a part.
-        attribute: the tuple in a module that holds its parts.
-        modules: name → module of the package's own parts.
-    """
+    """Name → part of one ``kind``, as messages call it. ``modules``: name → module of the package's own parts, each of
+    which holds its parts in the tuple ``attribute``."""
 
     def __init__(self, kind: str, attribute: str, modules: Mapping[str, str]) -> None:
         self.kind, self._attribute, self._modules = kind, attribute, dict(modules)
@@ -57,12 +52,10 @@ class Registry(Mapping[str, Part]):
             load_installed()
 
     def register(self, part: Any, origin: Plugin | None = None) -> None:
-        """Add ``part`` under its ``name``. The same definition again, as a notebook's cell runs it, takes its place.
-        Raises StudyError if another part has the name.
+        """Add ``part``, an object or a class, under its ``name``; ``origin`` is None for a notebook or a script.
 
-        Args:
-            part: an object or a class.
-            origin: the plugin that defines it; None for a notebook or a script.
+        The same definition again, as a notebook's cell runs it, takes its place. Raises StudyError if another part has
+        the name.
         """
         name = part.name
         before = self._parts.get(name)

@@ -7,8 +7,8 @@ Of the LLM: ``width`` its hidden size; ``position`` places in its input; ``exper
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -47,12 +47,9 @@ class Batch:
         shapes: Mapping[str, tuple[int, ...]],
         questions: tuple[str, ...] = (),
     ) -> Batch:
-        """Return examples whose answer is unknown: target 0.
+        """Return examples whose answer is unknown (target 0), from every example's normalised samples by modality.
 
-        Args:
-            samples: of every example its normalised samples by modality; one may be absent.
-            shapes: of one sample, for every modality of the batch.
-            questions: of every example, where the task has none.
+        A modality may be absent; ``shapes`` has one sample's shape for every modality of the batch.
         """
         inputs, present = {}, {}
         for name, shape in shapes.items():
@@ -67,31 +64,24 @@ class Batch:
     def row(self, number: int) -> Batch:
         """Return one example as a batch."""
         one = slice(number, number + 1)
-        return Batch(
-            {name: value[one] for name, value in self.inputs.items()},
-            {name: value[one] for name, value in self.present.items()},
-            self.target[one],
-            self.examples[one],
-            self.questions[one],
-        )
+        cut = self._changed(lambda value: value[one])
+        return replace(cut, examples=self.examples[one], questions=self.questions[one])
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with its tensors on ``device``."""
-        return Batch(
-            {name: value.to(device) for name, value in self.inputs.items()},
-            {name: value.to(device) for name, value in self.present.items()},
-            self.target.to(device),
-            self.examples,
-            self.questions,
-        )
+        return self._changed(lambda value: value.to(device))
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        inputs = {name: change(value) for name, value in self.inputs.items()}
+        present = {name: change(value) for name, value in self.present.items()}
+        return replace(self, inputs=inputs, present=present, target=change(self.target))
 
 
 @dataclass(frozen=True)
 class Broadcast:
-    """The server's message to a client at the start of a round.
+    """The server's message to a client at the start of a round, counted from 1.
 
     Attributes:
-        round: 1-based round number.
         base: fingerprint of ``params`` and ``buffers``; an update must name the base it started from.
         params: global trainable parameters.
         buffers: global buffers (normalisation statistics), replaced, never differenced.
@@ -110,8 +100,6 @@ class Update:
     """A client's answer.
 
     Attributes:
-        client: client id.
-        round: the round it answers.
         base: fingerprint of the model it started from.
         delta: local minus global parameters, float32, same names and shapes as the broadcast's ``params``; rounded to
             ``rounds.upload_dtype`` until the server has restored it.
@@ -119,7 +107,6 @@ class Update:
         state: the algorithm's own tensors.
         scales: of a change rounded to int8, tensor → ``[row]`` what one step is worth.
         num_examples: private training examples seen, over all tasks; apart from ``num_steps`` on purpose.
-        num_steps: optimizer steps taken.
         examples: component ("encoders.image", "heads.cd") → examples whose loss reached it. A component the client
             has no data for has no weight in the mean of its tensors.
         metrics: numbers for the log (loss per task).

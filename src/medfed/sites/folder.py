@@ -93,9 +93,8 @@ class SiteFolder:
         """The CA certificate, PEM, alone: nothing else in the file is trusted. Raises SiteError if it is not the one
         whose fingerprint people compared, or not valid now."""
         authority = credentials.load_authority(self.ca_path)
-        _check_fingerprint(
-            credentials.certificate_fingerprint(authority), self.settings.ca_fingerprint, SITE, self.ca_path
-        )
+        found = credentials.certificate_fingerprint(authority)
+        _check_fingerprint(found, self.settings.ca_fingerprint, SITE, self.ca_path)
         credentials.check_valid_now(authority, self.ca_path)
         return authority.public_bytes(Encoding.PEM)
 

@@ -58,7 +58,7 @@ def _by_module(package: str, **names: str) -> dict[str, str]:
     return {name: f"medfed.{package}.{module}" for module, listed in names.items() for name in listed.split()}
 
 
-TASKS: Registry[Task] = Registry("task", "TASKS", dict.fromkeys(task_definitions(), "medfed.tasks.declared"))
+TASKS: Registry[Task] = Registry("task", dict.fromkeys(task_definitions(), "medfed.tasks.declared"))
 _DATASETS = (
     "covid-radiography rsna-pneumonia chexpert chestxray14 pneumoniamnist ptbxl yaib-mortality yaib-sepsis vqa-rad "
     "vqa-rad-closed slake slake-zh ecg-qa symile-mimic brats mimic-cxr covid19-repository mimic-iv eicu path-vqa ehrxqa"
@@ -68,40 +68,24 @@ _SHARED = _by_module(
 )
 """Every other dataset has the module of its name."""
 DATASETS: Registry[Dataset] = Registry(
-    "dataset",
-    "DATASETS",
-    {name: _SHARED.get(name, f"medfed.datasets.{name.replace('-', '_')}") for name in _DATASETS.split()},
+    "dataset", {name: _SHARED.get(name, f"medfed.datasets.{name.replace('-', '_')}") for name in _DATASETS.split()}
 )
-MODALITIES: Registry[Modality] = Registry(
-    "modality",
-    "MODALITIES",
-    _by_module(
-        "modalities",
-        image="image",
-        signal="ecg",
-        timeseries="vitals labs input output covid-labs person",
-        text="question report ehr",
-        labs="lab-percentiles",
-        volume="t1 t1c t2 flair tumour",
-    ),
+_MODALITIES = _by_module(
+    "modalities",
+    image="image",
+    signal="ecg",
+    timeseries="vitals labs input output covid-labs person",
+    text="question report ehr",
+    labs="lab-percentiles",
+    volume="t1 t1c t2 flair tumour",
 )
-ENCODERS: Registry[type[EncoderSpec]] = Registry(
-    "encoder",
-    "ENCODERS",
-    _by_module("study", encoders="deit-tiny vit-mini resnet resnet-mini conv1d transformer text-mini bert labs-mlp"),
-)
-MODELS: Registry[type[ModelSpec]] = Registry(
-    "model", "MODELS", _by_module("study", models="multimodal symile rfnet blip blip-base")
-)
-ALGORITHMS: Registry[type[AlgorithmSettings]] = Registry(
-    "algorithm",
-    "ALGORITHMS",
-    _by_module(
-        "study",
-        algorithms="fedavg fedprox scaffold fednova moon creamfl fedadagrad "
-        "fedadam fedyogi fedams fedper fedbn ditto pfedme",
-    ),
-)
+MODALITIES: Registry[Modality] = Registry("modality", _MODALITIES)
+_ENCODERS = "deit-tiny vit-mini resnet resnet-mini conv1d transformer text-mini bert labs-mlp"
+ENCODERS: Registry[type[EncoderSpec]] = Registry("encoder", _by_module("study", encoders=_ENCODERS))
+_MODELS = "multimodal symile rfnet blip blip-base"
+MODELS: Registry[type[ModelSpec]] = Registry("model", _by_module("study", models=_MODELS))
+_ALGORITHMS = "fedavg fedprox scaffold fednova moon creamfl fedadagrad fedadam fedyogi fedams fedper fedbn ditto pfedme"
+ALGORITHMS: Registry[type[AlgorithmSettings]] = Registry("algorithm", _by_module("study", algorithms=_ALGORITHMS))
 REGISTRIES: tuple[Registry[Any], ...] = (TASKS, DATASETS, MODALITIES, ENCODERS, MODELS, ALGORITHMS)
 _BASES: dict[str, Registry[Any]] = {
     "medfed.tasks.base:Task": TASKS,

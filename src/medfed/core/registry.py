@@ -19,17 +19,18 @@ Part = TypeVar("Part")
 
 
 class Registry(Mapping[str, Part]):
-    """Name → part of one ``kind``, as messages call it. ``modules``: name → module of the package's own parts, each of
-    which holds its parts in the tuple ``attribute``."""
+    """Name → part of one ``kind``, as messages call it. ``modules``: name → module of the package's own parts, which
+    holds them in a tuple: ``TASKS``, ``MODALITIES``, …"""
 
-    def __init__(self, kind: str, attribute: str, modules: Mapping[str, str]) -> None:
-        self.kind, self._attribute, self._modules = kind, attribute, dict(modules)
+    def __init__(self, kind: str, modules: Mapping[str, str]) -> None:
+        self.kind, self._modules = kind, dict(modules)
+        self.plural = f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
         self._parts: dict[str, Part] = {}
         self._origins: dict[str, Plugin | None] = {}
 
     def __getitem__(self, name: str) -> Part:
         if name in self._modules and name not in self._parts:
-            for part in getattr(import_module(self._modules[name]), self._attribute):
+            for part in getattr(import_module(self._modules[name]), self.plural.upper()):
                 self._parts.setdefault(part.name, part)
         self._search(name)
         return self._parts[name]

@@ -6,10 +6,9 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -80,8 +79,17 @@ def list_parts(as_json: options.AsJson = False, plugins: options.Plugins = None)
     from medfed.core.catalog import REGISTRIES, TASKS, registered_plugins, task_definitions
     from medfed.study.study import shipped_studies
 
-    tasks = [_task_row(name, fields) for name, fields in task_definitions().items()]
-    tasks += [_task_row(name, TASKS[name].model_dump()) for name in TASKS if name not in task_definitions()]
+    shown = ("title", "dataset", "modalities")
+    declared = task_definitions()
+    others = {name: TASKS[name].model_dump() for name in TASKS if name not in declared}
+    tasks = [
+        {
+            "task": name,
+            **{key: fields[key] for key in shown},
+            "question": fields.get("question") or "each example's own",
+        }
+        for name, fields in (declared | others).items()
+    ]
     names = {
         "studies": list(shipped_studies()),
         **{parts.plural: list(parts) for parts in REGISTRIES if parts is not TASKS},
@@ -96,11 +104,6 @@ def list_parts(as_json: options.AsJson = False, plugins: options.Plugins = None)
     for kind, listed in names.items():
         if listed:
             typer.echo(f"{kind}: {', '.join(listed)}")
-
-
-def _task_row(name: str, fields: Mapping[str, Any]) -> dict[str, object]:
-    facts = {key: fields[key] for key in ("title", "dataset", "modalities")}
-    return {"task": name, **facts, "question": fields.get("question") or "each example's own"}
 
 
 @app.command()

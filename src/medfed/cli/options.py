@@ -54,9 +54,6 @@ def print_rows(rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None:
         return
     table = Table(*rows[0]) if rows else Table()
     for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+        cells = [value if isinstance(value, list | tuple) else [value] for value in row.values()]
+        table.add_row(*(" ".join(map(str, cell)) for cell in cells))
     output().print(table)
-
-
-def _cell(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

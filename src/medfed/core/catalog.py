@@ -100,12 +100,10 @@ P = TypeVar("P")
 
 
 def register(part: P) -> P:
-    """Add a part of your own under its ``name``, and return it; a class may be decorated with this.
-
-    ``part`` is a task, a dataset or a modality: an object, or a class that needs no arguments. Of an ``EncoderSpec``, a
-    ``ModelSpec`` or an ``Algorithm`` it is the class. Raises StudyError if it is none of these, it has no name, or
-    another part has the name.
-    """
+    """Add a part of your own under its ``name``, and return it; a class may be decorated with this. ``part`` is a task,
+    a dataset or a modality: an object, or a class that needs no arguments. Of an ``EncoderSpec``, a ``ModelSpec`` or an
+    ``Algorithm`` it is the class. Raises StudyError if it is none of these, it has no name, or another part has the
+    name."""
     kind = part if isinstance(part, type) else type(part)
     origin = origin_of(_caller())
     for base, registry in _BASES.items():

@@ -58,11 +58,9 @@ def written_whole(path: Path, num_bytes: int) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path, *, waiting: bool = True) -> Iterator[bool]:
-    """Hold the lock file ``path`` while the block runs, and yield whether this process holds it.
-
-    The system frees the lock of a process that died. The file stays; it is empty and its owner's alone. Unless
-    ``waiting``, a lock that another process holds is not waited for.
-    """
+    """Hold the lock file ``path`` while the block runs, and yield whether this process holds it. The system frees the
+    lock of a process that died. The file stays; it is empty and its owner's alone. Unless ``waiting``, a lock that
+    another process holds is not waited for."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, mode=PRIVATE, blocking=waiting)
     try:

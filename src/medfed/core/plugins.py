@@ -29,9 +29,7 @@ GROUP = "medfed.plugins"
 @dataclass(frozen=True)
 class Plugin:
     """Code from outside the package: a file's or module's name, and ``sha256:`` with the hash of its content.
-
-    ``source`` is the file's absolute path or the module's name; empty for what a notebook or a script defines.
-    """
+    ``source`` is the file's absolute path or the module's name; empty for what a notebook or a script defines."""
 
     name: str
     sha256: str

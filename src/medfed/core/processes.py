@@ -49,10 +49,8 @@ def pool(size: int) -> ProcessPoolExecutor:
 
 @contextmanager
 def without_main() -> Iterator[None]:
-    """Start processes that do not import this one's main script: a script would run again in each of them.
-
-    Definitions of the script or a notebook are therefore unknown there; a plugin's file is known.
-    """
+    """Start processes that do not import this one's main script: a script would run again in each of them. Definitions
+    of the script or a notebook are therefore unknown there; a plugin's file is known."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
@@ -62,11 +60,9 @@ def without_main() -> Iterator[None]:
 
 
 def start(target: Callable[..., None], *args: object, name: str, daemon: bool = False) -> Started:
-    """Start a process that calls the importable ``target(*args, pipe)``; it ignores Ctrl-C, which is for this one.
-
-    It loads this process's plugins first, so ``args`` may be of their classes. A ``daemon`` ends when this process
-    exits without having ended it; it may start none of its own.
-    """
+    """Start a process that calls the importable ``target(*args, pipe)``; it ignores Ctrl-C, which is for this one. It
+    loads this process's plugins first, so ``args`` may be of their classes. A ``daemon`` ends when this process exits
+    without having ended it; it may start none of its own."""
     made_by: Any = context()
     ours, theirs = made_by.Pipe()
     order = (Loaded(loaded()), target, *args, theirs)
@@ -147,11 +143,10 @@ def end(processes: Sequence[process.BaseProcess]) -> None:
 
 def end_with_parent() -> None:
     """Let this process end as soon as the one that started it is gone."""
-    threading.Thread(target=_wait_for_parent, daemon=True).start()
 
+    def wait() -> None:
+        if (parent := parent_process()) is not None:
+            parent.join()
+            os._exit(1)
 
-def _wait_for_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    threading.Thread(target=wait, daemon=True).start()

@@ -53,11 +53,9 @@ class Registry(Mapping[str, Part]):
             load_installed()
 
     def register(self, part: Any, origin: Plugin | None = None) -> None:
-        """Add ``part``, an object or a class, under its ``name``; ``origin`` is None for a notebook or a script.
-
-        The same definition again, as a notebook's cell runs it, takes its place. Raises StudyError if another part has
-        the name.
-        """
+        """Add ``part``, an object or a class, under its ``name``; ``origin`` is None for a notebook or a script. The
+        same definition again, as a notebook's cell runs it, takes its place. Raises StudyError if another part has the
+        name."""
         name = part.name
         before = self._parts.get(name)
         again = before is not None and _place(before, self._origins.get(name)) == _place(part, origin)
@@ -74,10 +72,8 @@ class Registry(Mapping[str, Part]):
         return name
 
     def origin(self, name: str) -> Plugin | None:
-        """Return the plugin that ``name`` is from; None for a part of the package.
-
-        A part that a notebook or a script defines is its own plugin, without a source.
-        """
+        """Return the plugin that ``name`` is from; None for a part of the package. A part that a notebook or a script
+        defines is its own plugin, without a source."""
         if name in self._modules:
             return None
         part = self[name]
@@ -109,9 +105,7 @@ def unknown(names: Mapping[str, Any], name: str, kind: str) -> StudyError:
 
 
 def implementation(path: str) -> Any:
-    """Return what ``module:attribute`` names, importing the module now.
-
-    Settings name what they stand for in this form, so that reading them imports no torch.
-    """
+    """Return what ``module:attribute`` names, importing the module now. Settings name what they stand for in this form,
+    so that reading them imports no torch."""
     module, _, attribute = path.partition(":")
     return getattr(import_module(module), attribute)

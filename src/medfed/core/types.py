@@ -47,10 +47,8 @@ class Batch:
         shapes: Mapping[str, tuple[int, ...]],
         questions: tuple[str, ...] = (),
     ) -> Batch:
-        """Return examples whose answer is unknown (target 0), from every example's normalised samples by modality.
-
-        A modality may be absent; ``shapes`` has one sample's shape for every modality of the batch.
-        """
+        """Return examples whose answer is unknown (target 0), from every example's normalised samples by modality. A
+        modality may be absent; ``shapes`` has one sample's shape for every modality of the batch."""
         inputs, present = {}, {}
         for name, shape in shapes.items():
             absent = np.zeros(shape, np.float32)

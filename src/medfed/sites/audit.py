@@ -38,16 +38,8 @@ Entry = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Facts:
-    """What an entry says beside kind, size and hash of its payload.
-
-    Attributes:
-        run: id of the run, as the server calls it.
-        study: SHA-256 of the study.
-        round: 1-based round number; 0 outside rounds.
-        tensors: names of the tensors in the payload; counted by component.
-        num_examples: the number of examples in the payload.
-        metrics: numbers in the payload, by name (JSON values).
-    """
+    """What an entry says beside kind, size and hash of its payload: the run, the SHA-256 of its study, and the round
+    from 1 (0 outside rounds). Of the payload: its tensors (counted by component), examples and numbers (JSON values)."""
 
     run: str = ""
     study: str = ""
@@ -68,14 +60,8 @@ class Head(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """The result of following a log's chain.
-
-    Attributes:
-        entries: the good lines, up to the first broken one.
-        line: number of the first broken line, from 1; None if the chain holds.
-        reason: what is wrong with it.
-        partial: bytes of an unfinished last line that a crash left; no break of the chain.
-    """
+    """The result of following a log's chain: the good lines, and the number (from 1) and fault of the first broken one.
+    ``partial`` are the bytes of an unfinished last line that a crash left; they are no break of the chain."""
 
     entries: list[Entry]
     line: int | None = None
@@ -240,9 +226,7 @@ def _compare(entries: list[Entry], head: Head | None) -> str:
 
 class Row(NamedTuple):
     """A line of the egress report, on a round of a run (0 outside rounds): what left, counted by kind and component.
-
-    ``num_examples`` is the largest number of examples that left, ``metrics`` are the names of numbers, sorted.
-    """
+    ``num_examples`` is the largest number of examples that left, ``metrics`` are the names of numbers, sorted."""
 
     run: str
     round: int

@@ -63,10 +63,8 @@ class _Run:
 
 
 class SiteHandler:
-    """Answers the server's messages, one at a time; ``reporter`` is given lines for the site's own people.
-
-    Decoded data is kept in ``cache``; None keeps none on disk.
-    """
+    """Answers the server's messages, one at a time; ``reporter`` is given lines for the site's own people. Decoded data
+    is kept in ``cache``; None keeps none on disk."""
 
     def __init__(self, folder: SiteFolder, reporter: Reporter, cache: DecodedCache | None = None) -> None:
         self._folder, self._reporter, self._reading = folder, reporter, Reading(reporter, cache=cache)
@@ -92,14 +90,11 @@ class SiteHandler:
 
     def _hello(self, message: Message) -> Message:
         run = self._run(message)
-        greeting = Greeting(
-            num_examples=run.data.num_examples,
-            moments=sites.moments_json(sites.moments_at(run.study, run.data)),
-            versions=versions(),
-            counts=sites.class_counts(run.data) if self._folder.policy.class_counts else None,
-        )
-        self._reporter.say(f"study {run.study.name!r}: {run.data.num_examples} training examples here")
-        facts = replace(_facts(message, run), num_examples=run.data.num_examples)
+        count, moments = run.data.num_examples, sites.moments_json(sites.moments_at(run.study, run.data))
+        classes = sites.class_counts(run.data) if self._folder.policy.class_counts else None
+        greeting = Greeting(num_examples=count, moments=moments, versions=versions(), counts=classes)
+        self._reporter.say(f"study {run.study.name!r}: {count} training examples here")
+        facts = replace(_facts(message, run), num_examples=count)
         return self._leaving("greeting", greeting.model_dump_json().encode(), facts)
 
     def _train(self, message: Message) -> Message:
@@ -178,10 +173,8 @@ class SiteHandler:
 
 def join(folder: SiteFolder, *, once: bool = False, keep_decoded: bool = False) -> None:
     """Take part in the federation until Ctrl-C or SIGTERM, or, with ``once``, until a run is over. Raises MedfedError
-    if the server refuses this site, is not who it should be, or cannot be reached for too long.
-
-    With ``keep_decoded`` decoded data of patients stays in the site's folder, so that a restart need not decode again.
-    """
+    if the server refuses this site, is not who it should be, or cannot be reached for too long. With ``keep_decoded``
+    decoded data of patients stays in the site's folder, so that a restart need not decode again."""
     from medfed.sites.network import NetworkSite  # noqa: PLC0415  (the network is an optional extra)
 
     reporter, settings = Reporter(Console()), folder.settings

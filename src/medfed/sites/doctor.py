@@ -104,7 +104,7 @@ def _policy(folder: SiteFolder) -> str:
 
 def _authority(folder: SiteFolder) -> str:
     _ = folder.ca_pem
-    until = load_authority(folder.ca_path).not_valid_after_utc
+    until = load_authority(folder.root / folder.settings.ca).not_valid_after_utc
     return f"{folder.settings.ca_fingerprint}, valid until {until:%Y-%m-%d}"
 
 

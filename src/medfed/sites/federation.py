@@ -141,15 +141,11 @@ class FederationFolder:
     def invite(self, bundle: Path | None = None) -> Path:
         """Write the bundle for hospitals into ``bundle`` (by default ``invitation/``) and return its folder."""
         folder, study, ca = bundle or self.root / INVITATION, self.study(), self.certificates.ca
-        facts = Invitation(
-            host=self.settings.host,
-            port=self.settings.port,
-            study=study.name,
-            study_sha256=study_sha256(study),
-            ca_fingerprint=credentials.certificate_fingerprint(credentials.load_authority(ca)),
-            versions=versions(),
-            plugins={plugin.name: plugin.sha256 for plugin in study.extensions},
-        )
+        fingerprint = credentials.certificate_fingerprint(credentials.load_authority(ca))
+        named = {"study": study.name, "study_sha256": study_sha256(study), "ca_fingerprint": fingerprint}
+        plugins = {plugin.name: plugin.sha256 for plugin in study.extensions}
+        server = {"host": self.settings.host, "port": self.settings.port, "versions": versions()}
+        facts = Invitation.model_validate({**server, **named, "plugins": plugins})
         facts.write(folder, ca.read_bytes(), (self.root / STUDY).read_bytes())
         return folder
 

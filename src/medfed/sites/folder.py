@@ -84,18 +84,14 @@ class SiteFolder:
         return self.settings.name
 
     @property
-    def ca_path(self) -> Path:
-        """File of the CA certificate."""
-        return self.root / self.settings.ca
-
-    @property
     def ca_pem(self) -> bytes:
         """The CA certificate, PEM, alone: nothing else in the file is trusted. Raises SiteError if it is not the one
         whose fingerprint people compared, or not valid now."""
-        authority = credentials.load_authority(self.ca_path)
+        path = self.root / self.settings.ca
+        authority = credentials.load_authority(path)
         found = credentials.certificate_fingerprint(authority)
-        _check_fingerprint(found, self.settings.ca_fingerprint, SITE, self.ca_path)
-        credentials.check_valid_now(authority, self.ca_path)
+        _check_fingerprint(found, self.settings.ca_fingerprint, SITE, path)
+        credentials.check_valid_now(authority, path)
         return authority.public_bytes(Encoding.PEM)
 
     @property

@@ -31,9 +31,7 @@ HINT = "pass the folder that `medfed federation invite` wrote, unchanged"
 
 class Invitation(SettingsModel):
     """``invitation.toml``: the server's host as its certificate has it, the study, and ``versions`` at the server.
-
-    ``plugins``: name → content of the code from outside medfed that the study needs; the code itself is never sent.
-    """
+    ``plugins``: name → content of the code from outside medfed that the study needs; the code itself is never sent."""
 
     host: str = Field(min_length=1)
     port: int = Field(ge=1, le=65535)

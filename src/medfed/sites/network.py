@@ -51,12 +51,10 @@ class NetworkServer(transport.Listener):
         self._late: list[_Sent] = []
 
     def ask(self, messages: Mapping[str, Message], seconds: float) -> Iterator[tuple[str, Message | NoAnswer]]:
-        """Send every site its message and yield the answers as they come, at most ``seconds`` long.
-
-        A site that is gone has one heartbeat's time to come back; when it does, it gets its message again. An answer
-        that comes after its time belongs to nobody: :meth:`late` reports it, and its content is dropped. A message
-        that was not fetched in time is taken back.
-        """
+        """Send every site its message and yield the answers as they come, at most ``seconds`` long. A site that is gone
+        has one heartbeat's time to come back; when it does, it gets its message again. An answer that comes after its
+        time belongs to nobody: :meth:`late` reports it, and its content is dropped. A message that was not fetched in
+        time is taken back."""
         waiting = {site: _Sent(site, message, seconds) for site, message in sorted(messages.items())}
         for sent in waiting.values():
             self._send(sent)
@@ -113,9 +111,7 @@ class NetworkServer(transport.Listener):
 
 class NetworkSite:
     """A site's end: it calls out to the server at ``host:port``, proves its key, and answers messages one by one.
-
-    ``ca`` is the server's certificate authority, PEM; ``log`` is a file for the network's own lines.
-    """
+    ``ca`` is the server's certificate authority, PEM; ``log`` is a file for the network's own lines."""
 
     def __init__(self, address: str, ca: bytes, private_key: ec.EllipticCurvePrivateKey, log: Path) -> None:
         transport.log_to(log)
@@ -131,10 +127,8 @@ class NetworkSite:
 
     def serve(self, answer: Callable[[Message], Message], report: Report, *, patience_seconds: float) -> None:
         """Answer messages until :meth:`stop`; a lost connection is tried again for ``patience_seconds``. Raises
-        RunError if the server cannot be reached, or its certificate or this site's key is refused.
-
-        ``answer`` must not raise; ``report`` is given lines for a person: connected, lost, trying again.
-        """
+        RunError if the server cannot be reached, or its certificate or this site's key is refused. ``answer`` must not
+        raise; ``report`` is given lines for a person: connected, lost, trying again."""
         self._report, self._patience_seconds = report, patience_seconds
         self._heard, pause = time.monotonic(), POLL_SECONDS
         while not self._stopped.is_set():

@@ -108,10 +108,8 @@ class Conduct:
 
 
 class RemoteExchange:
-    """An exchange whose clients are sites elsewhere: ``registered`` has their numbers of training examples.
-
-    Every message states ``facts``: study, pooled moments, run.
-    """
+    """An exchange whose clients are sites elsewhere: ``registered`` has their numbers of training examples. Every
+    message states ``facts``: study, pooled moments, run."""
 
     def __init__(
         self, transport: Transport, registered: Mapping[str, int], facts: Mapping[str, str], conduct: Conduct

@@ -41,16 +41,8 @@ class SiteFailure(SettingsModel):
 
 
 class Status(SettingsModel):
-    """Where the run stands.
-
-    Attributes:
-        round: the round the server is in, from 1; 0 before the first.
-        sites: site → when it was last heard of (UTC), or None if never.
-        failures: the last failures, newest last.
-        run: the run folder.
-        reason: why the run ended, where it did not end well.
-        updated: when this was written (UTC).
-    """
+    """Where the run stands: its round from 1 (0 before the first), when each site was last heard of (UTC; None if never),
+    and the last failures, newest last. ``reason`` says why it ended, where it did not end well."""
 
     state: State = "waiting"
     round: int = 0
@@ -124,12 +116,17 @@ def stopped_by_sigterm() -> Iterator[None]:
 @contextmanager
 def noted(root: Path) -> Iterator[None]:
     """Write into ``status.json`` how the block ended."""
+    state, reason = _ending(None)
     try:
         yield
     except BaseException as error:
-        _note(root, *_ending(error))
+        state, reason = _ending(error)
         raise
-    _note(root, "done", "")
+    finally:
+        before = None
+        with suppress(SiteError):
+            before = read_status(root)
+        StatusFile(root, before).update(state=state, reason=reason)
 
 
 @contextmanager
@@ -148,20 +145,15 @@ def is_held(root: Path) -> bool:
         return not free
 
 
-def _ending(error: BaseException) -> tuple[State, str]:
+def _ending(error: BaseException | None) -> tuple[State, str]:
     """Return the state and the reason that ``error`` leaves."""
+    if error is None:
+        return "done", ""
     if isinstance(error, KeyboardInterrupt | SystemExit):
         return "stopped", "the same command goes on from the last checkpoint"
     if isinstance(error, TooFewSitesError):
         return "too few sites", str(error)
     return "failed", str(error) if isinstance(error, MedfedError) else repr(error)
-
-
-def _note(root: Path, state: State, reason: str) -> None:
-    before = None
-    with suppress(SiteError):
-        before = read_status(root)
-    StatusFile(root, before).update(state=state, reason=reason)
 
 
 def _last_round(run: str) -> int:

@@ -76,10 +76,8 @@ class Presence(NamedTuple):
 
 
 class Listener:
-    """A SuperLink that admits the registered keys and offers its Fleet API only; everything is in memory.
-
-    Port 0 takes a free one. ``keys``: site → public key (PEM) of its node. ``log`` is for the lines of the web server.
-    """
+    """A SuperLink that admits the registered keys and offers its Fleet API only; everything is in memory. Port 0 takes
+    a free one. ``keys``: site → public key (PEM) of its node. ``log`` is for the lines of the web server."""
 
     def __init__(self, host: str, port: int, files: Certificates, keys: Mapping[str, bytes], log: Path) -> None:
         log_to(log)
@@ -214,10 +212,8 @@ FAILURES = (httpx.HTTPError, OSError, GoneError, RefusedError, ObjectPullError, 
 
 
 class Connection:
-    """A node's activated connection to ``host:port``: messages in, replies out, and heartbeats in a thread.
-
-    ``ca`` is the server's certificate authority, PEM. Raises RefusedError if the server does not admit the key.
-    """
+    """A node's activated connection to ``host:port``: messages in, replies out, and heartbeats in a thread. ``ca`` is
+    the server's certificate authority, PEM. Raises RefusedError if the server does not admit the key."""
 
     def __init__(self, address: str, ca: bytes, private_key: ec.EllipticCurvePrivateKey, repeat: Repeat) -> None:
         public_key = private_key.public_key()

@@ -134,7 +134,7 @@ def test_a_server_without_tls_is_refused(folder: SiteFolder) -> None:
 
 def test_another_ca_in_the_folder_than_people_compared_is_refused(folder: SiteFolder, tmp_path: Path) -> None:
     stranger = write_trial(tmp_path / "stranger", "localhost")
-    shutil.copy(stranger.ca, folder.ca_path)
+    shutil.copy(stranger.ca, folder.root / "ca.pem")
     with server(stranger) as port:
         checks = [*local_checks(folder, Reporter.silent(), data=False), *server_checks(at(folder, port))]
     assert failed(checks) == ["CA certificate", "TLS"]

@@ -38,7 +38,7 @@ AT_ONCE = (
     "1; results are the same"
 )
 COMPARED = "Run folders; several are compared, seeds of one hash together"
-SHOWN = "Show a few test examples even of real patients"
+EXAMPLES = "Show a few test examples even of real patients"
 ENVIRONMENT = {
     # Small models on many threads cost several times the CPU; medfed parallelises over processes.
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
@@ -79,15 +79,11 @@ def list_parts(as_json: options.AsJson = False, plugins: options.Plugins = None)
     from medfed.core.catalog import REGISTRIES, TASKS, registered_plugins, task_definitions
     from medfed.study.study import shipped_studies
 
-    shown = ("title", "dataset", "modalities")
+    facts, default = ("title", "dataset", "modalities"), "each example's own"
     declared = task_definitions()
     others = {name: TASKS[name].model_dump() for name in TASKS if name not in declared}
     tasks = [
-        {
-            "task": name,
-            **{key: fields[key] for key in shown},
-            "question": fields.get("question") or "each example's own",
-        }
+        {"task": name, **{key: fields[key] for key in facts}, "question": fields.get("question") or default}
         for name, fields in (declared | others).items()
     ]
     names = {
@@ -146,7 +142,7 @@ def run(
     seeds: Annotated[str | None, typer.Option(help="Run at these seeds and compare: --seeds 0,1,2")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The quick form, in minutes: smaller, all cells")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help=AT_ONCE)] = None,
-    show_examples: Annotated[bool, typer.Option("--show-examples", help=SHOWN)] = False,
+    show_examples: Annotated[bool, typer.Option("--show-examples", help=EXAMPLES)] = False,
     dtype: Annotated[str | None, typer.Option(help="Of the LLM's frozen weights: float32, bfloat16, float16")] = None,
     in_4bit: Annotated[bool, typer.Option("--load-in-4bit", help="Hold the LLM's linear maps in 4 bits")] = False,
     device_map: Annotated[str | None, typer.Option(help="Where the LLM's weights go: auto, cpu, cuda:0, …")] = None,

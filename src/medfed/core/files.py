@@ -37,8 +37,8 @@ def write_whole(path: Path, data: bytes | str, mode: int | None = None) -> None:
 
 @contextmanager
 def written_whole(path: Path, num_bytes: int) -> Iterator[Path]:
-    """Yield the place to write what shall be at ``path``, a file or a folder; it goes there when the block ends well,
-    in place of what is there. It needs about ``num_bytes``. Raises DiskError if the disk is full, say."""
+    """Yield the place to write what shall be at ``path``, a file or a folder. It takes the place of what is there when
+    the block ends well. It needs about ``num_bytes``. Raises DiskError if the disk is full, say."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,9 @@ def written_whole(path: Path, num_bytes: int) -> Iterator[Path]:
         if not isinstance(error, OSError | SafetensorError) or getattr(error, "errno", 0) is None:
             raise  # an OSError without a number is a library's own, not the disk's
         why = error.strerror if isinstance(error, OSError) else str(error)
-        what = f"cannot write it: {why}; {num_bytes:,} bytes are needed, {_free(path):,} are free"
+        there = next(parent for parent in path.absolute().parents if parent.is_dir())
+        free = shutil.disk_usage(there).free
+        what = f"cannot write it: {why}; {num_bytes:,} bytes are needed, {free:,} are free"
         hint = "make room on this disk and start again: what was there before is intact"
         raise DiskError(what, where=path, hint=hint) from error
 
@@ -117,9 +119,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _free(path: Path) -> int:
-    """Return the bytes that are free where ``path`` is to lie."""
-    there = next(parent for parent in path.absolute().parents if parent.is_dir())
-    return shutil.disk_usage(there).free

@@ -167,7 +167,7 @@ def _execute(plugin: Plugin, text: bytes) -> None:
     module = ModuleType(f"medfed_plugin_{path.stem.replace('-', '_')}_{place}", None)
     module.__file__ = plugin.source
     tables: tuple[dict[str, Any], ...] = (sys.modules, _state.files)
-    before = [{name: found for name, found in table.items() if name == module.__name__} for table in tables]
+    before = [{name: value for name, value in table.items() if name == module.__name__} for table in tables]
     sys.modules[module.__name__], _state.files[module.__name__] = module, plugin
     try:
         exec(compile(text, plugin.source, "exec"), vars(module))  # noqa: S102 (a plugin is code that the user names)

@@ -38,8 +38,8 @@ Entry = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Facts:
-    """What an entry says beside kind, size and hash of its payload: the run, the SHA-256 of its study, and the round
-    from 1 (0 outside rounds). Of the payload: its tensors (counted by component), examples and numbers (JSON values)."""
+    """The facts of an entry: run, SHA-256 of the study, round from 1 (0 outside rounds). Of the payload: its tensors,
+    which are counted by component, its examples, and its numbers (JSON values)."""
 
     run: str = ""
     study: str = ""

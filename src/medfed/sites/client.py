@@ -200,8 +200,8 @@ def check_protocol(message: Message) -> None:
 
 
 def check_round(message: Message, broadcast: Broadcast, last: int) -> None:
-    """Raise RunError, naming both rounds, for a broadcast that is not of the message's round, or of none of the
-    study's: it would spoil the memory."""
+    """Raise RunError for a broadcast of another round than the message's, or of none of the study's: it would spoil the
+    memory."""
     if broadcast.round != _round(message) or not 1 <= broadcast.round <= last:
         model = f"a model of round {str(broadcast.round)[:20]}, of {last} rounds"
         what = f"a message of round {_round(message)} with {model}"

@@ -121,7 +121,7 @@ def write_trial(folder: Path, host: str, names: Sequence[str] = (), days: int = 
         .sign(ca_key, hashes.SHA384())
     )
     hosts = dict.fromkeys([host, *names, "localhost", "127.0.0.1", "::1"])
-    alternatives = [x509.IPAddress(found) if (found := _address(name)) else x509.DNSName(name) for name in hosts]
+    alternatives = [x509.IPAddress(place) if (place := _address(name)) else x509.DNSName(name) for name in hosts]
     certificate = (
         _builder(_name("medfed server", host), ca_name, key.public_key(), until)
         .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
@@ -141,13 +141,11 @@ def copy_given(folder: Path, files: Certificates) -> Certificates:
 
 
 def check_certificate(files: Certificates, host: str) -> None:
-    """Check that a server that is reached as ``host`` can use the certificate. Raises SiteError if a file is no
-    certificate or key, the key is another's, or the certificate is not valid: now, for ``host`` or under the CA."""
+    """Raise SiteError if a server that is reached as ``host`` cannot use the certificate: a file is none, the key is
+    another's, or the certificate is not valid now, not for ``host``, or not under the CA."""
     chain, authority = load_certificates(files.certificate), load_authority(files.ca)
-    form = "a private key in PEM form without a passphrase"
-    key = _read(
-        files.key, lambda data: serialization.load_pem_private_key(data, None), form, "openssl pkey -in FILE -out PEM"
-    )
+    form, hint = "a private key in PEM form without a passphrase", "openssl pkey -in FILE -out PEM"
+    key = _read(files.key, lambda data: serialization.load_pem_private_key(data, None), form, hint)
     if key.public_key() != chain[0].public_key():
         raise SiteError("this key does not belong to the certificate", where=files.key, hint=f"see {files.certificate}")
     for certificate in chain:

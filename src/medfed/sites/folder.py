@@ -89,8 +89,8 @@ class SiteFolder:
         whose fingerprint people compared, or not valid now."""
         path = self.root / self.settings.ca
         authority = credentials.load_authority(path)
-        found = credentials.certificate_fingerprint(authority)
-        _check_fingerprint(found, self.settings.ca_fingerprint, SITE, path)
+        fingerprint = credentials.certificate_fingerprint(authority)
+        _check_fingerprint(fingerprint, self.settings.ca_fingerprint, SITE, path)
         credentials.check_valid_now(authority, path)
         return authority.public_bytes(Encoding.PEM)
 
@@ -146,8 +146,8 @@ def check_data_root(path: Path) -> None:
 
 
 def init_site(root: Path, settings: SiteSettings, bundle: Path, policy: Policy) -> SiteFolder:
-    """Write a new site's folder, with a new key pair, and return it. Raises SiteError if the folder is not new, the
-    name is the server's, or the bundle is incomplete or its CA not the one that ``settings`` name."""
+    """Write a new site's folder, with a new key pair, and return it. Raises SiteError if the folder is not new or
+    the name is the server's. Raises SiteError too for an incomplete bundle or another CA than ``settings`` name."""
     check_name(settings.name)
     facts = Invitation.load(bundle)
     fingerprint = credentials.certificate_fingerprint(credentials.load_authority(bundle / CA))

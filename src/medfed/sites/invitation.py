@@ -91,10 +91,10 @@ def load_invited(facts: Invitation, references: Sequence[str]) -> tuple[str, ...
 
 def versions() -> dict[str, str]:
     """Return the versions here of what both sides need alike; "missing" where a package is not installed."""
-    found = {"medfed": __version__}
+    installed = {"medfed": __version__}
     for package in COMPARED:
         try:
-            found[package] = version(package).partition("+")[0]
+            installed[package] = version(package).partition("+")[0]
         except PackageNotFoundError:
-            found[package] = "missing"
-    return found
+            installed[package] = "missing"
+    return installed

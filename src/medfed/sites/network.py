@@ -179,8 +179,8 @@ class NetworkSite:
         raise RunError(what, where=f"server {self._address}", hint=hint) from error
 
     def _repeat(self, call: transport.Call, request: Any, seconds: float | None) -> Any:
-        """Return the answer of ``call``, repeated with back-off while the network fails: for ``seconds`` in silence,
-        or, if None, as long as the patience lasts, with reports."""
+        """Return the answer of ``call``, repeated with back-off while the network fails. It is repeated for ``seconds``
+        in silence; or, if None, as long as the patience lasts, with reports."""
         started, pause, quiet = time.monotonic(), POLL_SECONDS, seconds is not None
         limit = started + (self._patience_seconds if seconds is None else seconds)
         while True:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 from medfed.core.catalog import ALGORITHMS, TASKS
-from medfed.core.errors import MedfedError, PolicyError
+from medfed.core.errors import PolicyError
+from medfed.core.registry import Registry, unknown
 from medfed.core.types import Update
 from medfed.federated.state import persistent_buffers, trainable_params
 from medfed.runs.federation import build_model
@@ -56,13 +57,11 @@ class Policy(SettingsModel):
 
     @field_validator("tasks", "algorithms")
     @classmethod
-    def _known(cls, names: tuple[str, ...], info: object) -> tuple[str, ...]:
-        algorithms = getattr(info, "field_name", "") == "algorithms"
+    def _known(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        registry: Registry[Any] = ALGORITHMS if info.field_name == "algorithms" else TASKS
         for name in set(names) - {ANY}:
-            try:
-                ALGORITHMS.lookup(name) if algorithms else TASKS.lookup(name)
-            except MedfedError as error:
-                raise ValueError(str(error)) from error
+            if name not in registry:
+                raise ValueError(str(unknown(registry, name, registry.kind)))
         return names
 
     @field_validator("studies")
@@ -108,8 +107,8 @@ class Policy(SettingsModel):
                 raise _refusal("may_leave", f"the study's clients send {part} (tensor {tensor!r})", part)
 
     def check_counts(self, examples: Mapping[str, int]) -> None:
-        """Raise PolicyError for a task that is not allowed, or has so few training examples (by task) at this site that
-        an update reveals single patients."""
+        """Raise PolicyError for a task that is not allowed, or has so few training examples here that an update reveals
+        single patients."""
         for task, count in sorted(examples.items()):
             if count and not _allows(self.tasks, task):
                 what = f"the task {task!r} is not allowed here, and its data lies in the data root"
@@ -124,16 +123,12 @@ class Policy(SettingsModel):
             raise _refusal("max_rounds", f"this is round {update.round}, allowed are {self.max_rounds}")
         if update.num_examples < self.min_examples:
             raise _refusal("min_examples", f"the update is of fewer than {self.min_examples} examples")
-        self.check_tensors((*update.delta, *update.scales))
-        for part, tensors in (("buffers", update.buffers), ("state", update.state)):
-            if tensors and part not in self.may_leave:
-                raise _refusal("may_leave", f"the update holds {part} (tensor {min(tensors)!r})", part)
-
-    def check_tensors(self, names: Iterable[str]) -> None:
-        """Raise PolicyError for weights that may not leave, by the names of their tensors."""
-        for name in sorted(names):
-            if part_of(name) not in self.may_leave:
-                raise _refusal("may_leave", f"the tensor {name!r} is one of the {part_of(name)}", part_of(name))
+        for name in sorted((*update.delta, *update.scales)):
+            if (part := part_of(name)) not in self.may_leave:
+                raise _refusal("may_leave", f"the tensor {name!r} is one of the {part}", part)
+        for private, tensors in (("buffers", update.buffers), ("state", update.state)):
+            if tensors and private not in self.may_leave:
+                raise _refusal("may_leave", f"the update holds {private} (tensor {min(tensors)!r})", private)
 
     def check_scores(self, scores: Mapping[str, Mapping[str, float | int | None]]) -> None:
         """Raise PolicyError for scores (task → metric → value) that may not leave, or are of too few examples ``n``."""

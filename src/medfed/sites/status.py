@@ -1,8 +1,8 @@
 """Where a federation's run stands (``status.json``), how a process ends, and the lock that lets one run per folder.
 
-The server writes ``status.json`` whole at every change. Exit statuses of a server's or a site's process: 0 done, 1 an
-error, 3 too few sites came or stayed, 130 interrupted by Ctrl-C, 143 by SIGTERM. After the last two the same command
-goes on from the last checkpoint.
+The server writes ``status.json`` whole at every change. A server's or a site's process ends with 0 (done), 1 (an
+error), 3 (too few sites came or stayed), 130 (Ctrl-C) or 143 (SIGTERM). After the last two the same command goes on
+from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class SiteFailure(SettingsModel):
 
 
 class Status(SettingsModel):
-    """Where the run stands: its round from 1 (0 before the first), when each site was last heard of (UTC; None if never),
-    and the last failures, newest last. ``reason`` says why it ended, where it did not end well."""
+    """Where the run stands: its round from 1 (0 before the first), and when each site was last heard of (UTC, or None).
+    The last failures are newest last. ``reason`` says why it ended, where it did not end well."""
 
     state: State = "waiting"
     round: int = 0
@@ -116,7 +116,8 @@ def stopped_by_sigterm() -> Iterator[None]:
 @contextmanager
 def noted(root: Path) -> Iterator[None]:
     """Write into ``status.json`` how the block ended."""
-    state, reason = _ending(None)
+    state: State = "done"
+    reason = ""
     try:
         yield
     except BaseException as error:
@@ -145,10 +146,8 @@ def is_held(root: Path) -> bool:
         return not free
 
 
-def _ending(error: BaseException | None) -> tuple[State, str]:
+def _ending(error: BaseException) -> tuple[State, str]:
     """Return the state and the reason that ``error`` leaves."""
-    if error is None:
-        return "done", ""
     if isinstance(error, KeyboardInterrupt | SystemExit):
         return "stopped", "the same command goes on from the last checkpoint"
     if isinstance(error, TooFewSitesError):

@@ -38,13 +38,12 @@ Plugins = Annotated[
     typer.Option("--plugin", callback=_load_plugins, help="Use the parts in this .py file or installed module"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
-WIDE = 10_000
 
 
 def output() -> Console:
     """Return a console for tables: as wide as the terminal; in a pipe or file as wide as the table, nothing cut."""
     console = Console()
-    return console if console.is_terminal else Console(width=WIDE)
+    return console if console.is_terminal else Console(width=10_000)
 
 
 def print_rows(rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None:

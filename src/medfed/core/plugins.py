@@ -56,13 +56,11 @@ _state = _State()
 def load(reference: str | Path) -> Plugin:
     """Load a plugin: a ``.py`` file by its path, or a module by its name. One that is loaded already stays, but a file
     that changed since is executed anew. Raises PluginError if it is absent, fails, or is not allowed here."""
-    if not _is_file(reference):
-        plugin = _of_module(str(reference))
-        return _state.loaded.get(plugin.source) or _load(plugin, lambda: import_module(plugin.source))
-    plugin, text = _of_file(Path(reference))
-    if _state.loaded.get(plugin.source) == plugin:
-        return plugin
-    return _load(plugin, lambda: _execute(plugin, text))
+    if _is_file(reference):
+        plugin, text = _of_file(Path(reference))
+        return plugin if plugin in _state.loaded.values() else _load(plugin, lambda: _execute(plugin, text))
+    plugin = _of_module(str(reference))
+    return _state.loaded.get(plugin.source) or _load(plugin, lambda: import_module(plugin.source))
 
 
 def examine(reference: str | Path) -> Plugin:

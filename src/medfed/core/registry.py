@@ -44,8 +44,7 @@ class Registry(Mapping[str, Part]):
         return iter(dict.fromkeys([*self._modules, *self._parts]))
 
     def __len__(self) -> int:
-        load_installed()
-        return len(self._modules.keys() | self._parts.keys())
+        return len(list(self))
 
     def _search(self, name: object) -> None:
         """Load the plugins of installed packages if the name is neither the package's nor registered."""

@@ -30,7 +30,6 @@ class Batch:
         present: modality → whether the example has it. This mask says what is absent, never zeros alone.
         target: the truth in the form of the task's loss: a class index, a row of labels, the ids of an answer, a
             mask. The class index is −1 where an open question has another answer.
-        examples: example ids, for predictions.
         questions: question of every example; empty where the task has one for all.
     """
 
@@ -81,7 +80,6 @@ class Broadcast:
 
     Attributes:
         base: fingerprint of ``params`` and ``buffers``; an update must name the base it started from.
-        params: global trainable parameters.
         buffers: global buffers (normalisation statistics), replaced, never differenced.
         state: the algorithm's own tensors (a control variate, say).
     """
@@ -102,7 +100,6 @@ class Update:
         delta: local minus global parameters, float32, same names and shapes as the broadcast's ``params``; rounded to
             ``rounds.upload_dtype`` until the server has restored it.
         buffers: local buffers after training.
-        state: the algorithm's own tensors.
         scales: of a change rounded to int8, tensor → ``[row]`` what one step is worth.
         num_examples: private training examples seen, over all tasks; apart from ``num_steps`` on purpose.
         examples: component ("encoders.image", "heads.cd") → examples whose loss reached it. A component the client

@@ -31,7 +31,6 @@ LOG = "egress.jsonl"
 """The log's file in a site's folder."""
 START = "0" * 64
 """The first line holds it as the hash before it."""
-
 Entry = Mapping[str, Any]
 """One line's fields."""
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from pydantic import ValidationError
@@ -94,8 +95,7 @@ class SiteHandler:
         classes = sites.class_counts(run.data) if self._folder.policy.class_counts else None
         greeting = Greeting(num_examples=count, moments=moments, versions=versions(), counts=classes)
         self._reporter.say(f"study {run.study.name!r}: {count} training examples here")
-        facts = replace(_facts(message, run), num_examples=count)
-        return self._leaving("greeting", greeting.model_dump_json().encode(), facts)
+        return self._leaving("greeting", greeting.model_dump_json().encode(), message, run, num_examples=count)
 
     def _train(self, message: Message) -> Message:
         run = self._run(message)
@@ -104,9 +104,8 @@ class SiteHandler:
         self._reporter.say(f"round {broadcast.round}: training")
         update = run.trainer.update(client, broadcast)
         self._folder.policy.check_update(update)
-        count, names = update.num_examples, tensor_names(update)
-        facts = replace(_facts(message, run), tensors=names, num_examples=count, metrics=update.metrics)
-        return self._leaving("update", update_bytes(update), facts)
+        facts = {"tensors": tensor_names(update), "num_examples": update.num_examples, "metrics": update.metrics}
+        return self._leaving("update", update_bytes(update), message, run, **facts)
 
     def _evaluate(self, message: Message) -> Message:
         run = self._run(message)
@@ -114,7 +113,7 @@ class SiteHandler:
         broadcast, private = self._broadcast(message, run), run.trainer.client_state(self._folder.name)
         scores = evaluate_at(run.study, build_model(run.study), tests, broadcast, private)
         self._folder.policy.check_scores(scores)
-        return self._leaving("scores", json.dumps(scores).encode(), replace(_facts(message, run), metrics=scores))
+        return self._leaving("scores", json.dumps(scores).encode(), message, run, metrics=scores)
 
     def _bye(self, message: Message) -> Message:
         self.finished = True
@@ -125,7 +124,12 @@ class SiteHandler:
         """Return the run that the message belongs to; policy and data are looked at when it is new."""
         name = message.facts.get("run", "")
         if name not in self._runs:
-            study = _study(message)
+            try:
+                study = Study.model_validate_json(message.facts.get("study", ""))
+            except ValidationError as error:
+                first = error.errors()[0]
+                what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+                raise StudyError(what, where="the server's study", hint="compare versions") from error
             self._folder.policy.check_study(study)
             memory = DiskMemory(self._folder.root / STATE / quote(name, safe="").replace(".", "%2E"))
             dtype = study.rounds.upload_dtype
@@ -160,9 +164,9 @@ class SiteHandler:
         check_round(message, broadcast, run.study.rounds.num_rounds)
         return broadcast
 
-    def _leaving(self, kind: str, payload: bytes, facts: Facts) -> Message:
-        """Write an entry for what is about to leave, and only then let it."""
-        self._folder.audit.append(kind, payload, facts)
+    def _leaving(self, kind: str, payload: bytes, message: Message, run: _Run, **facts: Any) -> Message:
+        """Write an entry with ``facts`` for what is about to leave, and only then let it."""
+        self._folder.audit.append(kind, payload, replace(_facts(message, run), **facts))
         return Message(kind, {}, payload)
 
     def _failure(self, message: Message, reason: str) -> Message:
@@ -214,15 +218,6 @@ def _reason(error: MedfedError) -> str:
         return SCRUBBED
     private = isinstance(error, SiteError) and not isinstance(error, PolicyError)
     return OWN_FILES if private or isinstance(error.where, Path) else str(error)
-
-
-def _study(message: Message) -> Study:
-    try:
-        return Study.model_validate_json(message.facts.get("study", ""))
-    except ValidationError as error:
-        first = error.errors()[0]
-        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise StudyError(what, where="the server's study", hint="compare versions") from error
 
 
 def _facts(message: Message, run: _Run | None = None) -> Facts:

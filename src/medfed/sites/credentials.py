@@ -141,8 +141,8 @@ def copy_given(folder: Path, files: Certificates) -> Certificates:
 
 
 def check_certificate(files: Certificates, host: str) -> None:
-    """Raise SiteError if a server that is reached as ``host`` cannot use the certificate: a file is none, the key is
-    another's, or the certificate is not valid now, not for ``host``, or not under the CA."""
+    """Raise SiteError if a server that is reached as ``host`` cannot use the certificate. A file may be none, or the
+    key another's. Or the certificate is not valid now, not for ``host``, or not under the CA."""
     chain, authority = load_certificates(files.certificate), load_authority(files.ca)
     form, hint = "a private key in PEM form without a passphrase", "openssl pkey -in FILE -out PEM"
     key = _read(files.key, lambda data: serialization.load_pem_private_key(data, None), form, hint)

@@ -52,7 +52,6 @@ class FederationSettings(SettingsModel):
         data_root: folder of the server's own data; absent where the study has twins.
         runs: where run folders go, relative to the federation's folder.
         cache: where twins and the tiny LLM are kept.
-        plugins: files or modules with code that the study needs.
     """
 
     host: str = Field(min_length=1)

@@ -40,7 +40,6 @@ class SiteSettings(SettingsModel):
         name: the one the site is registered under at the server.
         data_root: folder of the site's datasets in native layout.
         public_root: folder of the server's public datasets, for algorithms whose clients use them.
-        host, port: where the server listens.
         ca: file of the CA certificate that signed the server's, relative to the site's folder.
         ca_fingerprint: its SHA-256, as people compared it.
         patience_seconds: the site waits so long for a server that cannot be reached; by default a day.

@@ -93,9 +93,9 @@ class Hospitals:
 
     def report(self, failure: Failure) -> None:
         """Print and file that a site gave no usable answer."""
-        self._reporter.say(f"{failure.client}, round {failure.round}, {failure.phase}: {failure.reason}")
-        fields = {"site": failure.client, "round": failure.round, "phase": failure.phase, "reason": failure.reason}
-        self._status.failed(SiteFailure.model_validate(fields))
+        site, number, phase, reason = failure.client, failure.round, failure.phase, failure.reason
+        self._reporter.say(f"{site}, round {number}, {phase}: {reason}")
+        self._status.failed(SiteFailure(site=site, round=number, phase=phase, reason=reason))
 
     def _sizes(self) -> dict[str, int]:
         return {site: greeting.num_examples for site, greeting in self._greetings.items()}

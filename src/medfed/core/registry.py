@@ -44,7 +44,7 @@ class Registry(Mapping[str, Part]):
         return iter(dict.fromkeys([*self._modules, *self._parts]))
 
     def __len__(self) -> int:
-        return len(list(self))
+        return sum(1 for _ in self)
 
     def _search(self, name: object) -> None:
         """Load the plugins of installed packages if the name is neither the package's nor registered."""

@@ -21,18 +21,11 @@ def list_data(as_json: options.AsJson = False, plugins: options.Plugins = None) 
     """List the datasets with licence and access page."""
     from medfed.core.catalog import DATASETS
 
-    rows = [
-        {
-            "dataset": name,
-            "title": dataset.card.title,
-            "version": dataset.card.version,
-            "licence": dataset.card.licence,
-            "modalities": dataset.modalities,
-            "targets": dataset.targets,
-            "access": dataset.card.access,
-        }
-        for name, dataset in DATASETS.items()
-    ]
+    rows = []
+    for name, dataset in DATASETS.items():
+        card = {fact: getattr(dataset.card, fact) for fact in ("title", "version", "licence")}
+        about = {"modalities": dataset.modalities, "targets": dataset.targets, "access": dataset.card.access}
+        rows.append({"dataset": name, **card, **about})
     options.print_rows(rows, as_json=as_json)
 
 

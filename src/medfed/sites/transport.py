@@ -129,9 +129,9 @@ class Listener:
     def send(self, site: str, message: Message, seconds: float) -> str:
         """Store a message that ``site`` may fetch and answer within ``seconds``; return its id."""
         ends = {"src_node_id": SUPERLINK_NODE_ID, "dst_node_id": self.nodes[site], "reply_to_message_id": ""}
-        owner = {"run_id": self._run, "src_task_id": self._task, "group_id": message.kind}
-        times = {"created_at": time.time(), "ttl": seconds, "message_type": "query.medfed"}
-        metadata: dict[str, Any] = {**ends, **owner, **times}
+        kind = {"group_id": message.kind, "message_type": "query.medfed"}
+        run = {"run_id": self._run, "src_task_id": self._task, "created_at": time.time(), "ttl": seconds}
+        metadata: dict[str, Any] = {**ends, **kind, **run}
         whole = make_message(Metadata(message_id="", **metadata), _content(message))
         with objects.no_object_id_recompute():
             message_id = whole.object_id

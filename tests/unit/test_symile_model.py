@@ -26,8 +26,8 @@ from medfed.federated.rounds import initial_state, run_rounds
 from medfed.federated.state import load_weights
 from medfed.modalities.base import Modality
 from medfed.modalities.image import ImageModality
-from medfed.modalities.labs import LabPercentiles
 from medfed.modalities.signal import SignalModality
+from medfed.modalities.timeseries import LabPercentiles
 from medfed.models.symile import SymileModel
 from medfed.study.algorithms import FedAvg
 from medfed.study.data import TwinSpec

@@ -74,9 +74,8 @@ _MODALITIES = _by_module(
     "modalities",
     image="image",
     signal="ecg",
-    timeseries="vitals labs input output covid-labs person",
+    timeseries="vitals labs input output covid-labs person lab-percentiles",
     text="question report ehr",
-    labs="lab-percentiles",
     volume="t1 t1c t2 flair tumour",
 )
 MODALITIES: Registry[Modality] = Registry("modality", _MODALITIES)

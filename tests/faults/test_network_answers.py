@@ -135,7 +135,7 @@ def test_a_site_that_cannot_write_its_audit_log_sends_nothing_but_that(
     open_trial: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial = open_trial(study=STUDY.replace("num_rounds = 3", "num_rounds = 2"))
-    log = trial.folder(BAD).log
+    log = trial.folder(BAD).audit.path
 
     def full(site: str, letter: Message, answer: Message) -> Message:
         if site == BAD and letter.kind == "hello":

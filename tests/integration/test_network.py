@@ -35,7 +35,7 @@ def weights(run: RunFolder) -> str:
 
 def here(trial: Trial, place: Path, num_workers: int) -> RunFolder:
     """Run the trial's study on this machine."""
-    cache = FederationFolder.load(trial.server_folder).cache
+    cache = FederationFolder.load(trial.server_folder).paths.cache
     places = RunPaths(place, cache, trial.data, workers=num_workers)
     return RunFolder(run_study(trial.study, places, Reporter.silent()))
 
@@ -67,7 +67,7 @@ def test_scaffold_gives_the_same_bits_in_process_in_workers_and_over_the_network
     network = same_bits(trial, tmp_path)
     assert not (network.root / "clients").exists(), "what SCAFFOLD keeps at a site stays at the site"
     for site in SITES:
-        assert list(trial.folder(site).state_folder.rglob("*.safetensors"))
+        assert list((trial.folder(site).root / "state").rglob("*.safetensors"))
         # On a slow machine the server may take a site for gone and send a message again; the site then answers twice.
         left = list(dict.fromkeys((entry["kind"], entry["round"]) for entry in trial.egress(site)))
         assert left == [("greeting", 0), ("update", 1), ("update", 2), ("update", 3), ("scores", 3)]

@@ -59,9 +59,8 @@ class DeskPost:
 def run_over(trial: Trial, post: DeskPost) -> RunFolder:
     """Run the study of ``trial`` over ``post`` as its server does."""
     folder, reporter = FederationFolder.load(trial.server_folder), Reporter.silent()
-    paths = RunPaths(folder.runs, folder.cache, folder.settings.data_root)
     hospitals = Hospitals(folder, post, reporter)
-    return RunFolder(run_study(trial.study, paths, reporter, participants=hospitals.participants()))
+    return RunFolder(run_study(trial.study, folder.paths, reporter, participants=hospitals.participants()))
 
 
 class Deaf:

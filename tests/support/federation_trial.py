@@ -185,7 +185,7 @@ class Trial:
 
     def egress(self, site: str) -> list[dict[str, Any]]:
         """Return the entries of a site's audit log."""
-        path = self.folder(site).log
+        path = self.folder(site).audit.path
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
     def logs(self) -> str:

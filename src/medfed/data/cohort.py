@@ -137,9 +137,7 @@ def server_cohort(study: Study, data: Mapping[str, Decoded], moments: Mapping[st
 
 
 def with_reports(
-    cohort: Cohort,
-    num_examples: Mapping[str, int],
-    counts: Mapping[str, Mapping[str, Mapping[str, int]] | None],
+    cohort: Cohort, num_examples: Mapping[str, int], counts: Mapping[str, Mapping[str, Mapping[str, int]] | None]
 ) -> Cohort:
     """Return the server's ``cohort`` with the reports of sites elsewhere on record.
 

@@ -22,14 +22,7 @@ from medfed.evaluation.responses import MEMBER
 from medfed.evaluation.score import score_run
 from medfed.models.base import FederatedModel
 from medfed.records.folder import RunFolder
-from medfed.records.schema import (
-    Development,
-    ModalityMoments,
-    NormalisationFile,
-    PartitionFile,
-    Round,
-    StudyFile,
-)
+from medfed.records.schema import Development, ModalityMoments, NormalisationFile, PartitionFile, Round, StudyFile
 from medfed.report.page import write_report
 from medfed.report.results import summary_table
 from medfed.runs.baselines import Baseline, baselines_of, train_baselines

@@ -31,11 +31,11 @@ from medfed.data.layout import (
 from medfed.data.sites import SiteData, moments_at, pool, read_site, server_sets, task_sets
 from medfed.data.sources import Sources
 from medfed.data.split import assign_clients, assign_splits, partition_hash
-from medfed.data.synthetic import SERVER
 from medfed.datasets.decoded import Decoded
 from medfed.modalities.base import Moments
 from medfed.study.study import Study
 from medfed.tasks.base import TaskSet
+from medfed.twins.writing import SERVER
 
 ELSEWHERE = "elsewhere"
 """In ``client_tests``: the test patients of sites that do not train. They meet the server's model."""

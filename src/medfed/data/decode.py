@@ -15,11 +15,11 @@ from medfed.core.errors import DataError, MedfedError
 from medfed.core.progress import Reporter
 from medfed.data.cache import Arrays, DecodedCache, Source
 from medfed.data.sources import locate_held, site_folders
-from medfed.data.synthetic import SERVER
 from medfed.datasets.base import Dataset, Problem
 from medfed.datasets.decoded import Decoded
 from medfed.modalities.base import Modality
 from medfed.study.study import Study
+from medfed.twins.writing import SERVER
 
 Advance = Callable[[int, int], None]
 """Called with (done, total)."""

@@ -36,12 +36,12 @@ from medfed.data.layout import (
 )
 from medfed.data.sources import served_tasks
 from medfed.data.split import assign_splits
-from medfed.data.synthetic import SERVER
 from medfed.datasets.decoded import Decoded
 from medfed.federated.client import Client
 from medfed.modalities.base import Moments
 from medfed.study.study import Study
 from medfed.tasks.base import Task, TaskSet
+from medfed.twins.writing import SERVER
 
 SITE_SPLITS = ("private", "test")
 """Parts of a site's patients: for training, and for testing."""

@@ -15,10 +15,10 @@ import polars as pl
 from medfed.core.catalog import DATASETS
 from medfed.core.errors import DataError, StudyError
 from medfed.core.progress import Reporter
-from medfed.data.synthetic import SERVER, cached_twins, twin_specs
 from medfed.datasets.base import Dataset
 from medfed.study.study import Study
 from medfed.tasks.base import Task
+from medfed.twins.writing import SERVER, cached_twins, twin_specs
 
 Roots = dict[str, Path]
 """Dataset → its native root."""

@@ -17,8 +17,8 @@ from medfed.evaluation.metrics import BY_NAME, METRICS, score
 from medfed.evaluation.responses import TaskResponses
 from medfed.evaluation.score import score_run, score_task
 from medfed.records.folder import RunFolder
-from medfed.records.schema import Difference, Prediction, ScoreRow, TaskFacts
-from medfed.runs.predictors import finite, hash_id, id_salt
+from medfed.records.schema import Difference, Prediction, ScoreRow, TaskFacts, finite
+from medfed.runs.predictors import hash_id, id_salt
 from medfed.study.evaluation import EvaluationSettings
 
 FAST = EvaluationSettings(num_resamples=100)

@@ -7,7 +7,6 @@ clients, and the constants are all predictors.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -20,7 +19,7 @@ from medfed.evaluation.scorers import SCORERS
 from medfed.federated.state import Weights, load_weights
 from medfed.models.base import FederatedModel
 from medfed.records.folder import RunFolder, prediction_file
-from medfed.records.schema import Json, Prediction, TaskFacts
+from medfed.records.schema import Json, Prediction, TaskFacts, finite
 from medfed.study.study import Study
 from medfed.tasks.base import Task, TaskSet, trainable
 from medfed.tasks.question_answering import QuestionAnswering
@@ -184,15 +183,6 @@ def _lines(client: str | None, examples: TaskSet, given: Responses, salt: str) -
             truth=truth,
             responses={model: finite(column[number]) for model, column in given.items()},
         )
-
-
-def finite(value: Json) -> Json:
-    """Return a response without NaN and infinities, which become None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, list):
-        return [finite(part) for part in value]
-    return {name: finite(part) for name, part in value.items()} if isinstance(value, dict) else value
 
 
 def id_salt(index: pl.DataFrame) -> str:

@@ -21,8 +21,7 @@ from medfed.core.errors import StudyError
 from medfed.core.plugins import load
 from medfed.core.processes import warm_up
 from medfed.core.progress import Reporter
-from medfed.records.folder import RunFolder
-from medfed.records.latest import find_run
+from medfed.records.folder import RunFolder, find_run
 from medfed.records.schema import Development, PartitionFile, Prediction, ProvenanceFile, Score, ScoreFile, StudyFile
 from medfed.study.study import Study, find_study, study_of
 from medfed.study.sweep import load_plan

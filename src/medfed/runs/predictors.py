@@ -168,7 +168,7 @@ def predict(
         for predictor in predictors:
             given |= predictor(examples, client)
         lines += _lines(client, examples, given, salt)
-    run.write_predictions(task.name, lines)
+    run.write_lines(lines, prediction_file(task.name))
 
 
 def _lines(client: str | None, examples: TaskSet, given: Responses, salt: str) -> Iterator[Prediction]:

@@ -29,19 +29,12 @@ from medfed.records.schema import (
 )
 
 Json = dict[str, Any]
+ABBREVIATIONS = ("auroc", "auprc", "f1", "mcc", "ece")
+WORDS = ("balanced_accuracy", "accuracy", "precision", "recall", "brier", "exact_match")
 TITLES = {
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-    "balanced_accuracy": "Balanced accuracy",
-    "accuracy": "Accuracy",
-    "precision": "Precision",
-    "recall": "Recall",
-    "f1": "F1",
-    "mcc": "MCC",
-    "ece": "ECE",
-    "brier": "Brier",
+    **{name: name.upper() for name in ABBREVIATIONS},
+    **{name: name.replace("_", " ").capitalize() for name in WORDS},
     "token_f1": "Token F1",
-    "exact_match": "Exact match",
     "bleu1": "BLEU-1",
     "rouge_l": "ROUGE-L",
     "sacrebleu": "sacreBLEU",
@@ -62,19 +55,15 @@ KINDS = {
 def upgraded_file(kind: type[File], value: object, folder: Path) -> object:
     """Return the content of a file as today's; what has a version, or is no object, comes back as it is.
 
-    Args:
-        kind: the file.
-        value: its content.
-        folder: the run's; other files of it tell what this one leaves out.
+    Other files of the run's ``folder`` tell what this one leaves out.
     """
     if not isinstance(value, Mapping) or "schema_version" in value:
         return value
-    content: Json = dict(value)
     if kind is ScoreFile:
-        return _scores(content, folder)
+        return _scores(value, folder)
     if kind in UPGRADES:
-        return UPGRADES[kind](content)
-    return content if kind.model_config.get("extra") == "allow" else _known(kind, content)
+        return UPGRADES[kind](value)
+    return dict(value) if kind.model_config.get("extra") == "allow" else _known(kind, value)
 
 
 def upgraded_line(kind: type[Line], value: object) -> object:
@@ -106,7 +95,7 @@ def _prediction(line: Mapping[str, Any]) -> Json:
     return {**record, "truth": truth, "responses": responses}
 
 
-def _scores(content: Json, folder: Path) -> Json:
+def _scores(content: Mapping[str, Any], folder: Path) -> Json:
     rows = [_score(ScoreRow, row) for row in content.get("rows", ())]
     differences = [_score(Difference, row) for row in content.get("differences", ())]
     titles = _content(folder / "provenance.json").get("titles", {})
@@ -123,11 +112,10 @@ def _score(kind: type[ScoreRow | Difference], row: Mapping[str, Any]) -> Json:
     """Return a row of either form: rows of a benchmark have a title and no role."""
     metric = str(row.get("metric", ""))
     primary = metric == "auroc" if row.get("part") is None else (metric, row["part"]) == ("token_f1", "all")
-    filled = {"role": "trained", "title": TITLES.get(metric, metric), "primary": primary, **row}
-    return _known(kind, filled)
+    return _known(kind, {"role": "trained", "title": TITLES.get(metric, metric), "primary": primary, **row})
 
 
-def _comparison(content: Json) -> Json:
+def _comparison(content: Mapping[str, Any]) -> Json:
     directions = {(row["metric"], row.get("part")): row.get("higher_is_better", True) for row in content["rows"]}
     differences = [
         _known(ComparedDifference, {"higher_is_better": directions.get((row["metric"], row.get("part")), True), **row})
@@ -136,22 +124,18 @@ def _comparison(content: Json) -> Json:
     return {**_known(ComparisonFile, content), "differences": differences}
 
 
-def _leaderboard(content: Json) -> Json:
+def _leaderboard(content: Mapping[str, Any]) -> Json:
     """Return the content with costs in a record of their own."""
     blocks = [
-        {**block, **{part: {name: _standing(entry) for name, entry in block[part].items()} for part in PARTS}}
+        block | {part: {name: _standing(entry) for name, entry in block[part].items()} for part in ("values", "bounds")}
         for block in content["blocks"]
     ]
     return {**_known(LeaderboardFile, content), "blocks": blocks}
 
 
-PARTS = ("values", "bounds")
-
-
 def _standing(entry: Mapping[str, Any]) -> Json:
     cost = _known(Cost, entry)
-    rest = {name: value for name, value in entry.items() if name not in cost}
-    return {**rest, "cost": cost} if cost else rest
+    return {name: value for name, value in entry.items() if name not in cost} | ({"cost": cost} if cost else {})
 
 
 def _content(path: Path) -> Json:
@@ -163,7 +147,7 @@ def _content(path: Path) -> Json:
     return content if isinstance(content, dict) else {}
 
 
-UPGRADES: Mapping[type[File], Callable[[Json], Json]] = {
+UPGRADES: Mapping[type[File], Callable[[Mapping[str, Any]], Json]] = {
     NormalisationFile: lambda content: {"moments": content},
     GreetingFile: lambda content: {"sites": content},
     ComparisonFile: _comparison,

@@ -36,19 +36,8 @@ from medfed.study.federation import RoundSettings
 from medfed.study.study import Study
 from medfed.tasks.base import TaskSet
 
-SHARED_SETTINGS = (
-    "train",
-    "plugins",
-    "split",
-    "partition",
-    "missing",
-    "model",
-    "modalities",
-    "encoders",
-    "algorithm",
-    "rounds",
-    "client",
-)
+DATA_SETTINGS = ("train", "plugins", "split", "partition", "missing")
+SHARED_SETTINGS = (*DATA_SETTINGS, "model", "modalities", "encoders", "algorithm", "rounds", "client")
 """The settings that decide a baseline's weights."""
 
 
@@ -80,19 +69,11 @@ class Baseline:
 
 
 def baselines_of(study: Study, cohort: Cohort, checksums: Mapping[str, str], runs: Path) -> list[Baseline]:
-    """Return the trainings that the study's baselines need.
-
-    Args:
-        study: names the baselines.
-        cohort: the study's data.
-        checksums: dataset → checksum.
-        runs: folder of all runs; the trainings are kept in ``federations`` below it.
-    """
+    """Return the trainings that the study's baselines need, kept in ``runs/federations``; checksums are by dataset."""
     data = {task.dataset: checksums[task.dataset] for task in study.train_tasks}
     whole = study.model_copy(update={"federate": True})
-    alone = whole.model_copy(
-        update={"algorithm": FedAvg(), "rounds": RoundSettings(num_rounds=study.rounds.num_rounds)}
-    )
+    rounds = RoundSettings(num_rounds=study.rounds.num_rounds)
+    alone = whole.model_copy(update={"algorithm": FedAvg(), "rounds": rounds})
     wanted = []
     if "federated" in study.baselines:
         wanted.append(("federated", "federated", whole, cohort, "federate, without injection"))
@@ -118,7 +99,8 @@ def train_baselines(
         for baseline in wanted:
             if baseline.model in models:
                 continue
-            with locked(_lock(baseline.run), waiting=waiting) as mine:
+            root = baseline.run.root
+            with locked(root.with_name(f".{root.name}.lock"), waiting=waiting) as mine:
                 if mine:
                     models[baseline.model] = baseline.train(reporter, connect)
     return {baseline.model: models[baseline.model] for baseline in wanted}
@@ -145,15 +127,8 @@ def union(parts: Sequence[TaskSet]) -> TaskSet:
 def _name(kind: str, study: Study, cohort: Cohort, data: Mapping[str, str]) -> str:
     resolved = study.resolved()
     facts: dict[str, Any] = {name: resolved[name] for name in SHARED_SETTINGS if name in resolved}
-    held = {
-        client: {name: examples.examples for name, examples in tasks.items()}
-        for client, tasks in cohort.clients.items()
-    }
+    clients = cohort.clients.items()
+    held = {client: {name: sets.examples for name, sets in tasks.items()} for client, tasks in clients}
     facts |= {"kind": kind, "data": dict(data), "clients": partition_hash(held)}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
     return f"{kind}-{digest}-seed{study.seed}"
-
-
-def _lock(run: RunFolder) -> Path:
-    """Return the lock file of a federation that several runs share."""
-    return run.root.with_name(f".{run.root.name}.lock")

@@ -63,12 +63,9 @@ class RunContext:
 
 @dataclass(frozen=True)
 class Participants:
-    """The clients of a run, their data, and the way to them.
+    """The clients of a run: finds the data that this process reads, divides it decoded, and connects to the clients.
 
-    Attributes:
-        sources: finds the data that this process reads.
-        cohort: divides the decoded data; of sites elsewhere it knows their reports.
-        connect: opens the exchange of a federation.
+    Of sites elsewhere the cohort knows their reports.
     """
 
     sources: Callable[[Study, RunPaths, Reporter], Sources]
@@ -77,11 +74,7 @@ class Participants:
 
 
 def check_workers(study: Study, num_workers: int) -> None:
-    """Refuse worker processes for parts that only this process knows.
-
-    Raises:
-        PluginError: a notebook or script defines a part.
-    """
+    """Raise PluginError for worker processes where a notebook or script defines a part: only this process knows it."""
     local = [plugin.name for plugin in study.extensions if not plugin.source]
     if num_workers > 1 and local:
         raise PluginError(
@@ -92,7 +85,14 @@ def check_workers(study: Study, num_workers: int) -> None:
 
 def here(num_workers: int = 1) -> Participants:
     """Return the participants of a run on one machine: all data is here, clients train in ``num_workers`` processes."""
-    return Participants(_sources, _cohort, in_workers(num_workers) if num_workers > 1 else in_process)
+
+    def sources(study: Study, paths: RunPaths, reporter: Reporter) -> Sources:
+        return find_sources(study, paths.data_root, paths.cache, reporter)
+
+    def cohort(context: RunContext, data: Mapping[str, Decoded]) -> Cohort:
+        return cohort_of(context.study, context.sources, data, context.paths.reading(context.reporter))
+
+    return Participants(sources, cohort, in_workers(num_workers) if num_workers > 1 else in_process)
 
 
 def folder_of(study: Study, paths: RunPaths, sources: Sources) -> Path:
@@ -102,11 +102,3 @@ def folder_of(study: Study, paths: RunPaths, sources: Sources) -> Path:
     pinned = isinstance(study.foundation, HuggingFaceSettings) and study.foundation.sha256 is not None
     facts += [f"foundation:{paths.foundation.resolve()}"] if paths.foundation and not pinned else []
     return paths.runs / study.name / f"{study.hash(*facts)}-seed{study.seed}"
-
-
-def _sources(study: Study, paths: RunPaths, reporter: Reporter) -> Sources:
-    return find_sources(study, paths.data_root, paths.cache, reporter)
-
-
-def _cohort(context: RunContext, data: Mapping[str, Decoded]) -> Cohort:
-    return cohort_of(context.study, context.sources, data, context.paths.reading(context.reporter))

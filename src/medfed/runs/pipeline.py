@@ -108,7 +108,7 @@ def _compute(context: RunContext, participants: Participants) -> None:
     run.write(PartitionFile.model_validate(cohort.partition))
     run.write(NormalisationFile.model_validate({"moments": moments_json(cohort.moments)}))
 
-    foundation = _foundation(study, paths, reporter) if study.job == "inject" else None
+    foundation = foundation_of(study, paths, reporter) if study.job == "inject" else None
     before = foundation.fingerprint() if foundation else ""
     baselines = baselines_of(study, cohort, context.sources.checksums, paths.runs)
     models = train_baselines(baselines, reporter, participants.connect)
@@ -145,7 +145,8 @@ def _compute(context: RunContext, participants: Participants) -> None:
     run.finish()
 
 
-def _foundation(study: Study, paths: RunPaths, reporter: Reporter) -> Foundation:
+def foundation_of(study: Study, paths: RunPaths, reporter: Reporter) -> Foundation:
+    """Return the study's LLM; a tiny one is pre-trained unless the cache has it."""
     from medfed.llm.foundation import load_foundation  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
 
     with reporter.phase("foundation"):

@@ -63,7 +63,7 @@ class RunContext:
 
 @dataclass(frozen=True)
 class Participants:
-    """The clients of a run: finds the data that this process reads, divides it decoded, and connects to the clients.
+    """How a run finds the data that this process reads, divides it decoded, and connects to its clients.
 
     Of sites elsewhere the cohort knows their reports.
     """

@@ -57,13 +57,10 @@ class InjectedPredictor:
     @torch.inference_mode()
     def __call__(self, examples: TaskSet, client: str | None = None) -> Responses:
         """Return probabilities of the answers, with the decoded text where questions are open."""
-        texts = None
-        if isinstance(examples.task, QuestionAnswering):
-            texts = self.injector.answer_set(examples, self.max_new_tokens, BATCH_SIZE)
-        probabilities = self.injector.score_set(examples, BATCH_SIZE).double().tolist()
-        if texts is None:
-            return {self.name: probabilities}
-        pairs = zip(texts, probabilities, strict=True)
+        if not isinstance(examples.task, QuestionAnswering):
+            return {self.name: self.injector.score_set(examples, BATCH_SIZE).double().tolist()}
+        texts = self.injector.answer_set(examples, self.max_new_tokens, BATCH_SIZE)
+        pairs = zip(texts, self.injector.score_set(examples, BATCH_SIZE).double().tolist(), strict=True)
         return {self.name: [{"text": text, "probabilities": given} for text, given in pairs]}
 
 
@@ -95,11 +92,9 @@ class AtClients:
 
 @dataclass(frozen=True)
 class DeployedPredictor:
-    """The federation's own model: at every client the one that is deployed there.
+    """The federation's own model: at every client the one ``deployed`` there, the server's where none trains.
 
-    Attributes:
-        deployed: client → the model that predicts there; the server's where none trains.
-        model: an instance to load weights into.
+    ``model`` takes their weights.
     """
 
     deployed: Callable[[str | None], Weights]
@@ -142,25 +137,15 @@ def task_facts(study: Study, task: Task) -> TaskFacts:
 def predict(
     run: RunFolder, task: Task, tests: Sequence[tuple[str | None, TaskSet]], predictors: Sequence[Predictor]
 ) -> None:
-    """Write the predictions of one task, unless they are there.
+    """Write the predictions of one task, unless they are there. Raises RunError if there is no test example.
 
-    Args:
-        run: the run's folder.
-        task: the task.
-        tests: the client (None: all in one place) and its test examples.
-        predictors: in the order of the records.
-
-    Raises:
-        RunError: there is no test example.
+    ``tests`` are a client (None: all in one place) and its examples; ``predictors`` are in the order of the records.
     """
     if run.exists(prediction_file(task.name)):
         return
     if not tests:
-        raise RunError(
-            "no client has a test example",
-            where=f"task {task.name!r}",
-            hint="raise split.ratios' last number, or give more data",
-        )
+        hint = "raise split.ratios' last number, or give more data"
+        raise RunError("no client has a test example", where=f"task {task.name!r}", hint=hint)
     salt = id_salt(tests[0][1].data.index)
     lines: list[Prediction] = []
     for client, examples in tests:
@@ -186,10 +171,9 @@ def _lines(client: str | None, examples: TaskSet, given: Responses, salt: str) -
 
 
 def id_salt(index: pl.DataFrame) -> str:
-    """Return a salt made of all ids of a dataset.
+    """Return a salt made of all ids of a dataset; nobody without the dataset can recompute it.
 
-    Runs on the same data then share hashed ids, whatever their seed and partition. They can be compared patient by
-    patient. Nobody without the dataset can recompute it.
+    Runs on the same data then share hashed ids, whatever their seed and partition: patients can be compared.
     """
     ids = sorted(f"{example}\x00{patient}" for example, patient in index.select("example", "patient").iter_rows())
     return hashlib.sha256("\x01".join(ids).encode()).hexdigest()

@@ -47,14 +47,10 @@ def provenance(study: Study) -> ProvenanceFile:
 
 def data_facts(data: Mapping[str, Decoded], checksums: Mapping[str, str]) -> dict[str, DataFacts]:
     """Return the card, size, checksum and left-out files of every dataset."""
+    kept = ("title", "version", "licence", "citation", "note", "synthetic")
     return {
         name: DataFacts(
-            title=decoded.card.title,
-            version=decoded.card.version,
-            licence=decoded.card.licence,
-            citation=decoded.card.citation,
-            note=decoded.card.note,
-            synthetic=decoded.card.synthetic,
+            **{field: getattr(decoded.card, field) for field in kept},
             num_examples=len(decoded.index),
             num_patients=decoded.index["patient"].n_unique(),
             skipped=tuple(Skipped(**problem._asdict()) for problem in decoded.skipped),
@@ -83,8 +79,7 @@ def cost_of(run: RunFolder) -> Cost:
 def load_plugins_of(run: RunFolder) -> None:
     """Load the plugins that a finished run was made with, from where they were, if their content is the same.
 
-    Raises:
-        PluginError: one is absent, changed, lies in the run's own folder, or was defined in a notebook or script.
+    Raises PluginError if one is absent, changed, in the run's own folder, or was defined in a notebook or script.
     """
     wanted = set(run.read(StudyFile).settings.get("plugins", ())) if run.exists(StudyFile.NAME) else set()
     if not wanted - {plugin.sha256 for plugin in registered_plugins()}:
@@ -135,9 +130,8 @@ def processor() -> str:
 def _command() -> str:
     """Return the command, or the script or notebook that called the library."""
     program = Path(sys.argv[0]).name
-    if program in ("medfed", "medfed.exe", "__main__.py"):
-        return " ".join(["medfed", *sys.argv[1:]])
-    return f"medfed.run in {program or 'Python'}"
+    called = program in ("medfed", "medfed.exe", "__main__.py")
+    return " ".join(["medfed", *sys.argv[1:]]) if called else f"medfed.run in {program or 'Python'}"
 
 
 def _commit() -> dict[str, Any]:

@@ -6,7 +6,7 @@ network has its folder and the pooled moments, no more; in one process the sites
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -45,45 +45,38 @@ ALL_TASKS = "all tasks"
 
 @dataclass(frozen=True)
 class Cohort:
-    """The study's data, divided.
-
-    Attributes:
-        clients: client → trained task → its private examples. A client without examples of a task lacks the task.
-        public, development: trained task → the server's examples.
-        test: any task → test examples; of an unseen task all examples of patients no other part holds.
-        client_tests: client → trained task → the test examples dealt to it, by the shares of the private ones. Natural
-            clients have their site's, and :data:`ELSEWHERE` holds those of all other sites.
-        moments: modality → the pooled moments that everything is normalised by.
-        partition: who holds which example ids, with class counts (JSON).
-        site_tests: of a federation of folders in one process, site → task → the site's own test examples.
-    """
+    """The study's data, divided."""
 
     clients: Mapping[str, Mapping[str, TaskSet]]
+    """Client → trained task → its private examples. A client without examples of a task lacks the task."""
     public: Mapping[str, TaskSet]
     development: Mapping[str, TaskSet]
     test: Mapping[str, TaskSet]
+    """Any task → test examples; of an unseen task all examples of patients no other part holds."""
     client_tests: Mapping[str, Mapping[str, TaskSet]]
+    """Client → trained task → the test examples dealt to it, by the shares of the private ones. Natural clients have
+    their site's, and :data:`ELSEWHERE` holds those of all other sites."""
     moments: Mapping[str, Moments] = field(repr=False)
+    """Modality → the pooled moments that everything is normalised by."""
     partition: Mapping[str, Any] = field(repr=False)
+    """Who holds which example ids, with class counts (JSON)."""
     site_tests: Mapping[str, Mapping[str, TaskSet]] = field(default_factory=dict)
+    """Of a federation of folders in one process, site → task → the site's own test examples."""
 
 
 def cohort_of(study: Study, sources: Sources, data: Mapping[str, Decoded], reading: Reading) -> Cohort:
     """Divide the decoded ``data`` over clients and server; of a federation of folders, read the sites' too.
 
-    Raises:
-        DataError: a task, or a site, has no example left.
+    Raises DataError if a task, or a site, has no example left.
     """
     if study.partition.scheme != "sites":
         return build_cohort(data, Division.of(study))
     present = [read_site(study, name, roots, reading) for name, roots in sorted(sources.sites.items())]
     sites = [site for site in present if site.num_examples >= study.partition.min_examples]
     if not sites:
-        raise DataError(
-            f"every site has fewer than partition.min_examples = {study.partition.min_examples} training examples",
-            where=", ".join(site.site for site in present),
-            hint="give the sites more data of the study's tasks, or lower partition.min_examples",
-        )
+        what = f"every site has fewer than partition.min_examples = {study.partition.min_examples} training examples"
+        hint = "give the sites more data of the study's tasks, or lower partition.min_examples"
+        raise DataError(what, where=", ".join(site.site for site in present), hint=hint)
     cohort = server_cohort(study, data, pool({site.site: moments_at(study, site) for site in sites}))
     return _with_sites(cohort, study, sites, left_out=sorted(sources.sites.keys() - {site.site for site in sites}))
 
@@ -91,8 +84,7 @@ def cohort_of(study: Study, sources: Sources, data: Mapping[str, Decoded], readi
 def build_cohort(data: Mapping[str, Decoded], division: Division) -> Cohort:
     """Split the pool of patients, deal the private ones to clients, pool the moments, and normalise.
 
-    Raises:
-        DataError: a trained task has no private, public or test example left.
+    Raises DataError if a trained task has no private, public or test example left.
     """
     train, seed = division.train, division.seed
     patients = rosters(data, train)
@@ -112,10 +104,7 @@ def build_cohort(data: Mapping[str, Decoded], division: Division) -> Cohort:
     sets, at_server, client_tests = (sets_of(whole, rows) for rows in (private, server, tests))
     record = {
         **_record(division.partition.scheme, seed, sets, at_server),
-        "counts": {
-            client: {name: examples.task.counts(examples) for name, examples in by_task.items()}
-            for client, by_task in sets.items()
-        },
+        "counts": _by_client(sets, lambda examples: examples.task.counts(examples)),
         "client_tests": {client: ids_by_dataset(by_task) for client, by_task in client_tests.items()},
         "left_out": left_out,
     }
@@ -126,8 +115,7 @@ def build_cohort(data: Mapping[str, Decoded], division: Division) -> Cohort:
 def server_cohort(study: Study, data: Mapping[str, Decoded], moments: Mapping[str, Moments]) -> Cohort:
     """Return the cohort of a federation of folders at its server: the server's ``data``, and the pooled ``moments``.
 
-    Raises:
-        DataError: a task has no example left.
+    Raises DataError if a task has no example left.
     """
     server = server_sets(data, Division.of(study), moments)
     record = _site_record(study.seed, {}, {}, server, [])
@@ -141,14 +129,10 @@ def with_reports(
 ) -> Cohort:
     """Return the server's ``cohort`` with the reports of sites elsewhere on record.
 
-    Args:
-        cohort: of the server.
-        num_examples: site → training examples over all tasks.
-        counts: site → task → class → examples, or None where the site's policy keeps them.
+    ``num_examples`` are training examples of a site over all tasks. ``counts`` are site → task → class → examples, or
+    None where the site's policy keeps them.
     """
-    known = {
-        site: {task: dict(by_class) for task, by_class in tasks.items()} for site, tasks in counts.items() if tasks
-    }
+    known = {site: {task: dict(of) for task, of in tasks.items()} for site, tasks in counts.items() if tasks}
     unknown = {site: {ALL_TASKS: number} for site, number in sorted(num_examples.items()) if site not in known}
     record = {**cohort.partition, "counts": dict(sorted(known.items())), "num_examples": unknown}
     return replace(cohort, partition=record)
@@ -194,14 +178,17 @@ def _record(scheme: str, seed: int, clients: Sets, server: Sets) -> dict[str, An
     return {"scheme": scheme, "seed": seed, "hash": partition_hash(held), "clients": held, "server": at_server}
 
 
+def _by_client(sets: Sets, of: Callable[[TaskSet], Any]) -> dict[str, dict[str, Any]]:
+    """Return client → task → a value of its examples."""
+    return {client: {task: of(examples) for task, examples in tasks.items()} for client, tasks in sets.items()}
+
+
 def _site_record(seed: int, clients: Sets, tests: Sets, server: Sets, left_out: list[str]) -> dict[str, Any]:
     """Return who holds what; the number of a site's examples of a class is for the site to report."""
     return {
         **_record("sites", seed, clients, server),
         "counts": {},
-        "num_examples": {
-            client: {task: len(examples) for task, examples in sets.items()} for client, sets in clients.items()
-        },
+        "num_examples": _by_client(clients, len),
         "site_tests": {client: ids_by_dataset(sets) for client, sets in tests.items()},
         "left_out": left_out,
     }

@@ -71,10 +71,8 @@ def decode(
     kept = {name: values if good.all() else values[good] for name, values in arrays.samples.items()}
     samples, truths = ({name: kept[name] for name in names} for names in (dataset.modalities, dataset.truths))
     present = {name: arrays.present[name][good] for name in dataset.modalities}
-    index = index.filter(pl.Series(good))
-    return Decoded(
-        dataset.name, dataset.card_at(root), index, samples, present, tuple(arrays.problems.values()), truths
-    )
+    index, problems = index.filter(pl.Series(good)), tuple(arrays.problems.values())
+    return Decoded(dataset.name, dataset.card_at(root), index, samples, present, problems, truths)
 
 
 def _decoded(source: Source, skip_bad: bool, progress: Advance) -> Arrays:

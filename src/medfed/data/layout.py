@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from medfed.core.catalog import DATASETS
 from medfed.core.errors import DataError
@@ -47,9 +47,8 @@ class Division:
     @classmethod
     def of(cls, study: Study) -> Division:
         """Return the settings of ``study``."""
-        unseen = tuple(task for task in study.tasks if task.name in study.unseen)
-        modalities = sampled_modalities(study)
-        return cls(study.train_tasks, unseen, modalities, study.split, study.partition, study.seed, study.missing)
+        tasks = (study.train_tasks, tuple(task for task in study.tasks if task.name in study.unseen))
+        return cls(*tasks, sampled_modalities(study), study.split, study.partition, study.seed, study.missing)
 
     def without_missing(self, data: Mapping[str, Decoded], clients: Mapping[str, str]) -> dict[str, Decoded]:
         """Return ``data`` without the modalities that are taken away from ``clients`` (patient → client)."""
@@ -110,11 +109,8 @@ def require_examples(task: Task, parts: Mapping[str, Rows], where: str | None = 
     """Raise :class:`DataError` where the task has no row in one of the named ``parts``."""
     for part, rows in parts.items():
         if not len(rows):
-            raise DataError(
-                f"task {task.name!r} has no {part} example left",
-                where=where or task.dataset,
-                hint="give it more data, change split.ratios, or take the task out of the study",
-            )
+            hint = "give it more data, change split.ratios, or take the task out of the study"
+            raise DataError(f"task {task.name!r} has no {part} example left", where=where or task.dataset, hint=hint)
 
 
 def plus_moments(
@@ -166,7 +162,9 @@ def take_away(data: Decoded, settings: MissingSettings, clients: Mapping[str, st
             continue
         name = named[int(rng.integers(len(named)))]
         present[name][row] &= not any(flags[row] for other, flags in present.items() if other != name)
-    samples = {name: _blanked(values, present[name]) for name, values in data.samples.items()}
+    samples = {name: values.copy() for name, values in data.samples.items()}
+    for name, values in samples.items():
+        values[~present[name]] = 0
     return replace(data, samples=samples, present=present)
 
 
@@ -175,9 +173,3 @@ def _chosen_clients(clients: list[str], settings: MissingSettings, seed: int, da
     count = int(settings.share * len(clients) + 0.5)
     order = numpy_rng(seed, "missing", dataset, "clients").permutation(len(clients))
     return {clients[number] for number in order[:count]}
-
-
-def _blanked(values: np.ndarray, present: Bool[np.ndarray, " example"]) -> np.ndarray:
-    blank = values.copy()
-    blank[~present] = 0
-    return blank

@@ -141,7 +141,7 @@ def runs(
     """List the runs in a folder, the latest first."""
     from medfed.records.folder import listed_runs
 
-    print_rows([row._asdict() for row in listed_runs(folder)], as_json=as_json)
+    print_rows(listed_runs(folder), as_json=as_json)
 
 
 @app.command()

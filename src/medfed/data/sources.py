@@ -97,11 +97,9 @@ def site_folders(data_root: Path) -> dict[str, Path]:
     folders = sorted(path for path in data_root.iterdir() if path.is_dir() and not path.name.startswith("."))
     sites = {folder.name: folder for folder in folders}
     if sites.pop(SERVER, None) is None:
-        raise DataError(
-            f"no folder {SERVER!r} here; a federation of folders has DIR/{SERVER}/<dataset> and DIR/<site>/<dataset>",
-            where=data_root,
-            hint="put the server's public, development and test data there, or write twins: medfed data synth --study",
-        )
+        what = f"no folder {SERVER!r} here; a federation of folders has DIR/{SERVER}/<dataset> and DIR/<site>/<dataset>"
+        hint = "put the server's public, development and test data there, or write twins: medfed data synth --study"
+        raise DataError(what, where=data_root, hint=hint)
     if not sites:
         hint = "give every site a folder next to the server's"
         raise DataError("no site's folder here", where=data_root, hint=hint)

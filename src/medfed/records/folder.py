@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -150,18 +150,8 @@ def first_problem(error: Exception) -> str:
     return f"not JSON: {error}"
 
 
-class RunRow(NamedTuple):
-    """A run in a listing."""
-
-    run: str
-    study: str
-    job: str
-    state: str
-    written: str
-
-
-def listed_runs(runs: Path) -> list[RunRow]:
-    """Return every run below ``runs``, the last written first."""
+def listed_runs(runs: Path) -> list[dict[str, str]]:
+    """Return the folder, study, job, state and time of every run below ``runs``, the last written first."""
     return [_row(folder) for folder in _folders(runs)]
 
 
@@ -188,7 +178,7 @@ def _written(folder: Path) -> float:
     return (marker if marker.is_file() else folder / "study.json").stat().st_mtime
 
 
-def _row(folder: Path) -> RunRow:
+def _row(folder: Path) -> dict[str, str]:
     run = RunFolder(folder)
     try:
         job = run.read(StudyFile).job
@@ -196,7 +186,7 @@ def _row(folder: Path) -> RunRow:
         job = "unreadable"
     state = "finished" if run.done else "to be resumed"
     written = datetime.fromtimestamp(_written(folder)).astimezone().isoformat(sep=" ", timespec="seconds")
-    return RunRow(str(folder), folder.parent.name, job, state, written)
+    return {"run": str(folder), "study": folder.parent.name, "job": job, "state": state, "written": written}
 
 
 def _check_version(value: object, folder: Path) -> None:
@@ -205,11 +195,8 @@ def _check_version(value: object, folder: Path) -> None:
     if version in (None, SCHEMA_VERSION):
         return
     newer = isinstance(version, str) and version.isdecimal() and int(version) > int(SCHEMA_VERSION)
-    raise RunError(
-        f"the run folder has version {version!r} of the files; this medfed reads 1 and {SCHEMA_VERSION}",
-        where=folder,
-        hint="use a newer medfed" if newer else "run the study again",
-    )
+    what = f"the run folder has version {version!r} of the files; this medfed reads 1 and {SCHEMA_VERSION}"
+    raise RunError(what, where=folder, hint="use a newer medfed" if newer else "run the study again")
 
 
 def _unreadable(path: Path, why: str) -> RunError:

@@ -21,7 +21,6 @@ from medfed.data.decode import decode_all
 from medfed.data.sites import moments_json
 from medfed.evaluation.responses import MEMBER
 from medfed.evaluation.score import score_run
-from medfed.models.base import FederatedModel
 from medfed.records.folder import RunFolder
 from medfed.records.schema import Development, NormalisationFile, PartitionFile, Round, StudyFile
 from medfed.report.page import write_report
@@ -51,9 +50,6 @@ from medfed.tasks.base import ClosedTask, TaskSet
 if TYPE_CHECKING:
     from medfed.injection.inject import Injector
     from medfed.llm.foundation import Foundation
-
-BASELINE_LOGS = "federated-only"
-"""Folder, inside a run, of the logs of the federation without injection."""
 
 
 @one_thread()
@@ -120,7 +116,8 @@ def _compute(context: RunContext, participants: Participants) -> None:
     if trainee.injector is not None:
         _keep_injection(context, cohort, trainee.injector, baselines)
 
-    predictors = _predictors(study, federation, trainee, list(zip(baselines, models.values(), strict=True)))
+    trained = [ModelPredictor(baseline.model, models[baseline.model], baseline.tasks) for baseline in baselines]
+    predictors = _predictors(study, federation, trainee, trained)
     tasks = study.train_tasks if study.job == "benchmark" else study.tasks
     with reporter.phase("evaluate") as advance:
         for number, task in enumerate(tasks, start=1):
@@ -189,25 +186,20 @@ def _keep_injection(context: RunContext, cohort: Cohort, injector: Injector, bas
     for baseline in baselines:
         if baseline.model == DEPLOYED:
             for kind in (Round, Development):
-                run.write_lines(baseline.run.lines(kind), f"{BASELINE_LOGS}/{kind.NAME}")
+                run.write_lines(baseline.run.lines(kind), f"federated-only/{kind.NAME}")
 
 
 def _predictors(
-    study: Study, federation: FederationRun, trainee: Trainee, baselines: Sequence[tuple[Baseline, FederatedModel]]
+    study: Study, federation: FederationRun, trainee: Trainee, baselines: Sequence[ModelPredictor]
 ) -> list[Predictor]:
     """Return everything that responds to the test examples, in the order of the records."""
     if trainee.injector is not None:
-        predictors: list[Predictor] = [InjectedPredictor(trainee.injector, study.evaluation.max_new_tokens)]
-        predictors += [ModelPredictor(baseline.model, model, baseline.tasks) for baseline, model in baselines]
-        return predictors + ([ModelPredictor(HEADS, trainee.model, study.train)] if study.federate else [])
-    predictors = [DeployedPredictor(federation.deployed, build_model(study))]
-    alone = {baseline.model.partition(MEMBER)[2]: model for baseline, model in baselines if MEMBER in baseline.model}
-    predictors += [
-        ModelPredictor(baseline.model, model, baseline.tasks)
-        for baseline, model in baselines
-        if MEMBER not in baseline.model and baseline.model != DEPLOYED
-    ]
-    return [*predictors, *([AtClients("local", alone)] if alone else []), constants]
+        heads = [ModelPredictor(HEADS, trainee.model, study.train)] if study.federate else []
+        return [InjectedPredictor(trainee.injector, study.evaluation.max_new_tokens), *baselines, *heads]
+    alone = {it.name.partition(MEMBER)[2]: it.model for it in baselines if MEMBER in it.name}
+    whole = [it for it in baselines if MEMBER not in it.name and it.name != DEPLOYED]
+    at_clients = [AtClients("local", alone)] if alone else []
+    return [DeployedPredictor(federation.deployed, build_model(study)), *whole, *at_clients, constants]
 
 
 def _tests(study: Study, cohort: Cohort, task: str) -> list[tuple[str | None, TaskSet]]:

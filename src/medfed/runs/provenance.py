@@ -91,24 +91,21 @@ def load_plugins_of(run: RunFolder) -> None:
 
 def _load_recorded(plugin: Plugin, folder: Path) -> None:
     if not plugin.source:
-        raise PluginError(
-            f"this run was made with the {plugin.name} of a notebook or script, which is not registered here as it was",
-            where=folder,
-            hint="run that cell first; or put the part into a file, and run the study with plugins=[FILE]",
+        what = (
+            f"this run was made with the {plugin.name} of a notebook or script, which is not registered here as it was"
         )
+        hint = "run that cell first; or put the part into a file, and run the study with plugins=[FILE]"
+        raise PluginError(f"this run was made with the {plugin.name} {what}", where=folder, hint=hint)
     if Path(plugin.source).is_absolute() and Path(plugin.source).is_relative_to(folder.resolve()):
-        raise PluginError(
-            "a plugin in the run's own folder is not executed unasked",
-            where=plugin.source,
-            hint=f"read it, and pass --plugin {plugin.source}",
-        )
+        what = "a plugin in the run's own folder is not executed unasked"
+        hint = f"read it, and pass --plugin {plugin.source}"
+        raise PluginError(what, where=plugin.source, hint=hint)
     try:
         load_expected(plugin)
     except PluginError as error:
+        hint = "pass --plugin FILE_OR_MODULE with the content it had"
         raise PluginError(
-            f"the plugin {plugin.name} of this run: {error.what}",
-            where=error.where,
-            hint="pass --plugin FILE_OR_MODULE with the content it had",
+            f"the plugin {plugin.name} of this run: {error.what}", where=error.where, hint=hint
         ) from error
 
 

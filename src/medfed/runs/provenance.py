@@ -90,23 +90,19 @@ def load_plugins_of(run: RunFolder) -> None:
 
 
 def _load_recorded(plugin: Plugin, folder: Path) -> None:
-    if not plugin.source:
-        what = (
-            f"this run was made with the {plugin.name} of a notebook or script, which is not registered here as it was"
-        )
+    name, source = plugin.name, plugin.source
+    if not source:
+        what = f"this run was made with the {name} of a notebook or script, which is not registered here as it was"
         hint = "run that cell first; or put the part into a file, and run the study with plugins=[FILE]"
-        raise PluginError(f"this run was made with the {plugin.name} {what}", where=folder, hint=hint)
-    if Path(plugin.source).is_absolute() and Path(plugin.source).is_relative_to(folder.resolve()):
+        raise PluginError(what, where=folder, hint=hint)
+    if Path(source).is_absolute() and Path(source).is_relative_to(folder.resolve()):
         what = "a plugin in the run's own folder is not executed unasked"
-        hint = f"read it, and pass --plugin {plugin.source}"
-        raise PluginError(what, where=plugin.source, hint=hint)
+        raise PluginError(what, where=source, hint=f"read it, and pass --plugin {source}")
     try:
         load_expected(plugin)
     except PluginError as error:
         hint = "pass --plugin FILE_OR_MODULE with the content it had"
-        raise PluginError(
-            f"the plugin {plugin.name} of this run: {error.what}", where=error.where, hint=hint
-        ) from error
+        raise PluginError(f"the plugin {name} of this run: {error.what}", where=error.where, hint=hint) from error
 
 
 def now() -> str:

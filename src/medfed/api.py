@@ -302,9 +302,8 @@ def _score_frame(rows: Sequence[Score]) -> pl.DataFrame:
         **dict.fromkeys(("value", "ci_low", "ci_high"), pl.Float64),
         **dict.fromkeys(("n", "num_patients", "num_positive"), pl.Int64),
         **dict.fromkeys(("primary", "higher_is_better", "single_class"), pl.Boolean),
-        "worst": pl.Float64,
-        "worst_client": pl.String,
-        "reason": pl.String,
+        **dict.fromkeys(("worst",), pl.Float64),
+        **dict.fromkeys(("worst_client", "reason"), pl.String),
     }
     names = [name for name in schema if not rows or name in type(rows[0]).model_fields]
     values = [[getattr(row, name, None) for name in names] for row in rows]

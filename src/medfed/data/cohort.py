@@ -13,25 +13,12 @@ from typing import Any
 import numpy as np
 
 from medfed.core.errors import DataError
+from medfed.data import layout
 from medfed.data.decode import Reading
-from medfed.data.layout import (
-    SERVER_SPLITS,
-    Division,
-    Rows,
-    Sets,
-    ids_by_dataset,
-    laid_out,
-    plus_moments,
-    require_examples,
-    rosters,
-    server_rows,
-    sets_of,
-    whole_sets,
-)
+from medfed.data.layout import SERVER_SPLITS, Data, Division, Placed, Sets
 from medfed.data.sites import SiteData, moments_at, pool, read_site, server_sets, task_sets
 from medfed.data.sources import Sources
 from medfed.data.split import assign_clients, assign_splits, partition_hash
-from medfed.datasets.decoded import Decoded
 from medfed.modalities.base import Moments
 from medfed.study.study import Study
 from medfed.tasks.base import TaskSet
@@ -64,7 +51,7 @@ class Cohort:
     """Of a federation of folders in one process, site → task → the site's own test examples."""
 
 
-def cohort_of(study: Study, sources: Sources, data: Mapping[str, Decoded], reading: Reading) -> Cohort:
+def cohort_of(study: Study, sources: Sources, data: Data, reading: Reading) -> Cohort:
     """Divide the decoded ``data`` over clients and server; of a federation of folders, read the sites' too.
 
     Raises DataError if a task, or a site, has no example left.
@@ -81,38 +68,38 @@ def cohort_of(study: Study, sources: Sources, data: Mapping[str, Decoded], readi
     return _with_sites(cohort, study, sites, left_out=sorted(sources.sites.keys() - {site.site for site in sites}))
 
 
-def build_cohort(data: Mapping[str, Decoded], division: Division) -> Cohort:
+def build_cohort(data: Data, division: Division) -> Cohort:
     """Split the pool of patients, deal the private ones to clients, pool the moments, and normalise.
 
     Raises DataError if a trained task has no private, public or test example left.
     """
     train, seed = division.train, division.seed
-    patients = rosters(data, train)
+    patients = layout.rosters(data, train)
     splits = assign_splits(patients, division.split, seed)
     clients, tested = (assign_clients(patients, splits, division.partition, seed, part) for part in ("private", "test"))
     data = division.without_missing(data, {**clients, **tested})
-    held = laid_out(data, train, clients, sorted(set(clients.values())))
+    held = layout.laid_out(data, train, clients, sorted(set(clients.values())))
     left_out = [name for name, rows in held.items() if sum(map(len, rows.values())) < division.partition.min_examples]
     private = {name: rows for name, rows in held.items() if name not in left_out}
-    server = server_rows(data, division, splits)
+    server = layout.server_rows(data, division, splits)
     _require_all(division, private, server)
     moments = _pooled_moments(data, division, private)
     data = division.normalised(data, moments)
     tested = {patient: name if name in private else ELSEWHERE for patient, name in tested.items()}
-    tests = laid_out(data, train, tested, (*private, *({ELSEWHERE} & set(tested.values()))))
-    whole = whole_sets(data, (*train, *division.unseen))
-    sets, at_server, client_tests = (sets_of(whole, rows) for rows in (private, server, tests))
+    tests = layout.laid_out(data, train, tested, (*private, *({ELSEWHERE} & set(tested.values()))))
+    whole = layout.whole_sets(data, (*train, *division.unseen))
+    sets, at_server, client_tests = (layout.sets_of(whole, rows) for rows in (private, server, tests))
     record = {
         **_record(division.partition.scheme, seed, sets, at_server),
         "counts": _by_client(sets, lambda examples: examples.task.counts(examples)),
-        "client_tests": {client: ids_by_dataset(by_task) for client, by_task in client_tests.items()},
+        "client_tests": {client: layout.ids_by_dataset(by_task) for client, by_task in client_tests.items()},
         "left_out": left_out,
     }
     public, development, test = (at_server[part] for part in SERVER_SPLITS)
     return Cohort(sets, public, development, test, client_tests, moments, record)
 
 
-def server_cohort(study: Study, data: Mapping[str, Decoded], moments: Mapping[str, Moments]) -> Cohort:
+def server_cohort(study: Study, data: Data, moments: Mapping[str, Moments]) -> Cohort:
     """Return the cohort of a federation of folders at its server: the server's ``data``, and the pooled ``moments``.
 
     Raises DataError if a task has no example left.
@@ -147,34 +134,30 @@ def _with_sites(cohort: Cohort, study: Study, sites: Sequence[SiteData], left_ou
     return replace(cohort, clients=train, site_tests=tests, partition=record)
 
 
-def _require_all(
-    division: Division, private: Mapping[str, Mapping[str, Rows]], server: Mapping[str, Mapping[str, Rows]]
-) -> None:
+def _require_all(division: Division, private: Placed, server: Placed) -> None:
     needed = [part for part in SERVER_SPLITS if part != "development" or division.split.ratios[2] > 0]
     for task in division.train:
         held = {"private": np.concatenate([rows[task.name] for rows in private.values()])}
-        require_examples(task, {**held, **{part: server[part][task.name] for part in needed}})
+        layout.require_examples(task, {**held, **{part: server[part][task.name] for part in needed}})
     for task in division.unseen:
-        require_examples(task, {"test": server["test"][task.name]})
+        layout.require_examples(task, {"test": server["test"][task.name]})
 
 
-def _pooled_moments(
-    data: Mapping[str, Decoded], division: Division, private: Mapping[str, Mapping[str, Rows]]
-) -> dict[str, Moments]:
+def _pooled_moments(data: Data, division: Division, private: Placed) -> dict[str, Moments]:
     """Sum the clients' moments in order of client id: training data only, and no bit depends on who answers first."""
     pooled: dict[str, Moments] = {}
     for name in sorted({name for decoded in data.values() for name in decoded.samples}):
         modality = division.modalities[name]
         pooled[name] = Moments.zero(modality.num_channels)
         for client in sorted(private):
-            pooled[name] = plus_moments(pooled[name], modality, division.train, data, private[client])
+            pooled[name] = layout.plus_moments(pooled[name], modality, division.train, data, private[client])
     return pooled
 
 
 def _record(scheme: str, seed: int, clients: Sets, server: Sets) -> dict[str, Any]:
     """Return who holds which examples."""
-    held = {client: ids_by_dataset(sets) for client, sets in clients.items()}
-    at_server = {part: ids_by_dataset(sets) for part, sets in server.items()}
+    held = {client: layout.ids_by_dataset(sets) for client, sets in clients.items()}
+    at_server = {part: layout.ids_by_dataset(sets) for part, sets in server.items()}
     return {"scheme": scheme, "seed": seed, "hash": partition_hash(held), "clients": held, "server": at_server}
 
 
@@ -189,6 +172,6 @@ def _site_record(seed: int, clients: Sets, tests: Sets, server: Sets, left_out: 
         **_record("sites", seed, clients, server),
         "counts": {},
         "num_examples": _by_client(clients, len),
-        "site_tests": {client: ids_by_dataset(sets) for client, sets in tests.items()},
+        "site_tests": {client: layout.ids_by_dataset(sets) for client, sets in tests.items()},
         "left_out": left_out,
     }

@@ -19,22 +19,10 @@ import polars as pl
 from medfed.core.catalog import DATASETS
 from medfed.core.errors import DataError, StudyError
 from medfed.core.rng import seed_of
+from medfed.data import layout
 from medfed.data.decode import Reading, decode_all
-from medfed.data.layout import (
-    SERVER_SPLITS,
-    Division,
-    Rows,
-    Sets,
-    laid_out,
-    plus_moments,
-    require_examples,
-    rosters,
-    sampled_modalities,
-    server_rows,
-    sets_of,
-    whole_sets,
-)
-from medfed.data.sources import served_tasks
+from medfed.data.layout import SERVER_SPLITS, Division, Rows, Sets
+from medfed.data.sources import Roots, served_tasks
 from medfed.data.split import assign_splits
 from medfed.datasets.decoded import Decoded
 from medfed.federated.client import Client
@@ -69,7 +57,7 @@ class SiteData:
 
 
 def load_site(
-    study: Study, site: str, roots: Mapping[str, Path], reading: Reading, tasks: Collection[str] | None = None
+    study: Study, site: str, roots: Roots, reading: Reading, tasks: Collection[str] | None = None
 ) -> SiteData:
     """Read what the site holds, and see that it has enough to take part.
 
@@ -86,7 +74,7 @@ def load_site(
 
 
 def read_site(
-    study: Study, site: str, roots: Mapping[str, Path], reading: Reading, tasks: Collection[str] | None = None
+    study: Study, site: str, roots: Roots, reading: Reading, tasks: Collection[str] | None = None
 ) -> SiteData:
     """Decode what the site holds and divide its patients by the ratios of private and test; see :func:`load_site`.
 
@@ -97,9 +85,9 @@ def read_site(
     held = {name: root for name, root in sorted(roots.items()) if name in wanted}
     data = _named_for(site, decode_all(study, held, reading, f"{site}: decode"))
     served = tuple(task for task in served if task.dataset in data)
-    places = assign_splits(rosters(data, served), study.split, seed_of(study.seed, "site", site), SITE_SPLITS)
+    places = assign_splits(layout.rosters(data, served), study.split, seed_of(study.seed, "site", site), SITE_SPLITS)
     data = division.without_missing(data, dict.fromkeys(places, site))
-    return SiteData(site, served, data, *laid_out(data, served, places, SITE_SPLITS).values())
+    return SiteData(site, served, data, *layout.laid_out(data, served, places, SITE_SPLITS).values())
 
 
 def class_counts(site: SiteData) -> dict[str, dict[str, int]]:
@@ -114,8 +102,8 @@ def class_counts(site: SiteData) -> dict[str, dict[str, int]]:
 def moments_at(study: Study, site: SiteData) -> dict[str, Moments]:
     """Return the moments of the site's training rows by modality of the study; those of one it lacks are zero."""
     return {
-        name: plus_moments(Moments.zero(modality.num_channels), modality, site.tasks, site.data, site.train)
-        for name, modality in sampled_modalities(study).items()
+        name: layout.plus_moments(Moments.zero(modality.num_channels), modality, site.tasks, site.data, site.train)
+        for name, modality in layout.sampled_modalities(study).items()
     }
 
 
@@ -162,7 +150,7 @@ def site_client(
     if study.algorithm.uses_public and not public:
         what = f"the algorithm {study.algorithm.name!r} needs the server's public data at every site"
         raise StudyError(what, where=where, hint="copy the server's folder to the site and name the copy")
-    if lacking := sorted(sampled_modalities(study).keys() - pooled.keys()):
+    if lacking := sorted(layout.sampled_modalities(study).keys() - pooled.keys()):
         raise DataError(f"no pooled moments of {lacking[0]!r}", where=where, hint="ask the server")
     train, tests = task_sets(study, site, pooled)
     return Client(site.site, train, public if study.algorithm.uses_public else {}), tests
@@ -172,8 +160,8 @@ def task_sets(
     study: Study, site: SiteData, pooled: Mapping[str, Moments]
 ) -> tuple[dict[str, TaskSet], dict[str, TaskSet]]:
     """Return the site's training and test examples by task, normalised; a task without examples is left out."""
-    whole = whole_sets(Division.of(study).normalised(site.data, pooled), site.tasks)
-    sets = sets_of(whole, {"train": site.train, "test": site.test})
+    whole = layout.whole_sets(Division.of(study).normalised(site.data, pooled), site.tasks)
+    sets = layout.sets_of(whole, {"train": site.train, "test": site.test})
     return sets["train"], sets["test"]
 
 
@@ -193,15 +181,15 @@ def server_sets(data: Mapping[str, Decoded], division: Division, moments: Mappin
     Raises DataError if a task has no example left in a part it needs.
     """
     data = _named_for(SERVER, data)
-    places = assign_splits(rosters(data, division.train), division.split, division.seed, SERVER_SPLITS)
+    places = assign_splits(layout.rosters(data, division.train), division.split, division.seed, SERVER_SPLITS)
     data = division.without_missing(data, {patient: SERVER for patient, place in places.items() if place == "test"})
-    rows = server_rows(data, division, places)
+    rows = layout.server_rows(data, division, places)
     needed = [part for part, share in zip(SERVER_SPLITS, division.split.ratios[1:], strict=True) if share]
     tasks = (*division.train, *division.unseen)
     for task in tasks:
         parts = {part: rows[part][task.name] for part in needed if task.name in rows[part]}
-        require_examples(task, parts, f"site {SERVER!r}, {task.dataset}")
-    return sets_of(whole_sets(division.normalised(data, moments), tasks), rows)
+        layout.require_examples(task, parts, f"site {SERVER!r}, {task.dataset}")
+    return layout.sets_of(layout.whole_sets(division.normalised(data, moments), tasks), rows)
 
 
 def _named_for(party: str, data: Mapping[str, Decoded]) -> dict[str, Decoded]:

@@ -31,9 +31,9 @@ class Sources:
     Of a federation of folders the roots are the server's, and a checksum is of the server's and the sites' together.
     """
 
-    roots: Mapping[str, Path]
+    roots: Roots
     checksums: Mapping[str, str]
-    sites: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
+    sites: Mapping[str, Roots] = field(default_factory=dict)
     """Of a federation of folders, site → dataset → root, if the sites' data is on this machine."""
 
 

@@ -21,8 +21,12 @@ from medfed.study.data import SPLITS, PartitionSettings, SplitSettings
 
 MANY = 6
 """Targets beyond which their combinations are too many to stratify by."""
+Rosters = Mapping[str, pl.DataFrame]
+"""Dataset → its :func:`roster`."""
 Strata = Mapping[str, str]
 """Patient → stratum; patients of a stratum are dealt evenly."""
+Key = tuple[int | str, ...]
+"""What a generator is seeded by."""
 
 
 def roster(index: pl.DataFrame, targets: Sequence[str], strata: Sequence[str] | None = None) -> pl.DataFrame:
@@ -42,9 +46,9 @@ def roster(index: pl.DataFrame, targets: Sequence[str], strata: Sequence[str] | 
 
 
 def assign_splits(
-    rosters: Mapping[str, pl.DataFrame], settings: SplitSettings, seed: int, parts: Sequence[str] = SPLITS
+    rosters: Rosters, settings: SplitSettings, seed: int, parts: Sequence[str] = SPLITS
 ) -> dict[str, str]:
-    """Return patient → split over all ``rosters`` (dataset name → :func:`roster`).
+    """Return patient → split over all ``rosters``.
 
     Datasets are visited in order of name; patients placed before keep their place. Official splits are placed first.
     A site or the server of a federation of folders has some of the ``parts`` only. Patients whose official split is
@@ -67,11 +71,7 @@ def assign_splits(
 
 
 def assign_clients(
-    rosters: Mapping[str, pl.DataFrame],
-    splits: Mapping[str, str],
-    settings: PartitionSettings,
-    seed: int,
-    part: str = "private",
+    rosters: Rosters, splits: Mapping[str, str], settings: PartitionSettings, seed: int, part: str = "private"
 ) -> dict[str, str]:
     """Return patient of ``part`` → client id (``client-0`` …, or the site's name), one client per patient.
 
@@ -87,9 +87,7 @@ def assign_clients(
     return placed
 
 
-def _over_clients(
-    strata: Strata, placed: Mapping[str, str], settings: PartitionSettings, key: tuple[int | str, ...]
-) -> dict[str, str]:
+def _over_clients(strata: Strata, placed: Mapping[str, str], settings: PartitionSettings, key: Key) -> dict[str, str]:
     clients = [f"client-{number}" for number in range(settings.num_clients)]
     if settings.scheme in ("iid", "quantity"):
         return _deal(strata, placed, clients, _shares(settings, key, "", [""]), key)
@@ -100,9 +98,7 @@ def _over_clients(
     return dealt
 
 
-def _shares(
-    settings: PartitionSettings, key: tuple[int | str, ...], stratum: str, strata: list[str]
-) -> Float[np.ndarray, " client"]:
+def _shares(settings: PartitionSettings, key: Key, stratum: str, strata: list[str]) -> Float[np.ndarray, " client"]:
     """Return every client's share of one of the ``strata``."""
     count, each = settings.num_clients, settings.classes_per_client
     if settings.scheme == "iid":
@@ -122,7 +118,7 @@ def partition_hash(clients: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
     return hashlib.sha256(json.dumps(clients, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _official_splits(rosters: Mapping[str, pl.DataFrame]) -> dict[str, str]:
+def _official_splits(rosters: Rosters) -> dict[str, str]:
     placed: dict[str, str] = {}
     for name in sorted(rosters):
         official = rosters[name].filter(pl.col("split").is_in(SPLITS))
@@ -147,11 +143,7 @@ def _grouped(strata: Strata) -> dict[str, list[str]]:
 
 
 def _deal(
-    strata: Strata,
-    placed: Mapping[str, str],
-    options: Sequence[str],
-    weights: Float[np.ndarray, " option"],
-    key: tuple[int | str, ...],
+    strata: Strata, placed: Mapping[str, str], options: Sequence[str], weights: Float[np.ndarray, " option"], key: Key
 ) -> dict[str, str]:
     """Deal patients not yet placed to ``options`` so that counts follow ``weights``; those placed before count too.
 

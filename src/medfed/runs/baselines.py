@@ -57,7 +57,7 @@ class Baseline:
         client = self.model.partition(MEMBER)[2]
         return frozenset(self.cohort.clients[client] if client else self.study.train)
 
-    def train(self, reporter: Reporter, connect: Connect = in_process) -> FederatedModel:
+    def train(self, reporter: Reporter, connect: Connect) -> FederatedModel:
         """Train it, or load it; the caller holds the lock. One client alone is trained in this process."""
         connect = connect if self.model == "federated" else in_process  # the others are one party
         trainee = Trainee(self.model, build_model(self.study))
@@ -76,34 +76,33 @@ def baselines_of(study: Study, cohort: Cohort, checksums: Mapping[str, str], run
     alone = whole.model_copy(update={"algorithm": FedAvg(), "rounds": rounds})
     wanted = []
     if "federated" in study.baselines:
-        wanted.append(("federated", "federated", whole, cohort, "federate, without injection"))
+        wanted.append(("federated", whole, cohort, "federate, without injection"))
     if "centralised" in study.baselines:
-        wanted.append(("centralised", "centralised", alone, pooled(cohort), "train on all private data in one place"))
+        wanted.append(("centralised", alone, pooled(cohort), "train on all private data in one place"))
     if "local" in study.baselines:
         for client in sorted(cohort.clients):
             tests = {site: sets for site, sets in cohort.site_tests.items() if site == client}
             private = replace(cohort, clients={client: cohort.clients[client]}, site_tests=tests)
-            wanted.append(("local", f"local{MEMBER}{client}", alone, private, f"train {client} alone"))
+            wanted.append((f"local{MEMBER}{client}", alone, private, f"train {client} alone"))
+    folders = runs / "federations"
     return [
-        Baseline(model, RunFolder(runs / "federations" / _name(kind, settings, part, data)), settings, part, title)
-        for kind, model, settings, part, title in wanted
+        Baseline(
+            model, RunFolder(folders / _name(model.partition(MEMBER)[0], settings, part, data)), settings, part, title
+        )
+        for model, settings, part, title in wanted
     ]
 
 
-def train_baselines(
-    wanted: Sequence[Baseline], reporter: Reporter, connect: Connect = in_process
-) -> dict[str, FederatedModel]:
+def train_baselines(wanted: Sequence[Baseline], reporter: Reporter, connect: Connect) -> dict[str, FederatedModel]:
     """Train or load ``wanted`` and return name → model; those that another process is at come last."""
     models: dict[str, FederatedModel] = {}
     for waiting in (False, True):
-        for baseline in wanted:
-            if baseline.model in models:
-                continue
+        for baseline in (baseline for baseline in wanted if baseline.model not in models):
             root = baseline.run.root
             with locked(root.with_name(f".{root.name}.lock"), waiting=waiting) as mine:
                 if mine:
                     models[baseline.model] = baseline.train(reporter, connect)
-    return {baseline.model: models[baseline.model] for baseline in wanted}
+    return models
 
 
 def pooled(cohort: Cohort) -> Cohort:
@@ -125,8 +124,7 @@ def union(parts: Sequence[TaskSet]) -> TaskSet:
 
 
 def _name(kind: str, study: Study, cohort: Cohort, data: Mapping[str, str]) -> str:
-    resolved = study.resolved()
-    facts: dict[str, Any] = {name: resolved[name] for name in SHARED_SETTINGS if name in resolved}
+    facts: dict[str, Any] = {name: value for name, value in study.resolved().items() if name in SHARED_SETTINGS}
     clients = cohort.clients.items()
     held = {client: {name: sets.examples for name, sets in tasks.items()} for client, tasks in clients}
     facts |= {"kind": kind, "data": dict(data), "clients": partition_hash(held)}

@@ -10,7 +10,7 @@ divided into public, development and test data. Ids begin with the party's name:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from medfed.core.rng import seed_of
 from medfed.data import layout
 from medfed.data.decode import Reading, decode_all
 from medfed.data.layout import SERVER_SPLITS, Division, Rows, Sets
-from medfed.data.sources import Roots, served_tasks
+from medfed.data.sources import Roots, Served, served_tasks
 from medfed.data.split import assign_splits
 from medfed.datasets.decoded import Decoded
 from medfed.federated.client import Client
@@ -56,9 +56,7 @@ class SiteData:
         return sum(len(rows) for rows in self.train.values())
 
 
-def load_site(
-    study: Study, site: str, roots: Roots, reading: Reading, tasks: Collection[str] | None = None
-) -> SiteData:
+def load_site(study: Study, site: str, roots: Roots, reading: Reading, tasks: Served = None) -> SiteData:
     """Read what the site holds, and see that it has enough to take part.
 
     A site with fewer training examples than the study's ``partition.min_examples`` takes no part. Of the trained tasks
@@ -73,9 +71,7 @@ def load_site(
     return data
 
 
-def read_site(
-    study: Study, site: str, roots: Roots, reading: Reading, tasks: Collection[str] | None = None
-) -> SiteData:
+def read_site(study: Study, site: str, roots: Roots, reading: Reading, tasks: Served = None) -> SiteData:
     """Decode what the site holds and divide its patients by the ratios of private and test; see :func:`load_site`.
 
     Patients are dealt by (seed, "site", site). Raises DataError if a file is bad, StudyError if no task may be served.

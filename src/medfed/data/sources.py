@@ -22,6 +22,8 @@ from medfed.twins.writing import SERVER, cached_twins, twin_specs
 
 Roots = dict[str, Path]
 """Dataset → its native root."""
+Served = Collection[str] | None
+"""Names of the trained tasks that a site serves; None means all."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def _server_roots(study: Study, data_root: Path | None, cache: Path, reporter: R
     return cached_twins({SERVER: twin_specs(study)[SERVER]}, cache, reporter)[SERVER]
 
 
-def find_site(study: Study, site: str, folder: Path, tasks: Collection[str] | None = None) -> Roots:
+def find_site(study: Study, site: str, folder: Path, tasks: Served = None) -> Roots:
     """Return the roots of the site's datasets: those of the trained tasks in ``tasks``, or of all trained ones.
 
     Raises DataError if the folder is absent, empty or without the tasks' datasets, StudyError if no task may be served.
@@ -80,7 +82,7 @@ def find_site(study: Study, site: str, folder: Path, tasks: Collection[str] | No
     return locate_held(site, _datasets_of(served_tasks(study, site, tasks)), folder)
 
 
-def served_tasks(study: Study, site: str, tasks: Collection[str] | None) -> tuple[Task, ...]:
+def served_tasks(study: Study, site: str, tasks: Served) -> tuple[Task, ...]:
     """Return the study's trained tasks in ``tasks`` (None means all). Raises StudyError if there are none."""
     served = tuple(task for task in study.train_tasks if tasks is None or task.name in tasks)
     if not served:

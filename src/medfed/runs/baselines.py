@@ -86,9 +86,7 @@ def baselines_of(study: Study, cohort: Cohort, checksums: Mapping[str, str], run
             wanted.append((f"local{MEMBER}{client}", alone, private, f"train {client} alone"))
     folders = runs / "federations"
     return [
-        Baseline(
-            model, RunFolder(folders / _name(model.partition(MEMBER)[0], settings, part, data)), settings, part, title
-        )
+        Baseline(model, RunFolder(folders / _name(model, settings, part, data)), settings, part, title)
         for model, settings, part, title in wanted
     ]
 
@@ -123,7 +121,8 @@ def union(parts: Sequence[TaskSet]) -> TaskSet:
     return parts[0].holding(rows) if len(data) == 1 else TaskSet(parts[0].task, stacked(data), rows)
 
 
-def _name(kind: str, study: Study, cohort: Cohort, data: Mapping[str, str]) -> str:
+def _name(model: str, study: Study, cohort: Cohort, data: Mapping[str, str]) -> str:
+    kind = model.partition(MEMBER)[0]
     facts: dict[str, Any] = {name: value for name, value in study.resolved().items() if name in SHARED_SETTINGS}
     clients = cohort.clients.items()
     held = {client: {name: sets.examples for name, sets in tasks.items()} for client, tasks in clients}

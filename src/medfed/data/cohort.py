@@ -46,7 +46,7 @@ class Cohort:
     moments: Mapping[str, Moments] = field(repr=False)
     """Modality → the pooled moments that everything is normalised by."""
     partition: Mapping[str, Any] = field(repr=False)
-    """Who holds which example ids, with class counts (JSON)."""
+    """The holders of the example ids, with class counts (JSON)."""
     site_tests: Mapping[str, Mapping[str, TaskSet]] = field(default_factory=dict)
     """Of a federation of folders in one process, site → task → the site's own test examples."""
 

@@ -26,7 +26,7 @@ Rosters = Mapping[str, pl.DataFrame]
 Strata = Mapping[str, str]
 """Patient → stratum; patients of a stratum are dealt evenly."""
 Key = tuple[int | str, ...]
-"""What a generator is seeded by."""
+"""The seed of a generator."""
 
 
 def roster(index: pl.DataFrame, targets: Sequence[str], strata: Sequence[str] | None = None) -> pl.DataFrame:

@@ -121,20 +121,19 @@ def _compare(
         with reporter.phase("rank"):
             board = leaderboard(folders, places, [seed for _, seed in pairs]).model_copy(update=facts)
         run.write(board)
-        run.write_text("table.md", leaderboard_markdown(board))
+        text, table, note = leaderboard_markdown(board), leaderboard_table(board), conclusion(board)
         write_report(board, root / "report.html", folders)
-        wide.print(leaderboard_table(board))
-        reporter.say(conclusion(board))
     else:
         facts |= {"paper": tuple(plan.paper), "cells": {cell.label: dict(cell.values) for cell in plan.cells}}
         with reporter.phase("compare"):
-            comparison = compare_runs(folders, [cell.label for cell, _ in pairs], pairs=plan.pairs)
-        comparison = comparison.model_copy(update=facts)
-        run.write(comparison)
-        run.write_text("table.md", markdown(comparison))
-        write_report(comparison, root / "report.html", folders)
-        wide.print(comparison_table(comparison))
-        reporter.say("* gives every patient the same answer. A constant answer has an AUROC of 0.5.")
+            found = compare_runs(folders, [cell.label for cell, _ in pairs], pairs=plan.pairs).model_copy(update=facts)
+        run.write(found)
+        text, table = markdown(found), comparison_table(found)
+        note = "* gives every patient the same answer. A constant answer has an AUROC of 0.5."
+        write_report(found, root / "report.html", folders)
+    run.write_text("table.md", text)
+    wide.print(table)
+    reporter.say(note)
     reporter.say(f"tables: {root / 'table.md'}\nreport: {root / 'report.html'}")
 
 

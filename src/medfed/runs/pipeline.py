@@ -21,6 +21,8 @@ from medfed.data.decode import decode_all
 from medfed.data.sites import moments_json
 from medfed.evaluation.responses import MEMBER
 from medfed.evaluation.score import score_run
+from medfed.federated.state import load_weights
+from medfed.models.base import FederatedModel
 from medfed.records.folder import RunFolder
 from medfed.records.schema import Development, NormalisationFile, PartitionFile, Round, StudyFile
 from medfed.report.page import write_report
@@ -34,7 +36,6 @@ from medfed.runs.predictors import (
     HEADS,
     INJECTED,
     AtClients,
-    DeployedPredictor,
     InjectedPredictor,
     ModelPredictor,
     Predictor,
@@ -196,10 +197,16 @@ def _predictors(
     if trainee.injector is not None:
         heads = [ModelPredictor(HEADS, trainee.model, study.train)] if study.federate else []
         return [InjectedPredictor(trainee.injector, study.evaluation.max_new_tokens), *baselines, *heads]
-    alone = {it.name.partition(MEMBER)[2]: it.model for it in baselines if MEMBER in it.name}
+    model = build_model(study)
+
+    def deployed(client: str | None) -> FederatedModel:
+        load_weights(model, federation.deployed(client))
+        return model
+
+    local = {it.name.partition(MEMBER)[2]: it.model for it in baselines if MEMBER in it.name}
     whole = [it for it in baselines if MEMBER not in it.name and it.name != DEPLOYED]
-    at_clients = [AtClients("local", alone)] if alone else []
-    return [DeployedPredictor(federation.deployed, build_model(study)), *whole, *at_clients, constants]
+    alone = [AtClients("local", lambda client: local.get(client or ""))] if local else []
+    return [AtClients(DEPLOYED, deployed), *whole, *alone, constants]
 
 
 def _tests(study: Study, cohort: Cohort, task: str) -> list[tuple[str | None, TaskSet]]:

@@ -7,7 +7,7 @@ clients, and the constants are all predictors.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -16,7 +16,6 @@ import torch
 
 from medfed.core.errors import RunError
 from medfed.evaluation.scorers import SCORERS
-from medfed.federated.state import Weights, load_weights
 from medfed.models.base import FederatedModel
 from medfed.records.folder import RunFolder, prediction_file
 from medfed.records.schema import Json, Prediction, TaskFacts, finite
@@ -52,16 +51,15 @@ class InjectedPredictor:
 
     injector: Injector
     max_new_tokens: int
-    name: str = INJECTED
 
     @torch.inference_mode()
     def __call__(self, examples: TaskSet, client: str | None = None) -> Responses:
         """Return probabilities of the answers, with the decoded text where questions are open."""
         if not isinstance(examples.task, QuestionAnswering):
-            return {self.name: self.injector.score_set(examples, BATCH_SIZE).double().tolist()}
+            return {INJECTED: self.injector.score_set(examples, BATCH_SIZE).double().tolist()}
         texts = self.injector.answer_set(examples, self.max_new_tokens, BATCH_SIZE)
         pairs = zip(texts, self.injector.score_set(examples, BATCH_SIZE).double().tolist(), strict=True)
-        return {self.name: [{"text": text, "probabilities": given} for text, given in pairs]}
+        return {INJECTED: [{"text": text, "probabilities": given} for text, given in pairs]}
 
 
 @dataclass(frozen=True)
@@ -79,32 +77,15 @@ class ModelPredictor:
 
 @dataclass(frozen=True)
 class AtClients:
-    """Models that differ from client to client under one name; a client without one gives no response."""
+    """Models that differ from client to client under one name: ``at`` returns a client's, or None if it has none."""
 
     name: str
-    models: Mapping[str, FederatedModel]
+    at: Callable[[str | None], FederatedModel | None]
 
     def __call__(self, examples: TaskSet, client: str | None) -> Responses:
-        """Return what the client's own model responds."""
-        model = self.models.get(client or "")
+        """Return what the client's own model responds; nothing where it has none."""
+        model = self.at(client)
         return {self.name: responses(model, examples)} if model is not None else {}
-
-
-@dataclass(frozen=True)
-class DeployedPredictor:
-    """The federation's own model: at every client the one ``deployed`` there, the server's where none trains.
-
-    ``model`` takes their weights.
-    """
-
-    deployed: Callable[[str | None], Weights]
-    model: FederatedModel
-    name: str = DEPLOYED
-
-    def __call__(self, examples: TaskSet, client: str | None) -> Responses:
-        """Return what the deployed model responds."""
-        load_weights(self.model, self.deployed(client))
-        return {self.name: responses(self.model, examples)}
 
 
 def constants(examples: TaskSet, client: str | None = None) -> Responses:

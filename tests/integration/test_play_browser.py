@@ -124,7 +124,7 @@ def test_words_are_decoded_and_answers_can_be_given(browser: Browser, address: s
     browser.open(address, 1280)
     browser.drop_files("#drop", [png])
     answered(browser, "Where is the lesion?")
-    assert "geometric mean" in str(browser.evaluate("document.getElementById('said').textContent"))
+    assert "geometric mean" in str(browser.evaluate("document.getElementById('reply').textContent"))
     browser.evaluate("document.getElementById('answers').value = 'left, right, both sides'")
     browser.evaluate(ASK)
     browser.wait_for("document.querySelectorAll('#reply .bars')[0].querySelectorAll('g > path').length === 3")

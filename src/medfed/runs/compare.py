@@ -125,12 +125,13 @@ def _compare(
         write_report(board, root / "report.html", folders)
     else:
         facts |= {"paper": tuple(plan.paper), "cells": {cell.label: dict(cell.values) for cell in plan.cells}}
+        labels = [cell.label for cell, _ in pairs]
         with reporter.phase("compare"):
-            found = compare_runs(folders, [cell.label for cell, _ in pairs], pairs=plan.pairs).model_copy(update=facts)
-        run.write(found)
-        text, table = markdown(found), comparison_table(found)
+            comparison = compare_runs(folders, labels, pairs=plan.pairs).model_copy(update=facts)
+        run.write(comparison)
+        text, table = markdown(comparison), comparison_table(comparison)
         note = "* gives every patient the same answer. A constant answer has an AUROC of 0.5."
-        write_report(found, root / "report.html", folders)
+        write_report(comparison, root / "report.html", folders)
     run.write_text("table.md", text)
     wide.print(table)
     reporter.say(note)

@@ -251,8 +251,7 @@ class Run:
             merge: write a whole model with the task's LoRA in it.
         """
         from medfed.core.torch_rng import one_thread
-        from medfed.export.export import export_run
-        from medfed.export.files import Form
+        from medfed.export.export import Form, export_run
 
         form = Form((task,) if isinstance(task, str) else tuple(task), rank, merge)
         with one_thread():

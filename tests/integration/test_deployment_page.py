@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from medfed.core.progress import Reporter
-from medfed.data.synthetic import write_folders
 from medfed.sites.audit import AuditLog
 from medfed.sites.status import read_status
 from medfed.study.study import load_study
+from medfed.twins.writing import write_folders
 from support.page_walk import FINGERPRINT, PAGE, Said, Walk, bash, blocks, in_this_process
 
 STUDY = PAGE.parents[1] / "studies" / "scaffold-3sites.toml"

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from medfed.core.progress import Reporter
-from medfed.data.synthetic import write_folders
 from medfed.records.folder import RunFolder
 from medfed.records.schema import GreetingFile, Round
 from medfed.runs.context import RunPaths
 from medfed.runs.pipeline import run_study
 from medfed.sites.federation import FederationFolder
 from medfed.study.study import load_study
+from medfed.twins.writing import write_folders
 from support.federation_here import DeskPost, run_over
 from support.federation_trial import SITES, STUDY, Trial
 

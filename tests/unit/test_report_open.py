@@ -9,7 +9,7 @@ from rich.console import Console
 from test_score_words import FAST, asked
 
 from medfed.evaluation.score import score_task
-from medfed.records.folder import RunFolder
+from medfed.records.folder import RunFolder, prediction_file
 from medfed.records.schema import Prediction, ScoreFile
 from medfed.report.html import Table
 from medfed.report.page import build_report
@@ -37,7 +37,7 @@ def run(tmp_path: Path) -> Path:
         )
         for number, (example, patient) in enumerate(zip(task.examples, task.patients, strict=True))
     ]
-    files.write_predictions("asked", lines)
+    files.write_lines(lines, prediction_file("asked"))
     return folder
 
 

@@ -22,7 +22,7 @@ from medfed.cli.sites import federation_app, site_app
 from medfed.core.errors import MedfedError
 from medfed.core.processes import warm_up
 from medfed.core.progress import Reporter
-from medfed.records.latest import find_run
+from medfed.records.folder import find_run
 
 if TYPE_CHECKING:
     from medfed.study.study import Study
@@ -108,9 +108,9 @@ def runs(
     as_json: options.AsJson = False,
 ) -> None:
     """List the runs in a folder, the latest first."""
-    from medfed.records.latest import listed_runs
+    from medfed.records.folder import listed_runs
 
-    options.print_rows([row._asdict() for row in listed_runs(folder)], as_json=as_json)
+    options.print_rows(listed_runs(folder), as_json=as_json)
 
 
 @app.command()

@@ -42,8 +42,8 @@ def synth(
 ) -> None:
     """Write a dataset's synthetic twin in its native layout, or with --study a folder for every site and the server."""
     from medfed.core.catalog import DATASETS
-    from medfed.data.synthetic import write_folders, write_new
     from medfed.study.data import TwinSpec
+    from medfed.twins.writing import write_folders, write_new
 
     if study is not None:
         from medfed.study.study import find_study, load_study

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from medfed.cli.options import DEFAULT_CACHE, Cache, Foundation, Plugins, RunFolder, output
 from medfed.core.errors import RunError
-from medfed.records.latest import find_run
+from medfed.records.folder import find_run
 
 if TYPE_CHECKING:
     from medfed.ask.asking import Answer

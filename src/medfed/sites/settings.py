@@ -12,8 +12,8 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from medfed.core.errors import SiteError
-from medfed.data.synthetic import SERVER
 from medfed.study.study import explained
+from medfed.twins.writing import SERVER
 
 Settings = TypeVar("Settings", bound=BaseModel)
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"

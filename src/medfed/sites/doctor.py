@@ -39,7 +39,7 @@ def local_checks(folder: SiteFolder, reporter: Reporter, *, data: bool = True) -
     here = versions()
     for package, wanted in folder.invitation.versions.items():
         installed = here.get(package, "missing")
-        hint = f'the server has {wanted}: pip install "{package}=={wanted}"'
+        hint = f"the server has {wanted}: install that version here, from where this one came"
         yield Check(f"version of {package}", installed, installed == wanted, hint)
     free = shutil.disk_usage(folder.root).free / 2**30
     yield Check("free disk", f"{free:.1f} GiB", free > FREE_GIB, f"free {FREE_GIB:g} GiB where {folder.root} lies")

@@ -21,17 +21,8 @@ from medfed.core.errors import StudyError
 from medfed.core.plugins import load
 from medfed.core.processes import warm_up
 from medfed.core.progress import Reporter
-from medfed.records.folder import RunFolder
-from medfed.records.latest import find_run
-from medfed.records.schema import (
-    Development,
-    PartitionFile,
-    Prediction,
-    ProvenanceFile,
-    Score,
-    ScoreFile,
-    StudyFile,
-)
+from medfed.records.folder import RunFolder, find_run
+from medfed.records.schema import Development, PartitionFile, ProvenanceFile, Score, ScoreFile, StudyFile
 from medfed.study.study import Study, find_study, study_of
 from medfed.study.sweep import load_plan
 
@@ -42,8 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["Report", "Run", "load_run", "load_study", "run"]
 
 PathLike = str | os.PathLike[str]
-FRAME_HEIGHT = 800
-"""Pixels of a report in a notebook."""
 
 
 def run(  # noqa: PLR0913 (keyword-only options of the whole run)
@@ -62,6 +51,8 @@ def run(  # noqa: PLR0913 (keyword-only options of the whole run)
 ) -> Run:
     """Run a study end to end, or go on where it stopped. A study that finished before is loaded.
 
+    Raises MedfedError if an input is wrong. Finished steps are kept, and the same call goes on from there.
+
     Args:
         study: the name of a shipped study, a TOML file, settings as a dictionary, or a :class:`Study`.
         overrides: settings to change, as ``--set`` takes them: ``"rounds.num_rounds=3"``.
@@ -74,9 +65,6 @@ def run(  # noqa: PLR0913 (keyword-only options of the whole run)
         workers: processes that train clients. Their number changes no result.
         skip_bad: leave unreadable examples out.
         quiet: print nothing.
-
-    Raises:
-        MedfedError: an input is wrong. Finished steps are kept, and the same call goes on from there.
     """
     for plugin in plugins:
         load(os.fspath(plugin))
@@ -86,28 +74,16 @@ def run(  # noqa: PLR0913 (keyword-only options of the whole run)
     from medfed.runs.context import RunPaths
     from medfed.runs.pipeline import run_study
 
-    paths = RunPaths(
-        Path(runs),
-        _cache(cache),
-        Path(data_root) if data_root is not None else None,
-        foundation=Path(foundation) if foundation is not None else None,
-        skip_bad=skip_bad,
-        workers=workers,
-    )
+    places = (Path(runs), _cache(cache), _path(data_root))
+    paths = RunPaths(*places, foundation=_path(foundation), skip_bad=skip_bad, workers=workers)
     folder = run_study(chosen, paths, Reporter.silent() if quiet else Reporter(Console()))
     return Run(folder, paths.cache, paths.foundation)
 
 
 def load_study(study: PathLike, overrides: Sequence[str] = (), *, quick: bool = False) -> Study:
-    """Read a study: the name of a shipped one, or a TOML file.
+    """Read a study, the name of a shipped one or a TOML file; ``overrides`` and ``quick`` as in :func:`run`.
 
-    Args:
-        study: name or file.
-        overrides: settings to change, as ``--set`` takes them.
-        quick: take the study's quick form.
-
-    Raises:
-        StudyError: there is none, a key or value is wrong, or it is a sweep of several.
+    Raises StudyError if there is none, a key or value is wrong, or it is a sweep of several.
     """
     file = find_study(study if isinstance(study, str) else Path(study))
     plan = load_plan(file, overrides, quick=quick)
@@ -124,52 +100,39 @@ def load_run(
     cache: PathLike | None = None,
     foundation: PathLike | None = None,
 ) -> Run:
-    """Load a finished run.
+    """Load a finished run; what is not named here is as in :func:`run`.
+
+    Raises RunError if there is no such run, it is not finished, or another version of medfed wrote it.
 
     Args:
         run: its folder; ``latest``; or a study's name, for the latest run of that study.
-        runs: the folder of run folders.
         plugins: files or modules with parts of your own, where they are not where the run's were.
-        cache: see :func:`run`.
-        foundation: folder of a Hugging Face causal LM.
-
-    Raises:
-        RunError: there is no such run, it is not finished, or another version of medfed wrote it.
     """
     for plugin in plugins:
         load(os.fspath(plugin))
     folder = find_run(Path(run), Path(runs))
     RunFolder(folder).require_done()
-    return Run(folder, _cache(cache), Path(foundation) if foundation is not None else None)
+    return Run(folder, _cache(cache), _path(foundation))
 
 
 @dataclass(frozen=True)
 class Report:
-    """A run's report; a notebook shows the page itself.
-
-    Attributes:
-        path: the HTML file.
-    """
+    """A run's report, the HTML file ``path``; a notebook shows the page itself."""
 
     path: Path
-
-    def __fspath__(self) -> str:
-        return str(self.path)
 
     def __str__(self) -> str:
         return str(self.path)
 
+    __fspath__ = __str__
+
     def _repr_html_(self) -> str:
         page = html.escape(self.path.read_text(encoding="utf-8"), quote=True)
-        return f'<iframe srcdoc="{page}" width="100%" height="{FRAME_HEIGHT}" style="border: 0"></iframe>'
+        return f'<iframe srcdoc="{page}" width="100%" height="800" style="border: 0"></iframe>'
 
 
 class Run:
-    """A finished run.
-
-    Attributes:
-        path: the run's folder.
-    """
+    """A finished run, in the folder ``path``."""
 
     def __init__(self, path: Path, cache: Path, foundation: Path | None = None) -> None:
         self.path = path
@@ -223,16 +186,15 @@ class Run:
 
         Columns: ``example``, ``patient``, ``client``, ``question``, ``model``, ``truth``, ``response``. Of a question
         with a few answers, ``truth`` and ``response`` are answers, and ``P(answer)`` is the probability of each.
-
-        Raises:
-            StudyError: the run has no such task.
+        Raises StudyError if the run has no such task.
         """
         facts = self._score_file.tasks.get(task)
         if facts is None:
             raise StudyError(f"the run has no task {task!r}", where=self.path, hint=", ".join(self._score_file.tasks))
         read = partial(_choice, facts.answers) if facts.kind in ("classification", "closed_vqa") else _open
+        head = ("example", "patient", "client", "question")
         rows = [
-            {**_head(line), "model": model, **read(line.truth, response)}
+            {name: getattr(line, name) for name in head} | {"model": model} | read(line.truth, response)
             for line in self._folder.predictions(task)
             for model, response in line.responses.items()
         ]
@@ -250,6 +212,8 @@ class Run:
     ) -> Answer:
         """Ask the injected LLM about files of one patient, as ``medfed predict`` does.
 
+        Raises MedfedError if a file or the question is not what it should be, or the run has no LLM.
+
         Args:
             question: None asks the task's own question.
             image: a picture: PNG, JPEG or DICOM.
@@ -257,9 +221,6 @@ class Run:
             icu: CSV or parquet, a row per hour, a column per variable.
             task: a task that reads the files; by default it is chosen by the question.
             answers: answers to compare.
-
-        Raises:
-            MedfedError: a file or the question is not what it should be, or the run has no LLM.
         """
         from medfed.ask.asking import Request, ask
 
@@ -281,18 +242,16 @@ class Run:
     ) -> list[Path]:
         """Write the run's adapter for others; return the folders.
 
+        Raises MedfedError if ``out`` exists, the task is unknown, or there is nothing to export.
+
         Args:
             out: a new folder.
             task: write an ordinary LoRA of this task; of several, a folder each. None writes the routed adapter.
             rank: cut the LoRA to this rank.
             merge: write a whole model with the task's LoRA in it.
-
-        Raises:
-            MedfedError: ``out`` exists, the task is unknown, or there is nothing to export.
         """
         from medfed.core.torch_rng import one_thread
-        from medfed.export.export import export_run
-        from medfed.export.files import Form
+        from medfed.export.export import Form, export_run
 
         form = Form((task,) if isinstance(task, str) else tuple(task), rank, merge)
         with one_thread():
@@ -331,35 +290,23 @@ def _cache(given: PathLike | None) -> Path:
     return Path(given if given is not None else os.environ.get("MEDFED_CACHE", "~/.cache/medfed")).expanduser()
 
 
+def _path(given: PathLike | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
 def _score_frame(rows: Sequence[Score]) -> pl.DataFrame:
     """Return rows of scores as a data frame, whose columns are the same however many rows there are."""
     schema = {
-        "task": pl.String,
-        "role": pl.String,
-        "model": pl.String,
-        "baseline": pl.String,
-        "part": pl.String,
-        "metric": pl.String,
-        "value": pl.Float64,
-        "ci_low": pl.Float64,
-        "ci_high": pl.Float64,
-        "n": pl.Int64,
-        "num_patients": pl.Int64,
-        "num_positive": pl.Int64,
-        "primary": pl.Boolean,
-        "higher_is_better": pl.Boolean,
-        "single_class": pl.Boolean,
-        "worst": pl.Float64,
-        "worst_client": pl.String,
-        "reason": pl.String,
+        **dict.fromkeys(("task", "role", "model", "baseline", "part", "metric"), pl.String),
+        **dict.fromkeys(("value", "ci_low", "ci_high"), pl.Float64),
+        **dict.fromkeys(("n", "num_patients", "num_positive"), pl.Int64),
+        **dict.fromkeys(("primary", "higher_is_better", "single_class"), pl.Boolean),
+        **dict.fromkeys(("worst",), pl.Float64),
+        **dict.fromkeys(("worst_client", "reason"), pl.String),
     }
     names = [name for name in schema if not rows or name in type(rows[0]).model_fields]
     values = [[getattr(row, name, None) for name in names] for row in rows]
     return pl.DataFrame(values, {name: schema[name] for name in names}, orient="row")
-
-
-def _head(line: Prediction) -> dict[str, Any]:
-    return {name: getattr(line, name) for name in ("example", "patient", "client", "question")}
 
 
 def _choice(answers: Sequence[str], truth: int, response: Sequence[float]) -> dict[str, Any]:

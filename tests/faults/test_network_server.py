@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from medfed.records.folder import RunFolder
 from medfed.runs.checkpoints import Checkpoints
 from medfed.sites.status import is_held
+from support.checksums import checksums
 from support.clocks import until
 from support.federation_here import failures, sites_and_phases, weights, weights_without
 from support.federation_trial import Process, Trial, written_folders
@@ -22,7 +22,7 @@ GREETING, UPDATE = "medfed.sites.remote:_greeting", "medfed.sites.remote:_update
 FINISH, ASK = "medfed.runs.federation:FederationRun._finish_round", "medfed.sites.remote:RemoteExchange.__call__"
 SCORES, GOODBYE = "medfed.sites.remote:RemoteExchange._scores", "medfed.sites.server:Hospitals.goodbye"
 SYNC, SAVE = "medfed.runs.checkpoints:sha256_of", "medfed.runs.checkpoints:save_file"
-STEP, INJECT = "medfed.injection.inject:Injector._step", "medfed.runs.federation:FederationRun._inject"
+STEP, INJECT = "medfed.injection.inject:Injector._step", "medfed.injection.inject:Injector.inject"
 PREDICT = "medfed.runs.pipeline:predict"
 STUDIES = Path(__file__).parents[2] / "studies"
 MINUTES = 600.0
@@ -59,7 +59,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, trial_data: Path) -> d
         server, sites = trial.server(), trial.all_sites()
         assert server.wait() == 0, trial.logs()
         assert [site.wait() for site in sites] == [0, 0, 0]
-        return trial.run.checksums()
+        return checksums(trial.run.root)
     finally:
         trial.close()
 
@@ -69,7 +69,7 @@ def ends_as(trial: Trial, undisturbed: dict[str, str], sites: list[Process]) -> 
     server = trial.server()
     assert server.wait() == 0, trial.logs()
     assert [site.wait() for site in sites] == [0, 0, 0], trial.logs()
-    assert trial.run.checksums() == undisturbed
+    assert checksums(trial.run.root) == undisturbed
     assert trial.status.failures == ()
 
 
@@ -116,7 +116,7 @@ def test_a_server_of_fedkim_killed_at_every_phase_ends_with_the_same_bits(tmp_pa
         assert [site.wait() for site in sites] == [0, 0, 0], killed.logs()
         for folder in (whole.server_folder / "runs").iterdir():
             there = killed.server_folder / "runs" / folder.name
-            assert RunFolder(there).checksums() == RunFolder(folder).checksums()
+            assert checksums(there) == checksums(folder)
     finally:
         whole.close()
         killed.close()

@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from medfed.core.progress import Reporter
-from medfed.data.synthetic import write_folders
-from medfed.sites.audit import verify
+from medfed.sites.audit import AuditLog
 from medfed.sites.status import read_status
 from medfed.study.study import load_study
+from medfed.twins.writing import write_folders
 from support.page_walk import FINGERPRINT, PAGE, Said, Walk, bash, blocks, in_this_process
 
 STUDY = PAGE.parents[1] / "studies" / "scaffold-3sites.toml"
@@ -99,7 +99,7 @@ def test_the_page_followed_word_for_word_gives_the_weights_of_one_process(walk: 
     (here,) = (walk.server / "here" / run.parent.name).iterdir()
     assert final_weights(run) == final_weights(here)
     for site, folder in walk.sites.items():
-        found = verify(folder / "hospital" / "egress.jsonl")
+        found = AuditLog(folder / "hospital" / "egress.jsonl").verify()
         assert found.ok, f"{site}: {found.reason}"
         kinds = [entry["kind"] for entry in found.entries]
         assert kinds == ["greeting", "update", "update", "update", "scores"], site

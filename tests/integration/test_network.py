@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from medfed.core.progress import Reporter
-from medfed.data.synthetic import write_folders
 from medfed.records.folder import RunFolder
 from medfed.records.schema import GreetingFile, Round
 from medfed.runs.context import RunPaths
 from medfed.runs.pipeline import run_study
 from medfed.sites.federation import FederationFolder
 from medfed.study.study import load_study
-from support.federation_here import DeskPost, run_over
+from medfed.twins.writing import write_folders
+from support.federation_here import InProcessTransport, run_over
 from support.federation_trial import SITES, STUDY, Trial
 
 pytestmark = pytest.mark.skipif(find_spec("flwr") is None, reason="the extra flower is not installed")
@@ -35,7 +35,7 @@ def weights(run: RunFolder) -> str:
 
 def here(trial: Trial, place: Path, num_workers: int) -> RunFolder:
     """Run the trial's study on this machine."""
-    cache = FederationFolder.load(trial.server_folder).cache
+    cache = FederationFolder.load(trial.server_folder).paths.cache
     places = RunPaths(place, cache, trial.data, workers=num_workers)
     return RunFolder(run_study(trial.study, places, Reporter.silent()))
 
@@ -67,7 +67,7 @@ def test_scaffold_gives_the_same_bits_in_process_in_workers_and_over_the_network
     network = same_bits(trial, tmp_path)
     assert not (network.root / "clients").exists(), "what SCAFFOLD keeps at a site stays at the site"
     for site in SITES:
-        assert list(trial.folder(site).state_folder.rglob("*.safetensors"))
+        assert list((trial.folder(site).root / "state").rglob("*.safetensors"))
         # On a slow machine the server may take a site for gone and send a message again; the site then answers twice.
         left = list(dict.fromkeys((entry["kind"], entry["round"]) for entry in trial.egress(site)))
         assert left == [("greeting", 0), ("update", 1), ("update", 2), ("update", 3), ("scores", 3)]
@@ -77,18 +77,18 @@ def test_scaffold_gives_the_same_bits_in_process_in_workers_and_over_the_network
     assert all(found["counts"] is None for found in greetings.values()), "they leave only if the policy says so"
 
 
-def test_rounded_changes_give_the_same_bits_at_the_sites_desks(open_trial: OpenTrial, tmp_path: Path) -> None:
-    """The letters are those of the network, byte for byte; only nothing carries them."""
+def test_rounded_changes_give_the_same_bits_at_the_sites(open_trial: OpenTrial, tmp_path: Path) -> None:
+    """The messages are those of the network, byte for byte; only nothing carries them."""
     exact = open_trial()
     trial = open_trial(study=STUDY.replace("num_rounds = 3", 'num_rounds = 3\nupload_dtype = "int8"'))
-    post, plain = DeskPost(trial), DeskPost(exact)
-    alone, apart, unrounded = here(trial, tmp_path, 1), run_over(trial, post), run_over(exact, plain)
+    sent, plain = InProcessTransport(trial), InProcessTransport(exact)
+    alone, apart, unrounded = here(trial, tmp_path, 1), run_over(trial, sent), run_over(exact, plain)
     assert weights(alone) == weights(apart) != weights(unrounded)
     for name in ("sites.json", "rounds.jsonl"):
         assert (alone.root / name).read_bytes() == (apart.root / name).read_bytes(), name
     assert all(0 < line.upload_error < 0.05 for line in apart.lines(Round))
     small, large = (
-        sum(len(envelope.payload) for _, envelope in found.left if envelope.kind == "update") for found in (post, plain)
+        sum(len(envelope.payload) for _, envelope in found.left if envelope.kind == "update") for found in (sent, plain)
     )
     told, exact_told = (
         sum(client.bytes_up for line in run.lines(Round) for client in line.clients) for run in (apart, unrounded)
@@ -103,7 +103,7 @@ def test_class_counts_leave_the_site_whose_policy_lets_them_and_are_those_of_its
     trial = open_trial(study=STUDY.replace("num_rounds = 3", "num_rounds = 1"))
     policy = trial.root / SITES[0] / "policy.toml"
     policy.write_text(policy.read_text(encoding="utf-8").replace("class_counts = false", "class_counts = true"))
-    greetings = run_over(trial, DeskPost(trial)).read(GreetingFile).sites
+    greetings = run_over(trial, InProcessTransport(trial)).read(GreetingFile).sites
     counts = {site: found["counts"] for site, found in greetings.items()}
     assert counts[SITES[1]] is None
     assert counts[SITES[2]] is None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from medfed.records.folder import RunFolder
+from support.checksums import checksums
 from support.planted_faults import Fault
 from support.processes import run
 
@@ -130,8 +130,5 @@ def test_sigkill_and_resume_give_the_same_bits(
     assert killed.status == -signal.SIGKILL, killed.text
     resumed = run(command(tmp_path, own_cache), tmp_path / "resumed.log")
     assert resumed.status == 0, resumed.text
-    assert RunFolder(folder(tmp_path)).checksums() == RunFolder(folder(whole)).checksums()
-    assert (
-        RunFolder(tmp_path / "runs" / "federations").checksums()
-        == RunFolder(whole / "runs" / "federations").checksums()
-    )
+    assert checksums(folder(tmp_path)) == checksums(folder(whole))
+    assert checksums(tmp_path / "runs" / "federations") == checksums(whole / "runs" / "federations")

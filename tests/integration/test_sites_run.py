@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from medfed.cli.app import app
-from medfed.records.folder import RunFolder
+from support.checksums import checksums
 from support.planted_faults import Fault
 from support.processes import run
 
@@ -94,7 +94,7 @@ def test_a_run_on_the_folders_is_the_run_on_the_twins(whole: Path, root: Path, t
     assert sorted(path.name for path in (root / "site-1").iterdir()) == ["yaib-mortality"]
     made = start(tmp_path, tmp_path / "unused", "--data-root", str(root))
     assert made.name == whole.name
-    assert RunFolder(made).checksums() == RunFolder(whole).checksums()
+    assert checksums(made) == checksums(whole)
 
 
 @pytest.mark.parametrize("kill", [("medfed.federated.client:Client.train", 9), ("medfed.runs.sites:evaluate_at", 5)])
@@ -102,7 +102,7 @@ def test_sigkill_and_resume_give_the_same_bits(kill: tuple[str, int], whole: Pat
     stopped = start(tmp_path, cache, kill=kill)
     assert (stopped / "rounds.jsonl").is_file(), "it was killed in the federation itself, not in a baseline"
     assert not (stopped / "sites.json").exists()
-    assert RunFolder(start(tmp_path, cache)).checksums() == RunFolder(whole).checksums()
+    assert checksums(start(tmp_path, cache)) == checksums(whole)
 
 
 def test_the_folders_are_checked_and_divided_site_by_site(root: Path, tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ import pytest
 from rich.console import Console
 
 from medfed.core.progress import Reporter
-from medfed.records.folder import RunFolder
 from medfed.runs.context import RunPaths
 from medfed.runs.pipeline import run_study
 from medfed.study.study import load_study
+from support.checksums import checksums
 
 FEDKIM = """
 name = "small"
@@ -74,7 +74,7 @@ def test_a_run_with_workers_has_the_files_of_a_run_without(text: str, tmp_path: 
     runs = [tmp_path / f"runs-{number}" for number in (1, 2)]
     for workers, folder in enumerate(runs, start=1):
         run_study(study, RunPaths(folder, tmp_path / "cache", workers=workers), Reporter(Console(quiet=True)))
-    one, two = (RunFolder(folder).checksums() for folder in runs)
+    one, two = (checksums(folder) for folder in runs)
     assert any(name.endswith("state.safetensors") for name in one)
     assert any("/clients/" in name for name in one)
     assert two == one

@@ -13,7 +13,7 @@ from PIL import Image
 
 from medfed.core.rng import numpy_rng
 from medfed.evaluation.score import score_run
-from medfed.records.folder import RunFolder
+from medfed.records.folder import RunFolder, prediction_file
 from medfed.records.schema import ComparisonFile, Prediction, TaskFacts
 from medfed.study.evaluation import EvaluationSettings
 
@@ -58,7 +58,7 @@ def fake_run(root: Path, *, name: str = "demo", num_examples: int = 180, num_res
     _lines(run / "injection" / "routing.jsonl", _routing())
     tasks = list(_predictions(num_examples))
     for task, _, lines in tasks:
-        RunFolder(run).write_predictions(task, lines)
+        RunFolder(run).write_lines(lines, prediction_file(task))
     _json(run / "cards.json", _cards(tasks))
     RunFolder(run).write(score_run(tasks, 0, EvaluationSettings(num_resamples=num_resamples)))
     return run

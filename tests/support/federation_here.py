@@ -27,28 +27,28 @@ Meddle = Callable[[str, Message, Message], Message]
 """(site, letter, its answer) → the answer that arrives."""
 
 
-class DeskPost:
-    """The post between a server and the sites of ``trial``; it keeps all that left the sites, and may meddle."""
+class InProcessTransport:
+    """The transport between a server and the sites of ``trial``; it keeps all that left the sites, and may meddle."""
 
-    def __init__(self, trial: Trial, meddle: Meddle = lambda site, letter, answer: answer) -> None:
-        self._said = {site: io.StringIO() for site in trial.sites}
-        self._desks = {
-            site: SiteHandler(trial.folder(site), Reporter(Console(file=self._said[site], width=500)))
+    def __init__(self, trial: Trial, meddle: Meddle = lambda site, message, answer: answer) -> None:
+        self._output = {site: io.StringIO() for site in trial.sites}
+        self._handlers = {
+            site: SiteHandler(trial.folder(site), Reporter(Console(file=self._output[site], width=500)))
             for site in trial.sites
         }
         self._meddle = meddle
         self.left: list[tuple[str, Message]] = []
 
-    def said(self, site: str) -> str:
+    def output(self, site: str) -> str:
         """Return what ``site`` told its own people."""
-        return self._said[site].getvalue()
+        return self._output[site].getvalue()
 
     def online(self) -> set[str]:
-        return set(self._desks)
+        return set(self._handlers)
 
     def ask(self, letters: Mapping[str, Message], seconds: float) -> Iterator[tuple[str, Message | NoAnswer]]:
         for site, letter in sorted(letters.items()):
-            answer = self._meddle(site, letter, self._desks[site](letter))
+            answer = self._meddle(site, letter, self._handlers[site](letter))
             self.left.append((site, answer))
             yield site, answer
 
@@ -56,12 +56,11 @@ class DeskPost:
         return []
 
 
-def run_over(trial: Trial, post: DeskPost) -> RunFolder:
-    """Run the study of ``trial`` over ``post`` as its server does."""
+def run_over(trial: Trial, transport: InProcessTransport) -> RunFolder:
+    """Run the study of ``trial`` over ``transport`` as its server does."""
     folder, reporter = FederationFolder.load(trial.server_folder), Reporter.silent()
-    paths = RunPaths(folder.runs, folder.cache, folder.settings.data_root)
-    hospitals = Hospitals(folder, post, reporter)
-    return RunFolder(run_study(trial.study, paths, reporter, participants=hospitals.participants()))
+    hospitals = Hospitals(folder, transport, reporter)
+    return RunFolder(run_study(trial.study, folder.paths, reporter, participants=hospitals.participants()))
 
 
 class Deaf:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 from medfed.core.progress import Reporter
-from medfed.data.synthetic import write_folders
 from medfed.records.folder import RunFolder
 from medfed.sites.credentials import certificate_fingerprint, load_authority, write_trial
 from medfed.sites.federation import Deadlines, FederationFolder, FederationSettings, init_federation
@@ -23,6 +22,7 @@ from medfed.sites.folder import SiteFolder, SiteSettings, init_site
 from medfed.sites.policy import Part, policy_for
 from medfed.sites.status import STATUS, Status, read_status
 from medfed.study.study import Study, load_study
+from medfed.twins.writing import write_folders
 from support.clocks import BOUND, read_clock_from
 from support.planted_faults import Fault
 from support.processes import RELEASED, Process, clock_of
@@ -83,7 +83,7 @@ class Trial:
 
     Args:
         root: a new folder.
-        data: a data root, as :func:`medfed.data.synthetic.write_folders` writes it for the study.
+        data: a data root, as :func:`medfed.twins.writing.write_folders` writes it for the study.
         cache: for twins and the tiny LLM.
         study: the study, TOML.
         deadlines: of the server.
@@ -185,7 +185,7 @@ class Trial:
 
     def egress(self, site: str) -> list[dict[str, Any]]:
         """Return the entries of a site's audit log."""
-        path = self.folder(site).log
+        path = self.folder(site).audit.path
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
     def logs(self) -> str:

@@ -17,7 +17,7 @@ from medfed.data.cohort import Cohort
 from medfed.datasets.base import Card
 from medfed.datasets.decoded import Decoded
 from medfed.modalities.base import Modality
-from medfed.records.folder import RunFolder
+from medfed.records.folder import RunFolder, prediction_file
 from medfed.records.schema import ExampleCard, ExpertWeight, Prediction, Routing
 from medfed.runs.cards import WITHHELD, answered, chosen, example_cards, heaviest, views_of
 from medfed.tasks.base import Task, TaskSet
@@ -57,7 +57,7 @@ def cards_of(tmp_path: Path, name: str, *, synthetic: bool, show: bool = False) 
         Prediction(example=f"{n:016x}", patient="p", truth=n % 2, responses={"fedkim": [0.3, 0.7]})
         for n in range(COUNT)
     ]
-    run.write_predictions(name, lines)
+    run.write_lines(lines, prediction_file(name))
     run.write_lines([Routing(round=n, alpha={name: alpha}) for n, alpha in enumerate(((0.9, 0.1), (0.2, 0.5, 0.3)))])
     return list(example_cards(run, [task], cohort_of(task, synthetic=synthetic), MODALITIES, 0, show=show).cards)
 
@@ -136,7 +136,7 @@ def test_a_modality_without_a_rule_and_an_absent_one_are_not_drawn(tmp_path: Pat
     blind = replace(examples.data, present={"image": np.zeros(COUNT, bool)})
     cohort = replace(cohort, test={"cd": TaskSet(examples.task, blind, examples.rows)})
     run = RunFolder(tmp_path)
-    run.write_predictions("cd", [Prediction(example="a", patient="p", truth=0, responses={})] * COUNT)
+    run.write_lines([Prediction(example="a", patient="p", truth=0, responses={})] * COUNT, prediction_file("cd"))
     found = example_cards(run, [TASKS["cd"]], cohort, MODALITIES, 0, show=False)
     assert [card.views for card in found.cards] == [(), ()]
 

@@ -11,11 +11,10 @@ import pytest
 
 from medfed.core.errors import RunError
 from medfed.core.rng import numpy_rng
-from medfed.evaluation.bootstrap import resample_weights
+from medfed.evaluation.bootstrap import holm, over_seeds, resample_weights, stretched, two_sided_p
 from medfed.evaluation.compare import compare_runs
 from medfed.evaluation.metrics import METRICS
-from medfed.evaluation.significance import holm, over_seeds, stretched, two_sided_p
-from medfed.records.folder import RunFolder
+from medfed.records.folder import RunFolder, prediction_file
 from medfed.records.schema import (
     ComparedDifference,
     ComparedRow,
@@ -52,7 +51,7 @@ def write_run(folder: Path, seed: int, tasks: Mapping[str, tuple[str, np.ndarray
             )
             for row, target in enumerate(targets)
         ]
-        run.write_predictions(name, lines)
+        run.write_lines(lines, prediction_file(name))
     run.finish()
     return folder
 

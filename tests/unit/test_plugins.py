@@ -16,7 +16,6 @@ from medfed.core.catalog import ALGORITHMS, DATASETS, ENCODERS, TASKS, register
 from medfed.core.code import definition_of
 from medfed.core.errors import DataError, MedfedError, PluginError, StudyError
 from medfed.core.progress import Reporter
-from medfed.data.synthetic import SERVER, cached_twins, twin_place
 from medfed.datasets.base import Card, Dataset
 from medfed.federated.algorithm import Algorithm
 from medfed.study.algorithms import Server
@@ -24,6 +23,7 @@ from medfed.study.data import TwinSpec
 from medfed.study.parts import EncoderSpec
 from medfed.study.study import Study, study_of
 from medfed.tasks.classification import Classification
+from medfed.twins.writing import SERVER, cached_twins, twin_place
 from support.registries import untouched
 
 TASK = """

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from medfed.core.errors import RunError
-from medfed.records.folder import RunFolder
+from medfed.records.folder import RunFolder, prediction_file
 from medfed.records.schema import (
     FILES,
     CardFile,
@@ -67,7 +67,7 @@ def test_a_file_is_read_back_as_it_was_written(tmp_path: Path) -> None:
 def test_a_line_keeps_the_form_it_was_given(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     first = Prediction(example="e", patient="p", truth=1, responses={"heads": [0.25, 0.75]})
-    run.write_predictions("cd", [first])
+    run.write_lines([first], prediction_file("cd"))
     run.append(Round, [Round(round=1, clients=(ClientRound(client="a", losses={"cd": math.nan}),))])
     run.append(Round, [Round(round=2)])
     assert run.predictions("cd") == [first]

@@ -16,9 +16,9 @@ from medfed.evaluation.bootstrap import interval, resample_weights
 from medfed.evaluation.metrics import BY_NAME, METRICS, score
 from medfed.evaluation.responses import TaskResponses
 from medfed.evaluation.score import score_run, score_task
-from medfed.records.folder import RunFolder
-from medfed.records.schema import Difference, Prediction, ScoreRow, TaskFacts
-from medfed.runs.predictors import finite, hash_id, id_salt
+from medfed.records.folder import RunFolder, prediction_file
+from medfed.records.schema import Difference, Prediction, ScoreRow, TaskFacts, finite
+from medfed.runs.predictors import hash_id, id_salt
 from medfed.study.evaluation import EvaluationSettings
 
 FAST = EvaluationSettings(num_resamples=100)
@@ -152,7 +152,7 @@ def test_an_empty_or_one_class_test_set_is_null_with_reasons_not_an_error() -> N
 
 def test_hashed_lines_on_disk_give_the_same_scores_bit_for_bit(tmp_path) -> None:
     task, run = responses(), RunFolder(tmp_path)
-    run.write_predictions("cd", lines_of(task, "salt"))
+    run.write_lines(lines_of(task, "salt"), prediction_file("cd"))
     again = TaskResponses.of("cd", task.facts, run.predictions("cd"))
     assert score_task(again, 1, FAST) == score_task(task, 1, FAST)
 

@@ -14,7 +14,7 @@ from medfed.evaluation.responses import TaskResponses
 from medfed.evaluation.score import score_task
 from medfed.evaluation.scorers.words import constant_answers
 from medfed.evaluation.text_metrics import TEXT_METRICS
-from medfed.records.folder import RunFolder
+from medfed.records.folder import RunFolder, prediction_file
 from medfed.records.schema import Difference, Prediction, ScoreRow, TaskFacts
 from medfed.study.evaluation import EvaluationSettings
 
@@ -138,7 +138,7 @@ def test_lines_on_disk_keep_texts_and_give_the_same_scores(tmp_path: Path) -> No
         )
         for row in range(8)
     ]
-    run.write_predictions("asked", lines)
+    run.write_lines(lines, prediction_file("asked"))
     assert [line.truth["reference"] for line in run.predictions("asked")] == REFERENCES, "no reference is rewritten"
     again = TaskResponses.of("asked", FACTS, run.predictions("asked"))
     assert score_task(again, 3, FAST) == score_task(before, 3, FAST)

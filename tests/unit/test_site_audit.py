@@ -13,7 +13,7 @@ import torch
 
 from medfed.core.errors import SiteError
 from medfed.core.types import Update
-from medfed.sites.audit import AuditLog, Facts, egress_rows, entry_hash, head_path, line_of, tensor_names, verify
+from medfed.sites.audit import AuditLog, Facts, egress_rows, entry_hash, head_path, line_of, tensor_names
 
 Lines = list[bytes]
 
@@ -176,7 +176,7 @@ def test_an_update_is_counted_by_component_and_holds_no_value(tmp_path: Path) ->
     )
     made = AuditLog(tmp_path / "egress.jsonl")
     made.append("update", b"payload", Facts(tensors=tensor_names(update), num_examples=31, metrics=update.metrics))
-    (entry,) = verify(made.path).entries
+    (entry,) = made.verify().entries
     assert entry["tensors"] == {"encoders.ecg": 2, "heads.ead": 1, "scales/encoders.ecg": 1, "state/encoders.ecg": 1}
     assert (entry["bytes"], entry["num_examples"], entry["metrics"]) == (7, 31, update.metrics)
     assert entry["sha256"] == "239f59ed55e737c77147cf55ad0c1b030b6d7ee748a7426952f9b852d5a935e5"

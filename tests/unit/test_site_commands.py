@@ -222,7 +222,7 @@ def test_joining_looks_at_policy_key_data_and_log_before_it_calls_out(
     made.settings.data_root.rmdir()
     assert shell("site", "join", made.root) == 1
     made.settings.data_root.mkdir()
-    made.log.write_text("nonsense\n")
+    made.audit.path.write_text("nonsense\n")
     assert shell("site", "join", made.root) == 1
     told = capsys.readouterr().err
     for message in ("chmod 600", "chmod go-w", "data root is not a folder", "audit log is broken"):
@@ -354,7 +354,7 @@ def test_the_egress_report_tells_what_left_and_whether_the_chain_holds(
     assert "3,000 bytes in 2 entries" in told
     assert made.audit.verify().last in told
     assert "heads.ead 1" in told
-    made.log.write_bytes(made.log.read_bytes().replace(b"1500", b"1400", 1))
+    made.audit.path.write_bytes(made.audit.path.read_bytes().replace(b"1500", b"1400", 1))
     assert shell("site", "egress-report", made.root) == 1
     assert "THE CHAIN IS BROKEN at line 1: changed" in capsys.readouterr().out
 

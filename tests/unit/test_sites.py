@@ -17,7 +17,6 @@ from medfed.data.cohort import Cohort, cohort_of, server_cohort, with_reports
 from medfed.data.decode import Reading, check_folder, decode_all
 from medfed.data.sites import load_site, moments_at, moments_json, moments_of, pool, public_sets, site_client
 from medfed.data.sources import Sources, find_site, find_sources, server_sources, site_folders
-from medfed.data.synthetic import write_folders
 from medfed.federated.state import load_weights, weights_of
 from medfed.modalities.base import Moments
 from medfed.records.folder import RunFolder
@@ -28,6 +27,7 @@ from medfed.runs.federation import FederationRun, Trainee, build_model, clients_
 from medfed.runs.sites import scores_of, site_file, site_scores
 from medfed.study.study import Study, study_of
 from medfed.tasks.base import TaskSet
+from medfed.twins.writing import write_folders
 
 SILENT = Reporter.silent()
 READ = Reading(SILENT)

@@ -6,37 +6,23 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from medfed import __version__
+from medfed.cli import options
 from medfed.cli import runs as cli_runs
 from medfed.cli.data import data_app
-from medfed.cli.options import (
-    DEFAULT_CACHE,
-    AsJson,
-    Cache,
-    DataRoot,
-    Foundation,
-    Overrides,
-    Plugins,
-    RunFolder,
-    SkipBad,
-    StudyFile,
-    output,
-    print_rows,
-)
 from medfed.cli.sites import federation_app, site_app
 from medfed.core.errors import MedfedError
 from medfed.core.processes import warm_up
 from medfed.core.progress import Reporter
-from medfed.records.latest import find_run
+from medfed.records.folder import find_run
 
 if TYPE_CHECKING:
     from medfed.study.study import Study
@@ -45,34 +31,17 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(data_app, name="data")
 app.add_typer(federation_app, name="federation")
 app.add_typer(site_app, name="site")
-PLURALS = {"modality": "modalities"}
-Corpus = Annotated[Path | None, typer.Option("--corpus", help="Folder of text to pre-train the tiny LLM on")]
-ShowExamples = Annotated[bool, typer.Option("--show-examples", help="Show a few test examples even of real patients")]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        "--workers",
-        min=1,
-        help="Of a sweep: runs at once, by default as many as CPUs. Of one study: processes that train its clients, "
-        "by default 1; results are the same",
-    ),
-]
-
-Dtype = Annotated[str | None, typer.Option("--dtype", help="Of the LLM's frozen weights: float32, bfloat16, float16")]
-In4Bit = Annotated[bool, typer.Option("--load-in-4bit", help="Hold the LLM's linear maps in 4 bits")]
-DeviceMap = Annotated[str | None, typer.Option("--device-map", help="Where the LLM's weights go: auto, cpu, cuda:0, …")]
-KeepDecoded = Annotated[
-    bool,
-    typer.Option(
-        "--decoded-cache/--no-decoded-cache", help="Keep decoded data (patients' data) in the cache for the next run"
-    ),
-]
-
+KEPT = "Keep decoded data (patients' data) in the cache for the next run"
+KeepDecoded = Annotated[bool, typer.Option("--decoded-cache/--no-decoded-cache", help=KEPT)]
+AT_ONCE = (
+    "Of a sweep: runs at once, by default as many as CPUs. Of one study: processes that train its clients, by default "
+    "1; results are the same"
+)
+COMPARED = "Run folders; several are compared, seeds of one hash together"
+EXAMPLES = "Show a few test examples even of real patients"
 ENVIRONMENT = {
     # Small models on many threads cost several times the CPU; medfed parallelises over processes.
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     "TOKENIZERS_PARALLELISM": "false",
     # Nothing is looked up, fetched or reported over a network.
     "HF_HUB_OFFLINE": "1",
@@ -105,16 +74,21 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 @app.command(name="list")
-def list_parts(as_json: AsJson = False, plugins: Plugins = None) -> None:
+def list_parts(as_json: options.AsJson = False, plugins: options.Plugins = None) -> None:
     """List studies, tasks, modalities, encoders, models, algorithms, datasets, LLMs, baselines and plugins."""
     from medfed.core.catalog import REGISTRIES, TASKS, registered_plugins, task_definitions
     from medfed.study.study import shipped_studies
 
-    tasks = [_task_row(name, fields) for name, fields in task_definitions().items()]
-    tasks += [_task_row(name, TASKS[name].model_dump()) for name in TASKS if name not in task_definitions()]
+    facts, default = ("title", "dataset", "modalities"), "each example's own"
+    declared = task_definitions()
+    others = {name: TASKS[name].model_dump() for name in TASKS if name not in declared}
+    tasks = [
+        {"task": name, **{key: fields[key] for key in facts}, "question": fields.get("question") or default}
+        for name, fields in (declared | others).items()
+    ]
     names = {
         "studies": list(shipped_studies()),
-        **{PLURALS.get(parts.kind, f"{parts.kind}s"): list(parts) for parts in REGISTRIES if parts is not TASKS},
+        **{parts.plural: list(parts) for parts in REGISTRIES if parts is not TASKS},
         "llms": ["tiny", "huggingface"],
         "baselines": ["federated", "local", "centralised"],
         "plugins": list(dict.fromkeys(map(str, registered_plugins()))),
@@ -122,26 +96,21 @@ def list_parts(as_json: AsJson = False, plugins: Plugins = None) -> None:
     if as_json:
         typer.echo(json.dumps({"tasks": tasks, **names}, ensure_ascii=False, indent=1))
         return
-    print_rows(tasks, as_json=False)
+    options.print_rows(tasks, as_json=False)
     for kind, listed in names.items():
         if listed:
             typer.echo(f"{kind}: {', '.join(listed)}")
 
 
-def _task_row(name: str, fields: Mapping[str, Any]) -> dict[str, object]:
-    facts = {key: fields[key] for key in ("title", "dataset", "modalities")}
-    return {"task": name, **facts, "question": fields.get("question") or "each example's own"}
-
-
 @app.command()
 def runs(
     folder: Annotated[Path, typer.Option("--runs", help="Where run folders are")] = Path("runs"),
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """List the runs in a folder, the latest first."""
-    from medfed.records.latest import listed_runs
+    from medfed.records.folder import listed_runs
 
-    print_rows([row._asdict() for row in listed_runs(folder)], as_json=as_json)
+    options.print_rows(listed_runs(folder), as_json=as_json)
 
 
 @app.command()
@@ -160,25 +129,25 @@ def doctor() -> None:
 
 @app.command()
 def run(
-    study: StudyFile,
-    data_root: DataRoot = None,
-    overrides: Overrides = None,
-    runs: Annotated[Path, typer.Option("--runs", help="Where run folders go")] = Path("runs"),
-    cache: Cache = DEFAULT_CACHE,
-    corpus: Corpus = None,
-    foundation: Foundation = None,
-    skip_bad: SkipBad = False,
+    study: options.StudyFile,
+    data_root: options.DataRoot = None,
+    overrides: options.Overrides = None,
+    runs: Annotated[Path, typer.Option(help="Where run folders go")] = Path("runs"),
+    cache: options.Cache = options.DEFAULT_CACHE,
+    corpus: Annotated[Path | None, typer.Option(help="Folder of text to pre-train the tiny LLM on")] = None,
+    foundation: options.Foundation = None,
+    skip_bad: options.SkipBad = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and stop")] = False,
-    report: Annotated[Path | None, typer.Option("--report", help="Also copy the report here")] = None,
-    seeds: Annotated[str | None, typer.Option("--seeds", help="Run at these seeds and compare: --seeds 0,1,2")] = None,
+    report: Annotated[Path | None, typer.Option(help="Also copy the report here")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Run at these seeds and compare: --seeds 0,1,2")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The quick form, in minutes: smaller, all cells")] = False,
-    workers: Workers = None,
-    show_examples: ShowExamples = False,
-    dtype: Dtype = None,
-    load_in_4bit: In4Bit = False,
-    device_map: DeviceMap = None,
+    workers: Annotated[int | None, typer.Option(min=1, help=AT_ONCE)] = None,
+    show_examples: Annotated[bool, typer.Option("--show-examples", help=EXAMPLES)] = False,
+    dtype: Annotated[str | None, typer.Option(help="Of the LLM's frozen weights: float32, bfloat16, float16")] = None,
+    in_4bit: Annotated[bool, typer.Option("--load-in-4bit", help="Hold the LLM's linear maps in 4 bits")] = False,
+    device_map: Annotated[str | None, typer.Option(help="Where the LLM's weights go: auto, cpu, cuda:0, …")] = None,
     keep_decoded: KeepDecoded = True,
-    plugins: Plugins = None,
+    plugins: options.Plugins = None,
 ) -> None:
     """Run a study, or a sweep of studies, end to end, or go on where it was interrupted; nothing is computed twice."""
     from medfed.study.study import find_study, foundation_overrides
@@ -186,7 +155,7 @@ def run(
 
     # The study is read before anything large is imported: a typing error costs no second.
     file = find_study(study)
-    overrides = [*(overrides or []), *foundation_overrides(dtype, load_in_4bit, device_map)]
+    overrides = [*(overrides or []), *foundation_overrides(dtype, in_4bit, device_map)]
     single = seeds is None and not is_sweep(file)
     plan = load_plan(file, overrides, parse_seeds(seeds), quick=quick)
     if workers != 1 and not (single and workers is None):
@@ -198,8 +167,7 @@ def run(
     from medfed.runs.pipeline import run_study
 
     paths = RunPaths(runs, cache.expanduser(), data_root, corpus, foundation, skip_bad, show_examples)
-    paths = replace(paths, keep_decoded=keep_decoded)
-    reporter = Reporter(Console())
+    paths, reporter = replace(paths, keep_decoded=keep_decoded), Reporter(Console())
     if single:
         paths = replace(paths, workers=workers or 1)
         made = run_study(plan.cells[0].study, paths, reporter, dry_run=dry_run, report=report)
@@ -227,12 +195,12 @@ def _say_what_next(made: Path, study: Study, reporter: Reporter) -> None:
 
 @app.command()
 def evaluate(
-    folder: RunFolder,
-    data_root: DataRoot = None,
-    cache: Cache = DEFAULT_CACHE,
-    foundation: Foundation = None,
+    folder: options.RunFolder,
+    data_root: options.DataRoot = None,
+    cache: options.Cache = options.DEFAULT_CACHE,
+    foundation: options.Foundation = None,
     keep_decoded: KeepDecoded = True,
-    plugins: Plugins = None,
+    plugins: options.Plugins = None,
 ) -> None:
     """Score a finished run again from its last checkpoint, and compare with what it wrote."""
     folder = find_run(folder)
@@ -244,18 +212,18 @@ def evaluate(
 
 
 @app.command()
-def scores(folder: RunFolder, as_json: AsJson = False) -> None:
+def scores(folder: options.RunFolder, as_json: options.AsJson = False) -> None:
     """Print a finished run's table from its files; with --json every metric, interval and difference."""
-    from medfed.records.folder import RunFolder as Records
+    from medfed.records.folder import RunFolder
     from medfed.records.schema import ScoreFile
     from medfed.report.results import summary_table
 
     folder = find_run(folder)
-    record = Records(folder).read(ScoreFile)
+    record = RunFolder(folder).read(ScoreFile)
     if as_json:
         typer.echo(record.model_dump_json(indent=1))
     else:
-        output().print(summary_table(folder))
+        options.output().print(summary_table(folder))
 
 
 @app.command()
@@ -263,15 +231,17 @@ def report(
     folders: Annotated[
         list[Path], typer.Argument(help="Run folders; several are compared, seeds of one hash together")
     ],
-    out: Annotated[Path, typer.Option("--out", help="The HTML file")] = Path("report.html"),
-    plugins: Plugins = None,
+    out: Annotated[Path, typer.Option(help="The HTML file")] = Path("report.html"),
+    plugins: options.Plugins = None,
 ) -> None:
     """Build a run's report again from its files, or compare several runs on one page."""
     from medfed.report.page import write_report
 
     folders = [find_run(folder) for folder in folders]
     for folder in folders:
-        _require_folder(folder)
+        if not (folder / "study.json").is_file():
+            hint = "pass runs/<study>/<hash>-seed<n>"
+            raise MedfedError("not a run folder: no study.json", where=folder, hint=hint)
     if len(folders) == 1:
         write_report(folders[0], out)
     else:
@@ -286,9 +256,7 @@ cli_runs.register(app)
 
 
 @app.command()
-def foundation(
-    folder: Annotated[Path, typer.Argument(help="Folder of a Hugging Face causal LM")],
-) -> None:
+def foundation(folder: Annotated[Path, typer.Argument(help="Folder of a Hugging Face causal LM")]) -> None:
     """Print the checksum that pins an LLM in a study: foundation.sha256."""
     from medfed.llm.checkpoints import checksum_files, foundation_checksum
     from medfed.llm.huggingface import locate
@@ -308,8 +276,3 @@ def convert(
 
     convert_internlm2(source, out)
     typer.echo(out)
-
-
-def _require_folder(folder: Path) -> None:
-    if not (folder / "study.json").is_file():
-        raise MedfedError("not a run folder: no study.json", where=folder, hint="pass runs/<study>/<hash>-seed<n>")

@@ -9,17 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from medfed.cli.options import (
-    DEFAULT_CACHE,
-    AsJson,
-    Cache,
-    DataRoot,
-    Overrides,
-    Plugins,
-    SkipBad,
-    StudyFile,
-    print_rows,
-)
+from medfed.cli import options
 from medfed.core.errors import DataError
 from medfed.core.progress import Reporter
 
@@ -27,40 +17,33 @@ data_app = typer.Typer(no_args_is_help=True, help="Datasets: list them, write sy
 
 
 @data_app.command(name="list")
-def list_data(as_json: AsJson = False, plugins: Plugins = None) -> None:
+def list_data(as_json: options.AsJson = False, plugins: options.Plugins = None) -> None:
     """List the datasets with licence and access page."""
     from medfed.core.catalog import DATASETS
 
-    rows = [
-        {
-            "dataset": name,
-            "title": dataset.card.title,
-            "version": dataset.card.version,
-            "licence": dataset.card.licence,
-            "modalities": dataset.modalities,
-            "targets": dataset.targets,
-            "access": dataset.card.access,
-        }
-        for name, dataset in DATASETS.items()
-    ]
-    print_rows(rows, as_json=as_json)
+    rows = []
+    for name, dataset in DATASETS.items():
+        card = {fact: getattr(dataset.card, fact) for fact in ("title", "version", "licence")}
+        about = {"modalities": dataset.modalities, "targets": dataset.targets, "access": dataset.card.access}
+        rows.append({"dataset": name, **card, **about})
+    options.print_rows(rows, as_json=as_json)
 
 
 @data_app.command()
 def synth(
-    out: Annotated[Path, typer.Option("--out", help="Folder to write into")],
+    out: Annotated[Path, typer.Option(help="Folder to write into")],
     name: Annotated[str | None, typer.Argument(help="A dataset's name, or 'all'")] = None,
-    study: Annotated[Path | None, typer.Option("--study", help="Write the folders of this study's sites")] = None,
-    overrides: Overrides = None,
+    study: Annotated[Path | None, typer.Option(help="Write the folders of this study's sites")] = None,
+    overrides: options.Overrides = None,
     num_patients: Annotated[int, typer.Option(min=1)] = 400,
     difficulty: Annotated[float, typer.Option(min=0, max=1)] = 0.5,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    plugins: Plugins = None,
+    plugins: options.Plugins = None,
 ) -> None:
     """Write a dataset's synthetic twin in its native layout, or with --study a folder for every site and the server."""
     from medfed.core.catalog import DATASETS
-    from medfed.data.synthetic import write_folders, write_new
     from medfed.study.data import TwinSpec
+    from medfed.twins.writing import write_folders, write_new
 
     if study is not None:
         from medfed.study.study import find_study, load_study
@@ -69,32 +52,27 @@ def synth(
         return
     if name is None:
         raise DataError("nothing to write", hint="name a dataset (medfed data list), or a study: --study FILE")
-    chosen = (
-        [dataset for dataset in DATASETS.values() if dataset.has_twin] if name == "all" else [DATASETS.lookup(name)]
-    )
     spec = TwinSpec(num_patients=num_patients, difficulty=difficulty, seed=seed)
-    reporter = Reporter(Console())
-    for dataset in chosen:
-        write_new(dataset, out / dataset.name, spec, reporter)
+    for chosen in [key for key in DATASETS if DATASETS[key].has_twin] if name == "all" else [name]:
+        write_new(DATASETS.lookup(chosen), out / chosen, spec, Reporter(Console()))
 
 
 @data_app.command()
 def check(
     data_root: Annotated[Path, typer.Argument(help="Folder that holds datasets in native layout")],
     names: Annotated[list[str] | None, typer.Option("--dataset", help="Check these only")] = None,
-    plugins: Plugins = None,
+    plugins: options.Plugins = None,
 ) -> None:
     """Open every file of every dataset found under a folder; list all that are bad, at once."""
     from medfed.data.decode import check_folder
 
-    reporter = Reporter(Console())
-    if check_folder(data_root, names or [], reporter):
+    if check_folder(data_root, names or [], Reporter(Console())):
         raise typer.Exit(1)
 
 
 @data_app.command(name="cache")
 def decoded_cache(
-    cache: Cache = DEFAULT_CACHE,
+    cache: options.Cache = options.DEFAULT_CACHE,
     clear: Annotated[bool, typer.Option("--clear", help="Remove the decoded data, all of it")] = False,
 ) -> None:
     """List the decoded data that runs keep, or remove it."""
@@ -113,16 +91,14 @@ def decoded_cache(
 
 @data_app.command()
 def partition(
-    study: StudyFile,
-    data_root: DataRoot = None,
-    overrides: Overrides = None,
-    cache: Cache = DEFAULT_CACHE,
-    skip_bad: SkipBad = False,
-    out: Annotated[Path, typer.Option("--out", help="The JSON file: who holds which examples")] = Path(
-        "partition.json"
-    ),
+    study: options.StudyFile,
+    data_root: options.DataRoot = None,
+    overrides: options.Overrides = None,
+    cache: options.Cache = options.DEFAULT_CACHE,
+    skip_bad: options.SkipBad = False,
+    out: Annotated[Path, typer.Option(help="The JSON file: who holds which examples")] = Path("partition.json"),
     show: Annotated[bool, typer.Option("--show", help="Draw it too, as an SVG next to the JSON file")] = False,
-    plugins: Plugins = None,
+    plugins: options.Plugins = None,
 ) -> None:
     """Divide a study's data over clients and server without training, and say who holds what."""
     from medfed.core.files import write_whole

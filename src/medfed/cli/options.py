@@ -38,13 +38,12 @@ Plugins = Annotated[
     typer.Option("--plugin", callback=_load_plugins, help="Use the parts in this .py file or installed module"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
-WIDE = 10_000
 
 
 def output() -> Console:
     """Return a console for tables: as wide as the terminal; in a pipe or file as wide as the table, nothing cut."""
     console = Console()
-    return console if console.is_terminal else Console(width=WIDE)
+    return console if console.is_terminal else Console(width=10_000)
 
 
 def print_rows(rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None:
@@ -54,9 +53,6 @@ def print_rows(rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None:
         return
     table = Table(*rows[0]) if rows else Table()
     for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+        cells = [value if isinstance(value, list | tuple) else [value] for value in row.values()]
+        table.add_row(*(" ".join(map(str, cell)) for cell in cells))
     output().print(table)
-
-
-def _cell(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

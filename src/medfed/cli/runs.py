@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,35 +12,18 @@ from rich.table import Table
 
 from medfed.cli.options import DEFAULT_CACHE, Cache, Foundation, Plugins, RunFolder, output
 from medfed.core.errors import RunError
-from medfed.records.latest import find_run
+from medfed.records.folder import find_run
 
 if TYPE_CHECKING:
     from medfed.ask.asking import Answer
     from medfed.ask.inputs import Kind
 
 NUM_EXPERTS_PRINTED = 3
-ImageFile = Annotated[Path | None, typer.Option("--image", help="A picture: PNG, JPEG or DICOM")]
-EcgFile = Annotated[Path | None, typer.Option("--ecg", help="A 12-lead WFDB header (.hea), its .dat file next to it")]
-IcuFile = Annotated[
-    Path | None,
-    typer.Option("--icu", help="CSV or parquet, a row per hour, a column per variable (empty: not measured)"),
-]
-
-Question = Annotated[str | None, typer.Option("--question", help="Ask this instead of the task's own question")]
-Answers = Annotated[str | None, typer.Option("--answers", help='Compare these answers, separated by commas: "yes,no"')]
-TaskName = Annotated[
-    str | None, typer.Option("--task", help="A task that reads the files; else it is found, see above")
-]
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, with the weights of all experts")]
-Cases = Annotated[
-    Path | None,
-    typer.Option("--csv", help="Many questions: columns id, image, ecg, icu, task, question, answers, as needed"),
-]
-
-Out = Annotated[Path | None, typer.Option("--out", help="With --csv: answers go here; rows answered here are skipped")]
-Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one")]
-Open = Annotated[bool, typer.Option("--open", help="Open the page in the browser")]
+WORDS = 'Compare these answers, separated by commas: "yes,no"'
+CASES = "Many questions: columns id, image, ecg, icu, task, question, answers, as needed"
+WEIGHTS = "Print one JSON object, with the weights of all experts"
+HOURS = "CSV or parquet, a row per hour, a column per variable (empty: not measured)"
+ANSWERED = "With --csv: answers go here; rows answered here are skipped"
 
 
 def register(app: typer.Typer) -> None:
@@ -55,15 +39,15 @@ def _flowing(text: str) -> str:
 
 def predict(
     folder: RunFolder,
-    image: ImageFile = None,
-    ecg: EcgFile = None,
-    icu: IcuFile = None,
-    question: Question = None,
-    answers: Answers = None,
-    task: TaskName = None,
-    as_json: AsJson = False,
-    csv: Cases = None,
-    out: Out = None,
+    image: Annotated[Path | None, typer.Option(help="A picture: PNG, JPEG or DICOM")] = None,
+    ecg: Annotated[Path | None, typer.Option(help="A 12-lead WFDB header (.hea), its .dat file next to it")] = None,
+    icu: Annotated[Path | None, typer.Option(help=HOURS)] = None,
+    question: Annotated[str | None, typer.Option(help="Ask this instead of the task's own question")] = None,
+    answers: Annotated[str | None, typer.Option(help=WORDS)] = None,
+    task: Annotated[str | None, typer.Option(help="A task that reads the files; else it is found, see above")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help=WEIGHTS)] = False,
+    csv: Annotated[Path | None, typer.Option(help=CASES)] = None,
+    out: Annotated[Path | None, typer.Option(help=ANSWERED)] = None,
     cache: Cache = DEFAULT_CACHE,
     foundation: Foundation = None,
     plugins: Plugins = None,
@@ -102,8 +86,8 @@ def predict(
 
 def play(
     folder: RunFolder,
-    port: Port = 0,
-    open_page: Open = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one")] = 0,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser")] = False,
     cache: Cache = DEFAULT_CACHE,
     foundation: Foundation = None,
     plugins: Plugins = None,
@@ -114,7 +98,7 @@ def play(
     that is removed at once. Nothing of them is logged. Ctrl-C ends it.
     """
     folder = find_run(folder)
-    from medfed.ask.page.serve import listen, serve
+    from medfed.ask.page.app import listen, serve
     from medfed.runs.loaded import LoadedRun
 
     listening = listen(port)
@@ -123,12 +107,11 @@ def play(
 
 def export(
     folder: RunFolder,
-    out: Annotated[Path, typer.Option("--out", help="A new folder")],
+    out: Annotated[Path, typer.Option(help="A new folder")],
     tasks: Annotated[
-        list[str] | None,
-        typer.Option("--task", help="Write this task as an ordinary LoRA; several get a folder each"),
+        list[str] | None, typer.Option("--task", help="Write this task as an ordinary LoRA; several get a folder each")
     ] = None,
-    rank: Annotated[int | None, typer.Option("--rank", help="Cut the LoRA to this rank, and print the error")] = None,
+    rank: Annotated[int | None, typer.Option(help="Cut the LoRA to this rank, and print the error")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Write a whole model with the task's LoRA in it")] = False,
     cache: Cache = DEFAULT_CACHE,
     foundation: Foundation = None,
@@ -136,11 +119,9 @@ def export(
 ) -> None:
     """Write a run's adapter for others: the routed one, or with --task a LoRA that any server takes."""
     folder = find_run(folder)
-    from medfed.export.export import export_run
-    from medfed.export.files import Form
+    from medfed.export.export import Form, export_run
 
-    written = export_run(folder, out, cache.expanduser(), foundation, Form(tasks or (), rank, merge))
-    for exported in written:
+    for exported in export_run(folder, out, cache.expanduser(), foundation, Form(tasks or (), rank, merge)):
         typer.echo("\n".join([str(exported.folder), *(f"  {sentence}" for sentence in exported.notes)]))
 
 
@@ -164,12 +145,9 @@ def _predict_all(
 
 def _show(answer: Answer) -> None:
     table = Table("answer", "probability")
-    if answer.probabilities:
-        for text, probability in sorted(answer.probabilities.items(), key=lambda row: -row[1]):
-            table.add_row(text, f"{probability:.3f}")
-    else:
-        sure = "–" if answer.probability is None else f"{answer.probability:.3f}"
-        table.add_row(answer.answer or "(no answer)", sure)
+    rows: Mapping[str, float | None] = answer.probabilities or {answer.answer or "(no answer)": answer.probability}
+    for text, sure in sorted(rows.items(), key=lambda row: -(row[1] or 0)):
+        table.add_row(text, "–" if sure is None else f"{sure:.3f}")
     console = output()
     console.print(table)
     heaviest = ", ".join(f"{one['expert']} ({one['weight']:.2f})" for one in answer.experts[:NUM_EXPERTS_PRINTED])

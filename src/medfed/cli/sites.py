@@ -20,6 +20,8 @@ from medfed.core.progress import Reporter
 if TYPE_CHECKING:
     from medfed.core.diagnosis import Check
     from medfed.sites.credentials import Certificates
+    from medfed.sites.federation import FederationFolder
+    from medfed.sites.folder import SiteFolder
 
 ENDINGS = (
     "Exit status: 0 done, 1 error, 3 too few sites, 130 interrupted, 143 SIGTERM. "
@@ -35,61 +37,50 @@ site_app = typer.Typer(
 FederationDir = Annotated[Path, typer.Argument(metavar="DIR", help="The federation's folder")]
 SiteDir = Annotated[Path, typer.Argument(metavar="DIR", help="The hospital's folder")]
 SiteName = Annotated[str, typer.Argument(metavar="SITE", help="The hospital's name, as in its site.toml")]
+MAY_LEAVE = "encoders (default), heads, decoders, buffers, state; repeat it for several"
 
 
 @federation_app.command(name="init")
 def init_federation_folder(
     folder: FederationDir,
-    study: Annotated[Path, typer.Option("--study", help="A study with partition.scheme = 'sites'; it is copied")],
-    host: Annotated[str, typer.Option("--host", help="Name or address that hospitals connect to")],
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="TCP port that hospitals connect to")] = 9092,
+    study: Annotated[Path, typer.Option(help="A study with partition.scheme = 'sites'; it is copied")],
+    host: Annotated[str, typer.Option(help="Name or address that hospitals connect to")],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="TCP port that hospitals connect to")] = 9092,
     data_root: Annotated[
-        Path | None, typer.Option("--data-root", help="The server's own data; by default the study's synthetic twins")
+        Path | None, typer.Option(help="The server's own data; by default the study's synthetic twins")
     ] = None,
-    min_sites: Annotated[
-        int, typer.Option("--min-sites", min=0, help="Fewest hospitals of a round; 0: all registered ones")
-    ] = 0,
+    min_sites: Annotated[int, typer.Option(min=0, help="Fewest hospitals of a round; 0: all registered ones")] = 0,
     names: Annotated[
         list[str] | None, typer.Option("--name", help="Another name or address for the trial certificate")
     ] = None,
-    days: Annotated[int, typer.Option("--days", min=1, help="Days that the trial certificate is valid")] = 365,
+    days: Annotated[int, typer.Option(min=1, help="Days that the trial certificate is valid")] = 365,
     own_certificate: Annotated[
-        Path | None, typer.Option("--own-certificate", help="Your server certificate (PEM, intermediates after it)")
+        Path | None, typer.Option(help="Your server certificate (PEM, intermediates after it)")
     ] = None,
-    own_key: Annotated[Path | None, typer.Option("--own-key", help="Its private key (PEM, no passphrase)")] = None,
-    own_ca: Annotated[Path | None, typer.Option("--own-ca", help="The root CA that hospitals shall trust")] = None,
+    own_key: Annotated[Path | None, typer.Option(help="Its private key (PEM, no passphrase)")] = None,
+    own_ca: Annotated[Path | None, typer.Option(help="The root CA that hospitals shall trust")] = None,
     plugins: Plugins = None,
 ) -> None:
     """Write a federation's folder: federation.toml, a copy of the study, and a certificate (a trial's, or yours)."""
     _require_extra()
     from medfed.core.plugins import examine
-    from medfed.sites.credentials import (
-        certificate_fingerprint,
-        check_certificate,
-        copy_given,
-        load_authority,
-        write_trial,
-    )
+    from medfed.sites import credentials
     from medfed.sites.federation import CERTIFICATES, FederationSettings, init_federation
     from medfed.sites.settings import checked
 
-    given = _given_certificate(own_certificate, own_key, own_ca)
+    given = _given_certificate(own_ca, own_certificate, own_key)
     if given:
-        check_certificate(given, host)
-    values = {
-        "host": host,
-        "port": port,
-        "min_sites": min_sites,
-        "data_root": data_root.resolve() if data_root else None,
-        "plugins": [examine(reference).source for reference in plugins or []],
-    }
-    made = init_federation(folder, checked(FederationSettings, values), study)
+        credentials.check_certificate(given, host)
+    values = {"host": host, "port": port, "min_sites": min_sites, "data_root": data_root and data_root.resolve()}
+    sources = [examine(reference).source for reference in plugins or []]
+    made = init_federation(folder, checked(FederationSettings, {**values, "plugins": sources}), study)
     place = folder / CERTIFICATES
-    files = copy_given(place, given) if given else write_trial(place, host, names or [], days)
+    files = credentials.copy_given(place, given) if given else credentials.write_trial(place, host, names or [], days)
+    fingerprint = credentials.certificate_fingerprint(credentials.load_authority(files.ca))
     reporter = Reporter(Console())
     reporter.say(f"federation of the study {made.study().name!r}: {folder}")
     reporter.say(f"hospitals connect to {host}:{port}; deadlines are in {folder / 'federation.toml'}")
-    reporter.say(f"CA fingerprint, to be read out by telephone:\n  {certificate_fingerprint(load_authority(files.ca))}")
+    reporter.say(f"CA fingerprint, to be read out by telephone:\n  {fingerprint}")
     reporter.say(f"next: medfed federation invite {folder}")
 
 
@@ -100,10 +91,7 @@ def add_site(
     key: Annotated[Path, typer.Argument(metavar="KEY.pub", help="The hospital's public key (its node.pub)")],
 ) -> None:
     """Register a hospital: its name and its public key."""
-    _require_extra()
-    from medfed.sites.federation import FederationFolder
-
-    fingerprint = FederationFolder.load(folder).add(name, key)
+    fingerprint = _federation(folder).add(name, key)
     reporter = Reporter(Console())
     reporter.say(f"{name}: key fingerprint\n  {fingerprint}")
     reporter.say("compare it by telephone with the one that `medfed site init` printed there")
@@ -112,34 +100,26 @@ def add_site(
 @federation_app.command(name="remove")
 def remove_site(folder: FederationDir, name: SiteName) -> None:
     """Forget a hospital's key. The server refuses the hospital from its next start on."""
-    _require_extra()
-    from medfed.sites.federation import FederationFolder
-
-    FederationFolder.load(folder).remove(name)
+    _federation(folder).remove(name)
     Reporter(Console()).say(f"{name}: removed; start the federation again if it runs")
 
 
 @federation_app.command()
 def invite(
     folder: FederationDir,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the invitation; default: DIR/invitation")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the invitation; default: DIR/invitation")] = None,
 ) -> None:
     """Write the invitation for hospitals: CA certificate, study, address. It holds no secret."""
-    _require_extra()
-    from medfed.sites.federation import FederationFolder
-
-    Reporter(Console()).say(f"send this folder to every hospital: {FederationFolder.load(folder).invite(out)}")
+    Reporter(Console()).say(f"send this folder to every hospital: {_federation(folder).invite(out)}")
 
 
 @federation_app.command(help=f"Run the study over the registered hospitals, or continue a run.\n\n{ENDINGS}")
 def start(folder: FederationDir) -> None:
     """Run the study over the registered hospitals, or continue a run."""
-    _require_extra()
+    chosen = _federation(folder)
     from medfed.sites.credentials import check_certificate
-    from medfed.sites.federation import FederationFolder
     from medfed.sites.status import noted, only_one, stopped_by_sigterm
 
-    chosen = FederationFolder.load(folder)
     chosen.check_sites()
     check_certificate(chosen.certificates, chosen.settings.host)
     with only_one(folder), noted(folder), stopped_by_sigterm():
@@ -161,20 +141,15 @@ def status(folder: FederationDir) -> None:
 @site_app.command(name="init")
 def init_site_folder(
     folder: SiteDir,
-    name: Annotated[str, typer.Option("--name", help="The hospital's name")],
-    data_root: Annotated[Path, typer.Option("--data-root", help="Folder of the datasets in native layout")],
-    invitation: Annotated[Path, typer.Option("--invitation", help="The server's invitation, a folder")],
+    name: Annotated[str, typer.Option(help="The hospital's name")],
+    data_root: Annotated[Path, typer.Option(help="Folder of the datasets in native layout")],
+    invitation: Annotated[Path, typer.Option(help="The server's invitation, a folder")],
     public_root: Annotated[
-        Path | None, typer.Option("--public-root", help="The server's public datasets, if the algorithm needs them")
+        Path | None, typer.Option(help="The server's public datasets, if the algorithm needs them")
     ] = None,
-    ca_fingerprint: Annotated[
-        str | None, typer.Option("--ca-fingerprint", help="The CA's fingerprint, as heard by telephone")
-    ] = None,
-    may_leave: Annotated[
-        list[str] | None,
-        typer.Option("--may-leave", help="encoders (default), heads, decoders, buffers, state; repeat it for several"),
-    ] = None,
-    min_examples: Annotated[int, typer.Option("--min-examples", min=1, help="Fewest examples of a trained task")] = 10,
+    ca_fingerprint: Annotated[str | None, typer.Option(help="The CA's fingerprint, as heard by telephone")] = None,
+    may_leave: Annotated[list[str] | None, typer.Option(help=MAY_LEAVE)] = None,
+    min_examples: Annotated[int, typer.Option(min=1, help="Fewest examples of a trained task")] = 10,
     plugins: Annotated[
         list[str] | None, typer.Option("--plugin", help="A plugin that the invitation names: a .py file or a module")
     ] = None,
@@ -190,17 +165,10 @@ def init_site_folder(
     facts = Invitation.load(invitation)
     sources = load_invited(facts, plugins or [])
     study = invited_study(invitation, facts)
-    values = {
-        "name": name,
-        "data_root": data_root.resolve(),
-        "public_root": public_root.resolve() if public_root else None,
-        "host": facts.host,
-        "port": facts.port,
-        "ca_fingerprint": ca_fingerprint or facts.ca_fingerprint,
-        "plugins": sources,
-    }
-    settings, policy = checked(SiteSettings, values), policy_for(study, may_leave or ["encoders"], min_examples)
-    made = init_site(folder, settings, invitation, policy)
+    places = {"data_root": data_root.resolve(), "public_root": public_root and public_root.resolve()}
+    server = {"host": facts.host, "port": facts.port, "ca_fingerprint": ca_fingerprint or facts.ca_fingerprint}
+    settings = checked(SiteSettings, {"name": name, **places, **server, "plugins": sources})
+    made = init_site(folder, settings, invitation, policy_for(study, may_leave or ["encoders"], min_examples))
     reporter = Reporter(Console())
     reporter.say(f"site {name!r}: {folder}")
     reporter.say(f"CA fingerprint; compare it with the server's people by telephone:\n  {settings.ca_fingerprint}")
@@ -219,11 +187,9 @@ def doctor_site(
     offline: Annotated[bool, typer.Option("--offline", help="Do not contact the server")] = False,
 ) -> None:
     """Check whether this hospital can join: policy, key, CA, versions, disk, data, and the way to the server."""
-    _require_extra()
+    chosen, reporter = _site(folder), Reporter(Console())
     from medfed.sites.doctor import local_checks, server_checks
-    from medfed.sites.folder import SiteFolder
 
-    chosen, reporter = SiteFolder.load(folder), Reporter(Console())
     good = _print_checks(local_checks(chosen, reporter, data=not skip_data), reporter)
     good = (offline or _print_checks(server_checks(chosen), reporter)) and good
     if not good:
@@ -241,11 +207,9 @@ def join(
     ] = False,
 ) -> None:
     """Join the federation and train on its server's requests until Ctrl-C."""
-    _require_extra()
-    from medfed.sites.folder import SiteFolder
+    chosen = _site(folder)
     from medfed.sites.status import only_one, stopped_by_sigterm
 
-    chosen = SiteFolder.load(folder)
     chosen.check()
     with only_one(folder), stopped_by_sigterm():
         from medfed.sites.client import join as answer
@@ -256,9 +220,9 @@ def join(
 @site_app.command(name="egress-report")
 def egress_report(folder: SiteDir) -> None:
     """Print what left this hospital, by run and round. Exit status 1: the hash chain of the audit log is broken."""
-    from medfed.sites.audit import LOG, egress_rows, verify
+    from medfed.sites.audit import LOG, AuditLog, egress_rows
 
-    verdict = verify(folder / LOG)
+    verdict = AuditLog(folder / LOG).verify()
     rows = egress_rows(verdict.entries)
     table = Table("run", "round", "messages", "bytes", "examples", "metrics", "tensors by component")
     for row in rows:
@@ -276,18 +240,15 @@ def egress_report(folder: SiteDir) -> None:
     reporter.say(f"the chain holds; note its last hash elsewhere: {verdict.last}")
 
 
-def _given_certificate(certificate: Path | None, key: Path | None, ca: Path | None) -> Certificates | None:
-    """Return the files of a given certificate; None where none of them is given."""
+def _given_certificate(*files: Path | None) -> Certificates | None:
+    """Return the files (CA, certificate, key) of a given certificate; None where none of them is given."""
     from medfed.sites.credentials import Certificates
 
-    if certificate is not None and key is not None and ca is not None:
-        return Certificates(ca, certificate, key)
-    if certificate is None and key is None and ca is None:
-        return None
-    raise MedfedError(
-        "your own certificate comes with its key and its CA",
-        hint="pass --own-certificate, --own-key and --own-ca, or none of them",
-    )
+    given = [file for file in files if file is not None]
+    if given and len(given) < len(files):
+        hint = "pass --own-certificate, --own-key and --own-ca, or none of them"
+        raise MedfedError("your own certificate comes with its key and its CA", hint=hint)
+    return Certificates(*given) if given else None
 
 
 def _counted(counts: dict[str, int]) -> str:
@@ -300,8 +261,22 @@ def _print_checks(checks: Iterable[Check], reporter: Reporter) -> bool:
         reporter.say(f"{'ok      ' if check.ok else 'PROBLEM '} {check.name}: {check.value}")
         if not check.ok:
             reporter.say(f"         next step: {check.hint}")
-        good = good and check.ok
+            good = False
     return good
+
+
+def _federation(folder: Path) -> FederationFolder:
+    _require_extra()
+    from medfed.sites.federation import FederationFolder
+
+    return FederationFolder.load(folder)
+
+
+def _site(folder: Path) -> SiteFolder:
+    _require_extra()
+    from medfed.sites.folder import SiteFolder
+
+    return SiteFolder.load(folder)
 
 
 def _require_extra() -> None:

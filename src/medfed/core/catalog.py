@@ -6,7 +6,7 @@ import sys
 import tomllib
 from functools import cache
 from importlib import resources
-from types import FrameType
+from traceback import walk_stack
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from medfed.core.code import MAIN
@@ -49,8 +49,7 @@ def task_facts(name: str) -> TaskFacts:
     if fields is None:
         task = TASKS[name]
         return TaskFacts(task.dataset, task.modalities, task.trainable, task.injectable)
-    kind = fields["kind"]
-    facts = (kind not in UNTRAINABLE_KINDS, kind in INJECTABLE_KINDS)
+    facts = (fields["kind"] not in UNTRAINABLE_KINDS, fields["kind"] in INJECTABLE_KINDS)
     return TaskFacts(fields["dataset"], tuple(fields["modalities"]), *facts)
 
 
@@ -59,91 +58,56 @@ def _by_module(package: str, **names: str) -> dict[str, str]:
     return {name: f"medfed.{package}.{module}" for module, listed in names.items() for name in listed.split()}
 
 
-TASKS: Registry[Task] = Registry("task", "TASKS", dict.fromkeys(task_definitions(), "medfed.tasks.declared"))
+TASKS: Registry[Task] = Registry("task", dict.fromkeys(task_definitions(), "medfed.tasks.declared"))
+_DATASETS = (
+    "covid-radiography rsna-pneumonia chexpert chestxray14 pneumoniamnist ptbxl yaib-mortality yaib-sepsis vqa-rad "
+    "vqa-rad-closed slake slake-zh ecg-qa symile-mimic brats mimic-cxr covid19-repository mimic-iv eicu path-vqa ehrxqa"
+)
+_SHARED = _by_module(
+    "datasets", medmnist="pneumoniamnist", yaib="yaib-mortality yaib-sepsis", vqa_rad="vqa-rad-closed", slake="slake-zh"
+)
+"""Every other dataset has the module of its name."""
 DATASETS: Registry[Dataset] = Registry(
-    "dataset",
-    "DATASETS",
-    _by_module(
-        "datasets",
-        covid_radiography="covid-radiography",
-        rsna_pneumonia="rsna-pneumonia",
-        chexpert="chexpert",
-        chestxray14="chestxray14",
-        medmnist="pneumoniamnist",
-        ptbxl="ptbxl",
-        yaib="yaib-mortality yaib-sepsis",
-        vqa_rad="vqa-rad vqa-rad-closed",
-        slake="slake slake-zh",
-        ecg_qa="ecg-qa",
-        symile_mimic="symile-mimic",
-        brats="brats",
-        mimic_cxr="mimic-cxr",
-        covid19_repository="covid19-repository",
-        mimic_iv="mimic-iv",
-        eicu="eicu",
-        path_vqa="path-vqa",
-        ehrxqa="ehrxqa",
-    ),
+    "dataset", {name: _SHARED.get(name, f"medfed.datasets.{name.replace('-', '_')}") for name in _DATASETS.split()}
 )
-MODALITIES: Registry[Modality] = Registry(
-    "modality",
-    "MODALITIES",
-    _by_module(
-        "modalities",
-        image="image",
-        signal="ecg",
-        timeseries="vitals labs input output covid-labs person",
-        text="question report ehr",
-        labs="lab-percentiles",
-        volume="t1 t1c t2 flair tumour",
-    ),
+_MODALITIES = _by_module(
+    "modalities",
+    image="image",
+    signal="ecg",
+    timeseries="vitals labs input output covid-labs person lab-percentiles",
+    text="question report ehr",
+    volume="t1 t1c t2 flair tumour",
 )
-ENCODERS: Registry[type[EncoderSpec]] = Registry(
-    "encoder",
-    "ENCODERS",
-    _by_module("study", encoders="deit-tiny vit-mini resnet resnet-mini conv1d transformer text-mini bert labs-mlp"),
-)
-MODELS: Registry[type[ModelSpec]] = Registry(
-    "model", "MODELS", _by_module("study", models="multimodal symile rfnet blip blip-base")
-)
-ALGORITHMS: Registry[type[AlgorithmSettings]] = Registry(
-    "algorithm",
-    "ALGORITHMS",
-    _by_module(
-        "study",
-        algorithms="fedavg fedprox scaffold fednova moon creamfl fedadagrad "
-        "fedadam fedyogi fedams fedper fedbn ditto pfedme",
-    ),
-)
+MODALITIES: Registry[Modality] = Registry("modality", _MODALITIES)
+_ENCODERS = "deit-tiny vit-mini resnet resnet-mini conv1d transformer text-mini bert labs-mlp"
+ENCODERS: Registry[type[EncoderSpec]] = Registry("encoder", _by_module("study", encoders=_ENCODERS))
+_MODELS = "multimodal symile rfnet blip blip-base"
+MODELS: Registry[type[ModelSpec]] = Registry("model", _by_module("study", models=_MODELS))
+_ALGORITHMS = "fedavg fedprox scaffold fednova moon creamfl fedadagrad fedadam fedyogi fedams fedper fedbn ditto pfedme"
+ALGORITHMS: Registry[type[AlgorithmSettings]] = Registry("algorithm", _by_module("study", algorithms=_ALGORITHMS))
 REGISTRIES: tuple[Registry[Any], ...] = (TASKS, DATASETS, MODALITIES, ENCODERS, MODELS, ALGORITHMS)
-_OF_OBJECTS: dict[str, Registry[Any]] = {
+_BASES: dict[str, Registry[Any]] = {
     "medfed.tasks.base:Task": TASKS,
     "medfed.datasets.base:Dataset": DATASETS,
     "medfed.modalities.base:Modality": MODALITIES,
-}
-_OF_CLASSES: dict[str, Registry[Any]] = {
     "medfed.study.parts:EncoderSpec": ENCODERS,
     "medfed.study.parts:ModelSpec": MODELS,
     "medfed.study.algorithms:AlgorithmSettings": ALGORITHMS,
 }
+"""Base class of a part → its registry; settings are registered as classes, all else as objects."""
 P = TypeVar("P")
 
 
 def register(part: P) -> P:
-    """Add a part of your own under its ``name``, and return it; a class may be decorated with this.
-
-    Args:
-        part: a task, a dataset or a modality: an object, or a class that needs no arguments. An ``EncoderSpec``, a
-            ``ModelSpec`` or an ``Algorithm``: the class.
-
-    Raises:
-        StudyError: it is none of these, it has no name, or another part has the name.
-    """
+    """Add a part of your own under its ``name``, and return it; a class may be decorated with this. ``part`` is a task,
+    a dataset or a modality: an object, or a class that needs no arguments. Of an ``EncoderSpec``, a ``ModelSpec`` or an
+    ``Algorithm`` it is the class. Raises StudyError if it is none of these, it has no name, or another part has the
+    name."""
     kind = part if isinstance(part, type) else type(part)
     origin = origin_of(_caller())
-    for base, registry in {**_OF_OBJECTS, **_OF_CLASSES}.items():
+    for base, registry in _BASES.items():
         if _is_a(kind, base):
-            made = kind if base in _OF_CLASSES else _made(part, registry)
+            made = kind if base.startswith("medfed.study.") else _made(part, registry)
             if not isinstance(getattr(made, "name", None), str):
                 raise StudyError(f"the {registry.kind} {made!r} has no name", hint='give it a name: name = "mine"')
             registry.register(made, origin)
@@ -160,14 +124,8 @@ def registered_plugins() -> list[Plugin]:
 
 def _caller() -> str:
     """Return the module that calls the package."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and _module(frame).partition(".")[0] in ("medfed", "jaxtyping"):
-        frame = frame.f_back
-    return _module(frame)
-
-
-def _module(frame: FrameType) -> str:
-    return str(frame.f_globals.get("__name__", MAIN[0]))
+    names = [str(frame.f_globals.get("__name__", MAIN[0])) for frame, _ in walk_stack(sys._getframe(1))]
+    return next((name for name in names if name.partition(".")[0] not in ("medfed", "jaxtyping")), names[-1])
 
 
 def _is_a(kind: type, base: str) -> bool:
@@ -183,7 +141,6 @@ def _made(part: Any, registry: Registry[Any]) -> Any:
     try:
         return part()
     except (TypeError, ValueError) as error:
-        raise StudyError(
-            f"cannot make a {registry.kind} of the class {part.__qualname__}: {error}",
-            hint=f"register the {registry.kind} itself: register({part.__name__}(…))",
-        ) from error
+        what = f"cannot make a {registry.kind} of the class {part.__qualname__}: {error}"
+        hint = f"register the {registry.kind} itself: register({part.__name__}(…))"
+        raise StudyError(what, hint=hint) from error

@@ -29,6 +29,8 @@ class Check(NamedTuple):
 
 def diagnose() -> list[Check]:
     """Return all checks; nothing leaves this machine."""
+    import torch  # noqa: PLC0415 (large; loaded where it is used)
+
     memory_gib = psutil.virtual_memory().available / 2**30
     free_gib = shutil.disk_usage(Path.cwd()).free / 2**30
     return [
@@ -37,7 +39,7 @@ def diagnose() -> list[Check]:
         Check("cores", str(os.cpu_count()), True),
         Check("free memory", f"{memory_gib:.1f} GiB", memory_gib > 4, "the demo needs 4 GiB"),
         Check("free disk", f"{free_gib:.1f} GiB", free_gib > 2, "run folders and twins need 2 GiB"),
-        _accelerator(),
+        Check("accelerator", torch.cuda.get_device_name() if torch.cuda.is_available() else "none; CPU it is", True),
         _writable(Path.cwd()),
     ]
 
@@ -48,15 +50,8 @@ def installing(extra: str) -> str:
 
 
 def require_extra(extra: str, purpose: str) -> None:
-    """Refuse where a package of an extra is missing, or has a version that medfed does not work with.
-
-    Args:
-        extra: its name in pyproject.toml.
-        purpose: what needs it, for the message; a plural.
-
-    Raises:
-        MedfedError: naming the package and its installed version.
-    """
+    """Raise MedfedError where a package of an extra of pyproject.toml is missing, or has a version that medfed does not
+    work with. ``purpose``, a plural, is what needs it."""
     for need in _needs(extra):
         try:
             installed = version(need.name)
@@ -79,12 +74,6 @@ def _package(name: str) -> Check:
         return Check(name, version(name), True)
     except PackageNotFoundError:
         return Check(name, "missing", False, f"pip install -c constraints.txt {name}")
-
-
-def _accelerator() -> Check:
-    import torch  # noqa: PLC0415 (large; loaded where it is used)
-
-    return Check("accelerator", torch.cuda.get_device_name() if torch.cuda.is_available() else "none; CPU it is", True)
 
 
 def _writable(folder: Path) -> Check:

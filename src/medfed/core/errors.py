@@ -23,13 +23,8 @@ __all__ = [
 
 
 class MedfedError(Exception):
-    """A mistake in input, not in medfed.
-
-    Args:
-        what: what is wrong, with the offending value and what is allowed.
-        where: the file, field, client or tensor concerned.
-        hint: the next step.
-    """
+    """A mistake in input, not in medfed: ``what`` is wrong, with the offending value and what is allowed. ``where`` is
+    the file, field, client or tensor concerned, ``hint`` the next step."""
 
     exit_status: ClassVar[int] = 1
 

@@ -24,16 +24,8 @@ PRIVATE, PUBLIC = 0o600, 0o644
 
 
 def write_whole(path: Path, data: bytes | str, mode: int | None = None) -> None:
-    """Write ``data`` to ``path``, whole or not at all; its folder is made if it is absent.
-
-    Args:
-        path: the file.
-        data: its content; text is written as UTF-8.
-        mode: the file's rights, which hold from the first byte on; by default those that the umask leaves.
-
-    Raises:
-        DiskError: the disk is full, say; the message names the file and the bytes needed.
-    """
+    """Write ``data``, text as UTF-8, to ``path``, whole or not at all; its folder is made if it is absent. Its rights
+    ``mode`` hold from the first byte on; None leaves them to the umask. Raises DiskError if the disk is full, say."""
     content = data.encode() if isinstance(data, str) else data
     with written_whole(path, len(content)) as partial:
         rights = 0o666 if mode is None else mode
@@ -45,15 +37,8 @@ def write_whole(path: Path, data: bytes | str, mode: int | None = None) -> None:
 
 @contextmanager
 def written_whole(path: Path, num_bytes: int) -> Iterator[Path]:
-    """Yield the place to write what shall be at ``path``, a file or a folder; it goes there when the block ends well.
-
-    Args:
-        path: the file or folder; one that is there is replaced.
-        num_bytes: about how many bytes it needs, for the message.
-
-    Raises:
-        DiskError: the disk is full, say; what was at ``path`` before is intact.
-    """
+    """Yield the place to write what shall be at ``path``, a file or a folder. It takes the place of what is there when
+    the block ends well. It needs about ``num_bytes``. Raises DiskError if the disk is full, say."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,26 +51,18 @@ def written_whole(path: Path, num_bytes: int) -> Iterator[Path]:
         if not isinstance(error, OSError | SafetensorError) or getattr(error, "errno", 0) is None:
             raise  # an OSError without a number is a library's own, not the disk's
         why = error.strerror if isinstance(error, OSError) else str(error)
-        raise DiskError(
-            f"cannot write it: {why}; {num_bytes:,} bytes are needed, {_free(path):,} are free",
-            where=path,
-            hint="make room on this disk and start again: what was there before is intact",
-        ) from error
+        there = next(parent for parent in path.absolute().parents if parent.is_dir())
+        free = shutil.disk_usage(there).free
+        what = f"cannot write it: {why}; {num_bytes:,} bytes are needed, {free:,} are free"
+        hint = "make room on this disk and start again: what was there before is intact"
+        raise DiskError(what, where=path, hint=hint) from error
 
 
 @contextmanager
 def locked(path: Path, *, waiting: bool = True) -> Iterator[bool]:
-    """Hold the lock file ``path`` while the block runs.
-
-    The system frees the lock of a process that died. The file stays; it is empty and its owner's alone.
-
-    Args:
-        path: the lock file; its folder is made if it is absent.
-        waiting: wait until the lock is free; else say at once that another process holds it.
-
-    Yields:
-        Whether this process holds the lock.
-    """
+    """Hold the lock file ``path`` while the block runs, and yield whether this process holds it. The system frees the
+    lock of a process that died. The file stays; it is empty and its owner's alone. Unless ``waiting``, a lock that
+    another process holds is not waited for."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, mode=PRIVATE, blocking=waiting)
     try:
@@ -142,9 +119,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _free(path: Path) -> int:
-    """Return the bytes that are free where ``path`` is to lie."""
-    there = next(parent for parent in path.absolute().parents if parent.is_dir())
-    return shutil.disk_usage(there).free

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterable, MutableMapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module, invalidate_caches
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
+from traceback import walk_tb
 from types import ModuleType
 from typing import Any
 
@@ -27,13 +28,8 @@ GROUP = "medfed.plugins"
 
 @dataclass(frozen=True)
 class Plugin:
-    """Code from outside the package.
-
-    Attributes:
-        name: the file's name, or the module's.
-        sha256: ``sha256:`` and the hash of its content.
-        source: the file's absolute path, or the module's name; empty for a part that a notebook or script defines.
-    """
+    """Code from outside the package: a file's or module's name, and ``sha256:`` with the hash of its content.
+    ``source`` is the file's absolute path or the module's name; empty for what a notebook or a script defines."""
 
     name: str
     sha256: str
@@ -43,68 +39,48 @@ class Plugin:
         return f"{self.name} ({self.sha256})"
 
 
+@dataclass
 class _State:
     """The plugins of this process."""
 
-    def __init__(self) -> None:
-        self.loaded: dict[str, Plugin] = {}
-        self.files: dict[str, Plugin] = {}
-        self.searched = False
-        self.allowed: frozenset[str] | None = None
-        self.refused: list[Plugin] = []
+    loaded: dict[str, Plugin] = field(default_factory=dict)
+    files: dict[str, Plugin] = field(default_factory=dict)
+    searched: bool = False
+    allowed: frozenset[str] | None = None
+    refused: list[Plugin] = field(default_factory=list)
 
 
 _state = _State()
 
 
 def load(reference: str | Path) -> Plugin:
-    """Load a plugin: a ``.py`` file by its path, or a module by its name. One that is loaded already stays.
-
-    A file that changed since is executed anew, as in a notebook.
-
-    Raises:
-        PluginError: it is absent, fails, or is not allowed here.
-    """
-    if not _is_file(reference):
-        plugin = _of_module(str(reference))
-        return _state.loaded.get(plugin.source) or _load(plugin, lambda: import_module(plugin.source))
-    plugin, text = _of_file(Path(reference))
-    if _state.loaded.get(plugin.source) == plugin:
-        return plugin
-    return _load(plugin, lambda: _execute(plugin, text))
+    """Load a plugin: a ``.py`` file by its path, or a module by its name. One that is loaded already stays, but a file
+    that changed since is executed anew. Raises PluginError if it is absent, fails, or is not allowed here."""
+    if _is_file(reference):
+        plugin, text = _of_file(Path(reference))
+        return plugin if plugin in _state.loaded.values() else _load(plugin, lambda: _execute(plugin, text))
+    plugin = _of_module(str(reference))
+    return _state.loaded.get(plugin.source) or _load(plugin, lambda: import_module(plugin.source))
 
 
 def examine(reference: str | Path) -> Plugin:
-    """Return what a plugin is, without executing any of it.
-
-    Raises:
-        PluginError: it is absent.
-    """
+    """Return what a plugin is, without executing any of it. Raises PluginError if it is absent."""
     return _of_file(Path(reference))[0] if _is_file(reference) else _of_module(str(reference))
 
 
 def load_expected(plugin: Plugin) -> None:
-    """Load a plugin whose content is known.
-
-    Raises:
-        PluginError: it is absent, or its content is another.
-    """
+    """Load a plugin whose content is known. Raises PluginError if it is absent, or its content is another."""
     present = examine(plugin.source)
     if present.sha256 != plugin.sha256:
-        raise PluginError(
-            f"the content was {plugin.sha256} and is now {present.sha256}",
-            where=plugin.source,
-            hint="bring the content back that it had, or run the study again with what it is now",
-        )
+        what = f"the content was {plugin.sha256} and is now {present.sha256}"
+        hint = "bring the content back that it had, or run the study again with what it is now"
+        raise PluginError(what, where=plugin.source, hint=hint)
     load(plugin.source)
 
 
 def load_installed() -> None:
-    """Load the plugins of installed packages, once; those that are not allowed here are passed over.
-
-    Raises:
-        PluginError: one of them fails.
-    """
+    """Load the plugins of installed packages, once; those that are not allowed here are passed over. Raises PluginError
+    if one of them fails."""
     if _state.searched:
         return
     _state.searched = True
@@ -142,11 +118,7 @@ class Loaded:
 
 
 def load_again(plugins: Sequence[Plugin]) -> Loaded:
-    """Load in this process what another has loaded.
-
-    Raises:
-        PluginError: one is absent here, or changed.
-    """
+    """Load in this process what another has loaded. Raises PluginError if one is absent here, or changed."""
     for plugin in plugins:
         load_expected(plugin)
     return Loaded(plugins)
@@ -166,11 +138,8 @@ def origin_of(module: str) -> Plugin | None:
 
 def _load(plugin: Plugin, execute: Callable[[], object]) -> Plugin:
     if not _is_allowed(plugin):
-        raise PluginError(
-            "this plugin is not allowed here",
-            where=str(plugin),
-            hint=f"the site's data officer may read it, and add {plugin.sha256!r} to plugins in policy.toml",
-        )
+        hint = f"the site's data officer may read it, and add {plugin.sha256!r} to plugins in policy.toml"
+        raise PluginError("this plugin is not allowed here", where=str(plugin), hint=hint)
     before = _state.loaded.get(plugin.source)
     _state.loaded[plugin.source] = plugin
     try:
@@ -180,9 +149,8 @@ def _load(plugin: Plugin, execute: Callable[[], object]) -> Plugin:
             del _state.loaded[plugin.source]
         if isinstance(error, MedfedError) or not isinstance(error, Exception):
             raise
-        raise PluginError(
-            f"the plugin fails: {type(error).__name__}: {error}", where=_line(error, plugin), hint="correct it"
-        ) from error
+        what = f"the plugin fails: {type(error).__name__}: {error}"
+        raise PluginError(what, where=_line(error, plugin), hint="correct it") from error
     return plugin
 
 
@@ -196,21 +164,16 @@ def _execute(plugin: Plugin, text: bytes) -> None:
     place = hashlib.sha256(plugin.source.encode()).hexdigest()[:8]
     module = ModuleType(f"medfed_plugin_{path.stem.replace('-', '_')}_{place}", None)
     module.__file__ = plugin.source
-    before = sys.modules.get(module.__name__), _state.files.get(module.__name__)
+    tables: tuple[dict[str, Any], ...] = (sys.modules, _state.files)
+    before = [{name: value for name, value in table.items() if name == module.__name__} for table in tables]
     sys.modules[module.__name__], _state.files[module.__name__] = module, plugin
     try:
         exec(compile(text, plugin.source, "exec"), vars(module))  # noqa: S102 (a plugin is code that the user names)
     except BaseException:
-        _put_back(sys.modules, module.__name__, before[0])
-        _put_back(_state.files, module.__name__, before[1])
+        for table, kept in zip(tables, before, strict=True):
+            del table[module.__name__]
+            table.update(kept)
         raise
-
-
-def _put_back(table: MutableMapping[str, Any], name: str, value: object) -> None:
-    if value is None:
-        del table[name]
-    else:
-        table[name] = value
 
 
 def _enter(entry: EntryPoint) -> None:
@@ -229,9 +192,8 @@ def _of_file(path: Path) -> tuple[Plugin, bytes]:
         place = path.expanduser().resolve()
         text = place.read_bytes()
     except OSError as error:
-        raise PluginError(
-            f"cannot read the plugin: {error.strerror}", where=path, hint="pass --plugin FILE.py, or a module's name"
-        ) from error
+        hint = "pass --plugin FILE.py, or a module's name"
+        raise PluginError(f"cannot read the plugin: {error.strerror}", where=path, hint=hint) from error
     return Plugin(place.name, f"sha256:{hashlib.sha256(text).hexdigest()}", str(place)), text
 
 
@@ -248,13 +210,11 @@ def _of_module(name: str) -> Plugin:
     except (ImportError, ValueError):
         spec = None
     if spec is None or spec.origin is None:
-        raise PluginError(
-            "no such module is installed here", where=f"plugin {name!r}", hint="install it, or pass a file: FILE.py"
-        )
-    origin = Path(spec.origin)
-    if spec.submodule_search_locations is None:
-        return Plugin(name, f"sha256:{_digest([origin], origin.parent)}", name)
-    return Plugin(name, f"sha256:{_digest(sorted(origin.parent.rglob('*.py')), origin.parent)}", name)
+        hint = "install it, or pass a file: FILE.py"
+        raise PluginError("no such module is installed here", where=f"plugin {name!r}", hint=hint)
+    origin, alone = Path(spec.origin), spec.submodule_search_locations is None
+    files = [origin] if alone else sorted(origin.parent.rglob("*.py"))
+    return Plugin(name, f"sha256:{_digest(files, origin.parent)}", name)
 
 
 def _digest(files: Sequence[Path], root: Path) -> str:
@@ -267,19 +227,15 @@ def _digest(files: Sequence[Path], root: Path) -> str:
             text = path.read_bytes()
             digest.update(f"{path.relative_to(root).as_posix()}\0{len(text)}\0".encode() + text)
     except OSError as error:
-        raise PluginError(
-            f"cannot read its source: {error.strerror}", where=error.filename, hint="install it as plain files"
-        ) from error
+        what, hint = f"cannot read its source: {error.strerror}", "install it as plain files"
+        raise PluginError(what, where=error.filename, hint=hint) from error
     return digest.hexdigest()
 
 
 def _line(error: BaseException, plugin: Plugin) -> str:
     """Return the last line of the plugin's own on the way to ``error``."""
-    line, trace = 0, error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == plugin.source:
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    if isinstance(error, SyntaxError) and error.filename == plugin.source:
-        line = error.lineno or 0
-    return f"{plugin.source}, line {line}" if line else str(plugin.source)
+    passed = walk_tb(error.__traceback__)
+    lines = [line for frame, line in passed if frame.f_code.co_filename == plugin.source]
+    if isinstance(error, SyntaxError) and error.filename == plugin.source and error.lineno:
+        lines.append(error.lineno)
+    return f"{plugin.source}, line {lines[-1]}" if lines else plugin.source

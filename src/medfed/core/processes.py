@@ -20,6 +20,7 @@ from importlib import import_module
 from multiprocessing import get_all_start_methods, get_context, parent_process, process, set_forkserver_preload
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -48,10 +49,8 @@ def pool(size: int) -> ProcessPoolExecutor:
 
 @contextmanager
 def without_main() -> Iterator[None]:
-    """Start processes that do not import this one's main script: a script would run again in each of them.
-
-    Definitions of the script or a notebook are therefore unknown there; a plugin's file is known.
-    """
+    """Start processes that do not import this one's main script: a script would run again in each of them. Definitions
+    of the script or a notebook are therefore unknown there; a plugin's file is known."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
@@ -61,22 +60,16 @@ def without_main() -> Iterator[None]:
 
 
 def start(target: Callable[..., None], *args: object, name: str, daemon: bool = False) -> Started:
-    """Start a process that calls ``target(*args, pipe)``; it ignores Ctrl-C, which is for this process to handle.
-
-    It loads this process's plugins first, so ``args`` may be of their classes.
-
-    Args:
-        target: an importable function.
-        args: its first arguments.
-        name: of the process.
-        daemon: end it when this process exits without having ended it; it may then start none of its own.
-    """
+    """Start a process that calls the importable ``target(*args, pipe)``; it ignores Ctrl-C, which is for this one. It
+    loads this process's plugins first, so ``args`` may be of their classes. A ``daemon`` ends when this process exits
+    without having ended it; it may start none of its own."""
     made_by: Any = context()
     ours, theirs = made_by.Pipe()
     order = (Loaded(loaded()), target, *args, theirs)
     started = made_by.Process(target=_carry_out, args=order, name=name, daemon=daemon)
     # A process inherits which signals are ignored.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if _is_main_thread() else None
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
     try:
         with without_main():
             started.start()
@@ -98,16 +91,10 @@ def warm_up(*modules: str) -> None:
     if "forkserver" not in get_all_start_methods():
         return
     set_forkserver_preload(list(modules))
-    if sys.version_info < (3, 14) and threading.active_count() == 1 and _num_threads() == 1:
+    tasks = Path("/proc/self/task")  # the threads that the system counts, where it does
+    alone = threading.active_count() == 1 and tasks.is_dir() and len(list(tasks.iterdir())) == 1
+    if sys.version_info < (3, 14) and alone:
         _fork_server()
-
-
-def _num_threads() -> int:
-    """Return how many threads the system counts in this process; 0 where it does not say."""
-    try:
-        return len(os.listdir("/proc/self/task"))
-    except OSError:
-        return 0
 
 
 def _fork_server() -> None:
@@ -156,15 +143,10 @@ def end(processes: Sequence[process.BaseProcess]) -> None:
 
 def end_with_parent() -> None:
     """Let this process end as soon as the one that started it is gone."""
-    threading.Thread(target=_wait_for_parent, daemon=True).start()
 
+    def wait() -> None:
+        if (parent := parent_process()) is not None:
+            parent.join()
+            os._exit(1)
 
-def _wait_for_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _is_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
+    threading.Thread(target=wait, daemon=True).start()

@@ -33,20 +33,11 @@ class Reporter:
         """Show ``title`` while the block runs; the block may tell how far it is."""
         started = time.monotonic()
         if self.console.is_terminal:
-            with self._bar() as bar:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+            times = (TimeElapsedColumn(), TimeRemainingColumn())
+            with Progress(*columns, *times, console=self.console, transient=True, refresh_per_second=4) as bar:
                 task = bar.add_task(title, total=None)
                 yield lambda done, total: bar.update(task, completed=done, total=total)
         else:
             yield lambda done, total: None
         self.say(f"{title}: {time.monotonic() - started:.1f} s")
-
-    def _bar(self) -> Progress:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        return Progress(
-            *columns,
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
-            refresh_per_second=4,
-        )

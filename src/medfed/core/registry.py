@@ -19,22 +19,18 @@ Part = TypeVar("Part")
 
 
 class Registry(Mapping[str, Part]):
-    """Name → part of one kind.
+    """Name → part of one ``kind``, as messages call it. ``modules``: name → module of the package's own parts, which
+    holds them in a tuple: ``TASKS``, ``MODALITIES``, …"""
 
-    Args:
-        kind: what error messages call a part.
-        attribute: the tuple in a module that holds its parts.
-        modules: name → module of the package's own parts.
-    """
-
-    def __init__(self, kind: str, attribute: str, modules: Mapping[str, str]) -> None:
-        self.kind, self._attribute, self._modules = kind, attribute, dict(modules)
+    def __init__(self, kind: str, modules: Mapping[str, str]) -> None:
+        self.kind, self._modules = kind, dict(modules)
+        self.plural = f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
         self._parts: dict[str, Part] = {}
         self._origins: dict[str, Plugin | None] = {}
 
     def __getitem__(self, name: str) -> Part:
         if name in self._modules and name not in self._parts:
-            for part in getattr(import_module(self._modules[name]), self._attribute):
+            for part in getattr(import_module(self._modules[name]), self.plural.upper()):
                 self._parts.setdefault(part.name, part)
         self._search(name)
         return self._parts[name]
@@ -48,8 +44,7 @@ class Registry(Mapping[str, Part]):
         return iter(dict.fromkeys([*self._modules, *self._parts]))
 
     def __len__(self) -> int:
-        load_installed()
-        return len(self._modules.keys() | self._parts.keys())
+        return sum(1 for _ in self)
 
     def _search(self, name: object) -> None:
         """Load the plugins of installed packages if the name is neither the package's nor registered."""
@@ -57,15 +52,9 @@ class Registry(Mapping[str, Part]):
             load_installed()
 
     def register(self, part: Any, origin: Plugin | None = None) -> None:
-        """Add ``part`` under its ``name``. The same definition again, as a notebook's cell runs it, takes its place.
-
-        Args:
-            part: an object or a class.
-            origin: the plugin that defines it; None for a notebook or a script.
-
-        Raises:
-            StudyError: another part has the name.
-        """
+        """Add ``part``, an object or a class, under its ``name``; ``origin`` is None for a notebook or a script. The
+        same definition again, as a notebook's cell runs it, takes its place. Raises StudyError if another part has the
+        name."""
         name = part.name
         before = self._parts.get(name)
         again = before is not None and _place(before, self._origins.get(name)) == _place(part, origin)
@@ -82,10 +71,8 @@ class Registry(Mapping[str, Part]):
         return name
 
     def origin(self, name: str) -> Plugin | None:
-        """Return the plugin that ``name`` is from; None for a part of the package.
-
-        A part that a notebook or a script defines is its own plugin, without a source.
-        """
+        """Return the plugin that ``name`` is from; None for a part of the package. A part that a notebook or a script
+        defines is its own plugin, without a source."""
         if name in self._modules:
             return None
         part = self[name]
@@ -117,9 +104,7 @@ def unknown(names: Mapping[str, Any], name: str, kind: str) -> StudyError:
 
 
 def implementation(path: str) -> Any:
-    """Return what ``module:attribute`` names, importing the module now.
-
-    Settings name what they stand for in this form, so that reading them imports no torch.
-    """
+    """Return what ``module:attribute`` names, importing the module now. Settings name what they stand for in this form,
+    so that reading them imports no torch."""
     module, _, attribute = path.partition(":")
     return getattr(import_module(module), attribute)

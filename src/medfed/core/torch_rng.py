@@ -26,10 +26,8 @@ def torch_seeded(*key: Key) -> Iterator[None]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute in one thread inside the block, as a function of the input alone; the process's number comes back.
-
-    Sums have another order, and other last bits, on another number of threads.
-    """
+    """Compute in one thread inside the block, as a function of the input alone; the process's number comes back. Sums
+    have another order, and other last bits, on another number of threads."""
     before = torch.get_num_threads()
     with threadpool_limits(1):
         torch.set_num_threads(1)

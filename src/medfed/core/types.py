@@ -7,8 +7,8 @@ Of the LLM: ``width`` its hidden size; ``position`` places in its input; ``exper
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -30,7 +30,6 @@ class Batch:
         present: modality → whether the example has it. This mask says what is absent, never zeros alone.
         target: the truth in the form of the task's loss: a class index, a row of labels, the ids of an answer, a
             mask. The class index is −1 where an open question has another answer.
-        examples: example ids, for predictions.
         questions: question of every example; empty where the task has one for all.
     """
 
@@ -47,13 +46,8 @@ class Batch:
         shapes: Mapping[str, tuple[int, ...]],
         questions: tuple[str, ...] = (),
     ) -> Batch:
-        """Return examples whose answer is unknown: target 0.
-
-        Args:
-            samples: of every example its normalised samples by modality; one may be absent.
-            shapes: of one sample, for every modality of the batch.
-            questions: of every example, where the task has none.
-        """
+        """Return examples whose answer is unknown (target 0), from every example's normalised samples by modality. A
+        modality may be absent; ``shapes`` has one sample's shape for every modality of the batch."""
         inputs, present = {}, {}
         for name, shape in shapes.items():
             absent = np.zeros(shape, np.float32)
@@ -67,33 +61,25 @@ class Batch:
     def row(self, number: int) -> Batch:
         """Return one example as a batch."""
         one = slice(number, number + 1)
-        return Batch(
-            {name: value[one] for name, value in self.inputs.items()},
-            {name: value[one] for name, value in self.present.items()},
-            self.target[one],
-            self.examples[one],
-            self.questions[one],
-        )
+        cut = self._changed(lambda value: value[one])
+        return replace(cut, examples=self.examples[one], questions=self.questions[one])
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with its tensors on ``device``."""
-        return Batch(
-            {name: value.to(device) for name, value in self.inputs.items()},
-            {name: value.to(device) for name, value in self.present.items()},
-            self.target.to(device),
-            self.examples,
-            self.questions,
-        )
+        return self._changed(lambda value: value.to(device))
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        inputs = {name: change(value) for name, value in self.inputs.items()}
+        present = {name: change(value) for name, value in self.present.items()}
+        return replace(self, inputs=inputs, present=present, target=change(self.target))
 
 
 @dataclass(frozen=True)
 class Broadcast:
-    """The server's message to a client at the start of a round.
+    """The server's message to a client at the start of a round, counted from 1.
 
     Attributes:
-        round: 1-based round number.
         base: fingerprint of ``params`` and ``buffers``; an update must name the base it started from.
-        params: global trainable parameters.
         buffers: global buffers (normalisation statistics), replaced, never differenced.
         state: the algorithm's own tensors (a control variate, say).
     """
@@ -110,16 +96,12 @@ class Update:
     """A client's answer.
 
     Attributes:
-        client: client id.
-        round: the round it answers.
         base: fingerprint of the model it started from.
         delta: local minus global parameters, float32, same names and shapes as the broadcast's ``params``; rounded to
             ``rounds.upload_dtype`` until the server has restored it.
         buffers: local buffers after training.
-        state: the algorithm's own tensors.
         scales: of a change rounded to int8, tensor → ``[row]`` what one step is worth.
         num_examples: private training examples seen, over all tasks; apart from ``num_steps`` on purpose.
-        num_steps: optimizer steps taken.
         examples: component ("encoders.image", "heads.cd") → examples whose loss reached it. A component the client
             has no data for has no weight in the mean of its tensors.
         metrics: numbers for the log (loss per task).

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -39,7 +39,6 @@ from medfed.core.files import sha256_of, written_whole
 from medfed.datasets.base import Dataset, Problem
 from medfed.modalities.base import Modality
 
-FOLDER = "decoded"
 LIST = "entry.json"
 READERS = ("numpy", "pillow", "pydicom", "wfdb", "nibabel", "polars")
 """Libraries that read files."""
@@ -60,17 +59,14 @@ class Source:
 
 
 class Arrays(NamedTuple):
-    """A decoded dataset, rows as in the index.
-
-    Attributes:
-        samples: modality, or truth, → ``[example, *sample]``; rows of unreadable examples hold anything.
-        present: modality, or truth, → ``[example]`` bool.
-        problems: row → why it is unreadable.
-    """
+    """A decoded dataset, rows as in the index."""
 
     samples: Mapping[str, np.ndarray]
+    """Modality, or truth, → ``[example, *sample]``; rows of unreadable examples hold anything."""
     present: Mapping[str, np.ndarray]
+    """Modality, or truth, → ``[example]`` bool."""
     problems: Mapping[int, Problem]
+    """Row → why it is unreadable."""
 
 
 class Entry(NamedTuple):
@@ -97,15 +93,10 @@ class _List(BaseModel):
 
 
 class DecodedCache:
-    """The entries below ``cache/decoded``.
-
-    Args:
-        cache: the user's cache folder.
-        say: is given a line if an entry could not be written; the run needs none.
-    """
+    """The entries below ``cache/decoded``; ``say`` is given a line if one could not be written, for no run needs it."""
 
     def __init__(self, cache: Path, say: Callable[[str], None] = lambda line: None) -> None:
-        self._folder, self._say = cache / FOLDER, say
+        self._folder, self._say = cache / "decoded", say
 
     def arrays(self, source: Source, fresh: Callable[[], Arrays], *, skip_bad: bool) -> Arrays:
         """Return the kept arrays of ``source``; else those of ``fresh``, and keep them unless a file changed meanwhile.
@@ -137,11 +128,7 @@ class DecodedCache:
         return entries
 
     def clear(self) -> None:
-        """Remove every entry.
-
-        Raises:
-            DiskError: one cannot be removed.
-        """
+        """Remove every entry. Raises DiskError if one cannot be removed."""
         if self._folder.is_dir():
             try:
                 shutil.rmtree(self._folder)
@@ -155,22 +142,21 @@ class DecodedCache:
             listed = _List.model_validate_json((folder / LIST).read_text(encoding="utf-8"))
             if listed.sources != state or (listed.skipped and not skip_bad):
                 return None
-            if any(sha256_of(folder / name) != digest for name, digest in listed.sha256.items()):
-                return None
-            arrays = {name.removesuffix(".npy"): _mapped(folder / name) for name in listed.sha256}
-        except (OSError, ValueError, ValidationError):
+            parts: dict[str, dict[str, np.ndarray]] = {"samples": {}, "present": {}}
+            for name, digest in listed.sha256.items():
+                if sha256_of(folder / name) != digest:
+                    return None
+                kind, modality = name.removesuffix(".npy").split(".", maxsplit=1)
+                # Copy on write: an array is the caller's, as one that was decoded just now.
+                parts[kind][modality] = np.asarray(np.load(folder / name, mmap_mode="c", allow_pickle=False))
+        except (OSError, ValueError, KeyError):
             return None
-        samples, present = (_part(arrays, kind) for kind in ("samples", "present"))
-        return Arrays(samples, present, {row: Problem(*problem) for row, problem in listed.skipped.items()})
+        return Arrays(**parts, problems={row: Problem(*problem) for row, problem in listed.skipped.items()})
 
     def _write(self, folder: Path, source: Source, state: str, arrays: Arrays) -> None:
-        """Write ``arrays`` to ``folder`` in the place of its entry.
-
-        Raises:
-            DiskError: the disk is full, say.
-        """
-        named = {f"samples.{name}.npy": value for name, value in arrays.samples.items()}
-        named |= {f"present.{name}.npy": value for name, value in arrays.present.items()}
+        """Write ``arrays`` to ``folder`` in the place of its entry. Raises DiskError if the disk is full, say."""
+        parts = {"samples": arrays.samples, "present": arrays.present}
+        named = {f"{kind}.{name}.npy": value for kind, part in parts.items() for name, value in part.items()}
         with written_whole(folder, sum(value.nbytes for value in named.values())) as partial:
             self._folder.chmod(0o700)
             partial.mkdir(mode=0o700)
@@ -189,36 +175,29 @@ class DecodedCache:
 
 def _name_of(source: Source) -> str:
     """Return the name of the entry for a dataset at its root under its settings."""
-    settings = {
-        name: [type(modality).__qualname__, modality.model_dump(mode="json")]
-        for name, modality in sorted(source.modalities.items())
-    }
+    modalities = sorted(source.modalities.items())
+    settings = {name: [type(it).__qualname__, it.model_dump(mode="json")] for name, it in modalities}
     facts = [source.dataset.name, str(source.root.resolve()), settings]
     return f"{source.dataset.name}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]}"
 
 
 def _state_of(source: Source) -> str | None:
-    """Return a hash of files, index and decoding code; None if a file may change again without a trace."""
-    files = _files_state(source.index, source.root)
-    return None if files is None else f"{files} {_decoder_state(source)}"
+    """Return a hash of files, index and decoding code; None if a file may change again without a trace.
 
-
-def _files_state(index: pl.DataFrame, root: Path) -> str | None:
-    """Return a hash of the index and of the state of every file; None if one may change again without a trace.
-
-    No file is opened: state is size, time of the last change of content and of anything, and number on the disk. The
-    system sets the last two, so a copy with its old time kept counts as changed, too.
+    No data file is opened: its state is size, time of the last change of content and of anything, and number on the
+    disk. The system sets the last two, so a copy with its old time kept counts as changed, too.
     """
-    digest, newest = hashlib.sha256(index.write_json().encode()), 0
-    named = index["files"].explode().drop_nulls().unique().to_list()
-    for path in sorted({*_files_below(root), *(os.path.join(root, name) for name in named)}):
+    digest, newest = hashlib.sha256(source.index.write_json().encode()), 0
+    named = source.index["files"].explode().drop_nulls().unique().to_list()
+    for path in sorted({*_files_below(source.root), *(os.path.join(source.root, name) for name in named)}):
         facts = None
         if os.path.exists(path):
             state = os.stat(path)
             facts = (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
             newest = max(newest, state.st_ctime_ns)
         digest.update(f"{path}:{facts}\n".encode(errors="surrogateescape"))
-    return None if newest > time.time_ns() - SETTLED_SECONDS * 1e9 else digest.hexdigest()
+    settled = newest <= time.time_ns() - SETTLED_SECONDS * 1e9
+    return f"{digest.hexdigest()} {_decoder_state(source)}" if settled else None
 
 
 def _files_below(root: Path) -> list[str]:
@@ -248,13 +227,3 @@ def _decoder_state(source: Source) -> str:
 def _code_of(folder: Path) -> str:
     """Return a hash of all source files of a folder."""
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in sorted(folder.rglob("*.py")))).hexdigest()
-
-
-def _mapped(path: Path) -> np.ndarray:
-    # Copy on write: an array is the caller's, as one that was decoded just now.
-    return np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
-
-
-def _part(arrays: Mapping[str, Any], kind: str) -> dict[str, np.ndarray]:
-    start = f"{kind}."
-    return {name.removeprefix(start): value for name, value in arrays.items() if name.startswith(start)}

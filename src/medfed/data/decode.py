@@ -14,12 +14,12 @@ from medfed.core.catalog import DATASETS
 from medfed.core.errors import DataError, MedfedError
 from medfed.core.progress import Reporter
 from medfed.data.cache import Arrays, DecodedCache, Source
-from medfed.data.sources import locate_held, site_folders
-from medfed.data.synthetic import SERVER
+from medfed.data.sources import Roots, locate_held, located, site_folders
 from medfed.datasets.base import Dataset, Problem
 from medfed.datasets.decoded import Decoded
 from medfed.modalities.base import Modality
 from medfed.study.study import Study
+from medfed.twins.writing import SERVER
 
 Advance = Callable[[int, int], None]
 """Called with (done, total)."""
@@ -27,13 +27,7 @@ Advance = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Reading:
-    """The way data is read.
-
-    Attributes:
-        reporter: is given lines on the progress.
-        skip_bad: leave unreadable examples out and count them instead of stopping at the first.
-        cache: keeps decoded arrays; None keeps none.
-    """
+    """The way data is read: ``skip_bad`` counts unreadable examples instead of stopping at the first."""
 
     reporter: Reporter
     skip_bad: bool = False
@@ -41,11 +35,7 @@ class Reading:
 
 
 def decode_all(study: Study, roots: Mapping[str, Path], reading: Reading, title: str = "decode") -> dict[str, Decoded]:
-    """Decode the datasets at ``roots`` (dataset → root) for ``study``; a bad file stops the run at once.
-
-    Raises:
-        DataError: a file is bad.
-    """
+    """Decode the datasets at ``roots`` (dataset → root) for ``study``. Raises DataError at the first bad file."""
     modalities = {name: study.modality(name) for name in study.modality_names}
     reporter, skip_bad, cache = reading.reporter, reading.skip_bad, reading.cache
     data = {}
@@ -69,9 +59,7 @@ def decode(
     """Decode every example of ``dataset`` under ``root``, or take the arrays that an earlier run left in ``cache``.
 
     ``modalities`` must cover the dataset's modalities and truths; see :class:`Reading` for ``skip_bad`` and ``cache``.
-
-    Raises:
-        DataError: an example cannot be read, or the index breaks its contract.
+    Raises DataError if an example cannot be read, or the index breaks its contract.
     """
     index = dataset.index(root)
     validate_index(dataset, root, index)
@@ -80,16 +68,11 @@ def decode(
     arrays = cache.arrays(source, fresh, skip_bad=skip_bad) if cache else fresh()
     progress(len(index), len(index))
     good = np.array([row not in arrays.problems for row in range(len(index))], bool)
-    samples = {name: values if good.all() else values[good] for name, values in arrays.samples.items()}
-    return Decoded(
-        dataset.name,
-        dataset.card_at(root),
-        index.filter(pl.Series(good)),
-        {name: samples[name] for name in dataset.modalities},
-        {name: arrays.present[name][good] for name in dataset.modalities},
-        tuple(arrays.problems.values()),
-        {name: samples[name] for name in dataset.truths},
-    )
+    kept = {name: values if good.all() else values[good] for name, values in arrays.samples.items()}
+    samples, truths = ({name: kept[name] for name in names} for names in (dataset.modalities, dataset.truths))
+    present = {name: arrays.present[name][good] for name in dataset.modalities}
+    index, problems = index.filter(pl.Series(good)), tuple(arrays.problems.values())
+    return Decoded(dataset.name, dataset.card_at(root), index, samples, present, problems, truths)
 
 
 def _decoded(source: Source, skip_bad: bool, progress: Advance) -> Arrays:
@@ -113,8 +96,7 @@ def _decoded(source: Source, skip_bad: bool, progress: Advance) -> Arrays:
 def validate_index(dataset: Dataset, root: Path, index: pl.DataFrame) -> None:
     """Check what every later step relies on: unique examples, known patients, no patient in two official splits.
 
-    Raises:
-        DataError: naming the first offending example or patient.
+    Raises DataError that names the first offending example or patient.
     """
     if index.is_empty():
         raise DataError("the index is empty", where=root, hint=f"check the files of {dataset.card.title}")
@@ -128,47 +110,35 @@ def validate_index(dataset: Dataset, root: Path, index: pl.DataFrame) -> None:
     if not crossing.is_empty():
         patient = crossing["patient"].sort()[0]
         splits = sorted(index.filter(pl.col("patient") == patient)["split"].drop_nulls().unique())
-        raise DataError(
-            f"patient {patient!r} is in the splits {' and '.join(splits)}",
-            where=root,
-            hint="a patient may be in one split only; correct the split column",
-        )
+        hint = "a patient may be in one split only; correct the split column"
+        raise DataError(f"patient {patient!r} is in the splits {' and '.join(splits)}", where=root, hint=hint)
 
 
 def check_folder(data_root: Path, names: Sequence[str], reporter: Reporter) -> int:
     """Check the datasets ``names`` (or all that are found) and return how many problems there are.
 
-    A folder with a ``server`` in it is a federation's: every site's folder and the server's is checked in turn.
-
-    Raises:
-        DataError: the folder, or a site's, is absent or empty, a named dataset is not in it, or no dataset is.
+    A folder with a ``server`` in it is a federation's: every site's folder and the server's is checked in turn. Raises
+    DataError if the folder, or a site's, is absent or empty, a named dataset is not in it, or no dataset is.
     """
-    if not (data_root / SERVER).is_dir():
-        return _check_datasets(data_root, names, reporter)
-    total = 0
-    for party, folder in {SERVER: data_root / SERVER, **site_folders(data_root)}.items():
-        held = locate_held(party, _chosen(names), folder)
-        reporter.say(f"{party}:")
-        total += _check_datasets(folder, sorted(held), reporter)
-    return total
-
-
-def _chosen(names: Sequence[str]) -> list[Dataset]:
-    return [DATASETS.lookup(name) for name in names] or list(DATASETS.values())
-
-
-def _check_datasets(data_root: Path, names: Sequence[str], reporter: Reporter) -> int:
-    present: list[tuple[Dataset, Path]] = []
-    for dataset in _chosen(names):
-        try:
-            present.append((dataset, dataset.locate(data_root)))
-        except DataError:
-            if names or not data_root.is_dir():
-                raise
+    chosen = [DATASETS.lookup(name) for name in names] or list(DATASETS.values())
+    if (data_root / SERVER).is_dir():
+        total = 0
+        for party, folder in {SERVER: data_root / SERVER, **site_folders(data_root)}.items():
+            held = locate_held(party, chosen, folder)
+            reporter.say(f"{party}:")
+            total += _check_datasets(dict(sorted(held.items())), reporter)
+        return total
+    present, errors = located(chosen, data_root)
+    if errors and (names or not data_root.is_dir()):
+        raise errors[0]
     if not present:
         raise DataError("no known dataset here", where=data_root, hint="see `medfed data list` for the layouts")
+    return _check_datasets(present, reporter)
+
+
+def _check_datasets(roots: Roots, reporter: Reporter) -> int:
     total = 0
-    for dataset, root in present:
+    for dataset, root in ((DATASETS[name], root) for name, root in roots.items()):
         problems, num_examples = check_dataset(dataset, root, reporter)
         reporter.say(f"{dataset.name}: {num_examples} examples, {len(problems)} problem(s)  ({root})")
         for problem in problems:
@@ -188,6 +158,5 @@ def check_dataset(dataset: Dataset, root: Path, reporter: Reporter) -> tuple[lis
     with reporter.phase(f"check {dataset.name}") as advance:
         for number, problem in enumerate(dataset.check(root), start=1):
             advance(number, len(index))
-            if problem is not None:
-                problems.append(problem)
+            problems += [problem] if problem is not None else []
     return problems, len(index)

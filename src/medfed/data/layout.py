@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from medfed.core.catalog import DATASETS
 from medfed.core.errors import DataError
@@ -28,6 +28,10 @@ SERVER_SPLITS = ("public", "development", "test")
 Rows = Int[np.ndarray, " _"]
 """Rows of a dataset; how many differs from task to task, so the axis has no name."""
 NO_ROWS = np.zeros(0, np.int64)
+Data = Mapping[str, Decoded]
+"""Dataset → its decoded examples."""
+Placed = dict[str, dict[str, Rows]]
+"""Place → task → rows."""
 Sets = dict[str, dict[str, TaskSet]]
 """Place → task → examples; a place without examples of a task lacks the task."""
 
@@ -47,15 +51,14 @@ class Division:
     @classmethod
     def of(cls, study: Study) -> Division:
         """Return the settings of ``study``."""
-        unseen = tuple(task for task in study.tasks if task.name in study.unseen)
-        modalities = sampled_modalities(study)
-        return cls(study.train_tasks, unseen, modalities, study.split, study.partition, study.seed, study.missing)
+        tasks = (study.train_tasks, tuple(task for task in study.tasks if task.name in study.unseen))
+        return cls(*tasks, sampled_modalities(study), study.split, study.partition, study.seed, study.missing)
 
-    def without_missing(self, data: Mapping[str, Decoded], clients: Mapping[str, str]) -> dict[str, Decoded]:
+    def without_missing(self, data: Data, clients: Mapping[str, str]) -> dict[str, Decoded]:
         """Return ``data`` without the modalities that are taken away from ``clients`` (patient → client)."""
         return {name: take_away(decoded, self.missing, clients, self.seed) for name, decoded in data.items()}
 
-    def normalised(self, data: Mapping[str, Decoded], moments: Mapping[str, Moments]) -> dict[str, Decoded]:
+    def normalised(self, data: Data, moments: Mapping[str, Moments]) -> dict[str, Decoded]:
         """Return ``data`` normalised by ``moments``."""
         return {name: decoded.normalised(self.modalities, moments) for name, decoded in data.items()}
 
@@ -66,7 +69,7 @@ def sampled_modalities(study: Study) -> dict[str, Modality]:
     return {name: study.modality(name) for name in sorted(names)}
 
 
-def rosters(data: Mapping[str, Decoded], tasks: Sequence[Task]) -> dict[str, pl.DataFrame]:
+def rosters(data: Data, tasks: Sequence[Task]) -> dict[str, pl.DataFrame]:
     """Return dataset → the roster of its tasks' examples (:func:`medfed.data.split.roster`)."""
     made: dict[str, pl.DataFrame] = {}
     for name in sorted({task.dataset for task in tasks}):
@@ -76,17 +79,13 @@ def rosters(data: Mapping[str, Decoded], tasks: Sequence[Task]) -> dict[str, pl.
     return made
 
 
-def laid_out(
-    data: Mapping[str, Decoded], tasks: Sequence[Task], places: Mapping[str, str], wanted: Iterable[str]
-) -> dict[str, dict[str, Rows]]:
+def laid_out(data: Data, tasks: Sequence[Task], places: Mapping[str, str], wanted: Iterable[str]) -> Placed:
     """Return place → task → rows of the task whose patient (``places``: patient → place) is in a ``wanted`` place."""
     by_task = {task.name: rows_by_place(data[task.dataset], task, places) for task in tasks}
     return {place: {name: rows.get(place, NO_ROWS) for name, rows in by_task.items()} for place in wanted}
 
 
-def server_rows(
-    data: Mapping[str, Decoded], division: Division, places: Mapping[str, str]
-) -> dict[str, dict[str, Rows]]:
+def server_rows(data: Data, division: Division, places: Mapping[str, str]) -> Placed:
     """Return split (public, development, test) → task → the server's rows.
 
     All examples of an unseen task are test examples, but for those of patients in another split.
@@ -110,15 +109,12 @@ def require_examples(task: Task, parts: Mapping[str, Rows], where: str | None = 
     """Raise :class:`DataError` where the task has no row in one of the named ``parts``."""
     for part, rows in parts.items():
         if not len(rows):
-            raise DataError(
-                f"task {task.name!r} has no {part} example left",
-                where=where or task.dataset,
-                hint="give it more data, change split.ratios, or take the task out of the study",
-            )
+            hint = "give it more data, change split.ratios, or take the task out of the study"
+            raise DataError(f"task {task.name!r} has no {part} example left", where=where or task.dataset, hint=hint)
 
 
 def plus_moments(
-    total: Moments, modality: Modality, tasks: Sequence[Task], data: Mapping[str, Decoded], rows: Mapping[str, Rows]
+    total: Moments, modality: Modality, tasks: Sequence[Task], data: Data, rows: Mapping[str, Rows]
 ) -> Moments:
     """Return ``total`` and the moments of one party's ``rows`` (by task); an example of two tasks counts once."""
     tasks = [task for task in tasks if modality.name in task.modalities]
@@ -128,7 +124,7 @@ def plus_moments(
     return total
 
 
-def whole_sets(data: Mapping[str, Decoded], tasks: Sequence[Task]) -> dict[str, TaskSet]:
+def whole_sets(data: Data, tasks: Sequence[Task]) -> dict[str, TaskSet]:
     """Return task → an empty set that has the labels of the whole dataset, for :func:`sets_of`."""
     return {task.name: TaskSet(task, data[task.dataset], NO_ROWS) for task in tasks}
 
@@ -156,7 +152,9 @@ def take_away(data: Decoded, settings: MissingSettings, clients: Mapping[str, st
     if settings.share == 0 or not named or len(data.samples) < 2:
         return data
     present = {name: flags.copy() for name, flags in data.present.items()}
-    chosen = _chosen_clients(sorted(set(clients.values())), settings, seed, data.name)
+    everyone = sorted(set(clients.values()))
+    order = numpy_rng(seed, "missing", data.name, "clients").permutation(len(everyone))
+    chosen = {everyone[number] for number in order[: int(settings.share * len(everyone) + 0.5)]}
     for row, (example, patient) in enumerate(data.index.select("example", "patient").iter_rows()):
         client = clients.get(patient)
         if client is None or (settings.by == "client" and client not in chosen):
@@ -166,18 +164,7 @@ def take_away(data: Decoded, settings: MissingSettings, clients: Mapping[str, st
             continue
         name = named[int(rng.integers(len(named)))]
         present[name][row] &= not any(flags[row] for other, flags in present.items() if other != name)
-    samples = {name: _blanked(values, present[name]) for name, values in data.samples.items()}
+    samples = {name: values.copy() for name, values in data.samples.items()}
+    for name, values in samples.items():
+        values[~present[name]] = 0
     return replace(data, samples=samples, present=present)
-
-
-def _chosen_clients(clients: list[str], settings: MissingSettings, seed: int, dataset: str) -> set[str]:
-    """Return the nearest whole number of clients to the share, drawn at random."""
-    count = int(settings.share * len(clients) + 0.5)
-    order = numpy_rng(seed, "missing", dataset, "clients").permutation(len(clients))
-    return {clients[number] for number in order[:count]}
-
-
-def _blanked(values: np.ndarray, present: Bool[np.ndarray, " example"]) -> np.ndarray:
-    blank = values.copy()
-    blank[~present] = 0
-    return blank

@@ -10,7 +10,7 @@ divided into public, development and test data. Ids begin with the party's name:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,29 +19,17 @@ import polars as pl
 from medfed.core.catalog import DATASETS
 from medfed.core.errors import DataError, StudyError
 from medfed.core.rng import seed_of
+from medfed.data import layout
 from medfed.data.decode import Reading, decode_all
-from medfed.data.layout import (
-    SERVER_SPLITS,
-    Division,
-    Rows,
-    Sets,
-    laid_out,
-    plus_moments,
-    require_examples,
-    rosters,
-    sampled_modalities,
-    server_rows,
-    sets_of,
-    whole_sets,
-)
-from medfed.data.sources import served_tasks
+from medfed.data.layout import SERVER_SPLITS, Division, Rows, Sets
+from medfed.data.sources import Roots, Served, served_tasks
 from medfed.data.split import assign_splits
-from medfed.data.synthetic import SERVER
 from medfed.datasets.decoded import Decoded
 from medfed.federated.client import Client
 from medfed.modalities.base import Moments
 from medfed.study.study import Study
 from medfed.tasks.base import Task, TaskSet
+from medfed.twins.writing import SERVER
 
 SITE_SPLITS = ("private", "test")
 """Parts of a site's patients: for training, and for testing."""
@@ -49,20 +37,18 @@ SITE_SPLITS = ("private", "test")
 
 @dataclass(frozen=True)
 class SiteData:
-    """A site's own examples, not normalised.
+    """A site's own examples, not normalised; ``site`` is its name, the client's id.
 
-    Attributes:
-        site: its name, the client's id.
-        tasks: those of the study's trained tasks that it serves and has the dataset of.
-        data: dataset → decoded examples, ids beginning with the site's name.
-        train, test: task → rows of its dataset; no patient is in both.
+    ``tasks`` are those of the study's trained tasks that it serves and has the dataset of.
     """
 
     site: str
     tasks: tuple[Task, ...]
     data: Mapping[str, Decoded] = field(repr=False)
+    """Dataset → decoded examples, ids beginning with the site's name."""
     train: Mapping[str, Rows] = field(repr=False)
     test: Mapping[str, Rows] = field(repr=False)
+    """Task → rows of its dataset; no patient is in both."""
 
     @property
     def num_examples(self) -> int:
@@ -70,45 +56,34 @@ class SiteData:
         return sum(len(rows) for rows in self.train.values())
 
 
-def load_site(
-    study: Study, site: str, roots: Mapping[str, Path], reading: Reading, tasks: Collection[str] | None = None
-) -> SiteData:
+def load_site(study: Study, site: str, roots: Roots, reading: Reading, tasks: Served = None) -> SiteData:
     """Read what the site holds, and see that it has enough to take part.
 
     A site with fewer training examples than the study's ``partition.min_examples`` takes no part. Of the trained tasks
-    it serves those in ``tasks``, or all; ``roots`` are those of :func:`medfed.data.sources.find_site`.
-
-    Raises:
-        DataError: a file is bad, or the site has too few training examples. StudyError: no task may be served.
+    it serves those in ``tasks``, or all; ``roots`` are those of :func:`medfed.data.sources.find_site`. Raises DataError
+    if a file is bad, or the site has too few training examples, StudyError if no task may be served.
     """
     data, least = read_site(study, site, roots, reading, tasks), study.partition.min_examples
     if data.num_examples < least:
-        raise DataError(
-            f"{data.num_examples} training examples, at least {least} are needed to take part",
-            where=f"site {site!r}",
-            hint="give it more data of the study's tasks, or leave the site out",
-        )
+        what = f"{data.num_examples} training examples, at least {least} are needed to take part"
+        hint = "give it more data of the study's tasks, or leave the site out"
+        raise DataError(what, where=f"site {site!r}", hint=hint)
     return data
 
 
-def read_site(
-    study: Study, site: str, roots: Mapping[str, Path], reading: Reading, tasks: Collection[str] | None = None
-) -> SiteData:
+def read_site(study: Study, site: str, roots: Roots, reading: Reading, tasks: Served = None) -> SiteData:
     """Decode what the site holds and divide its patients by the ratios of private and test; see :func:`load_site`.
 
-    Patients are dealt by (seed, "site", site).
-
-    Raises:
-        DataError: a file is bad. StudyError: no task may be served.
+    Patients are dealt by (seed, "site", site). Raises DataError if a file is bad, StudyError if no task may be served.
     """
     served, division = served_tasks(study, site, tasks), Division.of(study)
     wanted = {task.dataset for task in served}
     held = {name: root for name, root in sorted(roots.items()) if name in wanted}
     data = _named_for(site, decode_all(study, held, reading, f"{site}: decode"))
     served = tuple(task for task in served if task.dataset in data)
-    places = assign_splits(rosters(data, served), study.split, seed_of(study.seed, "site", site), SITE_SPLITS)
+    places = assign_splits(layout.rosters(data, served), study.split, seed_of(study.seed, "site", site), SITE_SPLITS)
     data = division.without_missing(data, dict.fromkeys(places, site))
-    return SiteData(site, served, data, *laid_out(data, served, places, SITE_SPLITS).values())
+    return SiteData(site, served, data, *layout.laid_out(data, served, places, SITE_SPLITS).values())
 
 
 def class_counts(site: SiteData) -> dict[str, dict[str, int]]:
@@ -123,24 +98,28 @@ def class_counts(site: SiteData) -> dict[str, dict[str, int]]:
 def moments_at(study: Study, site: SiteData) -> dict[str, Moments]:
     """Return the moments of the site's training rows by modality of the study; those of one it lacks are zero."""
     return {
-        name: plus_moments(Moments.zero(modality.num_channels), modality, site.tasks, site.data, site.train)
-        for name, modality in sampled_modalities(study).items()
+        name: layout.plus_moments(Moments.zero(modality.num_channels), modality, site.tasks, site.data, site.train)
+        for name, modality in layout.sampled_modalities(study).items()
     }
 
 
 def pool(moments: Mapping[str, Mapping[str, Moments]]) -> dict[str, Moments]:
     """Sum the sites' moments (site → modality → moments) in order of the sites' names.
 
-    Raises:
-        DataError: a site's modalities or channels are not those of the others.
+    Raises DataError if a site's modalities or channels are not those of the others.
     """
     if not moments:
         raise DataError("no site has reported its moments", where="federation", hint="wait for the sites to join")
     first, *others = sorted(moments)
     pooled = dict(moments[first])
     for site in others:
-        _require_alike(site, moments[site], pooled)
-        pooled = {name: total.plus(moments[site][name]) for name, total in pooled.items()}
+        given = moments[site]
+        for name in sorted(given.keys() | pooled.keys()):
+            if name not in given or name not in pooled or given[name].count.shape != pooled[name].count.shape:
+                what = f"the moments of the modality {name!r} are not like the other sites'"
+                hint = "all sites must run the same study with the same version of medfed"
+                raise DataError(what, where=f"site {site!r}", hint=hint)
+        pooled = {name: total.plus(given[name]) for name, total in pooled.items()}
     return pooled
 
 
@@ -150,11 +129,7 @@ def moments_json(moments: Mapping[str, Moments]) -> dict[str, dict[str, list[flo
 
 
 def moments_of(values: Mapping[str, object]) -> dict[str, Moments]:
-    """Read the values that :func:`moments_json` returned.
-
-    Raises:
-        DataError: they are not that; the message names the modality.
-    """
+    """Read what :func:`moments_json` returned. Raises DataError, which names the modality, if a value is not that."""
     return {name: Moments.from_json(name, value) for name, value in values.items()}
 
 
@@ -164,20 +139,15 @@ def site_client(
     """Return the site as a client, and its own test examples by task.
 
     ``pooled`` are the moments of all sites (:func:`pool`), ``public`` the server's public examples
-    (:func:`public_sets`) for an algorithm that uses them.
-
-    Raises:
-        DataError: the site has no training example, or ``pooled`` lacks a modality.
-        StudyError: the algorithm needs public examples and none are given.
+    (:func:`public_sets`) for an algorithm that uses them. Raises DataError if the site has no training example, or
+    ``pooled`` lacks a modality, StudyError if the algorithm needs public examples and none are given.
     """
+    where = f"site {site.site!r}"
     if study.algorithm.uses_public and not public:
-        raise StudyError(
-            f"the algorithm {study.algorithm.name!r} needs the server's public data at every site",
-            where=f"site {site.site!r}",
-            hint="copy the server's folder to the site and name the copy",
-        )
-    if lacking := sorted(sampled_modalities(study).keys() - pooled.keys()):
-        raise DataError(f"no pooled moments of {lacking[0]!r}", where=f"site {site.site!r}", hint="ask the server")
+        what = f"the algorithm {study.algorithm.name!r} needs the server's public data at every site"
+        raise StudyError(what, where=where, hint="copy the server's folder to the site and name the copy")
+    if lacking := sorted(layout.sampled_modalities(study).keys() - pooled.keys()):
+        raise DataError(f"no pooled moments of {lacking[0]!r}", where=where, hint="ask the server")
     train, tests = task_sets(study, site, pooled)
     return Client(site.site, train, public if study.algorithm.uses_public else {}), tests
 
@@ -186,16 +156,15 @@ def task_sets(
     study: Study, site: SiteData, pooled: Mapping[str, Moments]
 ) -> tuple[dict[str, TaskSet], dict[str, TaskSet]]:
     """Return the site's training and test examples by task, normalised; a task without examples is left out."""
-    whole = whole_sets(Division.of(study).normalised(site.data, pooled), site.tasks)
-    sets = sets_of(whole, {"train": site.train, "test": site.test})
+    whole = layout.whole_sets(Division.of(study).normalised(site.data, pooled), site.tasks)
+    sets = layout.sets_of(whole, {"train": site.train, "test": site.test})
     return sets["train"], sets["test"]
 
 
 def public_sets(study: Study, public_root: Path, pooled: Mapping[str, Moments], reading: Reading) -> dict[str, TaskSet]:
     """Return the server's public examples by trained task, from a site's copy of the server's folder.
 
-    Raises:
-        DataError: a dataset of a trained task is not there, or a file is bad.
+    Raises DataError if a dataset of a trained task is not there, or a file is bad.
     """
     names = sorted({task.dataset for task in study.train_tasks})
     data = decode_all(study, {name: DATASETS[name].locate(public_root) for name in names}, reading, "public: decode")
@@ -205,33 +174,21 @@ def public_sets(study: Study, public_root: Path, pooled: Mapping[str, Moments], 
 def server_sets(data: Mapping[str, Decoded], division: Division, moments: Mapping[str, Moments]) -> Sets:
     """Return split (public, development, test) → task → the server's examples, normalised by the sites' ``moments``.
 
-    Raises:
-        DataError: a task has no example left in a part it needs.
+    Raises DataError if a task has no example left in a part it needs.
     """
     data = _named_for(SERVER, data)
-    places = assign_splits(rosters(data, division.train), division.split, division.seed, SERVER_SPLITS)
-    tested = {patient: SERVER for patient, place in places.items() if place == "test"}
-    data = division.without_missing(data, tested)
-    rows = server_rows(data, division, places)
+    places = assign_splits(layout.rosters(data, division.train), division.split, division.seed, SERVER_SPLITS)
+    data = division.without_missing(data, {patient: SERVER for patient, place in places.items() if place == "test"})
+    rows = layout.server_rows(data, division, places)
     needed = [part for part, share in zip(SERVER_SPLITS, division.split.ratios[1:], strict=True) if share]
     tasks = (*division.train, *division.unseen)
     for task in tasks:
         parts = {part: rows[part][task.name] for part in needed if task.name in rows[part]}
-        require_examples(task, parts, f"site {SERVER!r}, {task.dataset}")
-    return sets_of(whole_sets(division.normalised(data, moments), tasks), rows)
+        layout.require_examples(task, parts, f"site {SERVER!r}, {task.dataset}")
+    return layout.sets_of(layout.whole_sets(division.normalised(data, moments), tasks), rows)
 
 
 def _named_for(party: str, data: Mapping[str, Decoded]) -> dict[str, Decoded]:
     """Return ``data`` with the party's name before every example's and patient's id."""
     columns = [(pl.lit(f"{party}/") + pl.col(name).cast(pl.Utf8)).alias(name) for name in ("example", "patient")]
     return {name: replace(decoded, index=decoded.index.with_columns(columns)) for name, decoded in data.items()}
-
-
-def _require_alike(site: str, given: Mapping[str, Moments], others: Mapping[str, Moments]) -> None:
-    for name in sorted(given.keys() | others.keys()):
-        if name not in given or name not in others or given[name].count.shape != others[name].count.shape:
-            raise DataError(
-                f"the moments of the modality {name!r} are not like the other sites'",
-                where=f"site {site!r}",
-                hint="all sites must run the same study with the same version of medfed",
-            )

@@ -21,8 +21,12 @@ from medfed.study.data import SPLITS, PartitionSettings, SplitSettings
 
 MANY = 6
 """Targets beyond which their combinations are too many to stratify by."""
+Rosters = Mapping[str, pl.DataFrame]
+"""Dataset → its :func:`roster`."""
 Strata = Mapping[str, str]
 """Patient → stratum; patients of a stratum are dealt evenly."""
+Key = tuple[int | str, ...]
+"""The seed of a generator."""
 
 
 def roster(index: pl.DataFrame, targets: Sequence[str], strata: Sequence[str] | None = None) -> pl.DataFrame:
@@ -42,16 +46,13 @@ def roster(index: pl.DataFrame, targets: Sequence[str], strata: Sequence[str] | 
 
 
 def assign_splits(
-    rosters: Mapping[str, pl.DataFrame], settings: SplitSettings, seed: int, parts: Sequence[str] = SPLITS
+    rosters: Rosters, settings: SplitSettings, seed: int, parts: Sequence[str] = SPLITS
 ) -> dict[str, str]:
-    """Return patient → split over all ``rosters`` (dataset name → :func:`roster`).
+    """Return patient → split over all ``rosters``.
 
     Datasets are visited in order of name; patients placed before keep their place. Official splits are placed first.
     A site or the server of a federation of folders has some of the ``parts`` only. Patients whose official split is
-    none of them go to its first part.
-
-    Raises:
-        DataError: two datasets place one patient in two official splits.
+    none of them go to its first part. Raises DataError if two datasets place a patient in two official splits.
     """
     placed = _official_splits(rosters) if settings.official else {}
     placed = {patient: split if split in parts else parts[0] for patient, split in placed.items()}
@@ -70,11 +71,7 @@ def assign_splits(
 
 
 def assign_clients(
-    rosters: Mapping[str, pl.DataFrame],
-    splits: Mapping[str, str],
-    settings: PartitionSettings,
-    seed: int,
-    part: str = "private",
+    rosters: Rosters, splits: Mapping[str, str], settings: PartitionSettings, seed: int, part: str = "private"
 ) -> dict[str, str]:
     """Return patient of ``part`` → client id (``client-0`` …, or the site's name), one client per patient.
 
@@ -85,49 +82,35 @@ def assign_clients(
         private = rosters[name].filter([splits[patient] == part for patient in rosters[name]["patient"]])
         if settings.scheme == "natural":
             placed.update(_by_site(private, name, placed))
-            continue
-        placed.update(_over_clients(_strata(private), placed, settings, (seed, "client", name)))
+        else:
+            placed.update(_over_clients(_strata(private), placed, settings, (seed, "client", name)))
     return placed
 
 
-def _over_clients(
-    strata: Strata, placed: Mapping[str, str], settings: PartitionSettings, key: tuple[int | str, ...]
-) -> dict[str, str]:
+def _over_clients(strata: Strata, placed: Mapping[str, str], settings: PartitionSettings, key: Key) -> dict[str, str]:
     clients = [f"client-{number}" for number in range(settings.num_clients)]
     if settings.scheme in ("iid", "quantity"):
         return _deal(strata, placed, clients, _shares(settings, key, "", [""]), key)
-    dealt: dict[str, str] = {}
-    groups = _grouped(strata)
+    dealt, groups = dict[str, str](), _grouped(strata)
     for stratum, group in groups.items():
         shares = _shares(settings, key, stratum, list(groups))
         dealt.update(_deal(dict.fromkeys(group, stratum), placed, clients, shares, (*key, stratum)))
     return dealt
 
 
-def _shares(
-    settings: PartitionSettings, key: tuple[int | str, ...], stratum: str, strata: list[str]
-) -> Float[np.ndarray, " client"]:
+def _shares(settings: PartitionSettings, key: Key, stratum: str, strata: list[str]) -> Float[np.ndarray, " client"]:
     """Return every client's share of one of the ``strata``."""
-    count = settings.num_clients
+    count, each = settings.num_clients, settings.classes_per_client
     if settings.scheme == "iid":
         return np.full(count, 1 / count)
-    if settings.scheme == "pathological":
-        return _holders(settings, key, stratum, strata)
-    shares: np.ndarray = numpy_rng(*key, "shares", stratum).dirichlet(np.full(count, settings.alpha))
-    return shares
-
-
-def _holders(
-    settings: PartitionSettings, key: tuple[int | str, ...], stratum: str, strata: list[str]
-) -> Float[np.ndarray, " client"]:
-    """Deal classes to clients, ``classes_per_client`` each, until every client is full and no class is left."""
-    order = numpy_rng(*key, "classes").permutation(len(strata))
-    holds = np.zeros(settings.num_clients)
-    for slot in range(max(settings.num_clients * settings.classes_per_client, len(strata))):
+    if settings.scheme != "pathological":
+        return np.asarray(numpy_rng(*key, "shares", stratum).dirichlet(np.full(count, settings.alpha)))
+    # Classes are dealt to clients, ``each`` of them, until every client is full and no class is left.
+    order, holds = numpy_rng(*key, "classes").permutation(len(strata)), np.zeros(count)
+    for slot in range(max(count * each, len(strata))):
         if strata[order[slot % len(strata)]] == stratum:
-            holds[slot // settings.classes_per_client % settings.num_clients] = 1
-    shares: np.ndarray = holds / holds.sum()
-    return shares
+            holds[slot // each % count] = 1
+    return np.asarray(holds / holds.sum())
 
 
 def partition_hash(clients: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
@@ -135,17 +118,15 @@ def partition_hash(clients: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
     return hashlib.sha256(json.dumps(clients, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _official_splits(rosters: Mapping[str, pl.DataFrame]) -> dict[str, str]:
+def _official_splits(rosters: Rosters) -> dict[str, str]:
     placed: dict[str, str] = {}
     for name in sorted(rosters):
         official = rosters[name].filter(pl.col("split").is_in(SPLITS))
         for patient, split in official.select("patient", "split").unique(maintain_order=True).iter_rows():
-            if placed.setdefault(patient, split) != split:
-                raise DataError(
-                    f"patient {patient!r} is in the official split {split!r} here and in {placed[patient]!r} elsewhere",
-                    where=name,
-                    hint="set split.official = false in the study to deal all patients anew",
-                )
+            if (other := placed.setdefault(patient, split)) != split:
+                what = f"patient {patient!r} is in the official split {split!r} here and in {other!r} elsewhere"
+                hint = "set split.official = false in the study to deal all patients anew"
+                raise DataError(what, where=name, hint=hint)
     return placed
 
 
@@ -162,24 +143,17 @@ def _grouped(strata: Strata) -> dict[str, list[str]]:
 
 
 def _deal(
-    strata: Strata,
-    placed: Mapping[str, str],
-    options: Sequence[str],
-    weights: Float[np.ndarray, " option"],
-    key: tuple[int | str, ...],
+    strata: Strata, placed: Mapping[str, str], options: Sequence[str], weights: Float[np.ndarray, " option"], key: Key
 ) -> dict[str, str]:
     """Deal patients not yet placed to ``options`` so that counts follow ``weights``; those placed before count too.
 
     Each patient goes to the option furthest below its share, of the stratum and of all together.
     """
-    rng = numpy_rng(*key)
-    totals = np.zeros(len(options))
+    rng, totals = numpy_rng(*key), np.zeros(len(options))
     dealt: dict[str, str] = {}
     for group in _grouped(strata).values():
-        counts = np.zeros(len(options))
-        for patient in group:
-            if patient in placed and placed[patient] in options:
-                counts[options.index(placed[patient])] += 1
+        there = [placed.get(patient) for patient in group]
+        counts = np.array([there.count(option) for option in options], float)
         totals += counts
         free = [patient for patient in group if patient not in placed]
         for position in rng.permutation(len(free)):
@@ -193,10 +167,7 @@ def _deal(
 
 def _by_site(private: pl.DataFrame, name: str, placed: Mapping[str, str]) -> dict[str, str]:
     if private["site"].null_count():
-        raise StudyError(
-            f"the natural partition needs a site for every example, and {name} has examples without",
-            where="partition.scheme",
-            hint='use scheme = "iid" or "dirichlet"',
-        )
+        what = f"the natural partition needs a site for every example, and {name} has examples without"
+        raise StudyError(what, where="partition.scheme", hint='use scheme = "iid" or "dirichlet"')
     rows = private.select("patient", "site").unique("patient", keep="first", maintain_order=True).iter_rows()
     return {patient: str(site) for patient, site in rows if patient not in placed}

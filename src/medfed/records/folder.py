@@ -2,34 +2,31 @@
 
 A file appears whole or not at all. Wall-clock facts live in ``timings.jsonl``, ``provenance.json`` and the report.
 Every other file of a resumed run equals an uninterrupted run's bit for bit. Version 1 is read as today's records.
+A person calls a run ``latest``, by its study's name, or by its folder.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from medfed.core.errors import RunError
-from medfed.core.files import sha256_of, write_whole
+from medfed.core.files import write_whole
 from medfed.records.legacy import upgraded_file, upgraded_line
 from medfed.records.schema import SCHEMA_VERSION, File, Line, Prediction, StudyFile
 
 F = TypeVar("F", bound=File)
 L = TypeVar("L", bound=Line)
-CLOCKED = {"timings.jsonl", "provenance.json", "report.html"}
-"""Files whose bytes depend on the clock."""
+LATEST = "latest"
 
 
 class RunFolder:
-    """One run's folder, ``runs/<study>/<hash8>-seed<n>``.
-
-    Args:
-        root: the folder; it need not exist.
-    """
+    """One run's folder, ``runs/<study>/<hash8>-seed<n>``; it need not exist."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -44,23 +41,14 @@ class RunFolder:
         write_whole(self.root / "DONE", b"")
 
     def require_done(self) -> None:
-        """Check that the run finished.
-
-        Raises:
-            RunError: it did not, or another version of medfed wrote it.
-        """
+        """Raise RunError if the run did not finish, or another version of medfed wrote it."""
         self.check_version()
         if not self.done:
-            raise RunError(
-                "not a finished run", where=self.root, hint="finish it: medfed run STUDY goes on from its checkpoint"
-            )
+            hint = "finish it: medfed run STUDY goes on from its checkpoint"
+            raise RunError("not a finished run", where=self.root, hint=hint)
 
     def check_version(self) -> None:
-        """Check that this version of medfed reads the folder; a folder without ``study.json`` passes.
-
-        Raises:
-            RunError: another version of medfed wrote it.
-        """
+        """Raise RunError if another version of medfed wrote the folder; one without ``study.json`` passes."""
         if self.exists(StudyFile.NAME):
             _check_version(self._json(StudyFile.NAME), self.root)
 
@@ -73,11 +61,7 @@ class RunFolder:
         write_whole(self.root / record.NAME, file_bytes(record))
 
     def read(self, kind: type[F]) -> F:
-        """Read a file.
-
-        Raises:
-            RunError: it is absent, is not what was written, or another version of medfed wrote it.
-        """
+        """Read a file. Raises RunError if it is absent, not what was written, or another version of medfed wrote it."""
         value = self._json(kind.NAME)
         _check_version(value, self.root)
         try:
@@ -99,8 +83,7 @@ class RunFolder:
     def lines(self, kind: type[L], name: str | None = None) -> list[L]:
         """Read the lines of a kind's file, or of ``name``; an absent file has none.
 
-        Raises:
-            RunError: a line is not what was written, or another version of medfed wrote the folder.
+        Raises RunError if a line is not what was written, or another version of medfed wrote the folder.
         """
         path = self.root / (name or kind.NAME)
         if not path.is_file():
@@ -125,18 +108,9 @@ class RunFolder:
         """Read the predictions of one task; none if the file is absent."""
         return self.lines(Prediction, prediction_file(task))
 
-    def write_predictions(self, task: str, lines: Iterable[Prediction]) -> None:
-        """Write the predictions of one task."""
-        self.write_lines(lines, prediction_file(task))
-
     def write_text(self, name: str, text: str) -> None:
         """Write ``text`` as ``name``."""
         write_whole(self.root / name, text.encode())
-
-    def checksums(self) -> dict[str, str]:
-        """Return sha256 by relative path of every file whose bytes do not depend on the clock."""
-        files = sorted(path for path in self.root.rglob("*") if path.is_file() and path.name not in CLOCKED)
-        return {str(path.relative_to(self.root)): sha256_of(path) for path in files}
 
     def _json(self, name: str) -> Any:
         try:
@@ -153,11 +127,7 @@ def prediction_file(task: str) -> str:
 
 
 def line_of(kind: type[L], text: str) -> L:
-    """Return a line as a record.
-
-    Raises:
-        ValueError: it is not JSON, or not of this kind.
-    """
+    """Return a line as a record. Raises ValueError if it is not JSON, or not of this kind."""
     return kind.model_validate(upgraded_line(kind, json.loads(text)))
 
 
@@ -180,21 +150,53 @@ def first_problem(error: Exception) -> str:
     return f"not JSON: {error}"
 
 
-def _check_version(value: object, folder: Path) -> None:
-    """Check the version of a file's content.
+def listed_runs(runs: Path) -> list[dict[str, str]]:
+    """Return the folder, study, job, state and time of every run below ``runs``, the last written first."""
+    return [_row(folder) for folder in _folders(runs)]
 
-    Raises:
-        RunError: it is neither today's nor version 1.
+
+def find_run(given: Path, runs: Path = Path("runs")) -> Path:
+    """Return the run folder that ``given`` names: a folder, ``latest``, or a study's name for its latest finished run.
+
+    Raises RunError if nothing finished goes by that name.
     """
+    if given.is_dir() or len(given.parts) != 1:
+        return given
+    for folder in _folders(runs):
+        if RunFolder(folder).done and given.name in (LATEST, folder.parent.name):
+            return folder
+    raise RunError("no finished run goes by this name", where=given, hint=f"medfed runs --runs {runs} lists them")
+
+
+def _folders(runs: Path) -> list[Path]:
+    folders = [path.parent for path in runs.glob("*/*/study.json")]
+    return sorted(folders, key=lambda folder: (_written(folder), folder.name), reverse=True)
+
+
+def _written(folder: Path) -> float:
+    marker = folder / "DONE"
+    return (marker if marker.is_file() else folder / "study.json").stat().st_mtime
+
+
+def _row(folder: Path) -> dict[str, str]:
+    run = RunFolder(folder)
+    try:
+        job = run.read(StudyFile).job
+    except RunError:
+        job = "unreadable"
+    state = "finished" if run.done else "to be resumed"
+    written = datetime.fromtimestamp(_written(folder)).astimezone().isoformat(sep=" ", timespec="seconds")
+    return {"run": str(folder), "study": folder.parent.name, "job": job, "state": state, "written": written}
+
+
+def _check_version(value: object, folder: Path) -> None:
+    """Raise RunError if the version of a file's content is neither today's nor 1."""
     version = value.get("schema_version") if isinstance(value, Mapping) else None
     if version in (None, SCHEMA_VERSION):
         return
     newer = isinstance(version, str) and version.isdecimal() and int(version) > int(SCHEMA_VERSION)
-    raise RunError(
-        f"the run folder has version {version!r} of the files; this medfed reads 1 and {SCHEMA_VERSION}",
-        where=folder,
-        hint="use a newer medfed" if newer else "run the study again",
-    )
+    what = f"the run folder has version {version!r} of the files; this medfed reads 1 and {SCHEMA_VERSION}"
+    raise RunError(what, where=folder, hint="use a newer medfed" if newer else "run the study again")
 
 
 def _unreadable(path: Path, why: str) -> RunError:

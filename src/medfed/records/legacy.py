@@ -11,41 +11,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from medfed.records.schema import (
-    ComparedDifference,
-    ComparisonFile,
-    Cost,
-    Development,
-    Difference,
-    File,
-    GreetingFile,
-    LeaderboardFile,
-    Line,
-    NormalisationFile,
-    Prediction,
-    Record,
-    ScoreFile,
-    ScoreRow,
-)
+from medfed.records import schema
+from medfed.records.schema import File, Line, Record
 
 Json = dict[str, Any]
-TITLES = {
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-    "balanced_accuracy": "Balanced accuracy",
-    "accuracy": "Accuracy",
-    "precision": "Precision",
-    "recall": "Recall",
-    "f1": "F1",
-    "mcc": "MCC",
-    "ece": "ECE",
-    "brier": "Brier",
-    "token_f1": "Token F1",
-    "exact_match": "Exact match",
-    "bleu1": "BLEU-1",
-    "rouge_l": "ROUGE-L",
-    "sacrebleu": "sacreBLEU",
-}
+ABBREVIATIONS = ("auroc", "auprc", "f1", "mcc", "ece")
+WORDS = ("balanced_accuracy", "accuracy", "precision", "recall", "brier", "exact_match")
+TITLES = {"token_f1": "Token F1", "bleu1": "BLEU-1", "rouge_l": "ROUGE-L", "sacrebleu": "sacreBLEU"}
+TITLES |= {name: name.upper() for name in ABBREVIATIONS}
+TITLES |= {name: name.replace("_", " ").capitalize() for name in WORDS}
 """Titles of the metrics that rows of version 1 named without one."""
 KINDS = {
     "macro_auroc": "multilabel",
@@ -62,28 +36,24 @@ KINDS = {
 def upgraded_file(kind: type[File], value: object, folder: Path) -> object:
     """Return the content of a file as today's; what has a version, or is no object, comes back as it is.
 
-    Args:
-        kind: the file.
-        value: its content.
-        folder: the run's; other files of it tell what this one leaves out.
+    Other files of the run's ``folder`` tell what this one leaves out.
     """
     if not isinstance(value, Mapping) or "schema_version" in value:
         return value
-    content: Json = dict(value)
-    if kind is ScoreFile:
-        return _scores(content, folder)
+    if kind is schema.ScoreFile:
+        return _scores(value, folder)
     if kind in UPGRADES:
-        return UPGRADES[kind](content)
-    return content if kind.model_config.get("extra") == "allow" else _known(kind, content)
+        return UPGRADES[kind](value)
+    return dict(value) if kind.model_config.get("extra") == "allow" else _known(kind, value)
 
 
 def upgraded_line(kind: type[Line], value: object) -> object:
     """Return a line as today's, without fields that it does not have today."""
     if not isinstance(value, Mapping):
         return value
-    if kind is Prediction and "truth" not in value:
+    if kind is schema.Prediction and "truth" not in value:
         return _prediction(value)
-    if kind is Development and "values" not in value:
+    if kind is schema.Development and "values" not in value:
         head = {name: value[name] for name in ("round", "model", "task") if name in value}
         return {**head, "values": {name: number for name, number in value.items() if name not in head}}
     return _known(kind, value)
@@ -106,9 +76,9 @@ def _prediction(line: Mapping[str, Any]) -> Json:
     return {**record, "truth": truth, "responses": responses}
 
 
-def _scores(content: Json, folder: Path) -> Json:
-    rows = [_score(ScoreRow, row) for row in content.get("rows", ())]
-    differences = [_score(Difference, row) for row in content.get("differences", ())]
+def _scores(content: Mapping[str, Any], folder: Path) -> Json:
+    rows = [_score(schema.ScoreRow, row) for row in content.get("rows", ())]
+    differences = [_score(schema.Difference, row) for row in content.get("differences", ())]
     titles = _content(folder / "provenance.json").get("titles", {})
     tasks: dict[str, Json] = {}
     for row in rows:
@@ -119,39 +89,35 @@ def _scores(content: Json, folder: Path) -> Json:
     return {"tasks": tasks, "rows": rows, "differences": differences}
 
 
-def _score(kind: type[ScoreRow | Difference], row: Mapping[str, Any]) -> Json:
+def _score(kind: type[schema.ScoreRow | schema.Difference], row: Mapping[str, Any]) -> Json:
     """Return a row of either form: rows of a benchmark have a title and no role."""
     metric = str(row.get("metric", ""))
     primary = metric == "auroc" if row.get("part") is None else (metric, row["part"]) == ("token_f1", "all")
-    filled = {"role": "trained", "title": TITLES.get(metric, metric), "primary": primary, **row}
-    return _known(kind, filled)
+    return _known(kind, {"role": "trained", "title": TITLES.get(metric, metric), "primary": primary, **row})
 
 
-def _comparison(content: Json) -> Json:
+def _comparison(content: Mapping[str, Any]) -> Json:
     directions = {(row["metric"], row.get("part")): row.get("higher_is_better", True) for row in content["rows"]}
-    differences = [
-        _known(ComparedDifference, {"higher_is_better": directions.get((row["metric"], row.get("part")), True), **row})
+    rows = (
+        {"higher_is_better": directions.get((row["metric"], row.get("part")), True), **row}
         for row in content["differences"]
-    ]
-    return {**_known(ComparisonFile, content), "differences": differences}
+    )
+    differences = [_known(schema.ComparedDifference, row) for row in rows]
+    return {**_known(schema.ComparisonFile, content), "differences": differences}
 
 
-def _leaderboard(content: Json) -> Json:
+def _leaderboard(content: Mapping[str, Any]) -> Json:
     """Return the content with costs in a record of their own."""
     blocks = [
-        {**block, **{part: {name: _standing(entry) for name, entry in block[part].items()} for part in PARTS}}
+        block | {part: {name: _standing(entry) for name, entry in block[part].items()} for part in ("values", "bounds")}
         for block in content["blocks"]
     ]
-    return {**_known(LeaderboardFile, content), "blocks": blocks}
-
-
-PARTS = ("values", "bounds")
+    return {**_known(schema.LeaderboardFile, content), "blocks": blocks}
 
 
 def _standing(entry: Mapping[str, Any]) -> Json:
-    cost = _known(Cost, entry)
-    rest = {name: value for name, value in entry.items() if name not in cost}
-    return {**rest, "cost": cost} if cost else rest
+    cost = _known(schema.Cost, entry)
+    return {name: value for name, value in entry.items() if name not in cost} | ({"cost": cost} if cost else {})
 
 
 def _content(path: Path) -> Json:
@@ -163,10 +129,10 @@ def _content(path: Path) -> Json:
     return content if isinstance(content, dict) else {}
 
 
-UPGRADES: Mapping[type[File], Callable[[Json], Json]] = {
-    NormalisationFile: lambda content: {"moments": content},
-    GreetingFile: lambda content: {"sites": content},
-    ComparisonFile: _comparison,
-    LeaderboardFile: _leaderboard,
+UPGRADES: Mapping[type[File], Callable[[Mapping[str, Any]], Json]] = {
+    schema.NormalisationFile: lambda content: {"moments": content},
+    schema.GreetingFile: lambda content: {"sites": content},
+    schema.ComparisonFile: _comparison,
+    schema.LeaderboardFile: _leaderboard,
 }
 """How a file's content becomes today's, where fields alone do not tell."""

@@ -21,11 +21,16 @@ Json = Any
 """A value that JSON can hold, whose form depends on the kind of answer (see :class:`Prediction`)."""
 
 
-def _finite(value: object) -> object:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def finite(value: Json) -> Json:
+    """Return a value without NaN and infinities, which become None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [finite(part) for part in value]
+    return {name: finite(part) for name, part in value.items()} if isinstance(value, dict) else value
 
 
-Number = Annotated[float | None, BeforeValidator(_finite)]
+Number = Annotated[float | None, BeforeValidator(finite)]
 """A finite number; None stands for null, NaN and infinities."""
 
 
@@ -35,28 +40,28 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class File(Record):
-    """A JSON file of a run folder; ``NAME`` is its path in the folder."""
+class Stored(Record):
+    """A record with a file of its own; ``NAME`` is the file's path in the run folder."""
 
     NAME: ClassVar[str]
+
+    def __init_subclass__(cls, path: str = "", **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.NAME = path
+
+
+class File(Stored):
+    """A JSON file of a run folder."""
 
     schema_version: str = SCHEMA_VERSION
 
 
-class Line(Record):
-    """A line of a JSON-lines file; ``NAME`` is the file's path in the folder."""
-
-    NAME: ClassVar[str]
+class Line(Stored):
+    """A line of a JSON-lines file."""
 
 
-# --- settings and data --------------------------------------------------------------------------------------------
-
-
-class StudyFile(File):
+class StudyFile(File, path="study.json", extra="allow"):
     """``study.json``: the resolved settings of the run, as :class:`medfed.study.study.Study` reads them."""
-
-    NAME: ClassVar[str] = "study.json"
-    model_config = ConfigDict(frozen=True, extra="allow")
 
     name: str = ""
     description: str = ""
@@ -77,7 +82,7 @@ Counts = dict[str, dict[str, dict[str, int]]]
 """Client → task → class → examples."""
 
 
-class PartitionFile(File):
+class PartitionFile(File, path="partition.json"):
     """``partition.json``: who holds what.
 
     Attributes:
@@ -93,8 +98,6 @@ class PartitionFile(File):
         skipped: examples of a site that could not be decoded, by dataset.
         left_out: clients with too few examples to take part.
     """
-
-    NAME: ClassVar[str] = "partition.json"
 
     scheme: str = "unknown"
     seed: int | None = None
@@ -117,15 +120,10 @@ class ModalityMoments(Record):
     squares: tuple[float, ...]
 
 
-class NormalisationFile(File):
+class NormalisationFile(File, path="normalisation.json"):
     """``normalisation.json``: the pooled moments that every input is normalised by."""
 
-    NAME: ClassVar[str] = "normalisation.json"
-
     moments: dict[str, ModalityMoments] = {}
-
-
-# --- the federation's logs ----------------------------------------------------------------------------------------
 
 
 class ClientRound(Record):
@@ -148,7 +146,7 @@ class FailedClient(Record):
     model: str | None = None
 
 
-class Round(Line):
+class Round(Line, path="rounds.jsonl"):
     """A line of ``rounds.jsonl``.
 
     Attributes:
@@ -160,8 +158,6 @@ class Round(Line):
         upload_error: relative error of the mean update by that format; None if no weight travels.
     """
 
-    NAME: ClassVar[str] = "rounds.jsonl"
-
     round: int
     clients: tuple[ClientRound, ...] = ()
     failures: tuple[FailedClient, ...] = ()
@@ -170,10 +166,8 @@ class Round(Line):
     upload_error: Number = None
 
 
-class Timing(Line):
+class Timing(Line, path="timings.jsonl"):
     """A line of ``timings.jsonl``: how long a phase took, of one client or of the server."""
-
-    NAME: ClassVar[str] = "timings.jsonl"
 
     round: int | None = None
     phase: str
@@ -181,10 +175,8 @@ class Timing(Line):
     seconds: float
 
 
-class Development(Line):
+class Development(Line, path="development.jsonl"):
     """A line of ``development.jsonl``: the watched metrics of one task after one round."""
-
-    NAME: ClassVar[str] = "development.jsonl"
 
     round: int
     model: str
@@ -192,7 +184,7 @@ class Development(Line):
     values: dict[str, Number] = {}
 
 
-class Step(Line):
+class Step(Line, path="injection/steps.jsonl"):
     """A line of ``injection/steps.jsonl``: one step of the server's optimizer.
 
     Attributes:
@@ -203,8 +195,6 @@ class Step(Line):
         grad_norm: before clipping.
     """
 
-    NAME: ClassVar[str] = "injection/steps.jsonl"
-
     round: int
     epoch: int = 0
     step: int
@@ -213,10 +203,8 @@ class Step(Line):
     grad_norm: Number = None
 
 
-class Routing(Line):
+class Routing(Line, path="injection/routing.jsonl"):
     """A line of ``injection/routing.jsonl``: the router's weights by task, and how far tasks lie apart."""
-
-    NAME: ClassVar[str] = "injection/routing.jsonl"
 
     round: int
     alpha: dict[str, tuple[float, ...]] = {}
@@ -224,10 +212,7 @@ class Routing(Line):
     total_variation: Number = None
 
 
-# --- predictions and scores ---------------------------------------------------------------------------------------
-
-
-class Prediction(Line):
+class Prediction(Line, path="predictions/<task>.jsonl"):
     """A line of ``predictions/<task>.jsonl``: one test example, what is true of it, and every model's response.
 
     ============  =============================================  ===================================================
@@ -247,8 +232,6 @@ class Prediction(Line):
         truth: what is true.
         responses: model → response; a model without a response to this example is absent.
     """
-
-    NAME: ClassVar[str] = "predictions/<task>.jsonl"
 
     example: str
     patient: str
@@ -328,10 +311,8 @@ class Difference(Score):
     baseline: str
 
 
-class ScoreFile(File):
+class ScoreFile(File, path="scores.json"):
     """``scores.json``: every model, metric and interval, in one form for every kind of answer."""
-
-    NAME: ClassVar[str] = "scores.json"
 
     tasks: dict[str, TaskFacts] = {}
     rows: tuple[ScoreRow, ...] = ()
@@ -339,15 +320,11 @@ class ScoreFile(File):
 
     def about(self, *, open_questions: bool) -> ScoreFile:
         """Return the rows of open questions (those with a part), or the others."""
-        return self.model_copy(
-            update={
-                "rows": tuple(row for row in self.rows if (row.part is not None) == open_questions),
-                "differences": tuple(row for row in self.differences if (row.part is not None) == open_questions),
-            }
+        rows, differences = (
+            tuple(row for row in part if (row.part is not None) == open_questions)
+            for part in (self.rows, self.differences)
         )
-
-
-# --- what a reader is shown ---------------------------------------------------------------------------------------
+        return self.model_copy(update={"rows": rows, "differences": differences})
 
 
 class View(Record):
@@ -385,10 +362,8 @@ class ExampleCard(Record):
     withheld: str | None = None
 
 
-class CardFile(File):
+class CardFile(File, path="cards.json"):
     """``cards.json``: test examples, and the rule that chose them."""
-
-    NAME: ClassVar[str] = "cards.json"
 
     rule: str = ""
     cards: tuple[ExampleCard, ...] = ()
@@ -411,17 +386,12 @@ class SiteRow(Record):
     worst_site: str | None = None
 
 
-class SiteFile(File):
+class SiteFile(File, path="sites.json"):
     """``sites.json``: what every site scored on its own patients; ``scores`` is model → site → task → metric."""
-
-    NAME: ClassVar[str] = "sites.json"
 
     scores: dict[str, dict[str, dict[str, dict[str, Number]]]] = {}
     rows: tuple[SiteRow, ...] = ()
     failures: tuple[FailedClient, ...] = ()
-
-
-# --- provenance ---------------------------------------------------------------------------------------------------
 
 
 class Skipped(Record):
@@ -475,7 +445,7 @@ class PluginFacts(Record):
     source: str = ""
 
 
-class ProvenanceFile(File):
+class ProvenanceFile(File, path="provenance.json"):
     """``provenance.json``: code, versions, machine and data behind a run. Wall-clock facts stand here.
 
     Attributes:
@@ -487,8 +457,6 @@ class ProvenanceFile(File):
         foundation: facts of the LLM, with its fingerprint before and after.
         plugins: code from outside the package; a part that a notebook or script defines has no source.
     """
-
-    NAME: ClassVar[str] = "provenance.json"
 
     medfed: str = "unknown"
     commit: str | None = None
@@ -511,25 +479,18 @@ class ProvenanceFile(File):
     plugins: tuple[PluginFacts, ...] = ()
 
 
-class InjectionFile(File):
+class InjectionFile(File, path="injection/injection.json"):
     """``injection/injection.json``: the LLM, how it was injected into, and what calibration adds to its answers."""
-
-    NAME: ClassVar[str] = "injection/injection.json"
 
     foundation: str = ""
     settings: dict[str, Json] = {}
     offsets: dict[str, tuple[float, ...]]
 
 
-class GreetingFile(File):
+class GreetingFile(File, path="greetings.json"):
     """``greetings.json``: what every site elsewhere reported of itself before the first round."""
 
-    NAME: ClassVar[str] = "greetings.json"
-
     sites: dict[str, Json] = {}
-
-
-# --- several runs -------------------------------------------------------------------------------------------------
 
 
 class Compared(Record):
@@ -567,7 +528,7 @@ class ComparedDifference(Compared):
     significant: bool = False
 
 
-class ComparisonFile(File):
+class ComparisonFile(File, path="comparison.json"):
     """``comparison.json``: several runs compared over seeds.
 
     Attributes:
@@ -578,8 +539,6 @@ class ComparisonFile(File):
         cells: label → axis → value.
         folders: the run folders.
     """
-
-    NAME: ClassVar[str] = "comparison.json"
 
     name: str = ""
     description: str = ""
@@ -623,7 +582,7 @@ class Rank(Record):
     by_block: tuple[float, ...] = ()
 
 
-class LeaderboardFile(File):
+class LeaderboardFile(File, path="leaderboard.json"):
     """``leaderboard.json``: algorithms ranked over blocks.
 
     Attributes:
@@ -633,8 +592,6 @@ class LeaderboardFile(File):
         critical_difference: Nemenyi's.
         groups: algorithms, best first, that do not differ.
     """
-
-    NAME: ClassVar[str] = "leaderboard.json"
 
     name: str = ""
     description: str = ""
@@ -655,5 +612,4 @@ LINES: tuple[type[Line], ...] = tuple(Line.__subclasses__())
 
 def json_schemas() -> dict[str, dict[str, Any]]:
     """Return the JSON Schema of every file, and of every line of a JSON-lines file, by its name in the folder."""
-    kinds: tuple[type[File] | type[Line], ...] = (*FILES, *LINES)
-    return {kind.NAME: kind.model_json_schema(mode="serialization") for kind in kinds}
+    return {kind.NAME: kind.model_json_schema(mode="serialization") for kind in (*FILES, *LINES)}

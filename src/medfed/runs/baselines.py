@@ -36,19 +36,8 @@ from medfed.study.federation import RoundSettings
 from medfed.study.study import Study
 from medfed.tasks.base import TaskSet
 
-SHARED_SETTINGS = (
-    "train",
-    "plugins",
-    "split",
-    "partition",
-    "missing",
-    "model",
-    "modalities",
-    "encoders",
-    "algorithm",
-    "rounds",
-    "client",
-)
+DATA_SETTINGS = ("train", "plugins", "split", "partition", "missing")
+SHARED_SETTINGS = (*DATA_SETTINGS, "model", "modalities", "encoders", "algorithm", "rounds", "client")
 """The settings that decide a baseline's weights."""
 
 
@@ -68,7 +57,7 @@ class Baseline:
         client = self.model.partition(MEMBER)[2]
         return frozenset(self.cohort.clients[client] if client else self.study.train)
 
-    def train(self, reporter: Reporter, connect: Connect = in_process) -> FederatedModel:
+    def train(self, reporter: Reporter, connect: Connect) -> FederatedModel:
         """Train it, or load it; the caller holds the lock. One client alone is trained in this process."""
         connect = connect if self.model == "federated" else in_process  # the others are one party
         trainee = Trainee(self.model, build_model(self.study))
@@ -80,48 +69,38 @@ class Baseline:
 
 
 def baselines_of(study: Study, cohort: Cohort, checksums: Mapping[str, str], runs: Path) -> list[Baseline]:
-    """Return the trainings that the study's baselines need.
-
-    Args:
-        study: names the baselines.
-        cohort: the study's data.
-        checksums: dataset → checksum.
-        runs: folder of all runs; the trainings are kept in ``federations`` below it.
-    """
+    """Return the trainings that the study's baselines need, kept in ``runs/federations``; checksums are by dataset."""
     data = {task.dataset: checksums[task.dataset] for task in study.train_tasks}
     whole = study.model_copy(update={"federate": True})
-    alone = whole.model_copy(
-        update={"algorithm": FedAvg(), "rounds": RoundSettings(num_rounds=study.rounds.num_rounds)}
-    )
+    rounds = RoundSettings(num_rounds=study.rounds.num_rounds)
+    alone = whole.model_copy(update={"algorithm": FedAvg(), "rounds": rounds})
     wanted = []
     if "federated" in study.baselines:
-        wanted.append(("federated", "federated", whole, cohort, "federate, without injection"))
+        wanted.append(("federated", whole, cohort, "federate, without injection"))
     if "centralised" in study.baselines:
-        wanted.append(("centralised", "centralised", alone, pooled(cohort), "train on all private data in one place"))
+        wanted.append(("centralised", alone, pooled(cohort), "train on all private data in one place"))
     if "local" in study.baselines:
         for client in sorted(cohort.clients):
             tests = {site: sets for site, sets in cohort.site_tests.items() if site == client}
             private = replace(cohort, clients={client: cohort.clients[client]}, site_tests=tests)
-            wanted.append(("local", f"local{MEMBER}{client}", alone, private, f"train {client} alone"))
+            wanted.append((f"local{MEMBER}{client}", alone, private, f"train {client} alone"))
+    folders = runs / "federations"
     return [
-        Baseline(model, RunFolder(runs / "federations" / _name(kind, settings, part, data)), settings, part, title)
-        for kind, model, settings, part, title in wanted
+        Baseline(model, RunFolder(folders / _name(model, settings, part, data)), settings, part, title)
+        for model, settings, part, title in wanted
     ]
 
 
-def train_baselines(
-    wanted: Sequence[Baseline], reporter: Reporter, connect: Connect = in_process
-) -> dict[str, FederatedModel]:
+def train_baselines(wanted: Sequence[Baseline], reporter: Reporter, connect: Connect) -> dict[str, FederatedModel]:
     """Train or load ``wanted`` and return name → model; those that another process is at come last."""
     models: dict[str, FederatedModel] = {}
     for waiting in (False, True):
-        for baseline in wanted:
-            if baseline.model in models:
-                continue
-            with locked(_lock(baseline.run), waiting=waiting) as mine:
+        for baseline in (baseline for baseline in wanted if baseline.model not in models):
+            root = baseline.run.root
+            with locked(root.with_name(f".{root.name}.lock"), waiting=waiting) as mine:
                 if mine:
                     models[baseline.model] = baseline.train(reporter, connect)
-    return {baseline.model: models[baseline.model] for baseline in wanted}
+    return models
 
 
 def pooled(cohort: Cohort) -> Cohort:
@@ -142,18 +121,11 @@ def union(parts: Sequence[TaskSet]) -> TaskSet:
     return parts[0].holding(rows) if len(data) == 1 else TaskSet(parts[0].task, stacked(data), rows)
 
 
-def _name(kind: str, study: Study, cohort: Cohort, data: Mapping[str, str]) -> str:
-    resolved = study.resolved()
-    facts: dict[str, Any] = {name: resolved[name] for name in SHARED_SETTINGS if name in resolved}
-    held = {
-        client: {name: examples.examples for name, examples in tasks.items()}
-        for client, tasks in cohort.clients.items()
-    }
+def _name(model: str, study: Study, cohort: Cohort, data: Mapping[str, str]) -> str:
+    kind = model.partition(MEMBER)[0]
+    facts: dict[str, Any] = {name: value for name, value in study.resolved().items() if name in SHARED_SETTINGS}
+    clients = cohort.clients.items()
+    held = {client: {name: sets.examples for name, sets in tasks.items()} for client, tasks in clients}
     facts |= {"kind": kind, "data": dict(data), "clients": partition_hash(held)}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
     return f"{kind}-{digest}-seed{study.seed}"
-
-
-def _lock(run: RunFolder) -> Path:
-    """Return the lock file of a federation that several runs share."""
-    return run.root.with_name(f".{run.root.name}.lock")

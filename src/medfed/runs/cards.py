@@ -39,16 +39,7 @@ WITHHELD = "Real patient data: the example is not written here. medfed run --sho
 def example_cards(
     run: RunFolder, tasks: Sequence[Task], cohort: Cohort, modalities: Mapping[str, Modality], seed: int, *, show: bool
 ) -> CardFile:
-    """Return ``cards.json``.
-
-    Args:
-        run: predictions and routing are read from here.
-        tasks: in the order the report shows them.
-        cohort: holds the test examples, normalised, and the moments that undo it.
-        modalities: settings by name.
-        seed: the run's seed.
-        show: draw examples of real data too.
-    """
+    """Return ``cards.json``, with the ``tasks`` in the report's order; ``show`` draws examples of real data too."""
     routing = run.lines(Routing)
     alpha = routing[-1].alpha if routing else {}
     cards = []
@@ -58,8 +49,8 @@ def example_cards(
         for position in chosen(seed, task.name, len(lines)):
             card = answered(task, lines[position]) if visible else ExampleCard(task=task.name, withheld=WITHHELD)
             views = _views(examples, position, modalities, cohort.moments) if visible else []
-            experts = heaviest(alpha.get(task.name, ()))
-            cards.append(card.model_copy(update={"experts": tuple(experts), "views": tuple(views)}))
+            experts = tuple(heaviest(alpha.get(task.name, ())))
+            cards.append(card.model_copy(update={"experts": experts, "views": tuple(views)}))
     return CardFile(rule=RULE, cards=tuple(cards))
 
 
@@ -80,17 +71,13 @@ def answered(task: Task, line: Prediction) -> ExampleCard:
 
     Of answers in words the card has the text, and no probability of a free text.
     """
-    in_words = isinstance(line.truth, dict)
-    return ExampleCard(
-        task=task.name,
-        example=line.example,
-        question=line.question or task.question,
-        gold=line.truth["reference"] if in_words else task.answers[line.truth],
-        probabilities={}
-        if in_words
-        else {model: dict(zip(task.answers, given, strict=True)) for model, given in line.responses.items()},
-        generated={model: given["text"] for model, given in line.responses.items()} if in_words else {},
-    )
+    card = ExampleCard(task=task.name, example=line.example, question=line.question or task.question)
+    given = line.responses.items()
+    if isinstance(line.truth, dict):
+        texts = {model: answer["text"] for model, answer in given}
+        return card.model_copy(update={"gold": line.truth["reference"], "generated": texts})
+    probabilities = {model: dict(zip(task.answers, values, strict=True)) for model, values in given}
+    return card.model_copy(update={"gold": task.answers[line.truth], "probabilities": probabilities})
 
 
 @singledispatch
@@ -110,24 +97,22 @@ def _image(modality: ImageModality, sample: Float[np.ndarray, "1 row column"]) -
 
 @views_of.register
 def _trace(modality: SignalModality, sample: Float[np.ndarray, "lead time"]) -> list[View]:
-    lead = LEADS.index(TRACE_LEAD) if modality.num_leads == len(LEADS) else 0
-    kept = sample[lead, : round(TRACE_SECONDS * modality.sampling_hz)]
-    values = kept[:: max(1, len(kept) // TRACE_POINTS)]
-    title = f"lead {TRACE_LEAD}" if modality.num_leads == len(LEADS) else "first lead"
-    title = f"{modality.name.upper()}, {title}"
-    seconds = len(kept) / modality.sampling_hz
-    return [View(kind="trace", title=title, unit="mV", seconds=seconds, values=_rounded(values, 3))]
+    whole = modality.num_leads == len(LEADS)
+    kept = sample[LEADS.index(TRACE_LEAD) if whole else 0, : round(TRACE_SECONDS * modality.sampling_hz)]
+    values = _rounded(kept[:: max(1, len(kept) // TRACE_POINTS)], 3)
+    title = f"{modality.name.upper()}, {f'lead {TRACE_LEAD}' if whole else 'first lead'}"
+    return [View(kind="trace", title=title, unit="mV", seconds=len(kept) / modality.sampling_hz, values=values)]
 
 
 @views_of.register
 def _lines(modality: TimeSeriesModality, sample: Float[np.ndarray, "hour channel"]) -> list[View]:
-    names = [name for name in LINES.get(modality.name, modality.variables[:2]) if name in modality.variables]
     rows = []
-    for name in names:
-        column = modality.variables.index(name)
-        observed = sample[:, len(modality.variables) + column] > 0
-        values = np.where(observed, sample[:, column], np.nan)
-        rows.append(View(kind="line", title=name, unit="by hour", values=_rounded(values, 2)))
+    for name in LINES.get(modality.name, modality.variables[:2]):
+        if name in modality.variables:
+            column = modality.variables.index(name)
+            observed = sample[:, len(modality.variables) + column] > 0
+            values = _rounded(np.where(observed, sample[:, column], np.nan), 2)
+            rows.append(View(kind="line", title=name, unit="by hour", values=values))
     return rows
 
 

@@ -18,11 +18,7 @@ STATE, MANIFEST = "state.safetensors", "manifest.json"
 
 
 class Checkpoints:
-    """The newest two checkpoints of a run.
-
-    Args:
-        run: the run folder; they are in its folder ``checkpoints``.
-    """
+    """The newest two checkpoints of a run, in its folder ``checkpoints``."""
 
     def __init__(self, run: Path) -> None:
         self._root = run / "checkpoints"
@@ -30,8 +26,7 @@ class Checkpoints:
     def save(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Write checkpoint ``step``; the one before is kept, older ones go.
 
-        Raises:
-            DiskError: the disk is full, say; the checkpoints before are intact.
+        Raises DiskError if the disk is full, say; the checkpoints before are intact.
         """
         place = self._root / f"{step:06d}"
         with written_whole(place, sum(value.nbytes for value in tensors.values())) as partial:
@@ -45,10 +40,8 @@ class Checkpoints:
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Return the newest whole checkpoint (tensors, facts), or None.
 
-        A checkpoint whose payload does not match its checksum is passed over for the one before it.
-
-        Raises:
-            RunError: checkpoints are there, and none is whole.
+        A checkpoint whose payload does not match its checksum is passed over for the one before it. Raises RunError if
+        checkpoints are there, and none is whole.
         """
         folders = self._folders()
         for folder in reversed(folders):
@@ -59,11 +52,8 @@ class Checkpoints:
             except (OSError, ValueError, KeyError):
                 continue
         if folders:
-            raise RunError(
-                "no checkpoint here matches its checksum",
-                where=self._root,
-                hint="remove the folder to start the run anew",
-            )
+            hint = "remove the folder to start the run anew"
+            raise RunError("no checkpoint here matches its checksum", where=self._root, hint=hint)
         return None
 
     def _folders(self) -> list[Path]:

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -30,27 +30,24 @@ from medfed.data.sources import Sources, find_sources
 from medfed.evaluation.compare import compare_runs
 from medfed.evaluation.leaderboard import leaderboard
 from medfed.records.folder import RunFolder
-from medfed.records.schema import ComparisonFile, LeaderboardFile
 from medfed.report.comparison import comparison_table, markdown
 from medfed.report.leaderboard import conclusion, leaderboard_markdown, leaderboard_table
 from medfed.report.page import write_report
 from medfed.runs.baselines import SHARED_SETTINGS
 from medfed.runs.context import RunPaths, folder_of
-from medfed.runs.pipeline import run_study
+from medfed.runs.pipeline import foundation_of, run_study
 from medfed.study.foundation import TinySettings
 from medfed.study.study import Study
 from medfed.study.sweep import Cell, Plan
 
 TABLE_WIDTH = 160
-"""Characters; a narrower terminal wraps the lines."""
 
 
 def run_sweep(plan: Plan, paths: RunPaths, reporter: Reporter, num_workers: int, report: Path | None = None) -> Path:
     """Run all that is not finished, compare, and return the comparison's folder.
 
-    Raises:
-        RunError: some cells failed; the others are finished, and the same command tries the failed ones again.
-        MedfedError: what all cells need could not be prepared.
+    Raises RunError if some cells failed; the others are finished, and the same command tries the failed ones again.
+    Raises MedfedError if what all cells need could not be prepared.
     """
     root = paths.runs / plan.name
     pairs = [(cell, seed) for seed in plan.seeds for cell in plan.cells]
@@ -59,17 +56,14 @@ def run_sweep(plan: Plan, paths: RunPaths, reporter: Reporter, num_workers: int,
     todo: dict[Path, Job] = {}
     for (cell, seed), folder in zip(pairs, folders, strict=True):
         if not RunFolder(folder).done:
-            label = f"{cell.label}, seed {seed}"
-            todo.setdefault(folder, Job(label, cell.at(seed), root / "logs" / f"{folder.name}.log"))
-    finished = len(set(folders)) - len(todo)
-    if finished:
+            log = root / "logs" / f"{folder.name}.log"
+            todo.setdefault(folder, Job(f"{cell.label}, seed {seed}", cell.at(seed), log))
+    if finished := len(set(folders)) - len(todo):
         reporter.say(f"finished before: {finished} of {len(set(folders))}")
-    failed = _run(in_turns(list(todo.values())), paths, reporter, num_workers)
-    if failed:
-        listed = "\n".join(f"  {outcome.job.label}: {outcome.error}" for outcome in failed)
-        raise RunError(
-            f"{len(failed)} of {len(todo)} runs failed\n{listed}", where=root, hint="fix them, and run it again"
-        )
+    if failed := _run(in_turns(list(todo.values())), paths, reporter, num_workers):
+        listed = "".join(f"\n  {outcome.job.label}: {outcome.error}" for outcome in failed)
+        what = f"{len(failed)} of {len(todo)} runs failed{listed}"
+        raise RunError(what, where=root, hint="fix them, and run it again")
     _compare(plan, pairs, folders, root, reporter)
     if report is not None:
         shutil.copyfile(root / "report.html", report)
@@ -90,10 +84,7 @@ def prepare(studies: Sequence[Study], paths: RunPaths, reporter: Reporter) -> li
         folders.append(folder_of(study, paths, sources_by_key[key]))
         llm = study.foundation.model_dump_json()
         if study.job == "inject" and isinstance(study.foundation, TinySettings) and llm not in trained:
-            from medfed.llm.foundation import load_foundation  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
-
-            with reporter.phase("foundation"):
-                load_foundation(study.foundation, cache=paths.cache, corpus=paths.corpus, path=paths.foundation)
+            foundation_of(study, paths, reporter)
             trained.add(llm)
     return folders
 
@@ -105,8 +96,7 @@ def in_turns(jobs: Sequence[Job]) -> list[Job]:
         settings = job.study.resolved()
         key = json.dumps([settings["seed"], *(settings.get(name) for name in SHARED_SETTINGS)], sort_keys=True)
         kinds.setdefault(key, []).append(job)
-    rounds = zip_longest(*kinds.values())
-    return [job for turn in rounds for job in turn if job is not None]
+    return [job for turn in zip_longest(*kinds.values()) for job in turn if job is not None]
 
 
 def _run(jobs: Sequence[Job], paths: RunPaths, reporter: Reporter, num_workers: int) -> list[Outcome]:
@@ -122,40 +112,30 @@ def _run(jobs: Sequence[Job], paths: RunPaths, reporter: Reporter, num_workers: 
 def _compare(
     plan: Plan, pairs: Sequence[tuple[Cell, int]], folders: Sequence[Path], root: Path, reporter: Reporter
 ) -> None:
-    """Write what compares the runs: a leaderboard of a benchmark, a comparison of injection runs."""
-    facts = {"name": plan.name, "description": plan.description, "folders": tuple(map(str, folders))}
+    """Write what compares the runs: a leaderboard of a benchmark, a comparison of injected LLMs over seeds."""
+    facts: dict[str, Any] = {"name": plan.name, "description": plan.description, "folders": tuple(map(str, folders))}
     run = RunFolder(root)
     wide = Console(file=reporter.console.file, width=max(reporter.console.width, TABLE_WIDTH))
     if plan.cells[0].study.job == "benchmark":
+        places = [cell.values or {"algorithm": cell.study.algorithm.label} for cell, _ in pairs]
         with reporter.phase("rank"):
-            board = _leaderboard(pairs, folders).model_copy(update=facts)
+            board = leaderboard(folders, places, [seed for _, seed in pairs]).model_copy(update=facts)
         run.write(board)
-        run.write_text("table.md", leaderboard_markdown(board))
+        text, table, note = leaderboard_markdown(board), leaderboard_table(board), conclusion(board)
         write_report(board, root / "report.html", folders)
-        wide.print(leaderboard_table(board))
-        reporter.say(conclusion(board))
     else:
+        facts |= {"paper": tuple(plan.paper), "cells": {cell.label: dict(cell.values) for cell in plan.cells}}
+        labels = [cell.label for cell, _ in pairs]
         with reporter.phase("compare"):
-            comparison = _comparison(plan, pairs, folders).model_copy(update=facts)
+            comparison = compare_runs(folders, labels, pairs=plan.pairs).model_copy(update=facts)
         run.write(comparison)
-        run.write_text("table.md", markdown(comparison))
+        text, table = markdown(comparison), comparison_table(comparison)
+        note = "* gives every patient the same answer. A constant answer has an AUROC of 0.5."
         write_report(comparison, root / "report.html", folders)
-        wide.print(comparison_table(comparison))
-        reporter.say("* gives every patient the same answer. A constant answer has an AUROC of 0.5.")
+    run.write_text("table.md", text)
+    wide.print(table)
+    reporter.say(note)
     reporter.say(f"tables: {root / 'table.md'}\nreport: {root / 'report.html'}")
-
-
-def _leaderboard(pairs: Sequence[tuple[Cell, int]], folders: Sequence[Path]) -> LeaderboardFile:
-    """Rank a benchmark's algorithms over its blocks."""
-    places = [cell.values or {"algorithm": cell.study.algorithm.label} for cell, _ in pairs]
-    return leaderboard(folders, places, [seed for _, seed in pairs])
-
-
-def _comparison(plan: Plan, pairs: Sequence[tuple[Cell, int]], folders: Sequence[Path]) -> ComparisonFile:
-    """Compare the injected LLMs of the cells over seeds."""
-    comparison = compare_runs(folders, [cell.label for cell, _ in pairs], pairs=plan.pairs)
-    cells = {cell.label: dict(cell.values) for cell in plan.cells}
-    return comparison.model_copy(update={"paper": tuple(plan.paper), "cells": cells})
 
 
 class Job(NamedTuple):
@@ -200,8 +180,8 @@ def _outcome(job: Job, started: Started) -> Outcome:
     try:
         folder, error = pipe.recv()
     except EOFError:
-        folder = None
-        error = f"the worker {how_it_ended(process)}\n  next step: see {job.log}; the same command goes on"
+        step = f"next step: see {job.log}; the same command goes on"
+        folder, error = None, f"the worker {how_it_ended(process)}\n  {step}"
     pipe.close()
     return Outcome(job, folder, error)
 

@@ -23,26 +23,22 @@ from medfed.study.study import Study
 class RunPaths:
     """Where a run finds and leaves things; none of it changes a number, or the run's hash says so.
 
-    Attributes:
-        runs: run folders go here.
-        cache: twins and the tiny LLM are kept here.
-        data_root: datasets in native layout; None writes synthetic twins.
-        corpus: text to pre-train the tiny LLM on, in place of the package's own.
-        foundation: folder of a Hugging Face causal LM.
-        skip_bad: leave unreadable examples out.
-        show_examples: write pictures and traces of a few test examples even of real data.
-        workers: processes that train clients; 1 trains them in the run's own.
-        keep_decoded: keep decoded data in the cache, so that the next run need not decode it.
+    The ``cache`` keeps twins and the tiny LLM, and decoded data with ``keep_decoded``. ``data_root`` has datasets in
+    native layout; None writes synthetic twins.
     """
 
     runs: Path
     cache: Path
     data_root: Path | None = None
     corpus: Path | None = None
+    """Text to pre-train the tiny LLM on, in place of the package's own."""
     foundation: Path | None = None
+    """Folder of a Hugging Face causal LM."""
     skip_bad: bool = False
     show_examples: bool = False
+    """Write pictures and traces of a few test examples even of real data."""
     workers: int = 1
+    """Processes that train clients; 1 trains them in the run's own."""
     keep_decoded: bool = True
 
     def reading(self, reporter: Reporter) -> Reading:
@@ -63,12 +59,9 @@ class RunContext:
 
 @dataclass(frozen=True)
 class Participants:
-    """The clients of a run, their data, and the way to them.
+    """How a run finds the data that this process reads, divides it decoded, and connects to its clients.
 
-    Attributes:
-        sources: finds the data that this process reads.
-        cohort: divides the decoded data; of sites elsewhere it knows their reports.
-        connect: opens the exchange of a federation.
+    Of sites elsewhere the cohort knows their reports.
     """
 
     sources: Callable[[Study, RunPaths, Reporter], Sources]
@@ -77,22 +70,23 @@ class Participants:
 
 
 def check_workers(study: Study, num_workers: int) -> None:
-    """Refuse worker processes for parts that only this process knows.
-
-    Raises:
-        PluginError: a notebook or script defines a part.
-    """
+    """Raise PluginError for worker processes where a notebook or script defines a part: only this process knows it."""
     local = [plugin.name for plugin in study.extensions if not plugin.source]
     if num_workers > 1 and local:
-        raise PluginError(
-            f"{', '.join(local)}: defined in a notebook or script, which worker processes cannot import",
-            hint="run with workers=1, or put the part into a file and pass plugins=[FILE]",
-        )
+        what = f"{', '.join(local)}: defined in a notebook or script, which worker processes cannot import"
+        raise PluginError(what, hint="run with workers=1, or put the part into a file and pass plugins=[FILE]")
 
 
 def here(num_workers: int = 1) -> Participants:
     """Return the participants of a run on one machine: all data is here, clients train in ``num_workers`` processes."""
-    return Participants(_sources, _cohort, in_workers(num_workers) if num_workers > 1 else in_process)
+
+    def sources(study: Study, paths: RunPaths, reporter: Reporter) -> Sources:
+        return find_sources(study, paths.data_root, paths.cache, reporter)
+
+    def cohort(context: RunContext, data: Mapping[str, Decoded]) -> Cohort:
+        return cohort_of(context.study, context.sources, data, context.paths.reading(context.reporter))
+
+    return Participants(sources, cohort, in_workers(num_workers) if num_workers > 1 else in_process)
 
 
 def folder_of(study: Study, paths: RunPaths, sources: Sources) -> Path:
@@ -102,11 +96,3 @@ def folder_of(study: Study, paths: RunPaths, sources: Sources) -> Path:
     pinned = isinstance(study.foundation, HuggingFaceSettings) and study.foundation.sha256 is not None
     facts += [f"foundation:{paths.foundation.resolve()}"] if paths.foundation and not pinned else []
     return paths.runs / study.name / f"{study.hash(*facts)}-seed{study.seed}"
-
-
-def _sources(study: Study, paths: RunPaths, reporter: Reporter) -> Sources:
-    return find_sources(study, paths.data_root, paths.cache, reporter)
-
-
-def _cohort(context: RunContext, data: Mapping[str, Decoded]) -> Cohort:
-    return cohort_of(context.study, context.sources, data, context.paths.reading(context.reporter))

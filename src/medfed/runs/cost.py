@@ -40,10 +40,8 @@ from medfed.tasks.question_answering import QuestionAnswering
 
 _TRAINED_BYTES = 4 * 4
 """Per trained parameter, float32: the value, its gradient, and AdamW's two moments."""
-
 _BLOCK = 64
 """Weights that share a scale in 4-bit NF4; the table of its 16 values is float32 too."""
-
 _SPREAD = frozenset({"auto", "balanced", "balanced_low_0", "sequential"})
 """Device maps that divide the weights among all accelerators."""
 
@@ -51,15 +49,12 @@ _SPREAD = frozenset({"auto", "balanced", "balanced_low_0", "sequential"})
 def llm_lines(study: Study, sources: Sources, path: Path | None) -> Iterator[str]:
     """Yield what a run of ``study`` will take for its LLM.
 
-    Raises:
-        StudyError: ``path`` holds no LLM, not the pinned one, or one of a kind that cannot be used.
+    Raises StudyError if ``path`` holds no LLM, not the pinned one, or one of a kind that cannot be used.
     """
     settings = study.foundation
     if isinstance(settings, TinySettings):
-        yield (
-            f"LLM: tiny, {settings.num_layers} layers of width {settings.width}; {settings.num_steps} steps of "
-            "pre-training unless the cache has it, and little memory"
-        )
+        steps = f"{settings.num_steps} steps of pre-training unless the cache has it, and little memory"
+        yield f"LLM: tiny, {settings.num_layers} layers of width {settings.width}; {steps}"
         return
     try:
         folder = locate(settings, path)
@@ -77,10 +72,8 @@ def _estimate(study: Study, sources: Sources, settings: HuggingFaceSettings, fol
     """Yield memory first, then time, for which a trial must fit."""
     model, devices = without_weights(folder), devices_of(settings, study.injection.device)
     text, pinned = model.config.get_text_config(), settings.sha256 is not None  # type: ignore[union-attr, operator]
-    yield (
-        f"LLM: {type(model).__name__} in {folder}: {text.num_hidden_layers} layers of width {text.hidden_size}, "
-        f"{num_params(model):,} parameters"
-    )
+    size = f"{text.num_hidden_layers} layers of width {text.hidden_size}, {num_params(model):,} parameters"
+    yield f"LLM: {type(model).__name__} in {folder}: {size}"
     yield f"  {'its checksum is the pinned one' if pinned else 'not pinned: `medfed foundation` prints its checksum'}"
     work = workload(study, sources, HubTokenizer(AutoTokenizer.from_pretrained(folder, local_files_only=True)))
     frozen = weight_bytes(model, settings)
@@ -91,7 +84,7 @@ def _estimate(study: Study, sources: Sources, settings: HuggingFaceSettings, fol
         "trained, with gradients and AdamW's moments": sum(trained.values()) * _TRAINED_BYTES,
     }
     yield from need_lines(needs)
-    free = sum(free_bytes(device) for device in devices)
+    free = sum(map(free_bytes, devices))
     if sum(needs.values()) >= free:
         yield verdict(sum(needs.values()), free, devices)
         yield "  time: not tried, for want of memory"
@@ -139,17 +132,14 @@ def _size(count: int) -> str:
 
 
 def _duration(seconds: float) -> str:
-    for unit, size in (("h", 3600.0), ("min", 60.0)):
-        if seconds >= size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:,.1f} s"
+    size, unit = (3600, "h") if seconds >= 3600 else (60, "min") if seconds >= 60 else (1, "s")
+    return f"{seconds / size:,.1f} {unit}"
 
 
 def devices_of(settings: HuggingFaceSettings, given: str) -> list[str]:
     """Return the devices that hold the weights; ``given`` is that of a foundation that is not placed.
 
-    Raises:
-        StudyError: the name is no device's, or the device is not here.
+    Raises StudyError if the name is no device's, or the device is not here.
     """
     name = settings.device_map if settings.placed else given
     if name is None or name in _SPREAD:
@@ -161,9 +151,8 @@ def devices_of(settings: HuggingFaceSettings, given: str) -> list[str]:
         missing = True
     if missing:
         where = "foundation.device_map" if settings.placed else "injection.device"
-        raise StudyError(
-            f"there is no device {name!r} here", where=where, hint="give cpu, cuda:0 or a device map: auto"
-        )
+        hint = "give cpu, cuda:0 or a device map: auto"
+        raise StudyError(f"there is no device {name!r} here", where=where, hint=hint)
     return [name]
 
 
@@ -175,11 +164,7 @@ def free_bytes(device: str) -> int:
 
 
 def without_weights(folder: Path) -> nn.Module:
-    """Return the LLM in ``folder`` on the meta device.
-
-    Raises:
-        StudyError: transformers does not know this kind by itself.
-    """
+    """Return the LLM in ``folder`` on the meta device. Raises StudyError if transformers does not know its kind."""
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -227,21 +212,17 @@ def cache_bytes(config: PreTrainedConfig, shape: Shape, settings: HuggingFaceSet
 
 @dataclass(frozen=True)
 class Workload:
-    """The work of the LLM.
+    """The work of the LLM: injection steps over all rounds, questions scored, answered and calibrated on.
 
-    Attributes:
-        num_steps: injection steps, over all rounds.
-        num_closed: closed questions that are scored, those of the development set in every round included.
-        num_open: open questions that are answered.
-        num_calibrating: public examples that answers to untrained closed questions are calibrated on, once per task.
-        shape: a batch of the longest prompts.
-        dims: width of the tokens.
+    A shape is that of a batch of the longest prompts; dims are the widths of the tokens.
     """
 
     num_steps: int
     num_closed: int
+    """Closed questions that are scored, those of the development set in every round included."""
     num_open: int
     num_calibrating: int
+    """Public examples that answers to untrained closed questions are calibrated on, once per task."""
     shape: Shape
     dims: Mapping[str, int]
 
@@ -250,7 +231,8 @@ def workload(study: Study, sources: Sources, tokenizer: TextTokenizer) -> Worklo
     """Count the work of ``study`` on its datasets' indexes; unreadable and missing examples count too."""
     model, injection = build_multimodal(study), study.injection
     rounds, every = study.rounds.num_rounds, study.evaluation.watch_every
-    data = {name: _undecoded(name, sources) for name in study.dataset_names}
+    kinds = [DATASETS[name] for name in study.dataset_names]
+    data = {it.name: Decoded(it.name, it.card, it.index(sources.roots[it.name]), {}, {}) for it in kinds}
     counts = _counts(study, data)
     public = sum(counts["public"].values())
     drawn = math.ceil(public / len(study.train)) * len(study.train) if injection.balance_tasks else public
@@ -267,10 +249,6 @@ def workload(study: Study, sources: Sources, tokenizer: TextTokenizer) -> Worklo
         shape=Shape(injection.batch_size, max(lengths), max(positions)),
         dims=token_dims(model, head_tokens=injection.head_tokens),
     )
-
-
-def _undecoded(name: str, sources: Sources) -> Decoded:
-    return Decoded(name, DATASETS[name].card, DATASETS[name].index(sources.roots[name]), {}, {})
 
 
 def _counts(study: Study, data: Mapping[str, Decoded]) -> dict[str, dict[str, int]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -35,8 +35,6 @@ from medfed.study.study import Study
 if TYPE_CHECKING:
     from medfed.injection.inject import Injector
 
-FEDERATE_LOGS = (Round, Timing)
-LOGS = (*FEDERATE_LOGS, Development, Step, Routing)
 GROUPS = ("federated", "injector")
 CLIENTS = "clients"
 """Folder, in the run's, of what clients keep between rounds."""
@@ -49,17 +47,16 @@ Connect = Callable[[Study, Cohort, RunFolder], ClientExchange]
 def in_process(study: Study, cohort: Cohort, run: RunFolder) -> ClientExchange:
     """Return the exchange with clients in this process; what they keep lies in the run's folder."""
     shutil.rmtree(run.root / CLIENT_STORE, ignore_errors=True)
-    memory, clients = DiskMemory(run.root / CLIENTS), clients_of(study, cohort)
-    model, dtype = build_model(study), study.rounds.upload_dtype
-    return InProcessExchange(clients, Trainer(model, study.algorithm, study.client, study.seed, memory, dtype))
+    memory, dtype = DiskMemory(run.root / CLIENTS), study.rounds.upload_dtype
+    trainer = Trainer(build_model(study), study.algorithm, study.client, study.seed, memory, dtype)
+    return InProcessExchange(clients_of(study, cohort), trainer)
 
 
 def in_workers(num_workers: int) -> Connect:
     """Return how to connect to clients in ``num_workers`` processes; the run's files are those of one process."""
 
     def connect(study: Study, cohort: Cohort, run: RunFolder) -> ClientExchange:
-        memory, log = run.root / CLIENTS, run.root / "workers.log"
-        dtype = study.rounds.upload_dtype
+        memory, log, dtype = run.root / CLIENTS, run.root / "workers.log", study.rounds.upload_dtype
         recipe = Recipe(builder(study), study.algorithm, study.client, study.seed, memory, log, dtype)
         return WorkerExchange(clients_of(study, cohort), recipe, Pool(num_workers), run.root / CLIENT_STORE)
 
@@ -93,12 +90,9 @@ def build_multimodal(study: Study) -> MultimodalModel:
 
 @dataclass(frozen=True)
 class Trainee:
-    """The model that a federation trains.
+    """The server's ``model``, which ends with the last global weights; ``injector`` injects after every round.
 
-    Attributes:
-        name: the model's name in scores.
-        model: the server's instance of the clients' model; after the run it holds the last global weights.
-        injector: injects after every round; None without injection.
+    ``name`` is the model's in scores.
     """
 
     name: str
@@ -110,13 +104,6 @@ class FederationRun:
     """A federation of the study's clients that can be stopped after any phase and resumed.
 
     With ``study.federate`` off no client trains: every round is injection alone (FedKIM_pub).
-
-    Args:
-        run: its folder.
-        study: the settings.
-        cohort: the data, divided.
-        trainee: the model.
-        connect: opens the way to the clients.
     """
 
     def __init__(
@@ -175,16 +162,8 @@ class FederationRun:
             return silent
         started = time.monotonic()
         result = run_round(state, self._exchange, self._study.algorithm, self._federation, self._study.rounds)
+        self._time(result.round, "federate", started, {record.client: record.seconds for record in result.clients})
         self._run.append(Round, [_round(result)])
-        seconds: dict[str | None, float] = {None: time.monotonic() - started}
-        seconds |= {record.client: record.seconds for record in result.clients}
-        self._run.append(
-            Timing,
-            [
-                Timing(round=result.round, phase="train" if client else "federate", client=client, seconds=taken)
-                for client, taken in seconds.items()
-            ],
-        )
         self._save(result.state, finished=False)
         return result.state
 
@@ -207,22 +186,19 @@ class FederationRun:
         load_weights(self.model, state.weights)
         if self._injector is not None:
             started = time.monotonic()
-            self._inject(self._injector, state.round)
-            self._time(state.round, "inject", time.monotonic() - started)
+            self._run.append(Step, list(self._injector.inject(self._cohort.public, state.round)))
+            record = self._injector.routing_record(self._study.tasks)
+            self._run.append(Routing, [Routing(round=state.round, **record)])
+            self._time(state.round, "inject", started)
             trained = weights_of(self.model)
             # Clients' statistics stand, if there are clients: the server's come from the public data only.
             buffers = state.buffers if self._study.federate else trained.buffers
             state = replace(state, params=trained.params, buffers=buffers)
         started = time.monotonic()
         self._run.append(Development, self._development(state.round))
-        self._time(state.round, "evaluate", time.monotonic() - started)
+        self._time(state.round, "evaluate", started)
         self._save(state, finished=True)
         return state
-
-    def _inject(self, injector: Injector, number: int) -> None:
-        steps = list(injector.inject(self._cohort.public, number))
-        self._run.append(Step, steps)
-        self._run.append(Routing, [Routing(round=number, **injector.routing_record(self._study.tasks))])
 
     def _development(self, number: int) -> list[Development]:
         settings = self._study.evaluation
@@ -243,12 +219,15 @@ class FederationRun:
 
     def _forget_after(self, number: int, *, finished: bool) -> None:
         """Drop the log lines of work that the checkpoint does not hold."""
-        for kind in LOGS:
-            kept = finished or kind in FEDERATE_LOGS
+        for kind in (Round, Timing, Development, Step, Routing):
+            kept = finished or kind in (Round, Timing)
             self._run.drop_after(kind, number if kept else number - 1)
 
-    def _time(self, number: int, phase: str, seconds: float) -> None:
-        self._run.append(Timing, [Timing(round=number, phase=phase, client=None, seconds=seconds)])
+    def _time(self, number: int, phase: str, started: float, clients: Mapping[str, float] | None = None) -> None:
+        """Log the seconds since ``started``, and those that ``clients`` trained."""
+        lines = [Timing(round=number, phase=phase, client=None, seconds=time.monotonic() - started)]
+        lines += [Timing(round=number, phase="train", client=name, seconds=it) for name, it in (clients or {}).items()]
+        self._run.append(Timing, lines)
 
 
 def _round(result: RoundResult) -> Round:
@@ -265,10 +244,7 @@ def _round(result: RoundResult) -> Round:
             )
             for record in result.clients
         ),
-        failures=tuple(
-            FailedClient(client=failure.client, phase=failure.phase, reason=failure.reason)
-            for failure in result.failures
-        ),
+        failures=tuple(FailedClient(client=it.client, phase=it.phase, reason=it.reason) for it in result.failures),
         base=result.base,
         upload_dtype=result.upload_dtype,
         upload_error=result.upload_error,

@@ -14,18 +14,19 @@ from medfed.core.errors import RunError
 from medfed.core.progress import Reporter
 from medfed.core.torch_rng import one_thread
 from medfed.core.types import Batch
+from medfed.data.cohort import cohort_of
 from medfed.data.decode import decode_all
+from medfed.data.sites import moments_of
 from medfed.data.sources import find_sources
 from medfed.federated.state import FederatedState, load_weights, split
 from medfed.injection.inject import Injector
 from medfed.llm.foundation import load_foundation
-from medfed.modalities.base import Moments
 from medfed.models.multimodal import MultimodalModel
 from medfed.records.folder import RunFolder
 from medfed.records.schema import InjectionFile, Json, NormalisationFile, ProvenanceFile, StudyFile
 from medfed.report.results import summary_table
 from medfed.runs.checkpoints import Checkpoints
-from medfed.runs.context import RunContext, RunPaths, here
+from medfed.runs.context import RunPaths
 from medfed.runs.federation import GROUPS, build_multimodal
 from medfed.runs.predictors import INJECTED, InjectedPredictor
 from medfed.runs.provenance import load_plugins_of
@@ -47,14 +48,10 @@ class LoadedRun:
         self.study = Study.model_validate(run.read(StudyFile).settings)
         if self.study.job != "inject":
             raise RunError("a benchmark has no LLM to ask", where=folder, hint="use a run of an injection study")
-        self.moments = {
-            name: Moments(*map(np.array, (value.count, value.total, value.squares)))
-            for name, value in run.read(NormalisationFile).moments.items()
-        }
-        corpus = run.read(ProvenanceFile).corpus
-        language = load_foundation(
-            self.study.foundation, cache=cache, corpus=Path(corpus) if corpus else None, path=foundation
-        )
+        self.moments = moments_of(run.read(NormalisationFile).model_dump()["moments"])
+        given = run.read(ProvenanceFile).corpus
+        corpus = Path(given) if given else None
+        language = load_foundation(self.study.foundation, cache=cache, corpus=corpus, path=foundation)
         self.model: MultimodalModel = build_multimodal(self.study)
         self.injector = Injector(language, self.model, self.study.tasks, self.study.injection, self.study.seed)
         tensors, _ = Checkpoints(folder).load() or ({}, {})
@@ -66,8 +63,7 @@ class LoadedRun:
     def sample(self, name: str, raw: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "*sample"]:
         """Return a raw array of the modality ``name`` as the model reads it: fixed shape, normalised.
 
-        Raises:
-            DataError: its shape or its values are not the modality's.
+        Raises DataError if its shape or its values are not the modality's.
         """
         modality, moments = self.study.modality(name), self.moments[name]
         normalised: np.ndarray = modality.normalise(modality.prepare(raw)[None], moments.mean, moments.std)[0]
@@ -77,10 +73,8 @@ class LoadedRun:
     def scores(self, task: Task, samples: Sequence[Samples], questions: Sequence[str] = ()) -> list[list[float]]:
         """Return the probability of every answer, for each of ``samples`` in one batch.
 
-        Args:
-            task: the question and its answers.
-            samples: of every example what :meth:`sample` returns, by modality; a modality may be absent.
-            questions: of every example, where the task has none of its own.
+        A sample is what :meth:`sample` returns, by modality; a modality may be absent. Every example has one of the
+        ``questions``, where the task has none of its own.
         """
         with torch.inference_mode():
             probabilities: list[list[float]] = self.injector.score(task, self.batch(task, samples, questions)).tolist()
@@ -124,23 +118,19 @@ class LoadedRun:
 def evaluate_again(folder: Path, paths: RunPaths, reporter: Reporter) -> None:
     """Predict with a finished run's last checkpoint and compare with the predictions it wrote.
 
-    Raises:
-        RunError: the run is not finished, or a prediction differs.
+    Raises RunError if the run is not finished, or a prediction differs.
     """
     run = LoadedRun(folder, paths.cache, paths.foundation)
     study = run.study
-    sources = find_sources(study, paths.data_root, paths.cache, reporter)
-    context = RunContext(study, paths, sources, RunFolder(folder), reporter)
-    data = decode_all(study, sources.roots, paths.reading(reporter))
-    cohort = here().cohort(context, data)
+    sources, reading = find_sources(study, paths.data_root, paths.cache, reporter), paths.reading(reporter)
+    cohort = cohort_of(study, sources, decode_all(study, sources.roots, reading), reading)
     predictor = InjectedPredictor(run.injector, study.evaluation.max_new_tokens)
     for task in study.tasks:
-        lines = context.run.predictions(task.name)
+        lines = RunFolder(folder).predictions(task.name)
         again = predictor(cohort.test[task.name])[INJECTED]
         if not _same(again, [line.responses[INJECTED] for line in lines]):
-            raise RunError(
-                f"the predictions of {task.name!r} differ", where=folder, hint="check data root and versions"
-            )
+            what = f"the predictions of {task.name!r} differ"
+            raise RunError(what, where=folder, hint="check data root and versions")
         reporter.say(f"{task.name}: {len(lines)} predictions, all as written")
     reporter.console.print(summary_table(folder))
 

@@ -18,18 +18,13 @@ from medfed.core.progress import Reporter
 from medfed.core.torch_rng import one_thread
 from medfed.data.cohort import Cohort
 from medfed.data.decode import decode_all
+from medfed.data.sites import moments_json
 from medfed.evaluation.responses import MEMBER
 from medfed.evaluation.score import score_run
+from medfed.federated.state import load_weights
 from medfed.models.base import FederatedModel
 from medfed.records.folder import RunFolder
-from medfed.records.schema import (
-    Development,
-    ModalityMoments,
-    NormalisationFile,
-    PartitionFile,
-    Round,
-    StudyFile,
-)
+from medfed.records.schema import Development, NormalisationFile, PartitionFile, Round, StudyFile
 from medfed.report.page import write_report
 from medfed.report.results import summary_table
 from medfed.runs.baselines import Baseline, baselines_of, train_baselines
@@ -41,7 +36,6 @@ from medfed.runs.predictors import (
     HEADS,
     INJECTED,
     AtClients,
-    DeployedPredictor,
     InjectedPredictor,
     ModelPredictor,
     Predictor,
@@ -52,14 +46,11 @@ from medfed.runs.predictors import (
 from medfed.runs.provenance import cost_of, data_facts, now, provenance
 from medfed.runs.sites import add_sites_of
 from medfed.study.study import Study
-from medfed.tasks.base import ClosedTask, Task, TaskSet
+from medfed.tasks.base import ClosedTask, TaskSet
 
 if TYPE_CHECKING:
     from medfed.injection.inject import Injector
     from medfed.llm.foundation import Foundation
-
-BASELINE_LOGS = "federated-only"
-"""Folder, inside a run, of the logs of the federation without injection."""
 
 
 @one_thread()
@@ -74,16 +65,13 @@ def run_study(
 ) -> Path:
     """Run ``study`` end to end, or go on where it stopped, and return its run folder.
 
+    Raises MedfedError if an input is wrong; everything computed before stays, and the same command goes on from there.
+
     Args:
-        study: what to run.
-        paths: where things are.
-        reporter: shows the progress.
+        study, paths, reporter: what to run, where things are, and what shows the progress.
         dry_run: say what would be done, and do nothing.
         report: copy the report here as well.
         participants: who the clients are; by default they are on this machine, in ``paths.workers`` processes.
-
-    Raises:
-        MedfedError: an input is wrong; everything computed before stays, and the same command goes on from there.
     """
     check_workers(study, paths.workers)
     participants = participants or here(paths.workers)
@@ -104,8 +92,7 @@ def run_study(
     written = run.root / "report.html"
     if report is not None:
         shutil.copyfile(written, report)
-        written = report
-    reporter.say(f"report: {written}")
+    reporter.say(f"report: {report or written}")
     return run.root
 
 
@@ -114,9 +101,11 @@ def _compute(context: RunContext, participants: Participants) -> None:
     facts = provenance(study)
     data = decode_all(study, context.sources.roots, paths.reading(reporter))
     cohort = participants.cohort(context, data)
-    _write_inputs(context, cohort)
+    run.write(StudyFile(**study.resolved()))
+    run.write(PartitionFile.model_validate(cohort.partition))
+    run.write(NormalisationFile.model_validate({"moments": moments_json(cohort.moments)}))
 
-    foundation = _foundation(context) if study.job == "inject" else None
+    foundation = foundation_of(study, paths, reporter) if study.job == "inject" else None
     before = foundation.fingerprint() if foundation else ""
     baselines = baselines_of(study, cohort, context.sources.checksums, paths.runs)
     models = train_baselines(baselines, reporter, participants.connect)
@@ -128,11 +117,15 @@ def _compute(context: RunContext, participants: Participants) -> None:
     if trainee.injector is not None:
         _keep_injection(context, cohort, trainee.injector, baselines)
 
-    _predict(
-        context, cohort, _predictors(study, federation, trainee, list(zip(baselines, models.values(), strict=True)))
-    )
-    tasks = [(task.name, task_facts(study, task), run.predictions(task.name)) for task in _tested(study)]
-    run.write(score_run(tasks, study.seed, study.evaluation))
+    trained = [ModelPredictor(baseline.model, models[baseline.model], baseline.tasks) for baseline in baselines]
+    predictors = _predictors(study, federation, trainee, trained)
+    tasks = study.train_tasks if study.job == "benchmark" else study.tasks
+    with reporter.phase("evaluate") as advance:
+        for number, task in enumerate(tasks, start=1):
+            predict(run, task, _tests(study, cohort, task.name), predictors)
+            advance(number, len(tasks))
+    answers = [(task.name, task_facts(study, task), run.predictions(task.name)) for task in tasks]
+    run.write(score_run(answers, study.seed, study.evaluation))
     if trainee.injector is not None:
         modalities = {name: study.modality(name) for name in study.encoders}
         run.write(example_cards(run, study.tasks, cohort, modalities, study.seed, show=paths.show_examples))
@@ -150,20 +143,12 @@ def _compute(context: RunContext, participants: Participants) -> None:
     run.finish()
 
 
-def _write_inputs(context: RunContext, cohort: Cohort) -> None:
-    """Write settings, partition and moments."""
-    context.run.write(StudyFile(**context.study.resolved()))
-    context.run.write(PartitionFile.model_validate(cohort.partition))
-    moments = {name: ModalityMoments(**value.as_json()) for name, value in cohort.moments.items()}
-    context.run.write(NormalisationFile(moments=moments))
-
-
-def _foundation(context: RunContext) -> Foundation:
+def foundation_of(study: Study, paths: RunPaths, reporter: Reporter) -> Foundation:
+    """Return the study's LLM; a tiny one is pre-trained unless the cache has it."""
     from medfed.llm.foundation import load_foundation  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
 
-    settings, paths = context.study.foundation, context.paths
-    with context.reporter.phase("foundation"):
-        return load_foundation(settings, cache=paths.cache, corpus=paths.corpus, path=paths.foundation)
+    with reporter.phase("foundation"):
+        return load_foundation(study.foundation, cache=paths.cache, corpus=paths.corpus, path=paths.foundation)
 
 
 def _trainee(study: Study, foundation: Foundation | None) -> Trainee:
@@ -184,16 +169,11 @@ def _title(study: Study) -> str:
 
 
 def _frozen(context: RunContext, foundation: Foundation, before: str) -> dict[str, Any]:
-    """Return the foundation's facts.
-
-    Raises:
-        RunError: its weights changed.
-    """
+    """Return the foundation's facts. Raises RunError if its weights changed."""
     after = foundation.fingerprint()
     if after != before:
-        raise RunError(
-            "the frozen foundation changed during injection", where=context.run.root, hint="report this as a bug"
-        )
+        what = "the frozen foundation changed during injection"
+        raise RunError(what, where=context.run.root, hint="report this as a bug")
     return {**foundation.info, "fingerprint_before": before, "fingerprint_after": after}
 
 
@@ -207,38 +187,26 @@ def _keep_injection(context: RunContext, cohort: Cohort, injector: Injector, bas
     for baseline in baselines:
         if baseline.model == DEPLOYED:
             for kind in (Round, Development):
-                run.write_lines(baseline.run.lines(kind), f"{BASELINE_LOGS}/{kind.NAME}")
+                run.write_lines(baseline.run.lines(kind), f"federated-only/{kind.NAME}")
 
 
 def _predictors(
-    study: Study, federation: FederationRun, trainee: Trainee, baselines: Sequence[tuple[Baseline, FederatedModel]]
+    study: Study, federation: FederationRun, trainee: Trainee, baselines: Sequence[ModelPredictor]
 ) -> list[Predictor]:
     """Return everything that responds to the test examples, in the order of the records."""
     if trainee.injector is not None:
-        predictors: list[Predictor] = [InjectedPredictor(trainee.injector, study.evaluation.max_new_tokens)]
-        predictors += [ModelPredictor(baseline.model, model, baseline.tasks) for baseline, model in baselines]
-        return predictors + ([ModelPredictor(HEADS, trainee.model, study.train)] if study.federate else [])
-    predictors = [DeployedPredictor(federation.deployed, build_model(study))]
-    alone = {baseline.model.partition(MEMBER)[2]: model for baseline, model in baselines if MEMBER in baseline.model}
-    predictors += [
-        ModelPredictor(baseline.model, model, baseline.tasks)
-        for baseline, model in baselines
-        if MEMBER not in baseline.model and baseline.model != DEPLOYED
-    ]
-    return [*predictors, *([AtClients("local", alone)] if alone else []), constants]
+        heads = [ModelPredictor(HEADS, trainee.model, study.train)] if study.federate else []
+        return [InjectedPredictor(trainee.injector, study.evaluation.max_new_tokens), *baselines, *heads]
+    model = build_model(study)
 
+    def deployed(client: str | None) -> FederatedModel:
+        load_weights(model, federation.deployed(client))
+        return model
 
-def _tested(study: Study) -> Sequence[Task]:
-    return study.train_tasks if study.job == "benchmark" else study.tasks
-
-
-def _predict(context: RunContext, cohort: Cohort, predictors: Sequence[Predictor]) -> None:
-    """Write the predictions of every task, tested in one place or, in a benchmark, client by client."""
-    tasks = _tested(context.study)
-    with context.reporter.phase("evaluate") as advance:
-        for number, task in enumerate(tasks):
-            predict(context.run, task, _tests(context.study, cohort, task.name), predictors)
-            advance(number + 1, len(tasks))
+    local = {it.name.partition(MEMBER)[2]: it.model for it in baselines if MEMBER in it.name}
+    whole = [it for it in baselines if MEMBER not in it.name and it.name != DEPLOYED]
+    alone = [AtClients("local", lambda client: local.get(client or ""))] if local else []
+    return [AtClients(DEPLOYED, deployed), *whole, *alone, constants]
 
 
 def _tests(study: Study, cohort: Cohort, task: str) -> list[tuple[str | None, TaskSet]]:

@@ -7,8 +7,7 @@ clients, and the constants are all predictors.
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -17,10 +16,9 @@ import torch
 
 from medfed.core.errors import RunError
 from medfed.evaluation.scorers import SCORERS
-from medfed.federated.state import Weights, load_weights
 from medfed.models.base import FederatedModel
 from medfed.records.folder import RunFolder, prediction_file
-from medfed.records.schema import Json, Prediction, TaskFacts
+from medfed.records.schema import Json, Prediction, TaskFacts, finite
 from medfed.study.study import Study
 from medfed.tasks.base import Task, TaskSet, trainable
 from medfed.tasks.question_answering import QuestionAnswering
@@ -53,19 +51,15 @@ class InjectedPredictor:
 
     injector: Injector
     max_new_tokens: int
-    name: str = INJECTED
 
     @torch.inference_mode()
     def __call__(self, examples: TaskSet, client: str | None = None) -> Responses:
         """Return probabilities of the answers, with the decoded text where questions are open."""
-        texts = None
-        if isinstance(examples.task, QuestionAnswering):
-            texts = self.injector.answer_set(examples, self.max_new_tokens, BATCH_SIZE)
-        probabilities = self.injector.score_set(examples, BATCH_SIZE).double().tolist()
-        if texts is None:
-            return {self.name: probabilities}
-        pairs = zip(texts, probabilities, strict=True)
-        return {self.name: [{"text": text, "probabilities": given} for text, given in pairs]}
+        if not isinstance(examples.task, QuestionAnswering):
+            return {INJECTED: self.injector.score_set(examples, BATCH_SIZE).double().tolist()}
+        texts = self.injector.answer_set(examples, self.max_new_tokens, BATCH_SIZE)
+        pairs = zip(texts, self.injector.score_set(examples, BATCH_SIZE).double().tolist(), strict=True)
+        return {INJECTED: [{"text": text, "probabilities": given} for text, given in pairs]}
 
 
 @dataclass(frozen=True)
@@ -83,34 +77,15 @@ class ModelPredictor:
 
 @dataclass(frozen=True)
 class AtClients:
-    """Models that differ from client to client under one name; a client without one gives no response."""
+    """Models that differ from client to client under one name: ``at`` returns a client's, or None if it has none."""
 
     name: str
-    models: Mapping[str, FederatedModel]
+    at: Callable[[str | None], FederatedModel | None]
 
     def __call__(self, examples: TaskSet, client: str | None) -> Responses:
-        """Return what the client's own model responds."""
-        model = self.models.get(client or "")
+        """Return what the client's own model responds; nothing where it has none."""
+        model = self.at(client)
         return {self.name: responses(model, examples)} if model is not None else {}
-
-
-@dataclass(frozen=True)
-class DeployedPredictor:
-    """The federation's own model: at every client the one that is deployed there.
-
-    Attributes:
-        deployed: client → the model that predicts there; the server's where none trains.
-        model: an instance to load weights into.
-    """
-
-    deployed: Callable[[str | None], Weights]
-    model: FederatedModel
-    name: str = DEPLOYED
-
-    def __call__(self, examples: TaskSet, client: str | None) -> Responses:
-        """Return what the deployed model responds."""
-        load_weights(self.model, self.deployed(client))
-        return {self.name: responses(self.model, examples)}
 
 
 def constants(examples: TaskSet, client: str | None = None) -> Responses:
@@ -143,25 +118,15 @@ def task_facts(study: Study, task: Task) -> TaskFacts:
 def predict(
     run: RunFolder, task: Task, tests: Sequence[tuple[str | None, TaskSet]], predictors: Sequence[Predictor]
 ) -> None:
-    """Write the predictions of one task, unless they are there.
+    """Write the predictions of one task, unless they are there. Raises RunError if there is no test example.
 
-    Args:
-        run: the run's folder.
-        task: the task.
-        tests: the client (None: all in one place) and its test examples.
-        predictors: in the order of the records.
-
-    Raises:
-        RunError: there is no test example.
+    ``tests`` are a client (None: all in one place) and its examples; ``predictors`` are in the order of the records.
     """
     if run.exists(prediction_file(task.name)):
         return
     if not tests:
-        raise RunError(
-            "no client has a test example",
-            where=f"task {task.name!r}",
-            hint="raise split.ratios' last number, or give more data",
-        )
+        hint = "raise split.ratios' last number, or give more data"
+        raise RunError("no client has a test example", where=f"task {task.name!r}", hint=hint)
     salt = id_salt(tests[0][1].data.index)
     lines: list[Prediction] = []
     for client, examples in tests:
@@ -169,7 +134,7 @@ def predict(
         for predictor in predictors:
             given |= predictor(examples, client)
         lines += _lines(client, examples, given, salt)
-    run.write_predictions(task.name, lines)
+    run.write_lines(lines, prediction_file(task.name))
 
 
 def _lines(client: str | None, examples: TaskSet, given: Responses, salt: str) -> Iterator[Prediction]:
@@ -186,20 +151,10 @@ def _lines(client: str | None, examples: TaskSet, given: Responses, salt: str) -
         )
 
 
-def finite(value: Json) -> Json:
-    """Return a response without NaN and infinities, which become None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, list):
-        return [finite(part) for part in value]
-    return {name: finite(part) for name, part in value.items()} if isinstance(value, dict) else value
-
-
 def id_salt(index: pl.DataFrame) -> str:
-    """Return a salt made of all ids of a dataset.
+    """Return a salt made of all ids of a dataset; nobody without the dataset can recompute it.
 
-    Runs on the same data then share hashed ids, whatever their seed and partition. They can be compared patient by
-    patient. Nobody without the dataset can recompute it.
+    Runs on the same data then share hashed ids, whatever their seed and partition: patients can be compared.
     """
     ids = sorted(f"{example}\x00{patient}" for example, patient in index.select("example", "patient").iter_rows())
     return hashlib.sha256("\x01".join(ids).encode()).hexdigest()

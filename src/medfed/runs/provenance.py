@@ -47,14 +47,10 @@ def provenance(study: Study) -> ProvenanceFile:
 
 def data_facts(data: Mapping[str, Decoded], checksums: Mapping[str, str]) -> dict[str, DataFacts]:
     """Return the card, size, checksum and left-out files of every dataset."""
+    kept = ("title", "version", "licence", "citation", "note", "synthetic")
     return {
         name: DataFacts(
-            title=decoded.card.title,
-            version=decoded.card.version,
-            licence=decoded.card.licence,
-            citation=decoded.card.citation,
-            note=decoded.card.note,
-            synthetic=decoded.card.synthetic,
+            **{field: getattr(decoded.card, field) for field in kept},
             num_examples=len(decoded.index),
             num_patients=decoded.index["patient"].n_unique(),
             skipped=tuple(Skipped(**problem._asdict()) for problem in decoded.skipped),
@@ -83,8 +79,7 @@ def cost_of(run: RunFolder) -> Cost:
 def load_plugins_of(run: RunFolder) -> None:
     """Load the plugins that a finished run was made with, from where they were, if their content is the same.
 
-    Raises:
-        PluginError: one is absent, changed, lies in the run's own folder, or was defined in a notebook or script.
+    Raises PluginError if one is absent, changed, in the run's own folder, or was defined in a notebook or script.
     """
     wanted = set(run.read(StudyFile).settings.get("plugins", ())) if run.exists(StudyFile.NAME) else set()
     if not wanted - {plugin.sha256 for plugin in registered_plugins()}:
@@ -95,26 +90,19 @@ def load_plugins_of(run: RunFolder) -> None:
 
 
 def _load_recorded(plugin: Plugin, folder: Path) -> None:
-    if not plugin.source:
-        raise PluginError(
-            f"this run was made with the {plugin.name} of a notebook or script, which is not registered here as it was",
-            where=folder,
-            hint="run that cell first; or put the part into a file, and run the study with plugins=[FILE]",
-        )
-    if Path(plugin.source).is_absolute() and Path(plugin.source).is_relative_to(folder.resolve()):
-        raise PluginError(
-            "a plugin in the run's own folder is not executed unasked",
-            where=plugin.source,
-            hint=f"read it, and pass --plugin {plugin.source}",
-        )
+    name, source = plugin.name, plugin.source
+    if not source:
+        what = f"this run was made with the {name} of a notebook or script, which is not registered here as it was"
+        hint = "run that cell first; or put the part into a file, and run the study with plugins=[FILE]"
+        raise PluginError(what, where=folder, hint=hint)
+    if Path(source).is_absolute() and Path(source).is_relative_to(folder.resolve()):
+        what = "a plugin in the run's own folder is not executed unasked"
+        raise PluginError(what, where=source, hint=f"read it, and pass --plugin {source}")
     try:
         load_expected(plugin)
     except PluginError as error:
-        raise PluginError(
-            f"the plugin {plugin.name} of this run: {error.what}",
-            where=error.where,
-            hint="pass --plugin FILE_OR_MODULE with the content it had",
-        ) from error
+        hint = "pass --plugin FILE_OR_MODULE with the content it had"
+        raise PluginError(f"the plugin {name} of this run: {error.what}", where=error.where, hint=hint) from error
 
 
 def now() -> str:
@@ -135,9 +123,8 @@ def processor() -> str:
 def _command() -> str:
     """Return the command, or the script or notebook that called the library."""
     program = Path(sys.argv[0]).name
-    if program in ("medfed", "medfed.exe", "__main__.py"):
-        return " ".join(["medfed", *sys.argv[1:]])
-    return f"medfed.run in {program or 'Python'}"
+    called = program in ("medfed", "medfed.exe", "__main__.py")
+    return " ".join(["medfed", *sys.argv[1:]]) if called else f"medfed.run in {program or 'Python'}"
 
 
 def _commit() -> dict[str, Any]:

@@ -48,14 +48,9 @@ def site_scores(model: FederatedModel, tests: Mapping[str, TaskSet]) -> SiteScor
 def evaluate_at(
     study: Study, model: FederatedModel, tests: Mapping[str, TaskSet], broadcast: Broadcast, kept: Params
 ) -> SiteScores:
-    """Return the scores of the model that is deployed at a site.
+    """Return the scores of the model that is deployed at a site, on its ``tests``; ``model`` takes its weights.
 
-    Args:
-        study: the study.
-        model: an instance to load weights into.
-        tests: the site's test examples.
-        broadcast: the last global weights.
-        kept: what the algorithm keeps at the site (``Trainer.own``).
+    ``broadcast`` holds the last global weights, ``kept`` what the algorithm keeps at the site (``Trainer.own``).
     """
     load_weights(model, study.algorithm.build().deployed(Weights(broadcast.params, broadcast.buffers), kept))
     return site_scores(model, tests)
@@ -64,8 +59,7 @@ def evaluate_at(
 def scores_of(value: object, site: str, study: Study) -> SiteScores:
     """Check the scores that a site sent.
 
-    Raises:
-        UpdateRejectedError: they are no finite numbers by task and metric of the study, or ``n`` is missing.
+    Raises UpdateRejectedError if they are no finite numbers by task and metric of the study, or ``n`` is missing.
     """
     try:
         scores = _SCORES.validate_python(value)
@@ -76,7 +70,8 @@ def scores_of(value: object, site: str, study: Study) -> SiteScores:
         if unknown := sorted(values.keys() - known):
             raise _refused(site, f"the study has no metric {unknown[0]!r} of a task {task!r}")
         number = values.get("n")
-        if not all(map(_finite, values.values())) or number is None or number < 1 or number != int(number):
+        finite = all(value is None or math.isfinite(value) for value in values.values())
+        if not finite or number is None or number < 1 or number != int(number):
             raise _refused(site, f"the numbers of task {task!r} are not finite, or n is no count")
     return scores
 
@@ -84,14 +79,9 @@ def scores_of(value: object, site: str, study: Study) -> SiteScores:
 def scores_here(
     study: Study, model: FederatedModel, cohort: Cohort, broadcast: Broadcast, clients: ClientExchange
 ) -> dict[str, SiteScores | Failure]:
-    """Return the scores of every site whose folder is on this machine, sorted by site.
+    """Return the scores of every site whose folder is on this machine, sorted by site; ``model`` takes their weights.
 
-    Args:
-        study: the study.
-        model: an instance to load weights into.
-        cohort: has the sites' test examples; a site that does not train scores the global model.
-        broadcast: the last global weights.
-        clients: the exchange that trained the sites.
+    ``clients`` trained the sites; one that does not train scores the global model of the last ``broadcast``.
     """
     scores: dict[str, SiteScores | Failure] = {}
     for site, tests in sorted(cohort.site_tests.items()):
@@ -106,9 +96,7 @@ def scores_here(
 def site_file(study: Study, answers: Mapping[str, Answers]) -> SiteFile:
     """Return ``sites.json``: scores by model and site, a row per metric with mean and worst, failures.
 
-    Args:
-        study: the study.
-        answers: model → site → scores; ``local/site-0`` is the model ``local`` at ``site-0``.
+    Answers are model → site → scores; ``local/site-0`` is the model ``local`` at ``site-0``.
     """
     scores: dict[str, dict[str, SiteScores]] = {}
     failures = []
@@ -148,21 +136,11 @@ def _row(task: str, model: str, metric: MetricInfo, *, primary: bool, sites: Map
     counts = {site: int(sites[site][task]["n"] or 0) for site in values}
     known = {site: value for site, value in values.items() if value is not None}
     n = sum(counts[site] for site in known)
-    worst, worst_site = worst_of(values, higher_is_better=metric.higher_is_better)
-    return SiteRow(
-        task=task,
-        model=model,
-        metric=metric.name,
-        title=metric.title,
-        higher_is_better=metric.higher_is_better,
-        primary=primary,
-        pooled=sum(counts[site] * value for site, value in known.items()) / n if n else None,
-        n=n,
-        sites=values,
-        site_n=counts,
-        worst=worst,
-        worst_site=worst_site,
-    )
+    mean = sum(counts[site] * value for site, value in known.items()) / n if n else None
+    worst, place = worst_of(values, higher_is_better=metric.higher_is_better)
+    about = {"title": metric.title, "higher_is_better": metric.higher_is_better, "primary": primary}
+    numbers = {"pooled": mean, "n": n, "sites": values, "site_n": counts, "worst": worst, "worst_site": place}
+    return SiteRow.model_validate({"task": task, "model": model, "metric": metric.name, **about, **numbers})
 
 
 def _metrics(study: Study, task: str) -> dict[MetricInfo, bool]:
@@ -170,10 +148,6 @@ def _metrics(study: Study, task: str) -> dict[MetricInfo, bool]:
     (named,) = (trainable(one) for one in study.train_tasks if one.name == task)
     scorer = SCORERS[named.metric_kind]
     return {metric: metric.name == scorer.primary for metric in scorer.metrics}
-
-
-def _finite(value: float | None) -> bool:
-    return value is None or math.isfinite(value)
 
 
 def _refused(site: str, what: str) -> UpdateRejectedError:

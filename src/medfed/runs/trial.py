@@ -18,15 +18,13 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from medfed.injection.experts import RoutedLoraModel, add_experts
-from medfed.llm.forward import run
-from medfed.llm.masks import windows_of
+from medfed.llm.forward import run, windows_of
 from medfed.llm.prompt import PromptBatch
 from medfed.study.foundation import HuggingFaceSettings
 from medfed.study.injection import InjectionSettings
 
 _TRIAL_FLOPS = 1e11
 """A trial step of one layer takes about this much: seconds on one core."""
-
 _REPEATS = 5
 
 
@@ -43,11 +41,7 @@ class Shape:
 class Trial:
     """Time and memory of the whole LLM for one batch of a :class:`Shape`, scaled up from few of its layers.
 
-    Attributes:
-        step_seconds: forward, backward.
-        forward_seconds: forward alone.
-        token_seconds: forward of one more position per example.
-        kept_bytes: activations that a step keeps for its backward pass.
+    A step is forward and backward, a token the forward of one more position per example; a step keeps activations.
     """
 
     step_seconds: float
@@ -67,13 +61,8 @@ def trial(
 ) -> Trial:
     """Run steps of the LLM with one and two layers of each kind in turn; weights are random, and not quantised.
 
-    Args:
-        config: of the LLM's text part.
-        shape: of a batch.
-        loading: dtype of the weights.
-        settings: adapters.
-        device: of the trial.
-        mixed: a batch holds examples of several tasks, each with an α of its own where the LLM's layers allow it.
+    ``config`` is of the LLM's text part. A ``mixed`` batch holds examples of several tasks, each with an α of its own
+    where the LLM's layers allow it.
     """
     dtype = getattr(torch, loading.dtype)
     short, long = (_FewLayers(_cut(config, repeats), dtype, settings, device, mixed=mixed) for repeats in (1, 2))

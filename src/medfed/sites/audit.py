@@ -31,23 +31,14 @@ LOG = "egress.jsonl"
 """The log's file in a site's folder."""
 START = "0" * 64
 """The first line holds it as the hash before it."""
-
 Entry = Mapping[str, Any]
 """One line's fields."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """The facts of an entry, with kind, size and hash of its payload apart.
-
-    Attributes:
-        run: id of the run, as the server calls it.
-        study: SHA-256 of the study.
-        round: 1-based round number; 0 outside rounds.
-        tensors: names of the tensors in the payload; counted by component.
-        num_examples: the number of examples in the payload.
-        metrics: numbers in the payload, by name (JSON values).
-    """
+    """The facts of an entry: run, SHA-256 of the study, round from 1 (0 outside rounds). Of the payload: its tensors,
+    which are counted by component, its examples, and its numbers (JSON values)."""
 
     run: str = ""
     study: str = ""
@@ -68,14 +59,8 @@ class Head(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """The result of :func:`verify`.
-
-    Attributes:
-        entries: the good lines, up to the first broken one.
-        line: number of the first broken line, from 1; None if the chain holds.
-        reason: what is wrong with it.
-        partial: bytes of an unfinished last line that a crash left; no break of the chain.
-    """
+    """The result of following a log's chain: the good lines, and the number (from 1) and fault of the first broken one.
+    ``partial`` are the bytes of an unfinished last line that a crash left; they are no break of the chain."""
 
     entries: list[Entry]
     line: int | None = None
@@ -94,51 +79,45 @@ class Verdict(NamedTuple):
 
 
 class AuditLog:
-    """The log of one site. Appends of several processes wait for each other.
-
-    Args:
-        path: the log's file; made at the first append.
-    """
+    """The log of one site at ``path``, made at the first append. Appends of several processes wait for each other."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def append(self, kind: str, payload: bytes, facts: Facts = NOTHING) -> Entry:
-        """Write one entry and return it; only then may ``payload`` leave.
+        """Write an entry of number and SHA-256 of the very bytes that will leave; only then may ``payload`` leave.
 
-        Args:
-            kind: "greeting", "update", "failure", "scores", …
-            payload: the very bytes that will leave; their number and SHA-256 are written, not they.
-            facts: what else the entry says.
-
-        Raises:
-            SiteError: the log is broken or cannot be written; nothing may leave.
-        """
-        fields = {
-            "kind": kind,
-            "run": facts.run,
-            "study": facts.study,
-            "round": facts.round,
-            "bytes": len(payload),
-            "sha256": hashlib.sha256(payload).hexdigest(),
-            "tensors": dict(sorted(Counter(map(component, facts.tensors)).items())),
-            "num_examples": facts.num_examples,
-            "metrics": dict(facts.metrics),
-        }
+        ``kind`` is "greeting", "update", "failure", "scores", … Raises SiteError if the log is broken or cannot be
+        written: nothing may leave."""
+        counts = dict(sorted(Counter(map(component, facts.tensors)).items()))
+        size = {"bytes": len(payload), "sha256": hashlib.sha256(payload).hexdigest()}
+        place = {"kind": kind, "run": facts.run, "study": facts.study, "round": facts.round}
+        content = {"tensors": counts, "num_examples": facts.num_examples, "metrics": dict(facts.metrics)}
         try:
             with self._opened() as file:
-                return self._write(file, fields, self._end(file))
+                return self._write(file, {**place, **size, **content}, self._end(file))
         except (OSError, DiskError) as error:
+            why = error.strerror if isinstance(error, OSError) else error.what
             raise SiteError(
-                f"cannot write the audit log: {error.strerror if isinstance(error, OSError) else error.what}; an entry "
-                f"needs some {ENTRY_BYTES:,} bytes, and nothing leaves without it",
+                f"cannot write the audit log: {why}; an entry needs some {ENTRY_BYTES:,} bytes, and nothing leaves "
+                "without it",
                 where=self.path,
                 hint="free disk space, or correct the folder's rights",
             ) from error
 
     def verify(self) -> Verdict:
-        """Follow the chain; see :func:`verify`."""
-        return verify(self.path)
+        """Follow the chain and name the first line that is changed, removed, inserted or cut off. Raises SiteError if
+        the log's head is unreadable."""
+        *lines, rest = (self.path.read_bytes() if self.path.is_file() else b"").split(b"\n")
+        entries: list[Entry] = []
+        for number, line in enumerate(lines, start=1):
+            entry, reason = _parsed(line, entries)
+            if entry is None:
+                return Verdict(entries, number, reason)
+            entries.append(entry)
+        if reason := _compare(entries, _head(self.path)):
+            return Verdict(entries, len(entries) + (1 if "missing" in reason else 0), reason)
+        return Verdict(entries, partial=len(rest))
 
     @contextmanager
     def _opened(self) -> Iterator[int]:
@@ -151,7 +130,7 @@ class AuditLog:
 
     def _end(self, file: int) -> Head:
         """Follow the chain, remove what a crash left unfinished, and return number and hash of the last entry."""
-        verdict = verify(self.path)
+        verdict = self.verify()
         if not verdict.ok:
             raise SiteError(
                 f"the audit log is broken: {verdict.reason}; nothing leaves until this is cleared",
@@ -202,26 +181,6 @@ def head_path(log: Path) -> Path:
     return log.with_name(log.name + ".head")
 
 
-def verify(log: Path) -> Verdict:
-    """Follow the chain of ``log`` and name the first line that is changed, removed, inserted or cut off.
-
-    Raises:
-        SiteError: the log's head is unreadable.
-    """
-    data = log.read_bytes() if log.is_file() else b""
-    *lines, rest = data.split(b"\n")
-    entries: list[Entry] = []
-    for number, line in enumerate(lines, start=1):
-        entry, reason = _parsed(line, entries)
-        if entry is None:
-            return Verdict(entries, number, reason)
-        entries.append(entry)
-    reason = _compare(entries, _head(log))
-    if reason:
-        return Verdict(entries, len(entries) + (1 if "missing" in reason else 0), reason)
-    return Verdict(entries, partial=len(rest))
-
-
 def _parsed(line: bytes, before: list[Entry]) -> tuple[Entry | None, str]:
     """Return the line's entry, or None and what is wrong."""
     try:
@@ -265,17 +224,8 @@ def _compare(entries: list[Entry], head: Head | None) -> str:
 
 
 class Row(NamedTuple):
-    """One line of the egress report: a round of a run.
-
-    Attributes:
-        run: id of the run.
-        round: round number; 0 outside rounds.
-        kinds: kind → entries.
-        num_bytes: bytes that left.
-        num_examples: the largest number of examples that left; None if none did.
-        tensors: component → tensors.
-        metrics: names of the numbers that left, sorted.
-    """
+    """A line of the egress report, on a round of a run (0 outside rounds): what left, counted by kind and component.
+    ``num_examples`` is the largest number of examples that left, ``metrics`` are the names of numbers, sorted."""
 
     run: str
     round: int
@@ -296,15 +246,10 @@ def egress_rows(entries: Iterable[Entry]) -> list[Row]:
 
 
 def _row(run: str, number: int, entries: list[Entry]) -> Row:
-    tensors: Counter[str] = Counter()
+    kinds, tensors = Counter(entry["kind"] for entry in entries), Counter[str]()
     for entry in entries:
         tensors.update(entry["tensors"])
-    return Row(
-        run,
-        number,
-        Counter(entry["kind"] for entry in entries),
-        sum(entry["bytes"] for entry in entries),
-        max((entry["num_examples"] for entry in entries if entry["num_examples"] is not None), default=None),
-        tensors,
-        sorted({name for entry in entries for name in entry["metrics"]}),
-    )
+    examples = [entry["num_examples"] for entry in entries if entry["num_examples"] is not None]
+    metrics = sorted({name for entry in entries for name in entry["metrics"]})
+    num_bytes = sum(entry["bytes"] for entry in entries)
+    return Row(run, number, kinds, num_bytes, max(examples, default=None), tensors, metrics)

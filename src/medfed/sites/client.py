@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from pydantic import ValidationError
@@ -21,32 +22,23 @@ from rich.console import Console
 from medfed.core.errors import DataError, MedfedError, PolicyError, RunError, SiteError, StudyError
 from medfed.core.progress import Reporter
 from medfed.core.types import Broadcast
+from medfed.data import sites
 from medfed.data.cache import DecodedCache
 from medfed.data.decode import Reading
-from medfed.data.sites import (
-    SiteData,
-    class_counts,
-    load_site,
-    moments_at,
-    moments_json,
-    moments_of,
-    public_sets,
-    site_client,
-)
+from medfed.data.sites import SiteData, load_site, moments_of, public_sets, site_client
 from medfed.data.sources import find_site
 from medfed.federated.client import Client
 from medfed.federated.exchange import Trainer
 from medfed.federated.gate import check_broadcast
 from medfed.federated.memory import DiskMemory
 from medfed.federated.wire import broadcast_of, update_bytes
-from medfed.modalities.base import Moments
 from medfed.runs.federation import build_model
 from medfed.runs.sites import evaluate_at
 from medfed.sites.audit import Facts, tensor_names
 from medfed.sites.credentials import load_node_key
-from medfed.sites.folder import SiteFolder
+from medfed.sites.folder import STATE, SiteFolder
 from medfed.sites.invitation import versions
-from medfed.sites.policy import ANY, study_sha256
+from medfed.sites.policy import study_sha256
 from medfed.sites.remote import PROTOCOL, Greeting, Message, clipped
 from medfed.study.study import Study
 from medfed.tasks.base import TaskSet
@@ -72,13 +64,8 @@ class _Run:
 
 
 class SiteHandler:
-    """Answers the server's messages, one at a time.
-
-    Args:
-        folder: the site's.
-        reporter: is given lines for the site's own people.
-        cache: where the site's decoded data is kept; None keeps none on disk.
-    """
+    """Answers the server's messages, one at a time; ``reporter`` is given lines for the site's own people. Decoded data
+    is kept in ``cache``; None keeps none on disk."""
 
     def __init__(self, folder: SiteFolder, reporter: Reporter, cache: DecodedCache | None = None) -> None:
         self._folder, self._reporter, self._reading = folder, reporter, Reading(reporter, cache=cache)
@@ -88,12 +75,7 @@ class SiteHandler:
 
     def __call__(self, message: Message) -> Message:
         """Answer ``message``; an error is an answer too."""
-        answers: dict[str, Callable[[Message], Message]] = {
-            "hello": self._hello,
-            "train": self._train,
-            "evaluate": self._evaluate,
-            "bye": self._bye,
-        }
+        answers = {"hello": self._hello, "train": self._train, "evaluate": self._evaluate, "bye": self._bye}
         try:
             check_protocol(message)
             if message.kind not in answers:
@@ -109,15 +91,11 @@ class SiteHandler:
 
     def _hello(self, message: Message) -> Message:
         run = self._run(message)
-        greeting = Greeting(
-            num_examples=run.data.num_examples,
-            moments=moments_json(moments_at(run.study, run.data)),
-            versions=versions(),
-            counts=class_counts(run.data) if self._folder.policy.class_counts else None,
-        )
-        self._reporter.say(f"study {run.study.name!r}: {run.data.num_examples} training examples here")
-        facts = replace(_facts(message, run), num_examples=run.data.num_examples)
-        return self._leaving("greeting", greeting.model_dump_json().encode(), facts)
+        count, moments = run.data.num_examples, sites.moments_json(sites.moments_at(run.study, run.data))
+        classes = sites.class_counts(run.data) if self._folder.policy.class_counts else None
+        greeting = Greeting(num_examples=count, moments=moments, versions=versions(), counts=classes)
+        self._reporter.say(f"study {run.study.name!r}: {count} training examples here")
+        return self._leaving("greeting", greeting.model_dump_json().encode(), message, run, num_examples=count)
 
     def _train(self, message: Message) -> Message:
         run = self._run(message)
@@ -126,9 +104,8 @@ class SiteHandler:
         self._reporter.say(f"round {broadcast.round}: training")
         update = run.trainer.update(client, broadcast)
         self._folder.policy.check_update(update)
-        count, names = update.num_examples, tensor_names(update)
-        facts = replace(_facts(message, run), tensors=names, num_examples=count, metrics=update.metrics)
-        return self._leaving("update", update_bytes(update), facts)
+        facts = {"tensors": tensor_names(update), "num_examples": update.num_examples, "metrics": update.metrics}
+        return self._leaving("update", update_bytes(update), message, run, **facts)
 
     def _evaluate(self, message: Message) -> Message:
         run = self._run(message)
@@ -136,7 +113,7 @@ class SiteHandler:
         broadcast, private = self._broadcast(message, run), run.trainer.client_state(self._folder.name)
         scores = evaluate_at(run.study, build_model(run.study), tests, broadcast, private)
         self._folder.policy.check_scores(scores)
-        return self._leaving("scores", json.dumps(scores).encode(), replace(_facts(message, run), metrics=scores))
+        return self._leaving("scores", json.dumps(scores).encode(), message, run, metrics=scores)
 
     def _bye(self, message: Message) -> Message:
         self.finished = True
@@ -147,9 +124,14 @@ class SiteHandler:
         """Return the run that the message belongs to; policy and data are looked at when it is new."""
         name = message.facts.get("run", "")
         if name not in self._runs:
-            study = _study(message)
+            try:
+                study = Study.model_validate_json(message.facts.get("study", ""))
+            except ValidationError as error:
+                first = error.errors()[0]
+                what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+                raise StudyError(what, where="the server's study", hint="compare versions") from error
             self._folder.policy.check_study(study)
-            memory = DiskMemory(self._folder.state_folder / quote(name, safe="").replace(".", "%2E"))
+            memory = DiskMemory(self._folder.root / STATE / quote(name, safe="").replace(".", "%2E"))
             dtype = study.rounds.upload_dtype
             trainer = Trainer(build_model(study), study.algorithm, study.client, study.seed, memory, dtype)
             self._runs = {name: _Run(study, self._site_data(study), trainer)}  # one at a time: memory stays flat
@@ -159,9 +141,8 @@ class SiteHandler:
         digest = study_sha256(study)
         if digest not in self._sites:
             policy, name = self._folder.policy, self._folder.name
-            allowed = None if ANY in policy.tasks else policy.tasks
-            roots = find_site(study, name, self._folder.settings.data_root, allowed)
-            data = load_site(study, name, roots, self._reading, allowed)
+            roots = find_site(study, name, self._folder.settings.data_root, policy.allowed_tasks)
+            data = load_site(study, name, roots, self._reading, policy.allowed_tasks)
             policy.check_counts({task: len(rows) for task, rows in data.train.items()})
             self._sites = {digest: data}
         return self._sites[digest]
@@ -171,15 +152,11 @@ class SiteHandler:
         given = message.facts.get("moments", "{}")
         if run.client is None or run.tests is None or run.moments != given:
             pooled = moments_of(json.loads(given))
-            run.client, run.tests = site_client(run.study, run.data, pooled, self._public(run, pooled))
+            root = self._folder.settings.public_root if run.study.algorithm.uses_public else None
+            public = None if root is None else public_sets(run.study, root, pooled, self._reading)
+            run.client, run.tests = site_client(run.study, run.data, pooled, public)
             run.moments = given
         return run.client, run.tests
-
-    def _public(self, run: _Run, pooled: Mapping[str, Moments]) -> Mapping[str, TaskSet] | None:
-        root = self._folder.settings.public_root
-        if not run.study.algorithm.uses_public or root is None:
-            return None
-        return public_sets(run.study, root, pooled, self._reading)
 
     def _broadcast(self, message: Message, run: _Run) -> Broadcast:
         broadcast = broadcast_of(message.payload)
@@ -187,9 +164,9 @@ class SiteHandler:
         check_round(message, broadcast, run.study.rounds.num_rounds)
         return broadcast
 
-    def _leaving(self, kind: str, payload: bytes, facts: Facts) -> Message:
-        """Write an entry for what is about to leave, and only then let it."""
-        self._folder.audit.append(kind, payload, facts)
+    def _leaving(self, kind: str, payload: bytes, message: Message, run: _Run, **facts: Any) -> Message:
+        """Write an entry with ``facts`` for what is about to leave, and only then let it."""
+        self._folder.audit.append(kind, payload, replace(_facts(message, run), **facts))
         return Message(kind, {}, payload)
 
     def _failure(self, message: Message, reason: str) -> Message:
@@ -198,24 +175,16 @@ class SiteHandler:
         return Message("failure", {"phase": message.kind, "reason": reason}, b"")
 
 
-def join(folder: SiteFolder, *, once: bool = False, keep_decoded: bool = False, console: Console | None = None) -> None:
-    """Take part in the federation until Ctrl-C or SIGTERM, or, with ``once``, until a run is over.
-
-    Args:
-        folder: the site's.
-        once: leave when a run is over.
-        keep_decoded: keep decoded data of patients in the site's folder, so that a restart need not decode it again.
-        console: where lines for the site's people go.
-
-    Raises:
-        MedfedError: the server refuses this site, is not who it should be, or cannot be reached for too long.
-    """
+def join(folder: SiteFolder, *, once: bool = False, keep_decoded: bool = False) -> None:
+    """Take part in the federation until Ctrl-C or SIGTERM, or, with ``once``, until a run is over. Raises MedfedError
+    if the server refuses this site, is not who it should be, or cannot be reached for too long. With ``keep_decoded``
+    decoded data of patients stays in the site's folder, so that a restart need not decode again."""
     from medfed.sites.network import NetworkSite  # noqa: PLC0415  (the network is an optional extra)
 
-    reporter, settings = Reporter(console or Console()), folder.settings
+    reporter, settings = Reporter(Console()), folder.settings
     handler = SiteHandler(folder, reporter, DecodedCache(folder.root / CACHE, reporter.say) if keep_decoded else None)
-    key, log = load_node_key(folder.private_key), folder.root / "network.log"
-    site = NetworkSite(f"{settings.host}:{settings.port}", folder.ca_pem, key, log)
+    key, address = load_node_key(folder.private_key), f"{settings.host}:{settings.port}"
+    site = NetworkSite(address, folder.ca_pem, key, folder.root / "network.log")
 
     def answer(message: Message) -> Message:
         reply = handler(message)
@@ -227,11 +196,7 @@ def join(folder: SiteFolder, *, once: bool = False, keep_decoded: bool = False, 
 
 
 def check_protocol(message: Message) -> None:
-    """Refuse a message of a server of another version, which might be misread.
-
-    Raises:
-        RunError: naming both forms.
-    """
+    """Raise RunError, naming both forms, for a message of a server of another version: it might be misread."""
     if message.protocol != PROTOCOL:
         what = f"its messages have form {clipped(message.protocol, 10)}, this site's {PROTOCOL}"
         hint = "install the same version of medfed on both sides"
@@ -239,15 +204,11 @@ def check_protocol(message: Message) -> None:
 
 
 def check_round(message: Message, broadcast: Broadcast, last: int) -> None:
-    """Refuse a broadcast that is not of the message's round, or of none of the study's: it would spoil the memory.
-
-    Raises:
-        RunError: naming both rounds.
-    """
+    """Raise RunError for a broadcast of another round than the message's, or of none of the study's: it would spoil the
+    memory."""
     if broadcast.round != _round(message) or not 1 <= broadcast.round <= last:
-        what = (
-            f"a message of round {_round(message)} with a model of round {str(broadcast.round)[:20]}, of {last} rounds"
-        )
+        model = f"a model of round {str(broadcast.round)[:20]}, of {last} rounds"
+        what = f"a message of round {_round(message)} with {model}"
         raise RunError(what, where="the server", hint="leave the federation and ask its people")
 
 
@@ -257,15 +218,6 @@ def _reason(error: MedfedError) -> str:
         return SCRUBBED
     private = isinstance(error, SiteError) and not isinstance(error, PolicyError)
     return OWN_FILES if private or isinstance(error.where, Path) else str(error)
-
-
-def _study(message: Message) -> Study:
-    try:
-        return Study.model_validate_json(message.facts.get("study", ""))
-    except ValidationError as error:
-        first = error.errors()[0]
-        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise StudyError(what, where="the server's study", hint="compare versions") from error
 
 
 def _facts(message: Message, run: _Run | None = None) -> Facts:

@@ -1,9 +1,8 @@
 """Keys and certificates: a site's node key, and the server's TLS certificate with the CA that hospitals trust.
 
-A node key is an elliptic-curve key (NIST P-384) that signs every request the site sends. It never leaves the site; the
-server is given the public key. A trial's certificate is signed by a CA of its own. The CA's key signs this one
-certificate and is never written: nobody can sign a second. For years of use, bring a certificate of your institution's
-CA. People compare fingerprints by telephone.
+A node key is an elliptic-curve key (NIST P-384) that signs every request the site sends. It never leaves the site. The
+key of a trial's CA signs one certificate and is never written: nobody can sign a second. For years of use, bring a
+certificate of your institution's CA. People compare fingerprints by telephone.
 """
 
 from __future__ import annotations
@@ -20,19 +19,10 @@ from typing import TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-    load_pem_public_key,
-    load_ssh_private_key,
-    load_ssh_public_key,
-)
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from medfed.core.errors import SiteError
@@ -53,41 +43,33 @@ def write_node_key(private: Path, public: Path, comment: str) -> None:
 
 
 def load_node_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """Read a private node key.
-
-    Raises:
-        SiteError: it is absent, others than its owner may read it, or it is not an elliptic-curve key in OpenSSH form.
-    """
+    """Read a private node key. Raises SiteError if it is absent, others than its owner may read it, or it is not an
+    elliptic-curve key in OpenSSH form."""
     if not path.is_file():
         raise SiteError("the private key is missing", where=path, hint="make the site's folder anew: medfed site init")
-    if others_may(path, stat.S_IRWXG | stat.S_IRWXO):
+    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise SiteError("others may read or change this private key", where=path, hint=f"chmod 600 {path}")
     hint = f'ssh-keygen -t ecdsa -b 384 -N "" -f {path}, and register the new public key'
     form = "an OpenSSH private key without a passphrase"
-    key = _read(path, lambda data: load_ssh_private_key(data, None), form, hint)
+    key = _read(path, lambda data: serialization.load_ssh_private_key(data, None), form, hint)
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, CURVES):
         raise SiteError("not a key on a NIST curve", where=path, hint="make one: ssh-keygen -t ecdsa -b 384")
     return key
 
 
 def load_public_key(path: Path) -> ec.EllipticCurvePublicKey:
-    """Read a public node key, as OpenSSH's line or as PEM.
-
-    Raises:
-        SiteError: it is absent, a private key, or not an elliptic-curve key.
-    """
+    """Read a public node key, as OpenSSH's line or as PEM. Raises SiteError if it is absent, a private key, or not an
+    elliptic-curve key."""
 
     def parse(data: bytes) -> PublicKeyTypes:
-        return load_pem_public_key(data) if data.lstrip().startswith(b"-----BEGIN") else load_ssh_public_key(data)
+        pem = data.lstrip().startswith(b"-----BEGIN")
+        return (serialization.load_pem_public_key if pem else serialization.load_ssh_public_key)(data)
 
     if not path.is_file():
         raise SiteError("no such key file", where=path, hint="pass the node.pub that `medfed site init` wrote")
     if b"PRIVATE KEY" in path.read_bytes():
-        raise SiteError(
-            "this is a PRIVATE key; it must not leave the site",
-            where=path,
-            hint="delete this copy, make a new key at the site, and ask for its node.pub",
-        )
+        hint = "delete this copy, make a new key at the site, and ask for its node.pub"
+        raise SiteError("this is a PRIVATE key; it must not leave the site", where=path, hint=hint)
     key = _read(path, parse, "a public key", "pass the site's node.pub, unchanged")
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, CURVES):
         raise SiteError("not a key on a NIST curve", where=path, hint="make one: ssh-keygen -t ecdsa -b 384")
@@ -114,20 +96,9 @@ def colons(data: bytes) -> str:
     return hashlib.sha256(data).digest().hex(":").upper()
 
 
-def others_may(path: Path, rights: int) -> bool:
-    """Whether the file gives any of ``rights`` (bits of ``stat``)."""
-    return bool(path.stat().st_mode & rights)
-
-
 @dataclass(frozen=True)
 class Certificates:
-    """Files of a server's certificate, all PEM.
-
-    Attributes:
-        ca: what hospitals trust.
-        certificate: the server's, followed by those between it and the CA.
-        key: its private key.
-    """
+    """PEM files of a server: the CA that hospitals trust, the certificates from its own up to the CA, and its key."""
 
     ca: Path
     certificate: Path
@@ -149,10 +120,11 @@ def write_trial(folder: Path, host: str, names: Sequence[str] = (), days: int = 
         .add_extension(_usage("key_cert_sign", "crl_sign"), critical=True)
         .sign(ca_key, hashes.SHA384())
     )
-    wanted = dict.fromkeys([host, *names, "localhost", "127.0.0.1", "::1"])
+    hosts = dict.fromkeys([host, *names, "localhost", "127.0.0.1", "::1"])
+    alternatives = [x509.IPAddress(place) if (place := _address(name)) else x509.DNSName(name) for name in hosts]
     certificate = (
         _builder(_name("medfed server", host), ca_name, key.public_key(), until)
-        .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in wanted]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage("digital_signature"), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -169,63 +141,47 @@ def copy_given(folder: Path, files: Certificates) -> Certificates:
 
 
 def check_certificate(files: Certificates, host: str) -> None:
-    """Check that a server that is reached as ``host`` can use the certificate.
-
-    Raises:
-        SiteError: a file is no certificate or key, the key is another's, or the CA did not sign the certificate. It is
-            not valid now, or not for ``host``.
-    """
+    """Raise SiteError if a server that is reached as ``host`` cannot use the certificate. A file may be none, or the
+    key another's. Or the certificate is not valid now, not for ``host``, or not under the CA."""
     chain, authority = load_certificates(files.certificate), load_authority(files.ca)
-    form = "a private key in PEM form without a passphrase"
-    key = _read(files.key, lambda data: load_pem_private_key(data, None), form, "openssl pkey -in FILE -out PEM")
-    if _public(key) != _public(chain[0]):
+    form, hint = "a private key in PEM form without a passphrase", "openssl pkey -in FILE -out PEM"
+    key = _read(files.key, lambda data: serialization.load_pem_private_key(data, None), form, hint)
+    if key.public_key() != chain[0].public_key():
         raise SiteError("this key does not belong to the certificate", where=files.key, hint=f"see {files.certificate}")
     for certificate in chain:
         check_valid_now(certificate, files.certificate)
     check_valid_now(authority, files.ca)
     if not covers(chain[0], host):
-        raise SiteError(
-            f"the certificate is for {', '.join(names_of(chain[0])) or 'no name'}, not for {host!r}",
-            where=files.certificate,
-            hint="pass one of these as --host, or have it issued for this name (subject alternative name)",
-        )
+        what = f"the certificate is for {', '.join(names_of(chain[0])) or 'no name'}, not for {host!r}"
+        hint = "pass one of these as --host, or have it issued for this name (subject alternative name)"
+        raise SiteError(what, where=files.certificate, hint=hint)
     for below, above in zip(chain, [*chain[1:], authority], strict=True):
-        if below != authority and not _signed_by(below, above):  # the file may end with the CA itself
-            raise SiteError(
-                f"{below.subject.rfc4514_string()!r} is not signed by {above.subject.rfc4514_string()!r}",
-                where=files.certificate,
-                hint="put the intermediate certificates after the server's own, and pass the root as --own-ca",
-            )
+        try:
+            if below != authority:  # the file may end with the CA itself
+                below.verify_directly_issued_by(above)
+        except (ValueError, TypeError, InvalidSignature) as error:
+            what = f"{below.subject.rfc4514_string()!r} is not signed by {above.subject.rfc4514_string()!r}"
+            hint = "put the intermediate certificates after the server's own, and pass the root as --own-ca"
+            raise SiteError(what, where=files.certificate, hint=hint) from error
 
 
 def load_certificates(path: Path) -> list[x509.Certificate]:
-    """Read the certificates of a PEM file, in its order.
-
-    Raises:
-        SiteError: the file is absent or holds none.
-    """
+    """Read the certificates of a PEM file, in its order. Raises SiteError if the file is absent or holds none."""
     return _read(path, x509.load_pem_x509_certificates, "a certificate in PEM form", "openssl x509 -in FILE -out PEM")
 
 
 def load_authority(path: Path) -> x509.Certificate:
-    """Read a CA certificate: exactly one, for a second one in the file would be trusted without its fingerprint.
-
-    Raises:
-        SiteError: the file is absent or holds none, or several.
-    """
-    certificates = load_certificates(path)
-    if len(certificates) != 1:
-        what = f"{len(certificates)} certificates in one file"
+    """Read a CA certificate: exactly one, for a second one in the file would be trusted without its fingerprint. Raises
+    SiteError if the file is absent or holds none, or several."""
+    certificate, *others = load_certificates(path)
+    if others:
+        what = f"{1 + len(others)} certificates in one file"
         raise SiteError(what, where=path, hint="keep the root alone; the others go to the server's")
-    return certificates[0]
+    return certificate
 
 
 def check_valid_now(certificate: x509.Certificate, path: Path) -> None:
-    """Refuse a certificate that is not valid yet or not any more.
-
-    Raises:
-        SiteError: it is not valid now.
-    """
+    """Raise SiteError for a certificate that is not valid yet or not any more."""
     now, start, end = datetime.now(UTC), certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now > end:
         hint = "have a new one issued, or make the federation's folder anew and invite again"
@@ -293,25 +249,8 @@ def _usage(*allowed: str) -> x509.KeyUsage:
     return x509.KeyUsage(**{use: use in allowed for use in inspect.signature(x509.KeyUsage).parameters})
 
 
-def _general_name(name: str) -> x509.GeneralName:
-    address = _address(name)
-    return x509.DNSName(name) if address is None else x509.IPAddress(address)
-
-
 def _address(host: str) -> Address | None:
     try:
         return ipaddress.ip_address(host)
     except ValueError:
         return None
-
-
-def _public(holder: PrivateKeyTypes | x509.Certificate) -> bytes:
-    return holder.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
-def _signed_by(certificate: x509.Certificate, signer: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(signer)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True

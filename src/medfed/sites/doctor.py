@@ -12,7 +12,6 @@ import ssl
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 
 from medfed.core.catalog import DATASETS
 from medfed.core.diagnosis import Check
@@ -23,7 +22,6 @@ from medfed.data.sources import find_site, served_tasks
 from medfed.sites.credentials import colons, key_fingerprint, load_authority, load_node_key
 from medfed.sites.folder import POLICY, SiteFolder, check_policy_rights
 from medfed.sites.invitation import versions
-from medfed.sites.policy import ANY
 
 FREE_GIB = 1.0
 """Free disk that the state of the algorithms, caches and the log may need."""
@@ -41,7 +39,7 @@ def local_checks(folder: SiteFolder, reporter: Reporter, *, data: bool = True) -
     here = versions()
     for package, wanted in folder.invitation.versions.items():
         installed = here.get(package, "missing")
-        hint = f'the server has {wanted}: pip install "{package}=={wanted}"'
+        hint = f"the server has {wanted}: install that version here, from where this one came"
         yield Check(f"version of {package}", installed, installed == wanted, hint)
     free = shutil.disk_usage(folder.root).free / 2**30
     yield Check("free disk", f"{free:.1f} GiB", free > FREE_GIB, f"free {FREE_GIB:g} GiB where {folder.root} lies")
@@ -51,22 +49,24 @@ def local_checks(folder: SiteFolder, reporter: Reporter, *, data: bool = True) -
 
 def data_checks(folder: SiteFolder, reporter: Reporter) -> Iterator[Check]:
     """Open every file of the study's trained datasets that the site has; it needs at least one of them."""
-    settings, tasks = folder.settings, folder.policy.tasks
-    allowed = None if ANY in tasks else tasks
+    data_root, allowed = folder.settings.data_root, folder.policy.allowed_tasks
     try:
         study = folder.study()
-        roots = find_site(study, folder.name, settings.data_root, allowed)
+        roots = find_site(study, folder.name, data_root, allowed)
     except MedfedError as error:
-        absent = f"lay one of the study's datasets under {settings.data_root} as `medfed data list` says"
+        absent = f"lay one of the study's datasets under {data_root} as `medfed data list` says"
         yield Check("data", error.what, False, absent if isinstance(error, DataError) else error.hint or "")
         return
     for name in sorted({task.dataset for task in served_tasks(study, folder.name, allowed)}):
-        if name in roots:
-            yield _dataset(folder, name, roots[name], reporter)
-        else:
+        if name not in roots:
             yield Check(f"data: {name}", "absent; the site trains without it", True)
+            continue
+        problems, count = check_dataset(DATASETS[name], roots[name], reporter)
+        hint = "".join(f"{problem.where}: {problem.what}; " for problem in problems[:1])
+        hint += f"all of them: medfed data check {data_root}"
+        yield Check(f"data: {name}", f"{count} examples, {len(problems)} problem(s)", not problems, hint)
     if study.algorithm.uses_public:
-        root = settings.public_root
+        root = folder.settings.public_root
         hint = f"{study.algorithm.label} needs the server's public data here: set public_root in site.toml"
         yield Check("public data", str(root or "not set"), root is not None and root.is_dir(), hint)
 
@@ -80,7 +80,7 @@ def server_checks(folder: SiteFolder) -> Iterator[Check]:
             return
 
 
-def client_context(folder: SiteFolder) -> ssl.SSLContext:
+def _client_context(folder: SiteFolder) -> ssl.SSLContext:
     """Return TLS settings that trust the federation's CA and nothing else."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -104,15 +104,8 @@ def _policy(folder: SiteFolder) -> str:
 
 def _authority(folder: SiteFolder) -> str:
     _ = folder.ca_pem
-    until = load_authority(folder.ca_path).not_valid_after_utc
+    until = load_authority(folder.root / folder.settings.ca).not_valid_after_utc
     return f"{folder.settings.ca_fingerprint}, valid until {until:%Y-%m-%d}"
-
-
-def _dataset(folder: SiteFolder, name: str, root: Path, reporter: Reporter) -> Check:
-    problems, count = check_dataset(DATASETS[name], root, reporter)
-    first = f"{problems[0].where}: {problems[0].what}; " if problems else ""
-    hint = f"{first}all of them: medfed data check {folder.settings.data_root}"
-    return Check(f"data: {name}", f"{count} examples, {len(problems)} problem(s)", not problems, hint)
 
 
 def _dns(name: str, folder: SiteFolder) -> Check:
@@ -139,7 +132,7 @@ def _tls(name: str, folder: SiteFolder) -> Check:
     try:
         with (
             _connected(folder) as plain,
-            client_context(folder).wrap_socket(plain, server_hostname=folder.settings.host) as secured,
+            _client_context(folder).wrap_socket(plain, server_hostname=folder.settings.host) as secured,
         ):
             certificate = colons(secured.getpeercert(binary_form=True) or b"")
             return Check(name, f"{secured.version()}, certificate {certificate}", True)
@@ -155,7 +148,7 @@ def _tls(name: str, folder: SiteFolder) -> Check:
 
 def _clock(name: str, folder: SiteFolder) -> Check:
     host, port = folder.settings.host, folder.settings.port
-    connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT_SECONDS, context=client_context(folder))
+    connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT_SECONDS, context=_client_context(folder))
     try:
         connection.request("HEAD", "/")
         theirs = parsedate_to_datetime(connection.getresponse().getheader("Date") or "")

@@ -1,8 +1,7 @@
 """An invitation: what a federation's server gives every hospital. It holds no secret.
 
-``ca.pem`` tells the server from an impostor, ``study.toml`` is what the hospital's people decide about, and
-``invitation.toml`` holds the facts. The CA's fingerprint, which people compare by telephone, reveals a bundle that was
-exchanged on its way.
+``ca.pem`` tells the server from an impostor, ``study.toml`` is what the hospital's people decide about. The CA's
+fingerprint, which people compare by telephone, reveals a bundle that was exchanged on its way.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from medfed import __version__
 from medfed.core.catalog import registered_plugins
@@ -21,6 +20,7 @@ from medfed.core.files import PUBLIC, write_whole
 from medfed.core.plugins import allow_only, examine, load
 from medfed.sites.policy import study_sha256
 from medfed.sites.settings import NAME_PATTERN, read_settings, toml
+from medfed.study.parts import SettingsModel
 from medfed.study.study import Study, load_study
 
 FACTS, CA, STUDY = "invitation.toml", "ca.pem", "study.toml"
@@ -29,20 +29,9 @@ COMPARED = ("flwr", "torch")
 HINT = "pass the folder that `medfed federation invite` wrote, unchanged"
 
 
-class Invitation(BaseModel):
-    """The facts of an invitation.
-
-    Attributes:
-        host: the server's name or address, as its certificate has it.
-        port: TCP port that hospitals connect to.
-        study: the study's name.
-        study_sha256: SHA-256 of its settings; see :func:`medfed.sites.policy.study_sha256`.
-        ca_fingerprint: SHA-256 of the CA certificate that signed the server's.
-        versions: package → version at the server.
-        plugins: name → content of the code from outside medfed that the study needs; the code itself is never sent.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Invitation(SettingsModel):
+    """``invitation.toml``: the server's host as its certificate has it, the study, and ``versions`` at the server.
+    ``plugins``: name → content of the code from outside medfed that the study needs; the code itself is never sent."""
 
     host: str = Field(min_length=1)
     port: int = Field(ge=1, le=65535)
@@ -54,11 +43,7 @@ class Invitation(BaseModel):
 
     @classmethod
     def load(cls, bundle: Path) -> Invitation:
-        """Read the facts of a bundle.
-
-        Raises:
-            SiteError: the bundle is incomplete or its facts are wrong.
-        """
+        """Read the facts of a bundle. Raises SiteError if the bundle is incomplete or its facts are wrong."""
         for name in (CA, STUDY):
             if not (bundle / name).is_file():
                 raise SiteError(f"no {name} in it", where=bundle, hint=HINT)
@@ -74,42 +59,30 @@ class Invitation(BaseModel):
 
 
 def invited_study(bundle: Path, facts: Invitation) -> Study:
-    """Read the study of a bundle or of a site's folder.
-
-    Raises:
-        StudyError: it is no study. SiteError: it is not the one that the invitation's facts name, or needs a plugin
-            that is not loaded.
-    """
+    """Read the study of a bundle or of a site's folder. Raises StudyError if it is no study. Raises SiteError if it is
+    not the one that the invitation's facts name, or needs a plugin that is not loaded."""
     contents = {plugin.sha256 for plugin in registered_plugins()} if facts.plugins else set()
     if missing := [f"{name} ({content})" for name, content in facts.plugins.items() if content not in contents]:
-        raise SiteError(
-            f"the study needs plugins that are not loaded here: {', '.join(missing)}",
-            where=bundle / STUDY,
-            hint="get the file from the server's people, read it, and pass --plugin FILE to medfed site init",
-        )
+        what = f"the study needs plugins that are not loaded here: {', '.join(missing)}"
+        hint = "get the file from the server's people, read it, and pass --plugin FILE to medfed site init"
+        raise SiteError(what, where=bundle / STUDY, hint=hint)
     study = load_study(bundle / STUDY)
-    if study_sha256(study) != facts.study_sha256:
-        raise SiteError(
-            f"the study's settings have the SHA-256 {study_sha256(study)}, the invitation says {facts.study_sha256}",
-            where=bundle / STUDY,
-            hint=f"get a new invitation, or install medfed {facts.versions.get('medfed', '')} as the server has it",
-        )
+    if (digest := study_sha256(study)) != facts.study_sha256:
+        what = f"the study's settings have the SHA-256 {digest}, the invitation says {facts.study_sha256}"
+        hint = f"get a new invitation, or install medfed {facts.versions.get('medfed', '')} as the server has it"
+        raise SiteError(what, where=bundle / STUDY, hint=hint)
     return study
 
 
 def load_invited(facts: Invitation, references: Sequence[str]) -> tuple[str, ...]:
-    """Load the plugins that a site's people name, and no others; return their sources.
-
-    Raises:
-        SiteError: one is not in the invitation; nothing of it is executed. PluginError: it is absent or fails.
-    """
+    """Load the plugins that a site's people name, and no others; return their sources. Raises SiteError if one is not
+    in the invitation; nothing of it is executed. Raises PluginError if it is absent or fails."""
     plugins = [examine(reference) for reference in references]
     for plugin in plugins:
         if plugin.sha256 not in facts.plugins.values():
             known = ", ".join(f"{name} ({content})" for name, content in facts.plugins.items()) or "none"
-            raise SiteError(
-                f"the invitation does not name the plugin {plugin}", where=plugin.source, hint=f"it names {known}"
-            )
+            what = f"the invitation does not name the plugin {plugin}"
+            raise SiteError(what, where=plugin.source, hint=f"it names {known}")
     allow_only(plugin.sha256 for plugin in plugins)
     for plugin in plugins:
         load(plugin.source)
@@ -118,11 +91,10 @@ def load_invited(facts: Invitation, references: Sequence[str]) -> tuple[str, ...
 
 def versions() -> dict[str, str]:
     """Return the versions here of what both sides need alike; "missing" where a package is not installed."""
-    return {"medfed": __version__, **{name: _version(name) for name in COMPARED}}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package).partition("+")[0]
-    except PackageNotFoundError:
-        return "missing"
+    installed = {"medfed": __version__}
+    for package in COMPARED:
+        try:
+            installed[package] = version(package).partition("+")[0]
+        except PackageNotFoundError:
+            installed[package] = "missing"
+    return installed

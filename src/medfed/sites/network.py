@@ -25,29 +25,22 @@ from medfed.sites.transport import FAILURES, POLL_SECONDS, SLOWEST_POLL_SECONDS,
 Report = Callable[[str], None]
 REFUSED_SECONDS = 30.0
 """A key is free again after two missed beats; one refused for longer is not known."""
+DOWN = (502, 503, 504)
+"""HTTP statuses of a gateway whose server is away."""
 LATE_SECONDS = 24 * 3600.0
 """An answer that comes after its deadline is still reported for so long."""
 
 
 @dataclass
 class _Sent:
-    """A message that waits for its answer.
-
-    Attributes:
-        site: it is for.
-        message: what was sent.
-        seconds: how long it waits.
-        message_id: of the last time it was sent.
-        connection: of the site, as of that time.
-        reply_id: of the answer, once one is announced.
-    """
+    """A message that waits for its answer ``seconds`` long, and the last time it was sent."""
 
     site: str
     message: Message
     seconds: float
     message_id: str = ""
     connection: str = ""
-    reply_id: str = ""
+    reply_id: str = ""  # once an answer is announced
 
 
 class NetworkServer(transport.Listener):
@@ -58,12 +51,10 @@ class NetworkServer(transport.Listener):
         self._late: list[_Sent] = []
 
     def ask(self, messages: Mapping[str, Message], seconds: float) -> Iterator[tuple[str, Message | NoAnswer]]:
-        """Send every site its message and yield the answers as they come, at most ``seconds`` long.
-
-        A site that is gone has one heartbeat's time to come back; when it does, it gets its message again. An answer
-        that comes after its time belongs to nobody: :meth:`late` reports it, and its content is dropped. A message
-        that was not fetched in time is taken back.
-        """
+        """Send every site its message and yield the answers as they come, at most ``seconds`` long. A site that is gone
+        has one heartbeat's time to come back; when it does, it gets its message again. An answer that comes after its
+        time belongs to nobody: :meth:`late` reports it, and its content is dropped. A message that was not fetched in
+        time is taken back."""
         waiting = {site: _Sent(site, message, seconds) for site, message in sorted(messages.items())}
         for sent in waiting.values():
             self._send(sent)
@@ -82,10 +73,9 @@ class NetworkServer(transport.Listener):
 
     def late(self) -> list[tuple[str, str]]:
         """Return (site, kind) of answers that came after their time since the last call; they are refused."""
-        answers = [self._answer(sent) for sent in self._late]
-        came = [sent for sent, answer in zip(self._late, answers, strict=True) if isinstance(answer, Message)]
-        self._late = [sent for sent, answer in zip(self._late, answers, strict=True) if answer is None]
-        return [(sent.site, sent.message.kind) for sent in came]
+        answers = [(sent, self._answer(sent)) for sent in self._late]
+        self._late = [sent for sent, answer in answers if answer is None]
+        return [(sent.site, sent.message.kind) for sent, answer in answers if isinstance(answer, Message)]
 
     def _send(self, sent: _Sent) -> None:
         sent.connection, sent.reply_id = self.presence(sent.site).connection, ""
@@ -120,14 +110,8 @@ class NetworkServer(transport.Listener):
 
 
 class NetworkSite:
-    """A site's end: it calls out to the server, proves its key, and answers messages one by one.
-
-    Args:
-        address: ``host:port`` of the server.
-        ca: certificate authority of the server, PEM.
-        private_key: of this node.
-        log: a file for the network's own lines.
-    """
+    """A site's end: it calls out to the server at ``host:port``, proves its key, and answers messages one by one.
+    ``ca`` is the server's certificate authority, PEM; ``log`` is a file for the network's own lines."""
 
     def __init__(self, address: str, ca: bytes, private_key: ec.EllipticCurvePrivateKey, log: Path) -> None:
         transport.log_to(log)
@@ -142,16 +126,9 @@ class NetworkSite:
         self._stopped.set()
 
     def serve(self, answer: Callable[[Message], Message], report: Report, *, patience_seconds: float) -> None:
-        """Answer messages until :meth:`stop`; a lost connection is tried again for ``patience_seconds``.
-
-        Args:
-            answer: turns a message into its answer; it must not raise.
-            report: is given lines for a person: connected, lost, trying again.
-            patience_seconds: without any contact for so long, give up.
-
-        Raises:
-            RunError: the server cannot be reached, or its certificate or this site's key is refused.
-        """
+        """Answer messages until :meth:`stop`; a lost connection is tried again for ``patience_seconds``. Raises
+        RunError if the server cannot be reached, or its certificate or this site's key is refused. ``answer`` must not
+        raise; ``report`` is given lines for a person: connected, lost, trying again."""
         self._report, self._patience_seconds = report, patience_seconds
         self._heard, pause = time.monotonic(), POLL_SECONDS
         while not self._stopped.is_set():
@@ -202,13 +179,8 @@ class NetworkSite:
         raise RunError(what, where=f"server {self._address}", hint=hint) from error
 
     def _repeat(self, call: transport.Call, request: Any, seconds: float | None) -> Any:
-        """Return the answer of ``call``, repeated with back-off while the network fails.
-
-        Args:
-            call: of the connection.
-            request: its argument.
-            seconds: how long to repeat it, in silence; None repeats it as long as the patience lasts, and reports.
-        """
+        """Return the answer of ``call``, repeated with back-off while the network fails. It is repeated for ``seconds``
+        in silence; or, if None, as long as the patience lasts, with reports."""
         started, pause, quiet = time.monotonic(), POLL_SECONDS, seconds is not None
         limit = started + (self._patience_seconds if seconds is None else seconds)
         while True:
@@ -216,7 +188,9 @@ class NetworkSite:
                 answer = call(request)
                 break
             except httpx.HTTPError as error:
-                if _is_final(error) or time.monotonic() > limit:
+                # The same request would fail again where the server, or an impostor, has answered.
+                answered = isinstance(error, httpx.HTTPStatusError) and error.response.status_code not in DOWN
+                if answered or _is_tls(error) or time.monotonic() > limit:
                     raise
                 if pause == POLL_SECONDS and not quiet:
                     self._report(f"{_why(error)}; trying again")
@@ -235,13 +209,6 @@ def _why(error: Exception) -> str:
     if isinstance(error, httpx.HTTPStatusError):
         return f"the server answered {error.response.status_code}"
     return str(error) or type(error).__name__
-
-
-def _is_final(error: Exception) -> bool:
-    """Whether the same request would fail again: the server, or an impostor, has answered."""
-    if isinstance(error, httpx.HTTPStatusError):
-        return error.response.status_code not in (502, 503, 504)
-    return _is_tls(error)
 
 
 def _is_tls(error: Exception) -> bool:

@@ -9,18 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 from medfed.core.catalog import ALGORITHMS, TASKS
-from medfed.core.errors import MedfedError, PolicyError
+from medfed.core.errors import PolicyError
+from medfed.core.registry import Registry, unknown
 from medfed.core.types import Update
 from medfed.federated.state import persistent_buffers, trainable_params
 from medfed.runs.federation import build_model
 from medfed.sites.settings import checked, read_settings, toml
+from medfed.study.parts import SettingsModel
 from medfed.study.study import Study
 
 Part = Literal["encoders", "heads", "decoders", "buffers", "state"]
@@ -36,37 +38,30 @@ HEADER = """\
 # What this site lets leave. Only the site's people change this file: no study and no server can.
 # A study that asks for more is refused as a whole, with the reason.
 """
+FEWEST = "no task with fewer training examples, no score of fewer test examples"
+PARTS = "of: encoders, heads, decoders (all other weights), buffers, state (the algorithm's own tensors)"
 
 
-class Policy(BaseModel):
+class Policy(SettingsModel):
     """The rules for what may leave a site. ``policy.toml`` holds each field's description above its value."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     tasks: Names = Field(description='tasks that may be trained on our patients, or ["any"]')
     algorithms: Names = Field(description='federated algorithms, or ["any"]')
     studies: Names = Field(description='SHA-256 of the studies we agreed to, or ["any"]')
-    min_examples: int = Field(
-        default=10, ge=1, description="no task with fewer training examples, no score of fewer test examples"
-    )
+    min_examples: int = Field(10, ge=1, description=FEWEST)
     max_rounds: int = Field(default=100, ge=1, description="most rounds of one study")
-    may_leave: tuple[Part, ...] = Field(
-        default=("encoders",),
-        description="of: encoders, heads, decoders (all other weights), buffers, state (the algorithm's own tensors)",
-    )
+    may_leave: tuple[Part, ...] = Field(("encoders",), description=PARTS)
     class_counts: bool = Field(default=False, description="may the number of examples per class be sent?")
     scores: bool = Field(default=True, description="may the final model's scores on our own test patients be sent?")
     plugins: Contents = Field(default=(), description="SHA-256 of the plugins that may run here, as sha256:…")
 
     @field_validator("tasks", "algorithms")
     @classmethod
-    def _known(cls, names: tuple[str, ...], info: object) -> tuple[str, ...]:
-        algorithms = getattr(info, "field_name", "") == "algorithms"
+    def _known(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        registry: Registry[Any] = ALGORITHMS if info.field_name == "algorithms" else TASKS
         for name in set(names) - {ANY}:
-            try:
-                ALGORITHMS.lookup(name) if algorithms else TASKS.lookup(name)
-            except MedfedError as error:
-                raise ValueError(str(error)) from error
+            if name not in registry:
+                raise ValueError(str(unknown(registry, name, registry.kind)))
         return names
 
     @field_validator("studies")
@@ -78,25 +73,22 @@ class Policy(BaseModel):
 
     @classmethod
     def load(cls, path: Path) -> Policy:
-        """Read a policy file.
-
-        Raises:
-            SiteError: it is absent, not TOML, or has an unknown key or a wrong value.
-        """
+        """Read a policy file. Raises SiteError if it is absent, not TOML, or has an unknown key or a wrong value."""
         return read_settings(path, cls, NO_POLICY)
+
+    @property
+    def allowed_tasks(self) -> tuple[str, ...] | None:
+        """The tasks that may be trained; None for any."""
+        return None if ANY in self.tasks else self.tasks
 
     def as_toml(self) -> str:
         """Return the policy file, with a comment for every setting."""
-        values = self.model_dump(mode="json")
-        fields = type(self).model_fields.items()
+        values, fields = self.model_dump(mode="json"), type(self).model_fields.items()
         return HEADER + "".join(f"\n# {field.description}\n{toml({name: values[name]})}" for name, field in fields)
 
     def check_study(self, study: Study) -> None:
-        """Refuse a study that asks for more than the policy allows, before any data is read.
-
-        Raises:
-            PolicyError: naming the policy's field and what the site's data officer may change.
-        """
+        """Refuse a study that asks for more than the policy allows, before any data is read. Raises PolicyError, naming
+        the policy's field and what the site's data officer may change."""
         digest, rounds = study_sha256(study), study.rounds.num_rounds
         if not _allows(self.studies, digest):
             raise _refusal("studies", f"the study {study.name!r} ({digest}) is not one this site agreed to", digest)
@@ -115,14 +107,8 @@ class Policy(BaseModel):
                 raise _refusal("may_leave", f"the study's clients send {part} (tensor {tensor!r})", part)
 
     def check_counts(self, examples: Mapping[str, int]) -> None:
-        """Refuse to train tasks that are not allowed, or with so few examples that an update reveals single patients.
-
-        Args:
-            examples: task → training examples at this site.
-
-        Raises:
-            PolicyError: naming the policy's field and the task.
-        """
+        """Raise PolicyError for a task that is not allowed, or has so few training examples here that an update reveals
+        single patients."""
         for task, count in sorted(examples.items()):
             if count and not _allows(self.tasks, task):
                 what = f"the task {task!r} is not allowed here, and its data lies in the data root"
@@ -132,39 +118,20 @@ class Policy(BaseModel):
                 raise _refusal("min_examples", what)
 
     def check_update(self, update: Update) -> None:
-        """Refuse an update that holds what may not leave, before it is packed.
-
-        Raises:
-            PolicyError: naming the policy's field and the tensor.
-        """
+        """Raise PolicyError for an update that holds what may not leave, before it is packed."""
         if update.round > self.max_rounds:
             raise _refusal("max_rounds", f"this is round {update.round}, allowed are {self.max_rounds}")
         if update.num_examples < self.min_examples:
             raise _refusal("min_examples", f"the update is of fewer than {self.min_examples} examples")
-        self.check_tensors((*update.delta, *update.scales))
-        for part, tensors in (("buffers", update.buffers), ("state", update.state)):
-            if tensors and part not in self.may_leave:
-                raise _refusal("may_leave", f"the update holds {part} (tensor {min(tensors)!r})", part)
-
-    def check_tensors(self, names: Iterable[str]) -> None:
-        """Refuse weights that may not leave, by the names of their tensors.
-
-        Raises:
-            PolicyError: naming the first one.
-        """
-        for name in sorted(names):
-            if part_of(name) not in self.may_leave:
-                raise _refusal("may_leave", f"the tensor {name!r} is one of the {part_of(name)}", part_of(name))
+        for name in sorted((*update.delta, *update.scales)):
+            if (part := part_of(name)) not in self.may_leave:
+                raise _refusal("may_leave", f"the tensor {name!r} is one of the {part}", part)
+        for private, tensors in (("buffers", update.buffers), ("state", update.state)):
+            if tensors and private not in self.may_leave:
+                raise _refusal("may_leave", f"the update holds {private} (tensor {min(tensors)!r})", private)
 
     def check_scores(self, scores: Mapping[str, Mapping[str, float | int | None]]) -> None:
-        """Refuse scores where they may not leave, or are of too few patients.
-
-        Args:
-            scores: task → metric → value; ``n`` are the examples.
-
-        Raises:
-            PolicyError: naming the policy's field and the task.
-        """
+        """Raise PolicyError for scores (task → metric → value) that may not leave, or are of too few examples ``n``."""
         if scores and not self.scores:
             raise _refusal("scores", "the site's scores may not leave")
         for task, values in sorted(scores.items()):
@@ -177,30 +144,18 @@ class _AllowedPlugins(BaseModel):
 
 
 def allowed_plugins(path: Path) -> tuple[str, ...]:
-    """Return the content of the plugins that a policy file allows; names in it may be those of their parts.
-
-    Raises:
-        SiteError: the file is absent, not TOML, or names no content.
-    """
+    """Return the content of the plugins that a policy file allows; names in it may be those of their parts. Raises
+    SiteError if the file is absent, not TOML, or names no content."""
     return read_settings(path, _AllowedPlugins, NO_POLICY).plugins
 
 
 def policy_for(study: Study, may_leave: Sequence[str], min_examples: int) -> Policy:
-    """Return a policy that agrees to ``study`` alone, and to no more than ``may_leave`` of it.
-
-    Raises:
-        SiteError: ``may_leave`` names no part of an update.
-    """
-    fields = {
-        "tasks": study.train,
-        "algorithms": study.algorithm.part_names,
-        "studies": (study_sha256(study),),
-        "min_examples": min_examples,
-        "max_rounds": study.rounds.num_rounds,
-        "may_leave": tuple(may_leave),
-        "plugins": tuple(sorted({plugin.sha256 for plugin in study.extensions})),
-    }
-    return checked(Policy, fields)
+    """Return a policy that agrees to ``study`` alone, and to no more than ``may_leave`` of it. Raises SiteError if
+    ``may_leave`` names no part of an update."""
+    agreed = {"tasks": study.train, "algorithms": study.algorithm.part_names, "studies": (study_sha256(study),)}
+    limits = {"min_examples": min_examples, "max_rounds": study.rounds.num_rounds, "may_leave": tuple(may_leave)}
+    plugins = tuple(sorted({plugin.sha256 for plugin in study.extensions}))
+    return checked(Policy, {**agreed, **limits, "plugins": plugins})
 
 
 def study_sha256(study: Study) -> str:
@@ -217,8 +172,7 @@ def part_of(tensor: str) -> Part:
 def parts_sent(study: Study) -> dict[Part, str]:
     """Return what a client of ``study`` sends: part → the first of its tensors; the model is built for it."""
     model = build_model(study)
-    params, buffers = trainable_params(model), persistent_buffers(model)
-    algorithm = study.algorithm.build()
+    params, buffers, algorithm = trainable_params(model), persistent_buffers(model), study.algorithm.build()
     stay = algorithm.private({name: value.detach() for name, value in params.items()}, buffers)
     parts: dict[Part, str] = {}
     for name in sorted(params.keys() - stay):

@@ -20,15 +20,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from medfed.core.errors import RunError, UpdateRejectedError
 from medfed.core.types import Broadcast, Failure, Params, Update
 from medfed.federated.exchange import Answer, SiteScores
 from medfed.federated.wire import broadcast_bytes, update_of
+from medfed.study.parts import SettingsModel
 
+Parsed = TypeVar("Parsed")
 PROTOCOL = "2"
 """The form of the messages; it is raised when sites and servers of earlier versions would misread them."""
 PHASES = ("hello", "train", "evaluate", "bye")
@@ -56,18 +58,15 @@ class Transport(Protocol):
 
     def online(self) -> set[str]:
         """Return the sites that are connected now."""
-        ...
 
     def ask(self, messages: Mapping[str, Message], seconds: float) -> Iterator[tuple[str, Message | NoAnswer]]:
         """Send every site its message and yield the answers as they come, at most ``seconds`` long."""
-        ...
 
     def late(self) -> list[tuple[str, str]]:
         """Return (site, kind) of answers that came after their time since the last call; they are refused."""
-        ...
 
 
-class Greeting(BaseModel):
+class Greeting(SettingsModel):
     """The answer of a site to the first message.
 
     Attributes:
@@ -77,11 +76,9 @@ class Greeting(BaseModel):
         counts: task → class → examples, if the site's policy lets them leave.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     num_examples: int = Field(gt=0)
     moments: dict[str, dict[str, list[float]]]
-    versions: dict[str, str] = {}
+    versions: Mapping[str, str] = {}
     counts: dict[str, dict[str, int]] | None = None
 
 
@@ -89,17 +86,15 @@ def greet(
     transport: Transport, sites: set[str], facts: Mapping[str, str], seconds: float
 ) -> dict[str, Greeting | Failure]:
     """Ask every one of ``sites`` what it brings to the study."""
-    messages = {site: Message("hello", facts, b"") for site in sites}
+    messages = dict.fromkeys(sites, Message("hello", facts, b""))
     return {site: _greeting(site, answer) for site, answer in transport.ask(messages, seconds)}
 
 
 @dataclass(frozen=True)
 class Conduct:
-    """How the server deals with its sites.
+    """How the server deals with its sites; it waits ``train_seconds`` for an update.
 
     Attributes:
-        train_seconds: how long it waits for an update.
-        evaluate_seconds: how long it waits for scores.
         before_round: called with the round's number before anything is sent; it may wait for sites, or raise.
         read_scores: checks the scores that a site sent, given (scores, site).
         report: is given every failure, late answers too, which are refused.
@@ -113,14 +108,8 @@ class Conduct:
 
 
 class RemoteExchange:
-    """An exchange whose clients are sites elsewhere.
-
-    Args:
-        transport: the way to them.
-        registered: site → its training examples.
-        facts: what every message says: study, pooled moments, run.
-        conduct: how the server deals with them.
-    """
+    """An exchange whose clients are sites elsewhere: ``registered`` has their numbers of training examples. Every
+    message states ``facts``: study, pooled moments, run."""
 
     def __init__(
         self, transport: Transport, registered: Mapping[str, int], facts: Mapping[str, str], conduct: Conduct
@@ -158,15 +147,7 @@ class RemoteExchange:
             self._conduct.report(Failure(site, round, "late", reason))
 
     def _scores(self, site: str, round: int, answer: Message | NoAnswer) -> SiteScores | Failure:
-        payload = _payload(site, round, answer, "scores")
-        if isinstance(payload, Failure):
-            return payload
-        try:
-            return self._conduct.read_scores(json.loads(payload), site)
-        except (ValueError, RecursionError) as error:
-            return Failure(site, round, "network", f"unreadable scores: {clipped(str(error))}")
-        except UpdateRejectedError as error:
-            return Failure(site, round, "gate", str(error))
+        return _read(site, round, answer, "scores", lambda data: self._conduct.read_scores(json.loads(data), site))
 
     def client_state(self, client: str) -> Params:
         """Return nothing: what the algorithm keeps at a site stays there."""
@@ -193,23 +174,29 @@ def _messages(kind: str, broadcasts: Mapping[str, Broadcast], facts: Mapping[str
 
 
 def _update(site: str, round: int, answer: Message | NoAnswer) -> Update | Failure:
-    payload = _payload(site, round, answer, "update")
-    if isinstance(payload, Failure):
-        return payload
-    try:
-        return update_of(payload)
-    except RunError as error:
-        return Failure(site, round, "network", str(error))
+    return _read(site, round, answer, "update", update_of)
 
 
 def _greeting(site: str, answer: Message | NoAnswer) -> Greeting | Failure:
-    payload = _payload(site, 0, answer, "greeting")
+    return _read(site, 0, answer, "greeting", Greeting.model_validate_json)
+
+
+def _read(
+    site: str, round: int, answer: Message | NoAnswer, wanted: str, parse: Callable[[bytes], Parsed]
+) -> Parsed | Failure:
+    """Return what ``parse`` makes of an answer of the kind ``wanted``, or why there is nothing."""
+    payload = _payload(site, round, answer, wanted)
     if isinstance(payload, Failure):
         return payload
     try:
-        return Greeting.model_validate_json(payload)
-    except ValueError as error:
-        return Failure(site, 0, "hello", f"unreadable greeting: {clipped(str(error))}")
+        return parse(payload)
+    except RunError as error:
+        return Failure(site, round, "network", str(error))
+    except UpdateRejectedError as error:
+        return Failure(site, round, "gate", str(error))
+    except (ValueError, RecursionError) as error:
+        phase = "hello" if wanted == "greeting" else "network"
+        return Failure(site, round, phase, f"unreadable {wanted}: {clipped(str(error))}")
 
 
 def _payload(site: str, round: int, answer: Message | NoAnswer, wanted: str) -> bytes | Failure:

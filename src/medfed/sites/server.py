@@ -31,7 +31,7 @@ from medfed.runs.context import Participants, RunContext, RunPaths
 from medfed.runs.pipeline import run_study
 from medfed.runs.sites import scores_of
 from medfed.sites.federation import FederationFolder, check_study
-from medfed.sites.invitation import versions
+from medfed.sites.invitation import STUDY, versions
 from medfed.sites.remote import Conduct, Greeting, Message, RemoteExchange, Transport, greet
 from medfed.sites.status import SiteFailure, StatusFile
 from medfed.study.study import Study
@@ -43,13 +43,7 @@ RETURN_SECONDS = 15.0
 
 
 class Hospitals:
-    """The sites of a run, as the pipeline sees them.
-
-    Args:
-        folder: the federation's.
-        transport: the way to the sites.
-        reporter: is given lines for the log.
-    """
+    """The sites of a run, as the pipeline sees them."""
 
     def __init__(self, folder: FederationFolder, transport: Transport, reporter: Reporter) -> None:
         self._folder, self._transport, self._reporter = folder, transport, reporter
@@ -60,20 +54,13 @@ class Hospitals:
         self._status.update()  # what an earlier start left is over
 
     def participants(self) -> Participants:
-        """Return what the pipeline needs of the sites."""
-        return Participants(self.sources, self.cohort, self.connect)
-
-    def sources(self, study: Study, paths: RunPaths, reporter: Reporter) -> Sources:
-        """Find the server's own data."""
-        return server_sources(study, paths.data_root, paths.cache, reporter)
+        """Return what the pipeline needs of the sites: their cohort, the way to them, and the server's own data."""
+        return Participants(_sources, self.cohort, self.connect)
 
     def cohort(self, context: RunContext, data: Mapping[str, Decoded]) -> Cohort:
         """Greet the sites, or those of the first greeting, and lay the server's data out by their pooled moments.
-
-        Raises:
-            TooFewSitesError: not enough came, or were willing, in time.
-            RunError: a site's data is not what it was at the first greeting.
-        """
+        Raises TooFewSitesError if not enough came, or were willing, in time. Raises RunError if a site's data is not
+        what it was at the first greeting."""
         study, run = context.study, context.run
         filed = run.read(GreetingFile).sites if run.exists(GreetingFile.NAME) else {}
         first = {site: Greeting.model_validate(greeting) for site, greeting in filed.items()}
@@ -92,13 +79,8 @@ class Hospitals:
         """Return the exchange of one federation of the run."""
         self._status.update(state="training", run=str(run.root))
         facts = {**_facts(study, run), "moments": json.dumps(self._moments)}
-        conduct = Conduct(
-            train_seconds=self._deadlines.train_seconds,
-            evaluate_seconds=self._deadlines.evaluate_seconds,
-            before_round=partial(self._before_round, run),
-            read_scores=partial(scores_of, study=study),
-            report=self.report,
-        )
+        limits = self._deadlines.train_seconds, self._deadlines.evaluate_seconds
+        conduct = Conduct(*limits, partial(self._before_round, run), partial(scores_of, study=study), self.report)
         return RemoteExchange(self._transport, self._sizes(), facts, conduct)
 
     def goodbye(self) -> None:
@@ -111,9 +93,9 @@ class Hospitals:
 
     def report(self, failure: Failure) -> None:
         """Print and file that a site gave no usable answer."""
-        self._reporter.say(f"{failure.client}, round {failure.round}, {failure.phase}: {failure.reason}")
-        fields = {"site": failure.client, "round": failure.round, "phase": failure.phase, "reason": failure.reason}
-        self._status.failed(SiteFailure.model_validate(fields))
+        site, number, phase, reason = failure.client, failure.round, failure.phase, failure.reason
+        self._reporter.say(f"{site}, round {number}, {phase}: {reason}")
+        self._status.failed(SiteFailure(site=site, round=number, phase=phase, reason=reason))
 
     def _sizes(self) -> dict[str, int]:
         return {site: greeting.num_examples for site, greeting in self._greetings.items()}
@@ -124,14 +106,18 @@ class Hospitals:
         self._status.update(state="hello", num_rounds=study.rounds.num_rounds)
         here = self._transport.online() & wanted
         answers = greet(self._transport, here, _facts(study, run), self._deadlines.hello_seconds)
-        checked = {site: _checked(site, study, answer) for site, answer in sorted(answers.items())}
-        failures = [answer for answer in checked.values() if isinstance(answer, Failure)]
-        for failure in failures:
-            self.report(failure)
-        willing = {site: answer for site, answer in checked.items() if isinstance(answer, Greeting)}
+        willing: dict[str, Greeting] = {}
+        reasons = {}
+        for site, answer in sorted(answers.items()):
+            checked = _checked(site, study, answer)
+            if isinstance(checked, Failure):
+                reasons[site] = checked.reason
+                self.report(checked)
+            else:
+                willing[site] = checked
         self._compare_versions(willing)
         if len(willing) < self._folder.min_sites:
-            raise self._too_few(len(willing), {failure.client: failure.reason for failure in failures})
+            raise self._too_few(len(willing), reasons)
         return willing
 
     def _before_round(self, run: RunFolder, round: int) -> None:
@@ -162,11 +148,9 @@ class Hospitals:
 
     def _too_few(self, count: int, reasons: Mapping[str, str]) -> TooFewSitesError:
         listed = "".join(f"\n  {site}: {reason}" for site, reason in reasons.items())
-        return TooFewSitesError(
-            f"{count} sites, {self._folder.min_sites} are needed{listed}",
-            where=f"federation {self._folder.root}",
-            hint="see to those sites and start again: finished rounds are kept; or lower min_sites",
-        )
+        what = f"{count} sites, {self._folder.min_sites} are needed{listed}"
+        hint = "see to those sites and start again: finished rounds are kept; or lower min_sites"
+        return TooFewSitesError(what, where=f"federation {self._folder.root}", hint=hint)
 
     def _compare_versions(self, willing: Mapping[str, Greeting]) -> None:
         for site, greeting in willing.items():
@@ -176,29 +160,29 @@ class Hospitals:
                     self._reporter.say(f"{site}: has {package} {theirs}, the server {version}: bits may differ")
 
 
-def serve(folder: FederationFolder, console: Console | None = None) -> Path:
-    """Run the federation's study to its end, or go on where it stopped; return the run's folder.
-
-    Raises:
-        TooFewSitesError: not enough sites came in time, at the start or later.
-        MedfedError: an input is wrong; finished rounds are kept, and the same command goes on from there.
-    """
+def serve(folder: FederationFolder) -> Path:
+    """Run the federation's study to its end, or go on where it stopped; return the run's folder. Raises
+    TooFewSitesError if not enough sites came in time, at the start or later. Raises MedfedError if an input is wrong;
+    finished rounds are kept, and the same command goes on from there."""
     from medfed.sites.network import NetworkServer  # noqa: PLC0415  (the network is an optional extra)
 
-    study, reporter, settings = folder.study(), Reporter(console or Console()), folder.settings
-    check_study(study, folder.study_path)
+    study, reporter, settings = folder.study(), Reporter(Console()), folder.settings
+    check_study(study, folder.root / STUDY)
     log = folder.root / "server.log"
     server = NetworkServer(settings.listen, settings.port, folder.certificates, folder.sites, log)
     hospitals = Hospitals(folder, server, reporter)
     server.start()
     reporter.say(f"listening on {settings.listen}:{server.port} for {', '.join(folder.sites)}")
     try:
-        paths = RunPaths(folder.runs, folder.cache, settings.data_root)
-        run = run_study(study, paths, reporter, participants=hospitals.participants())
+        run = run_study(study, folder.paths, reporter, participants=hospitals.participants())
         hospitals.goodbye()
     finally:
         server.stop()
     return run
+
+
+def _sources(study: Study, paths: RunPaths, reporter: Reporter) -> Sources:
+    return server_sources(study, paths.data_root, paths.cache, reporter)
 
 
 def _facts(study: Study, run: RunFolder) -> dict[str, str]:
@@ -219,15 +203,9 @@ def _checked(site: str, study: Study, answer: Greeting | Failure) -> Greeting | 
 
 
 def _check_unchanged(first: Mapping[str, Greeting], again: Mapping[str, Greeting]) -> None:
-    """Refuse a site whose second greeting is of other data than its first.
-
-    Raises:
-        RunError: its data changed.
-    """
+    """Raise RunError for a site whose second greeting is of other data than its first."""
     for site, greeting in again.items():
         if (greeting.num_examples, greeting.moments) != (first[site].num_examples, first[site].moments):
-            raise RunError(
-                "its data is not what it was when the run began",
-                where=f"site {site!r}",
-                hint="bring the old data back, or start a new run: remove the run's folder",
-            )
+            what = "its data is not what it was when the run began"
+            hint = "bring the old data back, or start a new run: remove the run's folder"
+            raise RunError(what, where=f"site {site!r}", hint=hint)

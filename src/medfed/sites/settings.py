@@ -12,21 +12,17 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from medfed.core.errors import SiteError
-from medfed.data.synthetic import SERVER
 from medfed.study.study import explained
+from medfed.twins.writing import SERVER
 
 Settings = TypeVar("Settings", bound=BaseModel)
-Value = str | int | float | list[str]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Names of studies and sites: they become names of files."""
 
 
 def read_settings(path: Path, model: type[Settings], missing: str) -> Settings:
-    """Read ``path`` as ``model``; ``missing`` is the next step where the file is absent.
-
-    Raises:
-        SiteError: it is absent, not TOML, or has an unknown key or a wrong value; the message names file and field.
-    """
+    """Read ``path`` as ``model``; ``missing`` is the next step where the file is absent. Raises SiteError if it is
+    absent, not TOML, or has an unknown key or a wrong value; the message names file and field."""
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -39,11 +35,7 @@ def read_settings(path: Path, model: type[Settings], missing: str) -> Settings:
 
 
 def checked(model: type[Settings], tree: Mapping[str, object], where: str | Path = "command line") -> Settings:
-    """Return ``tree`` as ``model``.
-
-    Raises:
-        SiteError: an unknown key or a wrong value; the message names ``where`` and the field.
-    """
+    """Return ``tree`` as ``model``. Raises SiteError for an unknown key or a wrong value, naming the field."""
     try:
         return model.model_validate(tree)
     except ValidationError as error:
@@ -52,29 +44,20 @@ def checked(model: type[Settings], tree: Mapping[str, object], where: str | Path
         raise SiteError(problem.what, where=where, hint=hint) from error
 
 
-def toml(values: Mapping[str, Value]) -> str:
+def toml(values: Mapping[str, str | int | float | list[str]]) -> str:
     """Return a flat table as TOML, a line each; JSON's text, numbers, truth values and lists of text are TOML's too."""
     return "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items())
 
 
 def check_name(name: str) -> None:
-    """Refuse what cannot be a site's name.
-
-    Raises:
-        SiteError: it has other characters than letters, digits and ``._-``, or begins with one of the latter. Or it is
-            the name of the server's folder under a data root.
-    """
+    """Raise SiteError for what cannot be a site's name, as it becomes a file's; nor may it be the server's folder."""
     if not re.fullmatch(NAME_PATTERN, name) or name == SERVER:
         hint = f"letters, digits, '.', '_' and '-', the first a letter or digit; not {SERVER!r}"
         raise SiteError(f"not a site's name: {name!r}", where="site", hint=hint)
 
 
 def new_folder(path: Path) -> None:
-    """Make the folder ``path``, which its owner alone may open.
-
-    Raises:
-        SiteError: something is there already.
-    """
+    """Make the folder ``path``, which its owner alone may open. Raises SiteError if something is there already."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise SiteError("it exists and is not an empty folder", where=path, hint="choose another folder")
     path.mkdir(parents=True, exist_ok=True)

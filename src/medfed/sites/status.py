@@ -1,17 +1,8 @@
 """Where a federation's run stands (``status.json``), how a process ends, and the lock that lets one run per folder.
 
-The server writes ``status.json`` whole at every change; ``medfed federation status`` reads it, then and afterwards.
-Exit statuses of a server's or a site's process:
-
-======  =====================================================================
-status  meaning
-======  =====================================================================
-0       done
-1       an error; the message says which
-3       too few sites came or stayed
-130     interrupted (Ctrl-C); the same command goes on from the last checkpoint
-143     SIGTERM; likewise
-======  =====================================================================
+The server writes ``status.json`` whole at every change. A server's or a site's process ends with 0 (done), 1 (an
+error), 3 (too few sites came or stayed), 130 (Ctrl-C) or 143 (SIGTERM). After the last two the same command goes on
+from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -22,15 +13,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from medfed.core.errors import DiskError, MedfedError, SiteError, TooFewSitesError
 from medfed.core.files import PUBLIC, locked, write_whole
 from medfed.records.folder import RunFolder
 from medfed.records.schema import Round
+from medfed.study.parts import SettingsModel
 
 STATUS, LOCK = "status.json", ".lock"
 State = Literal["waiting", "hello", "training", "done", "failed", "too few sites", "stopped"]
@@ -40,10 +31,8 @@ KEPT = 20
 TERMINATED = 143
 
 
-class SiteFailure(BaseModel):
+class SiteFailure(SettingsModel):
     """A site that gave no usable answer."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     site: str
     round: int
@@ -51,21 +40,9 @@ class SiteFailure(BaseModel):
     reason: str
 
 
-class Status(BaseModel):
-    """Where the run stands.
-
-    Attributes:
-        state: what the server is doing.
-        round: the round it is in, from 1; 0 before the first.
-        num_rounds: rounds of the study.
-        sites: site → when it was last heard of (UTC), or None if never.
-        failures: the last failures, newest last.
-        run: the run folder.
-        reason: why the run ended, where it did not end well.
-        updated: when this was written (UTC).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Status(SettingsModel):
+    """Where the run stands: its round from 1 (0 before the first), and when each site was last heard of (UTC, or None).
+    The last failures are newest last. ``reason`` says why it ended, where it did not end well."""
 
     state: State = "waiting"
     round: int = 0
@@ -78,12 +55,7 @@ class Status(BaseModel):
 
 
 class StatusFile:
-    """The writer of ``status.json``.
-
-    Args:
-        root: the federation's folder.
-        status: what to begin with.
-    """
+    """The writer of ``status.json`` in the federation's folder ``root``; it begins with ``status``."""
 
     def __init__(self, root: Path, status: Status | None = None) -> None:
         self._path = root / STATUS
@@ -105,11 +77,8 @@ class StatusFile:
 
 
 def read_status(root: Path) -> Status:
-    """Read where the run of the federation in ``root`` stands.
-
-    Raises:
-        SiteError: it was never started, or the file is not what was written.
-    """
+    """Read where the run of the federation in ``root`` stands. Raises SiteError if it was never started, or the file is
+    not what was written."""
     path = root / STATUS
     try:
         return Status.model_validate_json(path.read_bytes())
@@ -120,11 +89,7 @@ def read_status(root: Path) -> Status:
 
 
 def status_lines(root: Path) -> Iterator[str]:
-    """Yield what a person wants to know of the run of the federation in ``root``.
-
-    Raises:
-        SiteError: it was never started.
-    """
+    """Yield what a person wants to know of the run in ``root``. Raises SiteError if it was never started."""
     status = read_status(root)
     gone = "" if status.state in OVER or is_held(root) else "; its process is gone, start it again to go on"
     yield f"{status.state}{gone} (written {status.updated or 'at an unknown time'})"
@@ -141,11 +106,7 @@ def status_lines(root: Path) -> Iterator[str]:
 @contextmanager
 def stopped_by_sigterm() -> Iterator[None]:
     """Let SIGTERM leave the block as an exception, so that what is open is closed, with exit status 143."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        sys.exit(TERMINATED)
-
-    before = signal.signal(signal.SIGTERM, leave)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(TERMINATED))
     try:
         yield
     finally:
@@ -155,21 +116,24 @@ def stopped_by_sigterm() -> Iterator[None]:
 @contextmanager
 def noted(root: Path) -> Iterator[None]:
     """Write into ``status.json`` how the block ended."""
+    state: State = "done"
+    reason = ""
     try:
         yield
     except BaseException as error:
-        _note(root, *_ending(error))
+        state, reason = _ending(error)
         raise
-    _note(root, "done", "")
+    finally:
+        before = None
+        with suppress(SiteError):
+            before = read_status(root)
+        StatusFile(root, before).update(state=state, reason=reason)
 
 
 @contextmanager
 def only_one(root: Path) -> Iterator[None]:
-    """Hold the folder ``root`` while the block runs: two servers would write one run, two sites use one key.
-
-    Raises:
-        SiteError: another process holds it; the system frees the lock of a process that died.
-    """
+    """Hold the folder ``root`` while the block runs: two servers would write one run, two sites use one key. Raises
+    SiteError if another process holds it; the system frees the lock of a process that died."""
     with locked(root / LOCK, waiting=False) as held:
         if not held:
             raise SiteError("another process runs on this folder", where=root, hint="stop that one first")
@@ -191,17 +155,9 @@ def _ending(error: BaseException) -> tuple[State, str]:
     return "failed", str(error) if isinstance(error, MedfedError) else repr(error)
 
 
-def _note(root: Path, state: State, reason: str) -> None:
-    before = None
-    with suppress(SiteError):
-        before = read_status(root)
-    StatusFile(root, before).update(state=state, reason=reason)
-
-
 def _last_round(run: str) -> int:
     """Return the last round in the run folder's log: a server that was started again may have none left to do."""
-    lines = RunFolder(Path(run)).lines(Round) if run else []
-    return max((line.round for line in lines), default=0)
+    return max((line.round for line in RunFolder(Path(run)).lines(Round)), default=0) if run else 0
 
 
 def _now() -> str:

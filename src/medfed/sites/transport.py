@@ -38,13 +38,8 @@ from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NOOP_FEDERATION_ID, 
 from flwr.supercore.error import http_error_translator
 from flwr.supercore.inflatable import inflatable_object as objects
 from flwr.supercore.inflatable import inflatable_protobuf_utils as calls
-from flwr.supercore.inflatable.inflatable_utils import (
-    ObjectPullError,
-    ObjectPushError,
-    inflate_object_from_contents,
-    pull_objects,
-    push_objects,
-)
+from flwr.supercore.inflatable import inflatable_utils
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectPushError, pull_objects, push_objects
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.protobuf.translation import ProtobufTranslationMiddleware
@@ -81,17 +76,8 @@ class Presence(NamedTuple):
 
 
 class Listener:
-    """A SuperLink that admits the registered keys and offers its Fleet API only; everything is in memory.
-
-    Args:
-        host, port: where it listens; port 0 takes a free one.
-        files: the server's certificate and its key.
-        keys: site → public key (PEM bytes) of its node.
-        log: a file for the lines of the web server.
-
-    Raises:
-        RunError: on :meth:`start`, if it cannot listen there.
-    """
+    """A SuperLink that admits the registered keys and offers its Fleet API only; everything is in memory. Port 0 takes
+    a free one. ``keys``: site → public key (PEM) of its node. ``log`` is for the lines of the web server."""
 
     def __init__(self, host: str, port: int, files: Certificates, keys: Mapping[str, bytes], log: Path) -> None:
         log_to(log)
@@ -103,15 +89,14 @@ class Listener:
             for site, key in sorted(keys.items())
         }
         self._host, self.port = host, port
-        self._http = uvicorn.Server(
-            uvicorn.Config(self._app(), ssl_certfile=files.certificate, ssl_keyfile=files.key, log_config=None)
-        )
+        tls: dict[str, Any] = {"ssl_certfile": files.certificate, "ssl_keyfile": files.key}
+        self._http = uvicorn.Server(uvicorn.Config(self._app(), log_config=None, **tls))
         self._thread = threading.Thread(target=lambda: self._http.run(sockets=[self._socket]), daemon=True)
         self._stopped = threading.Event()
         self._run = self._task = 0
 
     def start(self) -> None:
-        """Listen, and open the run that messages belong to."""
+        """Listen, and open the run that messages belong to. Raises RunError if it cannot."""
         self._socket = _listen(self._host, self.port)
         self.port = self._socket.getsockname()[1]
         self._thread.start()
@@ -143,17 +128,10 @@ class Listener:
 
     def send(self, site: str, message: Message, seconds: float) -> str:
         """Store a message that ``site`` may fetch and answer within ``seconds``; return its id."""
-        metadata: dict[str, Any] = {
-            "run_id": self._run,
-            "src_node_id": SUPERLINK_NODE_ID,
-            "dst_node_id": self.nodes[site],
-            "reply_to_message_id": "",
-            "group_id": message.kind,
-            "created_at": time.time(),
-            "ttl": seconds,
-            "message_type": "query.medfed",
-            "src_task_id": self._task,
-        }
+        ends = {"src_node_id": SUPERLINK_NODE_ID, "dst_node_id": self.nodes[site], "reply_to_message_id": ""}
+        kind = {"group_id": message.kind, "message_type": "query.medfed"}
+        run = {"run_id": self._run, "src_task_id": self._task, "created_at": time.time(), "ttl": seconds}
+        metadata: dict[str, Any] = {**ends, **kind, **run}
         whole = make_message(Metadata(message_id="", **metadata), _content(message))
         with objects.no_object_id_recompute():
             message_id = whole.object_id
@@ -200,14 +178,9 @@ class Listener:
 
     def _app(self) -> FastAPI:
         """Return the web application: Flower's Fleet API with its authentication, and nothing else."""
-        app = FastAPI(
-            openapi_url=None,
-            middleware=[
-                Middleware(BaseHTTPMiddleware, dispatch=http_error_translator),
-                Middleware(ProtobufTranslationMiddleware),
-                Middleware(NodeAuthMiddleware),
-            ],
-        )
+        translated = Middleware(BaseHTTPMiddleware, dispatch=http_error_translator)
+        layers = [translated, Middleware(ProtobufTranslationMiddleware), Middleware(NodeAuthMiddleware)]
+        app = FastAPI(openapi_url=None, middleware=layers)
         app.state.linkstate_factory, app.state.enable_supernode_auth = self._factory, True
         app.include_router(fleet_router)
         return app
@@ -239,17 +212,8 @@ FAILURES = (httpx.HTTPError, OSError, GoneError, RefusedError, ObjectPullError, 
 
 
 class Connection:
-    """A node's activated connection: messages in, replies out, and heartbeats in a thread.
-
-    Args:
-        address: ``host:port`` of the server.
-        ca: certificate authority of the server, PEM.
-        private_key: of this node.
-        repeat: see :data:`Repeat`.
-
-    Raises:
-        RefusedError: the server does not admit the key.
-    """
+    """A node's activated connection to ``host:port``: messages in, replies out, and heartbeats in a thread. ``ca`` is
+    the server's certificate authority, PEM. Raises RefusedError if the server does not admit the key."""
 
     def __init__(self, address: str, ca: bytes, private_key: ec.EllipticCurvePrivateKey, repeat: Repeat) -> None:
         public_key = private_key.public_key()
@@ -342,7 +306,7 @@ def _content(message: Message) -> RecordDict:
 
 def _opened(message_id: str, contents: dict[str, bytes]) -> Message:
     """Return the message that the objects ``contents`` make up; bytes that are none raise anything."""
-    content = inflate_object_from_contents(message_id, contents).content  # type: ignore[attr-defined]
+    content = inflatable_utils.inflate_object_from_contents(message_id, contents).content  # type: ignore[attr-defined]
     facts = {name: str(value) for name, value in content.config_records["facts"].items()}
     protocol, payload = facts.pop("protocol", "1"), content.array_records["payload"]["bytes"].data
     return Message(facts.pop("kind", ""), facts, payload, protocol)
@@ -362,10 +326,7 @@ def log_to(path: Path) -> None:
     """Send the lines of Flower and its web server to a file; they name nodes and messages, never data."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for name in ("flwr", "uvicorn", "uvicorn.error", "uvicorn.access"):
-        logger = logging.getLogger(name)
-        for old in list(logger.handlers):
-            logger.removeHandler(old)
         handler = logging.FileHandler(path)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        logger.addHandler(handler)
-        logger.propagate = False
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False

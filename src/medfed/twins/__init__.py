@@ -1,1 +1,1 @@
-"""Simulators: synthetic twins of datasets in their native layouts."""
+"""Synthetic twins of datasets in their native layouts: their simulators, and the writer of them all."""

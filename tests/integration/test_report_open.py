@@ -9,10 +9,10 @@ from rich.console import Console
 from test_score_words import FAST, asked
 
 from medfed.evaluation.score import score_task
-from medfed.records.folder import RunFolder
+from medfed.records.folder import RunFolder, prediction_file
 from medfed.records.schema import Prediction, ScoreFile
+from medfed.report.html import Table
 from medfed.report.page import build_report
-from medfed.report.parts import Table
 from medfed.report.results import all_metrics, headline, open_questions, summary_table
 from medfed.report.run import Run
 from support.fake_runs import fake_run
@@ -37,7 +37,7 @@ def run(tmp_path: Path) -> Path:
         )
         for number, (example, patient) in enumerate(zip(task.examples, task.patients, strict=True))
     ]
-    files.write_predictions("asked", lines)
+    files.write_lines(lines, prediction_file("asked"))
     return folder
 
 

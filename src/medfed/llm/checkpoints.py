@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -43,9 +44,14 @@ def checksum_files(folder: Path) -> list[Path]:
 
 def foundation_checksum(folder: Path) -> str:
     """Return the checksum of the foundation in ``folder``, in hex."""
+    return checksum_of({path.name: sha256_of(path) for path in checksum_files(folder)})
+
+
+def checksum_of(sums: Mapping[str, str]) -> str:
+    """Return the checksum of files whose names and SHA-256 are given, sorted by name, in hex."""
     digest = hashlib.sha256()
-    for path in checksum_files(folder):
-        digest.update(f"{sha256_of(path)}  {path.name}\n".encode())
+    for name, own in sums.items():
+        digest.update(f"{own}  {name}\n".encode())
     return digest.hexdigest()
 
 

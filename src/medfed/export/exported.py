@@ -35,6 +35,8 @@ from medfed.injection.experts import load_experts
 from medfed.injection.model import InjectedModel, Projector, module_name
 from medfed.injection.predict import LLMPredictor
 from medfed.llm.foundation import Foundation, load_foundation
+from medfed.llm.obtain.cached import users_cache
+from medfed.llm.obtain.known import KNOWN
 from medfed.llm.prompt import ANSWER, CUE, QUESTION
 from medfed.modalities.base import Modality
 from medfed.models.multimodal import MultimodalModel
@@ -306,8 +308,8 @@ class ExportedTask:
 
         Args:
             folder: what `medfed export RUN --task TASK --out FOLDER` wrote.
-            foundation: folder of the LLM, if it is not where ``base_model`` says. That is the local Hugging Face cache,
-                or the folder at the time of the export.
+            foundation: folder of the LLM or its name in medfed's cache, if it is not where ``base_model`` says. That is
+                the local Hugging Face cache, or the folder at the time of the export.
             device: where the LLM runs; one in 4 bits stays where it is loaded to.
 
         Raises:
@@ -350,8 +352,9 @@ def _foundation(config: ProcessorConfig, folder: Path, given: Path | None) -> Fo
     if config.adapter == "merged":
         return load_foundation(HuggingFaceSettings(dtype=config.foundation.dtype), cache=folder, path=folder)
     base = Path(config.base_model)
-    path = given or (base if config.foundation.model is None else None)
-    foundation = load_foundation(config.foundation, cache=folder, path=path)
+    local = config.foundation.model is None or (config.foundation.model in KNOWN and base.is_dir())
+    path = given or (base if local else None)
+    foundation = load_foundation(config.foundation, cache=users_cache(), path=path)
     if config.adapter == "lora":
         load_experts(foundation.model, folder).requires_grad_(False).eval()
     return foundation

@@ -23,6 +23,7 @@ from medfed.export.model_card import CardFacts, model_card
 from medfed.export.processor import modality_config, processor_of, save_modules, write_processor
 from medfed.injection.experts import ADAPTER
 from medfed.llm.huggingface import refuse_quantised
+from medfed.llm.obtain.known import KNOWN
 from medfed.report.run import Run
 from medfed.runs.loaded import LoadedRun
 from medfed.study.foundation import HuggingFaceSettings
@@ -99,9 +100,9 @@ class Base(NamedTuple):
 
 
 def base_of(run: LoadedRun) -> Base:
-    """Return where others find the LLM of ``run``; its folder is named only where the study names no model."""
+    """Return where others find the LLM of ``run``; its folder is named where no hub has it under the study's name."""
     foundation, settings = run.injector.injected.foundation, loading(run.study)
-    if settings.model is None:
+    if settings.model is None or settings.model in KNOWN:
         return Base(str(Path(foundation.source).resolve()), None, local=True)
     cached = foundation.source == settings.model  # a folder that was given may hold another revision
     return Base(settings.model, settings.revision if cached else None, local=False)

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from medfed.core.errors import StudyError
 from medfed.federated.state import fingerprint
-from medfed.llm.checkpoints import foundation_checksum
-from medfed.llm.huggingface import load_language_model
+from medfed.llm.huggingface import load_language_model, locate
 from medfed.llm.masks import windows_of
+from medfed.llm.obtain.cached import checked_sum, named_folder
 from medfed.llm.prompt import TextTokenizer
 from medfed.llm.tiny.prepare import prepare_tiny
 from medfed.study.foundation import FoundationSettings, HuggingFaceSettings, TinySettings
@@ -110,10 +110,10 @@ def load_foundation(
         settings: which LLM.
         cache: folder in which pre-trained tiny LLMs are kept.
         corpus: folder of text for the tiny one; None takes the package's own.
-        path: folder of a Hugging Face causal LM.
+        path: folder of a Hugging Face causal LM, or the name of one that the cache has.
 
     Raises:
-        StudyError: the folder does not suit the settings.
+        StudyError: the folder does not suit the settings, or changed since it was converted.
         DataError: the corpus cannot be read.
     """
     if isinstance(settings, TinySettings):
@@ -128,13 +128,15 @@ def load_foundation(
         return Foundation(f"tiny-{folder.name}", model, tokenizer, info, source=str(folder))
     if corpus is not None:
         raise StudyError("--corpus is text for the LLM 'tiny'; this study loads one", where=corpus, hint="leave it out")
+    path = named_folder(path, settings.model, cache)
+    checksum = settings.sha256 or checked_sum(locate(settings, path))
     model, tokenizer, folder = load_language_model(settings, path)
     name = settings.model or folder.resolve().name
     facts = {
         "kind": "huggingface",
         "name": name,
         "revision": settings.revision,
-        "sha256": settings.sha256 or foundation_checksum(folder),
+        "sha256": checksum,
         "dtype": settings.dtype,
         "load_in_4bit": settings.load_in_4bit,
     }

@@ -1,7 +1,8 @@
 """A foundation from disk: a causal LM that transformers knows by itself, from safetensors, without remote code.
 
 Its positions are rotary or learned (:mod:`medfed.llm.masks`), its linear maps ``nn.Linear``. ``--foundation FOLDER``
-names its folder. Without the flag, ``model`` is looked up in the local Hugging Face cache; nothing is ever downloaded.
+names its folder, or an LLM that `medfed foundation get` brought. Without the flag, ``model`` is such a name, or one in
+the local Hugging Face cache. Nothing is downloaded here.
 ``sha256`` pins the LLM (:mod:`medfed.llm.checkpoints`). 4-bit weights of bitsandbytes are kept as they were loaded.
 """
 
@@ -21,9 +22,13 @@ from transformers.utils.logging import disable_progress_bar
 from medfed.core.diagnosis import installing
 from medfed.core.errors import RunError, StudyError
 from medfed.llm.checkpoints import check_foundation, safetensors_in
+from medfed.llm.obtain.cached import check_sizes
 from medfed.study.foundation import HuggingFaceSettings
 
-_FETCH = "fetch it with `hf download MODEL --local-dir FOLDER` and pass --foundation FOLDER"
+_FETCH = (
+    "fetch it with `hf download MODEL --local-dir FOLDER` and pass --foundation FOLDER; "
+    "or `medfed foundation get NAME` and pass --foundation NAME (medfed foundation list)"
+)
 
 _REPACKING = "support_avx512bf16_for_cpu"
 """A layer's switch: on some CPUs bitsandbytes packs its weight anew at the first evaluation, with rounded scales."""
@@ -81,7 +86,7 @@ def locate(settings: HuggingFaceSettings, path: Path | None) -> Path:
     """Return the folder of the LLM, which is ``path`` or in the local Hugging Face cache.
 
     Raises:
-        StudyError: there is none, or it holds no safetensors.
+        StudyError: there is none, it holds no safetensors, or files of it are gone or were added.
     """
     if path is None:
         if settings.model is None:
@@ -94,6 +99,7 @@ def locate(settings: HuggingFaceSettings, path: Path | None) -> Path:
     if not (path / "config.json").is_file():
         raise StudyError("not the folder of a causal LM: it has no config.json", where=path, hint=_FETCH)
     safetensors_in(path)
+    check_sizes(path)
     return path
 
 

@@ -13,6 +13,8 @@ from medfed.data.cohort import Cohort, cohort_of
 from medfed.data.decode import Reading
 from medfed.data.sources import Sources, find_sources
 from medfed.datasets.decoded import Decoded
+from medfed.llm.obtain.cached import known_name
+from medfed.llm.obtain.known import KNOWN
 from medfed.records.folder import RunFolder
 from medfed.runs.federation import Connect, in_process, in_workers
 from medfed.study.foundation import HuggingFaceSettings
@@ -28,7 +30,7 @@ class RunPaths:
         cache: twins and the tiny LLM are kept here.
         data_root: datasets in native layout; None writes synthetic twins.
         corpus: text to pre-train the tiny LLM on, in place of the package's own.
-        foundation: folder of a Hugging Face causal LM.
+        foundation: folder of a Hugging Face causal LM, or the name of one in the cache.
         skip_bad: leave unreadable examples out.
         show_examples: write pictures and traces of a few test examples even of real data.
         workers: processes that train clients; 1 trains them in the run's own.
@@ -100,8 +102,14 @@ def folder_of(study: Study, paths: RunPaths, sources: Sources) -> Path:
     facts = [f"{name}:{checksum}" for name, checksum in sorted(sources.checksums.items())]
     facts += [f"corpus:{paths.corpus.resolve()}"] if paths.corpus else []
     pinned = isinstance(study.foundation, HuggingFaceSettings) and study.foundation.sha256 is not None
-    facts += [f"foundation:{paths.foundation.resolve()}"] if paths.foundation and not pinned else []
+    facts += [f"foundation:{_place_of(paths.foundation)}"] if paths.foundation and not pinned else []
     return paths.runs / study.name / f"{study.hash(*facts)}-seed{study.seed}"
+
+
+def _place_of(foundation: Path) -> str:
+    """Return the LLM's folder; of a known one its name and content, wherever the cache is."""
+    name = known_name(foundation)
+    return f"{name}:{KNOWN[name].sha256}" if name else str(foundation.resolve())
 
 
 def _sources(study: Study, paths: RunPaths, reporter: Reporter) -> Sources:

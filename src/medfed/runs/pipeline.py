@@ -20,6 +20,7 @@ from medfed.data.cohort import Cohort
 from medfed.data.decode import decode_all
 from medfed.evaluation.responses import MEMBER
 from medfed.evaluation.score import score_run
+from medfed.llm.obtain.cached import named_folder
 from medfed.models.base import FederatedModel
 from medfed.records.folder import RunFolder
 from medfed.records.schema import (
@@ -51,6 +52,7 @@ from medfed.runs.predictors import (
 )
 from medfed.runs.provenance import cost_of, data_facts, now, provenance
 from medfed.runs.sites import add_sites_of
+from medfed.study.foundation import HuggingFaceSettings
 from medfed.study.study import Study
 from medfed.tasks.base import ClosedTask, Task, TaskSet
 
@@ -112,6 +114,8 @@ def run_study(
 def _compute(context: RunContext, participants: Participants) -> None:
     study, run, paths, reporter = context.study, context.run, context.paths, context.reporter
     facts = provenance(study)
+    if study.job == "inject" and isinstance(study.foundation, HuggingFaceSettings):
+        named_folder(paths.foundation, study.foundation.model, paths.cache)  # a missing one is said before the decoding
     data = decode_all(study, context.sources.roots, paths.reading(reporter))
     cohort = participants.cohort(context, data)
     _write_inputs(context, cohort)
@@ -261,7 +265,7 @@ def _describe(context: RunContext) -> None:
     if study.job == "inject":
         from medfed.runs.cost import llm_lines  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
 
-        for line in llm_lines(study, context.sources, context.paths.foundation):
+        for line in llm_lines(study, context.sources, context.paths.foundation, context.paths.cache):
             reporter.say(f"  {line}")
     state = "finished" if run.done else "to be resumed" if run.exists(StudyFile.NAME) else "new"
     reporter.say(f"  run folder: {run.root} ({state})")

@@ -17,7 +17,7 @@ class HuggingFaceSettings(SettingsModel):
     """A causal LM from disk.
 
     Attributes:
-        model: its name on the Hub; only looked up in the local cache.
+        model: a name of `medfed foundation list`, in medfed's cache; or its name on the Hub, in Hugging Face's.
         revision: commit or tag in that cache.
         sha256: what `medfed foundation FOLDER` prints; another LLM is then refused.
         dtype: of the frozen weights; projectors, router and experts stay float32.

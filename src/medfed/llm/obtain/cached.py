@@ -6,6 +6,7 @@ before its weights are used.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -70,6 +71,11 @@ class Fingerprint(Origin):
     versions: dict[str, str]
 
 
+def users_cache() -> Path:
+    """Return the folder that the environment names as medfed's cache, or the usual one."""
+    return Path(os.environ.get("MEDFED_CACHE", "~/.cache/medfed")).expanduser()
+
+
 def folder_of(name: str, cache: Path) -> Path:
     """Return where the cache has the LLM ``name``, or would have it."""
     return cache / _FOLDERS / name
@@ -94,9 +100,7 @@ def named_folder(given: Path | None, model: str | None, cache: Path) -> Path | N
         return given
     folder = folder_of(name, cache)
     if not (folder / FINGERPRINT).is_file():
-        raise StudyError(
-            f"the LLM {name!r} is not in the cache", where=cache, hint=f"medfed foundation get {name} --cache {cache}"
-        )
+        raise StudyError(f"the LLM {name!r} is not in the cache", where=cache, hint=_getting(name, cache))
     return folder
 
 
@@ -174,6 +178,10 @@ def checked_sum(folder: Path) -> str:
     return checksum_of({name: sums[name] for name in counted})
 
 
+def _getting(name: str, cache: Path) -> str:
+    return f"medfed foundation get {name}" + ("" if cache == users_cache() else f" --cache {cache}")
+
+
 def _size(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
 
@@ -184,5 +192,5 @@ def _changed(folder: Path, name: str, how: str) -> StudyError:
 
 def _again(folder: Path) -> str:
     if folder.name in KNOWN and folder.parent.name == _FOLDERS:
-        return f"remove the folder, then: medfed foundation get {folder.name} --cache {folder.parent.parent}"
+        return f"remove the folder, then {_getting(folder.name, folder.parent.parent)}"
     return "convert it again"

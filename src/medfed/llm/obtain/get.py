@@ -25,27 +25,40 @@ _GB = 1e9
 
 
 class Row(NamedTuple):
-    """A known LLM as a table lists it."""
+    """A known LLM, and whether the cache has it.
+
+    Attributes:
+        name: by which it is known.
+        title: what it is.
+        licence: its SPDX name.
+        num_bytes: to fetch.
+        converted_bytes: about what its folder takes.
+        hub: where the model hub has it.
+        packages: where a package registry has it.
+        cached: "no", its folder, or how that is damaged.
+    """
 
     name: str
     title: str
     licence: str
-    download: str
-    converted: str
-    source: str
-    here: str
+    num_bytes: int
+    converted_bytes: int
+    hub: str
+    packages: str
+    cached: str
 
 
 def listed(cache: Path) -> list[Row]:
-    """Return the known LLMs, and which of them the cache has."""
+    """Return the known LLMs."""
     return [
         Row(
             name,
             known.title,
             known.licence,
-            f"{known.num_bytes / _GB:.2f} GB",
-            f"{known.converted_bytes / _GB:.2f} GB",
-            f"{known.hub.repository} or {known.packages.label()}",
+            known.num_bytes,
+            known.converted_bytes,
+            hub_label(known.hub),
+            known.packages.label(),
             _state(folder_of(name, cache)),
         )
         for name, known in KNOWN.items()
@@ -86,6 +99,7 @@ def get(name: str, cache: Path, given: Path | None, reporter: Reporter) -> Path:
             check_sizes(folder)
             reporter.say(f"it is in the cache: {folder}")
             return folder
+        require_new(folder)
         _require_space(known, given, place, folder)
         if given is not None and (given / "config.json").is_file():
             _take_folder(name, known, given, folder, reporter)
@@ -109,14 +123,16 @@ def convert_file(
         origin: its known name, and where the file came from.
 
     Raises:
-        StudyError: the file cannot be converted.
-        DiskError: the disk is full.
+        StudyError: the file cannot be converted, or the folder exists.
+        DiskError: the disk has too little room.
     """
     from medfed.llm.obtain.gguf_files import convert_gguf  # noqa: PLC0415 (torch and transformers, after the download)
 
+    require_new(folder)
     name, source = origin if origin is not None else (None, str(file))
     known = KNOWN[name] if name is not None else None
     expected = known.converted_bytes if known else 4 * file.stat().st_size
+    require_space(expected, folder)
     with reporter.phase("convert") as advance, written_whole(folder, expected) as partial:
         partial.mkdir()
         made = convert_gguf(file, partial, known.dtype if known else dtype, advance)
@@ -159,8 +175,26 @@ def _alone(lock: Path, name: str, reporter: Reporter) -> Iterator[None]:
 
 def _require_space(known: KnownLlm, given: Path | None, place: Path, folder: Path) -> None:
     there = sum(path.stat().st_size for path in place.rglob("*") if path.is_file()) if place.is_dir() else 0
-    whole = given is not None and (given.is_file() and given.suffix == ".gguf" or (given / "config.json").is_file())
-    needed = known.needed_bytes - (2 * known.num_bytes if whole else min(there, known.num_bytes))
+    whole = given is not None and ((given.is_file() and given.suffix == ".gguf") or (given / "config.json").is_file())
+    require_space(known.needed_bytes - (2 * known.num_bytes if whole else min(there, known.num_bytes)), folder)
+
+
+def require_new(folder: Path) -> None:
+    """Make sure that nothing is at ``folder``.
+
+    Raises:
+        StudyError: something is.
+    """
+    if folder.exists():
+        raise StudyError("the folder exists", where=folder, hint="choose another one, or remove it")
+
+
+def require_space(needed: int, folder: Path) -> None:
+    """Make sure that the disk of ``folder`` has ``needed`` free bytes.
+
+    Raises:
+        DiskError: it has not.
+    """
     disk = next(parent for parent in folder.absolute().parents if parent.is_dir())
     if (free := shutil.disk_usage(disk).free) < needed:
         raise DiskError(

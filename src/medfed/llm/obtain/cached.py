@@ -32,7 +32,7 @@ class FileFacts(BaseModel):
 
 
 class Origin(BaseModel):
-    """What a converted LLM was made of.
+    """The content that a converted LLM was made of.
 
     Attributes:
         name: by which it is known; None for one that is not.
@@ -58,7 +58,7 @@ class Origin(BaseModel):
 
 
 class Fingerprint(Origin):
-    """What a folder holds, and how it was made.
+    """The content of a folder, and how it was made.
 
     Attributes:
         sha256: the checksum that pins it in a study.
@@ -96,7 +96,7 @@ def named_folder(given: Path | None, model: str | None, cache: Path) -> Path | N
         StudyError: a known name that the cache lacks; nothing is fetched here.
     """
     name = known_name(given) if given is not None else model
-    if name not in KNOWN:
+    if name is None or name not in KNOWN:
         return given
     folder = folder_of(name, cache)
     if not (folder / FINGERPRINT).is_file():

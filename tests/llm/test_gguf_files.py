@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gguf import GGMLQuantizationType
+from gguf import GGMLQuantizationType, GGUFWriter
 from gguf.quants import dequantize, quantize
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
@@ -23,7 +23,7 @@ from medfed.llm.obtain.cached import read_fingerprint
 from medfed.llm.obtain.get import convert_file
 from medfed.llm.obtain.gguf_tokenizers import CHECKED
 from medfed.study.foundation import HuggingFaceSettings
-from support.made_gguf import ARCHITECTURES, SPECIAL, TEMPLATE, Made, write_gguf
+from support.made_gguf import ARCHITECTURES, SPECIAL, TEMPLATE, TIED, Made, write_gguf
 
 QUIET = Reporter.silent()
 
@@ -37,7 +37,7 @@ def converted(made: Made, folder: Path) -> dict[str, torch.Tensor]:
 def test_a_file_gives_the_weights_that_it_was_written_from(family: str, tmp_path: Path) -> None:
     made = write_gguf(tmp_path / "made.gguf", family)
     found = converted(made, tmp_path / "out")
-    assert found.keys() - made.weights.keys() == ({"lm_head.weight"} if family == "gemma2" else set())
+    assert found.keys() - made.weights.keys() == ({"lm_head.weight"} if family in TIED else set())
     for name, value in made.weights.items():  # a norm plus one, minus one, is rounded
         assert torch.allclose(found[name], value, rtol=0, atol=1e-6), name
 
@@ -57,7 +57,7 @@ def test_tensors_equal_those_of_transformers_own_loader(
     for name, value in plain.items():
         assert torch.equal(found[name], value), name
     if kind != GGMLQuantizationType.F16:
-        name = "model.layers.1.mlp.up_proj.weight"
+        name = "model.layers.1.self_attn.v_proj.weight"
         rounded = dequantize(quantize(made.weights[name].numpy(), kind), kind)
         assert not np.array_equal(rounded, made.weights[name])
         assert np.array_equal(rounded, found[name])
@@ -171,6 +171,20 @@ def test_a_tensor_that_would_be_lost_is_refused(tmp_path: Path, monkeypatch: pyt
         convert_file(made.file, tmp_path / "out", QUIET)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (_without("blk.1.attn_q.weight"), "missing keys"),
+        (_with("blk.1.ffn_up.weight", _one_nan), "not all of it is finite"),
+    ],
+)
+def test_what_transformers_loads_whole_is_checked_too(spoil: object, words: str, tmp_path: Path) -> None:
+    made = write_gguf(tmp_path / "made.gguf", "lfm2", spoil=spoil)
+    with pytest.raises(StudyError, match=words):
+        convert_file(made.file, tmp_path / "out", QUIET)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("kept", [0.0, 0.1, 0.6, 0.999])
 def test_a_cut_file_is_refused(kept: float, tmp_path: Path) -> None:
     made = write_gguf(tmp_path / "made.gguf", "qwen2")
@@ -194,10 +208,13 @@ def test_other_files_and_taken_folders_are_refused(tmp_path: Path, monkeypatch: 
         convert_file(made.file, tmp_path / "out", QUIET)
 
 
-def test_an_architecture_that_transformers_does_not_read_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = write_gguf(tmp_path / "made.gguf", "qwen2")
-    monkeypatch.setattr(gguf_files, "GGUF_SUPPORTED_ARCHITECTURES", ["llama"])
-    with pytest.raises(StudyError, match="its architecture is 'qwen2'"):
-        convert_file(made.file, tmp_path / "out", QUIET)
+def test_an_architecture_that_transformers_does_not_read_is_named(tmp_path: Path) -> None:
+    writer = GGUFWriter(tmp_path / "made.gguf", "rwkv6")
+    writer.add_name("made")
+    writer.add_tensor("token_embd.weight", np.zeros((4, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(StudyError, match=r"the architecture 'rwkv6': .*not supported"):
+        convert_file(tmp_path / "made.gguf", tmp_path / "out", QUIET)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,16 @@ WIDTH, HEADS, KV_HEADS, LAYERS = 32, 4, 2, 2
 MERGES = ("Ġ t", "h e", "Ġt he", "i s")
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEMPLATE = "{% for message in messages %}<|im_start|>{{ message['content'] }}<|im_end|>{% endfor %}"
-ARCHITECTURES = {"qwen2": MODEL_ARCH.QWEN2, "llama": MODEL_ARCH.LLAMA, "gemma2": MODEL_ARCH.GEMMA2}
+ARCHITECTURES = {
+    "qwen2": MODEL_ARCH.QWEN2,
+    "llama": MODEL_ARCH.LLAMA,
+    "gemma2": MODEL_ARCH.GEMMA2,
+    "qwen3moe": MODEL_ARCH.QWEN3MOE,
+    "lfm2": MODEL_ARCH.LFM2,
+}
+TIED = ("gemma2", "lfm2")
+NUM_EXPERTS, EXPERT_WIDTH = 2, 768
+"""The width is the one that transformers takes where a file does not say it."""
 
 
 class Made(NamedTuple):
@@ -47,11 +57,11 @@ def write_gguf(
         file: the file.
         family: a key of :data:`ARCHITECTURES`.
         kind: how matrices are quantised.
-        tied: the LLM has no output layer of its own; a Gemma never has.
+        tied: the LLM has no output layer of its own; those of :data:`TIED` never have.
         output_is_embedding: it has one, equal to the embedding.
         spoil: given name and values of a tensor as they are to be written, returns others, or None to leave it out.
     """
-    tied = tied or family == "gemma2"
+    tied = tied or family in TIED
     size = 256 + len(MERGES) + len(SPECIAL)
     model = _model(family, size if family != "gemma2" else len(_sentencepiece()[0]), tied)
     if output_is_embedding:
@@ -64,15 +74,15 @@ def write_gguf(
     names = get_tensor_name_map(ARCHITECTURES[family], LAYERS)
     weights = {name: value for name, value in model.state_dict().items() if not (tied and name == "lm_head.weight")}
     for name, value in weights.items():
-        stored = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        values = _as_llama_cpp_lays_out(family, stored, value.numpy())
-        values = values if spoil is None else spoil(stored, values)
-        if values is None:
-            continue
-        if values.ndim == 2 and kind != GGMLQuantizationType.F32:
-            writer.add_tensor(stored, quantize(values, kind), raw_dtype=kind)
-        else:
-            writer.add_tensor(stored, values)
+        for stored, given in _in_the_file(names, name, value.numpy()):
+            values = _as_llama_cpp_lays_out(family, stored, given)
+            values = values if spoil is None else spoil(stored, values)
+            if values is None:
+                continue
+            if values.ndim > 1 and values.shape[-1] % 32 == 0 and kind != GGMLQuantizationType.F32:
+                writer.add_tensor(stored, quantize(values, kind), raw_dtype=kind)
+            else:
+                writer.add_tensor(stored, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -81,9 +91,14 @@ def write_gguf(
 
 
 def _model(family: str, vocab_size: int, tied: bool) -> Any:
-    head_dim = {"head_dim": WIDTH // HEADS} if family != "qwen2" else {}
+    special: dict[str, Any] = {"head_dim": WIDTH // HEADS} if family not in ("qwen2", "lfm2") else {}
+    if family == "qwen3moe":
+        experts = {"num_experts": NUM_EXPERTS, "num_experts_per_tok": 1, "moe_intermediate_size": EXPERT_WIDTH}
+        special |= experts | {"norm_topk_prob": True}
+    if family == "lfm2":
+        special |= {"block_auto_adjust_ff_dim": False, "layer_types": ["conv", "full_attention"]}
     config = AutoConfig.for_model(
-        family,
+        "qwen3_moe" if family == "qwen3moe" else family,
         vocab_size=vocab_size,
         hidden_size=WIDTH,
         intermediate_size=64,
@@ -92,7 +107,7 @@ def _model(family: str, vocab_size: int, tied: bool) -> Any:
         num_key_value_heads=KV_HEADS,
         max_position_embeddings=128,
         tie_word_embeddings=tied,
-        **head_dim,
+        **special,
     )
     with torch_seeded("made", family):
         model = AutoModelForCausalLM.from_config(config)
@@ -109,15 +124,21 @@ def _write_facts(writer: GGUFWriter, config: Any, family: str) -> None:
     writer.add_embedding_length(WIDTH)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_head_count_kv([0, KV_HEADS] if family == "lfm2" else KV_HEADS)
+    writer.add_layer_norm_rms_eps(config.norm_eps if family == "lfm2" else config.rms_norm_eps)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
     if family == "llama":
         writer.add_rope_dimension_count(config.head_dim)
-    if family == "gemma2":
+    if family == "qwen3moe":
+        writer.add_expert_count(NUM_EXPERTS)
+        writer.add_expert_used_count(1)
+    if family == "lfm2":
+        writer.add_shortconv_l_cache(config.conv_L_cache)
+    if family in ("gemma2", "qwen3moe"):
         writer.add_key_length(config.head_dim)
         writer.add_value_length(config.head_dim)
+    if family == "gemma2":
         writer.add_sliding_window(config.sliding_window)
 
 
@@ -158,6 +179,18 @@ def _write_sentencepiece(writer: GGUFWriter, _: str) -> None:
     writer.add_add_space_prefix(False)
 
 
+def _in_the_file(names: Any, name: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield llama.cpp's name and the values; the experts of a layer are apart in gate and up, and have no suffix."""
+    layer = name.split(".")[2] if ".layers." in name else ""
+    if name.endswith("experts.gate_up_proj"):
+        for part, some in zip(("gate", "up"), np.split(values, 2, axis=1), strict=True):
+            yield f"blk.{layer}.ffn_{part}_exps.weight", np.ascontiguousarray(some)
+    elif name.endswith("experts.down_proj"):
+        yield f"blk.{layer}.ffn_down_exps.weight", values
+    else:
+        yield names.get_name(name, try_suffixes=(".weight", ".bias")), values
+
+
 def _as_llama_cpp_lays_out(family: str, name: str, values: np.ndarray) -> np.ndarray:
     """Undo nothing, do what its converter does: queries and keys of a Llama interleaved, norms of a Gemma plus one."""
     if family == "gemma2" and "norm" in name:
@@ -166,6 +199,8 @@ def _as_llama_cpp_lays_out(family: str, name: str, values: np.ndarray) -> np.nda
         heads = HEADS if ".attn_q." in name else KV_HEADS
         split = values.reshape(heads, 2, len(values) // heads // 2, *values.shape[1:])
         return np.ascontiguousarray(split.swapaxes(1, 2).reshape(values.shape))
+    if "shortconv.conv" in name:
+        return np.ascontiguousarray(values[:, 0])
     return values
 
 

@@ -26,13 +26,13 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig
 from transformers.integrations.gguf import is_gguf_arch_supported
 from transformers.modeling_gguf_pytorch_utils import (
-    GGUF_SUPPORTED_ARCHITECTURES,
     TENSOR_PROCESSORS,
     TensorProcessor,
     get_gguf_hf_weights_map,
     load_gguf_checkpoint,
 )
 
+from medfed.core.diagnosis import installing
 from medfed.core.errors import StudyError
 from medfed.core.files import PUBLIC
 from medfed.core.progress import Advance
@@ -229,17 +229,12 @@ def _config(source: Path, architecture: str) -> tuple[PreTrainedConfig, dict[str
     if is_gguf_arch_supported(architecture):
         config = AutoConfig.from_pretrained(source.parent, gguf_file=source.name, local_files_only=True)
         return config, config.to_dict()
-    if architecture not in GGUF_SUPPORTED_ARCHITECTURES:
-        raise StudyError(
-            f"its architecture is {architecture!r}, which transformers does not read from GGUF",
-            where=source,
-            hint="use the LLM's safetensors",
-        )
     try:
         parsed = load_gguf_checkpoint(str(source), return_tensors=False)["config"]
         return AutoConfig.for_model(**parsed), parsed
     except (KeyError, TypeError, ValueError) as error:
-        raise StudyError(f"its configuration cannot be read: {error}", where=source, hint=_AGAIN) from error
+        what = f"transformers does not read a GGUF file of the architecture {architecture!r}: {error}"
+        raise StudyError(what, where=source, hint="use the LLM's safetensors") from error
 
 
 def _without_weights(config: PreTrainedConfig, source: Path) -> nn.Module:
@@ -291,14 +286,26 @@ def _streamed(
 
 
 def _loaded_whole(source: Path) -> Iterator[tuple[str, Tensor]]:
-    """Yield the weights as transformers loads them, all at once: its own way for a few architectures."""
+    """Yield the weights as transformers loads them, all at once: its way for a few architectures."""
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            source.parent, gguf_file=source.name, local_files_only=True, dtype=torch.float32
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source.parent,
+            gguf_file=source.name,
+            local_files_only=True,
+            dtype=torch.float32,
+            output_loading_info=True,
         )
     except ImportError as error:
-        raise StudyError(str(error).strip().split("\n")[0], where=source, hint="pip install accelerate") from error
-    yield from model.state_dict().items()
+        first = str(error).strip().split("\n")[0]
+        raise StudyError(first, where=source, hint=installing("quantised")) from error
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if report[kind]:
+            what = f"is among its {kind.replace('_', ' ')} ({len(report[kind])} such)"
+            raise StudyError(what, where=f"{source}: tensor {min(report[kind])!r}", hint=_AGAIN)
+    for name, value in model.state_dict().items():
+        if not value.isfinite().all():
+            raise StudyError("not all of it is finite", where=f"{source}: tensor {name!r}", hint=_AGAIN)
+        yield name, value
 
 
 def _rows_of(tensor: StoredTensor) -> int:

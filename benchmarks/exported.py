@@ -17,7 +17,7 @@ from benchmarks.llama import sharing
 from benchmarks.patients import server
 from benchmarks.rows import Row, Target
 from benchmarks.timing import Bench, Versus
-from medfed.export.files import merged_weights
+from medfed.export.export import merged_weights
 from medfed.export.lowrank import folded, save_plain_lora
 from medfed.injection.experts import ADAPTER
 from medfed.injection.model import InjectedModel

@@ -291,8 +291,7 @@ class Run:
             MedfedError: ``out`` exists, the task is unknown, or there is nothing to export.
         """
         from medfed.core.torch_rng import one_thread
-        from medfed.export.export import export_run
-        from medfed.export.files import Form
+        from medfed.export.export import Form, export_run
 
         form = Form((task,) if isinstance(task, str) else tuple(task), rank, merge)
         with one_thread():

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -108,9 +109,9 @@ def test_a_signal_is_passed_on_and_ends_it(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_trial_ends_with_the_weights_of_one_process(tmp_path: Path) -> None:
-    ran = subprocess.run(
-        [DEPLOY / "trial.sh", tmp_path / "trial"], capture_output=True, text=True, check=False, timeout=1800
-    )
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # the script calls `medfed`
+    command, env = [DEPLOY / "trial.sh", tmp_path / "trial"], {**os.environ, "PATH": path}
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1800, env=env)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "the same weights, bit for bit" in ran.stdout
     assert ran.stdout.count("the chain holds") == 3

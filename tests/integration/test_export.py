@@ -23,9 +23,8 @@ from typer.testing import CliRunner
 from medfed.cli.app import app
 from medfed.core.catalog import TASKS
 from medfed.core.errors import MedfedError, RunError, StudyError
-from medfed.export.export import export_run
+from medfed.export.export import Form, export_run, loading
 from medfed.export.exported import ExportedTask, Processor
-from medfed.export.files import Form, loading
 from medfed.export.lowrank import Factors, folded
 from medfed.injection.model import InjectedModel
 from medfed.llm.foundation import Foundation, load_foundation
@@ -321,7 +320,7 @@ def test_a_damaged_or_missing_file_is_refused(exports: Path, llm: Path, tmp_path
 
 
 def test_the_routed_adapter_comes_with_a_card_too(run: Path, llm: Path, tmp_path: Path) -> None:
-    export_run(run, tmp_path / "routed", run, llm)
+    export_run(run, tmp_path / "routed", run, llm, Form())
     names = {str(path.relative_to(tmp_path / "routed")) for path in (tmp_path / "routed").rglob("*") if path.is_file()}
     assert {"README.md", "adapter/adapter_model.safetensors", "encoders.safetensors", "projectors.safetensors"} <= names
     assert any(".router." in name for name in load_file(tmp_path / "routed" / "adapter" / "adapter_model.safetensors"))
@@ -359,7 +358,7 @@ def test_an_export_that_fails_leaves_nothing_behind(
     def fails(*_: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("medfed.export.files.model_card", fails)
+    monkeypatch.setattr("medfed.export.export.model_card", fails)
     with pytest.raises(RunError, match="No space left"):
         export_run(run, tmp_path / "out", tmp_path, llm, Form(tasks=["cd"]))
     assert list(tmp_path.iterdir()) == []
@@ -500,7 +499,7 @@ def test_a_cut_adapter_is_folded_once(run: Path, llm: Path, tmp_path: Path, monk
         calls.append(task.name)
         return folded(injected, task)
 
-    monkeypatch.setattr("medfed.export.files.folded", counted)
+    monkeypatch.setattr("medfed.export.export.folded", counted)
     export_run(run, tmp_path / "out", tmp_path, llm, Form(tasks=["cd"], rank=3))
     assert calls == ["cd"]
     assert json.loads((tmp_path / "out" / "truncation.json").read_text("utf-8"))["full_rank"] == RANK

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from medfed.ask.page import app as play_app
-from medfed.ask.page.serve import listen
+from medfed.ask.page.app import listen
 from medfed.core.errors import RunError
 from support.finished_runs import QuickRun
 from support.play_server import Reply, asked, request, served

@@ -13,9 +13,8 @@ from medfed.core.torch_rng import torch_seeded
 from medfed.injection.encode import encode
 from medfed.injection.inject import Injector
 from medfed.injection.model import InjectedModel, Texts
-from medfed.llm.forward import PrefixCache
+from medfed.llm.forward import PrefixCache, Windows
 from medfed.llm.foundation import Foundation
-from medfed.llm.masks import Windows
 from medfed.tasks.classification import Classification
 from support.llm_toys import BOTH, IMAGE, WORDY, examples, federated_model, foundation, public, settings, tokenizer
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from medfed.core.errors import StudyError
 from medfed.export.lowrank import Factors, truncated
 
 
@@ -64,8 +63,3 @@ def test_an_update_of_nothing_loses_nothing() -> None:
     assert cut.losses["still"].relative_error == 0.0
     assert cut.losses["still"].energy_kept == 1.0
     assert not dense(cut.factors["still"]).any()
-
-
-def test_no_rank_is_refused() -> None:
-    with pytest.raises(StudyError, match="leaves nothing"):
-        truncated(LAYERS, 0)

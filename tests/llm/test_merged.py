@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from medfed.core.errors import RunError
-from medfed.export.files import merged_weights, save_merged
+from medfed.export.export import merged_weights, save_merged
 from medfed.export.lowrank import Factors, folded
 from medfed.injection.model import InjectedModel
 from medfed.llm.foundation import Foundation

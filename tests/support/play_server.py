@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 import uvicorn
 
-from medfed.ask.page.app import Play
-from medfed.ask.page.serve import listen
+from medfed.ask.page.app import Play, listen
 from medfed.runs.loaded import LoadedRun
 
 

@@ -41,16 +41,16 @@ class Adaptive(settings.Adaptive, ServerPart, ABC):
     moments: ClassVar[tuple[str, ...]] = ("m", "v")
 
     @property
-    @abstractmethod
     def floor(self) -> float:
         """The second moment before round 1."""
+        return 0.0
 
     @abstractmethod
-    def second(self, old: Params, delta: Tensor) -> dict[str, Tensor]:
+    def _second(self, old: Params, delta: Tensor) -> dict[str, Tensor]:
         """Return the second moments of one tensor after the mean change ``delta``; ``old`` are its moments by name."""
 
     @abstractmethod
-    def scale(self, moments: Params) -> Tensor:
+    def _scale(self, moments: Params) -> Tensor:
         """Return what the first moment is divided by."""
 
     def init(self, params: Params) -> Params:
@@ -67,8 +67,8 @@ class Adaptive(settings.Adaptive, ServerPart, ABC):
         steps = {}
         for name, delta in changes.means().items():
             old = {moment: kept[moment][name].to(torch.float64) for moment in self.moments}
-            new = self.second(old, delta) | {"m": self.beta_1 * old["m"] + (1 - self.beta_1) * delta}
-            steps[name] = self.eta * (new["m"] / self.scale(new))
+            new = self._second(old, delta) | {"m": self.beta_1 * old["m"] + (1 - self.beta_1) * delta}
+            steps[name] = self.eta * (new["m"] / self._scale(new))
             for moment, value in new.items():
                 kept[moment][name] = value.to(kept[moment][name].dtype)
         return moved(params, steps), join(kept)
@@ -82,32 +82,28 @@ class Reddi(settings.Reddi, Adaptive, ABC):
         """τ², the least the paper allows."""
         return self.tau**2
 
-    def scale(self, moments: Params) -> Tensor:
-        """Return √v + τ."""
+    def _scale(self, moments: Params) -> Tensor:
         return moments["v"].sqrt() + self.tau
 
 
 class FedAdagrad(settings.FedAdagrad, Reddi):
     """v ← v + Δ²."""
 
-    def second(self, old: Params, delta: Tensor) -> dict[str, Tensor]:
-        """Return v."""
+    def _second(self, old: Params, delta: Tensor) -> dict[str, Tensor]:
         return {"v": old["v"] + delta.square()}
 
 
 class FedAdam(settings.FedAdam, Reddi):
     """v ← β2 v + (1 − β2)Δ²."""
 
-    def second(self, old: Params, delta: Tensor) -> dict[str, Tensor]:
-        """Return v."""
+    def _second(self, old: Params, delta: Tensor) -> dict[str, Tensor]:
         return {"v": self.beta_2 * old["v"] + (1 - self.beta_2) * delta.square()}
 
 
 class FedYogi(settings.FedYogi, Reddi):
     """v ← v − (1 − β2)Δ² sign(v − Δ²)."""
 
-    def second(self, old: Params, delta: Tensor) -> dict[str, Tensor]:
-        """Return v."""
+    def _second(self, old: Params, delta: Tensor) -> dict[str, Tensor]:
         square = delta.square()
         return {"v": old["v"] - (1 - self.beta_2) * square * (old["v"] - square).sign()}
 
@@ -117,16 +113,9 @@ class FedAMS(settings.FedAMS, Adaptive):
 
     moments: ClassVar[tuple[str, ...]] = ("m", "v", "v_hat")
 
-    @property
-    def floor(self) -> float:
-        """0, as the paper starts."""
-        return 0.0
-
-    def second(self, old: Params, delta: Tensor) -> dict[str, Tensor]:
-        """Return v and v̂."""
+    def _second(self, old: Params, delta: Tensor) -> dict[str, Tensor]:
         v = self.beta_2 * old["v"] + (1 - self.beta_2) * delta.square()
         return {"v": v, "v_hat": torch.maximum(old["v_hat"], v).clamp(min=self.epsilon)}
 
-    def scale(self, moments: Params) -> Tensor:
-        """Return √v̂."""
+    def _scale(self, moments: Params) -> Tensor:
         return moments["v_hat"].sqrt()

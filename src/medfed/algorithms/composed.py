@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -117,34 +118,26 @@ class Composed(Algorithm, Composition):
 
     @property
     def _at_client(self) -> _Slots:
-        return _Slots(
-            sharing=_overrides(self.sharing, SharingPart, "private"),
-            local=_overrides(self.local, LocalPart, "init_client", "finish"),
-        )
+        return self._keeping(sharing=["private"], local=["init_client", "finish"])
 
     @property
     def _at_server(self) -> _Slots:
-        return _Slots(
-            local=_overrides(self.local, LocalPart, "init_server"), server=_overrides(self.server, ServerPart, "init")
-        )
+        return self._keeping(local=["init_server"], server=["init"])
 
     @property
     def _in_upload(self) -> _Slots:
-        return _Slots(
-            local=_overrides(self.local, LocalPart, "upload_like"),
-            server=_overrides(self.server, ServerPart, "upload_like"),
-        )
+        return self._keeping(local=["upload_like"], server=["upload_like"])
+
+    def _keeping(self, **hooks: list[str]) -> _Slots:
+        """Return the slots whose part overrides one of the ``hooks``, by slot: it keeps tensors there."""
+        slots = zip(SLOTS, self.parts, (SharingPart, LocalPart, ServerPart), strict=True)
+        return _Slots(tuple(slot for slot, part, base in slots if _overrides(part, base, *hooks.get(slot, ()))))
 
 
-class _Slots:
-    """Which parts keep tensors in a place.
+class _Slots(NamedTuple):
+    """The parts that keep tensors in a place."""
 
-    Args:
-        keeps: slot → whether its part does.
-    """
-
-    def __init__(self, **keeps: bool) -> None:
-        self.slots = tuple(slot for slot in SLOTS if keeps.get(slot))
+    slots: tuple[str, ...]
 
     def joined(self, **tensors: Params) -> Params:
         """Return the tensors of all parts: as they are where one part keeps some, else by slot."""

@@ -57,6 +57,8 @@ from medfed.study.algorithms import CreamFL as CreamFLSettings
 from medfed.study.federation import ClientSettings
 from medfed.tasks.base import TaskSet, trainable
 
+Public = Mapping[str, TaskSet]
+"""Task → public examples."""
 Targets = Mapping[str, Mapping[str, Rows]]
 """Task → modality → the representations that the server's model shall come to have."""
 
@@ -86,12 +88,8 @@ class CreamFL(Algorithm, CreamFLSettings):
             return None
         world, past = Exchanged.from_tensors(broadcast.state), Exchanged.from_tensors(group(client_state, "previous"))
         held = held_modalities({name: step.site.tasks[name] for name in sorted(step.site.tasks) if name in world.ids})
-        terms = [
-            term
-            for name, modalities in held.items()
-            for term in [self._contrast(step, name, modalities, broadcast.round, world, past)]
-            if term is not None
-        ]
+        contrasts = (self._contrast(step, task, held[task], broadcast.round, world, past) for task in held)
+        terms = [term for term in contrasts if term is not None]
         return self.gamma * torch.stack(terms).mean() if terms else None
 
     def upload(self, trained: Trained, broadcast: Broadcast, client_state: Params) -> Upload:
@@ -110,10 +108,8 @@ class CreamFL(Algorithm, CreamFLSettings):
         model, public, settings = _model(federation), federation.public, self._settings(federation)
         load_weights(model, state.weights)
         everything = {name: examples.task.modalities for name, examples in public.items()}
-        if state.server_state:
-            world = Exchanged.from_tensors(state.server_state)
-        else:
-            world = represent_public(model, public, everything, settings)
+        known = Exchanged.from_tensors(state.server_state) if state.server_state else None
+        world = known or represent_public(model, public, everything, settings)
         targets = _ensemble(world, updates)
         key = (federation.seed, "server", state.round + 1)
         losses = _label_losses(model, public, settings, *key)
@@ -130,14 +126,9 @@ class CreamFL(Algorithm, CreamFLSettings):
         return laid_over(weights, client_state)
 
     def _settings(self, federation: Federation) -> ClientSettings:
-        """Return how the server trains."""
-        return ClientSettings(
-            optimizer="adam",
-            lr=self.server_lr,
-            batch_size=self.server_batch_size,
-            local_epochs=self.server_epochs,
-            device=str(next(_model(federation).parameters()).device),
-        )
+        """Return how the server trains: by Adam, the default."""
+        device, size = str(next(_model(federation).parameters()).device), self.server_batch_size
+        return ClientSettings(lr=self.server_lr, batch_size=size, local_epochs=self.server_epochs, device=device)
 
     def _contrast(
         self, step: LocalStep, task: str, modalities: tuple[str, ...], round: int, world: Exchanged, past: Exchanged
@@ -170,33 +161,26 @@ def _model_of(weights: Weights) -> dict[str, Tensor]:
 
 def _ensemble(world: Exchanged, updates: Iterator[Update]) -> Targets:
     """Return the aggregate of the clients' representations; rows of examples the server does not know count nowhere."""
-    ensembles = {
-        task: {name: Ensemble(world.partners(task, name)) for name in parts} for task, parts in world.rows.items()
-    }
+    sums = {task: {name: Ensemble(world.partners(task, name)) for name in parts} for task, parts in world.rows.items()}
     for update in updates:
         sent = Exchanged.from_tensors(update.state)
-        for task, parts in ensembles.items():
+        for task, parts in sums.items():
             agreed = sent.ids[task] == world.ids[task]
             for name, ensemble in parts.items():
                 rows = sent.rows[task][name]
                 ensemble.add(rows.vectors, rows.has & agreed)
-    return {task: {name: ensemble.mean() for name, ensemble in parts.items()} for task, parts in ensembles.items()}
+    return {task: {name: ensemble.mean() for name, ensemble in parts.items()} for task, parts in sums.items()}
 
 
 def _model(federation: Federation) -> nn.Module:
     if not federation.public:
-        raise StudyError(
-            "creamfl needs public examples on the server", where="algorithm", hint="give the server a public share"
-        )
+        what, hint = "creamfl needs public examples on the server", "give the server a public share"
+        raise StudyError(what, where="algorithm", hint=hint)
     return federated(federation.model)
 
 
 def _minimise(model: nn.Module, losses: Iterable[Tensor], settings: ClientSettings) -> None:
-    """Take an optimizer step for every one of ``losses``, which are evaluated one after the other.
-
-    Raises:
-        RunError: a loss is not finite.
-    """
+    """Take an optimizer step for each of ``losses``, evaluated in turn; raise RunError if one is not finite."""
     params = list(trainable_params(model).values())
     optimizer = make_optimizer(params, settings)
     model.train()
@@ -205,32 +189,24 @@ def _minimise(model: nn.Module, losses: Iterable[Tensor], settings: ClientSettin
         if not math.isfinite(value):
             raise RunError(f"a loss is {value}", where="the server's training", hint="lower algorithm.server_lr")
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         optimizer.step()
     model.zero_grad()
 
 
-def _label_losses(
-    model: nn.Module, public: Mapping[str, TaskSet], settings: ClientSettings, *key: Key
-) -> Iterator[Tensor]:
+def _label_losses(model: nn.Module, public: Public, settings: ClientSettings, *key: Key) -> Iterator[Tensor]:
     """Yield, step by step, the mean over tasks of the loss on public labels."""
-    device = settings.device
     for items in steps(public, settings, *key, "labels"):
         losses = []
         for item in items:
-            batch = item.batch.to(device)
+            batch = item.batch.to(settings.device)
             with autocast(settings):
                 losses.append(item.weight * trainable(item.task).loss(model(item.task, batch), batch))
         yield torch.stack(losses).sum()
 
 
 def _distillation_losses(
-    model: nn.Module,
-    public: Mapping[str, TaskSet],
-    known: Exchanged,
-    targets: Targets,
-    settings: ClientSettings,
-    *key: Key,
+    model: nn.Module, public: Public, known: Exchanged, targets: Targets, settings: ClientSettings, *key: Key
 ) -> Iterator[Tensor]:
     """Yield, batch by batch, ‖f(x) − target‖²: mean over the examples that have one, sum over modalities."""
     for epoch in range(settings.local_epochs):
@@ -239,11 +215,10 @@ def _distillation_losses(
             batch = view(examples, positions)
             rows = known.find(name, batch.examples)
             live = unit_representations(model, examples.task, batch.to(settings.device), settings)
-            terms = [
-                _distance(live[modality], batch, modality, target, rows) for modality, target in targets[name].items()
-            ]
-            if any(term is not None for term in terms):
-                yield torch.stack([term for term in terms if term is not None]).sum()
+            parts = targets[name].items()
+            distances = (_distance(live[modality], batch, modality, target, rows) for modality, target in parts)
+            if terms := [distance for distance in distances if distance is not None]:
+                yield torch.stack(terms).sum()
 
 
 def _distance(live: Tensor, batch: Batch, modality: str, target: Rows, rows: Tensor) -> Tensor | None:
@@ -253,7 +228,7 @@ def _distance(live: Tensor, batch: Batch, modality: str, target: Rows, rows: Ten
     return (live[has] - target.vectors[rows][has].to(live.device)).square().sum(-1).mean()
 
 
-def _draws(public: Mapping[str, TaskSet], size: int, *key: Key) -> list[tuple[str, np.ndarray]]:
+def _draws(public: Public, size: int, *key: Key) -> list[tuple[str, np.ndarray]]:
     """Return one pass over all tasks as batches in random order."""
     rng = numpy_rng(*key)
     batches = [

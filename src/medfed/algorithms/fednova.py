@@ -50,18 +50,12 @@ class FedNova(settings.FedNova, ServerPart):
         return {STEPS: torch.zeros((), dtype=torch.float64)}
 
     def check_upload(self, update: Update) -> None:
-        """Refuse effective steps that no momentum below 1 and no pull can give.
-
-        Raises:
-            UpdateRejectedError: naming the client.
-        """
+        """Refuse effective steps that no momentum below 1 and no pull can give."""
         count, most = float(update.state[STEPS]), update.num_steps * (update.num_steps + 1) / 2
         if not 0 < count <= most:
-            raise UpdateRejectedError(
-                f"{STEPS} is {count}; after {update.num_steps} steps above 0 and at most {most} is possible",
-                where=f"client {update.client!r}",
-                hint="client and server must run the same study",
-            )
+            what = f"{STEPS} is {count}; after {update.num_steps} steps above 0 and at most {most} is possible"
+            hint = "client and server must run the same study"
+            raise UpdateRejectedError(what, where=f"client {update.client!r}", hint=hint)
 
     def sums(self) -> NormalisedChanges:
         """Return empty sums of d_i and ‖a_i‖₁."""
@@ -92,12 +86,9 @@ class NormalisedChanges:
 
 
 def effective_steps(num_steps: int, momentum: float, decay: float) -> float:
-    """Return ‖a‖₁ of a round of SGD: how far a gradient that is always 1 leads, in units of η.
+    """Return ‖a‖₁ of τ steps of SGD: how far a gradient that is always 1 leads, in units of η.
 
-    Args:
-        num_steps: τ.
-        momentum: ρ of the heavy ball, from rest.
-        decay: ημ, by which the pull shrinks the way made so far at every step; below 1.
+    ``momentum`` is ρ of the heavy ball, from rest; ``decay`` is ημ < 1, by which the pull shrinks the way each step.
     """
     velocity = way = 0.0
     for _ in range(num_steps):

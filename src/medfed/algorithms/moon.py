@@ -27,8 +27,6 @@ from medfed.federated.local import LocalStep, TaskBatch, Trained
 from medfed.federated.state import Weights, persistent_buffers
 from medfed.study import algorithms as settings
 
-Representations = dict[str, Tensor]
-
 
 class Moon(settings.Moon, LocalPart):
     """Local loss + μ·contrast."""
@@ -51,7 +49,7 @@ class Moon(settings.Moon, LocalPart):
         site = step.site
         batch = item.batch.to(site.settings.device)
 
-        def at(weights: Weights) -> Representations:
+        def at(weights: Weights) -> dict[str, Tensor]:
             return representations_at(site.model, weights, item.task, batch, site.settings)
 
         live = at(Weights(step.params, persistent_buffers(site.model)))

@@ -42,29 +42,18 @@ class SharingPart(settings.Sharing):
 
 @dataclass(frozen=True)
 class ClientRound:
-    """The inputs of a local step in a round.
+    """The inputs of a local step in a round."""
 
-    Attributes:
-        broadcast: the server's message; of ``state`` the part's own tensors.
-        start: the model the client starts from: the broadcast with its private tensors.
-        kept: what the part kept at this client.
-    """
-
-    broadcast: Broadcast
-    start: Weights
-    kept: Params
+    broadcast: Broadcast  # the server's message; of `state` the part's own tensors
+    start: Weights  # the model the client starts from: the broadcast with its private tensors
+    kept: Params  # what the part kept at this client
 
 
 class Finished(NamedTuple):
-    """The tensors that a local step adds after training.
+    """The tensors that a local step adds after training."""
 
-    Attributes:
-        kept: at the client until the next round.
-        sent: to the server, next to the change of the weights.
-    """
-
-    kept: Params
-    sent: Params
+    kept: Params  # at the client until the next round
+    sent: Params  # to the server, next to the change of the weights
 
 
 class Renewal:

@@ -43,17 +43,11 @@ class _Representing(nn.Module):
 
 
 def federated(model: nn.Module | None) -> FederatedModel:
-    """Return ``model`` as one that gives representations.
-
-    Raises:
-        StudyError: it gives none.
-    """
+    """Return ``model`` as one that gives representations. Raises StudyError if it gives none."""
     if not isinstance(model, FederatedModel):
-        raise StudyError(
-            f"{type(model).__name__} gives no representations, which this algorithm contrasts",
-            where="algorithm",
-            hint="choose a model of the registry, or an algorithm that does without (fedavg)",
-        )
+        what = f"{type(model).__name__} gives no representations, which this algorithm contrasts"
+        hint = "choose a model of the registry, or an algorithm that does without (fedavg)"
+        raise StudyError(what, where="algorithm", hint=hint)
     return model
 
 
@@ -105,10 +99,7 @@ def aligned(examples: TaskSet) -> tuple[Int[np.ndarray, " example"], Int[Tensor,
 def view(examples: TaskSet, positions: Int[np.ndarray, " batch"]) -> Batch:
     """Return public examples as every party sees them: augmented (cropped, say) as drawn from their ids."""
     batch, task = examples.batch(positions), trainable(examples.task)
-    rows = [
-        task.augment(batch.row(number), numpy_rng("public view", example))
-        for number, example in enumerate(batch.examples)
-    ]
+    rows = [task.augment(batch.row(i), numpy_rng("public view", example)) for i, example in enumerate(batch.examples)]
     return Batch(
         {name: torch.cat([row.inputs[name] for row in rows]) for name in batch.inputs},
         {name: torch.cat([row.present[name] for row in rows]) for name in batch.present},
@@ -144,15 +135,10 @@ ROWS_AT_ONCE = 1024
 
 
 class Rows(NamedTuple):
-    """Representations of a set of examples in one modality.
+    """Representations of a set of examples in one modality."""
 
-    Attributes:
-        vectors: unit vectors; zeros where the modality is absent.
-        has: whether the example has one.
-    """
-
-    vectors: Float[Tensor, "example dim"]
-    has: Bool[Tensor, " example"]
+    vectors: Float[Tensor, "example dim"]  # unit vectors; zeros where the modality is absent
+    has: Bool[Tensor, " example"]  # whether the example has one
 
 
 def pull_push(
@@ -167,11 +153,7 @@ def matching_loss(
 ) -> Float[Tensor, " batch"]:
     """Return −log(exp(zᵀg_k/τ) / Σ_j exp(zᵀg_j/τ)), the mean over ``others`` that have example k; inter-modal.
 
-    Args:
-        live: the batch's representations z.
-        rows: which row k of ``others`` each of them belongs to.
-        others: global representations g.
-        temperature: τ.
+    z are the batch's representations ``live``, g the global ones in ``others``, and k is each one's row of them.
     """
     total, count = live.new_zeros(len(live)), live.new_zeros(len(live))
     for vectors, has in others:
@@ -206,10 +188,7 @@ def matching_score(live: Float[Tensor, "example dim"], others: Sequence[Rows]) -
 class Ensemble:
     """A streaming mean of the clients' representations of one modality, each row weighted by the softmax of its score.
 
-    Float64; memory holds one sum, however many clients there are.
-
-    Args:
-        others: global representations that the score is taken against.
+    The score is taken against ``others``. Float64; memory holds one sum, however many clients there are.
     """
 
     def __init__(self, others: Sequence[Rows]) -> None:
@@ -235,23 +214,16 @@ GROUPS = ("examples", "representations", "sent")
 
 
 class Exchanged(NamedTuple):
-    """Representations of the public examples.
+    """Representations of the public examples."""
 
-    Attributes:
-        ids: task → number of every example's id, ascending.
-        rows: task → modality → representations in that order.
-    """
-
-    ids: Mapping[str, Int[Tensor, " example"]]
-    rows: Mapping[str, Mapping[str, Rows]]
+    ids: Mapping[str, Int[Tensor, " example"]]  # task → number of every example's id, ascending
+    rows: Mapping[str, Mapping[str, Rows]]  # task → modality → representations in that order
 
     def tensors(self) -> dict[str, Tensor]:
         """Flatten to named tensors; :meth:`from_tensors` is the inverse."""
         named = {f"{task}/{name}": rows for task, parts in self.rows.items() for name, rows in parts.items()}
-        vectors = {name: rows.vectors for name, rows in named.items()}
-        return join(
-            {"examples": self.ids, "representations": vectors, "sent": {name: rows.has for name, rows in named.items()}}
-        )
+        vectors, sent = ({name: rows[part] for name, rows in named.items()} for part in (0, 1))
+        return join({"examples": self.ids, "representations": vectors, "sent": sent})
 
     @classmethod
     def from_tensors(cls, tensors: Params) -> Exchanged:
@@ -271,20 +243,13 @@ class Exchanged(NamedTuple):
         return [other for other in others if other.vectors.shape[1] == width] or [rows]
 
     def find(self, task: str, examples: tuple[str, ...]) -> Int[Tensor, " batch"]:
-        """Return the rows of ``examples``.
-
-        Raises:
-            DataError: one of them is not among them.
-        """
+        """Return the rows of ``examples``. Raises DataError if one of them is not among them."""
         known = self.ids[task]
         wanted = ids_of(examples).to(known.device)
         rows = torch.searchsorted(known, wanted).clamp(max=len(known) - 1)
         if bool((known[rows] != wanted).any()):
-            raise DataError(
-                "a public example here is unknown to the server",
-                where=f"task {task!r}",
-                hint="give every client the server's public examples",
-            )
+            hint = "give every client the server's public examples"
+            raise DataError("a public example here is unknown to the server", where=f"task {task!r}", hint=hint)
         return rows
 
 

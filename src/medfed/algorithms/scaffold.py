@@ -95,13 +95,7 @@ class Scaffold(settings.Scaffold, LocalPart):
 
 
 class Controls(Renewal):
-    """c, renewed by the clients' c_i⁺ − c_i.
-
-    Args:
-        state: c and the known weights of the clients, by component.
-        federation: the registered clients.
-        weighting: what a client counts.
-    """
+    """c, renewed by the clients' c_i⁺ − c_i; ``state`` holds c and the known weights of the clients, by component."""
 
     def __init__(self, state: Params, federation: Federation, weighting: settings.Weighting) -> None:
         groups = split(state, GROUPS)

@@ -46,40 +46,28 @@ class Weighted(TypedDict):
 
 
 class Answer(NamedTuple):
-    """A run's answer.
+    """A run's answer: the likeliest of those compared, or the decoded text, which may be empty.
 
-    Attributes:
-        task: the task whose descriptions chose the experts.
-        question: as the request has it.
-        answer: the likeliest of the answers, or the decoded text, which may be empty.
-        probability: of the answer; of a decoded one the geometric mean over its tokens, None if it is empty.
-        probabilities: of every answer compared; None if the answer was decoded.
-        experts: heaviest first.
+    ``task`` is the one whose descriptions chose the experts, the heaviest of which comes first.
     """
 
     task: str
     question: str
     answer: str
     probability: float | None
+    """Of the answer; of a decoded one the geometric mean over its tokens, None if it is empty."""
     probabilities: dict[str, float] | None
+    """Of every answer compared; None if the answer was decoded."""
     experts: list[Weighted]
 
 
 def ask(run: LoadedRun, request: Request) -> Answer:
-    """Answer one question.
-
-    Raises:
-        MedfedError: a file or the question is not what it should be.
-    """
+    """Answer one question; raise MedfedError if a file or the question is not what it should be."""
     return answer_all(run, [prepared(run, request)])[0]
 
 
 def prepared(run: LoadedRun, request: Request) -> Case:
-    """Choose the task and decode the files.
-
-    Raises:
-        MedfedError: a file or the question is not what it should be.
-    """
+    """Choose the task and decode the files; raise MedfedError if one or the question is not what it should be."""
     how = plan(run.study, list(request.files), request.task, request.question, request.answers)
     run.injector.injected.check(how.task)
     raw = dict(read_files(run.study, request.files))
@@ -101,7 +89,7 @@ def answer_all(run: LoadedRun, cases: Sequence[Case]) -> list[Answer]:
     for places in groups.values():
         for start in range(0, len(places), BATCH_SIZE):
             some = places[start : start + BATCH_SIZE]
-            answers |= dict(zip(some, _together(run, [cases[place] for place in some]), strict=True))
+            answers |= zip(some, _together(run, [cases[place] for place in some]), strict=True)
     return [answers[place] for place in range(len(cases))]
 
 
@@ -109,25 +97,15 @@ def _together(run: LoadedRun, cases: Sequence[Case]) -> list[Answer]:
     how = cases[0].plan
     samples, questions = [case.samples for case in cases], [case.plan.question for case in cases]
     experts = heaviest(run.experts(how.task))
+    results: list[tuple[str, float | None, dict[str, float] | None]]
     if how.closed:
-        rows = run.scores(how.task, samples, questions)
-        compared = [dict(zip(how.task.answers, row, strict=True)) for row in rows]
-        return [
-            Answer(how.name, question, max(row, key=row.__getitem__), max(row.values()), row, experts)
-            for question, row in zip(questions, compared, strict=True)
-        ]
-    texts = run.answers(how.task, samples, questions)
-    return [
-        Answer(
-            how.name,
-            case.plan.question,
-            text,
-            run.sureness(how.task, case.samples, case.plan.question, text),
-            None,
-            experts,
-        )
-        for case, text in zip(cases, texts, strict=True)
-    ]
+        compared = [dict(zip(how.task.answers, row, strict=True)) for row in run.scores(how.task, samples, questions)]
+        results = [(max(row, key=row.__getitem__), max(row.values()), row) for row in compared]
+    else:
+        texts = run.answers(how.task, samples, questions)
+        parts = zip(samples, questions, texts, strict=True)
+        results = [(text, run.sureness(how.task, given, question, text), None) for given, question, text in parts]
+    return [Answer(how.name, question, *one, experts) for question, one in zip(questions, results, strict=True)]
 
 
 def heaviest(weights: Sequence[float]) -> list[Weighted]:

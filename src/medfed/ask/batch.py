@@ -9,9 +9,9 @@ printed, and the table is the user's alone to read: ids, names and questions may
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,23 +35,17 @@ Row = dict[str, str]
 
 
 class Tables(NamedTuple):
-    """Questions of a CSV file, and the answers that are there already.
-
-    Attributes:
-        rows: of the CSV file; every one has an ``id``, the number of its line where the file has none.
-        named: the file has ids. Then answers to ids that it does not hold are kept.
-        folder: paths are relative to it.
-        done: rows of ``out`` that have an answer.
-        out: the table of answers.
-        run: the name of the run's folder, written in every row: answers of two runs never mix.
-    """
+    """Questions of a CSV file in ``folder``, and the rows of the table ``out`` that have an answer already."""
 
     rows: list[Row]
+    """Every one has an ``id``, the number of its line where the file has none."""
     named: bool
+    """The file has ids. Then answers to ids that it does not hold are kept."""
     folder: Path
     done: list[Row]
     out: Path
     run: str
+    """The name of the run's folder, written in every row: answers of two runs never mix."""
 
 
 class Counts(NamedTuple):
@@ -65,19 +59,21 @@ class Counts(NamedTuple):
 def open_tables(csv: Path, out: Path, run: str) -> Tables:
     """Read the questions and, if ``out`` is there, the earlier answers.
 
-    Raises:
-        DataError: a column is unknown, an id stands twice or is empty, or ``out`` is not a table of this run's answers.
+    Raises DataError if a column is unknown, an id stands twice or is empty, or ``out`` holds no answers of this run.
     """
     table = read_csv(csv, ())
-    rows = _rows(table, csv)
-    done = _done(out, run) if out.exists() else []
+    rows, done = _rows(table, csv), _done(out, run) if out.exists() else []
     return Tables(rows, "id" in table.columns, csv.parent, done, out, run)
 
 
 def answer_table(run: LoadedRun, tables: Tables) -> Counts:
     """Answer the rows that have no answer yet; the table is in the order of the CSV file."""
     fingerprints = _fingerprints(tables)
-    written = {row["id"]: row for row in tables.done if _holds(row, fingerprints, tables)}
+
+    def holds(row: Row) -> bool:
+        return row["asked"] == fingerprints[row["id"]] if row["id"] in fingerprints else tables.named
+
+    written = {row["id"]: row for row in filter(holds, tables.done)}
     todo = [row for row in tables.rows if row["id"] not in written]
     place = {row["id"]: number for number, row in enumerate(tables.rows)}
     failed = 0
@@ -92,15 +88,14 @@ def answer_table(run: LoadedRun, tables: Tables) -> Counts:
 
 def _fingerprints(tables: Tables) -> dict[str, str]:
     """Return by id the SHA-256 of what a row asks: its cells, and the content of its files as far as they are there."""
-    known: dict[tuple[Kind, str], list[str]] = {}
+
+    @cache
+    def contents(kind: Kind, name: str) -> list[str]:
+        return [_digest(part) for part in parts_of(kind, tables.folder / name)]
+
     prints = {}
     for row in tables.rows:
-        files: list[object] = []
-        for kind in KINDS:
-            if name := row.get(kind):
-                if (kind, name) not in known:
-                    known[kind, name] = [_digest(part) for part in parts_of(kind, tables.folder / name)]
-                files.append((kind, name, known[kind, name]))
+        files = [(kind, row[kind], contents(kind, row[kind])) for kind in KINDS if row.get(kind)]
         what = [files, *(row.get(name, "") for name in ("task", "question", "answers"))]
         prints[row["id"]] = hashlib.sha256(json.dumps(what).encode()).hexdigest()
     return prints
@@ -113,48 +108,32 @@ def _digest(path: Path) -> str:
         return ""
 
 
-def _holds(answered: Row, fingerprints: Mapping[str, str], tables: Tables) -> bool:
-    if answered["id"] not in fingerprints:
-        return tables.named
-    return answered["asked"] == fingerprints[answered["id"]]
-
-
 def _answered(run: LoadedRun, rows: list[Row], tables: Tables) -> Iterator[Row]:
     cases: dict[str, Case] = {}
-    wrong: dict[str, str] = {}
+    facts: dict[str, Row] = {}
     for row in rows:
+        files = {kind: tables.folder / row[kind] for kind in KINDS if row.get(kind)}
         try:
-            cases[row["id"]] = prepared(run, _request(row, tables.folder))
+            answers = parse_answers(row.get("answers"))
+            request = Request(files, row.get("task") or None, row.get("question") or None, answers)
+            cases[row["id"]] = prepared(run, request)
         except MedfedError as error:
-            wrong[row["id"]] = " ".join(str(error).split())
-    answers = dict(zip(cases, answer_all(run, list(cases.values())), strict=True))
+            facts[row["id"]] = {"error": " ".join(str(error).split())}
+    facts |= zip(cases, map(_facts, answer_all(run, list(cases.values()))), strict=True)
     for row in rows:
-        facts = _facts(answers[row["id"]]) if row["id"] in answers else {"error": wrong[row["id"]]}
-        yield dict.fromkeys(WRITTEN, "") | {"id": row["id"], "run": tables.run} | facts
-
-
-def _request(row: Row, folder: Path) -> Request:
-    files = {kind: folder / row[kind] for kind in KINDS if row.get(kind)}
-    return Request(files, row.get("task") or None, row.get("question") or None, parse_answers(row.get("answers")))
+        yield dict.fromkeys(WRITTEN, "") | {"id": row["id"], "run": tables.run} | facts[row["id"]]
 
 
 def _facts(answer: Answer) -> Row:
-    return {
-        "task": answer.task,
-        "question": answer.question,
-        "answer": answer.answer,
-        "probability": "" if answer.probability is None else repr(answer.probability),
-        "probabilities": "" if answer.probabilities is None else json.dumps(answer.probabilities, ensure_ascii=False),
-        "experts": json.dumps(answer.experts[:NUM_EXPERTS_NAMED]),
-    }
+    facts = {name: getattr(answer, name) for name in ("task", "question", "answer")}
+    probability = "" if answer.probability is None else repr(answer.probability)
+    compared = "" if answer.probabilities is None else json.dumps(answer.probabilities, ensure_ascii=False)
+    experts = json.dumps(answer.experts[:NUM_EXPERTS_NAMED])
+    return facts | {"probability": probability, "probabilities": compared, "experts": experts}
 
 
 def _rows(table: pl.DataFrame, path: Path) -> list[Row]:
-    """Return the rows with trimmed cells, absent ones empty.
-
-    Raises:
-        DataError: see :func:`open_tables`.
-    """
+    """Return the rows with trimmed cells, absent ones empty."""
     if unknown := [column for column in table.columns if column not in COLUMNS]:
         raise DataError(f"unknown column {unknown[0]!r}", where=path, hint=f"known: {', '.join(COLUMNS)}")
     if not set(KINDS) & set(table.columns):
@@ -184,7 +163,5 @@ def _done(out: Path, run: str) -> list[Row]:
 
 
 def _as_csv(rows: Iterable[Row]) -> str:
-    table = pl.DataFrame([[row[name] for name in WRITTEN] for row in rows], schema=list(WRITTEN), orient="row")
-    text = io.StringIO()
-    table.write_csv(text)
-    return text.getvalue()
+    cells = [[row[name] for name in WRITTEN] for row in rows]
+    return pl.DataFrame(cells, schema=list(WRITTEN), orient="row").write_csv()

@@ -4,10 +4,8 @@ An option is named for the kind of file. ``image`` is a PNG, JPEG or DICOM file,
 header with its ``.dat`` file next to it). ``icu`` is a CSV or parquet table of hours × variables. A table fills every
 time series that the run reads. Arrays are those that datasets hand over: physical units, any size.
 
-ECG records as people hold them: a ``.hea`` header and the file of samples that it names, in capital or small letters.
-
-The library opens ``NAME.hea`` and the names written in it, in ASCII. Files with other names are read from a copy under
-plain names. The copy lies in a folder that the user alone can read, and is removed at once.
+ECG records may be named in capital or small letters. The library opens ``NAME.hea`` and the names written in it, in
+ASCII. Files with other names are read from a copy under plain names, in a folder of the user's own, removed at once.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -48,20 +46,13 @@ MAX_HOURS = 24 * 366
 
 
 def kind_of(path: Path) -> Kind:
-    """Tell by its name what a file is; a file without a known suffix may still be DICOM.
-
-    Raises:
-        DataError: its kind is unclear.
-    """
+    """Tell by its name what a file is, or by its mark of DICOM; raise DataError if it is unclear."""
     if path.suffix.lower() in SUFFIXES:
         return SUFFIXES[path.suffix.lower()]
     if path.is_file() and _is_dicom(path):
         return "image"
-    raise DataError(
-        "cannot tell what this file is",
-        where=path.name,
-        hint=f"give a picture, an ECG or an ICU table: {' '.join(SUFFIXES)}",
-    )
+    hint = f"give a picture, an ECG or an ICU table: {' '.join(SUFFIXES)}"
+    raise DataError("cannot tell what this file is", where=path.name, hint=hint)
 
 
 def modalities_of(study: Study, kind: Kind) -> tuple[str, ...]:
@@ -74,20 +65,16 @@ def modalities_of(study: Study, kind: Kind) -> tuple[str, ...]:
 def require_kind(study: Study, kind: Kind) -> None:
     """Raise :class:`StudyError` if the run cannot read files of ``kind``."""
     if not modalities_of(study, kind):
-        known = [f"--{other}" for other in KINDS if modalities_of(study, other)]
-        raise StudyError(
-            f"this run has no encoder for --{kind}",
-            where=f"study {study.name!r}",
-            hint=f"it reads {', '.join(known)}; or use a run whose study trains a task on such files",
-        )
+        known = ", ".join(f"--{other}" for other in KINDS if modalities_of(study, other))
+        hint = f"it reads {known}; or use a run whose study trains a task on such files"
+        raise StudyError(f"this run has no encoder for --{kind}", where=f"study {study.name!r}", hint=hint)
 
 
 def read_files(study: Study, files: Mapping[Kind, Path]) -> dict[str, Shaped[np.ndarray, "..."]]:
     """Decode ``files`` to raw arrays by modality.
 
-    Raises:
-        StudyError: the run does not read such files. DataError: a file is absent, may not be read, is damaged, or not
-            what it should be.
+    Raises StudyError if the run does not read such files. Raises DataError if one is absent, may not be read, is
+    damaged, or not what it should be.
     """
     samples: dict[str, Shaped[np.ndarray, "..."]] = {}
     for kind, path in files.items():
@@ -114,11 +101,11 @@ def parts_of(kind: Kind, path: Path) -> list[Path]:
 def read_table(study: Study, path: Path) -> dict[str, Float[np.ndarray, "hour variable"]]:
     """Read hours × variables; cells may be empty, and variables may be left out: they were not observed.
 
-    Raises:
-        DataError: a column is unknown, a cell is no number, an hour is wrong, there is no row, or too many.
+    Raises DataError if a column is unknown, a cell is no number, an hour is wrong, there is no row, or too many.
     """
-    series = {name: _variables(study, name) for name in modalities_of(study, "icu")}
-    known = [variable for variables in series.values() for variable in variables]
+    modalities = {name: study.modality(name) for name in modalities_of(study, "icu")}
+    series = {name: one.variables for name, one in modalities.items() if isinstance(one, TimeSeriesModality)}
+    known = sorted(variable for variables in series.values() for variable in variables)
     table = read_parquet(path, ()) if path.suffix.lower() == ".parquet" else read_csv(path, ())
     _require_known(table, known, path)
     numbers = table.select(_numbers(table[name], path) for name in table.columns)
@@ -141,42 +128,29 @@ def _read(study: Study, kind: Kind, path: Path) -> Mapping[str, Shaped[np.ndarra
     return {"ecg": read_record(path)} if kind == "ecg" else read_table(study, path)
 
 
-def _variables(study: Study, name: str) -> tuple[str, ...]:
-    modality = study.modality(name)
-    return modality.variables if isinstance(modality, TimeSeriesModality) else ()
-
-
 def _require_known(table: pl.DataFrame, known: list[str], path: Path) -> None:
     for column in table.columns:
         if column not in known and column != HOUR:
             near = difflib.get_close_matches(column.lower(), known, n=1, cutoff=0.5)
-            guess = f"did you mean {near[0]!r}? " if near else ""
-            raise DataError(
-                f"unknown column {column!r}", where=path, hint=f"{guess}known: {HOUR}, {', '.join(sorted(known))}"
-            )
+            hint = f"{f'did you mean {near[0]!r}? ' if near else ''}known: {HOUR}, {', '.join(known)}"
+            raise DataError(f"unknown column {column!r}", where=path, hint=hint)
     if not set(table.columns) - {HOUR}:
-        raise DataError("no column of a variable", where=path, hint=f"known: {', '.join(sorted(known))}")
+        raise DataError("no column of a variable", where=path, hint=f"known: {', '.join(known)}")
     if table.is_empty():
         raise DataError("the table has no row", where=path, hint="one row is one hour; the first is the admission's")
     if len(table) > MAX_HOURS:
-        raise DataError(
-            f"{len(table)} rows; {MAX_HOURS} hours are allowed", where=path, hint="one row is one hour of one stay"
-        )
+        what = f"{len(table)} rows; {MAX_HOURS} hours are allowed"
+        raise DataError(what, where=path, hint="one row is one hour of one stay")
 
 
 def _numbers(column: pl.Series, path: Path) -> pl.Series:
     """Return the column as float64, NaN where nothing was observed."""
-    text = column.dtype == pl.String
-    filled = column.str.strip_chars().replace("", None) if text else column
+    filled = column.str.strip_chars().replace("", None) if column.dtype == pl.String else column
     numbers = filled.cast(pl.Float64, strict=False)
-    wrong = (filled.is_not_null() & numbers.is_null()).arg_true()
-    if len(wrong):
+    if len(wrong := (filled.is_not_null() & numbers.is_null()).arg_true()):
         line = int(wrong[0]) + (2 if path.suffix.lower() == ".csv" else 1)
-        raise DataError(
-            f"column {column.name!r}, line {line}: not a number",
-            where=path,
-            hint="write numbers with a decimal point, and leave a cell empty where nothing was measured",
-        )
+        hint = "write numbers with a decimal point, and leave a cell empty where nothing was measured"
+        raise DataError(f"column {column.name!r}, line {line}: not a number", where=path, hint=hint)
     return numbers.fill_null(float("nan"))
 
 
@@ -186,11 +160,8 @@ def _hours(table: pl.DataFrame, path: Path) -> Shaped[np.ndarray, " row"]:
     hours: np.ndarray = table[HOUR].to_numpy()
     whole = np.isfinite(hours) & (hours >= 0) & (hours < MAX_HOURS) & (hours == np.floor(hours))
     if not whole.all() or len(np.unique(hours)) < len(hours):
-        raise DataError(
-            f"column {HOUR!r}: every row needs a whole hour since admission, and each hour stands once",
-            where=path,
-            hint=f"number the rows 0, 1, 2, …, or leave the column {HOUR!r} out",
-        )
+        what = f"column {HOUR!r}: every row needs a whole hour since admission, and each hour stands once"
+        raise DataError(what, where=path, hint=f"number the rows 0, 1, 2, …, or leave the column {HOUR!r} out")
     return hours.astype(np.int64)
 
 
@@ -201,18 +172,10 @@ def _is_dicom(path: Path) -> bool:
         return file.read(DICOM_MARK.stop)[DICOM_MARK] == b"DICM"
 
 
-class EcgFiles(NamedTuple):
-    """A record's header, and by the names in it the files of samples."""
+def ecg_files(path: Path) -> tuple[Path, dict[str, Path]]:
+    """Return the header of a record, and by the names in it the files of samples; ``path`` is one of these files.
 
-    header: Path
-    signals: Mapping[str, Path]
-
-
-def ecg_files(path: Path) -> EcgFiles:
-    """Find the record of ``path``, which is its header or its file of samples.
-
-    Raises:
-        DataError: a file is not there, or the header names a file elsewhere or other records.
+    Raises DataError if a file is not there, or the header names a file elsewhere or other records.
     """
     header = _same_name(path.with_suffix(".hea"))
     if not header.is_file():
@@ -220,29 +183,26 @@ def ecg_files(path: Path) -> EcgFiles:
     signals = {}
     for name in signal_names(header.read_bytes(), header):
         if not is_plain(name):
-            raise DataError(
-                "the header names a file in another folder", where=header, hint="keep both files in one folder"
-            )
+            what, hint = "the header names a file in another folder", "keep both files in one folder"
+            raise DataError(what, where=header, hint=hint)
         signals[name] = _same_name(header.parent / name)
         if not signals[name].is_file():
-            raise DataError(
-                f"the header belongs to {name}, which is not next to it", where=header, hint="give both files"
-            )
-    return EcgFiles(header, signals)
+            what = f"the header belongs to {name}, which is not next to it"
+            raise DataError(what, where=header, hint="give both files")
+    return header, signals
 
 
 def read_record(path: Path) -> Float[np.ndarray, "lead time"]:
     """Read a WFDB record by its header; a header that names files elsewhere is refused.
 
-    Raises:
-        DataError: a file is missing or damaged, or the record is not a 12-lead ECG at 100 Hz in mV.
+    Raises DataError if a file is missing or damaged, or the record is not a 12-lead ECG at 100 Hz in mV.
     """
-    header, signals = files = ecg_files(path)
+    header, signals = ecg_files(path)
     signal = next(iter(signals.values()), header.with_suffix(".dat"))
     if header.suffix == ".hea" and all(name.isascii() and file.name == name for name, file in signals.items()):
         return read_wfdb(header, signal)
     with TemporaryDirectory(prefix="medfed-ecg-") as folder:
-        copy = _copy(files, Path(folder))
+        copy = _copy(header, signals, Path(folder))
         try:
             return read_wfdb(copy, next(iter(copy.parent.glob("*.dat")), copy.with_suffix(".dat")))
         except DataError as error:
@@ -251,11 +211,7 @@ def read_record(path: Path) -> Float[np.ndarray, "lead time"]:
 
 
 def signal_names(header: bytes, where: str | Path) -> list[str]:
-    """Return the names of the files with the samples, as the header's lines of signals give them.
-
-    Raises:
-        DataError: the header lists other records.
-    """
+    """Return the names of the files with the samples, by the header; raise DataError if it lists other records."""
     kept = [line.split() for line in header.decode("utf-8", errors="replace").splitlines() if _counts(line)]
     if kept and "/" in kept[0][0]:
         raise DataError("a record of several segments", where=where, hint="export it as one segment")
@@ -267,12 +223,12 @@ def is_plain(name: str) -> bool:
     return Path(name).name == name != ".." and not set(name) & set("\\:\0")
 
 
-def _copy(files: EcgFiles, folder: Path) -> Path:
+def _copy(header: Path, signals: Mapping[str, Path], folder: Path) -> Path:
     """Copy the record under plain names; return the header."""
-    plain = {name: f"signal{place}.dat" for place, name in enumerate(files.signals)}
-    for name, file in files.signals.items():
+    plain = {name: f"signal{place}.dat" for place, name in enumerate(signals)}
+    for name, file in signals.items():
         shutil.copyfile(file, folder / plain[name])
-    lines = [line for line in files.header.read_text(encoding="utf-8", errors="replace").splitlines() if _counts(line)]
+    lines = [line for line in header.read_text(encoding="utf-8", errors="replace").splitlines() if _counts(line)]
     words = [line.split(maxsplit=1) for line in lines]
     for line in words:
         line[0] = plain[line[0]] if line is not words[0] else "record"

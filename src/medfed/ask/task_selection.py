@@ -28,22 +28,17 @@ QUESTION_MODALITY = "question"
 """A modality that is the question itself: closed visual question answering reads it together with the image."""
 
 
-# fmt: off
 AUXILIARIES = frozenset((
     "am", "is", "are", "was", "were", "isn't", "aren't", "do", "does", "did", "don't", "doesn't", "has", "have", "had",
     "hasn't", "can", "could", "will", "would", "shall", "should", "may", "might", "must",
-))
+))  # fmt: skip
 
 
 class Plan(NamedTuple):
-    """How a question is put.
+    """How a question is put: of a ``closed`` one the task's answers are compared, of others the answer is decoded.
 
-    Attributes:
-        task: as the model gets it. A user's question stands in ``question`` and not in the task. So questions of one
-            task make one batch, and another question's calibration is not applied to it.
-        name: the registry's name of the task.
-        question: the question's text.
-        closed: whether the task's answers are compared; otherwise the answer is decoded.
+    A user's question stands in ``question`` and not in the task. So questions of one task make one batch, and another
+    question's calibration is not applied to it. ``name`` is the registry's name of the task.
     """
 
     task: Task
@@ -59,17 +54,10 @@ def plan(
     question: str | None = None,
     answers: Sequence[str] = (),
 ) -> Plan:
-    """Choose the task and the kind of answer, by the rule above.
+    """Choose the task and the kind of answer for files of ``kinds``, by the rule above.
 
-    Args:
-        study: the run's.
-        kinds: of the files that are given.
-        task: the name of a task, whether the run trained it or not.
-        question: a question of one's own; None asks the task's.
-        answers: candidate answers; they make the question closed.
-
-    Raises:
-        StudyError: nothing is given, no task suits, or several do and nothing says which.
+    ``task`` is a name, whether the run trained it or not. ``question`` is one's own; None asks the task's.
+    Raises StudyError if nothing is given, no task suits, or several do and nothing says which.
     """
     if not kinds:
         raise StudyError("nothing to look at", hint="give a file: --image, --ecg or --icu")
@@ -78,9 +66,8 @@ def plan(
     question = (question or "").strip()
     chosen = _named(study, kinds, task) if task else _suited(study, kinds, question)
     if not question and not chosen.question:
-        raise StudyError(
-            "an open task has no question of its own", where=f"task {chosen.name!r}", hint="ask one with --question"
-        )
+        where = f"task {chosen.name!r}"
+        raise StudyError("an open task has no question of its own", where=where, hint="ask one with --question")
     is_the_tasks = not question or (bool(chosen.question) and words(question) == words(chosen.question))
     put = chosen if is_the_tasks else chosen.model_copy(update={"question": ""})
     closed = bool(answers) or is_the_tasks or is_closed(question)
@@ -99,13 +86,12 @@ def is_closed(question: str) -> bool:
     return any(part and part[0] in AUXILIARIES for part in starts) and not re.search(r"\bor\b", question.lower())
 
 
-def askable(study: Study, kinds: Collection[Kind]) -> list[Task]:
-    """Return the run's tasks that read files of all ``kinds``, trained ones first; see :func:`_reading`."""
-    return _reading(study, study.tasks, kinds)
+def askable(study: Study, kinds: Collection[Kind], tasks: Iterable[Task] | None = None) -> list[Task]:
+    """Return those of ``tasks`` that read all ``kinds``: the ones that need no other file, if there are any.
 
-
-def _reading(study: Study, tasks: Iterable[Task], kinds: Collection[Kind]) -> list[Task]:
-    """Return those of ``tasks`` that read all ``kinds``: the ones that need no other file, if there are any."""
+    By default they are the run's, trained ones first.
+    """
+    tasks = study.tasks if tasks is None else tasks
     reading = [task for task in tasks if kinds and _encoded(study, task) and not _unread(study, task, kinds)]
     filled = {QUESTION_MODALITY, *(name for kind in kinds for name in modalities_of(study, kind))}
     return [task for task in reading if filled.issuperset(task.modalities)] or reading
@@ -120,47 +106,36 @@ def _encoded(study: Study, task: Task) -> bool:
 
 
 def _named(study: Study, kinds: Collection[Kind], name: str) -> Task:
-    task = TASKS.lookup(name)
+    task, where = TASKS.lookup(name), f"task {name!r}"
+    reads = f"the task reads {', '.join(task.modalities)}"
     if not _encoded(study, task):
-        raise StudyError(
-            f"this run cannot answer it: the task reads {', '.join(task.modalities)}, "
-            f"and the run has encoders for {', '.join(study.encoders)}",
-            where=f"task {name!r}",
-            hint=f"the run's tasks: {', '.join(task.name for task in study.tasks)}",
-        )
+        what = f"this run cannot answer it: {reads}, and the run has encoders for {', '.join(study.encoders)}"
+        hint = f"the run's tasks: {', '.join(task.name for task in study.tasks)}"
+        raise StudyError(what, where=where, hint=hint)
     if useless := _unread(study, task, kinds):
-        raise StudyError(
-            f"the task reads {', '.join(task.modalities)}, nothing of --{useless[0]}",
-            where=f"task {name!r}",
-            hint="leave that file out, or choose another task",
-        )
+        hint = "leave that file out, or choose another task"
+        raise StudyError(f"{reads}, nothing of --{useless[0]}", where=where, hint=hint)
     return task
 
 
 def _suited(study: Study, kinds: Collection[Kind], question: str) -> Task:
     tasks = askable(study, kinds)
     if not tasks:
-        raise StudyError(
-            f"none of the run's tasks reads {' and '.join(f'--{kind}' for kind in kinds)} together",
-            where=f"study {study.name!r}",
-            hint="give fewer files",
-        )
+        what = f"none of the run's tasks reads {' and '.join(f'--{kind}' for kind in kinds)} together"
+        raise StudyError(what, where=f"study {study.name!r}", hint="give fewer files")
     if not question:
         return _only(tasks)
-    for task in tasks:
-        if task.question and words(task.question) == words(question):
-            return task
-    others = _reading(study, TASKS.values(), kinds)
+    if same := [task for task in tasks if task.question and words(task.question) == words(question)]:
+        return same[0]
+    others = askable(study, kinds, TASKS.values())
     opened = [task for task in (*tasks, *others) if isinstance(task, QuestionAnswering)]
     return opened[0] if opened else max(tasks, key=lambda task: token_f1(words(task.question), words(question)))
 
 
 def _only(tasks: Sequence[Task]) -> Task:
     closed = [task for task in tasks if task.question]
-    if len(closed) == 1:
-        return closed[0]
-    if not closed:
-        return tasks[0]
+    if len(closed) < 2:
+        return (closed or tasks)[0]
     known = "; ".join(f"{task.name}: {task.question}" for task in closed)
     raise StudyError("several tasks read this", hint=f"name one with --task, or ask with --question. {known}")
 
@@ -173,11 +148,7 @@ def _with_answers(task: Task, answers: Sequence[str]) -> Task:
 
 
 def parse_answers(text: str | None) -> tuple[str, ...]:
-    """Read candidate answers, separated by commas.
-
-    Raises:
-        StudyError: there is only one, or one stands twice.
-    """
+    """Read candidate answers, separated by commas; raise StudyError if there is only one, or one stands twice."""
     answers = tuple(part.strip() for part in (text or "").split(",") if part.strip())
     if len(answers) == 1 or len({answer.casefold() for answer in answers}) < len(answers):
         raise StudyError("answers to compare must be two or more, all different", hint='for example --answers "yes,no"')

@@ -114,7 +114,7 @@ def play(
     that is removed at once. Nothing of them is logged. Ctrl-C ends it.
     """
     folder = find_run(folder)
-    from medfed.ask.page.serve import listen, serve
+    from medfed.ask.page.app import listen, serve
     from medfed.runs.loaded import LoadedRun
 
     listening = listen(port)
@@ -136,8 +136,7 @@ def export(
 ) -> None:
     """Write a run's adapter for others: the routed one, or with --task a LoRA that any server takes."""
     folder = find_run(folder)
-    from medfed.export.export import export_run
-    from medfed.export.files import Form
+    from medfed.export.export import Form, export_run
 
     written = export_run(folder, out, cache.expanduser(), foundation, Form(tasks or (), rank, merge))
     for exported in written:

@@ -1,22 +1,17 @@
-"""An exported task: the facts that it needs next to the LLM, as ``processor/processor.json`` has them.
+"""An exported task in memory, from its folder alone: raw arrays in, prompt embeddings or answers out.
 
-The prompt is ``before_ids``, the projected tokens of everything in ``shown`` that is there, and ``after_ids``. Absent
-modalities are left out.
+``processor/processor.json`` has the facts that it needs next to the LLM. The prompt is ``before_ids``, the projected
+tokens of everything in ``shown`` that is there, and ``after_ids``; absent modalities are left out.
 
-From raw arrays to prompt embeddings, without the LLM: encoders, projectors, heads and the texts around them.
-
-A client of a server that takes prompt embeddings needs :class:`Processor`; :class:`ExportedTask` has the LLM too.
-
-An exported task in memory, from its folder alone: raw arrays in, prompt embeddings or answers out.
-
-Underneath are stock transformers and stock PEFT, or a merged model; medfed adds the processor and the prompt.
+A client of a server that takes prompt embeddings needs :class:`Processor`. :class:`ExportedTask` has the LLM too: stock
+transformers and stock PEFT, or a merged model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -47,6 +42,7 @@ from medfed.tasks.base import Task
 
 FOLDER, CONFIG = "processor", "processor.json"
 Adapter = Literal["lora", "merged", "none"]
+_AGAIN = "export the run again with this version of medfed"
 
 
 class _Frozen(BaseModel):
@@ -54,18 +50,11 @@ class _Frozen(BaseModel):
 
 
 class ModalityConfig(_Frozen):
-    """One modality: from a raw array to encoder tokens.
+    """One modality, from a raw array to encoder tokens of the width ``dim``.
 
-    Attributes:
-        settings: of the modality, under its registry name.
-        units: of raw arrays and of samples before they are normalised.
-        sample_shape: of one prepared sample.
-        prepare: what is done to a raw array, in words.
-        normalise: what is done with ``mean`` and ``std``, in words.
-        mean: per channel, pooled over the hospitals' training examples.
-        std: likewise.
-        encoder: the encoder's settings, with its registry name.
-        dim: width of the encoder's tokens.
+    ``settings`` are the modality's and ``encoder`` the encoder's, with their registry names. ``units`` are those of raw
+    arrays and of samples before they are normalised; ``prepare`` and ``normalise`` say in words what is done to them.
+    ``mean`` and ``std`` are per channel, pooled over the hospitals' training examples.
     """
 
     settings: dict[str, Any]
@@ -84,15 +73,14 @@ class ModalityConfig(_Frozen):
 
     def spec(self) -> EncoderSpec:
         """Return the encoder's settings."""
-        fields = dict(self.encoder)
-        return ENCODERS.lookup(fields.pop("name")).model_validate(fields)
+        fields = {name: value for name, value in self.encoder.items() if name != "name"}
+        return ENCODERS.lookup(self.encoder["name"]).model_validate(fields)
 
     def normalised(self, raw: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "*sample"]:
         """Return a raw array as a normalised sample."""
         modality = self.modality()
-        sample = modality.prepare(raw)[None]
-        normalised: np.ndarray = modality.normalise(sample, np.array(self.mean), np.array(self.std))[0]
-        return normalised
+        samples = modality.normalise(modality.prepare(raw)[None], np.array(self.mean), np.array(self.std))
+        return cast(np.ndarray, samples[0])
 
 
 class PromptConfig(_Frozen):
@@ -107,25 +95,10 @@ class PromptConfig(_Frozen):
 
 
 class ProcessorConfig(_Frozen):
-    """Everything in ``processor.json``.
+    """Everything in ``processor.json``; ``format`` is the version of its layout, ``medfed`` the one that wrote it.
 
-    Attributes:
-        format: version of this file's layout.
-        medfed: version that wrote it.
-        task: name, question, answers, modalities and descriptions of the task.
-        trained: whether the run trained it; else it was routed by its description alone.
-        adapter: how the folder holds the experts.
-        rank: of the LoRA; null where there is none.
-        expert_weights: α of the task, folded into the LoRA.
-        foundation: how the LLM is loaded.
-        base_model: its name on the Hub, or its folder; of a merged model the name alone.
-        prompt: texts and ids; of an open task those without a question.
-        tokens: modalities and heads between ``before_ids`` and ``after_ids``, in that order; ``shown`` in the file.
-        modalities: by name.
-        heads: trained tasks whose heads' outputs the prompt holds, in order.
-        calibration: question → log-likelihood that is taken off every answer.
-        injection: settings of the run; of the prompt and the projectors only they matter here.
-        max_new_tokens: of an answer in words.
+    A task that was not ``trained`` was routed by its description alone. ``base_model`` is the LLM's name on the Hub, or
+    its folder; of a merged model the name alone.
     """
 
     format: Literal[1] = 1
@@ -134,24 +107,26 @@ class ProcessorConfig(_Frozen):
     trained: bool
     adapter: Adapter
     rank: int | None
+    """Of the LoRA; null where there is none."""
     expert_weights: tuple[float, ...]
+    """α of the task, folded into the LoRA."""
     foundation: HuggingFaceSettings
     base_model: str
     prompt: PromptConfig
+    """Texts and ids; of an open task those without a question."""
     tokens: tuple[str, ...] = Field(alias="shown")
+    """Modalities and heads between ``before_ids`` and ``after_ids``, in that order."""
     modalities: dict[str, ModalityConfig]
     heads: tuple[str, ...]
+    """Trained tasks whose heads' outputs the prompt holds, in order."""
     calibration: dict[str, tuple[float, ...]]
+    """Question → log-likelihood that is taken off every answer."""
     injection: InjectionSettings
     max_new_tokens: int
 
     @classmethod
     def read(cls, folder: Path) -> ProcessorConfig:
-        """Read the configuration of the exported task in ``folder``.
-
-        Raises:
-            RunError: it is not there, or of another version.
-        """
+        """Read the exported task in ``folder``; raise RunError if it is not there, or of another version."""
         path = folder / FOLDER / CONFIG
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
@@ -160,9 +135,8 @@ class ProcessorConfig(_Frozen):
             raise RunError("not an exported task", where=path, hint=hint) from error
         except ValidationError as error:
             problem = error.errors()[0]
-            place = ".".join(map(str, problem["loc"]))
-            hint = "export the run again with this version of medfed"
-            raise RunError(f"{place}: {problem['msg']}", where=path, hint=hint) from error
+            what = f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+            raise RunError(what, where=path, hint=_AGAIN) from error
 
 
 Samples = Mapping[str, Shaped[np.ndarray, "..."]]
@@ -177,36 +151,23 @@ class Around(NamedTuple):
 
 
 class Processor:
-    """The processor of one exported task.
-
-    Attributes:
-        config: what ``processor.json`` says.
-        task: the task with the question and answers that were exported.
-        model: encoders and heads.
-        projectors: from their tokens to the LLM's width, by module name.
-    """
+    """The processor of one exported task: ``model`` holds encoders and heads, ``projectors`` go by module name."""
 
     def __init__(self, config: ProcessorConfig, around: Around) -> None:
-        self.config, self.task, self._device = config, _task(config), "cpu"
-        self._around = around
+        self.config, self._around, self._device = config, around, "cpu"
+        self.task: Task = type(TASKS.lookup(config.task["name"])).model_validate(config.task)
         self.model = _encoders(config).eval()
         dims = {name: modality.dim for name, modality in config.modalities.items()}
         dims |= {f"{HEAD}{name}": len(TASKS.lookup(name).answers) for name in config.heads}
         width, kind = around.before.shape[1], config.injection.projector
-        self.projectors = nn.ModuleDict(
-            {module_name(name): Projector(kind, dims[name], width, 1.0) for name in config.tokens}
-        )
+        projectors = {module_name(name): Projector(kind, dims[name], width, 1.0) for name in config.tokens}
+        self.projectors = nn.ModuleDict(projectors)
 
     @classmethod
     def load(cls, folder: Path, *, device: str = "cpu") -> Processor:
-        """Load the processor of the task that `medfed export RUN --task TASK --out FOLDER` wrote.
-
-        Raises:
-            RunError: a file is missing, damaged, or lacks a tensor.
-        """
-        config = ProcessorConfig.read(folder)
+        """Load what `medfed export --task` wrote; raise RunError if a file is missing, damaged, or lacks a tensor."""
+        config, place = ProcessorConfig.read(folder), folder / FOLDER
         check_sums(folder)
-        place = folder / FOLDER
         processor = cls(config, Around(**load_file(place / "prompt.safetensors")))
         _load(processor.projectors, place / "projectors.safetensors")
         _load(processor.model.encoders, place / "encoders.safetensors")
@@ -225,37 +186,27 @@ class Processor:
     def embeddings(self, samples: Samples, around: Around | None = None) -> Float[Tensor, "position width"]:
         """Return the whole prompt as the LLM's ``inputs_embeds``, up to the answer cue, without padding.
 
-        Args:
-            samples: raw arrays by modality.
-            around: other texts than the exported question's.
-
-        Raises:
-            StudyError: nothing is given, or a modality that the task does not read.
+        ``around`` are other texts than the exported question's.
+        Raises StudyError if nothing is given, or a modality that the task does not read.
         """
         before, after = around or self._around
         group = encode(self.model, [(self.task, self.batch(samples))])[0]
         encoded = with_head_tokens(self.model, group).encoded if self.config.heads else group.encoded
-        tokens = [
-            self.projectors[module_name(name)](encoded[name])[0] for name in self.config.tokens if name in encoded
-        ]
-        return torch.cat([before, *(part.to(before.dtype) for part in tokens), after])
+        given = [name for name in self.config.tokens if name in encoded]
+        tokens = [self.projectors[module_name(name)](encoded[name])[0].to(before.dtype) for name in given]
+        return torch.cat([before, *tokens, after])
 
     def batch(self, samples: Samples) -> Batch:
         """Return raw arrays as a normalised batch of one example."""
-        if unknown := sorted(samples.keys() - self.config.modalities.keys()):
-            known = ", ".join(self.config.modalities)
-            raise StudyError(f"the task reads {known}, not {unknown[0]!r}", where=self.task.name, hint="leave it out")
+        modalities = self.config.modalities
+        if unknown := sorted(samples.keys() - modalities.keys()):
+            what = f"the task reads {', '.join(modalities)}, not {unknown[0]!r}"
+            raise StudyError(what, where=self.task.name, hint="leave it out")
         if not samples:
             raise StudyError("nothing is given", where=self.task.name, hint="give at least one modality")
-        modalities = self.config.modalities
         normalised = {name: modalities[name].normalised(raw) for name, raw in samples.items()}
         shapes = {name: modality.sample_shape for name, modality in modalities.items()}
         return Batch.unanswered([normalised], shapes).to(self._device)
-
-
-def _task(config: ProcessorConfig) -> Task:
-    known = TASKS.lookup(config.task["name"])
-    return type(known).model_validate(config.task)
 
 
 def _encoders(config: ProcessorConfig) -> MultimodalModel:
@@ -273,21 +224,14 @@ def _load(modules: nn.ModuleDict, path: Path) -> None:
     tensors, expected = load_file(path), modules.state_dict()
     if wrong := sorted(expected.keys() ^ tensors.keys()):
         side = "is missing" if wrong[0] in expected else "does not belong here"
-        hint = "export the run again with this version of medfed"
-        raise RunError(f"tensor {wrong[0]!r} {side}", where=path, hint=hint)
+        raise RunError(f"tensor {wrong[0]!r} {side}", where=path, hint=_AGAIN)
     modules.load_state_dict(tensors)
 
 
 class ExportedTask:
     """One task of a run as `medfed export --task` wrote it.
 
-    Attributes:
-        processor: from raw arrays to the prompt; its ``config`` is what ``processor.json`` says.
-
-    Args:
-        processor: of the task; it goes where the LLM is.
-        foundation: the LLM with the task's update in it.
-        device: where all of it runs, unless the LLM is placed where it stays.
+    ``foundation`` is the LLM with the task's update in it. All of it runs on ``device``, unless the LLM is placed.
     """
 
     def __init__(self, processor: Processor, foundation: Foundation, device: str) -> None:
@@ -304,13 +248,10 @@ class ExportedTask:
 
     @classmethod
     def load(cls, folder: Path, *, foundation: Path | None = None, device: str = "cpu") -> ExportedTask:
-        """Load the task in ``folder``.
+        """Load the task that `medfed export RUN --task TASK --out FOLDER` wrote.
 
-        Args:
-            folder: what `medfed export RUN --task TASK --out FOLDER` wrote.
-            foundation: folder of the LLM or its name in medfed's cache, if it is not where ``base_model`` says. That is
-                the local Hugging Face cache, or the folder at the time of the export.
-            device: where the LLM runs; one in 4 bits stays where it is loaded to.
+        ``foundation`` is the LLM's folder or its name in medfed's cache, if it is not where ``base_model`` says. That
+        is the local Hugging Face cache, or the folder at the time of the export. One in 4 bits stays where it is loaded.
 
         Raises:
             RunError: a file is missing, damaged, or lacks a tensor.
@@ -353,8 +294,7 @@ def _foundation(config: ProcessorConfig, folder: Path, given: Path | None) -> Fo
         return load_foundation(HuggingFaceSettings(dtype=config.foundation.dtype), cache=folder, path=folder)
     base = Path(config.base_model)
     local = config.foundation.model is None or (config.foundation.model in KNOWN and base.is_dir())
-    path = given or (base if local else None)
-    foundation = load_foundation(config.foundation, cache=users_cache(), path=path)
+    foundation = load_foundation(config.foundation, cache=users_cache(), path=given or (base if local else None))
     if config.adapter == "lora":
         load_experts(foundation.model, folder).requires_grad_(False).eval()
     return foundation
@@ -364,11 +304,7 @@ SUMS = "SHA256SUMS"
 
 
 def check_sums(folder: Path) -> None:
-    """Make sure that every file listed in ``SHA256SUMS`` is there and whole.
-
-    Raises:
-        RunError: one is not.
-    """
+    """Raise RunError if a file listed in ``SHA256SUMS`` is not there, or not whole."""
     try:
         lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
     except OSError as error:

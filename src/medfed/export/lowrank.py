@@ -23,7 +23,6 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import save_file
 from torch import Tensor
 
-from medfed.core.errors import RunError, StudyError
 from medfed.injection.experts import ADAPTER, order_config
 from medfed.injection.model import InjectedModel
 from medfed.tasks.base import Task
@@ -73,23 +72,15 @@ class Truncation(NamedTuple):
 
 @torch.no_grad()
 def folded(injected: InjectedModel, task: Task) -> dict[str, Factors]:
-    """Return the update of every adapted layer for ``task``, trained or not, by the layer's name in the LLM.
-
-    Raises:
-        RunError: the LLM has no experts.
-    """
-    if injected.adapted is None:
-        raise RunError("there is no adapter: the LLM has no experts (num_experts = 0)", hint="export without one")
+    """Return the update of every adapted layer for ``task``, trained or not, by the layer's name in the LLM."""
     settings = injected.settings
     alpha: Float[Tensor, " expert"] = injected.alpha([task])[0]
     scales = alpha.repeat_interleave(settings.rank) * (settings.alpha / settings.rank)
-    return {
-        name: Factors(
-            layer.lora_A[ADAPTER].weight.detach().cpu().float().clone(),
-            (layer.lora_B[ADAPTER].weight * scales).detach().cpu().float().contiguous(),
-        )
-        for name, layer in _layers(injected)
-    }
+    factors = {}
+    for name, layer in _layers(injected):
+        down, up = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight * scales
+        factors[name] = Factors(down.detach().cpu().float().clone(), up.detach().cpu().float().contiguous())
+    return factors
 
 
 def changes_nothing(injected: InjectedModel) -> bool:
@@ -103,13 +94,7 @@ def _layers(injected: InjectedModel) -> Iterator[tuple[str, LoraLayer]]:
 
 
 def truncated(layers: Mapping[str, Factors], rank: int) -> Truncation:
-    """Return the nearest updates of at most ``rank``, layer by layer; a rank that holds everything changes nothing.
-
-    Raises:
-        StudyError: ``rank`` is below 1.
-    """
-    if rank < 1:
-        raise StudyError(f"--rank {rank} leaves nothing", hint="give a rank of 1 or more, or leave --rank out")
+    """Return the nearest updates of at most ``rank``, layer by layer; a rank that holds everything changes nothing."""
     full = max(len(factors.down) for factors in layers.values())
     cut = {name: _cut(factors, min(rank, full)) for name, factors in layers.items()}
     kept = dict(layers) if rank >= full else {name: factors for name, (factors, _) in cut.items()}
@@ -139,18 +124,9 @@ def save_plain_lora(
     name on the Hub.
     """
     rank = len(next(iter(layers.values())).down)
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=rank,
-        lora_dropout=like.lora_dropout,
-        target_modules=like.target_modules,
-        bias="none",
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=base,
-        revision=revision,
-        inference_mode=True,
-    )
-    config.save_pretrained(str(folder))
+    llm = {"task_type": "CAUSAL_LM", "base_model_name_or_path": base, "revision": revision, "inference_mode": True}
+    same = {name: getattr(like, name) for name in ("lora_dropout", "target_modules")}
+    LoraConfig(r=rank, lora_alpha=rank, bias="none", **same, **llm).save_pretrained(str(folder))
     order_config(folder)
     tensors = {}
     for name, factors in sorted(layers.items()):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from huggingface_hub import ModelCardData
 
@@ -18,26 +18,18 @@ from medfed.report.run import Run
 from medfed.report.text import INJECTED, bounds, markdown_table, model_order, model_title, number, origin
 
 
-@dataclass(frozen=True)
-class CardFacts:
-    """Facts of a card that the run's files do not hold.
+class CardFacts(NamedTuple):
+    """Facts of a card that the run's files do not hold: of one task, or of the routed adapter of all (None).
 
-    Attributes:
-        task: the exported task; None for the routed adapter of all tasks.
-        title: of the task.
-        question: the task's; empty where every example brings its own.
-        kind: ``lora``, ``merged``, ``none`` (the LLM itself is unchanged) or ``routed``.
-        base_model: name of the LLM on the Hub, or of its folder, without the way there.
-        base_is_local: whether it is a folder's.
-        update: sentences on rank, expert weights and truncation.
-        inputs: modality → shape, units and encoder, in words.
-        datasets: dataset → what it was used for.
+    ``update`` has sentences on rank, expert weights and truncation. ``inputs`` describe by modality shape, units and
+    encoder, ``datasets`` by dataset what it was used for. ``base_model`` is the LLM's name on the Hub, or its folder's
+    without the way there. The question is empty where every example brings its own.
     """
 
     task: str | None
     title: str
     question: str
-    kind: str
+    kind: str  # lora, merged, none or routed
     base_model: str
     base_is_local: bool
     update: Sequence[str]
@@ -87,14 +79,13 @@ def _summary(run: Run, facts: CardFacts) -> str:
     who = f"Hospitals trained encoders on data that never left them ({by}, rounds: {count or 'unknown'})"
     if run.setting("federate") == "false":
         who = f"No hospital took part: encoders were trained on the server's public data alone (rounds: {count})"
-    lines = [
+    what = (
         f"{who}; a server injected what was learned into the frozen LLM {facts.base_model} (federated knowledge "
         f"injection, Wang et al. 2024). Study `{run.name}`, run `{run.folder.name}`, medfed {run.provenance.medfed}. "
         f"{origin([run.provenance])}"
-    ]
-    if facts.question:
-        lines.append(f"Question: *{facts.question}*")
-    return "\n\n".join([*lines, *facts.update])
+    )
+    question = [f"Question: *{facts.question}*"] if facts.question else []
+    return "\n\n".join([what, *question, *facts.update])
 
 
 def _loading(facts: CardFacts) -> str:
@@ -107,10 +98,9 @@ task = ExportedTask.load(Path("."))                            # the LLM elsewhe
 task.probabilities({"MODALITY": array})                        # answer → probability
 Processor.load(Path(".")).embeddings({"MODALITY": array})      # the prompt, for a server; no LLM
 ```"""
-    stock = {
-        "lora": 'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), ".")',
-        "merged": 'model = AutoModelForCausalLM.from_pretrained(".")',
-    }
+    name, stock = json.dumps(facts.base_model), 'model = AutoModelForCausalLM.from_pretrained(".")'
+    if facts.kind == "lora":
+        stock = f'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({name}), ".")'
     if facts.kind == "routed":
         return (
             "The adapter is routed by the descriptions of task and modality, so it needs medfed: `medfed predict` and "
@@ -118,38 +108,28 @@ Processor.load(Path(".")).embeddings({"MODALITY": array})      # the prompt, for
         )
     if facts.kind == "none":
         return f"The LLM is the base model as it is; encoders and projectors are in `processor/`.\n\n{task}"
-    line = stock[facts.kind].replace("BASE", json.dumps(facts.base_model))
-    return (
-        f"{task}\n\nStock libraries load the weights, without medfed:\n\n```python\n{line}\n```\n\n{_place(facts)}"
-        "The LLM reads `inputs_embeds`: `processor/processor.json` gives the order, texts and token ids, "
-        "the safetensors next to it encoders, projectors and heads. Serving: docs/deployment.md of medfed."
-    )
-
-
-def _place(facts: CardFacts) -> str:
-    """Say whose folder the adapter's configuration names: PEFT looks for the LLM there."""
-    if not facts.base_is_local or facts.kind != "lora":
-        return ""
-    name = json.dumps(facts.base_model)
-    return (
+    place = (  # where PEFT looks for the LLM
         f"{name} is the folder of the LLM. `base_model_name_or_path` in `adapter_config.json` is its path on the "
         "machine of the export; elsewhere load the LLM from where it lies.\n\n"
+    )
+    return (
+        f"{task}\n\nStock libraries load the weights, without medfed:\n\n```python\n{stock}\n```\n\n"
+        f"{place if facts.base_is_local and facts.kind == 'lora' else ''}"
+        "The LLM reads `inputs_embeds`: `processor/processor.json` gives the order, texts and token ids, "
+        "the safetensors next to it encoders, projectors and heads. Serving: docs/deployment.md of medfed."
     )
 
 
 def _data(run: Run, facts: CardFacts) -> str:
     lines = []
     for name, role in facts.datasets.items():
-        item = run.provenance.data.get(name)
-        if item is not None:
+        if (item := run.provenance.data.get(name)) is not None:
             size = f"{item.num_examples:,} examples, {item.num_patients:,} patients"
             lines.append([item.title or name, item.version, item.licence, size, role, item.citation])
     text = markdown_table(["dataset", "version", "licence", "size", "used for", "source"], lines)
-    trained = {
-        client: {task: sum(classes.values()) for task, classes in tasks.items()}
-        for client, tasks in run.partition.counts.items()
-    } or run.partition.num_examples
-    if trained:
+    counted = run.partition.counts.items()
+    trained = {client: {task: sum(of.values()) for task, of in tasks.items()} for client, tasks in counted}
+    if trained := trained or run.partition.num_examples:
         tasks = list(dict.fromkeys(task for counts in trained.values() for task in counts))
         rows = [[client, *(str(counts.get(task, 0)) for task in tasks)] for client, counts in trained.items()]
         text += f"\n\nTraining examples by hospital:\n\n{markdown_table(['hospital', *tasks], rows)}"

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from medfed.core.types import Failure, Params, Update, component
-from medfed.federated.wire import load_update, save_update
+from medfed.federated.wire import update_bytes, update_of
 from medfed.study.algorithms import Weighting
 
 __all__ = ["Average", "Changes", "Sums"]
@@ -38,18 +38,11 @@ def weight(update: Update, tensor: str, weighting: Weighting = "examples") -> in
 
 def moved(values: Params, steps: Params) -> dict[str, Tensor]:
     """Return ``values`` plus ``steps``, summed in float64, in the dtype of ``values``; without a step as they are."""
-    return {
-        name: (value.to(torch.float64) + steps[name]).to(value.dtype) if name in steps else value
-        for name, value in values.items()
-    }
+    return {name: (x.to(torch.float64) + steps[name]).to(x.dtype) if name in steps else x for name, x in values.items()}
 
 
 class Average:
-    """A streaming mean of named tensors; of integer tensors (step counters) the maximum.
-
-    Args:
-        weighting: what a client counts.
-    """
+    """A streaming mean of named tensors, weighted as ``weighting`` says; of integer tensors (counters) the maximum."""
 
     def __init__(self, weighting: Weighting = "examples") -> None:
         self._weighting: Weighting = weighting
@@ -68,8 +61,8 @@ class Average:
             elif name in self._sums:
                 _add(self._sums[name], value, share)
             else:
-                start = value.to(torch.float64, copy=True, memory_format=torch.contiguous_format)
-                self._sums[name] = start.mul_(share)
+                first = value.to(torch.float64, copy=True, memory_format=torch.contiguous_format)
+                self._sums[name] = first.mul_(share)
             self._weights[name] = self._weights.get(name, 0) + share
 
     def added_to(self, values: Params, eta: float = 1.0) -> dict[str, Tensor]:
@@ -89,9 +82,7 @@ class Average:
 
     def replacing(self, values: Params) -> dict[str, Tensor]:
         """Return the mean, in the dtype of ``values``; a tensor without any weight stays as it is."""
-        return {
-            name: self._mean(name).to(value.dtype) if name in self._sums else value for name, value in values.items()
-        }
+        return {name: self._mean(name).to(x.dtype) if name in self._sums else x for name, x in values.items()}
 
     def _mean(self, name: str) -> Tensor:
         total = self._sums[name]
@@ -122,50 +113,32 @@ class Sums(Protocol):
 
     def add(self, update: Update) -> None:
         """Count an update in."""
-        ...
 
     def means(self) -> dict[str, Tensor]:
         """Return the mean change of every tensor that someone has a say in; float64."""
-        ...
 
     def added_to(self, values: Params, eta: float = 1.0) -> dict[str, Tensor]:
         """Return ``values`` plus η times the mean change, in the dtype of ``values``."""
-        ...
 
 
 class Changes:
-    """The mean of the clients' changes.
-
-    Args:
-        average: an empty mean.
-    """
+    """The mean of the clients' changes; ``average`` is an empty mean."""
 
     def __init__(self, average: Average) -> None:
-        self._average = average
+        self._average, self.means, self.added_to = average, average.means, average.added_to
 
     def add(self, update: Update) -> None:
         """Count an update in."""
         self._average.add(update.delta, update)
 
-    def means(self) -> dict[str, Tensor]:
-        """Return the mean change of every tensor that someone has a say in; float64."""
-        return self._average.means()
-
-    def added_to(self, values: Params, eta: float = 1.0) -> dict[str, Tensor]:
-        """Return ``values`` plus η times the mean change, in the dtype of ``values``."""
-        return self._average.added_to(values, eta)
-
 
 def in_order(
     arrivals: Iterable[tuple[str, Update | Failure]], expected: Collection[str], folder: Path | None = None
 ) -> Iterator[Update]:
-    """Yield updates sorted by client; one that comes before its turn waits on disk, so memory stays at one update.
+    """Yield updates sorted by client; one before its turn waits in ``folder``, so memory stays at one update.
 
-    Args:
-        arrivals: (client, update or failure), each client at most once, in any order.
-        expected: the sampled clients. A failure gives up its place in the line; a client that never comes holds others
-            up until the end.
-        folder: where early updates wait; by default the system's temporary folder.
+    ``arrivals`` hold each of the ``expected`` clients at most once. A failure gives up its place in the line; a client
+    that never comes holds others up until the end.
     """
     with tempfile.TemporaryDirectory(prefix="medfed-", dir=folder) as waiting:
         line = sorted(expected)
@@ -178,7 +151,7 @@ def in_order(
                 yield answer
                 next_turn += 1
             else:
-                save_update(place[client], answer)
+                place[client].write_bytes(update_bytes(answer))
             del answer  # before the next one comes: memory holds one
             while next_turn < len(line) and (line[next_turn] in failed or place[line[next_turn]].exists()):
                 yield from _taken(place[line[next_turn]])
@@ -189,6 +162,6 @@ def in_order(
 
 def _taken(file: Path) -> Iterator[Update]:
     if file.exists():
-        update = load_update(file)
+        update = update_of(file.read_bytes())
         file.unlink()
         yield update

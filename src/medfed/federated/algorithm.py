@@ -37,19 +37,13 @@ __all__ = ["Aggregate", "Algorithm", "Federation"]
 
 @dataclass(frozen=True)
 class Federation:
-    """The server's knowledge of the federation.
+    """The server's knowledge of the federation."""
 
-    Attributes:
-        registered: client id → examples it registered with; nothing larger is believed.
-        seed: the run's seed.
-        model: the server's instance of the model, for algorithms that train or evaluate on the server.
-        public: the server's public examples by task.
-    """
-
-    registered: Mapping[str, int]
-    seed: int
+    registered: Mapping[str, int]  # client id → examples it registered with; nothing larger is believed
+    seed: int  # the run's seed
+    # the server's instance of the model, for algorithms that train or evaluate on the server
     model: nn.Module | None = None
-    public: Mapping[str, TaskSet] = field(default_factory=dict)
+    public: Mapping[str, TaskSet] = field(default_factory=dict)  # the server's public examples by task
 
 
 class Aggregate(NamedTuple):

@@ -26,24 +26,17 @@ STATE_GROUPS = ("algorithm", "optimizer")
 
 
 class Client:
-    """One hospital.
+    """One hospital: private examples by task, and public ones by task that the server has as well.
 
-    Args:
-        id: unique in the federation.
-        tasks: private examples by task; tasks without examples are left out.
-        public: examples the server has as well, by task, for algorithms that use them.
-
-    Raises:
-        DataError: there is no example at all.
+    Tasks without examples are left out. Raises DataError if there is no example at all.
     """
 
     def __init__(self, id: str, tasks: Mapping[str, TaskSet], public: Mapping[str, TaskSet] | None = None) -> None:
         self.id, self.public = id, public or {}
         self.tasks = {name: tasks[name] for name in sorted(tasks) if len(tasks[name])}
         if not self.tasks:
-            raise DataError(
-                "it has no training example", where=f"client {id!r}", hint="leave it out, or choose another partition"
-            )
+            hint = "leave it out, or choose another partition"
+            raise DataError("it has no training example", where=f"client {id!r}", hint=hint)
 
     @property
     def num_examples(self) -> int:
@@ -75,21 +68,11 @@ class Client:
         settings: ClientSettings,
         seed: int,
     ) -> tuple[Update, dict[str, Tensor]]:
-        """Train one round.
+        """Train one round and return the update and the client's new state.
 
-        Args:
-            model: an instance to train in; its weights are overwritten, so clients can share it.
-            broadcast: what the server sent.
-            algorithm: the federated algorithm.
-            client_state: what the client kept from its last round (:func:`initial_client_state` at first).
-            settings: how to train.
-            seed: the run's seed; batches and dropout depend on it, the client and the round.
-
-        Returns:
-            The update, and the client's new state.
-
-        Raises:
-            RunError: a loss is not finite; the message names client, round, task and step.
+        The weights of ``model`` are overwritten, so clients can share it. ``client_state`` is what the client kept from
+        its last round (:func:`initial_client_state` at first). Batches and dropout depend on ``seed``, the client and
+        the round. Raises RunError, naming client, round, task and step, if a loss is not finite.
         """
         started = time.perf_counter()
         state = split(client_state, STATE_GROUPS)
@@ -117,18 +100,10 @@ def initial_client_state(algorithm: Algorithm, initial: Weights) -> dict[str, Te
 
 def _update(trained: Trained, upload: Upload, broadcast: Broadcast, metrics: Mapping[str, float]) -> Update:
     components = sorted({component(name) for name in (*broadcast.params, *broadcast.buffers)})
-    return Update(
-        client=trained.site.client,
-        round=broadcast.round,
-        base=broadcast.base,
-        delta=upload.delta,
-        num_examples=trained.num_examples,
-        num_steps=trained.num_steps,
-        buffers=upload.buffers,
-        state=upload.state,
-        examples={part: trained.examples[part] for part in components},
-        metrics=metrics,
-    )
+    examples = {part: trained.examples[part] for part in components}
+    facts = (trained.site.client, broadcast.round, broadcast.base)
+    counts = (trained.num_examples, trained.num_steps)
+    return Update(*facts, upload.delta, *counts, upload.buffers, upload.state, examples, metrics)
 
 
 def _delta(weights: Weights, broadcast: Broadcast) -> dict[str, Tensor]:

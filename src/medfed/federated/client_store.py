@@ -29,13 +29,9 @@ T = TypeVar("T")
 
 
 def write_store(folder: Path, clients: Iterable[Client]) -> dict[str, Task]:
-    """Lay the data of ``clients`` into the new ``folder``; what lay there before goes.
+    """Lay the data of ``clients`` into ``folder``, replacing what lay there; return the tasks that a reader needs.
 
-    Returns:
-        The tasks by name, which :func:`read_store` needs: they are code, not data.
-
-    Raises:
-        RunError: the disk has not enough space.
+    Raises RunError if the disk has not enough space.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
@@ -96,11 +92,8 @@ def _require_space(folder: Path, data: list[Decoded], read: list[list[str]], lab
     needed += sum(label.targets.nbytes for label in labels)
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise RunError(
-            f"worker processes share the data as files: {needed:,} bytes are needed, {free:,} are free",
-            where=folder,
-            hint="make room on this disk, or run with --workers 1",
-        )
+        what = f"worker processes share the data as files: {needed:,} bytes are needed, {free:,} are free"
+        raise RunError(what, where=folder, hint="make room on this disk, or run with --workers 1")
 
 
 def _write_data(folder: Path, data: Decoded, modalities: list[str]) -> None:
@@ -123,9 +116,8 @@ def _data(folder: Path, facts: Mapping[str, Any]) -> Decoded:
 def _write_labels(folder: Path, labels: Labels) -> None:
     folder.mkdir()
     np.save(folder / "targets.npy", labels.targets)
-    pl.DataFrame({"question": labels.questions}, schema={"question": pl.Utf8}).write_parquet(
-        folder / "questions.parquet"
-    )
+    questions = pl.DataFrame({"question": labels.questions}, schema={"question": pl.Utf8})
+    questions.write_parquet(folder / "questions.parquet")
 
 
 def _labels(folder: Path) -> Labels:

@@ -40,13 +40,7 @@ ERROR = "upload_error."
 
 
 def compressed(update: Update, dtype: UploadDtype, seed: int) -> Update:
-    """Return ``update`` with its change rounded to ``dtype``, and each component's squared error among its metrics.
-
-    Args:
-        update: what local training gave; not changed.
-        dtype: how the change is to travel.
-        seed: the run's seed.
-    """
+    """Return ``update`` with its change rounded to ``dtype``, and each component's squared error among its metrics."""
     if dtype == "float32":
         return update
     delta, scales = dict[str, Tensor](), dict[str, Tensor]()

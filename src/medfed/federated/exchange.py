@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -32,7 +33,6 @@ class Exchange(Protocol):
 
     def __call__(self, round: int, broadcasts: Mapping[str, Broadcast]) -> Iterator[Answer]:
         """Send every broadcast and yield the answers as they come; the exchange vouches for the client id."""
-        ...
 
 
 @runtime_checkable
@@ -42,19 +42,15 @@ class ClientExchange(Exchange, Protocol):
     @property
     def registered(self) -> Mapping[str, int]:
         """Client → training examples, sorted by client."""
-        ...
 
     def client_state(self, client: str) -> Params:
         """Return what the algorithm keeps at ``client``; nothing, where that stays at a hospital."""
-        ...
 
     def forget_after(self, round: int) -> None:
         """Let the clients forget what they kept after ``round``: the server goes on from there."""
-        ...
 
     def close(self) -> None:
         """Release what the exchange holds: processes, connections."""
-        ...
 
 
 @runtime_checkable
@@ -63,7 +59,6 @@ class ScoringExchange(ClientExchange, Protocol):
 
     def evaluate(self, broadcast: Broadcast) -> Mapping[str, SiteScores | Failure]:
         """Return client → its scores of the model deployed there, given the last global weights."""
-        ...
 
 
 class InProcessExchange:
@@ -71,10 +66,6 @@ class InProcessExchange:
 
     A client whose training fails gives a :class:`Failure` and keeps the state it had. A client whose update the gate
     refuses has moved on all the same, as a real hospital would.
-
-    Args:
-        clients: the hospitals.
-        trainer: trains each of them.
     """
 
     def __init__(self, clients: Iterable[Client], trainer: Trainer) -> None:
@@ -102,40 +93,24 @@ class InProcessExchange:
         """Nothing is held."""
 
 
+@dataclass(eq=False)
 class Trainer:
-    """Trains clients of one run in one model instance: here, in a worker, at a hospital.
+    """Trains clients of one run in one model instance, whose weights at first are the ``initial`` ones."""
 
-    Args:
-        model: an instance to train in; its weights at this moment are the model's initial ones.
-        algorithm: the federated algorithm.
-        settings: how clients train.
-        seed: the run's seed.
-        memory: what clients keep between rounds; by default in this process.
-        upload_dtype: how changes of the weights travel.
+    model: nn.Module
+    algorithm: AlgorithmSettings
+    settings: ClientSettings
+    seed: int
+    memory: ClientMemory = field(default_factory=RamMemory)  # what clients keep between rounds
+    upload_dtype: UploadDtype = "float32"
 
-    Attributes:
-        initial: the model's initial weights.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        algorithm: AlgorithmSettings,
-        settings: ClientSettings,
-        seed: int,
-        memory: ClientMemory | None = None,
-        upload_dtype: UploadDtype = "float32",
-    ) -> None:
-        self._model, self._algorithm, self._settings, self._seed = model, algorithm.build(), settings, seed
-        self._upload_dtype = upload_dtype
-        self.initial = weights_of(model)
-        self.memory: ClientMemory = RamMemory() if memory is None else memory
+    def __post_init__(self) -> None:
+        self.initial, self._hooks = weights_of(self.model), self.algorithm.build()
 
     def train(self, client: Client, broadcast: Broadcast) -> Update | Failure:
         """Train ``client`` on ``broadcast`` and keep its new state; a mistake in its data is a failure of it alone.
 
-        Raises:
-            DiskError: the new state cannot be kept, so this client's part of the run cannot go on.
+        Raises DiskError if the new state cannot be kept, so this client's part of the run cannot go on.
         """
         try:
             return self.update(client, broadcast)
@@ -145,15 +120,11 @@ class Trainer:
             return Failure(client.id, broadcast.round, "train", str(error))
 
     def update(self, client: Client, broadcast: Broadcast) -> Update:
-        """Train ``client`` on ``broadcast``, keep its new state, and return the update as it travels.
-
-        Raises:
-            MedfedError: the client cannot train, or its state cannot be kept.
-        """
+        """Return the update as it travels, its state kept; raise MedfedError if the client cannot train or keep it."""
         state = self._kept(client.id, broadcast.round)
-        update, kept = client.train(self._model, broadcast, self._algorithm, state, self._settings, self._seed)
+        update, kept = client.train(self.model, broadcast, self._hooks, state, self.settings, self.seed)
         self.memory.keep(client.id, broadcast.round, kept)
-        return compressed(update, self._upload_dtype, self._seed)
+        return compressed(update, self.upload_dtype, self.seed)
 
     def client_state(self, client: str) -> dict[str, Tensor]:
         """Return what the algorithm keeps at ``client``."""
@@ -162,15 +133,11 @@ class Trainer:
     def _kept(self, client: str, round: int) -> dict[str, Tensor]:
         """Return what ``client`` starts ``round`` from."""
         state = self.memory.before(client, round)
-        return initial_client_state(self._algorithm, self.initial) if state is None else state
+        return initial_client_state(self._hooks, self.initial) if state is None else state
 
 
 def by_id(clients: Iterable[Client]) -> dict[str, Client]:
-    """Return the clients by id, sorted.
-
-    Raises:
-        StudyError: two have the same id.
-    """
+    """Return the clients by id, sorted. Raises StudyError if two have the same id."""
     known: dict[str, Client] = {}
     for client in clients:
         if client.id in known:

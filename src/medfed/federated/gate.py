@@ -34,45 +34,31 @@ class TensorSpec(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """The form of an update, tensor by tensor.
-
-    Attributes:
-        delta, buffers, state: tensors, as they travel.
-        scales: of the int8 tensors of ``delta``.
-        errors: components whose rounding error the client must tell.
-    """
+    """The form of an update as it travels, tensor by tensor."""
 
     delta: Mapping[str, TensorSpec]
     buffers: Mapping[str, TensorSpec]
     state: Mapping[str, TensorSpec]
-    scales: Mapping[str, TensorSpec] = {}
-    errors: frozenset[str] = frozenset()
+    scales: Mapping[str, TensorSpec] = {}  # of the int8 tensors of `delta`
+    errors: frozenset[str] = frozenset()  # components whose rounding error the client must tell
 
     @classmethod
     def of(cls, params: Params, buffers: Params, state: Params, upload_dtype: UploadDtype = "float32") -> Manifest:
         """Return the manifest for a model, and an algorithm whose uploads carry tensors like ``state``."""
         delta = {name: TensorSpec(tuple(value.shape), delta_dtype(value.dtype)) for name, value in params.items()}
-        if upload_dtype == "float32":
-            return cls(delta, _specs(buffers), _specs(state))
         scales = {}
         if upload_dtype == "bfloat16":
             delta = {name: TensorSpec(spec.shape, torch.bfloat16) for name, spec in delta.items()}
-        else:
+        elif upload_dtype == "int8":
             by_row = {name: spec.shape for name, spec in delta.items() if has_scales(spec.shape)}
             delta |= {name: TensorSpec(shape, torch.int8) for name, shape in by_row.items()}
             scales = {name: TensorSpec(shape[:1], torch.float32) for name, shape in by_row.items()}
-        return cls(delta, _specs(buffers), _specs(state), scales, frozenset(map(component, delta)))
+        errors = frozenset(map(component, delta)) if upload_dtype != "float32" else frozenset[str]()
+        return cls(delta, _specs(buffers), _specs(state), scales, errors)
 
 
 class Gate:
-    """The gate of one round.
-
-    Args:
-        manifest: what an update consists of.
-        registered: client → examples it registered with, for this round's sampled clients.
-        round: this round.
-        base: fingerprint of the model that was sent out.
-    """
+    """The gate of one round: ``registered`` are the examples of its sampled clients, ``base`` the model sent out."""
 
     def __init__(self, manifest: Manifest, registered: Mapping[str, int], round: int, base: str) -> None:
         self._manifest, self._registered, self._round, self._base = manifest, registered, round, base
@@ -80,24 +66,15 @@ class Gate:
         self._seen: set[str] = set()
 
     def check(self, sender: str, update: Update) -> None:
-        """Let ``update`` pass or raise; a client has one try a round.
+        """Let ``update`` pass or raise; a client has one try a round, and the exchange vouches for ``sender``.
 
-        Args:
-            sender: the client it came from, as the exchange knows it.
-            update: what it sent.
-
-        Raises:
-            UpdateRejectedError: naming client, tensor or field, and reason.
+        Raises UpdateRejectedError, naming client, tensor or field, and reason.
         """
         self._check_sender(sender, update)
         self._check_counts(sender, update)
-        for kind, tensors, specs in (
-            ("delta", update.delta, self._manifest.delta),
-            ("scale", update.scales, self._manifest.scales),
-            ("buffer", update.buffers, self._manifest.buffers),
-            ("state", update.state, self._manifest.state),
-        ):
-            _check_all(f"client {sender!r}", kind, tensors, specs)
+        for kind in ("delta", "scales", "buffers", "state"):
+            specs = getattr(self._manifest, kind)
+            _check_all(f"client {sender!r}", kind.removesuffix("s"), getattr(update, kind), specs)
         self._check_rounding(sender, update)
 
     def _check_sender(self, sender: str, update: Update) -> None:
@@ -117,10 +94,10 @@ class Gate:
 
     def _check_rounding(self, sender: str, update: Update) -> None:
         for name, scales in update.scales.items():
-            worth = scales.aminmax() if scales.numel() else None
-            if worth and not 0 <= float(worth.min) <= float(worth.max) <= MOST_SCALE:
-                given = f"{float(worth.min):.3g} to {float(worth.max):.3g}, allowed is 0 to {MOST_SCALE:.3g}"
-                raise _rejected(sender, f"scale {name!r} is {given}", hint="look at the client's training log")
+            low, high = map(float, scales.aminmax()) if scales.numel() else (0.0, 0.0)
+            if not 0 <= low <= high <= MOST_SCALE:
+                what = f"scale {name!r} is {low:.3g} to {high:.3g}, allowed is 0 to {MOST_SCALE:.3g}"
+                raise _rejected(sender, what, hint="look at the client's training log")
         reported = reported_errors(update)
         if missing := sorted(self._manifest.errors - reported.keys()):
             hint = "both sides must run the same version of medfed"
@@ -145,7 +122,8 @@ class Gate:
             if not _is_count(count, 0, limit):
                 raise _rejected(sender, f"examples of {part!r} is {count!r}, allowed is 0 to {limit}", hint=hint)
         for name, value in update.metrics.items():
-            if not _is_finite(value) and not name.startswith(ERROR):  # those are looked at behind what they are of
+            finite = isinstance(value, int | float) and math.isfinite(value)
+            if not finite and not name.startswith(ERROR):  # those are looked at behind what they are of
                 raise _rejected(sender, f"metric {name!r} is {value}", hint="look at the client's training log")
 
 
@@ -162,19 +140,10 @@ def _is_count(value: object, least: int, most: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
 def check_broadcast(broadcast: Broadcast, local: Weights) -> None:
-    """Let a broadcast pass whose weights are, by names, shapes and dtypes, those of one's own model, and all finite.
+    """Let a broadcast pass whose weights are finite, with the names, shapes and dtypes of those of one's own model.
 
-    Args:
-        broadcast: what the server sent.
-        local: what travels of the model that is built here from the same study.
-
-    Raises:
-        UpdateRejectedError: naming the tensor.
+    Raises UpdateRejectedError, naming the tensor.
     """
     _check_all("the server", "parameter", broadcast.params, _specs(local.params))
     _check_all("the server", "buffer", broadcast.buffers, _specs(local.buffers))
@@ -194,13 +163,12 @@ def _check_tensor(who: str, what: str, value: Tensor, spec: TensorSpec) -> None:
     if tuple(value.shape) != spec.shape:
         raise _refused(who, f"{what} has shape {tuple(value.shape)}, wanted {spec.shape}", hint=_SAME_MODEL)
     if value.dtype != spec.dtype or value.layout != torch.strided:
-        given = f"{value.dtype}, {value.layout}"
-        raise _refused(who, f"{what} is {given}, wanted {spec.dtype}, torch.strided", hint=_SAME_MODEL)
+        what += f" is {value.dtype}, {value.layout}, wanted {spec.dtype}, torch.strided"
+        raise _refused(who, what, hint=_SAME_MODEL)
     # A sum with a value that is not finite is never finite, and costs one pass; one that overflows is looked at again.
     if not bool(torch.isfinite(value.sum())) and not bool(torch.isfinite(value).all()):
-        bad = int((~torch.isfinite(value)).sum())
-        reason = f"{what} has {bad} of {value.numel()} values that are not finite"
-        raise _refused(who, reason, hint="lower the learning rate or set client.max_grad_norm")
+        what += f" has {int((~torch.isfinite(value)).sum())} of {value.numel()} values that are not finite"
+        raise _refused(who, what, hint="lower the learning rate or set client.max_grad_norm")
 
 
 def _rejected(sender: str, what: str, hint: str) -> UpdateRejectedError:

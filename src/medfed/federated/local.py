@@ -36,43 +36,26 @@ class TaskBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Site:
-    """A client during one round.
-
-    Attributes:
-        client: client id.
-        model: the module that trains. Its weights are the loop's: evaluate others with
-            :func:`torch.func.functional_call`.
-        tasks: private examples by task.
-        public: examples that the server has as well (algorithms that exchange representations).
-        settings: how the client trains.
-        seed: the run's seed.
-    """
+    """A client during one round."""
 
     client: str
+    # the module that trains. Its weights are the loop's: evaluate others with `torch.func.functional_call`.
     model: nn.Module
-    tasks: Mapping[str, TaskSet]
-    public: Mapping[str, TaskSet]
+    tasks: Mapping[str, TaskSet]  # private examples by task
+    public: Mapping[str, TaskSet]  # examples that the server has as well (algorithms that exchange representations)
     settings: ClientSettings
-    seed: int
+    seed: int  # the run's seed
 
 
 @dataclass(frozen=True)
 class LocalStep:
-    """One step of local training, between the batch and the optimizer.
-
-    Attributes:
-        site: the client.
-        index: 0-based step of the round.
-        params: live parameters that train (those the client has data for).
-        batches: one mini-batch per task.
-        personal: whether this is the client's own second model (``Algorithm.personal``).
-    """
+    """One step of local training, between the batch and the optimizer."""
 
     site: Site
-    index: int
-    params: Mapping[str, nn.Parameter]
-    batches: tuple[TaskBatch, ...]
-    personal: bool = False
+    index: int  # 0-based step of the round
+    params: Mapping[str, nn.Parameter]  # live parameters that train (those the client has data for)
+    batches: tuple[TaskBatch, ...]  # one mini-batch per task
+    personal: bool = False  # whether this is the client's own second model (`Algorithm.personal`)
 
     def gradient(self, params: Params) -> dict[str, Tensor]:
         """Return the gradient of this step's task loss at other ``params``."""
@@ -81,25 +64,16 @@ class LocalStep:
 
 @dataclass(frozen=True)
 class Trained:
-    """The outcome of local training.
-
-    Attributes:
-        site: the client.
-        weights: the trained model, on the CPU.
-        delta: trained minus broadcast parameters, of those that were broadcast; float32, or float64 for float64 ones.
-        num_examples: private examples, over all tasks.
-        num_steps: optimizer steps taken.
-        examples: examples by component, see :class:`medfed.core.types.Update`.
-        personal: the client's own second model after its training, if the algorithm keeps one.
-    """
+    """The outcome of local training."""
 
     site: Site
-    weights: Weights
+    weights: Weights  # the trained model, on the CPU
+    # trained minus broadcast parameters, of those that were broadcast; float32, or float64 for float64 ones
     delta: Params
-    num_examples: int
-    num_steps: int
-    examples: Mapping[str, int]
-    personal: Weights | None = None
+    num_examples: int  # private examples, over all tasks
+    num_steps: int  # optimizer steps taken
+    examples: Mapping[str, int]  # examples by component, see `medfed.core.types.Update`
+    personal: Weights | None = None  # the client's own second model after its training, if the algorithm keeps one
 
     def shared_buffers(self, broadcast: Broadcast) -> Params:
         """Return the trained buffers of the tensors that were broadcast."""
@@ -112,19 +86,12 @@ class Trained:
 
 @dataclass(frozen=True)
 class Upload:
-    """The tensors that leave for the server, and those that stay.
+    """The tensors that leave for the server, and those that stay."""
 
-    Attributes:
-        delta: change of every parameter.
-        buffers: local buffers.
-        state: the algorithm's own tensors.
-        client_state: what the client keeps until its next round.
-    """
-
-    delta: Params
-    buffers: Params
-    state: Params = field(default_factory=dict)
-    client_state: Params = field(default_factory=dict)
+    delta: Params  # change of every parameter
+    buffers: Params  # local buffers
+    state: Params = field(default_factory=dict)  # the algorithm's own tensors
+    client_state: Params = field(default_factory=dict)  # what the client keeps until its next round
 
 
 def gradient(site: Site, batches: Iterable[TaskBatch], params: Params) -> dict[str, Tensor]:
@@ -184,9 +151,7 @@ def in_order(tasks: Mapping[str, TaskSet], size: int) -> Iterator[TaskBatch]:
 
 
 def _epoch(tasks: Mapping[str, TaskSet], size: int, length: int, *key: Key) -> Iterator[tuple[TaskBatch, ...]]:
-    draws = {
-        name: _positions(len(examples), size, numpy_rng(*key, name, "batches")) for name, examples in tasks.items()
-    }
+    draws = {name: _positions(len(part), size, numpy_rng(*key, name, "batches")) for name, part in tasks.items()}
     rngs = {name: numpy_rng(*key, name, "augment") for name in tasks}
     for _ in range(length):
         batches = {name: part.batch(next(draws[name])) for name, part in tasks.items()}

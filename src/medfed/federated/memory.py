@@ -44,42 +44,29 @@ class RamMemory:
 
     def forget_after(self, round: int) -> None:
         """Drop what was filed after ``round``: it is about to be computed again."""
-        for rounds in self._kept.values():
-            for late in [number for number in rounds if number > round]:
-                del rounds[late]
+        for client, rounds in self._kept.items():
+            self._kept[client] = {number: state for number, state in rounds.items() if number <= round}
 
 
 class DiskMemory:
     """Client states as files ``<client>/<round>.safetensors``, each with a hash of its content.
 
-    A client that keeps nothing has no file.
-
-    Args:
-        folder: made when the first state is filed.
+    The folder is made when the first state is filed. A client that keeps nothing has no file.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def before(self, client: str, round: int) -> dict[str, Tensor] | None:
-        """See :class:`RamMemory`.
-
-        Raises:
-            DiskError: the file does not hold what was filed.
-        """
+        """See :class:`RamMemory`. Raises DiskError if the file does not hold what was filed."""
         earlier = [path for path in self._files(client) if int(path.stem) < round]
         return _read(earlier[-1]) if earlier else None
 
     def keep(self, client: str, round: int, state: Params) -> None:
-        """See :class:`RamMemory`.
-
-        Raises:
-            DiskError: the disk is full, say; what was kept before is intact.
-        """
+        """See :class:`RamMemory`. Raises DiskError if the disk is full, say; what was kept before is intact."""
         if not state:
             return
-        path = self._place(client) / f"{round:06d}.safetensors"
-        tensors = copied(state)
+        path, tensors = self._place(client) / f"{round:06d}.safetensors", copied(state)
         with written_whole(path, num_bytes(tensors)) as partial:
             save_file(tensors, partial, {"sha256": fingerprint(tensors, {})})
         for old in self._files(client)[:-KEPT]:

@@ -28,50 +28,29 @@ from medfed.study.federation import RoundSettings, UploadDtype
 
 @dataclass(frozen=True)
 class ClientRecord:
-    """The log's record of one accepted update.
-
-    Attributes:
-        client: client id.
-        metrics: mean loss by task (``loss.cd``) and what else the client reports.
-        examples: examples by component.
-        num_examples: training examples.
-        num_steps: optimizer steps.
-        down_bytes: payload of the broadcast.
-        up_bytes: payload of the update.
-        seconds: of training at the client, by its own clock; 0 if it does not say.
-    """
+    """The log's record of one accepted update."""
 
     client: str
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float]  # mean loss by task (`loss.cd`) and what else the client reports
     examples: Mapping[str, int]
     num_examples: int
     num_steps: int
-    down_bytes: int
-    up_bytes: int
-    seconds: float
+    down_bytes: int  # payload of the broadcast
+    up_bytes: int  # payload of the update
+    seconds: float  # of training at the client, by its own clock; 0 if it does not say
 
 
 @dataclass(frozen=True)
 class RoundResult:
-    """A round's outcome.
+    """A round's outcome."""
 
-    Attributes:
-        state: the federation after the round; ``state.round`` is this round's number.
-        base: fingerprint of the model the round started from.
-        sampled: clients that took part.
-        clients: one record per accepted update, sorted by client.
-        failures: clients that gave no usable update, and why.
-        upload_dtype: how the clients sent the change of their weights.
-        upload_error: relative error of the mean update by its rounding, :class:`UploadError`; 0 if exact, None if
-            no weight was sent.
-    """
-
-    state: FederatedState
-    base: str
-    sampled: tuple[str, ...]
-    clients: tuple[ClientRecord, ...]
-    failures: tuple[Failure, ...]
-    upload_dtype: UploadDtype = "float32"
+    state: FederatedState  # the federation after the round; `state.round` is this round's number
+    base: str  # fingerprint of the model the round started from
+    sampled: tuple[str, ...]  # clients that took part
+    clients: tuple[ClientRecord, ...]  # one record per accepted update, sorted by client
+    failures: tuple[Failure, ...]  # clients that gave no usable update, and why
+    upload_dtype: UploadDtype = "float32"  # how the clients sent the change of their weights
+    # relative error of the mean update by its rounding, `UploadError`; 0 if exact, None if no weight was sent
     upload_error: float | None = 0.0
 
     @property
@@ -94,17 +73,9 @@ def run_round(
     federation: Federation,
     settings: RoundSettings,
 ) -> RoundResult:
-    """Run round ``state.round + 1``.
+    """Run round ``state.round + 1``; ``state`` itself is not changed.
 
-    Args:
-        state: where the round starts; not changed.
-        exchange: the way to the clients.
-        algorithm: the federated algorithm.
-        federation: registered clients, and what else the server has.
-        settings: sampling and the minimum of usable updates.
-
-    Raises:
-        TooFewSitesError: fewer than ``settings.min_clients`` usable updates; every failure is listed.
+    Raises TooFewSitesError, listing the failures, if fewer than ``settings.min_clients`` updates are usable.
     """
     hooks, base = algorithm.build(), fingerprint(state.params, state.buffers)
     broadcast = hooks.broadcast(state, base)
@@ -144,18 +115,15 @@ def run_rounds(
 def sample_clients(federation: Federation, settings: RoundSettings, round: int) -> tuple[str, ...]:
     """Return the clients of ``round``, sorted: a draw without replacement that depends on the seed and the round only.
 
-    Raises:
-        RunError: there are too few clients to reach ``settings.min_clients``.
+    Raises RunError if there are too few clients to reach ``settings.min_clients``.
     """
     registered = sorted(federation.registered)
     share = max(1, int(settings.participation * len(registered) + 0.5))
     count = share if settings.clients_per_round is None else settings.clients_per_round
     if not settings.min_clients <= count <= len(registered):
-        raise RunError(
-            f"{count} of {len(registered)} clients would be sampled and rounds.min_clients is {settings.min_clients}",
-            where=f"round {round}",
-            hint="change rounds.participation, rounds.clients_per_round or rounds.min_clients",
-        )
+        what = f"{count} of {len(registered)} clients would be sampled and rounds.min_clients is {settings.min_clients}"
+        hint = "change rounds.participation, rounds.clients_per_round or rounds.min_clients"
+        raise RunError(what, where=f"round {round}", hint=hint)
     chosen = numpy_rng(federation.seed, round, "participation").choice(len(registered), count, replace=False)
     return tuple(registered[index] for index in sorted(chosen))
 
@@ -196,27 +164,16 @@ class _Inbox:
             self.algorithm.check_upload(answer)
         except UpdateRejectedError as error:
             return Failure(sender, self.broadcast.round, "gate", str(error))
-        self.records[sender] = _record(answer, self.broadcast)
+        metrics = {name: value for name, value in answer.metrics.items() if not name.startswith(ERROR)}
+        seconds = metrics.pop("seconds", 0.0)
+        down = num_bytes(self.broadcast.params, self.broadcast.buffers, self.broadcast.state)
+        up = num_bytes(answer.delta, answer.scales, answer.buffers, answer.state)
+        counts = (answer.examples, answer.num_examples, answer.num_steps)
+        self.records[sender] = ClientRecord(answer.client, metrics, *counts, down, up, seconds)
         return answer
-
-
-def _record(update: Update, broadcast: Broadcast) -> ClientRecord:
-    return ClientRecord(
-        update.client,
-        {name: value for name, value in update.metrics.items() if name != "seconds" and not name.startswith(ERROR)},
-        update.examples,
-        update.num_examples,
-        update.num_steps,
-        num_bytes(broadcast.params, broadcast.buffers, broadcast.state),
-        num_bytes(update.delta, update.scales, update.buffers, update.state),
-        update.metrics.get("seconds", 0.0),
-    )
 
 
 def _too_few(round: int, usable: int, settings: RoundSettings, failures: tuple[Failure, ...]) -> TooFewSitesError:
     listed = "\n".join(f"  {failure.client} ({failure.phase}): {failure.reason}" for failure in failures)
-    return TooFewSitesError(
-        f"{usable} usable updates, rounds.min_clients is {settings.min_clients}\n{listed}",
-        where=f"round {round}",
-        hint="correct the clients above, or lower rounds.min_clients",
-    )
+    what = f"{usable} usable updates, rounds.min_clients is {settings.min_clients}\n{listed}"
+    return TooFewSitesError(what, where=f"round {round}", hint="correct the clients above, or lower rounds.min_clients")

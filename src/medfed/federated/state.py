@@ -51,11 +51,7 @@ def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_weights(model: nn.Module, weights: Weights) -> None:
-    """Copy ``weights`` into ``model`` in place; the tensors given stay untouched.
-
-    Raises:
-        RunError: names or shapes are not the model's.
-    """
+    """Copy ``weights`` into ``model`` in place; raise RunError if names or shapes are not the model's."""
     for kind, live, given in (
         ("parameter", trainable_params(model), weights.params),
         ("buffer", persistent_buffers(model), weights.buffers),
@@ -89,19 +85,12 @@ def num_bytes(*groups: Params) -> int:
 
 @dataclass(frozen=True)
 class FederatedState:
-    """The server's side of a federation between two rounds.
+    """The server's side of a federation between two rounds."""
 
-    Attributes:
-        round: rounds completed; 0 at the start.
-        params: global trainable parameters.
-        buffers: global buffers.
-        server_state: the algorithm's own tensors.
-    """
-
-    round: int
-    params: Params
-    buffers: Params = field(default_factory=dict)
-    server_state: Params = field(default_factory=dict)
+    round: int  # rounds completed; 0 at the start
+    params: Params  # global trainable parameters
+    buffers: Params = field(default_factory=dict)  # global buffers
+    server_state: Params = field(default_factory=dict)  # the algorithm's own tensors
 
     @property
     def weights(self) -> Weights:
@@ -134,11 +123,7 @@ def group(tensors: Params, name: str) -> dict[str, Tensor]:
 
 
 def split(tensors: Params, groups: tuple[str, ...]) -> dict[str, dict[str, Tensor]]:
-    """Undo :func:`join`; every one of ``groups`` is in the result.
-
-    Raises:
-        RunError: a tensor belongs to none of the groups.
-    """
+    """Undo :func:`join`; all ``groups`` are in the result. Raises RunError if a tensor belongs to none."""
     parts: dict[str, dict[str, Tensor]] = {group: {} for group in groups}
     for full, value in tensors.items():
         group, _, name = full.partition("/")

@@ -29,45 +29,26 @@ from medfed.tasks.base import trainable
 
 @dataclass(frozen=True)
 class Fitted:
-    """The outcome of a loop.
+    """The outcome of a loop."""
 
-    Attributes:
-        weights: the trained model, on the CPU.
-        num_steps: optimizer steps taken.
-        losses: mean loss over the steps, by task.
-        slots: the optimizer's slots, on the CPU; none where every round starts with fresh ones.
-    """
-
-    weights: Weights
-    num_steps: int
-    losses: Mapping[str, float]
-    slots: Params
+    weights: Weights  # the trained model, on the CPU
+    num_steps: int  # optimizer steps taken
+    losses: Mapping[str, float]  # mean loss over the steps, by task
+    slots: Params  # the optimizer's slots, on the CPU; none where every round starts with fresh ones
 
 
 @dataclass(frozen=True)
 class LocalRun:
-    """The loop with all that stays the same from step to step.
-
-    Attributes:
-        site: the client.
-        broadcast: what the server sent, on the site's device.
-        algorithm: the federated algorithm.
-        state: the algorithm's client state, on the site's device.
-        examples: examples by component; a component without any does not train.
-    """
+    """The loop with all that stays the same from step to step."""
 
     site: Site
-    broadcast: Broadcast
+    broadcast: Broadcast  # what the server sent, on the site's device
     algorithm: Algorithm
-    state: Params
-    examples: Mapping[str, int]
+    state: Params  # the algorithm's client state, on the site's device
+    examples: Mapping[str, int]  # examples by component; a component without any does not train
 
     def fit(self, start: Weights, slots: Params, *, personal: bool = False) -> Fitted:
-        """Train the site's model from ``start``, with the optimizer's ``slots`` from the last round, if any.
-
-        Raises:
-            RunError: a loss is not finite.
-        """
+        """Train the model from ``start``, with the last round's ``slots``; raise RunError if a loss is not finite."""
         site, settings = self.site, self.site.settings
         load_weights(site.model, start)
         site.model.train()
@@ -97,7 +78,7 @@ class LocalRun:
         losses = {item.task.name: self._backward_task(step, item) for item in step.batches}
         penalty = self.algorithm.penalty(step, self.broadcast, self.state)
         if penalty is not None:
-            _backward(penalty)
+            torch.autograd.backward(penalty)
         for param in step.params.values():
             if param.grad is None:  # to a batch that lacks a modality its encoder has the gradient 0
                 param.grad = torch.zeros_like(param)
@@ -113,19 +94,14 @@ class LocalRun:
         batch = item.batch.to(self.site.settings.device)
         with autocast(self.site.settings):
             loss = trainable(item.task).loss(self.site.model(item.task, batch), batch)
-        _backward(item.weight * loss)
+        torch.autograd.backward(item.weight * loss)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise RunError(
-                f"the loss of task {item.task.name!r} is {value} at step {step.index + 1}",
-                where=f"client {self.site.client!r}, round {self.broadcast.round}",
-                hint="lower client.lr, set client.max_grad_norm, or check the client's data",
-            )
+            what = f"the loss of task {item.task.name!r} is {value} at step {step.index + 1}"
+            where = f"client {self.site.client!r}, round {self.broadcast.round}"
+            hint = "lower client.lr, set client.max_grad_norm, or check the client's data"
+            raise RunError(what, where=where, hint=hint)
         return value
-
-
-def _backward(loss: Tensor) -> None:
-    loss.backward()  # type: ignore[no-untyped-call]
 
 
 def make_optimizer(params: list[nn.Parameter], settings: ClientSettings) -> Optimizer:
@@ -151,8 +127,7 @@ def load_slots(optimizer: Optimizer, params: Mapping[str, nn.Parameter], slots: 
     for full, value in slots.items():
         slot, _, name = full.partition("/")
         if name in params:
-            device = params[name].device
-            optimizer.state[params[name]][slot] = value.detach().to(device, copy=True)
+            optimizer.state[params[name]][slot] = value.detach().to(params[name].device, copy=True)
 
 
 def clip(params: list[nn.Parameter], settings: ClientSettings) -> None:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -25,10 +24,8 @@ Facts = Mapping[str, Any]
 """JSON values that travel with tensors."""
 
 
-class _UpdateFacts(BaseModel):
+class _UpdateFacts(BaseModel, strict=True, extra="forbid"):
     """The fields of an update that are no tensors, of the right types; whether they are true the gate asks."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     client: str
     round: int
@@ -39,9 +36,7 @@ class _UpdateFacts(BaseModel):
     metrics: dict[str, float]
 
 
-class _BroadcastFacts(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-
+class _BroadcastFacts(BaseModel, strict=True, extra="forbid"):
     round: int
     base: str
 
@@ -53,11 +48,7 @@ def update_bytes(update: Update) -> bytes:
 
 
 def update_of(data: bytes) -> Update:
-    """Unpack what :func:`update_bytes` packed; whether it is a *good* update is for the gate to say.
-
-    Raises:
-        RunError: it is no update at all.
-    """
+    """Unpack what :func:`update_bytes` packed, or raise RunError; whether it is a *good* update the gate says."""
     return Update(**_fields(data, UPDATE_GROUPS, _UpdateFacts))
 
 
@@ -68,27 +59,18 @@ def broadcast_bytes(broadcast: Broadcast) -> bytes:
 
 
 def broadcast_of(data: bytes) -> Broadcast:
-    """Unpack what :func:`broadcast_bytes` packed.
-
-    Raises:
-        RunError: it is no broadcast.
-    """
+    """Unpack what :func:`broadcast_bytes` packed. Raises RunError if it is no broadcast."""
     return Broadcast(**_fields(data, BROADCAST_GROUPS, _BroadcastFacts))
 
 
 def pack(tensors: Params, facts: Facts) -> bytes:
     """Pack named tensors and JSON values."""
-    # Copies, because safetensors refuses tensors that share memory.
-    copies = {name: value.contiguous() for name, value in copied(tensors).items()}
+    copies = {name: value.contiguous() for name, value in copied(tensors).items()}  # safetensors wants own memory
     return save(copies, {"facts": json.dumps(facts)})
 
 
 def unpack(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Undo :func:`pack`.
-
-    Raises:
-        RunError: the bytes are not what :func:`pack` returns.
-    """
+    """Undo :func:`pack`. Raises RunError if the bytes are not what :func:`pack` returns."""
     try:
         # Copies, because views into a message lie at any address; sorted, because they come in any order.
         tensors = copied(dict(sorted(load(data).items())))
@@ -111,16 +93,6 @@ def _fields(data: bytes, groups: tuple[str, ...], facts: type[BaseModel]) -> dic
         what = f"not what was expected: {'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise RunError(what, where="message", hint=_HINT) from error
     return {**dict(checked), **split(tensors, groups)}
-
-
-def save_update(path: Path, update: Update) -> None:
-    """Write ``update`` to ``path``."""
-    path.write_bytes(update_bytes(update))
-
-
-def load_update(path: Path) -> Update:
-    """Read an update that :func:`save_update` wrote."""
-    return update_of(path.read_bytes())
 
 
 _HINT = "both sides must run the same version of medfed"

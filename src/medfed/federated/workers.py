@@ -55,11 +55,7 @@ class Worker:
         self._holds: object = None
 
     def hand(self, run: Open, packed: Packed, client: str) -> None:
-        """Let the worker train ``client``; it is given the run and the broadcast if it has others.
-
-        Raises:
-            OSError: the process is gone.
-        """
+        """Let the worker train ``client``, given what it lacks of run and broadcast; raise OSError if it is gone."""
         if self._opened is not run:
             self.pipe.send(run)
             self._opened = run
@@ -72,11 +68,7 @@ class Worker:
 
 
 class Pool:
-    """Worker processes.
-
-    Args:
-        size: how many at most.
-    """
+    """At most ``size`` worker processes."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -107,25 +99,16 @@ class Pool:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a process needs to train clients of one run, but their data. It must be picklable.
+    """All that a process needs to train clients of one run, but their data. It must be picklable."""
 
-    Attributes:
-        build: returns the model with its initial weights; an importable function, or a ``partial`` of one.
-        algorithm: the federated algorithm.
-        settings: how clients train.
-        seed: the run's seed.
-        memory: folder of what clients keep between rounds.
-        log: where a worker writes the traceback of a bug.
-        upload_dtype: how changes of the weights travel.
-    """
-
+    # returns the model with its initial weights; an importable function, or a `partial` of one
     build: Callable[[], nn.Module]
     algorithm: AlgorithmSettings
     settings: ClientSettings
-    seed: int
-    memory: Path
-    log: Path
-    upload_dtype: UploadDtype = "float32"
+    seed: int  # the run's seed
+    memory: Path  # folder of what clients keep between rounds
+    log: Path  # where a worker writes the traceback of a bug
+    upload_dtype: UploadDtype = "float32"  # how changes of the weights travel
 
     def trainer(self) -> Trainer:
         """Build the model and what trains it."""
@@ -202,16 +185,10 @@ TRIES = 3
 
 
 class WorkerExchange:
-    """Clients trained by the processes of a pool.
+    """Clients trained by the processes of a pool, which is closed with the exchange.
 
     A worker that dies fails the client it was training, and another takes its place. A bug at a client is that client's
-    failure; its traceback is in the recipe's log.
-
-    Args:
-        clients: the hospitals.
-        recipe: how a client is trained.
-        pool: the processes; closed with the exchange.
-        store: folder for the clients' data, from the first round until the exchange is closed.
+    failure; its traceback is in the recipe's log. The clients' data lies in ``store`` from the first round to the end.
     """
 
     def __init__(self, clients: Iterable[Client], recipe: Recipe, pool: Pool, store: Path) -> None:
@@ -224,11 +201,7 @@ class WorkerExchange:
         return {name: client.num_examples for name, client in self._clients.items()}
 
     def __call__(self, round: int, broadcasts: Mapping[str, Broadcast]) -> Iterator[Answer]:
-        """Train the named clients and yield the answers as they come.
-
-        Raises:
-            RunError: no worker could get ready.
-        """
+        """Train the named clients and yield the answers as they come. Raises RunError if no worker could get ready."""
         waiting, busy = deque(sorted(broadcasts)), list[Worker]()
         packed: Packed | None = None
 
@@ -313,6 +286,5 @@ class WorkerExchange:
         return Failure(worker.client, round, "exchange", reason)
 
     def _cannot_start(self, reason: str) -> RunError:
-        return RunError(
-            f"a worker could not get ready: {reason}", where=self._store, hint="run with --workers 1 to see more"
-        )
+        what = f"a worker could not get ready: {reason}"
+        return RunError(what, where=self._store, hint="run with --workers 1 to see more")

@@ -1,9 +1,5 @@
 """Which public examples make a step, and which of them share a forward of the LLM.
 
-Order of an epoch: tasks are mixed within a batch. Balanced over tasks, every task gives the same number of examples to
-an epoch, and to every batch as nearly as its size allows. Balanced over classes, so does every class within its task.
-Smaller tasks and classes repeat, each in fresh permutations.
-
 Length buckets: a forward costs its padded positions and a fixed part (Python, kernel launches). Groups sorted by length
 are cut where the sum is least. A tiny LLM never runs twice to save ten positions, a large one does. The fixed part is
 counted in positions, from the size of the LLM alone. No clock is read, so a resumed run makes the same buckets.
@@ -20,9 +16,7 @@ from jaxtyping import Int
 from torch import nn
 
 _MULTIPLIES_PER_LAYER = {"cpu": 1e7, "cuda": 5e10}
-"""Multiplications in the time of a decoder layer's fixed part: measured on one core; on a GPU, half a millisecond of
-launches at 100 TFLOP/s. A factor of a few does not matter.
-"""
+"""Multiplications in the time of a layer's fixed part: measured on a core; on a GPU 0.5 ms of launches, 100 TFLOP/s."""
 
 
 class Draw(NamedTuple):
@@ -39,32 +33,30 @@ def epoch_order(
     balance_tasks: bool = True,
     balance_classes: bool = True,
 ) -> list[Draw]:
-    """Return the epoch's examples in order, given the class index of every example by task.
+    """Return the epoch's examples in order, tasks mixed, given the class index of every example by task.
 
-    Balanced, every task gets the same share of the epoch, and every class the same share of its task.
+    Balanced, every task gets the same share of the epoch and, as nearly as its size allows, of every batch. Every class
+    gets the same share of its task. Smaller ones repeat, each in fresh permutations.
     """
     total = sum(map(len, targets.values()))
-    share = math.ceil(total / len(targets))
-    streams = {
-        task: _stream(values if balance_classes else np.zeros_like(values), rng) for task, values in targets.items()
-    }
+    streams = {task: _stream(values if balance_classes else 0 * values, rng) for task, values in targets.items()}
     if balance_tasks:
-        return [Draw(task, next(streams[task])) for _ in range(share) for task in targets]
+        return [Draw(task, next(streams[task])) for _ in range(math.ceil(total / len(targets))) for task in targets]
     draws = [Draw(task, next(streams[task])) for task, values in targets.items() for _ in range(len(values))]
     return [draws[int(i)] for i in rng.permutation(total)]
 
 
 def _stream(classes: Int[np.ndarray, " example"], rng: np.random.Generator) -> Iterator[int]:
     """Yield positions without end, the classes in turn."""
-    cycles = [_cycle(np.flatnonzero(classes == value), rng) for value in np.unique(classes)]
+
+    def cycle(positions: Int[np.ndarray, " position"]) -> Iterator[int]:
+        while True:
+            yield from map(int, rng.permutation(positions))
+
+    cycles = [cycle(np.flatnonzero(classes == value)) for value in np.unique(classes)]
     while True:
         for index in rng.permutation(len(cycles)):
             yield next(cycles[index])
-
-
-def _cycle(positions: Int[np.ndarray, " position"], rng: np.random.Generator) -> Iterator[int]:
-    while True:
-        yield from (int(position) for position in rng.permutation(positions))
 
 
 def fixed_cost(llm: nn.Module, num_layers: int) -> float:
@@ -81,10 +73,8 @@ def length_buckets(lengths: Sequence[int], sizes: Sequence[int], fixed: float) -
     ``lengths`` are the positions of every group's examples. Each bucket holds numbers of groups in the order given.
     """
     distinct = sorted(set(lengths))
-    rows = [0]
-    for length in distinct:
-        rows.append(rows[-1] + sum(size for size, given in zip(sizes, lengths, strict=True) if given == length))
-    cost, start = [0.0], [0]
+    up_to = [sum(size for size, given in zip(sizes, lengths, strict=True) if given <= longest) for longest in distinct]
+    rows, cost, start = [0, *up_to], [0.0], [0]
     for end, longest in enumerate(distinct, 1):
         options = [cost[begin] + (rows[end] - rows[begin]) * longest + fixed for begin in range(end)]
         cost.append(min(options))

@@ -67,16 +67,15 @@ def distillation_batches(
 def _by_heads(model: MultimodalModel, groups: Sequence[Group], settings: InjectionSettings) -> list[DistillationBatch]:
     """Let the heads answer for examples of tasks with the same modalities."""
     tokens, present = _joined(groups)
-    count = sum(len(group.batch) for group in groups)
-    device = groups[0].batch.target.device
+    count, device = sum(len(group.batch) for group in groups), groups[0].batch.target.device
     if settings.teacher_mixing:
         tokens = _mixed(tokens, present, count, device)
     peers = [task for task in model.tasks.values() if task.modalities == groups[0].task.modalities]
-    number = {task.name: position for position, task in enumerate(peers)}
-    numbers = [torch.full((len(group.batch),), number[group.task.name], device=device) for group in groups]
-    question_of = torch.cat(numbers)
+    names = [task.name for task in peers]
+    given = [names.index(group.task.name) for group in groups for _ in range(len(group.batch))]
     crossed = torch.rand(count, device=device) < settings.teacher_crossing
-    question_of = torch.where(crossed, torch.randint(len(peers), (count,), device=device), question_of)
+    others = torch.randint(len(peers), (count,), device=device)
+    question_of = torch.where(crossed, others, torch.tensor(given, device=device))
     batches = []
     for position, task in enumerate(peers):
         rows = (question_of == position).nonzero().squeeze(1)
@@ -96,13 +95,8 @@ def _joined(groups: Sequence[Group]) -> tuple[dict[str, Tensor], dict[str, Bool[
     for name in modalities:
         like = next((group.encoded[name] for group in groups if name in group.encoded), None)
         if like is not None:
-            parts = [
-                group.encoded[name].detach()
-                if name in group.encoded
-                else torch.zeros(len(group.batch), *like.shape[1:], device=like.device)
-                for group in groups
-            ]
-            tokens[name] = torch.cat(parts)
+            zeros = [like.new_zeros(len(group.batch), *like.shape[1:]) for group in groups]
+            tokens[name] = torch.cat([group.encoded.get(name, none) for group, none in zip(groups, zeros, strict=True)])
     return tokens, present
 
 
@@ -115,11 +109,11 @@ def _mixed(
     """Mix every example with another, by one share for all its modalities; a modality that either lacks stays."""
     partner: Int[Tensor, " batch"] = torch.randperm(count, device=device)
     share = torch.rand(count, 1, 1, device=device)
-    mixed = {}
-    for name, values in tokens.items():
-        both = (present[name] & present[name][partner]).view(-1, 1, 1)
-        mixed[name] = torch.where(both, share * values + (1 - share) * values[partner], values)
-    return mixed
+    both = {name: (there & there[partner]).view(-1, 1, 1) for name, there in present.items()}
+    return {
+        name: torch.where(both[name], share * values + (1 - share) * values[partner], values)
+        for name, values in tokens.items()
+    }
 
 
 def _rows(group: Group, rows: Bool[Tensor, " batch"]) -> Group:
@@ -136,25 +130,23 @@ def train_public(
     """Train ``model`` in place for one pass over the largest public set; smaller ones repeat.
 
     The clients' normalisation statistics remain, unless the server is ``alone``: its own come from few examples.
-
-    Raises:
-        RunError: a loss is not finite.
+    Raises RunError if a loss is not finite.
     """
     optimizer = torch.optim.Adam(trainable_params(model).values(), lr, fused=True)
     device = next(model.parameters()).device
     steps = max(-(-len(examples) // _PUBLIC_BATCH) for examples in sets.values())
-    orders = {
-        name: _order(len(examples), steps * _PUBLIC_BATCH, numpy_rng(seed, "public", round_number, name))
-        for name, examples in sorted(sets.items())
-    }
+    orders = {}
+    for name, examples in sorted(sets.items()):
+        rng, size, count = numpy_rng(seed, "public", round_number, name), len(examples), steps * _PUBLIC_BATCH
+        order = np.concatenate([rng.permutation(size) for _ in range(-(-count // size))])[:count]
+        orders[closed(examples.task)] = (examples, order.reshape(steps, _PUBLIC_BATCH))
     statistics = {name: value.clone() for name, value in model.named_buffers()}
     model.train()
     with torch_seeded(seed, "public", round_number):
         for step in range(steps):
             losses = []
-            for name, order in orders.items():
-                task = closed(sets[name].task)
-                batch = sets[name].batch(order[step * _PUBLIC_BATCH : (step + 1) * _PUBLIC_BATCH]).to(device)
+            for task, (examples, order) in orders.items():
+                batch = examples.batch(order[step]).to(device)
                 losses.append(task.loss(model(task, batch), batch))
             total = torch.stack(losses).sum()
             where = f"public pass of round {round_number}, step {step}"
@@ -173,8 +165,3 @@ def check_finite(loss: float, where: str, hint: str) -> None:
     """Raise RunError if ``loss`` is not finite."""
     if not math.isfinite(loss):
         raise RunError(f"the loss is {loss}", where=where, hint=hint)
-
-
-def _order(size: int, count: int, rng: np.random.Generator) -> Int[np.ndarray, " count"]:
-    """Return ``count`` positions in fresh permutations of ``size``."""
-    return np.concatenate([rng.permutation(size) for _ in range(-(-count // size))])[:count]

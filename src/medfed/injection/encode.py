@@ -4,9 +4,8 @@ Encoders run as rarely as possible. While the LLM's loss leaves them alone (``en
 examples of its steps once, before the first step (:func:`encode_ahead`). In scoring, tasks that read the same rows of a
 dataset share the encoders' tokens (:class:`TokenCache`).
 
-Neither changes a number. Examples of a round are encoded in batches that follow from the draws alone. Their tokens are
-either all kept or, above :data:`LIMIT_BYTES`, all encoded step by step. A scored batch is encoded as it would be
-without a cache, and kept whole.
+Neither changes a number. A round's batches follow from the draws alone; their tokens are either all kept or, above
+:data:`LIMIT_BYTES`, all encoded step by step. A scored batch is encoded as it would be without a cache, and kept whole.
 """
 
 from __future__ import annotations
@@ -53,24 +52,17 @@ class Group(NamedTuple):
 
 def token_dims(model: MultimodalModel, *, head_tokens: bool) -> dict[str, int]:
     """Return the width of every encoder's tokens and, with ``head_tokens``, of every head's."""
-    dims = {name: cast(Encoder, encoder).dim for name, encoder in model.encoders.items()}
-    heads = {f"{HEAD}{name}": len(task.answers) for name, task in model.tasks.items()}
-    return {**dims, **heads} if head_tokens else dims
+    heads = {f"{HEAD}{name}": len(task.answers) for name, task in model.tasks.items()} if head_tokens else {}
+    return {name: cast(Encoder, encoder).dim for name, encoder in model.encoders.items()} | heads
 
 
 def by_question(group: Group) -> list[Group]:
     """Return a group per example where each brings its own question, else the group itself."""
-    task, encoded, batch = group
-    if not batch.questions:
-        return [group]
-    return [
-        Group(
-            task.model_copy(update={"question": question}),
-            {name: tokens[row : row + 1] for name, tokens in encoded.items()},
-            batch.row(row),
-        )
-        for row, question in enumerate(batch.questions)
-    ]
+    parts = []
+    for row, question in enumerate(group.batch.questions):
+        encoded = {name: tokens[row : row + 1] for name, tokens in group.encoded.items()}
+        parts.append(Group(group.task.model_copy(update={"question": question}), encoded, group.batch.row(row)))
+    return parts or [group]
 
 
 @torch.no_grad()
@@ -124,8 +116,8 @@ def encode_draws(
 
 def _positions(draws: Sequence[Draw]) -> dict[str, Int[np.ndarray, " draw"]]:
     """Return the drawn positions by task, tasks in alphabetical order."""
-    tasks = sorted({draw.task for draw in draws})
-    return {name: np.array([draw.position for draw in draws if draw.task == name]) for name in tasks}
+    by_task = ((name, [draw.position for draw in draws if draw.task == name]) for name in {draw.task for draw in draws})
+    return {name: np.array(positions) for name, positions in sorted(by_task)}
 
 
 @torch.no_grad()
@@ -146,10 +138,8 @@ def encode_ahead(
         for start in range(0, len(rows), _CHUNK):
             samples = data.samples[modality][rows[start : start + _CHUNK]]
             tokens.append(model.tokens(modality, torch.from_numpy(samples).to(device)))
-            if start == 0:
-                limit_bytes -= tokens[0][0].nbytes * len(rows)
-                if limit_bytes < 0:
-                    return None
+            if start == 0 and (limit_bytes := limit_bytes - tokens[0][0].nbytes * len(rows)) < 0:
+                return None
         place = torch.zeros(len(data.index), dtype=torch.long, device=device)
         place[torch.from_numpy(rows).to(device)] = torch.arange(len(rows), device=device)
         encoded[key, modality] = (place, torch.cat(tokens))
@@ -201,9 +191,7 @@ class TokenCache:
     """
 
     def __init__(self, model: MultimodalModel, limit_bytes: int = LIMIT_BYTES) -> None:
-        self._model, self._limit = model, limit_bytes
-        self._encoders = ""
-        self._bytes = 0
+        self._model, self._limit, self._encoders, self._bytes = model, limit_bytes, "", 0
         self._kept: OrderedDict[tuple[int, str, bytes], tuple[Decoded, Tensor]] = OrderedDict()
 
     def groups(self, examples: TaskSet, size: int, device: str) -> Iterator[Group]:
@@ -211,10 +199,9 @@ class TokenCache:
 
         The encoders must be in eval mode, and must not change until the last batch.
         """
-        encoders = fingerprint(self._model.encoders.state_dict(), {})
-        if encoders != self._encoders:
+        before, self._encoders = self._encoders, fingerprint(self._model.encoders.state_dict(), {})
+        if before != self._encoders:
             self.clear()
-            self._encoders = encoders
         for start in range(0, len(examples), size):
             positions = np.arange(start, min(start + size, len(examples)))
             yield _group(examples, positions, device, partial(self._tokens, device))

@@ -4,7 +4,7 @@ out = W h + (a/r) Σ_p α_p B_p A_p h. α does not depend on the token. The sum 
 middle activations are scaled by α, never a loop over experts. ``lora_A`` is ``[P·r, in]``, ``lora_B`` ``[out, P·r]``.
 Expert p owns rows (columns) p·r to (p+1)·r. B starts at 0, so injection starts as the identity.
 
-The experts are a PEFT tuner of its own type, with the router as a child that is saved along. PEFT's LoRA layers compute
+They are a PEFT tuner of its own type, with the router as a child that is saved along. PEFT's LoRA layers compute
 :func:`routed_lora` instead of a plain LoRA; all of them read α from one :class:`Routing`.
 
 Deviation: the scaling is a/r *per expert* (the released code drops it), so PEFT's ``lora_alpha`` here is P·a.
@@ -15,10 +15,10 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from jaxtyping import Float
@@ -52,20 +52,11 @@ def add_experts(model: nn.Module, settings: InjectionSettings) -> PeftModel:
     """
     keep_layout(model)
     count = settings.num_experts
-    common = {
-        "r": count * settings.rank,
-        "lora_alpha": count * settings.alpha,
-        "target_modules": target_modules(model),
-        "lora_dropout": settings.dropout,
-        "bias": "none",
-        "task_type": "CAUSAL_LM",
-    }
-    if count == 1:
-        config = LoraConfig(**common)
-    else:
-        config = RoutedLoraConfig(num_experts=count, router=settings.router.model_dump(), **common)
-    with warnings.catch_warnings():
-        # PEFT reads an attribute that transformers has deprecated.
+    sizes = {"r": count * settings.rank, "lora_alpha": count * settings.alpha, "lora_dropout": settings.dropout}
+    common: dict[str, Any] = {**sizes, "target_modules": target_modules(model), "task_type": "CAUSAL_LM"}
+    routed: dict[str, Any] = {"num_experts": count, "router": settings.router.model_dump()}
+    config = LoraConfig(**common) if count == 1 else RoutedLoraConfig(**routed, **common)
+    with warnings.catch_warnings():  # PEFT reads an attribute that transformers has deprecated
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         return get_peft_model(model, config)
 
@@ -94,15 +85,13 @@ class RoutedLoraModel(LoraModel):  # type: ignore[misc]
 
     def _post_injection_hook(self, model: nn.Module, config: RoutedLoraConfig, adapter_name: str) -> None:
         for name, layer in model.named_modules():
-            if isinstance(layer, LoraLayer):
-                if type(layer).__name__ not in _ROUTABLE:
-                    raise StudyError(
-                        f"experts cannot sit on a {type(layer).__name__}",
-                        where=name,
-                        hint="load the LLM in 4 bits (--load-in-4bit) or unquantised",
-                    )
-                layer.lora_variant[adapter_name] = _RoutedVariant(self.routing)
-                layer.cast_input_dtype_enabled = False
+            if not isinstance(layer, LoraLayer):
+                continue
+            if (kind := type(layer).__name__) not in _ROUTABLE:
+                hint = "load the LLM in 4 bits (--load-in-4bit) or unquantised"
+                raise StudyError(f"experts cannot sit on a {kind}", where=name, hint=hint)
+            layer.lora_variant[adapter_name] = _RoutedVariant(self.routing)
+            layer.cast_input_dtype_enabled = False
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
@@ -110,9 +99,8 @@ class RoutedLoraModel(LoraModel):  # type: ignore[misc]
 
     def equal_weights(self, rows: int) -> Float[Tensor, "row expert"]:
         """Return an α that mixes all experts equally, where the LLM takes its inputs."""
-        num_experts = self.peft_config[ADAPTER].num_experts
-        device = self.model.get_input_embeddings().weight.device
-        return torch.full((rows, num_experts), 1 / num_experts, device=device)
+        count, device = self.peft_config[ADAPTER].num_experts, self.model.get_input_embeddings().weight.device
+        return torch.full((rows, count), 1 / count, device=device)
 
     @torch.no_grad()
     def flattens_batch(self) -> bool:
@@ -179,11 +167,8 @@ class _RoutedVariant(LoraVariant):  # type: ignore[misc]
         return routed_lora(module.lora_dropout[active_adapter](x), result, down, up, self._routing.scales)
 
     def _refuse(self, *_: object) -> NoReturn:
-        raise RunError(
-            "experts of several tasks cannot be merged into one weight",
-            where="adapter",
-            hint="merge those of one task: medfed export RUN --task TASK --merge",
-        )
+        what = "experts of several tasks cannot be merged into one weight"
+        raise RunError(what, where="adapter", hint="merge those of one task: medfed export RUN --task TASK --merge")
 
     merge_safe = merge_unsafe = unmerge = _refuse
 
@@ -211,8 +196,7 @@ def order_config(folder: Path) -> None:
 def load_experts(model: nn.Module, folder: Path) -> PeftModel:
     """Wrap ``model``, in place, with the adapter that :func:`save_experts` wrote.
 
-    Raises:
-        RunError: the adapter lacks a tensor that this model expects, has one too many, or changes nothing.
+    Raises RunError if the adapter lacks a tensor that this model expects, has one too many, or changes nothing.
     """
     keep_layout(model)
     adapted = PeftModel.from_pretrained(model, str(folder))
@@ -223,11 +207,8 @@ def load_experts(model: nn.Module, folder: Path) -> PeftModel:
         side = "is missing" if wrong[0] in expected else "does not belong to this LLM"
         raise RunError(f"{side} ({len(wrong)} such)", where=f"tensor {wrong[0]!r}", hint="use the LLM it was made for")
     if not _changes_logits(adapted):
-        raise RunError(
-            "the adapter changes no logit of the LLM: its B is zero, or it was made for another one",
-            where=folder,
-            hint="use the adapter of a run that has trained its experts",
-        )
+        what = "the adapter changes no logit of the LLM: its B is zero, or it was made for another one"
+        raise RunError(what, where=folder, hint="use the adapter of a run that has trained its experts")
     return adapted
 
 
@@ -256,29 +237,20 @@ def routed_lora(
     their dtype is not the LLM's. This function keeps as much as a plain LoRA of the same rank: input and middle
     activations. Everything is computed in the dtype of ``result``; a gradient has the dtype of its tensor.
 
-    Args:
-        x: input of the layer, after dropout.
-        result: output of the frozen layer, which must not need it for its own gradient. It is overwritten by the sum
-            unless it is a view, a leaf that takes a gradient, or not contiguous.
-        down: A of all experts.
-        up: B of all experts.
-        scales: α·a/r of every direction; one row for all of ``x``, or a row for each of its first axis.
-
-    Raises:
-        RunError: ``scales`` has several rows, and the first axis of ``x`` is not that of the examples.
+    ``x`` is the layer's input after dropout; ``down`` and ``up`` are A and B of all experts. ``scales`` are α·a/r of
+    every direction, in one row for all of ``x``, or a row for each of its first axis. ``result`` is the output of the
+    frozen layer, which must not need it for its own gradient. It is overwritten by the sum unless it is a view, a leaf
+    that takes a gradient, or not contiguous.
+    Raises RunError if ``scales`` has several rows, and the first axis of ``x`` is not that of the examples.
     """
     if len(scales) > 1 and (x.dim() < 3 or len(x) != len(scales)):
-        raise RunError(
-            f"{len(scales)} rows of α do not fit an input of shape {list(x.shape)}",
-            where="experts",
-            hint="layers that flatten examples and tokens (mixtures of experts) take one task per batch",
-        )
-    no_autocast: AbstractContextManager[object] = nullcontext()
-    if torch.amp.is_autocast_available(x.device.type):  # not for shapes alone, on "meta"
-        no_autocast = torch.autocast(x.device.type, enabled=False)
-    with no_autocast:
-        added: Tensor = _RoutedLora.apply(x, result, down, up, scales)  # type: ignore[no-untyped-call]
-    return added
+        what = f"{len(scales)} rows of α do not fit an input of shape {list(x.shape)}"
+        hint = "layers that flatten examples and tokens (mixtures of experts) take one task per batch"
+        raise RunError(what, where="experts", hint=hint)
+    kind = x.device.type
+    available = torch.amp.is_autocast_available(kind)  # not for shapes alone, on "meta"
+    with torch.autocast(kind, enabled=False) if available else nullcontext():
+        return cast(Tensor, _RoutedLora.apply(x, result, down, up, scales))  # type: ignore[no-untyped-call]
 
 
 class _RoutedLora(torch.autograd.Function):
@@ -299,7 +271,7 @@ class _RoutedLora(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, middle, down, up, scales = ctx.saved_tensors  # type: ignore[attr-defined]
         needs_x, _, needs_down, needs_up, needs_scales = ctx.needs_input_grad  # type: ignore[attr-defined]
-        grad_x = grad_down = grad_up = grad_scales = None
+        grad_up = grad_scales = None
         grad_scaled = grad @ up.to(grad.dtype)
         if needs_up or needs_scales:
             if len(scales) == 1:  # both gradients come from one product over all tokens
@@ -310,10 +282,8 @@ class _RoutedLora(torch.autograd.Function):
                 grad_up = (_flat(grad).T @ _flat(_scaled(middle, scales))).to(up.dtype)
                 grad_scales = (grad_scaled * middle).to(scales.dtype).flatten(1, -2).sum(1)
         grad_middle = _scaled(grad_scaled, scales)
-        if needs_down:
-            grad_down = (_flat(grad_middle).T @ _flat(x).to(grad.dtype)).to(down.dtype)
-        if needs_x:
-            grad_x = (grad_middle @ down.to(grad.dtype)).to(x.dtype)
+        grad_down = (_flat(grad_middle).T @ _flat(x).to(grad.dtype)).to(down.dtype) if needs_down else None
+        grad_x = (grad_middle @ down.to(grad.dtype)).to(x.dtype) if needs_x else None
         return grad_x, grad, grad_down, grad_up, grad_scales
 
 

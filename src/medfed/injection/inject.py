@@ -45,18 +45,10 @@ from medfed.tasks.base import Task, TaskSet
 
 
 class Injector(LLMPredictor):
-    """The server's side: the injected LLM, its optimizer, and the encoders it shares with the federated model.
+    """The server's side: the injected LLM, its optimizer, and the encoders it shares with the federated ``model``.
 
-    Args:
-        foundation: the frozen LLM.
-        model: the federated model; its encoders are read and trained in place, so they must keep their identity.
-        tasks: every task of the run, trained or not; checked before anything is trained.
-        settings: how to inject.
-        seed: the run's.
-        alone: there are no clients (FedKIM_pub).
-
-    Raises:
-        StudyError: the LLM cannot answer a task.
+    These are read and trained in place, so they must keep their identity. ``tasks`` are all of the run, trained or not.
+    ``alone``, there are no clients (FedKIM_pub). Raises StudyError if the LLM cannot answer a task.
     """
 
     def __init__(
@@ -69,10 +61,8 @@ class Injector(LLMPredictor):
         *,
         alone: bool = False,
     ) -> None:
-        self._alone, self._seed = alone, seed
-        device = foundation.move_to(settings.device)
-        model.to(device)
-        dims = token_dims(model, head_tokens=settings.head_tokens)
+        self._alone, self._seed, device = alone, seed, foundation.move_to(settings.device)
+        dims = token_dims(model.to(device), head_tokens=settings.head_tokens)
         with torch_seeded(seed, "inject", "init"):
             injected = InjectedModel(foundation, dims, settings).move_to(device).eval()
         super().__init__(model, injected, settings, device)
@@ -87,8 +77,7 @@ class Injector(LLMPredictor):
     def inject(self, public: Mapping[str, TaskSet], round_number: int) -> Iterator[Step]:
         """Train one round on the public examples of the trained tasks, yielding a record per step.
 
-        Raises:
-            RunError: there are no public examples, or a loss is not finite.
+        Raises RunError if there are no public examples, or a loss is not finite.
         """
         settings, size = self._settings, self._settings.batch_size
         sets = {name: examples for name, examples in public.items() if len(examples)}
@@ -113,18 +102,17 @@ class Injector(LLMPredictor):
 
     def _orders(self, sets: Mapping[str, TaskSet], round_number: int) -> list[list[Draw]]:
         """Return the order of the examples in every epoch."""
-        balance = {"balance_tasks": self._settings.balance_tasks, "balance_classes": self._settings.balance_classes}
-        targets = {name: examples.targets.numpy() for name, examples in sets.items()}
-        keys = [(self._seed, "inject", round_number, epoch) for epoch in range(self._settings.num_epochs)]
-        return [epoch_order(targets, numpy_rng(*key), **balance) for key in keys]
+        settings, targets = self._settings, {name: examples.targets.numpy() for name, examples in sets.items()}
+        balance = {"balance_tasks": settings.balance_tasks, "balance_classes": settings.balance_classes}
+        rngs = [numpy_rng(self._seed, "inject", round_number, epoch) for epoch in range(settings.num_epochs)]
+        return [epoch_order(targets, rng, **balance) for rng in rngs]
 
     def _encoder_of(
         self, sets: Mapping[str, TaskSet], draws: Sequence[Draw]
     ) -> Callable[[Sequence[Draw]], list[Group]]:
         """Return a function that encodes some of ``draws``; frozen encoders run here, once."""
         self._tokens.clear()
-        frozen = self._settings.encoder_lr == 0
-        if frozen:
+        if frozen := self._settings.encoder_lr == 0:
             self._train(mode=True)
             if ahead := encode_ahead(self._model, sets, draws, self._device):
                 return ahead
@@ -133,8 +121,7 @@ class Injector(LLMPredictor):
     def _step(self, groups: Sequence[Group], *, aligning: bool) -> tuple[float, dict[str, float], float]:
         """Take an optimizer step on the mean loss over all examples; ``aligning`` moves the projectors alone.
 
-        Returns:
-            The loss, the losses by task, and the norm of the gradients before clipping.
+        Returns the loss, the losses by task, and the norm of the gradients before clipping.
         """
         batches = distillation_batches(self._model, groups, self._settings)
         losses = self._backward(batches)
@@ -145,7 +132,11 @@ class Injector(LLMPredictor):
         norm = nn.utils.clip_grad_norm_(self._params.values(), self._settings.max_grad_norm or torch.inf)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        return torch.cat(losses).mean().item(), _by_task(batches, losses), norm.item()
+        by_task: dict[str, list[Tensor]] = {}
+        for batch, part in zip(batches, losses, strict=True):
+            by_task.setdefault(batch.group.task.name, []).append(part)
+        means = {name: torch.cat(by_task[name]).mean().item() for name in sorted(by_task)}
+        return torch.cat(losses).mean().item(), means, norm.item()
 
     def _backward(self, batches: Sequence[DistillationBatch]) -> list[Float[Tensor, " _"]]:
         """Add up the gradients of the mean loss over all examples, bucket by bucket; return the losses by example.
@@ -156,7 +147,8 @@ class Injector(LLMPredictor):
         row_of = {name: row for row, name in enumerate(tasks)}
         cut, alpha = GraphCut(), self.injected.alpha(list(tasks.values()))
         mixture = cut.leaf(alpha)
-        groups = [self._with_heads(cut.group(batch.group)) for batch in batches]
+        leaves = [{name: cut.leaf(tokens) for name, tokens in batch.group.encoded.items()} for batch in batches]
+        groups = [self._with_heads(one.group._replace(encoded=some)) for one, some in zip(batches, leaves, strict=True)]
         count = sum(len(batch.target) for batch in batches)
         losses: dict[int, Tensor] = {}
         for bucket in self._buckets(groups):
@@ -173,16 +165,14 @@ class Injector(LLMPredictor):
 
     def _buckets(self, groups: Sequence[Group]) -> list[list[int]]:
         """Divide ``groups`` into buckets of similar length, of one task each where a batch can have but one α."""
-        if self._mixes_tasks:
-            return self.injected.buckets(groups)
-        by_name: dict[str, list[int]] = {}
+        together: dict[str, list[int]] = {}
         for number, group in enumerate(groups):
-            by_name.setdefault(group.task.name, []).append(number)
-        return [
-            [numbers[place] for place in bucket]
-            for numbers in by_name.values()
-            for bucket in self.injected.buckets([groups[number] for number in numbers])
-        ]
+            together.setdefault("" if self._mixes_tasks else group.task.name, []).append(number)
+        buckets = []
+        for numbers in together.values():
+            parts = self.injected.buckets([groups[number] for number in numbers])
+            buckets += [[numbers[place] for place in part] for part in parts]
+        return buckets
 
     def _loss(self, batch: DistillationBatch, likelihoods: Float[Tensor, "batch answer"]) -> Float[Tensor, " batch"]:
         """Return the mean cross-entropy of an answer's tokens, expected under the target, per example."""
@@ -190,17 +180,15 @@ class Injector(LLMPredictor):
         return -(batch.target * likelihoods / lengths).sum(-1)
 
     def _new_optimizer(self) -> torch.optim.AdamW:
-        groups: dict[float, list[nn.Parameter]] = {}
-        for name, value in self._params.items():
-            groups.setdefault(self._rate(name), []).append(value)
-        rates = [{"params": params, "lr": rate} for rate, params in groups.items()]
-        return torch.optim.AdamW(rates, weight_decay=self._settings.weight_decay, fused=True)
-
-    def _rate(self, name: str) -> float:
         settings = self._settings
-        if name.startswith("encoders."):
-            return settings.lr if settings.encoder_lr is None else settings.encoder_lr
-        return settings.router_lr if ".router." in name else settings.lr
+        groups: dict[float, dict[str, Any]] = {}
+        for name, value in self._params.items():
+            if name.startswith("encoders."):
+                rate = settings.lr if settings.encoder_lr is None else settings.encoder_lr
+            else:
+                rate = settings.router_lr if ".router." in name else settings.lr
+            groups.setdefault(rate, {"params": [], "lr": rate})["params"].append(value)
+        return torch.optim.AdamW(groups.values(), weight_decay=settings.weight_decay, fused=True)
 
     @torch.no_grad()
     def routing(self, tasks: Sequence[Task]) -> Float[Tensor, "task expert"]:
@@ -212,11 +200,8 @@ class Injector(LLMPredictor):
         if self.injected.routed is None:
             return {"alpha": {}, "entropy": {}, "total_variation": None}
         names, alpha = [task.name for task in tasks], self.routing(tasks)
-        return {
-            "alpha": dict(zip(names, alpha.tolist(), strict=True)),
-            "entropy": dict(zip(names, entropy(alpha).tolist(), strict=True)),
-            "total_variation": total_variation(alpha),
-        }
+        by_task = [dict(zip(names, values.tolist(), strict=True)) for values in (alpha, entropy(alpha))]
+        return {"alpha": by_task[0], "entropy": by_task[1], "total_variation": total_variation(alpha)}
 
     def state(self) -> dict[str, Tensor]:
         """Return projectors, router, experts and the optimizer's slots; the encoders are the federated model's."""
@@ -224,16 +209,12 @@ class Injector(LLMPredictor):
 
     @torch.no_grad()
     def load_state(self, state: Params) -> None:
-        """Load the tensors that :meth:`state` returned.
-
-        Raises:
-            RunError: it is the state of other settings.
-        """
+        """Load the tensors that :meth:`state` returned; raise RunError if it is the state of other settings."""
         params, slots = split(state, ("params", "slots")).values()
-        given, expected = ({name: value.shape for name, value in some.items()} for some in (params, self._adapters))
-        wrong = sorted(name for name in given.keys() | expected.keys() if given.get(name) != expected.get(name))
-        if wrong:
-            raise RunError("not a tensor of this LLM's adapters", where=wrong[0], hint="resume with the same settings")
+        given, expected = ({(name, value.shape) for name, value in some.items()} for some in (params, self._adapters))
+        if wrong := sorted(given ^ expected):
+            hint = "resume with the same settings"
+            raise RunError("not a tensor of this LLM's adapters", where=wrong[0][0], hint=hint)
         for name, value in self._adapters.items():
             value.copy_(params[name])
         self._optimizer = self._new_optimizer()
@@ -266,21 +247,9 @@ class GraphCut:
         self._cuts.append((value, leaf))
         return leaf
 
-    def group(self, group: Group) -> Group:
-        """Return ``group`` with its tokens as leaves."""
-        return group._replace(encoded={name: self.leaf(tokens) for name, tokens in group.encoded.items()})
-
     def backward(self, *losses: Float[Tensor, ""]) -> None:
         """Propagate the gathered gradients, with those of ``losses``, which are below the cut themselves."""
         below: list[tuple[Tensor, Tensor | None]] = [(loss, None) for loss in losses if loss.requires_grad]
         below += [(value, leaf.grad) for value, leaf in self._cuts if leaf.grad is not None]
         if below:
             torch.autograd.backward([value for value, _ in below], [grad for _, grad in below])
-
-
-def _by_task(batches: Sequence[DistillationBatch], losses: Sequence[Float[Tensor, " _"]]) -> dict[str, float]:
-    """Return the mean loss by task."""
-    parts: dict[str, list[Tensor]] = {}
-    for batch, part in zip(batches, losses, strict=True):
-        parts.setdefault(batch.group.task.name, []).append(part)
-    return {name: torch.cat(parts[name]).mean().item() for name in sorted(parts)}

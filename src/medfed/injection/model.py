@@ -14,13 +14,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache
 
 from medfed.core.errors import StudyError
 from medfed.injection.batching import fixed_cost, length_buckets
@@ -28,7 +29,7 @@ from medfed.injection.encode import HEAD, Group
 from medfed.injection.experts import ADAPTER, RoutedLoraModel, add_experts
 from medfed.injection.router import Description, Router
 from medfed.llm.decoding import decode_greedily
-from medfed.llm.forward import Continued, PrefixCache, answer_logits, run
+from medfed.llm.forward import PrefixCache, answer_logits, run
 from medfed.llm.foundation import Foundation
 from medfed.llm.prompt import Prompt, PromptBatch, answer_log_likelihoods, assemble, build_prompt, pad_left
 from medfed.study.injection import InjectionSettings, Order, ProjectorKind
@@ -39,24 +40,17 @@ _NUM_PROMPTS, _NUM_EMBEDDED = 2048, 256
 
 
 class InjectedModel(nn.Module):
-    """F with its adapters.
+    """F with its adapters; the weights of ``foundation`` are shared, never copied or changed.
 
-    Args:
-        foundation: the frozen LLM; its weights are shared, never copied or changed.
-        dims: width of the tokens of every modality's encoder, and of head tokens (:func:`encode.token_dims`).
-        settings: adapters and prompt.
+    ``dims`` are the widths of every encoder's tokens and of head tokens (:func:`encode.token_dims`).
     """
 
     def __init__(self, foundation: Foundation, dims: Mapping[str, int], settings: InjectionSettings) -> None:
         super().__init__()
         self.foundation, self.settings = foundation, settings
-        scale = foundation.embedding_scale
-        self.projectors = nn.ModuleDict(
-            {
-                module_name(name): Projector(settings.projector, dim, foundation.width, scale, name.startswith(HEAD))
-                for name, dim in dims.items()
-            }
-        )
+        kind, width, scale = settings.projector, foundation.width, foundation.embedding_scale
+        built = {name: Projector(kind, dim, width, scale, name.startswith(HEAD)) for name, dim in dims.items()}
+        self.projectors = nn.ModuleDict({module_name(name): projector for name, projector in built.items()})
         self.llm = foundation.shared_copy()
         self._texts = Texts(foundation, settings.order)
         self._fixed_cost = fixed_cost(self.llm, self.llm.config.get_text_config().num_hidden_layers)  # type: ignore[union-attr, operator]
@@ -84,8 +78,7 @@ class InjectedModel(nn.Module):
             return torch.ones(len(tasks), self.settings.num_experts, device=self.foundation.table.device)
         router = cast(Router, self.routed.router[ADAPTER])
         described = self._texts.described([task.task_description for task in tasks])
-        weights: Tensor = router(described, self._texts.described([task.modality_description for task in tasks]))
-        return weights
+        return cast(Tensor, router(described, self._texts.described([task.modality_description for task in tasks])))
 
     @contextmanager
     def mixing(self, alpha: Float[Tensor, "batch expert"]) -> Iterator[None]:
@@ -130,35 +123,27 @@ class InjectedModel(nn.Module):
         return self._texts.prompt(task)
 
     def check(self, task: Task) -> None:
-        """Make sure that the LLM can answer ``task``.
-
-        Raises:
-            StudyError: it reads a modality without a projector, or its answers are not distinct.
-        """
+        """Raise StudyError if ``task`` reads a modality without a projector, or its answers are not distinct."""
         self.prompt(task)
         if missing := [name for name in task.modalities if name not in self.projectors]:
-            known = [name for name in self.projectors if not name.startswith(module_name(HEAD))]
-            raise StudyError(
-                f"no projector for the modality {missing[0]!r}; there are {', '.join(known)}",
-                where=f"task {task.name!r}",
-                hint="train a task that reads this modality",
-            )
+            known = ", ".join(name for name in self.projectors if not name.startswith(module_name(HEAD)))
+            what = f"no projector for the modality {missing[0]!r}; there are {known}"
+            raise StudyError(what, where=f"task {task.name!r}", hint="train a task that reads this modality")
 
     def _length(self, group: Group) -> int:
         prompt = self.prompt(group.task)
         texts = len(prompt.before) + len(prompt.after) + len(prompt.appended)
         return texts + sum(group.encoded[name].shape[1] for name, _ in _present(group))
 
-    def _batch(self, prompts: Sequence[Prompt], groups: Sequence[Group]) -> Continued:
+    def _batch(self, prompts: Sequence[Prompt], groups: Sequence[Group]) -> tuple[PromptBatch, DynamicCache | None]:
         """Lay ``groups`` out as one batch, behind the cached prefix of all of them where that pays."""
-        parts = [self.laid_out(prompt, group) for prompt, group in zip(prompts, groups, strict=True)]
+        parts = list(map(self.laid_out, prompts, groups))
         batch, shared = pad_left(parts), prompts[0].before
         if self._prefixes is None or torch.is_grad_enabled() or any(prompt.before != shared for prompt in prompts):
-            return Continued(batch, None)
+            return batch, None
         padded = len({part.positions.shape[1] for part in parts}) > 1
-        if padded or not self._prefixes.pays(shared, len(batch.positions)):
-            return Continued(batch, None)
-        return self._prefixes.continued(shared, batch)
+        pays = not padded and self._prefixes.pays(shared, len(batch.positions))
+        return self._prefixes.continued(shared, batch) if pays else (batch, None)
 
     def laid_out(self, prompt: Prompt, group: Group) -> PromptBatch:
         """Return ``prompt`` around the projected tokens of one group's examples."""
@@ -174,29 +159,18 @@ class InjectedModel(nn.Module):
 
 
 def _present(group: Group) -> Iterator[tuple[str, Bool[Tensor, " batch"]]]:
-    """Yield a group's tokens in prompt order, by name, and which examples have them.
-
-    Head tokens exist for every example with at least one modality.
-    """
-    for name in group.task.modalities:
-        if name in group.encoded:
-            yield name, group.batch.present[name]
-    some = torch.stack([group.batch.present[name] for name in group.task.modalities]).any(0)
-    for name in group.encoded:
-        if name.startswith(HEAD):
-            yield name, some
+    """Yield a group's tokens in prompt order and who has them: of a head everybody with at least one modality."""
+    present = {name: group.batch.present[name] for name in group.task.modalities}
+    some = torch.stack(list(present.values())).any(0)
+    yield from ((name, there) for name, there in present.items() if name in group.encoded)
+    yield from ((name, some) for name in group.encoded if name.startswith(HEAD))
 
 
 class Projector(nn.Module):
-    """``[batch, tokens, dim]`` → ``[batch, tokens, width]`` for one modality.
+    """From the ``dim`` of a modality's tokens to the LLM's ``width``; ``scale`` is the RMS of its token embeddings.
 
-    Args:
-        kind: ``linear`` or ``mlp``.
-        dim: width of the encoder's tokens.
-        width: the LLM's hidden size.
-        scale: root mean square of the LLM's token embeddings.
-        biased: start with a random bias. The LLM normalises its inputs: of a few numbers through a linear map alone,
-            only the sign would remain.
+    ``biased`` starts with a random bias. The LLM normalises its inputs: of a few numbers through a linear map alone,
+    only the sign would remain.
     """
 
     def __init__(self, kind: ProjectorKind, dim: int, width: int, scale: float, biased: bool = False) -> None:
@@ -209,8 +183,7 @@ class Projector(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens width"]:
         """Project every token."""
-        projected: Tensor = self.layers(tokens)
-        return projected
+        return cast(Tensor, self.layers(tokens))
 
 
 def module_name(tokens: str) -> str:
@@ -225,19 +198,10 @@ class Texts:
     """
 
     def __init__(self, foundation: Foundation, order: Order) -> None:
-        self._foundation, self._order = foundation, order
-        self._prompts: dict[tuple[str, tuple[str, ...]], Prompt] = {}
+        self._foundation = foundation
+        self.prompt = lru_cache(_NUM_PROMPTS)(partial(build_prompt, tokenizer=foundation.tokenizer, order=order))
         self._embedded = lru_cache(_NUM_EMBEDDED)(self._embed)
         self._descriptions = lru_cache(_NUM_EMBEDDED)(self._describe)
-
-    def prompt(self, task: Task) -> Prompt:
-        """Return the task's texts as token ids; raise StudyError if its answers are not distinct."""
-        key = (task.question, task.answers)
-        prompt = self._prompts.pop(key, None) or build_prompt(task, self._foundation.tokenizer, self._order)
-        self._prompts[key] = prompt
-        if len(self._prompts) > _NUM_PROMPTS:
-            del self._prompts[next(iter(self._prompts))]
-        return prompt
 
     def embedded(self, ids: tuple[int, ...]) -> Float[Tensor, "position width"]:
         """Return the embeddings of token ids; do not write into them."""
@@ -255,9 +219,8 @@ class Texts:
         with torch.inference_mode(mode=False), torch.no_grad():  # scoring may make what training will read
             return self._foundation.embed(ids)
 
-    def _describe(self, texts: tuple[str, ...], table: object) -> Description:
-        embedded = [self._embed(tuple(self._foundation.tokenizer.encode(text)), table) for text in texts]
+    def _describe(self, texts: tuple[str, ...], _: object) -> Description:
         with torch.inference_mode(mode=False), torch.no_grad():
-            padded = pad_sequence(embedded, batch_first=True)
-            lengths = torch.tensor([len(part) for part in embedded], device=padded.device)
-            return Description(padded, torch.arange(padded.shape[1], device=padded.device) < lengths.unsqueeze(1))
+            embedded = [self._foundation.embed(self._foundation.tokenizer.encode(text)) for text in texts]
+            masks = [torch.ones(len(part), dtype=torch.bool, device=part.device) for part in embedded]
+            return Description(pad_sequence(embedded, batch_first=True), pad_sequence(masks, batch_first=True))

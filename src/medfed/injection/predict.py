@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import TypeVar
 
 import torch
@@ -26,59 +27,44 @@ T = TypeVar("T")
 
 
 class LLMPredictor:
-    """Answers questions about examples.
+    """Answers questions about examples with the LLM ``injected`` and the encoders and heads of ``model``.
 
-    Attributes:
-        injected: the LLM.
-        offsets: task and question → log-likelihood that :meth:`score` subtracts from each answer (:meth:`calibrate`).
-
-    Args:
-        model: the federated model; its encoders and heads are read.
-        injected: the LLM.
-        settings: of head tokens and encoders.
-        device: of the inputs of both models.
+    ``device`` is that of both models' inputs. ``offsets`` hold, by task and question, the log-likelihoods that
+    :meth:`score` subtracts from the answers' (:meth:`calibrate`).
     """
 
     def __init__(
         self, model: MultimodalModel, injected: InjectedModel, settings: InjectionSettings, device: str
     ) -> None:
-        self._model, self._settings, self._device = model, settings, device
-        self.injected = injected
+        self._model, self._settings, self._device, self.injected = model, settings, device, injected
         self._tokens = TokenCache(model)
         self.offsets: dict[str, list[float]] = {}
 
-    @torch.no_grad()
     def score(self, task: Task, batch: Batch) -> Float[Tensor, "batch answer"]:
         """Return the probability of every answer, trained task or not; deterministic, on the CPU."""
         return self._probabilities(task, self.log_likelihoods(task, batch))
 
-    @torch.no_grad()
     def score_set(self, examples: TaskSet, batch_size: int) -> Float[Tensor, "example answer"]:
         """Return :meth:`score` of all examples in order, ``batch_size`` per forward."""
         with self._answering(examples.task):
             likelihoods = [self._likelihoods(group) for group in self._groups(examples, batch_size)]
         return self._probabilities(examples.task, torch.cat(likelihoods).cpu())
 
-    @torch.no_grad()
     def log_likelihoods(self, task: Task, batch: Batch) -> Float[Tensor, "batch answer"]:
         """Return the log-likelihood of every answer, not calibrated, on the CPU."""
         with self._answering(task):
             return self._likelihoods(self._group(task, batch)).cpu()
 
-    @torch.no_grad()
     def answer(self, task: Task, batch: Batch, max_new_tokens: int) -> list[str]:
         """Return the greedily decoded answer to every example's question; deterministic."""
         with self._answering(task):
             return self._answers(self._group(task, batch), max_new_tokens)
 
-    @torch.no_grad()
     def answer_set(self, examples: TaskSet, max_new_tokens: int, batch_size: int) -> list[str]:
         """Return :meth:`answer` of all examples in order, ``batch_size`` per forward."""
         with self._answering(examples.task):
-            groups = self._groups(examples, batch_size)
-            return [text for group in groups for text in self._answers(group, max_new_tokens)]
+            return [text for one in self._groups(examples, batch_size) for text in self._answers(one, max_new_tokens)]
 
-    @torch.no_grad()
     def calibrate(self, tasks: Sequence[Task], public: Mapping[str, TaskSet]) -> None:
         """Set ``offsets`` for the questions of untrained ``tasks``, from unlabelled public examples like theirs.
 
@@ -88,19 +74,16 @@ class LLMPredictor:
         for task in tasks:
             pools = [examples for examples in public.values() if examples.task.modalities == task.modalities]
             with self._answering(task):
-                likelihoods = [
-                    self._likelihoods(group._replace(task=task))
-                    for examples in pools
-                    for group in self._groups(examples, self._settings.batch_size)
-                ]
+                groups = chain.from_iterable(self._groups(pool, self._settings.batch_size) for pool in pools)
+                likelihoods = [self._likelihoods(group._replace(task=task)) for group in groups]
             if likelihoods:
-                self.offsets[_offset_key(task)] = torch.cat(likelihoods).mean(0).tolist()
+                self.offsets[f"{task.name}: {task.question}"] = torch.cat(likelihoods).mean(0).tolist()
 
     @contextmanager
     def _answering(self, task: Task) -> Iterator[None]:
         """Mix the experts for ``task``; nothing is trained inside the block."""
         self._train(mode=False)
-        with self.injected.mixing(self.injected.alpha([task])):
+        with torch.no_grad(), self.injected.mixing(self.injected.alpha([task])):
             yield
 
     def _group(self, task: Task, batch: Batch) -> Group:
@@ -131,10 +114,9 @@ class LLMPredictor:
         return with_head_tokens(self._model, group) if self._settings.head_tokens else group
 
     def _probabilities(self, task: Task, likelihoods: Float[Tensor, "batch answer"]) -> Float[Tensor, "batch answer"]:
-        if (key := _offset_key(task)) in self.offsets:
-            likelihoods = likelihoods - likelihoods.new_tensor(self.offsets[key])
-        probabilities: Tensor = likelihoods.softmax(-1)
-        return probabilities
+        if offset := self.offsets.get(f"{task.name}: {task.question}"):  # either may occur with another
+            likelihoods = likelihoods - likelihoods.new_tensor(offset)
+        return likelihoods.softmax(-1)
 
     def _train(self, *, mode: bool) -> None:
         """Switch to training or answering, only if need be: a walk through all modules outlasts a small layer."""
@@ -145,8 +127,3 @@ class LLMPredictor:
         learning = mode and self._settings.encoder_lr != 0
         if self._model.encoders.training != learning:
             self._model.encoders.train(learning)
-
-
-def _offset_key(task: Task) -> str:
-    """Return the key of a task and its question: either may occur with another."""
-    return f"{task.name}: {task.question}"

@@ -13,7 +13,7 @@ Descriptions share most words, and without the reward α hardly differs between 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,8 +23,7 @@ from torch.nn import functional as F
 from medfed.study.injection import RouterSettings
 
 
-@dataclass(frozen=True)
-class Description:
+class Description(NamedTuple):
     """Embedded descriptions of some tasks, padded to one length."""
 
     embeddings: Float[Tensor, "task length width"]
@@ -32,23 +31,13 @@ class Description:
 
 
 class Router(nn.Module):
-    """Expert weights of tasks.
-
-    Args:
-        width: the LLM's hidden size.
-        num_experts: P.
-        settings: how descriptions are read.
-    """
+    """Expert weights of tasks, for an LLM of the hidden size ``width``."""
 
     def __init__(self, width: int, num_experts: int, settings: RouterSettings) -> None:
         super().__init__()
-        self.settings = settings
-        self.query = nn.Linear(width, settings.key_dim, bias=False)
-        self.key = nn.Linear(width, settings.key_dim, bias=False)
-        self.value = nn.Linear(width, settings.key_dim, bias=False)
-        self.mlp = nn.Sequential(
-            nn.Linear(settings.key_dim, settings.hidden_dim), nn.GELU(), nn.Linear(settings.hidden_dim, num_experts)
-        )
+        self.settings, key_dim, hidden_dim = settings, settings.key_dim, settings.hidden_dim
+        self.query, self.key, self.value = (nn.Linear(width, key_dim, bias=False) for _ in range(3))
+        self.mlp = nn.Sequential(nn.Linear(key_dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, num_experts))
 
     def forward(self, task: Description, modality: Description) -> Float[Tensor, "task expert"]:
         """Return α; every row sums to 1."""
@@ -59,29 +48,22 @@ class Router(nn.Module):
         beta = self._attention(scores, target.mask) @ self.value(keys)
         valid = source.mask.unsqueeze(-1)
         pooled = (beta * valid).sum(1) / valid.sum(1)
-        alpha: Tensor = self.mlp(pooled).softmax(-1)
-        return alpha
+        return cast(Tensor, self.mlp(pooled).softmax(-1))
 
     def _normalised(self, embeddings: Float[Tensor, "task length width"]) -> Float[Tensor, "task length width"]:
         values = embeddings.float()
-        if not self.settings.normalise_embeddings:
-            return values
-        normalised: Tensor = F.rms_norm(values, values.shape[-1:], eps=1e-12)
-        return normalised
+        return F.rms_norm(values, values.shape[-1:], eps=1e-12) if self.settings.normalise_embeddings else values
 
     def _attention(
         self, scores: Float[Tensor, "task query key"], mask: Bool[Tensor, "task key"]
     ) -> Float[Tensor, "task query key"]:
-        padding = ~mask.unsqueeze(1)
-        if self.settings.attention == "linear":
-            return scores.masked_fill(padding, 0.0)
-        return scores.masked_fill(padding, -torch.inf).softmax(-1)
+        linear, padding = self.settings.attention == "linear", ~mask.unsqueeze(1)
+        return scores.masked_fill(padding, 0.0) if linear else scores.masked_fill(padding, -torch.inf).softmax(-1)
 
 
 def entropy(alpha: Float[Tensor, "task expert"]) -> Float[Tensor, " task"]:
     """Return the entropy of every task's expert weights in nats: ln P when uniform, 0 for a single expert."""
-    nats: Tensor = torch.special.entr(alpha.clamp(min=1e-12)).sum(-1)  # at 0 itself the gradient is infinite
-    return nats
+    return cast(Tensor, torch.special.entr(alpha.clamp(min=1e-12)).sum(-1))  # at 0 itself the gradient is infinite
 
 
 def mutual_information(alpha: Float[Tensor, "task expert"]) -> Float[Tensor, ""]:

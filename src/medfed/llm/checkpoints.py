@@ -22,24 +22,15 @@ from medfed.core.files import sha256_of
 
 INDEX = "model.safetensors.index.json"
 
-_DESCRIBING = (
-    "added_tokens.json",
-    "config.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-)
+_TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
+_DESCRIBING = ("config.json", *_TOKENIZER, "added_tokens.json", "merges.txt", "vocab.json")
 """Files next to the weights that decide the LLM's answers."""
 
 
 def checksum_files(folder: Path) -> list[Path]:
     """Return the files that the checksum covers, sorted by name."""
-    described = (folder / name for name in _DESCRIBING)
-    files = [*folder.glob("*.safetensors"), *(path for path in described if path.is_file())]
-    return sorted(files, key=lambda path: path.name)
+    described = filter(Path.is_file, map(folder.joinpath, _DESCRIBING))
+    return sorted([*folder.glob("*.safetensors"), *described], key=lambda path: path.name)
 
 
 def foundation_checksum(folder: Path) -> str:
@@ -49,50 +40,37 @@ def foundation_checksum(folder: Path) -> str:
 
 def checksum_of(sums: Mapping[str, str]) -> str:
     """Return the checksum of files whose names and SHA-256 are given, sorted by name, in hex."""
-    digest = hashlib.sha256()
-    for name, sha256 in sums.items():
-        digest.update(f"{sha256}  {name}\n".encode())
-    return digest.hexdigest()
+    lines = [f"{sha256}  {name}\n" for name, sha256 in sums.items()]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def check_foundation(folder: Path, expected: str, actual: str | None = None) -> None:
-    """Make sure that the foundation in ``folder`` is the one that the study pins; ``actual`` is its checksum, if known.
+    """Raise StudyError if the foundation in ``folder`` is another than the one that the study pins.
 
-    Raises:
-        StudyError: it is another.
+    ``actual`` is its checksum, if that is known already.
     """
     actual = foundation_checksum(folder) if actual is None else actual
     if actual != expected:
         names = ", ".join(path.name for path in checksum_files(folder))
-        raise StudyError(
-            f"the study pins the LLM with foundation.sha256 = {expected}, but {names} together have {actual}",
-            where=folder,
-            hint="fetch the revision that the study names, or pin the new sum if the change is wanted",
-        )
+        what = f"the study pins the LLM with foundation.sha256 = {expected}, but {names} together have {actual}"
+        hint = "fetch the revision that the study names, or pin the new sum if the change is wanted"
+        raise StudyError(what, where=folder, hint=hint)
 
 
 def safetensors_in(folder: Path) -> list[Path]:
-    """Return the safetensors files of a checkpoint, sorted.
-
-    Raises:
-        StudyError: there is none.
-    """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        weights = "only pickled weights (*.bin)" if any(folder.glob("*.bin")) else "no weights"
-        raise StudyError(
-            f"the folder holds {weights}; pickles run code when opened, so *.safetensors are needed",
-            where=folder,
-            hint="use a revision with safetensors, or convert the weights on a machine you can spare",
-        )
-    return files
+    """Return the safetensors files of a checkpoint, sorted; raise StudyError if there is none."""
+    if files := sorted(folder.glob("*.safetensors")):
+        return files
+    weights = "only pickled weights (*.bin)" if any(folder.glob("*.bin")) else "no weights"
+    what = f"the folder holds {weights}; pickles run code when opened, so *.safetensors are needed"
+    hint = "use a revision with safetensors, or convert the weights on a machine you can spare"
+    raise StudyError(what, where=folder, hint=hint)
 
 
 def tensor_files(folder: Path) -> dict[str, Path]:
     """Return tensor → safetensors file of a checkpoint, with or without an index.
 
-    Raises:
-        StudyError: no safetensors, a damaged file, a tensor in two files, or an index that does not fit the files.
+    Raises StudyError for no safetensors, a damaged file, a tensor in two files, or an index that does not fit them.
     """
     files: dict[str, Path] = {}
     for path in safetensors_in(folder):
@@ -108,9 +86,6 @@ def tensor_files(folder: Path) -> dict[str, Path]:
     places = json.loads(index.read_text(encoding="utf-8"))["weight_map"] if index.is_file() else {}
     for name, place in places.items():
         if files.get(name) != folder / place:
-            raise StudyError(
-                f"{INDEX} places it in {place}, which does not hold it",
-                where=f"tensor {name!r}",
-                hint="fetch the checkpoint again, index included",
-            )
+            what = f"{INDEX} places it in {place}, which does not hold it"
+            raise StudyError(what, where=f"tensor {name!r}", hint="fetch the checkpoint again, index included")
     return files

@@ -30,21 +30,18 @@ def decode_greedily(
 ) -> list[list[int]]:
     """Return the token ids of every answer, without the token that ended it; nothing is trained here.
 
-    Args:
-        llm: the LLM with its adapters.
-        foundation: its tokenizer and embedding table.
-        prompts: left-padded, each ending with the answer cue; one answer position.
-        max_new_tokens: at least 1.
-        cache: keys and values of the prefix of ``prompts``, which ``allowed`` then covers too.
+    ``prompts`` are left-padded, each ending with the answer cue, and have one answer position. ``cache`` holds keys and
+    values of their prefix, which ``allowed`` then covers too.
     """
     answers: list[list[int]] = [[] for _ in prompts.embeddings]
-    running = [True] * len(answers)
-    cache = DynamicCache() if cache is None else cache
-    batch = prompts
+    running, batch, cache = [True] * len(answers), prompts, DynamicCache() if cache is None else cache
     for step in range(max_new_tokens):
         tokens: Int[Tensor, " batch"] = run(llm, foundation.windows, batch, cache)[:, -1].argmax(-1)
         for row, token in enumerate(tokens.tolist()):
-            running[row] = running[row] and _goes_on(answers[row], token, foundation.tokenizer)
+            running[row] = running[row] and token != foundation.tokenizer.eos
+            if running[row]:
+                answers[row].append(token)
+                running[row] = not is_finished(foundation.tokenizer.decode(answers[row]))
         if not any(running) or step + 1 == max_new_tokens:
             break
         allowed = F.pad(batch.allowed[:, -1:], (0, 1), value=True)
@@ -63,22 +60,11 @@ def answer_text(ids: list[int], tokenizer: TextTokenizer) -> str:
 
 
 def is_finished(text: str) -> bool:
-    """Return whether decoded text holds a whole answer and the beginning of something else.
-
-    The last word may still grow, so it repeats nothing yet.
-    """
-    words = text.split()[:-1]
+    """Return whether decoded text holds a whole answer and the beginning of something else."""
+    words = text.split()[:-1]  # the last may still grow, so it repeats nothing yet
     return any(stop in text.lstrip() for stop in STOPS) or _first_repeat(words) < len(words)
 
 
 def _first_repeat(words: list[str]) -> int:
     """Return the place of the first word that repeats the one before it in any case; the length without one."""
     return next((n for n in range(1, len(words)) if words[n].lower() == words[n - 1].lower()), len(words))
-
-
-def _goes_on(answer: list[int], token: int, tokenizer: TextTokenizer) -> bool:
-    """Append ``token`` and return whether the answer may have another."""
-    if token == tokenizer.eos:
-        return False
-    answer.append(token)
-    return not is_finished(tokenizer.decode(answer))

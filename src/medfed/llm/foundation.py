@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -18,8 +19,8 @@ from torch import Tensor, nn
 from medfed.core.errors import StudyError
 from medfed.federated.state import fingerprint
 from medfed.llm.checkpoints import check_foundation
+from medfed.llm.forward import windows_of
 from medfed.llm.huggingface import load_language_model, locate
-from medfed.llm.masks import windows_of
 from medfed.llm.obtain.cached import checked_sum, named_folder
 from medfed.llm.prompt import TextTokenizer
 from medfed.llm.tiny.prepare import prepare_tiny
@@ -29,18 +30,11 @@ _ROWS_AT_ONCE = 65536
 
 
 class Foundation:
-    """A frozen causal LM.
+    """A frozen causal LM; ``windows`` says how far back each type of its layers attends.
 
-    Attributes:
-        windows: how far back each type of its layers attends.
-
-    Args:
-        name: its name in logs and adapters.
-        model: takes ``inputs_embeds``, ``attention_mask``, ``position_ids`` and ``logits_to_keep``; frozen here.
-        tokenizer: encodes and decodes text.
-        info: facts for the record (how it was pre-trained, what it can do).
-        source: its name on the Hub (in the local cache) or its folder; by default ``name``.
-        placed: its weights stay on the devices where they are.
+    ``model`` takes ``inputs_embeds``, ``attention_mask``, ``position_ids`` and ``logits_to_keep``; it is frozen here.
+    ``placed``, its weights stay on the devices where they are. ``info`` holds facts for the record (how it was
+    pre-trained, what it can do). ``source`` is its name on the Hub (in the local cache) or its folder.
     """
 
     def __init__(
@@ -61,8 +55,7 @@ class Foundation:
     @property
     def table(self) -> Float[Tensor, "vocabulary width"]:
         """The embedding table."""
-        weight: Tensor = self.model.get_input_embeddings().weight  # type: ignore[operator]
-        return weight
+        return cast(Tensor, self.model.get_input_embeddings().weight)  # type: ignore[operator]
 
     @property
     def width(self) -> int:
@@ -82,8 +75,7 @@ class Foundation:
         return self._embedded(torch.tensor(ids, dtype=torch.long, device=self.table.device))
 
     def _embedded(self, ids: Int[Tensor, " position"]) -> Float[Tensor, "position width"]:
-        embedded: Tensor = self.model.get_input_embeddings()(ids)  # type: ignore[operator]
-        return embedded
+        return cast(Tensor, self.model.get_input_embeddings()(ids))  # type: ignore[operator]
 
     def move_to(self, device: str) -> str:
         """Move the weights to ``device``, unless they are placed already, and return the device of its inputs."""
@@ -97,33 +89,23 @@ class Foundation:
 
     def shared_copy(self) -> nn.Module:
         """Return a second module over the *same* weights, for adapters to wrap; the foundation's own stays as it is."""
-        shared = [*self.model.parameters(), *self.model.buffers()]
-        twin: nn.Module = copy.deepcopy(self.model, {id(tensor): tensor for tensor in shared})
-        return twin
+        shared = chain(self.model.parameters(), self.model.buffers())
+        return copy.deepcopy(self.model, {id(tensor): tensor for tensor in shared})
 
 
 def load_foundation(
     settings: FoundationSettings, *, cache: Path, corpus: Path | None = None, path: Path | None = None
 ) -> Foundation:
-    """Load the LLM, pre-training the tiny one if the cache lacks it.
+    """Load the LLM from the folder ``path``, or the tiny one, which is pre-trained if the folder ``cache`` lacks it.
 
-    Args:
-        settings: which LLM.
-        cache: folder in which pre-trained tiny LLMs are kept.
-        corpus: folder of text for the tiny one; None takes the package's own.
-        path: folder of a Hugging Face causal LM, or the name of one that the cache has.
-
-    Raises:
-        StudyError: the folder does not suit the settings, or changed since it was converted.
-        DataError: the corpus cannot be read.
+    ``path`` may be the name of an LLM that the cache has. ``corpus`` is a folder of text for the tiny one; None takes
+    the package's own. Raises StudyError if a folder does not suit the settings, or changed since it was converted.
+    Raises DataError if the corpus cannot be read.
     """
     if isinstance(settings, TinySettings):
         if path is not None:
-            raise StudyError(
-                "--foundation names a folder, but the study's LLM is 'tiny'",
-                where=path,
-                hint="add --set foundation.kind=huggingface",
-            )
+            what = "--foundation names a folder, but the study's LLM is 'tiny'"
+            raise StudyError(what, where=path, hint="add --set foundation.kind=huggingface")
         folder, info = prepare_tiny(settings, cache, corpus)
         model, tokenizer, _ = load_language_model(HuggingFaceSettings(dtype="float32"), folder)
         return Foundation(f"tiny-{folder.name}", model, tokenizer, info, source=str(folder))
@@ -136,13 +118,7 @@ def load_foundation(
         check_foundation(folder, settings.sha256, checksum)
     model, tokenizer, folder = load_language_model(settings, path)
     name = settings.model or folder.resolve().name
-    facts = {
-        "kind": "huggingface",
-        "name": name,
-        "revision": settings.revision,
-        "sha256": checksum,
-        "dtype": settings.dtype,
-        "load_in_4bit": settings.load_in_4bit,
-    }
+    facts: dict[str, Any] = {"kind": "huggingface", "name": name, "revision": settings.revision, "sha256": checksum}
+    facts |= {"dtype": settings.dtype, "load_in_4bit": settings.load_in_4bit}
     source = settings.model if path is None else str(folder)
     return Foundation(name, model, tokenizer, facts, source=source, placed=settings.placed)

@@ -1,6 +1,6 @@
 """A foundation from disk: a causal LM that transformers knows by itself, from safetensors, without remote code.
 
-Its positions are rotary or learned (:mod:`medfed.llm.masks`), its linear maps ``nn.Linear``. ``--foundation FOLDER``
+Its positions are rotary or learned (:mod:`medfed.llm.forward`), its linear maps ``nn.Linear``. ``--foundation FOLDER``
 names its folder, or an LLM that `medfed foundation get` brought. Without the flag, ``model`` is such a name, or one in
 the local Hugging Face cache. Nothing is downloaded here.
 ``sha256`` pins the LLM (:mod:`medfed.llm.checkpoints`). 4-bit weights of bitsandbytes are kept as they were loaded.
@@ -62,17 +62,15 @@ class Loaded(NamedTuple):
 def load_language_model(settings: HuggingFaceSettings, path: Path | None) -> Loaded:
     """Load model and tokenizer from the folder ``path``, or from the local Hugging Face cache.
 
-    Raises:
-        StudyError: nothing to load, no safetensors, or a model that needs code of its own.
+    Raises StudyError for nothing to load, no safetensors, or code of the model's own.
     """
     disable_progress_bar()  # medfed has its own
     folder = locate(settings, path)
-    options = {"local_files_only": True, "trust_remote_code": False}
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        model: nn.Module = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, settings.dtype), use_safetensors=True, **_placing(settings), **options
-        )
+        options |= {"dtype": getattr(torch, settings.dtype), "use_safetensors": True, **_placing(settings)}
+        model = AutoModelForCausalLM.from_pretrained(folder, **options)
     except (OSError, ValueError) as error:
         hint = f"use a native causal LM; {_FETCH}"
         raise StudyError(f"cannot load the LLM: {_first_line(error)}", where=folder, hint=hint) from error
@@ -81,10 +79,9 @@ def load_language_model(settings: HuggingFaceSettings, path: Path | None) -> Loa
 
 
 def locate(settings: HuggingFaceSettings, path: Path | None) -> Path:
-    """Return the folder of the LLM, which is ``path`` or in the local Hugging Face cache.
+    """Return the folder of the LLM, ``path`` or in the local cache.
 
-    Raises:
-        StudyError: there is none, it holds no safetensors, or files of it are gone or were added.
+    Raises StudyError for none, no safetensors, or files that are gone or were added since it was converted.
     """
     if path is None:
         if settings.model is None:
@@ -111,19 +108,14 @@ def _placing(settings: HuggingFaceSettings) -> dict[str, Any]:
         return {}
     needed = ("accelerate", "bitsandbytes") if settings.load_in_4bit else ("accelerate",)
     if missing := [name for name in needed if find_spec(name) is None]:
-        field = "load_in_4bit" if settings.load_in_4bit else "device_map"
-        raise StudyError(
-            f"it needs {missing[0]}, which is not installed",
-            where=f"foundation.{field}",
-            hint=f"{installing('quantised')}, or leave it out",
-        )
-    accelerator = "cuda:0" if torch.cuda.is_available() else "cpu"
-    placing: dict[str, Any] = {"device_map": settings.device_map or accelerator}
-    if settings.load_in_4bit:
-        placing["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
-        )
-    return placing
+        where = f"foundation.{'load_in_4bit' if settings.load_in_4bit else 'device_map'}"
+        what, hint = f"it needs {missing[0]}, which is not installed", f"{installing('quantised')}, or leave it out"
+        raise StudyError(what, where=where, hint=hint)
+    placing = {"device_map": settings.device_map or ("cuda:0" if torch.cuda.is_available() else "cpu")}
+    if not settings.load_in_4bit:
+        return placing
+    four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+    return placing | {"quantization_config": four}
 
 
 def _keep_whole(model: nn.Module, folder: Path) -> None:
@@ -134,11 +126,9 @@ def _keep_whole(model: nn.Module, folder: Path) -> None:
     would change.
     """
     if any(value.is_meta for value in model.parameters()):
-        raise StudyError(
-            "the LLM does not fit: the device map leaves weights on disk or moves them to and fro",
-            where=folder,
-            hint="give --load-in-4bit, a smaller --dtype, or a machine with more memory",
-        )
+        what = "the LLM does not fit: the device map leaves weights on disk or moves them to and fro"
+        hint = "give --load-in-4bit, a smaller --dtype, or a machine with more memory"
+        raise StudyError(what, where=folder, hint=hint)
     keep_layout(model)
     for module in model.modules():
         if hasattr(module, _REPACKING) and isinstance(module, nn.Linear) and module.bias is not None:
@@ -153,15 +143,9 @@ def keep_layout(model: nn.Module) -> None:
 
 
 def refuse_quantised(layer: nn.Module) -> None:
-    """Make sure that an update can be added to the weight of ``layer``: a rounded sum would lose most of it.
-
-    Raises:
-        RunError: it is quantised.
-    """
+    """Raise RunError if the weight of ``layer`` is quantised: the rounded sum with an update would lose most of it."""
     weight = getattr(layer, "weight", None)
     if not isinstance(weight, Tensor) or not weight.is_floating_point() or hasattr(weight, "quant_state"):
-        raise RunError(
-            f"an adapter cannot be merged into a quantised weight ({type(weight).__name__})",
-            where=type(layer).__name__,
-            hint="serve adapter and LLM apart (export without --merge), or load the LLM unquantised",
-        )
+        what = f"an adapter cannot be merged into a quantised weight ({type(weight).__name__})"
+        hint = "serve adapter and LLM apart (export without --merge), or load the LLM unquantised"
+        raise RunError(what, where=type(layer).__name__, hint=hint)

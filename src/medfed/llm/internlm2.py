@@ -1,8 +1,8 @@
 """Turn the weights of InternLM2 (MMedLM 2, the LLM of the FedKIM paper) into those of the same LLM as a Llama.
 
-InternLM2 (Cai et al. 2024, Sec. 2.1) is a Llama under other names, with one difference. A layer has one
-matrix ``wqkv``, whose rows are grouped by key-value head: the queries of its group, the key, the value.
-Transformers has no InternLM2 of its own, so its checkpoints run code of theirs; as a Llama they do not.
+InternLM2 (Cai et al. 2024, Sec. 2.1) is a Llama under other names, but for one matrix ``wqkv`` per layer. Its rows are
+grouped by key-value head: the queries of its group, the key, the value. Transformers has no InternLM2 of its own, so
+its checkpoints run code of theirs; as a Llama they do not.
 
 The tokenizer is a SentencePiece BPE model (``tokenizer.model``) with Python code around it. The code only adds its
 settings: names for reserved pieces (``added_tokens_decoder``), and the tokens that begin and end a text. It becomes a
@@ -17,7 +17,7 @@ import json
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import safe_open
@@ -37,9 +37,7 @@ _FUSED = "attention.wqkv"
 _OLD_NAMES = {
     "model.embed_tokens": "model.tok_embeddings",
     "lm_head": "output",
-    "self_attn.q_proj": _FUSED,
-    "self_attn.k_proj": _FUSED,
-    "self_attn.v_proj": _FUSED,
+    **dict.fromkeys(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), _FUSED),
     "self_attn.o_proj": "attention.wo",
     "input_layernorm": "attention_norm",
     "post_attention_layernorm": "ffn_norm",
@@ -52,23 +50,10 @@ _OLD_NAMES = {
 _DERIVED = "rotary_emb.inv_freq"
 """Old checkpoints also hold tensors that follow from the configuration."""
 
-_SAME = (
-    "bos_token_id",
-    "eos_token_id",
-    "hidden_act",
-    "hidden_size",
-    "initializer_range",
-    "intermediate_size",
-    "max_position_embeddings",
-    "num_attention_heads",
-    "num_hidden_layers",
-    "pad_token_id",
-    "rms_norm_eps",
-    "vocab_size",
-)
-"""Settings of the same name and meaning."""
-
 _NEEDED = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_size")
+_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_SAME = (*_NEEDED, *_TOKENS, "hidden_act", "initializer_range", "max_position_embeddings", "rms_norm_eps")
+"""Settings of the same name and meaning."""
 
 _MODEL, _READY, _SETTINGS = "tokenizer.model", "tokenizer.json", "tokenizer_config.json"
 
@@ -82,9 +67,8 @@ _BPE, _CONTROL, _USER_DEFINED = 2, 3, 4
 def convert(source: Path, out: Path) -> None:
     """Write the InternLM2 checkpoint in ``source`` to the new folder ``out`` as a Llama, tokenizer included.
 
-    Raises:
-        StudyError: ``source`` is no InternLM2, holds pickled weights only, lacks a tensor, has one too many or one of
-            another shape; or ``out`` exists.
+    Raises StudyError if ``source`` is no InternLM2, holds pickled weights only, lacks a tensor, or has one too many or
+    of another shape. ``out`` must not exist.
     """
     if out.exists():
         raise StudyError("the folder exists", where=out, hint="choose another one, or remove it")
@@ -104,12 +88,9 @@ def _llama_config(source: Path) -> LlamaConfig:
     if not path.is_file():
         raise StudyError("not the folder of an LLM: it has no config.json", where=source, hint="name its folder")
     given = json.loads(path.read_text(encoding="utf-8"))
-    if given.get("model_type") != "internlm2":
-        raise StudyError(
-            f"its model_type is {given.get('model_type')!r}, and only 'internlm2' needs converting",
-            where=path,
-            hint="pass the folder to --foundation as it is",
-        )
+    if (kind := given.get("model_type")) != "internlm2":
+        what = f"its model_type is {kind!r}, and only 'internlm2' needs converting"
+        raise StudyError(what, where=path, hint="pass the folder to --foundation as it is")
     if missing := [key for key in _NEEDED if key not in given]:
         raise StudyError(f"it lacks {missing[0]!r}", where=path, hint="fetch the configuration again")
     return LlamaConfig(
@@ -129,11 +110,8 @@ def _rope(given: Mapping[str, Any], path: Path) -> dict[str, Any]:
         return {"rope_type": "default", "rope_theta": theta}
     kind = scaling.get("type", scaling.get("rope_type"))
     if kind not in ("linear", "dynamic"):
-        raise StudyError(
-            f"rope_scaling of the type {kind!r}; InternLM2 knows 'linear' and 'dynamic'",
-            where=path,
-            hint="is config.json that of an InternLM2?",
-        )
+        what = f"rope_scaling of the type {kind!r}; InternLM2 knows 'linear' and 'dynamic'"
+        raise StudyError(what, where=path, hint="is config.json that of an InternLM2?")
     return {"rope_type": kind, "rope_theta": theta, "factor": float(scaling["factor"])}
 
 
@@ -174,8 +152,7 @@ def _shape(files: Mapping[str, Path], name: str) -> tuple[int, ...]:
 
 def _read(files: Mapping[str, Path], name: str) -> Tensor:
     with safe_open(files[name], "pt") as file:
-        tensor: Tensor = file.get_tensor(name)
-    return tensor
+        return cast(Tensor, file.get_tensor(name))
 
 
 def _write_weights(
@@ -187,11 +164,9 @@ def _write_weights(
     for number in range(count):
         prefix = f"model.layers.{number - 1}."
         old = [name for name in names if (name.startswith(prefix) if number else ".layers." not in name)]
-        tensors = {
-            new: value
-            for name in old
-            for new, value in zip(names[name], _split(name, _read(files, name), config), strict=True)
-        }
+        tensors: dict[str, Tensor] = {}
+        for name in old:
+            tensors |= zip(names[name], _split(name, _read(files, name), config), strict=True)
         file = f"model-{number + 1:05d}-of-{count:05d}.safetensors"
         save_file(tensors, folder / file, metadata={"format": "pt"})
         places |= dict.fromkeys(tensors, file)
@@ -214,8 +189,7 @@ def _split(name: str, value: Tensor, config: LlamaConfig) -> Iterator[Tensor]:
 def convert_tokenizer(source: Path, out: Path) -> None:
     """Write the tokenizer of ``source`` to the folder ``out``; an existing ``tokenizer.json`` is taken as it is.
 
-    Raises:
-        StudyError: there is no tokenizer, it is no BPE, or protobuf, which reads it, is not installed.
+    Raises StudyError if there is no tokenizer, it is no BPE, or protobuf, which reads it, is not installed.
     """
     path = source / _SETTINGS
     given: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -252,8 +226,7 @@ def _from_pieces(source: Path, given: Mapping[str, Any]) -> Tokenizer:
     plain = [piece.piece for piece in kept if piece.type == _USER_DEFINED]
     made.add_special_tokens([AddedToken(name, normalized=False) for name in [unknown, *control]])
     made.add_tokens([AddedToken(name, normalized=False, special=False) for name in plain])
-    for _, name in sorted(renamed.items()):
-        made.add_special_tokens([AddedToken(name, normalized=False)])
+    made.add_special_tokens([AddedToken(name, normalized=False) for _, name in sorted(renamed.items())])
     return made
 
 

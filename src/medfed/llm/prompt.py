@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -42,22 +43,14 @@ class TextTokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of ``text``, without special tokens."""
-        ...
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids``."""
-        ...
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A task's texts as token ids.
-
-    Attributes:
-        before: ids before the modality tokens.
-        after: ids behind them, ending with the answer cue.
-        answers: ids by class index.
-    """
+    """A task's texts as token ids: ``before`` and ``after`` the modality tokens, and the answers by class index."""
 
     before: tuple[int, ...]
     after: tuple[int, ...]
@@ -70,22 +63,16 @@ class Prompt:
 
 
 def build_prompt(task: Task, tokenizer: TextTokenizer, order: Order) -> Prompt:
-    """Render ``task`` for the LLM.
-
-    Raises:
-        StudyError: two answers are the same text, or an answer is empty.
-    """
+    """Render ``task`` for the LLM; raise StudyError if two answers are the same text, or an answer is empty."""
     answers = tuple(_continuation(tokenizer, ANSWER.format(answer=answer)) for answer in task.answers)
     if not all(answers) or len(set(answers)) < len(answers):
         raise StudyError(f"answers must be non-empty and distinct, got {task.answers}", where=f"task {task.name!r}")
     if any(a != b and b[: len(a)] == a for a in answers for b in answers) and tokenizer.eos is not None:
         answers = tuple((*answer, tokenizer.eos) for answer in answers)
     start = () if tokenizer.bos is None else (tokenizer.bos,)
-    question = tuple(tokenizer.encode(QUESTION.format(question=task.question)))
-    cue = tuple(tokenizer.encode(CUE))
-    if order == "modality_first":
-        return Prompt(start, question + cue, answers)
-    return Prompt(start + question, cue, answers)
+    question, cue = (tuple(tokenizer.encode(text)) for text in (QUESTION.format(question=task.question), CUE))
+    parts = (start, question + cue) if order == "modality_first" else (start + question, cue)
+    return Prompt(*parts, answers)
 
 
 def _continuation(tokenizer: TextTokenizer, text: str) -> tuple[int, ...]:
@@ -96,14 +83,10 @@ def _continuation(tokenizer: TextTokenizer, text: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """Embedded prompts, ready for the LLM.
+    """Embedded prompts, ready for the LLM, with their position numbers, of which absent tokens take none.
 
-    Attributes:
-        embeddings: of every position.
-        allowed: whether query position i may attend to key j: a cached position, or one of the batch.
-        positions: position numbers; absent tokens take none.
-        num_answer_positions: trailing positions whose predictions are read.
-        cached: position numbers of the keys that the key/value cache holds; None for an empty cache.
+    ``allowed`` says whether query i may attend to key j: a cached position, or one of the batch. ``cached`` holds the
+    position numbers of the keys in the key/value cache. The predictions of the last ``num_answer_positions`` are read.
     """
 
     embeddings: Float[Tensor, "batch position width"]
@@ -125,14 +108,9 @@ def assemble(
     present: Bool[Tensor, "batch tokens"],
     after: Float[Tensor, "after width"],
 ) -> PromptBatch:
-    """Lay one task's examples out.
+    """Lay one task's examples out: ``tokens`` between the embeddings of its texts, ``after`` with ``prompt.appended``.
 
-    Args:
-        prompt: the task's texts.
-        before: embeddings of ``prompt.before``.
-        tokens: the projected tokens of all its modalities.
-        present: whether a token belongs to a modality that the example has; no position attends to the others.
-        after: embeddings of ``prompt.after + prompt.appended``.
+    No position attends to a token that is not ``present``: the example has not its modality.
     """
     size = len(tokens)
     embeddings = torch.cat([before.expand(size, -1, -1), tokens, after.expand(size, -1, -1)], 1)
@@ -151,11 +129,8 @@ def assemble(
 def _static_layout(length: int, tails: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the part of a layout of ``length`` that no example changes; do not write into it.
 
-    ``tails`` are the appended tokens of every answer.
-
-    Returns:
-        A mask of positions inside an answer; their place within it; whether query i may attend to key j, absent tokens
-        aside; the diagonal.
+    ``tails`` are the appended tokens of every answer. In order: whether a position is in an answer; its place there;
+    whether query i may attend to key j, absent tokens aside; the diagonal.
     """
     prefix = length - sum(tails)
     owner = [0] * prefix + [number for number, tail in enumerate(tails, 1) for _ in range(tail)]
@@ -180,10 +155,8 @@ def pad_left(batches: Sequence[PromptBatch]) -> PromptBatch:
 
 def _padded(batch: PromptBatch, gap: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return embeddings, mask and positions behind ``gap`` positions that attend to themselves alone."""
-    if not gap:
-        return batch.embeddings, batch.allowed, batch.positions
-    length = gap + batch.positions.shape[1]
-    padding = torch.eye(length, dtype=torch.bool, device=batch.allowed.device)[:gap].expand(len(batch.allowed), -1, -1)
+    eye = torch.eye(gap + batch.positions.shape[1], dtype=torch.bool, device=batch.allowed.device)
+    padding = eye[:gap].expand(len(batch.allowed), -1, -1)
     allowed = torch.cat([padding, F.pad(batch.allowed, (gap, 0))], 1)
     return F.pad(batch.embeddings, (0, 0, gap, 0)), allowed, F.pad(batch.positions, (gap, 0))
 
@@ -193,9 +166,8 @@ def answer_log_likelihoods(
 ) -> Float[Tensor, "batch answer"]:
     """Return the summed log-likelihood of every answer from the logits of the answer positions."""
     log_probabilities = logits[:, -1 - len(prompt.appended) :].float().log_softmax(-1)
-    totals, offset = [], 1
+    behind, totals = iter(range(1, log_probabilities.shape[1])), []
     for answer in prompt.answers:
-        places = [0, *range(offset, offset + len(answer) - 1)]
+        places = [0, *islice(behind, len(answer) - 1)]
         totals.append(log_probabilities[:, places, list(answer)].sum(-1))
-        offset += len(answer) - 1
     return torch.stack(totals, -1)

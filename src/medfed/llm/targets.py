@@ -32,11 +32,7 @@ def target_modules(model: nn.Module) -> list[str]:
 
 
 def projections(model: nn.Module) -> list[str]:
-    """Return the names of the linear maps inside the decoder layers: attention and MLP, neither embeddings nor head.
-
-    Raises:
-        StudyError: the model has none.
-    """
+    """Return the names of the decoder layers' linear maps, attention and MLP; raise StudyError if there are none."""
     outside = [_call(model, f"get_{side}_embeddings") for side in ("input", "output")]
     names = [
         f"{name}.{inner}"
@@ -53,8 +49,7 @@ def projections(model: nn.Module) -> list[str]:
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield the outermost containers of blocks of the text decoder, by name."""
-    decoder = _call(model, "get_decoder")
-    decoder = model if decoder is None else decoder
+    decoder = _call(model, "get_decoder") or model
     prefix = next(name for name, module in model.named_modules() if module is decoder)
     outer: list[str] = []
     for inner, module in decoder.named_modules():
@@ -72,10 +67,8 @@ def _call(model: nn.Module, getter: str) -> nn.Module | None:
 
 def _is_bank(module: nn.Module) -> bool:
     """Return whether a module is a bank of experts: one tensor for all, or several of the same shapes."""
-    if any(value.dim() == 3 for value in module.parameters(recurse=False)):
-        return True
-    if not isinstance(module, nn.ModuleList | nn.ModuleDict):
-        return False
-    members = [[value.shape for value in member.parameters()] for member in module.children()]
-    blocks = all(len(list(member.children())) for member in module.children())
-    return blocks and len(members) > 1 and all(shapes == members[0] for shapes in members)
+    members = list(module.children()) if isinstance(module, nn.ModuleList | nn.ModuleDict) else []
+    blocks = len(members) > 1 and all(list(member.children()) for member in members)
+    shapes = [[value.shape for value in member.parameters()] for member in members]
+    alike = blocks and all(some == shapes[0] for some in shapes)
+    return alike or any(value.dim() == 3 for value in module.parameters(recurse=False))

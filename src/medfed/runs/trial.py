@@ -18,8 +18,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from medfed.injection.experts import RoutedLoraModel, add_experts
-from medfed.llm.forward import run
-from medfed.llm.masks import windows_of
+from medfed.llm.forward import run, windows_of
 from medfed.llm.prompt import PromptBatch
 from medfed.study.foundation import HuggingFaceSettings
 from medfed.study.injection import InjectionSettings

@@ -33,10 +33,10 @@ CreamFL is a whole algorithm of its own: representations travel, so there is no 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_serializer, model_validator
 
@@ -55,7 +55,7 @@ Weighting = Literal["examples", "clients"]
 SLOTS = ("sharing", "local", "server")
 
 
-class AlgorithmSettings(PartSpec, ABC):
+class AlgorithmSettings(PartSpec):
     """A federated algorithm in a study: a name, and hyperparameters under their paper's names."""
 
     uses_public: ClassVar[bool] = False
@@ -73,7 +73,6 @@ class AlgorithmSettings(PartSpec, ABC):
 
     def check(self, settings: ClientSettings) -> None:
         """Raise :class:`StudyError` where the algorithm is wrong with these client settings."""
-        return
 
     @abstractmethod
     def build(self) -> Algorithm:
@@ -114,11 +113,9 @@ class Part(Preset):
 
     def check_parts(self, parts: Composition) -> None:
         """Raise :class:`StudyError` where this part's formula is wrong with the others."""
-        return
 
     def check_client(self, settings: ClientSettings, parts: Composition) -> None:
         """Raise :class:`StudyError` where this part's formula is wrong with these client settings."""
-        return
 
     def same(self, other: Part) -> bool:
         """Whether ``other`` is this part with these hyperparameters."""
@@ -137,6 +134,10 @@ class Local(Part):
     slot: ClassVar[str] = "local"
     no_steps: ClassVar[str] = "it does not say what its steps add up to"
     """Why :attr:`pull` is None."""
+    own_server: ClassVar[str] = ""
+    """Why it combines with no other server's step than :meth:`default_server`; empty where it does."""
+    has_personal: ClassVar[bool] = False
+    """Whether it deploys a personal model of its own, with which private tensors would compete."""
 
     @property
     def pull(self) -> float | None:
@@ -147,6 +148,17 @@ class Local(Part):
         """Return the server's step this local step comes with."""
         return Mean()
 
+    def check_parts(self, parts: Composition) -> None:
+        """Refuse private tensors next to a personal model, and another server's step than the own one."""
+        name, sharing, server = self.name, parts.sharing.name, parts.server.name
+        if self.has_personal and not isinstance(parts.sharing, All):
+            what = f"{name} deploys a personal model that is pulled to the whole global one; {sharing} has no "
+            what += "global value of the private tensors, and deploys them itself"
+            raise _refusal(what, f"choose one of {name} and {sharing}")
+        if self.own_server and not self.default_server().same(parts.server):
+            what = f"{name} comes with its own server's step, so it does not combine with {server}: {self.own_server}"
+            raise _refusal(what, f"leave server out and set the fields of local = {name!r}")
+
 
 class Server(Part):
     """The server's step."""
@@ -154,10 +166,7 @@ class Server(Part):
     slot: ClassVar[str] = "server"
 
 
-P = TypeVar("P", bound=Part)
-
-
-def _part(kind: type[P], value: object) -> object:
+def _part(kind: type[Part], value: object) -> object:
     """Build the part that ``value`` names: ``"fedprox"`` or ``{name = "fedprox", mu = 0.01}``."""
     if isinstance(value, str):
         value = {"name": value}
@@ -180,9 +189,6 @@ def _refusal(what: str, hint: str, where: str = "algorithm") -> StudyError:
     return StudyError(what, where=where, hint=hint)
 
 
-# --- what travels ---
-
-
 class All(Sharing):
     """Every tensor travels."""
 
@@ -191,29 +197,19 @@ class All(Sharing):
 
 
 class FedPer(Sharing):
-    """The base layers travel; the personal ones stay (Arivazhagan et al. 2019). Without any prefix it is FedAvg.
-
-    Attributes:
-        private_prefixes: beginnings of the names of the personal tensors; by default every task's head.
-    """
+    """The base layers travel; the personal ones stay (Arivazhagan et al. 2019). Without any prefix it is FedAvg."""
 
     name: ClassVar[str] = "fedper"
     implementation: ClassVar[str] = "medfed.algorithms.sharing:FedPer"
-    private_prefixes: tuple[str, ...] = ("heads.",)
+    private_prefixes: tuple[str, ...] = ("heads.",)  # of the names of the personal tensors: every task's head
 
     def check_parts(self, parts: Composition) -> None:
-        """Refuse MOON with a private encoder.
-
-        Raises:
-            StudyError: naming the prefix.
-        """
+        """Refuse MOON with a private encoder."""
         encoders = [prefix for prefix in self.private_prefixes if prefix[:9] == "encoders."[: len(prefix)]]
         if isinstance(parts.local, Moon) and encoders:
-            raise _refusal(
-                f"MOON contrasts the global encoder with the client's last one; with {encoders[0]!r} private both are "
-                "the client's, and the contrast is 0",
-                "keep the encoders shared, or train without MOON",
-            )
+            what = "MOON contrasts the global encoder with the client's last one; with "
+            what += f"{encoders[0]!r} private both are the client's, and the contrast is 0"
+            raise _refusal(what, "keep the encoders shared, or train without MOON")
 
 
 class FedBN(Sharing):
@@ -224,28 +220,6 @@ class FedBN(Sharing):
 
     name: ClassVar[str] = "fedbn"
     implementation: ClassVar[str] = "medfed.algorithms.sharing:FedBN"
-
-
-def _refuse_private(part: Local, parts: Composition) -> None:
-    """Refuse what has a personal model of its own together with private tensors."""
-    if not isinstance(parts.sharing, All):
-        raise _refusal(
-            f"{part.name} deploys a personal model that is pulled to the whole global one; {parts.sharing.name} has no "
-            "global value of the private tensors, and deploys them itself",
-            f"choose one of {part.name} and {parts.sharing.name}",
-        )
-
-
-def _refuse_server(part: Local, parts: Composition, reason: str) -> None:
-    """Refuse another server's step than the part's own."""
-    if not part.default_server().same(parts.server):
-        raise _refusal(
-            f"{part.name} comes with its own server's step, so it does not combine with {parts.server.name}: {reason}",
-            f"leave server out and set the fields of local = {part.name!r}",
-        )
-
-
-# --- the local step ---
 
 
 class Plain(Local):
@@ -261,15 +235,11 @@ class Plain(Local):
 
 
 class FedProx(Local):
-    """Local loss + (μ/2)‖y − x‖² (Li et al. 2020). With μ = 0 it is FedAvg, bit for bit.
-
-    Attributes:
-        mu: strength of the pull.
-    """
+    """Local loss + (μ/2)‖y − x‖² (Li et al. 2020). With μ = 0 it is FedAvg, bit for bit."""
 
     name: ClassVar[str] = "fedprox"
     implementation: ClassVar[str] = "medfed.algorithms.proximal:FedProx"
-    mu: float = Field(default=1e-4, ge=0)
+    mu: float = Field(default=1e-4, ge=0)  # strength of the pull
 
     @property
     def pull(self) -> float:
@@ -278,96 +248,58 @@ class FedProx(Local):
 
 
 class Moon(Local):
-    """Local loss + μ·contrast (Li et al. 2021). With μ = 0 it is FedAvg, bit for bit.
-
-    Attributes:
-        mu: μ, weight of the contrast.
-        temperature: τ.
-    """
+    """Local loss + μ·contrast (Li et al. 2021). With μ = 0 it is FedAvg, bit for bit."""
 
     name: ClassVar[str] = "moon"
     implementation: ClassVar[str] = "medfed.algorithms.moon:Moon"
     no_steps: ClassVar[str] = "its contrast is neither a gradient of the client's loss nor linear in y − x"
-    mu: float = Field(default=1.0, ge=0)
+    mu: float = Field(default=1.0, ge=0)  # μ, weight of the contrast
     temperature: float = Field(default=0.5, gt=0)
 
 
 class Scaffold(Local):
-    """g ← g − c_i + c, with c_i by option I or II (Karimireddy et al. 2020).
-
-    Attributes:
-        option: how a client renews c_i.
-        eta_g: the server's learning rate η_g.
-        weighting: what a client counts in x and c.
-        control: strength of the correction; 1 is SCAFFOLD.
-    """
+    """g ← g − c_i + c, with c_i by option I or II (Karimireddy et al. 2020)."""
 
     name: ClassVar[str] = "scaffold"
     implementation: ClassVar[str] = "medfed.algorithms.scaffold:Scaffold"
-    option: Literal["I", "II"] = "II"
-    eta_g: float = Field(default=1.0, gt=0)
-    weighting: Weighting = "clients"
-    control: float = Field(default=1.0, ge=0)
+    own_server: ClassVar[str] = "its proof moves x by η_g times the same mean of clients that moves c"
+    option: Literal["I", "II"] = "II"  # how a client renews c_i
+    eta_g: float = Field(default=1.0, gt=0)  # the server's learning rate η_g
+    weighting: Weighting = "clients"  # what a client counts in x and c
+    control: float = Field(default=1.0, ge=0)  # strength of the correction; 1 is SCAFFOLD
 
     def default_server(self) -> Server:
         """Return x + η_g·mean(y_i − x)."""
         return Mean(eta=self.eta_g, weighting=self.weighting)
 
-    def check_parts(self, parts: Composition) -> None:
-        """Refuse another server's step: c stays the gradient of what x descends only if both move by the same mean.
-
-        Raises:
-            StudyError: naming the server's step.
-        """
-        _refuse_server(self, parts, "its proof moves x by η_g times the same mean of clients that moves c")
-
     def check_client(self, settings: ClientSettings, parts: Composition) -> None:
-        """Refuse option II where the local change is not −η times a sum of gradients.
-
-        Raises:
-            StudyError: naming the setting.
-        """
-        wrong = {
-            f"optimizer={settings.optimizer!r}": settings.optimizer != "sgd",
-            f"momentum={settings.momentum}": settings.momentum != 0,
-            f"weight_decay={settings.weight_decay}": settings.weight_decay != 0,
-            f"max_grad_norm={settings.max_grad_norm}": settings.max_grad_norm is not None,
-        }
-        named = [setting for setting, is_wrong in wrong.items() if is_wrong]
-        if self.option == "II" and named:
-            raise _refusal(
-                f"SCAFFOLD's option II reads the gradient off (x − y)/(τη), which holds for plain SGD, not with "
-                f"{', '.join(named)}",
-                'set algorithm.option = "I" (the gradient at x: one more pass a round), or train by plain SGD',
-                where="client",
+        """Refuse option II where the local change is not −η times a sum of gradients."""
+        plain = {"optimizer": "sgd", "momentum": 0, "weight_decay": 0, "max_grad_norm": None}
+        given = {name: getattr(settings, name) for name in plain}
+        off = ", ".join(f"{name}={value!r}" for name, value in given.items() if value != plain[name])
+        if self.option == "II" and off:
+            what = (
+                f"SCAFFOLD's option II reads the gradient off (x − y)/(τη), which holds for plain SGD, not with {off}"
             )
+            hint = 'set algorithm.option = "I" (the gradient at x: one more pass a round), or train by plain SGD'
+            raise _refusal(what, hint, where="client")
 
 
 class Ditto(Local):
     """A second model at every client: v_i ← v_i − η(∇F_i(v_i) + λ(v_i − x)) is deployed (Li et al. 2021).
 
     The global model does not see λ. With λ = 0 a client learns alone.
-
-    Attributes:
-        lam: λ, the strength of the pull.
     """
 
     name: ClassVar[str] = "ditto"
     implementation: ClassVar[str] = "medfed.algorithms.proximal:Ditto"
-    lam: float = Field(default=1.0, ge=0)
+    has_personal: ClassVar[bool] = True
+    lam: float = Field(default=1.0, ge=0)  # λ, the strength of the pull
 
     @property
     def pull(self) -> float:
         """None in the steps of the shared model."""
         return 0.0
-
-    def check_parts(self, parts: Composition) -> None:
-        """Refuse private tensors.
-
-        Raises:
-            StudyError: naming what keeps them.
-        """
-        _refuse_private(self, parts)
 
 
 class PFedMe(Local):
@@ -375,64 +307,38 @@ class PFedMe(Local):
 
     With K = 1 and λ·inner_lr = 1 the gradient λ(w − θ) is that of F_i; with β = 1 and weights by examples that is
     FedAvg up to rounding. For other K no setting is.
-
-    Attributes:
-        lam: λ.
-        K: gradient steps towards θ.
-        inner_lr: their learning rate ("personal learning rate").
-        beta: β, the server's step towards the mean; the paper takes 1 or more.
-        weighting: what a client counts in the mean; in the paper all count alike.
     """
 
     name: ClassVar[str] = "pfedme"
-    implementation: ClassVar[str] = "medfed.algorithms.pfedme:PFedMe"
-    lam: float = Field(default=15.0, gt=0)
-    K: int = Field(default=5, gt=0)
-    inner_lr: float = Field(default=0.01, gt=0)
-    beta: float = Field(default=1.0, gt=0)
-    weighting: Weighting = "clients"
+    implementation: ClassVar[str] = "medfed.algorithms.proximal:PFedMe"
+    own_server: ClassVar[str] = "its proof is of the step (1 − β)x + β·mean, on envelopes and not on losses"
+    has_personal: ClassVar[bool] = True
+    lam: float = Field(default=15.0, gt=0)  # λ
+    K: int = Field(default=5, gt=0)  # gradient steps towards θ
+    inner_lr: float = Field(default=0.01, gt=0)  # their learning rate ("personal learning rate")
+    beta: float = Field(default=1.0, gt=0)  # β, the server's step towards the mean; the paper takes 1 or more
+    weighting: Weighting = "clients"  # what a client counts in the mean; in the paper all count alike
 
     def default_server(self) -> Server:
         """Return (1 − β)x + β·mean of w_i."""
         return Mean(eta=self.beta, weighting=self.weighting)
 
-    def check_parts(self, parts: Composition) -> None:
-        """Refuse private tensors and another server's step.
-
-        Raises:
-            StudyError: naming the part.
-        """
-        _refuse_private(self, parts)
-        _refuse_server(self, parts, "its proof is of the step (1 − β)x + β·mean, on envelopes and not on losses")
-
-
-# --- the server's step ---
-
 
 class Mean(Server):
-    """x ← x + η·mean(y_i − x); with η = 1 and weights by examples FedAvg's (McMahan et al. 2017).
-
-    Attributes:
-        eta: the server's learning rate η.
-        weighting: what a client counts.
-    """
+    """x ← x + η·mean(y_i − x); with η = 1 and weights by examples FedAvg's (McMahan et al. 2017)."""
 
     name: ClassVar[str] = "mean"
     implementation: ClassVar[str] = "medfed.algorithms.parts:Mean"
-    eta: float = Field(default=1.0, gt=0)
-    weighting: Weighting = "examples"
+    eta: float = Field(default=1.0, gt=0)  # the server's learning rate η
+    weighting: Weighting = "examples"  # what a client counts
 
 
 class FedNova(Server):
-    """x ← x + τ_eff Σ p_i (y_i − x)/‖a_i‖₁ (Wang et al. 2020). With equal a_i it is the mean, up to rounding.
-
-    Attributes:
-        mu: strength of the proximal pull (μ/2)‖y − x‖² in the local loss; 0 for none. In a combination the pull is
-            ``local = { name = "fedprox", mu = … }``.
-    """
+    """x ← x + τ_eff Σ p_i (y_i − x)/‖a_i‖₁ (Wang et al. 2020). With equal a_i it is the mean, up to rounding."""
 
     name: ClassVar[str] = "fednova"
     implementation: ClassVar[str] = "medfed.algorithms.fednova:FedNova"
+    # strength of the proximal pull (μ/2)‖y − x‖²; in a combination that is local = { name = "fedprox", mu = … }
     mu: float = Field(default=0.0, ge=0)
 
     def composition(self) -> Composition:
@@ -440,66 +346,40 @@ class FedNova(Server):
         return Composition(local=FedProx(mu=self.mu) if self.mu else Plain(), server=FedNova())
 
     def check_parts(self, parts: Composition) -> None:
-        """Refuse local steps whose effective steps are unknown.
-
-        Raises:
-            StudyError: naming the local step.
-        """
+        """Refuse local steps whose effective steps are unknown."""
         if self.mu:
-            raise _refusal(
-                "the pull is part of the local step", f'write local = {{ name = "fedprox", mu = {self.mu} }}'
-            )
+            hint = f'write local = {{ name = "fedprox", mu = {self.mu} }}'
+            raise _refusal("the pull is part of the local step", hint)
         if parts.local.pull is None:
-            raise _refusal(
-                f"FedNova knows no effective steps for {parts.local.name}: {parts.local.no_steps}",
-                "choose local = plain, fedprox or ditto, or another server",
-            )
+            what = f"FedNova knows no effective steps for {parts.local.name}: {parts.local.no_steps}"
+            raise _refusal(what, "choose local = plain, fedprox or ditto, or another server")
 
     def check_client(self, settings: ClientSettings, parts: Composition) -> None:
-        """Refuse local training for which no a_i is known.
-
-        Raises:
-            StudyError: naming the setting.
-        """
-        reason = _unknown_steps(settings, parts.local.pull or 0.0)
-        if reason:
-            what, hint = reason
+        """Refuse local training for which no a_i is known."""
+        mu, what = parts.local.pull or 0.0, ""
+        if settings.optimizer != "sgd":
+            what, hint = f"optimizer={settings.optimizer!r}: it rescales every gradient by the gradients", "use sgd"
+        elif settings.momentum and not settings.reset_optimizer:
+            what, hint = "momentum that is kept across rounds", "set client.reset_optimizer = true, or momentum = 0"
+        elif mu and (most := settings.max_grad_norm) is not None:
+            what, hint = f"mu={mu} with max_grad_norm={most}: the pull is clipped too", "drop one of the two"
+        elif not math.isfinite(mu) or mu * settings.lr >= 1:
+            what, hint = f"mu={mu} with lr={settings.lr}: a step overshoots the global model", "keep mu·lr below 1"
+        if what:
             raise _refusal(f"FedNova knows no effective steps for {what}", hint, where="client")
 
 
-def _unknown_steps(settings: ClientSettings, mu: float) -> tuple[str, str] | None:
-    """Return what stands in the way of an a_i, and the next step."""
-    if settings.optimizer != "sgd":
-        return f"optimizer={settings.optimizer!r}: it rescales every gradient by the gradients", "use sgd"
-    if settings.momentum and not settings.reset_optimizer:
-        return "momentum that is kept across rounds", "set client.reset_optimizer = true, or momentum = 0"
-    if mu and settings.max_grad_norm is not None:
-        return f"mu={mu} with max_grad_norm={settings.max_grad_norm}: the pull is clipped too", "drop one of the two"
-    if not math.isfinite(mu) or mu * settings.lr >= 1:
-        return f"mu={mu} with lr={settings.lr}: a step overshoots the global model", "keep mu·lr below 1"
-    return None
+class Adaptive(Server):
+    """An optimizer on the server."""
+
+    eta: float = Field(default=1e-2, gt=0)  # the server's learning rate η
+    beta_1: float = Field(default=0.9, ge=0, lt=1)  # decay β1 of the first moment
 
 
-class Adaptive(Server, ABC):
-    """An optimizer on the server.
+class Reddi(Adaptive):
+    """x ← x + η m/(√v + τ) (Reddi et al. 2020, Alg. 2)."""
 
-    Attributes:
-        eta: the server's learning rate η.
-        beta_1: decay β1 of the first moment.
-    """
-
-    eta: float = Field(default=1e-2, gt=0)
-    beta_1: float = Field(default=0.9, ge=0, lt=1)
-
-
-class Reddi(Adaptive, ABC):
-    """x ← x + η m/(√v + τ) (Reddi et al. 2020, Alg. 2).
-
-    Attributes:
-        tau: adaptivity τ: changes well below it pass unscaled.
-    """
-
-    tau: float = Field(default=1e-3, gt=0)
+    tau: float = Field(default=1e-3, gt=0)  # adaptivity τ: changes well below it pass unscaled
 
 
 class FedAdagrad(Reddi):
@@ -511,63 +391,38 @@ class FedAdagrad(Reddi):
 
 
 class FedAdam(Reddi):
-    """v ← β2 v + (1 − β2)Δ².
-
-    Attributes:
-        beta_2: decay β2 of the second moment.
-    """
+    """v ← β2 v + (1 − β2)Δ²."""
 
     name: ClassVar[str] = "fedadam"
     implementation: ClassVar[str] = "medfed.algorithms.adaptive:FedAdam"
-    beta_2: float = Field(default=0.99, ge=0, lt=1)
+    beta_2: float = Field(default=0.99, ge=0, lt=1)  # decay β2 of the second moment
 
 
 class FedYogi(Reddi):
-    """v ← v − (1 − β2)Δ² sign(v − Δ²).
-
-    Attributes:
-        beta_2: 1 − β2 is the share of Δ² by which v moves.
-    """
+    """v ← v − (1 − β2)Δ² sign(v − Δ²)."""
 
     name: ClassVar[str] = "fedyogi"
     implementation: ClassVar[str] = "medfed.algorithms.adaptive:FedYogi"
-    beta_2: float = Field(default=0.99, ge=0, lt=1)
+    beta_2: float = Field(default=0.99, ge=0, lt=1)  # 1 − β2 is the share of Δ² by which v moves
 
 
 class FedAMS(Adaptive):
-    """v̂ ← max(v̂, v, ε), x ← x + η m/√v̂ (Wang, Lin and Chen 2022): the paper's option 1, max stabilisation.
-
-    Attributes:
-        beta_2: decay β2 of the second moment.
-        epsilon: least value ε of v̂.
-    """
+    """v̂ ← max(v̂, v, ε), x ← x + η m/√v̂ (Wang, Lin and Chen 2022): the paper's option 1, max stabilisation."""
 
     name: ClassVar[str] = "fedams"
     implementation: ClassVar[str] = "medfed.algorithms.adaptive:FedAMS"
-    beta_2: float = Field(default=0.99, ge=0, lt=1)
-    epsilon: float = Field(default=1e-3, gt=0)
-
-
-# --- whole algorithms ---
+    beta_2: float = Field(default=0.99, ge=0, lt=1)  # decay β2 of the second moment
+    epsilon: float = Field(default=1e-3, gt=0)  # least value ε of v̂
 
 
 class Composition(AlgorithmSettings):
-    """Sharing × the local step × the server's step.
-
-    Attributes:
-        sharing: what travels.
-        local: the local step.
-        server: the server's step; by default the one the local step comes with.
-
-    Raises:
-        StudyError: a part's formula is wrong with the others.
-    """
+    """Sharing × the local step × the server's step; raises StudyError if a part is wrong with the others."""
 
     name: ClassVar[str] = "composed"
-    sharing: Annotated[SerializeAsAny[Sharing], BeforeValidator(partial(_part, Sharing))] = All()
-    local: Annotated[SerializeAsAny[Local], BeforeValidator(partial(_part, Local))] = Plain()
+    sharing: Annotated[SerializeAsAny[Sharing], BeforeValidator(partial(_part, Sharing))] = All()  # what travels
+    local: Annotated[SerializeAsAny[Local], BeforeValidator(partial(_part, Local))] = Plain()  # the local step
     server: Annotated[SerializeAsAny[Server], BeforeValidator(partial(_part, Server))] = Field(
-        default_factory=lambda parts: parts["local"].default_server()
+        default_factory=lambda parts: parts["local"].default_server()  # the one the local step comes with
     )
 
     @model_validator(mode="after")
@@ -636,24 +491,16 @@ class CreamFL(AlgorithmSettings):
     """Contrastive representation ensemble and aggregation (Yu et al. 2023). No weight travels, so nothing is FedAvg.
 
     With γ = 0 the clients learn alone; with ``kd_weight`` = 0 the server learns from public labels alone.
-
-    Attributes:
-        gamma: γ, weight of both contrasts at the client.
-        temperature: τ of both contrasts.
-        kd_weight: weight of the distillation ‖f(x) − aggregate‖².
-        server_lr: learning rate of the server's Adam, whose moments start afresh every round.
-        server_epochs: the server's passes over the public examples, of labels and of distillation each.
-        server_batch_size: examples per server step.
     """
 
     name: ClassVar[str] = "creamfl"
     uses_public: ClassVar[bool] = True
-    gamma: float = Field(default=0.5, ge=0)
-    temperature: float = Field(default=0.5, gt=0)
-    kd_weight: float = Field(default=0.3, ge=0)
-    server_lr: float = Field(default=2e-4, gt=0)
-    server_epochs: int = Field(default=1, gt=0)
-    server_batch_size: int = Field(default=32, gt=0)
+    gamma: float = Field(default=0.5, ge=0)  # γ, weight of both contrasts at the client
+    temperature: float = Field(default=0.5, gt=0)  # τ of both contrasts
+    kd_weight: float = Field(default=0.3, ge=0)  # weight of the distillation ‖f(x) − aggregate‖²
+    server_lr: float = Field(default=2e-4, gt=0)  # of the server's Adam, whose moments start afresh every round
+    server_epochs: int = Field(default=1, gt=0)  # over the public examples, of labels and of distillation each
+    server_batch_size: int = Field(default=32, gt=0)  # examples per server step
 
     def build(self) -> Algorithm:
         """Return the algorithm."""

@@ -13,46 +13,29 @@ SPLITS = ("private", "public", "development", "test")
 
 
 class TwinSpec(SettingsModel):
-    """How large and how hard a synthetic twin is.
+    """How large and how hard a synthetic twin is."""
 
-    Attributes:
-        num_patients: patients to write.
-        seed: the twin is a pure function of this spec.
-        difficulty: 0 easy … 1 hopeless; at the default 0.5 a small centralised encoder has AUROC 0.80 to 0.95.
-        image_size: pixels per side of written images.
-    """
-
-    num_patients: int = Field(default=400, gt=0)
-    seed: int = Field(default=0, ge=0)
-    difficulty: float = Field(default=0.5, ge=0, le=1)
-    image_size: int = Field(default=96, ge=32)
+    num_patients: int = Field(default=400, gt=0)  # patients to write
+    seed: int = Field(default=0, ge=0)  # the twin is a pure function of this spec
+    difficulty: float = Field(default=0.5, ge=0, le=1)  # 0 easy … 1 hopeless; a small encoder's AUROC is 0.80 to 0.95
+    image_size: int = Field(default=96, ge=32)  # pixels per side of written images
 
 
 class MissingSettings(SettingsModel):
-    """Which modalities are taken away.
+    """Which modalities are taken away."""
 
-    Attributes:
-        by: ``client`` takes one modality from all examples of a share of the clients; ``example`` takes one from a
-            share of the examples, wherever they are.
-        share: of clients or examples, 0 to 1.
-        modalities: those that may be taken; by default all of the dataset. One modality is always left.
-    """
-
+    # `client` takes one modality from all examples of a share of the clients; `example` takes one from a share of the
+    # examples, wherever they are
     by: Literal["client", "example"] = "example"
-    share: float = Field(default=0.0, ge=0, le=1)
-    modalities: tuple[str, ...] = ()
+    share: float = Field(default=0.0, ge=0, le=1)  # of clients or examples, 0 to 1
+    modalities: tuple[str, ...] = ()  # those that may be taken, by default all of the dataset; one is always left
 
 
 class SplitSettings(SettingsModel):
-    """How patients are divided.
+    """How patients are divided."""
 
-    Attributes:
-        ratios: shares of private, public, development and test.
-        official: keep a dataset's official split where it has one; False deals all patients anew.
-    """
-
-    ratios: tuple[float, float, float, float] = (7, 1, 1, 1)
-    official: bool = True
+    ratios: tuple[float, float, float, float] = (7, 1, 1, 1)  # shares of private, public, development and test
+    official: bool = True  # keep a dataset's official split where it has one; False deals all patients anew
 
     @model_validator(mode="after")
     def _positive(self) -> SplitSettings:
@@ -62,26 +45,19 @@ class SplitSettings(SettingsModel):
 
 
 class PartitionSettings(SettingsModel):
-    """How private patients are spread over clients.
+    """How private patients are spread over clients."""
 
-    Attributes:
-        scheme: ``iid`` deals evenly within each class. ``dirichlet`` draws each class's shares from Dirichlet(alpha)
-            (Hsu et al. 2019). ``quantity`` draws one share per client for all classes from Dirichlet(alpha).
-            ``pathological`` gives every client patients of ``classes_per_client`` classes only (McMahan et al. 2017).
-            ``natural`` makes every site of a dataset a client. ``sites`` makes every *folder* a client, with patients
-            of its own, and the server has its own folder (:mod:`medfed.data.sites`).
-        num_clients: number of clients (``natural`` takes the number of sites, ``sites`` of folders, if there are any).
-        alpha: Dirichlet concentration; small means more skew.
-        classes_per_client: of ``pathological``.
-        min_examples: a client with fewer training examples is left out, and the partition's record names it.
-        holdings: of ``sites`` on twins: site → the datasets it holds; a site not named holds all.
-    """
-
+    # `iid` deals evenly within each class. `dirichlet` draws each class's shares from Dirichlet(alpha) (Hsu et al.
+    # 2019). `quantity` draws one share per client for all classes from Dirichlet(alpha). `pathological` gives every
+    # client patients of `classes_per_client` classes only (McMahan et al. 2017). `natural` makes every site of a
+    # dataset a client. `sites` makes every *folder* a client, with patients of its own, and the server has its own
+    # folder (`medfed.data.sites`).
     scheme: Literal["iid", "dirichlet", "quantity", "pathological", "natural", "sites"] = "iid"
-    num_clients: int = Field(default=5, ge=1)
-    alpha: float = Field(default=0.5, gt=0)
-    classes_per_client: int = Field(default=1, ge=1)
-    min_examples: int = Field(default=1, ge=1)
+    num_clients: int = Field(default=5, ge=1)  # `natural` takes the number of sites, `sites` of folders, if any
+    alpha: float = Field(default=0.5, gt=0)  # Dirichlet concentration; small means more skew
+    classes_per_client: int = Field(default=1, ge=1)  # of `pathological`
+    min_examples: int = Field(default=1, ge=1)  # a client with fewer is left out, and the partition's record names it
+    # of `sites` on twins: site → the datasets it holds; a site not named holds all
     holdings: dict[str, tuple[str, ...]] = Field(default_factory=dict, exclude_if=operator.not_)
 
     @model_validator(mode="after")
@@ -90,10 +66,8 @@ class PartitionSettings(SettingsModel):
             raise ValueError(f'holdings are of scheme = "sites", not of {self.scheme!r}; remove them')
         for site, datasets in self.holdings.items():
             if site not in self.twin_sites:
-                raise ValueError(
-                    f"holdings names no site {site!r}; num_clients = {self.num_clients} makes "
-                    f"{', '.join(self.twin_sites)}"
-                )
+                made = f"num_clients = {self.num_clients} makes {', '.join(self.twin_sites)}"
+                raise ValueError(f"holdings names no site {site!r}; {made}")
             if not datasets:
                 raise ValueError(f"holdings leaves {site!r} without a dataset; name one, or lower num_clients")
         return self

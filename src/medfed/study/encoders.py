@@ -14,52 +14,42 @@ if TYPE_CHECKING:
     from medfed.modalities.base import Modality
     from medfed.models.base import Encoder
 
+SMALLEST = 32
+"""Pixels per side that the strides of a ResNet's four stages need."""
+
+
+def _made(spec: EncoderSpec, kind: str, *sizes: int) -> Encoder:
+    """Return a new encoder of the class ``kind``, importing torch now."""
+    made: Encoder = implementation(f"medfed.models.encoders:{kind}")(spec, *sizes)
+    return made
+
 
 class LabsMLPSpec(EncoderSpec):
-    """Settings of the MLP.
-
-    Attributes:
-        dim: width of the one token that leaves.
-        hidden: widths of the hidden layers; the paper's are 256 and 1024, and its ``dim`` is 8192.
-        dropout: after every hidden layer; the paper has none.
-    """
+    """Settings of the MLP."""
 
     name: ClassVar[str] = "labs-mlp"
-    dim: int = Field(default=64, gt=0)
-    hidden: tuple[int, ...] = (128, 128)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    dim: int = Field(default=64, gt=0)  # width of the one token that leaves
+    hidden: tuple[int, ...] = (128, 128)  # widths; the paper's are 256 and 1024, and its `dim` is 8192
+    dropout: float = Field(default=0.0, ge=0, lt=1)  # after every hidden layer; the paper has none
 
     def build(self, modality: Modality) -> Encoder:
         """Return a freshly initialised encoder for flat samples; raise StudyError for others."""
-        if len(modality.sample_shape) != 1:
-            raise self.unfit(modality, "flat samples")
-        made: Encoder = implementation("medfed.models.encoders:LabsMLP")(self, modality.sample_shape[0])
-        return made
+        self.require(len(modality.sample_shape) == 1, modality, "flat samples")
+        return _made(self, "LabsMLP", modality.sample_shape[0])
 
 
 class Conv1dSpec(EncoderSpec):
-    """Settings of the CNN.
-
-    Attributes:
-        dim: width of a token, and of the last block.
-        num_blocks: convolution blocks.
-        kernel_size: odd, in samples.
-        stride: how much every block shortens the signal.
-        norm: ``group`` or ``batch``.
-        num_groups: groups of ``norm="group"``; must divide the width of every block.
-        num_tokens: spans of time that leave.
-        dropout: after every block.
-    """
+    """Settings of the CNN."""
 
     name: ClassVar[str] = "conv1d"
-    dim: int = Field(default=64, gt=0)
-    num_blocks: int = Field(default=4, gt=0)
-    kernel_size: int = Field(default=7, gt=0)
-    stride: int = Field(default=3, gt=0)
+    dim: int = Field(default=64, gt=0)  # width of a token, and of the last block
+    num_blocks: int = Field(default=4, gt=0)  # convolution blocks
+    kernel_size: int = Field(default=7, gt=0)  # odd, in samples
+    stride: int = Field(default=3, gt=0)  # how much every block shortens the signal
     norm: Literal["group", "batch"] = "group"
-    num_groups: int = Field(default=4, gt=0)
-    num_tokens: int = Field(default=4, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    num_groups: int = Field(default=4, gt=0)  # groups of `norm="group"`; must divide the width of every block
+    num_tokens: int = Field(default=4, gt=0)  # spans of time that leave
+    dropout: float = Field(default=0.0, ge=0, lt=1)  # after every block
 
     @model_validator(mode="after")
     def _check_sizes(self) -> Conv1dSpec:
@@ -77,40 +67,25 @@ class Conv1dSpec(EncoderSpec):
 
     def build(self, modality: Modality) -> Encoder:
         """Return a freshly initialised encoder for signals ``[lead, time]``; raise StudyError for others."""
-        if len(modality.sample_shape) != 2 or modality.sample_shape[1] < self.stride**self.num_blocks:
-            takes = f"samples [lead, time] of {self.stride**self.num_blocks} or more time steps"
-            raise self.unfit(modality, takes, "choose fewer blocks, a smaller stride, or another encoder")
-        made: Encoder = implementation("medfed.models.encoders:Conv1d")(self, modality.sample_shape[0])
-        return made
-
-
-SMALLEST = 32
-"""Pixels per side that the strides of four stages need."""
+        shape, least = modality.sample_shape, self.stride**self.num_blocks
+        takes = f"samples [lead, time] of {least} or more time steps"
+        hint = "choose fewer blocks, a smaller stride, or another encoder"
+        self.require(len(shape) == 2 and shape[1] >= least, modality, takes, hint)
+        return _made(self, "Conv1d", shape[0])
 
 
 class ResNetSpec(EncoderSpec):
-    """ResNet-50.
-
-    Attributes:
-        dim: channels of the last stage, and width of a token; every stage before has half of the next.
-        depths: residual blocks per stage.
-        stem: channels after the first convolution.
-        block: ``bottleneck`` (1 × 1, 3 × 3, 1 × 1) or ``basic`` (two 3 × 3).
-        norm: ``batch`` or ``group``.
-        num_groups: groups of ``norm="group"``; must divide every width.
-        channels: the grey image is repeated to this many channels (3 is what pre-trained weights expect).
-        num_tokens: cells the last feature map is averaged to; a square number.
-    """
+    """ResNet-50."""
 
     name: ClassVar[str] = "resnet"
-    dim: int = Field(default=2048, gt=0)
-    depths: tuple[int, ...] = Field(default=(3, 4, 6, 3), min_length=1)
-    stem: int = Field(default=64, gt=0)
-    block: Literal["bottleneck", "basic"] = "bottleneck"
+    dim: int = Field(default=2048, gt=0)  # channels of the last stage; every stage before has half of the next
+    depths: tuple[int, ...] = Field(default=(3, 4, 6, 3), min_length=1)  # residual blocks per stage
+    stem: int = Field(default=64, gt=0)  # channels after the first convolution
+    block: Literal["bottleneck", "basic"] = "bottleneck"  # `bottleneck` (1 × 1, 3 × 3, 1 × 1) or `basic` (two 3 × 3)
     norm: Literal["batch", "group"] = "batch"
-    num_groups: int = Field(default=8, gt=0)
-    channels: Literal[1, 3] = 3
-    num_tokens: int = Field(default=1, gt=0)
+    num_groups: int = Field(default=8, gt=0)  # groups of `norm="group"`; must divide every width
+    channels: Literal[1, 3] = 3  # the grey image is repeated to this many; 3 is what pre-trained weights expect
+    num_tokens: int = Field(default=1, gt=0)  # cells the last feature map is averaged to; a square number
 
     @model_validator(mode="after")
     def _check_sizes(self) -> ResNetSpec:
@@ -134,12 +109,10 @@ class ResNetSpec(EncoderSpec):
 
     def build(self, modality: Modality) -> Encoder:
         """Return a freshly initialised encoder for grey images ``[1, size, size]``; raise StudyError for others."""
-        shape = modality.sample_shape
-        if len(shape) != 3 or shape[0] != 1 or min(shape[1:]) < SMALLEST:
-            takes = f"grey images of {SMALLEST} or more pixels per side"
-            raise self.unfit(modality, takes, "choose another encoder, or larger images")
-        made: Encoder = implementation("medfed.models.encoders:ResNet")(self)
-        return made
+        shape, takes = modality.sample_shape, f"grey images of {SMALLEST} or more pixels per side"
+        fits = len(shape) == 3 and shape[0] == 1 and min(shape[1:]) >= SMALLEST
+        self.require(fits, modality, takes, "choose another encoder, or larger images")
+        return _made(self, "ResNet")
 
 
 class ResNetMini(ResNetSpec):
@@ -155,32 +128,18 @@ class ResNetMini(ResNetSpec):
 
 
 class VisionTransformerSpec(EncoderSpec):
-    """Settings of a Vision Transformer.
+    """Settings of a Vision Transformer, whose tokens are ``dim`` wide."""
 
-    Attributes:
-        dim: width of a token.
-        num_layers: transformer blocks.
-        num_heads: attention heads; must divide ``dim``.
-        mlp_ratio: width of the hidden layer of a block's MLP, in ``dim``.
-        patch_size: side of a patch in pixels; must divide ``size``.
-        size: side of the image in pixels; must be the modality's.
-        channels: the grey image is repeated to this many channels (3 is what pre-trained weights expect).
-        tokens: ``grid`` the patch grid averaged to ``num_tokens`` cells; ``cls``; ``all``.
-        num_tokens: a square number no larger than the number of patches; only for ``grid``.
-        dropout: on embeddings, MLP and residual branches.
-        init_std: spread of the initial weights.
-    """
-
-    num_layers: int = Field(gt=0)
-    num_heads: int = Field(gt=0)
-    mlp_ratio: int = Field(default=4, gt=0)
-    patch_size: int = Field(gt=0)
-    size: int = Field(gt=0)
-    channels: Literal[1, 3] = 3
-    tokens: Literal["grid", "cls", "all"] = "grid"
-    num_tokens: int = Field(default=4, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    init_std: float = Field(default=0.02, gt=0)
+    num_layers: int = Field(gt=0)  # transformer blocks
+    num_heads: int = Field(gt=0)  # attention heads; must divide `dim`
+    mlp_ratio: int = Field(default=4, gt=0)  # width of the hidden layer of a block's MLP, in `dim`
+    patch_size: int = Field(gt=0)  # side of a patch in pixels; must divide `size`
+    size: int = Field(gt=0)  # side of the image in pixels; must be the modality's
+    channels: Literal[1, 3] = 3  # the grey image is repeated to this many; 3 is what pre-trained weights expect
+    tokens: Literal["grid", "cls", "all"] = "grid"  # `grid` the patch grid averaged to `num_tokens` cells; `cls`; `all`
+    num_tokens: int = Field(default=4, gt=0)  # a square number no larger than the number of patches; only for `grid`
+    dropout: float = Field(default=0.0, ge=0, lt=1)  # on embeddings, MLP and residual branches
+    init_std: float = Field(default=0.02, gt=0)  # spread of the initial weights
 
     @model_validator(mode="after")
     def _check_divisions(self) -> VisionTransformerSpec:
@@ -204,11 +163,9 @@ class VisionTransformerSpec(EncoderSpec):
 
     def build(self, modality: Modality) -> Encoder:
         """Return a freshly initialised encoder for grey images ``[1, size, size]``; raise StudyError for others."""
-        if modality.sample_shape != (1, self.size, self.size):
-            hint = "set the encoder's size to the modality's, or the other way round"
-            raise self.unfit(modality, f"shape {(1, self.size, self.size)}", hint)
-        made: Encoder = implementation("medfed.models.encoders:VisionTransformer")(self)
-        return made
+        shape, hint = (1, self.size, self.size), "set the encoder's size to the modality's, or the other way round"
+        self.require(modality.sample_shape == shape, modality, f"shape {shape}", hint)
+        return _made(self, "VisionTransformer")
 
 
 class DeiTTiny(VisionTransformerSpec):
@@ -240,24 +197,15 @@ class ViTMini(VisionTransformerSpec):
 
 
 class TransformerSpec(EncoderSpec):
-    """Settings of the Transformer.
-
-    Attributes:
-        dim: width of a token.
-        num_layers: transformer blocks.
-        num_heads: attention heads; must divide ``dim``.
-        mlp_ratio: width of the hidden layer of a block's MLP, in ``dim``.
-        num_tokens: equal spans of time that leave; must divide the number of hours.
-        dropout: inside the blocks.
-    """
+    """Settings of the Transformer."""
 
     name: ClassVar[str] = "transformer"
-    dim: int = Field(default=64, gt=0)
+    dim: int = Field(default=64, gt=0)  # width of a token
     num_layers: int = Field(default=2, gt=0)
-    num_heads: int = Field(default=4, gt=0)
-    mlp_ratio: int = Field(default=2, gt=0)
-    num_tokens: int = Field(default=1, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    num_heads: int = Field(default=4, gt=0)  # attention heads; must divide `dim`
+    mlp_ratio: int = Field(default=2, gt=0)  # width of the hidden layer of a block's MLP, in `dim`
+    num_tokens: int = Field(default=1, gt=0)  # equal spans of time that leave; must divide the number of hours
+    dropout: float = Field(default=0.0, ge=0, lt=1)  # inside the blocks
 
     @model_validator(mode="after")
     def _check_heads(self) -> TransformerSpec:
@@ -268,39 +216,26 @@ class TransformerSpec(EncoderSpec):
     def build(self, modality: Modality) -> Encoder:
         """Return a freshly initialised encoder for samples ``[hour, 2·channel]``; raise StudyError for others."""
         shape = modality.sample_shape
-        if len(shape) != 2 or shape[1] % 2 or shape[0] % self.num_tokens:
-            takes = f"[hour, 2·channel], values then flags, with hours divisible by num_tokens={self.num_tokens}"
-            raise self.unfit(modality, takes, "choose another encoder, or a num_tokens that divides the hours")
-        made: Encoder = implementation("medfed.models.encoders:TimeTransformer")(
-            self, num_hours=shape[0], num_channels=shape[1] // 2
-        )
-        return made
+        takes = f"[hour, 2·channel], values then flags, with hours divisible by num_tokens={self.num_tokens}"
+        fits = len(shape) == 2 and shape[1] % 2 == 0 and shape[0] % self.num_tokens == 0
+        self.require(fits, modality, takes, "choose another encoder, or a num_tokens that divides the hours")
+        return _made(self, "TimeTransformer", shape[0], shape[1] // 2)
 
 
 class TextEncoderSpec(EncoderSpec):
-    """Settings of a transformer over words.
-
-    Attributes:
-        dim: width.
-        depth: blocks.
-        num_heads: attention heads; must divide ``dim``.
-        mlp_ratio: width of the feed-forward layer in multiples of ``dim``.
-        dropout: in every block.
-    """
+    """Settings of a transformer over words."""
 
     name: ClassVar[str] = "text-mini"
     dim: int = Field(default=64, gt=0)
-    depth: int = Field(default=1, gt=0)
-    num_heads: int = Field(default=4, gt=0)
-    mlp_ratio: int = Field(default=2, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    depth: int = Field(default=1, gt=0)  # blocks
+    num_heads: int = Field(default=4, gt=0)  # attention heads; must divide `dim`
+    mlp_ratio: int = Field(default=2, gt=0)  # width of the feed-forward layer in multiples of `dim`
+    dropout: float = Field(default=0.0, ge=0, lt=1)  # in every block
 
     def build(self, modality: Modality) -> Encoder:
         """Return a freshly initialised encoder; raise StudyError for what is not text."""
-        if len(modality.sample_shape) != 1:
-            raise self.unfit(modality, "words")
-        made: Encoder = implementation("medfed.models.encoders:TextEncoder")(self, modality.sample_shape[0])
-        return made
+        self.require(len(modality.sample_shape) == 1, modality, "words")
+        return _made(self, "TextEncoder", modality.sample_shape[0])
 
 
 class BertSpec(TextEncoderSpec):
@@ -314,7 +249,5 @@ class BertSpec(TextEncoderSpec):
     dropout: float = 0.1
 
 
-ENCODERS: tuple[type[EncoderSpec], ...] = (
-    *(LabsMLPSpec, Conv1dSpec, ResNetSpec, ResNetMini, DeiTTiny, ViTMini),
-    *(TransformerSpec, TextEncoderSpec, BertSpec),
-)
+_IMAGE = (ResNetSpec, ResNetMini, DeiTTiny, ViTMini)
+ENCODERS: tuple[type[EncoderSpec], ...] = (LabsMLPSpec, Conv1dSpec, *_IMAGE, TransformerSpec, TextEncoderSpec, BertSpec)

@@ -31,23 +31,14 @@ ProjectorKind = Literal["linear", "mlp"]
 
 
 class RouterSettings(SettingsModel):
-    """How the router reads descriptions.
+    """How the router reads descriptions."""
 
-    Attributes:
-        key_dim: d_k, the width of queries, keys and values.
-        hidden_dim: width of the MLP's hidden layer.
-        attention: ``softmax``, or ``linear`` as Eq. 4 is printed.
-        normalise_embeddings: RMS-normalise the token embeddings.
-        use_task_description: off is the ablation FedKIM_T: the modality description attends to itself.
-        use_modality_description: off is the ablation FedKIM_M: the task description attends to itself.
-    """
-
-    key_dim: int = Field(default=64, gt=0)
-    hidden_dim: int = Field(default=64, gt=0)
-    attention: Literal["softmax", "linear"] = "softmax"
-    normalise_embeddings: bool = True
-    use_task_description: bool = True
-    use_modality_description: bool = True
+    key_dim: int = Field(default=64, gt=0)  # d_k, the width of queries, keys and values
+    hidden_dim: int = Field(default=64, gt=0)  # width of the MLP's hidden layer
+    attention: Literal["softmax", "linear"] = "softmax"  # `linear` as Eq. 4 is printed
+    normalise_embeddings: bool = True  # RMS-normalise the token embeddings
+    use_task_description: bool = True  # off is the ablation FedKIM_T: the modality description attends to itself
+    use_modality_description: bool = True  # off is the ablation FedKIM_M: the task description attends to itself
 
     @model_validator(mode="after")
     def _reads_something(self) -> RouterSettings:
@@ -57,70 +48,43 @@ class RouterSettings(SettingsModel):
 
 
 class InjectionSettings(SettingsModel):
-    """How the server injects, under the paper's names where it has any.
+    """How the server injects, under the paper's names where it has any."""
 
-    Attributes:
-        recipe: ``default``, or ``paper`` for the defaults of :data:`PAPER`.
-        lr: server learning rate of projectors and experts.
-        router_lr: of the router. Much larger rates send every task to one expert within a round.
-        encoder_lr: rate at which the LLM's loss trains the encoders; null takes ``lr`` (the paper's way), 0 none.
-        public_lr: rate of the server's own pass over the public labels, before a round's injection. It trains encoders
-            and heads as a client would; 0 leaves them as aggregated (the paper's way).
-        teacher_weight: share of the examples whose target is the aggregated heads' probabilities instead of the label;
-            0 is the paper's way.
-        teacher_mixing: such an example is a random mixture of the encoder tokens of two, which the heads judge anew.
-        teacher_crossing: share of such examples with the question of another trained task on the same modalities.
-        head_tokens: the outputs of the aggregated heads are tokens of the prompt, one per head.
-        align_rounds: in the first rounds only the projectors learn.
-        answer_calibration: centre the log-likelihoods of the answers to an untrained closed question on the public
-            examples with the same modalities. No label is used. Yes against no keeps its ranking, but half the examples
-            are then called positive. This suits balanced accuracy, not the probabilities of a rare finding.
-        num_epochs: passes over the public data per round.
-        batch_size: examples per step, tasks mixed.
-        num_experts: P; 1 is one plain LoRA without a router (FedPlug_L), 0 none at all (FedPlug).
-        rank: r of one expert.
-        alpha: a; an expert's output is scaled by a/r.
-        dropout: on the experts' input.
-        projector: ``linear`` (the paper's) or ``mlp``.
-        router: how the router reads descriptions.
-        routing_weight: reward for routing tasks differently (mutual information); 0 is the paper, whose router hardly
-            tells tasks apart.
-        order: ``modality_first`` (the paper's) or ``task_first``.
-        balance_tasks: every task gives the same number of examples.
-        balance_classes: every class of a task gives the same number of examples.
-        keep_optimizer_state: moments live on from round to round.
-        weight_decay: of AdamW.
-        max_grad_norm: gradients are scaled down to this norm; null for no limit.
-        device: where the LLM runs.
-    """
-
-    recipe: Literal["default", "paper"] = "default"
-    lr: float = Field(default=1e-3, gt=0)
-    router_lr: float = Field(default=1e-3, gt=0)
-    encoder_lr: float | None = Field(default=0.0, ge=0)
+    recipe: Literal["default", "paper"] = "default"  # `default`, or `paper` for the defaults of `PAPER`
+    lr: float = Field(default=1e-3, gt=0)  # server learning rate of projectors and experts
+    router_lr: float = Field(default=1e-3, gt=0)  # much larger rates send every task to one expert within a round
+    encoder_lr: float | None = Field(default=0.0, ge=0)  # of the LLM's loss; null takes `lr` (the paper's way)
+    # of the server's own pass over the public labels, before a round's injection, which trains encoders and heads as a
+    # client would; 0 leaves them as aggregated (the paper's way)
     public_lr: float = Field(default=1e-4, ge=0)
+    # share of the examples whose target is the aggregated heads' probabilities, not the label; 0 is the paper's way
     teacher_weight: float = Field(default=1.0, ge=0, le=1)
-    teacher_mixing: bool = True
+    teacher_mixing: bool = True  # such an example is a random mixture of the encoder tokens of two, judged anew
+    # share of such examples with the question of another trained task on the same modalities
     teacher_crossing: float = Field(default=0.5, ge=0, le=1)
-    head_tokens: bool = True
-    align_rounds: int = Field(default=0, ge=0)
+    head_tokens: bool = True  # the outputs of the aggregated heads are tokens of the prompt, one per head
+    align_rounds: int = Field(default=0, ge=0)  # in the first rounds only the projectors learn
+    # centre the log-likelihoods of the answers to an untrained closed question on the public examples with the same
+    # modalities. No label is used. Yes against no keeps its ranking, but half the examples are then called positive.
+    # This suits balanced accuracy, not the probabilities of a rare finding.
     answer_calibration: bool = True
-    num_epochs: int = Field(default=2, gt=0)
-    batch_size: int = Field(default=16, gt=0)
-    num_experts: int = Field(default=12, ge=0)
-    rank: int = Field(default=8, gt=0)
-    alpha: int = Field(default=16, gt=0)
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    projector: ProjectorKind = "linear"
-    router: RouterSettings = RouterSettings()
+    num_epochs: int = Field(default=2, gt=0)  # passes over the public data per round
+    batch_size: int = Field(default=16, gt=0)  # examples per step, tasks mixed
+    num_experts: int = Field(default=12, ge=0)  # P; 1 is a plain LoRA without a router (FedPlug_L), 0 none (FedPlug)
+    rank: int = Field(default=8, gt=0)  # r of one expert
+    alpha: int = Field(default=16, gt=0)  # a; an expert's output is scaled by a/r
+    dropout: float = Field(default=0.1, ge=0, lt=1)  # on the experts' input
+    projector: ProjectorKind = "linear"  # `linear` (the paper's) or `mlp`
+    router: RouterSettings = RouterSettings()  # how the router reads descriptions
+    # reward for routing tasks differently (mutual information); 0 is the paper, whose router hardly tells tasks apart
     routing_weight: float = Field(default=0.0, ge=0)
-    order: Order = "modality_first"
-    balance_tasks: bool = True
-    balance_classes: bool = True
-    keep_optimizer_state: bool = True
-    weight_decay: float = Field(default=0.01, ge=0)
-    max_grad_norm: float | None = Field(default=1.0, gt=0)
-    device: str = "cpu"
+    order: Order = "modality_first"  # `modality_first` (the paper's) or `task_first`
+    balance_tasks: bool = True  # every task gives the same number of examples
+    balance_classes: bool = True  # every class of a task gives the same number of examples
+    keep_optimizer_state: bool = True  # moments live on from round to round
+    weight_decay: float = Field(default=0.01, ge=0)  # of AdamW
+    max_grad_norm: float | None = Field(default=1.0, gt=0)  # gradients are scaled down to this norm; null for no limit
+    device: str = "cpu"  # where the LLM runs
 
     @model_validator(mode="before")
     @classmethod

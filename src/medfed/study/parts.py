@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from medfed.core.errors import StudyError
 from medfed.core.registry import implementation
@@ -19,10 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["EncoderSpec", "ModelSpec"]
 
 
-class SettingsModel(BaseModel):
+class SettingsModel(BaseModel, frozen=True, extra="forbid"):
     """Settings that never change; an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class PartSpec(SettingsModel, ABC):
@@ -43,22 +41,18 @@ class EncoderSpec(PartSpec):
     def build(self, modality: Modality) -> Encoder:
         """Return a freshly initialised encoder for samples of ``modality``; raise StudyError if it cannot take them."""
 
-    def unfit(self, modality: Modality, takes: str, hint: str = "choose another encoder") -> StudyError:
-        """Return the error for samples of another form than the encoder ``takes``."""
-        what = f"encoder {self.name!r} takes {takes}, not samples of shape {modality.sample_shape}"
-        return StudyError(what, where=f"modality {modality.name!r}", hint=hint)
+    def require(self, fits: bool, modality: Modality, takes: str, hint: str = "choose another encoder") -> None:
+        """Raise StudyError unless the samples of ``modality`` have a form that the encoder ``takes``."""
+        if not fits:
+            what = f"encoder {self.name!r} takes {takes}, not samples of shape {modality.sample_shape}"
+            raise StudyError(what, where=f"modality {modality.name!r}", hint=hint)
 
 
 class ModelSpec(PartSpec):
-    """Settings of a model; ``build`` makes the module.
+    """Settings of a model; ``build`` makes the module."""
 
-    Attributes:
-        needs_encoders: whether the study must name an encoder for every modality (a model may bring its own).
-        implementation: ``module:class`` of the model, made of these settings, encoders, modalities and tasks.
-    """
-
-    needs_encoders: ClassVar[bool] = True
-    implementation: ClassVar[str]
+    needs_encoders: ClassVar[bool] = True  # whether the study names one for every modality; a model may bring its own
+    implementation: ClassVar[str]  # `module:class` of the model, made of these settings, encoders, modalities and tasks
 
     def build(
         self, encoders: Mapping[str, EncoderSpec], modalities: Mapping[str, Modality], tasks: tuple[Task, ...]

@@ -17,17 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 
-from medfed.core.catalog import (
-    ALGORITHMS,
-    DATASETS,
-    ENCODERS,
-    MODALITIES,
-    MODELS,
-    TASKS,
-    TaskFacts,
-    registered_plugins,
-    task_facts,
-)
+from medfed.core import catalog
+from medfed.core.catalog import ALGORITHMS, DATASETS, ENCODERS, MODALITIES, MODELS, TASKS, task_facts
 from medfed.core.errors import MedfedError, StudyError
 from medfed.core.plugins import Plugin
 from medfed.core.registry import Registry, unknown
@@ -70,10 +61,6 @@ def _settings_of(registry: Registry[Any], value: object) -> object:
     return chosen.model_validate(fields)
 
 
-def _algorithm(value: object) -> object:
-    return _settings_of(ALGORITHMS, composition_of(value))
-
-
 def _task_names(value: object) -> object:
     """Let tasks stand among names: they are registered, and their names taken."""
     if not isinstance(value, list | tuple):
@@ -81,7 +68,8 @@ def _task_names(value: object) -> object:
     return tuple(TASKS.adopt(item) if isinstance(item, BaseModel) else item for item in value)
 
 
-TaskNames = Annotated[tuple[str, ...], BeforeValidator(_task_names)]
+def _algorithm(value: object) -> object:
+    return _settings_of(ALGORITHMS, composition_of(value))
 
 
 def _kind(value: object) -> object:
@@ -95,40 +83,27 @@ def foundation_overrides(dtype: str | None, load_in_4bit: bool, device_map: str 
     return [*texts, *(["foundation.load_in_4bit=true"] if load_in_4bit else [])]
 
 
+TaskNames = Annotated[tuple[str, ...], BeforeValidator(_task_names)]
 EncoderField = Annotated[SerializeAsAny[EncoderSpec], BeforeValidator(partial(_settings_of, ENCODERS))]
+PluginHash = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 
 class Study(SettingsModel):
-    """Everything that decides a run's numbers.
+    """Everything that decides a run's numbers."""
 
-    Attributes:
-        name: folder and title of the run.
-        description: one sentence for the report.
-        seed: the root of all randomness.
-        train: trained tasks, by registry name; in Python also the tasks themselves.
-        unseen: tasks that only the injected LLM answers.
-        plugins: the content of plugins (``sha256:…``) that must be loaded. A run adds those whose parts it uses.
-        job: ``inject`` trains the clients and injects into the LLM (FedKIM); ``benchmark`` trains and compares the
-            clients' models, without an LLM (Med-MMFL).
-        federate: False trains no client: the server injects from public data alone (FedKIM_pub).
-        baselines: models without an LLM, trained next to the injected one on the same data.
-        twins: synthetic data to write when no ``--data-root`` is given; by default none is.
-        twin_sizes: patients per dataset where it differs from ``twins.num_patients``.
-    """
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    description: str = ""
-    seed: Annotated[int, Field(ge=0)] = 0
-    train: Annotated[TaskNames, Field(min_length=1)]
-    unseen: TaskNames = ()
-    plugins: Annotated[tuple[Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")], ...], Field()] = Field(
-        default=(), exclude_if=operator.not_
-    )
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # folder and title of the run
+    description: str = ""  # one sentence for the report
+    seed: Annotated[int, Field(ge=0)] = 0  # the root of all randomness
+    train: Annotated[TaskNames, Field(min_length=1)]  # tasks by registry name; in Python also the tasks themselves
+    unseen: TaskNames = ()  # tasks that only the injected LLM answers
+    # the content of plugins that must be loaded; a run adds those whose parts it uses
+    plugins: tuple[PluginHash, ...] = Field(default=(), exclude_if=operator.not_)
+    # `inject` trains the clients and injects into the LLM (FedKIM); `benchmark` compares their models (Med-MMFL)
     job: Literal["inject", "benchmark"] = "inject"
-    federate: bool = True
-    baselines: tuple[Baseline, ...] = ("federated",)
-    twins: TwinSpec | None = None
-    twin_sizes: dict[str, int] = Field(default={})
+    federate: bool = True  # False trains no client: the server injects from public data alone (FedKIM_pub)
+    baselines: tuple[Baseline, ...] = ("federated",)  # trained next to the injected LLM on the same data
+    twins: TwinSpec | None = None  # synthetic data to write when no `--data-root` is given; by default none is
+    twin_sizes: dict[str, int] = Field(default={})  # patients per dataset where it differs from `twins.num_patients`
     split: SplitSettings = SplitSettings()
     partition: PartitionSettings = PartitionSettings()
     missing: MissingSettings = MissingSettings()
@@ -146,11 +121,10 @@ class Study(SettingsModel):
     @classmethod
     def _plugins_are_loaded(cls, given: object) -> object:
         wanted = set(given.get("plugins", ())) if isinstance(given, Mapping) else set()
-        if wanted and (missing := wanted - {plugin.sha256 for plugin in registered_plugins()}):
-            raise ValueError(
-                f"a plugin is not loaded, or has another content: {', '.join(sorted(missing))}\n  next step: "
-                "pass --plugin FILE_OR_MODULE; where a notebook defined the part, run its cell first"
-            )
+        if wanted and (missing := wanted - {plugin.sha256 for plugin in catalog.registered_plugins()}):
+            hint = "pass --plugin FILE_OR_MODULE; where a notebook defined the part, run its cell first"
+            what = f"a plugin is not loaded, or has another content: {', '.join(sorted(missing))}"
+            raise ValueError(f"{what}\n  next step: {hint}")
         return given
 
     @model_validator(mode="after")
@@ -165,13 +139,11 @@ class Study(SettingsModel):
         for name in (*self.modalities, *self.encoders):
             _known(MODALITIES, name)
         encoded = {modality for facts in trained for modality in facts.modalities}
-        for modality in sorted({modality for facts in every for modality in facts.modalities}):
-            if modality not in self.encoders and self.model.needs_encoders:
-                raise ValueError(f"a task reads the modality {modality!r}; add encoders.{modality}")
-            if modality not in encoded:
-                raise ValueError(
-                    f"no trained task reads the modality {modality!r}, so its encoder would stay untrained"
-                )
+        for name in sorted({modality for facts in every for modality in facts.modalities}):
+            if name not in self.encoders and self.model.needs_encoders:
+                raise ValueError(f"a task reads the modality {name!r}; add encoders.{name}")
+            if name not in encoded:
+                raise ValueError(f"no trained task reads the modality {name!r}, so its encoder would stay untrained")
         return self
 
     @model_validator(mode="after")
@@ -179,7 +151,10 @@ class Study(SettingsModel):
         for name in self.train:
             facts = task_facts(name)
             if not (facts.injectable if self.job == "inject" else facts.trainable):
-                raise ValueError(_untrainable(name, facts, self.job))
+                if facts.trainable:
+                    what = "has no one question with one answer to teach an LLM"
+                    raise ValueError(f'{name!r} {what}; use job = "benchmark" for it')
+                raise ValueError(f"the clients cannot train {name!r}, an open question; list it under unseen")
         if self.job == "inject" and not isinstance(self.model, MultimodalSpec):
             raise ValueError(f"injection reads encoders and heads of the model 'multimodal', not {self.model.name!r}")
         if self.job == "benchmark" and self.unseen:
@@ -199,10 +174,8 @@ class Study(SettingsModel):
             for name in names:
                 _known(DATASETS, name)
                 if name not in held:
-                    raise ValueError(
-                        f"partition.holdings: {site!r} is to hold {name!r}, which no trained task reads; "
-                        f"allowed are {', '.join(sorted(held))}"
-                    )
+                    what = f"partition.holdings: {site!r} is to hold {name!r}, which no trained task reads"
+                    raise ValueError(f"{what}; allowed are {', '.join(sorted(held))}")
         if self.missing.by == "client" and self.missing.share > 0:
             raise ValueError(
                 'missing.by = "client" draws among all clients, and a site knows itself only; '
@@ -238,15 +211,10 @@ class Study(SettingsModel):
         return type(default).model_validate({**default.model_dump(), **self.modalities.get(name, {})})
 
     def twin_spec(self, dataset: str) -> TwinSpec:
-        """Return the spec of a dataset's twin.
-
-        Raises:
-            StudyError: the study is for real data only.
-        """
+        """Return the spec of a dataset's twin. Raises StudyError if the study is for real data only."""
         if self.twins is None:
-            raise StudyError(
-                f"the study {self.name!r} has no [twins], so it runs on real data only", hint="pass --data-root DIR"
-            )
+            what = f"the study {self.name!r} has no [twins], so it runs on real data only"
+            raise StudyError(what, hint="pass --data-root DIR")
         size = self.twin_sizes.get(dataset, self.twins.num_patients)
         return self.twins.model_copy(update={"num_patients": size})
 
@@ -261,20 +229,14 @@ class Study(SettingsModel):
             (MODELS, [self.model.name]),
             (ALGORITHMS, self.algorithm.part_names),
         ]
-        origins = {
-            origin
-            for registry, names in used
-            for name in names
-            if name in registry and (origin := registry.origin(name)) is not None
-        }
-        return tuple(sorted(origins, key=lambda plugin: (plugin.name, plugin.source)))
+        origins = {registry.origin(name) for registry, names in used for name in names if name in registry}
+        return tuple(sorted(filter(None, origins), key=lambda plugin: (plugin.name, plugin.source)))
 
     def hash(self, *facts: str) -> str:
         """Return eight hex digits of the settings (but name, seed, description) and of ``facts`` (data checksums)."""
         settings = self.resolved()
         del settings["seed"], settings["description"], settings["name"]
-        text = json.dumps([settings, facts], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+        return hashlib.sha256(json.dumps([settings, facts], sort_keys=True).encode()).hexdigest()[:8]
 
     def resolved(self) -> dict[str, Any]:
         """Return all settings, defaults included, as JSON values; registry names stand with their fields."""
@@ -296,11 +258,7 @@ def shipped_studies() -> dict[str, Path]:
 
 
 def find_study(given: str | Path) -> Path:
-    """Return the file that ``given`` names: a path, or the name of a shipped study.
-
-    Raises:
-        StudyError: there is no such file and no such name.
-    """
+    """Return the file of a path or of a shipped study's name; raise StudyError if there is neither."""
     shipped, path = shipped_studies(), Path(given)
     if path.exists() or len(path.parts) != 1:
         return path
@@ -313,34 +271,24 @@ def find_study(given: str | Path) -> Path:
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     """Read a study file and apply ``key.path=value`` overrides (TOML values; bare words are text).
 
-    Raises:
-        StudyError: the file is missing, not TOML, or has a wrong key or value; the message names file and field.
+    Raises StudyError, naming file and field, if the file is missing, not TOML, or has a wrong key or value.
     """
     return study_of(read_tree(path), path, overrides)
 
 
 def read_tree(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
-
-    Raises:
-        StudyError: the file is missing or not TOML.
-    """
+    """Read a TOML file. Raises StudyError if the file is missing or not TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise StudyError(
-            "no such study file", where=path, hint=f"shipped are {', '.join(shipped_studies())}"
-        ) from error
+        hint = f"shipped are {', '.join(shipped_studies())}"
+        raise StudyError("no such study file", where=path, hint=hint) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise StudyError(f"not valid TOML: {error}", where=path, hint="correct that line") from error
 
 
 def study_of(tree: dict[str, Any], where: str | Path, overrides: Sequence[str] = ()) -> Study:
-    """Build the study of a tree of settings, with ``overrides`` put into the tree; errors name ``where``.
-
-    Raises:
-        StudyError: a wrong key or value.
-    """
+    """Build the study of a tree of settings, with ``overrides`` put into it; raise StudyError, naming ``where``."""
     settings = {key: value for key, value in tree.items() if key != QUICK}
     for override in overrides:
         _apply(settings, override)
@@ -398,20 +346,14 @@ def explained(error: ValidationError, where: str | Path, model: type[BaseModel])
 
 
 def _fields_at(location: Sequence[int | str], root: type[BaseModel]) -> list[str]:
-    model: object = root
+    fields = root.model_fields
     for part in location:
-        if not (isinstance(model, type) and issubclass(model, BaseModel)) or part not in model.model_fields:
+        if part not in fields:
             return []
-        model = model.model_fields[str(part)].annotation
-    return sorted(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+        fields = getattr(fields[str(part)].annotation, "model_fields", {})
+    return sorted(fields)
 
 
 def _known(registry: Registry[Any], name: str) -> None:
     if name not in registry:
         raise ValueError(str(unknown(registry, name, registry.kind)))
-
-
-def _untrainable(name: str, facts: TaskFacts, job: str) -> str:
-    if facts.trainable:
-        return f'{name!r} has no one question with one answer to teach an LLM; use job = "benchmark" for it'
-    return f"the clients cannot train {name!r}, an open question; list it under unseen"

@@ -31,6 +31,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,39 +46,24 @@ Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 
 class Quick(SettingsModel):
-    """The changes of ``--quick``.
+    """The changes of ``--quick``."""
 
-    Attributes:
-        seeds: in place of the sweep's.
-        set: settings laid over every cell.
-    """
-
-    seeds: Seeds = (0,)
-    set: Settings = Field(default={})
+    seeds: Seeds = (0,)  # in place of the sweep's
+    set: Settings = Field(default={})  # settings laid over every cell
 
 
 class Sweep(SettingsModel):
-    """A sweep file.
+    """A sweep file."""
 
-    Attributes:
-        name: folder of the comparison.
-        description: one sentence for the report.
-        base: study file, relative to the sweep's.
-        seeds: every cell runs at each.
-        paper: tables and figures of the paper that the cells reproduce, for the columns next to ours.
-        set: settings laid over the base for every cell.
-        axes: axis → value → settings laid over those.
-        quick: what ``--quick`` changes.
-    """
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    description: str = ""
-    base: str
-    seeds: Seeds = (0, 1, 2, 3, 4)
-    paper: tuple[str, ...] = ()
-    set: Settings = Field(default={})
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # folder of the comparison
+    description: str = ""  # one sentence for the report
+    base: str  # study file, relative to the sweep's
+    seeds: Seeds = (0, 1, 2, 3, 4)  # every cell runs at each
+    paper: tuple[str, ...] = ()  # tables and figures that the cells reproduce, for the columns next to ours
+    set: Settings = Field(default={})  # settings laid over the base for every cell
+    # axis → value → settings laid over those
     axes: Annotated[dict[str, Annotated[dict[str, Settings], Field(min_length=1)]], Field(min_length=1)]
-    quick: Quick = Quick()
+    quick: Quick = Quick()  # what `--quick` changes
 
 
 @dataclass(frozen=True)
@@ -122,11 +108,7 @@ def is_sweep(path: Path) -> bool:
 
 
 def parse_seeds(text: str | None) -> tuple[int, ...] | None:
-    """Read ``0,1,2``; None stays None.
-
-    Raises:
-        StudyError: it is something else.
-    """
+    """Read ``0,1,2``; None stays None. Raises StudyError if it is something else."""
     if text is None:
         return None
     words = [word.strip() for word in text.split(",")]
@@ -138,16 +120,10 @@ def parse_seeds(text: str | None) -> tuple[int, ...] | None:
 def load_plan(
     path: Path, overrides: Sequence[str] = (), seeds: Sequence[int] | None = None, *, quick: bool = False
 ) -> Plan:
-    """Read a sweep file, or a study file as a sweep of one cell.
+    """Read a sweep file, or a study file as a sweep of one cell; ``quick`` takes the quick form.
 
-    Args:
-        path: the file.
-        overrides: ``key.path=value``, applied to every cell last.
-        seeds: in place of the file's.
-        quick: take the quick form.
-
-    Raises:
-        StudyError: a file is missing, or a key or value is wrong; the message names file, cell and field.
+    Every cell takes ``overrides`` (``key.path=value``) last; ``seeds`` stand in place of the file's. Raises StudyError,
+    naming file, cell and field.
     """
     tree = read_tree(path)
     if not {"base", "axes"} & tree.keys():
@@ -158,12 +134,15 @@ def load_plan(
         sweep = Sweep.model_validate(tree)
     except ValidationError as error:
         raise explained(error, path, Sweep) from error
-    base = read_tree(path.parent / sweep.base)
-    layers = [base, sweep.set]
-    last = [sweep.quick.set] if quick else []
-    cells = tuple(_cell(layers, last, chosen, sweep, path, overrides) for chosen in _product(sweep.axes))
-    chosen_seeds = tuple(seeds) if seeds else (sweep.quick.seeds if quick else sweep.seeds)
-    return Plan(f"{sweep.name}-quick" if quick else sweep.name, sweep.description, cells, chosen_seeds, sweep.paper)
+    base, last = read_tree(path.parent / sweep.base), [sweep.quick.set] if quick else []
+    cells = []
+    for names in itertools.product(*sweep.axes.values()):
+        label, values = " · ".join(names), dict(zip(sweep.axes, names, strict=True))
+        layers = [base, sweep.set, *(sweep.axes[axis][name] for axis, name in values.items()), *last]
+        study = study_of(reduce(merged, layers, {}), f"{path}, cell {label}", overrides)
+        cells.append(Cell(label, values, study))
+    name, file_seeds = (f"{sweep.name}-quick", sweep.quick.seeds) if quick else (sweep.name, sweep.seeds)
+    return Plan(name, sweep.description, tuple(cells), tuple(seeds or file_seeds), sweep.paper)
 
 
 def _quick_form(tree: Settings, path: Path) -> Settings:
@@ -174,22 +153,3 @@ def _quick_form(tree: Settings, path: Path) -> Settings:
         return merged(tree, Quick.model_validate(tree["quick"]).set)
     except ValidationError as error:
         raise explained(error, f"{path}, [quick]", Quick) from error
-
-
-def _product(axes: Mapping[str, Mapping[str, Settings]]) -> list[dict[str, str]]:
-    return [dict(zip(axes, names, strict=True)) for names in itertools.product(*axes.values())]
-
-
-def _cell(
-    layers: Sequence[Settings],
-    last: Sequence[Settings],
-    values: Mapping[str, str],
-    sweep: Sweep,
-    path: Path,
-    overrides: Sequence[str],
-) -> Cell:
-    label = " · ".join(values.values())
-    tree: Settings = {}
-    for layer in (*layers, *(sweep.axes[axis][name] for axis, name in values.items()), *last):
-        tree = merged(tree, layer)
-    return Cell(label, values, study_of(tree, f"{path}, cell {label}", overrides))

@@ -1,15 +1,21 @@
 """The page's few addresses: the page with its script and style, ``/look`` to show files, ``/ask`` to ask about them.
 
-A request carries its files; nothing is kept between two.
+A request carries its files; nothing is kept between two. The page is served to this machine alone, until Ctrl-C.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import socket
+import webbrowser
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
+import typer
+import uvicorn
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
@@ -23,11 +29,12 @@ from medfed.ask.inputs import KINDS, read_files
 from medfed.ask.page.pictures import answer_bars, expert_bars, look
 from medfed.ask.page.uploads import Dropped, Guard, on_disk
 from medfed.ask.task_selection import askable, parse_answers
-from medfed.core.errors import DataError, MedfedError
+from medfed.core.errors import DataError, MedfedError, RunError
 from medfed.report.page import TEMPLATES
 from medfed.report.text import number
 from medfed.runs.loaded import LoadedRun
 
+LOOPBACK = "127.0.0.1"
 HERE = Path(__file__).parent
 FILES = {
     "/report.css": (TEMPLATES / "style.css", "text/css"),
@@ -53,22 +60,12 @@ class Question(BaseModel):
 
 
 class Play:
-    """The page of one run.
-
-    Args:
-        run: the run that answers, one request at a time.
-        title: the run's name.
-    """
+    """The page of one run, which answers one request at a time."""
 
     def __init__(self, run: LoadedRun, title: str) -> None:
         self._run, self._title, self._lock = run, title, Lock()
-        self._templates = Environment(
-            loader=FileSystemLoader(HERE),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
+        options: dict[str, Any] = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+        self._templates = Environment(loader=FileSystemLoader(HERE), autoescape=True, **options)
 
     def app(self, port: int) -> Guard:
         """Return the ASGI application, to be served on ``port``."""
@@ -81,10 +78,8 @@ class Play:
         with on_disk(question.files) as files:
             samples = read_files(self._run.study, files)
         tasks = [task for task in askable(self._run.study, list(files)) if task.question]
-        return {
-            "look": self._fragment("look", seen=look(self._run.study, samples)),
-            "questions": self._fragment("questions", tasks=tasks),
-        }
+        seen = self._fragment("look", seen=look(self._run.study, samples))
+        return {"look": seen, "questions": self._fragment("questions", tasks=tasks)}
 
     def ask(self, question: Question) -> dict[str, str]:
         """Answer the question about the files."""
@@ -92,19 +87,13 @@ class Play:
         with on_disk(question.files) as files:
             answer = ask(self._run, Request(files, question.task or None, question.question or None, answers))
         bars = answer_bars(answer.probabilities) if answer.probabilities else None
-        probability = None if answer.probability is None else number(answer.probability, 2)
-        return {
-            "answer": self._fragment(
-                "answer", answer=answer, probability=probability, bars=bars, experts=expert_bars(answer.experts)
-            )
-        }
+        parts = {"probability": None if answer.probability is None else number(answer.probability, 2), "bars": bars}
+        return {"answer": self._fragment("answer", answer=answer, experts=expert_bars(answer.experts), **parts)}
 
     async def _page(self, request: HttpRequest) -> Response:
         study = self._run.study
         tasks = [task for task in study.tasks if task.question]
-        return HTMLResponse(
-            self._templates.get_template("page.html").render(title=self._title, study=study, tasks=tasks)
-        )
+        return HTMLResponse(self._fragment("page", title=self._title, study=study, tasks=tasks))
 
     async def _file(self, request: HttpRequest) -> Response:
         path, kind = FILES[request.url.path]
@@ -119,9 +108,8 @@ class Play:
         except _TooLargeError:
             return _sorry(413, f"More than {MAX_BYTES // 2**20} MB", "use medfed predict for large files")
         except MedfedError as error:
-            return _sorry(
-                422, _plain(f"{error.where}: {error.what}" if error.where else error.what), _plain(error.hint)
-            )
+            place = f"{error.where}: " if error.where else ""
+            return _sorry(422, _plain(place + error.what), _plain(error.hint))
         except Exception as error:
             return _sorry(500, f"This did not work ({type(error).__name__})", "try another file or question")
 
@@ -135,6 +123,35 @@ class Play:
         return self._templates.get_template(f"{name}.html").render(**content)
 
 
+def listen(port: int) -> socket.socket:
+    """Take ``port`` of the loopback interface, 0 a free one; raise RunError if it is taken."""
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((LOOPBACK, port))
+        listening.listen()  # from here on a browser waits until the page is served, instead of being refused
+    except OSError as error:
+        listening.close()
+        hint = "choose another --port; 0 takes a free one"
+        raise RunError(f"port {port} cannot be used ({error.strerror})", hint=hint) from error
+    return listening
+
+
+def serve(run: LoadedRun, title: str, listening: socket.socket, *, open_page: bool = False) -> None:
+    """Serve the page of ``run`` and print its address; Ctrl-C ends it without complaint."""
+    port = listening.getsockname()[1]
+    address = f"http://{LOOPBACK}:{port}/"
+    # nothing is logged: neither requests nor what a failure was about
+    quiet: dict[str, Any] = {"log_config": None, "log_level": "critical", "access_log": False, "server_header": False}
+    config = uvicorn.Config(Play(run, title).app(port), **quiet, ws="none", timeout_graceful_shutdown=5)
+    typer.echo(f"asking {title} on {address} (this machine only; Ctrl-C ends it)")
+    if open_page:
+        webbrowser.open(address)
+    with contextlib.suppress(KeyboardInterrupt):  # not raised where the parent has Ctrl-C ignored
+        uvicorn.Server(config).run(sockets=[listening])
+    typer.echo("ended")
+
+
 async def _no_icon(request: HttpRequest) -> Response:
     return Response(status_code=204)
 
@@ -144,13 +161,12 @@ class _TooLargeError(Exception):
 
 
 async def _body(request: HttpRequest) -> bytes:
-    parts, size = [], 0
+    body = bytearray()
     async for part in request.stream():
-        size += len(part)
-        if size > MAX_BYTES:
+        body += part
+        if len(body) > MAX_BYTES:
             raise _TooLargeError
-        parts.append(part)
-    return b"".join(parts)
+    return bytes(body)
 
 
 def _plain(text: str | None) -> str:

@@ -28,21 +28,16 @@ MOST_EXPERTS = 16
 
 @dataclass(frozen=True)
 class Look:
-    """The visible parts of the files.
-
-    Attributes:
-        image: a PNG in base64; empty without a picture.
-        leads: title and trace of every ECG lead.
-        lines: variable, line and range of every series that was measured more than once.
-        once: variable and value of those measured once.
-        notes: a sentence per modality on what the model gets of it.
-    """
+    """The visible parts of the files: a picture, every ECG lead, and series by variable with their range."""
 
     image: str = ""
+    """A PNG in base64; empty without a picture."""
     leads: list[tuple[str, Markup]] = field(default_factory=list)
     lines: list[tuple[str, Markup, str]] = field(default_factory=list)
     once: list[tuple[str, str]] = field(default_factory=list)
+    """Series that were measured once, with their value."""
     notes: list[str] = field(default_factory=list)
+    """A sentence per modality on what the model gets of it."""
 
 
 def look(study: Study, samples: Samples) -> Look:
@@ -51,19 +46,19 @@ def look(study: Study, samples: Samples) -> Look:
     for name, raw in samples.items():
         modality = study.modality(name)
         if isinstance(modality, ImageModality):
-            side = modality.size
-            seen.notes.append(
-                f"{raw.shape[1]} × {raw.shape[0]} pixels; the model sees the central square at {side} × {side}."
-            )
+            given, side = f"{raw.shape[1]} × {raw.shape[0]} pixels", modality.size
+            seen.notes.append(f"{given}; the model sees the central square at {side} × {side}.")
         elif name == "ecg":
             seen.leads.extend(_leads(raw))
             seen.notes.append(f"{len(raw)} leads, {raw.shape[1] / RAW_HZ:g} s; a large box is 0.2 s and 0.5 mV.")
         elif isinstance(modality, TimeSeriesModality):
-            series = {name: _known(raw[:, column]) for column, name in enumerate(modality.variables)}
-            measured = {name: sum(value is not None for value in values) for name, values in series.items()}
-            often = [(name, values) for name, values in series.items() if measured[name] > 1]
-            seen.lines.extend((name, line_picture(name, values), range_text(values)) for name, values in often)
-            seen.once.extend((name, range_text(values)) for name, values in series.items() if measured[name] == 1)
+            for column, variable in enumerate(modality.variables):
+                values = _known(raw[:, column])
+                measured, between = sum(value is not None for value in values), range_text(values)
+                if measured > 1:
+                    seen.lines.append((variable, line_picture(variable, values), between))
+                elif measured:
+                    seen.once.append((variable, between))
     if hours := [len(raw) for name, raw in samples.items() if isinstance(study.modality(name), TimeSeriesModality)]:
         seen.notes.append(f"{max(hours)} hours, {len(seen.lines) + len(seen.once)} variables measured.")
     return seen
@@ -77,10 +72,7 @@ def answer_bars(probabilities: dict[str, float]) -> Markup:
 
 
 def expert_bars(experts: Sequence[Weighted]) -> Markup:
-    """Draw the weights of the experts, by their numbers, the heaviest as long as the chart is wide.
-
-    Of more than :data:`MOST_EXPERTS` the heaviest are drawn.
-    """
+    """Draw the weights of the heaviest experts, by their numbers, the heaviest as long as the chart is wide."""
     ordered = sorted(experts[:MOST_EXPERTS], key=lambda one: one["expert"])
     rows = [(f"expert {one['expert']}", one["weight"], number(one["weight"], 2)) for one in ordered]
     return share_bars(rows, max((one["weight"] for one in experts), default=1.0), "Weight of each expert")
@@ -94,12 +86,9 @@ def _png(grey: Float[np.ndarray, "row column"]) -> str:
 
 
 def _leads(signal: Shaped[np.ndarray, "lead time"]) -> list[tuple[str, Markup]]:
-    step = max(1, signal.shape[1] // TRACE_POINTS)
-    seconds = signal.shape[1] / RAW_HZ
-    return [
-        (lead, trace_picture(f"ECG, lead {lead}", _known(values[::step]), seconds, "mV"))
-        for lead, values in zip(LEADS, signal, strict=True)
-    ]
+    step, seconds = max(1, signal.shape[1] // TRACE_POINTS), signal.shape[1] / RAW_HZ
+    traces = {lead: _known(values[::step]) for lead, values in zip(LEADS, signal, strict=True)}
+    return [(lead, trace_picture(f"ECG, lead {lead}", trace, seconds, "mV")) for lead, trace in traces.items()]
 
 
 def _known(values: Shaped[np.ndarray, " point"]) -> list[float | None]:

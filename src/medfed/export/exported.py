@@ -251,7 +251,8 @@ class ExportedTask:
         """Load the task that `medfed export RUN --task TASK --out FOLDER` wrote.
 
         ``foundation`` is the LLM's folder or its name in medfed's cache, if it is not where ``base_model`` says. That
-        is the local Hugging Face cache, or the folder at the time of the export. One in 4 bits stays where it is loaded.
+        is the local Hugging Face cache, or the folder at the time of the export. An LLM in 4 bits stays where it is
+        loaded to.
 
         Raises:
             RunError: a file is missing, damaged, or lacks a tensor.

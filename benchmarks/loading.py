@@ -27,10 +27,10 @@ from medfed.core.catalog import DATASETS, MODALITIES
 from medfed.data.cache import SETTLED_SECONDS, DecodedCache
 from medfed.data.decode import decode
 from medfed.datasets.base import Dataset
+from medfed.datasets.brats import read_nifti, write_nifti
 from medfed.datasets.dicom import read_dicom
 from medfed.datasets.first_day import NUM_HOURS
 from medfed.datasets.images import read_grey
-from medfed.datasets.nifti import read_nifti, write_nifti
 from medfed.datasets.ptbxl import COLUMNS, TABLE
 from medfed.datasets.tables import read_csv
 from medfed.datasets.wfdb_records import read_wfdb

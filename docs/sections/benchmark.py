@@ -8,7 +8,8 @@ from medfed.records.folder import RunFolder
 from medfed.records.schema import LeaderboardFile as Board
 from medfed.records.schema import Standing
 from medfed.report.leaderboard import block_rows, bounds, conclusion, cost_rows, order, rank_texts, standing_text
-from medfed.report.text import model_title, number
+from medfed.report.models import model_title
+from medfed.report.text import number
 from sections.comparison import table
 
 

@@ -10,8 +10,9 @@ from typing import Any
 from medfed.core.catalog import TASKS
 from medfed.records.folder import RunFolder
 from medfed.records.schema import ComparedDifference, ComparedRow, ComparisonFile
+from medfed.report.models import is_constant
 from medfed.report.published import BACKBONE, METHOD
-from medfed.report.text import MISSING, is_constant, number
+from medfed.report.text import MISSING, number
 
 FILE = ComparisonFile.NAME
 MEANS = {"mean-trained": "mean of the trained tasks", "mean-unseen": "mean of the unseen closed tasks"}

@@ -9,7 +9,7 @@ from pathlib import Path
 from medfed.records.folder import RunFolder
 from medfed.records.schema import ProvenanceFile, ScoreFile
 from medfed.records.schema import ScoreRow as Row
-from medfed.report.claims import sentences
+from medfed.report.results import sentences
 
 LINE_WIDTH = 120
 

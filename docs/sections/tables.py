@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from medfed.records.schema import ComparedRow
 from medfed.report.comparison import task_section
+from medfed.report.models import is_constant, model_title
 from medfed.report.published import paper_rows
-from medfed.report.text import is_constant, model_title, number
+from medfed.report.text import number
 from sections.comparison import Results, printed, table, task_title
 
 MODELS = ("heads", "federated", "centralised", "local")

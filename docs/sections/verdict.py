@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from medfed.evaluation.verdict import Verdict, above, above_chance, all_of, better
 from medfed.records.schema import ComparedDifference
-from medfed.report.claims import tally
+from medfed.report.results import tally
 from medfed.report.text import MISSING, number
 from sections.comparison import Results, printed, table, task_title
 

@@ -80,6 +80,6 @@ def test_the_real_extract_loads_trains_and_scores_through_the_same_code(real_dat
     examples = all_examples(data)
     with torch.inference_mode():
         responses = BRATS.respond(trained, examples)
-    values = SCORERS["segmentation"].values(BRATS.truths(examples), responses, np.ones((1, len(examples))))
+    values = SCORERS["segmentation"].scored(BRATS.truths(examples), responses).values(np.ones((1, len(examples))))
     assert all(np.isfinite(value).all() for value in values.values())
     assert 0 <= values["dice"][0] <= 1

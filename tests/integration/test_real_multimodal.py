@@ -63,7 +63,7 @@ def scores(name: str, model: MultimodalModel, examples: TaskSet) -> dict[str, fl
     task = trainable(TASKS[name])
     with torch.inference_mode():
         responses = task.respond(model, examples)
-    values = SCORERS[task.metric_kind].values(task.truths(examples), responses, np.ones((1, len(examples))))
+    values = SCORERS[task.metric_kind].scored(task.truths(examples), responses).values(np.ones((1, len(examples))))
     return {metric: float(value[0]) for metric, value in values.items()}
 
 

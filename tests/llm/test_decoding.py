@@ -212,10 +212,11 @@ def test_a_question_stands_in_the_prompt_as_a_closed_tasks_does(order: Order) ->
 
 
 def test_targets_are_the_yes_no_answers_and_nothing_is_rewritten() -> None:
-    data = questions().data
-    assert ASKED.targets(data).tolist() == [1, -1, -1, 0]
-    assert ASKED.references(data) == ("yes", "red", "a round shape", "No")
-    assert ASKED.closed(data).tolist() == [True, False, False, True]
+    held = questions()
+    data, truths = held.data, ASKED.truths(held)
+    assert ASKED.targets(data).tolist() == [truth["target"] for truth in truths] == [1, -1, -1, 0]
+    assert [truth["reference"] for truth in truths] == ["yes", "red", "a round shape", "No"]
+    assert [truth["closed"] for truth in truths] == [True, False, False, True]
     gaps = Decoded(
         "toy", CARD, data.index.with_columns(answer=pl.Series(["", "red", None, " "])), data.samples, data.present
     )

@@ -11,10 +11,9 @@ import pytest
 
 from medfed.core.errors import RunError
 from medfed.core.rng import numpy_rng
-from medfed.evaluation.bootstrap import resample_weights
+from medfed.evaluation.bootstrap import holm, over_seeds, resample_weights, stretched, two_sided_p
 from medfed.evaluation.compare import compare_runs
 from medfed.evaluation.metrics import METRICS
-from medfed.evaluation.significance import holm, over_seeds, stretched, two_sided_p
 from medfed.records.folder import RunFolder
 from medfed.records.schema import (
     ComparedDifference,

@@ -11,10 +11,10 @@ from test_report import Page
 from medfed.core.errors import RunError
 from medfed.records.schema import ComparisonFile
 from medfed.report.comparison import Compared, comparison_page, default_labels
+from medfed.report.html import Cell, Row
+from medfed.report.models import is_constant
 from medfed.report.page import build_report, write_report
-from medfed.report.parts import Cell, Row
 from medfed.report.published import published
-from medfed.report.text import is_constant
 from support.fake_runs import CELLS, TITLES, fake_comparison, fake_runs
 
 

@@ -17,8 +17,7 @@ from medfed.core.catalog import MODALITIES
 from medfed.core.errors import DataError
 from medfed.data.decode import decode, validate_index
 from medfed.datasets.base import write_twin
-from medfed.datasets.ehr_records import MOST_CHARACTERS, Line, read_records, record_text
-from medfed.datasets.ehrxqa import Ehrxqa, answer_text, answer_type
+from medfed.datasets.ehrxqa import MOST_CHARACTERS, Ehrxqa, Line, answer_text, answer_type, read_records, record_text
 from medfed.datasets.questions import Entry
 from medfed.study.data import TwinSpec
 from medfed.twins.chest_cohorts import draw_films

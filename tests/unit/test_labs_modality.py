@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medfed.core.errors import DataError
-from medfed.modalities.labs import LabPercentiles
+from medfed.modalities.timeseries import LabPercentiles
 
 LABS = LabPercentiles(num_labs=3)
 RAW = np.array([[0.25, 0.5, 1.0], [1, 0, 1]])

@@ -12,8 +12,8 @@ import pytest
 
 from medfed.datasets.base import write_twin
 from medfed.datasets.images import write_grey
-from medfed.datasets.labels import CHEXPERT_LABELS
 from medfed.datasets.mimic_cxr import MimicCxr, sections
+from medfed.datasets.tables import CHEXPERT_LABELS
 from medfed.study.data import TwinSpec
 
 DATASET = MimicCxr()

@@ -153,14 +153,14 @@ def oracle(truth: np.ndarray, probability: np.ndarray) -> dict[str, float]:
 @pytest.mark.parametrize("seed", range(8))
 def test_values_agree_with_scikit_learn(seed: int) -> None:
     truth, probability = draw(seed)
-    values = KIND.values(as_json(truth), probability.tolist(), np.ones((1, len(truth))))
+    values = KIND.scored(as_json(truth), probability.tolist()).values(np.ones((1, len(truth))))
     assert {name: float(value[0]) for name, value in values.items()} == pytest.approx(oracle(truth, probability))
 
 
 def test_weights_are_repetitions() -> None:
     truth, probability = draw(1, count=40)
     weights = np.random.default_rng(2).integers(0, 3, (6, 40)).astype(float)
-    values = KIND.values(as_json(truth), probability.tolist(), weights)
+    values = KIND.scored(as_json(truth), probability.tolist()).values(weights)
     for replicate, row in enumerate(weights.astype(int)):
         repeated = oracle(np.repeat(truth, row, axis=0), np.repeat(probability, row, axis=0))
         assert {name: float(value[replicate]) for name, value in values.items()} == pytest.approx(repeated)
@@ -169,7 +169,7 @@ def test_weights_are_repetitions() -> None:
 def test_a_label_of_one_class_only_is_left_out_and_the_count_says_so() -> None:
     truth = np.array([[1, 0, NAN], [0, 0, NAN], [1, 0, 1.0]])
     probability = np.array([[0.9, 0.9, 0.1], [0.2, 0.8, 0.1], [0.7, 0.7, 0.1]])
-    values = KIND.values(as_json(truth), probability.tolist(), np.ones((1, 3)))
+    values = KIND.scored(as_json(truth), probability.tolist()).values(np.ones((1, 3)))
     assert {name: float(value[0]) for name, value in values.items()} == {
         "macro_auroc": 1.0,
         "macro_auprc": 1.0,
@@ -179,20 +179,20 @@ def test_a_label_of_one_class_only_is_left_out_and_the_count_says_so() -> None:
 
 
 def test_without_a_label_that_counts_there_is_no_value() -> None:
-    values = KIND.values([[1, None], [1, None]], [[0.9, 0.9], [0.2, 0.1]], np.ones((2, 2)))
+    values = KIND.scored([[1, None], [1, None]], [[0.9, 0.9], [0.2, 0.1]]).values(np.ones((2, 2)))
     assert all(np.isnan(values[name]).all() for name in ("macro_auroc", "macro_auprc", "macro_f1"))
     assert values["num_labels"].tolist() == [0, 0]
 
 
 def test_a_score_that_is_not_a_number_is_never_ranked() -> None:
-    values = KIND.values([[1], [0]], [[NAN], [0.1]], np.ones((1, 2)))
+    values = KIND.scored([[1], [0]], [[NAN], [0.1]]).values(np.ones((1, 2)))
     assert all(np.isnan(value).all() for value in values.values())
 
 
 def test_a_label_whose_class_has_no_weight_is_left_out_of_that_resample() -> None:
     truths, responses = [[1, 1], [0, 0], [0, 1]], [[0.9, 0.2], [0.1, 0.6], [0.2, 0.7]]
     weights = np.array([[1.0, 1, 1], [0, 1, 1]])
-    values = KIND.values(truths, responses, weights)
+    values = KIND.scored(truths, responses).values(weights)
     print("all: label one 1.0, label two: 0.2 < 0.6 < 0.7 wins 1 of 2; without the first: label two 1.0 alone")
     assert values["num_labels"].tolist() == [2, 1]
     assert values["macro_auroc"].tolist() == [0.75, 1.0]

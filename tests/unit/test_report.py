@@ -15,13 +15,12 @@ import pytest
 from rich.console import Console
 
 from medfed.core.errors import RunError
-from medfed.records.schema import ScoreFile
-from medfed.report.claims import claims, sentences
+from medfed.records.schema import Round, ScoreFile
 from medfed.report.federation import rounding
+from medfed.report.learning import mixtures, sentence
 from medfed.report.page import TEMPLATES, build_report, write_report
 from medfed.report.published import published
-from medfed.report.results import summary_table
-from medfed.report.router import mixtures, sentence
+from medfed.report.results import claims, sentences, summary_table
 from medfed.report.run import Run
 from medfed.report.text import origin, size
 from support.fake_runs import TITLES, TRAINED, UNSEEN, fake_run
@@ -371,7 +370,7 @@ def test_sizes_read_well() -> None:
 
 
 def test_rounded_changes_come_with_their_error(run: Path) -> None:
-    rounds = Run(run).rounds
+    rounds = Run(run).lines(Round)
     assert rounding(rounds) == ""
     lines = [line.model_copy(update={"upload_dtype": "int8", "upload_error": line.round / 1000}) for line in rounds]
     middle = statistics.median(range(1, len(lines) + 1)) / 10

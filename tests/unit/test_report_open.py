@@ -11,8 +11,8 @@ from test_score_words import FAST, asked
 from medfed.evaluation.score import score_task
 from medfed.records.folder import RunFolder
 from medfed.records.schema import Prediction, ScoreFile
+from medfed.report.html import Table
 from medfed.report.page import build_report
-from medfed.report.parts import Table
 from medfed.report.results import all_metrics, headline, open_questions, summary_table
 from medfed.report.run import Run
 from support.fake_runs import fake_run

@@ -37,7 +37,7 @@ CHARTS: dict[str, Callable[[], str]] = {
     "stack": lambda: stacked_bars([Series("up", "c0", [(1, 2.0)]), Series("down", "c1", [(1, 3.0)])], "round", "MB"),
     "gains": lambda: gain_bars([Bar("up", "c0", 0.8, 0.7, 0.9, [0.75, 0.85])], 0.5, (0.0, 1.0), "AUROC"),
     "radar": lambda: radar_chart(TASKS, (0.25, 1.0), [Polygon("m", "fedkim", [1.0, None, 0.1, 0.25])], "AUROC"),
-    "strip": lambda: strip([1, 2], [[0.5, 0.5], [1.0, 0.0]], [0.69, 0.0], "COVID-19", 1.0),
+    "strip": lambda: strip([(1, [0.5, 0.5], 0.69), (2, [1.0, 0.0], 0.0)], "COVID-19", 1.0),
     "trace": lambda: trace_picture("ECG", [0.0, 1.2, None, -0.3, 0.1], 5.0, "mV"),
     "hours": lambda: line_picture("hr", [80.0, None, 82.0]),
     "ranks": lambda: rank_diagram({"A": 1.2, "B": 1.8}, 0.9, [["A", "B"]]),
@@ -134,7 +134,7 @@ def test_bars_stand_on_the_constant_answer() -> None:
 
 
 def test_a_strip_shades_by_weight_and_draws_entropy_against_ln_p() -> None:
-    rounds = ([1, 2], [[0.5, 0.5], [1.0, 0.0]], [0.6931471805599453, 0.0], "COVID-19")
+    rounds = ([(1, [0.5, 0.5], 0.6931471805599453), (2, [1.0, 0.0], 0.0)], "COVID-19")
     opacity = re.findall(r'opacity="([\d.]+)"', strip(*rounds, 1.0))
     assert [float(value) for value in opacity] == [0.5, 0.5, 0.04], "1 is not written"
     assert re.findall(r'opacity="([\d.]+)"', strip(*rounds, 0.5)) == ["0.04"]

@@ -8,7 +8,7 @@ from torch import nn
 
 from medfed.core.catalog import TASKS
 from medfed.core.errors import StudyError
-from medfed.datasets.labels import CHEXPERT_LABELS
+from medfed.datasets.tables import CHEXPERT_LABELS
 from medfed.modalities.image import ImageModality
 from medfed.modalities.signal import SignalModality
 from medfed.modalities.text import TextModality

@@ -140,7 +140,7 @@ def test_a_small_batch_has_a_finite_loss(name: str, count: int) -> None:
 def test_metrics_are_those_of_the_ranks() -> None:
     responses = [{"rank": rank, "candidates": 20} for rank in (1, 2, 6, 20)]
     weights = np.array([[1.0, 1, 1, 1], [0.0, 3, 0, 1]])
-    values = KIND.values([0] * 4, responses, weights)
+    values = KIND.scored([0] * 4, responses).values(weights)
     expected = {
         "accuracy": (1 / 4, 0),
         "recall_at_5": (2 / 4, 3 / 4),
@@ -155,9 +155,11 @@ def test_metrics_are_those_of_the_ranks() -> None:
 
 
 def test_what_cannot_be_failed_is_not_scored() -> None:
-    values = KIND.values([0, 0], [{"rank": 1, "candidates": 1}] * 2, np.ones((1, 2)))
+    values = KIND.scored([0, 0], [{"rank": 1, "candidates": 1}] * 2).values(np.ones((1, 2)))
     assert all(np.isnan(value).all() for value in values.values())
-    values = KIND.values([0], [{"rank": 2, "candidates": 5, "listed_rank": 1, "listed_candidates": 3}], np.ones((1, 1)))
+    values = KIND.scored([0], [{"rank": 2, "candidates": 5, "listed_rank": 1, "listed_candidates": 3}]).values(
+        np.ones((1, 1))
+    )
     assert np.isnan(values["recall_at_5"]).all()
     assert values["listed_accuracy"][0] == 1
     assert values["accuracy"][0] == 0
@@ -167,7 +169,7 @@ def test_chance_is_as_documented() -> None:
     """Ranks that are uniform over n candidates."""
     count = 12
     responses = [{"rank": rank, "candidates": count} for rank in range(1, count + 1)]
-    values = KIND.values([0] * count, responses, np.ones((1, count)))
+    values = KIND.scored([0] * count, responses).values(np.ones((1, count)))
     assert values["accuracy"][0] == pytest.approx(1 / count)
     assert values["recall_at_5"][0] == pytest.approx(5 / count)
     assert values["mrr"][0] == pytest.approx(sum(1 / rank for rank in range(1, count + 1)) / count)

@@ -10,7 +10,7 @@ from medfed.core.catalog import MODELS, TASKS
 from medfed.core.errors import StudyError
 from medfed.core.torch_rng import torch_seeded
 from medfed.core.types import Batch
-from medfed.models.rfnet import RegionFusion, RFNet
+from medfed.models.rfnet import RegionFusion, RFNet, random_subsets
 from medfed.study.models import RFNetSpec
 from support.native_files import NAMES
 
@@ -86,16 +86,15 @@ def test_the_fused_output_does_not_train_through_region_maps() -> None:
 
 
 def test_training_fuses_random_subsets_of_what_is_there() -> None:
-    model = network()
     batch = volumes(64, absent=dict.fromkeys(range(64), ("t2",)), side=16)
-    present = model._present(batch)
+    present = torch.stack(list(batch.present.values()), 1)
     with torch_seeded("drop"):
-        kept = model._drawn(present)
+        kept = random_subsets(present)
     assert not (kept & ~present).any()
     assert kept.any(1).all()
     assert len({tuple(row) for row in kept.tolist()}) == 7  # every subset of three
     with torch_seeded("drop"):
-        assert torch.equal(kept, model._drawn(present))
+        assert torch.equal(kept, random_subsets(present))
 
 
 def test_region_fusion_equals_its_definition() -> None:

@@ -11,7 +11,8 @@ from sklearn.metrics import roc_auc_score
 from medfed.core.rng import numpy_rng
 from medfed.evaluation.responses import TaskResponses
 from medfed.evaluation.score import score_task
-from medfed.evaluation.scorers.base import MetricInfo, PerExample
+from medfed.evaluation.scorers.base import MetricInfo
+from medfed.evaluation.scorers.means import PerExample
 from medfed.records.schema import Json, Prediction, ScoreRow, TaskFacts
 from medfed.study.evaluation import EvaluationSettings
 
@@ -113,7 +114,7 @@ def test_an_undefined_metric_is_null_and_its_client_left_out_of_the_worst() -> N
 def test_numbers_per_example_are_averaged_over_those_who_have_one() -> None:
     scorer = Halves()
     weights = np.array([[1.0, 1.0, 1.0], [0.0, 2.0, 1.0], [0.0, 0.0, 5.0]])
-    values = scorer.values([1, 2, 4], [1, 1, None], weights)
+    values = scorer.scored([1, 2, 4], [1, 1, None]).values(weights)
     print("good: 1, 0.5, none → (1 + 0.5)/2; (2 · 0.5)/2; nobody")
     np.testing.assert_allclose(values["good"], [0.75, 0.5, np.nan])
     np.testing.assert_allclose(values["bad"], [7 / 3, 8 / 3, 4])

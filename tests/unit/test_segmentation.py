@@ -15,7 +15,7 @@ from medfed.core.errors import StudyError
 from medfed.core.types import Batch
 from medfed.data.decode import decode
 from medfed.evaluation.scorers import SCORERS
-from medfed.evaluation.scorers.mask import REGIONS
+from medfed.evaluation.scorers.means import REGIONS
 from medfed.modalities.volume import MaskModality
 from medfed.tasks.base import Task, TaskSet
 from medfed.tasks.segmentation import region_scores, sliding_window, window_starts
@@ -168,10 +168,10 @@ def test_an_oracle_scores_full_marks_and_a_mute_the_worst(tmp_path: Path) -> Non
     examples = all_examples(data)
     truths, responses = BRATS.truths(examples), BRATS.respond(Oracle(), examples)
     weights = np.ones((1, len(examples)))
-    best = {name: value[0] for name, value in SCORERS["segmentation"].values(truths, responses, weights).items()}
+    best = {name: value[0] for name, value in SCORERS["segmentation"].scored(truths, responses).values(weights).items()}
     assert best == {name: pytest.approx(0.0 if "hd95" in name else 1.0) for name in best}
     data.samples["t1"][:] = 0
-    mute = SCORERS["segmentation"].values(truths, BRATS.respond(Oracle(), examples), weights)
+    mute = SCORERS["segmentation"].scored(truths, BRATS.respond(Oracle(), examples)).values(weights)
     assert mute["dice_wt"][0] == 0
     assert mute["hd95_wt"][0] == pytest.approx(np.sqrt(3) * 32)
     has_none = np.mean([truth["voxels"]["et"] == 0 for truth in truths])

@@ -17,8 +17,8 @@ from medfed.datasets.base import write_twin
 from medfed.datasets.decoded import Decoded
 from medfed.datasets.symile_mimic import SymileMIMIC
 from medfed.modalities.image import ImageModality
-from medfed.modalities.labs import LabPercentiles
 from medfed.modalities.signal import LEADS, SignalModality
+from medfed.modalities.timeseries import LabPercentiles
 from medfed.study.data import TwinSpec
 from medfed.twins.symile import draw_physiology
 

@@ -26,8 +26,8 @@ from medfed.federated.rounds import initial_state, run_rounds
 from medfed.federated.state import load_weights
 from medfed.modalities.base import Modality
 from medfed.modalities.image import ImageModality
-from medfed.modalities.labs import LabPercentiles
 from medfed.modalities.signal import SignalModality
+from medfed.modalities.timeseries import LabPercentiles
 from medfed.models.symile import SymileModel
 from medfed.study.algorithms import FedAvg
 from medfed.study.data import TwinSpec
@@ -213,7 +213,7 @@ def test_a_small_federation_learns_to_retrieve(normalised: Decoded, name: str) -
     test = TaskSet(task, normalised, rows_of(normalised, "test"))
     with torch.inference_mode():
         responses = task.respond(model.eval(), test)
-    values = SCORERS["retrieval"].values(task.truths(test), responses, np.ones((1, len(test))))
+    values = SCORERS["retrieval"].scored(task.truths(test), responses).values(np.ones((1, len(test))))
     print({metric: round(float(value[0]), 3) for metric, value in values.items()}, [round(x, 2) for x in losses])
     assert losses[-1] < 0.9 * losses[0]
     assert values["rank_percentile"][0] > 0.5 + 4 * 0.29 / np.sqrt(len(test))

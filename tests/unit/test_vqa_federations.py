@@ -50,7 +50,11 @@ def score(blip: Blip, parts: Cohort, name: str) -> dict[str, float]:
     examples = parts.test[name]
     with torch.inference_mode():
         responses = task(name).respond(blip, examples)
-    values = SCORERS[task(name).metric_kind].values(task(name).truths(examples), responses, np.ones((1, len(examples))))
+    values = (
+        SCORERS[task(name).metric_kind]
+        .scored(task(name).truths(examples), responses)
+        .values(np.ones((1, len(examples))))
+    )
     return {metric: float(value[0]) for metric, value in values.items()}
 
 

@@ -92,9 +92,8 @@ MODALITIES: Registry[Modality] = Registry(
         "modalities",
         image="image",
         signal="ecg",
-        timeseries="vitals labs input output covid-labs person",
+        timeseries="vitals labs input output covid-labs person lab-percentiles",
         text="question report ehr",
-        labs="lab-percentiles",
         volume="t1 t1c t2 flair tumour",
     ),
 )

@@ -18,7 +18,6 @@ import json
 import tomllib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -39,6 +38,8 @@ AGAIN = "download the file again"
 COMPARE = "compare the file with the version on the dataset's card (medfed data list)"
 Record = Mapping[str, Any]
 """One row of an index; its values are checked where they are read."""
+Raw = dict[str, np.ndarray]
+"""An example: modality → array in physical units."""
 
 
 class Card(BaseModel):
@@ -56,15 +57,7 @@ class Card(BaseModel):
     synthetic: bool = False
 
 
-@cache
-def _cards() -> dict[str, Card]:
-    text = resources.files("medfed.datasets").joinpath("cards.toml").read_text(encoding="utf-8")
-    return {name: Card.model_validate(fields) for name, fields in tomllib.loads(text).items()}
-
-
-def card_of(name: str) -> Card:
-    """Return the card under ``name`` in ``cards.toml``, which has those of the package's own datasets."""
-    return _cards()[name]
+_CARDS = tomllib.loads(resources.files("medfed.datasets").joinpath("cards.toml").read_text(encoding="utf-8"))
 
 
 class Problem(NamedTuple):
@@ -80,6 +73,7 @@ class Dataset(ABC):
 
     name: ClassVar[str]
     card: ClassVar[Card]
+    """The package's own datasets have theirs in ``cards.toml``, under their name."""
     modalities: ClassVar[tuple[str, ...]]
     truths: ClassVar[tuple[str, ...]] = ()
     """Modalities that hold the truth (a mask), not an input: every example has them, and no task reads them."""
@@ -89,16 +83,18 @@ class Dataset(ABC):
     simulator: ClassVar[str] = ""
     """``module:function`` that takes (root, spec) and writes the synthetic twin; empty if there is none."""
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if cls.__dict__.get("name") in _CARDS:
+            cls.card = Card.model_validate(_CARDS[cls.name])
+
     def locate(self, data_root: Path) -> Path:
         """Find the dataset's root: ``data_root`` itself or a folder at most three levels below it.
 
-        A folder in the synthetic twin of another dataset does not count: ECG-QA's twin holds ECGs of its own.
-
-        Raises:
-            DataError: the data root is absent, or nothing there looks like this dataset.
+        A folder in the synthetic twin of another dataset does not count: ECG-QA's twin holds ECGs of its own. Raises
+        DataError if the data root is absent, or nothing there looks like this dataset.
         """
-        if not data_root.is_dir():
-            raise DataError("the data root is not a folder", where=data_root, hint="check --data-root")
+        require(data_root.is_dir(), "the data root is not a folder", data_root, "check --data-root")
         for depth in range(4):
             for hit in sorted(data_root.glob("/".join(["*"] * depth + [self.marker]))):
                 root = hit.parents[self.marker.count("/")]
@@ -112,8 +108,7 @@ class Dataset(ABC):
 
     def card_at(self, root: Path) -> Card:
         """Return the card of the data in ``root``; that of a synthetic twin says so plainly."""
-        marker = root / TWIN_MARKER
-        if not marker.exists():
+        if not (root / TWIN_MARKER).exists():
             return self.card
         return Card(
             title=f"{self.card.title} (synthetic twin)",
@@ -134,23 +129,21 @@ class Dataset(ABC):
     def index(self, root: Path) -> pl.DataFrame:
         """Read the tables under ``root`` into an index (columns: see the module). Reads no pixels or samples.
 
-        Raises:
-            DataError: a table is missing, not UTF-8, or lacks a column; the message names file and column.
+        Raises DataError if a table is missing or damaged, lacks a column, or has an unheard of value. The message names
+        the file, and the column, or the record and field.
         """
 
     @abstractmethod
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+    def load(self, root: Path, record: Record) -> Raw:
         """Decode one example: modality → raw array in physical units. A modality the example lacks is left out.
 
-        Raises:
-            DataError: the file is absent, truncated or of another kind; the message names the file.
+        Raises DataError if a file is absent, truncated or of another kind; the message names the file.
         """
 
     def synthesize(self, root: Path, spec: TwinSpec) -> None:
         """Write the synthetic twin into the empty folder ``root`` in the native layout (the caller adds the marker).
 
-        Raises:
-            DataError: the dataset has no simulator.
+        Raises DataError if the dataset has no simulator.
         """
         if not self.simulator:
             raise DataError(f"there is no synthetic twin of {self.name}", hint="use the real data: --data-root DIR")
@@ -174,24 +167,23 @@ def write_twin(dataset: Dataset, root: Path, spec: TwinSpec) -> None:
     (root / TWIN_MARKER).write_text(text + "\n", encoding="utf-8")
 
 
+def require(good: object, what: str, where: str | Path, hint: str) -> None:
+    """Raise :class:`DataError` that says ``what`` is wrong unless all is ``good``."""
+    if not good:
+        raise DataError(what, where=where, hint=hint)
+
+
 def require_file(path: Path) -> None:
     """Raise :class:`DataError` if there is no file at ``path``."""
-    if not path.is_file():
-        raise DataError("the file is missing", where=path, hint=COMPLETE)
+    require(path.is_file(), "the file is missing", path, COMPLETE)
 
 
 def _twin_of(root: Path, data_root: Path) -> str | None:
     """Return the dataset whose synthetic twin holds ``root``, looking up to ``data_root``; None if it is in no twin."""
-    for folder in (root, *root.parents):
-        marker = folder / TWIN_MARKER
-        if marker.is_file():
-            return _named_in(marker)
-        if folder == data_root:
-            break
-    return None
-
-
-def _named_in(marker: Path) -> str:
+    markers = (folder / TWIN_MARKER for folder in (root, *root.parents) if folder.is_relative_to(data_root))
+    marker = next((marker for marker in markers if marker.is_file()), None)
+    if marker is None:
+        return None
     try:
         return str(json.loads(marker.read_text(encoding="utf-8"))["dataset"])
     except (ValueError, KeyError, TypeError) as error:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
-from medfed.datasets.base import Dataset, Record, card_of
+from medfed.datasets.base import Dataset, Raw, Record
 from medfed.datasets.images import load_image
-from medfed.datasets.labels import nih_patient
-from medfed.datasets.tables import flag, read_csv, require_cells
+from medfed.datasets.tables import flag, nih_patient, read_csv, require_cells
 
 TABLE = "Data_Entry_2017_v2020.csv"
 TABLES = (TABLE, "Data_Entry_2017.csv")
@@ -26,7 +24,6 @@ class ChestXray14(Dataset):
     """PNG files in ``images/`` or in ``images_001/images/`` …, a table, and the official lists if present."""
 
     name = "chestxray14"
-    card = card_of("chestxray14")
     modalities = ("image",)
     targets = tuple(label.lower() for label in LABELS)
     marker = "Data_Entry_2017*.csv"
@@ -41,32 +38,25 @@ class ChestXray14(Dataset):
         require_cells(table["Finding Labels"], known, f"is not allowed; allowed: {', '.join(allowed)}", path)
         findings = pl.col("Finding Labels").str.split("|")
         folders = {file.name: file.relative_to(root).as_posix() for file in root.glob("images*/**/*.png")}
+        lists = {root / file: split for file, split in LISTS.items() if (root / file).is_file()}
+        splits = {name: split for file, split in lists.items() for name in file.read_text(encoding="utf-8").split()}
         names = table["Image Index"].to_list()
         return table.select(
             example=pl.col("Image Index").str.strip_suffix(".png"),
             patient=nih_patient(pl.col("Patient ID")),
             site=pl.lit(self.card.sites[0]),
-            split=pl.Series(_splits(root, names), dtype=pl.Utf8),
+            split=pl.Series([splits.get(name) for name in names], dtype=pl.Utf8),
             files=pl.concat_list(pl.Series([folders.get(name, f"images/{name}") for name in names], dtype=pl.Utf8)),
             **{label.lower(): flag(findings.list.contains(label)) for label in LABELS},
         )
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+    def load(self, root: Path, record: Record) -> Raw:
         """Decode the image to [0, 1]."""
         return {"image": load_image(root, record, _table_path(root).name)}
 
 
 def _table_path(root: Path) -> Path:
     return next((root / name for name in TABLES if (root / name).is_file()), root / TABLE)
-
-
-def _splits(root: Path, names: list[str]) -> list[str | None]:
-    """Return the official split of each image: null if no list names it."""
-    split: dict[str, str] = {}
-    for file, name in LISTS.items():
-        if (root / file).is_file():
-            split.update(dict.fromkeys((root / file).read_text(encoding="utf-8").split(), name))
-    return [split.get(name) for name in names]
 
 
 DATASETS: tuple[Dataset, ...] = (ChestXray14(),)

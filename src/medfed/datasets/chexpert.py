@@ -8,39 +8,31 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
-from medfed.datasets.base import Dataset, Record, card_of
+from medfed.datasets.base import Dataset, Raw, Record
 from medfed.datasets.images import load_image
-from medfed.datasets.labels import CHEXPERT_LABELS, PRESENT, chexpert_labels
-from medfed.datasets.tables import flag, read_csv, require_cells
+from medfed.datasets.tables import CHEXPERT_LABELS, PRESENT, chexpert_labels, flag, read_csv, require_cells
 
 TABLES = {"valid.csv": "test", "train.csv": "train"}
 """Table → official split: the tasks are tested on the table that radiologists read. ``train.csv`` may be absent."""
-TARGETS = ("enlarged_cardiomediastinum", "pleural_effusion", "atelectasis")
-COLUMNS = {target: CHEXPERT_LABELS[target] for target in TARGETS}
+COLUMNS = {key: CHEXPERT_LABELS[key] for key in ("enlarged_cardiomediastinum", "pleural_effusion", "atelectasis")}
 
 
 class CheXpert(Dataset):
     """JPEG files under ``valid/`` and ``train/`` and a table for each; the small release or the full one."""
 
     name = "chexpert"
-    card = card_of("chexpert")
     modalities = ("image",)
-    targets = TARGETS
+    targets = tuple(COLUMNS)
     marker = "valid/patient*"
     simulator = "medfed.twins.chest_datasets:write_chexpert_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per image, frontal and lateral. The first folder of a ``Path`` is ``root`` by its published name."""
-        tables = [
-            _table(root / name, split)
-            for name, split in TABLES.items()
-            if name == "valid.csv" or (root / name).exists()
-        ]
+        there = {root / name: split for name, split in TABLES.items() if split == "test" or (root / name).exists()}
         file = pl.col("Path").str.split("/").list.slice(1).list.join("/")
-        return pl.concat(tables).select(
+        return pl.concat(_table(path, split) for path, split in there.items()).select(
             example=file.str.replace(r"\.jpg$", ""),
             patient=pl.lit("chexpert:") + pl.col("patient"),
             site=pl.lit(self.card.sites[0]),
@@ -49,7 +41,7 @@ class CheXpert(Dataset):
             **{target: flag(pl.col(column) == PRESENT) for target, column in COLUMNS.items()},
         )
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+    def load(self, root: Path, record: Record) -> Raw:
         """Decode the image to [0, 1]."""
         table = next(name for name, split in TABLES.items() if split == record["split"])
         return {"image": load_image(root, record, table)}

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from medfed.datasets.base import Dataset, Record, card_of
+from medfed.datasets.base import Dataset, Raw, Record
 from medfed.datasets.images import load_image
 from medfed.datasets.tables import flag, numbers, read_csv, require_filled
 from medfed.modalities.timeseries import COVID_LABS
@@ -33,44 +33,32 @@ class Covid19Repository(Dataset):
     """COVID-19 Image Repository."""
 
     name = "covid19-repository"
-    card = card_of("covid19-repository")
     modalities = ("image", "covid-labs")
     targets = tuple(OUTCOMES)
     marker = "png/????????.png"
     simulator = "medfed.twins.covid19_repository:write_covid19_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
-        """One row per radiograph with its laboratory values; ``icu`` and ``died`` are 1 if it happened, else 0.
-
-        Raises:
-            DataError: the table is missing, lacks a column, or holds an empty id or a value that is not a number.
-        """
+        """One row per radiograph with its laboratory values; ``icu`` and ``died`` are 1 if it happened, else 0."""
         path = root / TABLE
-        pairs = [(f"{lab}_offset", f"{lab}_val") for lab in COLUMNS.values()]
-        measured = (*(name for pair in pairs for name in pair), *OUTCOMES.values())
+        labs = {lab: (pl.col(f"{stem}_offset"), pl.col(f"{stem}_val")) for lab, stem in COLUMNS.items()}
+        measured = (*(f"{stem}_{kind}" for stem in COLUMNS.values() for kind in ("offset", "val")), *OUTCOMES.values())
         table = read_csv(path, (*IDS, "modality", *measured))
         require_filled(table, IDS, path)
         table = table.with_columns(numbers(table[column], path) for column in measured)
         films = table.filter(pl.col("modality").is_in(RADIOGRAPHS))
         return films.select(
-            pl.format("hannover:{}", "image_id").alias("example"),
-            pl.format("hannover:{}", "patient_id").alias("patient"),
-            pl.lit(self.card.sites[0]).alias("site"),
-            pl.lit(None, pl.Utf8).alias("split"),
-            pl.concat_list(pl.format("png/{}.png", "image_id")).alias("files"),
-            *(flag(pl.col(offset).is_not_null()).alias(target) for target, offset in OUTCOMES.items()),
-            *(
-                pl.when(pl.col(f"{lab}_offset") <= 0).then(pl.col(f"{lab}_val")).alias(variable)
-                for variable, lab in COLUMNS.items()
-            ),
+            example=pl.format("hannover:{}", "image_id"),
+            patient=pl.format("hannover:{}", "patient_id"),
+            site=pl.lit(self.card.sites[0]),
+            split=pl.lit(None, pl.Utf8),
+            files=pl.concat_list(pl.format("png/{}.png", "image_id")),
+            **{target: flag(pl.col(offset).is_not_null()) for target, offset in OUTCOMES.items()},
+            **{lab: pl.when(offset <= 0).then(value) for lab, (offset, value) in labs.items()},
         )
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
-        """Return the film in [0, 1] and ``[1, laboratory value]``, NaN where not measured; left out if none was.
-
-        Raises:
-            DataError: the film is missing or damaged.
-        """
+    def load(self, root: Path, record: Record) -> Raw:
+        """Return the film in [0, 1] and ``[1, laboratory value]``, NaN where not measured; left out if none was."""
         values = np.array([[record[variable] for variable in COVID_LABS]], np.float32)
         labs = {"covid-labs": values} if np.isfinite(values).any() else {}
         return {"image": load_image(root, record, TABLE), **labs}

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
-from medfed.core.errors import DataError
-from medfed.datasets.base import Dataset, Record, card_of
+from medfed.datasets.base import Dataset, Raw, Record, require
 from medfed.datasets.images import load_image
-from medfed.datasets.labels import nih_patient, require_sources
-from medfed.datasets.tables import flag, read_csv, require_values
+from medfed.datasets.tables import flag, nih_patient, read_csv, require_sources, require_values
 
 FOLDER = "COVID-19_Radiography_Dataset"
 CLASSES = ("COVID", "Normal")
@@ -26,7 +23,6 @@ class CovidRadiography(Dataset):
     """PNG files in one folder per class; optionally a ``source_map.csv`` (file, source, patient_id) next to them."""
 
     name = "covid-radiography"
-    card = card_of("covid-radiography")
     modalities = ("image",)
     targets = ("covid",)
     marker = f"{FOLDER}/COVID"
@@ -35,8 +31,9 @@ class CovidRadiography(Dataset):
     def index(self, root: Path) -> pl.DataFrame:
         """One row per image of the class folders; with a source map one per row of it, so that absent files show."""
         files = pl.Series("file", [file for name in CLASSES for file in _images(root, name)], pl.Utf8)
-        sources = root / "source_map.csv"
-        table = _mapped(files, sources) if sources.is_file() else _unmapped(files)
+        sources, stem = root / "source_map.csv", pl.col("file").str.split("/").list.last().str.strip_suffix(".png")
+        unmapped = {"patient": pl.lit("covid-radiography:") + stem, "site": pl.lit(None, pl.Utf8)}
+        table = _mapped(files, sources) if sources.is_file() else files.to_frame().with_columns(**unmapped)
         return table.sort("file").select(
             example=pl.col("file").str.strip_suffix(".png"),
             patient="patient",
@@ -46,25 +43,16 @@ class CovidRadiography(Dataset):
             covid=flag(pl.col("file").str.starts_with("COVID/")),
         )
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+    def load(self, root: Path, record: Record) -> Raw:
         """Decode the image to [0, 1]."""
         return {"image": load_image(root, record, "source_map.csv")}
 
 
 def _images(root: Path, name: str) -> list[str]:
     folder = root / FOLDER / name / "images"
-    if not folder.is_dir():
-        raise DataError(
-            "the folder is missing",
-            where=folder,
-            hint=f"complete the download; expected {FOLDER}/{{{','.join(CLASSES)}}}/images/*.png",
-        )
+    hint = f"complete the download; expected {FOLDER}/{{{','.join(CLASSES)}}}/images/*.png"
+    require(folder.is_dir(), "the folder is missing", folder, hint)
     return [f"{name}/images/{path.name}" for path in sorted(folder.glob("*.png"))]
-
-
-def _unmapped(files: pl.Series) -> pl.DataFrame:
-    stem = pl.col("file").str.split("/").list.last().str.strip_suffix(".png")
-    return files.to_frame().with_columns(patient=pl.lit("covid-radiography:") + stem, site=pl.lit(None, pl.Utf8))
 
 
 def _mapped(files: pl.Series, path: Path) -> pl.DataFrame:

@@ -21,8 +21,8 @@ class Decoded:
 
     Attributes:
         index: the dataset's index, one row per example, in the order of the arrays; columns as in ``datasets.base``.
-        samples: modality → ``[example, *sample]``; zeros where absent.
-        present: modality → ``[example]`` bool.
+        samples: by modality; zeros where absent.
+        present: by modality.
         truths: truths that are no column of the index (masks), as samples; never normalised or missing.
         skipped: examples left out because they could not be read (only with ``skip_bad``).
     """
@@ -55,24 +55,23 @@ class Decoded:
         """Return the same data with every sample normalised; absent ones stay zero."""
         samples = {}
         for name, values in self.samples.items():
-            scaled = modalities[name].normalise(values, moments[name].mean, moments[name].std)
-            scaled[~self.present[name]] = 0.0
-            samples[name] = scaled
+            samples[name] = modalities[name].normalise(values, moments[name].mean, moments[name].std)
+            samples[name][~self.present[name]] = 0.0
         return replace(self, samples=samples)
 
 
 def stacked(parts: Sequence[Decoded]) -> Decoded:
     """Return the examples of all ``parts``, which are of one dataset, one after the other."""
-    first = parts[0]
 
-    def joined(arrays: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    def joined(kind: str) -> dict[str, np.ndarray]:
+        arrays = [getattr(part, kind) for part in parts]
         return {name: np.concatenate([part[name] for part in arrays]) for name in arrays[0]}
 
     return replace(
-        first,
+        parts[0],
         index=pl.concat([part.index for part in parts], how="diagonal_relaxed"),
-        samples=joined([part.samples for part in parts]),
-        present=joined([part.present for part in parts]),
+        samples=joined("samples"),
+        present=joined("present"),
         skipped=tuple(problem for part in parts for problem in part.skipped),
-        truths=joined([part.truths for part in parts]),
+        truths=joined("truths"),
     )

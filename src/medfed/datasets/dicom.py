@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +14,13 @@ from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
 from medfed.core.errors import DataError
+from medfed.datasets.base import require
 from medfed.datasets.images import AGAIN, content_of
 
+Values = Float64[np.ndarray, "row column"]
 GREY = ("MONOCHROME1", "MONOCHROME2")
-# what pydicom and its decoders raise on damaged files
-DICOM_ERRORS = (
-    AttributeError,
-    EOFError,
-    IndexError,
-    KeyError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
+DAMAGED = (AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError, struct.error)
+"""Errors of pydicom and its decoders on damaged files."""
 
 
 def read_dicom(path: Path) -> Float32[np.ndarray, "row column"]:
@@ -40,54 +30,36 @@ def read_dicom(path: Path) -> Float32[np.ndarray, "row column"]:
     of the stored bits: stretching each image to its own extremes would let one bright marker dim the rest.
     MONOCHROME1 is inverted.
 
-    Raises:
-        DataError: the file is absent, empty, truncated, not DICOM, without pixels, in colour, of several frames, or
-            compressed in a way no installed decoder knows.
+    Raises DataError if the file is absent, damaged, without pixels, in colour, of several frames, or compressed in a
+    way no installed decoder knows.
     """
     content = content_of(path)
-    with _dicom_errors(path):
+    try:
         dataset = pydicom.dcmread(io.BytesIO(content))
         _require_one_grey_frame(dataset, path)
         values = apply_modality_lut(dataset.pixel_array, dataset).astype(np.float64)
         grey = _display(values, dataset)
+    except InvalidDicomError as error:
+        raise DataError("not a DICOM file (it has no 'DICM' mark)", where=path, hint=AGAIN) from error
+    except DAMAGED as error:
+        reason = str(error).split("\n")[0].rstrip(":")
+        hint = "export it as Explicit VR Little Endian" if "missing dependencies" in str(error) else AGAIN
+        raise DataError(f"the pixels cannot be decoded ({reason})", where=path, hint=hint) from error
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         grey = 1 - grey
     return grey.astype(np.float32)
 
 
-@contextmanager
-def _dicom_errors(path: Path) -> Iterator[None]:
-    """Turn what pydicom raises on damaged or exotic files into a sentence."""
-    try:
-        yield
-    except InvalidDicomError as error:
-        raise DataError("not a DICOM file (it has no 'DICM' mark)", where=path, hint=AGAIN) from error
-    except DICOM_ERRORS as error:
-        reason = str(error).split("\n")[0].rstrip(":")
-        hint = "export it as Explicit VR Little Endian" if "missing dependencies" in str(error) else AGAIN
-        raise DataError(f"the pixels cannot be decoded ({reason})", where=path, hint=hint) from error
-
-
 def _require_one_grey_frame(dataset: pydicom.FileDataset, path: Path) -> None:
-    if "PixelData" not in dataset:
-        raise DataError("the file ends before its pixels, or never had any", where=path, hint=AGAIN)
-    if int(dataset.get("NumberOfFrames") or 1) > 1:
-        raise DataError(
-            f"the file has {dataset.NumberOfFrames} frames; one is expected",
-            where=path,
-            hint="export one frame per file",
-        )
-    if dataset.get("PhotometricInterpretation") not in GREY:
-        raise DataError(
-            f"PhotometricInterpretation is {dataset.get('PhotometricInterpretation')!r}; allowed: {', '.join(GREY)}",
-            where=path,
-            hint="export the radiograph in grey",
-        )
+    require("PixelData" in dataset, "the file ends before its pixels, or never had any", path, AGAIN)
+    frames, kind = dataset.get("NumberOfFrames"), dataset.get("PhotometricInterpretation")
+    one = int(frames or 1) <= 1
+    require(one, f"the file has {frames} frames; one is expected", path, "export one frame per file")
+    wrong_kind = f"PhotometricInterpretation is {kind!r}; allowed: {', '.join(GREY)}"
+    require(kind in GREY, wrong_kind, path, "export the radiograph in grey")
 
 
-def _display(
-    values: Float64[np.ndarray, "row column"], dataset: pydicom.FileDataset
-) -> Float64[np.ndarray, "row column"]:
+def _display(values: Values, dataset: pydicom.FileDataset) -> Values:
     """Map modality values to [0, 1] by the VOI look-up table, else the window, else the range of the stored bits."""
     if dataset.get("VOILUTSequence"):
         mapped = apply_voi(np.rint(values).astype(np.int64), dataset)
@@ -99,9 +71,7 @@ def _display(
     return np.clip((values - low) / (high - low), 0, 1)
 
 
-def _window(
-    values: Float64[np.ndarray, "row column"], centre: float, width: float, function: str
-) -> Float64[np.ndarray, "row column"]:
+def _window(values: Values, centre: float, width: float, function: str) -> Values:
     """PS3.3 C.11.2.1.2 and C.11.2.1.3, with [0, 1] as the output range."""
     if width < 1:
         raise ValueError(f"WindowWidth is {width:g}; it must be at least 1")

@@ -8,98 +8,68 @@ Source: Oh et al. 2023, ECG-QA: a comprehensive question answering dataset combi
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import polars as pl
 
 from medfed.core.catalog import DATASETS as KNOWN
-from medfed.core.errors import DataError
-from medfed.datasets.base import COMPLETE, Dataset, Record, card_of
+from medfed.datasets.base import COMPLETE, Dataset, Raw, Record, require
 from medfed.datasets.questions import read_entries
 from medfed.datasets.wfdb_records import read_wfdb
 
 SPLITS = {"train": "train", "valid": "development", "test": "test"}
-WORDING = "template"
-RECORDS = "ptbxl"
-"""The dataset that holds the ECGs."""
-TWIN_RECORDS = "ptb-xl"
-"""Folder of a twin's ECGs."""
+RECORDS, TWIN_RECORDS = "ptbxl", "ptb-xl"
+"""The dataset that holds the ECGs, and the folder of a twin's ECGs."""
 
 
 class EcgQa(Dataset):
     """Questions on noise in single ECGs; patients are PTB-XL's, under PTB-XL's names."""
 
     name = "ecg-qa"
-    card = card_of("ecg-qa")
     modalities = ("ecg",)
     targets = ("answer",)
-    marker = f"ecgqa/ptbxl/{WORDING}"
+    marker = "ecgqa/ptbxl/template"
     simulator = "medfed.twins.ecg_questions:write_ecg_qa_twin"
 
     def locate(self, data_root: Path) -> Path:
-        """Find the folder that holds both the questions and PTB-XL.
-
-        Raises:
-            DataError: one of the two is absent.
-        """
+        """Find the folder that holds both the questions and PTB-XL."""
         questions = super().locate(data_root)
         if (questions / TWIN_RECORDS).is_dir():
             return questions
         return Path(os.path.commonpath([questions, KNOWN[RECORDS].locate(data_root)]))
 
     def index(self, root: Path) -> pl.DataFrame:
-        """One row per question; ``closed`` if the kind of question is answered by yes or no (single-verify).
-
-        Raises:
-            DataError: a file is missing or malformed, or names an ECG that PTB-XL lacks; the message names file,
-                record and field.
-        """
+        """One row per question; ``closed`` if the kind of question is answered by yes or no (single-verify)."""
         questions = super().locate(root) / self.marker
-        ecgs = _known_ecgs(root)
-        rows = [row for folder in SPLITS for path in _files(questions / folder) for row in _rows(path, folder, ecgs)]
-        if not rows:
-            raise DataError("no question on noise in a single ECG", where=questions, hint=COMPLETE)
+        ecgs, rows = _known_ecgs(root), []
+        for folder in SPLITS:
+            paths = sorted((questions / folder).glob("*.json"))
+            require(paths, "the folder has no .json file", questions / folder, COMPLETE)
+            rows += [row for path in paths for row in _rows(path, folder, ecgs)]
+        require(rows, "no question on noise in a single ECG", questions, COMPLETE)
         return pl.DataFrame(rows, schema_overrides={"site": pl.Utf8}, infer_schema_length=None)
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+    def load(self, root: Path, record: Record) -> Raw:
         """Return ``{"ecg": [12 leads, time]}`` in millivolts; see :func:`read_wfdb`."""
         header, signal = record["files"]
         return {"ecg": read_wfdb(root / header, root / signal)}
 
 
-class Ecg(NamedTuple):
-    """A record of PTB-XL; ``files`` are relative to the root that it shares with the questions."""
-
-    patient: str
-    site: str | None
-    files: list[str]
-
-
-def _known_ecgs(root: Path) -> dict[str, Ecg]:
-    """Return ecg_id → record."""
+def _known_ecgs(root: Path) -> dict[str, dict[str, object]]:
+    """Return ecg_id → patient, site, and files below the root that PTB-XL shares with the questions."""
     ptbxl, twin = KNOWN[RECORDS], root / TWIN_RECORDS
     records = ptbxl.locate(twin if twin.is_dir() else root)
     folder = records.relative_to(root)
-    columns = ptbxl.index(records).select("example", "patient", "site", "files")
-    return {
-        example.removeprefix("ptbxl:"): Ecg(patient, site, [str(folder / file) for file in files])
-        for example, patient, site, files in columns.iter_rows()
-    }
+    known = {}
+    for row in ptbxl.index(records).select("example", "patient", "site", "files").iter_rows(named=True):
+        files = [str(folder / file) for file in row["files"]]
+        known[row["example"].removeprefix("ptbxl:")] = {"patient": row["patient"], "site": row["site"], "files": files}
+    return known
 
 
-def _files(folder: Path) -> list[Path]:
-    paths = sorted(folder.glob("*.json"))
-    if not paths:
-        raise DataError("the folder has no .json file", where=folder, hint=COMPLETE)
-    return paths
-
-
-def _rows(path: Path, folder: str, ecgs: Mapping[str, Ecg]) -> list[dict[str, object]]:
-    """Return the index rows of one file's questions on noise in a single ECG."""
-    rows = []
+def _rows(path: Path, folder: str, ecgs: Mapping[str, dict[str, object]]) -> Iterator[dict[str, object]]:
+    """Yield the index rows of one file's questions on noise in a single ECG."""
     for entry in read_entries(path):
         ids = entry.values("ecg_id")
         if entry.text("attribute_type") != "noise" or len(ids) != 1:
@@ -107,17 +77,14 @@ def _rows(path: Path, folder: str, ecgs: Mapping[str, Ecg]) -> list[dict[str, ob
         if ids[0] not in ecgs:
             hint = "complete PTB-XL, or remove the record"
             raise entry.error("ecg_id", f"is {ids[0]}, which {KNOWN[RECORDS].marker} lacks", hint)
-        rows.append(
-            {
-                "example": f"ecg-qa:{folder}:{path.stem}:{entry.number}",
-                **ecgs[ids[0]]._asdict(),
-                "split": SPLITS[folder],
-                "question": entry.text("question"),
-                "answer": ", ".join(entry.values("answer")),
-                "closed": entry.text("question_type").endswith("verify"),
-            }
-        )
-    return rows
+        yield {
+            "example": f"ecg-qa:{folder}:{path.stem}:{entry.number}",
+            **ecgs[ids[0]],
+            "split": SPLITS[folder],
+            "question": entry.text("question"),
+            "answer": ", ".join(entry.values("answer")),
+            "closed": entry.text("question_type").endswith("verify"),
+        }
 
 
 DATASETS: tuple[Dataset, ...] = (EcgQa(),)

@@ -12,17 +12,9 @@ from pathlib import Path
 
 import polars as pl
 
-from medfed.datasets.base import Dataset, card_of
+from medfed.datasets.base import Dataset
 from medfed.datasets.first_day import NUM_HOURS, FirstDay, FirstDayDataset, first_day
-from medfed.datasets.tables import (
-    FileState,
-    constant_files,
-    find_table,
-    numbers,
-    read_table,
-    require_filled,
-    require_values,
-)
+from medfed.datasets.tables import FileState, find_table, numbers, read_table, require_filled, require_values
 
 STAYS, EVENTS = "patient.csv", "lab.csv"
 UNIT_STAY, HOSPITAL_STAY = "patientunitstayid", "patienthealthsystemstayid"
@@ -46,44 +38,30 @@ LABNAMES = {
 
 
 class Eicu(FirstDayDataset):
-    """eICU's laboratory values."""
+    """eICU's laboratory values; a row of the index is a hospital stay."""
 
     name = "eicu"
-    card = card_of("eicu")
-    stay = UNIT_STAY
+    stay, tables = UNIT_STAY, (EVENTS, STAYS)
     marker = "patient.csv*"
     simulator = "medfed.twins.icu_databases:write_eicu_twin"
 
-    def index(self, root: Path) -> pl.DataFrame:
-        """One row per hospital stay; ``mortality`` is death before discharge from hospital, null where not recorded.
-
-        Raises:
-            DataError: a table is missing, damaged, lacks a column or has an unheard of value.
-        """
+    def stays(self, root: Path) -> pl.DataFrame:
+        """Read the table of stays."""
         path = find_table(root, STAYS)
         table = read_table(root, STAYS, (*IDS, "gender", "age", "hospitaldischargestatus", "unitvisitnumber"))
         require_filled(table, IDS, path)
-        table = table.with_columns(
-            pl.col("hospitaldischargestatus").fill_null(""),
-            pl.col("age").str.strip_chars().replace(OLDEST, AGE_OF_OLDEST),
-        )
+        age = pl.col("age").str.strip_chars().replace(OLDEST, AGE_OF_OLDEST)
+        table = table.with_columns(pl.col("hospitaldischargestatus").fill_null(""), age)
         require_values(table, "hospitaldischargestatus", tuple(OUTCOMES), path)
         table = table.with_columns(numbers(table[column], path) for column in ("age", "unitvisitnumber"))
-        stays = table.sort(HOSPITAL_STAY, "unitvisitnumber", UNIT_STAY).unique(
-            HOSPITAL_STAY, keep="first", maintain_order=True
-        )
-        files = [find_table(root, name).relative_to(root).as_posix() for name in (EVENTS, STAYS)]
-        female = pl.col("gender").replace_strict({"Female": 1.0, "Male": 0.0}, default=None, return_dtype=pl.Float64)
-        return stays.select(
-            pl.format("eicu:{}", UNIT_STAY).alias("example"),
-            pl.format("eicu:{}", "uniquepid").alias("patient"),
-            pl.col("hospitalid").alias("site"),
-            pl.lit(None, pl.Utf8).alias("split"),
-            constant_files(files),
-            pl.col("hospitaldischargestatus").replace_strict(OUTCOMES, return_dtype=pl.Int8).alias("mortality"),
-            "age",
-            female.alias("female"),
-            UNIT_STAY,
+        in_order = table.sort(HOSPITAL_STAY, "unitvisitnumber", UNIT_STAY)
+        stays = in_order.unique(HOSPITAL_STAY, keep="first", maintain_order=True)
+        return stays.with_columns(
+            example=pl.format("eicu:{}", UNIT_STAY),
+            patient=pl.format("eicu:{}", "uniquepid"),
+            site="hospitalid",
+            mortality=pl.col("hospitaldischargestatus").replace_strict(OUTCOMES, return_dtype=pl.Int8),
+            female=pl.col("gender").replace_strict({"Female": 1.0, "Male": 0.0}, default=None, return_dtype=pl.Float64),
         )
 
     def series(self, root: Path) -> FirstDay:
@@ -98,9 +76,9 @@ def _labs(root: Path, events: FileState) -> FirstDay:
     wanted = pl.col("labname").is_in(list(LABNAMES)) & pl.col("labresult").is_not_null()
     table = read_table(root, EVENTS, columns, wanted)
     table = table.select(
-        numbers(table["labresultoffset"], events.path).alias("minute"),
-        numbers(table["labresult"], events.path).alias("value"),
-        pl.col("labname").replace_strict(LABNAMES).alias("variable"),
+        minute=numbers(table["labresultoffset"], events.path),
+        value=numbers(table["labresult"], events.path),
+        variable=pl.col("labname").replace_strict(LABNAMES),
         stay=UNIT_STAY,
         unit="labmeasurenamesystem",
     )

@@ -15,21 +15,20 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32
 
-from medfed.datasets.base import Dataset, Record
+from medfed.datasets.base import Dataset, Raw, Record
+from medfed.datasets.tables import constant_files, find_table
 from medfed.modalities.timeseries import LABS
 
 NUM_HOURS = 24
-MG_DL, G_DL, PER_CENT = {"mg/dl": 1.0}, {"g/dl": 1.0}, {"%": 1.0}
-MMOL, ENZYME, CELLS = {"meq/l": 1.0, "mmol/l": 1.0}, {"iu/l": 1.0, "units/l": 1.0}, {"k/ul": 1.0, "k/mcl": 1.0}
-UNITS: dict[str, dict[str, float]] = {
-    **dict.fromkeys(("bili", "bili_dir", "bun", "ca", "crea", "fgn", "glu", "mg", "phos"), MG_DL),
-    **dict.fromkeys(("alb", "hgb"), G_DL),
-    **dict.fromkeys(("bnd", "lymph", "methb", "neut"), PER_CENT),
-    **dict.fromkeys(("be", "bicar", "cl", "k", "lact", "na"), MMOL),
-    **dict.fromkeys(("alp", "alt", "ast", "ck"), ENZYME),
-    **dict.fromkeys(("plt", "wbc"), CELLS),
-    **{key: {"ng/ml": 1.0} for key in ("ckmb", "tnt")},
-    **{key: {"mm hg": 1.0, "mmhg": 1.0} for key in ("pco2", "po2")},
+_ALIKE: dict[str, dict[str, float]] = {
+    "bili bili_dir bun ca crea fgn glu mg phos": {"mg/dl": 1.0},
+    "alb hgb": {"g/dl": 1.0},
+    "bnd lymph methb neut": {"%": 1.0},
+    "be bicar cl k lact na": {"meq/l": 1.0, "mmol/l": 1.0},
+    "alp alt ast ck": {"iu/l": 1.0, "units/l": 1.0},
+    "plt wbc": {"k/ul": 1.0, "k/mcl": 1.0},
+    "ckmb tnt": {"ng/ml": 1.0},
+    "pco2 po2": {"mm hg": 1.0, "mmhg": 1.0},
     "cai": {"mmol/l": 1.0, "mg/dl": 1 / 4.008},
     "crp": {"mg/l": 1.0, "mg/dl": 10.0},
     "inr_pt": {"": 1.0, "ratio": 1.0},
@@ -39,6 +38,7 @@ UNITS: dict[str, dict[str, float]] = {
     "ph": {"": 1.0, "units": 1.0},
     "ptt": {"sec": 1.0},
 }
+UNITS = {variable: units for variables, units in _ALIKE.items() for variable in variables.split()}
 """Variable → unit in lower case → factor of a value. A value in another unit is left out: it would be wrong."""
 
 
@@ -54,10 +54,9 @@ class FirstDay(NamedTuple):
 
 
 def first_day(events: pl.DataFrame) -> FirstDay:
-    """Lay ``events`` out by stay, hour and variable.
+    """Lay events out by stay, hour and variable.
 
-    Args:
-        events: columns stay (text), minute (since admission), variable (of :data:`LABS`), unit (text or null), value.
+    Their columns are stay (text), minute (since admission), variable (of :data:`LABS`), unit (text or null) and value.
     """
     factors = [(variable, unit, factor) for variable, units in UNITS.items() for unit, factor in units.items()]
     known = pl.DataFrame(factors, schema=["variable", "unit", "factor"], orient="row")
@@ -78,21 +77,29 @@ def first_day(events: pl.DataFrame) -> FirstDay:
 
 
 class FirstDayDataset(Dataset):
-    """Stays with laboratory values of the first day; the target is death in hospital.
-
-    Attributes:
-        stay: the index column that names a stay in :meth:`series`.
-    """
+    """Stays with laboratory values of the first day; the target is death in hospital."""
 
     modalities = ("labs", "person")
     targets = ("mortality",)
     stay: ClassVar[str]
+    """The index column that names a stay in :meth:`series`."""
+    tables: ClassVar[tuple[str, ...]]
+
+    def index(self, root: Path) -> pl.DataFrame:
+        """One row per stay; ``mortality`` is death before discharge from hospital, null where not recorded."""
+        columns = ("example", "patient", "site", "split", "files", "mortality", "age", "female", self.stay)
+        files = [find_table(root, name).relative_to(root).as_posix() for name in self.tables]
+        return self.stays(root).with_columns(constant_files(files), split=pl.lit(None, pl.Utf8)).select(columns)
+
+    @abstractmethod
+    def stays(self, root: Path) -> pl.DataFrame:
+        """Return the columns of the index but ``split`` and ``files``."""
 
     @abstractmethod
     def series(self, root: Path) -> FirstDay:
         """Return the laboratory values of every stay; tables are read once."""
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+    def load(self, root: Path, record: Record) -> Raw:
         """Return ``labs`` ``[24 hours, variable]``, NaN where not measured, and ``person`` ``[1, age and female]``.
 
         A stay without any value lacks ``labs``; age and sex may be unknown.

@@ -14,7 +14,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from medfed.core.errors import DataError
-from medfed.datasets.base import Record
+from medfed.datasets.base import Record, require
 
 __all__ = ["load_image", "read_grey"]
 
@@ -22,23 +22,13 @@ AGAIN = "download or export the file again"
 
 
 def load_image(root: Path, record: Record, listed_in: str) -> Float32[np.ndarray, "row column"]:
-    """Decode the one file of ``record``, by its suffix.
+    """Decode the one file of ``record``, by its suffix; raise DataError if it is absent or cannot be decoded.
 
-    Args:
-        root: the dataset's root.
-        record: a row of its index.
-        listed_in: the table that names the file, for the message when the file is absent.
-
-    Raises:
-        DataError: the file is absent or cannot be decoded.
+    ``listed_in`` is the table that names the file, for the message when it is absent.
     """
     path = root / record["files"][0]
-    if not path.is_file():
-        raise DataError(
-            f"the image is missing, but {listed_in} names it",
-            where=path,
-            hint=f"complete the download, or remove its row from {listed_in}",
-        )
+    hint = f"complete the download, or remove its row from {listed_in}"
+    require(path.is_file(), f"the image is missing, but {listed_in} names it", path, hint)
     if path.suffix.lower() not in (".dcm", ".dicom"):
         return read_grey(path)
     from medfed.datasets.dicom import read_dicom  # noqa: PLC0415 (large; loaded where it is used)
@@ -49,18 +39,13 @@ def load_image(root: Path, record: Record, listed_in: str) -> Float32[np.ndarray
 def read_grey(path: Path) -> Float32[np.ndarray, "row column"]:
     """Decode a PNG or JPEG (8 or 16 bit; colour becomes luma by ITU-R 601) to [0, 1] by the range of its bit depth.
 
-    Raises:
-        DataError: the file is absent, empty, truncated, damaged or not an image.
+    Raises DataError if the file is absent, empty, truncated, damaged or not an image.
     """
     return decode_grey(content_of(path), path)
 
 
 def decode_grey(content: bytes, where: str | Path) -> Float32[np.ndarray, "row column"]:
-    """Decode the bytes of a PNG or JPEG as :func:`read_grey` does; ``where`` says whose bytes they are.
-
-    Raises:
-        DataError: the bytes are cut short, damaged or not an image.
-    """
+    """Decode the bytes of a PNG or JPEG as :func:`read_grey` does; ``where`` says whose bytes they are."""
     try:
         with Image.open(io.BytesIO(content)) as image:
             image.verify()  # PNG checksums; decoding alone accepts some damage
@@ -69,9 +54,8 @@ def decode_grey(content: bytes, where: str | Path) -> Float32[np.ndarray, "row c
                 return (np.asarray(image, np.float32) / 65535).astype(np.float32)
             return np.asarray(image.convert("L"), np.float32) / np.float32(255)
     except UnidentifiedImageError as error:
-        raise DataError(
-            f"not a readable PNG or JPEG; it begins with {content[:12]!r}", where=where, hint=AGAIN
-        ) from error
+        what = f"not a readable PNG or JPEG; it begins with {content[:12]!r}"
+        raise DataError(what, where=where, hint=AGAIN) from error
     except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         raise DataError(f"the image is damaged or cut short ({error})", where=where, hint=AGAIN) from error
 
@@ -81,11 +65,9 @@ def content_of(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(
-            f"the file cannot be read ({error.strerror})", where=path, hint="check that it is there and readable"
-        ) from error
-    if not content:
-        raise DataError("the file is empty", where=path, hint=AGAIN)
+        what, hint = f"the file cannot be read ({error.strerror})", "check that it is there and readable"
+        raise DataError(what, where=path, hint=hint) from error
+    require(content, "the file is empty", path, AGAIN)
     return content
 
 

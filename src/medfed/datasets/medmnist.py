@@ -13,7 +13,7 @@ import polars as pl
 from jaxtyping import UInt8
 
 from medfed.core.errors import DataError
-from medfed.datasets.base import Dataset, Record, card_of, require_file
+from medfed.datasets.base import Dataset, Raw, Record, require
 from medfed.datasets.tables import FileState
 
 SPLITS = {"train": "train", "val": "development", "test": "test"}
@@ -32,7 +32,7 @@ class MedMnist(Dataset):
 
     def index(self, root: Path) -> pl.DataFrame:
         """One row per image in the file's order; example ``test-17`` is row 17 of ``test_images``."""
-        arrays = _read(root / self.marker)
+        arrays = _arrays(FileState.of(root / self.marker))
         labels = {split: arrays[f"{split}_labels"].ravel() for split in SPLITS}
         example = pl.Series([f"{split}-{row}" for split, column in labels.items() for row in range(len(column))])
         return pl.DataFrame(
@@ -46,16 +46,11 @@ class MedMnist(Dataset):
             }
         )
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+    def load(self, root: Path, record: Record) -> Raw:
         """Return the image in [0, 1]."""
         split, row = str(record["example"]).rsplit("-", 1)
-        image = _read(root / self.marker)[f"{split}_images"][int(row)]
+        image = _arrays(FileState.of(root / self.marker))[f"{split}_images"][int(row)]
         return {"image": image.astype(np.float32) / np.float32(255)}
-
-
-def _read(path: Path) -> Mapping[str, UInt8[np.ndarray, "..."]]:
-    require_file(path)
-    return _arrays(FileState.of(path))
 
 
 @lru_cache(maxsize=1)
@@ -68,33 +63,23 @@ def _arrays(state: FileState) -> Mapping[str, UInt8[np.ndarray, "..."]]:
     except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"not a whole .npz file ({error})", where=path, hint=HINT) from error
     for split in SPLITS:
-        _check(arrays, split, path)
+        for key in (f"{split}_images", f"{split}_labels"):
+            require(key in arrays, f"array {key!r} is missing; found {', '.join(arrays)}", path, HINT)
+        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+        grey = images.dtype == np.uint8 and images.shape == (len(images), SIDE, SIDE)
+        require(grey, f"{split}_images is {images.dtype} {images.shape}, not grey 28 × 28", path, HINT)
+        one_each = labels.shape == (len(images), 1)
+        require(one_each, f"{split}_labels has shape {labels.shape} for {len(images)} images", path, HINT)
+        for row in np.flatnonzero((labels != 0) & (labels != 1)):
+            what = f"{split}_labels, row {row}: {labels[row, 0]} is not allowed; allowed: 0, 1"
+            raise DataError(what, where=path, hint=HINT)
     return arrays
-
-
-def _check(arrays: Mapping[str, np.ndarray], split: str, path: Path) -> None:
-    """Check one split's arrays: present, of the expected shape and type, labels 0 or 1."""
-    for key in (f"{split}_images", f"{split}_labels"):
-        if key not in arrays:
-            raise DataError(f"array {key!r} is missing; found {', '.join(arrays)}", where=path, hint=HINT)
-    images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-    if images.dtype != np.uint8 or images.shape != (len(images), SIDE, SIDE):
-        raise DataError(f"{split}_images is {images.dtype} {images.shape}, not grey 28 × 28", where=path, hint=HINT)
-    if labels.shape != (len(images), 1):
-        raise DataError(f"{split}_labels has shape {labels.shape} for {len(images)} images", where=path, hint=HINT)
-    strange = np.flatnonzero((labels != 0) & (labels != 1))
-    if strange.size:
-        row = int(strange[0])
-        raise DataError(
-            f"{split}_labels, row {row}: {labels[row, 0]} is not allowed; allowed: 0, 1", where=path, hint=HINT
-        )
 
 
 class PneumoniaMnist(MedMnist):
     """Chest radiographs of children."""
 
     name = "pneumoniamnist"
-    card = card_of("pneumoniamnist")
     targets = ("pneumonia",)
     marker = "pneumoniamnist.npz"
     simulator = "medfed.twins.chest_datasets:write_pneumoniamnist_twin"

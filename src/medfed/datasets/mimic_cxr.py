@@ -23,17 +23,26 @@ import numpy as np
 import polars as pl
 
 from medfed.core.errors import DataError
-from medfed.datasets.base import AGAIN, Dataset, Record, card_of
+from medfed.datasets.base import AGAIN, Dataset, Raw, Record, require
 from medfed.datasets.images import read_grey
-from medfed.datasets.labels import ABSENT, CHEXPERT_LABELS, NOT_MENTIONED, PRESENT, UNCERTAIN, chexpert_labels
 from medfed.datasets.questions import text_bytes
-from medfed.datasets.tables import find_table, read_table, require_cells, require_values
+from medfed.datasets.tables import (
+    ABSENT,
+    CHEXPERT_LABELS,
+    NOT_MENTIONED,
+    PRESENT,
+    UNCERTAIN,
+    chexpert_labels,
+    find_table,
+    read_table,
+    require_cells,
+    require_values,
+)
 
 SPLIT, LABELS, METADATA = (f"mimic-cxr-2.0.0-{table}.csv" for table in ("split", "chexpert", "metadata"))
 SPLITS = {"train": "train", "validate": "development", "test": "test"}
 FRONTAL = {"PA": 0, "AP": 1}
 """Order of preference among the views of a study; every other view comes after."""
-OTHER_VIEW = 2
 VALUE = {PRESENT: 1, ABSENT: 0, NOT_MENTIONED: 0, UNCERTAIN: None}
 REPORTS = "mimic-cxr-reports"
 IDS = ("subject_id", "study_id")
@@ -45,53 +54,39 @@ class MimicCxr(Dataset):
     """MIMIC-CXR-JPG with the reports of MIMIC-CXR."""
 
     name = "mimic-cxr"
-    card = card_of("mimic-cxr")
     modalities = ("image", "report")
     targets = tuple(CHEXPERT_LABELS)
     marker = f"{SPLIT}*"
     simulator = "medfed.twins.mimic_cxr:write_mimic_cxr_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
-        """One row per study of the split table, with its first frontal film; ``files`` are the film and the report.
-
-        Raises:
-            DataError: a table is missing, damaged or lacks a column, or a split, a label or an id is unheard of.
-        """
-        films = _films(root)
-        studies = films.sort("study_id", "rank", "dicom_id").unique("study_id", keep="first", maintain_order=True)
+        """One row per study of the split table, with its first frontal film; ``files`` are the film and the report."""
+        films = _films(root).sort("study_id", "rank", "dicom_id")
+        studies = films.unique("study_id", keep="first", maintain_order=True)
         table = studies.join(_labels(root), on="study_id", how="left")
         subject, study = pl.col("subject_id"), pl.col("study_id")
         folder = pl.format("files/p{}/p{}/s{}", subject.str.slice(0, 2), subject, study)
-        reports = f"{REPORTS}/" if (root / REPORTS).is_dir() else ""
+        reports = pl.lit(f"{REPORTS}/" if (root / REPORTS).is_dir() else "")
+        film, report = pl.format("{}/{}.jpg", folder, pl.col("dicom_id")), pl.format("{}{}.txt", reports, folder)
         return table.select(
             pl.format("mimic-cxr:s{}", study).alias("example"),
             pl.format("mimic:{}", subject).alias("patient"),
             pl.lit(self.card.sites[0]).alias("site"),
             pl.col("split").replace_strict(SPLITS),
-            pl.concat_list(
-                pl.format("{}/{}.jpg", folder, pl.col("dicom_id")), pl.format("{}{}.txt", pl.lit(reports), folder)
-            ).alias("files"),
+            pl.concat_list(film, report).alias("files"),
             *CHEXPERT_LABELS,
         )
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
-        """Return the film in [0, 1] and the UTF-8 bytes of the report's findings; either may be absent.
-
-        Raises:
-            DataError: a file is damaged, or both are missing.
-        """
+    def load(self, root: Path, record: Record) -> Raw:
+        """Return the film in [0, 1] and the UTF-8 bytes of the report's findings; one of them may be absent."""
         film, report = (root / file for file in record["files"])
         arrays: dict[str, np.ndarray] = {}
         if film.is_file():
             arrays["image"] = read_grey(film)
         if report.is_file() and (text := _read_report(report)):
             arrays["report"] = text_bytes(text)
-        if not arrays:
-            raise DataError(
-                f"neither the film nor a report of study {record['example']} is there",
-                where=film,
-                hint="complete the download, or leave such studies out with --skip-bad",
-            )
+        what = f"neither the film nor a report of study {record['example']} is there"
+        require(arrays, what, film, "complete the download, or leave such studies out with --skip-bad")
         return arrays
 
 
@@ -104,29 +99,24 @@ def _films(root: Path) -> pl.DataFrame:
         pattern = r"^\d+$" if column in IDS else r"^[0-9A-Za-z-]+$"
         require_cells(table[column], table[column].str.contains(pattern), "is not an id", path, AGAIN)
     views = read_table(root, METADATA, ("dicom_id", "ViewPosition")).unique("dicom_id", keep="first")
-    rank = pl.col("ViewPosition").replace_strict(FRONTAL, default=OTHER_VIEW, return_dtype=pl.Int8)
-    return table.join(views, on="dicom_id", how="left").with_columns(rank.fill_null(OTHER_VIEW).alias("rank"))
+    rank = pl.col("ViewPosition").replace_strict(FRONTAL, default=len(FRONTAL), return_dtype=pl.Int8)
+    return table.join(views, on="dicom_id", how="left").with_columns(rank.fill_null(len(FRONTAL)).alias("rank"))
 
 
 def _labels(root: Path) -> pl.DataFrame:
     """One row per study: 1, 0, or null where the label is uncertain."""
-    path = find_table(root, LABELS)
-    table = read_table(root, LABELS, ("study_id", *CHEXPERT_LABELS.values()))
-    if table["study_id"].is_duplicated().any():
-        raise DataError("a study is listed twice", where=path, hint=AGAIN)
-    return chexpert_labels(table, CHEXPERT_LABELS.values(), path).select(
-        "study_id",
-        **{
-            name: pl.col(column).replace_strict(VALUE, return_dtype=pl.Int8) for name, column in CHEXPERT_LABELS.items()
-        },
-    )
+    path, columns = find_table(root, LABELS), CHEXPERT_LABELS.values()
+    table = read_table(root, LABELS, ("study_id", *columns))
+    require(table["study_id"].is_unique().all(), "a study is listed twice", path, AGAIN)
+    labels = pl.col(*columns).replace_strict(VALUE, return_dtype=pl.Int8)
+    names = {column: name for name, column in CHEXPERT_LABELS.items()}
+    return chexpert_labels(table, columns, path).select("study_id", labels).rename(names)
 
 
 def _read_report(path: Path) -> str:
     """Return the findings and the impression of a report file as one line; empty if it says nothing.
 
-    Raises:
-        DataError: the file is not UTF-8 text. The message quotes nothing of it.
+    Raises DataError if the file is not UTF-8 text. The message quotes nothing of it.
     """
     try:
         return sections(path.read_text(encoding="utf-8"))

@@ -12,22 +12,12 @@ from pathlib import Path
 
 import polars as pl
 
-from medfed.datasets.base import Dataset, card_of
+from medfed.datasets.base import Dataset
 from medfed.datasets.first_day import NUM_HOURS, FirstDay, FirstDayDataset, first_day
-from medfed.datasets.tables import (
-    FileState,
-    constant_files,
-    find_table,
-    numbers,
-    read_table,
-    require_filled,
-    require_values,
-    times,
-)
+from medfed.datasets.tables import FileState, find_table, numbers, read_table, require_filled, require_values, times
 
 STAYS, ADMISSIONS, PATIENTS = "icu/icustays.csv", "hosp/admissions.csv", "hosp/patients.csv"
 EVENTS = "hosp/labevents.csv"
-EVENT_COLUMNS = ("subject_id", "itemid", "charttime", "valuenum", "valueuom")
 # fmt: off
 ITEMS = {
     "50862": "alb", "50863": "alp", "50861": "alt", "50878": "ast", "50802": "be", "50882": "bicar", "50885": "bili",
@@ -43,38 +33,28 @@ ITEMS = {
 
 
 class MimicIV(FirstDayDataset):
-    """MIMIC-IV's laboratory values."""
+    """MIMIC-IV's laboratory values; a row of the index is a hospital admission with intensive care."""
 
     name = "mimic-iv"
-    card = card_of("mimic-iv")
-    stay = "stay_id"
+    stay, tables = "stay_id", (EVENTS, STAYS, ADMISSIONS, PATIENTS)
     marker = "hosp/admissions.csv*"
     simulator = "medfed.twins.icu_databases:write_mimic_iv_twin"
 
-    def index(self, root: Path) -> pl.DataFrame:
-        """One row per hospital admission with intensive care; ``mortality`` is death before discharge from hospital.
-
-        Raises:
-            DataError: a table is missing, damaged, lacks a column or has an unheard of value.
-        """
+    def stays(self, root: Path) -> pl.DataFrame:
+        """Join the tables of stays, admissions and patients."""
         people = read_table(root, PATIENTS, ("subject_id", "gender", "anchor_age", "anchor_year"))
         path = find_table(root, PATIENTS)
         people = people.with_columns(numbers(people[column], path) for column in ("anchor_age", "anchor_year"))
         admissions = read_table(root, ADMISSIONS, ("hadm_id", "hospital_expire_flag"))
         require_values(admissions, "hospital_expire_flag", ("0", "1"), find_table(root, ADMISSIONS))
         stays = _first_stays(root).join(admissions, on="hadm_id", how="left").join(people, on="subject_id", how="left")
-        files = [find_table(root, name).relative_to(root).as_posix() for name in (EVENTS, STAYS, ADMISSIONS, PATIENTS)]
-        age = pl.col("anchor_age") + pl.col("intime").dt.year() - pl.col("anchor_year")
-        return stays.select(
-            pl.format("mimic-iv:{}", "stay_id").alias("example"),
-            pl.format("mimic:{}", "subject_id").alias("patient"),
-            pl.lit(self.card.sites[0]).alias("site"),
-            pl.lit(None, pl.Utf8).alias("split"),
-            constant_files(files),
-            pl.col("hospital_expire_flag").cast(pl.Int8).alias("mortality"),
-            age.alias("age"),
-            (pl.col("gender") == "F").cast(pl.Float64).alias("female"),
-            "stay_id",
+        return stays.with_columns(
+            example=pl.format("mimic-iv:{}", "stay_id"),
+            patient=pl.format("mimic:{}", "subject_id"),
+            site=pl.lit(self.card.sites[0]),
+            mortality=pl.col("hospital_expire_flag").cast(pl.Int8),
+            age=pl.col("anchor_age") + pl.col("intime").dt.year() - pl.col("anchor_year"),
+            female=(pl.col("gender") == "F").cast(pl.Float64),
         )
 
     def series(self, root: Path) -> FirstDay:
@@ -83,15 +63,11 @@ class MimicIV(FirstDayDataset):
 
 
 def _first_stays(root: Path) -> pl.DataFrame:
-    path = find_table(root, STAYS)
-    stays = read_table(root, STAYS, ("subject_id", "hadm_id", "stay_id", "intime"))
-    require_filled(stays, ("subject_id", "hadm_id", "stay_id", "intime"), path)
-    return (
-        stays.with_columns(times(stays["intime"], path))
-        .sort("intime", "stay_id")
-        .unique("hadm_id", keep="first", maintain_order=True)
-        .sort("stay_id")
-    )
+    columns, path = ("subject_id", "hadm_id", "stay_id", "intime"), find_table(root, STAYS)
+    stays = read_table(root, STAYS, columns)
+    require_filled(stays, columns, path)
+    in_time = stays.with_columns(times(stays["intime"], path)).sort("intime", "stay_id")
+    return in_time.unique("hadm_id", keep="first", maintain_order=True).sort("stay_id")
 
 
 @lru_cache(maxsize=2)
@@ -99,16 +75,14 @@ def _labs(root: Path, events: FileState, stays: FileState) -> FirstDay:
     """Read the laboratory table once; the states are in the key so that a rewritten table is read anew."""
     admitted = _first_stays(root).select("subject_id", "intime", pl.col("stay_id").alias("stay"))
     wanted = pl.col("itemid").is_in(list(ITEMS)) & pl.col("subject_id").is_in(admitted["subject_id"].to_list())
-    table = read_table(root, EVENTS, EVENT_COLUMNS, wanted & pl.col("valuenum").is_not_null())
-    table = table.with_columns(
-        times(table["charttime"], events.path).alias("charttime"),
-        numbers(table["valuenum"], events.path).alias("value"),
-    )
+    columns = ("subject_id", "itemid", "charttime", "valuenum", "valueuom")
+    table = read_table(root, EVENTS, columns, wanted & pl.col("valuenum").is_not_null())
+    table = table.with_columns(times(table["charttime"], events.path), value=numbers(table["valuenum"], events.path))
     events_of_stays = table.join(admitted, on="subject_id").select(
         "stay",
         "value",
-        (pl.col("charttime") - pl.col("intime")).dt.total_minutes().alias("minute"),
-        pl.col("itemid").replace_strict(ITEMS).alias("variable"),
+        minute=(pl.col("charttime") - pl.col("intime")).dt.total_minutes(),
+        variable=pl.col("itemid").replace_strict(ITEMS),
         unit="valueuom",
     )
     return first_day(events_of_stays.filter(pl.col("minute").is_between(0, 60 * NUM_HOURS)))

@@ -20,11 +20,9 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
-from medfed.core.errors import DataError
-from medfed.datasets.base import COMPARE, COMPLETE, Dataset, Record, card_of
+from medfed.datasets.base import COMPARE, COMPLETE, Dataset, Raw, Record, require
 from medfed.datasets.images import decode_grey, load_image
 from medfed.datasets.questions import Entry, read_entries, text_bytes, yes_or_no
 from medfed.datasets.tables import FileState, read_parquet
@@ -37,36 +35,29 @@ CONVERT = (
     "json.dump(pickle.load(open('train_qa.pkl', 'rb')), open('train_qa.json', 'w'))\""
 )
 
-Row = dict[str, object]
-
 
 class PathVqa(Dataset):
     """PathVQA's yes/no questions; a patient is an image, since neither release names patients."""
 
     name = "path-vqa"
-    card = card_of("path-vqa")
     modalities = ("image", "question")
     targets = ("yes",)
     marker = f"{FOLDER}/*/train*"
     simulator = "medfed.twins.path_vqa:write_path_vqa_twin"
 
     def index(self, root: Path) -> pl.DataFrame:
-        """One row per yes/no question; ``row`` is its place in a parquet file, null in the other layout.
-
-        Raises:
-            DataError: a file is missing, a pickle, or malformed; the message names file, record and field.
-        """
-        folder = _folder(root)
-        shards = sorted(folder.glob("data/*.parquet"))
-        rows = list(_parquet_rows(shards, root) if shards else _listed_rows(folder, root))
-        if not rows:
-            raise DataError("no question is answered by yes or no", where=folder, hint=COMPLETE)
+        """One row per yes/no question; ``row`` is its place in a parquet file, null in the other layout."""
+        folders = sorted(path for path in root.glob(FOLDER) if any(path.glob("*/train*")))
+        require(folders, "no PathVQA folder", root / "path-vqa", COMPLETE)
+        shards = sorted(folders[0].glob("data/*.parquet"))
+        rows = list(_parquet_rows(shards, root) if shards else _listed_rows(folders[0], root))
+        require(rows, "no question is answered by yes or no", folders[0], COMPLETE)
         last = pl.col("split").replace_strict(RANK).max().over("patient")
-        return pl.DataFrame(rows, schema_overrides={"row": pl.Int64, "yes": pl.Int8}).with_columns(
-            split=last.replace_strict({rank: split for split, rank in RANK.items()}), site=pl.lit(None, pl.Utf8)
-        )
+        index = pl.DataFrame(rows, schema_overrides={"row": pl.Int64, "yes": pl.Int8})
+        split = last.replace_strict({rank: split for split, rank in RANK.items()})
+        return index.with_columns(split=split, site=pl.lit(None, pl.Utf8))
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+    def load(self, root: Path, record: Record) -> Raw:
         """Decode the image to grey in [0, 1], and give the question as UTF-8 bytes."""
         question = text_bytes(str(record["question"]))
         if record["row"] is None:
@@ -76,22 +67,11 @@ class PathVqa(Dataset):
         return {"image": decode_grey(content, f"{path} (row {record['row']}, field 'image')"), "question": question}
 
 
-def _folder(root: Path) -> Path:
-    hits = sorted(path for path in root.glob(FOLDER) if any(path.glob("*/train*")))
-    if not hits:
-        raise DataError("no PathVQA folder", where=root / "path-vqa", hint=COMPLETE)
-    return hits[0]
-
-
-def _parquet_rows(shards: list[Path], root: Path) -> Iterator[Row]:
+def _parquet_rows(shards: list[Path], root: Path) -> Iterator[dict[str, object]]:
     for path in shards:
         split = path.name.split("-")[0]
-        if split not in SPLITS:
-            raise DataError(
-                f"the file is of no official split; allowed: {', '.join(SPLITS)}",
-                where=path,
-                hint="rename or remove it",
-            )
+        no_split = f"the file is of no official split; allowed: {', '.join(SPLITS)}"
+        require(split in SPLITS, no_split, path, "rename or remove it")
         for number, fields in enumerate(_table(path).iter_rows(named=True)):
             entry = Entry(fields, path, number)
             if (answer := yes_or_no(entry.text("answer"))) is not None:
@@ -103,10 +83,8 @@ def _table(path: Path) -> pl.DataFrame:
     """Read a shard as columns question, answer, bytes (of the encoded image)."""
     table = read_parquet(path, ("image", "question", "answer"))
     kind = table.schema["image"]
-    if not isinstance(kind, pl.Struct) or "bytes" not in {field.name for field in kind.fields}:
-        raise DataError(
-            f"column 'image' is of type {kind}, not a struct with the image's bytes", where=path, hint=COMPARE
-        )
+    encoded = isinstance(kind, pl.Struct) and "bytes" in {field.name for field in kind.fields}
+    require(encoded, f"column 'image' is of type {kind}, not a struct with the image's bytes", path, COMPARE)
     return table.select("question", "answer", bytes=pl.col("image").struct.field("bytes"))
 
 
@@ -116,7 +94,7 @@ def _images(shard: FileState) -> pl.Series:
     return _table(shard.path)["bytes"]
 
 
-def _listed_rows(folder: Path, root: Path) -> Iterator[Row]:
+def _listed_rows(folder: Path, root: Path) -> Iterator[dict[str, object]]:
     for split in ("train", "val", "test"):
         for entry in read_entries(_list(folder / "qas", split)):
             if (answer := yes_or_no(entry.text("answer"))) is not None:
@@ -125,7 +103,7 @@ def _listed_rows(folder: Path, root: Path) -> Iterator[Row]:
                 yield _row(entry, answer, image.stem, split, image.relative_to(root))
 
 
-def _row(entry: Entry, answer: int, image: str, split: str, file: Path) -> Row:
+def _row(entry: Entry, answer: int, image: str, split: str, file: Path) -> dict[str, object]:
     return {
         "example": f"path-vqa:{entry.path.stem}:{entry.number}",
         "patient": f"path-vqa:{image}",
@@ -140,13 +118,12 @@ def _row(entry: Entry, answer: int, image: str, split: str, file: Path) -> Row:
 def _list(folder: Path, split: str) -> Path:
     """Return the question list of ``split``; a pickle alone is refused."""
     paths = [path for path in sorted((folder / split).glob("*")) + sorted(folder.glob(f"{split}_*")) if path.is_file()]
+    lists = [path for path in paths if path.suffix in (".json", ".jsonl")]
     for path in paths:
-        if path.suffix in (".json", ".jsonl"):
-            return path
-    pickles = [path for path in paths if path.suffix in (".pkl", ".pickle")]
-    if pickles:
-        raise DataError("the questions are a pickle, which medfed never opens", where=pickles[0], hint=CONVERT)
-    raise DataError("no question list (.json or .jsonl)", where=folder / split, hint=COMPLETE)
+        usable = lists or path.suffix not in (".pkl", ".pickle")
+        require(usable, "the questions are a pickle, which medfed never opens", path, CONVERT)
+    require(lists, "no question list (.json or .jsonl)", folder / split, COMPLETE)
+    return lists[0]
 
 
 DATASETS: tuple[Dataset, ...] = (PathVqa(),)

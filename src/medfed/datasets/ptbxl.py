@@ -10,16 +10,14 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
-from medfed.datasets.base import Dataset, Record, card_of
+from medfed.datasets.base import Dataset, Raw, Record
 from medfed.datasets.tables import read_csv, require_cells, whole_numbers
 from medfed.datasets.wfdb_records import read_wfdb
 
 TABLE = "ptbxl_database.csv"
 COLUMNS = ("ecg_id", "patient_id", "site", "scp_codes", "extra_beats", "strat_fold", "filename_lr")
-NORMAL_ABOVE = 50.0
 SPLIT_OF_FOLD = {**dict.fromkeys(range(1, 8), "private"), 8: "public", 9: "development", 10: "test"}
 REPAIR = "compare the line with the table on PhysioNet, and correct or remove it"
 
@@ -28,7 +26,6 @@ class PTBXL(Dataset):
     """PTB-XL at 100 Hz."""
 
     name = "ptbxl"
-    card = card_of("ptbxl")
     modalities = ("ecg",)
     targets = ("abnormal", "ectopic_beats")
     marker = TABLE
@@ -39,9 +36,6 @@ class PTBXL(Dataset):
 
         ``abnormal`` is 0 if the statement NORM has a likelihood above 50, else 1. ``ectopic_beats`` is 1 if the column
         extra_beats holds "ES" (1ES, VES, SVES, …), else 0.
-
-        Raises:
-            DataError: the table is missing or malformed; the message names column and row.
         """
         path = root / TABLE
         table = read_csv(path, COLUMNS)
@@ -60,12 +54,12 @@ class PTBXL(Dataset):
                 "site": table["site"].str.strip_suffix(".0"),
                 "split": split,
                 "files": [[f"{name}.hea", f"{name}.dat"] for name in table["filename_lr"]],
-                "abnormal": pl.Series([(code or {}).get("NORM", 0.0) <= NORMAL_ABOVE for code in codes]).cast(pl.Int8),
+                "abnormal": pl.Series([(code or {}).get("NORM", 0.0) <= 50 for code in codes]).cast(pl.Int8),
                 "ectopic_beats": ectopic.cast(pl.Int8),
             }
         )
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+    def load(self, root: Path, record: Record) -> Raw:
         """Return ``{"ecg": [12 leads, time]}`` in millivolts; see :func:`read_wfdb`."""
         header, signal = record["files"]
         return {"ecg": read_wfdb(root / header, root / signal)}

@@ -12,26 +12,21 @@ import numpy as np
 from jaxtyping import UInt8
 
 from medfed.core.errors import DataError
-from medfed.datasets.base import AGAIN, Dataset, Record, require_file
+from medfed.datasets.base import AGAIN, Dataset, Raw, Record, require, require_file
 from medfed.datasets.images import load_image
 
 CORRECT = "correct or remove the record"
-CLOSED = {"OPEN": False, "CLOSED": True}
 
 
 class Entry(NamedTuple):
-    """One object of a list: its fields, and its place."""
+    """One object of a list: its fields, and its place. A field that is not as wanted raises :meth:`error`."""
 
     fields: Mapping[str, object]
     path: Path
     number: int
 
     def text(self, field: str) -> str:
-        """Return a field as text without surrounding space; a number becomes its digits.
-
-        Raises:
-            DataError: the field is missing, empty, or neither text nor a number; the message names file, record, field.
-        """
+        """Return a field, text or a number, as text without surrounding space; it may not be empty."""
         value = self.fields.get(field)
         stripped = str(value).strip() if isinstance(value, str | int | float) else ""
         if stripped:
@@ -42,37 +37,25 @@ class Entry(NamedTuple):
         raise self.error(field, f"is {kind}")
 
     def file(self, field: str) -> str:
-        """Return a field that names a file inside the dataset.
-
-        Raises:
-            DataError: it is no text, or absolute, or climbs out.
-        """
+        """Return a field that names a file; it may neither be absolute nor climb out of the dataset."""
         name = self.text(field)
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise self.error(field, f"is {name!r}, not a path inside the dataset")
         return name
 
     def values(self, field: str) -> list[str]:
-        """Return a field that is a list with values, as texts.
-
-        Raises:
-            DataError: it is no list, or an empty one.
-        """
+        """Return a field that is a list with at least one value, as texts."""
         values = self.fields.get(field)
         if not isinstance(values, list) or not values:
             raise self.error(field, f"is {values!r}, not a list with values")
         return [str(value) for value in values]
 
     def closed(self) -> bool:
-        """Return whether ``answer_type`` is CLOSED.
-
-        Raises:
-            DataError: it is neither OPEN nor CLOSED.
-        """
+        """Return whether ``answer_type`` is CLOSED, not OPEN."""
         kind = self.text("answer_type")
-        if kind.upper() not in CLOSED:
+        if kind.upper() not in ("OPEN", "CLOSED"):
             raise self.error("answer_type", f"is {kind!r}; allowed: OPEN, CLOSED")
-        return CLOSED[kind.upper()]
+        return kind.upper() == "CLOSED"
 
     def error(self, field: str, what: str, hint: str = CORRECT) -> DataError:
         """Return the error that ``field`` of this object is ``what``. A patient's text is not to be quoted in it."""
@@ -82,20 +65,17 @@ class Entry(NamedTuple):
 def read_entries(path: Path) -> list[Entry]:
     """Read a JSON list of objects, or a ``.jsonl`` file with one object a line.
 
-    Raises:
-        DataError: the file is missing, not UTF-8 JSON, or not a list of objects.
+    Raises DataError if the file is missing, not UTF-8 JSON, or not a list of objects.
     """
     require_file(path)
     try:
         content = path.read_text(encoding="utf-8-sig")
-        if path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in content.split("\n") if line.strip()]
-        else:
-            rows = json.loads(content)
+        lines = [line for line in content.split("\n") if line.strip()]
+        rows = [json.loads(line) for line in lines] if path.suffix == ".jsonl" else json.loads(content)
     except (ValueError, RecursionError) as error:
         raise DataError(f"not UTF-8 JSON ({error})", where=path, hint=AGAIN) from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise DataError("not a list of JSON objects", where=path, hint=AGAIN)
+    objects = isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
+    require(objects, "not a list of JSON objects", path, AGAIN)
     return [Entry(row, path, number) for number, row in enumerate(rows)]
 
 
@@ -112,10 +92,7 @@ def text_bytes(text: str) -> UInt8[np.ndarray, " byte"]:
 class ImageQuestions(Dataset):
     """Questions about images, in JSON lists in one folder; a patient is what :meth:`patient` makes of an image's name.
 
-    Attributes:
-        folder: folder of the lists.
-        images: folder of the images below it.
-        image_field: the field that names the image.
+    The images are in a folder below that of the lists; ``image_field`` is the field that names one.
     """
 
     modalities: ClassVar[tuple[str, ...]] = ("image",)
@@ -128,7 +105,7 @@ class ImageQuestions(Dataset):
     def patient(self, image: str) -> str:
         """Return the patient behind the image called ``image``."""
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+    def load(self, root: Path, record: Record) -> Raw:
         """Decode the image to [0, 1]."""
         _, stem, number = record["example"].rsplit(":", 2)
         listed_in = f"{self.folder}/{stem}.json (record {number}, field {self.image_field!r})"

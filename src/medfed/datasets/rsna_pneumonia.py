@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from medfed.core.errors import DataError
-from medfed.datasets.base import Dataset, Record, card_of
+from medfed.datasets.base import Dataset, Raw, Record
 from medfed.datasets.images import load_image
-from medfed.datasets.labels import nih_patient, require_sources
-from medfed.datasets.tables import flag, read_csv, require_values
+from medfed.datasets.tables import flag, nih_patient, read_csv, require_sources, require_values
 
 TABLE = "stage_2_detailed_class_info.csv"
 BOXES = "stage_2_train_labels.csv"
@@ -27,7 +25,6 @@ class RsnaPneumonia(Dataset):
     """DICOM files and a class table; optionally a ``source_map.csv`` (patientId, nih_patient_id) next to them."""
 
     name = "rsna-pneumonia"
-    card = card_of("rsna-pneumonia")
     modalities = ("image",)
     targets = ("lung_opacity",)
     marker = TABLE
@@ -51,7 +48,7 @@ class RsnaPneumonia(Dataset):
             lung_opacity=flag(pl.col("class") == POSITIVE),
         )
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+    def load(self, root: Path, record: Record) -> Raw:
         """Decode the DICOM file to [0, 1]."""
         return {"image": load_image(root, record, TABLE)}
 
@@ -64,12 +61,9 @@ def _classes(path: Path) -> pl.DataFrame:
     twice = once.filter(once["patientId"].is_duplicated())
     if not twice.is_empty():
         patient = twice["patientId"][0]
-        names = " and ".join(repr(name) for name in twice.filter(pl.col("patientId") == patient)["class"])
-        raise DataError(
-            f"patientId {patient!r} has the classes {names}",
-            where=path,
-            hint="download the table again; one patient has one class",
-        )
+        names = " and ".join(map(repr, twice.filter(pl.col("patientId") == patient)["class"]))
+        hint = "download the table again; one patient has one class"
+        raise DataError(f"patientId {patient!r} has the classes {names}", where=path, hint=hint)
     return once.filter(pl.col("class") != OTHER)
 
 

@@ -11,8 +11,7 @@ from typing import ClassVar
 
 import polars as pl
 
-from medfed.core.errors import DataError
-from medfed.datasets.base import COMPLETE, Dataset, card_of
+from medfed.datasets.base import COMPLETE, Dataset, require
 from medfed.datasets.questions import ImageQuestions, read_entries
 
 FOLDER = "Slake1.0"
@@ -24,7 +23,6 @@ class Slake(ImageQuestions):
 
     name = "slake"
     language: ClassVar[str] = "en"
-    card = card_of("slake")
     folder, images, image_field = FOLDER, "imgs", "img_name"
     marker = f"{FOLDER}/*.json"
     simulator = "medfed.twins.vqa:write_slake_twin"
@@ -34,21 +32,13 @@ class Slake(ImageQuestions):
         return Path(image).parts[0]
 
     def index(self, root: Path) -> pl.DataFrame:
-        """One row per question in the dataset's language; official files that the folder lacks are left out.
-
-        Raises:
-            DataError: no official file is there, or one is malformed; the message names file, record and field.
-        """
-        paths = {name: root / FOLDER / f"{name}.json" for name in SPLITS}
-        present = {name: path for name, path in paths.items() if path.is_file()} or paths
-        rows = [
-            {**self.row(entry, "slake", SPLITS[name]), "language": self.language}
-            for name, path in present.items()
-            for entry in read_entries(path)
-            if entry.text("q_lang") == self.language
-        ]
-        if not rows:
-            raise DataError(f"no question has 'q_lang' {self.language!r}", where=root / FOLDER, hint=COMPLETE)
+        """One row per question in the dataset's language; official files that the folder lacks are left out."""
+        files = {root / FOLDER / f"{name}.json": split for name, split in SPLITS.items()}
+        there = {path: split for path, split in files.items() if path.is_file()} or files
+        entries = ((entry, split) for path, split in there.items() for entry in read_entries(path))
+        wanted = ((entry, split) for entry, split in entries if entry.text("q_lang") == self.language)
+        rows = [{**self.row(entry, "slake", split), "language": self.language} for entry, split in wanted]
+        require(rows, f"no question has 'q_lang' {self.language!r}", root / FOLDER, COMPLETE)
         return pl.DataFrame(rows).with_columns(site=pl.lit(None, pl.Utf8))
 
 

@@ -13,8 +13,7 @@ readers of the release, which agree. Traps of the layout:
 - ``labs_missingness`` is 1 where a value was *measured*; an unmeasured one carries the mean percentile.
 - CXRs are normalised by ImageNet's mean and spread; this is undone, so that the image modality has its [0, 1].
 - ECGs are scaled to [−1, 1] per recording, at 500 Hz, and millivolts cannot be got back. Leads have the order of
-  MIMIC-IV-ECG: aVF before aVL. They are put in the order of :data:`~medfed.modalities.signal.LEADS` and brought to
-  100 Hz.
+  MIMIC-IV-ECG, aVF before aVL; here they get that of :data:`~medfed.modalities.signal.LEADS`, and 100 Hz.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ import polars as pl
 from jaxtyping import Float32, Shaped
 
 from medfed.core.errors import DataError
-from medfed.datasets.base import Dataset, Record, card_of, require_file
+from medfed.datasets.base import Dataset, Raw, Record, require
 from medfed.datasets.tables import FileState, read_csv, whole_numbers
 from medfed.modalities.signal import LEADS, RAW_HZ
 
@@ -50,7 +49,6 @@ class SymileMIMIC(Dataset):
     """Admissions with three modalities; example ``symile-mimic:HADM_ID``."""
 
     name = "symile-mimic"
-    card = card_of("symile-mimic")
     modalities = ("image", "ecg", "lab-percentiles")
     targets = ("finding",)
     marker = "data_npy/train/labs_percentiles_train.npy"
@@ -61,27 +59,19 @@ class SymileMIMIC(Dataset):
 
         ``finding`` is 0 if the film's report says "No Finding", else 1; patients are dealt by it. ``row`` is the row
         in the split's arrays. ``candidates`` lists a test query's candidate examples, itself among them, and is null
-        in the other splits.
-
-        Raises:
-            DataError: a table or array is missing or malformed, or the two do not list the same admissions.
+        in the other splits. Tables and arrays must list the same admissions.
         """
         return pl.concat([_split_index(root, native) for native in SPLITS])
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
-        """Return ``image`` [row, column] in [0, 1], ``ecg`` [lead, time] and ``lab-percentiles`` [2, 50].
-
-        Raises:
-            DataError: an array is missing, truncated, pickled, of another shape, or holds values it cannot hold.
-        """
+    def load(self, root: Path, record: Record) -> Raw:
+        """Return ``image`` [row, column] in [0, 1], ``ecg`` [lead, time] and ``lab-percentiles`` [2, 50]."""
         row = int(record["row"])
         cxr, ecg, percentiles, measured = (root / file for file in record["files"])
         images = _open_npy(cxr, (None, 3, None, None), "f")
         signals = _open_npy(ecg, (None, 1, None, len(LEADS)), "f")
         labs = [_open_npy(percentiles, (None, NUM_LABS), "f"), _open_npy(measured, (None, NUM_LABS), "fiub")]
         for path, array in zip((cxr, ecg, percentiles, measured), (images, signals, *labs), strict=True):
-            if row >= len(array):
-                raise DataError(f"has {len(array)} rows, but the table names row {row}", where=path, hint=REPAIR)
+            require(row < len(array), f"has {len(array)} rows, but the table names row {row}", path, REPAIR)
         return {
             "image": _grey(images[row], cxr, row),
             "ecg": _leads(signals[row, 0], ecg, row),
@@ -95,15 +85,12 @@ def _split_index(root: Path, native: str) -> pl.DataFrame:
     table = read_csv(path, ("subject_id", "hadm_id", FINDING, *(("label", "label_hadm_id") if retrieval else ())))
     admission = whole_numbers(table, "hadm_id", path, REPAIR)
     stored = _open_npy(root / _array(native, "hadm_id"), (None,), "iu")
-    if not np.array_equal(stored, admission.to_numpy()):
-        raise DataError(
-            f"its rows are not those of {_array(native, 'hadm_id')}",
-            where=path,
-            hint="the table and the arrays are of different releases, or one was sorted: download both again",
-        )
+    same = np.array_equal(stored, admission.to_numpy())
+    hint = "the table and the arrays are of different releases, or one was sorted: download both again"
+    require(same, f"its rows are not those of {_array(native, 'hadm_id')}", path, hint)
     index = pl.DataFrame(
         {
-            "example": _example(admission),
+            "example": "symile-mimic:" + admission.cast(pl.Utf8),
             "patient": "mimic:" + whole_numbers(table, "subject_id", path, REPAIR).cast(pl.Utf8),
             "site": pl.Series([None] * len(table), dtype=pl.Utf8),
             "split": [SPLITS[native]] * len(table),
@@ -114,14 +101,14 @@ def _split_index(root: Path, native: str) -> pl.DataFrame:
     )
     if not retrieval:
         return index.with_columns(candidates=pl.lit(None, pl.List(pl.Utf8)))
-    query = _example(whole_numbers(table, "label_hadm_id", path, REPAIR))
+    query = "symile-mimic:" + whole_numbers(table, "label_hadm_id", path, REPAIR).cast(pl.Utf8)
     itself = whole_numbers(table, "label", path, REPAIR).to_numpy() == 1
-    offered = index.select("example").with_columns(query=query).group_by("query", maintain_order=True)
-    candidates = offered.agg(pl.col("example").unique(maintain_order=True).alias("candidates"))
-    joined = index.filter(pl.Series(itself)).join(
-        candidates, how="left", left_on="example", right_on="query", maintain_order="left"
-    )
-    _require_itself(joined, path)
+    offered = index.select(candidates="example").with_columns(example=query).group_by("example", maintain_order=True)
+    candidates = offered.agg(pl.col("candidates").unique(maintain_order=True))
+    joined = index.filter(pl.Series(itself)).join(candidates, on="example", how="left", maintain_order="left")
+    for example, listed in joined.select("example", "candidates").iter_rows():  # else nothing it retrieves is right
+        among = example in (listed or ())
+        require(among, f"the query {example!r} is not among its own candidates", path, REPAIR)
     return joined
 
 
@@ -129,38 +116,19 @@ def _array(native: str, name: str) -> str:
     return f"data_npy/{native}/{name}_{native}.npy"
 
 
-def _example(admission: pl.Series) -> pl.Series:
-    return "symile-mimic:" + admission.cast(pl.Utf8)
-
-
-def _require_itself(queries: pl.DataFrame, path: Path) -> None:
-    """A query must be among its own candidates: else nothing it retrieves is right."""
-    for example, candidates in queries.select("example", "candidates").iter_rows():
-        if example not in (candidates or ()):
-            raise DataError(f"the query {example!r} is not among its own candidates", where=path, hint=REPAIR)
-
-
 def _open_npy(path: Path, shape: tuple[int | None, ...], kinds: str) -> Shaped[np.ndarray, "..."]:
-    """Map an array into memory, read-only; it may be larger than memory.
+    """Map a ``.npy`` file into memory, read-only; it may be larger than memory.
 
-    Args:
-        path: the ``.npy`` file.
-        shape: wanted shape; None for any size above 0.
-        kinds: allowed NumPy kinds, e.g. ``"f"`` for floats or ``"iu"`` for whole numbers.
-
-    Raises:
-        DataError: the file is missing, truncated, pickled, or of another shape or type.
+    Wanted are a ``shape``, in which None is any size above 0, and one of NumPy's ``kinds`` of values (``"iu"``: whole
+    numbers).
     """
-    require_file(path)
     array = _mapped(FileState.of(path))
-    if array.dtype.kind not in kinds:
-        raise DataError(f"holds {array.dtype} values, which do not belong here", where=path, hint=ARRAY_AGAIN)
-    fits = len(array.shape) == len(shape) and all(
-        size == wanted if wanted is not None else size > 0 for size, wanted in zip(array.shape, shape, strict=True)
-    )
-    if not fits:
-        sides = " × ".join("any" if size is None else str(size) for size in shape)
-        raise DataError(f"has shape {array.shape}; {sides} is needed", where=path, hint=ARRAY_AGAIN)
+    known_kind = array.dtype.kind in kinds
+    require(known_kind, f"holds {array.dtype} values, which do not belong here", path, ARRAY_AGAIN)
+    sides = zip(array.shape, shape, strict=False)
+    fits = array.ndim == len(shape) and all(have == want if want is not None else have > 0 for have, want in sides)
+    wanted = " × ".join("any" if size is None else str(size) for size in shape)
+    require(fits, f"has shape {array.shape}; {wanted} is needed", path, ARRAY_AGAIN)
     return array
 
 
@@ -183,35 +151,27 @@ def _grey(channels: Float32[np.ndarray, "3 row column"], path: Path, row: int) -
     """Undo ImageNet's normalisation and average the three equal channels."""
     image = np.asarray(channels, np.float32) * IMAGENET_STD[:, None, None] + IMAGENET_MEAN[:, None, None]
     low, high = float(image.min()), float(image.max())
-    if not (low >= -SLACK and high <= 1 + SLACK):  # false for NaN as well
-        raise DataError(
-            f"row {row}: intensities from {low:g} to {high:g} after undoing ImageNet's normalisation; [0, 1] is needed",
-            where=path,
-            hint="use the release's data_npy, or normalise by ImageNet's mean and spread as its script does",
-        )
-    grey: np.ndarray = image.mean(0).clip(0, 1)
-    return grey
+    fits = low >= -SLACK and high <= 1 + SLACK  # false for NaN as well
+    what = f"row {row}: intensities from {low:g} to {high:g} after undoing ImageNet's normalisation; [0, 1] is needed"
+    hint = "use the release's data_npy, or normalise by ImageNet's mean and spread as its script does"
+    require(fits, what, path, hint)
+    return np.asarray(image.mean(0).clip(0, 1))
 
 
 def _leads(signal: Float32[np.ndarray, "time lead"], path: Path, row: int) -> Float32[np.ndarray, "lead resampled"]:
     """Put the leads in our order and bring the recording to 100 Hz."""
     from scipy.signal import resample_poly  # noqa: PLC0415 (large; loaded where it is used)
 
-    if not np.isfinite(signal).all() or float(np.abs(signal).max()) > 1 + SLACK:
-        raise DataError(
-            f"row {row}: a value is not a number in [-1, 1]", where=path, hint="use the release's scaled ECGs"
-        )
+    fits = np.isfinite(signal).all() and float(np.abs(signal).max()) <= 1 + SLACK
+    require(fits, f"row {row}: a value is not a number in [-1, 1]", path, "use the release's scaled ECGs")
     ordered = np.asarray(signal, np.float32).T[[NATIVE_LEADS.index(lead) for lead in LEADS]]
-    resampled: np.ndarray = resample_poly(ordered, 1, NATIVE_HZ // RAW_HZ, axis=1, padtype="line")
-    return resampled.astype(np.float32)
+    return np.asarray(resample_poly(ordered, 1, NATIVE_HZ // RAW_HZ, axis=1, padtype="line"), np.float32)
 
 
 def _unit(values: Shaped[np.ndarray, " lab"], path: Path, row: int) -> Float32[np.ndarray, " lab"]:
     """Return percentiles or flags, which are both from 0 to 1."""
-    if not ((values >= 0) & (values <= 1)).all():  # false for NaN as well
-        raise DataError(
-            f"row {row}: a value is not a number in [0, 1]", where=path, hint="use the release's percentiles and flags"
-        )
+    fits = ((values >= 0) & (values <= 1)).all()  # false for NaN as well
+    require(fits, f"row {row}: a value is not a number in [0, 1]", path, "use the release's percentiles and flags")
     return np.asarray(values, np.float32)
 
 

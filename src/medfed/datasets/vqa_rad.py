@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
-from medfed.datasets.base import Dataset, Record, card_of
+from medfed.datasets.base import Dataset, Raw, Record
 from medfed.datasets.questions import ImageQuestions, read_entries, text_bytes
 
 FOLDER = "data_RAD"
@@ -24,7 +23,6 @@ class VqaRad(ImageQuestions):
     """VQA-RAD; a patient is an image, of which the release has one per case."""
 
     name = "vqa-rad"
-    card = card_of("vqa-rad")
     folder, images, image_field = FOLDER, "images", "image_name"
     marker = f"{FOLDER}/trainset.json"
     simulator = "medfed.twins.vqa:write_vqa_rad_twin"
@@ -34,20 +32,12 @@ class VqaRad(ImageQuestions):
         return Path(image).stem
 
     def index(self, root: Path) -> pl.DataFrame:
-        """One row per question.
-
-        Raises:
-            DataError: a file is missing or malformed; the message names file, record and field.
-        """
-        rows = [
-            self.row(entry, "vqa-rad", split)
-            for name, split in SPLITS.items()
-            for entry in read_entries(root / FOLDER / f"{name}.json")
-        ]
+        """One row per question."""
+        files = {root / FOLDER / f"{name}.json": split for name, split in SPLITS.items()}
+        rows = [self.row(entry, "vqa-rad", split) for path, split in files.items() for entry in read_entries(path)]
         held_out = pl.col("split").eq("test").any().over("patient")
-        return pl.DataFrame(rows).with_columns(
-            split=pl.when(held_out).then(pl.lit("test")).otherwise("split"), site=pl.lit(None, pl.Utf8)
-        )
+        split = pl.when(held_out).then(pl.lit("test")).otherwise("split")
+        return pl.DataFrame(rows).with_columns(split=split, site=pl.lit(None, pl.Utf8))
 
 
 class VqaRadClosed(VqaRad):
@@ -61,12 +51,12 @@ class VqaRadClosed(VqaRad):
     targets = ("yes",)
 
     def index(self, root: Path) -> pl.DataFrame:
-        """One row per yes/no question; raises as :meth:`VqaRad.index` does."""
+        """One row per yes/no question."""
         answers = {"yes": 1, "no": 0}
         yes = pl.col("answer").str.to_lowercase().replace_strict(answers, default=None, return_dtype=pl.Int8)
         return super().index(root).with_columns(yes=yes).filter(pl.col("closed") & pl.col("yes").is_not_null())
 
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
+    def load(self, root: Path, record: Record) -> Raw:
         """Decode the image to [0, 1], and give the question as UTF-8 bytes."""
         return {**super().load(root, record), "question": text_bytes(str(record["question"]))}
 

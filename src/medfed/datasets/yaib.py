@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,13 +24,12 @@ import numpy as np
 import polars as pl
 
 from medfed.core.errors import DataError
-from medfed.datasets.base import Dataset, Record, card_of, require_file
+from medfed.datasets.base import Dataset, Raw, Record, require
 from medfed.datasets.first_day import NUM_HOURS, FirstDay
 from medfed.datasets.tables import FileState, constant_files, read_parquet
 from medfed.modalities.timeseries import ICU
 
-VARIABLES = tuple(variable for group in ICU.values() for variable in group)
-UNNAMED_DATABASE = "yaib"
+VARIABLES = tuple(chain.from_iterable(ICU.values()))
 AGAIN = "extract the cohort again, or compare it with the version on the dataset's card"
 
 
@@ -40,36 +40,23 @@ class Yaib(Dataset):
     modalities = tuple(ICU)
 
     def locate(self, data_root: Path) -> Path:
-        """Find the folder that holds the cohort's folder, in either native layout.
-
-        Raises:
-            DataError: neither is there.
-        """
+        """Find the folder that holds the cohort's folder, in either native layout."""
         try:
             return super().locate(data_root)
         except DataError:
             for depth in range(4):
-                hits = sorted(data_root.glob("/".join(["*"] * depth + [self.cohort, "dyn.parquet"])))
-                if hits:
-                    return hits[0].parents[1]
+                for hit in sorted(data_root.glob("/".join(["*"] * depth + [self.cohort, "dyn.parquet"]))):
+                    return hit.parents[1]
             raise
 
     def index(self, root: Path) -> pl.DataFrame:
-        """Read the outcome tables of every database.
+        """Read the outcome tables of every database; none may list a stay twice."""
+        nested = {path.parent for path in root.glob(f"{self.cohort}/*/*.parquet")}
+        return pl.concat([self._index_of(root, folder) for folder in sorted(nested) or [root / self.cohort]])
 
-        Raises:
-            DataError: a table is missing, lacks a column or lists a stay twice; the message names the file.
-        """
-        return pl.concat([self._index_of(root, folder) for folder in self._folders(root)])
-
-    def load(self, root: Path, record: Record) -> dict[str, np.ndarray]:
-        """Return modality → ``[24 hours, variable]``, NaN where not observed.
-
-        Raises:
-            DataError: ``dyn.parquet`` is damaged, lacks a column, or has no row of the stay.
-        """
+    def load(self, root: Path, record: Record) -> Raw:
+        """Return modality → ``[24 hours, variable]``, NaN where not observed; ``dyn.parquet`` must have the stay."""
         path = root / str(record["files"][0])
-        require_file(path)
         hours = _first_day(FileState.of(path)).of(record["stay_id"])
         if hours is None:
             raise DataError(f"stay {record['stay_id']} has an outcome but no row here", where=path, hint=AGAIN)
@@ -80,21 +67,15 @@ class Yaib(Dataset):
     def outcome(self, path: Path) -> pl.DataFrame:
         """Read ``outc.parquet`` into columns stay_id and the target (Int8)."""
 
-    def _folders(self, root: Path) -> list[Path]:
-        nested = {path.parent for path in root.glob(f"{self.cohort}/*/*.parquet")}
-        return sorted(nested) or [root / self.cohort]
-
     def _index_of(self, root: Path, folder: Path) -> pl.DataFrame:
-        named = folder.name != self.cohort
-        database = folder.name if named else UNNAMED_DATABASE
-        outcome = self.outcome(folder / "outc.parquet")
-        relative = folder.relative_to(root)
-        identity = pl.concat_str(pl.lit(f"{database}:"), pl.col("stay_id"))
-        files = [(relative / file).as_posix() for file in ("dyn.parquet", "outc.parquet")]
-        return outcome.sort("stay_id").select(
+        database = folder.name if folder.name != self.cohort else None
+        identity = pl.concat_str(pl.lit(f"{database or 'yaib'}:"), pl.col("stay_id"))
+        files = [(folder.relative_to(root) / file).as_posix() for file in ("dyn.parquet", "outc.parquet")]
+        outcome = self.outcome(folder / "outc.parquet").sort("stay_id")
+        return outcome.select(
             identity.alias("example"),
             identity.alias("patient"),
-            pl.lit(database if named else None, pl.Utf8).alias("site"),
+            pl.lit(database, pl.Utf8).alias("site"),
             pl.lit(None, pl.Utf8).alias("split"),
             constant_files(files),
             *self.targets,
@@ -106,7 +87,6 @@ class YaibMortality(Yaib):
     """Death in the ICU, from the first 24 hours."""
 
     name = "yaib-mortality"
-    card = card_of("yaib-mortality")
     cohort: ClassVar[str] = "mortality24"
     targets = ("mortality",)
     marker = "mortality24/*/dyn.parquet"
@@ -114,16 +94,13 @@ class YaibMortality(Yaib):
 
     def outcome(self, path: Path) -> pl.DataFrame:
         """One row per stay, label 0 or 1."""
-        table = read_parquet(path, ("stay_id", "label"))
-        _require_unique(table, ("stay_id",), path)
-        return table.select(_stay_id(table, path), _label(table, path).alias("mortality"))
+        return _labels(path, ("stay_id",), "mortality")
 
 
 class YaibSepsis(Yaib):
     """Onset of sepsis (Sepsis-3) at any time of the stay."""
 
     name = "yaib-sepsis"
-    card = card_of("yaib-sepsis")
     cohort: ClassVar[str] = "sepsis"
     targets = ("sepsis",)
     marker = "sepsis/*/dyn.parquet"
@@ -131,10 +108,7 @@ class YaibSepsis(Yaib):
 
     def outcome(self, path: Path) -> pl.DataFrame:
         """One row per stay and hour, label true around the onset; a stay is positive if any hour is."""
-        table = read_parquet(path, ("stay_id", "time", "label"))
-        _require_unique(table, ("stay_id", "time"), path)
-        hourly = table.select(_stay_id(table, path), _label(table, path).alias("sepsis"))
-        return hourly.group_by("stay_id").agg(pl.col("sepsis").max())
+        return _labels(path, ("stay_id", "time"), "sepsis").group_by("stay_id").agg(pl.col("sepsis").max())
 
 
 @lru_cache(maxsize=8)
@@ -142,8 +116,8 @@ def _first_day(state: FileState) -> FirstDay:
     """Read a ``dyn.parquet`` once; a rewritten file has another state and is read anew."""
     file = state.path
     table = read_parquet(file, ("stay_id", "time", *VARIABLES))
-    if not isinstance(table.schema["time"], pl.Duration):
-        raise DataError(f"column 'time' is {table.schema['time']}; a duration is needed", where=file, hint=AGAIN)
+    kind = table.schema["time"]
+    require(isinstance(kind, pl.Duration), f"column 'time' is {kind}; a duration is needed", file, AGAIN)
     try:
         table = table.select(
             _stay_id(table, file),
@@ -164,31 +138,23 @@ def _first_day(state: FileState) -> FirstDay:
 
 def _stay_id(table: pl.DataFrame, path: Path) -> pl.Series:
     column = table["stay_id"]
-    if not column.dtype.is_integer() or column.null_count():
-        raise DataError(
-            f"column 'stay_id' is {column.dtype} with {column.null_count()} empty cells; whole numbers are needed",
-            where=path,
-            hint=AGAIN,
-        )
+    whole = column.dtype.is_integer() and not column.null_count()
+    what = f"column 'stay_id' is {column.dtype} with {column.null_count()} empty cells; whole numbers are needed"
+    require(whole, what, path, AGAIN)
     return column.cast(pl.Int64)
 
 
-def _label(table: pl.DataFrame, path: Path) -> pl.Series:
-    column = table["label"]
+def _labels(path: Path, key: tuple[str, ...], target: str) -> pl.DataFrame:
+    """Read ``outc.parquet``, one row by ``key``, into columns stay_id and ``target``."""
+    table = read_parquet(path, (*key, "label"))
+    twice = table.filter(table.select(pl.struct(key).is_duplicated()).to_series())["stay_id"]
+    listed = f"stay {twice.first()!r} is listed twice (by {' and '.join(key)})"
+    require(twice.is_empty(), listed, path, "remove the duplicate rows")
+    stays, column = _stay_id(table, path), table["label"]
     numeric = column.dtype.is_numeric() or column.dtype == pl.Boolean
-    if not numeric or not set(column.drop_nulls().unique().to_list()) <= {0, 1}:
-        raise DataError(f"column 'label' is {column.dtype} and not 0 or 1 throughout", where=path, hint=AGAIN)
-    return column.cast(pl.Int8)
-
-
-def _require_unique(table: pl.DataFrame, key: tuple[str, ...], path: Path) -> None:
-    twice = table.filter(table.select(pl.struct(key).is_duplicated()).to_series())
-    if not twice.is_empty():
-        raise DataError(
-            f"stay {twice['stay_id'][0]} is listed twice (by {' and '.join(key)})",
-            where=path,
-            hint="remove the duplicate rows",
-        )
+    binary = numeric and set(column.drop_nulls().unique().to_list()) <= {0, 1}
+    require(binary, f"column 'label' is {column.dtype} and not 0 or 1 throughout", path, AGAIN)
+    return pl.DataFrame([stays, column.cast(pl.Int8).alias(target)])
 
 
 DATASETS: tuple[Dataset, ...] = (YaibMortality(), YaibSepsis())

@@ -14,26 +14,19 @@ Deviation: the FedKIM paper compares single runs, without intervals.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from medfed.core.errors import RunError
-from medfed.evaluation.bootstrap import interval, resample_weights
+from medfed.evaluation.bootstrap import holm, interval, over_seeds, resample_weights, two_sided_p
 from medfed.evaluation.responses import TaskResponses
 from medfed.evaluation.scorers.base import Replicates
 from medfed.evaluation.scorers.words import BEST
-from medfed.evaluation.significance import holm, over_seeds, two_sided_p
 from medfed.records.folder import RunFolder
-from medfed.records.schema import (
-    ComparedDifference,
-    ComparedRow,
-    ComparisonFile,
-    ScoreFile,
-    StudyFile,
-)
+from medfed.records.schema import ComparedDifference, ComparedRow, ComparisonFile, ScoreFile, StudyFile
 from medfed.study.evaluation import BootstrapSettings
 
 MIN_SEEDS = 5
@@ -50,8 +43,7 @@ class Measure(NamedTuple):
     higher_is_better: bool
 
 
-@dataclass(frozen=True)
-class SeedRun:
+class SeedRun(NamedTuple):
     """One finished run: its label, seed, and what its models responded to every task."""
 
     label: str
@@ -59,8 +51,7 @@ class SeedRun:
     tasks: dict[str, TaskResponses]
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """One model on one task (or mean over tasks) at one seed; ``range`` is the metric's."""
 
     value: float | None
@@ -85,22 +76,15 @@ def compare_runs(
     settings: BootstrapSettings | None = None,
     pairs: Sequence[tuple[str, str]] | None = None,
 ) -> ComparisonFile:
-    """Compare finished runs.
+    """Compare finished runs: a row per label, model, task, metric and part, and paired differences.
 
-    Args:
-        folders: run folders.
-        labels: the label of each; runs of one label differ in their seed.
-        settings: of the bootstrap; by default 10,000 resamples where a label has :data:`MIN_SEEDS` seeds, which
-            Holm's correction needs, else 1,000.
-        pairs: labels (a, b) whose injected LLMs are compared; by default the first label with every other.
+    The tasks ``mean-trained`` and ``mean-unseen`` are means over the closed tasks of a role. The differences are those
+    of the injected LLM against the federated-only model and the aggregated heads. Of open questions they are against
+    the best constant answer. Raises RunError if a run is not finished, or two runs of one label have the same seed.
 
-    Returns:
-        A row per label, model, task, metric and part. The tasks ``mean-trained`` and ``mean-unseen`` are means over the
-        closed tasks of a role. The differences are those of the injected LLM against the federated-only model and the
-        aggregated heads. Of open questions they are against the best constant answer. ``pairs`` adds others.
-
-    Raises:
-        RunError: a run is not finished, or two runs of one label have the same seed.
+    The runs of one label differ in their seed. By default there are 10,000 resamples where a label has
+    :data:`MIN_SEEDS` seeds, which Holm's correction needs, else 1,000. ``pairs`` are labels (a, b) whose injected LLMs
+    are compared; by default the first label with every other.
     """
     runs = [_read(folder, label) for folder, label in zip(folders, labels, strict=True)]
     names = list(dict.fromkeys(labels))
@@ -108,9 +92,8 @@ def compare_runs(
     seeds = {name: sorted(run.seed for run in runs if run.label == name) for name in names}
     for name, chosen in seeds.items():
         if len(set(chosen)) < len(chosen):
-            raise RunError(
-                f"two runs have one seed of {chosen}", where=f"label {name!r}", hint="give each a label of its own"
-            )
+            what, hint = f"two runs have one seed of {chosen}", "give each a label of its own"
+            raise RunError(what, where=f"label {name!r}", hint=hint)
     enough = max(map(len, seeds.values())) >= MIN_SEEDS
     settings = settings or BootstrapSettings(num_resamples=10_000 if enough else 1_000)
     rows: list[ComparedRow] = []
@@ -119,44 +102,36 @@ def compare_runs(
     roles |= {"mean-trained": "trained", "mean-unseen": "unseen"}
     for measure in dict.fromkeys(measure for run in runs for task in run.tasks.values() for measure in measures(task)):
         outcomes = _outcomes(runs, measure, settings.num_resamples)
-        outcomes = _in_order({**outcomes, **_means(outcomes, runs)}, names, list(roles))
+        outcomes |= _means(outcomes, runs)
+        ordered = sorted(outcomes, key=lambda key: (names.index(key[0]), list(roles).index(key[2])))
+        outcomes = {key: outcomes[key] for key in ordered}
         facts = measure._asdict()
         for (label, model, task), by_seed in outcomes.items():
             head = {"label": label, "model": model, "task": task, "role": roles[task], **facts}
             rows.append(ComparedRow(**head, **_summary(by_seed, settings)))
-        family = [
-            {**_head(a, b), "role": roles[a[2]], **facts, **_difference(outcomes[a], outcomes[b], settings)}
-            for a, b in _pairs(outcomes, pairs)
-        ]
+        family = []
+        for a, b in _pairs(outcomes, pairs):
+            head = {"label": a[0], "model": a[1], "baseline_label": b[0], "baseline_model": b[1], "task": a[2]}
+            family.append({**head, "role": roles[a[2]], **facts, **_difference(outcomes[a], outcomes[b], settings)})
         _correct(family)
         differences += [ComparedDifference(**row) for row in family]
-    return ComparisonFile(
-        labels=tuple(names),
-        seeds={name: tuple(chosen) for name, chosen in seeds.items()},
-        rows=tuple(rows),
-        differences=tuple(differences),
-    )
+    by_label = {name: tuple(chosen) for name, chosen in seeds.items()}
+    return ComparisonFile(labels=tuple(names), seeds=by_label, rows=tuple(rows), differences=tuple(differences))
 
 
 def measures(task: TaskResponses) -> list[Measure]:
     """Return what the task's models can be compared by."""
-    return [
-        Measure(metric.name, part, metric.higher_is_better)
-        for part in task.scorer.parts
-        for metric in task.scorer.metrics
-    ]
+    metrics = task.scorer.metrics
+    return [Measure(metric.name, part, metric.higher_is_better) for part in task.scorer.parts for metric in metrics]
 
 
 def _read(folder: Path, label: str) -> SeedRun:
     run = RunFolder(folder)
     run.require_done()
     study, scored = run.read(StudyFile), run.read(ScoreFile).tasks
-    tasks = {
-        task: TaskResponses.of(task, scored[task], run.predictions(task))
-        for task in (*study.train, *study.unseen)
-        if task in scored
-    }
-    return SeedRun(label, study.seed, tasks)
+    tasks = [task for task in (*study.train, *study.unseen) if task in scored]
+    responses = {task: TaskResponses.of(task, scored[task], run.predictions(task)) for task in tasks}
+    return SeedRun(label, study.seed, responses)
 
 
 def _outcomes(runs: Sequence[SeedRun], measure: Measure, num_resamples: int) -> Outcomes:
@@ -169,11 +144,10 @@ def _outcomes(runs: Sequence[SeedRun], measure: Measure, num_resamples: int) -> 
                 samples.setdefault(f"{run.seed}/{task.task}/{task.sample}", []).append((run, task))
     for names in _components({name: held[0][1].patients for name, held in samples.items()}):
         replicates = _resampled({name: samples[name] for name in names}, measure, num_resamples)
-        for name in names:
-            for run, task in samples[name]:
-                for model in _models(task, measure):
-                    outcome = _outcome(task, model, measure, name, replicates[name, task.key(model, measure.part)])
-                    outcomes.setdefault((run.label, model, task.task), {})[run.seed] = outcome
+        for name, (run, task) in ((sample, one) for sample in names for one in samples[sample]):
+            for model in _models(task, measure):
+                outcome = _outcome(task, model, measure, name, replicates[name, task.key(model, measure.part)])
+                outcomes.setdefault((run.label, model, task.task), {})[run.seed] = outcome
     return outcomes
 
 
@@ -182,36 +156,26 @@ def _models(task: TaskResponses, measure: Measure) -> list[str]:
 
 
 def _outcome(task: TaskResponses, model: str, measure: Measure, sample: str, replicates: Replicates) -> Outcome:
-    patients = task.patients_of(measure.part)
-    value = task.score(model, measure.part, measure.metric)
-    return Outcome(
-        value.value,
-        replicates,
-        sample,
-        len(patients),
-        len(set(patients)),
-        task.single_class(model, measure.part),
-        value.reason,
-        task.scorer.range_of(measure.metric, task.num_answers),
-    )
+    metric, part, _ = measure
+    patients, value = task.patients_of(part), task.score(model, part, metric)
+    sizes, stuck = (len(patients), len(set(patients))), task.single_class(model, part)
+    limits = task.scorer.range_of(metric, task.num_answers)
+    return Outcome(value.value, replicates, sample, *sizes, stuck, value.reason, limits)
 
 
 def _resampled(
     samples: dict[str, list[tuple[SeedRun, TaskResponses]]], measure: Measure, num_resamples: int
 ) -> dict[tuple[str, str], Replicates]:
     """Return (sample, model's key) → replicates; models with the same predictions are computed once."""
-    sizes = {name: len(held[0][1].patients) for name, held in samples.items()}
+    metric, part, _ = measure
+    ends = np.cumsum([len(held[0][1].patients) for held in samples.values()])
     patients = [patient for held in samples.values() for patient in held[0][1].patients]
     parts: dict[tuple[str, str], list[Replicates]] = {}
     for weights in resample_weights(patients, num_resamples, "compare", *samples):
-        start = 0
-        for name, held in samples.items():
-            drawn = weights[:, start : start + sizes[name]]
-            start += sizes[name]
-            part = measure.part
+        for (name, held), drawn in zip(samples.items(), np.hsplit(weights, ends[:-1]), strict=True):
             fresh = {task.key(model, part): (task, model) for _, task in held for model in _models(task, measure)}
             for key, (task, model) in fresh.items():
-                parts.setdefault((name, key), []).append(task.weighted(model, part, measure.metric, drawn))
+                parts.setdefault((name, key), []).append(task.weighted(model, part, metric, drawn))
     return {key: np.concatenate(chunks) for key, chunks in parts.items()}
 
 
@@ -226,25 +190,17 @@ def _components(patients: dict[str, Sequence[str]]) -> list[list[str]]:
     return [names for names, _ in groups]
 
 
-def _in_order(outcomes: Outcomes, labels: Sequence[str], tasks: Sequence[str]) -> Outcomes:
-    """Sort by label, then task; models stay as they come."""
-    keys = sorted(outcomes, key=lambda key: (labels.index(key[0]), tasks.index(key[2])))
-    return {key: outcomes[key] for key in keys}
-
-
 def _means(outcomes: Outcomes, runs: Sequence[SeedRun]) -> Outcomes:
     """Return the means over the closed tasks of a role, for models that were scored on all of them."""
     means: Outcomes = {}
-    for run in runs:
-        for role in ("trained", "unseen"):
-            tasks = [task for task in run.tasks.values() if task.facts.role == role and task.scorer.parts == (None,)]
-            shared = [{model for model, _ in task.models} for task in tasks]
-            models = set.intersection(*shared) if len(tasks) > 1 else set()
-            for model in sorted(models):
-                parts = [outcomes.get((run.label, model, task.task), {}).get(run.seed) for task in tasks]
-                held = [part for part in parts if part is not None]
-                if len(held) == len(tasks):
-                    means.setdefault((run.label, model, f"mean-{role}"), {})[run.seed] = _mean(held)
+    for run, role in product(runs, ("trained", "unseen")):
+        tasks = [task for task in run.tasks.values() if task.facts.role == role and task.scorer.parts == (None,)]
+        shared = [{model for model, _ in task.models} for task in tasks]
+        for model in sorted(set.intersection(*shared)) if len(tasks) > 1 else ():
+            parts = [outcomes.get((run.label, model, task.task), {}).get(run.seed) for task in tasks]
+            held = [part for part in parts if part is not None]
+            if len(held) == len(tasks):
+                means.setdefault((run.label, model, f"mean-{role}"), {})[run.seed] = _mean(held)
     return means
 
 
@@ -270,11 +226,11 @@ def _summary(by_seed: dict[int, Outcome], settings: BootstrapSettings) -> Row:
     row |= {"single_class": any(outcome.single_class for outcome in held), "reason": reason}
     values = [value for value in per_seed if value is not None]
     if len(values) < len(per_seed):
-        return {**row, "value": None, "ci_low": None, "ci_high": None}
+        return row
     replicates = over_seeds(np.stack([outcome.replicates for outcome in held]), sorted(by_seed), held[0].range)
     bounds = interval(replicates, min(outcome.num_patients for outcome in held), settings)
-    value = float(np.mean(values))
-    return {**row, "value": value, "ci_low": bounds.low, "ci_high": bounds.high, "reason": reason or bounds.reason}
+    row |= {"value": float(np.mean(values)), "ci_low": bounds.low, "ci_high": bounds.high}
+    return {**row, "reason": reason or bounds.reason}
 
 
 def _pairs(outcomes: Outcomes, pairs: Sequence[tuple[str, str]]) -> list[tuple[Key, Key]]:
@@ -287,14 +243,10 @@ def _pairs(outcomes: Outcomes, pairs: Sequence[tuple[str, str]]) -> list[tuple[K
     return [(a, b) for a, b in wanted if b in outcomes]
 
 
-def _head(a: Key, b: Key) -> Row:
-    return {"label": a[0], "model": a[1], "baseline_label": b[0], "baseline_model": b[1], "task": a[2]}
-
-
 def _difference(a: dict[int, Outcome], b: dict[int, Outcome], settings: BootstrapSettings) -> Row:
     """Compare on the seeds that both have, where both were tested on the same patients."""
     seeds = [seed for seed in sorted(a.keys() & b.keys()) if a[seed].sample == b[seed].sample]
-    row: Row = dict.fromkeys(("value", "ci_low", "ci_high", "p", "reason")) | {"num_seeds": len(seeds)}
+    row: Row = {"p": None, "num_seeds": len(seeds)}
     if not seeds:
         return {**row, "reason": "not paired: no seed at which both were tested on the same patients"}
     values = [(a[seed].value, b[seed].value) for seed in seeds]
@@ -313,8 +265,7 @@ def _difference(a: dict[int, Outcome], b: dict[int, Outcome], settings: Bootstra
 
 def _correct(family: Sequence[Row]) -> None:
     """Add ``p_holm`` and ``significant`` to the differences of one family."""
-    tested = [row for row in family if row["p"] is not None]
-    adjusted = dict(zip(map(id, tested), holm([row["p"] for row in tested]), strict=True))
+    adjusted = iter(holm([row["p"] for row in family if row["p"] is not None]))
     for row in family:
-        row["p_holm"] = adjusted.get(id(row))
-        row["significant"] = id(row) in adjusted and adjusted[id(row)] < LEVEL and row["num_seeds"] >= MIN_SEEDS
+        p = row["p_holm"] = None if row["p"] is None else next(adjusted)
+        row["significant"] = p is not None and p < LEVEL and row["num_seeds"] >= MIN_SEEDS

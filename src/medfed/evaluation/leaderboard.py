@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import friedmanchisquare, rankdata, studentized_range
@@ -25,8 +25,7 @@ DEPLOYED = "federated"
 """The algorithm's own model in a run's scores."""
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One finished run: its place in the grid, its primary metric by model, and what it cost."""
 
     block: tuple[str, ...]
@@ -35,22 +34,12 @@ class Entry:
     values: Mapping[str, ScoreRow]
     cost: Cost | None
 
-    @property
-    def row(self) -> ScoreRow:
-        """The algorithm's own row."""
-        return self.values[DEPLOYED]
-
 
 def leaderboard(folders: Sequence[Path], places: Sequence[Mapping[str, str]], seeds: Sequence[int]) -> LeaderboardFile:
-    """Rank the algorithms of finished runs.
+    """Rank the algorithms of finished benchmark runs.
 
-    Args:
-        folders: finished benchmark runs.
-        places: per run the sweep's axis values; the last axis is the algorithm, the others are the block.
-        seeds: per run its seed.
-
-    Raises:
-        RunError: a run has no primary metric of the algorithm's own model.
+    ``places`` holds per run the sweep's axis values: the last axis is the algorithm, the others are the block. Raises
+    RunError if a run has no primary metric of the algorithm's own model.
     """
     entries = [_entry(*parts) for parts in zip(folders, places, seeds, strict=True)]
     algorithms = tuple(dict.fromkeys(entry.algorithm for entry in entries))
@@ -64,22 +53,22 @@ def ranked(blocks: Sequence[Block], algorithms: Sequence[str]) -> LeaderboardFil
     Blocks in which an algorithm has no value are left out of the ranks and counted.
     """
     complete = [block for block in blocks if all(block.values[name].mean is not None for name in algorithms)]
-    ranks = np.array([_ranks(block, algorithms) for block in complete]).reshape(len(complete), len(algorithms))
+    signs = np.array([-1.0 if block.higher_is_better else 1.0 for block in complete])
+    values = np.array([[block.values[name].mean for block in complete] for name in algorithms], float)
+    ranks = rankdata(signs * values, axis=0).T
     means = dict(zip(algorithms, ranks.mean(0).tolist(), strict=True)) if complete else {}
     p = None
     if len(complete) > 1 and len(algorithms) > 2:
         statistic = float(friedmanchisquare(*ranks.T).pvalue)
         p = statistic if math.isfinite(statistic) else None  # all tied: no statistic
     critical = critical_difference(len(algorithms), len(complete)) if complete and len(algorithms) > 1 else None
+    by_block = dict(zip(algorithms, map(tuple, ranks.T.tolist()), strict=True))
     return LeaderboardFile(
         algorithms=tuple(algorithms),
         blocks=tuple(blocks),
         num_blocks=len(complete),
         num_left_out=len(blocks) - len(complete),
-        ranks={
-            name: Rank(mean=means.get(name), by_block=tuple(ranks[:, column].tolist()))
-            for column, name in enumerate(algorithms)
-        },
+        ranks={name: Rank(mean=means.get(name), by_block=by_block[name]) for name in algorithms},
         friedman_p=p,
         critical_difference=critical,
         groups=tuple(map(tuple, groups(means, critical))) if critical is not None else (),
@@ -118,18 +107,12 @@ def _block(name: tuple[str, ...], entries: Sequence[Entry], algorithms: Sequence
     here = [entry for entry in entries if entry.block == name]
     bounds = dict.fromkeys(model for entry in here for model in entry.values if model != DEPLOYED)
     first = {entry.seed: entry for entry in reversed(here)}  # bounds are the same for all algorithms of a seed
-    row = here[0].row
+    by_algorithm = {algorithm: [entry for entry in here if entry.algorithm == algorithm] for algorithm in algorithms}
+    facts = here[0].values[DEPLOYED].model_dump(include={"task", "metric", "title", "higher_is_better", "n"})
     return Block(
         name=name,
-        task=row.task,
-        metric=row.metric,
-        title=row.title,
-        higher_is_better=row.higher_is_better,
-        n=row.n,
-        values={
-            algorithm: _standing([entry for entry in here if entry.algorithm == algorithm], DEPLOYED)
-            for algorithm in algorithms
-        },
+        **facts,
+        values={algorithm: _standing(entries, DEPLOYED) for algorithm, entries in by_algorithm.items()},
         bounds={model: _standing(list(first.values()), model) for model in bounds},
     )
 
@@ -152,16 +135,8 @@ def _standing(entries: Sequence[Entry], model: str) -> Standing:
 
 def _mean_cost(costs: Sequence[Cost]) -> Cost | None:
     """Return the mean cost; ``upload_error`` counts where weights travel."""
-    if not costs:
-        return None
     means = {}
     for name in Cost.model_fields:
         known = [value for cost in costs if (value := getattr(cost, name)) is not None]
         means[name] = float(np.mean(known)) if known else None
-    return Cost(**means)
-
-
-def _ranks(block: Block, algorithms: Sequence[str]) -> list[float]:
-    values = np.array([block.values[name].mean for name in algorithms])
-    ranks: list[float] = rankdata(-values if block.higher_is_better else values).tolist()
-    return ranks
+    return Cost(**means) if costs else None

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -30,6 +31,8 @@ Targets = Int[np.ndarray, " example"]
 Scores = Float[np.ndarray, "example answer"]
 Weights = Float[np.ndarray, "replicate example"]
 Values = Float[np.ndarray, " replicate"]
+ByClass = Float[np.ndarray, "replicate answer"]
+NUM_BINS = 15
 
 
 class Score(NamedTuple):
@@ -41,17 +44,11 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric.
+    """One metric: its key in ``scores.json``, its title in a table, its direction and its range.
 
-    Attributes:
-        name: key in ``scores.json``.
-        title: what a table prints.
-        higher_is_better: direction.
-        weighted: value per row of example weights; NaN where it is not defined for that weighting.
-        needs: which classes must occur among the targets.
-        probabilities: whether each row of scores must be a distribution.
-        exact: scikit-learn's unweighted value where it has the metric's reference implementation.
-        low, high: the metric's range.
+    ``weighted`` gives a value per row of example weights; NaN where it is not defined for that weighting. ``needs``
+    says which classes must occur among the targets. With ``probabilities`` each row of scores must be a distribution.
+    ``exact`` is scikit-learn's unweighted value where it has the metric's reference implementation.
     """
 
     name: str
@@ -83,27 +80,15 @@ def single_class(scores: Scores) -> bool:
     return len(scores) > 0 and len(np.unique(scores.argmax(1))) == 1
 
 
-def confusion(targets: Targets, scores: Scores, weights: Weights) -> Float[np.ndarray, "replicate answer answer"]:
-    """Weight of examples by true class (row) and answered class (column)."""
-    num_answers = scores.shape[1]
-    cell = targets * num_answers + scores.argmax(1)
-    onehot = np.zeros((len(targets), num_answers**2))
-    onehot[np.arange(len(targets)), cell] = 1.0
-    counts: np.ndarray = (weights @ onehot).reshape(len(weights), num_answers, num_answers)
-    return counts
-
-
 def _undefined(metric: Metric, targets: Targets, scores: Scores) -> str | None:
     if len(targets) == 0:
         return "no examples"
-    broken = int((~np.isfinite(scores)).any(1).sum())
-    if broken:
+    if broken := int((~np.isfinite(scores)).any(1).sum()):
         return f"{broken} of {len(scores)} scores are NaN or infinite"
     if metric.probabilities and (scores.min() < 0 or not np.allclose(scores.sum(1), 1, atol=1e-3)):
         return "the scores are not probabilities: a row must lie in [0, 1] and sum to 1"
-    num_answers = scores.shape[1]
-    wanted = {"any": (), "positive": range(1, 2) if num_answers == 2 else range(num_answers), "all": range(num_answers)}
-    absent = [str(answer) for answer in wanted[metric.needs] if not (targets == answer).any()]
+    wanted = {"any": (), "positive": _positive(scores), "all": range(scores.shape[1])}[metric.needs]
+    absent = [str(answer) for answer in wanted if not (targets == answer).any()]
     return f"no example of class {', '.join(absent)} among the targets" if absent else None
 
 
@@ -111,147 +96,68 @@ def _convention(metric: Metric, scores: Scores) -> str | None:
     answered = np.unique(scores.argmax(1))
     if metric.name == "mcc" and len(answered) == 1:
         return "every answer is the same: 0/0 counted as 0"
-    wanted = [1] if scores.shape[1] == 2 else range(scores.shape[1])
-    if metric.name == "precision" and not np.isin(wanted, answered).all():
+    if metric.name == "precision" and not np.isin(_positive(scores), answered).all():
         return "a class was never predicted: 0/0 counted as 0"
     return None
 
 
-def _divide(above: np.ndarray, below: np.ndarray, otherwise: float) -> np.ndarray:
+def _positive(scores: Scores) -> range:
+    """Return the classes that a metric averages: class 1 of two, else all."""
+    return range(1, 2) if scores.shape[1] == 2 else range(scores.shape[1])
+
+
+def _divide(above: np.ndarray, below: np.ndarray, otherwise: float = np.nan) -> np.ndarray:
     quotient: np.ndarray = np.divide(above, below, out=np.full(above.shape, otherwise), where=below > 0)
     return quotient
 
 
-def _of_positive(per_class: Float[np.ndarray, "replicate answer"]) -> Values:
+class Confusion(NamedTuple):
+    """Weight of the examples by class: rightly answered, of this class, answered with it."""
+
+    right: ByClass
+    true: ByClass
+    answered: ByClass
+
+
+def _counted(summary: Callable[[Confusion], Values], targets: Targets, scores: Scores, weights: Weights) -> Values:
+    """Sum up the confusion of true and answered classes."""
+    num_answers = scores.shape[1]
+    onehot = np.zeros((len(targets), num_answers**2))
+    onehot[np.arange(len(targets)), targets * num_answers + scores.argmax(1)] = 1.0
+    counts = (weights @ onehot).reshape(len(weights), num_answers, num_answers)
+    return summary(Confusion(np.diagonal(counts, axis1=1, axis2=2), counts.sum(2), counts.sum(1)))
+
+
+def _positives(per_class: ByClass) -> Values:
     values: np.ndarray = per_class[:, 1] if per_class.shape[1] == 2 else per_class.mean(1)
     return values
 
 
-def _hits(counts: np.ndarray) -> np.ndarray:
-    hits: np.ndarray = np.diagonal(counts, axis1=1, axis2=2)
-    return hits
+def _recalls(counts: Confusion) -> ByClass:
+    return _divide(counts.right, counts.true)
 
 
-def _accuracy(targets: Targets, scores: Scores, weights: Weights) -> Values:
-    counts = confusion(targets, scores, weights)
-    values: np.ndarray = _hits(counts).sum(1) / counts.sum((1, 2))
-    return values
-
-
-def _recalls(counts: np.ndarray) -> np.ndarray:
-    return _divide(_hits(counts), counts.sum(2), np.nan)
-
-
-def _balanced_accuracy(targets: Targets, scores: Scores, weights: Weights) -> Values:
-    values: np.ndarray = _recalls(confusion(targets, scores, weights)).mean(1)
-    return values
-
-
-def _recall(targets: Targets, scores: Scores, weights: Weights) -> Values:
-    return _of_positive(_recalls(confusion(targets, scores, weights)))
-
-
-def _precision(targets: Targets, scores: Scores, weights: Weights) -> Values:
-    counts = confusion(targets, scores, weights)
-    return _of_positive(_divide(_hits(counts), counts.sum(1), 0.0))
-
-
-def _f1(targets: Targets, scores: Scores, weights: Weights) -> Values:
-    counts = confusion(targets, scores, weights)
-    return _of_positive(_divide(2 * _hits(counts), counts.sum(1) + counts.sum(2), np.nan))
-
-
-def _mcc(targets: Targets, scores: Scores, weights: Weights) -> Values:
-    counts = confusion(targets, scores, weights)
-    total, true, answered = counts.sum((1, 2)), counts.sum(2), counts.sum(1)
-    covariance = _hits(counts).sum(1) * total - (true * answered).sum(1)
+def _mcc(counts: Confusion) -> Values:
+    right, true, answered = counts
+    total = true.sum(1)
+    covariance = right.sum(1) * total - (true * answered).sum(1)
     spread_true, spread_answered = total**2 - (true**2).sum(1), total**2 - (answered**2).sum(1)
     values = _divide(covariance, np.sqrt(spread_true * spread_answered), 0.0)
     values[spread_true <= 0] = np.nan
     return values
 
 
-def _ranked(summary: Callable[[TieGroups], Values]) -> Callable[[Targets, Scores, Weights], Values]:
-    def weighted(targets: Targets, scores: Scores, weights: Weights) -> Values:
-        classes = [1] if scores.shape[1] == 2 else range(scores.shape[1])
-        values = [summary(tie_groups(targets == answer, scores[:, answer], weights)) for answer in classes]
-        mean: np.ndarray = np.mean(values, axis=0)
-        return mean
-
-    return weighted
+def _ranked(summary: Callable[[TieGroups], Values], targets: Targets, scores: Scores, weights: Weights) -> Values:
+    groups = [tie_groups(targets == answer, scores[:, answer], weights) for answer in _positive(scores)]
+    mean: np.ndarray = np.mean(list(map(summary, groups)), axis=0)
+    return mean
 
 
-def _sklearn(name: str) -> Callable[[Targets, Scores], float]:
-    def exact(targets: Targets, scores: Scores) -> float:
-        from sklearn import metrics  # noqa: PLC0415 (a second of CPU, which a finished run's table does not need)
+def _sklearn(name: str, targets: Targets, scores: Scores) -> float:
+    from sklearn import metrics  # noqa: PLC0415 (a second of CPU, which a finished run's table does not need)
 
-        function = getattr(metrics, name)
-        classes = [1] if scores.shape[1] == 2 else range(scores.shape[1])
-        return float(np.mean([function(targets == answer, scores[:, answer]) for answer in classes]))
-
-    return exact
-
-
-def weighted_auroc(groups: TieGroups) -> Float[np.ndarray, " replicate"]:
-    """Probability that a positive scores above a negative, ties counting half; NaN where a class has no weight."""
-    below = np.cumsum(groups.negative, axis=1) - groups.negative / 2
-    pairs = groups.positive.sum(1) * groups.negative.sum(1)
-    return _ratio((groups.positive * below).sum(1), pairs)
-
-
-def weighted_average_precision(groups: TieGroups) -> Float[np.ndarray, " replicate"]:
-    """Mean precision at the scores of the positives; NaN where a class has no weight."""
-    hits = groups.positive[:, ::-1]
-    hits_so_far = np.cumsum(hits, axis=1)
-    total_so_far = np.cumsum(hits + groups.negative[:, ::-1], axis=1)
-    precision = np.divide(hits_so_far, total_so_far, out=np.zeros_like(hits_so_far), where=total_so_far > 0)
-    total = np.where(groups.negative.sum(1) > 0, hits.sum(1), 0.0)
-    return _ratio((hits * precision).sum(1), total)
-
-
-def weighted_brier(
-    targets: Int[np.ndarray, " example"],
-    scores: Float[np.ndarray, "example answer"],
-    weights: Float[np.ndarray, "replicate example"],
-) -> Float[np.ndarray, " replicate"]:
-    """Mean squared error of the probability of class 1; with more classes, summed over the classes."""
-    if scores.shape[1] == 2:
-        squares = (scores[:, 1] - targets) ** 2
-    else:
-        squares = ((scores - np.eye(scores.shape[1])[targets]) ** 2).sum(1)
-    score: np.ndarray = weights @ squares / weights.sum(1)
-    return score
-
-
-def weighted_calibration_error(
-    targets: Int[np.ndarray, " example"],
-    scores: Float[np.ndarray, "example answer"],
-    weights: Float[np.ndarray, "replicate example"],
-) -> Float[np.ndarray, " replicate"]:
-    """Σ over bins of (share of examples) · |observed frequency − mean probability|."""
-    confidence, outcome = _events(targets, scores)
-    gap = np.zeros((len(targets), NUM_BINS))
-    gap[np.arange(len(targets)), _bins(confidence)] = outcome - confidence
-    error: np.ndarray = np.abs(weights @ gap).sum(1) / weights.sum(1)
-    return error
-
-
-METRICS = (
-    Metric("auroc", "AUROC", True, _ranked(weighted_auroc), "all", exact=_sklearn("roc_auc_score")),
-    Metric(
-        "auprc", "AUPRC", True, _ranked(weighted_average_precision), "all", exact=_sklearn("average_precision_score")
-    ),
-    Metric("balanced_accuracy", "Balanced accuracy", True, _balanced_accuracy, "all"),
-    Metric("accuracy", "Accuracy", True, _accuracy),
-    Metric("precision", "Precision", True, _precision),
-    Metric("recall", "Recall", True, _recall, "positive"),
-    Metric("f1", "F1", True, _f1),
-    Metric("mcc", "MCC", True, _mcc, "all", low=-1.0),
-    Metric("ece", "ECE", False, weighted_calibration_error, probabilities=True),
-    Metric("brier", "Brier", False, weighted_brier, probabilities=True),
-)
-
-BY_NAME = {metric.name: metric for metric in METRICS}
+    function = getattr(metrics, name)
+    return float(np.mean([function(targets == answer, scores[:, answer]) for answer in _positive(scores)]))
 
 
 class TieGroups(NamedTuple):
@@ -262,9 +168,7 @@ class TieGroups(NamedTuple):
 
 
 def tie_groups(
-    positive: Bool[np.ndarray, " example"],
-    score: Float[np.ndarray, " example"],
-    weights: Float[np.ndarray, "replicate example"],
+    positive: Bool[np.ndarray, " example"], score: Float[np.ndarray, " example"], weights: Weights
 ) -> TieGroups:
     """Sort once and add up the weights of examples whose scores are equal."""
     order = np.argsort(score, kind="stable")
@@ -276,14 +180,36 @@ def tie_groups(
     return TieGroups(hits, total - hits)
 
 
-def _ratio(
-    above: Float[np.ndarray, " replicate"], below: Float[np.ndarray, " replicate"]
-) -> Float[np.ndarray, " replicate"]:
-    ratio: np.ndarray = np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
-    return ratio
+def weighted_auroc(groups: TieGroups) -> Values:
+    """Probability that a positive scores above a negative, ties counting half; NaN where a class has no weight."""
+    below = np.cumsum(groups.negative, axis=1) - groups.negative / 2
+    return _divide((groups.positive * below).sum(1), groups.positive.sum(1) * groups.negative.sum(1))
 
 
-NUM_BINS = 15
+def weighted_average_precision(groups: TieGroups) -> Values:
+    """Mean precision at the scores of the positives; NaN where a class has no weight."""
+    hits = groups.positive[:, ::-1]
+    precision = _divide(np.cumsum(hits, axis=1), np.cumsum(hits + groups.negative[:, ::-1], axis=1), 0.0)
+    return _divide((hits * precision).sum(1), np.where(groups.negative.sum(1) > 0, hits.sum(1), 0.0))
+
+
+def _brier(targets: Targets, scores: Scores, weights: Weights) -> Values:
+    """Mean squared error of the probability of class 1; with more classes, summed over the classes."""
+    if scores.shape[1] == 2:
+        squares = (scores[:, 1] - targets) ** 2
+    else:
+        squares = ((scores - np.eye(scores.shape[1])[targets]) ** 2).sum(1)
+    score: np.ndarray = weights @ squares / weights.sum(1)
+    return score
+
+
+def _calibration_error(targets: Targets, scores: Scores, weights: Weights) -> Values:
+    """Σ over bins of (share of examples) · |observed frequency − mean probability|."""
+    confidence, outcome, bins = _events(targets, scores)
+    gap = np.zeros((len(targets), NUM_BINS))
+    gap[np.arange(len(targets)), bins] = outcome - confidence
+    error: np.ndarray = np.abs(weights @ gap).sum(1) / weights.sum(1)
+    return error
 
 
 class ReliabilityPoint(NamedTuple):
@@ -294,24 +220,35 @@ class ReliabilityPoint(NamedTuple):
     num_examples: int
 
 
-def reliability_curve(
-    targets: Int[np.ndarray, " example"], scores: Float[np.ndarray, "example answer"]
-) -> list[ReliabilityPoint]:
+def reliability_curve(targets: Targets, scores: Scores) -> list[ReliabilityPoint]:
     """Return the non-empty bins, ascending by probability."""
-    confidence, outcome = _events(targets, scores)
-    bins = _bins(confidence)
+    confidence, outcome, bins = _events(targets, scores)
     masks = [bins == index for index in np.unique(bins)]
     return [ReliabilityPoint(float(confidence[m].mean()), float(outcome[m].mean()), int(m.sum())) for m in masks]
 
 
 def _events(
-    targets: Int[np.ndarray, " example"], scores: Float[np.ndarray, "example answer"]
-) -> tuple[Float[np.ndarray, " example"], Float[np.ndarray, " example"]]:
+    targets: Targets, scores: Scores
+) -> tuple[Float[np.ndarray, " example"], Float[np.ndarray, " example"], Int[np.ndarray, " example"]]:
+    """Return the probability of an answer, whether it is true, and the probability's bin, by example."""
+    confidence, outcome = scores.max(1), scores.argmax(1) == targets
     if scores.shape[1] == 2:
-        return scores[:, 1], (targets == 1).astype(float)
-    return scores.max(1), (scores.argmax(1) == targets).astype(float)
+        confidence, outcome = scores[:, 1], targets == 1
+    bins = np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+    return confidence, outcome.astype(float), bins
 
 
-def _bins(confidence: Float[np.ndarray, " example"]) -> Int[np.ndarray, " example"]:
-    bins: np.ndarray = np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)
-    return bins
+_AUPRC, _BALANCED = partial(_ranked, weighted_average_precision), partial(_counted, lambda c: _recalls(c).mean(1))
+METRICS = (
+    Metric("auroc", "AUROC", True, partial(_ranked, weighted_auroc), "all", exact=partial(_sklearn, "roc_auc_score")),
+    Metric("auprc", "AUPRC", True, _AUPRC, "all", exact=partial(_sklearn, "average_precision_score")),
+    Metric("balanced_accuracy", "Balanced accuracy", True, _BALANCED, "all"),
+    Metric("accuracy", "Accuracy", True, partial(_counted, lambda c: c.right.sum(1) / c.true.sum(1))),
+    Metric("precision", "Precision", True, partial(_counted, lambda c: _positives(_divide(c.right, c.answered, 0.0)))),
+    Metric("recall", "Recall", True, partial(_counted, lambda c: _positives(_recalls(c))), "positive"),
+    Metric("f1", "F1", True, partial(_counted, lambda c: _positives(_divide(2 * c.right, c.true + c.answered)))),
+    Metric("mcc", "MCC", True, partial(_counted, _mcc), "all", low=-1.0),
+    Metric("ece", "ECE", False, _calibration_error, probabilities=True),
+    Metric("brier", "Brier", False, _brier, probabilities=True),
+)
+BY_NAME = {metric.name: metric for metric in METRICS}

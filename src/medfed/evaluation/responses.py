@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -24,29 +25,20 @@ from medfed.evaluation.scorers.base import Replicates, Scored, Scorer, Weights
 from medfed.evaluation.scorers.words import ScoredPart
 from medfed.records.schema import Json, Prediction, TaskFacts
 
-MEMBER = "/"
-CONSTANTS = ("always-", "constant-", "majority")
-"""How the names of constants begin."""
-ABSENT = object()
-"""Stands for the response of a model that gave none to an example."""
+MEMBER, ABSENT = "/", object()
+"""The sign between a group's name and its member's; the response of a model that gave none to an example."""
 
 
 def is_constant(model: str) -> bool:
-    """Whether ``model`` looks at nothing."""
-    return model.startswith(CONSTANTS)
+    """Whether ``model`` looks at nothing, by its name."""
+    return model.startswith(("always-", "constant-", "majority"))
 
 
 @dataclass(frozen=True)
 class TaskResponses:
-    """The test examples of one task, and what every model responded.
+    """The test examples of one task, and what every model responded, or :data:`ABSENT`; ids may be hashed.
 
-    Attributes:
-        task: the task's name.
-        facts: how it is scored.
-        examples, patients: of every example, hashed or not.
-        clients: where every example was tested; None if every model answers every example.
-        truths: what is true of every example.
-        responses: model → response to every example, or :data:`ABSENT`.
+    ``clients`` says where every example was tested; None if every model answers every example.
     """
 
     task: str
@@ -61,16 +53,10 @@ class TaskResponses:
     def of(cls, task: str, facts: TaskFacts, lines: Sequence[Prediction]) -> TaskResponses:
         """Return what the lines of a prediction file hold."""
         models = dict.fromkeys(model for line in lines for model in line.responses)
+        examples, patients = [line.example for line in lines], [line.patient for line in lines]
         clients = [line.client for line in lines if line.client is not None]
-        return cls(
-            task,
-            facts,
-            [line.example for line in lines],
-            [line.patient for line in lines],
-            clients or None,
-            [line.truth for line in lines],
-            {model: [line.responses.get(model, ABSENT) for line in lines] for model in models},
-        )
+        responses = {model: [line.responses.get(model, ABSENT) for line in lines] for model in models}
+        return cls(task, facts, examples, patients, clients or None, [line.truth for line in lines], responses)
 
     def __post_init__(self) -> None:
         columns = {"patients": self.patients, "truths": self.truths, "clients": self.clients or self.examples}
@@ -100,11 +86,10 @@ class TaskResponses:
         """(constant, part) → its response to every example, of the constants that the scorer adds."""
         if any(map(is_constant, self.responses)):
             return {}
-        constants = {}
+        constants: dict[tuple[str, str | None], Json] = {}
         for part, mask in self.masks.items():
-            truths = [truth for truth, kept in zip(self.truths, mask, strict=True) if kept]
-            for name, response in self.scorer.constants(truths, self.num_answers, self.facts.answers).items():
-                constants[name, part] = response
+            made = self.scorer.constants(list(compress(self.truths, mask)), self.num_answers, self.facts.answers)
+            constants |= {(name, part): response for name, response in made.items()}
         return constants
 
     @cached_property
@@ -115,24 +100,22 @@ class TaskResponses:
     @cached_property
     def scored(self) -> dict[tuple[str, str | None], Scored]:
         """(model, part) → its responses, counted; groups are not among the models."""
-        counted: dict[tuple[str, str | None], Scored] = {}
-        for model in self.responses:
-            truths, responses = self._answered(model)
-            whole = self.scorer.scored(truths, responses)
-            counted |= {(model, part): self._part(whole, part) for part in self.masks}
-        for (name, part), response in self.constants.items():
-            whole = self.scorer.scored(self.truths, [response] * len(self.truths))
-            counted[name, part] = self._part(whole, part)
-        return counted
+        rows = range(len(self.examples))
+        wholes = {model: self._scored(column, rows) for model, column in self.responses.items()}
+        made = {(model, part): whole for model, whole in wholes.items() for part in self.masks}
+        made |= {key: self._scored([response] * len(rows), rows) for key, response in self.constants.items()}
+        return {
+            (name, part): whole if part is None else ScoredPart(whole, part, self.masks[part])
+            for (name, part), whole in made.items()
+        }
 
     @cached_property
     def groups(self) -> dict[str, list[str]]:
         """Group → its members."""
         members: dict[str, list[str]] = {}
         for model in self.responses:
-            group, separator, _ = model.partition(MEMBER)
-            if separator:
-                members.setdefault(group, []).append(model)
+            if MEMBER in model:
+                members.setdefault(model.partition(MEMBER)[0], []).append(model)
         return members
 
     @cached_property
@@ -145,10 +128,8 @@ class TaskResponses:
     @cached_property
     def answered(self) -> dict[str, Bool[np.ndarray, " example"]]:
         """Model, group or constant → the examples that it (of a group, every member) responded to."""
-        masks = {
-            model: np.array([response is not ABSENT for response in column], bool)
-            for model, column in self.responses.items()
-        }
+        given = {model: [one is not ABSENT for one in column] for model, column in self.responses.items()}
+        masks = {model: np.array(column, bool) for model, column in given.items()}
         masks |= {name: np.ones(len(self.examples), bool) for name, _ in self.constants}
         return masks | {group: np.all([masks[name] for name in names], axis=0) for group, names in self.groups.items()}
 
@@ -161,22 +142,23 @@ class TaskResponses:
         values: dict[str, dict[str, dict[str, Score]]] = {}
         for model, column in self.responses.items():
             for client, rows in sorted(places.items()):
-                given = [row for row in rows if column[row] is not ABSENT]
-                if given:
-                    truths, responses = [self.truths[row] for row in given], [column[row] for row in given]
-                    values.setdefault(model, {})[client] = self.scorer.scored(truths, responses).points
+                if any(column[row] is not ABSENT for row in rows):
+                    values.setdefault(model, {})[client] = self._scored(column, rows).points
         return values
 
     def score(self, model: str, part: str | None, metric: str) -> Score:
         """Return a metric's value on all examples; of a group, the mean of its members' values."""
-        return mean_score([self.scored[name, part].points[metric] for name in self.models[model, part]])
+        scores = [self.scored[name, part].points[metric] for name in self.models[model, part]]
+        values = [one.value for one in scores if one.value is not None]
+        reason = next((one.reason for one in scores if one.reason), None)
+        return Score(sum(values) / len(values) if len(values) == len(scores) else None, reason)
 
     def weighted(self, model: str, part: str | None, metric: str, weights: Weights) -> Replicates:
         """Return a metric per row of example weights; NaN where it is not defined."""
-        parts = [
-            self.scored[name, part].value(metric, self.weights_of(name, weights)) for name in self.models[model, part]
-        ]
-        return mean_replicates(parts)
+        members = {name: self.scored[name, part] for name in self.models[model, part]}
+        parts = [member.value(metric, self.weights_of(name, weights)) for name, member in members.items()]
+        mean: Replicates = np.mean(parts, axis=0)
+        return mean
 
     def weights_of(self, model: str, weights: Weights) -> Float[np.ndarray, "replicate answered"]:
         """Return the weights of the examples that the model responded to."""
@@ -189,7 +171,7 @@ class TaskResponses:
 
     def patients_of(self, part: str | None) -> list[str]:
         """Return the patient of every example of the part."""
-        return [patient for patient, kept in zip(self.patients, self.masks[part], strict=True) if kept]
+        return list(compress(self.patients, self.masks[part]))
 
     @cached_property
     def sample(self) -> str:
@@ -204,38 +186,16 @@ class TaskResponses:
 
     @cached_property
     def _digests(self) -> dict[tuple[str, str | None], str]:
-        texts = {(model, part): self.responses[model] for model in self.responses for part in self.masks}
-        digests = {key: hashlib.sha256(json.dumps(column, default=str).encode()) for key, column in texts.items()}
-        constants = {key: hashlib.sha256(f"constant {json.dumps(one)}".encode()) for key, one in self.constants.items()}
-        return {key: digest.hexdigest() for key, digest in {**digests, **constants}.items()}
+        dumped = {model: json.dumps(column, default=str) for model, column in self.responses.items()}
+        texts = {(model, part): text for model, text in dumped.items() for part in self.masks}
+        texts |= {key: f"constant {json.dumps(one)}" for key, one in self.constants.items()}
+        return {key: hashlib.sha256(text.encode()).hexdigest() for key, text in texts.items()}
 
-    def _answered(self, model: str) -> tuple[list[Json], list[Json]]:
-        """Return truths and responses of the examples that the model responded to."""
-        pairs = zip(self.truths, self.responses[model], strict=True)
-        given = [(truth, response) for truth, response in pairs if response is not ABSENT]
-        return [truth for truth, _ in given], [response for _, response in given]
-
-    def _part(self, whole: Scored, part: str | None) -> Scored:
-        return whole if part is None else ScoredPart(whole, part, self.masks[part])
+    def _scored(self, column: Sequence[Json], rows: Sequence[int]) -> Scored:
+        """Count the responses of a column to those of the examples in ``rows`` that it has one for."""
+        given = [row for row in rows if column[row] is not ABSENT]
+        return self.scorer.scored([self.truths[row] for row in given], [column[row] for row in given])
 
     def _broken(self, what: str) -> RunError:
-        return RunError(
-            what,
-            where=f"predictions of task {self.task}",
-            hint="give a patient, a truth and a response for every example, in one order",
-        )
-
-
-def mean_score(scores: Sequence[Score]) -> Score:
-    """Return the mean; None with the reason of the first that has no value."""
-    if len(scores) == 1:
-        return scores[0]
-    values = [one.value for one in scores if one.value is not None]
-    reason = next((one.reason for one in scores if one.reason), None)
-    return Score(sum(values) / len(values), reason) if len(values) == len(scores) else Score(None, reason)
-
-
-def mean_replicates(parts: Sequence[Replicates]) -> Replicates:
-    """Return the mean over a group's members, replicate by replicate."""
-    mean: Replicates = parts[0] if len(parts) == 1 else np.mean(parts, axis=0)
-    return mean
+        hint = "give a patient, a truth and a response for every example, in one order"
+        return RunError(what, where=f"predictions of task {self.task}", hint=hint)

@@ -8,13 +8,14 @@ the federated-only model are baselines that the FedKIM paper leaves out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from itertools import compress
+from typing import Any
 
 import numpy as np
 
 from medfed.evaluation.bootstrap import interval, resample_weights
 from medfed.evaluation.metrics import Score
-from medfed.evaluation.responses import TaskResponses, is_constant, mean_replicates
+from medfed.evaluation.responses import TaskResponses, is_constant
 from medfed.evaluation.scorers.base import MetricInfo, Replicates, Values
 from medfed.evaluation.scorers.choice import Choice
 from medfed.evaluation.scorers.words import Questions
@@ -22,7 +23,6 @@ from medfed.evaluation.text_metrics import CORPUS_BLEU, signature
 from medfed.records.schema import Difference, Prediction, ScoreFile, ScoreRow, TaskFacts
 from medfed.study.evaluation import EvaluationSettings
 
-R = TypeVar("R", ScoreRow, Difference)
 LIKELIHOOD_METRICS = ("auroc", "balanced_accuracy", "accuracy")
 """Metrics of the likelihood of yes against no, of open questions whose reference is one of them."""
 
@@ -32,13 +32,7 @@ def score_run(
     seed: int,
     settings: EvaluationSettings | None = None,
 ) -> ScoreFile:
-    """Score every task of a run.
-
-    Args:
-        predictions: per task its name, how it is scored, and the lines of its prediction file.
-        seed: the run's seed.
-        settings: how intervals are made and which models are compared.
-    """
+    """Score every task of a run, given its name, how it is scored, and the lines of its prediction file."""
     tasks = [TaskResponses.of(*parts) for parts in predictions]
     scored = [score_task(responses, seed, settings) for responses in tasks]
     return ScoreFile(
@@ -59,29 +53,29 @@ def score_task(
     rows, differences = table.rows(), table.differences()
     if isinstance(responses.scorer, Questions) and (choice := likelihoods(responses)) is not None:
         more = _Table(choice, seed, settings or EvaluationSettings())
-        rows += [_closed(row) for row in more.rows() if row.metric in LIKELIHOOD_METRICS]
-        differences += [_closed(row) for row in more.differences() if row.metric in LIKELIHOOD_METRICS]
+        closed = {"part": "closed", "primary": False}
+        rows += [row.model_copy(update=closed) for row in more.rows() if row.metric in LIKELIHOOD_METRICS]
+        gaps = [gap for gap in more.differences() if gap.metric in LIKELIHOOD_METRICS]
+        differences += [gap.model_copy(update=closed) for gap in gaps]
     return rows, differences
 
 
 def likelihoods(responses: TaskResponses) -> TaskResponses | None:
     """Return the closed questions among open ones as a choice between yes and no; None if there are none."""
-    rows = [row for row, truth in enumerate(responses.truths) if truth["target"] >= 0]
-    if not rows:
+    targets = [truth["target"] for truth in responses.truths]
+    closed = [target >= 0 for target in targets]
+    if not any(closed):
         return None
+    given = {model: compress(column, closed) for model, column in responses.responses.items()}
     return TaskResponses(
         responses.task,
         responses.facts.model_copy(update={"kind": "classification"}),
-        [responses.examples[row] for row in rows],
-        [responses.patients[row] for row in rows],
+        list(compress(responses.examples, closed)),
+        list(compress(responses.patients, closed)),
         None,
-        [responses.truths[row]["target"] for row in rows],
-        {model: [column[row]["probabilities"] for row in rows] for model, column in responses.responses.items()},
+        list(compress(targets, closed)),
+        {model: [response["probabilities"] for response in column] for model, column in given.items()},
     )
-
-
-def _closed(row: R) -> R:
-    return row.model_copy(update={"part": "closed", "primary": False})
 
 
 class _Table:
@@ -96,34 +90,25 @@ class _Table:
         return [self._row(*key, metric) for key in self._responses.models for metric in self._metrics]
 
     def differences(self) -> list[Difference]:
-        models = self._responses.models
-        pairs = [
-            (model, baseline, part)
-            for model, baseline in self._pairs()
+        models, answered, constant = self._responses.models, self._responses.answered, self._responses.scorer.baseline
+        pairs = [(model, constant) for model, _ in models if constant and not is_constant(model)]
+        return [
+            self._difference(model, baseline, part, metric)
+            for model, baseline in dict.fromkeys([*pairs, *self._settings.comparisons])
             for part in self._responses.masks
             if (model, part) in models and (baseline, part) in models
-            if np.array_equal(self._responses.answered[model], self._responses.answered[baseline])
+            if np.array_equal(answered[model], answered[baseline])
+            for metric in self._metrics
         ]
-        return [self._difference(*pair, metric) for pair in pairs for metric in self._metrics]
-
-    def _pairs(self) -> list[tuple[str, str]]:
-        baseline = self._responses.scorer.baseline
-        models = dict.fromkeys(model for model, _ in self._responses.models if not is_constant(model))
-        pairs = [(model, baseline) for model in models] if baseline else []
-        return list(dict.fromkeys([*pairs, *self._settings.comparisons]))
 
     def _row(self, model: str, part: str | None, metric: MetricInfo) -> ScoreRow:
         responses = self._responses
         value = responses.score(model, part, metric.name)
         constant = responses.constants.get((model, part))
-        return ScoreRow(
-            model=model,
-            **self._common(model, part, metric),
-            **self._interval(model, part, value, self._replicates[model, part][metric.name]),
-            **self._worst(model, part, metric),
-            single_class=responses.single_class(model, part),
-            answer=None if constant is None else responses.scorer.text(constant),
-        )
+        facts = self._common(model, part, metric) | self._worst(model, part, metric)
+        facts |= self._interval(model, part, value, self._replicates[model, part][metric.name])
+        answer = constant["text"] if isinstance(constant, dict) else None
+        return ScoreRow(**facts, single_class=responses.single_class(model, part), answer=answer)
 
     def _difference(self, model: str, baseline: str, part: str | None, metric: MetricInfo) -> Difference:
         a, b = (self._responses.score(name, part, metric.name) for name in (model, baseline))
@@ -132,19 +117,14 @@ class _Table:
         else:
             value = Score(a.value - b.value)
         replicates = self._replicates[model, part][metric.name] - self._replicates[baseline, part][metric.name]
-        return Difference(
-            model=model,
-            baseline=baseline,
-            **self._common(model, part, metric),
-            **self._interval(model, part, value, replicates),
-        )
+        facts = self._common(model, part, metric) | self._interval(model, part, value, replicates)
+        return Difference(baseline=baseline, **facts)
 
     def _common(self, model: str, part: str | None, metric: MetricInfo) -> dict[str, Any]:
-        responses = self._responses
-        counted = responses.answered[model] & responses.masks[part]
+        responses, at_clients = self._responses, self._responses.clients is not None
         binary = isinstance(responses.scorer, Choice) and responses.num_answers == 2
-        at_clients = responses.clients is not None
         return {
+            "model": model,
             "task": responses.task,
             "role": responses.facts.role,
             "part": part,
@@ -152,7 +132,7 @@ class _Table:
             "title": metric.title,
             "primary": metric.name == responses.scorer.primary and part in (None, "all"),
             "higher_is_better": metric.higher_is_better,
-            "n": int(counted.sum()),
+            "n": int((responses.answered[model] & responses.masks[part]).sum()),
             "num_patients": self._num_patients(model, part) if at_clients else None,
             "num_positive": sum(truth == 1 for truth in responses.truths) if binary and not at_clients else None,
             "signature": signature() if metric.name == CORPUS_BLEU else None,
@@ -167,7 +147,7 @@ class _Table:
 
     def _num_patients(self, model: str, part: str | None) -> int:
         counted = self._responses.answered[model] & self._responses.masks[part]
-        return len({patient for patient, kept in zip(self._responses.patients, counted, strict=True) if kept})
+        return len(set(compress(self._responses.patients, counted)))
 
     def _worst(self, model: str, part: str | None, metric: MetricInfo) -> dict[str, Any]:
         """Return the value on every client's own examples and the worst, or the worst value of a group's members."""
@@ -186,28 +166,20 @@ class _Table:
         if not len(responses.examples):
             nothing = {metric.name: np.full(size, np.nan) for metric in self._metrics}
             return dict.fromkeys(responses.models, nothing)
-        chunks = resample_weights(responses.patients, size, seed, responses.task, "bootstrap")
         parts: dict[tuple[str, str | None], list[Values]] = {key: [] for key in responses.scored}
-        for weights in chunks:
+        for weights in resample_weights(responses.patients, size, seed, responses.task, "bootstrap"):
             for (model, part), scored in responses.scored.items():
                 parts[model, part].append(scored.values(responses.weights_of(model, weights)))
-        single = {
-            key: {metric.name: np.concatenate([chunk[metric.name] for chunk in replicates]) for metric in self._metrics}
-            for key, replicates in parts.items()
-        }
+        names = [metric.name for metric in self._metrics]
+        single = {key: {n: np.concatenate([one[n] for one in held]) for n in names} for key, held in parts.items()}
         return {
-            (model, part): {
-                metric.name: mean_replicates([single[name, part][metric.name] for name in names])
-                for metric in self._metrics
-            }
-            for (model, part), names in responses.models.items()
+            (model, part): {n: np.mean([single[one, part][n] for one in members], axis=0) for n in names}
+            for (model, part), members in responses.models.items()
         }
 
 
 def worst_of(values: Mapping[str, float | None], *, higher_is_better: bool) -> tuple[float | None, str | None]:
     """Return the worst defined value and whose it is; the first on a tie."""
-    known = {name: value for name, value in values.items() if value is not None}
-    if not known:
-        return None, None
-    name = (min if higher_is_better else max)(known, key=lambda one: known[one])
-    return known[name], name
+    known = [(value, name) for name, value in values.items() if value is not None]
+    worst = min if higher_is_better else max
+    return worst(known, key=lambda pair: pair[0], default=(None, None))

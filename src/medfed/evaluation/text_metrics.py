@@ -4,12 +4,6 @@ Reference and prediction are normalised alike, for comparison only (Rajpurkar et
 case, without punctuation and articles (a, an, the), split at blanks. A Chinese character is a word. No record is
 rewritten. A prediction without a word left is wrong: 0 everywhere.
 
-- Exact match: the same words in the same order.
-- Token F1: harmonic mean of the shares of predicted and of reference words that the other side has, repeats counted.
-- BLEU-1 (Papineni et al. 2002): share of predicted words that the reference has, repeats clipped, times the brevity
-  penalty exp(1 − r/p) where the prediction is shorter (p < r words).
-- ROUGE-L (Lin 2004): F-measure (β = 1) of the longest common subsequence.
-
 Deviation: the paper does not define its BLEU-1; this one is per example, without smoothing, and averaged.
 
 Corpus BLEU is counted as sacreBLEU does (arXiv:1804.08771), from counts per example, so resamples need no second one.
@@ -32,21 +26,24 @@ from jaxtyping import Float
 from sacrebleu.metrics.bleu import BLEU
 
 Words = tuple[str, ...]
-
-
+CORPUS_BLEU = "sacrebleu"
+TEXT_METRICS = {
+    "token_f1": "Token F1",
+    "exact_match": "Exact match",
+    "bleu1": "BLEU-1",
+    "rouge_l": "ROUGE-L",
+    CORPUS_BLEU: "sacreBLEU",
+}
+"""Metrics by name in ``scores.json``, with their titles; more is better."""
+ORDERS = 4
+"""n-grams of one to four words."""
 _PUNCTUATION = str.maketrans("", "", string.punctuation + "，。？！、；：")
-
-
-_HAN = re.compile(r"[\u4e00-\u9fff]")
-
-
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def words(text: str) -> Words:
     """Return the normalised words of ``text``."""
-    plain = _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION))
-    return tuple(_HAN.sub(r" \g<0> ", plain).split())
+    plain = re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(_PUNCTUATION))
+    return tuple(re.sub(r"[\u4e00-\u9fff]", r" \g<0> ", plain).split())
 
 
 def exact_match(reference: Words, answer: Words) -> float:
@@ -55,13 +52,16 @@ def exact_match(reference: Words, answer: Words) -> float:
 
 
 def token_f1(reference: Words, answer: Words) -> float:
-    """Harmonic mean of precision and recall of the words as bags."""
+    """Harmonic mean of the shares of predicted and of reference words that the other side has, repeats counted."""
     common = _overlap(reference, answer)
     return 2 * common / (len(reference) + len(answer)) if common else 0.0
 
 
 def bleu1(reference: Words, answer: Words) -> float:
-    """Clipped unigram precision times brevity penalty."""
+    """Share of predicted words that the reference has, repeats clipped, times a penalty (Papineni et al. 2002).
+
+    The brevity penalty is exp(1 − r/p) where the prediction is shorter (p < r words).
+    """
     if not answer:
         return 0.0
     penalty = math.exp(min(0.0, 1 - len(reference) / len(answer)))
@@ -69,7 +69,7 @@ def bleu1(reference: Words, answer: Words) -> float:
 
 
 def rouge_l(reference: Words, answer: Words) -> float:
-    """F-measure of the longest common subsequence."""
+    """F-measure (β = 1) of the longest common subsequence (Lin 2004)."""
     common = longest_common_subsequence(reference, answer)
     return 2 * common / (len(reference) + len(answer)) if common else 0.0
 
@@ -93,27 +93,10 @@ MEANS = {"token_f1": token_f1, "exact_match": exact_match, "bleu1": bleu1, "roug
 """Metrics that are means over examples, by their name in ``scores.json``."""
 
 
-CORPUS_BLEU = "sacrebleu"
-
-
-TEXT_METRICS = {
-    "token_f1": "Token F1",
-    "exact_match": "Exact match",
-    "bleu1": "BLEU-1",
-    "rouge_l": "ROUGE-L",
-    CORPUS_BLEU: "sacreBLEU",
-}
-"""Metrics by name in ``scores.json``, with their titles; more is better."""
-
-
 def per_example(references: Sequence[str], answers: Sequence[str]) -> dict[str, Float[np.ndarray, " example"]]:
     """Return every metric of :data:`MEANS` for every example."""
     pairs = [(words(reference), words(answer)) for reference, answer in zip(references, answers, strict=True)]
     return {name: np.array([metric(*pair) for pair in pairs], dtype=np.float64) for name, metric in MEANS.items()}
-
-
-ORDERS = 4
-"""n-grams of one to four words."""
 
 
 @cache

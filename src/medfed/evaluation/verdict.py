@@ -15,8 +15,6 @@ Verdict = Literal["supported", "not distinguishable", "contradicted"]
 SUPPORTED: Verdict = "supported"
 UNCLEAR: Verdict = "not distinguishable"
 CONTRADICTED: Verdict = "contradicted"
-
-
 Bounded = Score | Compared
 """A row with an interval: of a run's scores or of a comparison."""
 
@@ -36,11 +34,9 @@ def below(row: Bounded, bound: float) -> Verdict:
 
 
 def better(difference: Bounded, margin: float = 0.0) -> Verdict:
-    """Return the verdict on the claim that a paired difference favours the model, or costs it less than ``margin``.
+    """Return the verdict on the claim that a paired difference (model minus baseline) favours the model.
 
-    Args:
-        difference: metric of the model minus metric of the baseline.
-        margin: what the model may lose; 0 asks for a gain.
+    With a ``margin`` the claim is that it costs the model less than that.
     """
     return above(difference, -margin) if difference.higher_is_better else below(difference, margin)
 

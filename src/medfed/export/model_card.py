@@ -13,9 +13,10 @@ from typing import NamedTuple
 from huggingface_hub import ModelCardData
 
 from medfed.records.schema import ScoreRow
+from medfed.report.models import INJECTED, model_order, model_title
 from medfed.report.results import best_constant
 from medfed.report.run import Run
-from medfed.report.text import INJECTED, bounds, markdown_table, model_order, model_title, number, origin
+from medfed.report.text import bounds, markdown_table, number, origin
 
 
 class CardFacts(NamedTuple):

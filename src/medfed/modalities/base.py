@@ -24,17 +24,14 @@ Samples = Shaped[np.ndarray, "example *sample"]
 
 
 class Modality(BaseModel, ABC):
-    """One kind of measurement; a frozen setting object, so it can stand in a study.
-
-    Attributes:
-        dtype: of the samples in memory; models compute in their own precision.
-    """
+    """One kind of measurement; a frozen setting object, so it can stand in a study."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     units: ClassVar[str]
     dtype: ClassVar[type[np.generic]] = np.float32
+    """Of the samples in memory; models compute in their own precision."""
 
     @property
     @abstractmethod
@@ -48,7 +45,10 @@ class Modality(BaseModel, ABC):
 
     @abstractmethod
     def prepare(self, raw: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "*sample"]:
-        """Turn a decoded array (physical units, any size) into a sample (same units, fixed shape, ``dtype``)."""
+        """Turn a decoded array (physical units, any size) into a sample (same units, fixed shape, ``dtype``).
+
+        Raises DataError if the array is of another shape or holds values that it cannot hold.
+        """
 
     def moments(self, samples: Samples) -> Moments:
         """Return count, sum and sum of squares per channel over the observed values of ``samples``.
@@ -84,14 +84,13 @@ class Moments:
 
     def as_json(self) -> dict[str, list[float]]:
         """Return the fields as lists."""
-        return {"count": self.count.tolist(), "total": self.total.tolist(), "squares": self.squares.tolist()}
+        return {name: values.tolist() for name, values in vars(self).items()}
 
     @classmethod
     def from_json(cls, modality: str, value: object) -> Moments:
         """Read what :meth:`as_json` returned for ``modality``.
 
-        Raises:
-            DataError: it is not three lists of as many finite numbers, or a count is no count.
+        Raises DataError if it is not three lists of as many finite numbers, or a count is no count.
         """
         try:
             parts = [np.array(value[name], np.float64) for name in ("count", "total", "squares")]  # type: ignore[index]
@@ -107,8 +106,7 @@ class Moments:
     @property
     def mean(self) -> PerChannel:
         """Mean per channel; 0 where nothing was observed."""
-        mean: np.ndarray = self.total / np.maximum(self.count, 1)
-        return mean
+        return np.asarray(self.total / np.maximum(self.count, 1))
 
     @property
     def std(self) -> PerChannel:

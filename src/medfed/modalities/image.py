@@ -21,11 +21,7 @@ Images = Float32[np.ndarray, "example 1 size size"]
 
 
 class ImageModality(Modality):
-    """Grey images, one channel.
-
-    Attributes:
-        size: pixels per side of a sample.
-    """
+    """Grey images, one channel, of ``size`` pixels per side."""
 
     name: str = "image"
     units: ClassVar[str] = "intensity in [0, 1]"
@@ -37,30 +33,23 @@ class ImageModality(Modality):
         return (1, self.size, self.size)
 
     def prepare(self, raw: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "1 size size"]:
-        """Cut the central square out of ``raw`` and resize it with an antialiasing triangle filter.
+        """Cut the central square out of a grey image in [0, 1] and resize it with an antialiasing triangle filter.
 
         A cut, not a border: aspect ratios differ between hospitals, and a border would write the hospital into it.
-
-        Args:
-            raw: a grey image in [0, 1], any size.
-
-        Raises:
-            DataError: ``raw`` is not a two-dimensional, finite image in [0, 1].
         """
+        hint = "check the dataset's load"
         if raw.ndim != 2 or 0 in raw.shape:
-            raise DataError(
-                f"an image has shape {raw.shape}; expected (rows, columns)", hint="check the dataset's load"
-            )
-        grey = torch.from_numpy(_central_square(np.asarray(raw, np.float32)))
+            raise DataError(f"an image has shape {raw.shape}; expected (rows, columns)", hint=hint)
+        side = min(raw.shape)
+        top, left = ((length - side) // 2 for length in raw.shape)
+        square = np.asarray(raw, np.float32)[top : top + side, left : left + side]
+        grey = torch.from_numpy(np.ascontiguousarray(square))
         low, high = torch.aminmax(grey)
         if not (low >= 0 and high <= 1):  # false for NaN as well
-            raise DataError(
-                f"an image has intensities from {low:g} to {high:g}; expected [0, 1]", hint="check the dataset's load"
-            )
-        if grey.shape[0] == self.size:
+            raise DataError(f"an image has intensities from {low:g} to {high:g}; expected [0, 1]", hint=hint)
+        if side == self.size:
             return grey[None].numpy()
-        target = (self.size, self.size)
-        resized = F.interpolate(grey[None, None], target, mode="bilinear", antialias=True, align_corners=False)
+        resized = F.interpolate(grey[None, None], (self.size, self.size), mode="bilinear", antialias=True)
         return resized[0].clamp_(0, 1).numpy()
 
     def moments(self, samples: Images) -> Moments:
@@ -77,13 +66,6 @@ class ImageModality(Modality):
         centred = samples - mean.astype(np.float32)[:, None, None]
         centred /= std.astype(np.float32)[:, None, None]
         return centred
-
-
-def _central_square(image: Float32[np.ndarray, "row column"]) -> Float32[np.ndarray, "side side"]:
-    rows, columns = image.shape
-    side = min(rows, columns)
-    top, left = (rows - side) // 2, (columns - side) // 2
-    return np.ascontiguousarray(image[top : top + side, left : left + side])
 
 
 MODALITIES: tuple[Modality, ...] = (ImageModality(),)

@@ -24,13 +24,7 @@ PerLead = Float64[np.ndarray, " lead"]
 
 
 class SignalModality(Modality):
-    """A signal ``[lead, time]``.
-
-    Attributes:
-        num_leads: leads of a sample.
-        length: samples in time, 10 s by default.
-        sampling_hz: sampling frequency of a sample; raw arrays come at :data:`RAW_HZ` and are resampled.
-    """
+    """A signal of ``length`` samples in time, 10 s by default; raw arrays are resampled from :data:`RAW_HZ`."""
 
     units: ClassVar[str] = "millivolt"
     name: str = "ecg"
@@ -54,16 +48,10 @@ class SignalModality(Modality):
         A missing sample (NaN, infinite) is interpolated linearly within its lead. A lead without any sample is flat
         zero, as a loose electrode records. A longer recording keeps its middle; a shorter one gets the isoelectric line
         (zeros) on both sides.
-
-        Raises:
-            DataError: ``raw`` is not ``[num_leads, time]`` or holds no sample at all.
         """
         if raw.ndim != 2 or raw.shape[0] != self.num_leads or raw.shape[1] == 0:
-            raise DataError(
-                f"the signal has shape {raw.shape}; [{self.num_leads} leads, time] is needed",
-                where=self.name,
-                hint="check the record's leads, or set num_leads",
-            )
+            what = f"the signal has shape {raw.shape}; [{self.num_leads} leads, time] is needed"
+            raise DataError(what, where=self.name, hint="check the record's leads, or set num_leads")
         signal = _without_gaps(raw.astype(np.float64))
         if self.sampling_hz != RAW_HZ:
             from scipy.signal import resample_poly  # noqa: PLC0415 (large; loaded where it is used)
@@ -97,12 +85,10 @@ def _without_gaps(signal: Float64[np.ndarray, "lead time"]) -> Float64[np.ndarra
 
 
 def _centred(signal: Float64[np.ndarray, "lead raw_time"], length: int) -> Float64[np.ndarray, "lead time"]:
-    excess = signal.shape[1] - length
-    if excess >= 0:
-        start = excess // 2
-        return signal[:, start : start + length]
-    before = -excess // 2
-    return np.pad(signal, ((0, 0), (before, -excess - before)))
+    spare = length - signal.shape[1]
+    if spare <= 0:
+        return signal[:, -spare // 2 : -spare // 2 + length]
+    return np.pad(signal, ((0, 0), (spare // 2, spare - spare // 2)))
 
 
 MODALITIES: tuple[Modality, ...] = (SignalModality(),)

@@ -23,11 +23,7 @@ WORD = re.compile(r"[^\W\d_]+|\d|[^\w\s]")
 
 
 class TextModality(Modality):
-    """A text of at most ``num_tokens`` words; a longer one is cut.
-
-    Attributes:
-        num_tokens: words of a sample.
-    """
+    """A text of at most ``num_tokens`` words; a longer one is cut."""
 
     units: ClassVar[str] = "word ids"
     num_tokens: int = Field(default=32, gt=0)
@@ -38,17 +34,12 @@ class TextModality(Modality):
         return (self.num_tokens,)
 
     def prepare(self, raw: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, " token"]:
-        """Turn UTF-8 bytes (uint8) into word ids, 0 after the end.
-
-        Raises:
-            DataError: ``raw`` is not UTF-8 text.
-        """
+        """Turn UTF-8 bytes (uint8) into word ids, 0 after the end."""
         try:
             text = np.asarray(raw, np.uint8).tobytes().decode("utf-8")
         except UnicodeDecodeError as error:
-            raise DataError(
-                f"not UTF-8 text (byte {error.start})", where=self.name, hint="convert the file to UTF-8"
-            ) from error
+            what = f"not UTF-8 text (byte {error.start})"
+            raise DataError(what, where=self.name, hint="convert the file to UTF-8") from error
         ids = np.zeros(self.num_tokens, np.float32)
         words = WORD.findall(text.lower())[: self.num_tokens]
         ids[: len(words)] = [word_id(word) for word in words]

@@ -1,4 +1,4 @@
-"""Hourly clinical time series: vital signs, lab events, input and output of an ICU stay (FedKIM Table 2, MP and SP).
+"""Clinical values by the hour: vital signs, lab events, input and output of an ICU stay (FedKIM Table 2, MP and SP).
 
 A sample carries values and a flag for each observed one. The choice of measurements is informative, and a zero must not
 pass for a measurement. Only observed values enter the moments.
@@ -37,12 +37,7 @@ CLIP = 5.0
 
 
 class TimeSeriesModality(Modality):
-    """Variables by the hour since admission; a sample is ``[hour, values then observed flags]``.
-
-    Attributes:
-        variables: names, in channel order.
-        num_hours: hours of a sample, counted from admission.
-    """
+    """Variables by the hour since admission; a sample is ``[hour, values then observed flags]``."""
 
     units: ClassVar[str] = "clinical units per variable"
     variables: tuple[str, ...] = Field(min_length=1)
@@ -59,18 +54,11 @@ class TimeSeriesModality(Modality):
         return len(self.variables)
 
     def prepare(self, raw: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "hour channel"]:
-        """Keep the first hours; hours beyond the stay are unobserved. NaN (or infinite) means not observed.
-
-        Raises:
-            DataError: ``raw`` does not have one column per variable.
-        """
+        """Keep the first hours; hours beyond the stay are unobserved. NaN (or infinite) means not observed."""
         count = len(self.variables)
         if raw.ndim != 2 or raw.shape[1] != count:
-            raise DataError(
-                f"the series has shape {raw.shape}; [hours, {count} variables] is needed",
-                where=self.name,
-                hint=f"the variables are {', '.join(self.variables)}",
-            )
+            what = f"the series has shape {raw.shape}; [hours, {count} variables] is needed"
+            raise DataError(what, where=self.name, hint=f"the variables are {', '.join(self.variables)}")
         kept = raw[: self.num_hours]
         observed = np.isfinite(kept)
         sample = np.zeros(self.sample_shape, np.float32)
@@ -93,8 +81,39 @@ class TimeSeriesModality(Modality):
         return np.concatenate([scores.astype(np.float32), flags], axis=-1)
 
 
+class LabPercentiles(Modality):
+    """Percentiles of 50 blood tests, then a flag for each that was measured (Saporta et al. 2024: Symile-MIMIC).
+
+    Percentiles are those of the training set's distribution; an unmeasured test carries its mean. They are on
+    one scale already, so nothing is normalised and no hospital sends moments.
+    """
+
+    units: ClassVar[str] = "percentile in [0, 1] of the training set"
+    name: str = "lab-percentiles"
+    num_labs: int = Field(default=50, gt=0)
+
+    @property
+    def sample_shape(self) -> tuple[int]:
+        """``(2 · num_labs,)``."""
+        return (2 * self.num_labs,)
+
+    def prepare(self, raw: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, " value"]:
+        """Lay the two rows side by side: percentiles in [0, 1], and flags, 1 where measured and 0 where not."""
+        hint = "check the dataset's load"
+        if raw.shape != (2, self.num_labs):
+            wrong = f"laboratory values have shape {raw.shape}; {(2, self.num_labs)} is needed"
+            raise DataError(wrong, where=self.name, hint=hint)
+        percentiles, flags = raw.astype(np.float32)
+        if not ((percentiles >= 0) & (percentiles <= 1)).all():  # false for NaN as well
+            raise DataError("a percentile is outside [0, 1]", where=self.name, hint=hint)
+        if not np.isin(flags, (0, 1)).all():
+            raise DataError("a flag is neither 0 nor 1", where=self.name, hint=hint)
+        return np.concatenate([percentiles, flags])
+
+
 MODALITIES: tuple[Modality, ...] = (
     *(TimeSeriesModality(name=name, variables=variables) for name, variables in ICU.items()),
     TimeSeriesModality(name="covid-labs", variables=COVID_LABS, num_hours=1),
     TimeSeriesModality(name="person", variables=PERSON, num_hours=1),
+    LabPercentiles(),
 )

@@ -21,21 +21,15 @@ from medfed.core.errors import DataError
 from medfed.modalities.base import Modality
 
 Side = Annotated[int, Field(ge=8, le=512)]
-
-
-def _cube(value: object) -> object:
-    """Return a cube's side as three sides."""
-    return (value, value, value) if isinstance(value, int) else value
-
-
-Grid = Annotated[tuple[Side, Side, Side], BeforeValidator(_cube)]
+Cube = BeforeValidator(lambda value: (value, value, value) if isinstance(value, int) else value)
+"""Takes a cube's one side as three sides."""
+Grid = Annotated[tuple[Side, Side, Side], Cube]
 
 
 class Volume(Modality):
-    """Base of scan and mask: a grid.
+    """Base of scan and mask: a grid of ``size`` voxels, one side of a cube or all three.
 
-    Attributes:
-        size: voxels of the grid, one side of a cube or all three. A larger volume is refused, never cut.
+    A larger volume is refused, never cut.
     """
 
     size: Grid = (32, 32, 32)
@@ -47,15 +41,12 @@ class Volume(Modality):
 
     def _centred(self, raw: Shaped[np.ndarray, "a b c"]) -> Shaped[np.ndarray, "i j k"]:
         """Pad with zeros to the grid, the volume in its middle."""
-        if any(have > room for have, room in zip(raw.shape, self.size, strict=True)):
-            raise DataError(
-                f"a volume of {_times(raw.shape)} voxels does not fit the grid of {_times(self.size)}",
-                hint=f"set modalities.{self.name}.size, and that of the other sequences, to at least {list(raw.shape)}",
-            )
-        before = [(room - have) // 2 for have, room in zip(raw.shape, self.size, strict=True)]
-        grid = np.zeros(self.size, raw.dtype)
-        grid[tuple(slice(start, start + have) for start, have in zip(before, raw.shape, strict=True))] = raw
-        return grid
+        spare = [room - have for have, room in zip(raw.shape, self.size, strict=True)]
+        if min(spare) < 0:
+            have, room = (" × ".join(map(str, shape)) for shape in (raw.shape, self.size))
+            hint = f"set modalities.{self.name}.size, and that of the other sequences, to at least {list(raw.shape)}"
+            raise DataError(f"a volume of {have} voxels does not fit the grid of {room}", hint=hint)
+        return np.pad(raw, [(room // 2, room - room // 2) for room in spare])
 
 
 class VolumeModality(Volume):
@@ -67,8 +58,7 @@ class VolumeModality(Volume):
     def prepare(self, raw: Shaped[np.ndarray, "..."]) -> Float16[np.ndarray, "i j k"]:
         """Give the non-zero voxels zero mean and unit spread, and pad to the grid; outside the brain stays 0.
 
-        Raises:
-            DataError: not three-dimensional, larger than the grid, not finite, or without contrast.
+        Raises DataError as well if the volume is larger than the grid or without contrast.
         """
         _require_volume(raw)
         exact = raw.astype(np.float32)
@@ -90,11 +80,7 @@ class MaskModality(Volume):
     dtype: ClassVar[type[np.generic]] = np.uint8
 
     def prepare(self, raw: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "i j k"]:
-        """Pad to the grid with background.
-
-        Raises:
-            DataError: not three-dimensional, larger than the grid, or not of whole classes below 256.
-        """
+        """Pad to the grid with background; raise DataError as well if the mask is larger than the grid."""
         _require_volume(raw)
         if raw.dtype != np.uint8:
             raise DataError(f"a mask of {raw.dtype}; expected uint8", hint="check the dataset's load")
@@ -106,11 +92,5 @@ def _require_volume(raw: Shaped[np.ndarray, "..."]) -> None:
         raise DataError(f"a volume has shape {raw.shape}; expected three axes", hint="check the dataset's load")
 
 
-def _times(shape: tuple[int, ...]) -> str:
-    return " × ".join(map(str, shape))
-
-
-MODALITIES: tuple[Modality, ...] = (
-    *(VolumeModality(name=name) for name in ("t1", "t1c", "t2", "flair")),
-    MaskModality(name="tumour"),
-)
+_SCANS = [VolumeModality(name=name) for name in ("t1", "t1c", "t2", "flair")]
+MODALITIES: tuple[Modality, ...] = (*_SCANS, MaskModality(name="tumour"))

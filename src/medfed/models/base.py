@@ -20,6 +20,10 @@ from medfed.tasks.base import Task
 
 __all__ = ["Encoder", "FederatedModel"]
 
+Encoders = Mapping[str, EncoderSpec]
+Modalities = Mapping[str, Modality]
+Tasks = tuple[Task, ...]
+
 
 class Encoder(nn.Module, ABC):
     """``[batch, *sample]`` → ``[batch, tokens, dim]``."""
@@ -47,13 +51,7 @@ class FederatedModel(nn.Module, ABC):
         """Return one vector per example for every modality of ``task``; zeros where the modality is absent."""
 
 
-def initialised(
-    spec: ModelSpec,
-    encoders: Mapping[str, EncoderSpec],
-    modalities: Mapping[str, Modality],
-    tasks: tuple[Task, ...],
-    seed: int,
-) -> FederatedModel:
+def initialised(spec: ModelSpec, encoders: Encoders, modalities: Modalities, tasks: Tasks, seed: int) -> FederatedModel:
     """Build a model with initial weights drawn from ``seed``: a function of its arguments alone, in any process."""
     with torch_seeded(seed, "model"):
         return spec.build(encoders, modalities, tasks)

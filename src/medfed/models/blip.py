@@ -24,10 +24,8 @@ from torch import Tensor, nn
 
 from medfed.core.errors import StudyError
 from medfed.core.types import Batch
-from medfed.modalities.base import Modality
-from medfed.models.base import Encoder, FederatedModel
+from medfed.models.base import Encoder, Encoders, FederatedModel, Modalities, Tasks
 from medfed.study.models import BlipSpec
-from medfed.study.parts import EncoderSpec
 from medfed.tasks.base import ClosedTask, Task
 from medfed.tasks.generation import BOS, EOS, NUM_IDS, PAD, Generation
 
@@ -52,13 +50,7 @@ class Blip(FederatedModel):
     An absent modality is masked out of every attention, and its encoder gets no gradient from that example.
     """
 
-    def __init__(
-        self,
-        spec: BlipSpec,
-        encoders: Mapping[str, EncoderSpec],
-        modalities: Mapping[str, Modality],
-        tasks: tuple[Task, ...],
-    ) -> None:
+    def __init__(self, spec: BlipSpec, encoders: Encoders, modalities: Modalities, tasks: Tasks) -> None:
         super().__init__()
         for task in tasks:
             _check(task, spec)
@@ -66,8 +58,7 @@ class Blip(FederatedModel):
         used = sorted({name for task in tasks for name in task.modalities})
         self.encoders = nn.ModuleDict({name: encoders[name].build(modalities[name]) for name in used})
         self.fusion = Fusion({name: encoders[name].dim for name in used}, spec)
-        closed = {task.name: task for task in tasks if isinstance(task, ClosedTask)}
-        self.heads = nn.ModuleDict({name: task.head(spec.dim) for name, task in closed.items()})
+        self.heads = nn.ModuleDict({task.name: task.head(spec.dim) for task in tasks if isinstance(task, ClosedTask)})
         lengths = [task.max_length for task in tasks if isinstance(task, Generation)]
         if lengths:
             self.decoder = ByteDecoder(max(lengths), spec)
@@ -76,10 +67,10 @@ class Blip(FederatedModel):
         """Return the outputs of the task's head, or logits ``[batch, length, id]`` of its answers' ids."""
         fused = self.fuse(task, batch)
         if isinstance(task, Generation):
-            logits: Tensor = self.decoder(_shifted(batch.target.long()), _memory(fused))
-            return logits
-        outputs: Tensor = self.heads[task.name](fused.question.values[:, 0])
-        return outputs
+            written = batch.target.long()
+            before = torch.cat([torch.full_like(written[:, :1], BOS), written[:, :-1]], 1)
+            return cast(Tensor, self.decoder(before, _memory(fused)))
+        return cast(Tensor, self.heads[task.name](fused.question.values[:, 0]))
 
     def representations(self, task: Task, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
         """Return the mean token of every modality of ``task``; zeros where absent."""
@@ -104,9 +95,11 @@ class Blip(FederatedModel):
 
     def fuse(self, task: Task, batch: Batch) -> Fused:
         """Let the question of every example read its other modalities."""
-        parts = {name: self._masked(name, batch) for name in task.modalities}
-        question, context = self.fusion(parts, self.question)
-        return Fused(question, context)
+        tokens = {name: self.tokens(name, batch) for name in task.modalities}
+        there = {name: (values != 0).any(-1) for name, values in tokens.items()}  # a text's padding is zeros
+        parts = {name: Tokens(tokens[name], there[name] & batch.present[name][:, None]) for name in tokens}
+        fused: Fused = self.fusion(parts, self.question)
+        return fused
 
     def tokens(self, modality: str, batch: Batch) -> Float[Tensor, "batch tokens dim"]:
         """Encode one modality of the examples that have it; zeros for the others, no token at all if none has it."""
@@ -121,34 +114,19 @@ class Blip(FederatedModel):
         tokens[present] = seen
         return tokens
 
-    def _masked(self, modality: str, batch: Batch) -> Tokens:
-        """Return tokens and which of them count: a text encoder gives zeros for padding."""
-        tokens = self.tokens(modality, batch)
-        return Tokens(tokens, (tokens != 0).any(-1) & batch.present[modality][:, None])
-
 
 def _check(task: Task, spec: BlipSpec) -> None:
     if spec.question not in task.modalities:
-        raise StudyError(
-            f"the task reads {', '.join(task.modalities)}, but the model {spec.name!r} needs {spec.question!r}",
-            where=f"task {task.name!r}",
-            hint="choose another model, or a task that asks a question",
-        )
+        what = f"the task reads {', '.join(task.modalities)}, but the model {spec.name!r} needs {spec.question!r}"
+        hint = "choose another model, or a task that asks a question"
+        raise StudyError(what, where=f"task {task.name!r}", hint=hint)
     if not isinstance(task, ClosedTask | Generation):
-        raise StudyError(
-            "the task has neither a head nor an answer in words",
-            where=f"task {task.name!r}",
-            hint="choose another model",
-        )
+        what = "the task has neither a head nor an answer in words"
+        raise StudyError(what, where=f"task {task.name!r}", hint="choose another model")
 
 
 def _memory(fused: Fused) -> Tokens:
     return Tokens(*(torch.cat(pair, 1) for pair in zip(fused.question, fused.context, strict=True)))
-
-
-def _shifted(target: Int[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
-    """Return the decoder's input when it writes each id: BOS, then the ids before."""
-    return torch.cat([torch.full_like(target[:, :1], BOS), target[:, :-1]], 1)
 
 
 class Fusion(nn.Module):
@@ -160,25 +138,19 @@ class Fusion(nn.Module):
 
     def __init__(self, dims: Mapping[str, int], spec: BlipSpec) -> None:
         super().__init__()
-        self.project = nn.ModuleDict(
-            {name: nn.Sequential(nn.LayerNorm(width), nn.Linear(width, spec.dim)) for name, width in dims.items()}
-        )
+        projections = {name: [nn.LayerNorm(width), nn.Linear(width, spec.dim)] for name, width in dims.items()}
+        self.project = nn.ModuleDict({name: nn.Sequential(*layers) for name, layers in projections.items()})
         self.encode = nn.Parameter(0.02 * torch.randn(spec.dim))
         self.nothing = nn.Parameter(0.02 * torch.randn(spec.dim))
         self.blocks = _blocks(spec, spec.depth)
 
-    def forward(self, parts: Mapping[str, Tokens], question: str) -> tuple[Tokens, Tokens]:
+    def forward(self, parts: Mapping[str, Tokens], question: str) -> Fused:
         """Return the question after the blocks and the context, each led by its learned token."""
         wide = {name: Tokens(self.project[name](part.values), part.there) for name, part in parts.items()}
         query = _led(self.encode, [wide[question]])
         context = _led(self.nothing, [part for name, part in wide.items() if name != question])
-        fused: Tensor = self.blocks(
-            query.values,
-            context.values,
-            tgt_key_padding_mask=~query.there,
-            memory_key_padding_mask=~context.there,
-        )
-        return Tokens(fused, query.there), context
+        masks = {"tgt_key_padding_mask": ~query.there, "memory_key_padding_mask": ~context.there}
+        return Fused(Tokens(self.blocks(query.values, context.values, **masks), query.there), context)
 
 
 class ByteDecoder(nn.Module):
@@ -193,14 +165,10 @@ class ByteDecoder(nn.Module):
 
     def forward(self, ids: Int[Tensor, "batch length"], memory: Tokens) -> Float[Tensor, "batch length id"]:
         """Return logits of the id after each of ``ids``."""
-        length = ids.shape[1]
-        hidden: Tensor = self.blocks(
-            self.embed(ids) + self.positions[:length],
-            memory.values,
-            tgt_mask=torch.ones(length, length, dtype=torch.bool, device=ids.device).triu(1),
-            memory_key_padding_mask=~memory.there,
-        )
-        logits: Tensor = self.write(hidden)
+        length, absent = ids.shape[1], ~memory.there
+        later = torch.ones(length, length, dtype=torch.bool, device=ids.device).triu(1)
+        spelt = self.embed(ids) + self.positions[:length]
+        logits: Tensor = self.write(self.blocks(spelt, memory.values, tgt_mask=later, memory_key_padding_mask=absent))
         return logits
 
 

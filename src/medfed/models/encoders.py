@@ -12,20 +12,13 @@ import math
 from itertools import pairwise
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medfed.modalities.text import NUM_WORDS
 from medfed.models.base import Encoder
-from medfed.study.encoders import (
-    Conv1dSpec,
-    LabsMLPSpec,
-    ResNetSpec,
-    TextEncoderSpec,
-    TransformerSpec,
-    VisionTransformerSpec,
-)
+from medfed.study import encoders as specs
 
 
 class VisionTransformer(Encoder):
@@ -39,7 +32,7 @@ class VisionTransformer(Encoder):
         and every patch.
     """
 
-    def __init__(self, spec: VisionTransformerSpec) -> None:
+    def __init__(self, spec: specs.VisionTransformerSpec) -> None:
         from transformers import ViTConfig, ViTModel  # noqa: PLC0415 (large; loaded where it is used)
 
         super().__init__()
@@ -79,7 +72,7 @@ class ResNet(Encoder):
         al. 2020), and there are none to average. ``norm="batch"`` is the usual one, ResNet-50's default.
     """
 
-    def __init__(self, spec: ResNetSpec) -> None:
+    def __init__(self, spec: specs.ResNetSpec) -> None:
         from transformers import ResNetConfig, ResNetModel  # noqa: PLC0415 (large; loaded where it is used)
 
         super().__init__()
@@ -103,11 +96,9 @@ class ResNet(Encoder):
 
 def _normalise_by_group(module: nn.Module, num_groups: int) -> None:
     """Put a GroupNorm in the place of every BatchNorm below ``module``."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, nn.GroupNorm(num_groups, child.num_features))
-        else:
-            _normalise_by_group(child, num_groups)
+    for name, part in list(module.named_modules()):
+        if isinstance(part, nn.BatchNorm2d):
+            module.set_submodule(name, nn.GroupNorm(num_groups, part.num_features))
 
 
 class Conv1d(Encoder):
@@ -120,23 +111,19 @@ class Conv1d(Encoder):
     hospitals whose recordings differ (Hsieh et al. 2020). ``norm="batch"`` is the usual one, with buffers.
     """
 
-    def __init__(self, spec: Conv1dSpec, num_leads: int) -> None:
+    def __init__(self, spec: specs.Conv1dSpec, num_leads: int) -> None:
         super().__init__()
         self.dim, self.num_tokens = spec.dim, spec.num_tokens
-        inputs = (num_leads, *spec.widths[:-1])
-        self.blocks = nn.Sequential(
-            *(_block(spec, narrow, wide) for narrow, wide in zip(inputs, spec.widths, strict=True))
-        )
+        self.blocks = nn.Sequential(*(_block(spec, *sizes) for sizes in pairwise((num_leads, *spec.widths))))
         self.norm = nn.LayerNorm(spec.dim)
 
     def forward(self, samples: Float[Tensor, "batch lead time"]) -> Float[Tensor, "batch tokens dim"]:
         """Encode normalised signals."""
-        features: Tensor = self.blocks(samples)
-        tokens: Tensor = self.norm(F.adaptive_avg_pool1d(features, self.num_tokens).transpose(1, 2))
+        tokens: Tensor = self.norm(F.adaptive_avg_pool1d(self.blocks(samples), self.num_tokens).transpose(1, 2))
         return tokens
 
 
-def _block(spec: Conv1dSpec, narrow: int, wide: int) -> nn.Sequential:
+def _block(spec: specs.Conv1dSpec, narrow: int, wide: int) -> nn.Sequential:
     norm = nn.GroupNorm(spec.num_groups, wide) if spec.norm == "group" else nn.BatchNorm1d(wide)
     conv = nn.Conv1d(narrow, wide, spec.kernel_size, spec.stride, spec.kernel_size // 2, bias=False)
     return nn.Sequential(conv, norm, nn.GELU(), nn.Dropout(spec.dropout))
@@ -154,24 +141,15 @@ class TimeTransformer(Encoder):
         depends on that patient alone.
     """
 
-    def __init__(self, spec: TransformerSpec, num_hours: int, num_channels: int) -> None:
+    def __init__(self, spec: specs.TransformerSpec, num_hours: int, num_channels: int) -> None:
         super().__init__()
         self.dim, self.num_tokens, self.num_channels = spec.dim, spec.num_tokens, num_channels
         self.embed = nn.Linear(2 * num_channels, spec.dim)
         self.positions = nn.Parameter(0.02 * torch.randn(num_hours, spec.dim))
         self.stay = nn.Parameter(0.02 * torch.randn(spec.dim))
-        layer = nn.TransformerEncoderLayer(
-            spec.dim,
-            spec.num_heads,
-            spec.mlp_ratio * spec.dim,
-            spec.dropout,
-            activation="gelu",
-            batch_first=True,
-            norm_first=True,
-        )
-        self.layers = nn.TransformerEncoder(
-            layer, spec.num_layers, norm=nn.LayerNorm(spec.dim), enable_nested_tensor=False
-        )
+        sizes, norm = (spec.dim, spec.num_heads, spec.mlp_ratio * spec.dim, spec.dropout), nn.LayerNorm(spec.dim)
+        layer = nn.TransformerEncoderLayer(*sizes, activation="gelu", batch_first=True, norm_first=True)
+        self.layers = nn.TransformerEncoder(layer, spec.num_layers, norm=norm, enable_nested_tensor=False)
 
     def forward(self, samples: Float[Tensor, "batch hour values_and_flags"]) -> Float[Tensor, "batch tokens dim"]:
         """Encode normalised stays."""
@@ -180,17 +158,9 @@ class TimeTransformer(Encoder):
         sequence = torch.cat([self.stay.expand(len(samples), 1, -1), hours], 1)
         attended = torch.cat([measured.new_ones(len(samples), 1), measured], 1)
         encoded: Tensor = self.layers(sequence, src_key_padding_mask=~attended)
-        return self._pool(encoded[:, :1], encoded[:, 1:], measured)
-
-    def _pool(
-        self,
-        stay: Float[Tensor, "batch 1 dim"],
-        hours: Float[Tensor, "batch hour dim"],
-        measured: Bool[Tensor, "batch hour"],
-    ) -> Float[Tensor, "batch tokens dim"]:
-        kept = measured.reshape(len(hours), self.num_tokens, -1, 1).to(hours.dtype)
-        total = (hours.reshape(*kept.shape[:3], self.dim) * kept).sum(2)
-        return (stay + total) / (1 + kept.sum(2))
+        kept = measured.reshape(len(samples), self.num_tokens, -1, 1).to(encoded.dtype)
+        total = (encoded[:, 1:].reshape(*kept.shape[:3], self.dim) * kept).sum(2)
+        return (encoded[:, :1] + total) / (1 + kept.sum(2))
 
 
 class TextEncoder(Encoder):
@@ -199,7 +169,7 @@ class TextEncoder(Encoder):
     Padding is masked, and its tokens are zeros.
     """
 
-    def __init__(self, spec: TextEncoderSpec, num_tokens: int) -> None:
+    def __init__(self, spec: specs.TextEncoderSpec, num_tokens: int) -> None:
         from transformers import BertConfig, BertModel  # noqa: PLC0415 (large; loaded where it is used)
 
         super().__init__()
@@ -231,14 +201,13 @@ class TextEncoder(Encoder):
 class LabsMLP(Encoder):
     """Linear layers with GELU between them and a layer norm at the end: one token (Saporta et al. 2024, appendix)."""
 
-    def __init__(self, spec: LabsMLPSpec, num_values: int) -> None:
+    def __init__(self, spec: specs.LabsMLPSpec, num_values: int) -> None:
         super().__init__()
-        self.dim = spec.dim
+        self.dim, widths = spec.dim, (num_values, *spec.hidden)
         layers: list[nn.Module] = []
-        for narrow, wide in pairwise((num_values, *spec.hidden)):
+        for narrow, wide in pairwise(widths):
             layers += [nn.Linear(narrow, wide), nn.GELU(), nn.Dropout(spec.dropout)]
-        inside = spec.hidden[-1] if spec.hidden else num_values
-        self.layers = nn.Sequential(*layers, nn.Linear(inside, spec.dim), nn.LayerNorm(spec.dim))
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], spec.dim), nn.LayerNorm(spec.dim))
 
     def forward(self, samples: Float[Tensor, "batch value"]) -> Float[Tensor, "batch 1 dim"]:
         """Encode percentiles and flags."""

@@ -41,12 +41,9 @@ Pyramid = Sequence[Any3d]
 
 
 class RFNet(FederatedModel):
-    """The network for one segmentation task.
+    """The network for one segmentation task, which names sequences and classes.
 
-    Args:
-        task: names sequences and classes.
-        preset: key of :data:`PRESETS`.
-        drop_sequences: in training, fuse a random subset of the sequences that are there.
+    With ``drop_sequences`` training fuses a random subset of the sequences that are there.
     """
 
     def __init__(self, task: Segmentation, preset: Literal["small", "full"], drop_sequences: bool) -> None:
@@ -63,13 +60,15 @@ class RFNet(FederatedModel):
         In eval mode there is one output. In training the region maps of every level follow, coarsest first, and each
         sequence's segmentation alone, zeros where it is absent.
         """
-        levels, present = self._encode(batch), self._present(batch)
+        levels, present = self._encode(batch), torch.stack([batch.present[name] for name in self.sequences], 1)
         if not self.training:
-            prediction: Tensor = self.fused(levels)[0][:, None]
-            return prediction
-        kept = self._drawn(present) if self.drop_sequences else present
+            return cast(Tensor, self.fused(levels)[0][:, None])
+        kept = random_subsets(present) if self.drop_sequences else present
         fused = self.fused([features * kept[:, :, None, None, None, None] for features in levels])
-        return torch.cat((torch.stack(fused, 1), self._alone(levels, present)), 1)
+        rows = present.flatten()
+        alone = self.single([features.flatten(0, 1)[rows] for features in levels]).log_softmax(1)
+        by_sequence = _spread(rows, alone, alone).reshape(*present.shape, *alone.shape[1:])
+        return torch.cat((torch.stack(fused, 1), by_sequence), 1)
 
     def representations(self, task: Task, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
         """Return the bottleneck of every sequence, averaged over each octant of the volume; zeros where absent.
@@ -79,9 +78,6 @@ class RFNet(FederatedModel):
         bottleneck = self._encode(batch)[-1]
         pooled = F.adaptive_avg_pool3d(bottleneck.flatten(0, 1), 2).reshape(*bottleneck.shape[:2], -1)
         return {name: pooled[:, number] for number, name in enumerate(self.sequences)}
-
-    def _present(self, batch: Batch) -> Bool[Tensor, "batch sequence"]:
-        return torch.stack([batch.present[name] for name in self.sequences], 1)
 
     def _encode(self, batch: Batch) -> Levels:
         """Run every encoder on the examples that have its sequence."""
@@ -98,29 +94,15 @@ class RFNet(FederatedModel):
             for level, like in enumerate(shapes)
         ]
 
-    def _drawn(self, present: Bool[Tensor, "batch sequence"]) -> Bool[Tensor, "batch sequence"]:
-        """Draw a random subset of what is there, never empty, so that every combination is trained for (the paper)."""
-        kept = present & (torch.rand(present.shape) < 0.5).to(present.device)
-        return torch.where(kept.any(1, keepdim=True), kept, present)
-
-    def _alone(
-        self, levels: Levels, present: Bool[Tensor, "batch sequence"]
-    ) -> Float[Tensor, "batch sequence _ _ _ _"]:
-        rows = present.flatten()
-        alone = self.single([features.flatten(0, 1)[rows] for features in levels]).log_softmax(1)
-        return _spread(rows, alone, alone).reshape(*present.shape, *alone.shape[1:])
-
 
 class FusedDecoder(nn.Module):
     """From the bottleneck up: predict region maps, fuse by them, join with what came from below (Fig. 2)."""
 
     def __init__(self, width: int, num_levels: int, hidden: int, num_sequences: int, num_classes: int) -> None:
         super().__init__()
-        widths = [width * 2**level for level in range(num_levels)]
-        self.maps = nn.ModuleList(
-            RegionMaps(channels, num_sequences, num_classes, last=channels == widths[-1]) for channels in widths
-        )
-        self.fusions = nn.ModuleList(RegionFusion(channels, num_sequences, num_classes, hidden) for channels in widths)
+        widths, counts = [width * 2**level for level in range(num_levels)], (num_sequences, num_classes)
+        self.maps = nn.ModuleList(RegionMaps(channels, *counts, last=channels == widths[-1]) for channels in widths)
+        self.fusions = nn.ModuleList(RegionFusion(channels, *counts, hidden) for channels in widths)
         self.up = nn.ModuleList(UpBlock(channels) for channels in widths[:-1])
         self.classify = nn.Conv3d(width, num_classes, 1)
 
@@ -145,11 +127,7 @@ class SequenceEncoder(nn.Module):
     def __init__(self, width: int, num_levels: int) -> None:
         super().__init__()
         widths = [width * 2**level for level in range(num_levels)]
-        ins = [1, *widths[:-1]]
-        self.enter = nn.ModuleList(
-            conv(have, want, stride=1 if level == 0 else 2)
-            for level, (have, want) in enumerate(zip(ins, widths, strict=True))
-        )
+        self.enter = nn.ModuleList([conv(1, width), *(conv(have, 2 * have, stride=2) for have in widths[:-1])])
         self.stay = nn.ModuleList(nn.Sequential(conv(want, want), conv(want, want)) for want in widths)
 
     def forward(self, volume: Float[Tensor, "batch 1 i j k"]) -> list[Any3d]:
@@ -174,11 +152,9 @@ class SingleDecoder(nn.Module):
         """Return logits on the finest grid."""
         x = levels[-1]
         for level in reversed(range(len(self.up))):
-            block = self.up[level]
-            assert isinstance(block, UpBlock)  # noqa: S101  (ModuleList forgets the type)
-            x = block(block.widen(x, levels[level].shape[2:]), levels[level])
-        logits: Tensor = self.classify(x)
-        return logits
+            up = cast(UpBlock, self.up[level])
+            x = up(up.widen(x, levels[level].shape[2:]), levels[level])
+        return cast(Tensor, self.classify(x))
 
 
 class UpBlock(nn.Module):
@@ -191,13 +167,11 @@ class UpBlock(nn.Module):
 
     def widen(self, below: Any3d, grid: torch.Size) -> Any3d:
         """Return the features of the coarser level on ``grid``."""
-        widened: Tensor = self.narrow(enlarge(below, grid))
-        return widened
+        return cast(Tensor, self.narrow(enlarge(below, grid)))
 
     def forward(self, widened: Features, skip: Features) -> Features:
         """Join the widened features with those of this level."""
-        joined: Tensor = self.join(torch.cat((widened, skip), 1))
-        return joined
+        return cast(Tensor, self.join(torch.cat((widened, skip), 1)))
 
 
 class RegionMaps(nn.Module):
@@ -206,15 +180,13 @@ class RegionMaps(nn.Module):
     def __init__(self, channels: int, num_sequences: int, num_classes: int, *, last: bool) -> None:
         super().__init__()
         self.embed = squeeze(num_sequences * channels, max(channels // 4, 1), channels)
-        self.classify = nn.Sequential(
-            conv(channels if last else 2 * channels, 16, 1), nn.Conv3d(16, num_classes, 1), nn.Softmax(1)
-        )
+        squeezed = conv(channels if last else 2 * channels, 16, 1)
+        self.classify = nn.Sequential(squeezed, nn.Conv3d(16, num_classes, 1), nn.Softmax(1))
 
     def forward(self, features: Float[Tensor, "batch sequence dim i j k"], below: Features | None) -> Maps:
         """Return probabilities from this level's features and, but at the bottleneck, the decoder's."""
         embedded = self.embed(features.flatten(1, 2))
-        maps: Tensor = self.classify(embedded if below is None else torch.cat((below, embedded), 1))
-        return maps
+        return cast(Tensor, self.classify(embedded if below is None else torch.cat((below, embedded), 1)))
 
 
 class RegionFusion(nn.Module):
@@ -222,11 +194,9 @@ class RegionFusion(nn.Module):
 
     def __init__(self, channels: int, num_sequences: int, num_classes: int, hidden: int) -> None:
         super().__init__()
-        half = max(channels // 2, 1)
+        half, width = max(channels // 2, 1), num_sequences * channels + 1
         self.weigh = nn.ModuleList(
-            nn.Sequential(
-                nn.Linear(num_sequences * channels + 1, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, num_sequences)
-            )
+            nn.Sequential(nn.Linear(width, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, num_sequences))
             for _ in range(num_classes)
         )
         self.fuse = nn.Sequential(squeeze(num_classes * channels, channels, half))
@@ -237,13 +207,8 @@ class RegionFusion(nn.Module):
         size = maps[0, 0].numel()
         share = maps.mean((2, 3, 4)) + 1e-7
         inside = torch.einsum("nsdv,ncv->ncsd", features.flatten(3), maps.flatten(2)) / size / share[:, :, None, None]
-        weights = torch.stack(
-            [
-                weigh(torch.cat((inside[:, region].flatten(1), share[:, region, None]), 1)).sigmoid()
-                for region, weigh in enumerate(self.weigh)
-            ],
-            1,
-        )
+        described = torch.cat((inside.flatten(2), share[:, :, None]), 2)
+        weights = torch.stack([weigh(described[:, region]).sigmoid() for region, weigh in enumerate(self.weigh)], 1)
         regions = torch.einsum("nsdv,ncs,ncv->ncdv", features.flatten(3), weights, maps.flatten(2))
         fused = self.fuse(regions.reshape(len(maps), -1, *maps.shape[2:]))
         return torch.cat((fused, self.shortcut(features.flatten(1, 2))), 1)
@@ -261,11 +226,8 @@ class Conv(nn.Conv3d):
 
 def conv(channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     """Return convolution, instance normalisation (no batch statistics: nothing to federate) and leaky ReLU."""
-    return nn.Sequential(
-        Conv(channels, out_channels, kernel, stride, kernel // 2, bias=False),
-        nn.InstanceNorm3d(out_channels),
-        nn.LeakyReLU(0.2),
-    )
+    convolution = Conv(channels, out_channels, kernel, stride, kernel // 2, bias=False)
+    return nn.Sequential(convolution, nn.InstanceNorm3d(out_channels), nn.LeakyReLU(0.2))
 
 
 def squeeze(channels: int, middle: int, out_channels: int) -> nn.Sequential:
@@ -276,6 +238,12 @@ def squeeze(channels: int, middle: int, out_channels: int) -> nn.Sequential:
 def enlarge(x: Float[Tensor, "batch dim _ _ _"], grid: torch.Size) -> Float[Tensor, "batch dim i j k"]:
     """Interpolate ``x`` to ``grid``, corners on corners."""
     return F.interpolate(x, tuple(grid), mode="trilinear", align_corners=True)
+
+
+def random_subsets(present: Bool[Tensor, "batch sequence"]) -> Bool[Tensor, "batch sequence"]:
+    """Draw a subset of what is there, never empty, so that every combination is trained for (the paper)."""
+    kept = present & (torch.rand(present.shape) < 0.5).to(present.device)
+    return torch.where(kept.any(1, keepdim=True), kept, present)
 
 
 def _spread(

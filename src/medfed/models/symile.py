@@ -15,19 +15,17 @@ Deviation: the paper ends its encoders with a layer norm, whose vectors have len
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from typing import cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medfed.core.errors import StudyError
 from medfed.core.types import Batch
-from medfed.modalities.base import Modality
-from medfed.models.base import Encoder, FederatedModel
+from medfed.models.base import Encoder, Encoders, FederatedModel, Modalities, Tasks
 from medfed.study.models import SymileSpec
-from medfed.study.parts import EncoderSpec
 from medfed.tasks.base import Task
 from medfed.tasks.retrieval import Retrieval
 
@@ -35,39 +33,27 @@ from medfed.tasks.retrieval import Retrieval
 class SymileModel(FederatedModel):
     """Encoders with projections, and a temperature per task."""
 
-    def __init__(
-        self,
-        spec: SymileSpec,
-        encoders: Mapping[str, EncoderSpec],
-        modalities: Mapping[str, Modality],
-        tasks: tuple[Task, ...],
-    ) -> None:
+    def __init__(self, spec: SymileSpec, encoders: Encoders, modalities: Modalities, tasks: Tasks) -> None:
         super().__init__()
-        self.dim = spec.dim
-        used = sorted({name for task in tasks for name in task.modalities})
-        self.encoders = nn.ModuleDict(
-            {name: Projected(encoders[name].build(modalities[name]), spec.dim) for name in used}
-        )
+        self.dim, self.encoders = spec.dim, nn.ModuleDict()
+        for name in sorted({name for task in tasks for name in task.modalities}):
+            self.encoders[name] = Projected(encoders[name].build(modalities[name]), spec.dim)
         self.heads = nn.ModuleDict({task.name: Temperature(spec) for task in map(_retrieval, tasks)})
 
     def representations(self, task: Task, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
         """Return every modality's projected vector, of length 1; zeros where absent."""
-        return {name: self._vectors(name, batch.inputs[name], batch.present[name]) for name in task.modalities}
+        return {name: self._vectors(name, batch) for name in task.modalities}
 
     def forward(self, task: Task, batch: Batch) -> Float[Tensor, "batch modality dim"]:
         """Return the vectors of :meth:`representations`, scaled so that their products are logits."""
         order = _retrieval(task).order
         vectors = torch.stack(list(self.representations(task, batch).values()), 1)
-        scale: Tensor = self.heads[task.name]()
-        scaled: Tensor = vectors * (scale * self.dim ** (order / 2 - 1)) ** (1 / order)
-        return scaled
+        return cast(Tensor, vectors * (self.heads[task.name]() * self.dim ** (order / 2 - 1)) ** (1 / order))
 
-    def _vectors(
-        self, modality: str, samples: Float[Tensor, "batch *sample"], present: Bool[Tensor, " batch"]
-    ) -> Float[Tensor, "batch dim"]:
+    def _vectors(self, modality: str, batch: Batch) -> Float[Tensor, "batch dim"]:
+        samples, present = batch.inputs[modality], batch.present[modality]
         if bool(present.all()):
-            whole: Tensor = self.encoders[modality](samples)
-            return whole
+            return cast(Tensor, self.encoders[modality](samples))
         vectors = samples.new_zeros(len(samples), self.dim)
         if bool(present.any()):
             vectors[present] = self.encoders[modality](samples[present]).to(vectors.dtype)
@@ -102,9 +88,7 @@ class Temperature(nn.Module):
 
 def _retrieval(task: Task) -> Retrieval:
     if not isinstance(task, Retrieval):
-        raise StudyError(
-            f"the model 'symile' aligns modalities and has no head for a task of kind {task.kind!r}",
-            where=f"task {task.name!r}",
-            hint="train tasks such as 'symile' with it, or choose another model",
-        )
+        what = f"the model 'symile' aligns modalities and has no head for a task of kind {task.kind!r}"
+        hint = "train tasks such as 'symile' with it, or choose another model"
+        raise StudyError(what, where=f"task {task.name!r}", hint=hint)
     return task

@@ -13,11 +13,11 @@ import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 from markupsafe import Markup
 from matplotlib import rc_context, rcdefaults, rcParams
 from matplotlib.artist import Artist
@@ -30,14 +30,10 @@ from medfed.report.text import number
 TONES = ["ink", "soft", "rule", "grid", "page", "card", "paper", "fedkim", "federated", "other", "constant", "faint"]
 TONES += ["many", "c0", "c1", "c2", "c3", "c4", "c5", "c6"]
 """CSS variables that a chart may use as a colour."""
-NUM_COLOURS = 6
-"""More lines than these are drawn alike."""
-MAX_DOTS = 30
-"""A line of more points has no dots."""
-LEAST_AXES = 3
-"""A radar of fewer axes has no area."""
-RING = 0.25
-"""Distance of a radar's rings; all metrics on radars are fractions."""
+NUM_COLOURS, MAX_DOTS = 6, 30
+"""More lines than these are drawn alike; a line of more points has no dots."""
+LEAST_AXES, RING = 3, 0.25
+"""A radar of fewer axes has no area; its rings are so far apart, as all metrics on radars are fractions."""
 FAINTEST = 0.04
 """Opacity of a weight of zero: its cell stays visible."""
 BOX_SECONDS, BOX_MILLIVOLTS = 0.2, 0.5
@@ -48,8 +44,7 @@ KEPT = ("d", "x", "y", "transform")
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 """Characters that XML forbids."""
 STYLESHEET = Path(__file__).parent / "templates" / "style.css"
-Real = float | int
-Point = tuple[Real, Real]
+Point = tuple[float, float]
 PLOT = (38.0, 10.0, 8.0, 34.0)
 """Margins of a plot: left, right, top, bottom in user units."""
 
@@ -59,31 +54,19 @@ def tone(name: str) -> str:
     return f"#fe00{TONES.index(name):02x}"
 
 
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "medfed",
-    "path.simplify": False,
-    "text.parse_math": False,
-    "font.size": 11,
-    "axes.edgecolor": tone("rule"),
-    "axes.labelpad": 2,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": tone("grid"),
-    "grid.linewidth": 1,
-    "lines.solid_capstyle": "round",
-    "lines.solid_joinstyle": "round",
-    **{f"axes.spines.{side}": False for side in ("left", "right", "top")},
-    **{f"{axis}tick.major.{name}": size for axis in "xy" for name, size in (("size", 0), ("pad", 6))},
-    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), tone("soft")),
-}
+STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "medfed", "font.size": 11, "axes.labelpad": 2}
+STYLE |= {"axes.grid.axis": "y", "axes.edgecolor": tone("rule"), "grid.color": tone("grid"), "grid.linewidth": 1}
+STYLE |= dict.fromkeys(("axes.axisbelow", "axes.grid"), True)
+STYLE |= dict.fromkeys(("path.simplify", "text.parse_math"), False)
+STYLE |= dict.fromkeys(("lines.solid_capstyle", "lines.solid_joinstyle"), "round")
+STYLE |= dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), tone("soft"))
+STYLE |= {f"axes.spines.{side}": False for side in ("left", "right", "top")}
+STYLE |= {f"{axis}tick.major.{name}": size for axis in "xy" for name, size in (("size", 0), ("pad", 6))}
 """The difference from matplotlib's defaults."""
 DASHED: dict[str, Any] = {"color": tone("constant"), "lw": 1.2, "ls": (0, (3, 3))}
 
 
-@dataclass(frozen=True)
-class Series:
+class Series(NamedTuple):
     """One line: its name, its colour, its points by x."""
 
     name: str
@@ -92,8 +75,7 @@ class Series:
     dots: bool = True
 
 
-@dataclass(frozen=True)
-class Bar:
+class Bar(NamedTuple):
     """One bar: its value, its interval and the values of its seeds."""
 
     name: str
@@ -120,8 +102,10 @@ def line_chart(
     series: Sequence[Series], x_label: str, what: str, y: Point | None = None, reference: float | None = None
 ) -> Markup:
     """Draw lines over rounds or steps; ``y`` is the axis' range and ``reference`` a dashed level."""
-    xs = [x for line in series for x, _ in line.points]
-    low, high = y or padded([value for line in series for _, value in line.points], 0.0)
+    xs, ys = zip(*(point for line in series for point in line.points), strict=True)
+    low, high = y or (min(0.0, *ys), max(0.0, *ys))
+    if y is None:
+        high = high + 0.05 * (high - low) if high > low else low + 1.0
     with _drawing(280, 190) as axes:
         margin = 0.0 if max(xs) > min(xs) else 0.5
         axes.set(xlim=(min(xs) - margin, max(xs) + margin), ylim=(low, high), xlabel=x_label)
@@ -135,12 +119,10 @@ def line_chart(
         return _svg(axes, f"{what} by {x_label}", ends)
 
 
-def reliability_chart(curves: Sequence[tuple[str, str, Sequence[tuple[Real, Real, int]]]], what: str) -> Markup:
+def reliability_chart(curves: Sequence[tuple[str, str, Sequence[tuple[float, float, int]]]], what: str) -> Markup:
     """Draw observed frequency over predicted probability.
 
-    Args:
-        curves: name, colour and points (predicted, observed, number of examples). A dot's area is its share.
-        what: the chart's title.
+    A curve is a name, a colour and points (predicted, observed, number of examples). A dot's area is its share.
     """
     with _drawing(280, 230) as axes:
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted probability")
@@ -175,25 +157,23 @@ def gain_bars(bars: Sequence[Bar], level: float, limits: Point, what: str) -> Ma
 
     A value outside ``limits`` is cut at the edge.
     """
-
-    def cut(value: float) -> float:
-        return min(max(value, limits[0]), limits[1])
-
     with _drawing(280, 150, (34, 6, 8, 8)) as axes:
         axes.set(xlim=(-0.5, max(len(bars), 1) - 0.5), ylim=limits, xticks=[])
         for place, bar in enumerate(bars):
             if bar.value is None:
                 continue
-            (box,) = axes.bar(place, cut(bar.value) - level, 0.78, level, color=tone(bar.style), alpha=0.45)
+            height = np.clip(bar.value, *limits) - level
+            (box,) = axes.bar(place, height, 0.78, level, color=tone(bar.style), alpha=0.45)
             _tip(box, str(bar))
             if bar.ci_low is not None and bar.ci_high is not None:
-                axes.plot((place, place), (cut(bar.ci_low), cut(bar.ci_high)), color=tone(bar.style), lw=2.2)
-            for index, seed in enumerate(bar.seeds if len(bar.seeds) > 1 else ()):
+                whisker = np.clip((bar.ci_low, bar.ci_high), *limits)
+                axes.plot((place, place), whisker, color=tone(bar.style), lw=2.2)
+            for index, seed in enumerate(np.clip(bar.seeds, *limits) if len(bar.seeds) > 1 else ()):
                 x = place + 0.25 * (2 * index / (len(bar.seeds) - 1) - 1)
-                axes.plot(x, cut(seed), "o", ms=3.8, mfc=tone("page"), mec=tone(bar.style), zorder=3)
+                axes.plot(x, seed, "o", ms=3.8, mfc=tone("page"), mec=tone(bar.style), zorder=3)
         axes.plot(axes.get_xlim(), (level, level), **DASHED)
-        values = f"Axis from {limits[0]:g} to {limits[1]:g}, best constant answer {number(level)}. "
-        return _svg(axes, what, values + "; ".join(map(str, bars)))
+        ends = f"Axis from {limits[0]:g} to {limits[1]:g}, best constant answer {number(level)}. "
+        return _svg(axes, what, ends + "; ".join(map(str, bars)))
 
 
 def radar_chart(titles: Sequence[str], limits: Point, polygons: Sequence[Polygon], what: str) -> Markup:
@@ -217,30 +197,25 @@ def radar_chart(titles: Sequence[str], limits: Point, polygons: Sequence[Polygon
             axes.plot(*zip(*corners, corners[0], strict=True), color=tone(polygon.style), **edge)
             for corner, (_, title, value) in zip(corners, known, strict=True):
                 _dot(axes, corner, polygon.style, f"{polygon.name}, {title}: {number(value)}")
-        lines = [[f"{t} {number(v)}" for t, v in zip(titles, p.values, strict=True)] for p in polygons]
-        values = "; ".join(f"{p.name}: {', '.join(line)}" for p, line in zip(polygons, lines, strict=True))
+        lines = [", ".join(f"{t} {number(v)}" for t, v in zip(titles, p.values, strict=True)) for p in polygons]
+        values = "; ".join(f"{p.name}: {line}" for p, line in zip(polygons, lines, strict=True))
         return _svg(axes, f"{what}, axes from {low:g} to {high:g}", values, "radar")
 
 
-def strip(
-    rounds: Sequence[int], weights: Sequence[Sequence[float]], entropy: Sequence[float | None], what: str, top: float
-) -> Markup:
-    """Draw a task's expert weights, experts downwards and rounds to the right, above the mixture's entropy.
+def strip(lines: Sequence[tuple[int, Sequence[float], float | None]], what: str, top: float) -> Markup:
+    """Draw a task's weights round by round, experts downwards and rounds to the right, above the mixture's entropy.
 
-    Args:
-        rounds: numbers of the rounds.
-        weights: per round the weight of every expert.
-        entropy: per round the mixture's entropy in nats; drawn between 0 and ln(number of experts).
-        what: the chart's title.
-        top: the weight in full colour.
+    A line is a round, the weight of every expert and the entropy in nats. A weight of ``top`` has full colour. The
+    entropy's axis runs from 0 to ln(number of experts).
     """
     left, head, row, foot, wide = 24.0, 17.0, 11.0, 46.0, 250.0
-    experts = max(map(len, weights), default=0)
+    rounds, weights, entropy = zip(*lines, strict=True)
+    experts = max(map(len, weights))
     bottom, width = head + row * experts, (wide - left) / len(rounds)
     low, high = bottom + foot - 4, bottom + 10
     with _drawing(wide, bottom + foot, None) as axes:
-        for column, (name, line) in enumerate(zip(rounds, weights, strict=True)):
-            for place, weight in enumerate(line):
+        for column, (name, shares, _) in enumerate(lines):
+            for place, weight in enumerate(shares):
                 corner = (left + column * width + 0.5, head + place * row + 0.5)
                 box = _box(axes, corner, (width - 1, row - 1), "fedkim", max(min(weight / top, 1.0), FAINTEST))
                 _tip(box, f"round {name}, expert {place + 1}: {number(weight)}")
@@ -258,25 +233,23 @@ def strip(
         axes.plot([x for x, _ in points], [y for _, y in points], color=tone("fedkim"), lw=2)
         for point, (column, value) in zip(points, known, strict=True):
             _dot(axes, point, "fedkim", f"round {rounds[column]}: {number(value, 2)}", 4.8)
-        last, most_used = weights[-1], ""
-        if last:
-            most_used = f"Heaviest in the last: expert {last.index(max(last)) + 1} with {number(max(last), 2)}"
-        return _svg(axes, f"{what}: weights of {experts} experts over {len(rounds)} rounds", most_used)
+        heaviest = ""
+        if last := weights[-1]:
+            heaviest = f"Heaviest in the last: expert {last.index(max(last)) + 1} with {number(max(last), 2)}"
+        return _svg(axes, f"{what}: weights of {experts} experts over {len(rounds)} rounds", heaviest)
 
 
 def trace_picture(title: str, values: Sequence[float | None], seconds: float, unit: str) -> Markup:
     """Draw an ECG on its paper; the voltage range is the trace's own, rounded outwards to whole boxes."""
     known = [value for value in values if value is not None] or [0.0]
-    low = int(min(0.0, *known) / BOX_MILLIVOLTS - 1)
-    high = int(max(0.0, *known) / BOX_MILLIVOLTS + 1)
+    low, high = int(min(0.0, *known) / BOX_MILLIVOLTS - 1), int(max(0.0, *known) / BOX_MILLIVOLTS + 1)
     boxes = round(seconds / BOX_SECONDS) or 1
     with _drawing(300, 84, (0, 0, 0, 0)) as axes:
         axes.set(xlim=(0, boxes), ylim=(low * BOX_MILLIVOLTS, high * BOX_MILLIVOLTS))
         axes.vlines(range(boxes + 1), *axes.get_ylim(), color=tone("paper"), lw=0.6)
-        heights = [BOX_MILLIVOLTS * step for step in range(low, high + 1)]
-        axes.hlines(heights, 0, boxes, color=tone("paper"), lw=0.6)
+        axes.hlines(BOX_MILLIVOLTS * np.arange(low, high + 1), 0, boxes, color=tone("paper"), lw=0.6)
         places = [boxes * index / max(len(values) - 1, 1) for index in range(len(values))]
-        axes.plot(places, _gaps(values), color=tone("ink"), lw=1.1)
+        axes.plot(places, np.array(values, float), color=tone("ink"), lw=1.1)
         axes.set_axis_off()
         span = f"{seconds:g} s from {number(min(known), 2)} to {number(max(known), 2)} {unit}"
         return _svg(axes, title, span, "trace")
@@ -288,7 +261,7 @@ def line_picture(title: str, values: Sequence[float | None]) -> Markup:
     if not known:
         return Markup()
     with _drawing(240, 24, (3, 3, 4, 4)) as axes:
-        axes.plot(range(len(values)), _gaps(values), "o-", color=tone("ink"), lw=1.1, ms=3, mew=0)
+        axes.plot(np.array(values, float), "o-", color=tone("ink"), lw=1.1, ms=3, mew=0)
         spread = 0.5 * (max(known) == min(known))
         axes.set(xlim=(0, max(len(values) - 1, 1)), ylim=(min(known) - spread, max(known) + spread))
         axes.set_axis_off()
@@ -297,18 +270,15 @@ def line_picture(title: str, values: Sequence[float | None]) -> Markup:
 
 
 def rank_diagram(ranks: Mapping[str, float], critical: float, groups: Sequence[Sequence[str]]) -> Markup:
-    """Draw the critical-difference diagram of Demšar 2006, Figure 1.
+    """Draw the critical-difference diagram of Demšar 2006, Figure 1: average ranks, 1 is best, best first.
 
-    Args:
-        ranks: average rank by algorithm, best first; 1 is best.
-        critical: the smallest difference of average ranks that is significant.
-        groups: algorithms that do not differ; a bar joins them.
+    Smaller differences than ``critical`` are not significant; a bar joins each group of algorithms that do not differ.
     """
     count, top, line, start, end = len(ranks), 52.0, 18.0, 150.0, 490.0
     half, foot = (count + 1) // 2, top + 12.0 * len(groups) + 10
     quiet: dict[str, Any] = {"color": tone("soft"), "lw": 1}
 
-    def x(rank: Real) -> float:
+    def x(rank: float) -> float:
         return start + (rank - 1) / max(count - 1, 1) * (end - start)
 
     with _drawing(640, foot + line * half + 14, None) as axes:
@@ -346,11 +316,9 @@ def share_bars(rows: Sequence[tuple[str, float, str]], top: float, what: str) ->
 
 
 def partition_chart(headline: str, held: Mapping[str, Mapping[str, Mapping[str, int]]]) -> str:
-    """Return an SVG file of who holds what: a row of stacked bars per task, a bar per client, a colour per class.
+    """Return an SVG file of the examples by title of the task, client and class.
 
-    Args:
-        headline: the first line.
-        held: examples by title of the task, client and class.
+    A task has a row of stacked bars, a client a bar and a class a colour.
     """
     row, bar, left, wide, top = 96.0, 64.0, 150.0, 760.0, 40.0
     with _drawing(wide, top + row * len(held) + 12, None) as axes:
@@ -386,15 +354,9 @@ def colour(index: int, total: int) -> str:
     return f"c{index}" if total <= NUM_COLOURS else "many"
 
 
-def padded(values: Sequence[Real], floor: Real) -> Point:
-    """Return a range around ``values`` that starts at ``floor`` or lower."""
-    low, high = min(floor, *values), max(floor, *values)
-    return low, high + 0.05 * (high - low) if high > low else low + 1.0
-
-
 @contextmanager
 def _drawing(
-    width: Real, height: Real, margins: tuple[Real, ...] | None = PLOT, *, polar: bool = False
+    width: float, height: float, margins: tuple[float, ...] | None = PLOT, *, polar: bool = False
 ) -> Iterator[Axes]:
     """Give the axes of a new chart; sizes are in user units, of which a point of matplotlib's is one.
 
@@ -404,10 +366,9 @@ def _drawing(
         warnings.filterwarnings("ignore", "Glyph .* missing")
         rcdefaults()  # whatever the user's matplotlibrc says
         rcParams.update(STYLE)
-        left, right, top, bottom = margins or (0.0, 0.0, 0.0, 0.0)
+        left, right, top, bottom = margins or (0.0,) * 4
         box = (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
-        figure = Figure((width / 72, height / 72), frameon=False)
-        axes = figure.add_axes(box, polar=polar)
+        axes = Figure((width / 72, height / 72), frameon=False).add_axes(box, polar=polar)
         axes.patch.set_visible(False)
         if margins is None:
             axes.set(xlim=(0, width), ylim=(height, 0))
@@ -421,9 +382,7 @@ def _drawing(
 def _radar_axes(axes: Any, angles: Sequence[float], titles: Sequence[str], limits: Point) -> None:
     """Put a title and its range at every axis, and a ring every :data:`RING`."""
     low, high = limits
-    axes.set_theta_zero_location("N")
-    axes.set_theta_direction(-1)
-    axes.set_ylim(low, high)
+    axes.set(theta_zero_location="N", theta_direction=-1, ylim=limits)
     axes.spines["polar"].set_visible(False)
     rings = [step * RING for step in range(1, 5) if step * RING > low]
     axes.set_rgrids(rings, [f"{ring:.2g}" for ring in rings], angle=0, ha="left", va="top")
@@ -437,15 +396,10 @@ def _radar_axes(axes: Any, angles: Sequence[float], titles: Sequence[str], limit
         axes.text(angle, low + 1.14 * (high - low), text, ha=across, va=down, color=tone("ink"))
 
 
-def _gaps(values: Sequence[float | None]) -> list[float]:
-    return [math.nan if value is None else value for value in values]
-
-
-def _dot(axes: Axes, point: Point, style: str, tip: str, size: Real = 5.2) -> None:
+def _dot(axes: Axes, point: Point, style: str, tip: str, size: float = 5.2) -> None:
     """Mark a point; the federated-only model's dots are open, so that two models differ without colour."""
-    hollow = style == "federated"
-    face, edge = tone("card") if hollow else tone(style), 1.5 if hollow else 0
-    (dot,) = axes.plot(*point, "o", ms=size, mfc=face, mec=tone(style), mew=edge, zorder=3)
+    face, edge = ("card", 1.5) if style == "federated" else (style, 0)
+    (dot,) = axes.plot(*point, "o", ms=size, mfc=tone(face), mec=tone(style), mew=edge, zorder=3)
     _tip(dot, tip)
 
 
@@ -453,7 +407,7 @@ def _box(axes: Axes, corner: Point, size: Point, style: str, alpha: float = 1.0)
     return axes.add_patch(Rectangle(corner, *size, fc=tone(style), alpha=alpha, lw=0))
 
 
-def _text(axes: Axes, x: Real, y: Real, text: str, align: str, style: str = "soft", **font: Any) -> Artist:
+def _text(axes: Axes, x: float, y: float, text: str, align: str, style: str = "soft", **font: Any) -> Artist:
     return axes.text(x, y, text, ha=align, color=tone(style), **font)
 
 

@@ -9,80 +9,34 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Column as TerminalColumn
 from rich.table import Table as TerminalTable
-from rich.text import Text as TerminalText
 
-from medfed.evaluation.verdict import better
+from medfed.evaluation.metrics import METRICS as CLOSED_METRICS
+from medfed.evaluation.text_metrics import TEXT_METRICS
 from medfed.records.schema import ComparedDifference, ComparedRow, ComparisonFile
-from medfed.report.charts import LEAST_AXES, Bar, Polygon, gain_bars
-from medfed.report.claims import NO_VALUE, verdict_style
-from medfed.report.parts import (
-    Banner,
-    Cell,
-    Column,
-    Details,
-    Figure,
-    Figures,
-    Group,
-    Legend,
-    Page,
-    Part,
-    Row,
-    Section,
-    Table,
-    Text,
-    number_columns,
-    text_columns,
-    when,
-)
+from medfed.report import html
+from medfed.report.charts import Bar, Polygon, gain_bars
+from medfed.report.models import FEDERATED, INJECTED, is_constant, model_order, model_style, model_title
 from medfed.report.published import method_title, paper_rows
+from medfed.report.results import ROLES, WHOLE, verdict_on, verdict_style
 from medfed.report.run import Run
-from medfed.report.single import CONSTANT, GLANCE, RANGES, radar_figure, synthetic_banner
-from medfed.report.text import (
-    FEDERATED,
-    INJECTED,
-    MISSING,
-    bounds,
-    is_constant,
-    joined,
-    markdown_table,
-    model_order,
-    model_style,
-    model_title,
-    natural,
-    number,
-    origin,
-    plural,
-)
+from medfed.report.single import CONSTANT, RANGES, radars, synthetic_banner
+from medfed.report.text import MISSING, bounds, joined, markdown_table, natural, number, origin, plural, terminal_table
 
 MIN_SEEDS = 5
 """Below it nothing is called significant."""
-CELL_STYLES = ("c0", "c2", "c3", "c4", "c5", "c6")
-"""Colours of the cells; the orange between the first two is the federated-only model's."""
+CELL_STYLES = ("c0", "c2", "c3", "c4", "c5", "c6", "many")
+"""Colours of the cells, the last of all further ones; the orange after the first is the federated-only model's."""
 MEANS = {"mean-trained": "Mean of the trained tasks", "mean-unseen": "Mean of the unseen tasks"}
-ROLES = {"trained": "Trained tasks", "unseen": "Unseen tasks"}
-METRICS = {
-    "auroc": "AUROC",
-    "balanced_accuracy": "Balanced accuracy",
-    "accuracy": "Accuracy",
-    "precision": "Precision",
-    "recall": "Recall",
-    "f1": "F1",
-    "token_f1": "Token F1",
-    "exact_match": "Exact match",
-    "bleu1": "BLEU-1",
-    "rouge_l": "ROUGE-L",
-}
+_TITLES = {metric.name: metric.title for metric in CLOSED_METRICS} | TEXT_METRICS
+CLOSED = ("auroc", "balanced_accuracy", "accuracy", "precision", "recall", "f1")
+METRICS = {name: _TITLES[name] for name in (*CLOSED, "token_f1", "exact_match", "bleu1", "rouge_l")}
 """The metrics that tables of one task have."""
 TABULATED = ("auroc", "balanced_accuracy", "token_f1", "bleu1", "exact_match")
 """The metrics with a table over all tasks."""
 PAPER_METRICS = ("accuracy", "precision", "recall", "f1", "bleu1")
 COMPARED = ("auroc", "token_f1")
 """Metrics whose differences are listed in Markdown."""
-WHOLE = (None, "all")
-"""Parts that mean all of a task's questions."""
 BAR_LIMITS = {"auroc": (0.3, 1.0), "balanced_accuracy": (0.3, 1.0)}
 """Declared axes of the bars; others run from 0 to 1."""
 NO_SETTINGS = {"seed", "name", "description"}
@@ -100,12 +54,7 @@ class Member(NamedTuple):
 
 
 class Compared:
-    """The rows of a comparison, by label, model, metric, task and part.
-
-    Args:
-        comparison: what ``compare_runs`` made.
-        titles: task → title.
-    """
+    """The rows of a comparison, by label, model, metric, task and part; ``titles`` are those of its tasks."""
 
     def __init__(self, comparison: ComparisonFile, titles: dict[str, str] | None = None) -> None:
         self.comparison, self._titles = comparison, titles or {}
@@ -126,10 +75,10 @@ class Compared:
         title = MEANS.get(task) or self._titles.get(task) or task.upper()
         return f"{title}, {part}" if part else title
 
-    def places(self, metric: str, role: str, *, means: bool = True) -> list[Place]:
+    def places(self, metric: str, role: str) -> list[Place]:
         """Where ``metric`` has values of a role, the mean first."""
         places = dict.fromkeys(_place(row) for row in self.comparison.rows if (row.metric, row.role) == (metric, role))
-        return [place for place in sorted(places, key=lambda at: at[1] not in MEANS) if means or place[1] not in MEANS]
+        return sorted(places, key=lambda place: place[1] not in MEANS)
 
     @property
     def drawn(self) -> list[Member]:
@@ -146,7 +95,9 @@ class Compared:
                 if held := values.get((model, label)):
                     shared.setdefault(label if model == INJECTED else str(sorted(held)), []).append(label)
             for who in shared.values():
-                yield Member(tuple(who), model, self._member_title(model, who), self._style(model, who[0]))
+                place = min(self.comparison.labels.index(who[0]), len(CELL_STYLES) - 1)
+                style = CELL_STYLES[place] if model == INJECTED else model_style(model)
+                yield Member(tuple(who), model, self._member_title(model, who), style)
 
     def _member_title(self, model: str, who: Sequence[str]) -> str:
         """A cell's label for its injected LLM; another model's name, with what its cells have in common."""
@@ -159,33 +110,24 @@ class Compared:
         named = " · ".join(common) if len(who) > 1 else ""
         return f"{model_title(model)} ({named or (', '.join(who) if len(who) < 3 else f'{len(who)} cells')})"
 
-    def _style(self, model: str, label: str) -> str:
-        index = self.comparison.labels.index(label)
-        return model_style(model) if model != INJECTED else [*CELL_STYLES, "many"][min(index, len(CELL_STYLES))]
 
-
-def comparison_page(comparison: ComparisonFile, runs: Sequence[Run]) -> Page:
+def comparison_page(comparison: ComparisonFile, runs: Sequence[Run]) -> html.Page:
     """Return the page of a comparison; titles, data and settings are those of ``runs``."""
     compared = Compared(comparison, {name: title for run in runs for name, title in run.provenance.titles.items()})
     few = min(map(len, comparison.seeds.values()), default=1) < MIN_SEEDS
     text = "Nothing here is called significant: a difference between single runs may be one between seeds."
     sections = [
-        Section("results", "Results", _matrices(compared)),
-        Section("glance", "At a glance", _radars(compared)),
-        Section("bars", "Side by side", _bars(compared)),
-        Section("differences", "Differences", _differences(compared)),
-        Section("paper", "The paper's numbers", _paper(compared)),
-        Section("runs", "Runs", _runs(comparison, runs)),
+        html.Section("results", "Results", _matrices(compared)),
+        html.Section("glance", "At a glance", radars(_glance(compared))),
+        html.Section("bars", "Side by side", _bars(compared)),
+        html.Section("differences", "Differences", _differences(compared)),
+        html.Section("paper", "The paper's numbers", _paper(compared)),
+        html.Section("runs", "Runs", _runs(comparison, runs)),
     ]
-    return Page(
-        comparison.name or "Comparison",
-        f"medfed comparison of {plural(len(comparison.labels), 'configuration')}",
-        sections,
-        origin([run.provenance for run in runs]),
-        sentences(comparison),
-        comparison.description,
-        [*synthetic_banner(runs), *[Banner(f"Fewer than {MIN_SEEDS} seeds.", text)] * few],
-    )
+    name, kind = comparison.name or "Comparison", plural(len(comparison.labels), "configuration")
+    made, verdicts = origin([run.provenance for run in runs]), sentences(comparison)
+    banners = [*synthetic_banner(runs), *[html.Banner(f"Fewer than {MIN_SEEDS} seeds.", text)] * few]
+    return html.Page(name, f"medfed comparison of {kind}", sections, made, verdicts, comparison.description, banners)
 
 
 def default_labels(folders: Sequence[Path]) -> list[str]:
@@ -202,15 +144,10 @@ def sentences(comparison: ComparisonFile) -> list[str]:
         row = next((row for row in comparison.rows if (row.label, row.model, row.task, row.metric) == key), None)
         if row is not None and row.value is not None:
             mine = [gap for gap in comparison.differences if (gap.label, gap.model, gap.task, gap.metric) == key]
-            verdicts = [f"better than {_baseline(gap)}: {judged(gap)}" for gap in mine]
+            verdicts = [f"better than {_baseline(gap)}: {verdict_on(gap)}" for gap in mine]
             text = "; ".join([f"{number(row.value)} {bounds(row)}".strip(), *verdicts])
             lines.append(f"{row.label}, AUROC, {title[0].lower()}{title[1:]}: {text}.")
     return lines or ["The runs have no task in common on which a mean could be taken."]
-
-
-def judged(gap: ComparedDifference) -> str:
-    """Return the verdict on "better than the baseline"."""
-    return NO_VALUE if gap.value is None else better(gap)
 
 
 def comparison_table(comparison: ComparisonFile) -> TerminalTable:
@@ -218,14 +155,16 @@ def comparison_table(comparison: ComparisonFile) -> TerminalTable:
     compared = Compared(comparison)
     rows = [row for row in comparison.rows if row.metric == "auroc" and row.part is None]
     tasks = sorted(dict.fromkeys(row.task for row in rows), key=lambda task: task not in MEANS)
-    title, first = TerminalText(f"{comparison.name}: AUROC, mean over seeds [95 % CI]"), TerminalColumn(no_wrap=True)
-    table = TerminalTable(first, title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for task in tasks:
-        table.add_column(TerminalText(_short_title(task)), justify="right", no_wrap=True)
+    lines = []
     for member in compared.members:
         if not is_constant(member.model):
             cells = [_printed(compared.row(member, "auroc", task), interval=task in MEANS) for task in tasks]
-            table.add_row(*map(TerminalText, (member.title, *cells)))
+            lines.append([member.title, *cells])
+    title = f"{comparison.name}: AUROC, mean over seeds [95 % CI]"
+    table = terminal_table(title, [""], map(_short_title, tasks), lines)
+    table.padding = (0, 1, 0, 0)
+    for column in table.columns:
+        column.no_wrap = True
     return table
 
 
@@ -258,49 +197,43 @@ def _gaps(comparison: ComparisonFile) -> list[str]:
         if gap.metric in COMPARED and gap.part in WHOLE and gap.value is not None:
             value = f"{number(gap.value, signed=True)} {bounds(gap, signed=True)}{' *' * gap.significant}"
             against = f"{model_title(gap.baseline_model)} ({gap.baseline_label})"
-            tested = [value.replace("*", "\\*"), number(gap.p), number(gap.p_holm), judged(gap)]
+            tested = [value.replace("*", "\\*"), number(gap.p), number(gap.p_holm), verdict_on(gap)]
             lines.append([gap.label, against, _short_title(gap.task), *tested])
     table = markdown_table(["model", "better than", "task", "difference", "p", "p (Holm)", "verdict"], lines, "--:")
     note = "\\* p < 0.05 after Holm's correction over all differences of the metric, with at least five seeds."
     return ["## Differences of AUROC, and of token F1 where answers are words", table, note] if lines else []
 
 
-def _matrices(compared: Compared) -> list[Part]:
+def _matrices(compared: Compared) -> list[html.Part]:
     """One table per metric: tasks downwards, models to the right."""
-    text = (
-        "Mean over seeds, below it the 95 % interval over seeds and patients. * differs from the federated-only model "
-    )
-    text += (
-        f"of the same runs, † from the first cell: p < 0.05 after Holm's correction, with at least {MIN_SEEDS} seeds. "
-    )
-    text += (
-        "A 1 marks a model that gave every patient the same answer in at least one run. The last column is the best "
-    )
-    text += "answer that is the same for everyone."
+    text = "Mean over seeds, below it the 95 % interval over seeds and patients. * differs from the federated-only "
+    text += "model of the same runs, † from the first cell: p < 0.05 after Holm's correction, with at least "
+    text += f"{MIN_SEEDS} seeds. A 1 marks a model that gave every patient the same answer in at least one run. The "
+    text += "last column is the best answer that is the same for everyone."
     members = [member for member in compared.members if not is_constant(member.model)]
-    columns = [*text_columns("Task"), *(Column(member.title, style=f"num name {member.style}") for member in members)]
-    columns.append(Column(CONSTANT, style="num name constant"))
+    heads = [*((member.title, member.style) for member in members), (CONSTANT, "constant")]
+    columns = [html.Column("Task", style=""), *(html.Column(name, style=f"num name {style}") for name, style in heads)]
     marks = _marks(compared.comparison)
 
-    def entry(member: Member, place: Place) -> Cell:
+    def entry(member: Member, place: Place) -> html.Cell:
         row = compared.row(member, *place)
         if row is None:
-            return Cell(MISSING)
+            return html.Cell(MISSING)
         mark = marks.get((row.label, row.model, *place), "")
-        return Cell(number(row.value), bounds(row), flag="one answer only" if row.single_class else "", marks=mark)
+        return html.Cell(number(row.value), bounds(row), flag="one answer only" if row.single_class else "", marks=mark)
 
-    def line(place: Place) -> Row:
+    def line(place: Place) -> html.Row:
         sizes = sorted({row.n for row in compared.comparison.rows if _place(row) == place and row.n})
         size = f"n = {' to '.join(dict.fromkeys(map(str, (sizes[0], sizes[-1]))))}" if sizes else ""
-        cells = [*(entry(member, place) for member in members), Cell(number(compared.constant(*place)))]
-        return Row(compared.title(*place[1:]), cells, "mean" if place[1] in MEANS else "", size)
+        cells = [*(entry(member, place) for member in members), html.Cell(number(compared.constant(*place)))]
+        return html.Row(compared.title(*place[1:]), cells, "mean" if place[1] in MEANS else "", size)
 
     tables = []
     for metric in TABULATED:
         by_role = {title: compared.places(metric, role) for role, title in ROLES.items()}
-        groups = [Group(list(map(line, places)), note=title) for title, places in by_role.items() if places]
-        tables += [Table(METRICS[metric], columns, groups, "matrix", METRICS[metric])] if groups else []
-    return when(tables, Text(text, "soft"), *tables)
+        groups = [html.Group(list(map(line, places)), note=title) for title, places in by_role.items() if places]
+        tables += [html.Table(METRICS[metric], columns, groups, "matrix", METRICS[metric])] if groups else []
+    return html.when(tables, html.Text(text, "soft"), *tables)
 
 
 def _marks(comparison: ComparisonFile) -> dict[tuple[str | None, ...], str]:
@@ -317,27 +250,23 @@ def _marks(comparison: ComparisonFile) -> dict[tuple[str | None, ...], str]:
     return marks
 
 
-def _radars(compared: Compared) -> list[Part]:
-    figures = []
+def _glance(compared: Compared) -> Iterator[tuple[str, Sequence[str], Sequence[Polygon]]]:
+    """Yield per metric the unseen tasks that have it, and the values of every cell and of the best constant."""
     for metric in RANGES:
-        places = compared.places(metric, "unseen", means=False)
-        if len(places) >= LEAST_AXES:
-            polygons = [Polygon(CONSTANT, "constant", [compared.constant(*place) for place in places])]
-            for member in compared.drawn:
-                rows = [compared.row(member, *place) for place in places]
-                values = [row.value if row else None for row in rows]
-                polygons += [Polygon(member.title, member.style, values)] * (member.model == INJECTED)
-            figures.append(radar_figure(metric, [compared.title(*place[1:]) for place in places], polygons))
-    return when(figures, Text(GLANCE, "soft"), Figures(figures, layout="radars"))
+        places = [place for place in compared.places(metric, "unseen") if place[1] not in MEANS]
+        polygons = [Polygon(CONSTANT, "constant", [compared.constant(*place) for place in places])]
+        for member in compared.members:
+            if member.model == INJECTED:
+                values = [row.value if (row := compared.row(member, *place)) else None for place in places]
+                polygons.append(Polygon(member.title, member.style, values))
+        yield metric, [compared.title(*place[1:]) for place in places], polygons
 
 
-def _bars(compared: Compared) -> list[Part]:
+def _bars(compared: Compared) -> list[html.Part]:
     """A chart per task and metric: bars on the line of the best constant answer, whiskers, and a dot per seed."""
-    text = (
-        "A bar stands on the dashed line, the best constant answer: its length is what was gained, or lost. Whiskers "
-    )
-    text += "are 95 % intervals over seeds and patients; dots are single seeds."
-    folded: list[Part] = []
+    text = "A bar stands on the dashed line, the best constant answer: its length is what was gained, or lost. "
+    text += "Whiskers are 95 % intervals over seeds and patients; dots are single seeds."
+    folded: list[html.Part] = []
     for metric in TABULATED:
         figures = []
         unseen = compared.places(metric, "unseen")
@@ -349,35 +278,38 @@ def _bars(compared: Compared) -> list[Part]:
                     bars.append(Bar(member.title, member.style, row.value, row.ci_low, row.ci_high, seeds))
             title, limits = compared.title(*place[1:]), BAR_LIMITS.get(metric, (0.0, 1.0))
             chart = gain_bars(bars, compared.constant(*place) or 0.0, limits, f"{METRICS[metric]}, {title}")
-            figures.append(Figure(title, chart))
-        folded += when(figures, Details(METRICS[metric], [Figures(figures)], unfolded=not folded))
-    legend = Figures([], [Legend(member.title, member.style) for member in compared.drawn])
-    return when(folded, Text(text, "soft"), legend, *folded)
+            figures.append(html.Figure(title, chart))
+        folded += html.when(figures, html.Details(METRICS[metric], [html.Figures(figures)], unfolded=not folded))
+    legend = html.Figures([], [html.Legend(member.title, member.style) for member in compared.drawn])
+    return html.when(folded, html.Text(text, "soft"), legend, *folded)
 
 
-def _differences(compared: Compared) -> list[Part]:
+def _differences(compared: Compared) -> list[html.Part]:
     text = "On the same patients at the same seeds. The verdict rests on the interval. p is two-sided, from the "
     text += "bootstrap; Holm's correction is over all differences of a metric on this page."
     gaps = [gap for gap in compared.comparison.differences if gap.metric in TABULATED]
     gaps.sort(key=lambda gap: TABULATED.index(gap.metric))
-    columns = [*text_columns("Cell", "Better than", "On"), *number_columns("Difference", "p", "p, Holm")]
+    columns = [*html.columns("Cell", "Better than", "On", style=""), *html.columns("Difference", "p", "p, Holm")]
+    columns += html.columns("Verdict", style="")
 
-    def table(rows: Iterable[ComparedDifference]) -> Table:
+    def table(rows: Iterable[ComparedDifference]) -> html.Table:
         lines = []
         for gap in rows:
             what = f"{compared.title(gap.task, gap.part)}, {METRICS[gap.metric]}"
             value = f"{number(gap.value, signed=True)} {bounds(gap, 3, signed=True)}"
-            cells = [Cell(_baseline(gap), style="plain"), Cell(what, style="plain")]
-            cells += [Cell(text) for text in (gap.reason or value, number(gap.p), number(gap.p_holm))]
-            lines.append(Row(gap.label, [*cells, Cell(judged(gap), style=verdict_style(judged(gap)))]))
-        return Table("Differences", [*columns, *text_columns("Verdict")], [Group(lines)], "lines")
+            cells = [html.Cell(_baseline(gap), style="plain"), html.Cell(what, style="plain")]
+            cells += [html.Cell(text) for text in (gap.reason or value, number(gap.p), number(gap.p_holm))]
+            lines.append(
+                html.Row(gap.label, [*cells, html.Cell(verdict_on(gap), style=verdict_style(verdict_on(gap)))])
+            )
+        return html.Table("Differences", columns, [html.Group(lines)], "lines")
 
     means, others = ([gap for gap in gaps if (gap.task in MEANS) == is_mean] for is_mean in (True, False))
-    folded = when(others, Details(f"By task ({len(others)})", [table(others)], unfolded=not means))
-    return [Text(text if gaps else "Nothing was compared.", "soft"), *when(means, table(means)), *folded]
+    folded = html.when(others, html.Details(f"By task ({len(others)})", [table(others)], unfolded=not means))
+    return [html.Text(text if gaps else "Nothing was compared.", "soft"), *html.when(means, table(means)), *folded]
 
 
-def _paper(compared: Compared) -> list[Part]:
+def _paper(compared: Compared) -> list[html.Part]:
     """Our cells, then what others printed, task by task."""
     text = "Published rows are other people's numbers on other data, from single runs: these runs need not reach them. "
     text += "Published constants are computed on the published test sets."
@@ -391,17 +323,18 @@ def _paper(compared: Compared) -> list[Part]:
         lines = []
         for member in compared.drawn:
             ours = [compared.row(member, name, task) for name in metrics]
-            cells: list[Cell | str] = [number(row.value) if row else "" for row in ours]
-            lines += [Row(member.title, [*cells, Cell("these runs", style="soft")], member.style)] * any(ours)
+            cells: list[html.Cell | str] = [number(row.value) if row else "" for row in ours]
+            lines += [html.Row(member.title, [*cells, html.Cell("these runs", style="soft")], member.style)] * any(ours)
         for row in theirs:
             cells = [number(row.values[name]) if name in row.values else "" for name in metrics]
-            lines.append(Row(method_title(row), [*cells, Cell(row.source, style="soft")], "published"))
-        groups.append(Group(lines, compared.title(task)))
-    columns = [*text_columns("Model"), *number_columns(*(METRICS[name] for name in metrics)), *text_columns("Source")]
-    return when(groups, Text(text, "soft"), Table("The paper's numbers", columns, groups))
+            lines.append(html.Row(method_title(row), [*cells, html.Cell(row.source, style="soft")], "published"))
+        groups.append(html.Group(lines, compared.title(task)))
+    first, last = html.columns("Model", "Source", style="")
+    columns = [first, *html.columns(*(METRICS[name] for name in metrics)), last]
+    return html.when(groups, html.Text(text, "soft"), html.Table("The paper's numbers", columns, groups))
 
 
-def _runs(comparison: ComparisonFile, runs: Sequence[Run]) -> list[Part]:
+def _runs(comparison: ComparisonFile, runs: Sequence[Run]) -> list[html.Part]:
     """The configurations, in the order of the labels, and the settings in which they differ."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -416,10 +349,11 @@ def _runs(comparison: ComparisonFile, runs: Sequence[Run]) -> list[Part]:
         facts = [(run.provenance.commit, run.provenance.dirty) for run in group]
         commits = joined(f"{commit[:10]}{' and changes' if dirty else ''}" for commit, dirty in facts if commit)
         texts = [commits or "not recorded", *(tree.get(key, MISSING) for key in keys)]
-        lines.append(Row(label, [Cell(seeds, style="plain"), *(Cell(text, style="mono") for text in texts)]))
-    columns = [*text_columns("Cell", "Seeds", "Commit"), *text_columns(*keys, style="mono")]
+        cells = [html.Cell(seeds, style="plain"), *(html.Cell(text, style="mono") for text in texts)]
+        lines.append(html.Row(label, cells))
+    columns = [*html.columns("Cell", "Seeds", "Commit", style=""), *html.columns(*keys, style="mono")]
     caption = "The configurations, and the settings in which they differ"
-    return when(lines, Table("Runs", columns, [Group(lines)], "lines", caption))
+    return html.when(lines, html.Table("Runs", columns, [html.Group(lines)], "lines", caption))
 
 
 def _baseline(gap: ComparedDifference) -> str:

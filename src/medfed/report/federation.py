@@ -7,7 +7,7 @@ from statistics import median
 
 from medfed.records.schema import Counts, PartitionFile, Round, Timing
 from medfed.report.charts import Series, colour, partition_chart, stacked_bars
-from medfed.report.parts import Cell, Figure, Figures, Group, Legend, Part, Row, Table, Text, text_columns, when
+from medfed.report.html import Cell, Figure, Figures, Group, Legend, Part, Row, Table, Text, columns, when
 from medfed.report.run import FEDERATED_LOGS, Run
 from medfed.report.text import duration, natural
 
@@ -63,31 +63,28 @@ def _partition(run: Run) -> list[Part]:
         for task, by_class in counts.items():
             answers.setdefault(task, {}).update(dict.fromkeys(by_class))
     top = {task: max([1, *(n for counts in held.values() for n in counts.get(task, {}).values())]) for task in answers}
-    rows = []
+    places, rows = [(task, name) for task, names in answers.items() for name in names], []
     for client in sorted(held, key=natural):
-        cells = [
-            (held[client].get(task, {}).get(name, 0), top[task]) for task, names in answers.items() for name in names
-        ]
-        rows.append(Row(client, [Cell(str(n), heat=round(100 * n / most)) for n, most in cells]))
+        counted = [(held[client].get(task, {}).get(name, 0), top[task]) for task, name in places]
+        rows.append(Row(client, [Cell(str(n), heat=round(100 * n / most)) for n, most in counted]))
     by = "client, task and answer" if run.partition.counts else "client and task"
     caption = f"Private examples by {by} ({run.partition.scheme} partition), shaded against the task's largest cell"
-    columns = text_columns("Client", *(name for names in answers.values() for name in names))
+    heads = columns("Client", *(name for _, name in places), style="")
     spans = [(run.title(task), len(names)) for task, names in answers.items()]
-    table = Table("Examples by client and class", columns, [Group(rows)], "heat", caption, spans)
+    table = Table("Examples by client and class", heads, [Group(rows)], "heat", caption, spans)
     return when(rows, Text("Who holds what", "h3"), table)
 
 
 def _by_round(run: Run) -> list[Part]:
     """Traffic and time by round, and the phases outside rounds."""
-    down = [(float(line.round), sum(c.bytes_down for c in line.clients) / 1e6) for line in run.rounds]
-    up = [(float(line.round), sum(c.bytes_up for c in line.clients) / 1e6) for line in run.rounds]
+    down = [(float(line.round), sum(c.bytes_down for c in line.clients) / 1e6) for line in run.lines(Round)]
+    up = [(float(line.round), sum(c.bytes_up for c in line.clients) / 1e6) for line in run.lines(Round)]
     figures = []
     if any(value for _, value in down + up):
         layers = [Series("server to clients", "c0", down), Series("clients to server", "c1", up)]
-        figures.append(_stack("MB by round", "MB", layers, rounding(run.rounds)))
+        figures.append(_stack("MB by round", "MB", layers, rounding(run.lines(Round))))
     whole = [timing for timing in run.lines(Timing) if timing.client is None]  # a client's line is inside a phase
-    rounds, outside = sorted({timing.round for timing in whole if timing.round}), ""
-    layers = []
+    rounds, layers, outside = sorted({timing.round for timing in whole if timing.round}), [], ""
     for phase in dict.fromkeys(timing.phase for timing in whole):
         taken = [(timing.round, timing.seconds) for timing in whole if timing.phase == phase]
         by_round = [(float(at), sum(seconds for number, seconds in taken if number == at)) for at in rounds]
@@ -107,14 +104,14 @@ def _stack(title: str, unit: str, layers: Sequence[Series], note: str) -> Figure
 def _failures(run: Run) -> list[Part]:
     """Every failure; the round went on without that update."""
     without = run.lines(Round, f"{FEDERATED_LOGS}/{Round.NAME}")
-    federations = {"with injection" if without else "local": run.rounds, "federated-only": without}
+    federations = {"with injection" if without else "local": run.lines(Round), "federated-only": without}
     rows = [
         Row(name, [Cell(text, style="plain") for text in (str(line.round), one.client, one.phase, one.reason)])
         for name, rounds in federations.items()
         for line in rounds
         for one in line.failures
     ]
-    columns = text_columns("Federation", "Round", "Client", "Phase", "Reason")
-    table = Table("Failures", columns, [Group(rows)], "lines", "The round went on without these updates")
+    heads = columns("Federation", "Round", "Client", "Phase", "Reason", style="")
+    table = Table("Failures", heads, [Group(rows)], "lines", "The round went on without these updates")
     none = Text("None: every client answered in every round.")
-    return when(run.rounds, Text("Failures", "h3"), table if rows else none)
+    return when(run.lines(Round), Text("Failures", "h3"), table if rows else none)

@@ -5,46 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table as TerminalTable
-from rich.text import Text as TerminalText
 
 from medfed.records.schema import Block, LeaderboardFile, Standing
+from medfed.report import html
 from medfed.report.charts import rank_diagram
-from medfed.report.parts import (
-    Cell,
-    Figure,
-    Figures,
-    Group,
-    Page,
-    Part,
-    Row,
-    Section,
-    Table,
-    Text,
-    number_columns,
-    text_columns,
-)
+from medfed.report.models import BEST_CONSTANT, is_constant, model_title
 from medfed.report.run import Run
 from medfed.report.single import synthetic_banner
-from medfed.report.text import (
-    BEST_CONSTANT,
-    MISSING,
-    duration,
-    is_constant,
-    markdown_table,
-    model_title,
-    number,
-    origin,
-    size,
-)
+from medfed.report.text import MISSING, duration, markdown_table, number, origin, size, terminal_table
 
 LEVEL = 0.05
 COSTS = ("bytes_up", "bytes_down", "train_seconds", "peak_memory_bytes")
 
 
 class BlockRow(NamedTuple):
-    """A block as printed: a text per algorithm and bound, which of them is best, and the worst client's values."""
+    """A block as printed: a text per algorithm and bound, which algorithm is best, and the worst client's values."""
 
     name: str
     metric: str
@@ -54,31 +30,23 @@ class BlockRow(NamedTuple):
     worst: list[str]
 
 
-def leaderboard_page(board: LeaderboardFile, runs: Sequence[Run]) -> Page:
+def leaderboard_page(board: LeaderboardFile, runs: Sequence[Run]) -> html.Page:
     """Return the page; data and provenance are those of ``runs``."""
-    return Page(
-        board.name,
-        f"medfed benchmark of {len(board.algorithms)} algorithms on {len(board.blocks)} blocks",
-        [
-            Section("ranks", "Average ranks", _ranks(board)),
-            Section("blocks", "Every block", _blocks(board)),
-            Section("worst", "Worst client", _worst(board)),
-        ],
-        origin([run.provenance for run in runs]),
-        [conclusion(board)],
-        board.description,
-        synthetic_banner(runs),
-    )
+    kind = f"medfed benchmark of {len(board.algorithms)} algorithms on {len(board.blocks)} blocks"
+    sections = [
+        html.Section("ranks", "Average ranks", _ranks(board)),
+        html.Section("blocks", "Every block", _blocks(board)),
+        html.Section("worst", "Worst client", _worst(board)),
+    ]
+    made, verdicts, banners = origin([run.provenance for run in runs]), [conclusion(board)], synthetic_banner(runs)
+    return html.Page(board.name, kind, sections, made, verdicts, board.description, banners)
 
 
 def leaderboard_table(board: LeaderboardFile) -> TerminalTable:
     """Return ranks and values for the terminal."""
-    title = TerminalText(f"{board.name}: primary metric, mean over seeds")
-    table = TerminalTable("block", "metric", title=title, title_justify="left", box=SIMPLE_HEAD)
-    for name in (*order(board), *bounds(board)):
-        table.add_column(TerminalText(model_title(name)), justify="right")
-    for row in block_rows(board):
-        table.add_row(*map(TerminalText, (row.name, row.metric, *row.texts)))
+    heads = map(model_title, [*order(board), *bounds(board)])
+    rows = [(row.name, row.metric, *row.texts) for row in block_rows(board)]
+    table = terminal_table(f"{board.name}: primary metric, mean over seeds", ["block", "metric"], heads, rows)
     table.add_section()
     table.add_row("average rank", "", *rank_texts(board))
     return table
@@ -104,8 +72,8 @@ def conclusion(board: LeaderboardFile) -> str:
         tested = "" if p is None else f" (Friedman p = {p:.2g})"
         return f"{best}, but no algorithm differs significantly from another{tested}."
     beaten = [name for name in names[1:] if (ranks[name] or 0.0) - first >= critical]
-    over = "the algorithms differ, but it is not significantly better than any single one"
-    over = f"it is significantly better than {', '.join(beaten)}" if beaten else over
+    over = f"it is significantly better than {', '.join(beaten)}"
+    over = over if beaten else "the algorithms differ, but it is not significantly better than any single one"
     return f"{best} (Friedman p = {p:.2g}); {over} (critical difference {critical:.2f})."
 
 
@@ -123,7 +91,15 @@ def bounds(board: LeaderboardFile) -> list[str]:
 
 def block_rows(board: LeaderboardFile) -> list[BlockRow]:
     """Return every block as printed."""
-    return [_block_row(block, board) for block in board.blocks]
+    rows = []
+    for block in board.blocks:
+        values = [block.values[name] for name in order(board)]
+        best = (max if block.higher_is_better else min)((v.mean for v in values if v.mean is not None), default=None)
+        texts = [standing_text(entry) for entry in [*values, *(_bound(block, name) for name in bounds(board))]]
+        bold = [entry.mean is not None and entry.mean == best for entry in values]
+        worst = [number(entry.worst_client) for entry in values]
+        rows.append(BlockRow(" · ".join(block.name), block.title, block.n, texts, bold, worst))
+    return rows
 
 
 def rank_texts(board: LeaderboardFile) -> list[str]:
@@ -148,55 +124,47 @@ def standing_text(entry: Standing) -> str:
     return number(entry.mean) + (f" ± {number(entry.std)}" if entry.std is not None else "")
 
 
-def _ranks(board: LeaderboardFile) -> list[Part]:
+def _ranks(board: LeaderboardFile) -> list[html.Part]:
     text = "A block is one task under one partition. The mean over seeds of its primary metric ranks the algorithms; 1 "
     text += "is best. Bars join algorithms whose average ranks lie within Nemenyi's critical difference at 5 %. Blocks "
     text += "that share a task are not independent, so the test finds differences a little too easily."
     text += f" {board.num_left_out} blocks without a defined metric are left out." if board.num_left_out else ""
     ranks = {name: rank for name in order(board) if (rank := board.ranks[name].mean) is not None}
-    parts: list[Part] = [Text(text, "soft")]
+    parts: list[html.Part] = [html.Text(text, "soft")]
     if board.critical_difference is not None and len(ranks) == len(board.algorithms):
         picture = rank_diagram(ranks, board.critical_difference, board.groups)
-        parts.append(Figures([Figure("Average ranks", picture)], layout="ranks", captions=False))
-    columns = number_columns("Average rank", "Sent up", "Sent down", "Client training", "Largest memory")
-    rows = Group([Row(name, texts) for name, texts in cost_rows(board)])
+        parts.append(html.Figures([html.Figure("Average ranks", picture)], layout="ranks", captions=False))
+    heads = html.columns("Average rank", "Sent up", "Sent down", "Client training", "Largest memory")
+    rows = html.Group([html.Row(name, texts) for name, texts in cost_rows(board)])
     caption = "Leaderboard, and what a run costs on the average"
-    return [*parts, Table("Leaderboard", [*text_columns("Algorithm"), *columns], [rows], "matrix", caption)]
+    columns = [*html.columns("Algorithm", style=""), *heads]
+    return [*parts, html.Table("Leaderboard", columns, [rows], "matrix", caption)]
 
 
-def _blocks(board: LeaderboardFile) -> list[Part]:
+def _blocks(board: LeaderboardFile) -> list[html.Part]:
     text = "Primary metric, mean ± standard deviation over seeds: every client's deployed model on its own test "
     text += "patients, pooled. Bounds: one party with all data, every client alone, the best constant answer. Where "
     text += "labels differ between clients, a personalised model gains from its client; a global one cannot."
     rows = []
     for row in block_rows(board):
         best = [*row.best, *[False] * (len(row.texts) - len(row.best))]
-        cells = [Cell(cell, style=f"num{' strong' * bold}") for cell, bold in zip(row.texts, best, strict=True)]
-        rows.append(Row(row.name, [Cell(row.metric, style="plain"), str(row.n), *cells]))
-    heads = number_columns("n", *order(board), *map(model_title, bounds(board)))
-    table = Table("Every block", [*text_columns("Block", "Metric"), *heads], [Group(rows)], "matrix")
-    return [Text(text, "soft"), table]
+        cells = [html.Cell(cell, style=f"num{' strong' * bold}") for cell, bold in zip(row.texts, best, strict=True)]
+        rows.append(html.Row(row.name, [html.Cell(row.metric, style="plain"), str(row.n), *cells]))
+    heads = html.columns("n", *order(board), *map(model_title, bounds(board)))
+    columns = [*html.columns("Block", "Metric", style=""), *heads]
+    return [html.Text(text, "soft"), html.Table("Every block", columns, [html.Group(rows)], "matrix")]
 
 
-def _worst(board: LeaderboardFile) -> list[Part]:
+def _worst(board: LeaderboardFile) -> list[html.Part]:
     text = "The same metric of the client that fares worst, mean over seeds. A good mean can hide a badly served one."
-    rows = Group([Row(row.name, row.worst) for row in block_rows(board)])
-    columns = [*text_columns("Block"), *number_columns(*order(board))]
-    return [Text(text, "soft"), Table("Worst client", columns, [rows], "matrix")]
-
-
-def _block_row(block: Block, board: LeaderboardFile) -> BlockRow:
-    values = [block.values[name] for name in order(board)]
-    best = (max if block.higher_is_better else min)((v.mean for v in values if v.mean is not None), default=None)
-    texts = [standing_text(entry) for entry in [*values, *(_bound(block, name) for name in bounds(board))]]
-    bold = [entry.mean is not None and entry.mean == best for entry in values]
-    worst = [number(entry.worst_client) for entry in values]
-    return BlockRow(" · ".join(block.name), block.title, block.n, texts, bold, worst)
+    rows = html.Group([html.Row(row.name, row.worst) for row in block_rows(board)])
+    columns = [*html.columns("Block", style=""), *html.columns(*order(board))]
+    return [html.Text(text, "soft"), html.Table("Worst client", columns, [rows], "matrix")]
 
 
 def _bound(block: Block, name: str) -> Standing:
     if name != BEST_CONSTANT:
         return block.bounds.get(name, Standing())
     constants = [entry for model, entry in block.bounds.items() if is_constant(model) and entry.mean is not None]
-    sign = 1 if block.higher_is_better else -1
-    return max(constants, key=lambda entry: sign * (entry.mean or 0.0), default=Standing())
+    best = max if block.higher_is_better else min
+    return best(constants, key=lambda entry: entry.mean or 0.0, default=Standing())

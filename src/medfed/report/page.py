@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from medfed.core.files import PUBLIC, write_whole
 from medfed.records.schema import ComparisonFile, LeaderboardFile
-from medfed.report.parts import Page
+from medfed.report.html import Page
 from medfed.report.run import Run
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -25,14 +25,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 def write_report(source: Path | ComparisonFile | LeaderboardFile, out: Path, folders: Sequence[Path] = ()) -> None:
     """Build the report of a run folder, a comparison or a leaderboard and write it to ``out``, whole or not at all.
 
-    Args:
-        source: a run folder, or what compares several.
-        out: the HTML file.
-        folders: the runs that are compared; titles, data and settings are read from them.
-
-    Raises:
-        RunError: a folder does not exist, or another version of medfed wrote it. Absent or broken files are listed in
-            the report instead.
+    Titles, data and settings of what is compared are read from ``folders``. Raises RunError if a folder does not exist,
+    or another version of medfed wrote it. Absent or broken files are listed in the report instead.
     """
     write_whole(out, build_report(source, folders), PUBLIC)
 
@@ -64,13 +58,9 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    script = _asset("theme.js")
-    return environment.get_template("report.html.jinja").render(
-        page=page,
-        style=_asset("style.css"),
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    )
+    script, template = _asset("theme.js"), environment.get_template("report.html.jinja")
+    script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return template.render(page=page, style=_asset("style.css"), script=script, script_hash=script_hash)
 
 
 @cache

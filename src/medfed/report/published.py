@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medfed.records.schema import ComparisonFile
-from medfed.report.parts import Row
+from medfed.report.html import Row
 from medfed.report.text import number
 
 REPEATED = ("Table 4", "Table 7")
@@ -21,7 +21,7 @@ METHOD, BACKBONE = "method", "backbone"
 
 
 class Published(NamedTuple):
-    """A number someone else printed, on other data."""
+    """A number someone else printed, on other data; ``place`` is the table or figure of the source."""
 
     task: str
     method: str
@@ -29,11 +29,7 @@ class Published(NamedTuple):
     metric: str
     value: float
     source: str
-
-    @property
-    def place(self) -> str:
-        """The table or figure: what follows the last comma of the source."""
-        return self.source.rpartition(", ")[2]
+    place: str
 
 
 class PaperRow(NamedTuple):
@@ -55,7 +51,9 @@ def published() -> tuple[Published, ...]:
     """All published numbers the report knows, as fractions."""
     with (Path(__file__).parent / "published.csv").open(encoding="utf-8", newline="") as file:
         _, *rows = csv.reader(file)
-    return tuple(Published(row[0], row[1], row[2], row[3], float(row[4]), row[5]) for row in rows)
+    places = [row[5].rpartition(", ")[2] for row in rows]
+    numbers = zip(rows, places, strict=True)
+    return tuple(Published(r[0], r[1], r[2], r[3], float(r[4]), r[5], place) for r, place in numbers)
 
 
 def paper_task(task: str) -> str:
@@ -83,13 +81,10 @@ def paper_rows(comparison: ComparisonFile, task: str) -> list[PaperRow]:
     cells = comparison.cells.values()
     methods = {values.get(METHOD, "FedKIM") for values in cells} | EVERYWHERE
     backbones = {values.get(BACKBONE, "FedAvg") for values in cells}
-    kept = []
-    for row in published():
-        named = not comparison.paper or row.place in comparison.paper
-        ours = not cells or (row.method in methods and row.backbone in backbones)
-        if row.task == paper_task(task) and (not row.backbone or (named and ours)):
-            kept.append(row)
-    return _rows(kept)
+    mine = [row for row in published() if row.task == paper_task(task)]
+    named = [row for row in mine if not comparison.paper or row.place in comparison.paper]
+    ours = [row for row in named if not cells or (row.method in methods and row.backbone in backbones)]
+    return _rows([row for row in mine if not row.backbone or row in ours])
 
 
 def method_title(row: PaperRow) -> str:

@@ -1,48 +1,26 @@
-"""Scores of one run: the headline, all metrics, answers in words, clients, sites, and the terminal's table."""
+"""Scores of one run: claims, the headline, all metrics, answers in words, clients, sites, and the terminal's table.
+
+Does injection help? Each claim is judged by its interval alone, and the report's first sentences are on the claims.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table as TerminalTable
 from rich.text import Text as TerminalText
 
-from medfed.records.schema import ScoreRow, SiteFile, SiteRow
-from medfed.report.claims import Claim, against_constant, claims
-from medfed.report.parts import (
-    Cell,
-    Column,
-    Details,
-    Group,
-    Items,
-    Part,
-    Row,
-    Table,
-    Text,
-    Track,
-    number_columns,
-    text_columns,
-    when,
-)
+from medfed.evaluation.verdict import CONTRADICTED, SUPPORTED, UNCLEAR, above_chance, better
+from medfed.records.schema import ComparedDifference, Difference, ScoreFile, ScoreRow, SiteFile, SiteRow
+from medfed.report import html
+from medfed.report.models import BEST_CONSTANT, FEDERATED, INJECTED, is_constant, model_order, model_style, model_title
 from medfed.report.published import published_rows
 from medfed.report.run import Run
-from medfed.report.text import (
-    FEDERATED,
-    INJECTED,
-    MISSING,
-    bounds,
-    is_constant,
-    joined,
-    model_order,
-    model_style,
-    model_title,
-    natural,
-    number,
-)
+from medfed.report.text import MISSING, bounds, joined, natural, number, plural, terminal_table
 
 ROLES = {"trained": "Trained tasks", "unseen": "Unseen tasks"}
 PARTS = {"all": "All questions", "closed": "Closed questions", "open": "Open questions"}
@@ -50,62 +28,122 @@ WHOLE = (None, "all")
 """Parts that mean all of a task's questions."""
 AUROC, BALANCED = "AUROC", "balanced_accuracy"
 FLAG = "one answer only"
-MODEL = Column("Model", style="")
+MODEL = html.Column("Model", style="")
+CHANCE = 0.5
+"""AUROC of a constant answer."""
+NO_VALUE = "no value"
+TRAINED, UNSEEN, IN_WORDS = "better than federated-only", "above chance", "better than the best constant answer"
+KINDS = {
+    TRAINED: "Injected LLM better than the federated-only model, AUROC on {} with training",
+    UNSEEN: "Injected LLM above chance, AUROC on {} without training",
+    IN_WORDS: "Injected LLM better than the best constant answer, token F1 on {}",
+}
 
 
-def headline(run: Run) -> list[Part]:
+class Claim(NamedTuple):
+    """A claim on one task: what is claimed, the verdict, and the row that it rests on."""
+
+    text: str
+    verdict: str
+    row: ScoreRow | Difference
+
+    @property
+    def evidence(self) -> str:
+        """The difference with its interval, or why there is none; of a value, only what counts against it."""
+        if self.row.value is None:
+            return self.row.reason or ""
+        if isinstance(self.row, ScoreRow):
+            return "one answer only" if self.row.single_class else ""
+        return f"{number(self.row.value, signed=True)} {bounds(self.row, 3, signed=True)}".strip()
+
+
+def claims(scores: ScoreFile) -> dict[str, Claim]:
+    """Return the claim on every task of a run with an injected LLM.
+
+    Trained: AUROC minus the federated-only model's, on the same resamples of the same patients. Unseen: AUROC above
+    chance. Answered in words: token F1 minus that of the best constant answer.
+    """
+    made = {}
+    for gap in scores.differences:
+        if (gap.model, gap.baseline, gap.metric, gap.part) == (INJECTED, FEDERATED, "auroc", None):
+            made[gap.task] = Claim(TRAINED, verdict_on(gap), gap)
+        if (gap.model, gap.baseline, gap.metric, gap.part) == (INJECTED, BEST_CONSTANT, "token_f1", "all"):
+            made[gap.task] = Claim(IN_WORDS, verdict_on(gap), gap)
+    for row in scores.rows:
+        if (row.model, row.metric, row.part, row.role) == (INJECTED, "auroc", None, "unseen"):
+            made[row.task] = Claim(UNSEEN, NO_VALUE if row.value is None else above_chance(row, CHANCE), row)
+    return made
+
+
+def sentences(scores: ScoreFile) -> list[str]:
+    """Return the verdicts in words, one sentence per kind of task; none for a run without an injected LLM."""
+    made = list(claims(scores).values())
+    by_kind = {sentence: [claim.verdict for claim in made if claim.text == kind] for kind, sentence in KINDS.items()}
+    return [f"{text.format(plural(len(held), 'task'))}: {tally(held)}." for text, held in by_kind.items() if held]
+
+
+def tally(verdicts: Iterable[str]) -> str:
+    """Count verdicts: ``supported on 2, not distinguishable on 1, contradicted on 0``."""
+    counts = Counter(verdicts)
+    words = [SUPPORTED, UNCLEAR, CONTRADICTED, *([NO_VALUE] if counts[NO_VALUE] else [])]
+    return ", ".join(f"{word} on {counts[word]}" for word in words)
+
+
+def verdict_style(verdict: str) -> str:
+    """Return the CSS classes of a verdict."""
+    return f"outcome {verdict.replace(' ', '-')}"
+
+
+def verdict_on(gap: Difference | ComparedDifference) -> str:
+    """Return the verdict on "better than the baseline"."""
+    return NO_VALUE if gap.value is None else better(gap)
+
+
+def headline(run: Run) -> list[html.Part]:
     """One table per role: the primary metric of every model on every task, and what follows from it."""
     primary, judged = [row for row in run.scores.rows if row.primary], claims(run.all_scores)
-    text = (
-        "Test set, with 95 % intervals from a bootstrap by patient. The dashed line is the best constant answer, which "
-    )
-    text += "is the same for everyone. "
+    text = "Test set, with 95 % intervals from a bootstrap by patient. The dashed line is the best constant answer, "
+    text += "which is the same for everyone. "
     text += "Its AUROC is 0.5. " if any(row.title == AUROC for row in primary) else ""
     if judged:
-        text += (
-            "Injected LLM: the server's model after knowledge injection. Federated-only: the clients' own model and "
-        )
-        text += "heads, without an LLM. A claim is supported or contradicted only by its whole interval."
-    parts: list[Part] = []
+        text += "Injected LLM: the server's model after knowledge injection. Federated-only: the clients' own model "
+        text += "and heads, without an LLM. A claim is supported or contradicted only by its whole interval."
+    parts: list[html.Part] = []
     for role, title in ROLES.items():
         if names := run.ordered(row.task for row in primary if row.role == role):
             parts.append(_headline_table(run, names, title if run.study.unseen else "Tasks", judged))
     if judged and run.study.unseen:
         note = "Nobody trained on an unseen task, so there is no federated-only model to compare with."
-        parts.append(Text(note, "soft small"))
-    return when(parts, Text(text, "soft"), *parts)
+        parts.append(html.Text(note, "soft small"))
+    return html.when(parts, html.Text(text, "soft"), *parts)
 
 
-def all_metrics(run: Run) -> list[Part]:
+def all_metrics(run: Run) -> list[html.Part]:
     """Every model and metric by task, and the published numbers of the same task; a table per set of metrics."""
-    by_metrics: dict[tuple[str, ...], list[str]] = {}
-    for task in run.ordered(row.task for row in run.scores.rows):
-        metrics = tuple(dict.fromkeys(row.metric for row in run.scores.rows if row.task == task))
-        by_metrics.setdefault(metrics, []).append(task)
-    parts: list[Part] = []
+    by_metrics: dict[tuple[str, ...], list[html.Group]] = {}
     sources: list[str] = []
-    for metrics, tasks in by_metrics.items():
-        groups = []
-        for task in tasks:
-            rows = [row for row in run.scores.rows if row.task == task]
-            groups.append(Group(_model_rows(run, rows, metrics), run.title(task), size_text(rows)))
-            if any(row.model == INJECTED for row in rows):
-                others = published_rows(task, metrics, run.setting("algorithm.name"))
-                groups += [Group(others, note="Published, on other data")] if others else []
-                sources += [f"{run.title(task)}, {row.head}: {row.tip}" for row in others]
-        heads = {row.metric: f"{row.title}{'' if row.higher_is_better else ' ↓'}" for row in run.scores.rows}
-        columns = [MODEL, *number_columns(*(heads[name] for name in metrics))]
-        parts.append(Table("All metrics", columns, groups, toggle=True))
-    text = "Precision, recall and F1 are those of the positive class. " * any(
-        "precision" in names for names in by_metrics
-    )
+    for task in run.ordered(row.task for row in run.scores.rows):
+        rows = [row for row in run.scores.rows if row.task == task]
+        metrics = tuple(dict.fromkeys(row.metric for row in rows))
+        groups = by_metrics.setdefault(metrics, [])
+        groups.append(html.Group(_model_rows(run, rows, metrics), run.title(task), size_text(rows[0])))
+        if any(row.model == INJECTED for row in rows):
+            others = published_rows(task, metrics, run.setting("algorithm.name"))
+            groups += [html.Group(others, note="Published, on other data")] if others else []
+            sources += [f"{run.title(task)}, {row.head}: {row.tip}" for row in others]
+    heads = {row.metric: f"{row.title}{'' if row.higher_is_better else ' ↓'}" for row in run.scores.rows}
+    parts: list[html.Part] = []
+    for metrics, groups in by_metrics.items():
+        columns = [MODEL, *html.columns(*(heads[name] for name in metrics))]
+        parts.append(html.Table("All metrics", columns, groups, toggle=True))
+    text = "Precision, recall and F1 are those of the positive class. " * any("precision" in m for m in by_metrics)
     text += "An arrow marks metrics that are better when lower."
-    note = Text("Published rows are other people's numbers: this run need not reach them.", "soft small")
-    parts += when(sources, note, Details("Sources of the published rows", [Items(sources)]))
-    return [*when(parts, Text(text, "soft"), *parts), *_missing(run)]
+    note = html.Text("Published rows are other people's numbers: this run need not reach them.", "soft small")
+    parts += html.when(sources, note, html.Details("Sources of the published rows", [html.Items(sources)]))
+    return [*html.when(parts, html.Text(text, "soft"), *parts), *_missing(run)]
 
 
-def open_questions(run: Run) -> list[Part]:
+def open_questions(run: Run) -> list[html.Part]:
     """A table per task whose questions are answered in words: every text metric by part of the questions."""
     rows = run.open_scores.rows
     signatures = joined(row.signature for row in rows if row.signature)
@@ -113,7 +151,7 @@ def open_questions(run: Run) -> list[Part]:
     text += "punctuation and articles do not count. The best constant answer is chosen with the references known. "
     text += f"sacreBLEU runs from 0 to 100{f' ({signatures})' if signatures else ''}."
     gaps = {(gap.task, gap.part, gap.metric, gap.model): gap for gap in run.open_scores.differences}
-    parts: list[Part] = []
+    parts: list[html.Part] = []
     for task in run.ordered(row.task for row in rows):
         mine = [row for row in rows if row.task == task]
         metrics = {row.metric: row.title for row in mine if row.part == "all"}  # the others are likelihoods
@@ -122,50 +160,47 @@ def open_questions(run: Run) -> list[Part]:
             held = [row for row in mine if row.part == part and row.metric in metrics]
             if held and held[0].n:
                 gap = gaps.get((task, part, "token_f1", INJECTED))
-                claim = _verdict(against_constant(gap)) if gap else None
-                groups.append(Group(_model_rows(run, held, list(metrics)), title, f"n = {held[0].n}", claim))
-        columns = [MODEL, *number_columns(*metrics.values())]
-        parts.append(Table(run.title(task), columns, groups, "lines", run.title(task)))
-        parts += [Text(line, "small") for line in _likelihood(mine)]
-    return when(parts, Text(text, "soft"), *parts)
+                claim = _verdict(Claim(IN_WORDS, verdict_on(gap), gap)) if gap else None
+                groups.append(html.Group(_model_rows(run, held, list(metrics)), title, f"n = {held[0].n}", claim))
+        columns = [MODEL, *html.columns(*metrics.values())]
+        parts.append(html.Table(run.title(task), columns, groups, "lines", run.title(task)))
+        parts += [html.Text(line, "small") for line in _likelihood(mine)]
+    return html.when(parts, html.Text(text, "soft"), *parts)
 
 
-def by_client(run: Run) -> list[Part]:
+def by_client(run: Run) -> list[html.Part]:
     """Every model's primary metric on every client's own test examples."""
     text = "Every client tests the model that it would use on its own patients. A good mean can hide a badly served "
     text += "client."
     rows = [row for row in run.scores.rows if row.primary and len(row.clients) > 1]
-    parts: list[Part] = []
+    parts: list[html.Part] = []
     for task in run.ordered(row.task for row in rows):
         mine = {row.model: row for row in rows if row.task == task}
         clients = sorted({name for row in mine.values() for name in row.clients}, key=natural)
-        lines = [[_worst(row), *(number(row.clients.get(name)) for name in clients)] for row in mine.values()]
-        columns = number_columns("Worst client", *clients)
-        parts.append(_place_table(run, f"{run.title(task)}: {next(iter(mine.values())).title}", mine, columns, lines))
-    return when(parts, Text(text, "soft"), *parts)
+        lines = {key: [_worst(row), *(number(row.clients.get(name)) for name in clients)] for key, row in mine.items()}
+        caption = f"{run.title(task)}: {next(iter(mine.values())).title}"
+        parts.append(_place_table(run, caption, html.columns("Worst client", *clients), lines))
+    return html.when(parts, html.Text(text, "soft"), *parts)
 
 
-def at_sites(run: Run) -> list[Part]:
+def at_sites(run: Run) -> list[html.Part]:
     """How well the last model does at every site, on the site's own held-out patients."""
-    text = (
-        "Every site tests the last model on its own held-out patients and reports metrics and their number. The mean "
-    )
-    text += "is weighted by test examples. A dash: the site has no such data, or too few kinds of answers."
+    text = "Every site tests the last model on its own held-out patients and reports metrics and their number. The "
+    text += "mean is weighted by test examples. A dash: the site has no such data, or too few kinds of answers."
     rows = [row for row in run.file(SiteFile).rows if row.primary]
-    parts: list[Part] = []
+    parts: list[html.Part] = []
     for task in dict.fromkeys(row.task for row in rows):
         mine = {row.model: row for row in rows if row.task == task}
         counts = {site: n for row in mine.values() for site, n in row.site_n.items()}
         sites = sorted(counts, key=natural)
-        lines = [
-            [number(row.pooled), _worst(row), *(number(row.sites.get(site)) for site in sites)] for row in mine.values()
-        ]
+        values = {model: [row.pooled, *(row.sites.get(site) for site in sites)] for model, row in mine.items()}
+        lines = {m: [number(mean), _worst(mine[m]), *map(number, others)] for m, (mean, *others) in values.items()}
         caption = f"{run.title(task)}: {next(iter(mine.values())).title}, {sum(counts.values())} test examples"
-        columns = [*number_columns("Mean", "Worst site"), *(Column(site, f"n = {counts[site]}") for site in sites)]
-        parts.append(_place_table(run, caption, mine, columns, lines))
+        columns = [*html.columns("Mean", "Worst site"), *(html.Column(site, f"n = {counts[site]}") for site in sites)]
+        parts.append(_place_table(run, caption, columns, lines))
     failures = [f"{failure.client} ({failure.phase}): {failure.reason}" for failure in run.file(SiteFile).failures]
-    parts += when(failures, Text("Sites without scores", "h3"), Items(failures))
-    return when(parts, Text(text, "soft"), *parts)
+    parts += html.when(failures, html.Text("Sites without scores", "h3"), html.Items(failures))
+    return html.when(parts, html.Text(text, "soft"), *parts)
 
 
 def summary_table(folder: Path) -> TerminalTable:
@@ -175,12 +210,9 @@ def summary_table(folder: Path) -> TerminalTable:
     judged, metric = claims(run.all_scores), Counter(row.title for row in rows).most_common(1)[0][0] if rows else ""
     models = model_order(row.model for row in rows if not is_constant(row.model))
     constants, by_clients = metric != AUROC, any(len(row.clients) > 1 for row in rows)
-    title = TerminalText(f"{run.name}: {metric} [95 % CI]")
-    table = TerminalTable("task", title=title, title_justify="left", box=SIMPLE_HEAD)
-    for head in ["n", *(title_of(run, model) for model in models), *["best constant"] * constants]:
-        table.add_column(TerminalText(head), justify="right")
-    for head in [*["verdict"] * bool(judged), *["worst client"] * by_clients]:
-        table.add_column(head)
+    numbers = ["n", *(title_of(run, model) for model in models), *["best constant"] * constants]
+    others = [*["verdict"] * bool(judged), *["worst client"] * by_clients]
+    lines = []
     for task in run.ordered(row.task for row in rows):
         mine = {row.model: row for row in rows if row.task == task}
         first, constant, claim = next(iter(mine.values())), best_constant(mine.values()), judged.get(task)
@@ -189,10 +221,11 @@ def summary_table(folder: Path) -> TerminalTable:
         cells += [number(constant.value) if constant else ""] * constants
         cells += [f"{claim.verdict} {claim.evidence}".strip() if claim else ""] * bool(judged)
         cells += [_worst(mine[FEDERATED]) if FEDERATED in mine else ""] * by_clients
-        table.add_row(*map(TerminalText, cells))
+        lines.append(cells)
     notes = [f"Claims: {joined(claim.text for claim in judged.values())}."] * bool(judged)
     notes += ["A constant answer has an AUROC of 0.5."] * (metric == AUROC)
     notes += ["* gives every patient the same answer."] * any(_is_stuck(row) for row in rows)
+    table = terminal_table(f"{run.name}: {metric} [95 % CI]", ["task"], numbers, lines, others)
     table.caption = TerminalText(" ".join(notes))
     return table
 
@@ -203,11 +236,11 @@ def best_constant(rows: Iterable[ScoreRow]) -> ScoreRow | None:
     return max(known, key=lambda row: (row.value or 0.0) * (1 if row.higher_is_better else -1), default=None)
 
 
-def size_text(rows: Sequence[ScoreRow]) -> str:
+def size_text(row: ScoreRow) -> str:
     """``n = 240, 61 positive``."""
-    patients = f" of {rows[0].num_patients} patients" if rows[0].num_patients else ""
-    positive = f", {rows[0].num_positive} positive" if rows[0].num_positive is not None else ""
-    return f"n = {rows[0].n}{patients}{positive}"
+    patients = f" of {row.num_patients} patients" if row.num_patients else ""
+    positive = f", {row.num_positive} positive" if row.num_positive is not None else ""
+    return f"n = {row.n}{patients}{positive}"
 
 
 def title_of(run: Run, model: str) -> str:
@@ -215,13 +248,14 @@ def title_of(run: Run, model: str) -> str:
     return "Deployed (this algorithm)" if model == FEDERATED and run.study.job == "benchmark" else model_title(model)
 
 
-def _headline_table(run: Run, tasks: Collection[str], title: str, judged: dict[str, Claim]) -> Table:
+def _headline_table(run: Run, tasks: Collection[str], title: str, judged: dict[str, Claim]) -> html.Table:
     rows = [row for row in run.scores.rows if row.task in tasks]
     titles = dict.fromkeys(row.title for row in rows if row.primary)
     second = any(row.metric == BALANCED and not row.primary for row in rows)
-    low = _axis_low(row for row in run.scores.rows if row.primary)
-    columns = [MODEL, Column(joined(titles) if len(titles) == 1 else "Primary metric", "[95 % CI]")]
-    columns += [Column("", f"{low:g}", "axis"), *number_columns(*["Balanced accuracy"] * second)]
+    lows = [value for row in run.scores.rows if row.primary for value in (row.ci_low, row.value) if value is not None]
+    low = max(0.0, math.floor(min([0.4, *lows]) * 10) / 10)  # a round number below all intervals, and below 0.5
+    columns = [MODEL, html.Column(joined(titles) if len(titles) == 1 else "Primary metric", "[95 % CI]")]
+    columns += [html.Column("", f"{low:g}", "axis"), *html.columns(*["Balanced accuracy"] * second)]
     groups = []
     for task in tasks:
         mine = [row for row in rows if row.task == task]
@@ -237,56 +271,48 @@ def _headline_table(run: Run, tasks: Collection[str], title: str, judged: dict[s
                 _track(primary[model], low, constant),
                 *[_score(other.get(model))] * second,
             ]
-            lines.append(Row(title_of(run, model), cells, model_style(model), flag=flag))
+            lines.append(html.Row(title_of(run, model), cells, model_style(model), flag=flag))
         claim = _verdict(judged[task]) if task in judged else None
         metric = f"{next(iter(primary.values())).title}, " if len(titles) > 1 else ""
-        groups.append(Group(lines, run.title(task), metric + size_text(mine), claim))
-    return Table(title, columns, groups, "results", title)
+        groups.append(html.Group(lines, run.title(task), metric + size_text(mine[0]), claim))
+    return html.Table(title, columns, groups, "results", title)
 
 
-def _axis_low(rows: Iterable[ScoreRow]) -> float:
-    """Return a round number below all intervals, and below 0.5."""
-    lows = [value for row in rows for value in (row.ci_low, row.value) if value is not None]
-    return max(0.0, math.floor(min([0.4, *lows]) * 10) / 10)
-
-
-def _track(row: ScoreRow, low: float, constant: ScoreRow | None) -> Cell:
+def _track(row: ScoreRow, low: float, constant: ScoreRow | None) -> html.Cell:
     def place(value: float | None) -> float | None:
         return None if value is None else round(100 * (min(max(value, low), 1.0) - low) / (1.0 - low), 2)
 
     ends = (row.ci_low, row.ci_high) if row.ci_low is not None and row.ci_high is not None else (None, None)
-    return Cell(track=Track(*map(place, (row.value, *ends, constant.value if constant else None))))
+    return html.Cell(track=html.Track(*map(place, (row.value, *ends, constant.value if constant else None))))
 
 
-def _model_rows(run: Run, rows: Sequence[ScoreRow], metrics: Sequence[str]) -> list[Row]:
+def _model_rows(run: Run, rows: Sequence[ScoreRow], metrics: Sequence[str]) -> list[html.Row]:
     held = {(row.model, row.metric): row for row in rows}
     lines = []
     for model in model_order(row.model for row in rows):
         mine = [held.get((model, name)) for name in metrics]
         answer = next((f"“{row.answer}”" for row in mine if row is not None and row.answer), "")
         flag = FLAG if rows[0].part and any(_is_stuck(row) for row in mine if row is not None) else ""
-        lines.append(Row(title_of(run, model), list(map(_score, mine)), model_style(model), answer, flag))
+        lines.append(html.Row(title_of(run, model), list(map(_score, mine)), model_style(model), answer, flag))
     return lines
 
 
-def _place_table(run: Run, caption: str, rows: Iterable[str], columns: list[Column], lines: list[list[str]]) -> Table:
+def _place_table(run: Run, caption: str, columns: Sequence[html.Column], lines: Mapping[str, list[str]]) -> html.Table:
     """Return a table of models by client or site."""
-    by_model = dict(zip(rows, lines, strict=True))
-    made = [Row(title_of(run, model), by_model[model], model_style(model)) for model in model_order(by_model)]
-    return Table(caption, [MODEL, *columns], [Group(made)], "matrix", caption)
+    rows = [html.Row(title_of(run, model), lines[model], model_style(model)) for model in model_order(lines)]
+    return html.Table(caption, [MODEL, *columns], [html.Group(rows)], "matrix", caption)
 
 
-def _missing(run: Run) -> list[Part]:
+def _missing(run: Run) -> list[html.Part]:
     """Every value that is null or rests on a convention, with its reason; constants left out."""
-    lines = [
-        Row(
-            run.title(row.task), [Cell(text, style="plain") for text in (model_title(row.model), row.title, row.reason)]
-        )
-        for row in run.scores.rows
-        if row.reason and not is_constant(row.model)
-    ]
-    table = Table("Missing values", text_columns("Task", "Model", "Metric", "Reason"), [Group(lines)], "lines")
-    return when(lines, Details(f"Values that are missing or rest on a convention ({len(lines)})", [table]))
+    lines = []
+    for row in run.scores.rows:
+        if row.reason and not is_constant(row.model):
+            cells = [html.Cell(text, style="plain") for text in (model_title(row.model), row.title, row.reason)]
+            lines.append(html.Row(run.title(row.task), cells))
+    heads = html.columns("Task", "Model", "Metric", "Reason", style="")
+    table = html.Table("Missing values", heads, [html.Group(lines)], "lines")
+    return html.when(lines, html.Details(f"Values that are missing or rest on a convention ({len(lines)})", [table]))
 
 
 def _likelihood(rows: Sequence[ScoreRow]) -> list[str]:
@@ -302,12 +328,12 @@ def _likelihood(rows: Sequence[ScoreRow]) -> list[str]:
     return lines
 
 
-def _score(row: ScoreRow | None) -> Cell:
-    return Cell(number(row.value), bounds(row)) if row is not None else Cell(MISSING)
+def _score(row: ScoreRow | None) -> html.Cell:
+    return html.Cell(number(row.value), bounds(row)) if row is not None else html.Cell(MISSING)
 
 
-def _verdict(claim: Claim) -> Cell:
-    return Cell(f"{claim.text}: {claim.verdict}", claim.evidence, claim.style)
+def _verdict(claim: Claim) -> html.Cell:
+    return html.Cell(f"{claim.text}: {claim.verdict}", claim.evidence, verdict_style(claim.verdict))
 
 
 def _is_stuck(row: ScoreRow) -> bool:

@@ -10,15 +10,7 @@ from typing import Any, TypeVar, cast
 
 from medfed.core.errors import RunError
 from medfed.records.folder import RunFolder, first_problem, line_of
-from medfed.records.schema import (
-    File,
-    Line,
-    PartitionFile,
-    ProvenanceFile,
-    Round,
-    ScoreFile,
-    StudyFile,
-)
+from medfed.records.schema import File, Line, PartitionFile, ProvenanceFile, ScoreFile, StudyFile
 
 F = TypeVar("F", bound=File)
 L = TypeVar("L", bound=Line)
@@ -31,8 +23,7 @@ EXPECTED = ("study.json", "provenance.json", "partition.json", "scores.json", "r
 class Run:
     """A run: what cannot be read is empty, and ``notes`` says so as (file, problem).
 
-    Raises:
-        RunError: the folder does not exist, or another version of medfed wrote it.
+    Raises RunError if the folder does not exist, or another version of medfed wrote it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,13 +32,9 @@ class Run:
         self.folder = folder.resolve()
         self.notes: list[tuple[str, str]] = []
         self._files, self._held = RunFolder(folder), dict[type[File] | str, File | list[Any]]()
+        self.done = self._files.done
         self.study = self.file(StudyFile)
         self.name = self.study.name or self.folder.name
-
-    @property
-    def done(self) -> bool:
-        """Whether the run is finished."""
-        return self._files.done
 
     @property
     def provenance(self) -> ProvenanceFile:
@@ -73,11 +60,6 @@ class Run:
     def open_scores(self) -> ScoreFile:
         """Rows of tasks whose questions are answered in words."""
         return self.all_scores.about(open_questions=True)
-
-    @property
-    def rounds(self) -> list[Round]:
-        """The rounds of the run's federation."""
-        return self.lines(Round)
 
     @property
     def synthetic(self) -> list[str]:
@@ -117,7 +99,7 @@ class Run:
 
     def _read(self, kind: type[F]) -> F:
         if not self._files.exists(kind.NAME):
-            self._absent(kind.NAME)
+            self.notes += [(kind.NAME, "absent")] * (kind.NAME in EXPECTED)
             return kind()
         try:
             return self._files.read(kind)
@@ -128,23 +110,18 @@ class Run:
             return kind()
 
     def _records(self, kind: type[L], name: str) -> Iterator[L]:
+        text = ""
         try:
             text = (self.folder / name).read_text(encoding="utf-8")
         except FileNotFoundError:
-            text = ""
-            self._absent(name)
+            self.notes += [(name, "absent")] * (name in EXPECTED)
         except (OSError, UnicodeDecodeError) as error:
-            text = ""
             self.notes.append((name, str(error)))
         for number, line in enumerate(text.splitlines(), start=1):
             try:
                 yield line_of(kind, line)
             except (ValueError, KeyError) as error:
                 self.notes.append((f"{name}:{number}", first_problem(error)))
-
-    def _absent(self, name: str) -> None:
-        if name in EXPECTED:
-            self.notes.append((name, "absent"))
 
 
 def _flattened(value: object, path: str = "") -> Iterable[tuple[str, str]]:

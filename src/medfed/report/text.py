@@ -1,54 +1,18 @@
-"""Names and numbers as reports, pages and terminal print them."""
+"""Numbers as reports, pages and terminal print them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
 
-from medfed.records.schema import ComparedDifference, ComparedRow, ProvenanceFile, Score
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
 
-MODELS = {
-    "fedkim": "Injected LLM",
-    "federated": "Federated-only",
-    "local": "Local-only",
-    "centralised": "Centralised",
-    "heads": "Heads of the injected run",
-    "always-yes": "Always yes",
-    "always-no": "Always no",
-    "majority": "Majority answer",
-    "constant-frequent": "Most frequent answer",
-    "constant-empty": "No tumour anywhere",
-    "constant-tie": "All films alike",
-    "constant-best": "Best constant answer",
-}
-INJECTED, FEDERATED, BEST_CONSTANT = "fedkim", "federated", "constant-best"
-"""Models that verdicts are about."""
+from medfed.evaluation.verdict import Bounded
+from medfed.records.schema import ProvenanceFile
+
 MINUS, MISSING = "−", "–"
-Bounded = Score | ComparedRow | ComparedDifference
-"""A value with an interval."""
-
-
-def model_title(model: str) -> str:
-    """Title of a model in a table."""
-    return MODELS.get(model, model.replace("-", " ").capitalize() if is_constant(model) else model)
-
-
-def is_constant(model: str) -> bool:
-    """Whether a model gives every example the same answer by construction."""
-    return model == "majority" or model.startswith(("always-", "constant-"))
-
-
-def model_order(models: Iterable[str]) -> list[str]:
-    """Sort models: the injected LLM, the federated-only model, others as they come, constants last."""
-    first = {INJECTED: 0, FEDERATED: 1}
-    return sorted(dict.fromkeys(models), key=lambda model: (is_constant(model), first.get(model, 2)))
-
-
-def model_style(model: str) -> str:
-    """CSS class that colours a model everywhere."""
-    if is_constant(model):
-        return "constant"
-    return model if model in (INJECTED, FEDERATED) else "other"
 
 
 def natural(name: str) -> list[tuple[str, int]]:
@@ -112,6 +76,20 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], align: st
     """Return a Markdown table; ``align`` is the rule of all columns but the first. A bar inside a cell is escaped."""
     lines = [head, ["---", *[align] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)
+
+
+def terminal_table(
+    title: str, texts: Sequence[str], numbers: Iterable[str], rows: Iterable[Sequence[str]], others: Iterable[str] = ()
+) -> Table:
+    """Return a table for the terminal: columns of texts, of numbers, and of texts again; nothing is markup."""
+    table = Table(*texts, title=Text(title), title_justify="left", box=SIMPLE_HEAD)
+    for head in numbers:
+        table.add_column(Text(head), justify="right")
+    for head in others:
+        table.add_column(head)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
 
 
 def origin(runs: Sequence[ProvenanceFile]) -> str:

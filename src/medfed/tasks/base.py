@@ -23,6 +23,7 @@ from medfed.datasets.decoded import Decoded
 
 __all__ = ["ClosedTask", "Task", "TaskSet", "TrainableTask"]
 
+Rows = Int[np.ndarray, " example"]
 Json = Any
 """A value that JSON can hold: a model's response to an example, or its truth."""
 RESPONSE_BATCH_SIZE = 64
@@ -33,15 +34,10 @@ class Task(BaseModel, ABC):
     """A question about a dataset; :class:`TrainableTask` adds a loss for the clients, :class:`ClosedTask` a head.
 
     Attributes:
-        name: short name; also the head's name ("cd").
-        title: its name in tables.
-        dataset: registry name of the dataset.
-        target: the dataset's target column.
+        name: short name; also the head's name ("cd"), while ``title`` is the name in tables.
+        dataset: registry name of the dataset, of which ``target`` is a column.
         modalities: modalities the task reads, in prompt order.
-        question: the prompt's question, verbatim.
-        answers: answer strings by class index.
-        task_description: read by the router.
-        modality_description: read by the router.
+        question: the prompt's question, verbatim; ``answers`` are by class index. The router reads the descriptions.
         metric_kind: the scorer of its answers, by its name in ``evaluation.scorers``.
     """
 
@@ -145,10 +141,8 @@ class ClosedTask(TrainableTask, ABC):
 
     def constants(self, examples: TaskSet) -> dict[str, list[Json]]:
         """Return one constant predictor per answer."""
-        sure = torch.eye(len(self.answers)).tolist()
-        return {
-            f"always-{answer.lower()}": [sure[number]] * len(examples) for number, answer in enumerate(self.answers)
-        }
+        sure = zip(self.answers, torch.eye(len(self.answers)).tolist(), strict=True)
+        return {f"always-{answer.lower()}": [row] * len(examples) for answer, row in sure}
 
 
 def trainable(task: Task) -> TrainableTask:
@@ -166,11 +160,8 @@ def closed(task: Task) -> ClosedTask:
 
 
 def _untrainable(task: Task, part: str) -> StudyError:
-    return StudyError(
-        f"an open question has no {part}, so clients cannot train it",
-        where=f"task {task.name!r}",
-        hint="list it under `unseen`: only the injected LLM answers it",
-    )
+    what, hint = f"an open question has no {part}", "list it under `unseen`: only the injected LLM answers it"
+    return StudyError(f"{what}, so clients cannot train it", where=f"task {task.name!r}", hint=hint)
 
 
 class Labels(NamedTuple):
@@ -179,27 +170,16 @@ class Labels(NamedTuple):
     targets: Shaped[np.ndarray, "example *target"]
     questions: tuple[str, ...]
 
-    @classmethod
-    def of(cls, task: Task, data: Decoded) -> Labels:
-        """Return the targets and the questions of every example."""
-        return cls(task.targets(data), task.questions(data))
-
 
 class TaskSet:
     """The examples of one task that one party (a client, the server's public set, …) may see.
 
-    Args:
-        task: the task.
-        data: the whole dataset, shared with other parties.
-        rows: which of its examples the party sees.
-        labels: of the whole dataset, if another set of this task has them; see :meth:`holding`.
+    They are ``rows`` of the whole dataset, which other parties share, as they do its ``labels``: see :meth:`holding`.
     """
 
-    def __init__(
-        self, task: Task, data: Decoded, rows: Int[np.ndarray, " example"], labels: Labels | None = None
-    ) -> None:
+    def __init__(self, task: Task, data: Decoded, rows: Rows, labels: Labels | None = None) -> None:
         self.task, self.data, self.rows = task, data, rows
-        self.labels = Labels.of(task, data) if labels is None else labels
+        self.labels = labels or Labels(task.targets(data), task.questions(data))
 
     @classmethod
     def from_arrays(
@@ -217,7 +197,7 @@ class TaskSet:
         data = Decoded(source, card, index, samples, {name: np.ones(count, bool) for name in samples})
         return cls(task, data, np.arange(count))
 
-    def holding(self, rows: Int[np.ndarray, " example"]) -> TaskSet:
+    def holding(self, rows: Rows) -> TaskSet:
         """Return other ``rows`` of the same task and dataset; the labels are shared, not copied."""
         return TaskSet(self.task, self.data, rows, self.labels)
 
@@ -226,7 +206,7 @@ class TaskSet:
 
     @property
     def targets(self) -> Shaped[Tensor, "example *target"]:
-        """The truth of every example, ``[example, *target]``."""
+        """The truth of every example."""
         return torch.from_numpy(self.labels.targets[self.rows])
 
     @property
@@ -242,12 +222,13 @@ class TaskSet:
     def batch(self, positions: Int[np.ndarray, " batch"]) -> Batch:
         """Return the examples at ``positions`` (into this set) as one batch."""
         rows = self.rows[positions]
+        targets, questions = self.labels
         return Batch(
             {name: torch.from_numpy(self.data.samples[name][rows]) for name in self.task.modalities},
             {name: torch.from_numpy(self.data.present[name][rows]) for name in self.task.modalities},
-            torch.from_numpy(self.labels.targets[rows]),
+            torch.from_numpy(targets[rows]),
             tuple(self.data.examples[row] for row in rows),
-            tuple(self.labels.questions[row] for row in rows) if self.labels.questions else (),
+            tuple(questions[row] for row in rows) if questions else (),
         )
 
     def batches(self, size: int) -> list[Batch]:

@@ -20,8 +20,8 @@ KINDS = {
 
 def task_of(name: str, fields: dict[str, object]) -> Task:
     """Return the task ``name`` of its fields, ``kind`` among them."""
-    given = dict(fields)
-    task: Task = implementation(KINDS[str(given.pop("kind"))]).model_validate({"name": name, **given})
+    given = {key: value for key, value in fields.items() if key != "kind"}
+    task: Task = implementation(KINDS[str(fields["kind"])]).model_validate({"name": name, **given})
     return task
 
 

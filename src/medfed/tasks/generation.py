@@ -37,11 +37,10 @@ class Generator(Protocol):
 
 
 class Generation(TrainableTask):
-    """Write the answer to the dataset's own question.
+    """Write the answer to the dataset's own question; ``target`` is the index column of the reference text.
 
-    Attributes:
-        target: the index column of the reference text; ``strata`` that of its kind, which splits are dealt by.
-        max_length: ids of an answer with its end sign. A longer one is cut in training, and cannot be right.
+    Splits are dealt by ``strata``, the column of its kind. An answer has ``max_length`` ids at most with its end sign.
+    A longer one is cut in training, and cannot be right.
     """
 
     kind: ClassVar[str] = "generation"
@@ -82,22 +81,12 @@ class Generation(TrainableTask):
         return (losses.view_as(target).sum(1) / (target != PAD).sum(1).clamp(min=1)).mean()
 
     def respond(self, model: nn.Module, examples: TaskSet) -> list[Json]:
-        """Return the text that ``model`` writes for every example.
-
-        Raises:
-            StudyError: the model cannot write.
-        """
+        """Return the text that ``model`` writes for every example; raise StudyError if it cannot write."""
         if not isinstance(model, Generator):
-            raise StudyError(
-                "the model has no decoder, so it cannot answer in words",
-                where=f"task {self.name!r}",
-                hint='set model = "blip" in the study',
-            )
-        return [
-            text_of(row)
-            for batch in examples.batches_for(model)
-            for row in model.generate(self, batch, self.max_length).tolist()
-        ]
+            what, hint = "the model has no decoder, so it cannot answer in words", 'set model = "blip" in the study'
+            raise StudyError(what, where=f"task {self.name!r}", hint=hint)
+        written = (model.generate(self, batch, self.max_length) for batch in examples.batches_for(model))
+        return [text_of(row) for answers in written for row in answers.tolist()]
 
     def truths(self, examples: TaskSet) -> list[Json]:
         """Return the reference of every example, whole."""

@@ -43,8 +43,7 @@ class MultiLabel(ClosedTask):
 
     def usable(self, data: Decoded) -> Bool[np.ndarray, " example"]:
         """Whether any label is known."""
-        known: np.ndarray = (self.targets(data) != UNKNOWN).any(1)
-        return known
+        return np.asarray((self.targets(data) != UNKNOWN).any(1))
 
     def counts(self, examples: TaskSet) -> dict[str, int]:
         """How many examples have each label."""

@@ -43,36 +43,22 @@ class QuestionAnswering(Task):
     def usable(self, data: Decoded) -> Bool[np.ndarray, " example"]:
         """Whether an example has a question and a reference."""
         filled = [_column(data, name).fill_null("").str.strip_chars() != "" for name in (QUESTION, self.target)]
-        known: np.ndarray = (filled[0] & filled[1]).to_numpy()
-        return known
+        return (filled[0] & filled[1]).to_numpy()
 
     def questions(self, data: Decoded) -> tuple[str, ...]:
         """Question of every example."""
         return tuple(str(text) for text in _column(data, QUESTION))
 
-    def references(self, data: Decoded) -> tuple[str, ...]:
-        """Reference answer of every example, as the dataset has it."""
-        return tuple(str(text) for text in _column(data, self.target))
-
-    def closed(self, data: Decoded) -> Bool[np.ndarray, " example"]:
-        """Whether the dataset calls the question closed."""
-        marked: np.ndarray = _column(data, CLOSED).fill_null(value=False).to_numpy().astype(bool)
-        return marked
-
     def truths(self, examples: TaskSet) -> list[Json]:
         """Return reference, kind of question, and class index (−1: another text) of every example, in order."""
-        references, closed = self.references(examples.data), self.closed(examples.data)
-        return [
-            {"reference": references[row], "closed": bool(closed[row]), "target": int(examples.labels.targets[row])}
-            for row in examples.rows
-        ]
+        references = _column(examples.data, self.target).gather(examples.rows)
+        closed = _column(examples.data, CLOSED).fill_null(value=False).gather(examples.rows)
+        rows = zip(references, closed, examples.targets.tolist(), strict=True)
+        return [{"reference": str(text), "closed": bool(mark), "target": target} for text, mark, target in rows]
 
 
 def _column(data: Decoded, name: str) -> pl.Series:
     if name not in data.index.columns:
-        raise DataError(
-            f"no column {name!r}; known: {', '.join(data.index.columns)}",
-            where=data.name,
-            hint="ask open questions of a question-answering dataset",
-        )
+        hint = "ask open questions of a question-answering dataset"
+        raise DataError(f"no column {name!r}; known: {', '.join(data.index.columns)}", where=data.name, hint=hint)
     return data.index[name]

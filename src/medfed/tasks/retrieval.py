@@ -2,9 +2,8 @@
 
 Source: Saporta et al. 2024, Contrasting with Symile (CXR retrieval on Symile-MIMIC); Med-MMFL trains it federated. Two
 tasks differ in the loss, Symile or pairwise InfoNCE (Radford et al. 2021, CLIP), and in the score of a candidate. The
-score is the multilinear inner product of candidate and queries, or the sum of their inner products. The multilinear one
-is the sum over coordinates of the product of the vectors. The model scales its representations, so such products are
-logits already.
+multilinear inner product is the sum over coordinates of the product of the vectors. The model scales its
+representations, so such products are logits already.
 
 An example's candidates are the films of the whole test set, so chance depends on the set's size. With n candidates a
 rank is uniform, accuracy is 1/n, recall@k is k/n and MRR is (1 + 1/2 + … + 1/n)/n. The release lists ten candidates per
@@ -14,8 +13,7 @@ Ties are counted against the model: a rank is one more than the number of *other
 high. So a model that maps everything to one point retrieves nothing. An absent film scores below all others.
 
 Symile contrasts, for each modality as the anchor, an example's triple with triples whose *other* modalities were
-shuffled. Negatives by ``n``: the other modalities are shuffled once each, which gives n − 1 negatives per anchor (the
-authors' O(n) form). Negatives by ``n_squared``: every combination of the other modalities, n² − 1 negatives per anchor.
+shuffled. That gives n − 1 negatives per anchor (the authors' O(n) form), and every combination of them n² − 1.
 
 Deviation: the shuffles are a function of the batch's example ids, so that a loss is a pure function of its batch.
 Deviation: the authors learn an embedding for an absent modality (in their Symile-M3 experiments). Here an incomplete
@@ -26,7 +24,7 @@ Deviation: the authors learn an embedding for an absent modality (in their Symil
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import ClassVar, Literal
 
 import torch
@@ -45,15 +43,10 @@ Present = Bool[Tensor, "example query"]
 Candidates = Float[Tensor, "candidate dim"]
 Scores = Float[Tensor, "example candidate"]
 Vectors = Float[Tensor, "batch modality dim"]
-"""Representations of a batch."""
 
 
 class Retrieval(TrainableTask, ABC):
-    """Align the modalities, retrieve one of them by the others.
-
-    Attributes:
-        retrieved: the modality that is looked for; all others are the query.
-    """
+    """Align the modalities, retrieve one of them (``retrieved``) by the others, which are the query."""
 
     kind: ClassVar[str] = "retrieval"
     metric_kind: ClassVar[str] = "retrieval"
@@ -77,19 +70,15 @@ class Retrieval(TrainableTask, ABC):
         scores = self.similarities(model, examples)
         count = len(examples)
         answers: list[Json] = [{"rank": rank, "candidates": count} for rank in ranks(scores, torch.arange(count))]
-        listed = listed_candidates(examples)
-        if listed is not None:
-            for number, (answer, rows) in enumerate(zip(answers, listed, strict=True)):
-                among = scores[number, rows]
-                rank = ranks(among[None], torch.tensor([rows.index(number)]))[0]
-                answer |= {"listed_rank": rank, "listed_candidates": len(rows)}
+        for number, rows in enumerate(listed_candidates(examples) or ()):
+            (rank,) = ranks(scores[None, number, rows], torch.tensor([rows.index(number)]))
+            answers[number] |= {"listed_rank": rank, "listed_candidates": len(rows)}
         return answers
 
     def similarities(self, model: nn.Module, examples: TaskSet) -> Scores:
         """Return the score of every example's film (column) for every example's query (row), on the CPU."""
-        parts = [
-            (model(self, batch).cpu().double(), self._present(batch).cpu()) for batch in examples.batches_for(model)
-        ]
+        batches = examples.batches_for(model)
+        parts = [(model(self, batch).cpu().double(), self._present(batch).cpu()) for batch in batches]
         vectors, present = (torch.cat(part) for part in zip(*parts, strict=True))
         target = self.modalities.index(self.retrieved)
         query = [number for number in range(len(self.modalities)) if number != target]
@@ -110,13 +99,10 @@ class Retrieval(TrainableTask, ABC):
 
 
 class SymileRetrieval(Retrieval):
-    """The Symile loss, and the multilinear inner product as the score.
-
-    Attributes:
-        negatives: ``n`` shuffles the other modalities once per anchor; ``n_squared`` takes all combinations.
-    """
+    """The Symile loss, and the multilinear inner product as the score."""
 
     negatives: Literal["n", "n_squared"] = "n"
+    """``n`` shuffles the other modalities once per anchor; ``n_squared`` takes all combinations."""
 
     @property
     def order(self) -> int:
@@ -125,21 +111,17 @@ class SymileRetrieval(Retrieval):
 
     def loss(self, outputs: Vectors, batch: Batch) -> Float[Tensor, ""]:
         """Symile loss over the complete examples; the shuffles are a pure function of the batch's example ids."""
-        present = self._present(batch).to(outputs.device)
-        shuffles = self._shuffles(batch, int(present.all(1).sum()))
-        with _full_precision(outputs):
+        present, shuffles = self._present(batch).to(outputs.device), None
+        if self.negatives == "n":
+            rng, count = torch_rng("symile", *batch.examples), int(present.all(1).sum())
+            shuffles = torch.stack([torch.randperm(count, generator=rng) for _ in self.modalities])
+        with torch.autocast(outputs.device.type, enabled=False):  # bfloat16 leaves two digits of a logit
             return symile_loss(outputs.float(), present, shuffles)
 
     def scores(self, queries: Queries, present: Present, candidates: Candidates) -> Scores:
         """Multilinear inner product of a candidate and the query modalities that are present; 0 if none is."""
         product = queries.masked_fill(~present[..., None], 1).prod(1)
         return (product * present.any(1, keepdim=True)) @ candidates.T
-
-    def _shuffles(self, batch: Batch, count: int) -> Int[Tensor, "modality complete"] | None:
-        if self.negatives == "n_squared":
-            return None
-        rng = torch_rng("symile", *batch.examples)
-        return torch.stack([torch.randperm(count, generator=rng) for _ in self.modalities])
 
 
 class PairwiseRetrieval(Retrieval):
@@ -152,7 +134,7 @@ class PairwiseRetrieval(Retrieval):
 
     def loss(self, outputs: Vectors, batch: Batch) -> Float[Tensor, ""]:
         """Sum over pairs of the symmetric InfoNCE of the examples that have both."""
-        with _full_precision(outputs):
+        with torch.autocast(outputs.device.type, enabled=False):
             return pairwise_loss(outputs.float(), self._present(batch).to(outputs.device))
 
     def scores(self, queries: Queries, present: Present, candidates: Candidates) -> Scores:
@@ -160,50 +142,34 @@ class PairwiseRetrieval(Retrieval):
         return (queries * present[..., None]).sum(1) @ candidates.T
 
 
-def _full_precision(outputs: Tensor) -> torch.autocast:
-    """Return a context without autocast: a product of three vectors in bfloat16 leaves two digits of a logit."""
-    return torch.autocast(outputs.device.type, enabled=False)
-
-
 def ranks(scores: Float[Tensor, "query candidate"], right: Int[Tensor, " query"]) -> list[int]:
     """Return the 1-based rank of every query's ``right`` candidate, ties counted against it."""
-    score_of_right = scores.gather(1, right[:, None])
-    at_least: list[int] = (scores >= score_of_right).sum(1).tolist()  # the right one is among them
-    return at_least
+    return (scores >= scores.gather(1, right[:, None])).sum(1).tolist()  # the right one is among them
 
 
 def listed_candidates(examples: TaskSet) -> list[list[int]] | None:
     """Return the places in the set of every example's listed candidates; None unless every example has all of them."""
     if CANDIDATES not in examples.data.index.columns:
         return None
-    place: Mapping[str, int] = {example: number for number, example in enumerate(examples.examples)}
-    listed: Sequence[Sequence[str] | None] = examples.data.index[CANDIDATES].gather(examples.rows).to_list()
+    place = {example: number for number, example in enumerate(examples.examples)}
+    listed: list[list[str] | None] = examples.data.index[CANDIDATES].gather(examples.rows).to_list()
     if any(names is None or not set(names) <= place.keys() for names in listed):
         return None
     return [[place[name] for name in names or ()] for names in listed]
 
 
 def symile_loss(
-    vectors: Vectors,
-    present: Bool[Tensor, "batch modality"],
-    shuffles: Int[Tensor, "modality complete"] | None,
+    vectors: Vectors, present: Bool[Tensor, "batch modality"], shuffles: Int[Tensor, "modality complete"] | None
 ) -> Float[Tensor, ""]:
     """Return the mean over anchors of the Symile loss over the complete examples.
 
-    Args:
-        vectors: representations; a product of one per modality is a logit.
-        present: which are there.
-        shuffles: per modality a permutation of the complete examples (O(n) negatives); None takes all combinations
-            (O(n²)).
-
-    Returns:
-        0 (with a gradient of 0) where fewer than two examples are complete: there is nothing to contrast.
+    ``shuffles`` has a permutation of the complete examples per modality (O(n) negatives); None takes all combinations
+    (O(n²)). Where fewer than two examples are complete there is nothing to contrast: 0, with a gradient of 0.
     """
     complete = vectors[present.all(1)]
     if len(complete) < 2:
         return vectors.sum() * 0
-    anchors = range(complete.shape[1])
-    return torch.stack([_anchored(complete, anchor, shuffles) for anchor in anchors]).mean()
+    return torch.stack([_anchored(complete, anchor, shuffles) for anchor in range(complete.shape[1])]).mean()
 
 
 def _anchored(
@@ -228,11 +194,9 @@ def pairwise_loss(vectors: Vectors, present: Bool[Tensor, "batch modality"]) -> 
     A pair with fewer than two such examples adds 0.
     """
     total = vectors.sum() * 0
-    for first in range(vectors.shape[1]):
-        for second in range(first + 1, vectors.shape[1]):
-            both = present[:, first] & present[:, second]
-            if int(both.sum()) < 2:
-                continue
+    for first, second in combinations(range(vectors.shape[1]), 2):
+        both = present[:, first] & present[:, second]
+        if int(both.sum()) >= 2:
             logits = vectors[both, first] @ vectors[both, second].T
             same = torch.arange(len(logits), device=logits.device)
             total = total + (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2

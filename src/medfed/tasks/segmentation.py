@@ -28,24 +28,25 @@ from medfed.core.types import Batch
 from medfed.datasets.decoded import Decoded
 from medfed.tasks.base import Json, TaskSet, TrainableTask
 
+__all__ = ["Segmentation"]
+
 AT_ONCE = 4
 """Windows per forward."""
 
-__all__ = ["Segmentation"]
 Mask = Bool[np.ndarray, "i j k"]
-Classes = Shaped[np.ndarray, "i j k"]
+Classes = Shaped[Tensor, "i j k"]
+Outputs = Float[Tensor, "batch output class i j k"]
+Truth = Float[Tensor, "batch 1 class i j k"]
 
 
 class Segmentation(TrainableTask):
-    """A class per voxel; ``answers[i]`` names class i, and class 0 is the background.
+    """A class per voxel; ``answers[i]`` names class i, and class 0 is the background. The mask modality is the truth.
 
     Attributes:
-        truth: the dataset's mask modality.
         strata: nullable index columns that stratify splits and partitions, as ``target`` does.
         regions: region → its classes, in the order of tables.
         patch: voxels per side of a training crop and of a window; a shorter side of the grid is taken whole.
         overlap: share of a window that the next one sees again.
-        spacing_mm: size of a voxel.
     """
 
     kind: ClassVar[str] = "segmentation"
@@ -69,25 +70,18 @@ class Segmentation(TrainableTask):
         return len(self.answers)
 
     def targets(self, data: Decoded) -> Shaped[np.ndarray, "example i j k"]:
-        """The masks themselves, not a copy.
-
-        Raises:
-            StudyError: masks and volumes have different grids.
-        """
+        """The masks themselves, not a copy; raise StudyError if masks and volumes have different grids."""
         masks: np.ndarray = data.truths[self.truth]
         for name in self.modalities:
             if (grid := data.samples[name].shape[1:]) != masks.shape[1:]:
-                raise StudyError(
-                    f"{name} has the grid {grid}, {self.truth} {masks.shape[1:]}",
-                    where=f"modalities.{name}.size",
-                    hint=f"give {', '.join((*self.modalities, self.truth))} one size",
-                )
+                what = f"{name} has the grid {grid}, {self.truth} {masks.shape[1:]}"
+                hint = f"give {', '.join((*self.modalities, self.truth))} one size"
+                raise StudyError(what, where=f"modalities.{name}.size", hint=hint)
         return masks
 
     def usable(self, data: Decoded) -> Bool[np.ndarray, " example"]:
         """Which examples have at least one sequence; all have a mask."""
-        some: np.ndarray = np.any([data.present[name] for name in self.modalities], axis=0)
-        return some
+        return np.asarray(np.any([data.present[name] for name in self.modalities], axis=0))
 
     def counts(self, examples: TaskSet) -> dict[str, int]:
         """How many examples there are, by the values of the strata."""
@@ -98,71 +92,55 @@ class Segmentation(TrainableTask):
     def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
         """Cut one random window out of every example, and mirror it along random axes."""
         grid = tuple(batch.target.shape[1:])
-        sides = [min(self.patch, side) for side in grid]
-        starts = [
-            rng.integers([side - kept + 1 for side, kept in zip(grid, sides, strict=True)]) for _ in range(len(batch))
-        ]
-        flips = rng.random((len(batch), 3)) < 0.5
+        room = [max(side - self.patch, 0) + 1 for side in grid]
+        starts = [rng.integers(room) for _ in range(len(batch))]
+        places = [tuple(slice(begin, begin + self.patch) for begin in start) for start in starts]
+        flips = [np.flatnonzero(axes).tolist() for axes in rng.random((len(batch), 3)) < 0.5]
 
         def cut(values: Shaped[Tensor, "batch _ _ _"]) -> Shaped[Tensor, "batch _ _ _"]:
-            windows = [
-                values[row][tuple(slice(begin, begin + side) for begin, side in zip(start, sides, strict=True))].flip(
-                    np.flatnonzero(flips[row]).tolist()
-                )
-                for row, start in enumerate(starts)
-            ]
-            return torch.stack(windows)
+            parts = zip(values, places, flips, strict=True)
+            return torch.stack([volume[place].flip(axes) for volume, place, axes in parts])
 
         inputs = {name: cut(values) for name, values in batch.inputs.items()}
         return Batch(inputs, batch.present, cut(batch.target), batch.examples, batch.questions)
 
-    def loss(self, outputs: Float[Tensor, "batch output class i j k"], batch: Batch) -> Float[Tensor, ""]:
+    def loss(self, outputs: Outputs, batch: Batch) -> Float[Tensor, ""]:
         """Sum over the outputs of the mean over examples of weighted cross-entropy plus Dice loss.
 
-        Args:
-            outputs: log-probabilities (or logits); the first output is the prediction, the others are auxiliary. One
-                that an example cannot have (its sequence is absent) is zero throughout and does not count.
-            batch: with the classes as ``target``.
+        Outputs are log-probabilities (or logits); the first is the prediction, the others are auxiliary. One that an
+        example cannot have (its sequence is absent) is zero throughout and does not count.
         """
         outputs = outputs.float()  # sums over voxels, also under autocast
         truth = F.one_hot(batch.target.long(), self.num_classes).movedim(-1, 1).float()
         given = outputs.detach().flatten(2).any(2)
         losses = _cross_entropy(outputs, truth[:, None]) + _dice_loss(outputs, truth[:, None])
-        counted = torch.where(given, losses, 0.0).sum(0) / given.sum(0).clamp(min=1)
-        return counted.sum()
+        return (torch.where(given, losses, 0.0).sum(0) / given.sum(0).clamp(min=1)).sum()
 
     def respond(self, model: nn.Module, examples: TaskSet) -> list[Json]:
         """Segment every whole volume and return Dice, IoU and HD95 by region, see :func:`region_scores`."""
         device = next(model.parameters()).device
-        return [self._scores(model, examples.batch(np.array([row])).to(device)) for row in range(len(examples))]
+        volumes = (batch.to(device) for batch in examples.batches(1))
+        return [self._compared(one.target[0].cpu(), self.segment(model, one).cpu()) for one in volumes]
 
     def truths(self, examples: TaskSet) -> list[Json]:
         """Return the voxels of every region, and the grid's diagonal, the worst distance there can be."""
         diagonal = float(np.linalg.norm(np.multiply(examples.targets.shape[1:], self.spacing_mm)))
-        return [
-            {
-                "voxels": {name: int(region.sum()) for name, region in self.region_masks(mask.numpy()).items()},
-                "diagonal_mm": diagonal,
-            }
-            for mask in examples.targets
-        ]
+        regions = map(self.region_masks, examples.targets)
+        sizes = ({name: int(region.sum()) for name, region in masks.items()} for masks in regions)
+        return [{"voxels": voxels, "diagonal_mm": diagonal} for voxels in sizes]
 
     def segment(self, model: nn.Module, volume: Batch) -> Int[Tensor, "i j k"]:
         """Return the most probable class of every voxel of one whole volume."""
-        return sliding_window(
-            lambda windows: model(self, windows)[:, 0].softmax(1), volume, self.patch, self.overlap
-        ).argmax(0)
+        mean = sliding_window(lambda windows: model(self, windows)[:, 0].softmax(1), volume, self.patch, self.overlap)
+        return mean.argmax(0)
 
     def region_masks(self, classes: Classes) -> dict[str, Mask]:
         """Return each region as a mask."""
-        return {name: np.isin(classes, members) for name, members in self.regions.items()}
+        return {name: np.isin(classes.numpy(), members) for name, members in self.regions.items()}
 
     def constants(self, examples: TaskSet) -> dict[str, list[Json]]:
         """Return the scores of empty masks."""
-        return {"constant-empty": [self._compared(mask.numpy(), np.zeros_like(mask)) for mask in examples.targets]}
-
-    def _scores(self, model: nn.Module, volume: Batch) -> dict[str, float | None]:
-        return self._compared(volume.target[0].cpu().numpy(), self.segment(model, volume).cpu().numpy())
+        return {"constant-empty": [self._compared(mask, torch.zeros_like(mask)) for mask in examples.targets]}
 
     def _compared(self, truth: Classes, predicted: Classes) -> dict[str, float | None]:
         masks = self.region_masks(truth), self.region_masks(predicted)
@@ -173,17 +151,13 @@ class Segmentation(TrainableTask):
         }
 
 
-def _cross_entropy(
-    outputs: Float[Tensor, "batch output class i j k"], truth: Float[Tensor, "batch 1 class i j k"]
-) -> Float[Tensor, "batch output"]:
+def _cross_entropy(outputs: Outputs, truth: Truth) -> Float[Tensor, "batch output"]:
     """Cross-entropy per example and output; a class weighs 1 − its share of the example's voxels."""
     weights = 1 - truth.mean((3, 4, 5), keepdim=True)
     return -(weights * truth * outputs.log_softmax(2)).mean((2, 3, 4, 5))
 
 
-def _dice_loss(
-    outputs: Float[Tensor, "batch output class i j k"], truth: Float[Tensor, "batch 1 class i j k"]
-) -> Float[Tensor, "batch output"]:
+def _dice_loss(outputs: Outputs, truth: Truth) -> Float[Tensor, "batch output"]:
     """1 − soft Dice, mean over classes.
 
     Deviation: per example, where the release sums over the batch first: an example's loss is its own.
@@ -205,11 +179,8 @@ def sliding_window(
 ) -> Float[Tensor, "class i j k"]:
     """Return the mean of ``predict`` over all windows that hold a voxel: a volume may be larger than a window.
 
-    Args:
-        predict: probabilities of the classes in windows.
-        volume: one example.
-        window: voxels per side; a shorter axis is taken whole.
-        overlap: share of a window that the next one sees again.
+    A ``window`` has so many voxels per side; a shorter axis is taken whole. ``overlap`` is the share of it that the
+    next one sees again.
     """
     grid = tuple(volume.target.shape[1:])
     corners = product(*(window_starts(side, window, overlap) for side in grid))
@@ -227,16 +198,12 @@ def sliding_window(
 
 
 def _windows(volume: Batch, places: Sequence[tuple[slice, ...]]) -> Batch:
-    number = len(places)
-    return Batch(
-        {
-            name: torch.cat([values[(slice(None), *place)] for place in places])
-            for name, values in volume.inputs.items()
-        },
-        {name: flags.expand(number) for name, flags in volume.present.items()},
-        torch.cat([volume.target[(slice(None), *place)] for place in places]),
-        volume.examples * number,
-    )
+    def cut(values: Shaped[Tensor, "1 i j k"]) -> Shaped[Tensor, "window _ _ _"]:
+        return torch.stack([values[0][place] for place in places])
+
+    inputs = {name: cut(values) for name, values in volume.inputs.items()}
+    present = {name: flags.expand(len(places)) for name, flags in volume.present.items()}
+    return Batch(inputs, present, cut(volume.target), volume.examples * len(places))
 
 
 class RegionScores(NamedTuple):

@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 from scipy.ndimage import gaussian_filter, zoom
 
 from medfed.core.rng import numpy_rng
-from medfed.datasets.nifti import write_nifti
+from medfed.datasets.brats import write_nifti
 from medfed.study.data import TwinSpec
 
 Field = Float[np.ndarray, "i j k"]

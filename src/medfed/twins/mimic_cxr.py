@@ -15,7 +15,7 @@ import polars as pl
 
 from medfed.core.rng import numpy_rng
 from medfed.datasets.images import write_grey
-from medfed.datasets.labels import CHEXPERT_LABELS
+from medfed.datasets.tables import CHEXPERT_LABELS
 from medfed.study.data import TwinSpec
 from medfed.twins.chest_cohorts import Cohort, Film, draw_films, has_opacity, inpatient
 from medfed.twins.chest_words import ABSENT, PHRASES, PRESENT, UNCERTAIN, dictate

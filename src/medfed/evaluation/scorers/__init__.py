@@ -4,21 +4,11 @@ from __future__ import annotations
 
 from medfed.evaluation.scorers.base import Scorer
 from medfed.evaluation.scorers.choice import Choice
-from medfed.evaluation.scorers.mask import Mask
+from medfed.evaluation.scorers.means import Mask, Ranking
 from medfed.evaluation.scorers.multilabel import MultiLabel
-from medfed.evaluation.scorers.ranking import Ranking
 from medfed.evaluation.scorers.words import Generated, Questions
 
-SCORERS: dict[str, Scorer] = {
-    scorer.name: scorer
-    for scorer in (
-        Choice(),
-        Choice("closed_vqa", primary="balanced_accuracy"),  # a constant answer has a high plain accuracy
-        MultiLabel(),
-        Generated(),
-        Questions(),
-        Mask(),
-        Ranking(),
-    )
-}
+_VQA = Choice("closed_vqa", primary="balanced_accuracy")  # a constant answer has a high plain accuracy
+_ALL: list[Scorer] = [Choice(), _VQA, MultiLabel(), Generated(), Questions(), Mask(), Ranking()]
+SCORERS = {scorer.name: scorer for scorer in _ALL}
 """Scorers by name. A further one is registered by adding it here."""

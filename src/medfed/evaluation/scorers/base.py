@@ -6,9 +6,8 @@ A :class:`Scorer` sees JSON values, what is true and what a model responded, and
 from __future__ import annotations
 
 import json
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -37,9 +36,7 @@ class MetricInfo(NamedTuple):
 class Scored(ABC):
     """One model's responses to the examples of a task: counted once, weighted many times.
 
-    Attributes:
-        num_examples: examples that were counted.
-        single_class: whether the model gives every example the same answer.
+    ``single_class`` says whether the model gives every example the same answer.
     """
 
     num_examples: int
@@ -57,23 +54,15 @@ class Scored(ABC):
     def points(self) -> dict[str, Score]:
         """Every metric on all examples, each counted once."""
         values = self.values(np.ones((1, self.num_examples)))
-        return {name: self._point(float(value[0])) for name, value in values.items()}
-
-    def _point(self, value: float) -> Score:
-        if math.isfinite(value):
-            return Score(value)
-        return Score(None, "not defined on these examples" if self.num_examples else "no examples")
+        why = Score(None, "not defined on these examples" if self.num_examples else "no examples")
+        return {name: Score(float(value[0])) if np.isfinite(value[0]) else why for name, value in values.items()}
 
 
 class Scorer(ABC):
-    """The metrics of one kind of answer.
+    """The metrics of one kind of answer, in the order of tables; a task's ``metric_kind`` is its name.
 
-    Attributes:
-        name: what a task's ``metric_kind`` says.
-        metrics: in the order of tables.
-        primary: the metric that ranks models.
-        parts: the parts of the questions that are scored apart; None is the whole.
-        baseline: a constant that every model is compared with.
+    The metric ``primary`` ranks models. Each of ``parts`` is scored apart; None is the whole. ``baseline`` is the
+    constant that every model is compared with.
     """
 
     name: str
@@ -85,10 +74,6 @@ class Scorer(ABC):
     @abstractmethod
     def scored(self, truths: Sequence[Json], responses: Sequence[Json]) -> Scored:
         """Count one model's responses, in the order of ``truths``."""
-
-    def values(self, truths: Sequence[Json], responses: Sequence[Json], weights: Weights) -> Values:
-        """Return every metric of ``responses`` for every row of example weights."""
-        return self.scored(truths, responses).values(weights)
 
     def points(self, truths: Sequence[Json], responses: Sequence[Json]) -> dict[str, float | None]:
         """Return every metric on all examples, each counted once; None where it is not defined."""
@@ -107,10 +92,6 @@ class Scorer(ABC):
         """Return the response of every constant predictor, by its name; none where the task has its own."""
         return {}
 
-    def text(self, response: Json) -> str | None:
-        """Return the text of a constant's response; None where it has none."""
-        return None
-
     def identity(self, truth: Json) -> str:
         """Return what tells truths apart: two runs were tested alike if examples and identities agree."""
         return json.dumps(truth, sort_keys=True)
@@ -118,41 +99,3 @@ class Scorer(ABC):
     def problem(self, truths: Sequence[Json], responses: Sequence[Json], num_answers: int) -> str | None:
         """Return what is wrong with the responses; None if nothing is."""
         return None
-
-
-class Means(Scored):
-    """Metrics that are weighted means of a number per example; NaN where an example has none."""
-
-    def __init__(self, columns: Mapping[str, Sequence[float | None]], num_examples: int) -> None:
-        self.num_examples = num_examples
-        self._columns = {
-            name: np.array([np.nan if number is None else number for number in column], np.float64)
-            for name, column in columns.items()
-        }
-
-    def values(self, weights: Weights) -> Values:
-        """Return the means over the examples that have a number."""
-        return {name: self.value(name, weights) for name in self._columns}
-
-    def value(self, metric: str, weights: Weights) -> Replicates:
-        """Return one metric's mean over the examples that have a number."""
-        column = self._columns[metric]
-        known = np.isfinite(column)
-        total = weights[:, known].sum(1)
-        summed = weights[:, known] @ column[known]
-        mean: np.ndarray = np.divide(summed, total, out=np.full(len(weights), np.nan), where=total > 0)
-        return mean
-
-
-class PerExample(Scorer):
-    """A scorer whose metrics are means over examples."""
-
-    @abstractmethod
-    def numbers(self, truth: Json, response: Json) -> dict[str, float | None]:
-        """Return one example's number of every metric; None or NaN where it has none."""
-
-    def scored(self, truths: Sequence[Json], responses: Sequence[Json]) -> Scored:
-        """Return the numbers of all examples."""
-        rows = [self.numbers(truth, response) for truth, response in zip(truths, responses, strict=True)]
-        columns = {metric.name: [row[metric.name] for row in rows] for metric in self.metrics}
-        return Means(columns, len(rows))

@@ -64,10 +64,6 @@ class Choice(Scorer):
         counts = np.bincount(np.array(truths, np.int64), minlength=num_answers)
         return {"majority": sure[int(counts.argmax())]}
 
-    def identity(self, truth: Json) -> str:
-        """Return the class index."""
-        return str(truth)
-
     def problem(self, truths: Sequence[Json], responses: Sequence[Json], num_answers: int) -> str | None:
         """Return what is wrong with the number of probabilities or with a class index."""
         if wrong := sorted({len(response) for response in responses} - {num_answers}):

@@ -62,8 +62,7 @@ def _label(
     """Return one label's metrics, under the names of their means."""
     known = np.isfinite(truth)
     if not known.any():
-        nothing = np.full(len(weights), np.nan)
-        return {"macro_auroc": nothing, "macro_auprc": nothing, "macro_f1": nothing}
+        return dict.fromkeys(("macro_auroc", "macro_auprc", "macro_f1"), np.full(len(weights), np.nan))
     positive, score, weights = truth[known] == 1, probability[known], weights[:, known]
     groups = tie_groups(positive, score, weights)
     auroc = weighted_auroc(groups)
@@ -75,8 +74,7 @@ def _label(
 
 def _mean(labels: Sequence[Float[np.ndarray, " replicate"]]) -> Float[np.ndarray, " replicate"]:
     """Return the mean over the labels that are defined, replicate by replicate."""
-    table = np.stack(labels)
-    counted = np.isfinite(table)
-    total = np.where(counted, table, 0).sum(0)
+    counted = np.isfinite(labels)
+    total = np.where(counted, labels, 0).sum(0)
     mean: np.ndarray = np.divide(total, counted.sum(0), out=np.full(len(total), np.nan), where=counted.any(0))
     return mean

@@ -1,8 +1,7 @@
-"""Answers in words, by the metrics of :mod:`medfed.evaluation.text_metrics`.
+"""Answers in words, by the metrics of :mod:`medfed.evaluation.text_metrics`: of a trained decoder, or of an LLM.
 
-:class:`Generated` scores the text of a trained decoder, :class:`Questions` an LLM's answers to open questions. Those
-have parts, and two constants that know the references. ``constant-frequent`` is the most frequent reference, and
-``constant-best`` the one of the highest mean token F1. They bound the score of a model that ignores the example.
+Two constants know the references. ``constant-frequent`` is the most frequent reference, and ``constant-best`` the one
+of the highest mean token F1. They bound the score of a model that ignores the example.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from medfed.evaluation.metrics import Score
-from medfed.evaluation.scorers.base import MetricInfo, PerExample, Scored, Scorer, Values, Weights
+from medfed.evaluation.scorers.base import MetricInfo, Scored, Scorer, Values, Weights
+from medfed.evaluation.scorers.means import PerExample
 from medfed.evaluation.text_metrics import (
     CORPUS_BLEU,
     MEANS,
@@ -34,7 +34,7 @@ PARTS = ("all", "closed", "open")
 
 
 class Generated(PerExample):
-    """Truth and response: texts. An empty response is wrong.
+    """Texts of a trained decoder, and what they should be. An empty response is wrong.
 
     Exact match compares the texts but for case and blanks: words lose their punctuation, and 1.5 would equal 15.
     """
@@ -45,25 +45,16 @@ class Generated(PerExample):
 
     def numbers(self, truth: Json, response: Json) -> dict[str, float | None]:
         """Return one example's metrics."""
-        reference, answer = words(truth), words(response)
-        return {
-            "exact_match": float(bool(plain(response)) and plain(truth) == plain(response)),
-            "token_f1": token_f1(reference, answer),
-            "bleu1": bleu1(reference, answer),
-        }
-
-
-def plain(text: str) -> str:
-    """Return ``text`` in lower case with single blanks."""
-    return " ".join(text.lower().split())
+        reference, answer, given = words(truth), words(response), response.lower().split()
+        exact = float(bool(given) and truth.lower().split() == given)
+        return {"exact_match": exact, "token_f1": token_f1(reference, answer), "bleu1": bleu1(reference, answer)}
 
 
 class ScoredTexts(Scored):
     """Answers in words, counted: a row per example."""
 
     def __init__(self, references: Sequence[str], answers: Sequence[str]) -> None:
-        means = per_example(references, answers)
-        self._means: Float[np.ndarray, "example metric"] = np.stack([means[name] for name in MEANS], 1)
+        self._means: Float[np.ndarray, "example metric"] = np.stack([*per_example(references, answers).values()], 1)
         self._counts = statistics(references, answers)
         self.num_examples = len(references)
         self.single_class = len({words(answer) for answer in answers}) == 1
@@ -116,12 +107,8 @@ class Questions(Scorer):
         return {"closed": closed, "open": ~closed}.get(str(part), np.ones(len(closed), bool))
 
     def constants(self, truths: Sequence[Json], num_answers: int, answers: Sequence[str]) -> dict[str, Json]:
-        """Return the two constants; the first in the alphabet on a tie, and nothing without references."""
+        """Return the two constants of :func:`constant_answers`."""
         return {name: {"text": text} for name, text in constant_answers([t["reference"] for t in truths]).items()}
-
-    def text(self, response: Json) -> str | None:
-        """Return the text of a constant's response."""
-        return str(response["text"])
 
     def identity(self, truth: Json) -> str:
         """Return the reference."""
@@ -130,12 +117,7 @@ class Questions(Scorer):
 
 def constant_answers(references: Sequence[str]) -> dict[str, str]:
     """Return the texts of the two constants; the first in the alphabet on a tie, and nothing without references."""
-    counts = Counter(references)
-    texts = sorted(counts)
-    if not texts:
-        return {}
-    bags = [words(text) for text in texts]
-    weighted = [(counts[text], bag) for text, bag in zip(texts, bags, strict=True)]
-    means = [sum(count * token_f1(bag, answer) for count, bag in weighted) for answer in bags]
-    best = max(range(len(texts)), key=means.__getitem__)
-    return {FREQUENT: max(texts, key=counts.__getitem__), BEST: texts[best]}
+    counts = Counter(sorted(references))
+    bags = {text: words(text) for text in counts}
+    sums = {text: sum(n * token_f1(bags[other], bag) for other, n in counts.items()) for text, bag in bags.items()}
+    return {FREQUENT: max(counts, key=counts.__getitem__), BEST: max(sums, key=sums.__getitem__)} if counts else {}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Sized
-from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from collections.abc import Sequence, Sized
+from typing import NamedTuple
 
 from markupsafe import Markup
 
@@ -18,18 +17,11 @@ class Track(NamedTuple):
     chance: float | None
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A cell of a table.
+class Cell(NamedTuple):
+    """A cell of a table, with CSS classes.
 
-    Attributes:
-        text: what is printed.
-        interval: printed small after it.
-        style: CSS classes.
-        heat: shade, as a percentage of the scale's top.
-        flag: the reason for a mark.
-        marks: signs of significance.
-        track: drawn in place of text.
+    The interval is printed small after the text. ``heat`` is the shade, as a percentage of the scale's top. ``flag`` is
+    the reason for a mark, ``marks`` are signs of significance, and ``track`` is drawn in place of text.
     """
 
     text: str = ""
@@ -41,8 +33,7 @@ class Cell:
     track: Track | None = None
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A line of a table; ``style`` is the model's, ``note`` and ``flag`` follow the head, ``tip`` is on hover."""
 
     head: str
@@ -53,8 +44,7 @@ class Row:
     tip: str = ""
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """Rows under one heading, with a verdict at its right end."""
 
     rows: Sequence[Row]
@@ -63,8 +53,7 @@ class Group:
     verdict: Cell | None = None
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """The head of a column; by default of numbers."""
 
     title: str
@@ -72,18 +61,11 @@ class Column:
     style: str = "num"
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table.
+class Table(NamedTuple):
+    """A table under a caption; its first column is that of the rows' heads. ``label`` names it for screen readers.
 
-    Attributes:
-        label: its name for those who do not see it.
-        columns: the first is that of the rows' heads.
-        groups: rows, grouped.
-        kind: CSS class: ``results``, ``metrics``, ``matrix``, ``lines`` or ``heat``.
-        caption: printed above.
-        spans: titles over several columns, with their number.
-        toggle: whether a switch brings the intervals.
+    ``kind`` is a CSS class: ``results``, ``metrics``, ``matrix``, ``lines`` or ``heat``. ``spans`` are titles over
+    several columns, with their number. With ``toggle`` a switch brings the intervals.
     """
 
     label: str
@@ -93,7 +75,6 @@ class Table:
     caption: str = ""
     spans: Sequence[tuple[str, int]] = ()
     toggle: bool = False
-    form: ClassVar[str] = "table"
 
 
 class Legend(NamedTuple):
@@ -103,8 +84,7 @@ class Legend(NamedTuple):
     style: str
 
 
-@dataclass(frozen=True)
-class Figure:
+class Figure(NamedTuple):
     """A titled picture."""
 
     title: str
@@ -113,76 +93,64 @@ class Figure:
     legend: Sequence[Legend] = ()
 
 
-@dataclass(frozen=True)
-class Figures:
+class Figures(NamedTuple):
     """Pictures side by side; ``layout`` is a CSS class."""
 
     figures: Sequence[Figure]
     legend: Sequence[Legend] = ()
     layout: str = ""
     captions: bool = True
-    form: ClassVar[str] = "figures"
 
 
-@dataclass(frozen=True)
-class Text:
+class Text(NamedTuple):
     """A paragraph with a CSS class, or a heading (``h3``)."""
 
     text: str
     style: str = ""
-    form: ClassVar[str] = "text"
 
 
-@dataclass(frozen=True)
-class Pairs:
+class Pairs(NamedTuple):
     """Names and values."""
 
     rows: Sequence[tuple[str, str]]
     style: str = ""
-    form: ClassVar[str] = "pairs"
 
 
-@dataclass(frozen=True)
-class Items:
+class Items(NamedTuple):
     """A list of sentences."""
 
     items: Sequence[str]
-    form: ClassVar[str] = "items"
 
 
-@dataclass(frozen=True)
-class Details:
+class Details(NamedTuple):
     """Parts that a click unfolds."""
 
     title: str
     parts: Sequence[Part]
     unfolded: bool = False
-    form: ClassVar[str] = "details"
 
 
-@dataclass(frozen=True)
-class Card:
+class Card(NamedTuple):
     """A framed box: of a dataset its facts, of a test example its views and the answers to its question."""
 
     title: str
     parts: Sequence[Part]
     image: str = ""
-    trace: Markup = field(default_factory=Markup)
+    trace: str = ""
     series: Sequence[tuple[str, Markup, str]] = ()
     question: str = ""
     answers: Sequence[tuple[str, Cell]] = ()
 
 
-@dataclass(frozen=True)
-class Cards:
+class Cards(NamedTuple):
     """Boxes side by side; ``style`` is a CSS class."""
 
     cards: Sequence[Card]
     style: str = ""
-    form: ClassVar[str] = "cards"
 
 
 Part = Table | Figures | Text | Pairs | Items | Details | Cards
+"""A section holds these; the template prints each by the name of its class."""
 
 
 class Section(NamedTuple):
@@ -201,8 +169,7 @@ class Banner(NamedTuple):
     style: str = "warn"
 
 
-@dataclass(frozen=True)
-class Page:
+class Page(NamedTuple):
     """A report; ``kind`` stands above its name, ``origin`` says where its numbers come from."""
 
     name: str
@@ -212,17 +179,12 @@ class Page:
     verdicts: Sequence[str] = ()
     description: str = ""
     banners: Sequence[Banner] = ()
-    facts: Mapping[str, str] = field(default_factory=dict)
+    facts: Sequence[tuple[str, str]] = ()
 
 
-def text_columns(*titles: str, style: str = "") -> list[Column]:
-    """Return heads of columns that hold text."""
+def columns(*titles: str, style: str = "num") -> list[Column]:
+    """Return heads of columns that hold numbers, or with another style text."""
     return [Column(title, style=style) for title in titles]
-
-
-def number_columns(*titles: str) -> list[Column]:
-    """Return heads of columns that hold numbers."""
-    return [Column(title) for title in titles]
 
 
 def when(rows: Sized, *parts: Part) -> list[Part]:

@@ -61,7 +61,7 @@ def run(  # noqa: PLR0913 (keyword-only options of the whole run)
         data_root: folder of the datasets in native layout; None writes synthetic twins.
         runs: run folders go here.
         cache: twins, decoded data and the tiny LLM are kept here; by default in ``~/.cache/medfed``.
-        foundation: folder of a Hugging Face causal LM.
+        foundation: folder of a Hugging Face causal LM, or the name of one that ``medfed foundation get`` brought.
         workers: processes that train clients. Their number changes no result.
         skip_bad: leave unreadable examples out.
         quiet: print nothing.

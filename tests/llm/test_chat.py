@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from tokenizers.processors import TemplateProcessing
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from medfed.llm.chat import Form
@@ -47,12 +46,8 @@ FAMILIES = {
 
 def taught(name: str) -> PreTrainedTokenizerFast:
     family = FAMILIES[name]
-    tokenizer = fast_tokenizer()
+    tokenizer = fast_tokenizer(adds_start=family.adds_start)
     tokenizer.add_special_tokens({"additional_special_tokens": list(family.special)})
-    if family.adds_start:
-        start = [(tokenizer.bos_token, tokenizer.bos_token_id)]
-        template = TemplateProcessing(single=f"{tokenizer.bos_token} $A", special_tokens=start)
-        tokenizer.backend_tokenizer.post_processor = template
     tokenizer.chat_template = family.template
     return tokenizer
 
@@ -75,7 +70,6 @@ def test_a_prompt_is_the_templates_own(name: str, system: str | None) -> None:
 def test_a_start_token_comes_only_where_the_tokenizer_adds_it(name: str) -> None:
     tokenizer = HubTokenizer(taught(name))
     assert tokenizer.starts == ((1,) if FAMILIES[name].adds_start else ())
-    assert tokenizer.bos == (1 if FAMILIES[name].adds_start else None)
     assert 1 not in tokenizer.encode("Is it round?")
 
 
@@ -84,7 +78,7 @@ def test_an_answer_follows_the_turn_without_a_space_and_plain_text_with_one(name
     chat, plain = HubTokenizer(taught(name)), HubTokenizer(fast_tokenizer())
     assert chat.decode(Form().answer("Yes", chat)) == "Yes"
     assert plain.decode(Form().answer("Yes", plain)) == " Yes"
-    assert plain.decode(Form().prompt("Is it round?", plain)) == "Question: Is it round?\nAnswer:"
+    assert plain.decode(Form().prompt("Is it round?", plain)) == "<s>Question: Is it round?\nAnswer:"
 
 
 def test_all_end_tokens_of_the_generation_settings_end_an_answer(tmp_path: Path) -> None:

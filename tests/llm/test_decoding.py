@@ -85,7 +85,7 @@ def one_by_one(made: Injector, batch: Batch, order: Order) -> list[list[int]]:
             model.projectors[n](encoded[n][row : row + 1])[0] for n in ASKED.modalities if bool(batch.present[n][row])
         ]
         asked, cue = texts.encode(f" Question: {question}"), texts.encode(" Answer:")
-        start = [] if texts.bos is None else [texts.bos]
+        start = list(texts.starts)
         after, before = (asked + cue, start) if order == "modality_first" else (cue, start + asked)
         prefix = torch.cat([model.foundation.embed(before), *seen, model.foundation.embed(after)])
         answers.append(_continue(made, prefix))

@@ -15,6 +15,7 @@ from medfed.injection.inject import Injector
 from medfed.injection.model import InjectedModel, Texts
 from medfed.llm.forward import PrefixCache, Windows
 from medfed.llm.foundation import Foundation
+from medfed.llm.prompt import Turns
 from medfed.tasks.classification import Classification
 from support.llm_toys import BOTH, IMAGE, WORDY, examples, federated_model, foundation, public, settings, tokenizer
 
@@ -25,8 +26,10 @@ LONG = WORDY.model_copy(update={"question": "Does the long sound of this thing f
 class Counting:
     """The toy tokenizer, with the texts it was given."""
 
-    bos: int | None = tokenizer().bos
+    starts: tuple[int, ...] = tokenizer().starts
     eos: int | None = tokenizer().eos
+    ends: frozenset[int] = tokenizer().ends
+    has_template: bool = False
     texts: list[str] = field(default_factory=list)
 
     def encode(self, text: str) -> list[int]:
@@ -35,6 +38,9 @@ class Counting:
 
     def decode(self, ids: list[int]) -> str:
         return tokenizer().decode(ids)
+
+    def turns(self, system: str | None = None) -> Turns:
+        raise AssertionError("it has no chat template")
 
 
 def test_nothing_is_tokenised_twice_in_training_and_scoring() -> None:

@@ -198,7 +198,7 @@ def test_the_converted_folder_is_a_foundation(tmp_path: Path, pieces: Path) -> N
     convert(checkpoint(tmp_path / "internlm2", pieces), tmp_path / "llama")
     assert len(list((tmp_path / "llama").glob("*.safetensors"))) == 1 + LAYERS
     found = load_foundation(HuggingFaceSettings(dtype="float32"), cache=tmp_path, path=tmp_path / "llama")
-    assert (found.width, found.tokenizer.bos, found.tokenizer.eos) == (WIDTH, 1, 2)
+    assert (found.width, found.tokenizer.starts, found.tokenizer.eos) == (WIDTH, (1,), 2)
     assert sum(value.numel() for value in found.model.parameters()) == sum(v.numel() for v in weights(CONFIG).values())
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from medfed.llm.forward import windows_of
 from medfed.llm.foundation import Foundation
 from medfed.llm.language_model import LanguageModel
 from medfed.llm.likelihood import Store, log_likelihoods
-from medfed.llm.masks import windows_of
 from medfed.llm.trie import Continuation, packs
 from support.llm_toys import FAMILIES, language_model, tokenizer, write_model
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -95,12 +96,14 @@ def tokenizer() -> HubTokenizer:
     return HubTokenizer(fast_tokenizer())
 
 
-def fast_tokenizer() -> PreTrainedTokenizerFast:
-    """The same in transformers' form."""
+def fast_tokenizer(*, adds_start: bool = True) -> PreTrainedTokenizerFast:
+    """The same in transformers' form; like Llama's, it puts a start token before a text by itself."""
     pad, start, end = SPECIAL
-    return PreTrainedTokenizerFast(
-        tokenizer_object=train_tokenizer(TEXTS, VOCABULARY), pad_token=pad, bos_token=start, eos_token=end
-    )
+    trained = train_tokenizer(TEXTS, VOCABULARY)
+    if adds_start:
+        special = [(start, trained.token_to_id(start))]
+        trained.post_processor = TemplateProcessing(single=f"{start} $A", special_tokens=special)
+    return PreTrainedTokenizerFast(tokenizer_object=trained, pad_token=pad, bos_token=start, eos_token=end)
 
 
 def language_model(**changes: Any) -> LlamaForCausalLM:

@@ -18,6 +18,7 @@ from medfed import __version__
 from medfed.cli import options
 from medfed.cli import runs as cli_runs
 from medfed.cli.data import data_app
+from medfed.cli.foundation import convert, foundation_app
 from medfed.cli.sites import federation_app, site_app
 from medfed.core.errors import MedfedError
 from medfed.core.processes import warm_up
@@ -31,6 +32,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(data_app, name="data")
 app.add_typer(federation_app, name="federation")
 app.add_typer(site_app, name="site")
+app.add_typer(foundation_app, name="foundation")
 KEPT = "Keep decoded data (patients' data) in the cache for the next run"
 KeepDecoded = Annotated[bool, typer.Option("--decoded-cache/--no-decoded-cache", help=KEPT)]
 AT_ONCE = (
@@ -39,12 +41,13 @@ AT_ONCE = (
 )
 COMPARED = "Run folders; several are compared, seeds of one hash together"
 EXAMPLES = "Show a few test examples even of real patients"
+OFFLINE, FETCHING = "HF_HUB_OFFLINE", ["foundation", "get"]
 ENVIRONMENT = {
     # Small models on many threads cost several times the CPU; medfed parallelises over processes.
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     "TOKENIZERS_PARALLELISM": "false",
-    # Nothing is looked up, fetched or reported over a network.
-    "HF_HUB_OFFLINE": "1",
+    # Nothing is looked up, fetched or reported over a network, except by the command that is there to fetch.
+    OFFLINE: "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 
@@ -52,7 +55,8 @@ ENVIRONMENT = {
 def main() -> None:
     """Run the command; a mistake in input becomes one message and the error's exit status."""
     for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+        if not (name == OFFLINE and sys.argv[1:3] == FETCHING):
+            os.environ.setdefault(name, value)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # at every start it tells of a kernel to be fetched
     try:
         app(standalone_mode=True)
@@ -255,24 +259,4 @@ def report(
 cli_runs.register(app)
 
 
-@app.command()
-def foundation(folder: Annotated[Path, typer.Argument(help="Folder of a Hugging Face causal LM")]) -> None:
-    """Print the checksum that pins an LLM in a study: foundation.sha256."""
-    from medfed.llm.checkpoints import checksum_files, foundation_checksum
-    from medfed.llm.huggingface import locate
-    from medfed.study.foundation import HuggingFaceSettings
-
-    place = locate(HuggingFaceSettings(), folder)
-    typer.echo(f"{foundation_checksum(place)}  {' '.join(path.name for path in checksum_files(place))}")
-
-
-@app.command()
-def convert(
-    source: Annotated[Path, typer.Argument(help="Folder of an InternLM2 checkpoint (MMedLM 2), in safetensors")],
-    out: Annotated[Path, typer.Argument(help="A new folder, for --foundation")],
-) -> None:
-    """Turn an InternLM2 checkpoint, which needs code of its own, into the same LLM as a Llama, which needs none."""
-    from medfed.llm.internlm2 import convert as convert_internlm2
-
-    convert_internlm2(source, out)
-    typer.echo(out)
+app.command()(convert)

@@ -15,9 +15,12 @@ DEFAULT_CACHE = Path("~/.cache/medfed")
 StudyFile = Annotated[Path, typer.Argument(help="A shipped study or sweep (medfed list), or a file of your own")]
 DataRoot = Annotated[Path | None, typer.Option("--data-root", help="Folder that holds the datasets in native layout")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: --set rounds.num_rounds=3")]
-Cache = Annotated[Path, typer.Option("--cache", envvar="MEDFED_CACHE", help="Twins, decoded data, the tiny LLM")]
+Cache = Annotated[Path, typer.Option("--cache", envvar="MEDFED_CACHE", help="Twins, decoded data, LLMs")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable examples out; the report counts them")]
-Foundation = Annotated[Path | None, typer.Option("--foundation", help="Folder of a Hugging Face causal LM")]
+Foundation = Annotated[
+    Path | None,
+    typer.Option("--foundation", help="Folder of a Hugging Face causal LM, or a name of `medfed foundation list`"),
+]
 RunFolder = Annotated[
     Path, typer.Argument(help="A run folder, runs/demo/1a2b3c4d-seed0; or latest, or a study's name for its latest run")
 ]

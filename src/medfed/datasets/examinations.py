@@ -112,8 +112,8 @@ def _mmlu(folder: Path) -> Iterator[Question]:
 def _medmcqa(folder: Path) -> Iterator[Question]:
     path = folder / "data" / "dev.json"
     for number, row in _lines(path):
-        options = [row.get(key) for key in ("opa", "opb", "opc", "opd")]
-        if not all(isinstance(option, str) for option in options) or row.get("cop") not in (1, 2, 3, 4):
+        options = [option for key in ("opa", "opb", "opc", "opd") if isinstance(option := row.get(key), str)]
+        if len(options) < len(LETTERS) or row.get("cop") not in (1, 2, 3, 4):
             raise _broken(path, number, "opa to opd, and cop from 1 to 4")
         yield _choice(str(row["id"]), row["question"], options, row["cop"] - 1)
 

@@ -31,6 +31,7 @@ from medfed.injection.encode import HEAD
 from medfed.injection.experts import ADAPTER
 from medfed.injection.model import module_name
 from medfed.llm.huggingface import refuse_quantised
+from medfed.llm.obtain.known import KNOWN
 from medfed.models.base import Encoder
 from medfed.records.folder import RunFolder
 from medfed.records.schema import StudyFile
@@ -175,9 +176,9 @@ class Base(NamedTuple):
 
 
 def base_of(run: LoadedRun) -> Base:
-    """Return where others find the LLM of ``run``; its folder is named only where the study names no model."""
+    """Return where others find the LLM of ``run``; its folder is named where no hub has it under the study's name."""
     foundation, settings = run.injector.injected.foundation, loading(run.study)
-    if settings.model is None:
+    if settings.model is None or settings.model in KNOWN:
         return Base(str(Path(foundation.source).resolve()), None, local=True)
     cached = foundation.source == settings.model  # a folder that was given may hold another revision
     return Base(settings.model, settings.revision if cached else None, local=False)
@@ -220,7 +221,8 @@ def _write_truncation(cut: Truncation, full: int, path: Path) -> str:
 
 def _path_note(adapter: Adapter, path: str) -> str:
     files = ["adapter_config.json"] if adapter == "lora" else []
-    return f"The local path {path} stands in {' and '.join([*files, f'{FOLDER}/{CONFIG}'])}: the study names no model."
+    where = " and ".join([*files, f"{FOLDER}/{CONFIG}"])
+    return f"The local path {path} stands in {where}: the study names no model of the Hub."
 
 
 def _card_facts(

@@ -30,6 +30,8 @@ from medfed.injection.experts import load_experts
 from medfed.injection.model import InjectedModel, Projector, module_name
 from medfed.injection.predict import LLMPredictor
 from medfed.llm.foundation import Foundation, load_foundation
+from medfed.llm.obtain.cached import users_cache
+from medfed.llm.obtain.known import KNOWN
 from medfed.llm.prompt import ANSWER, CUE, QUESTION
 from medfed.modalities.base import Modality
 from medfed.models.multimodal import MultimodalModel
@@ -248,8 +250,9 @@ class ExportedTask:
     def load(cls, folder: Path, *, foundation: Path | None = None, device: str = "cpu") -> ExportedTask:
         """Load the task that `medfed export RUN --task TASK --out FOLDER` wrote.
 
-        ``foundation`` is the LLM's folder, if it is not where ``base_model`` says. That is the local Hugging Face
-        cache, or the folder at the time of the export. An LLM in 4 bits stays where it is loaded to.
+        ``foundation`` is the LLM's folder or its name in medfed's cache, if it is not where ``base_model`` says. That
+        is the local Hugging Face cache, or the folder at the time of the export. An LLM in 4 bits stays where it is
+        loaded to.
 
         Raises:
             RunError: a file is missing, damaged, or lacks a tensor.
@@ -290,8 +293,9 @@ def _foundation(config: ProcessorConfig, folder: Path, given: Path | None) -> Fo
     """Load the LLM with the task's update in it: the merged model, or the base wrapped by stock PEFT."""
     if config.adapter == "merged":
         return load_foundation(HuggingFaceSettings(dtype=config.foundation.dtype), cache=folder, path=folder)
-    path = given or (Path(config.base_model) if config.foundation.model is None else None)
-    foundation = load_foundation(config.foundation, cache=folder, path=path)
+    base = Path(config.base_model)
+    local = config.foundation.model is None or (config.foundation.model in KNOWN and base.is_dir())
+    foundation = load_foundation(config.foundation, cache=users_cache(), path=given or (base if local else None))
     if config.adapter == "lora":
         load_experts(foundation.model, folder).requires_grad_(False).eval()
     return foundation

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -34,13 +35,22 @@ def checksum_files(folder: Path) -> list[Path]:
 
 def foundation_checksum(folder: Path) -> str:
     """Return the checksum of the foundation in ``folder``, in hex."""
-    lines = [f"{sha256_of(path)}  {path.name}\n" for path in checksum_files(folder)]
+    return checksum_of({path.name: sha256_of(path) for path in checksum_files(folder)})
+
+
+def checksum_of(sums: Mapping[str, str]) -> str:
+    """Return the checksum of files whose names and SHA-256 are given, sorted by name, in hex."""
+    lines = [f"{sha256}  {name}\n" for name, sha256 in sums.items()]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def check_foundation(folder: Path, expected: str) -> None:
-    """Raise StudyError if the foundation in ``folder`` is another than the one that the study pins."""
-    if (actual := foundation_checksum(folder)) != expected:
+def check_foundation(folder: Path, expected: str, actual: str | None = None) -> None:
+    """Raise StudyError if the foundation in ``folder`` is another than the one that the study pins.
+
+    ``actual`` is its checksum, if that is known already.
+    """
+    actual = foundation_checksum(folder) if actual is None else actual
+    if actual != expected:
         names = ", ".join(path.name for path in checksum_files(folder))
         what = f"the study pins the LLM with foundation.sha256 = {expected}, but {names} together have {actual}"
         hint = "fetch the revision that the study names, or pin the new sum if the change is wanted"

@@ -38,7 +38,7 @@ def decode_greedily(
     for step in range(max_new_tokens):
         tokens: Int[Tensor, " batch"] = run(llm, foundation.windows, batch, cache)[:, -1].argmax(-1)
         for row, token in enumerate(tokens.tolist()):
-            running[row] = running[row] and token != foundation.tokenizer.eos
+            running[row] = running[row] and token not in foundation.tokenizer.ends
             if running[row]:
                 answers[row].append(token)
                 running[row] = not is_finished(foundation.tokenizer.decode(answers[row]))

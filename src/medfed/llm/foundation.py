@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from medfed.core.errors import StudyError
 from medfed.federated.state import fingerprint
-from medfed.llm.checkpoints import foundation_checksum
+from medfed.llm.checkpoints import check_foundation
 from medfed.llm.forward import windows_of
-from medfed.llm.huggingface import load_language_model
+from medfed.llm.huggingface import load_language_model, locate
+from medfed.llm.obtain.cached import checked_sum, named_folder
 from medfed.llm.prompt import TextTokenizer
 from medfed.llm.tiny.prepare import prepare_tiny
 from medfed.study.foundation import FoundationSettings, HuggingFaceSettings, TinySettings
@@ -97,8 +98,9 @@ def load_foundation(
 ) -> Foundation:
     """Load the LLM from the folder ``path``, or the tiny one, which is pre-trained if the folder ``cache`` lacks it.
 
-    ``corpus`` is a folder of text for the tiny one; None takes the package's own.
-    Raises StudyError if a folder does not suit the settings, DataError if the corpus cannot be read.
+    ``path`` may be the name of an LLM that the cache has. ``corpus`` is a folder of text for the tiny one; None takes
+    the package's own. Raises StudyError if a folder does not suit the settings, or changed since it was converted.
+    Raises DataError if the corpus cannot be read.
     """
     if isinstance(settings, TinySettings):
         if path is not None:
@@ -109,9 +111,13 @@ def load_foundation(
         return Foundation(f"tiny-{folder.name}", model, tokenizer, info, source=str(folder))
     if corpus is not None:
         raise StudyError("--corpus is text for the LLM 'tiny'; this study loads one", where=corpus, hint="leave it out")
+    path = named_folder(path, settings.model, cache)
+    folder = locate(settings, path)
+    checksum = checked_sum(folder)
+    if settings.sha256 is not None:
+        check_foundation(folder, settings.sha256, checksum)
     model, tokenizer, folder = load_language_model(settings, path)
     name = settings.model or folder.resolve().name
-    checksum = settings.sha256 or foundation_checksum(folder)
     facts: dict[str, Any] = {"kind": "huggingface", "name": name, "revision": settings.revision, "sha256": checksum}
     facts |= {"dtype": settings.dtype, "load_in_4bit": settings.load_in_4bit}
     source = settings.model if path is None else str(folder)

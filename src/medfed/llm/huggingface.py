@@ -1,13 +1,15 @@
 """A foundation from disk: a causal LM that transformers knows by itself, from safetensors, without remote code.
 
 Its positions are rotary or learned (:mod:`medfed.llm.forward`), its linear maps ``nn.Linear``. ``--foundation FOLDER``
-names its folder. Without the flag, ``model`` is looked up in the local Hugging Face cache; nothing is ever downloaded.
+names its folder, or an LLM that `medfed foundation get` brought. Without the flag, ``model`` is such a name, or one in
+the local Hugging Face cache. Nothing is downloaded here.
 ``sha256`` pins the LLM (:mod:`medfed.llm.checkpoints`). 4-bit weights of bitsandbytes are kept as they were loaded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,10 +22,15 @@ from transformers.utils.logging import disable_progress_bar
 
 from medfed.core.diagnosis import installing
 from medfed.core.errors import RunError, StudyError
-from medfed.llm.checkpoints import check_foundation, safetensors_in
+from medfed.llm.checkpoints import safetensors_in
+from medfed.llm.obtain.cached import check_sizes
+from medfed.llm.prompt import Turns
 from medfed.study.foundation import HuggingFaceSettings
 
-_FETCH = "fetch it with `hf download MODEL --local-dir FOLDER` and pass --foundation FOLDER"
+_FETCH = (
+    "fetch it with `hf download MODEL --local-dir FOLDER` and pass --foundation FOLDER; "
+    "or `medfed foundation get NAME` and pass --foundation NAME (medfed foundation list)"
+)
 
 _REPACKING = "support_avx512bf16_for_cpu"
 """A layer's switch: on some CPUs bitsandbytes packs its weight anew at the first evaluation, with rounded scales."""
@@ -34,7 +41,6 @@ class HubTokenizer:
 
     Attributes:
         starts: the ids that it puts before a text by itself.
-        bos: the first of these.
         eos: its end-of-text token.
         ends: all tokens that end an answer, those of the LLM's generation settings too.
         has_template: whether it has a chat template.
@@ -47,14 +53,9 @@ class HubTokenizer:
     def __init__(self, tokenizer: Any, ends: Collection[int] = ()) -> None:
         self._tokenizer = tokenizer
         self.starts = _starts(tokenizer)
-        self.bos: int | None = self.starts[0] if self.starts else None
         self.eos: int | None = tokenizer.eos_token_id
         self.ends = frozenset(ends) | ({self.eos} if self.eos is not None else set())
         self.has_template = bool(tokenizer.chat_template)
-
-    def chat(self, messages: list[dict[str, str]]) -> list[int]:
-        """Return the ids of a conversation, up to the beginning of the answer; the template decides on start tokens."""
-        return self.encode(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of ``text``, without special tokens."""
@@ -63,6 +64,20 @@ class HubTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids``."""
         return str(self._tokenizer.decode(list(ids)))
+
+    def turns(self, system: str | None = None) -> Turns:
+        """Return the ids around a user's turn and behind the answer, as the template writes them."""
+        roles = [] if system is None else [{"role": "system", "content": system}]
+        asked = [*roles, {"role": "user", "content": _MARK}]
+        written = partial(self._tokenizer.apply_chat_template, tokenize=False)
+        opening, _, between = written(asked, add_generation_prompt=True).partition(_MARK)
+        behind = written([*asked, {"role": "assistant", "content": _ANSWER_MARK}]).partition(_ANSWER_MARK)[2]
+        end = next((token for token in self.encode(behind) if token in self.ends), self.eos)
+        return Turns(tuple(self.encode(opening)), tuple(self.encode(between)), () if end is None else (end,))
+
+
+_MARK, _ANSWER_MARK = "user-text", "answer-text"
+"""Stand in for texts in a rendered template."""
 
 
 def _starts(tokenizer: Any) -> tuple[int, ...]:
@@ -88,12 +103,10 @@ class Loaded(NamedTuple):
 def load_language_model(settings: HuggingFaceSettings, path: Path | None) -> Loaded:
     """Load model and tokenizer from the folder ``path``, or from the local Hugging Face cache.
 
-    Raises StudyError for nothing to load, another LLM than the pinned one, no safetensors, or code of the model's own.
+    Raises StudyError for nothing to load, no safetensors, or code of the model's own.
     """
     disable_progress_bar()  # medfed has its own
     folder = locate(settings, path)
-    if settings.sha256 is not None:
-        check_foundation(folder, settings.sha256)
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
@@ -107,7 +120,10 @@ def load_language_model(settings: HuggingFaceSettings, path: Path | None) -> Loa
 
 
 def locate(settings: HuggingFaceSettings, path: Path | None) -> Path:
-    """Return the folder of the LLM, ``path`` or in the local cache; raise StudyError for none, or no safetensors."""
+    """Return the folder of the LLM, ``path`` or in the local cache.
+
+    Raises StudyError for none, no safetensors, or files that are gone or were added since it was converted.
+    """
     if path is None:
         if settings.model is None:
             raise StudyError("no LLM is named", where="foundation.model", hint=_FETCH)
@@ -119,6 +135,7 @@ def locate(settings: HuggingFaceSettings, path: Path | None) -> Path:
     if not (path / "config.json").is_file():
         raise StudyError("not the folder of a causal LM: it has no config.json", where=path, hint=_FETCH)
     safetensors_in(path)
+    check_sizes(path)
     return path
 
 

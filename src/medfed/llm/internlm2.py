@@ -24,6 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers
 from tokenizers.models import BPE
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import generate_merges
@@ -196,6 +197,10 @@ def convert_tokenizer(source: Path, out: Path) -> None:
     made = Tokenizer.from_file(str(source / _READY)) if (source / _READY).is_file() else _from_pieces(source, given)
     names = {key: _text(given.get(key) or default) for key, default in _SPECIAL.items()}
     known = {key: name for key, name in names.items() if made.token_to_id(name) is not None}
+    if given.get("add_bos_token", True) and "bos_token" in known:  # its own code adds it
+        start = str(known["bos_token"])
+        special = [(start, made.token_to_id(start))]
+        made.post_processor = TemplateProcessing(single=f"{start} $A", special_tokens=special)
     PreTrainedTokenizerFast(tokenizer_object=made, clean_up_tokenization_spaces=False, **known).save_pretrained(out)
 
 

@@ -18,14 +18,13 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from medfed.llm.forward import run
-from medfed.llm.masks import Windows
+from medfed.llm.forward import Windows, run
 from medfed.llm.prompt import PromptBatch
 from medfed.llm.trie import Continuation, Pack, packs
 
 TOKENS_AT_ONCE = 512
 """Tokens of one pack; larger ones are no faster on a CPU."""
-_ROWS_AT_ONCE = 64
+_PAIRS_AT_ONCE = 64
 """Rows of logits that are normalised at once, in float32."""
 
 
@@ -68,13 +67,12 @@ def _log_probabilities(llm: nn.Module, windows: Windows, pack: Pack) -> Float64[
     with heads_at(llm, places):
         logits = run(llm, windows, PromptBatch(embeddings, allowed, positions, 0))[0]
     row_of = {place: row for row, place in enumerate(places)}
-    rows = torch.tensor([row_of[place] for place, _ in pack.read], device=logits.device)
-    tokens = torch.tensor([token for _, token in pack.read], device=logits.device)
-    parts = [
-        logits[some].float().log_softmax(-1).gather(1, wanted.unsqueeze(1)).squeeze(1)
-        for some, wanted in zip(rows.split(_ROWS_AT_ONCE), tokens.split(_ROWS_AT_ONCE), strict=True)
-    ]
-    return torch.cat(parts).double().cpu().numpy()
+    found: list[float] = []
+    for start in range(0, len(pack.read), _PAIRS_AT_ONCE):
+        some = pack.read[start : start + _PAIRS_AT_ONCE]
+        rows, tokens = [row_of[place] for place, _ in some], [token for _, token in some]
+        found += logits[rows].float().log_softmax(-1)[range(len(some)), tokens].tolist()
+    return np.array(found)
 
 
 @contextmanager

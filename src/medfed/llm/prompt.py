@@ -8,8 +8,11 @@ All answers of a task follow one shared prefix. An answer attends to the prefix 
 on from the end of the prefix. Nothing reads the prediction of an answer's *last* token, so that token is left out;
 answers of one token add nothing. Batches of several tasks are padded on the left: the answer positions are the last.
 
-Deviation: the answers are encoded as the tokenizer writes them after a space. Where one answer is the beginning of
-another, all end with the end-of-text token, so that the shorter one is not favoured.
+An LLM with a chat template is asked in it: the modality tokens and the question are the user's turn, and an answer
+ends as its own turn does. Any other reads ``Question: … Answer:``.
+
+Deviation: behind ``Answer:``, the answers are encoded as the tokenizer writes them after a space. Where one answer is
+the beginning of another, all end with the end-of-text token, so that the shorter one is not favoured.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -36,16 +39,32 @@ ANSWER = " {answer}"
 
 @runtime_checkable
 class TextTokenizer(Protocol):
-    """The part of a tokenizer that a prompt needs."""
+    """The part of a tokenizer that prompts and conversations need."""
 
-    bos: int | None
+    starts: tuple[int, ...]
+    """Ids that the tokenizer itself puts before a text."""
     eos: int | None
+    ends: frozenset[int]
+    """Ids that end an answer."""
+    has_template: bool
+    """Whether the LLM has a chat template."""
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of ``text``, without special tokens."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids``."""
+
+    def turns(self, system: str | None = None) -> Turns:
+        """Return the ids around a user's turn and behind the answer; ``system`` replaces the template's own text."""
+
+
+class Turns(NamedTuple):
+    """Ids of a conversation: before the user's text, between it and the answer, and behind the answer."""
+
+    opening: tuple[int, ...]
+    between: tuple[int, ...]
+    end: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -64,13 +83,18 @@ class Prompt:
 
 def build_prompt(task: Task, tokenizer: TextTokenizer, order: Order) -> Prompt:
     """Render ``task`` for the LLM; raise StudyError if two answers are the same text, or an answer is empty."""
-    answers = tuple(_continuation(tokenizer, ANSWER.format(answer=answer)) for answer in task.answers)
+    if tokenizer.has_template:
+        start, cue, end = tokenizer.turns()
+        question = tuple(tokenizer.encode(task.question))
+        answers = tuple(tuple(tokenizer.encode(answer)) for answer in task.answers)
+    else:
+        start, end = tokenizer.starts, () if tokenizer.eos is None else (tokenizer.eos,)
+        question, cue = (tuple(tokenizer.encode(text)) for text in (QUESTION.format(question=task.question), CUE))
+        answers = tuple(_continuation(tokenizer, ANSWER.format(answer=answer)) for answer in task.answers)
     if not all(answers) or len(set(answers)) < len(answers):
         raise StudyError(f"answers must be non-empty and distinct, got {task.answers}", where=f"task {task.name!r}")
-    if any(a != b and b[: len(a)] == a for a in answers for b in answers) and tokenizer.eos is not None:
-        answers = tuple((*answer, tokenizer.eos) for answer in answers)
-    start = () if tokenizer.bos is None else (tokenizer.bos,)
-    question, cue = (tuple(tokenizer.encode(text)) for text in (QUESTION.format(question=task.question), CUE))
+    if tokenizer.has_template or any(a != b and b[: len(a)] == a for a in answers for b in answers):
+        answers = tuple((*answer, *end) for answer in answers)
     parts = (start, question + cue) if order == "modality_first" else (start + question, cue)
     return Prompt(*parts, answers)
 

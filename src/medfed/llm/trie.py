@@ -70,7 +70,8 @@ class Pack:
 def packs(continuations: Sequence[Continuation], most_tokens: int) -> Iterator[Pack]:
     """Divide the tree of ``continuations`` into packs of at most ``most_tokens`` tokens; a longer text has its own."""
     held: list[Continuation] = []
-    size, last = 0, ()
+    size = 0
+    last: Ids = ()
     for one in sorted(set(continuations)):
         path = _path(one)
         fresh = len(path) - _shared(last, path)

@@ -13,6 +13,8 @@ from medfed.data.cohort import Cohort, cohort_of
 from medfed.data.decode import Reading
 from medfed.data.sources import Sources, find_sources
 from medfed.datasets.decoded import Decoded
+from medfed.llm.obtain.cached import known_name
+from medfed.llm.obtain.known import KNOWN
 from medfed.records.folder import RunFolder
 from medfed.runs.federation import Connect, in_process, in_workers
 from medfed.study.foundation import HuggingFaceSettings
@@ -94,5 +96,11 @@ def folder_of(study: Study, paths: RunPaths, sources: Sources) -> Path:
     facts = [f"{name}:{checksum}" for name, checksum in sorted(sources.checksums.items())]
     facts += [f"corpus:{paths.corpus.resolve()}"] if paths.corpus else []
     pinned = isinstance(study.foundation, HuggingFaceSettings) and study.foundation.sha256 is not None
-    facts += [f"foundation:{paths.foundation.resolve()}"] if paths.foundation and not pinned else []
+    facts += [f"foundation:{_place_of(paths.foundation)}"] if paths.foundation and not pinned else []
     return paths.runs / study.name / f"{study.hash(*facts)}-seed{study.seed}"
+
+
+def _place_of(foundation: Path) -> str:
+    """Return the LLM's folder; of a known one its name and content, wherever the cache is."""
+    name = known_name(foundation)
+    return f"{name}:{KNOWN[name].sha256}" if name else str(foundation.resolve())

@@ -27,6 +27,7 @@ from medfed.injection.experts import add_experts
 from medfed.injection.model import Projector
 from medfed.llm.checkpoints import check_foundation
 from medfed.llm.huggingface import HubTokenizer, locate
+from medfed.llm.obtain.cached import named_folder
 from medfed.llm.prompt import TextTokenizer, build_prompt
 from medfed.models.multimodal import MultimodalModel
 from medfed.runs.federation import build_multimodal
@@ -46,8 +47,8 @@ _SPREAD = frozenset({"auto", "balanced", "balanced_low_0", "sequential"})
 """Device maps that divide the weights among all accelerators."""
 
 
-def llm_lines(study: Study, sources: Sources, path: Path | None) -> Iterator[str]:
-    """Yield what a run of ``study`` will take for its LLM.
+def llm_lines(study: Study, sources: Sources, path: Path | None, cache: Path) -> Iterator[str]:
+    """Yield what a run of ``study`` will take for its LLM, which ``path`` names: a folder, or one in the cache.
 
     Raises StudyError if ``path`` holds no LLM, not the pinned one, or one of a kind that cannot be used.
     """
@@ -57,7 +58,7 @@ def llm_lines(study: Study, sources: Sources, path: Path | None) -> Iterator[str
         yield f"LLM: tiny, {settings.num_layers} layers of width {settings.width}; {steps}"
         return
     try:
-        folder = locate(settings, path)
+        folder = locate(settings, named_folder(path, settings.model, cache))
     except StudyError as error:
         if path is not None:
             raise

@@ -22,6 +22,7 @@ from medfed.data.sites import moments_json
 from medfed.evaluation.responses import MEMBER
 from medfed.evaluation.score import score_run
 from medfed.federated.state import load_weights
+from medfed.llm.obtain.cached import named_folder
 from medfed.models.base import FederatedModel
 from medfed.records.folder import RunFolder
 from medfed.records.schema import Development, NormalisationFile, PartitionFile, Round, StudyFile
@@ -45,6 +46,7 @@ from medfed.runs.predictors import (
 )
 from medfed.runs.provenance import cost_of, data_facts, now, provenance
 from medfed.runs.sites import add_sites_of
+from medfed.study.foundation import HuggingFaceSettings
 from medfed.study.study import Study
 from medfed.tasks.base import ClosedTask, TaskSet
 
@@ -99,6 +101,8 @@ def run_study(
 def _compute(context: RunContext, participants: Participants) -> None:
     study, run, paths, reporter = context.study, context.run, context.paths, context.reporter
     facts = provenance(study)
+    if study.job == "inject" and isinstance(study.foundation, HuggingFaceSettings):
+        named_folder(paths.foundation, study.foundation.model, paths.cache)  # a missing one is said before the decoding
     data = decode_all(study, context.sources.roots, paths.reading(reporter))
     cohort = participants.cohort(context, data)
     run.write(StudyFile(**study.resolved()))
@@ -229,7 +233,7 @@ def _describe(context: RunContext) -> None:
     if study.job == "inject":
         from medfed.runs.cost import llm_lines  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
 
-        for line in llm_lines(study, context.sources, context.paths.foundation):
+        for line in llm_lines(study, context.sources, context.paths.foundation, context.paths.cache):
             reporter.say(f"  {line}")
     state = "finished" if run.done else "to be resumed" if run.exists(StudyFile.NAME) else "new"
     reporter.say(f"  run folder: {run.root} ({state})")

@@ -17,7 +17,8 @@ class HuggingFaceSettings(SettingsModel):
     """A causal LM from disk."""
 
     kind: Literal["huggingface"] = "huggingface"
-    model: str | None = None  # its name on the Hub; only looked up in the local cache
+    # a name of `medfed foundation list`, in medfed's cache; or its name on the Hub, in Hugging Face's
+    model: str | None = None
     revision: str | None = None  # commit or tag in that cache
     # what `medfed foundation FOLDER` prints; another LLM is then refused
     sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")] | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -103,6 +104,7 @@ def load_run(
     """Load a finished run; what is not named here is as in :func:`run`.
 
     Raises RunError if there is no such run, it is not finished, or another version of medfed wrote it.
+    Raises StudyError if ``foundation`` is another LLM than the run's. Without it, the run finds its LLM by itself.
 
     Args:
         run: its folder; ``latest``; or a study's name, for the latest run of that study.
@@ -112,7 +114,13 @@ def load_run(
         load(os.fspath(plugin))
     folder = find_run(Path(run), Path(runs))
     RunFolder(folder).require_done()
-    return Run(folder, _cache(cache), _path(foundation))
+    loaded = Run(folder, _cache(cache), _path(foundation))
+    if foundation is not None:
+        from medfed.llm.obtain.recorded import Places, check_given
+
+        places = Places(_path(foundation), _cache(cache))
+        check_given(loaded.study.foundation, loaded.provenance.foundation, places)
+    return loaded
 
 
 @dataclass(frozen=True)
@@ -185,7 +193,8 @@ class Run:
         """Return what every model answers on every test example of a task; one row each.
 
         Columns: ``example``, ``patient``, ``client``, ``question``, ``model``, ``truth``, ``response``. Of a question
-        with a few answers, ``truth`` and ``response`` are answers, and ``P(answer)`` is the probability of each.
+        with a few answers, ``truth`` and ``response`` are answers, and ``P(answer)`` is the probability of each. Of an
+        answer in words, ``cut`` says whether it was still running at its limit; empty where nobody noted it.
         Raises StudyError if the run has no such task.
         """
         facts = self._score_file.tasks.get(task)
@@ -266,7 +275,10 @@ class Run:
     def _model(self) -> LoadedRun:
         from medfed.runs.loaded import LoadedRun
 
-        return LoadedRun(self.path, self._cache, self._foundation)
+        loaded = LoadedRun(self.path, self._cache, self._foundation)
+        if loaded.note:
+            warnings.warn(loaded.note, stacklevel=2)
+        return loaded
 
     def _repr_html_(self) -> str:
         columns = ("task", "model", "metric", "value", "ci_low", "ci_high")
@@ -320,4 +332,5 @@ def _open(truth: Any, response: Any) -> dict[str, Any]:
     """Return truth and response; of an answer in words the text alone."""
     reference = truth["reference"] if isinstance(truth, Mapping) and "reference" in truth else truth
     text = response["text"] if isinstance(response, Mapping) and "text" in response else response
-    return {"truth": reference, "response": text}
+    cut = response.get("cut") if isinstance(response, Mapping) else None
+    return {"truth": reference, "response": text, "cut": cut}

@@ -27,6 +27,7 @@ from medfed.export.export import Form, export_run, loading
 from medfed.export.exported import ExportedTask, Processor
 from medfed.export.lowrank import Factors, folded
 from medfed.injection.model import InjectedModel
+from medfed.llm.checkpoints import foundation_checksum
 from medfed.llm.foundation import Foundation, load_foundation
 from medfed.records.schema import ScoreFile
 from medfed.report.text import bounds, number
@@ -474,10 +475,16 @@ def test_samples_go_where_a_placed_llm_is(
     assert found == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_devices_of_a_run_stay_behind(loaded: LoadedRun) -> None:
+def test_the_devices_of_a_run_stay_behind(loaded: LoadedRun, llm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = HuggingFaceSettings(dtype="float32", device_map="cuda:1", load_in_4bit=True)
-    elsewhere = loading(loaded.study.model_copy(update={"foundation": here}))
-    assert elsewhere == here.model_copy(update={"device_map": None})
+    monkeypatch.setattr(loaded, "study", loaded.study.model_copy(update={"foundation": here}))
+    assert loading(loaded) == here.model_copy(update={"device_map": None, "sha256": foundation_checksum(llm)})
+
+
+def test_an_export_refuses_another_llm(exports: Path, llm: Path, tmp_path: Path) -> None:
+    other = llm_folder(tmp_path, rms_norm_eps=1e-3)
+    with pytest.raises(StudyError, match=foundation_checksum(llm)):
+        ExportedTask.load(exports / "cd", foundation=other)
 
 
 def test_the_commands_of_the_deployment_page_work_in_their_order(

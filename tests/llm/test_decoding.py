@@ -19,11 +19,14 @@ from medfed.datasets.decoded import Decoded
 from medfed.injection.encode import Group, by_question, encode
 from medfed.injection.inject import Injector
 from medfed.llm.decoding import answer_text, decode_greedily, is_finished
+from medfed.llm.foundation import Foundation
+from medfed.llm.huggingface import HubTokenizer
 from medfed.llm.prompt import PromptBatch, build_prompt
 from medfed.study.injection import Order
 from medfed.tasks.base import TaskSet, closed
 from medfed.tasks.question_answering import QuestionAnswering
-from support.llm_toys import BOTH, CARD, CHANNELS, federated_model, foundation, settings, tokenizer
+from support.chat_toys import taught
+from support.llm_toys import BOTH, CARD, CHANNELS, federated_model, foundation, language_model, settings, tokenizer
 
 ORDERS: tuple[Order, ...] = ("modality_first", "task_first")
 LENGTH = 6
@@ -72,7 +75,9 @@ def server(order: Order = "modality_first") -> Injector:
 def decoded(made: Injector, batch: Batch) -> list[list[int]]:
     groups = by_question(encode(federated_model().eval(), [(ASKED, batch)])[0])
     with torch.no_grad(), made.injected.mixing(made.injected.alpha([ASKED]).expand(len(batch), -1)):
-        return list(chain.from_iterable(made.injected.answer_ids(groups, LENGTH)))
+        answers = list(chain.from_iterable(made.injected.answer_ids(groups, LENGTH)))
+    assert all(len(one.ids) == LENGTH for one in answers if one.cut)
+    return [one.ids for one in answers]
 
 
 def one_by_one(made: Injector, batch: Batch, order: Order) -> list[list[int]]:
@@ -140,7 +145,7 @@ def test_the_likelihood_of_yes_is_that_of_a_closed_task_with_the_same_question()
 def test_answers_are_texts_in_the_order_of_the_examples() -> None:
     made, batch = server(), questions().batches(9)[0]
     texts = [answer_text(ids, tokenizer()) for ids in decoded(made, batch)]
-    assert made.answer(ASKED, batch, LENGTH) == texts
+    assert [said.text for said in made.answer(ASKED, batch, LENGTH)] == texts
 
 
 def test_answers_behind_a_shared_question_are_those_of_one_example_at_a_time() -> None:
@@ -160,26 +165,52 @@ class Script(nn.Module):
         self.rows, self.step = rows, 0
 
     def forward(self, inputs_embeds: Tensor, **_: object) -> SimpleNamespace:
-        logits = torch.zeros(len(self.rows), 1, 320)
+        logits = torch.zeros(len(self.rows), 1, 340)
         for row, tokens in enumerate(self.rows):
             logits[row, 0, tokens[self.step]] = 1.0
         self.step += 1
         return SimpleNamespace(logits=logits, past_key_values=self.step)
 
 
-def said(*rows: Sequence[int], limit: int = 4) -> tuple[list[list[int]], int]:
+CUT: list[bool] = []
+"""Which answers of the last :func:`said` were cut."""
+
+
+def said(*rows: Sequence[int], limit: int = 4, base: Foundation | None = None) -> tuple[list[list[int]], int]:
     size, script = len(rows), Script(rows)
     ones = torch.ones(size, 2, 2, dtype=torch.bool)
     prompts = PromptBatch(torch.zeros(size, 2, 32), ones, torch.zeros(size, 2, dtype=torch.long), 1)
-    return decode_greedily(script, foundation(), prompts, limit), script.step
+    answers = decode_greedily(script, base or foundation(), prompts, limit)
+    CUT[:] = [one.cut for one in answers]
+    return [one.ids for one in answers], script.step
 
 
 def test_an_answer_ends_at_the_end_of_text_and_at_its_limit() -> None:
     end, yes, no = tokenizer().eos, tokenizer().encode(" Yes")[0], tokenizer().encode(" No")[0]
     assert end is not None
     assert said([yes, end, no, no], [no, yes, no, yes]) == ([[yes], [no, yes, no, yes]], 4)
+    assert CUT == [False, True], "one ended by itself, the other was still running"
     assert said([yes, end], [end, yes]) == ([[yes], []], 2), "nothing is computed once all have ended"
+    assert CUT == [False, False]
     assert said([yes, no] * 9, limit=3) == ([[yes, no, yes]], 3)
+    assert said([yes, no, end], limit=3) == ([[yes, no]], 3)
+    assert CUT == [False], "an end at the last place is an end"
+
+
+@pytest.mark.parametrize("family", ["qwen2", "llama", "gemma"])
+def test_in_chat_form_an_answer_ends_at_end_tokens_alone(family: str) -> None:
+    texts = HubTokenizer(taught(family), ends=[7])
+    base = Foundation("toy", language_model(), texts, {})
+    lines = texts.encode("Yes\nred red Question: round")
+    turn = texts.turns().end[0]
+    for end in (turn, 7, texts.eos):
+        ids, steps = said([*lines, end, *lines], limit=40, base=base)
+        assert ids == [lines]
+        assert steps == len(lines) + 1
+        assert CUT == [False]
+    assert answer_text(lines, texts) == "Yes\nred red Question: round"
+    said([*lines, end], limit=len(lines), base=base)
+    assert CUT == [True]
 
 
 def test_an_answer_ends_where_a_next_question_or_line_begins() -> None:

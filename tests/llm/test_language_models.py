@@ -138,7 +138,7 @@ def test_greedy_decoding_is_that_of_generate(folders: Path, family: str) -> None
     injected, batch = made.injected.eval(), examples(BOTH, 3, absent=0.3).batches(3)[0]
     group = encode(federated_model().eval(), [(BOTH, batch)])[0]
     with injected.mixing(injected.alpha([BOTH]).expand(3, -1)):
-        answers = injected.answer_ids([group], LENGTH)[0]
+        answers = [one.ids for one in injected.answer_ids([group], LENGTH)[0]]
     for row, answer in enumerate(answers):
         before = prefix(injected, BOTH, batch, row).unsqueeze(0)
         with injected.mixing(injected.alpha([BOTH])):

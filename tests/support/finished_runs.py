@@ -16,7 +16,7 @@ from medfed.federated.state import join
 from medfed.injection.inject import Injector
 from medfed.llm.foundation import load_foundation
 from medfed.records.folder import RunFolder
-from medfed.records.schema import NormalisationFile, StudyFile
+from medfed.records.schema import NormalisationFile, ProvenanceFile, StudyFile
 from medfed.runs.checkpoints import Checkpoints
 from medfed.runs.context import RunPaths
 from medfed.runs.federation import build_multimodal
@@ -94,6 +94,8 @@ def finished_run(root: Path, llm: Path, *, learned: bool = True, model: str | No
     Checkpoints(folder).save(1, tensors, {"round": 1, "finished": True})
     injector.save(folder / "injection")
     run.write(StudyFile(**study.resolved()))
+    facts = {**foundation.info, "fingerprint_before": foundation.fingerprint()}
+    run.write(run.read(ProvenanceFile).model_copy(update={"foundation": facts}))
     run.write(NormalisationFile(moments={name: _moments(study, name) for name in study.encoders}))
     run.finish()
     return folder

@@ -13,7 +13,7 @@ def probabilities(run: LoadedRun, task: Task, raw: Samples) -> dict[str, float]:
 
 def text(run: LoadedRun, task: Task, raw: Samples) -> str:
     """Return the decoded answer to the task's question."""
-    return run.answers(task, [_samples(run, raw)])[0]
+    return run.answers(task, [_samples(run, raw)])[0].text
 
 
 def _samples(run: LoadedRun, raw: Samples) -> Samples:

@@ -16,6 +16,7 @@ import numpy as np
 from medfed.ask.inputs import Kind, read_files
 from medfed.ask.task_selection import QUESTION_MODALITY, Plan, plan
 from medfed.core.errors import DataError
+from medfed.llm.decoding import Words
 from medfed.runs.loaded import LoadedRun, Samples
 
 BATCH_SIZE = 64
@@ -59,6 +60,8 @@ class Answer(NamedTuple):
     probabilities: dict[str, float] | None
     """Of every answer compared; None if the answer was decoded."""
     experts: list[Weighted]
+    cut: bool = False
+    """A decoded answer was still running at ``evaluation.max_new_tokens``."""
 
 
 def ask(run: LoadedRun, request: Request) -> Answer:
@@ -97,15 +100,17 @@ def _together(run: LoadedRun, cases: Sequence[Case]) -> list[Answer]:
     how = cases[0].plan
     samples, questions = [case.samples for case in cases], [case.plan.question for case in cases]
     experts = heaviest(run.experts(how.task))
-    results: list[tuple[str, float | None, dict[str, float] | None]]
+    results: list[tuple[Words, float | None, dict[str, float] | None]]
     if how.closed:
         compared = [dict(zip(how.task.answers, row, strict=True)) for row in run.scores(how.task, samples, questions)]
-        results = [(max(row, key=row.__getitem__), max(row.values()), row) for row in compared]
+        results = [(Words(max(row, key=row.__getitem__), cut=False), max(row.values()), row) for row in compared]
     else:
-        texts = run.answers(how.task, samples, questions)
-        parts = zip(samples, questions, texts, strict=True)
-        results = [(text, run.sureness(how.task, given, question, text), None) for given, question, text in parts]
-    return [Answer(how.name, question, *one, experts) for question, one in zip(questions, results, strict=True)]
+        parts = zip(samples, questions, run.answers(how.task, samples, questions), strict=True)
+        results = [(said, run.sureness(how.task, given, question, said.text), None) for given, question, said in parts]
+    return [
+        Answer(how.name, question, said.text, sure, row, experts, said.cut)
+        for question, (said, sure, row) in zip(questions, results, strict=True)
+    ]
 
 
 def heaviest(weights: Sequence[float]) -> list[Weighted]:

@@ -29,8 +29,20 @@ CHUNK = 256
 """Rows decoded and answered before the table is written."""
 NUM_EXPERTS_NAMED = 3
 COLUMNS = ("id", *KINDS, "task", "question", "answers")
-WRITTEN = ("id", "asked", "run", "task", "question", "answer", "probability", "probabilities", "experts", "error")
-"""Columns of the answers; probabilities and the heaviest experts are JSON."""
+WRITTEN = (
+    "id",
+    "asked",
+    "run",
+    "task",
+    "question",
+    "answer",
+    "cut",
+    "probability",
+    "probabilities",
+    "experts",
+    "error",
+)
+"""Columns of the answers; probabilities and the heaviest experts are JSON; ``cut`` holds yes or nothing."""
 Row = dict[str, str]
 
 
@@ -129,7 +141,12 @@ def _facts(answer: Answer) -> Row:
     probability = "" if answer.probability is None else repr(answer.probability)
     compared = "" if answer.probabilities is None else json.dumps(answer.probabilities, ensure_ascii=False)
     experts = json.dumps(answer.experts[:NUM_EXPERTS_NAMED])
-    return facts | {"probability": probability, "probabilities": compared, "experts": experts}
+    return facts | {
+        "cut": "yes" if answer.cut else "",
+        "probability": probability,
+        "probabilities": compared,
+        "experts": experts,
+    }
 
 
 def _rows(table: pl.DataFrame, path: Path) -> list[Row]:
@@ -152,9 +169,9 @@ def _rows(table: pl.DataFrame, path: Path) -> list[Row]:
 def _done(out: Path, run: str) -> list[Row]:
     hint = "choose another --out, or remove it"
     table = read_csv(out, ())
-    if tuple(table.columns) != WRITTEN:
+    if tuple(table.columns) not in (WRITTEN, tuple(name for name in WRITTEN if name != "cut")):
         raise DataError("not a table of answers", where=out, hint=hint)
-    rows = [{name: text or "" for name, text in row.items()} for row in table.iter_rows(named=True)]
+    rows = [{"cut": ""} | {name: text or "" for name, text in row.items()} for row in table.iter_rows(named=True)]
     if any(row["run"] != run for row in rows):
         raise DataError("it holds answers of another run", where=out, hint=hint)
     if len({row["id"] for row in rows}) < len(rows):

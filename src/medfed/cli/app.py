@@ -41,6 +41,7 @@ AT_ONCE = (
 )
 COMPARED = "Run folders; several are compared, seeds of one hash together"
 EXAMPLES = "Show a few test examples even of real patients"
+DTYPES = "Of the LLM's frozen weights: auto (the faster one by a trial), float32, bfloat16, float16"
 OFFLINE, FETCHING = "HF_HUB_OFFLINE", ["foundation", "get"]
 ENVIRONMENT = {
     # Small models on many threads cost several times the CPU; medfed parallelises over processes.
@@ -147,7 +148,7 @@ def run(
     quick: Annotated[bool, typer.Option("--quick", help="The quick form, in minutes: smaller, all cells")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help=AT_ONCE)] = None,
     show_examples: Annotated[bool, typer.Option("--show-examples", help=EXAMPLES)] = False,
-    dtype: Annotated[str | None, typer.Option(help="Of the LLM's frozen weights: float32, bfloat16, float16")] = None,
+    dtype: Annotated[str | None, typer.Option(help=DTYPES)] = None,
     in_4bit: Annotated[bool, typer.Option("--load-in-4bit", help="Hold the LLM's linear maps in 4 bits")] = False,
     device_map: Annotated[str | None, typer.Option(help="Where the LLM's weights go: auto, cpu, cuda:0, …")] = None,
     keep_decoded: KeepDecoded = True,

@@ -17,6 +17,7 @@ from medfed.records.folder import find_run
 if TYPE_CHECKING:
     from medfed.ask.asking import Answer
     from medfed.ask.inputs import Kind
+    from medfed.runs.loaded import LoadedRun
 
 NUM_EXPERTS_PRINTED = 3
 WORDS = 'Compare these answers, separated by commas: "yes,no"'
@@ -77,7 +78,7 @@ def predict(
         _predict_all(folder, csv, out, [*filter(given.get, given)], cache, foundation)
         return
     request = Request({kind: path for kind, path in given.items() if path}, task, question, parse_answers(answers))
-    answer = ask(LoadedRun(folder, cache.expanduser(), foundation), request)
+    answer = ask(_noted(LoadedRun(folder, cache.expanduser(), foundation)), request)
     if as_json:
         typer.echo(json.dumps(answer._asdict(), ensure_ascii=False))
     else:
@@ -102,7 +103,8 @@ def play(
     from medfed.runs.loaded import LoadedRun
 
     listening = listen(port)
-    serve(LoadedRun(folder, cache.expanduser(), foundation), folder.resolve().name, listening, open_page=open_page)
+    run = _noted(LoadedRun(folder, cache.expanduser(), foundation))
+    serve(run, folder.resolve().name, listening, open_page=open_page)
 
 
 def export(
@@ -125,6 +127,13 @@ def export(
         typer.echo("\n".join([str(exported.folder), *(f"  {sentence}" for sentence in exported.notes)]))
 
 
+def _noted(run: LoadedRun) -> LoadedRun:
+    """Print what an old run did not record."""
+    if run.note:
+        typer.echo(f"note: {run.note}", err=True)
+    return run
+
+
 def _predict_all(
     folder: Path, csv: Path | None, out: Path | None, files: list[str], cache: Path, foundation: Path | None
 ) -> None:
@@ -136,7 +145,7 @@ def _predict_all(
     if files:
         raise RunError(f"--{files[0]} together with --csv", hint="name the files in the CSV's columns")
     tables = open_tables(csv, out, folder.resolve().name)
-    counts = answer_table(LoadedRun(folder, cache.expanduser(), foundation), tables)
+    counts = answer_table(_noted(LoadedRun(folder, cache.expanduser(), foundation)), tables)
     typer.echo(f"{out}: {counts.answered} answered, {counts.skipped} answered before, {counts.failed} not answered")
     if counts.failed:
         typer.echo(f"the column error of {out} says why; the same command tries those rows again", err=True)
@@ -150,6 +159,8 @@ def _show(answer: Answer) -> None:
         table.add_row(text, "–" if sure is None else f"{sure:.3f}")
     console = output()
     console.print(table)
+    if answer.cut:
+        console.print("cut: the answer was still running at evaluation.max_new_tokens", highlight=False)
     heaviest = ", ".join(f"{one['expert']} ({one['weight']:.2f})" for one in answer.experts[:NUM_EXPERTS_PRINTED])
     console.print(f"task {answer.task}: {answer.question}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"experts: {heaviest or 'none'}", highlight=False)

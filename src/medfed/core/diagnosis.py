@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import sys
 import tempfile
@@ -82,3 +83,13 @@ def _writable(folder: Path) -> Check:
             return Check("folder", str(folder), True)
     except OSError as error:
         return Check("folder", str(folder), False, f"cannot write here: {error.strerror}")
+
+
+def processor() -> str:
+    """Return the CPU's model: another one gives other last bits."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or "unknown")

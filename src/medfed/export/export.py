@@ -30,6 +30,7 @@ from medfed.export.model_card import CardFacts, model_card
 from medfed.injection.encode import HEAD
 from medfed.injection.experts import ADAPTER
 from medfed.injection.model import module_name
+from medfed.llm.checkpoints import foundation_checksum
 from medfed.llm.huggingface import refuse_quantised
 from medfed.llm.obtain.known import KNOWN
 from medfed.models.base import Encoder
@@ -39,7 +40,6 @@ from medfed.report.run import Run
 from medfed.runs.loaded import LoadedRun
 from medfed.runs.provenance import load_plugins_of
 from medfed.study.foundation import HuggingFaceSettings
-from medfed.study.study import Study
 from medfed.tasks.base import Task
 from medfed.tasks.question_answering import QuestionAnswering
 
@@ -91,14 +91,16 @@ def export_run(folder: Path, out: Path, cache: Path, foundation: Path | None, fo
     if changes_nothing(injected):
         hint = "run the study with injection.align_rounds below rounds.num_rounds, so that the experts learn"
         raise RunError("the experts have learned nothing: the adapter is zero in every layer", where=folder, hint=hint)
+    unsure = [run.note] if run.note else []
     num_bytes = sum(value.nbytes for value in injected.parameters() if form.merge or value.requires_grad)
     with written_whole(out, num_bytes * max(1, len(chosen))) as partial:
         partial.mkdir()
         if not chosen:
-            return [Exported(out, write_routed(run, folder, partial))]
+            return [Exported(out, [*write_routed(run, folder, partial), *unsure])]
         if len(chosen) == 1:
-            return [Exported(out, write_task(run, folder, chosen[0], form, partial))]
-        return [Exported(out / task.name, write_task(run, folder, task, form, partial / task.name)) for task in chosen]
+            return [Exported(out, [*write_task(run, folder, chosen[0], form, partial), *unsure])]
+        written = [(task.name, write_task(run, folder, task, form, partial / task.name)) for task in chosen]
+        return [Exported(out / name, [*notes, *unsure]) for name, notes in written]
 
 
 def _askable(name: str) -> Task:
@@ -129,7 +131,7 @@ def write_task(run: LoadedRun, folder: Path, task: Task, form: Form, out: Path) 
     """Write ``task`` of the run in ``folder`` to ``out`` and return sentences on what was written."""
     out.mkdir(exist_ok=True)
     injected = run.injector.injected
-    base, settings = base_of(run), loading(run.study)
+    base, settings = base_of(run), loading(run)
     adapter: Adapter = "none" if injected.adapted is None else "merged" if form.merge else "lora"
     notes, rank = [NO_EXPERTS], None
     if injected.adapted is not None:
@@ -177,19 +179,22 @@ class Base(NamedTuple):
 
 def base_of(run: LoadedRun) -> Base:
     """Return where others find the LLM of ``run``; its folder is named where no hub has it under the study's name."""
-    foundation, settings = run.injector.injected.foundation, loading(run.study)
+    foundation, settings = run.injector.injected.foundation, loading(run)
     if settings.model is None or settings.model in KNOWN:
         return Base(str(Path(foundation.source).resolve()), None, local=True)
     cached = foundation.source == settings.model  # a folder that was given may hold another revision
     return Base(settings.model, settings.revision if cached else None, local=False)
 
 
-def loading(study: Study) -> HuggingFaceSettings:
-    """Return how the LLM of ``study`` is loaded, once it lies in a folder; the devices here say nothing elsewhere."""
-    settings = study.foundation
+def loading(run: LoadedRun) -> HuggingFaceSettings:
+    """Return how the LLM of ``run`` is loaded, once it lies in a folder, and its checksum: another one is refused.
+
+    The devices here say nothing elsewhere.
+    """
+    settings, foundation = run.study.foundation, run.injector.injected.foundation
     if not isinstance(settings, HuggingFaceSettings):
-        return HuggingFaceSettings(dtype="float32")
-    return settings.model_copy(update={"device_map": None})
+        return HuggingFaceSettings(dtype="float32", sha256=foundation_checksum(Path(foundation.source)))
+    return settings.model_copy(update={"device_map": None, "sha256": foundation.info["sha256"]})
 
 
 def _sentences(run: LoadedRun, task: Task, adapter: Adapter) -> list[str]:

@@ -272,7 +272,7 @@ class ExportedTask:
     def answer(self, samples: Samples, question: str | None = None) -> str:
         """Return the greedily decoded answer in words."""
         longest = self.processor.config.max_new_tokens
-        return self._llm.answer(self._with_question(question), self.processor.batch(samples), longest)[0]
+        return self._llm.answer(self._with_question(question), self.processor.batch(samples), longest)[0].text
 
     @torch.inference_mode()
     def embeddings(self, samples: Samples, question: str | None = None) -> Float[Tensor, "position width"]:

@@ -11,6 +11,7 @@ Batches and dropout are drawn from (seed, round, epoch, step): a resumed run equ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -40,7 +41,7 @@ from medfed.llm.foundation import Foundation
 from medfed.models.multimodal import MultimodalModel
 from medfed.records.folder import file_bytes
 from medfed.records.schema import InjectionFile, Step
-from medfed.study.injection import InjectionSettings
+from medfed.study.injection import TINY_LR, InjectionSettings
 from medfed.tasks.base import Task, TaskSet
 
 
@@ -62,6 +63,7 @@ class Injector(LLMPredictor):
         alone: bool = False,
     ) -> None:
         self._alone, self._seed, device = alone, seed, foundation.move_to(settings.device)
+        settings = settings.for_llm(foundation.width, from_disk=foundation.info.get("kind") == "huggingface")
         dims = token_dims(model.to(device), head_tokens=settings.head_tokens)
         with torch_seeded(seed, "inject", "init"):
             injected = InjectedModel(foundation, dims, settings).move_to(device).eval()
@@ -74,10 +76,15 @@ class Injector(LLMPredictor):
         self._params = {**self._adapters, **{f"encoders.{name}": value for name, value in encoders.items()}}
         self._optimizer = self._new_optimizer()
 
-    def inject(self, public: Mapping[str, TaskSet], round_number: int) -> Iterator[Step]:
+    def inject(self, public: Mapping[str, TaskSet], round_number: int, num_rounds: int = 1) -> Iterator[Step]:
         """Train one round on the public examples of the trained tasks, yielding a record per step.
 
         Raises RunError if there are no public examples, or a loss is not finite.
+
+        Args:
+            public: sets by task.
+            round_number: counts from 1; batches and dropout are drawn from it.
+            num_rounds: rounds that inject, for the warm-up; with 1 it lies in this round, whatever its number.
         """
         settings, size = self._settings, self._settings.batch_size
         sets = {name: examples for name, examples in public.items() if len(examples)}
@@ -89,12 +96,15 @@ class Injector(LLMPredictor):
             train_public(self._model, sets, settings.public_lr, self._seed, round_number, alone=self._alone)
         orders = self._orders(sets, round_number)
         encoded = self._encoder_of(sets, list(chain.from_iterable(orders)))
+        num_steps = sum(math.ceil(len(order) / size) for order in orders)
+        before, warmup = min(round_number, num_rounds) - 1, (settings.warmup or 0) * num_rounds * num_steps
         step = 0
         for epoch, order in enumerate(orders):
             for start in range(0, len(order), size):
                 with torch_seeded(self._seed, "inject", round_number, epoch, start):
                     self._train(mode=True)
                     groups = encoded(order[start : start + size])
+                    self._warm_up(before * num_steps + step, warmup)
                     loss, by_task, norm = self._step(groups, aligning=round_number <= settings.align_rounds)
                 check_finite(loss, f"injection, round {round_number}, step {step}", "lower injection.lr")
                 yield Step(round=round_number, epoch=epoch, step=step, loss=loss, losses=by_task, grad_norm=norm)
@@ -179,15 +189,21 @@ class Injector(LLMPredictor):
         lengths = likelihoods.new_tensor([len(answer) for answer in self.injected.prompt(batch.group.task).answers])
         return -(batch.target * likelihoods / lengths).sum(-1)
 
+    def _warm_up(self, step: int, num_steps: float) -> None:
+        """Set the learning rates of ``step``, counted from 0: they rise linearly over ``num_steps``."""
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * min(1.0, (step + 1) / num_steps) if num_steps else rate
+
     def _new_optimizer(self) -> torch.optim.AdamW:
-        settings = self._settings
+        settings, lr = self._settings, self._settings.lr or TINY_LR
         groups: dict[float, dict[str, Any]] = {}
         for name, value in self._params.items():
             if name.startswith("encoders."):
-                rate = settings.lr if settings.encoder_lr is None else settings.encoder_lr
+                rate = lr if settings.encoder_lr is None else settings.encoder_lr
             else:
-                rate = settings.router_lr if ".router." in name else settings.lr
+                rate = settings.router_lr if ".router." in name else lr
             groups.setdefault(rate, {"params": [], "lr": rate})["params"].append(value)
+        self._rates = list(groups)
         return torch.optim.AdamW(groups.values(), weight_decay=settings.weight_decay, fused=True)
 
     @torch.no_grad()

@@ -28,7 +28,7 @@ from medfed.injection.batching import fixed_cost, length_buckets
 from medfed.injection.encode import HEAD, Group
 from medfed.injection.experts import ADAPTER, RoutedLoraModel, add_experts
 from medfed.injection.router import Description, Router
-from medfed.llm.decoding import decode_greedily
+from medfed.llm.decoding import Decoded, decode_greedily
 from medfed.llm.forward import PrefixCache, answer_logits, run
 from medfed.llm.foundation import Foundation
 from medfed.llm.prompt import Prompt, PromptBatch, answer_log_likelihoods, assemble, build_prompt, pad_left
@@ -107,7 +107,7 @@ class InjectedModel(nn.Module):
         parts = answer_logits(self.llm, sizes, counts, lambda: run(self.llm, self.foundation.windows, batch, cache))
         return [answer_log_likelihoods(prompt, part) for prompt, part in zip(prompts, parts, strict=True)]
 
-    def answer_ids(self, groups: Sequence[Group], max_new_tokens: int) -> list[list[list[int]]]:
+    def answer_ids(self, groups: Sequence[Group], max_new_tokens: int) -> list[list[Decoded]]:
         """Return a greedily decoded answer per example, per group; call it inside :meth:`mixing`."""
         batch, cache = self._batch([replace(self.prompt(group.task), answers=()) for group in groups], groups)
         answers = iter(decode_greedily(self.llm, self.foundation, batch, max_new_tokens, cache))

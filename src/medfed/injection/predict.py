@@ -18,7 +18,7 @@ from torch import Tensor
 from medfed.core.types import Batch
 from medfed.injection.encode import Group, TokenCache, by_question, encode, with_head_tokens
 from medfed.injection.model import InjectedModel
-from medfed.llm.decoding import answer_text
+from medfed.llm.decoding import Words, answer_text
 from medfed.models.multimodal import MultimodalModel
 from medfed.study.injection import InjectionSettings
 from medfed.tasks.base import Task, TaskSet
@@ -55,15 +55,15 @@ class LLMPredictor:
         with self._answering(task):
             return self._likelihoods(self._group(task, batch)).cpu()
 
-    def answer(self, task: Task, batch: Batch, max_new_tokens: int) -> list[str]:
+    def answer(self, task: Task, batch: Batch, max_new_tokens: int) -> list[Words]:
         """Return the greedily decoded answer to every example's question; deterministic."""
         with self._answering(task):
             return self._answers(self._group(task, batch), max_new_tokens)
 
-    def answer_set(self, examples: TaskSet, max_new_tokens: int, batch_size: int) -> list[str]:
+    def answer_set(self, examples: TaskSet, max_new_tokens: int, batch_size: int) -> list[Words]:
         """Return :meth:`answer` of all examples in order, ``batch_size`` per forward."""
         with self._answering(examples.task):
-            return [text for one in self._groups(examples, batch_size) for text in self._answers(one, max_new_tokens)]
+            return [said for one in self._groups(examples, batch_size) for said in self._answers(one, max_new_tokens)]
 
     def calibrate(self, tasks: Sequence[Task], public: Mapping[str, TaskSet]) -> None:
         """Set ``offsets`` for the questions of untrained ``tasks``, from unlabelled public examples like theirs.
@@ -95,10 +95,10 @@ class LLMPredictor:
     def _likelihoods(self, group: Group) -> Float[Tensor, "batch answer"]:
         return torch.cat(self._in_buckets(group, self.injected))
 
-    def _answers(self, group: Group, max_new_tokens: int) -> list[str]:
+    def _answers(self, group: Group, max_new_tokens: int) -> list[Words]:
         parts = self._in_buckets(group, lambda groups: self.injected.answer_ids(groups, max_new_tokens), max_new_tokens)
         tokenizer = self.injected.foundation.tokenizer
-        return [answer_text(ids, tokenizer) for part in parts for ids in part]
+        return [Words(answer_text(one.ids, tokenizer), one.cut) for part in parts for one in part]
 
     def _in_buckets(
         self, group: Group, predict: Callable[[Sequence[Group]], Sequence[T]], num_forwards: int = 1

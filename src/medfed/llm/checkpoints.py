@@ -14,11 +14,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
 from medfed.core.errors import StudyError
 from medfed.core.files import sha256_of
+from medfed.llm.obtain.known import KNOWN
 
 INDEX = "model.safetensors.index.json"
 
@@ -55,6 +57,25 @@ def check_foundation(folder: Path, expected: str, actual: str | None = None) -> 
         what = f"the study pins the LLM with foundation.sha256 = {expected}, but {names} together have {actual}"
         hint = "fetch the revision that the study names, or pin the new sum if the change is wanted"
         raise StudyError(what, where=folder, hint=hint)
+
+
+class Recorded(NamedTuple):
+    """The LLM that a run was made with: its name, and the checksum of its folder."""
+
+    name: str
+    sha256: str
+
+    @property
+    def next_step(self) -> str:
+        """How to get it."""
+        return f"medfed foundation get {self.name}" if self.name in KNOWN else "pass --foundation FOLDER of that LLM"
+
+    def check(self, folder: Path, actual: str) -> None:
+        """Raise StudyError if the LLM in ``folder``, whose checksum is ``actual``, is another."""
+        if actual != self.sha256:
+            what = "this is another LLM than the run's"
+            what += f": the run was made with {self.name} ({self.sha256[:12]}…), and this one has {actual[:12]}…"
+            raise StudyError(what, where=folder, hint=self.next_step)
 
 
 def safetensors_in(folder: Path) -> list[Path]:

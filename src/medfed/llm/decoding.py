@@ -1,16 +1,21 @@
 """Greedy decoding behind embedded prompts: how the injected LLM answers an open question.
 
 Prompts of different length are padded on the left. No position attends to padding or absent modalities, and these take
-no position number. The key/value cache holds all keys; windows are in the mask. An answer ends at the end-of-text
-token, at a line break behind its first word, where a next question begins, or after ``max_new_tokens``. The most likely
-token is taken at every step (the lower id on a tie), so nothing is random. Rounding aside, an answer does not depend on
-the rest of the batch.
+no position number. The key/value cache holds all keys; windows are in the mask. An answer ends at one of the LLM's end
+tokens. One that is still running after ``max_new_tokens`` is cut, and marked so. The most likely token is taken at
+every step (the lower id on a tie), so nothing is random. Rounding aside, an answer does not depend on the rest of the
+batch.
 
-Deviation: an answer also ends before a word that repeats the previous one, for every model and question. Closed answers
-are trained without an end, so an LLM that never saw an end decodes "Yes Yes Yes …".
+An LLM without a chat template has no turns. Its answer also ends at a line break behind its first word, and where a
+next question begins. In chat form both may stand in an answer.
+
+Deviation: without a template, an answer also ends before a word that repeats the previous one. Closed answers are then
+trained without an end, so an LLM that never saw an end decodes "Yes Yes Yes …".
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from jaxtyping import Int
 from torch import Tensor, nn
@@ -22,37 +27,57 @@ from medfed.llm.foundation import Foundation
 from medfed.llm.prompt import QUESTION, PromptBatch, TextTokenizer
 
 STOPS = ("\n", QUESTION.partition("{")[0].strip())
-"""Text that ends an answer."""
+"""Text that ends an answer of an LLM without a chat template."""
+
+
+class Decoded(NamedTuple):
+    """Token ids of an answer, without the token that ended it; ``cut``, it was still running at the limit."""
+
+    ids: list[int]
+    cut: bool
+
+
+class Words(NamedTuple):
+    """An answer in words, which may be empty; ``cut``, it was still running at the limit."""
+
+    text: str
+    cut: bool
 
 
 def decode_greedily(
     llm: nn.Module, foundation: Foundation, prompts: PromptBatch, max_new_tokens: int, cache: object = None
-) -> list[list[int]]:
-    """Return the token ids of every answer, without the token that ended it; nothing is trained here.
+) -> list[Decoded]:
+    """Return every answer as token ids, and whether it was cut at the limit; nothing is trained here.
 
     ``prompts`` are left-padded, each ending with the answer cue, and have one answer position. ``cache`` holds keys and
     values of their prefix, which ``allowed`` then covers too.
     """
     answers: list[list[int]] = [[] for _ in prompts.embeddings]
     running, batch, cache = [True] * len(answers), prompts, DynamicCache() if cache is None else cache
+    texts = foundation.tokenizer
     for step in range(max_new_tokens):
         tokens: Int[Tensor, " batch"] = run(llm, foundation.windows, batch, cache)[:, -1].argmax(-1)
         for row, token in enumerate(tokens.tolist()):
-            running[row] = running[row] and token not in foundation.tokenizer.ends
+            running[row] = running[row] and token not in texts.ends
             if running[row]:
                 answers[row].append(token)
-                running[row] = not is_finished(foundation.tokenizer.decode(answers[row]))
+                running[row] = texts.has_template or not is_finished(texts.decode(answers[row]))
         if not any(running) or step + 1 == max_new_tokens:
             break
         allowed = F.pad(batch.allowed[:, -1:], (0, 1), value=True)
         embeddings = foundation.embed(tokens.tolist()).unsqueeze(1)
         batch = PromptBatch(embeddings, allowed, batch.positions[:, -1:] + 1, 1, cached=batch.keys)
-    return answers
+    return list(map(Decoded, answers, running))
 
 
 def answer_text(ids: list[int], tokenizer: TextTokenizer) -> str:
-    """Return the answer that ``ids`` spell, up to the first of :data:`STOPS`, without outer blanks; may be empty."""
+    """Return the answer that ``ids`` spell, without outer blanks; may be empty.
+
+    Without a chat template it goes up to the first of :data:`STOPS`, or to a word that repeats the one before.
+    """
     text = tokenizer.decode(ids).strip()
+    if tokenizer.has_template:
+        return text
     for stop in STOPS:
         text = text.partition(stop)[0]
     words = text.split()

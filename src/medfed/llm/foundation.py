@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from medfed.core.errors import StudyError
 from medfed.federated.state import fingerprint
-from medfed.llm.checkpoints import check_foundation
+from medfed.llm.checkpoints import Recorded, check_foundation
 from medfed.llm.forward import windows_of
 from medfed.llm.huggingface import load_language_model, locate
 from medfed.llm.obtain.cached import checked_sum, named_folder
+from medfed.llm.precision import decided
 from medfed.llm.prompt import TextTokenizer
 from medfed.llm.tiny.prepare import prepare_tiny
 from medfed.study.foundation import FoundationSettings, HuggingFaceSettings, TinySettings
@@ -100,32 +101,46 @@ def _contiguous(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
     return (inputs[0].contiguous(),)
 
 
+def check_flags(settings: FoundationSettings, corpus: Path | None, path: Path | None) -> None:
+    """Raise StudyError for ``--foundation`` where the study's LLM is the tiny one, and ``--corpus`` where it is not."""
+    if isinstance(settings, TinySettings) and path is not None:
+        what = "--foundation names an LLM, but the study's LLM is 'tiny'"
+        raise StudyError(what, where=path, hint="add --set foundation.kind=huggingface, or leave --foundation out")
+    if isinstance(settings, HuggingFaceSettings) and corpus is not None:
+        raise StudyError("--corpus is text for the LLM 'tiny'; this study loads one", where=corpus, hint="leave it out")
+
+
 def load_foundation(
-    settings: FoundationSettings, *, cache: Path, corpus: Path | None = None, path: Path | None = None
+    settings: FoundationSettings,
+    *,
+    cache: Path,
+    corpus: Path | None = None,
+    path: Path | None = None,
+    recorded: Recorded | None = None,
 ) -> Foundation:
     """Load the LLM from the folder ``path``, or the tiny one, which is pre-trained if the folder ``cache`` lacks it.
 
     ``path`` may be the name of an LLM that the cache has. ``corpus`` is a folder of text for the tiny one; None takes
-    the package's own. Raises StudyError if a folder does not suit the settings, or changed since it was converted.
-    Raises DataError if the corpus cannot be read.
+    the package's own. ``recorded`` is the LLM that a finished run was made with.
+    Raises StudyError if a folder does not suit the settings, changed since it was converted, or is not the ``recorded``
+    one, or a weight is missing, not the LLM's, or no finite number. Raises DataError if the corpus cannot be read.
     """
+    check_flags(settings, corpus, path)
     if isinstance(settings, TinySettings):
-        if path is not None:
-            what = "--foundation names a folder, but the study's LLM is 'tiny'"
-            raise StudyError(what, where=path, hint="add --set foundation.kind=huggingface")
         folder, info = prepare_tiny(settings, cache, corpus)
         model, tokenizer, _ = load_language_model(HuggingFaceSettings(dtype="float32"), folder)
         return Foundation(f"tiny-{folder.name}", model, tokenizer, info, source=str(folder))
-    if corpus is not None:
-        raise StudyError("--corpus is text for the LLM 'tiny'; this study loads one", where=corpus, hint="leave it out")
     path = named_folder(path, settings.model, cache)
     folder = locate(settings, path)
     checksum = checked_sum(folder)
     if settings.sha256 is not None:
         check_foundation(folder, settings.sha256, checksum)
+    if recorded is not None:
+        recorded.check(folder, checksum)
+    settings = decided(settings, folder, cache)
     model, tokenizer, folder = load_language_model(settings, path)
     name = settings.model or folder.resolve().name
     facts: dict[str, Any] = {"kind": "huggingface", "name": name, "revision": settings.revision, "sha256": checksum}
-    facts |= {"dtype": settings.dtype, "load_in_4bit": settings.load_in_4bit}
+    facts |= {"folder": str(folder.resolve()), "dtype": settings.dtype, "load_in_4bit": settings.load_in_4bit}
     source = settings.model if path is None else str(folder)
     return Foundation(name, model, tokenizer, facts, source=source, placed=settings.placed)

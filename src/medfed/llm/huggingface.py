@@ -8,9 +8,11 @@ the local Hugging Face cache. Nothing is downloaded here.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,19 +105,22 @@ class Loaded(NamedTuple):
 def load_language_model(settings: HuggingFaceSettings, path: Path | None) -> Loaded:
     """Load model and tokenizer from the folder ``path``, or from the local Hugging Face cache.
 
-    Raises StudyError for nothing to load, no safetensors, or code of the model's own.
+    A dtype that is still ``auto`` is that of the files. Raises StudyError for nothing to load, no safetensors, code of
+    the model's own, or a weight that is missing, not the model's, or no finite number.
     """
     disable_progress_bar()  # medfed has its own
     folder = locate(settings, path)
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        options |= {"dtype": getattr(torch, settings.dtype), "use_safetensors": True, **_placing(settings)}
-        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+        dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
+        options |= {"dtype": dtype, "use_safetensors": True, **_placing(settings)}
+        model, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
     except (OSError, ValueError) as error:
         hint = f"use a native causal LM; {_FETCH}"
         raise StudyError(f"cannot load the LLM: {_first_line(error)}", where=folder, hint=hint) from error
     _keep_whole(model, folder)
+    _check_weights(model, report, folder)
     return Loaded(model, HubTokenizer(tokenizer, _end_tokens(model)), folder)
 
 
@@ -174,6 +179,27 @@ def _keep_whole(model: nn.Module, folder: Path) -> None:
     for module in model.modules():
         if hasattr(module, _REPACKING) and isinstance(module, nn.Linear) and module.bias is not None:
             module.bias.data = module.bias.data.to(torch.bfloat16)
+
+
+def _check_weights(model: nn.Module, report: Mapping[str, Collection[Any]], folder: Path) -> None:
+    """Raise StudyError unless the files held every weight of ``model``, no other, and finite numbers alone.
+
+    ``report`` is transformers': of tied layers it misses none. Each tensor is read once and not copied.
+    """
+    hint = "fetch or convert the LLM again: these files are not whole, or not of this model"
+    found = {
+        "is missing": sorted(report["missing_keys"]),
+        "belongs to no layer": sorted(report["unexpected_keys"]),
+        "has another shape": sorted(str(key[0]) for key in report["mismatched_keys"]),
+    }
+    for what, names in found.items():
+        if names:
+            more = f", and {len(names) - 1} more" if len(names) > 1 else ""
+            raise StudyError(f"a weight of the LLM {what}: {names[0]}{more}", where=folder, hint=hint)
+    for name, given in chain(model.named_parameters(), model.named_buffers()):
+        value = given.quant_state.absmax if hasattr(given, "quant_state") else given.detach()
+        if value.is_floating_point() and value.numel() and not all(map(math.isfinite, value.aminmax())):
+            raise StudyError(f"a weight of the LLM is not a finite number: {name}", where=folder, hint=hint)
 
 
 def keep_layout(model: nn.Module) -> None:

@@ -220,7 +220,7 @@ class Prediction(Line, path="predictions/<task>.jsonl"):
     ============  =============================================  ===================================================
     choice        class index                                    probability of every answer
     multilabel    1, 0 or null per label                         probability of every label
-    words         text; or ``{"reference", "closed", "target"}``  text; or ``{"text", "probabilities"}``
+    words         text; or ``{"reference", "closed", "target"}``  text; or ``{"text", "cut", "probabilities"}``
     mask          ``{"voxels", "diagonal_mm"}``                  metrics by region
     ranking       place of the right candidate                   ``{"rank", "candidates", …}``
     ============  =============================================  ===================================================
@@ -348,7 +348,8 @@ class ExpertWeight(Record):
 class ExampleCard(Record):
     """One test example: its views, its question, every model's response, and what is true.
 
-    ``withheld`` says why an example of real data shows nothing of this.
+    ``cut`` names the models whose answer in words was still running at its limit. ``withheld`` says why an example of
+    real data shows nothing of this.
     """
 
     task: str
@@ -357,6 +358,7 @@ class ExampleCard(Record):
     gold: str = ""
     probabilities: dict[str, dict[str, Number]] = {}
     generated: dict[str, str] = {}
+    cut: tuple[str, ...] = ()
     experts: tuple[ExpertWeight, ...] = ()
     views: tuple[View, ...] = ()
     withheld: str | None = None

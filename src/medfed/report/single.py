@@ -136,7 +136,8 @@ def _example(card: ExampleCard, title: str) -> html.Card:
         answer = card.generated.get(model) or max(known, key=lambda text: known[text], default=None)
         if answer is not None:
             right = answer.strip().casefold() == card.gold.strip().casefold()
-            probability = "" if model in card.generated else number(known[answer], 2)
+            decoded = "cut at the limit" if model in card.cut else ""
+            probability = decoded if model in card.generated else number(known[answer], 2)
             style = "outcome right" if right else "outcome wrong"
             answers.append((model_title(model), html.Cell(answer, probability, style)))
     if card.experts:

@@ -75,7 +75,8 @@ def answered(task: Task, line: Prediction) -> ExampleCard:
     given = line.responses.items()
     if isinstance(line.truth, dict):
         texts = {model: answer["text"] for model, answer in given}
-        return card.model_copy(update={"gold": line.truth["reference"], "generated": texts})
+        cut = tuple(model for model, answer in given if answer.get("cut"))
+        return card.model_copy(update={"gold": line.truth["reference"], "generated": texts, "cut": cut})
     probabilities = {model: dict(zip(task.answers, values, strict=True)) for model, values in given}
     return card.model_copy(update={"gold": task.answers[line.truth], "probabilities": probabilities})
 

@@ -34,7 +34,7 @@ from medfed.report.comparison import comparison_table, markdown
 from medfed.report.leaderboard import conclusion, leaderboard_markdown, leaderboard_table
 from medfed.report.page import write_report
 from medfed.runs.baselines import SHARED_SETTINGS
-from medfed.runs.context import RunPaths, folder_of
+from medfed.runs.context import RunPaths, folder_of, settled
 from medfed.runs.pipeline import foundation_of, run_study
 from medfed.study.foundation import TinySettings
 from medfed.study.study import Study
@@ -81,7 +81,7 @@ def prepare(studies: Sequence[Study], paths: RunPaths, reporter: Reporter) -> li
         key = json.dumps([study.dataset_names, twins, study.twin_sizes, folders_of])
         if key not in sources_by_key:
             sources_by_key[key] = find_sources(study, paths.data_root, paths.cache, reporter)
-        folders.append(folder_of(study, paths, sources_by_key[key]))
+        folders.append(folder_of(settled(study, paths)[0], paths, sources_by_key[key]))
         llm = study.foundation.model_dump_json()
         if study.job == "inject" and isinstance(study.foundation, TinySettings) and llm not in trained:
             foundation_of(study, paths, reporter)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from medfed.core.errors import PluginError
+from medfed.core.errors import PluginError, StudyError
 from medfed.core.progress import Reporter
 from medfed.data.cache import DecodedCache
 from medfed.data.cohort import Cohort, cohort_of
 from medfed.data.decode import Reading
 from medfed.data.sources import Sources, find_sources
 from medfed.datasets.decoded import Decoded
-from medfed.llm.obtain.cached import known_name
+from medfed.llm.obtain.cached import known_name, named_folder
 from medfed.llm.obtain.known import KNOWN
 from medfed.records.folder import RunFolder
+from medfed.records.schema import Json
 from medfed.runs.federation import Connect, in_process, in_workers
 from medfed.study.foundation import HuggingFaceSettings
 from medfed.study.study import Study
@@ -57,6 +58,8 @@ class RunContext:
     sources: Sources
     run: RunFolder
     reporter: Reporter
+    trial: Mapping[str, Json] = field(default_factory=dict)
+    """Facts of the trial that chose the LLM's dtype."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,33 @@ def here(num_workers: int = 1) -> Participants:
         return cohort_of(context.study, context.sources, data, context.paths.reading(context.reporter))
 
     return Participants(sources, cohort, in_workers(num_workers) if num_workers > 1 else in_process)
+
+
+def settled(study: Study, paths: RunPaths) -> tuple[Study, Mapping[str, Json]]:
+    """Return the study with the LLM's dtype decided, and the facts of the trial that did it; none where none was tried.
+
+    The study stays as it is where its LLM is not here.
+    Raises StudyError if ``--foundation`` or ``--corpus`` does not go with the study's LLM.
+    """
+    llm = study.foundation
+    if study.job != "inject":
+        return study, {}
+    from medfed.llm.foundation import check_flags  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
+
+    check_flags(llm, paths.corpus, paths.foundation)
+    if not isinstance(llm, HuggingFaceSettings) or llm.dtype != "auto":
+        return study, {}
+    from medfed.llm.huggingface import locate  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
+    from medfed.llm.precision import chosen, decided  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
+
+    try:
+        folder = locate(llm, named_folder(paths.foundation, llm.model, paths.cache))
+    except StudyError:
+        return study, {}
+    device = "cuda" if llm.placed else study.injection.device
+    made = decided(llm, folder, paths.cache, device)
+    facts = {} if llm.load_in_4bit else {"dtype_trial": chosen(folder, paths.cache, device).model_dump(mode="json")}
+    return study.model_copy(update={"foundation": made}), facts
 
 
 def folder_of(study: Study, paths: RunPaths, sources: Sources) -> Path:

@@ -1,6 +1,7 @@
 """One federation from its first round to its last: with injection (FedKIM) or without (federated-only).
 
-A checkpoint follows every phase of a round, so a killed run goes on where it was and ends with the same files.
+A checkpoint follows every phase of a round, so a killed run goes on where it was and ends with the same files. The
+injector is written when it changed: before its first injection it is a function of the study alone.
 """
 
 from __future__ import annotations
@@ -112,6 +113,7 @@ class FederationRun:
         self._run, self._study, self._cohort = run, study, cohort
         self._name, self.model, self._injector = trainee.name, trainee.model, trainee.injector
         self._checkpoints = Checkpoints(run.root)
+        self._injected = self._saved = False  # the injector learned something; a checkpoint holds it as it is now
         self._exchange = connect(study, cohort, run)
         self._federation = Federation(self._exchange.registered, study.seed, self.model, cohort.public)
 
@@ -144,6 +146,7 @@ class FederationRun:
         load_weights(self.model, state.weights)
         if self._injector is not None and parts["injector"]:
             self._injector.load_state(parts["injector"])
+            self._injected, self._saved = True, self._checkpoints.has_injector
         self._forget_after(state.round, finished=facts["finished"])
         return state, bool(facts["finished"])
 
@@ -184,38 +187,51 @@ class FederationRun:
     def _finish_round(self, state: FederatedState) -> FederatedState:
         """Inject, if there is an injector; look at the development set; close the round."""
         load_weights(self.model, state.weights)
-        if self._injector is not None:
-            started = time.monotonic()
-            self._run.append(Step, list(self._injector.inject(self._cohort.public, state.round)))
-            record = self._injector.routing_record(self._study.tasks)
-            self._run.append(Routing, [Routing(round=state.round, **record)])
-            self._time(state.round, "inject", started)
-            trained = weights_of(self.model)
-            # Clients' statistics stand, if there are clients: the server's come from the public data only.
-            buffers = state.buffers if self._study.federate else trained.buffers
-            state = replace(state, params=trained.params, buffers=buffers)
+        if self._injector is not None and self._injects(state.round):
+            state = self._inject(state, self._injector)
         started = time.monotonic()
         self._run.append(Development, self._development(state.round))
         self._time(state.round, "evaluate", started)
         self._save(state, finished=True)
         return state
 
+    def _injects(self, number: int) -> bool:
+        """Whether the round ``number`` ends with an injection."""
+        return self._study.injection.schedule == "every" or number == self._study.rounds.num_rounds
+
+    def _inject(self, state: FederatedState, injector: Injector) -> FederatedState:
+        """Inject, and return the state with the encoders and heads as the server left them."""
+        started = time.monotonic()
+        rounds = self._study.rounds.num_rounds if self._study.injection.schedule == "every" else 1
+        self._run.append(Step, list(injector.inject(self._cohort.public, state.round, rounds)))
+        self._run.append(Routing, [Routing(round=state.round, **injector.routing_record(self._study.tasks))])
+        self._time(state.round, "inject", started)
+        self._injected, self._saved = True, False
+        trained = weights_of(self.model)
+        # Clients' statistics stand, if there are clients: the server's come from the public data only.
+        buffers = state.buffers if self._study.federate else trained.buffers
+        return replace(state, params=trained.params, buffers=buffers)
+
     def _development(self, number: int) -> list[Development]:
         settings = self._study.evaluation
         if not settings.watch_every or number % settings.watch_every:
             return []
-        predictor: Predictor = ModelPredictor(self._name, self.model, self._study.train)
-        if self._injector is not None:
+        name = self._name if self._injector is None or self._injected else HEADS
+        predictor: Predictor = ModelPredictor(name, self.model, self._study.train)
+        if self._injector is not None and self._injected:
             predictor = InjectedPredictor(self._injector, settings.max_new_tokens)
         return [
-            Development(round=number, model=self._name, task=task, values=watch(self._study, examples, predictor))
+            Development(round=number, model=name, task=task, values=watch(self._study, examples, predictor))
             for task, examples in self._cohort.development.items()
         ]
 
     def _save(self, state: FederatedState, *, finished: bool) -> None:
-        injector = {} if self._injector is None else self._injector.state()
-        tensors = join({"federated": state.tensors(), "injector": injector})
-        self._checkpoints.save(2 * state.round + finished, tensors, {"round": state.round, "finished": finished})
+        groups = {"federated": state.tensors()}
+        if self._injector is not None and self._injected and not self._saved:
+            groups["injector"] = self._injector.state()
+        facts = {"round": state.round, "finished": finished}
+        self._checkpoints.save(2 * state.round + finished, join(groups), facts, same_injector=self._saved)
+        self._saved = self._injected
 
     def _forget_after(self, number: int, *, finished: bool) -> None:
         """Drop the log lines of work that the checkpoint does not hold."""

@@ -20,7 +20,8 @@ from medfed.data.sites import moments_of
 from medfed.data.sources import find_sources
 from medfed.federated.state import FederatedState, load_weights, split
 from medfed.injection.inject import Injector
-from medfed.llm.foundation import load_foundation
+from medfed.llm.decoding import Words
+from medfed.llm.obtain.recorded import Places, load_recorded
 from medfed.models.multimodal import MultimodalModel
 from medfed.records.folder import RunFolder
 from medfed.records.schema import InjectionFile, Json, NormalisationFile, ProvenanceFile, StudyFile
@@ -38,7 +39,11 @@ Samples = Mapping[str, Shaped[np.ndarray, "..."]]
 
 
 class LoadedRun:
-    """A finished run: its study, its injected LLM and the moments its inputs are normalised by."""
+    """A finished run: its study, its injected LLM and the moments its inputs are normalised by.
+
+    The LLM is found by what the run recorded. ``note`` is a sentence where an old run recorded too little to compare.
+    Raises StudyError if the LLM is not here, or what is here is another.
+    """
 
     @one_thread()
     def __init__(self, folder: Path, cache: Path, foundation: Path | None) -> None:
@@ -51,7 +56,8 @@ class LoadedRun:
         self.moments = moments_of(run.read(NormalisationFile).model_dump()["moments"])
         given = run.read(ProvenanceFile).corpus
         corpus = Path(given) if given else None
-        language = load_foundation(self.study.foundation, cache=cache, corpus=corpus, path=foundation)
+        facts, places = run.read(ProvenanceFile).foundation, Places(foundation, cache, corpus)
+        language, self.note = load_recorded(self.study.foundation, facts, places)
         self.model: MultimodalModel = build_multimodal(self.study)
         self.injector = Injector(language, self.model, self.study.tasks, self.study.injection, self.study.seed)
         tensors, _ = Checkpoints(folder).load() or ({}, {})
@@ -81,8 +87,8 @@ class LoadedRun:
         return probabilities
 
     @one_thread()
-    def answers(self, task: Task, samples: Sequence[Samples], questions: Sequence[str] = ()) -> list[str]:
-        """Return the decoded answers; arguments as in :meth:`scores`."""
+    def answers(self, task: Task, samples: Sequence[Samples], questions: Sequence[str] = ()) -> list[Words]:
+        """Return the decoded answers, marked where they are cut; arguments as in :meth:`scores`."""
         with torch.inference_mode():
             batch = self.batch(task, samples, questions)
             return self.injector.answer(task, batch, self.study.evaluation.max_new_tokens)
@@ -122,6 +128,8 @@ def evaluate_again(folder: Path, paths: RunPaths, reporter: Reporter) -> None:
     """
     run = LoadedRun(folder, paths.cache, paths.foundation)
     study = run.study
+    if run.note:
+        reporter.say(f"note: {run.note}")
     sources, reading = find_sources(study, paths.data_root, paths.cache, reporter), paths.reading(reporter)
     cohort = cohort_of(study, sources, decode_all(study, sources.roots, reading), reading)
     predictor = InjectedPredictor(run.injector, study.evaluation.max_new_tokens)

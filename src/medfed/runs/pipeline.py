@@ -1,7 +1,8 @@
 """START HERE. A run from top to bottom: data → federations → predictors → scores → report.
 
 Both jobs take this one path. ``inject`` is FedKIM (Wang et al. 2024), Figure 1: every round the clients train, the
-server aggregates (Eq. 3) and injects (Eq. 4, 5), and the updated encoders go back. ``benchmark`` is the same federation
+server aggregates (Eq. 3) and injects (Eq. 4, 5), and the updated encoders go back. With ``injection.schedule = "last"``
+it injects once, after the last round. ``benchmark`` is the same federation
 without an LLM, tested client by client (Med-MMFL). Both train the baselines of :mod:`medfed.runs.baselines`. Everything
 that responds to a test example is a predictor of :mod:`medfed.runs.predictors`.
 """
@@ -30,7 +31,7 @@ from medfed.report.page import write_report
 from medfed.report.results import summary_table
 from medfed.runs.baselines import Baseline, baselines_of, train_baselines
 from medfed.runs.cards import example_cards
-from medfed.runs.context import Participants, RunContext, RunPaths, check_workers, folder_of, here
+from medfed.runs.context import Participants, RunContext, RunPaths, check_workers, folder_of, here, settled
 from medfed.runs.federation import FederationRun, Trainee, build_model, build_multimodal
 from medfed.runs.predictors import (
     DEPLOYED,
@@ -76,11 +77,12 @@ def run_study(
         participants: who the clients are; by default they are on this machine, in ``paths.workers`` processes.
     """
     check_workers(study, paths.workers)
+    study, tried = settled(study, paths)
     participants = participants or here(paths.workers)
     sources = participants.sources(study, paths, reporter)
     run = RunFolder(folder_of(study, paths, sources))
     run.check_version()
-    context = RunContext(study, paths, sources, run, reporter)
+    context = RunContext(study, paths, sources, run, reporter, tried)
     if dry_run:
         _describe(context)
         return run.root
@@ -169,6 +171,8 @@ def _trainee(study: Study, foundation: Foundation | None) -> Trainee:
 def _title(study: Study) -> str:
     if study.job == "benchmark":
         return f"federate: {study.algorithm.label}"
+    if study.injection.schedule == "last":
+        return "federate, then inject once" if study.federate else "inject once from public data alone"
     return "federate and inject" if study.federate else "inject from public data alone"
 
 
@@ -178,7 +182,7 @@ def _frozen(context: RunContext, foundation: Foundation, before: str) -> dict[st
     if after != before:
         what = "the frozen foundation changed during injection"
         raise RunError(what, where=context.run.root, hint="report this as a bug")
-    return {**foundation.info, "fingerprint_before": before, "fingerprint_after": after}
+    return {**foundation.info, **context.trial, "fingerprint_before": before, "fingerprint_after": after}
 
 
 def _keep_injection(context: RunContext, cohort: Cohort, injector: Injector, baselines: Sequence[Baseline]) -> None:

@@ -54,12 +54,12 @@ class InjectedPredictor:
 
     @torch.inference_mode()
     def __call__(self, examples: TaskSet, client: str | None = None) -> Responses:
-        """Return probabilities of the answers, with the decoded text where questions are open."""
+        """Return probabilities of the answers; of open questions also the decoded text, and whether it is cut."""
         if not isinstance(examples.task, QuestionAnswering):
             return {INJECTED: self.injector.score_set(examples, BATCH_SIZE).double().tolist()}
-        texts = self.injector.answer_set(examples, self.max_new_tokens, BATCH_SIZE)
-        pairs = zip(texts, self.injector.score_set(examples, BATCH_SIZE).double().tolist(), strict=True)
-        return {INJECTED: [{"text": text, "probabilities": given} for text, given in pairs]}
+        answers = self.injector.answer_set(examples, self.max_new_tokens, BATCH_SIZE)
+        pairs = zip(answers, self.injector.score_set(examples, BATCH_SIZE).double().tolist(), strict=True)
+        return {INJECTED: [{**said._asdict(), "probabilities": given} for said, given in pairs]}
 
 
 @dataclass(frozen=True)

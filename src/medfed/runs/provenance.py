@@ -18,6 +18,7 @@ import torch
 
 from medfed import __version__
 from medfed.core.catalog import registered_plugins
+from medfed.core.diagnosis import processor
 from medfed.core.errors import PluginError
 from medfed.core.plugins import Plugin, load_expected
 from medfed.datasets.decoded import Decoded
@@ -108,16 +109,6 @@ def _load_recorded(plugin: Plugin, folder: Path) -> None:
 def now() -> str:
     """Return the time, UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def processor() -> str:
-    """Return the CPU's model: another one gives other last bits."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or "unknown"
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or "unknown")
 
 
 def _command() -> str:

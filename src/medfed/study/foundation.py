@@ -22,7 +22,9 @@ class HuggingFaceSettings(SettingsModel):
     revision: str | None = None  # commit or tag in that cache
     # what `medfed foundation FOLDER` prints; another LLM is then refused
     sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")] | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"  # of the frozen weights; all else stays float32
+    # of the frozen weights; all else stays float32. `auto` takes bfloat16 where a short trial finds it faster, else
+    # float32; a run's study.json has the dtype that was chosen
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     load_in_4bit: bool = False  # hold the linear maps in 4-bit NF4 and compute in bfloat16 (bitsandbytes)
     # where transformers puts the weights: "auto" or a device; null loads on the CPU and moves to `injection.device`
     device_map: str | None = None

@@ -14,8 +14,11 @@ from pydantic import Field, model_validator
 
 from medfed.study.parts import SettingsModel
 
+TINY_LR, TINY_WIDTH, WARMUP = 1e-3, 128, 0.05
+"""The learning rate that was measured with the tiny LLM, that LLM's hidden size, and the warm-up of larger ones."""
 PAPER: Mapping[str, Any] = {
     "lr": 5e-4,
+    "warmup": 0.0,
     "router_lr": 5e-4,
     "encoder_lr": None,
     "public_lr": 0.0,
@@ -51,7 +54,11 @@ class InjectionSettings(SettingsModel):
     """How the server injects, under the paper's names where it has any."""
 
     recipe: Literal["default", "paper"] = "default"  # `default`, or `paper` for the defaults of `PAPER`
-    lr: float = Field(default=1e-3, gt=0)  # server learning rate of projectors and experts
+    # server learning rate of projectors and experts; null is 1e-3 for the tiny LLM, and for one from disk
+    # 1e-3 · √(128 / its hidden size): 4.7e-4 for 576, 2.9e-4 for 1536, 1.8e-4 for 4096
+    lr: float | None = Field(default=None, gt=0)
+    # share of all injection steps over which the rates rise from 0; null is 0 for the tiny LLM, 0.05 for one from disk
+    warmup: float | None = Field(default=None, ge=0, lt=1)
     router_lr: float = Field(default=1e-3, gt=0)  # much larger rates send every task to one expert within a round
     encoder_lr: float | None = Field(default=0.0, ge=0)  # of the LLM's loss; null takes `lr` (the paper's way)
     # of the server's own pass over the public labels, before a round's injection, which trains encoders and heads as a
@@ -68,6 +75,8 @@ class InjectionSettings(SettingsModel):
     # modalities. No label is used. Yes against no keeps its ranking, but half the examples are then called positive.
     # This suits balanced accuracy, not the probabilities of a rare finding.
     answer_calibration: bool = True
+    # `every` injects after every round (FedKIM); `last` once, after the last one: before it, the federation runs alone
+    schedule: Literal["every", "last"] = "every"
     num_epochs: int = Field(default=2, gt=0)  # passes over the public data per round
     batch_size: int = Field(default=16, gt=0)  # examples per step, tasks mixed
     num_experts: int = Field(default=12, ge=0)  # P; 1 is a plain LoRA without a router (FedPlug_L), 0 none (FedPlug)
@@ -85,6 +94,23 @@ class InjectionSettings(SettingsModel):
     weight_decay: float = Field(default=0.01, ge=0)  # of AdamW
     max_grad_norm: float | None = Field(default=1.0, gt=0)  # gradients are scaled down to this norm; null for no limit
     device: str = "cpu"  # where the LLM runs
+
+    def for_llm(self, width: int, *, from_disk: bool) -> InjectionSettings:
+        """Return the settings with the rate and warm-up of an LLM of hidden size ``width`` where the study gives none.
+
+        The tiny LLM keeps what was measured with it. Adam moves every weight by about the rate, and a layer's output
+        adds up ``width`` such moves: at random they grow with the root of the width, all alike with the width itself.
+        The root lies between these and has not been measured against others.
+        """
+        lr, warmup = (TINY_LR * (TINY_WIDTH / width) ** 0.5, WARMUP) if from_disk else (TINY_LR, 0.0)
+        given = {"lr": lr if self.lr is None else self.lr, "warmup": warmup if self.warmup is None else self.warmup}
+        return self.model_copy(update=given)
+
+    @model_validator(mode="after")
+    def _aligns_before_it_injects(self) -> InjectionSettings:
+        if self.schedule == "last" and self.align_rounds:
+            raise ValueError('schedule = "last" injects once, so no round is left to align in; leave align_rounds at 0')
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import pytest
 import torch
@@ -17,11 +20,13 @@ from medfed.cli.app import app
 from medfed.core.errors import StudyError
 from medfed.core.progress import Reporter
 from medfed.core.rng import numpy_rng
+from medfed.core.torch_rng import one_thread
 from medfed.data.cohort import cohort_of
 from medfed.data.decode import Reading, decode_all
 from medfed.data.sources import find_sources
 from medfed.injection.batching import epoch_order
 from medfed.injection.encode import HEAD, encode
+from medfed.injection.inject import Injector
 from medfed.injection.model import InjectedModel
 from medfed.llm.forward import run
 from medfed.llm.foundation import load_foundation
@@ -222,7 +227,7 @@ def test_weights_that_do_not_fit_are_not_tried(folders: Path, tmp_path: Path, mo
         write_model(folder, "gemma3")
     monkeypatch.setattr(dry_run, "free_bytes", lambda device: 1000)
     monkeypatch.setattr(dry_run, "trial", lambda *_, **__: pytest.fail("there is no room for a trial"))
-    output = said(tmp_path, "--foundation", str(folder))
+    output = said(tmp_path, "--dtype", "bfloat16", "--foundation", str(folder))
     for part in ("weights, bfloat16", "it does NOT fit", "not tried", "run folder"):
         assert part in output, part
 
@@ -238,9 +243,68 @@ def test_a_trial_that_runs_out_of_memory_says_so(
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(dry_run, "trial", full)
-    output = said(tmp_path, "--foundation", str(folder))
+    output = said(tmp_path, "--dtype", "bfloat16", "--foundation", str(folder))
     for part in ("weights, bfloat16", "too much for cpu: it does NOT fit", "run folder"):
         assert part in output, part
+
+
+def test_the_dtype_that_a_trial_chose_is_said_with_its_times(folders: Path, tmp_path: Path) -> None:
+    folder = folders / "gemma3"
+    if not folder.exists():
+        write_model(folder, "gemma3")
+    found = re.search(
+        r"dtype: (float32|bfloat16), by a trial of its widths: [\d.]+ s in float32, [\d.]+ s in bfloat16",
+        said(tmp_path, "--foundation", str(folder)),
+    )
+    assert found
+    assert f"weights, {found[1]}" in said(tmp_path, "--foundation", str(folder))
+
+
+@pytest.mark.parametrize("words", [[], ["--set", "foundation.num_steps=5"]])
+def test_an_llm_that_the_study_does_not_take_is_refused(words: list[str], tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "llm", "qwen2")
+    given = ["run", str(STUDY), "--dry-run", "--foundation", str(folder), "--cache", str(tmp_path), *words]
+    found = CliRunner().invoke(app, given)
+    assert isinstance(found.exception, StudyError)
+    assert "the study's LLM is 'tiny'" in str(found.exception)
+    assert "next step: add --set foundation.kind=huggingface, or leave --foundation out" in str(found.exception)
+    assert not (tmp_path / "twins").exists(), "refused before anything is written"
+
+
+def test_one_injection_at_the_end_takes_a_rounds_steps(tmp_path: Path) -> None:
+    quiet = Reporter(Console(quiet=True))
+    changes = {"rounds": {"num_rounds": 4}, "unseen": ["ped"], "twins": {"num_patients": 60}}
+    works = []
+    for schedule, every in (("every", 2), ("last", 2), ("last", 3)):
+        own = {**QUICK["injection"], "schedule": schedule}
+        study = study_of({**QUICK, **changes, "injection": own, "evaluation": {"watch_every": every}}, "quick")
+        works.append(workload(study, find_sources(study, None, tmp_path, quiet), tokenizer()))
+    assert works[0].num_steps == 4 * works[1].num_steps == 4 * works[2].num_steps > 0
+    looked = works[1].num_closed - works[2].num_closed
+    assert works[0].num_closed - works[1].num_closed == looked > 0, "before the injection there is no LLM to look at"
+
+
+@one_thread()
+@pytest.mark.parametrize("family", ["qwen2", "llama", "gemma"])
+def test_a_step_takes_what_the_trial_says_within_its_error(tmp_path: Path, family: str) -> None:
+    """Six layers wide enough that arithmetic counts; the trial runs one and two, and a part of the vocabulary."""
+    sizes = {"hidden_size": 256, "intermediate_size": 1024, "head_dim": 64, "vocab_size": 60_000}
+    folder = write_model(tmp_path, family, num_hidden_layers=6, **sizes)
+    loading, own = HuggingFaceSettings(dtype="float32"), settings(batch_size=16, head_tokens=False, encoder_lr=0.0)
+    base = load_foundation(loading, cache=tmp_path, path=folder)
+    made = Injector(base, federated_model(), (IMAGE,), own, 0)
+    length = len(made.injected.prompt(IMAGE).before) + 2 + len(made.injected.prompt(IMAGE).after)
+    for _ in range(3):  # whoever else is on this machine takes its caches
+        took, begun = [], time.process_time()
+        for _ in made.inject({IMAGE.name: examples(IMAGE, 96)}, 1):
+            took.append(time.process_time() - begun)
+            begun = time.process_time()
+        ran = trial(text_config(folder), Shape(16, length, 1), loading, own, "cpu")
+        ratio = ran.step_seconds / median(took[1:])
+        print(f"{family}: {ran.step_seconds:.3f} s said, {median(took[1:]):.3f} s taken, ± {ran.error:.0%}")
+        if abs(ratio - 1) <= ran.error:
+            return
+    pytest.fail(f"the estimate is {ratio:.2f} times the step")
 
 
 def test_the_command_says_all_of_it(folders: Path, tmp_path: Path) -> None:
@@ -248,6 +312,8 @@ def test_the_command_says_all_of_it(folders: Path, tmp_path: Path) -> None:
     if not folder.exists():
         write_model(folder, "gemma3")
     output = said(tmp_path, "--dtype", "float32", "--foundation", str(folder))
-    for part in ("Gemma3ForCausalLM", "weights, float32", "it fits", "injection steps on cpu", "closed questions"):
+    expected = ["Gemma3ForCausalLM", "dtype: float32, as the study says", "weights, float32", "it fits"]
+    expected += ["injection steps on cpu, ", " each time:", "closed questions", "in all for the LLM, give or take "]
+    for part in expected:
         assert part in output, part
     assert not (tmp_path / "runs").exists()

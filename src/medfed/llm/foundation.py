@@ -51,8 +51,7 @@ class Foundation:
         self.name, self.tokenizer, self.info = name, tokenizer, dict(info)
         self.source, self.placed = source or name, placed
         self.model = model.requires_grad_(False).eval()
-        head = model.get_output_embeddings()  # type: ignore[operator]
-        head.register_forward_pre_hook(_contiguous)
+        contiguous_head(model)
         self.windows = windows_of(self.model)
 
     @property
@@ -94,6 +93,11 @@ class Foundation:
         """Return a second module over the *same* weights, for adapters to wrap; the foundation's own stays as it is."""
         shared = chain(self.model.parameters(), self.model.buffers())
         return copy.deepcopy(self.model, {id(tensor): tensor for tensor in shared})
+
+
+def contiguous_head(model: nn.Module) -> None:
+    """Let the output layer of ``model`` see contiguous memory: see :func:`_contiguous`."""
+    model.get_output_embeddings().register_forward_pre_hook(_contiguous)  # type: ignore[operator]
 
 
 def _contiguous(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:

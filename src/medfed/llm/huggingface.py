@@ -8,6 +8,7 @@ the local Hugging Face cache. Nothing is downloaded here.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
@@ -109,12 +110,14 @@ def load_language_model(settings: HuggingFaceSettings, path: Path | None) -> Loa
     the model's own, or a weight that is missing, not the model's, or no finite number.
     """
     disable_progress_bar()  # medfed has its own
+    logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)  # a table of what is an error here
     folder = locate(settings, path)
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
-        options |= {"dtype": dtype, "use_safetensors": True, **_placing(settings)}
+        # a tensor of another shape is in the report, which has a name for it; transformers' error has none
+        options |= {"dtype": dtype, "use_safetensors": True, "ignore_mismatched_sizes": True, **_placing(settings)}
         model, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
     except (OSError, ValueError) as error:
         hint = f"use a native causal LM; {_FETCH}"

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig
 
 from medfed.core.diagnosis import processor
+from medfed.core.errors import StudyError
 from medfed.core.files import write_whole
 from medfed.core.torch_rng import one_thread
 from medfed.study.foundation import HuggingFaceSettings
@@ -49,7 +50,10 @@ class Precision(BaseModel):
 
 
 def chosen(folder: Path, cache: Path, device: str = "cpu") -> Precision:
-    """Return the dtype for the LLM in ``folder`` on ``device``: the one that ``cache`` has, or that of a trial now."""
+    """Return the dtype for the LLM in ``folder`` on ``device``: the one that ``cache`` has, or that of a trial now.
+
+    Raises StudyError if transformers does not know the LLM's kind.
+    """
     gpu = torch.cuda.is_available() and "cuda" in device
     widths = _widths(folder)
     name = torch.cuda.get_device_name(device) if gpu else processor()
@@ -74,7 +78,11 @@ def decided(settings: HuggingFaceSettings, folder: Path, cache: Path, device: st
 
 
 def _widths(folder: Path) -> tuple[int, int]:
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).get_text_config()
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).get_text_config()
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise StudyError(f"cannot load the LLM: {reason}", where=folder, hint="use a native causal LM") from error
     width = int(config.hidden_size)
     return width, int(getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", None) or 4 * width)
 
@@ -90,9 +98,10 @@ def _seconds(width: int, inner: int, device: str) -> dict[str, float]:
         for name, dtype in dtypes.items()
     }
     shortest = dict.fromkeys(dtypes, float("inf"))
+    clock = time.process_time if device == "cpu" else time.perf_counter  # a busy machine counts for neither
     for _ in range(1 + _REPEATS):
         for name, (inputs, weight) in made.items():
-            start = time.perf_counter()
+            start = clock()
             (F.linear(inputs, weight) @ weight)[0, 0].item()  # waits for a GPU
-            shortest[name] = min(shortest[name], time.perf_counter() - start)
+            shortest[name] = min(shortest[name], clock() - start)
     return shortest

@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean
+from typing import Any
 
 import psutil
 import torch
@@ -30,6 +32,7 @@ from medfed.llm.huggingface import HubTokenizer, locate
 from medfed.llm.obtain.cached import named_folder
 from medfed.llm.prompt import TextTokenizer, build_prompt
 from medfed.models.multimodal import MultimodalModel
+from medfed.runs.context import RunContext
 from medfed.runs.federation import build_multimodal
 from medfed.runs.predictors import BATCH_SIZE
 from medfed.runs.trial import Shape, Trial, num_params, trial
@@ -47,11 +50,12 @@ _SPREAD = frozenset({"auto", "balanced", "balanced_low_0", "sequential"})
 """Device maps that divide the weights among all accelerators."""
 
 
-def llm_lines(study: Study, sources: Sources, path: Path | None, cache: Path) -> Iterator[str]:
-    """Yield what a run of ``study`` will take for its LLM, which ``path`` names: a folder, or one in the cache.
+def llm_lines(context: RunContext) -> Iterator[str]:
+    """Yield what a run will take for its LLM, a folder or one in the cache.
 
-    Raises StudyError if ``path`` holds no LLM, not the pinned one, or one of a kind that cannot be used.
+    Raises StudyError if ``--foundation`` is no LLM, not the pinned one, or one of a kind that cannot be used.
     """
+    study, path, cache = context.study, context.paths.foundation, context.paths.cache
     settings = study.foundation
     if isinstance(settings, TinySettings):
         steps = f"{settings.num_steps} steps of pre-training unless the cache has it, and little memory"
@@ -66,17 +70,19 @@ def llm_lines(study: Study, sources: Sources, path: Path | None, cache: Path) ->
         return
     if settings.sha256 is not None:
         check_foundation(folder, settings.sha256)
-    yield from _estimate(study, sources, settings, folder)
+    yield from _estimate(context, settings, folder)
 
 
-def _estimate(study: Study, sources: Sources, settings: HuggingFaceSettings, folder: Path) -> Iterator[str]:
+def _estimate(context: RunContext, settings: HuggingFaceSettings, folder: Path) -> Iterator[str]:
     """Yield memory first, then time, for which a trial must fit."""
+    study = context.study
     model, devices = without_weights(folder), devices_of(settings, study.injection.device)
     text, pinned = model.config.get_text_config(), settings.sha256 is not None  # type: ignore[union-attr, operator]
     size = f"{text.num_hidden_layers} layers of width {text.hidden_size}, {num_params(model):,} parameters"
     yield f"LLM: {type(model).__name__} in {folder}: {size}"
     yield f"  {'its checksum is the pinned one' if pinned else 'not pinned: `medfed foundation` prints its checksum'}"
-    work = workload(study, sources, HubTokenizer(AutoTokenizer.from_pretrained(folder, local_files_only=True)))
+    yield from dtype_lines(settings, context.trial)
+    work = workload(study, context.sources, HubTokenizer(AutoTokenizer.from_pretrained(folder, local_files_only=True)))
     frozen = weight_bytes(model, settings)
     trained = trained_params(model, work.dims, study.injection)
     yield f"  trained in injection: {', '.join(f'{number:,} in {name}' for name, number in trained.items() if number)}"
@@ -105,6 +111,13 @@ def _estimate(study: Study, sources: Sources, settings: HuggingFaceSettings, fol
     yield from time_lines(work, ran, study.evaluation.max_new_tokens, devices[0])
 
 
+def dtype_lines(settings: HuggingFaceSettings, facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the dtype of the weights, and what the trial took that chose it."""
+    seconds = facts["dtype_trial"]["seconds"] if facts else {}
+    listed = ", ".join(f"{value:.3f} s in {name}" for name, value in seconds.items())
+    yield f"  dtype: {settings.dtype}" + (f", by a trial of its widths: {listed}" if listed else ", as the study says")
+
+
 def need_lines(needs: Mapping[str, int]) -> Iterator[str]:
     """Yield the bytes needed; not all are needed at the same time."""
     return (f"  memory: {_size(size)} {name}" for name, size in needs.items() if size)
@@ -120,12 +133,16 @@ def time_lines(work: Workload, ran: Trial, max_new_tokens: int, device: str) -> 
     """Yield the time of injection and evaluation by the trial; clients' training is not counted."""
     forward = ran.forward_seconds / work.shape.batch
     answer = forward + max_new_tokens * ran.token_seconds / work.shape.batch
-    yield f"  time: {_duration(work.num_steps * ran.step_seconds)} for {work.num_steps:,} injection steps on {device}"
-    yield f"  time: {_duration(work.num_closed * forward)} to score {work.num_closed:,} closed questions"
-    if count := work.num_calibrating:
-        yield f"  time: {_duration(count * forward)} to calibrate on {count:,} public examples"
-    if count := work.num_open:
-        yield f"  time: up to {_duration(count * answer)} to answer {count:,} open questions"
+    step = work.share * ran.step_seconds
+    parts = [
+        (work.num_steps * step, f"for {work.num_steps:,} injection steps on {device}, {_duration(step)} each"),
+        (work.num_closed * forward, f"to score {work.num_closed:,} closed questions"),
+        (work.num_calibrating * forward, f"to calibrate on {work.num_calibrating:,} public examples"),
+        (work.num_open * answer, f"to answer {work.num_open:,} open questions, if all go on to the limit"),
+    ]
+    yield from (f"  time: {_duration(seconds)} {what}" for seconds, what in parts if seconds)
+    total = _duration(sum(seconds for seconds, _ in parts))
+    yield f"  time: {total} in all for the LLM, give or take {ran.error:.0%}, on a core of its own; clients not counted"
 
 
 def _size(count: int) -> str:
@@ -226,18 +243,23 @@ class Workload:
     """Public examples that answers to untrained closed questions are calibrated on, once per task."""
     shape: Shape
     dims: Mapping[str, int]
+    share: float = 1.0
+    """Mean length of the trained tasks' prompts, of the longest one's."""
 
 
 def workload(study: Study, sources: Sources, tokenizer: TextTokenizer) -> Workload:
     """Count the work of ``study`` on its datasets' indexes; unreadable and missing examples count too."""
     model, injection = build_multimodal(study), study.injection
     rounds, every = study.rounds.num_rounds, study.evaluation.watch_every
+    looks = [number for number in range(1, rounds + 1) if every and number % every == 0]
+    if injection.schedule == "last":
+        rounds, looks = 1, [number for number in looks if number == rounds]
     kinds = [DATASETS[name] for name in study.dataset_names]
     data = {it.name: Decoded(it.name, it.card, it.index(sources.roots[it.name]), {}, {}) for it in kinds}
     counts = _counts(study, data)
     public = sum(counts["public"].values())
     drawn = math.ceil(public / len(study.train)) * len(study.train) if injection.balance_tasks else public
-    watched = (rounds // every if every else 0) * sum(counts["development"].values())
+    watched = len(looks) * sum(counts["development"].values())
     opened = [task.name for task in study.tasks if isinstance(task, QuestionAnswering)]
     untrained = [task for task in study.tasks if task.name in study.unseen and isinstance(task, ClosedTask)]
     pools = [peer.name for task in untrained for peer in study.train_tasks if peer.modalities == task.modalities]
@@ -249,6 +271,7 @@ def workload(study: Study, sources: Sources, tokenizer: TextTokenizer) -> Worklo
         num_calibrating=sum(counts["public"][name] for name in pools) if injection.answer_calibration else 0,
         shape=Shape(injection.batch_size, max(lengths), max(positions)),
         dims=token_dims(model, head_tokens=injection.head_tokens),
+        share=mean(lengths[: len(study.train)]) / max(lengths),
     )
 
 

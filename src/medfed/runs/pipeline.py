@@ -237,7 +237,7 @@ def _describe(context: RunContext) -> None:
     if study.job == "inject":
         from medfed.runs.cost import llm_lines  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
 
-        for line in llm_lines(study, context.sources, context.paths.foundation, context.paths.cache):
+        for line in llm_lines(context):
             reporter.say(f"  {line}")
     state = "finished" if run.done else "to be resumed" if run.exists(StudyFile.NAME) else "new"
     reporter.say(f"  run folder: {run.root} ({state})")

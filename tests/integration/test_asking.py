@@ -8,15 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from typer.testing import CliRunner, Result
 
+import medfed as medfed_package
 from medfed.ask.asking import Request, answer_all, ask, prepared
 from medfed.ask.inputs import Kind, read_files
+from medfed.ask.page.app import Play
 from medfed.cli.app import app
 from medfed.core.catalog import TASKS
 from medfed.core.errors import DataError, MedfedError, RunError, StudyError
+from medfed.llm.decoding import Decoded
 from medfed.modalities.base import Moments
+from medfed.records.folder import RunFolder
+from medfed.records.schema import CardFile
 from medfed.runs.loaded import LoadedRun
 from support.finished_runs import QuickRun
 from support.loaded import probabilities
@@ -354,3 +360,50 @@ def test_another_file_or_another_runs_answers_are_not_written_over(quick: QuickR
 def test_the_help_says_what_an_argument_is() -> None:
     said = " ".join(CliRunner().invoke(app, ["predict", "--help"]).output.split())
     assert "run folder" in said
+
+
+def test_an_answer_that_is_cut_is_marked_wherever_it_is_shown(
+    quick: QuickRun, run: LoadedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request, end = Request({"image": quick.images[0]}, question=WHERE), run.injector.injected.foundation.tokenizer.ends
+    for never, mark in ((True, True), (False, False)):
+
+        def decoded(*given: object, never: bool = never) -> list[Decoded]:
+            return [Decoded(run.injector.injected.foundation.tokenizer.encode(" left lung"), never)]
+
+        monkeypatch.setattr("medfed.injection.model.decode_greedily", decoded)
+        answer = ask(run, request)
+        assert (answer.answer, answer.cut) == ("left lung", mark)
+        assert end, "the LLM has an end"
+        words = ("--image", quick.images[0], "--question", WHERE)
+        assert json.loads(predict(quick, *words, "--json").stdout)["cut"] is mark
+        assert ("cut: the answer was still running" in predict(quick, *words).stdout) is mark
+        page = Play(run, "quick")
+        shown = page._fragment("answer", answer=answer, experts="", probability=None, bars=None)
+        assert ("(cut)" in shown) is mark
+        table = tmp_path / f"{mark}.csv"
+        (tmp_path / "cases.csv").write_text(f"id,image,question\na,{quick.images[0]},{WHERE}\n", encoding="utf-8")
+        assert predict(quick, "--csv", tmp_path / "cases.csv", "--out", table).exit_code == 0
+        with table.open(encoding="utf-8", newline="") as file:
+            assert [row["cut"] for row in csv.DictReader(file)] == ["yes" if mark else ""]
+
+
+def test_a_table_of_answers_without_the_mark_goes_on(quick: QuickRun, tmp_path: Path) -> None:
+    cases, out = tmp_path / "cases.csv", tmp_path / "out.csv"
+    cases.write_text(f"id,image,question\na,{quick.images[0]},{EFFUSION}\n", encoding="utf-8")
+    assert predict(quick, "--csv", cases, "--out", out).exit_code == 0
+    before = pl.read_csv(out, infer_schema=False)
+    before.drop("cut").write_csv(out)
+    assert "0 answered, 1 answered before" in predict(quick, "--csv", cases, "--out", out).stdout
+
+
+def test_predictions_say_which_answers_were_cut(quick: QuickRun) -> None:
+    lines = RunFolder(quick.folder).predictions("mr")
+    assert all(set(line.responses["fedkim"]) == {"text", "cut", "probabilities"} for line in lines)
+    assert any(line.responses["fedkim"]["cut"] for line in lines), "two steps of pre-training teach no end in 4 tokens"
+    assert set(medfed_package.load_run(quick.folder, cache=quick.cache).predictions("mr")["cut"]) & {True}
+    cards = [card for card in RunFolder(quick.folder).read(CardFile).cards if card.task == "mr"]
+    by_example = {line.example: line.responses["fedkim"]["cut"] for line in lines}
+    assert [card.cut == ("fedkim",) for card in cards] == [by_example[card.example] for card in cards]
+    if any(card.cut for card in cards):
+        assert "cut at the limit" in (quick.folder / "report.html").read_text(encoding="utf-8")

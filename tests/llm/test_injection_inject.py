@@ -17,8 +17,24 @@ from medfed.federated.state import weights_of
 from medfed.injection.batching import epoch_order
 from medfed.injection.experts import RoutedLoraModel
 from medfed.injection.inject import Injector
+from medfed.llm.foundation import Foundation, load_foundation
 from medfed.models.multimodal import MultimodalModel
-from support.llm_toys import BOTH, IMAGE, WORDY, examples, federated_model, foundation, injector, public, settings
+from medfed.study.foundation import HuggingFaceSettings
+from medfed.study.injection import InjectionSettings
+from support.llm_toys import (
+    BOTH,
+    IMAGE,
+    WORDY,
+    examples,
+    federated_model,
+    foundation,
+    injector,
+    language_model,
+    public,
+    settings,
+    tokenizer,
+    write_model,
+)
 
 TASKS = (IMAGE, BOTH)
 
@@ -120,6 +136,7 @@ CHANGES = {
     "head_tokens": False,
     "align_rounds": 1,
     "lr": 5e-3,
+    "warmup": 0.5,
     "router_lr": 5e-3,
     "encoder_lr": 1e-2,
     "num_epochs": 2,
@@ -141,7 +158,7 @@ CHANGES = {
 
 
 def test_every_setting_is_exercised() -> None:
-    assert set(CHANGES) | {"device", "teacher_crossing", "answer_calibration"} == set(type(settings()).model_fields)
+    assert set(CHANGES) | {"device", "teacher_crossing", "answer_calibration", "schedule"} == set(type(settings()).model_fields)
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -266,3 +283,59 @@ def test_an_unbalanced_epoch_is_every_example_once() -> None:
     targets = {"a": np.array([0] * 18 + [1] * 2), "b": np.array([0, 1, 1, 1])}
     order = epoch_order(targets, np.random.default_rng(0), balance_tasks=False, balance_classes=False)
     assert sorted(order) == [("a", position) for position in range(20)] + [("b", position) for position in range(4)]
+
+
+def from_disk(width: int = 32) -> Foundation:
+    """The random Llama as if a folder had held it."""
+    return Foundation("toy", language_model(hidden_size=width), tokenizer(), {"kind": "huggingface"})
+
+
+def test_the_rate_goes_by_the_size_of_an_llm_from_disk_alone() -> None:
+    plain = InjectionSettings()
+    print("1e-3 · √(128 / 1536) = 2.887e-4; √(128 / 512) = 1/2")
+    assert plain.for_llm(1536, from_disk=True).lr == pytest.approx(2.887e-4, rel=1e-3)
+    assert plain.for_llm(512, from_disk=True).lr == pytest.approx(5e-4)
+    assert plain.for_llm(512, from_disk=True).warmup == 0.05
+    tiny = plain.for_llm(1536, from_disk=False)
+    assert (tiny.lr, tiny.warmup) == (1e-3, 0.0)
+    said = InjectionSettings(lr=2e-3, warmup=0.5)
+    assert said.for_llm(1536, from_disk=True) == said
+    paper = InjectionSettings.model_validate({"recipe": "paper"}).for_llm(1536, from_disk=True)
+    assert (paper.lr, paper.warmup) == (5e-4, 0.0)
+    assert plain.max_grad_norm == 1.0
+
+
+@pytest.mark.parametrize("family", ["qwen2", "llama", "gemma"])
+def test_an_llm_of_a_family_gets_the_rate_of_its_width(family: str, tmp_path: Path) -> None:
+    base = load_foundation(HuggingFaceSettings(dtype="float32"), cache=tmp_path, path=write_model(tmp_path, family))
+    server = Injector(base, federated_model(), TASKS, settings(lr=None, warmup=None, router_lr=1e-4), 0)
+    assert {group["lr"] for group in server._optimizer.param_groups} == {1e-3 * (128 / 32) ** 0.5, 1e-4}
+
+
+def test_rates_rise_over_the_first_steps_of_all_rounds() -> None:
+    print("2 rounds of 6 steps, a third of them warm up: 4 steps, so 1/4, 2/4, 3/4, 1, 1, 1 and then 1 in round 2")
+    server = Injector(from_disk(), federated_model(), TASKS, settings(lr=1e-3, router_lr=4e-4, warmup=1 / 3), 0)
+    rates: list[list[float]] = []
+    step = server._optimizer.step
+
+    def noted(*given: object) -> None:
+        rates.append(sorted(group["lr"] for group in server._optimizer.param_groups))
+        step(*given)
+
+    server._optimizer.step = noted  # type: ignore[method-assign]
+    for number in (1, 2):
+        list(server.inject(public(), number, 2))
+    shares = [0.25, 0.5, 0.75, *[1.0] * 9]
+    assert np.allclose(rates, [[4e-4 * share, 1e-3 * share] for share in shares])
+
+
+def test_without_a_warm_up_no_bit_changes() -> None:
+    first, second = (Injector(foundation(), federated_model(), TASKS, settings(), 0) for _ in range(2))
+    list(first.inject(public(), 1))
+    list(second.inject(public(), 1, 10))
+    assert same(first.state(), second.state())
+
+
+def test_one_injection_leaves_no_round_to_align_in() -> None:
+    with pytest.raises(ValueError, match="align_rounds"):
+        settings(schedule="last", align_rounds=1)

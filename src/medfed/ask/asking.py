@@ -106,10 +106,12 @@ def _together(run: LoadedRun, cases: Sequence[Case]) -> list[Answer]:
         results = [(Words(max(row, key=row.__getitem__), cut=False), max(row.values()), row) for row in compared]
     else:
         parts = zip(samples, questions, run.answers(how.task, samples, questions), strict=True)
-        results = [(said, run.sureness(how.task, given, question, said.text), None) for given, question, said in parts]
+        results = [
+            (answer, run.sureness(how.task, given, question, answer.text), None) for given, question, answer in parts
+        ]
     return [
-        Answer(how.name, question, said.text, sure, row, experts, said.cut)
-        for question, (said, sure, row) in zip(questions, results, strict=True)
+        Answer(how.name, question, answer.text, sure, row, experts, answer.cut)
+        for question, (answer, sure, row) in zip(questions, results, strict=True)
     ]
 
 

@@ -63,7 +63,7 @@ class LLMPredictor:
     def answer_set(self, examples: TaskSet, max_new_tokens: int, batch_size: int) -> list[Words]:
         """Return :meth:`answer` of all examples in order, ``batch_size`` per forward."""
         with self._answering(examples.task):
-            return [said for one in self._groups(examples, batch_size) for said in self._answers(one, max_new_tokens)]
+            return [text for one in self._groups(examples, batch_size) for text in self._answers(one, max_new_tokens)]
 
     def calibrate(self, tasks: Sequence[Task], public: Mapping[str, TaskSet]) -> None:
         """Set ``offsets`` for the questions of untrained ``tasks``, from unlabelled public examples like theirs.

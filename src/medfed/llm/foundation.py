@@ -126,8 +126,10 @@ def load_foundation(
 
     ``path`` may be the name of an LLM that the cache has. ``corpus`` is a folder of text for the tiny one; None takes
     the package's own. ``recorded`` is the LLM that a finished run was made with.
+
     Raises StudyError if a folder does not suit the settings, changed since it was converted, or is not the ``recorded``
-    one, or a weight is missing, not the LLM's, or no finite number. Raises DataError if the corpus cannot be read.
+    one. It is raised also if a weight is missing, not the LLM's, or no finite number. Raises DataError if the corpus
+    cannot be read.
     """
     check_flags(settings, corpus, path)
     if isinstance(settings, TinySettings):

@@ -106,8 +106,8 @@ class Loaded(NamedTuple):
 def load_language_model(settings: HuggingFaceSettings, path: Path | None) -> Loaded:
     """Load model and tokenizer from the folder ``path``, or from the local Hugging Face cache.
 
-    A dtype that is still ``auto`` is that of the files. Raises StudyError for nothing to load, no safetensors, code of
-    the model's own, or a weight that is missing, not the model's, or no finite number.
+    A dtype that is still ``auto`` is that of the files. Raises StudyError for nothing to load, no safetensors, or code
+    of the model's own. It is raised also for a weight that is missing, not the model's, or no finite number.
     """
     disable_progress_bar()  # medfed has its own
     logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)  # a table of what is an error here
@@ -190,12 +190,12 @@ def _check_weights(model: nn.Module, report: Mapping[str, Collection[Any]], fold
     ``report`` is transformers': of tied layers it misses none. Each tensor is read once and not copied.
     """
     hint = "fetch or convert the LLM again: these files are not whole, or not of this model"
-    found = {
+    problems = {
         "is missing": sorted(report["missing_keys"]),
         "belongs to no layer": sorted(report["unexpected_keys"]),
         "has another shape": sorted(str(key[0]) for key in report["mismatched_keys"]),
     }
-    for what, names in found.items():
+    for what, names in problems.items():
         if names:
             more = f", and {len(names) - 1} more" if len(names) > 1 else ""
             raise StudyError(f"a weight of the LLM {what}: {names[0]}{more}", where=folder, hint=hint)

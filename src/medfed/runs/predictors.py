@@ -59,7 +59,7 @@ class InjectedPredictor:
             return {INJECTED: self.injector.score_set(examples, BATCH_SIZE).double().tolist()}
         answers = self.injector.answer_set(examples, self.max_new_tokens, BATCH_SIZE)
         pairs = zip(answers, self.injector.score_set(examples, BATCH_SIZE).double().tolist(), strict=True)
-        return {INJECTED: [{**said._asdict(), "probabilities": given} for said, given in pairs]}
+        return {INJECTED: [{**answer._asdict(), "probabilities": given} for answer, given in pairs]}
 
 
 @dataclass(frozen=True)

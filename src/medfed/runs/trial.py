@@ -152,12 +152,12 @@ def _wall() -> float:
 
 def _kept_bytes(forward: Callable[[], Tensor], weights: Iterable[Tensor]) -> int:
     """Return the bytes that ``forward`` keeps for the backward pass, ``weights`` aside."""
-    own = {value.untyped_storage().data_ptr() for value in weights}
+    held = {value.untyped_storage().data_ptr() for value in weights}
     kept: dict[int, int] = {}
 
     def keep(value: Tensor) -> Tensor:
         storage = value.untyped_storage()
-        if storage.data_ptr() not in own:
+        if storage.data_ptr() not in held:
             kept[storage.data_ptr()] = storage.nbytes()
         return value
 

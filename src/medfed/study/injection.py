@@ -99,8 +99,8 @@ class InjectionSettings(SettingsModel):
         """Return the settings with the rate and warm-up of an LLM of hidden size ``width`` where the study gives none.
 
         The tiny LLM keeps what was measured with it. Adam moves every weight by about the rate, and a layer's output
-        adds up ``width`` such moves: at random they grow with the root of the width, all alike with the width itself.
-        The root lies between these and has not been measured against others.
+        adds up ``width`` such moves. Random moves then grow with the root of the width, equal ones with the width. The
+        root is taken; it has not been measured against other rules.
         """
         lr, warmup = (TINY_LR * (TINY_WIDTH / width) ** 0.5, WARMUP) if from_disk else (TINY_LR, 0.0)
         given = {"lr": lr if self.lr is None else self.lr, "warmup": warmup if self.warmup is None else self.warmup}

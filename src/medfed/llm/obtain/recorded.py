@@ -26,14 +26,14 @@ class Places(NamedTuple):
     corpus: Path | None = None
 
 
-class Found(NamedTuple):
+class RecordedLLM(NamedTuple):
     """A run's LLM, and a sentence where it could not be compared with what the run was made with."""
 
     foundation: Foundation
     note: str | None
 
 
-def load_recorded(settings: FoundationSettings, facts: Mapping[str, Json], places: Places) -> Found:
+def load_recorded(settings: FoundationSettings, facts: Mapping[str, Json], places: Places) -> RecordedLLM:
     """Load the LLM that a run was made with.
 
     Args:
@@ -53,7 +53,7 @@ def load_recorded(settings: FoundationSettings, facts: Mapping[str, Json], place
     if recorded is None and before is not None and foundation.fingerprint() != before:
         what = f"this is another LLM than the run's: the weights of {foundation.name} are not those it was made with"
         raise StudyError(what, where=foundation.source, hint=_next(settings, facts))
-    return Found(foundation, None if recorded or before else _UNKNOWN)
+    return RecordedLLM(foundation, None if recorded or before else _UNKNOWN)
 
 
 def check_given(settings: FoundationSettings, facts: Mapping[str, Json], places: Places) -> None:

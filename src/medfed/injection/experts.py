@@ -308,7 +308,7 @@ class _RoutedLora(torch.autograd.Function):
             if len(scales) == 1:  # both gradients come from one product over all tokens
                 product = (_flat(grad).T @ _flat(middle)).to(up.dtype)
                 grad_up = product * scales.to(up.dtype)
-                grad_scales = (product * up).sum(0, keepdim=True).to(scales.dtype)
+                grad_scales = (product * up).sum(0, keepdim=True).to(scales.dtype) if needs_scales else None
             else:
                 grad_up = (_flat(grad).T @ _flat(_scaled(middle, scales))).to(up.dtype)
                 grad_scales = (grad_scaled * middle).to(scales.dtype).flatten(1, -2).sum(1)

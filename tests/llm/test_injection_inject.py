@@ -158,7 +158,9 @@ CHANGES = {
 
 
 def test_every_setting_is_exercised() -> None:
-    assert set(CHANGES) | {"device", "teacher_crossing", "answer_calibration", "schedule"} == set(type(settings()).model_fields)
+    assert set(CHANGES) | {"device", "teacher_crossing", "answer_calibration", "schedule"} == set(
+        type(settings()).model_fields
+    )
 
 
 @pytest.mark.parametrize("name", CHANGES)

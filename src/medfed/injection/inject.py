@@ -190,9 +190,10 @@ class Injector(LLMPredictor):
         return -(batch.target * likelihoods / lengths).sum(-1)
 
     def _warm_up(self, step: int, num_steps: float) -> None:
-        """Set the learning rates of ``step``, counted from 0: they rise linearly over ``num_steps``."""
-        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate * min(1.0, (step + 1) / num_steps) if num_steps else rate
+        """Set the learning rates of ``step``, counted from 0: they rise linearly over ``num_steps``, if there are any."""
+        if num_steps:
+            for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+                group["lr"] = rate * min(1.0, (step + 1) / num_steps)
 
     def _new_optimizer(self) -> torch.optim.AdamW:
         settings, lr = self._settings, self._settings.lr or TINY_LR

@@ -199,6 +199,7 @@ def test_a_batch_of_several_tasks_trains_where_layers_flatten_examples_and_token
         "dropout": 0.0,
         "public_lr": 0,
         "lr": 1e-3,
+        "warmup": 0.0,
         "max_grad_norm": None,
         "encoder_lr": 0,
         "head_tokens": False,

@@ -190,7 +190,7 @@ class Injector(LLMPredictor):
         return -(batch.target * likelihoods / lengths).sum(-1)
 
     def _warm_up(self, step: int, num_steps: float) -> None:
-        """Set the learning rates of ``step``, counted from 0: they rise linearly over ``num_steps``, if there are any."""
+        """Set the rates of ``step``, counted from 0: they rise linearly over the first ``num_steps``, if any."""
         if num_steps:
             for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
                 group["lr"] = rate * min(1.0, (step + 1) / num_steps)

@@ -1,8 +1,8 @@
 """One task's test examples and every model's responses to them, counted by the task's scorer.
 
 A model whose name has a slash, such as ``local/client-0``, is a member of the group before the slash, unless it is a
-control of :mod:`medfed.evaluation.controls`. The group's value is the mean of its members' values. Constants are scored as every model is; where the responses hold none of their own,
-the scorer adds its constants.
+control (:mod:`medfed.evaluation.controls`). The group's value is the mean of its members' values. Constants are scored
+as every model is; where the responses hold none of their own, the scorer adds its constants.
 """
 
 from __future__ import annotations

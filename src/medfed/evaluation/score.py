@@ -2,8 +2,8 @@
 
 Every task has one set of resamples of its patients, drawn from (seed, task), which all its models share. So differences
 are paired: the injected LLM minus each model beside it, and the pairs that the settings name. Where examples are tested
-at clients, a row has a value per client and names the worst. The constants, the federated-only model and the controls of
-:mod:`medfed.evaluation.controls` are baselines that the FedKIM paper leaves out.
+at clients, a row has a value per client and names the worst. Constants, the federated-only model and the controls
+(:mod:`medfed.evaluation.controls`) are baselines that the FedKIM paper leaves out.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from medfed.evaluation.controls import INJECTED
 from medfed.evaluation.bootstrap import interval, resample_weights
+from medfed.evaluation.controls import INJECTED
 from medfed.evaluation.metrics import Score
 from medfed.evaluation.responses import TaskResponses, is_constant
 from medfed.evaluation.scorers.base import MetricInfo, Replicates, Values

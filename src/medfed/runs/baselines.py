@@ -3,14 +3,14 @@
 - ``federated``: the study's federation, without injection.
 - ``local``: every client alone for as many rounds; nothing is exchanged.
 - ``centralised``: one party that holds all private data, for as many rounds; an upper bound that privacy rules out.
-- ``lora``: the study itself with one LoRA of rank P·r in place of P routed experts of rank r. By the scaling it starts as
-  experts of equal weight do. It costs a second federation with injection, so a study asks for it by name.
+- ``lora``: the study with one LoRA of rank P·r in place of P routed experts of rank r, at the scale of experts of equal
+  weight. It costs a second federation with injection, so a study asks for it by name.
 
-``local`` and ``centralised`` have one party, so they are FedAvg over one client whatever the study's algorithm. Their inputs are
-normalised by the moments pooled over all clients, which favours the local models a little. None but ``lora`` depends on
-the LLM or on injection. So each is trained once and shared by all runs that agree on its settings and data. It lives in
-``runs/federations/<kind>-<hash8>-seed<n>``. Two processes that want the same one do not collide: the second waits, and
-goes on from the last checkpoint if the first dies.
+``local`` and ``centralised`` have one party, so they are FedAvg over one client whatever the study's algorithm. Their
+inputs are normalised by the moments pooled over all clients, which favours the local models a little. None but ``lora``
+depends on the LLM or on injection. So each is trained once and shared by all runs that agree on its settings and data.
+It lives in ``runs/federations/<kind>-<hash8>-seed<n>``. Two processes that want the same one do not collide: the second
+waits, and goes on from the last checkpoint if the first dies.
 """
 
 from __future__ import annotations

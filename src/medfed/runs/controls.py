@@ -251,10 +251,9 @@ def without_data(examples: TaskSet) -> TaskSet:
     return TaskSet(examples.task, data, examples.rows, examples.labels)
 
 
-def control_file(study: Study, run: RunFolder, cohort: Cohort, injector: Injector, model: FederatedModel) -> ControlFile:
+def control_file(study: Study, run: RunFolder, cohort: Cohort, injector: Injector, heads: ReusedHeads) -> ControlFile:
     """Return ``controls.json`` of the predictions that ``run`` has; the LLM is asked in other words for it."""
     wanted, lines = study.evaluation.controls, {task.name: run.predictions(task.name) for task in study.tasks}
-    heads = reused_heads(study, model)
     reuse = []
     for task in study.tasks if "reuse" in wanted else ():
         if task.name in study.unseen and isinstance(task, ClosedTask):
@@ -273,9 +272,7 @@ def control_file(study: Study, run: RunFolder, cohort: Cohort, injector: Injecto
     return ControlFile(reuse=tuple(reuse), absent=absent, answers=tuple(checks))
 
 
-def _absent(
-    made: AbnormalValues, task: Task, lines: Sequence[Prediction], wanted: Iterable[str]
-) -> dict[str, str]:
+def _absent(made: AbnormalValues, task: Task, lines: Sequence[Prediction], wanted: Iterable[str]) -> dict[str, str]:
     """Return control → why it has no answer to ``task``."""
     has, reasons = lines[0].responses, {}
     if "count" in wanted and controls.COUNT not in has:

@@ -34,7 +34,7 @@ from medfed.report.results import summary_table
 from medfed.runs.baselines import Baseline, baselines_of, train_baselines
 from medfed.runs.cards import example_cards
 from medfed.runs.context import Participants, RunContext, RunPaths, check_workers, folder_of, here
-from medfed.runs.controls import control_file, control_predictors
+from medfed.runs.controls import control_file, control_predictors, reused_heads
 from medfed.runs.federation import FederationRun, Trainee, build_model, build_multimodal
 from medfed.runs.predictors import (
     DEPLOYED,
@@ -145,7 +145,7 @@ def _compute(context: RunContext, participants: Participants) -> None:
     answers = [(task.name, task_facts(study, task), run.predictions(task.name)) for task in tasks]
     run.write(score_run(answers, study.seed, study.evaluation))
     if trainee.injector is not None:
-        run.write(control_file(study, run, cohort, trainee.injector, trainee.model))
+        run.write(control_file(study, run, cohort, trainee.injector, reused_heads(study, trainee.model)))
         modalities = {name: study.modality(name) for name in study.encoders}
         run.write(example_cards(run, study.tasks, cohort, modalities, study.seed, show=paths.show_examples))
     add_sites_of(study, run, [baseline.run for baseline in baselines if baseline.model != LORA])

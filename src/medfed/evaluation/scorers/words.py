@@ -30,8 +30,8 @@ from medfed.evaluation.text_metrics import (
 from medfed.records.schema import Json
 
 FREQUENT, BEST = "constant-frequent", "constant-best"
-PARTS = ("open", "closed")
-"""Open questions are never pooled with yes and no: a model can be good at one and know nothing of the other."""
+PARTS = ("open", "closed", "all")
+"""A model can be good at yes and no and know nothing else, so no table pools them but that beside published numbers."""
 
 
 class Generated(PerExample):
@@ -82,7 +82,7 @@ class ScoredPart(Scored):
     @cached_property
     def points(self) -> dict[str, Score]:
         """Every metric on the part, each question counted once."""
-        reason = f"no {self._part} questions"
+        reason = "no examples" if self._part == "all" else f"no {self._part} questions"
         values = self.values(np.ones((1, self.num_examples)))
         return {name: Score(None, reason) if np.isnan(v[0]) else Score(float(v[0])) for name, v in values.items()}
 
@@ -105,7 +105,7 @@ class Questions(Scorer):
     def mask(self, part: str | None, truths: Sequence[Json]) -> Bool[np.ndarray, " example"]:
         """Return which questions belong to a part."""
         closed = np.array([truth["closed"] for truth in truths], bool)
-        return closed if part == "closed" else ~closed
+        return {"closed": closed, "open": ~closed}.get(str(part), np.ones(len(closed), bool))
 
     def constants(self, truths: Sequence[Json], num_answers: int, answers: Sequence[str]) -> dict[str, Json]:
         """Return the two constants of :func:`constant_answers`."""

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from rich.table import Table as TerminalTable
 from rich.text import Text as TerminalText
 
-from medfed.evaluation.controls import JUDGED, NEAREST, is_control
+from medfed.evaluation.controls import BLIND, JUDGED, NEAREST, is_control
 from medfed.evaluation.verdict import CONTRADICTED, SUPPORTED, UNCLEAR, above_chance, all_of, better
 from medfed.records.schema import ComparedDifference, Difference, ScoreFile, ScoreRow, SiteFile, SiteRow
 from medfed.report import html
@@ -40,6 +40,15 @@ LEADING = (None, "open")
 AUROC, BALANCED = "AUROC", "balanced_accuracy"
 FLAG = "one answer only"
 MODEL = html.Column("Model", style="")
+MOST_INTERVALS = 3
+"""Models of the terminal's table, above which the injected LLM alone keeps its interval and titles are short."""
+SHORT = {
+    "federated": "Federated",
+    "heads": "Heads",
+    "reuse/nearest": "Head reused",
+    "count": "Count",
+    "lora": "One LoRA",
+}
 CHANCE = 0.5
 """AUROC of a constant answer."""
 NO_VALUE = "no value"
@@ -223,9 +232,11 @@ def summary_table(folder: Path) -> TerminalTable:
     rows = [row for row in run.all_scores.rows if is_first(row)]
     judged, metric = claims(run.all_scores), Counter(row.title for row in rows).most_common(1)[0][0] if rows else ""
     models = [model for model in model_order(row.model for row in rows) if in_first_tables(model)]
-    models = [model for model in models if not is_constant(model)]
+    models = [model for model in models if not (is_constant(model) or model.startswith(BLIND))]
     constants, by_clients = metric != AUROC, any(len(row.clients) > 1 for row in rows)
-    numbers = ["n", *(title_of(run, model) for model in models), *["best constant"] * constants]
+    crowded = len(models) > MOST_INTERVALS
+    titles = [SHORT.get(model, title_of(run, model)) if crowded else title_of(run, model) for model in models]
+    numbers = ["n", *titles, *["best constant"] * constants]
     others = [*["verdict"] * bool(judged), *["worst client"] * by_clients]
     lines = []
     for task, part in sorted(dict.fromkeys((row.task, row.part) for row in rows), key=_place_of(run)):
@@ -233,9 +244,9 @@ def summary_table(folder: Path) -> TerminalTable:
         first, constant = next(iter(mine.values())), best_constant(mine.values())
         claim = judged.get(task) if part in LEADING else None
         unseen, other = " (unseen)" * (first.role == "unseen"), f": {first.title}" * (first.title != metric)
-        asked = f", {PARTS[part].lower()}" if part else ""
+        asked = f", {PARTS[part].lower().removesuffix(' questions')}" if part else ""
         cells = [f"{run.title(task)}{unseen}{asked}{other}", str(first.n)]
-        cells += [_terminal(mine.get(model)) for model in models]
+        cells += [_terminal(mine.get(model), bare=crowded and model != INJECTED) for model in models]
         cells += [number(constant.value) if constant else ""] * constants
         cells += [f"{claim.verdict} {claim.evidence}".strip() if claim else ""] * bool(judged)
         cells += [_worst(mine[FEDERATED]) if FEDERATED in mine else ""] * by_clients
@@ -401,5 +412,7 @@ def _worst(row: ScoreRow | SiteRow) -> str:
     return f"{number(row.worst)} ({name})" if name else MISSING
 
 
-def _terminal(row: ScoreRow | None) -> str:
-    return f"{number(row.value)}{'*' * row.single_class} {bounds(row)}".strip() if row is not None else ""
+def _terminal(row: ScoreRow | None, *, bare: bool = False) -> str:
+    if row is None:
+        return ""
+    return f"{number(row.value)}{'*' * row.single_class} {'' if bare else bounds(row)}".strip()

@@ -33,7 +33,7 @@ LEAST_PATIENTS = 8
 """Public patients with a value of a variable, below which its spread is unknown."""
 MOST_RANGES = 3.0
 """Interquartile ranges at which a value counts no further."""
-Extremes = tuple[Float[np.ndarray, "example channel"], Float[np.ndarray, "example channel"]]
+Extremes = tuple[Float[np.ndarray, "_ channel"], Float[np.ndarray, "_ channel"]]
 
 
 def is_control(model: str) -> bool:

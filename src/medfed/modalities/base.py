@@ -20,7 +20,7 @@ from medfed.core.errors import DataError
 __all__ = ["Modality", "Moments"]
 
 PerChannel = Float64[np.ndarray, " channel"]
-PerExample = Float64[np.ndarray, "example channel"]
+PerExample = Float64[np.ndarray, "example variable"]
 Samples = Shaped[np.ndarray, "example *sample"]
 
 

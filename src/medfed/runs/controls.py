@@ -142,7 +142,7 @@ class AbnormalValues:
         if not any(pool.task.modalities == task.modalities and len(pool) for pool in self.public.values()):
             return "no public example has its modalities"
         shown = [self.modalities[name] for name in task.modalities if name in self.modalities]
-        if all(modality.extremes(np.zeros((1, *modality.sample_shape))) is None for modality in shown):
+        if all(modality.extremes(np.zeros((1, *modality.sample_shape), modality.dtype)) is None for modality in shown):
             return f"no values to count in {', '.join(task.modalities)}"
         return ""
 

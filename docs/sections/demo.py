@@ -14,7 +14,7 @@ from medfed.report.results import sentences
 from medfed.report.text import number
 
 LINE_WIDTH = 120
-BESIDE = {
+COLUMNS = {
     "fedkim": "FedKIM",
     "federated": "federated only",
     "reuse/nearest": "nearest head reused",
@@ -22,7 +22,7 @@ BESIDE = {
     "blind/other": "FedKIM, another patient's data",
 }
 """Models of the table of closed tasks; a constant answer has an AUROC of 0.5."""
-WORDS_BESIDE = {
+COLUMNS_IN_WORDS = {
     "fedkim": "FedKIM",
     "blind/other": "FedKIM, another patient's data",
     "blind/none": "FedKIM, no patient",
@@ -38,13 +38,13 @@ def results(run: Path) -> str:
 
 
 def closed(rows: Sequence[Row], titles: Mapping[str, str]) -> str:
-    """AUROC of closed tasks with 95 % intervals: the LLM and the models beside it that a run has."""
+    """AUROC of closed tasks with 95 % intervals: the LLM and the other models that a run has."""
     cells = {(row.task, row.model): row for row in rows if row.part is None and row.metric == "auroc"}
     tasks = list(dict.fromkeys((row.task, row.role, row.n, row.num_positive) for row in cells.values()))
-    beside = {name: title for name, title in BESIDE.items() if any(model == name for _, model in cells)}
-    table = [f"| AUROC, n (positive) | {' | '.join(beside.values())} |", "|---|" + "---|" * len(beside)]
+    columns = {name: title for name, title in COLUMNS.items() if any(model == name for _, model in cells)}
+    table = [f"| AUROC, n (positive) | {' | '.join(columns.values())} |", "|---|" + "---|" * len(columns)]
     for task, role, count, positive in tasks:
-        values = [cell(cells.get((task, model))) for model in beside]
+        values = [cell(cells.get((task, model))) for model in columns]
         mark = "" if role == "trained" else " (unseen)"
         table.append(f"| {titles[task]}{mark}, {count} ({positive}) | {' | '.join(values)} |")
     return "\n".join(table)
@@ -53,20 +53,20 @@ def closed(rows: Sequence[Row], titles: Mapping[str, str]) -> str:
 def answers(rows: Sequence[Row], titles: Mapping[str, str]) -> str:
     """Token F1 of open questions and AUROC of yes/no questions, apart, also without the patient."""
     cells = {(row.task, row.part, row.metric, row.model): row for row in rows if row.part}
-    beside = {name: title for name, title in WORDS_BESIDE.items() if any(key[3] == name for key in cells)}
-    table = [f"| questions with words for answers, unseen, n | {' | '.join(beside.values())} |"]
-    table.append("|---|" + "---|" * len(beside))
+    columns = {name: title for name, title in COLUMNS_IN_WORDS.items() if any(key[3] == name for key in cells)}
+    table = [f"| questions with words for answers, unseen, n | {' | '.join(columns.values())} |"]
+    table.append("|---|" + "---|" * len(columns))
     for task in dict.fromkeys(task for task, *_ in cells):
         for part, metric, title in (("open", "token_f1", "open, token F1"), ("closed", "auroc", "yes/no, AUROC")):
             mine = cells.get((task, part, metric, "fedkim"))
             if mine is not None and mine.n:
-                values = [cell(cells.get((task, part, metric, model))) for model in beside]
+                values = [cell(cells.get((task, part, metric, model))) for model in columns]
                 table.append(f"| {titles[task]}, {title}, {mine.n} | {' | '.join(values)} |")
     return "\n".join(table)
 
 
 def follows(run: Path, titles: Mapping[str, str]) -> str:
-    """What the LLM's answers follow: the heads, the question's sense, its wording; empty for a run without it."""
+    """Whether the LLM's answers follow the heads, the question's sense, its wording; empty for a run without them."""
     folder = RunFolder(run)
     checks = folder.read(ControlFile).answers if folder.exists(ControlFile.NAME) else ()
     table = [

@@ -21,13 +21,13 @@ def headline(results: Results) -> str:
 def real(results: Results) -> str:
     """n, AUROC and balanced accuracy of the study of real extracts."""
     (label,) = results.typed.labels
-    beside = ["federated", *(model for model in (NEAREST, COUNT) if model in results.models)]
-    head = ["task", "n", "AUROC: FedKIM", *(f"AUROC: {model_title(model).lower()}" for model in beside)]
+    compared = ["federated", *(model for model in (NEAREST, COUNT) if model in results.models)]
+    head = ["task", "n", "AUROC: FedKIM", *(f"AUROC: {model_title(model).lower()}" for model in compared)]
     head.append("balanced accuracy: FedKIM")
     lines = []
     for role in ("trained", "unseen"):
         for task in results.tasks(role):
-            ours, *others = (results.row(label, model, task, "auroc") for model in ("fedkim", *beside))
+            ours, *others = (results.row(label, model, task, "auroc") for model in ("fedkim", *compared))
             if ours is not None:
                 mark = " (unseen)" if role == "unseen" else ""
                 balanced = results.row(label, "fedkim", task, "balanced_accuracy")

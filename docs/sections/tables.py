@@ -13,7 +13,7 @@ from medfed.report.text import number
 from sections.comparison import Results, printed, table, task_title
 
 MODELS = ("heads", "federated", "centralised", "local", NEAREST, COUNT, OTHER, LORA)
-"""Models beside the injected LLM; ``heads`` are those of the encoders that the LLM reads."""
+"""Models next to the injected LLM; ``heads`` are those of the encoders that the LLM reads."""
 METRICS = {"auroc": "AUROC", "balanced_accuracy": "Balanced accuracy"}
 TEXT_METRICS = {"token_f1": "token F1", "exact_match": "exact match", "bleu1": "BLEU-1", "rouge_l": "ROUGE-L"}
 PARTS = {"open": "in words", "closed": "yes or no"}
@@ -85,9 +85,9 @@ def _open_published(results: Results, label: str) -> str:
 def real_table(results: Results) -> str:
     """The study of one cell: n, AUROC against the federated-only model, and balanced accuracy with constants."""
     (label,) = results.typed.labels
-    beside = [model for model in (NEAREST, COUNT) if model in results.models]
+    compared = [model for model in (NEAREST, COUNT) if model in results.models]
     head = ["task", "n", "AUROC: injected LLM", "AUROC: federated only", "difference"]
-    head[4:4] = [f"AUROC: {model_title(model).lower()}" for model in beside]
+    head[4:4] = [f"AUROC: {model_title(model).lower()}" for model in compared]
     head += ["balanced accuracy: injected LLM", "balanced accuracy: federated only", "best constant"]
     lines = []
     for role in ("trained", "unseen"):
@@ -98,7 +98,7 @@ def real_table(results: Results) -> str:
             constant = results.best_constant(label, task, "balanced_accuracy")
             if auroc[0] is not None:
                 mark = " (unseen)" if role == "unseen" and not task.startswith("mean-") else ""
-                auroc += [results.row(label, model, task, "auroc") for model in beside]
+                auroc += [results.row(label, model, task, "auroc") for model in compared]
                 line = [task_title(task) + mark, _count(auroc), *map(printed, auroc), printed(gap, signed=True)]
                 lines.append([*line, *map(printed, balanced), printed(constant, with_interval=False)])
     return table(head, lines)

@@ -11,6 +11,7 @@ import pytest
 from medfed.core.catalog import MODALITIES, TASKS
 from medfed.core.errors import StudyError
 from medfed.core.rng import numpy_rng
+from medfed.data.cohort import Cohort
 from medfed.evaluation import controls
 from medfed.evaluation.responses import TaskResponses
 from medfed.evaluation.score import score_run
@@ -94,9 +95,8 @@ def icu(values: Sequence[float], task: str) -> TaskSet:
     """Examples of one variable that reach these heart rates; class 1 where it is above 100."""
     stays = np.zeros((len(values), 24, 14), np.float32)
     stays[:, 0, 0], stays[:, 0, 7] = values, 1
-    others = {
-        name: np.zeros((len(values), *MODALITIES[name].sample_shape), np.float32) for name in ("labs", "input", "output")
-    }
+    rest = ("labs", "input", "output")
+    others = {name: np.zeros((len(values), *MODALITIES[name].sample_shape), np.float32) for name in rest}
     return TaskSet.from_arrays(TASKS[task], {"vitals": stays, **others}, (np.array(values) > 100).astype(np.int8))
 
 
@@ -221,8 +221,6 @@ def test_one_lora_is_a_baseline_by_name_which_injection_decides() -> None:
         study = load_study(DEMO, ['train=["cd"]', "unseen=[]", 'baselines=["lora"]', *overrides])
         image = np.zeros((4, 1, 64, 64), np.float32)
         held = TaskSet.from_arrays(TASKS["cd"], {"image": image}, np.array([0, 1, 0, 1]))
-        from medfed.data.cohort import Cohort  # noqa: PLC0415
-
         cohort = Cohort({"client-0": {"cd": held}}, {}, {}, {}, {}, {}, {})
         (baseline,) = baselines_of(study, cohort, {"covid-radiography": "1"}, Path("runs"))
         return baseline.run.root.name

@@ -33,7 +33,7 @@ from medfed.study.evaluation import BootstrapSettings
 MIN_SEEDS = 5
 LEVEL = 0.05
 BASELINES = ("federated", "heads", NEAREST, COUNT, OTHER, LORA, BEST)
-"""What the injected LLM of one run is compared with; differences against other controls are in the run's scores."""
+"""Models that the injected LLM of one run is compared with; differences against others are in the run's scores."""
 Row = dict[str, Any]
 
 

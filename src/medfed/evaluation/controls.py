@@ -2,7 +2,7 @@
 
 - ``reuse/<task>``: the head of a trained task answers another question about the same modalities. ``reuse/nearest`` is
   the one whose text is nearest, chosen without labels; ``reuse/mean`` is the mean of all. ``reuse/best`` is the best in
-  hindsight. Labels of the test set chose it, so it is shown and never judged by.
+  hindsight. Labels of the test set chose it, so it is printed and no verdict counts it.
 - ``count``: how far a patient's highest and lowest values lie from those of others; nothing is learned.
 - ``blind/other``: the injected LLM with another patient's data; ``blind/none``: with none. ``blind/type`` is the most
   frequent public answer to questions that begin alike.
@@ -67,9 +67,9 @@ def _words(text: str) -> list[str]:
 def abnormality(given: Extremes, public: Extremes) -> Float[np.ndarray, " example"]:
     """Return how abnormal every example's values are: the sum over variables, high and low.
 
-    High is how far the highest value lies above the median of public patients' highest values, in interquartile ranges
-    of these, from 0 to :data:`MOST_RANGES`; low likewise. What was not observed counts nothing, nor does a variable
-    that fewer than :data:`LEAST_PATIENTS` public patients have.
+    High is the distance of the highest value above the median of public patients' highest values. It is counted in
+    their interquartile ranges, from 0 to :data:`MOST_RANGES`; low likewise. A value that was not observed counts
+    nothing, nor does a variable that fewer than :data:`LEAST_PATIENTS` public patients have.
     """
     total = np.zeros(len(given[0]))
     for sign, mine, theirs in zip((-1.0, 1.0), given, public, strict=True):
@@ -97,8 +97,8 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
 def donors(patients: Sequence[str], order: Sequence[int]) -> list[int] | None:
     """Return for every example another patient's example, each taken once; None where one patient has over half.
 
-    ``order`` is a permutation of the examples. Sorted by patient, patients by their first place in it, each example
-    takes the one that lies as many places on as the largest patient has.
+    ``order`` is a permutation of the examples, and patients are sorted by their first place in it. Each example takes
+    the one that lies as many places on as the largest patient has examples.
     """
     place: dict[str, int] = {}
     for number in order:

@@ -1,7 +1,7 @@
 """From responses to the rows of ``scores.json``: every model, metric, part and interval, constants among the models.
 
 Every task has one set of resamples of its patients, drawn from (seed, task), which all its models share. So differences
-are paired: the injected LLM minus each model beside it, and the pairs that the settings name. Where examples are tested
+are paired: the injected LLM minus each other model, and the pairs that the settings name. Where examples are tested
 at clients, a row has a value per client and names the worst. Constants, the federated-only model and the controls
 (:mod:`medfed.evaluation.controls`) are baselines that the FedKIM paper leaves out.
 """
@@ -94,8 +94,8 @@ class _Table:
     def differences(self) -> list[Difference]:
         models, answered, constant = self._responses.models, self._responses.answered, self._responses.scorer.baseline
         pairs = [(model, constant) for model, _ in models if constant and not is_constant(model)]
-        beside = [model for model, _ in models if model != INJECTED and not is_constant(model)]
-        pairs += [(INJECTED, model) for model in beside]
+        others = [model for model, _ in models if model != INJECTED and not is_constant(model)]
+        pairs += [(INJECTED, model) for model in others]
         return [
             self._difference(model, baseline, part, metric)
             for model, baseline in dict.fromkeys([*pairs, *self._settings.comparisons])

@@ -346,12 +346,12 @@ class Reuse(Record):
 
 
 class AnswerCheck(Record):
-    """What the injected LLM's answers to one closed task follow.
+    """Whether the injected LLM's answers to one closed task follow the heads, and the question.
 
     Attributes:
         task: the task.
         rank_correlation: model → Spearman's rank correlation of its answers with the LLM's, over all test examples.
-        n: test examples that the question was asked about in other words.
+        n: test examples of the question in other words.
         negation: share of them where the negated question has the opposite answer.
         paraphrases: share of answers to paraphrases that equal that to the question.
         opposite, reworded: the questions.
@@ -372,7 +372,7 @@ class ControlFile(File, path="controls.json"):
     Attributes:
         reuse: the heads that answered each unseen task.
         absent: task → control → why it has no answer there.
-        answers: closed tasks, and what the LLM's answers to them follow.
+        answers: closed tasks, and whether the LLM's answers follow heads and question.
     """
 
     reuse: tuple[Reuse, ...] = ()

@@ -66,15 +66,16 @@ def _heads(run: Run) -> list[html.Part]:
 
 
 def _answers(run: Run) -> list[html.Part]:
-    """What the LLM's answers follow."""
+    """Whether the LLM's answers follow the heads, and the question."""
     lines = []
     for check in run.file(ControlFile).answers:
         ranks = [f"{model_title(name)} {number(value, 2)}" for name, value in check.rank_correlation.items()]
-        cells = [html.Cell(", ".join(ranks) or MISSING, style="plain"), number(check.negation, 2)]
+        numbers = [number(check.negation, 2), number(check.paraphrases, 2), str(check.n)]
+        cells = [html.Cell(", ".join(ranks) or MISSING, style="plain"), *map(html.Cell, numbers)]
         tip = " ".join([check.opposite, *check.reworded])
-        lines.append(html.Row(run.title(check.task), [*cells, number(check.paraphrases, 2), str(check.n)], tip=tip))
-    numbers = html.columns("Opposite to the negated question", "Same to paraphrases", "n")
-    columns = [*html.columns("Task", "Rank correlation with heads", style=""), *numbers]
+        lines.append(html.Row(run.title(check.task), cells, tip=tip))
+    heads = html.columns("Opposite to the negated question", "Same to paraphrases", "n")
+    columns = [*html.columns("Task", "Rank correlation with heads", style=""), *heads]
     caption = "What the LLM's answers follow"
     note = (
         "A rank correlation of 1: the LLM orders patients as that head does. An LLM that reads the question gives the "

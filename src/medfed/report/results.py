@@ -34,7 +34,7 @@ from medfed.report.text import MISSING, bounds, joined, natural, number, plural,
 
 ROLES = {"trained": "Trained tasks", "unseen": "Unseen tasks"}
 PARTS = {"open": "Open questions", "closed": "Yes/no questions"}
-"""The part ``all`` pools what is not alike: it stands beside published numbers alone."""
+"""The part ``all`` pools what is not alike: only tables with published numbers have it."""
 LEADING = (None, "open")
 """Parts by which models are ranked: of questions in words the open ones."""
 AUROC, BALANCED = "AUROC", "balanced_accuracy"
@@ -99,8 +99,8 @@ def sentences(scores: ScoreFile) -> list[str]:
     """Return the verdicts in words, one sentence per kind of task; none for a run without an injected LLM."""
     made = list(claims(scores).values())
     by_kind = {sentence: [claim.verdict for claim in made if claim.text == kind] for kind, sentence in KINDS.items()}
-    said = [f"{text.format(plural(len(held), 'task'))}: {tally(held)}." for text, held in by_kind.items() if held]
-    return [*said, *against_controls(scores)]
+    lines = [f"{text.format(plural(len(held), 'task'))}: {tally(held)}." for text, held in by_kind.items() if held]
+    return [*lines, *against_controls(scores)]
 
 
 def tally(verdicts: Iterable[str]) -> str:
@@ -244,8 +244,8 @@ def summary_table(folder: Path) -> TerminalTable:
         first, constant = next(iter(mine.values())), best_constant(mine.values())
         claim = judged.get(task) if part in LEADING else None
         unseen, other = " (unseen)" * (first.role == "unseen"), f": {first.title}" * (first.title != metric)
-        asked = f", {PARTS[part].lower().removesuffix(' questions')}" if part else ""
-        cells = [f"{run.title(task)}{unseen}{asked}{other}", str(first.n)]
+        kind = f", {PARTS[part].lower().removesuffix(' questions')}" if part else ""
+        cells = [f"{run.title(task)}{unseen}{kind}{other}", str(first.n)]
         cells += [_terminal(mine.get(model), bare=crowded and model != INJECTED) for model in models]
         cells += [number(constant.value) if constant else ""] * constants
         cells += [f"{claim.verdict} {claim.evidence}".strip() if claim else ""] * bool(judged)
@@ -287,7 +287,7 @@ def against_controls(scores: ScoreFile) -> list[str]:
             lost.append(f"{title or task}{f', {PARTS[part].lower()}' if part else ''} ({names})")
     against = f" It loses: {'; '.join(lost)}." if lost else ""
     count = plural(len(held), "task")
-    return [f"Injected LLM better than every control beside it, on {count}: {tally(verdicts)}.{against}"]
+    return [f"Injected LLM better than every control, on {count}: {tally(verdicts)}.{against}"]
 
 
 def _place_of(run: Run) -> Callable[[tuple[str, str | None]], tuple[int, int]]:

@@ -3,8 +3,8 @@
 - ``federated``: the study's federation, without injection.
 - ``local``: every client alone for as many rounds; nothing is exchanged.
 - ``centralised``: one party that holds all private data, for as many rounds; an upper bound that privacy rules out.
-- ``lora``: the study with one LoRA of rank P·r in place of P routed experts of rank r, at the scale of experts of equal
-  weight. It costs a second federation with injection, so a study asks for it by name.
+- ``lora``: the study with one LoRA of rank P·r in place of P routed experts of rank r. Its scale is that of experts
+  with equal weights. It costs a second federation with injection, so a study asks for it by name.
 
 ``local`` and ``centralised`` have one party, so they are FedAvg over one client whatever the study's algorithm. Their
 inputs are normalised by the moments pooled over all clients, which favours the local models a little. None but ``lora``
@@ -42,7 +42,7 @@ DATA_SETTINGS = ("train", "plugins", "split", "partition", "missing")
 SHARED_SETTINGS = (*DATA_SETTINGS, "model", "modalities", "encoders", "algorithm", "rounds", "client")
 """The settings that decide a baseline's weights."""
 LLM_SETTINGS = ("unseen", "federate", "foundation", "injection")
-"""Those that decide an injected LLM's besides."""
+"""Those that decide an injected LLM's as well."""
 Build = Callable[[Study, str], Trainee]
 """Makes what a baseline trains, of its study and name."""
 

@@ -1,4 +1,4 @@
-"""The controls of :mod:`medfed.evaluation.controls` as predictors, and what is asked of the injected LLM besides.
+"""The controls of :mod:`medfed.evaluation.controls` as predictors, and the injected LLM's answers to other wordings.
 
 They need no training: reused heads, a count of abnormal values, and the injected LLM without the patient. The baseline
 ``lora`` is trained, in :mod:`medfed.runs.baselines`.
@@ -80,10 +80,10 @@ class ReusedHeads:
         """Return which head is nearest by text, and which cannot answer ``task``; the first on a tie."""
         reasons = {one.name: self.reason(task, one) for one in self.trained}
         texts = {one.name: _text(one) for one in self.trained if not reasons[one.name]}
-        found = controls.similarities(_text(task), texts, self.corpus)
-        nearest = max(found, key=lambda name: found[name], default=None)
+        cosines = controls.similarities(_text(task), texts, self.corpus)
+        nearest = max(cosines, key=lambda name: cosines[name], default=None)
         left_out = {name: why for name, why in reasons.items() if why}
-        return Reuse(task=task.name, nearest=nearest, similarity=found, left_out=left_out)
+        return Reuse(task=task.name, nearest=nearest, similarity=cosines, left_out=left_out)
 
     def reason(self, task: Task, trained: Task) -> str:
         """Return why the head of ``trained`` cannot answer ``task``; empty if it can."""
@@ -141,8 +141,8 @@ class AbnormalValues:
             return "the task has no two answers to one question"
         if not any(pool.task.modalities == task.modalities and len(pool) for pool in self.public.values()):
             return "no public example has its modalities"
-        shown = [self.modalities[name] for name in task.modalities if name in self.modalities]
-        if all(modality.extremes(np.zeros((1, *modality.sample_shape), modality.dtype)) is None for modality in shown):
+        read = [self.modalities[name] for name in task.modalities if name in self.modalities]
+        if all(modality.extremes(np.zeros((1, *modality.sample_shape), modality.dtype)) is None for modality in read):
             return f"no values to count in {', '.join(task.modalities)}"
         return ""
 
@@ -155,11 +155,11 @@ class AbnormalValues:
 
     def _extremes(self, examples: TaskSet, name: str) -> controls.Extremes | None:
         """Return the extremes of one modality; NaN where an example lacks it."""
-        found = self.modalities[name].extremes(examples.data.samples[name][examples.rows])
-        if found is None:
+        extremes = self.modalities[name].extremes(examples.data.samples[name][examples.rows])
+        if extremes is None:
             return None
         present = examples.data.present[name][examples.rows][:, None]
-        low, high = found
+        low, high = extremes
         return np.where(present, low, np.nan), np.where(present, high, np.nan)
 
 
@@ -168,7 +168,7 @@ class Blind:
     """The injected LLM, and the same LLM without the patient: what it answers from the question alone.
 
     Where a task has one question, another patient's data give that patient's answer. So the answers change places, and
-    the LLM is not asked again.
+    the LLM does not run again.
     """
 
     injected: InjectedPredictor
@@ -180,8 +180,7 @@ class Blind:
         given = self.injected(examples)
         order = numpy_rng(self.seed, examples.task.name, "blind").permutation(len(examples)).tolist()
         takes = controls.donors(examples.patients, order)
-        asked = bool(examples.labels.questions)
-        if takes is not None and asked:
+        if takes is not None and examples.labels.questions:
             given[controls.OTHER] = self._answer(with_data_of(examples, np.array(takes)))
         elif takes is not None:
             given[controls.OTHER] = [given[INJECTED][number] for number in takes]
@@ -198,16 +197,16 @@ class Blind:
         first: dict[str, int] = {}
         for number, question in enumerate(questions or [""]):
             first.setdefault(question, number)
-        asked = without_data(examples.holding(examples.rows[list(first.values())]))
-        answers = dict(zip(first, self._answer(asked), strict=True))
+        distinct = without_data(examples.holding(examples.rows[list(first.values())]))
+        answers = dict(zip(first, self._answer(distinct), strict=True))
         return [answers[question] for question in questions or [""] * len(examples)]
 
     def _by_type(self, examples: TaskSet) -> Responses:
         """Return the most frequent public answer to questions that begin alike, or to all; nothing without any."""
-        asked, answers = examples.labels.questions, examples.task.answers
+        questions, answers = examples.labels.questions, examples.task.answers
         counts: dict[str, Counter[int]] = {}
         for pool in self.public.values():
-            if asked and pool.labels.questions and pool.task.answers == answers:
+            if questions and pool.labels.questions and pool.task.answers == answers:
                 for row in pool.rows:
                     for kind in (question_type(pool.labels.questions[row]), ""):
                         counts.setdefault(kind, Counter())[int(pool.labels.targets[row])] += 1
@@ -215,7 +214,7 @@ class Blind:
             return {}
         column: list[Json] = []
         for row in examples.rows:
-            held = counts.get(question_type(asked[row]), counts[""])
+            held = counts.get(question_type(questions[row]), counts[""])
             shares = [held[number] / held.total() for number in range(len(answers))]
             text = answers[max(range(len(answers)), key=shares.__getitem__)]
             worded = isinstance(examples.task, QuestionAnswering)
@@ -239,20 +238,21 @@ def with_data_of(examples: TaskSet, takes: Int[np.ndarray, " example"]) -> TaskS
         samples={name: data.samples[name][source[name]] for name in names},
         present={name: data.present[name][source[name]] for name in names},
     )
-    own = Labels(labels.targets[rows], tuple(labels.questions[row] for row in rows) if labels.questions else ())
-    return TaskSet(examples.task, moved, np.arange(len(rows)), own)
+    local = Labels(labels.targets[rows], tuple(labels.questions[row] for row in rows) if labels.questions else ())
+    return TaskSet(examples.task, moved, np.arange(len(rows)), local)
 
 
 def without_data(examples: TaskSet) -> TaskSet:
     """Return ``examples`` of which nothing is present but the question."""
-    shown = examples.data.present
-    present = {name: there if name == QUESTION else np.zeros_like(there) for name, there in shown.items()}
+    present = {
+        name: there if name == QUESTION else np.zeros_like(there) for name, there in examples.data.present.items()
+    }
     data = replace(examples.data, present=present)
     return TaskSet(examples.task, data, examples.rows, examples.labels)
 
 
 def control_file(study: Study, run: RunFolder, cohort: Cohort, injector: Injector, heads: ReusedHeads) -> ControlFile:
-    """Return ``controls.json`` of the predictions that ``run`` has; the LLM is asked in other words for it."""
+    """Return ``controls.json`` of the predictions that ``run`` has; the LLM answers other wordings for it."""
     wanted, lines = study.evaluation.controls, {task.name: run.predictions(task.name) for task in study.tasks}
     reuse = []
     for task in study.tasks if "reuse" in wanted else ():
@@ -287,19 +287,19 @@ def _absent(made: AbnormalValues, task: Task, lines: Sequence[Prediction], wante
 def _check(study: Study, examples: TaskSet, injector: Injector, lines: Sequence[Prediction]) -> AnswerCheck:
     """Compare the LLM's answers with every head's, and with its own to the question negated and in other words.
 
-    Of an untrained task the log-odds of each question are centred on their mean over the examples asked, as calibration
-    does on public ones: a question in other words has no calibration of its own.
+    Another wording has no calibration of its own. Of an untrained task the log-odds of each wording are therefore
+    centred on their mean over these examples, as calibration does on public ones.
     """
     task, mine = examples.task, np.array(_column(lines, INJECTED))
     heads = [name for name in lines[0].responses if _is_head(name, study)]
     ranks = {name: controls.rank_correlation(mine[:, 1], np.array(_column(lines, name))[:, 1]) for name in heads}
-    size = min(len(examples), study.evaluation.num_asked_again)
-    rows = np.sort(numpy_rng(study.seed, task.name, "asked again").choice(len(examples), size, replace=False))
+    size = min(len(examples), study.evaluation.num_rephrased)
+    rows = np.sort(numpy_rng(study.seed, task.name, "rephrased").choice(len(examples), size, replace=False))
     centred = task.name not in study.train
 
     def yes(question: str) -> Bool[np.ndarray, " example"]:
-        asked = task.model_copy(update={"question": question})
-        few = TaskSet(asked, examples.data, examples.rows[rows], examples.labels)
+        changed = task.model_copy(update={"question": question})
+        few = TaskSet(changed, examples.data, examples.rows[rows], examples.labels)
         return _yes(injector.score_set(few, BATCH_SIZE).double().numpy(), centred=centred)
 
     before = _yes(mine[rows], centred=centred)

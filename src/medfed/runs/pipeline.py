@@ -134,8 +134,8 @@ def _compute(context: RunContext, participants: Participants) -> None:
         predictors = _deployed_predictors(study, federation, [it for it in trained if isinstance(it, ModelPredictor)])
     else:
         heads = [ModelPredictor(HEADS, trainee.model, study.train)] if study.federate else []
-        asked = InjectedPredictor(trainee.injector, study.evaluation.max_new_tokens)
-        llm, *more = control_predictors(study, cohort, asked, trainee.model)
+        injected = InjectedPredictor(trainee.injector, study.evaluation.max_new_tokens)
+        llm, *more = control_predictors(study, cohort, injected, trainee.model)
         predictors = [llm, *trained, *heads, *more]
     tasks = study.train_tasks if study.job == "benchmark" else study.tasks
     with reporter.phase("evaluate") as advance:

@@ -31,7 +31,7 @@ from medfed.records.schema import Json
 
 FREQUENT, BEST = "constant-frequent", "constant-best"
 PARTS = ("open", "closed", "all")
-"""A model can be good at yes and no and know nothing else, so no table pools them but that beside published numbers."""
+"""A model can be good at yes and no and know nothing else, so tables pool them only next to published numbers."""
 
 
 class Generated(PerExample):

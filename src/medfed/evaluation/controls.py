@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 INJECTED = "fedkim"
 """The injected LLM's name in scores."""
@@ -84,12 +85,12 @@ def abnormality(given: Extremes, public: Extremes) -> Float[np.ndarray, " exampl
     return total
 
 
-def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
+def rank_correlation(a: ArrayLike, b: ArrayLike) -> float | None:
     """Return Spearman's rank correlation, ties at their mean rank; None where a side is constant."""
     from scipy.stats import rankdata  # noqa: PLC0415 (large; loaded where it is used)
 
     ranks = [rankdata(column) for column in (a, b)]
-    if len(a) < 2 or any(np.ptp(column) == 0 for column in ranks):
+    if len(ranks[0]) < 2 or any(np.ptp(column) == 0 for column in ranks):
         return None
     return float(np.corrcoef(*ranks)[0, 1])
 

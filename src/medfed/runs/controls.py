@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -37,7 +37,9 @@ QUESTION = "question"
 """The modality that is the question itself; it stays where an example's other data are taken away."""
 
 
-def control_predictors(study: Study, cohort: Cohort, injected: InjectedPredictor, model: FederatedModel) -> list[Any]:
+def control_predictors(
+    study: Study, cohort: Cohort, injected: InjectedPredictor, model: FederatedModel
+) -> list[Predictor]:
     """Return the injected LLM and the study's controls as predictors; ``model`` has the aggregated heads."""
     wanted = study.evaluation.controls
     made: list[Predictor] = [Blind(injected, cohort.public, study.seed) if "blind" in wanted else injected]

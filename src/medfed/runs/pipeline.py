@@ -135,8 +135,8 @@ def _compute(context: RunContext, participants: Participants) -> None:
     else:
         heads = [ModelPredictor(HEADS, trainee.model, study.train)] if study.federate else []
         injected = InjectedPredictor(trainee.injector, study.evaluation.max_new_tokens)
-        llm, *more = control_predictors(study, cohort, injected, trainee.model)
-        predictors = [llm, *trained, *heads, *more]
+        llm, *others = control_predictors(study, cohort, injected, trainee.model)
+        predictors = [llm, *trained, *heads, *others]
     tasks = study.train_tasks if study.job == "benchmark" else study.tasks
     with reporter.phase("evaluate") as advance:
         for number, task in enumerate(tasks, start=1):

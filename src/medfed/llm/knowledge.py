@@ -1,6 +1,6 @@
-"""What LLMs know without patients: examinations, asked in the form an LLM was taught, and scored as any other task.
+"""Knowledge of LLMs, without patients: examinations in the form that an LLM was taught, scored as any other task.
 
-An option is chosen by the likelihood of its letter, yes or no by that of the word. A text is measured by the mean
+An option is chosen by the likelihood of its name, yes or no by that of the word. A text is measured by the mean
 negative log-likelihood of its tokens.
 """
 
@@ -31,7 +31,7 @@ def examine(
     Args:
         models: by the name they have in the scores.
         examination: which set the questions are of.
-        questions: what is asked.
+        questions: of that set.
         advance: is given the parts done and their number, model by model.
     """
     responses = {name: _responses(model, examination, questions, advance) for name, model in models.items()}

@@ -23,7 +23,7 @@ Advance = Callable[[int, int], None]
 
 
 class LanguageModel:
-    """A foundation, or one with adapters, that is asked in the form it was taught.
+    """A foundation, or one with adapters; questions have the form that it was taught.
 
     Args:
         foundation: the frozen LLM and its tokenizer.
@@ -57,9 +57,9 @@ class LanguageModel:
             answers: texts that are compared.
             advance: is given the parts done and their number.
         """
-        asked = [questions] if isinstance(questions, str) else list(questions)
-        return self.likelihoods([(question, answer) for question in asked for answer in answers], advance).reshape(
-            len(asked), len(answers)
+        listed = [questions] if isinstance(questions, str) else list(questions)
+        return self.likelihoods([(question, answer) for question in listed for answer in answers], advance).reshape(
+            len(listed), len(answers)
         )
 
     def likelihoods(

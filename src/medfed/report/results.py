@@ -56,7 +56,7 @@ TRAINED, UNSEEN, IN_WORDS = "better than federated-only", "above chance", "bette
 KINDS = {
     TRAINED: "Injected LLM better than the federated-only model, AUROC on {} with training",
     UNSEEN: "Injected LLM above chance, AUROC on {} without training",
-    IN_WORDS: "Injected LLM better than the best constant answer, token F1 of open questions on {}",
+    IN_WORDS: "Injected LLM better than the best constant, token F1 of open questions on {}",
 }
 
 
@@ -284,10 +284,9 @@ def against_controls(scores: ScoreFile) -> list[str]:
     for (task, part), gaps in held.items():
         if names := joined(model_title(gap.baseline) for gap in gaps if better(gap) == CONTRADICTED):
             title = scores.tasks[task].title if task in scores.tasks else ""
-            lost.append(f"{title or task}{f', {PARTS[part].lower()}' if part else ''} ({names})")
-    against = f" It loses: {'; '.join(lost)}." if lost else ""
+            lost.append(f" It loses on {title or task}{f', {PARTS[part].lower()}' if part else ''} to: {names}.")
     count = plural(len(held), "task")
-    return [f"Injected LLM better than every control, on {count}: {tally(verdicts)}.{against}"]
+    return [f"Injected LLM better than every control, on {count}: {tally(verdicts)}.{''.join(lost)}"]
 
 
 def _place_of(run: Run) -> Callable[[tuple[str, str | None]], tuple[int, int]]:

@@ -219,7 +219,7 @@ class FederationRun:
         name = self._name if self._injector is None or self._injected else HEADS
         predictor: Predictor = ModelPredictor(name, self.model, self._study.train)
         if self._injector is not None and self._injected:
-            predictor = InjectedPredictor(self._injector, settings.max_new_tokens)
+            predictor = InjectedPredictor(self._injector, settings.max_new_tokens, self._name)
         return [
             Development(round=number, model=name, task=task, values=watch(self._study, examples, predictor))
             for task, examples in self._cohort.development.items()

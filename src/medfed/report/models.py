@@ -10,6 +10,8 @@ MODELS = {
     "local": "Local-only",
     "centralised": "Centralised",
     "heads": "Heads of the injected run",
+    "before": "LLM before injection",
+    "after": "LLM after injection",
     "always-yes": "Always yes",
     "always-no": "Always no",
     "majority": "Majority answer",

@@ -16,7 +16,7 @@ from rich.text import Text as TerminalText
 
 from medfed.evaluation.verdict import CONTRADICTED, SUPPORTED, UNCLEAR, above_chance, better
 from medfed.records.schema import ComparedDifference, Difference, ScoreFile, ScoreRow, SiteFile, SiteRow
-from medfed.report import html
+from medfed.report import html, retention
 from medfed.report.models import BEST_CONSTANT, FEDERATED, INJECTED, is_constant, model_order, model_style, model_title
 from medfed.report.published import published_rows
 from medfed.report.run import Run
@@ -225,6 +225,7 @@ def summary_table(folder: Path) -> TerminalTable:
     notes = [f"Claims: {joined(claim.text for claim in judged.values())}."] * bool(judged)
     notes += ["A constant answer has an AUROC of 0.5."] * (metric == AUROC)
     notes += ["* gives every patient the same answer."] * any(_is_stuck(row) for row in rows)
+    notes += retention.sentences(run)
     table = terminal_table(f"{run.name}: {metric} [95 % CI]", ["task"], numbers, lines, others)
     table.caption = TerminalText(" ".join(notes))
     return table

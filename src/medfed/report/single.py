@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import datetime
 
 from medfed.records.schema import CardFile, ExampleCard, Round
-from medfed.report import federation, html, learning, results
+from medfed.report import federation, html, learning, results, retention
 from medfed.report.charts import LEAST_AXES, Polygon, line_picture, radar_chart, trace_picture
 from medfed.report.models import is_constant, model_order, model_style, model_title
 from medfed.report.run import Run
@@ -27,6 +27,7 @@ def run_page(run: Run) -> html.Page:
         html.Section("glance", "At a glance", radars(_glance(run))),
         html.Section("examples", "Examples", _examples(run)),
         html.Section("open-questions", "Answers in words", results.open_questions(run)),
+        html.Section("retention", "What the LLM kept", retention.kept(run)),
         html.Section("calibration", "Calibration", learning.reliability(run)),
         html.Section("router", "Router", learning.routing(run)),
         html.Section("learning", "Learning", learning.curves(run)),

@@ -26,7 +26,17 @@ from medfed.federated.workers import Pool, Recipe, WorkerExchange
 from medfed.models.base import FederatedModel, initialised
 from medfed.models.multimodal import MultimodalModel
 from medfed.records.folder import RunFolder
-from medfed.records.schema import ClientRound, Development, FailedClient, Round, Routing, SiteFile, Step, Timing
+from medfed.records.schema import (
+    ClientRound,
+    Development,
+    FailedClient,
+    Retained,
+    Round,
+    Routing,
+    SiteFile,
+    Step,
+    Timing,
+)
 from medfed.runs.checkpoints import Checkpoints
 from medfed.runs.predictors import HEADS, InjectedPredictor, ModelPredictor, Predictor, watch
 from medfed.runs.sites import scores_here, site_file
@@ -34,6 +44,7 @@ from medfed.study.study import Study
 
 if TYPE_CHECKING:
     from medfed.injection.inject import Injector
+    from medfed.injection.retention import Retention
 
 GROUPS = ("federated", "injector")
 CLIENTS = "clients"
@@ -92,12 +103,13 @@ def build_multimodal(study: Study) -> MultimodalModel:
 class Trainee:
     """The server's ``model``, which ends with the last global weights; ``injector`` injects after every round.
 
-    ``name`` is the model's in scores.
+    ``name`` is the model's in scores. ``retention`` asks the LLM what it still knows.
     """
 
     name: str
     model: FederatedModel
     injector: Injector | None = None
+    retention: Retention | None = None
 
 
 class FederationRun:
@@ -111,6 +123,7 @@ class FederationRun:
     ) -> None:
         self._run, self._study, self._cohort = run, study, cohort
         self._name, self.model, self._injector = trainee.name, trainee.model, trainee.injector
+        self._retention = trainee.retention
         self._checkpoints = Checkpoints(run.root)
         self._exchange = connect(study, cohort, run)
         self._federation = Federation(self._exchange.registered, study.seed, self.model, cohort.public)
@@ -118,6 +131,9 @@ class FederationRun:
     def run(self, reporter: Reporter, title: str) -> None:
         """Run all rounds that are not done yet; model and injector end as the last round left them."""
         state, injected = self.resume()
+        if self._retention is not None and self._retention.due(0, 0) and not self._run.exists(Retained.NAME):
+            with reporter.phase("what the LLM knows") as advance:
+                self._run.append(Retained, self._retention.look(0, advance))
         try:
             with reporter.phase(title) as advance:
                 if not injected:
@@ -190,6 +206,7 @@ class FederationRun:
             record = self._injector.routing_record(self._study.tasks)
             self._run.append(Routing, [Routing(round=state.round, **record)])
             self._time(state.round, "inject", started)
+            self._look(state.round)
             trained = weights_of(self.model)
             # Clients' statistics stand, if there are clients: the server's come from the public data only.
             buffers = state.buffers if self._study.federate else trained.buffers
@@ -199,6 +216,13 @@ class FederationRun:
         self._time(state.round, "evaluate", started)
         self._save(state, finished=True)
         return state
+
+    def _look(self, number: int) -> None:
+        """Ask the LLM what it still knows, where that is due."""
+        if self._retention is not None and self._retention.due(number, self._study.rounds.num_rounds):
+            started = time.monotonic()
+            self._run.append(Retained, self._retention.look(number))
+            self._time(number, "retention", started)
 
     def _development(self, number: int) -> list[Development]:
         settings = self._study.evaluation
@@ -219,7 +243,7 @@ class FederationRun:
 
     def _forget_after(self, number: int, *, finished: bool) -> None:
         """Drop the log lines of work that the checkpoint does not hold."""
-        for kind in (Round, Timing, Development, Step, Routing):
+        for kind in (Round, Timing, Development, Step, Routing, Retained):
             kept = finished or kind in (Round, Timing)
             self._run.drop_after(kind, number if kept else number - 1)
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from medfed.study.parts import SettingsModel
+
+ExaminationName = Literal["sample", "mmlu-medical", "medmcqa", "medqa", "pubmedqa", "medquad"]
+"""Sets of :data:`medfed.datasets.examinations.EXAMINATIONS`."""
 
 
 class BootstrapSettings(SettingsModel):
@@ -16,6 +21,18 @@ class BootstrapSettings(SettingsModel):
     max_undefined: float = Field(default=0.1, ge=0, lt=1)
 
 
+class RetentionSettings(SettingsModel):
+    """Examinations without patients that tell what the LLM kept: asked before the first and after the last injection.
+
+    They are looked for below ``--data-root`` and ``roots``; the sample is in the package.
+    """
+
+    sets: tuple[ExaminationName, ...] = ("sample",)  # none asks nothing
+    num_questions: int = Field(default=150, gt=1)  # of every set, always the same ones
+    every: int = Field(default=0, ge=0)  # rounds between looks in the meantime; 0 has none
+    roots: tuple[str, ...] = ()  # further folders that hold sets
+
+
 class EvaluationSettings(BootstrapSettings):
     """How a study's predictions are scored."""
 
@@ -23,3 +40,4 @@ class EvaluationSettings(BootstrapSettings):
     comparisons: tuple[tuple[str, str], ...] = (("fedkim", "federated"),)
     watch_every: int = Field(default=1, ge=0)  # rounds between looks at the development set; 0 never looks
     max_new_tokens: int = Field(default=16, gt=0)  # longest answer to an open question, in the LLM's tokens
+    retention: RetentionSettings = RetentionSettings()  # what the LLM still knows

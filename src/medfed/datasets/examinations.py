@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 
 from medfed.core.errors import DataError
 
-LETTERS = ("A", "B", "C", "D")
+MARKS = ("A", "B", "C", "D")
 YES_NO = ("yes", "no")
 _DEPTHS = ("", "*/", "*/*/", "*/*/*/")
 
@@ -42,7 +42,7 @@ class Question(NamedTuple):
 
     Attributes:
         id: unique in its set.
-        text: what is asked, with the options and what to answer with.
+        text: the question, with the options and the form of the answer.
         answers: what is compared; a single one is a reference text whose likelihood counts.
         right: number of the right answer.
     """
@@ -95,25 +95,25 @@ def _with_marker(root: Path, depth: str, marker: str) -> Iterator[Path]:
 
 
 def _choice(id: str, text: str, options: Sequence[str], right: int) -> Question:
-    listed = "\n".join(f"{letter}. {option.strip()}" for letter, option in zip(LETTERS, options, strict=False))
-    asked = f"{text.strip()}\n{listed}\nAnswer with the letter of the right option."
-    return Question(id, asked, LETTERS[: len(options)], right)
+    listed = "\n".join(f"{mark}. {option.strip()}" for mark, option in zip(MARKS, options, strict=False))
+    text = f"{text.strip()}\n{listed}\nAnswer with the letter of the right option."
+    return Question(id, text, MARKS[: len(options)], right)
 
 
 def _mmlu(folder: Path) -> Iterator[Question]:
     for path in sorted((folder / "data" / "test").glob("*_test.csv")):
         with path.open(encoding="utf-8", newline="") as file:
             for number, row in enumerate(csv.reader(file), start=1):
-                if len(row) != 6 or row[5].strip() not in LETTERS:
+                if len(row) != 6 or row[5].strip() not in MARKS:
                     raise _broken(path, number, "a question, four options and a letter")
-                yield _choice(f"{path.stem}/{number}", row[0], row[1:5], LETTERS.index(row[5].strip()))
+                yield _choice(f"{path.stem}/{number}", row[0], row[1:5], MARKS.index(row[5].strip()))
 
 
 def _medmcqa(folder: Path) -> Iterator[Question]:
     path = folder / "data" / "dev.json"
     for number, row in _lines(path):
         options = [option for key in ("opa", "opb", "opc", "opd") if isinstance(option := row.get(key), str)]
-        if len(options) < len(LETTERS) or row.get("cop") not in (1, 2, 3, 4):
+        if len(options) < len(MARKS) or row.get("cop") not in (1, 2, 3, 4):
             raise _broken(path, number, "opa to opd, and cop from 1 to 4")
         yield _choice(str(row["id"]), row["question"], options, row["cop"] - 1)
 
@@ -122,9 +122,9 @@ def _medqa(folder: Path) -> Iterator[Question]:
     (path,) = folder.glob(MEDQA)
     for number, row in _lines(path):
         options, right = row.get("options"), row.get("answer_idx")
-        if not isinstance(options, dict) or tuple(options) != LETTERS or right not in LETTERS:
+        if not isinstance(options, dict) or tuple(options) != MARKS or right not in MARKS:
             raise _broken(path, number, "options A to D and their answer_idx")
-        yield _choice(f"medqa/{number}", row["question"], list(options.values()), LETTERS.index(right))
+        yield _choice(f"medqa/{number}", row["question"], list(options.values()), MARKS.index(right))
 
 
 def _pubmedqa(folder: Path) -> Iterator[Question]:

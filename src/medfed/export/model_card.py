@@ -142,11 +142,11 @@ def _data(run: Run, facts: CardFacts) -> str:
 
 
 def _retention(run: Run) -> list[str]:
-    """Return what the LLM kept of its knowledge; nothing where it was not asked."""
+    """Return what the LLM kept of its knowledge; nothing where it was not examined."""
     columns, lines = lines_of(run)
     if not lines:
         return []
-    text = "Examinations without patients, asked before and after injection; value or paired difference [95 % interval]."
+    text = "Examinations without patients, before and after injection; value or paired difference [95 % interval]."
     return ["## What the LLM kept", f"{text} All experts are mixed evenly.", markdown_table(columns, lines)]
 
 

@@ -1,8 +1,8 @@
 """Rehearsal against forgetting: in every step the LLM also reads pieces of medical text.
 
-Two losses can be added on these pieces, each with its weight: the mean negative log-likelihood of their tokens
-(experience replay), and KL(frozen LLM ‖ adapted LLM), the mean over their next tokens (Li and Hoiem 2016, Learning
-without Forgetting, on texts). This direction counts what the frozen LLM would say and the adapted one no longer does.
+Two losses can be added on these pieces, each with its weight. One is the mean negative log-likelihood of their tokens
+(experience replay). The other is KL(frozen LLM ‖ adapted LLM), the mean over their next tokens (Li and Hoiem 2016,
+Learning without Forgetting, on texts). This direction counts the words of the frozen LLM that the adapted one lost.
 The experts are mixed evenly, for a text has no task; the router learns nothing here. FedKIM has neither.
 
 Pieces are drawn from (seed, round, epoch, start of the batch), so a resumed run draws what an uninterrupted one draws.
@@ -80,9 +80,7 @@ class Rehearsal:
         return losses
 
 
-def padded(
-    pieces: list[Ids], device: torch.device
-) -> tuple[Int[Tensor, "piece position"], Bool[Tensor, "piece next"]]:
+def padded(pieces: list[Ids], device: torch.device) -> tuple[Int[Tensor, "piece position"], Bool[Tensor, "piece next"]]:
     """Return ids padded on the right with 0, and which next tokens are real."""
     longest = max(map(len, pieces))
     ids = torch.tensor([[*piece, *(longest - len(piece)) * (0,)] for piece in pieces], device=device)

@@ -1,10 +1,10 @@
-"""What the injected LLM still knows without patients: examinations asked before, between and after injections.
+"""Knowledge that the injected LLM keeps: examinations without patients before, between and after injections.
 
-They are asked in two forms: plain chat form, and the form that was trained, without modality tokens. An LLM with a chat
-template is trained in it, so that its two forms are one. The experts are mixed evenly. An examination has no task or
-modality description to route by, and every trained mixture lies around the even one. A single LoRA has the weight one.
+Their questions are put in two forms: plain chat form, and the form that was trained, without modality tokens. An LLM
+with a chat template is trained in it, so that its two forms are one. The experts are mixed evenly. An examination has
+no task or modality description to route by, and trained mixtures lie around the even one. A single LoRA has weight 1.
 
-The encoders take no part. So what an injection starts from is what the one before it left.
+The encoders take no part. So an injection starts from the LLM that the one before it left.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class Retention:
 
     Args:
         injected: the LLM with its adapters.
-        chosen: what is asked.
-        settings: when it is asked.
+        chosen: the questions.
+        settings: when they are put.
         cache: folder in which the frozen LLM's likelihoods are kept.
     """
 
@@ -77,13 +77,13 @@ class Retention:
         self._forms = forms_of(injected.foundation.tokenizer, injected.settings.order)
 
     def due(self, round_number: int, num_rounds: int) -> bool:
-        """Return whether the LLM is asked after a round."""
+        """Return whether the LLM is examined after a round."""
         every = self._settings.every
         return bool(self._chosen) and (round_number in (0, num_rounds) or (every > 0 and round_number % every == 0))
 
     @torch.no_grad()
     def look(self, round_number: int, advance: Advance = lambda done, total: None) -> list[Retained]:
-        """Ask everything; round 0 asks the frozen LLM. Nothing is random, and no weight changes."""
+        """Put all questions; round 0 is the frozen LLM. Nothing is random, and no weight changes."""
         injected, work = self._injected, [(form, chosen) for form in self._forms for chosen in self._chosen]
         training = injected.training
         lines = []

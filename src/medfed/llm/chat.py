@@ -1,4 +1,4 @@
-"""The form in which an LLM alone is asked: its chat template, or ``Question: … Answer:`` where it has none."""
+"""The form of a question to an LLM alone: its chat template, or ``Question: … Answer:`` where it has none."""
 
 from __future__ import annotations
 

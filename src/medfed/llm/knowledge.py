@@ -1,6 +1,6 @@
-"""What LLMs know without patients: examinations, asked in the form an LLM was taught, and scored as any other task.
+"""Knowledge of LLMs without patients: examinations in the form that an LLM was taught, scored as any other task.
 
-An option is chosen by the likelihood of its letter, yes or no by that of the word. A text is measured by the mean
+An option is chosen by the likelihood of A, B, C or D, yes or no by that of the word. A text is measured by the mean
 negative log-likelihood of its tokens.
 """
 
@@ -29,7 +29,7 @@ KINDS = {"accuracy": "examination", "auroc": "classification", "nll": "likelihoo
 
 
 class Chosen(NamedTuple):
-    """An examination, and the questions of it that are asked."""
+    """An examination, and some questions of it."""
 
     examination: Examination
     questions: Sequence[Question]
@@ -53,7 +53,7 @@ def choose(names: Sequence[str], roots: Sequence[Path], most: int) -> list[Chose
         raise StudyError("no such folder", where=missing[0], hint="give the folder that holds the sets")
     chosen = []
     for examination in [EXAMINATIONS[name] for name in names] or list(EXAMINATIONS.values()):
-        folder = next((found for root in roots or [Path()] if (found := examination.find(root))), None)
+        folder = next((place for root in roots or [Path()] if (place := examination.find(root))), None)
         if folder is not None:
             chosen.append(Chosen(examination, examination.sample(folder, most)))
         elif names:
@@ -64,16 +64,11 @@ def choose(names: Sequence[str], roots: Sequence[Path], most: int) -> list[Chose
 
 def zero_shot(model: LanguageModel, chosen: Sequence[Chosen], reporter: Reporter) -> ScoreFile:
     """Ask an LLM without adapters, and score its answers with intervals and constants."""
-    asked = []
+    tasks = []
     for examination, questions in chosen:
         with reporter.phase(examination.title) as advance:
-            asked.append(examine({ALONE: model}, examination, questions, advance))
-    return score_run(asked, seed=0)
-
-
-def chance(examination: Examination) -> float | None:
-    """Return the score of guessing; None of a text's likelihood."""
-    return {"accuracy": 0.25, "auroc": 0.5, "nll": None}[examination.metric]
+            tasks.append(examine({ALONE: model}, examination, questions, advance))
+    return score_run(tasks, seed=0)
 
 
 def examine(
@@ -87,7 +82,7 @@ def examine(
     Args:
         models: by the name they have in the scores.
         examination: which set the questions are of.
-        questions: what is asked.
+        questions: some of its questions.
         advance: is given the parts done and their number, model by model.
     """
     given = {name: answers_of(model, examination, questions, advance) for name, model in models.items()}

@@ -67,12 +67,12 @@ def _log_probabilities(llm: nn.Module, windows: Windows, pack: Pack) -> Float64[
     with heads_at(llm, places):
         logits = run(llm, windows, PromptBatch(embeddings, allowed, positions, 0))[0]
     row_of = {place: row for row, place in enumerate(places)}
-    found: list[float] = []
+    values: list[float] = []
     for start in range(0, len(pack.read), _PAIRS_AT_ONCE):
         some = pack.read[start : start + _PAIRS_AT_ONCE]
         rows, tokens = [row_of[place] for place, _ in some], [token for _, token in some]
-        found += logits[rows].float().log_softmax(-1)[range(len(some)), tokens].tolist()
-    return np.array(found)
+        values += logits[rows].float().log_softmax(-1)[range(len(some)), tokens].tolist()
+    return np.array(values)
 
 
 @contextmanager

@@ -8,8 +8,8 @@ All answers of a task follow one shared prefix. An answer attends to the prefix 
 on from the end of the prefix. Nothing reads the prediction of an answer's *last* token, so that token is left out;
 answers of one token add nothing. Batches of several tasks are padded on the left: the answer positions are the last.
 
-An LLM with a chat template is asked in it: the modality tokens and the question are the user's turn, and an answer
-ends as its own turn does. Any other reads ``Question: … Answer:``.
+An LLM with a chat template reads it. The modality tokens and the question are the user's turn, and an answer ends as
+its own turn does. Any other reads ``Question: … Answer:``.
 
 Deviation: behind ``Answer:``, the answers are encoded as the tokenizer writes them after a space. Where one answer is
 the beginning of another, all end with the end-of-text token, so that the shorter one is not favoured.
@@ -80,8 +80,8 @@ class Prompt:
         return tuple(token for answer in self.answers for token in answer[:-1])
 
 
-class Asked(Protocol):
-    """What a prompt is made of: a task, or a question without patients."""
+class Inquiry(Protocol):
+    """A question with its answers: a task, or one without patients."""
 
     @property
     def name(self) -> str:
@@ -89,14 +89,14 @@ class Asked(Protocol):
 
     @property
     def question(self) -> str:
-        """What is asked."""
+        """The question."""
 
     @property
     def answers(self) -> tuple[str, ...]:
         """The answers that are compared."""
 
 
-def build_prompt(task: Asked, tokenizer: TextTokenizer, order: Order) -> Prompt:
+def build_prompt(task: Inquiry, tokenizer: TextTokenizer, order: Order) -> Prompt:
     """Render ``task`` for the LLM; raise StudyError if two answers are the same text, or an answer is empty."""
     if tokenizer.has_template:
         start, cue, end = tokenizer.turns()

@@ -209,7 +209,7 @@ class Retained(Line, path="injection/retention.jsonl"):
     """A line of ``injection/retention.jsonl``: the responses to one examination without patients, in one form.
 
     Attributes:
-        round: after which the LLM was asked; 0 is before the first injection.
+        round: after which the LLM answered; 0 is before the first injection.
         examination: the set.
         form: in which the questions were put.
         responses: a probability per answer, or the text's negative log-likelihood per token, question by question.
@@ -344,12 +344,10 @@ class ScoreFile(File, path="scores.json"):
         )
 
     def of(self, *, knowledge: bool) -> ScoreFile:
-        """Return what was asked without patients, or all else."""
+        """Return the tasks without patients, or all others."""
         names = {name for name, facts in self.tasks.items() if (facts.role == "knowledge") == knowledge}
         names |= {row.task for row in self.rows if (row.role == "knowledge") == knowledge}  # old files name no tasks
-        rows, differences = (
-            tuple(row for row in part if row.task in names) for part in (self.rows, self.differences)
-        )
+        rows, differences = (tuple(row for row in part if row.task in names) for part in (self.rows, self.differences))
         tasks = {name: facts for name, facts in self.tasks.items() if name in names}
         return self.model_copy(update={"tasks": tasks, "rows": rows, "differences": differences})
 

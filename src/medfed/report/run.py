@@ -53,7 +53,7 @@ class Run:
 
     @cached_property
     def knowledge(self) -> ScoreFile:
-        """Rows of what the LLM was asked without patients."""
+        """Rows of the LLM's answers without patients."""
         return self.file(ScoreFile).of(knowledge=True)
 
     @cached_property

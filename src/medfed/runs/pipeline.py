@@ -60,6 +60,7 @@ from medfed.tasks.base import ClosedTask, TaskSet
 
 if TYPE_CHECKING:
     from medfed.injection.inject import Injector
+    from medfed.injection.retention import Retention
     from medfed.llm.foundation import Foundation
     from medfed.llm.knowledge import Chosen
 
@@ -140,7 +141,7 @@ def _compute(context: RunContext, participants: Participants) -> None:
             advance(number, len(tasks))
     answers = [(task.name, task_facts(study, task), run.predictions(task.name)) for task in tasks]
     scores = score_run(answers, study.seed, study.evaluation)
-    run.write(scores.joined(_kept(run, study, trainee)) if trainee.retention else scores)
+    run.write(scores if trainee.retention is None else scores.joined(_kept(run, study, trainee.retention)))
     if trainee.injector is not None:
         modalities = {name: study.modality(name) for name in study.encoders}
         run.write(example_cards(run, study.tasks, cohort, modalities, study.seed, show=paths.show_examples))
@@ -167,7 +168,7 @@ def foundation_of(study: Study, paths: RunPaths, reporter: Reporter) -> Foundati
 
 
 def _examinations(study: Study, paths: RunPaths) -> list[Chosen]:
-    """Return what the LLM is asked without patients. Raises StudyError if a set is absent."""
+    """Return the examinations without patients. Raises StudyError if a set is absent."""
     settings = study.evaluation.retention
     if study.job != "inject" or not settings.sets:
         return []
@@ -191,12 +192,11 @@ def _trainee(study: Study, foundation: Foundation | None, examinations: Sequence
     return Trainee(INJECTED, model, injector, retention if examinations else None)
 
 
-def _kept(run: RunFolder, study: Study, trainee: Trainee) -> ScoreFile:
+def _kept(run: RunFolder, study: Study, retention: Retention) -> ScoreFile:
     """Write what the LLM answered without patients, look by look, and return its scores."""
     from medfed.injection.retention import score_retention  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
 
-    assert trainee.retention is not None
-    tasks = trainee.retention.tasks(run.lines(Retained))
+    tasks = retention.tasks(run.lines(Retained))
     for name, _, lines in tasks:
         run.write_lines(lines, prediction_file(name))
     return score_retention(tasks, study.seed, study.evaluation)

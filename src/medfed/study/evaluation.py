@@ -22,12 +22,12 @@ class BootstrapSettings(SettingsModel):
 
 
 class RetentionSettings(SettingsModel):
-    """Examinations without patients that tell what the LLM kept: asked before the first and after the last injection.
+    """Examinations without patients that tell what the LLM kept, before the first and after the last injection.
 
     They are looked for below ``--data-root`` and ``roots``; the sample is in the package.
     """
 
-    sets: tuple[ExaminationName, ...] = ("sample",)  # none asks nothing
+    sets: tuple[ExaminationName, ...] = ("sample",)  # none examines nothing
     num_questions: int = Field(default=150, gt=1)  # of every set, always the same ones
     every: int = Field(default=0, ge=0)  # rounds between looks in the meantime; 0 has none
     roots: tuple[str, ...] = ()  # further folders that hold sets

@@ -47,10 +47,13 @@ class TrainedForm(Form):
     def prompt(self, question: str, tokenizer: TextTokenizer) -> tuple[int, ...]:
         """Return the ids of a prompt that asks ``question``."""
         made = build_prompt(_Question("examination", question, ("Yes",)), tokenizer, self.order)
-        return made.before + made.after
+        lead = tokenizer.encode(self.lead if tokenizer.has_template else f" {self.lead}") if self.lead else ()
+        return (*made.before, *made.after, *lead)
 
     def answer(self, text: str, tokenizer: TextTokenizer) -> tuple[int, ...]:
-        """Return the ids of an answer, with the end of its turn where the LLM has turns."""
+        """Return the ids of an answer; without a lead it ends its turn where the LLM has turns."""
+        if self.lead:
+            return tuple(tokenizer.encode(f" {text}"))
         return build_prompt(_Question("examination", "", (text,)), tokenizer, self.order).answers[0]
 
 

@@ -115,7 +115,8 @@ def answers_of(
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Json]:
     """Return one model's responses in the order of the questions: a probability per answer, or a text's NLL."""
-    values = iter(model.likelihoods([(one.text, answer) for one in questions for answer in one.answers], advance))
+    pairs, lead = [(one.text, answer) for one in questions for answer in one.answers], examination.lead
+    values = iter(model.likelihoods(pairs, advance, lead))
     by_question = [np.array([next(values) for _ in one.answers]) for one in questions]
     if examination.metric == "nll":
         return [

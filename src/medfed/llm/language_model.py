@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,12 +79,12 @@ class LanguageModel:
         )
 
     def likelihoods(
-        self, pairs: Sequence[tuple[str, str]], advance: Advance = lambda done, total: None
+        self, pairs: Sequence[tuple[str, str]], advance: Advance = lambda done, total: None, lead: str | None = None
     ) -> Float64[np.ndarray, " pair"]:
-        """Return the log-likelihood of the answer in every (question, answer)."""
-        tokenizer = self.foundation.tokenizer
-        prompts = {question: self.form.prompt(question, tokenizer) for question in dict.fromkeys(q for q, _ in pairs)}
-        texts = {answer: self.form.answer(answer, tokenizer) for answer in dict.fromkeys(a for _, a in pairs)}
+        """Return the log-likelihood of the answer in every (question, answer); ``lead`` replaces that of the form."""
+        tokenizer, form = self.foundation.tokenizer, self.form if lead is None else replace(self.form, lead=lead)
+        prompts = {question: form.prompt(question, tokenizer) for question in dict.fromkeys(q for q, _ in pairs)}
+        texts = {answer: form.answer(answer, tokenizer) for answer in dict.fromkeys(a for _, a in pairs)}
         continuations = [Continuation(prompts[question], texts[answer]) for question, answer in pairs]
         return log_likelihoods(self._llm, self.foundation.windows, continuations, self._store, advance)
 

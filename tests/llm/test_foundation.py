@@ -19,6 +19,7 @@ from medfed.llm.tiny.open_cases import NONE, compose_open, open_corpus
 from medfed.llm.tiny.prepare import documents
 from medfed.llm.tiny.pretrain import pretrain, training_cases, unseen_open_cases
 from medfed.study.foundation import HuggingFaceSettings, TinySettings
+from support.llm_toys import foundation
 
 SMALL = TinySettings(vocab_size=400, width=16, num_layers=1, num_heads=2, num_steps=8, batch_size=8, lr=1e-2)
 
@@ -260,3 +261,12 @@ def test_the_weights_on_disk_are_float32_and_tied(small: Foundation, cache: Path
     weights = load_file(cache / "tiny" / small.name.removeprefix("tiny-") / "model.safetensors")
     assert {value.dtype for value in weights.values()} == {torch.float32}
     assert "lm_head.weight" not in weights
+
+
+def test_the_output_layer_sees_contiguous_memory_in_every_copy() -> None:
+    base = foundation()
+    seen: list[bool] = []
+    for llm in (base.model, base.shared_copy()):
+        llm.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].is_contiguous()))
+        llm(input_ids=torch.arange(12).view(3, 4), logits_to_keep=1)
+    assert seen == [True, True]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from typing import Any
 
 import pytest
@@ -12,8 +14,10 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from medfed.core.errors import RunError
-from medfed.injection.experts import RoutedLoraModel, add_experts, routed_lora
-from support.llm_toys import kept_tensors, settings
+from medfed.core.torch_rng import torch_seeded
+from medfed.injection.experts import RoutedLoraModel, add_experts, routed_lora, thinned
+from medfed.llm.targets import target_modules
+from support.llm_toys import kept_tensors, language_model, settings
 
 IN, OUT, MIDDLE = 5, 4, 6
 SHAPES = {
@@ -195,3 +199,39 @@ def kept_bytes(model: nn.Module, x: Tensor) -> int:
     kept = kept_tensors(lambda: model(inputs_embeds=x, use_cache=False, logits_to_keep=1).logits)
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in kept}
     return sum(size for address, size in storages.items() if address not in weights)
+
+
+def test_thinning_keeps_its_share_and_passes_the_gradient_of_what_it_keeps() -> None:
+    x = torch.full((200, 999), 2.0, dtype=torch.bfloat16, requires_grad=True)
+    with torch_seeded("thin"):
+        out, kept = thinned(x, 0.1)
+    assert kept == 1 - 26 / 256
+    assert set(out.unique().tolist()) == {0.0, 2.0}
+    assert float((out == 0).float().mean()) == pytest.approx(26 / 256, abs=4 * math.sqrt(0.1 * 0.9 / x.numel()))
+    assert all(float((out[:, n::8] == 0).float().mean()) == pytest.approx(0.1, abs=0.01) for n in range(8))
+    out.float().sum().backward()
+    assert torch.equal(x.grad != 0, out != 0)
+    with torch_seeded("thin"):
+        assert torch.equal(thinned(x, 0.1)[0], out)
+
+
+def test_one_expert_in_low_precision_is_as_near_to_float32_as_pefts_lora() -> None:
+    low = language_model(hidden_size=64).to(torch.bfloat16)
+    exact = copy.deepcopy(low).float()
+    ids = torch.arange(20).view(2, 10)
+    config = LoraConfig(r=4, lora_alpha=4 * settings().alpha // settings().rank, target_modules=target_modules(low))
+    fast = add_experts(copy.deepcopy(low), settings(num_experts=1, rank=4, alpha=config.lora_alpha)).eval()
+    models = [fast, *(get_peft_model(llm, copy.deepcopy(config)).eval() for llm in (copy.deepcopy(low), exact))]
+    with torch.no_grad():
+        for each in zip(*(adapters(model) for model in models), strict=True):
+            each[0].normal_(std=0.2)
+            for other in each[1:]:
+                other.copy_(each[0])
+        ours, stock, right = (model(input_ids=ids).logits.float() for model in models)
+    error = float((stock - right).abs().mean())
+    assert 0 < error < 0.1 * float((right - low(input_ids=ids).logits.float()).abs().mean())
+    assert float((ours - right).abs().mean()) < 1.5 * error
+
+
+def adapters(model: torch.nn.Module) -> list[torch.Tensor]:
+    return [value for name, value in model.named_parameters() if ".lora_" in name]

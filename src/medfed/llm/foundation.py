@@ -50,6 +50,8 @@ class Foundation:
         self.name, self.tokenizer, self.info = name, tokenizer, dict(info)
         self.source, self.placed = source or name, placed
         self.model = model.requires_grad_(False).eval()
+        head = model.get_output_embeddings()  # type: ignore[operator]
+        head.register_forward_pre_hook(_contiguous)
         self.windows = windows_of(self.model)
 
     @property
@@ -91,6 +93,11 @@ class Foundation:
         """Return a second module over the *same* weights, for adapters to wrap; the foundation's own stays as it is."""
         shared = chain(self.model.parameters(), self.model.buffers())
         return copy.deepcopy(self.model, {id(tensor): tensor for tensor in shared})
+
+
+def _contiguous(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    """Let the output layer see contiguous memory: for a slice, its weight would be copied once per example."""
+    return (inputs[0].contiguous(),)
 
 
 def load_foundation(

@@ -99,3 +99,13 @@ def test_an_absent_set_is_said_before_anything_is_computed(quick: QuickRun, tmp_
 def test_settings_name_the_examinations_that_there_are() -> None:
     names = RetentionSettings.model_fields["sets"].annotation.__args__[0].__args__
     assert set(names) == set(EXAMINATIONS)
+
+
+def test_scores_without_rows_of_an_examination_are_reported(quick: QuickRun, tmp_path: Path) -> None:
+    folder = made(quick, tmp_path, [])
+    scores = RunFolder(folder).read(ScoreFile)
+    rows = tuple(row for row in scores.rows if row.task != TASKS[0])
+    RunFolder(folder).write(scores.model_copy(update={"rows": rows}))
+    page = build_report(folder)
+    assert "Forty questions of the package; trained form" in page
+    assert "Forty questions of the package; chat form" not in page

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 import medfed
 from medfed.cli.app import app
 from medfed.core.errors import StudyError
-from medfed.llm.language_model import LanguageModel, odds_of, open_language_model
+from medfed.llm.language_model import LanguageModel, _facts, odds_of, open_language_model
 from medfed.llm.obtain.cached import Origin, write_fingerprint
 from support.llm_toys import write_model
 
@@ -169,3 +169,15 @@ def test_examinations_are_scored_with_intervals_and_chance(llm: Path, tmp_path: 
     error = invoke(*words, "--sets", "medqa").exception
     assert isinstance(error, StudyError)
     assert "MedQA is not here" in error.what
+
+
+def test_likelihoods_of_another_number_of_threads_are_not_taken(llm: Path, tmp_path: Path) -> None:
+    model = open_language_model(llm, tmp_path)
+    before = torch.get_num_threads()
+    scopes = {_facts(model.foundation).get("threads")}
+    try:
+        torch.set_num_threads(before + 1)
+        scopes.add(_facts(model.foundation).get("threads"))
+    finally:
+        torch.set_num_threads(before)
+    assert len(scopes) == 2

@@ -16,7 +16,6 @@ from jaxtyping import Float64
 from torch import nn
 
 from medfed.core.errors import StudyError
-from medfed.core.torch_rng import one_thread
 from medfed.llm.chat import Form
 from medfed.llm.decoding import STOPS
 from medfed.llm.foundation import Foundation, load_foundation
@@ -123,7 +122,6 @@ class LanguageModel:
         return Words(text.strip(), cut)
 
 
-@one_thread()
 def open_language_model(given: Path, cache: Path, dtype: str | None = None) -> LanguageModel:
     """Open an LLM by name or folder, for questions without patients; likelihoods are kept in ``cache``.
 
@@ -170,8 +168,10 @@ def _dtype_of(folder: Path) -> str:
 
 def _facts(foundation: Foundation) -> dict[str, str]:
     """Return what the bits of a likelihood depend on, the text aside."""
-    table = foundation.table
+    table, threads = foundation.table, torch.get_num_threads()
+    more = {"threads": str(threads)} if threads > 1 else {}
     return {
+        **more,
         "weights": str(foundation.info.get("sha256") or foundation.fingerprint()),
         "dtype": str(table.dtype),
         "device": table.device.type,

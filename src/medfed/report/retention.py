@@ -38,7 +38,9 @@ def lines_of(run: Run) -> tuple[list[str], list[list[str]]]:
     heads = ["examination", "n", "metric", *map(model_title, looks), "after − before", ""]
     lines = []
     for task, facts in run.knowledge.tasks.items():
-        first = rows[task, looks[0]]
+        if not (held := [rows[task, look] for look in looks if (task, look) in rows]):
+            continue
+        first = held[0]
         metric = f"{first.title}{'' if first.higher_is_better else ' ↓'}"
         values = [_value(rows[task, look]) if (task, look) in rows else "" for look in looks]
         gap = gaps.get(task)

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 
 from medfed.core.errors import DataError
 
-MARKS = ("A", "B", "C", "D")
+OPTIONS = ("A", "B", "C", "D")
 YES_NO = ("yes", "no")
 LEAD = "The right letter is"
 """Words before the choice of an option, so that A to D are what an LLM would say next (docs/decisions/llm.md)."""
@@ -44,7 +44,7 @@ class Question(NamedTuple):
 
     Attributes:
         id: unique in its set.
-        text: the question, with the options and the form of the answer.
+        text: the question, with the options and how to answer.
         answers: what is compared; a single one is a reference text whose likelihood counts.
         right: number of the right answer.
     """
@@ -99,25 +99,25 @@ def _with_marker(root: Path, depth: str, marker: str) -> Iterator[Path]:
 
 
 def _choice(id: str, text: str, options: Sequence[str], right: int) -> Question:
-    listed = "\n".join(f"{mark}. {option.strip()}" for mark, option in zip(MARKS, options, strict=False))
-    text = f"{text.strip()}\n{listed}\nAnswer with the letter of the right option."
-    return Question(id, text, MARKS[: len(options)], right)
+    listed = "\n".join(f"{name}. {option.strip()}" for name, option in zip(OPTIONS, options, strict=False))
+    question = f"{text.strip()}\n{listed}\nAnswer with the letter of the right option."
+    return Question(id, question, OPTIONS[: len(options)], right)
 
 
 def _mmlu(folder: Path) -> Iterator[Question]:
     for path in sorted((folder / "data" / "test").glob("*_test.csv")):
         with path.open(encoding="utf-8", newline="") as file:
             for number, row in enumerate(csv.reader(file), start=1):
-                if len(row) != 6 or row[5].strip() not in MARKS:
+                if len(row) != 6 or row[5].strip() not in OPTIONS:
                     raise _broken(path, number, "a question, four options and a letter")
-                yield _choice(f"{path.stem}/{number}", row[0], row[1:5], MARKS.index(row[5].strip()))
+                yield _choice(f"{path.stem}/{number}", row[0], row[1:5], OPTIONS.index(row[5].strip()))
 
 
 def _medmcqa(folder: Path) -> Iterator[Question]:
     path = folder / "data" / "dev.json"
     for number, row in _lines(path):
         options = [option for key in ("opa", "opb", "opc", "opd") if isinstance(option := row.get(key), str)]
-        if len(options) < len(MARKS) or row.get("cop") not in (1, 2, 3, 4):
+        if len(options) < len(OPTIONS) or row.get("cop") not in (1, 2, 3, 4):
             raise _broken(path, number, "opa to opd, and cop from 1 to 4")
         yield _choice(str(row["id"]), row["question"], options, row["cop"] - 1)
 
@@ -126,9 +126,9 @@ def _medqa(folder: Path) -> Iterator[Question]:
     (path,) = folder.glob(MEDQA)
     for number, row in _lines(path):
         options, right = row.get("options"), row.get("answer_idx")
-        if not isinstance(options, dict) or tuple(options) != MARKS or right not in MARKS:
+        if not isinstance(options, dict) or tuple(options) != OPTIONS or right not in OPTIONS:
             raise _broken(path, number, "options A to D and their answer_idx")
-        yield _choice(f"medqa/{number}", row["question"], list(options.values()), MARKS.index(right))
+        yield _choice(f"medqa/{number}", row["question"], list(options.values()), OPTIONS.index(right))
 
 
 def _pubmedqa(folder: Path) -> Iterator[Question]:

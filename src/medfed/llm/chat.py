@@ -1,4 +1,4 @@
-"""The form of a question to an LLM alone: its chat template, or ``Question: … Answer:`` where it has none."""
+"""The form of questions to an LLM alone: its chat template, or ``Question: … Answer:`` where it has none."""
 
 from __future__ import annotations
 

@@ -68,10 +68,10 @@ class HubTokenizer:
     def turns(self, system: str | None = None) -> Turns:
         """Return the ids around a user's turn and behind the answer, as the template writes them."""
         roles = [] if system is None else [{"role": "system", "content": system}]
-        asked = [*roles, {"role": "user", "content": _MARK}]
+        messages = [*roles, {"role": "user", "content": _MARK}]
         written = partial(self._tokenizer.apply_chat_template, tokenize=False)
-        opening, _, between = written(asked, add_generation_prompt=True).partition(_MARK)
-        behind = written([*asked, {"role": "assistant", "content": _ANSWER_MARK}]).partition(_ANSWER_MARK)[2]
+        opening, _, between = written(messages, add_generation_prompt=True).partition(_MARK)
+        behind = written([*messages, {"role": "assistant", "content": _ANSWER_MARK}]).partition(_ANSWER_MARK)[2]
         end = next((token for token in self.encode(behind) if token in self.ends), self.eos)
         return Turns(tuple(self.encode(opening)), tuple(self.encode(between)), () if end is None else (end,))
 

@@ -1,6 +1,6 @@
-"""Knowledge of LLMs without patients: examinations in the form that an LLM was taught, scored as any other task.
+"""Knowledge of LLMs, without patients: examinations in the form that an LLM was taught, scored as any other task.
 
-An option is chosen by the likelihood of A, B, C or D, yes or no by that of the word. A text is measured by the mean
+An option is chosen by the likelihood of its name, yes or no by that of the word. A text is measured by the mean
 negative log-likelihood of its tokens.
 """
 
@@ -82,7 +82,7 @@ def examine(
     Args:
         models: by the name they have in the scores.
         examination: which set the questions are of.
-        questions: some of its questions.
+        questions: of that set.
         advance: is given the parts done and their number, model by model.
     """
     given = {name: answers_of(model, examination, questions, advance) for name, model in models.items()}

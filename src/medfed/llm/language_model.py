@@ -38,7 +38,7 @@ class Words(NamedTuple):
 
 
 class LanguageModel:
-    """A foundation, or one with adapters, that answers in the form it was taught.
+    """A foundation, or one with adapters; questions have the form that it was taught.
 
     Args:
         foundation: the frozen LLM and its tokenizer.
@@ -72,9 +72,9 @@ class LanguageModel:
             answers: texts that are compared.
             advance: is given the parts done and their number.
         """
-        texts = [questions] if isinstance(questions, str) else list(questions)
-        return self.likelihoods([(question, answer) for question in texts for answer in answers], advance).reshape(
-            len(texts), len(answers)
+        listed = [questions] if isinstance(questions, str) else list(questions)
+        return self.likelihoods([(question, answer) for question in listed for answer in answers], advance).reshape(
+            len(listed), len(answers)
         )
 
     def likelihoods(

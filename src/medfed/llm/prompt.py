@@ -8,8 +8,8 @@ All answers of a task follow one shared prefix. An answer attends to the prefix 
 on from the end of the prefix. Nothing reads the prediction of an answer's *last* token, so that token is left out;
 answers of one token add nothing. Batches of several tasks are padded on the left: the answer positions are the last.
 
-An LLM with a chat template reads it. The modality tokens and the question are the user's turn, and an answer ends as
-its own turn does. Any other reads ``Question: … Answer:``.
+In the form of a chat template the modality tokens and the question are the user's turn. An answer ends as its own turn
+does. An LLM without a template reads ``Question: … Answer:``.
 
 Deviation: behind ``Answer:``, the answers are encoded as the tokenizer writes them after a space. Where one answer is
 the beginning of another, all end with the end-of-text token, so that the shorter one is not favoured.

@@ -1,8 +1,8 @@
 """Many texts in few forwards: what they share at the beginning is computed once.
 
-The texts form a tree of tokens. A pack is a part of the tree with all its ancestors, laid out in one sequence. There a
-token attends to its ancestors and to itself, and its position is its depth. So a pack has no padding, and its logits
-are those of every text by itself. The layout depends on the texts alone, in whatever order they come.
+The texts form a tree of tokens. A pack is a part of the tree with all its ancestors, laid out in one sequence. A token
+attends to its ancestors and to itself. Its position is its depth. So a pack has no padding, and its logits are
+those of every text by itself. The layout depends on the texts alone, in whatever order they come.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def zero_shot_rows(scores: ScoreFile) -> list[dict[str, str]]:
             "examination": scores.tasks[row.task].title,
             "n": str(row.n),
             "metric": row.title,
-            "value [95 % CI]": _value(row),
+            "value [95 % CI]": f"{_value(row)}{', one answer only' * row.single_class}",
             "chance": CHANCE.get(scores.tasks[row.task].kind, ""),
         }
         for row in scores.rows

@@ -7,47 +7,80 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medfed.records.folder import RunFolder
-from medfed.records.schema import ProvenanceFile, ScoreFile
+from medfed.records.schema import ControlFile, ProvenanceFile, ScoreFile
 from medfed.records.schema import ScoreRow as Row
+from medfed.report.models import model_title
 from medfed.report.results import sentences
+from medfed.report.text import number
 
 LINE_WIDTH = 120
+COLUMNS = {
+    "fedkim": "FedKIM",
+    "federated": "federated only",
+    "reuse/nearest": "nearest head reused",
+    "count": "count of abnormal values",
+    "blind/other": "FedKIM, another patient's data",
+}
+"""Models of the table of closed tasks; a constant answer has an AUROC of 0.5."""
+COLUMNS_IN_WORDS = {
+    "fedkim": "FedKIM",
+    "blind/other": "FedKIM, another patient's data",
+    "blind/none": "FedKIM, no patient",
+    "constant-best": "best constant answer",
+}
 
 
 def results(run: Path) -> str:
     """Return the run's tables, closed and open, and the verdicts on it."""
     scores, titles = RunFolder(run).read(ScoreFile), _provenance(run).titles
-    return "\n\n".join([closed(scores.rows, titles), answers(scores.rows, titles), reading(scores)])
+    tables = [closed(scores.rows, titles), answers(scores.rows, titles), follows(run, titles), reading(scores)]
+    return "\n\n".join(table for table in tables if table)
 
 
 def closed(rows: Sequence[Row], titles: Mapping[str, str]) -> str:
-    """AUROC and balanced accuracy of closed tasks with 95 % intervals."""
-    cells = {(row.task, row.model, row.metric): row for row in rows if row.part is None}
+    """AUROC of closed tasks with 95 % intervals: the LLM and the other models that a run has."""
+    cells = {(row.task, row.model): row for row in rows if row.part is None and row.metric == "auroc"}
     tasks = list(dict.fromkeys((row.task, row.role, row.n, row.num_positive) for row in cells.values()))
-    head = "| task | n (positive) | AUROC: FedKIM | AUROC: federated only "
-    head += "| balanced accuracy: FedKIM | balanced accuracy: federated only | balanced accuracy: always no |"
-    table = [head, "|---|" + "---|" * 6]
+    columns = {name: title for name, title in COLUMNS.items() if any(model == name for _, model in cells)}
+    table = [f"| AUROC, n (positive) | {' | '.join(columns.values())} |", "|---|" + "---|" * len(columns)]
     for task, role, count, positive in tasks:
-        values = [cell(cells.get((task, model, "auroc"))) for model in ("fedkim", "federated")]
-        models = ("fedkim", "federated", "always-no")
-        values += [cell(cells.get((task, model, "balanced_accuracy"))) for model in models]
+        values = [cell(cells.get((task, model))) for model in columns]
         mark = "" if role == "trained" else " (unseen)"
-        table.append(f"| {titles[task]}{mark} | {count} ({positive}) | " + " | ".join(values) + " |")
+        table.append(f"| {titles[task]}{mark}, {count} ({positive}) | {' | '.join(values)} |")
     return "\n".join(table)
 
 
 def answers(rows: Sequence[Row], titles: Mapping[str, str]) -> str:
-    """Token F1 of answers in words, next to the best constant answer."""
-    cells = {(row.task, row.model, row.part): row for row in rows if row.part and row.metric == "token_f1"}
-    table = [
-        "| answers in words, unseen | n | token F1: FedKIM | token F1: best constant answer |",
-        "|---|---|---|---|",
-    ]
+    """Token F1 of open questions and AUROC of yes/no questions, apart, also without the patient."""
+    cells = {(row.task, row.part, row.metric, row.model): row for row in rows if row.part}
+    columns = {name: title for name, title in COLUMNS_IN_WORDS.items() if any(key[3] == name for key in cells)}
+    table = [f"| questions with words for answers, unseen, n | {' | '.join(columns.values())} |"]
+    table.append("|---|" + "---|" * len(columns))
     for task in dict.fromkeys(task for task, *_ in cells):
-        pair = [cells.get((task, model, "all")) for model in ("fedkim", "constant-best")]
-        if pair[0] is not None:
-            table.append(f"| {titles[task]} | {pair[0].n} | {cell(pair[0])} | {cell(pair[1])} |")
+        for part, metric, title in (("open", "token_f1", "open, token F1"), ("closed", "auroc", "yes/no, AUROC")):
+            mine = cells.get((task, part, metric, "fedkim"))
+            if mine is not None and mine.n:
+                values = [cell(cells.get((task, part, metric, model))) for model in columns]
+                table.append(f"| {titles[task]}, {title}, {mine.n} | {' | '.join(values)} |")
     return "\n".join(table)
+
+
+def follows(run: Path, titles: Mapping[str, str]) -> str:
+    """Whether the LLM's answers follow the heads, the question's sense, its wording; empty for a run without them."""
+    folder = RunFolder(run)
+    checks = folder.read(ControlFile).answers if folder.exists(ControlFile.NAME) else ()
+    table = [
+        "| the LLM's answers | rank correlation with the heads | opposite to the question negated "
+        "| same to paraphrases | n |",
+        "|---|---|---|---|---|",
+    ]
+    for check in checks:
+        ranks = ", ".join(
+            f"{model_title(name).lower()} {number(rho, 2)}" for name, rho in check.rank_correlation.items()
+        )
+        cells = [ranks or "–", number(check.negation, 2), number(check.paraphrases, 2), str(check.n)]
+        table.append(f"| {titles[check.task]} | {' | '.join(cells)} |")
+    return "\n".join(table) if checks else ""
 
 
 def reading(scores: ScoreFile) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from medfed.evaluation.controls import COUNT, LORA, NEAREST
+from medfed.report.models import model_title
 from sections import verdict
 from sections.comparison import Results, printed, table, task_title
 from sections.tables import closed_table
 
-MODELS = ("federated", "centralised")
+MODELS = ("federated", "centralised", NEAREST, COUNT, LORA)
 
 
 def headline(results: Results) -> str:
@@ -19,13 +21,15 @@ def headline(results: Results) -> str:
 def real(results: Results) -> str:
     """n, AUROC and balanced accuracy of the study of real extracts."""
     (label,) = results.typed.labels
-    head = ["task", "n", "AUROC: FedKIM", "AUROC: federated only", "balanced accuracy: FedKIM"]
+    compared = ["federated", *(model for model in (NEAREST, COUNT) if model in results.models)]
+    head = ["task", "n", "AUROC: FedKIM", *(f"AUROC: {model_title(model).lower()}" for model in compared)]
+    head.append("balanced accuracy: FedKIM")
     lines = []
     for role in ("trained", "unseen"):
         for task in results.tasks(role):
-            ours, base = (results.row(label, model, task, "auroc") for model in ("fedkim", "federated"))
+            ours, *others = (results.row(label, model, task, "auroc") for model in ("fedkim", *compared))
             if ours is not None:
                 mark = " (unseen)" if role == "unseen" else ""
                 balanced = results.row(label, "fedkim", task, "balanced_accuracy")
-                lines.append([task_title(task) + mark, str(ours.n), printed(ours), printed(base), printed(balanced)])
+                lines.append([task_title(task) + mark, str(ours.n), *map(printed, (ours, *others, balanced))])
     return f"{results.seeds()}\n\n{table(head, lines)}"

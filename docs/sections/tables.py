@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from medfed.evaluation.controls import COUNT, LORA, NEAREST, OTHER
 from medfed.records.schema import ComparedRow
 from medfed.report.comparison import task_section
 from medfed.report.models import is_constant, model_title
@@ -11,11 +12,11 @@ from medfed.report.published import paper_rows
 from medfed.report.text import number
 from sections.comparison import Results, printed, table, task_title
 
-MODELS = ("heads", "federated", "centralised", "local")
-"""Models without an LLM; ``heads`` are those of the encoders that the LLM reads."""
+MODELS = ("heads", "federated", "centralised", "local", NEAREST, COUNT, OTHER, LORA)
+"""Models next to the injected LLM; ``heads`` are those of the encoders that the LLM reads."""
 METRICS = {"auroc": "AUROC", "balanced_accuracy": "Balanced accuracy"}
 TEXT_METRICS = {"token_f1": "token F1", "exact_match": "exact match", "bleu1": "BLEU-1", "rouge_l": "ROUGE-L"}
-PARTS = {"all": "all", "closed": "yes or no", "open": "in words"}
+PARTS = {"open": "in words", "closed": "yes or no"}
 PAPER_METRICS = ("accuracy", "balanced_accuracy", "precision", "recall", "f1")
 
 
@@ -49,7 +50,7 @@ def closed_table(results: Results, methods: dict[str, str], metric: str, models:
 def open_table(results: Results) -> str:
     """Answers in words: every text metric by part of the questions, for FedKIM and the constants.
 
-    The most frequent answer has no line where it is the best one; n is that of all questions.
+    The most frequent answer has no line where it is the best one.
     """
     label = next(iter(results.backbones.values())).get("FedKIM", results.typed.labels[0])
     lines: list[list[str]] = []
@@ -60,8 +61,7 @@ def open_table(results: Results) -> str:
                 cells = list(map(printed, rows))
                 again = model == "constant-frequent" and bool(lines) and lines[-1][-len(cells) :] == cells
                 if not again and any(row is not None and row.value is not None for row in rows):
-                    count = _count(rows) if part == "all" else ""
-                    lines.append([task_title(task), title, model_title(model), count, *cells])
+                    lines.append([task_title(task), title, model_title(model), _count(rows), *cells])
     ours = table(["task", "questions", "model", "n", *TEXT_METRICS.values()], lines)
     theirs = _open_published(results, label)
     return "\n".join(
@@ -85,7 +85,9 @@ def _open_published(results: Results, label: str) -> str:
 def real_table(results: Results) -> str:
     """The study of one cell: n, AUROC against the federated-only model, and balanced accuracy with constants."""
     (label,) = results.typed.labels
+    compared = [model for model in (NEAREST, COUNT) if model in results.models]
     head = ["task", "n", "AUROC: injected LLM", "AUROC: federated only", "difference"]
+    head[4:4] = [f"AUROC: {model_title(model).lower()}" for model in compared]
     head += ["balanced accuracy: injected LLM", "balanced accuracy: federated only", "best constant"]
     lines = []
     for role in ("trained", "unseen"):
@@ -96,6 +98,7 @@ def real_table(results: Results) -> str:
             constant = results.best_constant(label, task, "balanced_accuracy")
             if auroc[0] is not None:
                 mark = " (unseen)" if role == "unseen" and not task.startswith("mean-") else ""
+                auroc += [results.row(label, model, task, "auroc") for model in compared]
                 line = [task_title(task) + mark, _count(auroc), *map(printed, auroc), printed(gap, signed=True)]
                 lines.append([*line, *map(printed, balanced), printed(constant, with_interval=False)])
     return table(head, lines)

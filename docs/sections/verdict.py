@@ -141,21 +141,23 @@ def against_constants(results: Results) -> Answer:
 
 
 def open_answers(results: Results) -> Answer:
-    """Token F1 of answers in words against the best constant answer, which is chosen with the references known."""
+    """Token F1 of open questions against the best constant answer, which is chosen with the references known."""
     lines, cells = [], []
     for name, label in _fedkim(results):
         for task in results.tasks("unseen", is_closed=False) + results.tasks("trained", is_closed=False):
-            row = results.row(label, "fedkim", task, "token_f1", "all")
-            constant = results.row(label, "constant-best", task, "token_f1", "all")
+            row = results.row(label, "fedkim", task, "token_f1", "open")
+            constant = results.row(label, "constant-best", task, "token_f1", "open")
             if row is None or constant is None or row.value is None or constant.value is None:
                 continue
-            gap = results.gap((label, label), "constant-best", task, "token_f1", "all")
+            gap = results.gap((label, label), "constant-best", task, "token_f1", "open")
             word = above(row, constant.value) if gap is None else better(gap)
             difference = printed(gap, signed=True)
             cells.append([task_title(task), name, printed(row), printed(constant), difference, word])
             lines.append(_joined(name, f"{task_title(task)}: {bold(word)} ({difference})."))
     head = ["task", "algorithm", "token F1", "best constant answer", "difference", "verdict"]
-    return Answer("Do its answers in words beat the best constant answer on token F1?", lines, table(head, cells))
+    return Answer(
+        "Do its answers to open questions beat the best constant answer on token F1?", lines, table(head, cells)
+    )
 
 
 def bold(word: Verdict) -> str:

@@ -53,11 +53,11 @@ def test_the_closed_tables_do_not_see_open_tasks(run: Path, tmp_path: Path) -> N
 
 def test_the_open_table_has_every_part_and_the_best_constant(run: Path) -> None:
     (table,) = [part for part in open_questions(Run(run)) if isinstance(part, Table)]
-    assert [group.title for group in table.groups] == ["All questions", "Closed questions", "Open questions"]
+    assert [group.title for group in table.groups] == ["Open questions", "Yes/no questions"]
     for group in table.groups:
         assert [row.head for row in group.rows] == ["Injected LLM", "Most frequent answer", "Best constant answer"]
         assert "better than the best constant answer: " in group.verdict.text
-    assert table.groups[2].rows[-1].note == "“left lower lobe”"
+    assert table.groups[0].rows[-1].note == "“left lower lobe”"
     f1 = [column.title for column in table.columns].index("Exact match") - 1
     assert table.groups[1].rows[0].cells[f1].text == "0.500"
     html = build_report(run)
@@ -70,6 +70,8 @@ def test_the_open_table_has_every_part_and_the_best_constant(run: Path) -> None:
 def test_the_terminal_summary_has_token_f1(run: Path) -> None:
     console = Console(width=220, record=True)
     console.print(summary_table(run))
-    (line,) = [line for line in console.export_text().splitlines() if "Token F1" in line]
-    assert "0.600" in line  # (2 + 0.8 + 2) / 8
-    assert "ASKED (unseen): Token F1" in line
+    (line,) = [line for line in console.export_text(clear=False).splitlines() if "Token F1" in line]
+    assert "0.700" in line  # (0.8 + 2) / 4: open questions alone
+    assert "ASKED (unseen), open: Token F1" in line
+    (line,) = [line for line in console.export_text(clear=False).splitlines() if "ASKED (unseen), yes/no" in line]
+    assert "1.000" in line, "of yes and no the likelihoods are ranked"

@@ -74,12 +74,41 @@ def test_a_run_leaves_what_it_promises(whole: Path) -> None:
     made = folder(whole)
     expected = ["DONE", "study.json", "provenance.json", "partition.json", "normalisation.json", "rounds.jsonl"]
     expected += ["timings.jsonl", "scores.json", "report.html", "injection/routing.jsonl", "injection/steps.jsonl"]
+    expected += ["controls.json"]
     assert [name for name in expected if not (made / name).is_file()] == []
     rows = json.loads((made / "scores.json").read_text(encoding="utf-8"))["rows"]
     models = {(row["task"], row["model"]) for row in rows}
     for task in ("lod", "ead", "mp", "ped", "ebd", "sp"):
         assert {(task, "fedkim"), (task, "always-yes"), (task, "always-no")} <= models
     assert {task for task, model in models if model == "federated"} == {"lod", "ead", "mp"}
+    assert {task for task, model in models if model == "reuse/nearest"} == {"ped", "ebd", "sp"}
+    assert {task for task, model in models if model == "count"} == {"ead", "mp", "ebd", "sp"}
+    assert {task for task, model in models if model == "blind/none"} == {task for task, _ in models}
+
+
+def test_the_controls_say_what_they_chose_and_what_the_answers_follow(whole: Path) -> None:
+    written = json.loads((folder(whole) / "controls.json").read_text(encoding="utf-8"))
+    assert {reuse["task"]: reuse["nearest"] for reuse in written["reuse"]} == {"ped": "lod", "ebd": "ead", "sp": "mp"}
+    checks = {check["task"]: check for check in written["answers"]}
+    assert checks.keys() == {"lod", "ead", "mp", "ped", "ebd", "sp"}
+    assert list(checks["mp"]["rank_correlation"]) == ["heads"]
+    assert list(checks["sp"]["rank_correlation"]) == ["reuse/mp"]
+    assert all(0 <= check["negation"] <= 1 and 0 <= check["paraphrases"] <= 1 for check in checks.values())
+    page = (folder(whole) / "report.html").read_text(encoding="utf-8")
+    assert "Injected LLM minus each control" in page
+
+
+def test_one_lora_answers_next_to_the_experts(whole: Path, cache: Path, tmp_path: Path) -> None:
+    changes = ["--set", 'baselines=["lora"]', "--set", "unseen=[]", "--set", "evaluation.controls=[]"]
+    made = run([*command(tmp_path, cache), *changes], tmp_path / "log")
+    assert made.status == 0, made.text
+    lines = (folder(tmp_path) / "predictions" / "mp.jsonl").read_text(encoding="utf-8").splitlines()
+    given = [json.loads(line)["responses"] for line in lines]
+    assert all(row.keys() == {"fedkim", "lora", "heads"} for row in given)
+    assert any(row["fedkim"] != row["lora"] for row in given)
+    gaps = json.loads((folder(tmp_path) / "scores.json").read_text(encoding="utf-8"))["differences"]
+    assert ("fedkim", "lora", "auroc") in {(gap["model"], gap["baseline"], gap["metric"]) for gap in gaps}
+    assert [place.name[:5] for place in (tmp_path / "runs" / "federations").glob("[!.]*")] == ["lora-"]
 
 
 def test_the_foundation_is_bit_identical_before_and_after(whole: Path) -> None:

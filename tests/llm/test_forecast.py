@@ -176,8 +176,14 @@ def test_the_work_is_that_of_the_cohort(tmp_path: Path) -> None:
     epochs = study.rounds.num_rounds * study.injection.num_epochs
     assert work.num_steps == epochs * len(range(0, len(order), study.injection.batch_size))
     developed = sum(len(own) for own in cohort.development.values())
-    assert work.num_closed == sum(len(own) for own in cohort.test.values()) + 2 * developed
-    assert work.num_open == len(cohort.test["mr"])
+    sizes = {name: len(own) for name, own in cohort.test.items()}
+    rephrased = 3 * sum(min(100, size) for name, size in sizes.items() if name != "mr")
+    print("a negation and two paraphrases of closed questions; open ones twice more, without the patient")
+    assert work.num_closed == sum(sizes.values()) + 2 * developed + rephrased + 2 * sizes["mr"]
+    assert work.num_open == 3 * sizes["mr"]
+    plain = {"watch_every": 2, "controls": ["reuse", "count"]}
+    bare = workload(study_of({**QUICK, **changes, "evaluation": plain}, "quick"), sources, tokenizer())
+    assert (bare.num_closed, bare.num_open) == (sum(sizes.values()) + 2 * developed, sizes["mr"])
     print("ped and lod are asked of chest radiographs, ecd and ead of ECGs; mr is open")
     assert work.num_calibrating == len(cohort.public["lod"]) + len(cohort.public["ead"]) > 0
 

@@ -120,7 +120,7 @@ def test_a_model_that_equals_a_constant_does_not_beat_it() -> None:
 @pytest.mark.parametrize(("value", "word"), [(0.33, "supported"), (0.31, "not distinguishable"), (0.2, "contradicted")])
 def test_answers_in_words_are_held_against_the_best_constant(value: float, word: str) -> None:
     raw = comparison({}, (0.6, 0.6, 0.6))
-    whole = {"part": "all", "role": "unseen"}
+    whole = {"part": "open", "role": "unseen"}
     raw["rows"] += [row("FedKIM", "fedkim", "mr", "token_f1", value) | whole]
     raw["rows"] += [row("FedKIM", "constant-best", "mr", "token_f1", 0.3) | whole]
     (line,) = verdict.open_answers(Results.of(raw)).lines
@@ -210,7 +210,7 @@ def test_the_most_frequent_answer_is_told_only_where_it_is_not_the_best() -> Non
     raw = comparison({}, (0.6, 0.6, 0.6))
     for task, frequent in (("mr", 0.3), ("ms", 0.25)):
         values = {"fedkim": 0.2, "constant-best": 0.3, "constant-frequent": frequent}
-        said = {"part": "all", "role": "unseen"}
+        said = {"part": "open", "role": "unseen"}
         raw["rows"] += [row("FedKIM", model, task, "token_f1", value) | said for model, value in values.items()]
     text = tables.open_table(Results.of(raw))
     assert text.count("| Best constant answer | 90 |") == 2

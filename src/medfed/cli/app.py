@@ -95,7 +95,7 @@ def list_parts(as_json: options.AsJson = False, plugins: options.Plugins = None)
         "studies": list(shipped_studies()),
         **{parts.plural: list(parts) for parts in REGISTRIES if parts is not TASKS},
         "llms": ["tiny", "huggingface"],
-        "baselines": ["federated", "local", "centralised"],
+        "baselines": ["federated", "local", "centralised", "lora"],
         "plugins": list(dict.fromkeys(map(str, registered_plugins()))),
     }
     if as_json:

@@ -22,6 +22,7 @@ import numpy as np
 
 from medfed.core.errors import RunError
 from medfed.evaluation.bootstrap import holm, interval, over_seeds, resample_weights, two_sided_p
+from medfed.evaluation.controls import COUNT, INJECTED, LORA, NEAREST, OTHER
 from medfed.evaluation.responses import TaskResponses
 from medfed.evaluation.scorers.base import Replicates
 from medfed.evaluation.scorers.words import BEST
@@ -31,7 +32,8 @@ from medfed.study.evaluation import BootstrapSettings
 
 MIN_SEEDS = 5
 LEVEL = 0.05
-MODEL, BASELINES = "fedkim", ("federated", "heads", BEST)
+BASELINES = ("federated", "heads", NEAREST, COUNT, OTHER, LORA, BEST)
+"""Models that the injected LLM of one run is compared with; differences against others are in the run's scores."""
 Row = dict[str, Any]
 
 
@@ -79,8 +81,8 @@ def compare_runs(
     """Compare finished runs: a row per label, model, task, metric and part, and paired differences.
 
     The tasks ``mean-trained`` and ``mean-unseen`` are means over the closed tasks of a role. The differences are those
-    of the injected LLM against the federated-only model and the aggregated heads. Of open questions they are against
-    the best constant answer. Raises RunError if a run is not finished, or two runs of one label have the same seed.
+    of the injected LLM against :data:`BASELINES`. Raises RunError if a run is not finished, or two runs of one label
+    have the same seed.
 
     The runs of one label differ in their seed. By default there are 10,000 resamples where a label has
     :data:`MIN_SEEDS` seeds, which Holm's correction needs, else 1,000. ``pairs`` are labels (a, b) whose injected LLMs
@@ -237,9 +239,9 @@ def _pairs(outcomes: Outcomes, pairs: Sequence[tuple[str, str]]) -> list[tuple[K
     """Return which outcomes are compared."""
     wanted = []
     for label, model, task in outcomes:
-        if model == MODEL:
+        if model == INJECTED:
             wanted += [((label, model, task), (label, baseline, task)) for baseline in BASELINES]
-            wanted += [((label, model, task), (b, MODEL, task)) for a, b in pairs if a == label]
+            wanted += [((label, model, task), (b, INJECTED, task)) for a, b in pairs if a == label]
     return [(a, b) for a, b in wanted if b in outcomes]
 
 

@@ -1,8 +1,8 @@
 """One task's test examples and every model's responses to them, counted by the task's scorer.
 
-A model whose name has a slash, such as ``local/client-0``, is a member of the group before the slash. The group's value
-is the mean of its members' values. Constants are scored as every model is; where the responses hold none of their own,
-the scorer adds its constants.
+A model whose name has a slash, such as ``local/client-0``, is a member of the group before the slash, unless it is a
+control (:mod:`medfed.evaluation.controls`). The group's value is the mean of its members' values. Constants are scored
+as every model is; where the responses hold none of their own, the scorer adds its constants.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 
 from medfed.core.errors import RunError
 from medfed.core.registry import unknown
+from medfed.evaluation.controls import is_control
 from medfed.evaluation.metrics import Score
 from medfed.evaluation.scorers import SCORERS
 from medfed.evaluation.scorers.base import Replicates, Scored, Scorer, Weights
@@ -98,6 +99,11 @@ class TaskResponses:
         return {part: self.scorer.mask(part, self.truths) for part in self.scorer.parts}
 
     @cached_property
+    def leading(self) -> str | None:
+        """The part that ranks models: of questions in words the open ones, unless there are none."""
+        return next((part for part, mask in self.masks.items() if mask.any()), self.scorer.parts[0])
+
+    @cached_property
     def scored(self) -> dict[tuple[str, str | None], Scored]:
         """(model, part) → its responses, counted; groups are not among the models."""
         rows = range(len(self.examples))
@@ -114,7 +120,7 @@ class TaskResponses:
         """Group → its members."""
         members: dict[str, list[str]] = {}
         for model in self.responses:
-            if MEMBER in model:
+            if MEMBER in model and not is_control(model):
                 members.setdefault(model.partition(MEMBER)[0], []).append(model)
         return members
 

@@ -1,8 +1,9 @@
 """From responses to the rows of ``scores.json``: every model, metric, part and interval, constants among the models.
 
 Every task has one set of resamples of its patients, drawn from (seed, task), which all its models share. So differences
-are paired. Where examples are tested at clients, a row has a value per client and names the worst. The constants and
-the federated-only model are baselines that the FedKIM paper leaves out.
+are paired: the injected LLM minus each other model, and the pairs that the settings name. Where examples are tested
+at clients, a row has a value per client and names the worst. Constants, the federated-only model and the controls
+(:mod:`medfed.evaluation.controls`) are baselines that the FedKIM paper leaves out.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from medfed.evaluation.bootstrap import interval, resample_weights
+from medfed.evaluation.controls import INJECTED
 from medfed.evaluation.metrics import Score
 from medfed.evaluation.responses import TaskResponses, is_constant
 from medfed.evaluation.scorers.base import MetricInfo, Replicates, Values
@@ -92,6 +94,8 @@ class _Table:
     def differences(self) -> list[Difference]:
         models, answered, constant = self._responses.models, self._responses.answered, self._responses.scorer.baseline
         pairs = [(model, constant) for model, _ in models if constant and not is_constant(model)]
+        others = [model for model, _ in models if model != INJECTED and not is_constant(model)]
+        pairs += [(INJECTED, model) for model in others]
         return [
             self._difference(model, baseline, part, metric)
             for model, baseline in dict.fromkeys([*pairs, *self._settings.comparisons])
@@ -130,7 +134,7 @@ class _Table:
             "part": part,
             "metric": metric.name,
             "title": metric.title,
-            "primary": metric.name == responses.scorer.primary and part in (None, "all"),
+            "primary": metric.name == responses.scorer.primary and part == responses.leading,
             "higher_is_better": metric.higher_is_better,
             "n": int((responses.answered[model] & responses.masks[part]).sum()),
             "num_patients": self._num_patients(model, part) if at_clients else None,

@@ -13,9 +13,9 @@ from typing import NamedTuple
 from huggingface_hub import ModelCardData
 
 from medfed.records.schema import ScoreRow
+from medfed.report.learning import kept_lines
 from medfed.report.models import INJECTED, model_order, model_title
 from medfed.report.results import best_constant
-from medfed.report.retention import lines_of
 from medfed.report.run import Run
 from medfed.report.text import bounds, markdown_table, number, origin
 
@@ -143,7 +143,7 @@ def _data(run: Run, facts: CardFacts) -> str:
 
 def _retention(run: Run) -> list[str]:
     """Return what the LLM kept of its knowledge; nothing where it was not examined."""
-    columns, lines = lines_of(run)
+    columns, lines = kept_lines(run)
     if not lines:
         return []
     text = "Examinations without patients, before and after injection; value or paired difference [95 % interval]."
@@ -173,14 +173,15 @@ def _ends(run: Run) -> list[str]:
     ]
 
 
-CLOSED, OPEN = ("auroc", "accuracy"), ("token_f1",)
-"""Metrics of the table of all tasks."""
-PARTS = {None: "", "all": "", "closed": " (closed questions)", "open": " (open questions)"}
+METRICS = {None: ("auroc", "accuracy"), "open": ("token_f1",), "closed": ("auroc",)}
+"""Metrics of the table of all tasks, by part of the questions."""
+PARTS = {None: "", "closed": " (closed questions)", "open": " (open questions)"}
+"""A card has no table of both pooled."""
 
 
 def task_scores(run: Run, task: str) -> str:
     """Return every metric of every model on one task, constants last, with n; or that it was not scored."""
-    mine = [row for row in run.all_scores.rows if row.task == task]
+    mine = [row for row in run.all_scores.rows if row.task == task and row.part in PARTS]
     groups = dict.fromkeys((row.part, row.n) for row in mine)  # of closed questions not all have a known class
     tables = [_table([row for row in mine if (row.part, row.n) == group]) for group in groups]
     return "\n\n".join(tables) or "This task was not scored in the run."
@@ -209,10 +210,12 @@ def _cell(row: ScoreRow | None) -> str:
 
 
 def _lines(run: Run, task: str) -> Iterator[list[str]]:
-    mine = [row for row in run.all_scores.rows if row.task == task and row.part in (None, "all")]
-    for metric in CLOSED if mine[0].part is None else OPEN:
-        rows = [row for row in mine if row.metric == metric]
-        ours, constant = next((row for row in rows if row.model == INJECTED), None), best_constant(rows)
-        best = f"{number(constant.value)} ({model_title(constant.model).lower()})" if constant else ""
-        if rows:
-            yield [run.title(task), mine[0].role, str(mine[0].n), rows[0].title, _cell(ours), best]
+    mine = [row for row in run.all_scores.rows if row.task == task and row.n]
+    for part, metrics in METRICS.items():
+        for metric in metrics:
+            rows = [row for row in mine if (row.part, row.metric) == (part, metric)]
+            ours, constant = next((row for row in rows if row.model == INJECTED), None), best_constant(rows)
+            best = f"{number(constant.value)} ({model_title(constant.model).lower()})" if constant else ""
+            if rows:
+                title = f"{run.title(task)}{PARTS[part]}"
+                yield [title, rows[0].role, str(rows[0].n), rows[0].title, _cell(ours), best]

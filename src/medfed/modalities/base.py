@@ -20,6 +20,7 @@ from medfed.core.errors import DataError
 __all__ = ["Modality", "Moments"]
 
 PerChannel = Float64[np.ndarray, " channel"]
+PerExample = Float64[np.ndarray, "example variable"]
 Samples = Shaped[np.ndarray, "example *sample"]
 
 
@@ -63,6 +64,13 @@ class Modality(BaseModel, ABC):
         By default the samples themselves are returned, not a copy.
         """
         return samples
+
+    def extremes(self, samples: Samples) -> tuple[PerExample, PerExample] | None:
+        """Return the lowest and the highest observed value per example and channel, NaN where none was observed.
+
+        None, by default: a picture or a text has no values that could be called high or low.
+        """
+        return None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from jaxtyping import Float32, Float64, Shaped
 from pydantic import Field
 
 from medfed.core.errors import DataError
-from medfed.modalities.base import Modality, Moments
+from medfed.modalities.base import Modality, Moments, PerExample
 
 LEADS = ("I", "II", "III", "AVR", "AVL", "AVF", "V1", "V2", "V3", "V4", "V5", "V6")
 RAW_HZ = 100
@@ -70,6 +70,10 @@ class SignalModality(Modality):
         """Return z-scores per lead."""
         scaled = (samples - mean[:, None].astype(np.float32)) / std[:, None].astype(np.float32)
         return scaled.astype(np.float32, copy=False)
+
+    def extremes(self, samples: Signals) -> tuple[PerExample, PerExample]:
+        """Return the lowest and the highest voltage of every lead."""
+        return samples.min(2).astype(np.float64), samples.max(2).astype(np.float64)
 
 
 def _without_gaps(signal: Float64[np.ndarray, "lead time"]) -> Float64[np.ndarray, "lead time"]:

@@ -13,7 +13,7 @@ from jaxtyping import Float32, Float64, Shaped
 from pydantic import Field
 
 from medfed.core.errors import DataError
-from medfed.modalities.base import Modality, Moments
+from medfed.modalities.base import Modality, Moments, PerExample
 
 # fmt: off
 VITALS = ("hr", "resp", "temp", "sbp", "dbp", "map", "o2sat")
@@ -79,6 +79,20 @@ class TimeSeriesModality(Modality):
         flags = samples[..., count:]
         scores = ((samples[..., :count] - mean) / std).clip(-CLIP, CLIP) * flags
         return np.concatenate([scores.astype(np.float32), flags], axis=-1)
+
+    def extremes(self, samples: Stays) -> tuple[PerExample, PerExample] | None:
+        """Return the lowest and the highest observed value of a stay; age and sex are not measured, so they have none.
+
+        They are as ``samples`` are: in clinical units, or z-scores of them.
+        """
+        if self.variables == PERSON:
+            return None
+        count = len(self.variables)
+        observed = samples[..., count:] > 0
+        values = samples[..., :count].astype(np.float64)
+        low = np.where(observed, values, np.inf).min(1)
+        high = np.where(observed, values, -np.inf).max(1)
+        return np.where(np.isfinite(low), low, np.nan), np.where(np.isfinite(high), high, np.nan)
 
 
 class LabPercentiles(Modality):

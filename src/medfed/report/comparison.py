@@ -16,9 +16,17 @@ from medfed.evaluation.text_metrics import TEXT_METRICS
 from medfed.records.schema import ComparedDifference, ComparedRow, ComparisonFile
 from medfed.report import html
 from medfed.report.charts import Bar, Polygon, gain_bars
-from medfed.report.models import FEDERATED, INJECTED, is_constant, model_order, model_style, model_title
+from medfed.report.models import (
+    FEDERATED,
+    INJECTED,
+    in_first_tables,
+    is_constant,
+    model_order,
+    model_style,
+    model_title,
+)
 from medfed.report.published import method_title, paper_rows
-from medfed.report.results import ROLES, WHOLE, verdict_on, verdict_style
+from medfed.report.results import LEADING, ROLES, verdict_on, verdict_style
 from medfed.report.run import Run
 from medfed.report.single import CONSTANT, RANGES, radars, synthetic_banner
 from medfed.report.text import MISSING, bounds, joined, markdown_table, natural, number, origin, plural, terminal_table
@@ -35,6 +43,7 @@ METRICS = {name: _TITLES[name] for name in (*CLOSED, "token_f1", "exact_match", 
 TABULATED = ("auroc", "balanced_accuracy", "token_f1", "bleu1", "exact_match")
 """The metrics with a table over all tasks."""
 PAPER_METRICS = ("accuracy", "precision", "recall", "f1", "bleu1")
+PARTS = (None, "open", "closed")
 COMPARED = ("auroc", "token_f1")
 """Metrics whose differences are listed in Markdown."""
 BAR_LIMITS = {"auroc": (0.3, 1.0), "balanced_accuracy": (0.3, 1.0)}
@@ -157,7 +166,7 @@ def comparison_table(comparison: ComparisonFile) -> TerminalTable:
     tasks = sorted(dict.fromkeys(row.task for row in rows), key=lambda task: task not in MEANS)
     lines = []
     for member in compared.members:
-        if not is_constant(member.model):
+        if not is_constant(member.model) and in_first_tables(member.model):
             cells = [_printed(compared.row(member, "auroc", task), interval=task in MEANS) for task in tasks]
             lines.append([member.title, *cells])
     title = f"{comparison.name}: AUROC, mean over seeds [95 % CI]"
@@ -172,29 +181,32 @@ def markdown(comparison: ComparisonFile) -> str:
     """Return the comparison as Markdown: a table per task, then the differences."""
     seeds = ", ".join(map(str, sorted({seed for by_label in comparison.seeds.values() for seed in by_label})))
     text = f"Means over the seeds {seeds}; in brackets 95 % intervals over seeds and patients."
-    tasks = dict.fromkeys(row.task for row in comparison.rows if row.part in WHOLE)
-    sections = [line for task in tasks for line in task_section(comparison, task)]
+    parts = (*PARTS, *(["all"] if comparison.paper else []))
+    places = dict.fromkeys((row.task, row.part) for row in comparison.rows if row.part in parts and row.n)
+    sections = [line for place in places for line in task_section(comparison, *place)]
     return "\n\n".join([f"# {comparison.name}", comparison.description, text, *sections, *_gaps(comparison)]) + "\n"
 
 
-def task_section(comparison: ComparisonFile, task: str) -> tuple[str, str]:
-    """Return a task's heading and its Markdown table: every model, then what was published."""
-    rows = tuple(row for row in comparison.rows if row.task == task and row.part in WHOLE)
+def task_section(comparison: ComparisonFile, task: str, part: str | None = None) -> tuple[str, str]:
+    """Return a task's heading and its Markdown table: every model, then what was published.
+
+    Open and yes/no questions are parts with a table each; what was published is on all.
+    """
+    rows = tuple(row for row in comparison.rows if (row.task, row.part) == (task, part))
     compared = Compared(comparison.model_copy(update={"rows": rows}))
     used = [name for name in METRICS if any(row.metric == name for row in rows)]
-    part = rows[0].part
     lines = [[m.title, *(_printed(compared.row(m, name, task, part)) for name in used)] for m in compared.members]
-    for row in paper_rows(comparison, task) if comparison.paper else []:
+    for row in paper_rows(comparison, task) if comparison.paper and part in (None, "all") else []:
         lines.append([f"*{row.title}*", *(number(row.values.get(name)) for name in used)])
     table = markdown_table(["", *(METRICS[name] for name in used)], lines, "--:")
-    return f"## {_short_title(task)} (n = {rows[0].n})", table
+    return f"## {_short_title(task)}{f', {part} questions' if part else ''} (n = {rows[0].n})", table
 
 
 def _gaps(comparison: ComparisonFile) -> list[str]:
     """The differences in Markdown."""
     lines = []
     for gap in comparison.differences:
-        if gap.metric in COMPARED and gap.part in WHOLE and gap.value is not None:
+        if gap.metric in COMPARED and gap.part in LEADING and gap.value is not None:
             value = f"{number(gap.value, signed=True)} {bounds(gap, signed=True)}{' *' * gap.significant}"
             against = f"{model_title(gap.baseline_model)} ({gap.baseline_label})"
             tested = [value.replace("*", "\\*"), number(gap.p), number(gap.p_holm), verdict_on(gap)]
@@ -210,7 +222,7 @@ def _matrices(compared: Compared) -> list[html.Part]:
     text += "model of the same runs, † from the first cell: p < 0.05 after Holm's correction, with at least "
     text += f"{MIN_SEEDS} seeds. A 1 marks a model that gave every patient the same answer in at least one run. The "
     text += "last column is the best answer that is the same for everyone."
-    members = [member for member in compared.members if not is_constant(member.model)]
+    members = [it for it in compared.members if not is_constant(it.model) and in_first_tables(it.model)]
     heads = [*((member.title, member.style) for member in members), (CONSTANT, "constant")]
     columns = [html.Column("Task", style=""), *(html.Column(name, style=f"num name {style}") for name, style in heads)]
     marks = _marks(compared.comparison)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from medfed.evaluation.controls import NEAREST, NO_DATA, REUSE, is_control
+
 MODELS = {
     "fedkim": "Injected LLM",
     "federated": "Federated-only",
@@ -12,6 +14,14 @@ MODELS = {
     "heads": "Heads of the injected run",
     "before": "LLM before injection",
     "after": "LLM after injection",
+    "reuse/nearest": "Nearest head reused",
+    "reuse/mean": "Mean of the heads reused",
+    "reuse/best": "Best head in hindsight",
+    "count": "Count of abnormal values",
+    "blind/other": "LLM, another patient's data",
+    "blind/none": "LLM, no patient",
+    "blind/type": "Most frequent answer by type",
+    "lora": "LLM with one LoRA",
     "always-yes": "Always yes",
     "always-no": "Always no",
     "majority": "Majority answer",
@@ -22,10 +32,14 @@ MODELS = {
 }
 INJECTED, FEDERATED, BEST_CONSTANT = "fedkim", "federated", "constant-best"
 """Models that verdicts are about."""
+HIDDEN = (REUSE, NO_DATA)
+"""Controls that tables of one metric leave to the table of all metrics, but for the nearest head."""
 
 
 def model_title(model: str) -> str:
     """Title of a model in a table."""
+    if model.startswith(REUSE) and model not in MODELS:
+        return f"Head {model.removeprefix(REUSE)} reused"
     return MODELS.get(model, model.replace("-", " ").capitalize() if is_constant(model) else model)
 
 
@@ -35,9 +49,21 @@ def is_constant(model: str) -> bool:
 
 
 def model_order(models: Iterable[str]) -> list[str]:
-    """Sort models: the injected LLM, the federated-only model, others as they come, constants last."""
-    first = {INJECTED: 0, FEDERATED: 1}
-    return sorted(dict.fromkeys(models), key=lambda model: (is_constant(model), first.get(model, 2)))
+    """Sort models: the injected LLM, the federated-only model, others as they come, controls, constants last."""
+    first, listed = {INJECTED: 0, FEDERATED: 1}, list(MODELS)
+    return sorted(
+        dict.fromkeys(models),
+        key=lambda model: (
+            is_constant(model),
+            first.get(model, 3 if is_control(model) else 2),
+            listed.index(model) if is_control(model) and model in MODELS else 0,
+        ),
+    )
+
+
+def in_first_tables(model: str) -> bool:
+    """Whether tables of one metric show the model; of the reused heads they show the nearest alone."""
+    return model == NEAREST or not model.startswith(HIDDEN)
 
 
 def model_style(model: str) -> str:

@@ -7,28 +7,48 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from rich.table import Table as TerminalTable
 from rich.text import Text as TerminalText
 
-from medfed.evaluation.verdict import CONTRADICTED, SUPPORTED, UNCLEAR, above_chance, better
+from medfed.evaluation.controls import BLIND, JUDGED, NEAREST, is_control
+from medfed.evaluation.verdict import CONTRADICTED, SUPPORTED, UNCLEAR, above_chance, all_of, better
 from medfed.records.schema import ComparedDifference, Difference, ScoreFile, ScoreRow, SiteFile, SiteRow
-from medfed.report import html, retention
-from medfed.report.models import BEST_CONSTANT, FEDERATED, INJECTED, is_constant, model_order, model_style, model_title
+from medfed.report import html, learning
+from medfed.report.models import (
+    BEST_CONSTANT,
+    FEDERATED,
+    INJECTED,
+    in_first_tables,
+    is_constant,
+    model_order,
+    model_style,
+    model_title,
+)
 from medfed.report.published import published_rows
 from medfed.report.run import Run
 from medfed.report.text import MISSING, bounds, joined, natural, number, plural, terminal_table
 
 ROLES = {"trained": "Trained tasks", "unseen": "Unseen tasks"}
-PARTS = {"all": "All questions", "closed": "Closed questions", "open": "Open questions"}
-WHOLE = (None, "all")
-"""Parts that mean all of a task's questions."""
+PARTS = {"open": "Open questions", "closed": "Yes/no questions"}
+"""The part ``all`` pools what is not alike: only tables with published numbers have it."""
+LEADING = (None, "open")
+"""Parts by which models are ranked: of questions in words the open ones."""
 AUROC, BALANCED = "AUROC", "balanced_accuracy"
 FLAG = "one answer only"
 MODEL = html.Column("Model", style="")
+MOST_INTERVALS = 3
+"""Models of the terminal's table, above which the injected LLM alone keeps its interval and titles are short."""
+SHORT = {
+    "federated": "Federated",
+    "heads": "Heads",
+    "reuse/nearest": "Head reused",
+    "count": "Count",
+    "lora": "One LoRA",
+}
 CHANCE = 0.5
 """AUROC of a constant answer."""
 NO_VALUE = "no value"
@@ -36,7 +56,7 @@ TRAINED, UNSEEN, IN_WORDS = "better than federated-only", "above chance", "bette
 KINDS = {
     TRAINED: "Injected LLM better than the federated-only model, AUROC on {} with training",
     UNSEEN: "Injected LLM above chance, AUROC on {} without training",
-    IN_WORDS: "Injected LLM better than the best constant answer, token F1 on {}",
+    IN_WORDS: "Injected LLM better than the best constant, token F1 of open questions on {}",
 }
 
 
@@ -61,13 +81,13 @@ def claims(scores: ScoreFile) -> dict[str, Claim]:
     """Return the claim on every task of a run with an injected LLM.
 
     Trained: AUROC minus the federated-only model's, on the same resamples of the same patients. Unseen: AUROC above
-    chance. Answered in words: token F1 minus that of the best constant answer.
+    chance. Answered in words: token F1 of the open questions minus that of the best constant answer.
     """
     made = {}
     for gap in scores.differences:
         if (gap.model, gap.baseline, gap.metric, gap.part) == (INJECTED, FEDERATED, "auroc", None):
             made[gap.task] = Claim(TRAINED, verdict_on(gap), gap)
-        if (gap.model, gap.baseline, gap.metric, gap.part) == (INJECTED, BEST_CONSTANT, "token_f1", "all"):
+        if (gap.model, gap.baseline, gap.metric, gap.part) == (INJECTED, BEST_CONSTANT, "token_f1", "open") and gap.n:
             made[gap.task] = Claim(IN_WORDS, verdict_on(gap), gap)
     for row in scores.rows:
         if (row.model, row.metric, row.part, row.role) == (INJECTED, "auroc", None, "unseen"):
@@ -79,7 +99,8 @@ def sentences(scores: ScoreFile) -> list[str]:
     """Return the verdicts in words, one sentence per kind of task; none for a run without an injected LLM."""
     made = list(claims(scores).values())
     by_kind = {sentence: [claim.verdict for claim in made if claim.text == kind] for kind, sentence in KINDS.items()}
-    return [f"{text.format(plural(len(held), 'task'))}: {tally(held)}." for text, held in by_kind.items() if held]
+    lines = [f"{text.format(plural(len(held), 'task'))}: {tally(held)}." for text, held in by_kind.items() if held]
+    return [*lines, *against_controls(scores)]
 
 
 def tally(verdicts: Iterable[str]) -> str:
@@ -113,7 +134,9 @@ def headline(run: Run) -> list[html.Part]:
         if names := run.ordered(row.task for row in primary if row.role == role):
             parts.append(_headline_table(run, names, title if run.study.unseen else "Tasks", judged))
     if judged and run.study.unseen:
-        note = "Nobody trained on an unseen task, so there is no federated-only model to compare with."
+        note = "Nobody trained on an unseen task. "
+        if any(row.model == NEAREST for row in primary):
+            note += "The trained head whose text is nearest answers it too; no label chose it."
         parts.append(html.Text(note, "soft small"))
     return html.when(parts, html.Text(text, "soft"), *parts)
 
@@ -154,7 +177,7 @@ def open_questions(run: Run) -> list[html.Part]:
     parts: list[html.Part] = []
     for task in run.ordered(row.task for row in rows):
         mine = [row for row in rows if row.task == task]
-        metrics = {row.metric: row.title for row in mine if row.part == "all"}  # the others are likelihoods
+        metrics = {row.metric: row.title for row in mine if row.part == "open"}  # the others are likelihoods
         groups = []
         for part, title in PARTS.items():
             held = [row for row in mine if row.part == part and row.metric in metrics]
@@ -206,29 +229,71 @@ def at_sites(run: Run) -> list[html.Part]:
 def summary_table(folder: Path) -> TerminalTable:
     """Return every model's primary metric on every task of the run in ``folder``, for the terminal."""
     run = Run(folder)
-    rows = [row for row in run.all_scores.rows if row.primary and row.part in WHOLE]
+    rows = [row for row in run.all_scores.rows if is_first(row)]
     judged, metric = claims(run.all_scores), Counter(row.title for row in rows).most_common(1)[0][0] if rows else ""
-    models = model_order(row.model for row in rows if not is_constant(row.model))
+    models = [model for model in model_order(row.model for row in rows) if in_first_tables(model)]
+    models = [model for model in models if not (is_constant(model) or model.startswith(BLIND))]
     constants, by_clients = metric != AUROC, any(len(row.clients) > 1 for row in rows)
-    numbers = ["n", *(title_of(run, model) for model in models), *["best constant"] * constants]
+    crowded = len(models) > MOST_INTERVALS
+    titles = [SHORT.get(model, title_of(run, model)) if crowded else title_of(run, model) for model in models]
+    numbers = ["n", *titles, *["best constant"] * constants]
     others = [*["verdict"] * bool(judged), *["worst client"] * by_clients]
     lines = []
-    for task in run.ordered(row.task for row in rows):
-        mine = {row.model: row for row in rows if row.task == task}
-        first, constant, claim = next(iter(mine.values())), best_constant(mine.values()), judged.get(task)
+    for task, part in sorted(dict.fromkeys((row.task, row.part) for row in rows), key=_place_of(run)):
+        mine = {row.model: row for row in rows if (row.task, row.part) == (task, part)}
+        first, constant = next(iter(mine.values())), best_constant(mine.values())
+        claim = judged.get(task) if part in LEADING else None
         unseen, other = " (unseen)" * (first.role == "unseen"), f": {first.title}" * (first.title != metric)
-        cells = [f"{run.title(task)}{unseen}{other}", str(first.n), *(_terminal(mine.get(model)) for model in models)]
+        kind = f", {PARTS[part].lower().removesuffix(' questions')}" if part else ""
+        cells = [f"{run.title(task)}{unseen}{kind}{other}", str(first.n)]
+        cells += [_terminal(mine.get(model), bare=crowded and model != INJECTED) for model in models]
         cells += [number(constant.value) if constant else ""] * constants
         cells += [f"{claim.verdict} {claim.evidence}".strip() if claim else ""] * bool(judged)
         cells += [_worst(mine[FEDERATED]) if FEDERATED in mine else ""] * by_clients
         lines.append(cells)
-    notes = [f"Claims: {joined(claim.text for claim in judged.values())}."] * bool(judged)
+    notes = against_controls(run.all_scores)
+    notes += [f"Claims: {joined(claim.text for claim in judged.values())}."] * bool(judged)
     notes += ["A constant answer has an AUROC of 0.5."] * (metric == AUROC)
     notes += ["* gives every patient the same answer."] * any(_is_stuck(row) for row in rows)
-    notes += retention.sentences(run)
+    notes += learning.kept_sentences(run)
     table = terminal_table(f"{run.name}: {metric} [95 % CI]", ["task"], numbers, lines, others)
     table.caption = TerminalText(" ".join(notes))
     return table
+
+
+def is_first(row: ScoreRow | Difference) -> bool:
+    """Whether the row is of its task's first metric: of open questions token F1, of yes/no among them the AUROC."""
+    if row.part is None:
+        return row.primary
+    return bool(row.n) and (row.part, row.metric) in (("open", "token_f1"), ("closed", "auroc"))
+
+
+def against_controls(scores: ScoreFile) -> list[str]:
+    """Return one sentence on whether the LLM beats every control, naming those it loses to; none without controls.
+
+    A task's claim is on all its controls at once. Yes/no among open questions are a task of their own here. The best
+    head in hindsight is no control, for test labels chose it.
+    """
+    held: dict[tuple[str, str | None], list[Difference]] = {}
+    for gap in scores.differences:
+        if gap.model == INJECTED and gap.baseline in JUDGED and is_first(gap) and gap.value is not None:
+            held.setdefault((gap.task, gap.part), []).append(gap)
+    if not any(is_control(gap.baseline) for gaps in held.values() for gap in gaps):
+        return []
+    verdicts = [all_of(better(gap) for gap in gaps) for gaps in held.values()]
+    lost = []
+    for (task, part), gaps in held.items():
+        if names := joined(model_title(gap.baseline) for gap in gaps if better(gap) == CONTRADICTED):
+            title = scores.tasks[task].title if task in scores.tasks else ""
+            lost.append(f" It loses on {title or task}{f', {PARTS[part].lower()}' if part else ''} to: {names}.")
+    count = plural(len(held), "task")
+    return [f"Injected LLM better than every control, on {count}: {tally(verdicts)}.{''.join(lost)}"]
+
+
+def _place_of(run: Run) -> Callable[[tuple[str, str | None]], tuple[int, int]]:
+    """Return the order of tasks and, within one, of its parts."""
+    known, parts = run.ordered(row.task for row in run.all_scores.rows), [None, *PARTS]
+    return lambda place: (known.index(place[0]), parts.index(place[1]))
 
 
 def best_constant(rows: Iterable[ScoreRow]) -> ScoreRow | None:
@@ -263,7 +328,7 @@ def _headline_table(run: Run, tasks: Collection[str], title: str, judged: dict[s
         primary = {row.model: row for row in mine if row.primary}
         other = {row.model: row for row in mine if row.metric == BALANCED and not row.primary}
         constant = best_constant(primary.values())
-        drawn = [model for model in model_order(primary) if not is_constant(model)]
+        drawn = [model for model in model_order(primary) if not is_constant(model) and in_first_tables(model)]
         lines = []
         for model in [*drawn, *([constant.model] if constant else [])]:
             flag = FLAG if any(_is_stuck(row) for row in (primary[model], other.get(model)) if row) else ""
@@ -347,5 +412,7 @@ def _worst(row: ScoreRow | SiteRow) -> str:
     return f"{number(row.worst)} ({name})" if name else MISSING
 
 
-def _terminal(row: ScoreRow | None) -> str:
-    return f"{number(row.value)}{'*' * row.single_class} {bounds(row)}".strip() if row is not None else ""
+def _terminal(row: ScoreRow | None, *, bare: bool = False) -> str:
+    if row is None:
+        return ""
+    return f"{number(row.value)}{'*' * row.single_class} {'' if bare else bounds(row)}".strip()

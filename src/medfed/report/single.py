@@ -7,9 +7,9 @@ from contextlib import suppress
 from datetime import datetime
 
 from medfed.records.schema import CardFile, ExampleCard, Round
-from medfed.report import federation, html, learning, results, retention
+from medfed.report import controls, federation, html, learning, results
 from medfed.report.charts import LEAST_AXES, Polygon, line_picture, radar_chart, trace_picture
-from medfed.report.models import is_constant, model_order, model_style, model_title
+from medfed.report.models import in_first_tables, is_constant, model_order, model_style, model_title
 from medfed.report.run import Run
 from medfed.report.text import count, duration, joined, number, origin, range_text, size
 
@@ -24,10 +24,11 @@ def run_page(run: Run) -> html.Page:
     """Return the page of one run."""
     sections = [
         html.Section("results", "Results", results.headline(run)),
+        html.Section("controls", "Controls", controls.controls(run)),
         html.Section("glance", "At a glance", radars(_glance(run))),
         html.Section("examples", "Examples", _examples(run)),
         html.Section("open-questions", "Answers in words", results.open_questions(run)),
-        html.Section("retention", "What the LLM kept", retention.kept(run)),
+        html.Section("retention", "What the LLM kept", learning.kept(run)),
         html.Section("calibration", "Calibration", learning.reliability(run)),
         html.Section("router", "Router", learning.routing(run)),
         html.Section("learning", "Learning", learning.curves(run)),
@@ -107,7 +108,8 @@ def _frozen(run: Run) -> bool | None:
 
 def _glance(run: Run) -> Iterator[tuple[str, Sequence[str], Sequence[Polygon]]]:
     """Yield per metric the unseen tasks that have it, and the values of every model and of the best constant."""
-    rows = [row for row in run.all_scores.rows if row.role == "unseen" and row.part in results.WHOLE]
+    rows = [row for row in run.all_scores.rows if row.role == "unseen" and row.part in results.LEADING]
+    rows = [row for row in rows if in_first_tables(row.model)]
     for metric in RANGES:
         held = {(row.model, row.task): row for row in rows if row.metric == metric}
         tasks = run.ordered(task for _, task in held)

@@ -220,7 +220,7 @@ class Workload:
 
     num_steps: int
     num_closed: int
-    """Closed questions that are scored, those of the development set in every round included."""
+    """Closed questions that are scored, those of the development set in every round and of the controls included."""
     num_open: int
     num_calibrating: int
     """Public examples that answers to untrained closed questions are calibrated on, once per task."""
@@ -242,14 +242,28 @@ def workload(study: Study, sources: Sources, tokenizer: TextTokenizer) -> Worklo
     untrained = [task for task in study.tasks if task.name in study.unseen and isinstance(task, ClosedTask)]
     pools = [peer.name for task in untrained for peer in study.train_tasks if peer.modalities == task.modalities]
     lengths, positions = zip(*(_length(study, task, data, model, tokenizer) for task in study.tasks), strict=True)
+    rephrased, reopened = control_work(study, counts["test"])
     return Workload(
         num_steps=rounds * injection.num_epochs * math.ceil(drawn / injection.batch_size),
-        num_closed=sum(counts["test"].values()) + watched,
-        num_open=sum(counts["test"][name] for name in opened),
+        num_closed=sum(counts["test"].values()) + watched + rephrased + reopened,
+        num_open=sum(counts["test"][name] for name in opened) + reopened,
         num_calibrating=sum(counts["public"][name] for name in pools) if injection.answer_calibration else 0,
         shape=Shape(injection.batch_size, max(lengths), max(positions)),
         dims=token_dims(model, head_tokens=injection.head_tokens),
     )
+
+
+def control_work(study: Study, tested: Mapping[str, int]) -> tuple[int, int]:
+    """Return how many closed and open questions the controls add; ``tested`` are test examples by task.
+
+    An open question has no patient's data once, and another patient's once; a closed one is put in other words.
+    """
+    controls, evaluation = study.evaluation.controls, study.evaluation
+    worded = [task.name for task in study.tasks if isinstance(task, QuestionAnswering)]
+    closed = [task for task in study.tasks if isinstance(task, ClosedTask)]
+    sizes = [min(tested[task.name], evaluation.num_rephrased) * (1 + len(task.reworded)) for task in closed]
+    rephrased = sum(sizes) if "answers" in controls else 0
+    return rephrased, 2 * sum(tested[name] for name in worded) if "blind" in controls else 0
 
 
 def _counts(study: Study, data: Mapping[str, Decoded]) -> dict[str, dict[str, int]]:

@@ -230,7 +230,7 @@ class FederationRun:
             return []
         predictor: Predictor = ModelPredictor(self._name, self.model, self._study.train)
         if self._injector is not None:
-            predictor = InjectedPredictor(self._injector, settings.max_new_tokens)
+            predictor = InjectedPredictor(self._injector, settings.max_new_tokens, self._name)
         return [
             Development(round=number, model=self._name, task=task, values=watch(self._study, examples, predictor))
             for task, examples in self._cohort.development.items()

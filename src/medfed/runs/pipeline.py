@@ -3,13 +3,15 @@
 Both jobs take this one path. ``inject`` is FedKIM (Wang et al. 2024), Figure 1: every round the clients train, the
 server aggregates (Eq. 3) and injects (Eq. 4, 5), and the updated encoders go back. ``benchmark`` is the same federation
 without an LLM, tested client by client (Med-MMFL). Both train the baselines of :mod:`medfed.runs.baselines`. Everything
-that responds to a test example is a predictor of :mod:`medfed.runs.predictors`.
+that responds to a test example is a predictor of :mod:`medfed.runs.predictors`; those that need no training are in
+:mod:`medfed.runs.controls`.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from medfed.core.torch_rng import one_thread
 from medfed.data.cohort import Cohort
 from medfed.data.decode import decode_all
 from medfed.data.sites import moments_json
+from medfed.evaluation.controls import LORA
 from medfed.evaluation.responses import MEMBER
 from medfed.evaluation.score import score_run
 from medfed.federated.state import load_weights
@@ -39,6 +42,7 @@ from medfed.report.results import summary_table
 from medfed.runs.baselines import Baseline, baselines_of, train_baselines
 from medfed.runs.cards import example_cards
 from medfed.runs.context import Participants, RunContext, RunPaths, check_workers, folder_of, here
+from medfed.runs.controls import control_file, control_predictors, reused_heads
 from medfed.runs.federation import FederationRun, Trainee, build_model, build_multimodal
 from medfed.runs.predictors import (
     DEPLOYED,
@@ -122,7 +126,11 @@ def _compute(context: RunContext, participants: Participants) -> None:
 
     foundation = foundation_of(study, paths, reporter) if study.job == "inject" else None
     before = foundation.fingerprint() if foundation else ""
-    baselines = baselines_of(study, cohort, context.sources.checksums, paths.runs)
+
+    def build(chosen: Study, name: str) -> Trainee:
+        return replace(_trainee(chosen, foundation), name=name)
+
+    baselines = baselines_of(study, cohort, context.sources.checksums, paths.runs, build)
     models = train_baselines(baselines, reporter, participants.connect)
     trainee = _trainee(study, foundation, examinations, paths.cache)
     federation = FederationRun(run, study, cohort, trainee, participants.connect)
@@ -132,8 +140,14 @@ def _compute(context: RunContext, participants: Participants) -> None:
     if trainee.injector is not None:
         _keep_injection(context, cohort, trainee.injector, baselines)
 
-    trained = [ModelPredictor(baseline.model, models[baseline.model], baseline.tasks) for baseline in baselines]
-    predictors = _predictors(study, federation, trainee, trained)
+    trained = [_predictor(study, cohort, baseline, models[baseline.model]) for baseline in baselines]
+    if trainee.injector is None:
+        predictors = _deployed_predictors(study, federation, [it for it in trained if isinstance(it, ModelPredictor)])
+    else:
+        heads = [ModelPredictor(HEADS, trainee.model, study.train)] if study.federate else []
+        injected = InjectedPredictor(trainee.injector, study.evaluation.max_new_tokens)
+        llm, *others = control_predictors(study, cohort, injected, trainee.model)
+        predictors = [llm, *trained, *heads, *others]
     tasks = study.train_tasks if study.job == "benchmark" else study.tasks
     with reporter.phase("evaluate") as advance:
         for number, task in enumerate(tasks, start=1):
@@ -143,9 +157,10 @@ def _compute(context: RunContext, participants: Participants) -> None:
     scores = score_run(answers, study.seed, study.evaluation)
     run.write(scores if trainee.retention is None else scores.joined(_kept(run, study, trainee.retention)))
     if trainee.injector is not None:
+        run.write(control_file(study, run, cohort, trainee.injector, reused_heads(study, trainee.model)))
         modalities = {name: study.modality(name) for name in study.encoders}
         run.write(example_cards(run, study.tasks, cohort, modalities, study.seed, show=paths.show_examples))
-    add_sites_of(study, run, [baseline.run for baseline in baselines])
+    add_sites_of(study, run, [baseline.run for baseline in baselines if baseline.model != LORA])
     more = {
         "data": data_facts(data, context.sources.checksums),
         "finished": now(),
@@ -178,8 +193,10 @@ def _examinations(study: Study, paths: RunPaths) -> list[Chosen]:
     return choose(settings.sets, roots, settings.num_questions)
 
 
-def _trainee(study: Study, foundation: Foundation | None, examinations: Sequence[Chosen], cache: Path) -> Trainee:
-    """Return the model of the run's own federation."""
+def _trainee(
+    study: Study, foundation: Foundation | None, examinations: Sequence[Chosen] = (), cache: Path | None = None
+) -> Trainee:
+    """Return the model of a federation; its LLM is examined where there are ``examinations``."""
     if foundation is None:
         return Trainee(DEPLOYED, build_model(study))
     from medfed.injection.inject import Injector  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
@@ -220,9 +237,7 @@ def _frozen(context: RunContext, foundation: Foundation, before: str) -> dict[st
 def _keep_injection(context: RunContext, cohort: Cohort, injector: Injector, baselines: Sequence[Baseline]) -> None:
     """Calibrate untrained tasks, if the study says so; write the adapter and the logs of the federated-only model."""
     study, run = context.study, context.run
-    if study.injection.answer_calibration:
-        untrained = [task for task in study.tasks if task.name not in study.train and isinstance(task, ClosedTask)]
-        injector.calibrate(untrained, cohort.public)
+    _calibrate(study, cohort, injector)
     injector.save(run.root / "injection")
     for baseline in baselines:
         if baseline.model == DEPLOYED:
@@ -230,13 +245,24 @@ def _keep_injection(context: RunContext, cohort: Cohort, injector: Injector, bas
                 run.write_lines(baseline.run.lines(kind), f"federated-only/{kind.NAME}")
 
 
-def _predictors(
-    study: Study, federation: FederationRun, trainee: Trainee, baselines: Sequence[ModelPredictor]
+def _calibrate(study: Study, cohort: Cohort, injector: Injector) -> None:
+    if study.injection.answer_calibration:
+        untrained = [task for task in study.tasks if task.name not in study.train and isinstance(task, ClosedTask)]
+        injector.calibrate(untrained, cohort.public)
+
+
+def _predictor(study: Study, cohort: Cohort, baseline: Baseline, trained: Trainee) -> Predictor:
+    """Return a trained baseline as a predictor: of the tasks that it knows, or an injected LLM of all."""
+    if trained.injector is None:
+        return ModelPredictor(baseline.model, trained.model, baseline.tasks)
+    _calibrate(study, cohort, trained.injector)
+    return InjectedPredictor(trained.injector, study.evaluation.max_new_tokens, baseline.model)
+
+
+def _deployed_predictors(
+    study: Study, federation: FederationRun, baselines: Sequence[ModelPredictor]
 ) -> list[Predictor]:
-    """Return everything that responds to the test examples, in the order of the records."""
-    if trainee.injector is not None:
-        heads = [ModelPredictor(HEADS, trainee.model, study.train)] if study.federate else []
-        return [InjectedPredictor(trainee.injector, study.evaluation.max_new_tokens), *baselines, *heads]
+    """Return everything that responds to a benchmark's test examples, in the order of the records."""
     model = build_model(study)
 
     def deployed(client: str | None) -> FederatedModel:

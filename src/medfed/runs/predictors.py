@@ -1,7 +1,7 @@
 """Everything that responds to test examples, behind one protocol, and the predictions it leaves in a run.
 
 The injected LLM, the aggregated heads, the federated-only, local and centralised models, the models deployed at the
-clients, and the constants are all predictors.
+clients, and the constants are all predictors. :mod:`medfed.runs.controls` has those that need no training.
 """
 
 from __future__ import annotations
@@ -51,15 +51,16 @@ class InjectedPredictor:
 
     injector: Injector
     max_new_tokens: int
+    name: str = INJECTED
 
     @torch.inference_mode()
     def __call__(self, examples: TaskSet, client: str | None = None) -> Responses:
         """Return probabilities of the answers, with the decoded text where questions are open."""
         if not isinstance(examples.task, QuestionAnswering):
-            return {INJECTED: self.injector.score_set(examples, BATCH_SIZE).double().tolist()}
+            return {self.name: self.injector.score_set(examples, BATCH_SIZE).double().tolist()}
         texts = self.injector.answer_set(examples, self.max_new_tokens, BATCH_SIZE)
         pairs = zip(texts, self.injector.score_set(examples, BATCH_SIZE).double().tolist(), strict=True)
-        return {INJECTED: [{"text": text, "probabilities": given} for text, given in pairs]}
+        return {self.name: [{"text": text, "probabilities": given} for text, given in pairs]}
 
 
 @dataclass(frozen=True)

@@ -39,5 +39,9 @@ class EvaluationSettings(BootstrapSettings):
     # pairs (model, baseline) compared on the same resamples wherever a task has both
     comparisons: tuple[tuple[str, str], ...] = (("fedkim", "federated"),)
     watch_every: int = Field(default=1, ge=0)  # rounds between looks at the development set; 0 never looks
+    # what else answers the test questions of an injected LLM: reused heads, a count of abnormal values, the LLM without
+    # the patient; `answers` puts some questions negated and in other words
+    controls: tuple[Literal["reuse", "count", "blind", "answers"], ...] = ("reuse", "count", "blind", "answers")
+    num_rephrased: int = Field(default=100, gt=0)  # test examples a task that are questioned in other words
     max_new_tokens: int = Field(default=16, gt=0)  # longest answer to an open question, in the LLM's tokens
     retention: RetentionSettings = RetentionSettings()  # what the LLM still knows

@@ -39,7 +39,7 @@ __all__ = ["Study", "find_study", "load_study", "study_of"]
 
 QUICK = "quick"
 """The table of a study file that ``--quick`` lays over it; see :mod:`medfed.study.sweep`."""
-Baseline = Literal["federated", "local", "centralised"]
+Baseline = Literal["federated", "local", "centralised", "lora"]
 """A model trained next to the injected LLM; see :mod:`medfed.runs.baselines`."""
 
 
@@ -157,6 +157,8 @@ class Study(SettingsModel):
                 raise ValueError(f"the clients cannot train {name!r}, an open question; list it under unseen")
         if self.job == "inject" and not isinstance(self.model, MultimodalSpec):
             raise ValueError(f"injection reads encoders and heads of the model 'multimodal', not {self.model.name!r}")
+        if self.job == "benchmark" and "lora" in self.baselines:
+            raise ValueError("the baseline 'lora' is an injected LLM, and a benchmark has none")
         if self.job == "benchmark" and self.unseen:
             raise ValueError("a benchmark has trained tasks only: its models have no answer to an unseen one")
         try:

@@ -38,6 +38,7 @@ class Task(BaseModel, ABC):
         dataset: registry name of the dataset, of which ``target`` is a column.
         modalities: modalities the task reads, in prompt order.
         question: the prompt's question, verbatim; ``answers`` are by class index. The router reads the descriptions.
+        negation, paraphrases: the question's opposite, and the question in other words (:meth:`opposite`).
         metric_kind: the scorer of its answers, by its name in ``evaluation.scorers``.
     """
 
@@ -58,6 +59,18 @@ class Task(BaseModel, ABC):
     answers: tuple[str, ...]
     task_description: str
     modality_description: str
+    negation: str = ""
+    paraphrases: tuple[str, ...] = ()
+
+    @property
+    def opposite(self) -> str:
+        """The question whose yes is this question's no: as declared, or by a rule."""
+        return self.negation or f"Is the answer to the following question no? {self.question}"
+
+    @property
+    def reworded(self) -> tuple[str, ...]:
+        """The question in other words: as declared, or by two rules."""
+        return self.paraphrases or (f"Answer yes or no. {self.question}", f"Tell me: {self.question}")
 
     @property
     def target_columns(self) -> tuple[str, ...]:

@@ -61,8 +61,8 @@ class Scored(ABC):
 class Scorer(ABC):
     """The metrics of one kind of answer, in the order of tables; a task's ``metric_kind`` is its name.
 
-    The metric ``primary`` ranks models. Each of ``parts`` is scored apart; None is the whole. ``baseline`` is the
-    constant that every model is compared with.
+    The metric ``primary`` ranks models. Each of ``parts`` is scored apart; None is the whole. Models are ranked on the
+    first part that has examples. ``baseline`` is the constant that every model is compared with.
     """
 
     name: str

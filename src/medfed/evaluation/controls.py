@@ -1,0 +1,112 @@
+"""The models that could embarrass an injected LLM: their names, and what is computed about them without a model.
+
+- ``reuse/<task>``: the head of a trained task answers another question about the same modalities. ``reuse/nearest`` is
+  the one whose text is nearest, chosen without labels; ``reuse/mean`` is the mean of all. ``reuse/best`` is the best in
+  hindsight. Labels of the test set chose it, so it is printed and no verdict counts it.
+- ``count``: how far a patient's highest and lowest values lie from those of others; nothing is learned.
+- ``blind/other``: the injected LLM with another patient's data; ``blind/none``: with none. ``blind/type`` is the most
+  frequent public answer to questions that begin alike.
+- ``lora``: the LLM with one LoRA of rank P·r in place of P routed experts of rank r.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+INJECTED = "fedkim"
+"""The injected LLM's name in scores."""
+REUSE, BLIND = "reuse/", "blind/"
+NEAREST, IN_HINDSIGHT, MEAN = f"{REUSE}nearest", f"{REUSE}best", f"{REUSE}mean"
+OTHER, NO_DATA, BY_TYPE = f"{BLIND}other", f"{BLIND}none", f"{BLIND}type"
+COUNT, LORA = "count", "lora"
+WITHOUT_LLM = ("federated", "heads", "local")
+"""Models that were trained on the same task without an LLM; centralised training is a bound, and no control."""
+JUDGED = (*WITHOUT_LLM, NEAREST, MEAN, COUNT, OTHER, NO_DATA, BY_TYPE, LORA)
+"""The controls that the LLM has to beat; each is chosen before a test label is read."""
+LEAST_PATIENTS = 8
+"""Public patients with a value of a variable, below which its spread is unknown."""
+MOST_RANGES = 3.0
+"""Interquartile ranges at which a value counts no further."""
+Extremes = tuple[Float[np.ndarray, "_ channel"], Float[np.ndarray, "_ channel"]]
+
+
+def is_control(model: str) -> bool:
+    """Whether ``model`` is one of this module's, by its name."""
+    return model.startswith((REUSE, BLIND)) or model in (COUNT, LORA)
+
+
+def similarities(text: str, others: Mapping[str, str], corpus: Sequence[str]) -> dict[str, float]:
+    """Return the cosine of TF-IDF vectors between ``text`` and each of ``others``; frequencies are from ``corpus``.
+
+    A word's weight is its count times ln((1 + n) / (1 + texts with it)) + 1. No label, model or test example is read.
+    """
+    frequencies = Counter(word for one in corpus for word in set(_words(one)))
+    weight = {word: math.log((1 + len(corpus)) / (1 + number)) + 1 for word, number in frequencies.items()}
+    rare = math.log(1 + len(corpus)) + 1
+
+    def vector(one: str) -> dict[str, float]:
+        counts = Counter(_words(one))
+        values = {word: number * weight.get(word, rare) for word, number in sorted(counts.items())}
+        length = math.sqrt(sum(value**2 for value in values.values())) or 1.0
+        return {word: value / length for word, value in values.items()}
+
+    mine = vector(text)
+    return {name: sum(mine.get(word, 0.0) * v for word, v in vector(one).items()) for name, one in others.items()}
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", text.lower())
+
+
+def abnormality(given: Extremes, public: Extremes) -> Float[np.ndarray, " example"]:
+    """Return how abnormal every example's values are: the sum over variables, high and low.
+
+    High is the distance of the highest value above the median of public patients' highest values. It is counted in
+    their interquartile ranges, from 0 to :data:`MOST_RANGES`; low likewise. A value that was not observed counts
+    nothing, nor does a variable that fewer than :data:`LEAST_PATIENTS` public patients have.
+    """
+    total = np.zeros(len(given[0]))
+    for sign, mine, theirs in zip((-1.0, 1.0), given, public, strict=True):
+        for channel in range(mine.shape[1]):
+            known = theirs[:, channel][np.isfinite(theirs[:, channel])]
+            if len(known) < LEAST_PATIENTS:
+                continue
+            low, middle, high = np.percentile(known, (25, 50, 75))
+            if high > low:
+                ranges = sign * (mine[:, channel] - middle) / (high - low)
+                total += np.nan_to_num(ranges, nan=0.0).clip(0.0, MOST_RANGES)
+    return total
+
+
+def rank_correlation(a: ArrayLike, b: ArrayLike) -> float | None:
+    """Return Spearman's rank correlation, ties at their mean rank; None where a side is constant."""
+    from scipy.stats import rankdata  # noqa: PLC0415 (large; loaded where it is used)
+
+    ranks = [rankdata(column) for column in (a, b)]
+    if len(ranks[0]) < 2 or any(np.ptp(column) == 0 for column in ranks):
+        return None
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def donors(patients: Sequence[str], order: Sequence[int]) -> list[int] | None:
+    """Return for every example another patient's example, each taken once; None where one patient has over half.
+
+    ``order`` is a permutation of the examples, and patients are sorted by their first place in it. Each example takes
+    the one that lies as many places on as the largest patient has examples.
+    """
+    place: dict[str, int] = {}
+    for number in order:
+        place.setdefault(patients[number], len(place))
+    rows = sorted(order, key=lambda number: place[patients[number]])
+    step = max(Counter(patients).values(), default=0)
+    if 2 * step > len(rows):
+        return None
+    taken = dict(zip(rows, [*rows[step:], *rows[:step]], strict=True))
+    return [taken[number] for number in range(len(rows))]

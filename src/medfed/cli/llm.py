@@ -140,6 +140,6 @@ def examine(
     if as_json:
         typer.echo(scores.model_dump_json(indent=1))
         return
-    from medfed.report.learning import zero_shot_rows
+    from medfed.report.retention import zero_shot_rows
 
     print_rows(zero_shot_rows(scores), as_json=False)

@@ -13,9 +13,9 @@ from typing import NamedTuple
 from huggingface_hub import ModelCardData
 
 from medfed.records.schema import ScoreRow
-from medfed.report.learning import kept_lines
 from medfed.report.models import INJECTED, model_order, model_title
 from medfed.report.results import best_constant
+from medfed.report.retention import lines_of
 from medfed.report.run import Run
 from medfed.report.text import bounds, markdown_table, number, origin
 
@@ -143,7 +143,7 @@ def _data(run: Run, facts: CardFacts) -> str:
 
 def _retention(run: Run) -> list[str]:
     """Return what the LLM kept of its knowledge; nothing where it was not examined."""
-    columns, lines = kept_lines(run)
+    columns, lines = lines_of(run)
     if not lines:
         return []
     text = "Examinations without patients, before and after injection; value or paired difference [95 % interval]."

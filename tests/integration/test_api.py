@@ -21,6 +21,8 @@ from medfed.core import plugins
 from medfed.core.errors import PluginError, RunError
 from support.registries import untouched
 
+BLIND = ("blind/other", "blind/none")
+"""The LLM without the patient."""
 ROOT = Path(__file__).parents[2]
 CELL = """
 import numpy as np
@@ -126,9 +128,9 @@ def test_parts_of_a_notebooks_cell_run_and_every_result_is_there(tmp_path: Path)
     asked = primary.filter(role="knowledge")
     assert {"before", "after"} <= set(asked["model"]), "of what the LLM kept"
     primary = primary.filter(pl.col("role") != "knowledge")
-    assert set(primary["model"]) == {"fedkim", "federated", "heads", "always-no", "always-yes"}
+    assert set(primary["model"]) == {"fedkim", "federated", "heads", "always-no", "always-yes", *BLIND}
     assert primary["value"].dtype == pl.Float64
-    assert set(run.differences["baseline"]) == {"federated", "before"}
+    assert set(run.differences["baseline"]) == {"federated", "heads", "before", *BLIND}
     assert run.curves.columns == ["round", "model", "task", "metric", "value"]
     assert set(run.curves["model"]) == {"fedkim", "federated"}
 

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from medfed.api import Run, load_run, load_study, run
+    from medfed.api import Run, foundation, load_run, load_study, run
     from medfed.core.catalog import register
     from medfed.core.errors import DataError, MedfedError, StudyError
     from medfed.datasets.base import Card, Dataset
@@ -51,13 +51,14 @@ __all__ = [
     "TrainableTask",
     "VisualQuestion",
     "__version__",
+    "foundation",
     "load_run",
     "load_study",
     "register",
     "run",
 ]
 _HOMES = {
-    "api": ("Run", "load_run", "load_study", "run"),
+    "api": ("Run", "foundation", "load_run", "load_study", "run"),
     "core.catalog": ("register",),
     "core.errors": ("DataError", "MedfedError", "StudyError"),
     "datasets.base": ("Card", "Dataset"),

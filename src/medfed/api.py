@@ -29,9 +29,10 @@ from medfed.study.sweep import load_plan
 
 if TYPE_CHECKING:
     from medfed.ask.asking import Answer
+    from medfed.llm.language_model import LanguageModel
     from medfed.runs.loaded import LoadedRun
 
-__all__ = ["Report", "Run", "load_run", "load_study", "run"]
+__all__ = ["Report", "Run", "foundation", "load_run", "load_study", "run"]
 
 PathLike = str | os.PathLike[str]
 
@@ -123,6 +124,22 @@ def load_run(
     return loaded
 
 
+def foundation(name: PathLike, *, cache: PathLike | None = None, dtype: str | None = None) -> LanguageModel:
+    """Open an LLM, for questions without patients: ``foundation("smollm2-135m").log_odds("Is pus normal?")``.
+
+    Its ``likelihood``, ``log_odds`` and ``answer`` use the form that the LLM was taught. Likelihoods are kept on disk.
+    Raises StudyError if there is no such LLM, or it changed since it was converted.
+
+    Args:
+        name: a name of ``medfed foundation list``, or the folder of a Hugging Face causal LM.
+        cache: where LLMs and likelihoods are, as in :func:`run`.
+        dtype: of the weights; by default that of the folder.
+    """
+    from medfed.llm.language_model import open_language_model
+
+    return open_language_model(Path(name), _cache(cache), dtype)
+
+
 @dataclass(frozen=True)
 class Report:
     """A run's report, the HTML file ``path``; a notebook shows the page itself."""
@@ -200,7 +217,9 @@ class Run:
         facts = self._score_file.tasks.get(task)
         if facts is None:
             raise StudyError(f"the run has no task {task!r}", where=self.path, hint=", ".join(self._score_file.tasks))
-        read = partial(_choice, facts.answers) if facts.kind in ("classification", "closed_vqa") else _open
+        read = (
+            partial(_choice, facts.answers) if facts.kind in ("classification", "closed_vqa", "examination") else _open
+        )
         head = ("example", "patient", "client", "question")
         rows = [
             {name: getattr(line, name) for name in head} | {"model": model} | read(line.truth, response)

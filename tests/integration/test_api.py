@@ -125,9 +125,12 @@ def test_parts_of_a_notebooks_cell_run_and_every_result_is_there(tmp_path: Path)
     ]
 
     primary = run.scores.filter("primary")
+    asked = primary.filter(role="knowledge")
+    assert {"before", "after"} <= set(asked["model"]), "of what the LLM kept"
+    primary = primary.filter(pl.col("role") != "knowledge")
     assert set(primary["model"]) == {"fedkim", "federated", "heads", "always-no", "always-yes", *BLIND}
     assert primary["value"].dtype == pl.Float64
-    assert set(run.differences["baseline"]) == {"federated", "heads", *BLIND}
+    assert set(run.differences["baseline"]) == {"federated", "heads", "before", *BLIND}
     assert run.curves.columns == ["round", "model", "task", "metric", "value"]
     assert set(run.curves["model"]) == {"fedkim", "federated"}
 

@@ -404,6 +404,6 @@ def test_predictions_say_which_answers_were_cut(quick: QuickRun) -> None:
     assert set(medfed_package.load_run(quick.folder, cache=quick.cache).predictions("mr")["cut"]) & {True}
     cards = [card for card in RunFolder(quick.folder).read(CardFile).cards if card.task == "mr"]
     by_example = {line.example: line.responses["fedkim"]["cut"] for line in lines}
-    assert [card.cut == ("fedkim",) for card in cards] == [by_example[card.example] for card in cards]
+    assert ["fedkim" in card.cut for card in cards] == [by_example[card.example] for card in cards]
     if any(card.cut for card in cards):
         assert "cut at the limit" in (quick.folder / "report.html").read_text(encoding="utf-8")

@@ -142,6 +142,7 @@ POINTS = [
     ("medfed.runs.checkpoints:Checkpoints.save", 3),
     ("medfed.records.folder:RunFolder.append", 12),
     ("medfed.injection.inject:Injector._step", 3),
+    ("medfed.injection.retention:Retention.look", 2),
     ("medfed.runs.pipeline:predict", 3),
     ("medfed.runs.pipeline:write_report", 1),
 ]

@@ -25,7 +25,8 @@ def toy(**changes: object) -> LanguageModel:
 def test_an_option_is_chosen_by_the_likelihood_of_its_letter() -> None:
     model = toy()
     _, facts, lines = examine({"before": model}, EXAMINATIONS["medmcqa"], CHOICE)
-    expected = model.likelihood([one.text for one in CHOICE], ("A", "B", "C", "D"))
+    pairs = [(one.text, answer) for one in CHOICE for answer in "ABCD"]
+    expected = model.likelihoods(pairs, lead="The right letter is").reshape(12, 4)
     found = np.array([line.responses["before"] for line in lines])
     assert found.sum(1) == pytest.approx(np.ones(12))
     assert (found.argmax(1) == expected.argmax(1)).all()

@@ -19,6 +19,7 @@ from medfed.cli import options
 from medfed.cli import runs as cli_runs
 from medfed.cli.data import data_app
 from medfed.cli.foundation import convert, foundation_app
+from medfed.cli.llm import ask, examine
 from medfed.cli.sites import federation_app, site_app
 from medfed.core.errors import MedfedError
 from medfed.core.processes import warm_up
@@ -261,3 +262,5 @@ cli_runs.register(app)
 
 
 app.command()(convert)
+app.command()(ask)
+foundation_app.command()(examine)

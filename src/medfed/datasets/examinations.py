@@ -34,6 +34,8 @@ from medfed.core.errors import DataError
 
 OPTIONS = ("A", "B", "C", "D")
 YES_NO = ("yes", "no")
+LEAD = "The right letter is"
+"""Words before the choice of an option, so that A to D are what an LLM would say next (docs/decisions/llm.md)."""
 _DEPTHS = ("", "*/", "*/*/", "*/*/*/")
 
 
@@ -63,6 +65,7 @@ class Examination:
         metric: ``accuracy`` over options, ``auroc`` of yes, or ``nll``: mean negative log-likelihood of a token.
         marker: a file below its folder, as a pattern.
         read: returns the questions of a folder.
+        lead: words with which every answer begins.
     """
 
     name: str
@@ -70,6 +73,7 @@ class Examination:
     metric: str
     marker: str
     read: Callable[[Path], Iterator[Question]]
+    lead: str = ""
 
     def find(self, root: Path) -> Path | None:
         """Return its folder below ``root``, at most three levels deep, or in the package; None if there is none."""
@@ -192,9 +196,9 @@ EXAMINATIONS = {
     one.name: one
     for one in (
         Examination("sample", "Forty questions of the package", "auroc", SAMPLE, _sample),
-        Examination("mmlu-medical", "MMLU, medical subjects", "accuracy", "data/test/anatomy_test.csv", _mmlu),
-        Examination("medmcqa", "MedMCQA", "accuracy", "data/dev.json", _medmcqa),
-        Examination("medqa", "MedQA", "accuracy", MEDQA, _medqa),
+        Examination("mmlu-medical", "MMLU, medical subjects", "accuracy", "data/test/anatomy_test.csv", _mmlu, LEAD),
+        Examination("medmcqa", "MedMCQA", "accuracy", "data/dev.json", _medmcqa, LEAD),
+        Examination("medqa", "MedQA", "accuracy", MEDQA, _medqa, LEAD),
         Examination("pubmedqa", "PubMedQA, conclusion given", "auroc", "data/ori_pqal.json", _pubmedqa),
         Examination("medquad", "MedQuAD", "nll", "*_QA*/*.xml", _medquad),
     )

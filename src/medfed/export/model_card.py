@@ -15,6 +15,7 @@ from huggingface_hub import ModelCardData
 from medfed.records.schema import ScoreRow
 from medfed.report.models import INJECTED, model_order, model_title
 from medfed.report.results import best_constant
+from medfed.report.retention import lines_of
 from medfed.report.run import Run
 from medfed.report.text import bounds, markdown_table, number, origin
 
@@ -54,6 +55,7 @@ def model_card(run: Run, facts: CardFacts, checksums: Mapping[str, str]) -> str:
         *([task_scores(run, facts.task)] if facts.task else []),
         "All tasks of the run; a constant answer has AUROC 0.5.",
         all_scores(run),
+        *_retention(run),
         *_ends(run),
         "## Files",
         markdown_table(["file", "SHA-256"], [[name, f"`{digest}`"] for name, digest in checksums.items()]),
@@ -137,6 +139,15 @@ def _data(run: Run, facts: CardFacts) -> str:
     if run.synthetic:
         text += f"\n\n**Synthetic, so scores say nothing about patients: {', '.join(run.synthetic)}.**"
     return text
+
+
+def _retention(run: Run) -> list[str]:
+    """Return what the LLM kept of its knowledge; nothing where it was not examined."""
+    columns, lines = lines_of(run)
+    if not lines:
+        return []
+    text = "Examinations without patients, before and after injection; value or paired difference [95 % interval]."
+    return ["## What the LLM kept", f"{text} All experts are mixed evenly.", markdown_table(columns, lines)]
 
 
 def _ends(run: Run) -> list[str]:

@@ -36,6 +36,7 @@ from medfed.injection.encode import Group, encode_ahead, encode_draws, token_dim
 from medfed.injection.experts import save_experts
 from medfed.injection.model import InjectedModel
 from medfed.injection.predict import LLMPredictor
+from medfed.injection.rehearsal import Rehearsal
 from medfed.injection.router import entropy, mutual_information, total_variation
 from medfed.llm.foundation import Foundation
 from medfed.models.multimodal import MultimodalModel
@@ -75,6 +76,12 @@ class Injector(LLMPredictor):
         encoders = {} if settings.encoder_lr == 0 else trainable_params(model.encoders)
         self._params = {**self._adapters, **{f"encoders.{name}": value for name, value in encoders.items()}}
         self._optimizer = self._new_optimizer()
+        self._rehearsal = Rehearsal(injected, settings, seed) if settings.rehearses else None
+
+    def check_texts(self) -> None:
+        """Raise DataError or StudyError if texts are to be rehearsed, and cannot be."""
+        if self._rehearsal is not None:
+            _ = self._rehearsal.pieces
 
     def inject(self, public: Mapping[str, TaskSet], round_number: int, num_rounds: int = 1) -> Iterator[Step]:
         """Train one round on the public examples of the trained tasks, yielding a record per step.
@@ -105,9 +112,11 @@ class Injector(LLMPredictor):
                     self._train(mode=True)
                     groups = encoded(order[start : start + size])
                     self._warm_up(before * num_steps + step, warmup)
-                    loss, by_task, norm = self._step(groups, aligning=round_number <= settings.align_rounds)
-                check_finite(loss, f"injection, round {round_number}, step {step}", "lower injection.lr")
-                yield Step(round=round_number, epoch=epoch, step=step, loss=loss, losses=by_task, grad_norm=norm)
+                    aligning = round_number <= settings.align_rounds
+                    facts = self._step(groups, (round_number, epoch, start), aligning=aligning)
+                for loss in (facts["loss"], *facts.get("rehearsal", {}).values()):
+                    check_finite(loss, f"injection, round {round_number}, step {step}", "lower injection.lr")
+                yield Step(round=round_number, epoch=epoch, step=step, **facts)
                 step += 1
 
     def _orders(self, sets: Mapping[str, TaskSet], round_number: int) -> list[list[Draw]]:
@@ -128,13 +137,15 @@ class Injector(LLMPredictor):
                 return ahead
         return partial(encode_draws, self._model, sets, device=self._device, frozen=frozen)
 
-    def _step(self, groups: Sequence[Group], *, aligning: bool) -> tuple[float, dict[str, float], float]:
+    def _step(self, groups: Sequence[Group], key: tuple[int, int, int], *, aligning: bool) -> dict[str, Any]:
         """Take an optimizer step on the mean loss over all examples; ``aligning`` moves the projectors alone.
 
-        Returns the loss, the losses by task, and the norm of the gradients before clipping.
+        ``key`` is round, epoch and start of the batch. Returns the fields of a :class:`Step` that say how it went.
         """
         batches = distillation_batches(self._model, groups, self._settings)
-        losses = self._backward(batches)
+        losses, facts = self._backward(batches), dict[str, Any]()
+        if self._rehearsal is not None and not aligning:
+            facts["rehearsal"] = self._rehearsal.backward(*key)
         if aligning:
             for name, value in self._params.items():
                 if not name.startswith("projectors."):
@@ -146,7 +157,7 @@ class Injector(LLMPredictor):
         for batch, part in zip(batches, losses, strict=True):
             by_task.setdefault(batch.group.task.name, []).append(part)
         means = {name: torch.cat(by_task[name]).mean().item() for name in sorted(by_task)}
-        return torch.cat(losses).mean().item(), means, norm.item()
+        return {"loss": torch.cat(losses).mean().item(), "losses": means, "grad_norm": norm.item(), **facts}
 
     def _backward(self, batches: Sequence[DistillationBatch]) -> list[Float[Tensor, " _"]]:
         """Add up the gradients of the mean loss over all examples, bucket by bucket; return the losses by example.

@@ -80,6 +80,12 @@ class InjectedModel(nn.Module):
         described = self._texts.described([task.task_description for task in tasks])
         return cast(Tensor, router(described, self._texts.described([task.modality_description for task in tasks])))
 
+    def even(self) -> Float[Tensor, "1 expert"]:
+        """Return an α that mixes all experts equally; one for a single expert, no columns without experts."""
+        if self.routed is None:
+            return torch.ones(1, self.settings.num_experts, device=self.foundation.table.device)
+        return self.routed.equal_weights(1)
+
     @contextmanager
     def mixing(self, alpha: Float[Tensor, "batch expert"]) -> Iterator[None]:
         """Mix the experts by ``alpha`` inside the block, which must hold the backward pass too.

@@ -8,16 +8,67 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from medfed.datasets.examinations import YES_NO, Examination, Question
+from medfed.core.errors import StudyError
+from medfed.core.progress import Reporter
+from medfed.core.registry import unknown
+from medfed.datasets.examinations import EXAMINATIONS, YES_NO, Examination, Question
+from medfed.evaluation.score import score_run
 from medfed.llm.language_model import LanguageModel
-from medfed.records.schema import Json, Prediction, TaskFacts
+from medfed.records.schema import Json, Prediction, ScoreFile, TaskFacts
 
+ALONE = "llm"
+"""The name, in scores, of an LLM without adapters."""
 TaskPredictions = tuple[str, TaskFacts, Sequence[Prediction]]
 KINDS = {"accuracy": "examination", "auroc": "classification", "nll": "likelihood"}
 """Metric of an examination → the scorer of its answers."""
+
+
+class Chosen(NamedTuple):
+    """An examination, and some questions of it."""
+
+    examination: Examination
+    questions: Sequence[Question]
+
+
+def choose(names: Sequence[str], roots: Sequence[Path], most: int) -> list[Chosen]:
+    """Return at most ``most`` questions of every named set, always the same ones.
+
+    Args:
+        names: of sets; none takes every set that is found.
+        roots: folders below which sets are looked for, the first one first.
+        most: questions of a set.
+
+    Raises:
+        StudyError: there is no such set, or it is below no root.
+        DataError: a file is not in the set's layout.
+    """
+    if wrong := [name for name in names if name not in EXAMINATIONS]:
+        raise unknown(EXAMINATIONS, wrong[0], "examination")
+    if missing := [root for root in roots if not root.is_dir()]:
+        raise StudyError("no such folder", where=missing[0], hint="give the folder that holds the sets")
+    chosen = []
+    for examination in [EXAMINATIONS[name] for name in names] or list(EXAMINATIONS.values()):
+        folder = next((place for root in roots or [Path()] if (place := examination.find(root))), None)
+        if folder is not None:
+            chosen.append(Chosen(examination, examination.sample(folder, most)))
+        elif names:
+            where, hint = ", ".join(map(str, roots)) or "no data root", f"its folder has {examination.marker}"
+            raise StudyError(f"{examination.title} is not here", where=where, hint=hint)
+    return chosen
+
+
+def zero_shot(model: LanguageModel, chosen: Sequence[Chosen], reporter: Reporter) -> ScoreFile:
+    """Ask an LLM without adapters, and score its answers with intervals and constants."""
+    tasks = []
+    for examination, questions in chosen:
+        with reporter.phase(examination.title) as advance:
+            tasks.append(examine({ALONE: model}, examination, questions, advance))
+    return score_run(tasks, seed=0)
 
 
 def examine(
@@ -34,7 +85,14 @@ def examine(
         questions: of that set.
         advance: is given the parts done and their number, model by model.
     """
-    responses = {name: _responses(model, examination, questions, advance) for name, model in models.items()}
+    given = {name: answers_of(model, examination, questions, advance) for name, model in models.items()}
+    return table_of(examination, questions, given)
+
+
+def table_of(
+    examination: Examination, questions: Sequence[Question], responses: Mapping[str, Sequence[Json]]
+) -> TaskPredictions:
+    """Return what :func:`examine` does, from the ``responses`` of every model in the order of the questions."""
     facts = TaskFacts(
         title=examination.title, role="knowledge", kind=KINDS[examination.metric], answers=_answers(examination)
     )
@@ -50,10 +108,15 @@ def examine(
     return examination.name, facts, lines
 
 
-def _responses(
-    model: LanguageModel, examination: Examination, questions: Sequence[Question], advance: Callable[[int, int], None]
+def answers_of(
+    model: LanguageModel,
+    examination: Examination,
+    questions: Sequence[Question],
+    advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Json]:
-    values = iter(model.likelihoods([(one.text, answer) for one in questions for answer in one.answers], advance))
+    """Return one model's responses in the order of the questions: a probability per answer, or a text's NLL."""
+    pairs, lead = [(one.text, answer) for one in questions for answer in one.answers], examination.lead
+    values = iter(model.likelihoods(pairs, advance, lead))
     by_question = [np.array([next(values) for _ in one.answers]) for one in questions]
     if examination.metric == "nll":
         return [

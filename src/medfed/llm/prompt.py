@@ -30,7 +30,6 @@ from torch.nn import functional as F
 
 from medfed.core.errors import StudyError
 from medfed.study.injection import Order
-from medfed.tasks.base import Task
 
 QUESTION = " Question: {question}"
 CUE = " Answer:"
@@ -81,7 +80,23 @@ class Prompt:
         return tuple(token for answer in self.answers for token in answer[:-1])
 
 
-def build_prompt(task: Task, tokenizer: TextTokenizer, order: Order) -> Prompt:
+class Inquiry(Protocol):
+    """A question with its answers: a task, or one without patients."""
+
+    @property
+    def name(self) -> str:
+        """Its name, for errors."""
+
+    @property
+    def question(self) -> str:
+        """The question."""
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The answers that are compared."""
+
+
+def build_prompt(task: Inquiry, tokenizer: TextTokenizer, order: Order) -> Prompt:
     """Render ``task`` for the LLM; raise StudyError if two answers are the same text, or an answer is empty."""
     if tokenizer.has_template:
         start, cue, end = tokenizer.turns()

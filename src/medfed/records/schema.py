@@ -192,6 +192,7 @@ class Step(Line, path="injection/steps.jsonl"):
         epoch, step: from 0, within the round.
         loss: mean over the batch.
         losses: mean by task.
+        rehearsal: mean negative log-likelihood (``nll``) and KL (``kl``) of the rehearsed tokens, where it counts.
         grad_norm: before clipping.
     """
 
@@ -200,7 +201,24 @@ class Step(Line, path="injection/steps.jsonl"):
     step: int
     loss: Number = None
     losses: dict[str, Number] = {}
+    rehearsal: dict[str, Number] = {}
     grad_norm: Number = None
+
+
+class Retained(Line, path="injection/retention.jsonl"):
+    """A line of ``injection/retention.jsonl``: the responses to one examination without patients, in one form.
+
+    Attributes:
+        round: after which the LLM answered; 0 is before the first injection.
+        examination: the set.
+        form: in which the questions were put.
+        responses: a probability per answer, or the text's negative log-likelihood per token, question by question.
+    """
+
+    round: int
+    examination: str
+    form: str
+    responses: tuple[Json, ...]
 
 
 class Routing(Line, path="injection/routing.jsonl"):
@@ -317,6 +335,21 @@ class ScoreFile(File, path="scores.json"):
     tasks: dict[str, TaskFacts] = {}
     rows: tuple[ScoreRow, ...] = ()
     differences: tuple[Difference, ...] = ()
+
+    def joined(self, other: ScoreFile) -> ScoreFile:
+        """Return the tasks, rows and differences of both."""
+        tasks, rows = {**self.tasks, **other.tasks}, (*self.rows, *other.rows)
+        return self.model_copy(
+            update={"tasks": tasks, "rows": rows, "differences": (*self.differences, *other.differences)}
+        )
+
+    def of(self, *, knowledge: bool) -> ScoreFile:
+        """Return the tasks without patients, or all others."""
+        names = {name for name, facts in self.tasks.items() if (facts.role == "knowledge") == knowledge}
+        names |= {row.task for row in self.rows if (row.role == "knowledge") == knowledge}  # old files name no tasks
+        rows, differences = (tuple(row for row in part if row.task in names) for part in (self.rows, self.differences))
+        tasks = {name: facts for name, facts in self.tasks.items() if name in names}
+        return self.model_copy(update={"tasks": tasks, "rows": rows, "differences": differences})
 
     def about(self, *, open_questions: bool) -> ScoreFile:
         """Return the rows of open questions (those with a part), or the others."""

@@ -12,6 +12,8 @@ MODELS = {
     "local": "Local-only",
     "centralised": "Centralised",
     "heads": "Heads of the injected run",
+    "before": "LLM before injection",
+    "after": "LLM after injection",
     "reuse/nearest": "Nearest head reused",
     "reuse/mean": "Mean of the heads reused",
     "reuse/best": "Best head in hindsight",

@@ -17,7 +17,7 @@ from rich.text import Text as TerminalText
 from medfed.evaluation.controls import BLIND, JUDGED, NEAREST, is_control
 from medfed.evaluation.verdict import CONTRADICTED, SUPPORTED, UNCLEAR, above_chance, all_of, better
 from medfed.records.schema import ComparedDifference, Difference, ScoreFile, ScoreRow, SiteFile, SiteRow
-from medfed.report import html
+from medfed.report import html, retention
 from medfed.report.models import (
     BEST_CONSTANT,
     FEDERATED,
@@ -255,6 +255,7 @@ def summary_table(folder: Path) -> TerminalTable:
     notes += [f"Claims: {joined(claim.text for claim in judged.values())}."] * bool(judged)
     notes += ["A constant answer has an AUROC of 0.5."] * (metric == AUROC)
     notes += ["* gives every patient the same answer."] * any(_is_stuck(row) for row in rows)
+    notes += retention.sentences(run)
     table = terminal_table(f"{run.name}: {metric} [95 % CI]", ["task"], numbers, lines, others)
     table.caption = TerminalText(" ".join(notes))
     return table

@@ -46,10 +46,15 @@ class Run:
         """Holdings of clients and server."""
         return self.file(PartitionFile)
 
-    @property
+    @cached_property
     def all_scores(self) -> ScoreFile:
-        """Every row of ``scores.json``."""
-        return self.file(ScoreFile)
+        """Every row of ``scores.json`` about patients."""
+        return self.file(ScoreFile).of(knowledge=False)
+
+    @cached_property
+    def knowledge(self) -> ScoreFile:
+        """Rows of the LLM's answers without patients."""
+        return self.file(ScoreFile).of(knowledge=True)
 
     @cached_property
     def scores(self) -> ScoreFile:

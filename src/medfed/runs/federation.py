@@ -27,7 +27,17 @@ from medfed.federated.workers import Pool, Recipe, WorkerExchange
 from medfed.models.base import FederatedModel, initialised
 from medfed.models.multimodal import MultimodalModel
 from medfed.records.folder import RunFolder
-from medfed.records.schema import ClientRound, Development, FailedClient, Round, Routing, SiteFile, Step, Timing
+from medfed.records.schema import (
+    ClientRound,
+    Development,
+    FailedClient,
+    Retained,
+    Round,
+    Routing,
+    SiteFile,
+    Step,
+    Timing,
+)
 from medfed.runs.checkpoints import Checkpoints
 from medfed.runs.predictors import HEADS, InjectedPredictor, ModelPredictor, Predictor, watch
 from medfed.runs.sites import scores_here, site_file
@@ -35,6 +45,7 @@ from medfed.study.study import Study
 
 if TYPE_CHECKING:
     from medfed.injection.inject import Injector
+    from medfed.injection.retention import Retention
 
 GROUPS = ("federated", "injector")
 CLIENTS = "clients"
@@ -93,12 +104,13 @@ def build_multimodal(study: Study) -> MultimodalModel:
 class Trainee:
     """The server's ``model``, which ends with the last global weights; ``injector`` injects after every round.
 
-    ``name`` is the model's in scores.
+    ``name`` is the model's in scores. ``retention`` asks the LLM what it still knows.
     """
 
     name: str
     model: FederatedModel
     injector: Injector | None = None
+    retention: Retention | None = None
 
 
 class FederationRun:
@@ -112,6 +124,7 @@ class FederationRun:
     ) -> None:
         self._run, self._study, self._cohort = run, study, cohort
         self._name, self.model, self._injector = trainee.name, trainee.model, trainee.injector
+        self._retention = trainee.retention
         self._checkpoints = Checkpoints(run.root)
         self._injected = self._saved = False  # the injector learned something; a checkpoint holds it as it is now
         self._exchange = connect(study, cohort, run)
@@ -120,6 +133,9 @@ class FederationRun:
     def run(self, reporter: Reporter, title: str) -> None:
         """Run all rounds that are not done yet; model and injector end as the last round left them."""
         state, injected = self.resume()
+        if self._retention is not None and self._retention.due(0, 0) and not self._run.exists(Retained.NAME):
+            with reporter.phase("what the LLM knows") as advance:
+                self._run.append(Retained, self._retention.look(0, advance))
         try:
             with reporter.phase(title) as advance:
                 if not injected:
@@ -206,11 +222,19 @@ class FederationRun:
         self._run.append(Step, list(injector.inject(self._cohort.public, state.round, rounds)))
         self._run.append(Routing, [Routing(round=state.round, **injector.routing_record(self._study.tasks))])
         self._time(state.round, "inject", started)
+        self._look(state.round)
         self._injected, self._saved = True, False
         trained = weights_of(self.model)
         # Clients' statistics stand, if there are clients: the server's come from the public data only.
         buffers = state.buffers if self._study.federate else trained.buffers
         return replace(state, params=trained.params, buffers=buffers)
+
+    def _look(self, number: int) -> None:
+        """Ask the LLM what it still knows, where that is due."""
+        if self._retention is not None and self._retention.due(number, self._study.rounds.num_rounds):
+            started = time.monotonic()
+            self._run.append(Retained, self._retention.look(number))
+            self._time(number, "retention", started)
 
     def _development(self, number: int) -> list[Development]:
         settings = self._study.evaluation
@@ -235,7 +259,7 @@ class FederationRun:
 
     def _forget_after(self, number: int, *, finished: bool) -> None:
         """Drop the log lines of work that the checkpoint does not hold."""
-        for kind in (Round, Timing, Development, Step, Routing):
+        for kind in (Round, Timing, Development, Step, Routing, Retained):
             kept = finished or kind in (Round, Timing)
             self._run.drop_after(kind, number if kept else number - 1)
 

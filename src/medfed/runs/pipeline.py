@@ -28,8 +28,16 @@ from medfed.evaluation.score import score_run
 from medfed.federated.state import load_weights
 from medfed.llm.obtain.cached import named_folder
 from medfed.models.base import FederatedModel
-from medfed.records.folder import RunFolder
-from medfed.records.schema import Development, NormalisationFile, PartitionFile, Round, StudyFile
+from medfed.records.folder import RunFolder, prediction_file
+from medfed.records.schema import (
+    Development,
+    NormalisationFile,
+    PartitionFile,
+    Retained,
+    Round,
+    ScoreFile,
+    StudyFile,
+)
 from medfed.report.page import write_report
 from medfed.report.results import summary_table
 from medfed.runs.baselines import Baseline, baselines_of, train_baselines
@@ -57,7 +65,9 @@ from medfed.tasks.base import ClosedTask, TaskSet
 
 if TYPE_CHECKING:
     from medfed.injection.inject import Injector
+    from medfed.injection.retention import Retention
     from medfed.llm.foundation import Foundation
+    from medfed.llm.knowledge import Chosen
 
 
 @one_thread()
@@ -109,6 +119,7 @@ def _compute(context: RunContext, participants: Participants) -> None:
     facts = provenance(study)
     if study.job == "inject" and isinstance(study.foundation, HuggingFaceSettings):
         named_folder(paths.foundation, study.foundation.model, paths.cache)  # a missing one is said before the decoding
+    examinations = _examinations(study, paths)
     data = decode_all(study, context.sources.roots, paths.reading(reporter))
     cohort = participants.cohort(context, data)
     run.write(StudyFile(**study.resolved()))
@@ -123,7 +134,7 @@ def _compute(context: RunContext, participants: Participants) -> None:
 
     baselines = baselines_of(study, cohort, context.sources.checksums, paths.runs, build)
     models = train_baselines(baselines, reporter, participants.connect)
-    trainee = _trainee(study, foundation)
+    trainee = _trainee(study, foundation, examinations, paths.cache)
     federation = FederationRun(run, study, cohort, trainee, participants.connect)
     federation.run(reporter, _title(study))
     if foundation is not None:
@@ -145,7 +156,8 @@ def _compute(context: RunContext, participants: Participants) -> None:
             predict(run, task, _tests(study, cohort, task.name), predictors)
             advance(number, len(tasks))
     answers = [(task.name, task_facts(study, task), run.predictions(task.name)) for task in tasks]
-    run.write(score_run(answers, study.seed, study.evaluation))
+    scores = score_run(answers, study.seed, study.evaluation)
+    run.write(scores if trainee.retention is None else scores.joined(_kept(run, study, trainee.retention)))
     if trainee.injector is not None:
         run.write(control_file(study, run, cohort, trainee.injector, reused_heads(study, trainee.model)))
         modalities = {name: study.modality(name) for name in study.encoders}
@@ -157,7 +169,7 @@ def _compute(context: RunContext, participants: Participants) -> None:
         "cost": cost_of(run),
         "federations": {baseline.model: baseline.run.root.name for baseline in baselines},
         "corpus": str(paths.corpus.resolve()) if paths.corpus else None,
-        "titles": {task.name: task.title for task in study.tasks},
+        "titles": {name: facts.title for name, facts in run.read(ScoreFile).tasks.items()},
     }
     run.write(facts.model_copy(update=more))
     write_report(run.root, run.root / "report.html")
@@ -172,15 +184,41 @@ def foundation_of(study: Study, paths: RunPaths, reporter: Reporter) -> Foundati
         return load_foundation(study.foundation, cache=paths.cache, corpus=paths.corpus, path=paths.foundation)
 
 
-def _trainee(study: Study, foundation: Foundation | None) -> Trainee:
-    """Return the model of the run's own federation."""
+def _examinations(study: Study, paths: RunPaths) -> list[Chosen]:
+    """Return the examinations without patients. Raises StudyError if a set is absent."""
+    settings = study.evaluation.retention
+    if study.job != "inject" or not settings.sets:
+        return []
+    from medfed.llm.knowledge import choose  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
+
+    roots = [*([paths.data_root] if paths.data_root else []), *map(Path, settings.roots)]
+    return choose(settings.sets, roots, settings.num_questions)
+
+
+def _trainee(
+    study: Study, foundation: Foundation | None, examinations: Sequence[Chosen] = (), cache: Path | None = None
+) -> Trainee:
+    """Return the model of a federation; its LLM is examined where there are ``examinations``."""
     if foundation is None:
         return Trainee(DEPLOYED, build_model(study))
     from medfed.injection.inject import Injector  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
+    from medfed.injection.retention import Retention  # noqa: PLC0415
 
     model = build_multimodal(study)
     injector = Injector(foundation, model, study.tasks, study.injection, study.seed, alone=not study.federate)
-    return Trainee(INJECTED, model, injector)
+    injector.check_texts()
+    retention = Retention(injector.injected, examinations, study.evaluation.retention, cache)
+    return Trainee(INJECTED, model, injector, retention if examinations else None)
+
+
+def _kept(run: RunFolder, study: Study, retention: Retention) -> ScoreFile:
+    """Write what the LLM answered without patients, look by look, and return its scores."""
+    from medfed.injection.retention import score_retention  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
+
+    tasks = retention.tasks(run.lines(Retained))
+    for name, _, lines in tasks:
+        run.write_lines(lines, prediction_file(name))
+    return score_retention(tasks, study.seed, study.evaluation)
 
 
 def _title(study: Study) -> str:

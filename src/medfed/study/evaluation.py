@@ -8,6 +8,9 @@ from pydantic import Field
 
 from medfed.study.parts import SettingsModel
 
+ExaminationName = Literal["sample", "mmlu-medical", "medmcqa", "medqa", "pubmedqa", "medquad"]
+"""Sets of :data:`medfed.datasets.examinations.EXAMINATIONS`."""
+
 
 class BootstrapSettings(SettingsModel):
     """How intervals are made."""
@@ -16,6 +19,18 @@ class BootstrapSettings(SettingsModel):
     level: float = Field(default=0.95, gt=0, lt=1)  # coverage of the interval
     # largest share of resamples that may be undefined before the interval is withheld
     max_undefined: float = Field(default=0.1, ge=0, lt=1)
+
+
+class RetentionSettings(SettingsModel):
+    """Examinations without patients that tell what the LLM kept, before the first and after the last injection.
+
+    They are looked for below ``--data-root`` and ``roots``; the sample is in the package.
+    """
+
+    sets: tuple[ExaminationName, ...] = ("sample",)  # none examines nothing
+    num_questions: int = Field(default=150, gt=1)  # of every set, always the same ones
+    every: int = Field(default=0, ge=0)  # rounds between looks in the meantime; 0 has none
+    roots: tuple[str, ...] = ()  # further folders that hold sets
 
 
 class EvaluationSettings(BootstrapSettings):
@@ -29,3 +44,4 @@ class EvaluationSettings(BootstrapSettings):
     controls: tuple[Literal["reuse", "count", "blind", "answers"], ...] = ("reuse", "count", "blind", "answers")
     num_rephrased: int = Field(default=100, gt=0)  # test examples a task that are questioned in other words
     max_new_tokens: int = Field(default=16, gt=0)  # longest answer to an open question, in the LLM's tokens
+    retention: RetentionSettings = RetentionSettings()  # what the LLM still knows

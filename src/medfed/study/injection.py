@@ -50,6 +50,15 @@ class RouterSettings(SettingsModel):
         return self
 
 
+class RehearsalSettings(SettingsModel):
+    """Medical texts that the LLM reads in every step, so that it forgets less (for the KL too)."""
+
+    weight: float = Field(default=0.0, ge=0)  # of their tokens' mean negative log-likelihood in the loss
+    texts: str | None = None  # folder of *.txt and *.xml files; null takes the package's reference text
+    num_texts: int = Field(default=4, gt=0)  # pieces of text per step
+    max_length: int = Field(default=48, ge=2)  # tokens of a piece
+
+
 class InjectionSettings(SettingsModel):
     """How the server injects, under the paper's names where it has any."""
 
@@ -93,6 +102,9 @@ class InjectionSettings(SettingsModel):
     keep_optimizer_state: bool = True  # moments live on from round to round
     weight_decay: float = Field(default=0.01, ge=0)  # of AdamW
     max_grad_norm: float | None = Field(default=1.0, gt=0)  # gradients are scaled down to this norm; null for no limit
+    rehearsal: RehearsalSettings = RehearsalSettings()  # texts against forgetting; nothing of it is FedKIM's
+    # of KL(frozen LLM ‖ adapted LLM), the mean over the next tokens of the rehearsed texts, in the loss
+    kl_weight: float = Field(default=0.0, ge=0)
     device: str = "cpu"  # where the LLM runs
 
     def for_llm(self, width: int, *, from_disk: bool) -> InjectionSettings:
@@ -110,6 +122,17 @@ class InjectionSettings(SettingsModel):
     def _aligns_before_it_injects(self) -> InjectionSettings:
         if self.schedule == "last" and self.align_rounds:
             raise ValueError('schedule = "last" injects once, so no round is left to align in; leave align_rounds at 0')
+        return self
+
+    @property
+    def rehearses(self) -> bool:
+        """Whether the LLM reads texts in every step."""
+        return self.rehearsal.weight > 0 or self.kl_weight > 0
+
+    @model_validator(mode="after")
+    def _something_rehearses(self) -> InjectionSettings:
+        if self.rehearses and not self.num_experts:
+            raise ValueError("rehearsal and KL need experts: without them the LLM itself does not change")
         return self
 
     @model_validator(mode="before")

@@ -18,8 +18,21 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a s
 Cache = Annotated[Path, typer.Option("--cache", envvar="MEDFED_CACHE", help="Twins, decoded data, the tiny LLM")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable examples out; the report counts them")]
 Foundation = Annotated[Path | None, typer.Option("--foundation", help="Folder of a Hugging Face causal LM")]
+
+
+def named_run(given: Path) -> Path:
+    """Return the folder of the run that ``given`` names; the records are imported now."""
+    from medfed.records.folder import find_run
+
+    return find_run(given)
+
+
 RunFolder = Annotated[
-    Path, typer.Argument(help="A run folder, runs/demo/1a2b3c4d-seed0; or latest, or a study's name for its latest run")
+    Path,
+    typer.Argument(
+        callback=named_run,
+        help="A run folder, runs/demo/1a2b3c4d-seed0; or latest, or a study's name for its latest run",
+    ),
 ]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "src" / "medfed"
 MAX_FILES, MAX_LINES = 25, 5000
 FILES = (
-    ("cli/runs.py", "the command `medfed run`"),
+    ("cli/app.py", "the command `medfed run`"),
     ("study/study.py", "all settings of a study"),
     ("runs/pipeline.py", "the order of the steps"),
     ("data/decode.py", "from files to arrays"),

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from medfed.core.catalog import TASKS
 from medfed.core.torch_rng import torch_seeded
 from medfed.data.decode import decode
 from medfed.datasets.base import Record
 from medfed.datasets.decoded import Decoded
-from medfed.evaluation.scorers import SCORERS
 from medfed.federated.algorithm import Federation
 from medfed.federated.client import Client
 from medfed.federated.exchange import InProcessExchange, Trainer
@@ -24,6 +22,7 @@ from medfed.study.algorithms import FedAvg
 from medfed.study.federation import ClientSettings, RoundSettings
 from medfed.tasks.base import TaskSet
 from support.native_files import DATASET, all_examples, decoded_twin, grids
+from support.small_federations import scores
 
 BRATS = TASKS["brats"]
 
@@ -77,9 +76,6 @@ def test_the_real_extract_loads_trains_and_scores_through_the_same_code(real_dat
     assert np.isfinite(mean_loss(result))
     trained = model().eval()
     trained.load_state_dict(dict(result.state.params), strict=True)
-    examples = all_examples(data)
-    with torch.inference_mode():
-        responses = BRATS.respond(trained, examples)
-    values = SCORERS["segmentation"].scored(BRATS.truths(examples), responses).values(np.ones((1, len(examples))))
-    assert all(np.isfinite(value).all() for value in values.values())
-    assert 0 <= values["dice"][0] <= 1
+    values = scores(BRATS, trained, all_examples(data))
+    assert all(np.isfinite(value) for value in values.values())
+    assert 0 <= values["dice"] <= 1

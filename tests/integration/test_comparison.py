@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from test_report import Page
 
 from medfed.core.errors import RunError
 from medfed.records.schema import ComparisonFile
@@ -16,6 +15,7 @@ from medfed.report.models import is_constant
 from medfed.report.page import build_report, write_report
 from medfed.report.published import published
 from support.fake_runs import CELLS, TITLES, fake_comparison, fake_runs
+from support.html_pages import Page
 
 
 @pytest.fixture(scope="module")

@@ -60,6 +60,14 @@ def test_a_public_name_imports_its_own_module_alone(code: str, light: set[str]) 
     assert imported(code, light) == set()
 
 
+def test_the_commands_help_needs_neither_settings_nor_records() -> None:
+    light = HEAVY | {"polars", "medfed.records.schema", "medfed.study.study"}
+    assert imported("import medfed.cli.app", light) == set()
+    assert imported("import medfed.cli.app, medfed.records.folder", light) == {"medfed.records.schema"}, (
+        "the check sees nothing"
+    )
+
+
 def test_settings_and_their_checks_need_no_torch() -> None:
     code = (
         "from medfed.study.algorithms import Composition, FedBN, FedProx, Scaffold\n"

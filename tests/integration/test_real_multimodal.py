@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 from medfed.core.catalog import DATASETS, ENCODERS, MODALITIES, TASKS
 from medfed.core.torch_rng import torch_seeded
@@ -15,16 +14,11 @@ from medfed.data.decode import decode
 from medfed.data.layout import Division
 from medfed.datasets.base import write_twin
 from medfed.evaluation.scorers import SCORERS
-from medfed.federated.algorithm import Federation
-from medfed.federated.client import Client
-from medfed.federated.exchange import InProcessExchange, Trainer
-from medfed.federated.rounds import initial_state, run_round
-from medfed.federated.state import load_weights
 from medfed.models.multimodal import MultimodalModel
-from medfed.study.algorithms import FedAvg
 from medfed.study.data import PartitionSettings, SplitSettings, TwinSpec
-from medfed.study.federation import ClientSettings, RoundSettings
-from medfed.tasks.base import TaskSet, trainable
+from medfed.study.federation import ClientSettings
+from medfed.tasks.base import trainable
+from support.small_federations import scores, train
 
 ENCODER_OF = {"image": "vit-mini", "report": "text-mini", "covid-labs": "transformer", "labs": "transformer"}
 ENCODER_OF |= {"person": "transformer"}
@@ -42,38 +36,19 @@ def model_of(name: str) -> MultimodalModel:
         return MultimodalModel(encoders, MODALITIES, (TASKS[name],))
 
 
-def train(name: str, cohort: Cohort, num_rounds: int, epochs: int = 1) -> tuple[MultimodalModel, list[float]]:
+def federate(name: str, cohort: Cohort, num_rounds: int, epochs: int = 1) -> tuple[MultimodalModel, list[float]]:
     """Return the global model after ``num_rounds`` of FedAvg, and the mean loss over clients of every round."""
-    model = model_of(name)
-    clients = [Client(client, tasks) for client, tasks in sorted(cohort.clients.items())]
     settings = ClientSettings(local_epochs=epochs, lr=0.001, batch_size=16)
-    exchange = InProcessExchange(clients, Trainer(model_of(name), FedAvg(), settings, 0))
-    federation = Federation(exchange.registered, 0, model, cohort.public)
-    state, losses = initial_state(model, FedAvg()), []
-    for _ in range(num_rounds):
-        result = run_round(state, exchange, FedAvg(), federation, RoundSettings(num_rounds=num_rounds))
-        assert not result.failures
-        losses.append(float(np.mean([record.metrics[f"loss.{name}"] for record in result.clients])))
-        state = result.state
-    load_weights(model, state.weights)
-    return model.eval(), losses
-
-
-def scores(name: str, model: MultimodalModel, examples: TaskSet) -> dict[str, float]:
-    task = trainable(TASKS[name])
-    with torch.inference_mode():
-        responses = task.respond(model, examples)
-    values = SCORERS[task.metric_kind].scored(task.truths(examples), responses).values(np.ones((1, len(examples))))
-    return {metric: float(value[0]) for metric, value in values.items()}
+    return train(partial(model_of, name), name, cohort, settings, num_rounds)
 
 
 @pytest.mark.parametrize("name", ["mimic-cxr", "covid-icu", "mortality-mimic-iv", "mortality-eicu"])
 def test_a_federation_learns_on_the_twin(name: str, tmp_path: Path) -> None:
     write_twin(DATASETS[TASKS[name].dataset], tmp_path, TwinSpec(num_patients=120, image_size=64))
     cohort = divide(name, tmp_path, PartitionSettings(num_clients=3))
-    model, losses = train(name, cohort, num_rounds=3, epochs=2)
+    model, losses = federate(name, cohort, num_rounds=3, epochs=2)
     assert losses[-1] < losses[0]
-    found = scores(name, model, cohort.test[name])
+    found = scores(trainable(TASKS[name]), model, cohort.test[name])
     primary = found[SCORERS[trainable(TASKS[name]).metric_kind].primary]
     print(name, {metric: round(value, 3) for metric, value in found.items()})
     assert 0 <= primary <= 1
@@ -86,10 +61,10 @@ def test_a_federation_learns_on_the_twin(name: str, tmp_path: Path) -> None:
 def test_a_federation_trains_on_a_real_extract(name: str, scheme: str, real_data: Path) -> None:
     partition = PartitionSettings.model_validate({"num_clients": 3, "scheme": scheme})
     cohort = divide(name, real_data, partition)
-    model, losses = train(name, cohort, num_rounds=2)
+    model, losses = federate(name, cohort, num_rounds=2)
     assert losses[-1] < losses[0]
     examples = cohort.test[name]
-    found = scores(name, model, examples)
+    found = scores(trainable(TASKS[name]), model, examples)
     print(name, scheme, len(cohort.clients), "clients,", len(examples), "test examples", found)
     assert 0 <= found["brier"] <= 2
     if scheme == "natural":
@@ -105,7 +80,7 @@ def test_the_image_text_twin_is_neither_hopeless_nor_given_away(tmp_path: Path) 
     """One party with all the data learns most labels, not all: reports leave findings out."""
     write_twin(DATASETS["mimic-cxr"], tmp_path, TwinSpec(num_patients=400))
     cohort = divide("mimic-cxr", tmp_path, PartitionSettings(num_clients=1))
-    model, _ = train("mimic-cxr", cohort, num_rounds=4, epochs=4)
+    model, _ = federate("mimic-cxr", cohort, num_rounds=4, epochs=4)
     found = scores("mimic-cxr", model, cohort.test["mimic-cxr"])
     print({metric: round(value, 3) for metric, value in found.items()})
     assert 0.72 < found["macro_auroc"] < 0.95

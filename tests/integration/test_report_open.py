@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from test_score_words import FAST, asked
 
 from medfed.evaluation.score import score_task
 from medfed.records.folder import RunFolder, prediction_file
@@ -16,13 +15,14 @@ from medfed.report.page import build_report
 from medfed.report.results import all_metrics, headline, open_questions, summary_table
 from medfed.report.run import Run
 from support.fake_runs import fake_run
+from support.worded_answers import FAST, worded
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A fake run with a task that is answered in words."""
     folder = fake_run(tmp_path / "run")
-    task, files = asked(), RunFolder(folder)
+    task, files = worded(), RunFolder(folder)
     rows, differences = score_task(task, 0, FAST)
     scores = files.read(ScoreFile)
     more = {"rows": (*scores.rows, *rows), "differences": (*scores.differences, *differences)}

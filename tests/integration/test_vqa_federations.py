@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -15,47 +14,21 @@ from medfed.data.decode import decode
 from medfed.data.layout import Division
 from medfed.datasets.vqa_rad import VqaRadClosed
 from medfed.evaluation.scorers import SCORERS
-from medfed.federated.algorithm import Federation
-from medfed.federated.client import Client
-from medfed.federated.exchange import InProcessExchange, Trainer
-from medfed.federated.rounds import initial_state, run_round
-from medfed.federated.state import load_weights
 from medfed.models.blip import Blip
-from medfed.study.algorithms import FedAvg
 from medfed.study.data import PartitionSettings, SplitSettings
-from medfed.study.federation import ClientSettings, RoundSettings
+from medfed.study.federation import ClientSettings
+from support.small_federations import scores, train
 from support.twins import SMALL, cohort, model, task
 
 
 def federate(parts: Cohort, name: str, num_rounds: int) -> tuple[Blip, list[float]]:
     """Train with FedAvg; return the model and the mean client loss of every round."""
-    torch.manual_seed(0)
-    blip = model(name)
-    torch.manual_seed(0)
-    clients = [Client(client, tasks) for client, tasks in sorted(parts.clients.items())]
-    settings = ClientSettings(lr=3e-3, batch_size=16)
-    exchange = InProcessExchange(clients, Trainer(model(name), FedAvg(), settings, 0))
-    federation = Federation(exchange.registered, 0, blip, parts.public)
-    state, losses = initial_state(blip, FedAvg()), []
-    for _ in range(num_rounds):
-        result = run_round(state, exchange, FedAvg(), federation, RoundSettings(num_rounds=num_rounds))
-        assert not result.failures
-        state = result.state
-        losses.append(float(np.mean([record.metrics[f"loss.{name}"] for record in result.clients])))
-    load_weights(blip, state.weights)
-    return blip.eval(), losses
 
+    def make() -> Blip:
+        torch.manual_seed(0)
+        return model(name)
 
-def score(blip: Blip, parts: Cohort, name: str) -> dict[str, float]:
-    examples = parts.test[name]
-    with torch.inference_mode():
-        responses = task(name).respond(blip, examples)
-    values = (
-        SCORERS[task(name).metric_kind]
-        .scored(task(name).truths(examples), responses)
-        .values(np.ones((1, len(examples))))
-    )
-    return {metric: float(value[0]) for metric, value in values.items()}
+    return train(make, name, parts, ClientSettings(lr=3e-3, batch_size=16), num_rounds)
 
 
 @pytest.mark.parametrize("name", ["path-vqa", "ehrxqa"])
@@ -64,9 +37,9 @@ def test_a_federation_lowers_the_loss_and_is_scored(name: str) -> None:
     blip, losses = federate(parts, name, 4)
     assert losses[-1] < losses[0]
     kind = SCORERS[task(name).metric_kind]
-    scores = score(blip, parts, name)
-    assert set(scores) == {metric.name for metric in kind.metrics}
-    assert 0 <= scores[kind.primary] <= 1
+    values = scores(task(name), blip, parts.test[name])
+    assert set(values) == {metric.name for metric in kind.metrics}
+    assert 0 <= values[kind.primary] <= 1
 
 
 def test_the_record_of_a_partition_counts_kinds_of_answers() -> None:
@@ -94,7 +67,7 @@ def test_real_closed_questions_train_and_score_through_the_same_task(real_data: 
     parts = build_cohort({name: data}, division)
     blip, losses = federate(parts, name, 3)
     assert losses[-1] < losses[0]
-    assert 0 <= score(blip, parts, name)["balanced_accuracy"] <= 1
+    assert 0 <= scores(task(name), blip, parts.test[name])["balanced_accuracy"] <= 1
 
 
 def test_the_closed_dataset_leaves_the_open_one_as_it_was(real_data: Path) -> None:

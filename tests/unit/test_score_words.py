@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,33 +15,8 @@ from medfed.evaluation.score import score_task
 from medfed.evaluation.scorers.words import constant_answers
 from medfed.evaluation.text_metrics import TEXT_METRICS
 from medfed.records.folder import RunFolder, prediction_file
-from medfed.records.schema import Difference, Prediction, ScoreRow, TaskFacts
-from medfed.study.evaluation import EvaluationSettings
-
-FAST = EvaluationSettings(num_resamples=200)
-REFERENCES = ["Yes", "no", "yes", "No", "left lower lobe", "right lower lobe", "the left lower lobe", "axial"]
-ANSWERS = ["yes", "yes", "yes.", "", "left lobe", "right lower lobe", "left lower lobe", "coronal"]
-TARGETS = [1, 0, 1, 0, -1, -1, -1, -1]
-CHANCE = [0.9, 0.6, 0.8, 0.2, 0.5, 0.5, 0.5, 0.5]
-FACTS = TaskFacts(role="unseen", kind="questions", answers=("No", "Yes"))
-
-
-def asked(
-    answers: Mapping[str, Sequence[str]] | None = None,
-    closed: Sequence[bool] | None = None,
-    targets: Sequence[int] = TARGETS,
-) -> TaskResponses:
-    closed = [target >= 0 for target in targets] if closed is None else closed
-    truths = [
-        {"reference": reference, "closed": one, "target": target}
-        for reference, one, target in zip(REFERENCES, closed, targets, strict=True)
-    ]
-    given = {
-        model: [{"text": text, "probabilities": [1 - p, p]} for text, p in zip(texts, CHANCE, strict=False)]
-        for model, texts in (answers or {"fedkim": ANSWERS}).items()
-    }
-    examples, patients = [f"e{number}" for number in range(8)], [f"p{number // 2}" for number in range(8)]
-    return TaskResponses("asked", FACTS, examples, patients, None, truths, given)
+from medfed.records.schema import Difference, Prediction, ScoreRow
+from support.worded_answers import ANSWERS, FACTS, FAST, REFERENCES, worded
 
 
 def rows_of(task: TaskResponses) -> list[ScoreRow]:
@@ -57,7 +32,7 @@ def table(rows: Sequence[ScoreRow]) -> dict[tuple[str, str | None, str], ScoreRo
 
 
 def test_values_by_part_are_the_means_worked_out_by_hand() -> None:
-    rows = table(rows_of(asked()))
+    rows = table(rows_of(worded()))
     # closed: "yes" right, "yes" wrong, "yes." right, nothing said wrong → 2 of 4
     assert rows["fedkim", "closed", "exact_match"].value == pytest.approx(2 / 4)
     # open: left lobe / left lower lobe F1 = 2·2/5, then 1, 1 (the article does not count), 0
@@ -73,7 +48,7 @@ def test_values_by_part_are_the_means_worked_out_by_hand() -> None:
 
 
 def test_constants_are_chosen_per_part_with_the_references_known() -> None:
-    rows = table(rows_of(asked()))
+    rows = table(rows_of(worded()))
     assert rows["constant-best", "open", "token_f1"].answer == "left lower lobe"
     # 1, 2·2/6, 1, 0 against the four open references
     assert rows["constant-best", "open", "token_f1"].value == pytest.approx((2 + 2 / 3) / 4)
@@ -94,16 +69,16 @@ def test_the_most_frequent_answer_need_not_be_the_best_one() -> None:
 
 
 def test_the_likelihood_of_yes_is_scored_on_yes_no_questions_alone() -> None:
-    rows = table(rows_of(asked()))
+    rows = table(rows_of(worded()))
     auroc = rows["fedkim", "closed", "auroc"]
     assert (auroc.value, auroc.n, auroc.num_positive) == (1.0, 4, 2)  # 0.9, 0.8 above 0.6, 0.2
     assert rows["fedkim", "closed", "balanced_accuracy"].value == pytest.approx(3 / 4)
     assert ("fedkim", "all", "auroc") not in rows
-    assert not [row for row in rows_of(asked(targets=[-1] * 8)) if row.metric == "auroc"]
+    assert not [row for row in rows_of(worded(targets=[-1] * 8)) if row.metric == "auroc"]
 
 
 def test_every_model_is_compared_with_the_best_constant_on_the_same_patients() -> None:
-    task = asked({"fedkim": REFERENCES, "federated": ANSWERS})
+    task = worded({"fedkim": REFERENCES, "federated": ANSWERS})
     rows = table(rows_of(task))
     text = [row for row in gaps_of(task) if row.metric in TEXT_METRICS]
     assert {(row.model, row.baseline) for row in text} == {
@@ -114,20 +89,20 @@ def test_every_model_is_compared_with_the_best_constant_on_the_same_patients() -
     for row in text:
         left, right = (rows[model, row.part, row.metric].value for model in (row.model, row.baseline))
         assert row.value == pytest.approx(left - right)  # type: ignore[operator]
-    same = gaps_of(asked({"fedkim": ANSWERS, "federated": ANSWERS}))
+    same = gaps_of(worded({"fedkim": ANSWERS, "federated": ANSWERS}))
     zero = [row for row in same if row.baseline == "federated" and row.metric in TEXT_METRICS]
     assert {(row.value, row.ci_low, row.ci_high) for row in zero} == {(0.0, 0.0, 0.0)}, "paired"
 
 
 def test_a_part_without_questions_is_null_with_a_reason() -> None:
-    rows = table(rows_of(asked(closed=[False] * 8)))
+    rows = table(rows_of(worded(closed=[False] * 8)))
     row = rows["fedkim", "closed", "token_f1"]
     assert (row.value, row.ci_low, row.n, row.reason) == (None, None, 0, "no closed questions")
     assert ("constant-best", "closed", "token_f1") not in rows
 
 
 def test_lines_on_disk_keep_texts_and_give_the_same_scores(tmp_path: Path) -> None:
-    before, run = asked(), RunFolder(tmp_path)
+    before, run = worded(), RunFolder(tmp_path)
     lines = [
         Prediction(
             example=before.examples[row],
@@ -146,11 +121,11 @@ def test_lines_on_disk_keep_texts_and_give_the_same_scores(tmp_path: Path) -> No
 
 def test_a_missing_answer_is_an_error_that_names_the_task() -> None:
     with pytest.raises(RunError, match="asked"):
-        asked({"fedkim": ANSWERS[:-1]})
+        worded({"fedkim": ANSWERS[:-1]})
 
 
 def test_a_comparison_sees_the_values_of_the_rows() -> None:
-    task = asked()
+    task = worded()
     rows = table(rows_of(task))
     for model in ("fedkim", "constant-best", "constant-frequent"):
         for part in ("all", "closed", "open"):
@@ -163,14 +138,14 @@ def test_a_comparison_sees_the_values_of_the_rows() -> None:
 
 def test_weights_count_examples_in_a_comparison_and_an_empty_part_has_no_value() -> None:
     weights = np.array([[3.0, 1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1]])
-    first, second = asked().weighted("fedkim", "closed", "exact_match", weights)
+    first, second = worded().weighted("fedkim", "closed", "exact_match", weights)
     assert first == pytest.approx(3 / 4)
     assert np.isnan(second)
-    none = asked(closed=[False] * 8).score("fedkim", "closed", "exact_match")
+    none = worded(closed=[False] * 8).score("fedkim", "closed", "exact_match")
     assert (none.value, none.reason) == (None, "no closed questions")
 
 
 def test_other_truths_are_another_sample() -> None:
-    task = asked()
+    task = worded()
     other = [{**truth, "reference": "other"} for truth in task.truths]
-    assert task.sample == asked({"federated": ANSWERS}).sample != replace(task, truths=other).sample
+    assert task.sample == worded({"federated": ANSWERS}).sample != replace(task, truths=other).sample

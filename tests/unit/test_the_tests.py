@@ -50,6 +50,19 @@ def test_every_test_asserts_something() -> None:
     assert [f"{path.name}: {function.name}" for path, function in tests if function.name not in asserting] == []
 
 
+def test_no_test_module_imports_another() -> None:
+    """Tiers are collected apart; what several need lives in tests/support."""
+    tests = sorted((ROOT / "tests").rglob("test_*.py"))
+    names = {path.stem for path in tests}
+    lines = [
+        (path.stem, words) for path in tests for words in map(str.split, path.read_text(encoding="utf-8").splitlines())
+    ]
+    assert len(lines) > 10_000
+    assert [
+        (name, words[1]) for name, words in lines if words[:1] in (["from"], ["import"]) and words[1] in names
+    ] == []
+
+
 def test_a_unit_test_starts_no_process(tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"a process is started \(subprocess.Popen\) in a unit test"):
         subprocess.run([sys.executable, "-c", f"open({str(tmp_path / 'ran')!r}, 'w')"], check=False)

@@ -24,7 +24,6 @@ from medfed.cli.sites import federation_app, site_app
 from medfed.core.errors import MedfedError
 from medfed.core.processes import warm_up
 from medfed.core.progress import Reporter
-from medfed.records.folder import find_run
 
 if TYPE_CHECKING:
     from medfed.study.study import Study
@@ -209,7 +208,6 @@ def evaluate(
     plugins: options.Plugins = None,
 ) -> None:
     """Score a finished run again from its last checkpoint, and compare with what it wrote."""
-    folder = find_run(folder)
     from medfed.runs.context import RunPaths
     from medfed.runs.loaded import evaluate_again
 
@@ -224,7 +222,6 @@ def scores(folder: options.RunFolder, as_json: options.AsJson = False) -> None:
     from medfed.records.schema import ScoreFile
     from medfed.report.results import summary_table
 
-    folder = find_run(folder)
     record = RunFolder(folder).read(ScoreFile)
     if as_json:
         typer.echo(record.model_dump_json(indent=1))
@@ -243,7 +240,7 @@ def report(
     """Build a run's report again from its files, or compare several runs on one page."""
     from medfed.report.page import write_report
 
-    folders = [find_run(folder) for folder in folders]
+    folders = [options.named_run(folder) for folder in folders]
     for folder in folders:
         if not (folder / "study.json").is_file():
             hint = "pass runs/<study>/<hash>-seed<n>"

@@ -21,8 +21,21 @@ Foundation = Annotated[
     Path | None,
     typer.Option("--foundation", help="Folder of a Hugging Face causal LM, or a name of `medfed foundation list`"),
 ]
+
+
+def named_run(given: Path) -> Path:
+    """Return the folder of the run that ``given`` names; the records are imported now."""
+    from medfed.records.folder import find_run
+
+    return find_run(given)
+
+
 RunFolder = Annotated[
-    Path, typer.Argument(help="A run folder, runs/demo/1a2b3c4d-seed0; or latest, or a study's name for its latest run")
+    Path,
+    typer.Argument(
+        callback=named_run,
+        help="A run folder, runs/demo/1a2b3c4d-seed0; or latest, or a study's name for its latest run",
+    ),
 ]
 
 

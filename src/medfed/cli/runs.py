@@ -12,7 +12,6 @@ from rich.table import Table
 
 from medfed.cli.options import DEFAULT_CACHE, Cache, Foundation, Plugins, RunFolder, output
 from medfed.core.errors import RunError
-from medfed.records.folder import find_run
 
 if TYPE_CHECKING:
     from medfed.ask.asking import Answer
@@ -68,7 +67,6 @@ def predict(
     --out, and the exit status is 1 if there is one. The same command goes on where it was stopped. It tries rows with
     an error again, and rows that changed, themselves or in the content of their files.
     """
-    folder = find_run(folder)
     from medfed.ask.asking import Request, ask
     from medfed.ask.task_selection import parse_answers
     from medfed.runs.loaded import LoadedRun
@@ -98,7 +96,6 @@ def play(
     The page is served to this machine only and loads nothing from elsewhere. Files are read in memory and in a folder
     that is removed at once. Nothing of them is logged. Ctrl-C ends it.
     """
-    folder = find_run(folder)
     from medfed.ask.page.app import listen, serve
     from medfed.runs.loaded import LoadedRun
 
@@ -120,7 +117,6 @@ def export(
     plugins: Plugins = None,
 ) -> None:
     """Write a run's adapter for others: the routed one, or with --task a LoRA that any server takes."""
-    folder = find_run(folder)
     from medfed.export.export import Form, export_run
 
     for exported in export_run(folder, out, cache.expanduser(), foundation, Form(tasks or (), rank, merge)):

@@ -207,8 +207,10 @@ class RegionFusion(nn.Module):
         size = maps[0, 0].numel()
         share = maps.mean((2, 3, 4)) + 1e-7
         inside = torch.einsum("nsdv,ncv->ncsd", features.flatten(3), maps.flatten(2)) / size / share[:, :, None, None]
-        described = torch.cat((inside.flatten(2), share[:, :, None]), 2)
-        weights = torch.stack([weigh(described[:, region]).sigmoid() for region, weigh in enumerate(self.weigh)], 1)
+        described = [
+            torch.cat((inside[:, region].flatten(1), share[:, region, None]), 1) for region in range(len(self.weigh))
+        ]
+        weights = torch.stack([weigh(one).sigmoid() for one, weigh in zip(described, self.weigh, strict=True)], 1)
         regions = torch.einsum("nsdv,ncs,ncv->ncdv", features.flatten(3), weights, maps.flatten(2))
         fused = self.fuse(regions.reshape(len(maps), -1, *maps.shape[2:]))
         return torch.cat((fused, self.shortcut(features.flatten(1, 2))), 1)

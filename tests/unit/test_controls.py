@@ -13,6 +13,8 @@ from medfed.core.errors import StudyError
 from medfed.core.rng import numpy_rng
 from medfed.data.cohort import Cohort
 from medfed.evaluation import controls
+from medfed.evaluation.abnormality import LEAST_PATIENTS, abnormality
+from medfed.evaluation.metrics import rank_correlation
 from medfed.evaluation.responses import TaskResponses
 from medfed.evaluation.score import score_run
 from medfed.modalities.signal import SignalModality
@@ -46,15 +48,15 @@ def test_the_nearest_text_shares_its_rare_words() -> None:
 def test_abnormality_is_worked_out_by_hand() -> None:
     usual = np.arange(9.0)[:, None]  # median 4, quartiles 2 and 6: a range of 4
     low, high = np.array([[4.0], [0.0], [-96.0], [np.nan]]), np.array([[4.0], [10.0], [96.0], [np.nan]])
-    counted = controls.abnormality((low, high), (usual, usual))
+    counted = abnormality((low, high), (usual, usual))
     assert counted.tolist() == [0.0, 1.0 + 1.5, 3.0 + 3.0, 0.0]
 
 
 def test_a_variable_that_few_have_or_that_never_varies_counts_nothing() -> None:
-    few = np.where(np.arange(20)[:, None] < controls.LEAST_PATIENTS - 1, np.arange(20.0)[:, None], np.nan)
+    few = np.where(np.arange(20)[:, None] < LEAST_PATIENTS - 1, np.arange(20.0)[:, None], np.nan)
     flat, given = np.ones((20, 1)), np.array([[50.0]])
-    assert controls.abnormality((given, given), (few, few)).item() == 0
-    assert controls.abnormality((given, given), (flat, flat)).item() == 0
+    assert abnormality((given, given), (few, few)).item() == 0
+    assert abnormality((given, given), (flat, flat)).item() == 0
 
 
 def test_extremes_are_of_observed_values() -> None:
@@ -85,10 +87,10 @@ def test_donors_are_other_patients_and_give_once(patients: str) -> None:
 
 
 def test_rank_correlation_knows_ties_and_constants() -> None:
-    assert controls.rank_correlation([1, 2, 3, 4], [10, 20, 30, 40]) == pytest.approx(1)
-    assert controls.rank_correlation([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
-    assert controls.rank_correlation([1, 1, 2], [5, 5, 9]) == pytest.approx(1)
-    assert controls.rank_correlation([1, 1, 1], [1, 2, 3]) is None
+    assert rank_correlation([1, 2, 3, 4], [10, 20, 30, 40]) == pytest.approx(1)
+    assert rank_correlation([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
+    assert rank_correlation([1, 1, 2], [5, 5, 9]) == pytest.approx(1)
+    assert rank_correlation([1, 1, 1], [1, 2, 3]) is None
 
 
 def icu(values: Sequence[float], task: str) -> TaskSet:

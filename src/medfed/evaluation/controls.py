@@ -16,10 +16,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-from jaxtyping import Float
-from numpy.typing import ArrayLike
-
 INJECTED = "fedkim"
 """The injected LLM's name in scores."""
 REUSE, BLIND = "reuse/", "blind/"
@@ -30,11 +26,6 @@ WITHOUT_LLM = ("federated", "heads", "local")
 """Models that were trained on the same task without an LLM; centralised training is a bound, and no control."""
 JUDGED = (*WITHOUT_LLM, NEAREST, MEAN, COUNT, OTHER, NO_DATA, BY_TYPE, LORA)
 """The controls that the LLM has to beat; each is chosen before a test label is read."""
-LEAST_PATIENTS = 8
-"""Public patients with a value of a variable, below which its spread is unknown."""
-MOST_RANGES = 3.0
-"""Interquartile ranges at which a value counts no further."""
-Extremes = tuple[Float[np.ndarray, "_ channel"], Float[np.ndarray, "_ channel"]]
 
 
 def is_control(model: str) -> bool:
@@ -63,36 +54,6 @@ def similarities(text: str, others: Mapping[str, str], corpus: Sequence[str]) ->
 
 def _words(text: str) -> list[str]:
     return re.findall(r"[a-z0-9]+", text.lower())
-
-
-def abnormality(given: Extremes, public: Extremes) -> Float[np.ndarray, " example"]:
-    """Return how abnormal every example's values are: the sum over variables, high and low.
-
-    High is the distance of the highest value above the median of public patients' highest values. It is counted in
-    their interquartile ranges, from 0 to :data:`MOST_RANGES`; low likewise. A value that was not observed counts
-    nothing, nor does a variable that fewer than :data:`LEAST_PATIENTS` public patients have.
-    """
-    total = np.zeros(len(given[0]))
-    for sign, mine, theirs in zip((-1.0, 1.0), given, public, strict=True):
-        for channel in range(mine.shape[1]):
-            known = theirs[:, channel][np.isfinite(theirs[:, channel])]
-            if len(known) < LEAST_PATIENTS:
-                continue
-            low, middle, high = np.percentile(known, (25, 50, 75))
-            if high > low:
-                ranges = sign * (mine[:, channel] - middle) / (high - low)
-                total += np.nan_to_num(ranges, nan=0.0).clip(0.0, MOST_RANGES)
-    return total
-
-
-def rank_correlation(a: ArrayLike, b: ArrayLike) -> float | None:
-    """Return Spearman's rank correlation, ties at their mean rank; None where a side is constant."""
-    from scipy.stats import rankdata  # noqa: PLC0415 (large; loaded where it is used)
-
-    ranks = [rankdata(column) for column in (a, b)]
-    if len(ranks[0]) < 2 or any(np.ptp(column) == 0 for column in ranks):
-        return None
-    return float(np.corrcoef(*ranks)[0, 1])
 
 
 def donors(patients: Sequence[str], order: Sequence[int]) -> list[int] | None:

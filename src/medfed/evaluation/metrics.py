@@ -26,6 +26,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from numpy.typing import ArrayLike
 
 Targets = Int[np.ndarray, " example"]
 Scores = Float[np.ndarray, "example answer"]
@@ -225,6 +226,16 @@ def reliability_curve(targets: Targets, scores: Scores) -> list[ReliabilityPoint
     confidence, outcome, bins = _events(targets, scores)
     masks = [bins == index for index in np.unique(bins)]
     return [ReliabilityPoint(float(confidence[m].mean()), float(outcome[m].mean()), int(m.sum())) for m in masks]
+
+
+def rank_correlation(a: ArrayLike, b: ArrayLike) -> float | None:
+    """Return Spearman's rank correlation, ties at their mean rank; None where a side is constant."""
+    from scipy.stats import rankdata  # noqa: PLC0415 (large; loaded where it is used)
+
+    ranks = [rankdata(column) for column in (a, b)]
+    if len(ranks[0]) < 2 or any(np.ptp(column) == 0 for column in ranks):
+        return None
+    return float(np.corrcoef(*ranks)[0, 1])
 
 
 def _events(

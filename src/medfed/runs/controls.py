@@ -18,6 +18,8 @@ from jaxtyping import Bool, Float, Int
 from medfed.core.rng import numpy_rng
 from medfed.data.cohort import Cohort
 from medfed.evaluation import controls
+from medfed.evaluation.abnormality import Extremes, abnormality
+from medfed.evaluation.metrics import rank_correlation
 from medfed.evaluation.scorers import SCORERS
 from medfed.modalities.base import Modality
 from medfed.models.base import FederatedModel
@@ -112,7 +114,7 @@ def best_of(truths: Sequence[Json], given: Mapping[str, Sequence[Json]]) -> str:
 
 @dataclass(frozen=True)
 class AbnormalValues:
-    """How abnormal a patient's values are, by :func:`controls.abnormality`; nothing is learned, and no label is read.
+    """How abnormal a patient's values are, by :func:`abnormality`; nothing is learned, and no label is read.
 
     The server knows what is usual from public examples of trained tasks with the same modalities. For an ECG the values
     are the lowest and the highest voltage of every lead. The response is a logistic function of the count, one half at
@@ -127,7 +129,7 @@ class AbnormalValues:
         if self.reason(examples.task):
             return {}
         pools = [pool for pool in self.public.values() if pool.task.modalities == examples.task.modalities]
-        known: dict[str, controls.Extremes] = {}
+        known: dict[str, Extremes] = {}
         for name in examples.task.modalities:
             parts = [part for pool in pools if (part := self._extremes(pool, name)) is not None]
             if parts:
@@ -148,14 +150,14 @@ class AbnormalValues:
             return f"no values to count in {', '.join(task.modalities)}"
         return ""
 
-    def _count(self, examples: TaskSet, known: Mapping[str, controls.Extremes]) -> Float[np.ndarray, " example"]:
+    def _count(self, examples: TaskSet, known: Mapping[str, Extremes]) -> Float[np.ndarray, " example"]:
         total = np.zeros(len(examples))
         for name, public in known.items():
             given = self._extremes(examples, name)
-            total += controls.abnormality(given, public) if given is not None else 0.0
+            total += abnormality(given, public) if given is not None else 0.0
         return total
 
-    def _extremes(self, examples: TaskSet, name: str) -> controls.Extremes | None:
+    def _extremes(self, examples: TaskSet, name: str) -> Extremes | None:
         """Return the extremes of one modality; NaN where an example lacks it."""
         extremes = self.modalities[name].extremes(examples.data.samples[name][examples.rows])
         if extremes is None:
@@ -294,7 +296,7 @@ def _check(study: Study, examples: TaskSet, injector: Injector, lines: Sequence[
     """
     task, mine = examples.task, np.array(_column(lines, INJECTED))
     heads = [name for name in lines[0].responses if _is_head(name, study)]
-    ranks = {name: controls.rank_correlation(mine[:, 1], np.array(_column(lines, name))[:, 1]) for name in heads}
+    ranks = {name: rank_correlation(mine[:, 1], np.array(_column(lines, name))[:, 1]) for name in heads}
     size = min(len(examples), study.evaluation.num_rephrased)
     rows = np.sort(numpy_rng(study.seed, task.name, "rephrased").choice(len(examples), size, replace=False))
     centred = task.name not in study.train

@@ -42,6 +42,8 @@ def decode_all(study: Study, roots: Mapping[str, Path], reading: Reading, title:
     for name, root in roots.items():
         with reporter.phase(f"{title} {name}") as advance:
             data[name] = decode(DATASETS[name], root, modalities, skip_bad=skip_bad, progress=advance, cache=cache)
+        if study.words is not None:
+            data[name] = data[name].measured(modalities)
         if skipped := len(data[name].skipped):
             reporter.say(f"  left out {skipped} unreadable example(s) of {name}; the report lists them")
     return data

@@ -413,6 +413,61 @@ class ControlFile(File, path="controls.json"):
     answers: tuple[AnswerCheck, ...] = ()
 
 
+class FindingScale(Record):
+    """What is usual of a finding, in its unit, the width that a distance is counted in, and its published limit."""
+
+    middle: float
+    width: float
+    limit: float
+
+
+class PictureWeights(Record):
+    """The weights by which findings answer one task.
+
+    Attributes:
+        task: the task.
+        picture: as the LLM was asked about it.
+        question: as users ask it.
+        weights: model → finding → weight, those above 0, the strongest first; edit those of ``words``.
+        scale: finding → what is usual of it.
+        middle, width: of public patients' weighted sums, for the logistic function that makes them probabilities.
+    """
+
+    task: str
+    picture: str = ""
+    question: str = ""
+    weights: dict[str, dict[str, float]] = {}
+    scale: dict[str, FindingScale] = {}
+    middle: float = 0.0
+    width: float = 1.0
+
+
+class PictureMean(Record):
+    """The mean AUROC of a model over clinical pictures, or of the leading model minus ``baseline``, by patient."""
+
+    model: str
+    baseline: str | None = None
+    value: Number = None
+    ci_low: Number = None
+    ci_high: Number = None
+    num_tasks: int = 0
+    num_patients: int = 0
+
+
+class WordsFile(File, path="words.json"):
+    """``words.json``: what the LLM said that findings mean, and how well questions are answered by it.
+
+    Attributes:
+        llms: model → the LLM that was asked.
+        pictures: the weights by task.
+        means: the mean over all pictures of the same patients, model by model, and the paired differences.
+    """
+
+    llms: dict[str, str] = {}
+    pictures: tuple[PictureWeights, ...] = ()
+    means: tuple[PictureMean, ...] = ()
+
+
 class View(Record):
     """A picture of one modality of an example: an 8-bit PNG in base64, or values over time."""
 

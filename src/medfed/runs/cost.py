@@ -261,7 +261,7 @@ def workload(study: Study, sources: Sources, tokenizer: TextTokenizer) -> Worklo
     drawn = math.ceil(public / len(study.train)) * len(study.train) if injection.balance_tasks else public
     watched = len(looks) * sum(counts["development"].values())
     opened = [task.name for task in study.tasks if isinstance(task, QuestionAnswering)]
-    untrained = [task for task in study.tasks if task.name in study.unseen and isinstance(task, ClosedTask)]
+    untrained = [task for task in study.tasks if task.name not in study.train and isinstance(task, ClosedTask)]
     pools = [peer.name for task in untrained for peer in study.train_tasks if peer.modalities == task.modalities]
     lengths, positions = zip(*(_length(study, task, data, model, tokenizer) for task in study.tasks), strict=True)
     rephrased, reopened = control_work(study, counts["test"])

@@ -1,9 +1,10 @@
 """START HERE. A run from top to bottom: data → federations → predictors → scores → report.
 
-Both jobs take this one path. ``inject`` is FedKIM (Wang et al. 2024), Figure 1: every round the clients train, the
+All jobs take this one path. ``inject`` is FedKIM (Wang et al. 2024), Figure 1: every round the clients train, the
 server aggregates (Eq. 3) and injects (Eq. 4, 5), and the updated encoders go back. With ``injection.schedule = "last"``
 it injects once, after the last round. ``benchmark`` is the same federation
-without an LLM, tested client by client (Med-MMFL). Both train the baselines of :mod:`medfed.runs.baselines`. Everything
+without an LLM, tested client by client (Med-MMFL). ``words`` trains the clients as ``inject`` does, and injects nothing:
+the LLM says what findings mean (:mod:`medfed.findings`). All train the baselines of :mod:`medfed.runs.baselines`. Everything
 that responds to a test example is a predictor of :mod:`medfed.runs.predictors`; those that need no training are in
 :mod:`medfed.runs.controls`.
 """
@@ -22,8 +23,9 @@ from medfed.core.torch_rng import one_thread
 from medfed.data.cohort import Cohort
 from medfed.data.decode import decode_all
 from medfed.data.sites import moments_json
-from medfed.evaluation.controls import LORA
-from medfed.evaluation.responses import MEMBER
+from medfed.evaluation.controls import LORA, WORDS
+from medfed.evaluation.pictures import picture_means
+from medfed.evaluation.responses import MEMBER, TaskResponses
 from medfed.evaluation.score import score_run
 from medfed.federated.state import load_weights
 from medfed.llm.obtain.cached import named_folder
@@ -33,17 +35,20 @@ from medfed.records.schema import (
     Development,
     NormalisationFile,
     PartitionFile,
+    Prediction,
     Retained,
     Round,
     ScoreFile,
     StudyFile,
+    TaskFacts,
+    WordsFile,
 )
 from medfed.report.page import write_report
 from medfed.report.results import summary_table
 from medfed.runs.baselines import Baseline, baselines_of, train_baselines
 from medfed.runs.cards import example_cards
 from medfed.runs.context import Participants, RunContext, RunPaths, check_workers, folder_of, here, settled
-from medfed.runs.controls import control_file, control_predictors, reused_heads
+from medfed.runs.controls import abnormal_values, control_file, control_predictors, reused_heads
 from medfed.runs.federation import FederationRun, Trainee, build_model, build_multimodal
 from medfed.runs.predictors import (
     DEPLOYED,
@@ -64,6 +69,7 @@ from medfed.study.study import Study
 from medfed.tasks.base import ClosedTask, TaskSet
 
 if TYPE_CHECKING:
+    from medfed.findings.predictors import Words
     from medfed.injection.inject import Injector
     from medfed.injection.retention import Retention
     from medfed.llm.foundation import Foundation
@@ -117,7 +123,7 @@ def run_study(
 def _compute(context: RunContext, participants: Participants) -> None:
     study, run, paths, reporter = context.study, context.run, context.paths, context.reporter
     facts = provenance(study)
-    if study.job == "inject" and isinstance(study.foundation, HuggingFaceSettings):
+    if study.job != "benchmark" and isinstance(study.foundation, HuggingFaceSettings):
         named_folder(paths.foundation, study.foundation.model, paths.cache)  # a missing one is said before the decoding
     examinations = _examinations(study, paths)
     data = decode_all(study, context.sources.roots, paths.reading(reporter))
@@ -126,7 +132,7 @@ def _compute(context: RunContext, participants: Participants) -> None:
     run.write(PartitionFile.model_validate(cohort.partition))
     run.write(NormalisationFile.model_validate({"moments": moments_json(cohort.moments)}))
 
-    foundation = foundation_of(study, paths, reporter) if study.job == "inject" else None
+    foundation = foundation_of(study, paths, reporter) if study.job != "benchmark" else None
     before = foundation.fingerprint() if foundation else ""
 
     def build(chosen: Study, name: str) -> Trainee:
@@ -134,7 +140,7 @@ def _compute(context: RunContext, participants: Participants) -> None:
 
     baselines = baselines_of(study, cohort, context.sources.checksums, paths.runs, build)
     models = train_baselines(baselines, reporter, participants.connect)
-    trainee = _trainee(study, foundation, examinations, paths.cache)
+    trainee = _trainee(study, foundation if study.job == "inject" else None, examinations, paths.cache)
     federation = FederationRun(run, study, cohort, trainee, participants.connect)
     federation.run(reporter, _title(study))
     if foundation is not None:
@@ -143,13 +149,17 @@ def _compute(context: RunContext, participants: Participants) -> None:
         _keep_injection(context, cohort, trainee.injector, baselines)
 
     trained = [_predictor(study, cohort, baseline, models[baseline.model]) for baseline in baselines]
-    if trainee.injector is None:
+    words = _words(context, cohort, foundation)
+    if study.job == "words":
+        heads = ModelPredictor(DEPLOYED, trainee.model, study.train)
+        predictors = [heads, *trained, *control_predictors(study, cohort, None, trainee.model), *words]
+    elif trainee.injector is None:
         predictors = _deployed_predictors(study, federation, [it for it in trained if isinstance(it, ModelPredictor)])
     else:
         heads = [ModelPredictor(HEADS, trainee.model, study.train)] if study.federate else []
         injected = InjectedPredictor(trainee.injector, study.evaluation.max_new_tokens)
         llm, *others = control_predictors(study, cohort, injected, trainee.model)
-        predictors = [llm, *trained, *heads, *others]
+        predictors = [llm, *trained, *heads, *others, *words]
     tasks = study.train_tasks if study.job == "benchmark" else study.tasks
     with reporter.phase("evaluate") as advance:
         for number, task in enumerate(tasks, start=1):
@@ -158,8 +168,11 @@ def _compute(context: RunContext, participants: Participants) -> None:
     answers = [(task.name, task_facts(study, task), run.predictions(task.name)) for task in tasks]
     scores = score_run(answers, study.seed, study.evaluation)
     run.write(scores if trainee.retention is None else scores.joined(_kept(run, study, trainee.retention)))
-    if trainee.injector is not None:
+    if words:
+        run.write(_meanings(study, run, words[0], answers))
+    if study.job != "benchmark":
         run.write(control_file(study, run, cohort, trainee.injector, reused_heads(study, trainee.model)))
+    if trainee.injector is not None:
         modalities = {name: study.modality(name) for name in study.encoders}
         run.write(example_cards(run, study.tasks, cohort, modalities, study.seed, show=paths.show_examples))
     add_sites_of(study, run, [baseline.run for baseline in baselines if baseline.model != LORA])
@@ -182,6 +195,27 @@ def foundation_of(study: Study, paths: RunPaths, reporter: Reporter) -> Foundati
 
     with reporter.phase("foundation"):
         return load_foundation(study.foundation, cache=paths.cache, corpus=paths.corpus, path=paths.foundation)
+
+
+def _words(context: RunContext, cohort: Cohort, foundation: Foundation | None) -> list[Words]:
+    """Ask the LLM what the study's findings mean, and return the predictor by them; none without ``[words]``."""
+    if context.study.words is None or foundation is None:
+        return []
+    from medfed.findings.asking import words_of  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
+
+    count = abnormal_values(context.study, cohort)
+    return [words_of(context.study, cohort, foundation, count, context.paths.cache, context.reporter)]
+
+
+def _meanings(
+    study: Study, run: RunFolder, words: Words, answers: Sequence[tuple[str, TaskFacts, Sequence[Prediction]]]
+) -> WordsFile:
+    """Return ``words.json``: weights, and the means over the clinical pictures."""
+    pictures = {picture.name for picture in study.pictures}
+    scored = [TaskResponses.of(*parts) for parts in answers if parts[0] in pictures]
+    name = study.foundation.model if isinstance(study.foundation, HuggingFaceSettings) else study.foundation.kind
+    llms = {WORDS: name or "", **{f"{WORDS}/{other}": other for other in study.words.also}} if study.words else {}
+    return words.record(llms).model_copy(update={"means": picture_means(scored, study.seed, study.evaluation)})
 
 
 def _examinations(study: Study, paths: RunPaths) -> list[Chosen]:
@@ -222,7 +256,7 @@ def _kept(run: RunFolder, study: Study, retention: Retention) -> ScoreFile:
 
 
 def _title(study: Study) -> str:
-    if study.job == "benchmark":
+    if study.job != "inject":
         return f"federate: {study.algorithm.label}"
     if study.injection.schedule == "last":
         return "federate, then inject once" if study.federate else "inject once from public data alone"
@@ -281,7 +315,7 @@ def _deployed_predictors(
 
 def _tests(study: Study, cohort: Cohort, task: str) -> list[tuple[str | None, TaskSet]]:
     """Return (client, test examples); the client is None where all are tested in one place."""
-    if study.job == "inject":
+    if study.job != "benchmark":
         return [(None, cohort.test[task])]
     return [(client, sets[task]) for client, sets in sorted(cohort.client_tests.items()) if task in sets]
 

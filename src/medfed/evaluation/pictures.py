@@ -1,0 +1,60 @@
+"""The mean AUROC over clinical pictures, with paired intervals: patients are drawn once for all pictures and models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from medfed.evaluation.bootstrap import interval, resample_weights
+from medfed.evaluation.controls import leading
+from medfed.evaluation.responses import TaskResponses, is_constant
+from medfed.records.schema import PictureMean
+from medfed.study.evaluation import BootstrapSettings
+
+METRIC = "auroc"
+
+
+def picture_means(
+    tasks: Sequence[TaskResponses], seed: int, settings: BootstrapSettings | None = None
+) -> tuple[PictureMean, ...]:
+    """Return the mean of every model that answered all ``tasks``, then the leading model minus every other one.
+
+    A resample draws patients of all tasks together. Tasks on which a model's AUROC is not defined are left out of
+    all means; a resample on which one is not defined counts as undefined.
+    """
+    settings = settings or BootstrapSettings()
+    tasks = [task for task in tasks if len(set(task.truths)) == 2]
+    if not tasks:
+        return ()
+    models = [model for model in tasks[0].responses if all(model in task.responses for task in tasks)]
+    models = [model for model in models if not is_constant(model) and all(task.answered[model].all() for task in tasks)]
+    patients = sorted({patient for task in tasks for patient in task.patients})
+    rows = {patient: row for row, patient in enumerate(patients)}
+    places = [np.array([rows[patient] for patient in task.patients]) for task in tasks]
+    parts: list[Float[np.ndarray, "model replicate"]] = []
+    for weights in resample_weights(patients, settings.num_resamples, seed, "pictures", "bootstrap"):
+        by_task = [
+            [task.weighted(model, None, METRIC, weights[:, place]) for model in models]
+            for task, place in zip(tasks, places, strict=True)
+        ]
+        parts.append(np.mean(by_task, axis=0))
+    drawn = np.concatenate(parts, axis=1)
+    points = np.array([[task.score(model, None, METRIC).value for model in models] for task in tasks]).mean(0)
+    made = [(model, None, points[row], drawn[row]) for row, model in enumerate(models)]
+    first = leading(models)
+    if first in models:
+        top = models.index(first)
+        made += [
+            (first, model, points[top] - points[row], drawn[top] - drawn[row])
+            for row, model in enumerate(models)
+            if row != top
+        ]
+    rows_made = []
+    for model, baseline, value, values in made:
+        bounds = interval(values, len(patients), settings)
+        facts = {"value": float(value), "ci_low": bounds.low, "ci_high": bounds.high}
+        counts = {"num_tasks": len(tasks), "num_patients": len(patients)}
+        rows_made.append(PictureMean(model=model, baseline=baseline, **facts, **counts))
+    return tuple(rows_made)

@@ -1,0 +1,62 @@
+"""Ask LLMs what the findings of a study mean, once for every question, and make predictors of the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from medfed.core.progress import Reporter
+from medfed.data.cohort import Cohort
+from medfed.evaluation.controls import WORDS
+from medfed.findings.meaning import Odds, asked_of
+from medfed.findings.predictors import Reader, Responses, Words, picture_of, reason_against
+from medfed.llm.foundation import Foundation
+from medfed.llm.language_model import LanguageModel, open_language_model
+from medfed.study.study import Study
+from medfed.study.words import WordsSettings
+from medfed.tasks.base import Task, TaskSet
+
+
+def words_of(
+    study: Study,
+    cohort: Cohort,
+    foundation: Foundation,
+    count: Callable[[TaskSet], Responses],
+    cache: Path,
+    reporter: Reporter,
+) -> Words:
+    """Ask the study's LLM and the others of ``words.also``, and return the predictor of all unseen tasks.
+
+    Raises StudyError if another LLM is not in the cache.
+    """
+    settings = study.words or WordsSettings(findings=())
+    reader = Reader(settings.findings, cohort.public)
+    tasks = [task for task in study.tasks if task.name not in study.train]
+    tasks = [task for task in tasks if not reason_against(task, settings.findings)]
+    asked: dict[str, Mapping[str, Odds]] = {}
+    pictures = pictures_asked(settings, tasks)
+    with reporter.phase("ask what findings mean") as advance:
+        asked[WORDS] = answers(LanguageModel(foundation, cache=cache), settings, pictures, advance)
+    for name in settings.also:
+        with reporter.phase(f"ask {name}") as advance:
+            model = open_language_model(Path(name), cache)
+            asked[f"{WORDS}/{name}"] = answers(model, settings, pictures, advance)
+    sources = {model: odds.__getitem__ for model, odds in asked.items()}
+    return Words(reader, settings, sources, tuple(tasks), count, study.seed)
+
+
+def pictures_asked(settings: WordsSettings, tasks: Sequence[Task]) -> list[str]:
+    """Return every picture that an LLM is asked about, each once: those of ``tasks``, then the references."""
+    return list(dict.fromkeys([*(picture_of(task) for task in tasks), *settings.references]))
+
+
+def answers(
+    model: LanguageModel, settings: WordsSettings, pictures: Sequence[str], advance: Callable[[int, int], None]
+) -> dict[str, Odds]:
+    """Return picture → what ``model`` says of every finding."""
+    ask = asked_of(model, [finding.name for finding in settings.findings], settings.wordings)
+    made: dict[str, Odds] = {}
+    for number, picture in enumerate(pictures, start=1):
+        made[picture] = ask(picture)
+        advance(number, len(pictures))
+    return made

@@ -1,4 +1,4 @@
-"""The verb ``medfed words``: what an LLM said that findings mean, and answers by it."""
+"""The verb ``medfed words``: the weights of findings by an LLM, and answers by them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def words(
     """Print how well questions are answered by findings that an LLM weighs, and the weights.
 
     With --task all weights of one picture are printed. With a patient's file too, the question is answered by them, at
-    once and without the LLM. The answer names the findings that speak for it. Weights may be edited: copy words.json,
+    once and without the LLM. The answer names the findings that support it. Weights may be edited: copy words.json,
     change numbers, and pass it with --weights.
     """
     from medfed.core.errors import RunError
@@ -52,7 +52,7 @@ def words(
     study = Study.model_validate(Folder(folder).read(StudyFile).settings)
     files: dict[Kind, Path | None] = {"icu": icu, "ecg": ecg}
     raw = read_files(study, {kind: path for kind, path in files.items() if path is not None})
-    answer = answer_patient(study, weights_for(record, task), raw)
+    answer = answer_patient(study.words.findings if study.words else (), study.modality, weights_for(record, task), raw)
     if as_json:
         typer.echo(json.dumps(answer._asdict(), ensure_ascii=False))
         return
@@ -103,6 +103,6 @@ def _print(record: WordsFile, task: str | None, *, as_json: bool) -> None:
     if bounds:
         print_rows(bounds, as_json=False)
     named = [
-        {"task": one.task, "speaks for it": ", ".join(list(one.weights.get(WORDS, {}))[:MOST])} for one in record.pictures
+        {"task": one.task, "findings": ", ".join(list(one.weights.get(WORDS, {}))[:MOST])} for one in record.pictures
     ]
     print_rows(named, as_json=False)

@@ -1,8 +1,8 @@
 """Rules over measured values, such as ``crea > 2 and bun > 30``: how findings and clinical pictures are declared.
 
 A value is named ``variable.kind`` (``crea.high``, ``urine.sum``). A bare variable stands for its highest value before
-``>`` and ``>=``, and for its lowest before ``<`` and ``<=``: the rule asks whether it was ever so. Values may be added,
-subtracted, multiplied and divided. ``and``, ``or`` and ``not`` join comparisons, and ``at_least(2, a, b, c)`` counts
+``>`` and ``>=``. Before ``<`` and ``<=`` it stands for its lowest. So the rule asks whether it was ever so. Values may be
+added, subtracted, multiplied and divided. ``and``, ``or`` and ``not`` join comparisons, and ``at_least(2, a, b, c)`` counts
 them. ``coded("AFIB", "AFLT")`` asks whether one of the codes was given. A comparison with a value that was not measured
 is false.
 """
@@ -79,7 +79,7 @@ class Rule:
 
     @property
     def codes(self) -> tuple[str, ...]:
-        """The codes that are asked for, each once."""
+        """The codes that are read, each once."""
         return tuple(dict.fromkeys(name for is_code, name in self._parts(self._tree) if is_code))
 
     def holds(self, measured: Measured, coded: Coded = _no_codes) -> Truths:
@@ -177,7 +177,8 @@ def _names_of(node: ast.expr, operator: ast.cmpop | None) -> Iterator[str]:
             raise ValueError(f"{ast.unparse(node)!r} is no measured value; {hint}")
 
 
-def _amount(node: ast.expr, operator: ast.cmpop | None, measured: Measured) -> Values:
+def _amount(node: ast.expr, operator: ast.cmpop | None, measured: Measured) -> Float[np.ndarray, "..."]:
+    """Return the values of every example, or one number where no measure is read."""
     if (name := _measure(node, operator)) is not None:
         return measured(name)
     match node:

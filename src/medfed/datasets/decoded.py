@@ -71,11 +71,11 @@ class Decoded:
         return self.index[CODES].list.contains(code).to_numpy()
 
     def measured(self, modalities: Mapping[str, Modality]) -> Decoded:
-        """Return the same data with all measures of its modalities as columns of the index; samples are in units."""
+        """Return the same data with all measures of ``modalities`` as columns of the index; samples are in units."""
         columns = [
             pl.Series(f"{MEASURE}:{name}:{measure}", values)
-            for name, samples in self.samples.items()
-            for measure, values in modalities[name].measures(samples).items()
+            for name, modality in modalities.items()
+            for measure, values in modality.measures(self.samples[name]).items()
         ]
         return replace(self, index=self.index.with_columns(columns))
 

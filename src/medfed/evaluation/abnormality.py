@@ -16,7 +16,7 @@ Extremes = tuple[Float[np.ndarray, "_ channel"], Float[np.ndarray, "_ channel"]]
 
 
 class Usual(NamedTuple):
-    """What is usual of every variable: the middle, and the width in whose units a distance from it is counted."""
+    """The usual value of every variable, and the width in whose units a distance from it is counted."""
 
     middle: Float[np.ndarray, " variable"]
     width: Float[np.ndarray, " variable"]

@@ -21,8 +21,8 @@ def picture_means(
 ) -> tuple[PictureMean, ...]:
     """Return the mean of every model that answered all ``tasks``, then the leading model minus every other one.
 
-    A resample draws patients of all tasks together. Tasks on which a model's AUROC is not defined are left out of
-    all means; a resample on which one is not defined counts as undefined.
+    A resample draws patients of all tasks together. A task with one class is left out of all
+    means. A resample in which a class vanished counts as undefined.
     """
     settings = settings or BootstrapSettings()
     tasks = [task for task in tasks if len(set(task.truths)) == 2]

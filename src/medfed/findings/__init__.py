@@ -1,1 +1,1 @@
-"""Findings that are read off the data, and what an LLM says they mean: questions are answered without a patient in it."""
+"""Findings read off the data, and their meaning by an LLM: it answers questions, and no patient enters it."""

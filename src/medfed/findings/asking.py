@@ -1,4 +1,4 @@
-"""Ask LLMs what the findings of a study mean, once for every question, and make predictors of the answers."""
+"""Put the findings of a study to LLMs, once for every question, and make predictors of the answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from medfed.core.progress import Reporter
 from medfed.data.cohort import Cohort
 from medfed.evaluation.controls import WORDS
-from medfed.findings.meaning import Odds, asked_of
+from medfed.findings.meaning import Odds, querier
 from medfed.findings.predictors import Reader, Responses, Words, picture_of, reason_against
 from medfed.llm.foundation import Foundation
 from medfed.llm.language_model import LanguageModel, open_language_model
@@ -33,28 +33,28 @@ def words_of(
     reader = Reader(settings.findings, cohort.public)
     tasks = [task for task in study.tasks if task.name not in study.train]
     tasks = [task for task in tasks if not reason_against(task, settings.findings)]
-    asked: dict[str, Mapping[str, Odds]] = {}
-    pictures = pictures_asked(settings, tasks)
+    odds: dict[str, Mapping[str, Odds]] = {}
+    pictures = all_pictures(settings, tasks)
     with reporter.phase("ask what findings mean") as advance:
-        asked[WORDS] = answers(LanguageModel(foundation, cache=cache), settings, pictures, advance)
+        odds[WORDS] = answers(LanguageModel(foundation, cache=cache), settings, pictures, advance)
     for name in settings.also:
         with reporter.phase(f"ask {name}") as advance:
             model = open_language_model(Path(name), cache)
-            asked[f"{WORDS}/{name}"] = answers(model, settings, pictures, advance)
-    sources = {model: odds.__getitem__ for model, odds in asked.items()}
+            odds[f"{WORDS}/{name}"] = answers(model, settings, pictures, advance)
+    sources = {model: given.__getitem__ for model, given in odds.items()}
     return Words(reader, settings, sources, tuple(tasks), count, study.seed)
 
 
-def pictures_asked(settings: WordsSettings, tasks: Sequence[Task]) -> list[str]:
-    """Return every picture that an LLM is asked about, each once: those of ``tasks``, then the references."""
+def all_pictures(settings: WordsSettings, tasks: Sequence[Task]) -> list[str]:
+    """Return every picture in the questions to an LLM, each once: those of ``tasks``, then the references."""
     return list(dict.fromkeys([*(picture_of(task) for task in tasks), *settings.references]))
 
 
 def answers(
     model: LanguageModel, settings: WordsSettings, pictures: Sequence[str], advance: Callable[[int, int], None]
 ) -> dict[str, Odds]:
-    """Return picture → what ``model`` says of every finding."""
-    ask = asked_of(model, [finding.name for finding in settings.findings], settings.wordings)
+    """Return picture → the odds that ``model`` gives every finding."""
+    ask = querier(model, [finding.name for finding in settings.findings], settings.wordings)
     made: dict[str, Odds] = {}
     for number, picture in enumerate(pictures, start=1):
         made[picture] = ask(picture)

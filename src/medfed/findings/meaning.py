@@ -1,7 +1,7 @@
-"""What findings mean for a question, as an LLM says: it is asked once, and no patient enters it.
+"""The meaning of findings for a question by an LLM: it answers once, and no patient enters it.
 
-The LLM is asked how every finding speaks for a clinical picture, in several wordings. Its answer is the log-odds of
-"Yes" against "No". A finding that gets a yes for every picture says nothing about this one. So its mean over a list of
+The LLM answers whether a finding is a sign of a clinical picture, in every wording. The answer counts by the log-odds
+of "Yes" against "No". A finding that gets a yes for every picture tells nothing of this one. So its mean over a list of
 reference pictures is taken off. The strongest weights are kept, or all of them pass a softplus.
 """
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 Odds = Float[np.ndarray, " finding"]
 Ask = Callable[[str], Odds]
-"""Returns how much every finding speaks for a picture."""
+"""Returns how much every finding supports a picture."""
 MOST_REASONS = 3
 """Findings that an answer names."""
 
 
-def asked_of(
+def querier(
     model: LanguageModel, findings: Sequence[str], wordings: Sequence[str], advance: Callable[[], None] = lambda: None
 ) -> Ask:
-    """Return how ``model`` is asked about a picture: the mean log-odds over all wordings.
+    """Return the function that puts a picture to ``model``: the mean log-odds over all wordings.
 
-    A picture's questions are put together, so their likelihoods are kept and found again whatever else is asked.
+    A picture's questions go together, so their likelihoods are found in the cache whatever the other pictures are.
     """
     kept: dict[str, Odds] = {}
 
@@ -49,7 +49,7 @@ def asked_of(
 
 
 def about(ask: Ask, picture: str, references: Sequence[str]) -> Odds:
-    """Return how much every finding speaks for ``picture``, more than for the reference pictures on the mean."""
+    """Return how much every finding supports ``picture``, more than for the reference pictures on the mean."""
     if not references:
         return ask(picture)
     return ask(picture) - np.mean([ask(reference) for reference in references], axis=0)
@@ -58,7 +58,7 @@ def about(ask: Ask, picture: str, references: Sequence[str]) -> Odds:
 def weights_of(odds: Odds, usable: Bool[np.ndarray, " finding"], settings: WordsSettings) -> Odds:
     """Return the weights of all findings, 0 of those that do not count.
 
-    ``strongest`` keeps the ``keep`` share of the ``usable`` ones that speak most for the picture, and none that speaks
+    ``strongest`` keeps the ``keep`` share of the ``usable`` ones that support the picture most, and none that counts
     against it. ``softplus`` is ln(1 + e^odds) of all usable ones.
     """
     if settings.weigh == "softplus":
@@ -70,15 +70,15 @@ def weights_of(odds: Odds, usable: Bool[np.ndarray, " finding"], settings: Words
     return np.where(usable, weights, 0.0)
 
 
-def answered(weights: Odds, degrees: Float[np.ndarray, "example finding"]) -> Float[np.ndarray, " example"]:
+def answered(weights: Odds, strengths: Float[np.ndarray, "example finding"]) -> Float[np.ndarray, " example"]:
     """Return the weighted sum of what holds for every patient; what was not observed counts nothing."""
-    sums: Float[np.ndarray, " example"] = np.nan_to_num(degrees) @ weights
+    sums: Float[np.ndarray, " example"] = np.nan_to_num(strengths) @ weights
     return sums
 
 
-def reason(names: Sequence[str], weights: Odds, degrees: Float[np.ndarray, " finding"]) -> tuple[str, ...]:
+def reason(names: Sequence[str], weights: Odds, strengths: Float[np.ndarray, " finding"]) -> tuple[str, ...]:
     """Return the findings that add most to one patient's answer, at most :data:`MOST_REASONS`, the strongest first."""
-    shares = weights * np.nan_to_num(degrees)
+    shares = weights * np.nan_to_num(strengths)
     first = np.argsort(-shares, kind="stable")[:MOST_REASONS]
     return tuple(names[number] for number in first if shares[number] > 0)
 

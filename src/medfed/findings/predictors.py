@@ -1,4 +1,4 @@
-"""Answers to unseen questions by findings that an LLM weighs, and the controls beside them, as predictors of a run.
+"""Answers to unseen questions by findings that an LLM weighs, and the controls next to them, as predictors of a run.
 
 - ``words``: the weights that the study's LLM gives. ``words+count``: its probability and that of the count of abnormal
   values, averaged. ``words/<name>``: the weights of another LLM.
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from medfed.core.rng import numpy_rng
 from medfed.evaluation import controls
@@ -37,11 +37,11 @@ Responses = dict[str, list[Json]]
 NUM_FOLDS = 5
 """Parts of the patients between which the ceiling's fits are crossed."""
 RIDGE = 1.0
-"""The ceiling's penalty: scikit-learn's C of a logistic regression on degrees."""
+"""The ceiling's penalty: scikit-learn's C of a logistic regression on strengths."""
 
 
 def picture_of(task: Task) -> str:
-    """Return what an LLM is asked about in place of the task's question."""
+    """Return the name that stands for the task in questions to an LLM."""
     return getattr(task, "picture", "") or task.title.lower()
 
 
@@ -72,16 +72,16 @@ class Reader:
         return np.concatenate(parts) if parts else np.zeros((0, len(self.findings)))
 
     def usable(self, task: Task) -> Bool[np.ndarray, " finding"]:
-        """Return which findings may speak for ``task``."""
+        """Return which findings may support ``task``."""
         named = getattr(task, "findings", ())
         return np.array([one.modality in task.modalities and (not named or one.name in named) for one in self.findings])
 
 
 @dataclass(frozen=True)
 class Words:
-    """Findings weighed by what LLMs and other sources of meaning say; a predictor.
+    """Findings weighed by LLMs and other sources of meaning; a predictor.
 
-    ``sources`` are model → how it is asked; ``tasks`` are all that are answered, in order.
+    ``sources`` are model → the odds that it gives the findings; ``tasks`` are all that are answered, in order.
     """
 
     reader: Reader
@@ -97,13 +97,13 @@ class Words:
         if task.name not in [one.name for one in self.tasks]:
             return {}
         scale, public = self.reader.scale(task), self.reader.public_values(task)
-        degrees, usual = (scale.degrees(values) for values in (values_of(self.reader.findings, examples), public))
+        strengths, usual = (scale.strengths(values) for values in (values_of(self.reader.findings, examples), public))
         made: Responses = {}
         for model, weights in self.weights(task).items():
-            made[model] = Likelihood.of(answered(weights, usual))(answered(weights, degrees))
+            made[model] = Likelihood.of(answered(weights, usual))(answered(weights, strengths))
         if (counted := self.count(examples).get(controls.COUNT)) is not None:
             made[controls.WORDS_COUNT] = np.mean([made[controls.WORDS], counted], axis=0).tolist()
-        usable = np.nan_to_num(degrees[:, self.reader.usable(task)])
+        usable = np.nan_to_num(strengths[:, self.reader.usable(task)])
         made |= ceiling(usable, np.array(task.truths(examples)), examples.patients, self.seed)
         return made
 
@@ -128,7 +128,7 @@ class Words:
         pictures = []
         for task in self.tasks:
             scale, weights = self.reader.scale(task), self.weights(task)
-            usual = scale.degrees(self.reader.public_values(task))
+            usual = scale.strengths(self.reader.public_values(task))
             function = Likelihood.of(answered(weights[controls.WORDS], usual))
             scales = {
                 one.name: FindingScale(middle=float(middle), width=float(width), limit=one.limit)
@@ -159,8 +159,8 @@ def nearest(similarity: Odds, usable: Bool[np.ndarray, " finding"]) -> Odds:
 
 
 def ceiling(
-    degrees: Float[np.ndarray, "example finding"],
-    truths: Float[np.ndarray, " example"],
+    strengths: Float[np.ndarray, "example finding"],
+    truths: Int[np.ndarray, " example"],
     patients: Sequence[str],
     seed: int,
 ) -> Responses:
@@ -180,6 +180,6 @@ def ceiling(
         if len(np.unique(truths[fitted])) < 2:
             return {}
         if held.any():
-            model = LogisticRegression(C=RIDGE, max_iter=2000).fit(degrees[fitted], truths[fitted])
-            given[held] = model.predict_proba(degrees[held])
+            model = LogisticRegression(C=RIDGE, max_iter=2000).fit(strengths[fitted], truths[fitted])
+            given[held] = model.predict_proba(strengths[held])
     return {controls.CEILING: given.tolist()}

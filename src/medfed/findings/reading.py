@@ -1,8 +1,9 @@
 """Findings read off the data: how strongly each holds for a patient, and whether it is true by its published limit.
 
-The degree of a finding is how far its value lies beyond the median of public patients, in their interquartile ranges,
-from 0 to 3. It is NaN where nothing was observed. Where too few public patients have a value, the published limit stands
-for the median and for the range. So a rare value, such as troponin, counts too.
+The strength of a finding is how far its value lies beyond the median of public patients, in their interquartile ranges,
+from 0 to 3. One is added where the statement is true by its published limit. It is NaN where nothing was observed.
+Where too few public patients have a value, the published limit stands for the median and for the range. So a rare
+value, such as troponin, counts too.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def _column(finding: Finding, examples: TaskSet) -> Float[np.ndarray, " example"
 
 @dataclass(frozen=True)
 class Scale:
-    """What is usual of every finding, from public patients or by the published limit."""
+    """The usual value of every finding, from public patients or by the published limit."""
 
     findings: tuple[Finding, ...]
     usual: Usual
@@ -52,9 +53,10 @@ class Scale:
         by_limit = np.where(limits == 0, 1.0, np.abs(limits))
         return cls(tuple(findings), Usual(np.where(unknown, limits, middle), np.where(unknown, by_limit, width)))
 
-    def degrees(self, values: Values) -> Values:
-        """Return how strongly every finding holds, 0 to 3; NaN where its value is."""
-        return degrees(values, self.usual, np.array([finding.sign for finding in self.findings]))
+    def strengths(self, values: Values) -> Values:
+        """Return how strongly every finding holds, 0 to 4; NaN where its value is."""
+        beyond = degrees(values, self.usual, np.array([finding.sign for finding in self.findings]))
+        return beyond + true_of(self.findings, values)
 
 
 def true_of(findings: Sequence[Finding], values: Values) -> Values:

@@ -115,7 +115,6 @@ class TimeSeriesModality(Modality):
         high = np.where(observed, values, -np.inf).max(1)
         return np.where(np.isfinite(low), low, np.nan), np.where(np.isfinite(high), high, np.nan)
 
-
     def measures(self, samples: Stays) -> dict[str, Float64[np.ndarray, " example"]]:
         """Return ``variable.kind`` → value per stay: high, low, first, last, mean, sum, count, change.
 

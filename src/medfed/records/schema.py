@@ -414,7 +414,7 @@ class ControlFile(File, path="controls.json"):
 
 
 class FindingScale(Record):
-    """What is usual of a finding, in its unit, the width that a distance is counted in, and its published limit."""
+    """The usual value of a finding in its unit, the width by which a distance is counted, and its published limit."""
 
     middle: float
     width: float
@@ -426,7 +426,7 @@ class PictureWeights(Record):
 
     Attributes:
         task: the task.
-        picture: as the LLM was asked about it.
+        picture: its name in the questions to the LLM.
         question: as users ask it.
         weights: model → finding → weight, those above 0, the strongest first; edit those of ``words``.
         scale: finding → what is usual of it.
@@ -455,10 +455,10 @@ class PictureMean(Record):
 
 
 class WordsFile(File, path="words.json"):
-    """``words.json``: what the LLM said that findings mean, and how well questions are answered by it.
+    """``words.json``: the weights of findings by an LLM, and how well they answer clinical pictures.
 
     Attributes:
-        llms: model → the LLM that was asked.
+        llms: model → the LLM whose weights it has.
         pictures: the weights by task.
         means: the mean over all pictures of the same patients, model by model, and the paired differences.
     """

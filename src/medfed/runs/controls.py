@@ -265,7 +265,10 @@ def control_file(
     study: Study, run: RunFolder, cohort: Cohort, injector: Injector | None, heads: ReusedHeads
 ) -> ControlFile:
     """Return ``controls.json`` of the predictions that ``run`` has; an injected LLM answers other wordings for it."""
-    wanted, lines = study.evaluation.controls if injector else ("reuse", "count"), {task.name: run.predictions(task.name) for task in study.tasks}
+    wanted, lines = (
+        study.evaluation.controls if injector else ("reuse", "count"),
+        {task.name: run.predictions(task.name) for task in study.tasks},
+    )
     reuse = []
     for task in study.tasks if "reuse" in wanted else ():
         if task.name not in study.train and isinstance(task, ClosedTask):

@@ -2,11 +2,10 @@
 
 All jobs take this one path. ``inject`` is FedKIM (Wang et al. 2024), Figure 1: every round the clients train, the
 server aggregates (Eq. 3) and injects (Eq. 4, 5), and the updated encoders go back. With ``injection.schedule = "last"``
-it injects once, after the last round. ``benchmark`` is the same federation
-without an LLM, tested client by client (Med-MMFL). ``words`` trains the clients as ``inject`` does, and injects nothing:
-the LLM says what findings mean (:mod:`medfed.findings`). All train the baselines of :mod:`medfed.runs.baselines`. Everything
-that responds to a test example is a predictor of :mod:`medfed.runs.predictors`; those that need no training are in
-:mod:`medfed.runs.controls`.
+it injects once, after the last round. ``benchmark`` is the same federation without an LLM, tested client by client
+(Med-MMFL). ``words`` trains the clients as ``inject`` does and injects nothing: the LLM says what findings mean
+(:mod:`medfed.findings`). All train the baselines of :mod:`medfed.runs.baselines`. Everything that responds to a test
+example is a predictor of :mod:`medfed.runs.predictors`. Those that need no training are in :mod:`medfed.runs.controls`.
 """
 
 from __future__ import annotations
@@ -150,16 +149,10 @@ def _compute(context: RunContext, participants: Participants) -> None:
 
     trained = [_predictor(study, cohort, baseline, models[baseline.model]) for baseline in baselines]
     words = _words(context, cohort, foundation)
-    if study.job == "words":
-        heads = ModelPredictor(DEPLOYED, trainee.model, study.train)
-        predictors = [heads, *trained, *control_predictors(study, cohort, None, trainee.model), *words]
-    elif trainee.injector is None:
+    if study.job == "benchmark":
         predictors = _deployed_predictors(study, federation, [it for it in trained if isinstance(it, ModelPredictor)])
     else:
-        heads = [ModelPredictor(HEADS, trainee.model, study.train)] if study.federate else []
-        injected = InjectedPredictor(trainee.injector, study.evaluation.max_new_tokens)
-        llm, *others = control_predictors(study, cohort, injected, trainee.model)
-        predictors = [llm, *trained, *heads, *others, *words]
+        predictors = [*_server_predictors(study, cohort, trainee, trained), *words]
     tasks = study.train_tasks if study.job == "benchmark" else study.tasks
     with reporter.phase("evaluate") as advance:
         for number, task in enumerate(tasks, start=1):
@@ -311,6 +304,17 @@ def _deployed_predictors(
     whole = [it for it in baselines if MEMBER not in it.name and it.name != DEPLOYED]
     alone = [AtClients("local", lambda client: local.get(client or ""))] if local else []
     return [AtClients(DEPLOYED, deployed), *whole, *alone, constants]
+
+
+def _server_predictors(study: Study, cohort: Cohort, trainee: Trainee, trained: Sequence[Predictor]) -> list[Predictor]:
+    """Return the injected LLM, if there is one, the ``trained`` baselines, the aggregated heads, and the controls."""
+    if trainee.injector is None:
+        heads = ModelPredictor(DEPLOYED, trainee.model, study.train)
+        return [heads, *trained, *control_predictors(study, cohort, None, trainee.model)]
+    injected = InjectedPredictor(trainee.injector, study.evaluation.max_new_tokens)
+    llm, *others = control_predictors(study, cohort, injected, trainee.model)
+    aggregated = [ModelPredictor(HEADS, trainee.model, study.train)] if study.federate else []
+    return [llm, *trained, *aggregated, *others]
 
 
 def _tests(study: Study, cohort: Cohort, task: str) -> list[tuple[str | None, TaskSet]]:

@@ -212,6 +212,12 @@ class Study(SettingsModel):
         """The clinical pictures, which are unseen tasks."""
         return self.words.pictures if self.words else ()
 
+    @property
+    def measured_modalities(self) -> frozenset[str]:
+        """The modalities that findings, or rules of clinical pictures, are read off."""
+        read = {finding.modality for finding in self.words.findings} if self.words else set()
+        return frozenset(read.union(*(picture.modalities for picture in self.pictures if picture.reads_measures)))
+
     @cached_property
     def picture_tasks(self) -> tuple[Task, ...]:
         """The clinical pictures as tasks."""

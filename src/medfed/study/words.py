@@ -1,4 +1,4 @@
-"""Settings of what an LLM is asked without patients: findings, clinical pictures, and how answers become weights.
+"""Settings of the questions to an LLM without patients: findings, clinical pictures, and how answers become weights.
 
 A study names files: those in the package (``icu``, ``ecg``) or its own, relative to the study. Their content becomes
 part of the study, so a run needs no file again, and other content is another run.
@@ -70,7 +70,7 @@ class Finding(SettingsModel):
 
     @property
     def sign(self) -> float:
-        """1 if high values speak for the finding, −1 if low ones do."""
+        """1 if high values count for the finding, −1 if low ones do."""
         return 1.0 if self.above is not None else -1.0
 
     @property
@@ -93,14 +93,21 @@ class PictureSettings(SettingsModel):
     rule: str  # what is true, by values of the dataset before normalisation
     units: dict[str, str] = Field(default={})  # variable → unit that the rule means; another one is an error
     source: str = Field(min_length=1)  # where the rule is from
-    findings: tuple[str, ...] = ()  # findings that may speak for it; by default all of its modalities
+    findings: tuple[str, ...] = ()  # findings that may support it; by default all of its modalities
 
     @model_validator(mode="after")
     def _rule_reads(self) -> PictureSettings:
         read = {name.partition(".")[0] for name in Rule(self.rule).measures}
         if other := sorted(self.units.keys() - read):
-            raise ValueError(f"units names {other[0]!r}, which the rule does not read; it reads {', '.join(sorted(read))}")
+            raise ValueError(
+                f"units names {other[0]!r}, which the rule does not read; it reads {', '.join(sorted(read))}"
+            )
         return self
+
+    @property
+    def reads_measures(self) -> bool:
+        """Whether the rule reads values, and not codes alone."""
+        return bool(Rule(self.rule).measures)
 
 
 def _declared(kind: str, value: object) -> object:
@@ -119,7 +126,9 @@ def _declared(kind: str, value: object) -> object:
 def _tables(kind: str, given: str) -> list[dict[str, Any]]:
     """Read one file: shipped, by its name, or the user's. Raises ValueError if it is neither, or not TOML."""
     try:
-        text = _shipped(kind, given).read_text("utf-8") if not given.endswith(".toml") else Path(given).read_text("utf-8")
+        text = (
+            _shipped(kind, given).read_text("utf-8") if not given.endswith(".toml") else Path(given).read_text("utf-8")
+        )
     except (OSError, UnicodeDecodeError) as error:
         what = f"{kind}: no file {given!r}; shipped are {', '.join(shipped_names(kind))}"
         raise ValueError(f"{what}\n  next step: name a shipped one, or a file that ends in .toml") from error
@@ -167,7 +176,7 @@ class WordsSettings(SettingsModel):
     # clinical pictures over which a finding's mean is taken off its weights
     references: tuple[str, ...] = REFERENCES
     # questions that the LLM is asked about a finding and a picture
-    wordings: tuple[str, ...] = ("Is {finding} a sign of {picture}?", "Does {picture} cause {finding}?")
+    wordings: tuple[str, ...] = ("Is {finding} a sign of {picture}?",)
     weigh: Literal["strongest", "softplus"] = "strongest"  # keep the strongest weights, or all of them softly
     keep: float = Field(default=0.1, gt=0, le=1)  # share of the findings that `strongest` keeps
     also: tuple[str, ...] = ()  # further LLMs of `medfed foundation list` that are asked the same, for comparison

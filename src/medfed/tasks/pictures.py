@@ -1,7 +1,7 @@
 """Clinical pictures: closed questions that nobody trains, judged by a rule on the data before normalisation.
 
-A rule reads the values of the decoded window (an ICU stay's first 24 hours) and the codes of the dataset. What was not
-measured counts as no.
+A rule reads the values of the decoded window (an ICU stay's first 24 hours) and the codes of the dataset. A value that was
+not measured counts as no.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Shaped
+from pydantic import Field
 
 from medfed.core.catalog import MODALITIES
 from medfed.core.errors import StudyError
@@ -25,11 +26,11 @@ class Picture(Classification):
     """Whether a patient has a clinical picture.
 
     Attributes:
-        picture: as an LLM is asked about it: "kidney failure".
+        picture: its name in questions to an LLM: "kidney failure".
         rule: what is true, see :mod:`medfed.core.rules`.
         units: variable → the unit that the rule means.
         source: where the rule is from.
-        findings: names of the findings that may speak for it; empty stands for all of its modalities.
+        findings: names of the findings that may support it; empty stands for all of its modalities.
     """
 
     kind: ClassVar[str] = "picture"
@@ -37,7 +38,7 @@ class Picture(Classification):
     injectable: ClassVar[bool] = False
     picture: str
     rule: str
-    units: dict[str, str] = {}
+    units: dict[str, str] = Field(default={})
     source: str
     findings: tuple[str, ...] = ()
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from medfed.core.progress import Reporter
 from medfed.data.cohort import Cohort
-from medfed.evaluation.controls import WORDS
+from medfed.evaluation.controls import SIMILAR, WORDS
 from medfed.findings.meaning import Odds, querier
 from medfed.findings.predictors import Reader, Responses, Words, picture_of, reason_against
+from medfed.findings.sentences import Sentences
 from medfed.llm.foundation import Foundation
 from medfed.llm.language_model import LanguageModel, open_language_model
+from medfed.llm.obtain.sentences import sentence_folder
 from medfed.study.study import Study
 from medfed.study.words import WordsSettings
 from medfed.tasks.base import Task, TaskSet
@@ -41,6 +43,9 @@ def words_of(
         with reporter.phase(f"ask {name}") as advance:
             model = open_language_model(Path(name), cache)
             odds[f"{WORDS}/{name}"] = answers(model, settings, pictures, advance)
+    if settings.sentences:
+        names = [finding.name for finding in settings.findings]
+        odds[SIMILAR] = Sentences(sentence_folder(cache)).similarities(names, pictures)
     sources = {model: given.__getitem__ for model, given in odds.items()}
     return Words(reader, settings, sources, tuple(tasks), count, study.seed)
 

@@ -36,7 +36,7 @@ PICTURE = PictureSettings(
     source="by us",
 )
 TASK = picture_task(PICTURE)
-WORDS = WordsSettings(findings=(HIGH, LOW), references=("anemia",))
+WORDS = WordsSettings(findings=(HIGH, LOW), references=("anemia",), power=1.0)
 
 
 def stays(*hours: list[list[float]]) -> Decoded:
@@ -133,6 +133,7 @@ def test_weights_keep_the_strongest_that_support_the_picture() -> None:
     odds, usable = np.array([2.0, -1.0, 3.0, 0.5]), np.array([True, True, False, True])
     assert weights_of(odds, usable, WORDS.model_copy(update={"keep": 0.34})).tolist() == [2.0, 0.0, 0.0, 0.0]
     assert weights_of(odds, usable, WORDS.model_copy(update={"keep": 1.0})).tolist() == [2.0, 0.0, 0.0, 0.5]
+    assert weights_of(odds, usable, WORDS.model_copy(update={"keep": 1.0, "power": 2.0})).tolist() == [4.0, 0.0, 0.0, 0.25]
     soft = weights_of(odds, usable, WORDS.model_copy(update={"weigh": "softplus"}))
     np.testing.assert_allclose(soft, [np.log(1 + np.e**2), np.log(1 + np.e**-1), 0.0, np.log(1 + np.e**0.5)])
 

@@ -59,14 +59,14 @@ def weights_of(odds: Odds, usable: Bool[np.ndarray, " finding"], settings: Words
     """Return the weights of all findings, 0 of those that do not count.
 
     ``strongest`` keeps the ``keep`` share of the ``usable`` ones that support the picture most, and none that counts
-    against it. ``softplus`` is ln(1 + e^odds) of all usable ones.
+    against it; its weight is the odds to the ``power``. ``softplus`` is ln(1 + e^odds) of all usable ones.
     """
     if settings.weigh == "softplus":
         return np.where(usable, np.logaddexp(0.0, odds), 0.0)
     most = max(1, round(settings.keep * int(usable.sum())))
     ranked = np.argsort(np.where(usable, -odds, np.inf), kind="stable")[:most]
     weights = np.zeros(len(odds))
-    weights[ranked] = np.maximum(odds[ranked], 0.0)
+    weights[ranked] = np.maximum(odds[ranked], 0.0) ** settings.power
     return np.where(usable, weights, 0.0)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from medfed.evaluation.bootstrap import interval, resample_weights
+from medfed.evaluation.bootstrap import Replicates, interval, resample_weights
 from medfed.evaluation.controls import leading
 from medfed.evaluation.responses import TaskResponses, is_constant
 from medfed.records.schema import PictureMean
@@ -42,7 +42,8 @@ def picture_means(
         parts.append(np.mean(by_task, axis=0))
     drawn = np.concatenate(parts, axis=1)
     points = np.array([[task.score(model, None, METRIC).value for model in models] for task in tasks]).mean(0)
-    made = [(model, None, points[row], drawn[row]) for row, model in enumerate(models)]
+    made: list[tuple[str, str | None, float, Replicates]] = []
+    made += [(model, None, points[row], drawn[row]) for row, model in enumerate(models)]
     first = leading(models)
     if first in models:
         top = models.index(first)

@@ -52,7 +52,7 @@ def about(ask: Ask, picture: str, references: Sequence[str]) -> Odds:
     """Return how much every finding supports ``picture``, more than for the reference pictures on the mean."""
     if not references:
         return ask(picture)
-    return ask(picture) - np.mean([ask(reference) for reference in references], axis=0)
+    return np.asarray(ask(picture) - np.mean([ask(reference) for reference in references], axis=0))
 
 
 def weights_of(odds: Odds, usable: Bool[np.ndarray, " finding"], settings: WordsSettings) -> Odds:
@@ -99,7 +99,8 @@ class Likelihood:
     def __call__(self, scores: Float[np.ndarray, " example"]) -> list[list[float]]:
         """Return the probabilities of no and yes."""
         positive = 1 / (1 + np.exp(-(scores - self.middle) / self.width))
-        return np.stack([1 - positive, positive], axis=1).tolist()
+        both: list[list[float]] = np.stack([1 - positive, positive], axis=1).tolist()
+        return both
 
 
 def other_picture(pictures: Sequence[str], picture: str) -> str | None:

@@ -34,7 +34,7 @@ def values_of(findings: Sequence[Finding], examples: TaskSet) -> Values:
 def _column(finding: Finding, examples: TaskSet) -> Float[np.ndarray, " example"]:
     if finding.modality not in examples.data.samples:
         return np.full(len(examples), np.nan)
-    return Amount(finding.measure).values(examples.data.measure)[examples.rows]
+    return np.asarray(Amount(finding.measure).values(examples.data.measure)[examples.rows])
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Scale:
     def strengths(self, values: Values) -> Values:
         """Return how strongly every finding holds, 0 to 4; NaN where its value is."""
         beyond = degrees(values, self.usual, np.array([finding.sign for finding in self.findings]))
-        return beyond + true_of(self.findings, values)
+        return np.asarray(beyond + true_of(self.findings, values))
 
 
 def true_of(findings: Sequence[Finding], values: Values) -> Values:

@@ -280,8 +280,9 @@ def control_file(
     made = abnormal_values(study, cohort)
     absent = {task.name: _absent(made, task, lines[task.name], wanted) for task in study.tasks}
     checks = []
-    for task in study.tasks if injector and "answers" in wanted else ():
-        if isinstance(task, ClosedTask) and task.metric_kind == "classification" and len(task.answers) == 2:
+    for task in study.tasks if "answers" in wanted else ():
+        yes_no = isinstance(task, ClosedTask) and task.metric_kind == "classification" and len(task.answers) == 2
+        if injector is not None and yes_no:
             checks.append(_check(study, cohort.test[task.name], injector, lines[task.name]))
     absent = {task: reasons for task, reasons in absent.items() if reasons}
     return ControlFile(reuse=tuple(reuse), absent=absent, answers=tuple(checks))

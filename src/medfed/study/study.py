@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 
 from medfed.core import catalog
-from medfed.core.catalog import ALGORITHMS, DATASETS, ENCODERS, MODALITIES, MODELS, TASKS, task_facts
+from medfed.core.catalog import ALGORITHMS, DATASETS, ENCODERS, MODALITIES, MODELS, TASKS, TaskFacts, task_facts
 from medfed.core.errors import MedfedError, StudyError
 from medfed.core.plugins import Plugin
 from medfed.core.registry import Registry, implementation, unknown
@@ -139,7 +139,7 @@ class Study(SettingsModel):
         if both := set(self.train) & set(self.unseen):
             raise ValueError(f"task {sorted(both)[0]!r} is both trained and unseen; a task is one or the other")
         trained = [task_facts(name) for name in self.train]
-        every = [*trained, *map(task_facts, self.unseen), *self.pictures]
+        every: list[TaskFacts | PictureSettings] = [*trained, *map(task_facts, self.unseen), *self.pictures]
         if taken := {picture.name for picture in self.pictures} & {*self.train, *self.unseen}:
             raise ValueError(f"the picture {sorted(taken)[0]!r} has the name of a task; rename it")
         for name in (*(facts.dataset for facts in every), *self.twin_sizes):
@@ -166,7 +166,8 @@ class Study(SettingsModel):
         if self.job == "inject" and not isinstance(self.model, MultimodalSpec):
             raise ValueError(f"injection reads encoders and heads of the model 'multimodal', not {self.model.name!r}")
         if self.job != "inject" and "lora" in self.baselines:
-            raise ValueError(f"the baseline 'lora' is an injected LLM, and the job {self.job!r} has none")
+            job = "a benchmark" if self.job == "benchmark" else "the job 'words'"
+            raise ValueError(f"the baseline 'lora' is an injected LLM, and {job} has none")
         if self.job == "words" and self.words is None:
             raise ValueError('the job "words" needs findings: add [words] with findings = ["icu"], say')
         if self.job == "benchmark" and self.words is not None:

@@ -176,10 +176,13 @@ class WordsSettings(SettingsModel):
     # clinical pictures over which a finding's mean is taken off its weights
     references: tuple[str, ...] = REFERENCES
     # questions that the LLM is asked about a finding and a picture
-    wordings: tuple[str, ...] = ("Is {finding} a sign of {picture}?",)
+    wordings: tuple[str, ...] = (
+        "Is {finding} a sign of {picture}?",
+        "Do patients with {picture} have {finding}?",
+    )
     weigh: Literal["strongest", "softplus"] = "strongest"  # keep the strongest weights, or all of them softly
-    keep: float = Field(default=0.1, gt=0, le=1)  # share of the findings that `strongest` keeps
-    power: float = Field(default=2.0, gt=0)  # of a kept weight: above 1 the strongest count for more
+    keep: float = Field(default=0.3, gt=0, le=1)  # share of the findings that `strongest` keeps
+    power: float = Field(default=3.0, gt=0)  # of a kept weight: above 1 the strongest count for more
     # compare with a sentence embedding: similarity in place of an answer, and the finding that is nearest in meaning
     sentences: bool = False
     also: tuple[str, ...] = ()  # further LLMs of `medfed foundation list` that are asked the same, for comparison

@@ -57,7 +57,16 @@ def examples(data: Decoded) -> TaskSet:
 
 
 def test_measures_of_a_series_by_hand() -> None:
-    expected = {"high": 3.0, "low": 1.0, "first": 1.0, "last": 2.0, "mean": 2.0, "sum": 6.0, "count": 3.0, "change": 1.0}
+    expected = {
+        "high": 3.0,
+        "low": 1.0,
+        "first": 1.0,
+        "last": 2.0,
+        "mean": 2.0,
+        "sum": 6.0,
+        "count": 3.0,
+        "change": 1.0,
+    }
     assert {kind: FOUR.measure(f"crea.{kind}")[0] for kind in expected} == expected
     one = {kind: FOUR.measure(f"crea.{kind}")[1] for kind in expected}
     assert one | {"change": 0.0} == dict.fromkeys(expected, 1.0) | {"change": 0.0}
@@ -133,7 +142,14 @@ def test_weights_keep_the_strongest_that_support_the_picture() -> None:
     odds, usable = np.array([2.0, -1.0, 3.0, 0.5]), np.array([True, True, False, True])
     assert weights_of(odds, usable, WORDS.model_copy(update={"keep": 0.34})).tolist() == [2.0, 0.0, 0.0, 0.0]
     assert weights_of(odds, usable, WORDS.model_copy(update={"keep": 1.0})).tolist() == [2.0, 0.0, 0.0, 0.5]
-    assert weights_of(odds, usable, WORDS.model_copy(update={"keep": 1.0, "power": 2.0})).tolist() == [4.0, 0.0, 0.0, 0.25]
+    assert weights_of(odds, usable, WORDS.model_copy(update={"keep": 1.0, "power": 2.0})).tolist() == [
+        4.0,
+        0.0,
+        0.0,
+        0.25,
+    ]
+    floored = weights_of(odds, usable, WORDS.model_copy(update={"keep": 0.34, "floor": 0.1}))
+    np.testing.assert_allclose(floored, [2.2, 0.2, 0.0, 0.2])
     soft = weights_of(odds, usable, WORDS.model_copy(update={"weigh": "softplus"}))
     np.testing.assert_allclose(soft, [np.log(1 + np.e**2), np.log(1 + np.e**-1), 0.0, np.log(1 + np.e**0.5)])
 
@@ -230,7 +246,9 @@ def test_shipped_files_are_valid() -> None:
         assert {"icu", "ecg"} <= set(shipped_names(kind))
     settings = WordsSettings(findings=("icu", "ecg"), pictures=("icu", "icu-scores", "ecg"))
     names = [finding.name for finding in settings.findings]
-    assert {"high creatinine", "low platelet count", "rising creatinine", "ST elevation in the inferior leads"} <= set(names)
+    assert {"high creatinine", "low platelet count", "rising creatinine", "ST elevation in the inferior leads"} <= set(
+        names
+    )
     assert {"kidney-failure", "sirs", "kdigo", "atrial-fibrillation"} <= {one.name for one in settings.pictures}
     for finding in settings.findings:
         assert finding.limit == (finding.above if finding.sign > 0 else finding.below)
@@ -264,8 +282,14 @@ def test_a_study_has_its_own_files_by_content(tmp_path: Path) -> None:
         ('[p]\ndataset = "yaib-aki"\nmodalities = ["labs"]\nrule = "crea >"\nsource = "x"\n', "cannot be read"),
         ('[p]\ndataset = "yaib-aki"\nmodalities = ["labs"]\nsource = "x"\n', r"\[p\], rule"),
         ('[p]\ndataset = "nowhere"\nmodalities = ["labs"]\nrule = "crea > 2"\nsource = "x"\n', "unknown dataset"),
-        ('[p]\ndataset = "yaib-aki"\nmodalities = ["labs"]\nrule = "crea > 2"\nsource = "x"\nunits = { bun = "1" }\n', "bun"),
-        ('[mp]\ndataset = "yaib-aki"\nmodalities = ["labs"]\nrule = "crea > 2"\nsource = "x"\n', "has the name of a task"),
+        (
+            '[p]\ndataset = "yaib-aki"\nmodalities = ["labs"]\nrule = "crea > 2"\nsource = "x"\nunits = { bun = "1" }\n',
+            "bun",
+        ),
+        (
+            '[mp]\ndataset = "yaib-aki"\nmodalities = ["labs"]\nrule = "crea > 2"\nsource = "x"\n',
+            "has the name of a task",
+        ),
         ('rule = "crea > 2"\n', "is no table"),
         ("[p\n", "not valid TOML"),
     ],

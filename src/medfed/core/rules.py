@@ -1,10 +1,10 @@
 """Rules over measured values, such as ``crea > 2 and bun > 30``: how findings and clinical pictures are declared.
 
 A value is named ``variable.kind`` (``crea.high``, ``urine.sum``). A bare variable stands for its highest value before
-``>`` and ``>=``. Before ``<`` and ``<=`` it stands for its lowest. So the rule asks whether it was ever so. Values may be
-added, subtracted, multiplied and divided. ``and``, ``or`` and ``not`` join comparisons, and ``at_least(2, a, b, c)`` counts
-them. ``coded("AFIB", "AFLT")`` asks whether one of the codes was given. A comparison with a value that was not measured
-is false.
+``>`` and ``>=``. Before ``<`` and ``<=`` it stands for its lowest. So the rule asks whether it was ever so. Values may
+be added, subtracted, multiplied and divided. ``and``, ``or`` and ``not`` join comparisons, and ``at_least(2, a, b, c)``
+counts them. ``coded("AFIB", "AFLT")`` asks whether one of the codes was given. A comparison with a value that was not
+measured is false.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ Ask = Callable[[str], Odds]
 """Returns how much every finding supports a picture."""
 MOST_REASONS = 3
 """Findings that an answer names."""
+LEAST_OF_A_REASON = 0.1
 
 
 def querier(
@@ -58,16 +59,19 @@ def about(ask: Ask, picture: str, references: Sequence[str]) -> Odds:
 def weights_of(odds: Odds, usable: Bool[np.ndarray, " finding"], settings: WordsSettings) -> Odds:
     """Return the weights of all findings, 0 of those that do not count.
 
-    ``strongest`` keeps the ``keep`` share of the ``usable`` ones that support the picture most, and none that counts
-    against it; its weight is the odds to the ``power``. ``softplus`` is ln(1 + e^odds) of all usable ones.
+    ``strongest`` keeps the ``keep`` share of the ``usable`` ones that support the picture most. None is kept that counts
+    against it. A weight is the odds to the ``power``. ``softplus`` is ln(1 + e^odds) of all usable ones. The ``floor``
+    share of the largest weight is added to every usable one.
     """
     if settings.weigh == "softplus":
-        return np.where(usable, np.logaddexp(0.0, odds), 0.0)
-    most = max(1, round(settings.keep * int(usable.sum())))
-    ranked = np.argsort(np.where(usable, -odds, np.inf), kind="stable")[:most]
-    weights = np.zeros(len(odds))
-    weights[ranked] = np.maximum(odds[ranked], 0.0) ** settings.power
-    return np.where(usable, weights, 0.0)
+        weights = np.logaddexp(0.0, odds)
+    else:
+        most = max(1, round(settings.keep * int(usable.sum())))
+        ranked = np.argsort(np.where(usable, -odds, np.inf), kind="stable")[:most]
+        weights = np.zeros(len(odds))
+        weights[ranked] = np.maximum(odds[ranked], 0.0) ** settings.power
+    largest = float(np.where(usable, weights, 0.0).max(initial=0.0))
+    return np.where(usable, weights + settings.floor * largest, 0.0)
 
 
 def answered(weights: Odds, strengths: Float[np.ndarray, "example finding"]) -> Float[np.ndarray, " example"]:
@@ -77,8 +81,12 @@ def answered(weights: Odds, strengths: Float[np.ndarray, "example finding"]) -> 
 
 
 def reason(names: Sequence[str], weights: Odds, strengths: Float[np.ndarray, " finding"]) -> tuple[str, ...]:
-    """Return the findings that add most to one patient's answer, at most :data:`MOST_REASONS`, the strongest first."""
-    shares = weights * np.nan_to_num(strengths)
+    """Return the findings that add most to one patient's answer, at most :data:`MOST_REASONS`, the strongest first.
+
+    Those with less than :data:`LEAST_OF_A_REASON` of the largest weight are no reason.
+    """
+    counts = weights >= LEAST_OF_A_REASON * weights.max(initial=0.0)
+    shares = np.where(counts, weights * np.nan_to_num(strengths), 0.0)
     first = np.argsort(-shares, kind="stable")[:MOST_REASONS]
     return tuple(names[number] for number in first if shares[number] > 0)
 

@@ -1,7 +1,7 @@
 """Clinical pictures: closed questions that nobody trains, judged by a rule on the data before normalisation.
 
-A rule reads the values of the decoded window (an ICU stay's first 24 hours) and the codes of the dataset. A value that was
-not measured counts as no.
+A rule reads the values of the decoded window (an ICU stay's first 24 hours) and the codes of the dataset. A value that
+was not measured counts as no.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ PICTURE = PictureSettings(
     source="by us",
 )
 TASK = picture_task(PICTURE)
-WORDS = WordsSettings(findings=(HIGH, LOW), references=("anemia",), power=1.0)
+WORDS = WordsSettings(findings=(HIGH, LOW), references=("anemia",), power=1.0, floor=0.0)
 
 
 def stays(*hours: list[list[float]]) -> Decoded:
@@ -283,7 +283,7 @@ def test_a_study_has_its_own_files_by_content(tmp_path: Path) -> None:
         ('[p]\ndataset = "yaib-aki"\nmodalities = ["labs"]\nsource = "x"\n', r"\[p\], rule"),
         ('[p]\ndataset = "nowhere"\nmodalities = ["labs"]\nrule = "crea > 2"\nsource = "x"\n', "unknown dataset"),
         (
-            '[p]\ndataset = "yaib-aki"\nmodalities = ["labs"]\nrule = "crea > 2"\nsource = "x"\nunits = { bun = "1" }\n',
+            '[p]\ndataset = "yaib-aki"\nmodalities = ["labs"]\nrule = "k > 2"\nsource = "x"\nunits = { bun = "1" }\n',
             "bun",
         ),
         (

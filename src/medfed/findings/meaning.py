@@ -59,9 +59,9 @@ def about(ask: Ask, picture: str, references: Sequence[str]) -> Odds:
 def weights_of(odds: Odds, usable: Bool[np.ndarray, " finding"], settings: WordsSettings) -> Odds:
     """Return the weights of all findings, 0 of those that do not count.
 
-    ``strongest`` keeps the ``keep`` share of the ``usable`` ones that support the picture most. None is kept that counts
-    against it. A weight is the odds to the ``power``. ``softplus`` is ln(1 + e^odds) of all usable ones. The ``floor``
-    share of the largest weight is added to every usable one.
+    ``strongest`` keeps the ``keep`` share of the ``usable`` ones that support the picture most. None is kept that
+    counts against it. A weight is the odds to the ``power``. ``softplus`` is ln(1 + e^odds) of all usable ones. The
+    ``floor`` share of the largest weight is added to every usable one.
     """
     if settings.weigh == "softplus":
         weights = np.logaddexp(0.0, odds)

@@ -88,7 +88,7 @@ def _without_drift(signal: Trace, hz: int) -> Trace:
     return filtered
 
 
-def _beats(signal: Trace, peaks: Int[np.ndarray, " beat"], hz: int) -> Float64[np.ndarray, "beat lead moment"]:
+def _beats(signal: Trace, peaks: Int[np.ndarray, " beat"], hz: int) -> Float64[np.ndarray, "whole_beat lead moment"]:
     """Return the beats that lie within the record, each moved to where it fits the median best."""
     moments = np.arange(-BEFORE, AFTER, 1 / HZ)
     time = np.arange(signal.shape[1]) / hz
@@ -109,7 +109,7 @@ def _beats(signal: Trace, peaks: Int[np.ndarray, " beat"], hz: int) -> Float64[n
 
 
 def _rhythm(
-    peaks: Int[np.ndarray, " beat"], beats: Float64[np.ndarray, "beat lead moment"], hz: int
+    peaks: Int[np.ndarray, " beat"], beats: Float64[np.ndarray, "whole_beat lead moment"], hz: int
 ) -> dict[str, float]:
     """Return rate, irregularity, and the shares of premature beats and of wide ones among them."""
     gaps = np.diff(peaks) / hz

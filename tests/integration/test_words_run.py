@@ -112,7 +112,9 @@ def test_weights_are_on_record_and_no_patient_is(folder: Path) -> None:
     assert record.llms == {"words": "tiny"}
     assert set(record.pictures[1].scale) == {"high temperature", "low temperature", "high heart rate", "rising lactate"}
     assert RunFolder(folder).read(ControlFile).answers == ()
-    assert build_report(folder)
+    page = build_report(folder)
+    assert "Findings weighed by the LLM" in page
+    assert "fast heart: " in page
 
 
 def test_the_study_of_the_record_is_the_study(folder: Path) -> None:

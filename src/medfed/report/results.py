@@ -14,9 +14,9 @@ from typing import NamedTuple
 from rich.table import Table as TerminalTable
 from rich.text import Text as TerminalText
 
-from medfed.evaluation.controls import BLIND, JUDGED, NEAREST, is_control
+from medfed.evaluation.controls import BLIND, JUDGED, NEAREST, WORDS, is_control
 from medfed.evaluation.verdict import CONTRADICTED, SUPPORTED, UNCLEAR, above_chance, all_of, better
-from medfed.records.schema import ComparedDifference, Difference, ScoreFile, ScoreRow, SiteFile, SiteRow
+from medfed.records.schema import ComparedDifference, Difference, ScoreFile, ScoreRow, SiteFile, SiteRow, WordsFile
 from medfed.report import html, retention
 from medfed.report.models import (
     BEST_CONSTANT,
@@ -48,6 +48,8 @@ SHORT = {
     "reuse/nearest": "Head reused",
     "count": "Count",
     "lora": "One LoRA",
+    "words": "Words",
+    "words+count": "Words, count",
 }
 CHANCE = 0.5
 """AUROC of a constant answer."""
@@ -139,6 +141,25 @@ def headline(run: Run) -> list[html.Part]:
             note += "The trained head whose text is nearest answers it too; no label chose it."
         parts.append(html.Text(note, "soft small"))
     return html.when(parts, html.Text(text, "soft"), *parts)
+
+
+def pictures(run: Run) -> list[html.Part]:
+    """The mean AUROC over the clinical pictures by model, the paired differences, and the findings of each picture."""
+    words = run.file(WordsFile)
+    lines = [(one, model_title(one.model)) for one in words.means if one.baseline is None]
+    gaps = {one.baseline: one for one in words.means if one.baseline}
+    rows = []
+    for one, title in lines:
+        gap = gaps.get(one.model)
+        shown = "" if gap is None else f"{number(gap.value, signed=True)} {bounds(gap, 3, signed=True)}"
+        rows.append(html.Row(title, [f"{number(one.value)} {bounds(one, 3)}", shown], model_style(one.model)))
+    columns = [MODEL, *html.columns("Mean AUROC", "Findings weighed − model")]
+    counted = words.means[0] if words.means else None
+    text = "Nobody trains on a clinical picture, and no patient enters the LLM: it says once what findings mean. "
+    text += f"Means over {counted.num_tasks} pictures of {counted.num_patients} patients. " if counted else ""
+    named = [f"{one.picture}: {joined(list(one.weights.get(WORDS, {}))[:3])}" for one in words.pictures]
+    parts: list[html.Part] = [html.Table("Clinical pictures", columns, [html.Group(rows)])] if rows else []
+    return html.when(named, html.Text(text, "soft"), *parts, html.Items(named))
 
 
 def all_metrics(run: Run) -> list[html.Part]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from medfed.evaluation.verdict import Verdict, above, above_chance, all_of, better
+from medfed.evaluation.verdict import Verdict, above, above_chance, all_of, better, over_controls
 from medfed.records.schema import ComparedDifference
-from medfed.report.results import tally
+from medfed.report.models import model_title
+from medfed.report.results import over_in_words, part_title, tally
 from medfed.report.text import MISSING, number
 from sections.comparison import Results, printed, table, task_title
+from sections.controls import leading
 
 MARGIN = 0.005
 """AUROC that the injected LLM may lose against the federated-only model on a trained task."""
@@ -46,6 +48,7 @@ def answers(results: Results) -> list[Answer]:
         above_chance_level,
         against_constants,
         open_answers,
+        over_all_controls,
     )
     return [answer for answer in (question(results) for question in questions) if answer.lines]
 
@@ -158,6 +161,21 @@ def open_answers(results: Results) -> Answer:
     return Answer(
         "Do its answers to open questions beat the best constant answer on token F1?", lines, table(head, cells)
     )
+
+
+def over_all_controls(results: Results) -> Answer:
+    """Whether FedKIM is better than every control, task by task; the controls it loses to, with the differences."""
+    lines, cells = [], []
+    for name, label in _fedkim(results):
+        held = over_controls(leading(results, label))
+        if held is None:
+            continue
+        lines.append(_joined(name, f"Task by task {over_in_words(held, task_title)}"))
+        for (task, part), gaps in held.lost.items():
+            title = f"{task_title(task)}{part_title(part)}"
+            cells += [[title, name, model_title(gap.baseline_model), *_tested(gap)] for gap in gaps]
+    head = ["task", "algorithm", "control", "FedKIM − control", "p", "p (Holm)"]
+    return Answer("Is it better than every control?", lines, table(head, cells) if cells else "It loses to none.")
 
 
 def bold(word: Verdict) -> str:

@@ -232,13 +232,13 @@ def scores(folder: options.RunFolder, as_json: options.AsJson = False) -> None:
     """Print a finished run's table from its files; with --json every metric, interval and difference."""
     from medfed.records.folder import RunFolder
     from medfed.records.schema import ScoreFile
-    from medfed.report.results import summary_table
+    from medfed.report.controls import run_tables
 
     record = RunFolder(folder).read(ScoreFile)
     if as_json:
         typer.echo(record.model_dump_json(indent=1))
     else:
-        options.output().print(summary_table(folder))
+        options.output().print(*run_tables(folder))
 
 
 @app.command()

@@ -38,7 +38,7 @@ HIDDEN = (REUSE, NO_DATA)
 
 def model_title(model: str) -> str:
     """Title of a model in a table."""
-    if model.startswith(REUSE) and model not in MODELS:
+    if is_single_head(model):
         return f"Head {model.removeprefix(REUSE)} reused"
     return MODELS.get(model, model.replace("-", " ").capitalize() if is_constant(model) else model)
 
@@ -64,6 +64,11 @@ def model_order(models: Iterable[str]) -> list[str]:
 def in_first_tables(model: str) -> bool:
     """Whether tables of one metric show the model; of the reused heads they show the nearest alone."""
     return model == NEAREST or not model.startswith(HIDDEN)
+
+
+def is_single_head(model: str) -> bool:
+    """Whether the model is one trained head that answers another task's question, by its task's name."""
+    return model.startswith(REUSE) and model not in MODELS
 
 
 def model_style(model: str) -> str:

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 
-from medfed.evaluation.controls import JUDGED, is_control
-from medfed.records.schema import CardFile, ControlFile, Difference, ExampleCard, Round
-from medfed.report import federation, html, learning, results, retention
+from medfed.evaluation.controls import NEAREST, is_control
+from medfed.records.schema import CardFile, ExampleCard, Round
+from medfed.report import controls, federation, html, learning, results, retention
 from medfed.report.charts import LEAST_AXES, Polygon, line_picture, radar_chart, trace_picture
-from medfed.report.models import INJECTED, in_first_tables, is_constant, model_order, model_style, model_title
+from medfed.report.models import is_constant, model_order, model_style, model_title
 from medfed.report.run import Run
-from medfed.report.text import MISSING, bounds, count, duration, joined, number, origin, range_text, size
+from medfed.report.text import count, duration, joined, number, origin, range_text, size
 
 RANGES = {"auroc": ("AUROC", 0.25), "accuracy": ("Accuracy", 0.0), "token_f1": ("Token F1", 0.0)}
 """Metric → title and where a radar's axes start; they end at 1. Of AUROC chance is 0.5; the paper's Figure 2 shows
@@ -25,7 +25,7 @@ def run_page(run: Run) -> html.Page:
     """Return the page of one run."""
     sections = [
         html.Section("results", "Results", results.headline(run)),
-        html.Section("controls", "Controls", controls(run)),
+        html.Section("controls", "Controls", controls.of_run(run)),
         html.Section("glance", "At a glance", radars(_glance(run))),
         html.Section("examples", "Examples", _examples(run)),
         html.Section("open-questions", "Answers in words", results.open_questions(run)),
@@ -110,7 +110,7 @@ def _frozen(run: Run) -> bool | None:
 def _glance(run: Run) -> Iterator[tuple[str, Sequence[str], Sequence[Polygon]]]:
     """Yield per metric the unseen tasks that have it, and the values of every model and of the best constant."""
     rows = [row for row in run.all_scores.rows if row.role == "unseen" and row.part in results.LEADING]
-    rows = [row for row in rows if in_first_tables(row.model)]
+    rows = [row for row in rows if row.model == NEAREST or not is_control(row.model)]
     for metric in RANGES:
         held = {(row.model, row.task): row for row in rows if row.metric == metric}
         tasks = run.ordered(task for _, task in held)
@@ -120,92 +120,6 @@ def _glance(run: Run) -> Iterator[tuple[str, Sequence[str], Sequence[Polygon]]]:
             values = [row.value if (row := held.get((model, task))) else None for task in tasks]
             polygons.append(Polygon(model_title(model), model_style(model), values))
         yield metric, list(map(run.title, tasks)), polygons
-
-
-def controls(run: Run) -> list[html.Part]:
-    """The LLM minus every control, the heads that were reused, and the LLM's answers to its question in other words."""
-    text = (
-        "The injected LLM minus each control, on the same resamples of the same patients: AUROC, and token F1 of open "
-    )
-    text += "questions. A difference is green or red only if its whole interval is. The best head in hindsight was "
-    text += "chosen by the test labels, so it is a bound, and no verdict counts it."
-    parts = [*_differences(run), *_reused_heads(run), *_answers(run), *_controls_absent(run)]
-    return html.when(parts, html.Text(text, "soft"), *parts)
-
-
-def _differences(run: Run) -> list[html.Part]:
-    gaps = {
-        (gap.task, gap.part, gap.baseline): gap
-        for gap in run.all_scores.differences
-        if gap.model == INJECTED and results.is_first(gap) and (gap.baseline in JUDGED or is_control(gap.baseline))
-    }
-    models = model_order(baseline for *_, baseline in gaps)
-    if not any(map(is_control, models)):
-        return []
-    lines = []
-    for task in run.ordered(task for task, *_ in gaps):
-        for part in (None, *results.PARTS):
-            cells = [_difference(gaps.get((task, part, model))) for model in models]
-            if any(cell.text != MISSING for cell in cells):
-                lines.append(html.Row(f"{run.title(task)}{f', {results.PARTS[part].lower()}' if part else ''}", cells))
-    caption = "Injected LLM minus each control"
-    columns = [html.Column("Task", style=""), *html.columns(*map(model_title, models))]
-    return [html.Table(caption, columns, [html.Group(lines)], "matrix", caption)]
-
-
-def _difference(gap: Difference | None) -> html.Cell:
-    if gap is None or gap.value is None:
-        return html.Cell(MISSING)
-    style = f"num {results.verdict_style(results.verdict_on(gap))}" if gap.baseline in JUDGED else "num"
-    return html.Cell(number(gap.value, signed=True), bounds(gap, signed=True), style)
-
-
-def _reused_heads(run: Run) -> list[html.Part]:
-    """Which head answered which unseen task, and why the others did not."""
-    lines = []
-    for reuse in run.file(ControlFile).reuse:
-        others = [f"{run.title(name)} ({number(value, 2)})" for name, value in reuse.similarity.items()]
-        left_out = [f"{run.title(name)}: {why}" for name, why in reuse.left_out.items()]
-        chosen = [run.title(name) if name else MISSING for name in (reuse.nearest, reuse.best)]
-        texts = [*chosen, ", ".join(others), "; ".join(left_out)]
-        lines.append(html.Row(run.title(reuse.task), [html.Cell(text, style="plain") for text in texts]))
-    heads = ["Unseen task", "Nearest head", "Best in hindsight", "Heads that answer (similarity)", "Left out"]
-    caption = "Trained heads that answer unseen tasks"
-    table = html.Table(caption, html.columns(*heads, style=""), [html.Group(lines)], "lines", caption)
-    note = "The nearest head is chosen by the words of task description and question (TF-IDF), before any score."
-    return html.when(lines, table, html.Text(note, "soft small"))
-
-
-def _answers(run: Run) -> list[html.Part]:
-    """Whether the LLM's answers follow the heads, and the question."""
-    lines = []
-    for check in run.file(ControlFile).answers:
-        ranks = [f"{model_title(name)} {number(value, 2)}" for name, value in check.rank_correlation.items()]
-        numbers = [number(check.negation, 2), number(check.paraphrases, 2), str(check.n)]
-        cells = [html.Cell(", ".join(ranks) or MISSING, style="plain"), *map(html.Cell, numbers)]
-        tip = " ".join([check.opposite, *check.reworded])
-        lines.append(html.Row(run.title(check.task), cells, tip=tip))
-    heads = html.columns("Opposite to the negated question", "Same to paraphrases", "n")
-    columns = [*html.columns("Task", "Rank correlation with heads", style=""), *heads]
-    caption = "What the LLM's answers follow"
-    note = (
-        "A rank correlation of 1: the LLM orders patients as that head does. An LLM that reads the question gives the "
-    )
-    note += "opposite answer to its negation, and the same to a paraphrase. One that ignores it has 0 and 1. Of unseen "
-    note += "tasks, answers are split at the mean log-odds of each question."
-    return html.when(
-        lines, html.Table(caption, columns, [html.Group(lines)], "lines", caption), html.Text(note, "soft")
-    )
-
-
-def _controls_absent(run: Run) -> list[html.Part]:
-    """Why a control has no answer."""
-    lines = [
-        f"{run.title(task)}, {model_title(control).lower()}: {why}"
-        for task, reasons in run.file(ControlFile).absent.items()
-        for control, why in reasons.items()
-    ]
-    return html.when(lines, html.Details(f"Controls without an answer ({len(lines)})", [html.Items(lines)]))
 
 
 def _examples(run: Run) -> list[html.Part]:

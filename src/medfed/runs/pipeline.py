@@ -38,8 +38,8 @@ from medfed.records.schema import (
     ScoreFile,
     StudyFile,
 )
+from medfed.report.controls import run_tables
 from medfed.report.page import write_report
-from medfed.report.results import summary_table
 from medfed.runs.baselines import Baseline, baselines_of, train_baselines
 from medfed.runs.cards import example_cards
 from medfed.runs.context import Participants, RunContext, RunPaths, check_workers, folder_of, here, settled
@@ -106,7 +106,7 @@ def run_study(
             reporter.say("its example cards stay as they were written; --show-examples counts when a run is made")
     else:
         _compute(context, participants)
-    reporter.console.print(summary_table(run.root))
+    reporter.console.print(*run_tables(run.root))
     written = run.root / "report.html"
     if report is not None:
         shutil.copyfile(written, report)

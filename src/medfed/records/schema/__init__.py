@@ -14,6 +14,7 @@ from medfed.records.schema.cards import CardFile, ExampleCard, ExpertWeight, Vie
 from medfed.records.schema.comparison import (
     Block,
     Compared,
+    ComparedAnswers,
     ComparedDifference,
     ComparedRow,
     ComparisonFile,
@@ -57,6 +58,7 @@ __all__ = [
     "CardFile",
     "ClientRound",
     "Compared",
+    "ComparedAnswers",
     "ComparedDifference",
     "ComparedRow",
     "ComparisonFile",

@@ -41,6 +41,18 @@ class ComparedDifference(Compared):
     significant: bool = False
 
 
+class ComparedAnswers(Record):
+    """What the injected LLM's answers to one closed task follow: means over a cell's seeds of :class:`AnswerCheck`."""
+
+    label: str
+    task: str
+    num_seeds: int = 1
+    n: int = 0
+    rank_correlation: dict[str, Number] = {}
+    negation: Number = None
+    paraphrases: Number = None
+
+
 class ComparisonFile(File, path="comparison.json"):
     """``comparison.json``: several runs compared over seeds.
 
@@ -51,6 +63,7 @@ class ComparisonFile(File, path="comparison.json"):
         seeds: label → seeds.
         cells: label → axis → value.
         folders: the run folders.
+        answers: closed tasks, and whether the LLM's answers follow heads and question.
     """
 
     name: str = ""
@@ -62,6 +75,7 @@ class ComparisonFile(File, path="comparison.json"):
     folders: tuple[str, ...] = ()
     rows: tuple[ComparedRow, ...] = ()
     differences: tuple[ComparedDifference, ...] = ()
+    answers: tuple[ComparedAnswers, ...] = ()
 
 
 class Standing(Record):

@@ -280,13 +280,13 @@ def _lines(path: Path, records: Iterable[dict]) -> None:
 
 EMBARRASSING = {
     "trained": {"federated": 0.9, "heads": 1.1, "local": 0.5, "centralised": 1.6, "count": 0.4, "lora": 1.0},
-    "unseen": {"reuse/cd": 0.2, "reuse/nearest": 1.6, "reuse/mean": 0.9, "reuse/best": 1.9, "count": 0.1, "lora": 0.7},
+    "unseen": {"reuse/cd": 0.2, "reuse/nearest": 3.0, "reuse/mean": 0.9, "reuse/best": 3.5, "count": 0.1, "lora": 0.7},
 }
 """Role → control → separation of its answers; the injected LLM's is 1 on trained tasks and 0.6 on unseen ones."""
 WORDS = ("left lung", "right lung", "heart")
 
 
-def fake_controlled_runs(root: Path, num_seeds: int = 2, num_examples: int = 120) -> list[Path]:
+def fake_controlled_runs(root: Path, num_seeds: int = 3, num_examples: int = 120) -> list[Path]:
     """Write finished runs of one cell with every control, on two closed tasks and one with answers in words."""
     folders = []
     for seed in range(num_seeds):

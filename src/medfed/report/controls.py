@@ -47,12 +47,12 @@ Row = ScoreRow | ComparedRow
 FOLLOWS = "What the LLM's answers follow"
 SHORT_PARTS = {"open": " open", "closed": " yes/no"}
 SHORT = {
-    "reuse/nearest": "Nearest head",
-    "reuse/mean": "Mean of heads",
+    "reuse/nearest": "Near head",
+    "reuse/mean": "Mean head",
     "reuse/best": "Best in hind- sight",
     "count": "Count",
-    "blind/other": "Other patient",
-    "blind/none": "No patient",
+    "blind/other": "Other data",
+    "blind/none": "No data",
     "blind/type": "By type",
     "lora": "One LoRA",
 }

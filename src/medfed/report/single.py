@@ -7,10 +7,11 @@ from contextlib import suppress
 from datetime import datetime
 
 from medfed.evaluation.controls import NEAREST, is_control
+from medfed.evaluation.responses import MEMBER
 from medfed.records.schema import CardFile, ExampleCard, Round
 from medfed.report import controls, federation, html, learning, results, retention
 from medfed.report.charts import LEAST_AXES, Polygon, line_picture, radar_chart, trace_picture
-from medfed.report.models import is_constant, model_order, model_style, model_title
+from medfed.report.models import in_first_tables, is_constant, model_order, model_style, model_title
 from medfed.report.run import Run
 from medfed.report.text import count, duration, joined, number, origin, range_text, size
 
@@ -135,7 +136,7 @@ def _examples(run: Run) -> list[html.Part]:
 def _example(card: ExampleCard, title: str) -> html.Card:
     traces = [trace_picture(v.title, v.values, v.seconds, v.unit) for v in card.views if v.kind == "trace"]
     answers = [("Truth", html.Cell(card.gold, style="strong"))] if card.gold else []
-    for model in model_order([*card.probabilities, *card.generated]):
+    for model in filter(_is_on_cards, model_order([*card.probabilities, *card.generated])):
         known = {text: p for text, p in card.probabilities.get(model, {}).items() if p is not None}
         answer = card.generated.get(model) or max(known, key=lambda text: known[text], default=None)
         if answer is not None:
@@ -152,6 +153,11 @@ def _example(card: ExampleCard, title: str) -> html.Card:
     lines = [view for view in card.views if view.kind == "line"]
     series = [(view.title, line_picture(view.title, view.values), range_text(view.values)) for view in lines]
     return html.Card(title, withheld, image, traces[0] if traces else "", series, card.question, answers)
+
+
+def _is_on_cards(model: str) -> bool:
+    """A card shows no model of a single client, and of the reused heads the nearest."""
+    return in_first_tables(model) and (is_control(model) or MEMBER not in model)
 
 
 def _data(run: Run) -> list[html.Part]:

@@ -83,9 +83,9 @@ def _table(cells: Cells, group: Group, title: Title) -> str:
     tasks = list(dict.fromkeys(task for _, task in held))
     known = [gap for gap in cells.gaps if (gap.metric, gap.part) == (group.metric, group.part)]
     gaps = {(baseline_of(gap), gap.task): gap for gap in known}
-    shown = [model for model in model_order(model for model, _ in held) if _is_shown(model, group)]
+    printed = [model for model in model_order(model for model, _ in held) if _is_printed(model, group)]
     lines = []
-    for model in shown:
+    for model in printed:
         row = [_cell(held.get((model, task)), gaps.get((model, task)), cells.digits) for task in tasks]
         lines.append([model_title(model), *row])
     head = [group.caption, *(MEANS.get(task) or title(task) for task in tasks)]
@@ -93,7 +93,7 @@ def _table(cells: Cells, group: Group, title: Title) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines)) if tasks else ""
 
 
-def _is_shown(model: str, group: Group) -> bool:
+def _is_printed(model: str, group: Group) -> bool:
     """Of constants only the best answer in words: every other has an AUROC of 0.5."""
     return not is_constant(model) or (group.part == "open" and model == "constant-best")
 

@@ -30,6 +30,6 @@ def real(results: Results) -> str:
                 balanced = results.row(label, "fedkim", task, "balanced_accuracy")
                 lines.append([task_title(task) + mark, str(ours.n), *map(printed, (ours, federated, balanced))])
     head = ["task", "n", "AUROC: FedKIM", "AUROC: federated only", "balanced accuracy: FedKIM"]
-    said = verdict.short([answer for answer in [verdict.over_all_controls(results)] if answer.lines])
-    parts = [results.seeds(), *(["\n".join(said)] if said else []), table(head, lines)]
+    reported = verdict.short([answer for answer in [verdict.over_all_controls(results)] if answer.lines])
+    parts = [results.seeds(), *(["\n".join(reported)] if reported else []), table(head, lines)]
     return "\n\n".join([*parts, controls.section(results, label)])

@@ -138,8 +138,8 @@ def _compared(
     differences: list[ComparedDifference] = []
     roles = {name: task.facts.role for run in runs for name, task in run.tasks.items()}
     roles |= {"mean-trained": "trained", "mean-unseen": "unseen"}
-    found = dict.fromkeys(measure for run in runs for task in run.tasks.values() for measure in measures(task))
-    for measure in [measure for measure in found if not metrics or measure.metric in metrics]:
+    known = dict.fromkeys(measure for run in runs for task in run.tasks.values() for measure in measures(task))
+    for measure in [measure for measure in known if not metrics or measure.metric in metrics]:
         outcomes = _outcomes(runs, measure, settings.num_resamples)
         outcomes |= _means(outcomes, runs)
         ordered = sorted(outcomes, key=lambda key: (names.index(key[0]), list(roles).index(key[2])))
@@ -158,9 +158,9 @@ def _compared(
     return rows, differences
 
 
-def _yes_or_no(found: Sequence[C]) -> list[C]:
+def _yes_or_no(rows: Sequence[C]) -> list[C]:
     """Return what is known of yes/no among open questions, as their part; means over tasks are left out."""
-    return [row.model_copy(update={"part": "closed"}) for row in found if not row.task.startswith("mean-")]
+    return [row.model_copy(update={"part": "closed"}) for row in rows if not row.task.startswith("mean-")]
 
 
 def measures(task: TaskResponses) -> list[Measure]:

@@ -27,7 +27,7 @@ WITHOUT_LLM = ("federated", "heads", "local")
 JUDGED = (*WITHOUT_LLM, NEAREST, MEAN, COUNT, OTHER, NO_DATA, BY_TYPE, LORA)
 """The controls that the LLM has to beat; each is chosen before a test label is read."""
 BOUNDS = ("centralised", IN_HINDSIGHT)
-"""What the LLM is printed beside and need not beat: privacy rules out the one, test labels chose the other."""
+"""Models that the LLM need not beat: privacy rules out the one, and test labels chose the other."""
 
 
 def is_control(model: str) -> bool:

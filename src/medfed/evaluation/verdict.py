@@ -20,7 +20,7 @@ Bounded = Score | Compared
 """A row with an interval: of a run's scores or of a comparison."""
 Gap = Difference | ComparedDifference
 """A paired difference, of one run or over seeds."""
-Asked = tuple[str, str | None]
+Question = tuple[str, str | None]
 """(task, part of its questions)."""
 
 
@@ -72,8 +72,8 @@ def opposite(verdict: Verdict) -> Verdict:
 class OverControls(NamedTuple):
     """The verdict on "better than every control" on each task, and the differences to the controls it loses to."""
 
-    verdicts: dict[Asked, Verdict]
-    lost: dict[Asked, list[Gap]]
+    verdicts: dict[Question, Verdict]
+    lost: dict[Question, list[Gap]]
 
 
 def over_controls(gaps: Iterable[Gap]) -> OverControls | None:
@@ -82,15 +82,15 @@ def over_controls(gaps: Iterable[Gap]) -> OverControls | None:
     ``gaps`` are the LLM minus other models, by one metric a task. A task's claim is on all its controls at once.
     Yes/no among open questions are a task of their own. Bounds are no controls.
     """
-    held: dict[Asked, list[Gap]] = {}
+    held: dict[Question, list[Gap]] = {}
     for gap in gaps:
         if baseline_of(gap) in JUDGED and gap.value is not None:
             held.setdefault((gap.task, gap.part), []).append(gap)
     if not any(is_control(baseline_of(gap)) for judged in held.values() for gap in judged):
         return None
-    lost = {asked: [gap for gap in judged if better(gap) == CONTRADICTED] for asked, judged in held.items()}
-    verdicts = {asked: all_of(map(better, judged)) for asked, judged in held.items()}
-    return OverControls(verdicts, {asked: judged for asked, judged in lost.items() if judged})
+    lost = {question: [gap for gap in judged if better(gap) == CONTRADICTED] for question, judged in held.items()}
+    verdicts = {question: all_of(map(better, judged)) for question, judged in held.items()}
+    return OverControls(verdicts, {question: judged for question, judged in lost.items() if judged})
 
 
 def baseline_of(gap: Gap) -> str:

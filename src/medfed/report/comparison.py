@@ -183,8 +183,8 @@ def _against_controls(comparison: ComparisonFile, title: Title) -> list[str]:
         home = [gap for gap in comparison.differences if (gap.label, gap.baseline_label) == (label, label)]
         leading = [gap for gap in home if gap.metric == LEADS.get(gap.part) and gap.task not in MEANS]
         if held := over_controls(leading):
-            said = over_in_words(held, lambda task: title(task, None), short=label != comparison.labels[0])
-            lines.append(f"{label}: {said}")
+            reported = over_in_words(held, lambda task: title(task, None), short=label != comparison.labels[0])
+            lines.append(f"{label}: {reported}")
     return lines
 
 
@@ -201,8 +201,8 @@ def _terminal_table(compared: Compared, part: str | None) -> TerminalTable | Non
     for member in compared.members:
         held = [compared.row(member, LEADS[part], task, part) for task in tasks]
         known = any(row is not None and row.value is not None for row in held)
-        shown = part is not None or not is_constant(member.model)  # a constant has an AUROC of 0.5
-        if known and shown and not is_single_head(member.model):
+        printed = part is not None or not is_constant(member.model)  # a constant has an AUROC of 0.5
+        if known and printed and not is_single_head(member.model):
             wide = [task in MEANS or (part is not None and member.model == INJECTED) for task in tasks]
             cells = [_printed(row, interval=interval) for row, interval in zip(held, wide, strict=True)]
             lines.append([member.title, *cells])
@@ -222,16 +222,16 @@ def markdown(comparison: ComparisonFile) -> str:
     """Return the comparison as Markdown: a table per task, then the differences."""
     seeds = ", ".join(map(str, sorted({seed for by_label in comparison.seeds.values() for seed in by_label})))
     text = f"Means over the seeds {seeds}; in brackets 95 % intervals over seeds and patients."
-    shown = (*PARTS, *(["all"] if comparison.paper else []))
-    places = dict.fromkeys((row.task, row.part) for row in comparison.rows if row.part in shown and row.n)
+    parts = (*PARTS, *(["all"] if comparison.paper else []))
+    places = dict.fromkeys((row.task, row.part) for row in comparison.rows if row.part in parts and row.n)
     sections = [line for place in places for line in task_section(comparison, *place)]
     verdicts = "\n".join(f"- {line}" for line in sentences(comparison))
-    parts = [f"# {comparison.name}", comparison.description, verdicts, text, *sections]
-    return "\n\n".join([*parts, *_follows(comparison), *_gaps(comparison)]) + "\n"
+    texts = [f"# {comparison.name}", comparison.description, verdicts, text, *sections]
+    return "\n\n".join([*texts, *_follows(comparison), *_gaps(comparison)]) + "\n"
 
 
 def _follows(comparison: ComparisonFile) -> list[str]:
-    """What the LLM's answers follow, in Markdown."""
+    """A table in Markdown: whether the LLM's answers follow heads and question."""
     lines = []
     for check in comparison.answers:
         ranks = ", ".join(f"{model_title(name)} {number(rho, 2)}" for name, rho in check.rank_correlation.items())

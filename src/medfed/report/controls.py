@@ -1,7 +1,7 @@
 """The section on controls, of one run and of a comparison: what could embarrass the injected LLM, and by how much.
 
-The names are those of :mod:`medfed.evaluation.controls`. A single reused head has its difference beside its similarity;
-everywhere else stand the nearest head, the mean, and the best in hindsight.
+The names are those of :mod:`medfed.evaluation.controls`. A single reused head has its difference next to its
+similarity; everywhere else stand the nearest head, the mean, and the best in hindsight.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def of_comparison(comparison: ComparisonFile, title: Callable[[str], str]) -> li
     folded: list[html.Part] = []
     for label in comparison.labels:
         gaps = [gap for gap in comparison.differences if (gap.label, gap.baseline_label) == (label, label)]
-        found = _Models([row for row in comparison.rows if row.label == label], gaps)
-        if tables := found.tables(title):
+        models = _Models([row for row in comparison.rows if row.label == label], gaps)
+        if tables := models.tables(title):
             answers = _follows([one for one in comparison.answers if one.label == label], title)
             folded.append(html.Details(label, [*tables, *answers], unfolded=not folded))
     return html.when(folded, html.Text(text, "soft"), *folded)
@@ -126,7 +126,7 @@ class _Models:
         if dull or all(row is None or row.value is None for row in rows):
             return None
         gaps = [self._gaps.get((model, group.metric, task, group.part)) for task in tasks]
-        cells = [_beside(row, gap) for row, gap in zip(rows, gaps, strict=True)]
+        cells = [_cell(row, gap) for row, gap in zip(rows, gaps, strict=True)]
         return html.Row(model_title(model), cells, model_style(model))
 
 
@@ -134,7 +134,7 @@ def _belongs(row: Row, group: Group) -> bool:
     return (row.metric, row.part) == (group.metric, group.part) and group.role in (None, row.role) and bool(row.n)
 
 
-def _beside(row: Row | None, gap: Gap | None) -> html.Cell:
+def _cell(row: Row | None, gap: Gap | None) -> html.Cell:
     """Return a value, below it the LLM's minus it; of the LLM itself its own interval."""
     if row is None or row.value is None:
         return html.Cell(MISSING)

@@ -286,11 +286,11 @@ def against_controls(scores: ScoreFile) -> list[str]:
 def over_in_words(held: OverControls, title: Callable[[str], str], *, short: bool = False) -> str:
     """Say on how many tasks the LLM is better than every control, and where it loses to which; shortly only where."""
     text = f"better than every control, on {plural(len(held.verdicts), 'task')}: {tally(held.verdicts.values())}."
-    places = {asked: f"{title(asked[0])}{part_title(asked[1])}" for asked in held.lost}
+    places = {question: f"{title(question[0])}{part_title(question[1])}" for question in held.lost}
     if short:
         return f"{text} It loses to at least one on {joined(places.values())}." if places else text
-    for asked, gaps in held.lost.items():
-        text += f" It loses on {places[asked]} to: {joined(map(_by_how_much, gaps))}."
+    for question, gaps in held.lost.items():
+        text += f" It loses on {places[question]} to: {joined(map(_by_how_much, gaps))}."
     return text
 
 

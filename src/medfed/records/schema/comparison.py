@@ -42,7 +42,7 @@ class ComparedDifference(Compared):
 
 
 class ComparedAnswers(Record):
-    """What the injected LLM's answers to one closed task follow: means over a cell's seeds of :class:`AnswerCheck`."""
+    """Means over a cell's seeds of :class:`AnswerCheck`, of one closed task."""
 
     label: str
     task: str

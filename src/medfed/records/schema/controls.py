@@ -1,4 +1,4 @@
-"""What is known of the controls beside their scores, and what the LLM's own answers follow."""
+"""The choice of controls, and whether the LLM's own answers follow heads and question."""
 
 from __future__ import annotations
 

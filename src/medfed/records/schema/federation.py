@@ -1,4 +1,4 @@
-"""What a federation leaves: who holds what, the rounds, their timings and how well each went."""
+"""Files of a federation: who holds what, the rounds, their timings and how well each went."""
 
 from __future__ import annotations
 

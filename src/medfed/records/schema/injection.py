@@ -1,4 +1,4 @@
-"""What injection leaves: the server's steps, the router's weights, what the LLM retained."""
+"""Files of injection: the server's steps, the router's weights, the LLM's answers to examinations."""
 
 from __future__ import annotations
 

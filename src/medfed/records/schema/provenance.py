@@ -1,4 +1,4 @@
-"""What was run: the study's settings, code, machine, data and cost."""
+"""Facts of a run: the study's settings, code, machine, data and cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an algorithm is: three slots, FedAvg's part in each, and how parts combine."""
+"""The form of an algorithm: three slots, FedAvg's part in each, and how parts combine."""
 
 from __future__ import annotations
 

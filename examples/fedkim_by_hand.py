@@ -38,7 +38,8 @@ SEED, ROUNDS, LR, SIZES, EXPERTS, RANK = 0, 2, 0.05, {"north": 12, "south": 18},
 TASK = {name: TASKS[name] for name in ("cd", "pneumonia")}
 FIXED = {"recipe": "paper", "dropout": 0.0, "num_epochs": 1, "batch_size": 8}
 SETTINGS = InjectionSettings(num_experts=EXPERTS, rank=RANK, alpha=4, **FIXED)
-WORDS = SimpleNamespace(bos=0, eos=1, decode=str, encode=lambda t: [2 + zlib.crc32(w.encode()) % 90 for w in t.split()])
+CODE = lambda text: [2 + zlib.crc32(word.encode()) % 90 for word in text.split()]  # noqa: E731
+WORDS = SimpleNamespace(starts=(0,), eos=1, has_template=False, encode=CODE)
 
 
 def examples(task: str, place: str, size: int) -> TaskSet:
@@ -94,7 +95,7 @@ def answer_loss(params: Params, base: Foundation, task: Task, tokens: Tensor, ta
     hooks = [m.register_forward_hook(lambda _, h, out, n=n: out + experts(n, h[0])) for n, m in adapted.items()]
     aligned = tokens @ params["projectors.image.layers.0.weight"].T + params["projectors.image.layers.0.bias"]
     prompt = base.embed(text.encode(f" Question: {task.question} Answer:"))
-    logits = llm(inputs_embeds=torch.cat([base.embed([text.bos]), aligned, prompt])[None]).logits[0, -1]
+    logits = llm(inputs_embeds=torch.cat([base.embed(text.starts), aligned, prompt])[None]).logits[0, -1]
     _ = [hook.remove() for hook in hooks]
     return F.cross_entropy(logits[None], torch.tensor([text.encode(task.answers[target])[0]]))
 

@@ -10,12 +10,14 @@ from rich.console import Console
 from medfed.evaluation.compare import compare_runs
 from medfed.evaluation.controls import BOUNDS, JUDGED
 from medfed.evaluation.verdict import over_controls
+from medfed.export.model_card import all_scores
 from medfed.records.folder import RunFolder
 from medfed.records.schema import ComparisonFile, ControlFile, ScoreFile
 from medfed.report.comparison import comparison_tables, markdown, sentences
 from medfed.report.controls import control_table
 from medfed.report.models import model_title
 from medfed.report.page import build_report
+from medfed.report.run import Run
 from medfed.study.evaluation import BootstrapSettings
 from sections import ablation, controls, demo, readme, tables, verdict
 from sections.comparison import Results
@@ -163,3 +165,14 @@ def test_runs_older_than_the_controls_say_so(comparison: ComparisonFile) -> None
     for made in (readme.headline, readme.real, tables.headline, tables.real_table):
         assert made(old).count(controls.NO_CONTROLS) == 1
     assert "every control" not in verdict.verdict(old)
+
+
+def test_the_model_card_names_the_control_that_is_hardest_to_beat(runs: list[Path]) -> None:
+    table = all_scores(Run(runs[0]))
+    line = next(line for line in table.splitlines() if line.startswith("| Sepsis prediction | unseen | 120 | AUROC |"))
+    gap = next(
+        gap
+        for gap in RunFolder(runs[0]).read(ScoreFile).differences
+        if (gap.task, gap.metric, gap.model, gap.baseline) == ("sp", "auroc", "fedkim", "reuse/nearest")
+    )
+    assert f"Nearest head reused, {gap.value:+.3f}".replace("-", "−") in line, "the best in hindsight is a bound"

@@ -15,17 +15,17 @@ from medfed.report.text import number
 
 LINE_WIDTH = 120
 COLUMNS = {
-    "fedkim": "FedKIM",
+    "fedkim": "medfed",
     "federated": "federated only",
     "reuse/nearest": "nearest head reused",
     "count": "count of abnormal values",
-    "blind/other": "FedKIM, another patient's data",
+    "blind/other": "medfed, another patient's data",
 }
 """Models of the table of closed tasks; a constant answer has an AUROC of 0.5."""
 COLUMNS_IN_WORDS = {
-    "fedkim": "FedKIM",
-    "blind/other": "FedKIM, another patient's data",
-    "blind/none": "FedKIM, no patient",
+    "fedkim": "medfed",
+    "blind/other": "medfed, another patient's data",
+    "blind/none": "medfed, no patient",
     "constant-best": "best constant answer",
 }
 

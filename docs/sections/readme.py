@@ -22,8 +22,8 @@ def real(results: Results) -> str:
     """n, AUROC and balanced accuracy of the study of real extracts."""
     (label,) = results.typed.labels
     compared = ["federated", *(model for model in (NEAREST, COUNT) if model in results.models)]
-    head = ["task", "n", "AUROC: FedKIM", *(f"AUROC: {model_title(model).lower()}" for model in compared)]
-    head.append("balanced accuracy: FedKIM")
+    head = ["task", "n", "AUROC: injected LLM", *(f"AUROC: {model_title(model).lower()}" for model in compared)]
+    head.append("balanced accuracy: injected LLM")
     lines = []
     for role in ("trained", "unseen"):
         for task in results.tasks(role):

@@ -27,7 +27,7 @@ from medfed.evaluation.responses import TaskResponses
 from medfed.evaluation.scorers.base import Replicates
 from medfed.evaluation.scorers.words import BEST
 from medfed.records.folder import RunFolder
-from medfed.records.schema import ComparedDifference, ComparedRow, ComparisonFile, ScoreFile, StudyFile
+from medfed.records.schema import ComparedDifference, ComparedRow, ComparisonFile, Routing, ScoreFile, StudyFile
 from medfed.study.evaluation import BootstrapSettings
 
 MIN_SEEDS = 5
@@ -118,7 +118,8 @@ def compare_runs(
         _correct(family)
         differences += [ComparedDifference(**row) for row in family]
     by_label = {name: tuple(chosen) for name, chosen in seeds.items()}
-    return ComparisonFile(labels=tuple(names), seeds=by_label, rows=tuple(rows), differences=tuple(differences))
+    found = {"rows": tuple(rows), "differences": tuple(differences), "distances": _distances(folders, labels)}
+    return ComparisonFile(labels=tuple(names), seeds=by_label, **found)
 
 
 def measures(task: TaskResponses) -> list[Measure]:
@@ -134,6 +135,17 @@ def _read(folder: Path, label: str) -> SeedRun:
     tasks = [task for task in (*study.train, *study.unseen) if task in scored]
     responses = {task: TaskResponses.of(task, scored[task], run.predictions(task)) for task in tasks}
     return SeedRun(label, study.seed, responses)
+
+
+def _distances(folders: Sequence[Path], labels: Sequence[str]) -> dict[str, dict[int, tuple[float, ...]]]:
+    """Return label → round → how far the router's mixtures of the tasks lie apart, by run; only labels with a router."""
+    found: dict[str, dict[int, tuple[float, ...]]] = {}
+    for folder, label in zip(folders, labels, strict=True):
+        for line in RunFolder(folder).lines(Routing):
+            if line.total_variation is not None:
+                by_round = found.setdefault(label, {})
+                by_round[line.round] = (*by_round.get(line.round, ()), line.total_variation)
+    return found
 
 
 def _outcomes(runs: Sequence[SeedRun], measure: Measure, num_resamples: int) -> Outcomes:

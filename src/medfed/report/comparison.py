@@ -15,7 +15,7 @@ from medfed.evaluation.metrics import METRICS as CLOSED_METRICS
 from medfed.evaluation.text_metrics import TEXT_METRICS
 from medfed.records.schema import ComparedDifference, ComparedRow, ComparisonFile
 from medfed.report import html
-from medfed.report.charts import Bar, Polygon, gain_bars
+from medfed.report.charts import Bar, Polygon, Series, gain_bars, line_chart
 from medfed.report.models import (
     FEDERATED,
     INJECTED,
@@ -43,6 +43,7 @@ METRICS = {name: _TITLES[name] for name in (*CLOSED, "token_f1", "exact_match", 
 TABULATED = ("auroc", "balanced_accuracy", "token_f1", "bleu1", "exact_match")
 """The metrics with a table over all tasks."""
 PAPER_METRICS = ("accuracy", "precision", "recall", "f1", "bleu1")
+DISTANCE = "Total-variation distance between the router's weights of two tasks, mean over all pairs."
 PARTS = (None, "open", "closed")
 COMPARED = ("auroc", "token_f1")
 """Metrics whose differences are listed in Markdown."""
@@ -130,6 +131,7 @@ def comparison_page(comparison: ComparisonFile, runs: Sequence[Run]) -> html.Pag
         html.Section("glance", "At a glance", radars(_glance(compared))),
         html.Section("bars", "Side by side", _bars(compared)),
         html.Section("differences", "Differences", _differences(compared)),
+        html.Section("router", "Router", _router(comparison)),
         html.Section("paper", "The paper's numbers", _paper(compared)),
         html.Section("runs", "Runs", _runs(comparison, runs)),
     ]
@@ -184,7 +186,8 @@ def markdown(comparison: ComparisonFile) -> str:
     parts = (*PARTS, *(["all"] if comparison.paper else []))
     places = dict.fromkeys((row.task, row.part) for row in comparison.rows if row.part in parts and row.n)
     sections = [line for place in places for line in task_section(comparison, *place)]
-    return "\n\n".join([f"# {comparison.name}", comparison.description, text, *sections, *_gaps(comparison)]) + "\n"
+    ends = [*_gaps(comparison), *_distances(comparison)]
+    return "\n\n".join([f"# {comparison.name}", comparison.description, text, *sections, *ends]) + "\n"
 
 
 def task_section(comparison: ComparisonFile, task: str, part: str | None = None) -> tuple[str, str]:
@@ -214,6 +217,37 @@ def _gaps(comparison: ComparisonFile) -> list[str]:
     table = markdown_table(["model", "better than", "task", "difference", "p", "p (Holm)", "verdict"], lines, "--:")
     note = "\\* p < 0.05 after Holm's correction over all differences of the metric, with at least five seeds."
     return ["## Differences of AUROC, and of token F1 where answers are words", table, note] if lines else []
+
+
+def _distances(comparison: ComparisonFile) -> list[str]:
+    """How far the tasks' mixtures of experts lie apart, in Markdown: a line per cell, a column per round."""
+    rounds = sorted({number for by_round in comparison.distances.values() for number in by_round})
+    lines = [
+        [label, *(_distance(comparison.distances[label].get(number)) for number in rounds)]
+        for label in comparison.labels
+        if label in comparison.distances
+    ]
+    table = markdown_table(["round", *map(str, rounds)], lines, "--:")
+    return ["## Distance between the tasks", f"{DISTANCE} Mean over seeds.", table] if lines else []
+
+
+def _distance(values: Sequence[float] | None) -> str:
+    """The mean over runs to two digits that count: it grows from 1e-4 to 1e-1."""
+    return f"{sum(values) / len(values):.2g}" if values else MISSING
+
+
+def _router(comparison: ComparisonFile) -> list[html.Part]:
+    """How far the tasks' mixtures of experts lie apart, round by round, a line per cell."""
+    series = []
+    for place, label in enumerate(comparison.labels):
+        by_round = sorted(comparison.distances.get(label, {}).items())
+        points = [(float(number), sum(values) / len(values)) for number, values in by_round]
+        series += [Series(label, CELL_STYLES[min(place, len(CELL_STYLES) - 1)], points)] * (len(points) > 1)
+    if not series:
+        return []
+    figure = html.Figure("Distance", line_chart(series, "round", "Distance between the tasks"))
+    legend = [html.Legend(line.name, line.style) for line in series]
+    return [html.Text(f"{DISTANCE} Mean over seeds.", "soft"), html.Figures([figure], legend, "three", captions=False)]
 
 
 def _matrices(compared: Compared) -> list[html.Part]:

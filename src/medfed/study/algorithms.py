@@ -240,11 +240,22 @@ class FedProx(Local):
     name: ClassVar[str] = "fedprox"
     implementation: ClassVar[str] = "medfed.algorithms.proximal:FedProx"
     mu: float = Field(default=1e-4, ge=0)  # strength of the pull
+    weighting: Weighting = "examples"  # what a client counts in the mean; in the FedKIM paper all count alike
 
     @property
     def pull(self) -> float:
         """μ."""
         return self.mu
+
+    def default_server(self) -> Server:
+        """Return the mean."""
+        return Mean(weighting=self.weighting)
+
+    def check_parts(self, parts: Composition) -> None:
+        """Refuse a weighting of the mean next to a server's step that does not take it."""
+        if self.weighting != Mean().weighting and not self.default_server().same(parts.server):
+            what = f"fedprox counts {self.weighting} in the mean, and the server's step {parts.server.name} does not"
+            raise _refusal(what, "leave weighting out of local; the mean's own is server.weighting")
 
 
 class Moon(Local):
@@ -481,10 +492,24 @@ class FedAvg(Preset):
     """x ← Σ p_i y_i (McMahan et al. 2017, Alg. 1)."""
 
     name: ClassVar[str] = "fedavg"
+    weighting: Weighting = "examples"  # what a client counts in the mean; in the FedKIM paper all count alike
 
     def composition(self) -> Composition:
         """Return the parts that do nothing more."""
-        return Composition()
+        return Composition(server=Mean(weighting=self.weighting))
+
+
+def plain_mean(value: object) -> object:
+    """Return a study's ``algorithm`` with the plain mean of FedKIM's f_avg, where it is FedAvg or FedProx by name.
+
+    A weighting that it gives stays as given, and so do other algorithms.
+    """
+    if isinstance(value, FedAvg | FedProx):
+        return value if "weighting" in value.model_fields_set else value.model_copy(update={"weighting": "clients"})
+    fields = {"name": value} if isinstance(value, str) else value
+    if not isinstance(fields, Mapping) or fields.keys() & set(SLOTS):
+        return value
+    return {"weighting": "clients", **fields} if fields.get("name") in (FedAvg.name, FedProx.name) else value
 
 
 class CreamFL(AlgorithmSettings):

@@ -110,7 +110,7 @@ def order_of_methods(results: Results) -> Answer:
 
 
 def above_chance_level(results: Results) -> Answer:
-    """The injected LLM's AUROC against 0.5 on the unseen tasks; a model with one answer for everybody is never above chance."""
+    """The injected LLM's AUROC against 0.5 on unseen tasks; one answer for everybody is never above chance."""
     lines, cells = [], []
     for name, label in _judged(results):
         verdicts = []

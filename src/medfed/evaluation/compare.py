@@ -138,7 +138,7 @@ def _read(folder: Path, label: str) -> SeedRun:
 
 
 def _distances(folders: Sequence[Path], labels: Sequence[str]) -> dict[str, dict[int, tuple[float, ...]]]:
-    """Return label → round → how far the router's mixtures of the tasks lie apart, by run; only labels with a router."""
+    """Return label → round → how far the tasks' mixtures of experts lie apart, by run; only labels with a router."""
     found: dict[str, dict[int, tuple[float, ...]]] = {}
     for folder, label in zip(folders, labels, strict=True):
         for line in RunFolder(folder).lines(Routing):

@@ -35,6 +35,8 @@ LEVEL = 0.05
 BASELINES = ("federated", "heads", NEAREST, COUNT, OTHER, LORA, BEST)
 """Models that the injected LLM of one run is compared with; differences against others are in the run's scores."""
 Row = dict[str, Any]
+ByRound = dict[str, dict[int, tuple[float, ...]]]
+"""Label → round → value by run."""
 
 
 class Measure(NamedTuple):
@@ -118,8 +120,8 @@ def compare_runs(
         _correct(family)
         differences += [ComparedDifference(**row) for row in family]
     by_label = {name: tuple(chosen) for name, chosen in seeds.items()}
-    found = {"rows": tuple(rows), "differences": tuple(differences), "distances": _distances(folders, labels)}
-    return ComparisonFile(labels=tuple(names), seeds=by_label, **found)
+    head = {"labels": tuple(names), "seeds": by_label, **_mixtures(folders, labels)}
+    return ComparisonFile(**head, rows=tuple(rows), differences=tuple(differences))
 
 
 def measures(task: TaskResponses) -> list[Measure]:
@@ -137,15 +139,19 @@ def _read(folder: Path, label: str) -> SeedRun:
     return SeedRun(label, study.seed, responses)
 
 
-def _distances(folders: Sequence[Path], labels: Sequence[str]) -> dict[str, dict[int, tuple[float, ...]]]:
-    """Return label → round → how far the tasks' mixtures of experts lie apart, by run; only labels with a router."""
-    found: dict[str, dict[int, tuple[float, ...]]] = {}
+def _mixtures(folders: Sequence[Path], labels: Sequence[str]) -> dict[str, ByRound]:
+    """Return distance between, and mean entropy of, the tasks' mixtures of experts, for labels with a router."""
+    distances: ByRound = {}
+    entropies: ByRound = {}
     for folder, label in zip(folders, labels, strict=True):
         for line in RunFolder(folder).lines(Routing):
-            if line.total_variation is not None:
-                by_round = found.setdefault(label, {})
-                by_round[line.round] = (*by_round.get(line.round, ()), line.total_variation)
-    return found
+            known = [value for value in line.entropy.values() if value is not None]
+            mean = sum(known) / len(known) if known else None
+            for table, value in ((distances, line.total_variation), (entropies, mean)):
+                if value is not None:
+                    by_round = table.setdefault(label, {})
+                    by_round[line.round] = (*by_round.get(line.round, ()), value)
+    return {"distances": distances, "entropies": entropies}
 
 
 def _outcomes(runs: Sequence[SeedRun], measure: Measure, num_resamples: int) -> Outcomes:

@@ -637,6 +637,7 @@ class ComparisonFile(File, path="comparison.json"):
         cells: label → axis → value.
         folders: the run folders.
         distances: label → round → total-variation distance between the tasks' mixtures of experts, by run.
+        entropies: label → round → mean entropy of the tasks' mixtures in nats, by run.
     """
 
     name: str = ""
@@ -649,6 +650,7 @@ class ComparisonFile(File, path="comparison.json"):
     rows: tuple[ComparedRow, ...] = ()
     differences: tuple[ComparedDifference, ...] = ()
     distances: dict[str, dict[int, tuple[float, ...]]] = {}
+    entropies: dict[str, dict[int, tuple[float, ...]]] = {}
 
 
 class Standing(Record):

@@ -5,7 +5,7 @@ The numbers come from ``medfed.evaluation.compare``; this module prints them and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,7 +43,6 @@ METRICS = {name: _TITLES[name] for name in (*CLOSED, "token_f1", "exact_match", 
 TABULATED = ("auroc", "balanced_accuracy", "token_f1", "bleu1", "exact_match")
 """The metrics with a table over all tasks."""
 PAPER_METRICS = ("accuracy", "precision", "recall", "f1", "bleu1")
-DISTANCE = "Total-variation distance between the router's weights of two tasks, mean over all pairs."
 PARTS = (None, "open", "closed")
 COMPARED = ("auroc", "token_f1")
 """Metrics whose differences are listed in Markdown."""
@@ -186,7 +185,7 @@ def markdown(comparison: ComparisonFile) -> str:
     parts = (*PARTS, *(["all"] if comparison.paper else []))
     places = dict.fromkeys((row.task, row.part) for row in comparison.rows if row.part in parts and row.n)
     sections = [line for place in places for line in task_section(comparison, *place)]
-    ends = [*_gaps(comparison), *_distances(comparison)]
+    ends = [*_gaps(comparison), *_routers(comparison)]
     return "\n\n".join([f"# {comparison.name}", comparison.description, text, *sections, *ends]) + "\n"
 
 
@@ -219,35 +218,52 @@ def _gaps(comparison: ComparisonFile) -> list[str]:
     return ["## Differences of AUROC, and of token F1 where answers are words", table, note] if lines else []
 
 
-def _distances(comparison: ComparisonFile) -> list[str]:
-    """How far the tasks' mixtures of experts lie apart, in Markdown: a line per cell, a column per round."""
-    rounds = sorted({number for by_round in comparison.distances.values() for number in by_round})
-    lines = [
-        [label, *(_distance(comparison.distances[label].get(number)) for number in rounds)]
-        for label in comparison.labels
-        if label in comparison.distances
+def _routers(comparison: ComparisonFile) -> list[str]:
+    """The tasks' mixtures of experts by round, in Markdown: a line per cell, a column per round."""
+    text = []
+    for title, values, note in _mixtures(comparison):
+        rounds = sorted({number for by_round in values.values() for number in by_round})
+        lines = [
+            [label, *(_mean_text(values[label].get(number)) for number in rounds)]
+            for label in comparison.labels
+            if label in values
+        ]
+        table = markdown_table(["round", *map(str, rounds)], lines, "--:")
+        text += [f"## {title}", note, table] * bool(lines)
+    return text
+
+
+def _mixtures(comparison: ComparisonFile) -> list[tuple[str, Mapping[str, Mapping[int, Sequence[float]]], str]]:
+    """Title, values and note of the two measures of the router."""
+    distance = "Total-variation distance between the weights of two tasks, mean over all pairs and seeds."
+    entropy = "Mean over tasks and seeds, in nats: ln P where all experts weigh alike, 0 where one has all the weight."
+    return [
+        ("Distance between the tasks' mixtures", comparison.distances, distance),
+        ("Entropy of the mixtures", comparison.entropies, entropy),
     ]
-    table = markdown_table(["round", *map(str, rounds)], lines, "--:")
-    return ["## Distance between the tasks", f"{DISTANCE} Mean over seeds.", table] if lines else []
 
 
-def _distance(values: Sequence[float] | None) -> str:
-    """The mean over runs to two digits that count: it grows from 1e-4 to 1e-1."""
+def _mean_text(values: Sequence[float] | None) -> str:
+    """The mean over runs to two digits that count: a distance grows from 1e-4 to 1e-1."""
     return f"{sum(values) / len(values):.2g}" if values else MISSING
 
 
 def _router(comparison: ComparisonFile) -> list[html.Part]:
-    """How far the tasks' mixtures of experts lie apart, round by round, a line per cell."""
-    series = []
-    for place, label in enumerate(comparison.labels):
-        by_round = sorted(comparison.distances.get(label, {}).items())
-        points = [(float(number), sum(values) / len(values)) for number, values in by_round]
-        series += [Series(label, CELL_STYLES[min(place, len(CELL_STYLES) - 1)], points)] * (len(points) > 1)
-    if not series:
-        return []
-    figure = html.Figure("Distance", line_chart(series, "round", "Distance between the tasks"))
-    legend = [html.Legend(line.name, line.style) for line in series]
-    return [html.Text(f"{DISTANCE} Mean over seeds.", "soft"), html.Figures([figure], legend, "three", captions=False)]
+    """The tasks' mixtures of experts round by round, a line per cell."""
+    figures, notes, legend = [], [], dict[str, html.Legend]()
+    for title, values, note in _mixtures(comparison):
+        series = []
+        for place, label in enumerate(comparison.labels):
+            by_round = sorted(values.get(label, {}).items())
+            points = [(float(number), sum(runs) / len(runs)) for number, runs in by_round]
+            style = CELL_STYLES[min(place, len(CELL_STYLES) - 1)]
+            if len(points) > 1:
+                series.append(Series(label, style, points))
+                legend[label] = html.Legend(label, style)
+        if series:
+            figures.append(html.Figure(title, line_chart(series, "round", title)))
+            notes.append(html.Text(f"{title}. {note}", "soft small"))
+    return html.when(figures, *notes, html.Figures(figures, list(legend.values())))
 
 
 def _matrices(compared: Compared) -> list[html.Part]:

@@ -16,7 +16,7 @@ from medfed.report.models import FEDERATED, INJECTED, injected_title, model_titl
 F = TypeVar("F", bound=File)
 L = TypeVar("L", bound=Line)
 DEPLOYED = "Deployed (this algorithm)"
-"""What the federation trained, in a benchmark."""
+"""The title of the federation's model in a benchmark."""
 FEDERATED_LOGS = "federated-only"
 """Folder, inside the run, with the logs of the federation without injection."""
 EXPECTED = ("study.json", "provenance.json", "partition.json", "scores.json", "rounds.jsonl")
@@ -82,8 +82,8 @@ class Run:
         """A model's title: FedKIM by its name only with a recipe of the paper, and the study's own algorithm."""
         if model == INJECTED:
             injection = self.study.settings.get("injection")
-            said = injection if isinstance(injection, dict) else {}
-            return injected_title(said.get("recipe"), said.get("num_experts"))
+            settings = injection if isinstance(injection, dict) else {}
+            return injected_title(settings.get("recipe"), settings.get("num_experts"))
         return DEPLOYED if model == FEDERATED and self.study.job == "benchmark" else model_title(model)
 
     def ordered(self, tasks: Iterable[str]) -> list[str]:

@@ -1,9 +1,10 @@
 """The settings of injection, and its three recipes: ``medfed``, the default, ``paper`` and ``released``.
 
 - ``medfed`` is measured in docs/results.md. It is the class's own defaults.
-- ``paper`` is FedKIM as printed (Wang et al. 2024, Eq. 4 and 5, Sec. 3.5). What the paper leaves open stays medfed's.
-- ``released`` is FedKIM with what the authors' code does otherwise, where that is no fault. docs/decisions/injection.md
-  lists what was taken and what was refused.
+- ``paper`` is FedKIM as printed (Wang et al. 2024, Eq. 4 and 5, Sec. 3.5). Fields that the paper leaves open stay
+  medfed's.
+- ``released`` is FedKIM as the authors' code computes it, but for the code's faults. docs/decisions/injection.md lists
+  the differences that were taken and refused.
 
 Both take the plain mean over clients too (:func:`medfed.study.algorithms.plain_mean`).
 
@@ -44,7 +45,7 @@ PAPER: Mapping[str, Any] = {
     "dropout": 0.1,
     "router": {"attention": "linear", "normalise_embeddings": False},
 }
-"""What ``recipe = "paper"`` sets; ``alpha`` is set to the rank, so that Eq. 5 has no factor."""
+"""The fields of ``recipe = "paper"``; its ``alpha`` is the rank, so that Eq. 5 has no factor."""
 RELEASED: Mapping[str, Any] = {
     **PAPER,
     "warmup": 0.1,
@@ -52,7 +53,7 @@ RELEASED: Mapping[str, Any] = {
     "beta_2": 0.95,
     "router": {"attention": "softmax", "normalise_embeddings": False, "key_dim": 0, "hidden_dim": 0},
 }
-"""What ``recipe = "released"`` sets."""
+"""The fields of ``recipe = "released"``, with the same ``alpha``."""
 RECIPES: Mapping[str, Mapping[str, Any]] = {"medfed": {}, "paper": PAPER, "released": RELEASED}
 """Recipe → the fields that it sets; those that a study gives stay as given."""
 Order = Literal["modality_first", "task_first"]
@@ -176,7 +177,8 @@ class InjectionSettings(SettingsModel):
         if not preset:
             return given
         router = given.get("router", {})
-        said = router.model_dump(exclude_unset=True) if isinstance(router, RouterSettings) else router
-        whole = {**preset["router"], **said} if isinstance(said, Mapping) else said
+        if isinstance(router, RouterSettings):
+            router = router.model_dump(exclude_unset=True)
+        whole = {**preset["router"], **router} if isinstance(router, Mapping) else router
         rank = given.get("rank", cls.model_fields["rank"].default)
         return {**preset, "alpha": rank, **given, "router": whole}

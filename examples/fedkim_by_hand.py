@@ -37,8 +37,8 @@ from medfed.tasks.base import Task, TaskSet
 SEED, ROUNDS, LR, SIZES, EXPERTS, RANK = 0, 2, 0.05, {"north": 12, "south": 18}, 3, 2
 TASK = {name: TASKS[name] for name in ("cd", "pneumonia")}
 SETTINGS = InjectionSettings(recipe="paper", num_experts=EXPERTS, rank=RANK, dropout=0.0, batch_size=8)
-MEAN, WORDS = FedAvg(weighting="clients"), SimpleNamespace(bos=0, eos=1, starts=(0,), has_template=False, decode=str)
-WORDS.encode = lambda t: [2 + zlib.crc32(w.encode()) % 90 for w in t.split()]
+CODE = lambda text: [2 + zlib.crc32(word.encode()) % 90 for word in text.split()]  # noqa: E731
+MEAN, WORDS = FedAvg(weighting="clients"), SimpleNamespace(starts=(0,), eos=1, has_template=False, encode=CODE)
 
 
 def examples(task: str, place: str, size: int) -> TaskSet:

@@ -41,6 +41,8 @@ KNOWN = {
     "not run: fetches packages",
     "not run: RUN is a run of your own",
     "not run: needs vLLM and a GPU",
+    "not run: fetches more than a gigabyte",
+    "not run: needs an LLM in the cache",
 }
 
 

@@ -75,3 +75,14 @@ def test_the_papers_study_takes_the_papers_recipe() -> None:
     injection = load_study(paper).injection.model_dump()
     assert {name: injection[name] for name in PAPER} == dict(PAPER)
     assert load_study(paper, ["injection.lr=0.1"]).injection.lr == 0.1, "what a study gives stays as given"
+
+
+@pytest.mark.parametrize("name", ["smollm2", "qwen", "qwen-real", "medical-7b"])
+def test_the_studies_of_real_llms_inject_once_and_work_against_forgetting(name: str) -> None:
+    study = load_study(DEMO.parent / f"{name}.toml")
+    assert study.foundation.kind == "huggingface"
+    assert (study.injection.schedule, study.evaluation.watch_every) == ("last", 0)
+    assert min(study.injection.rehearsal.weight, study.injection.kl_weight) > 0
+    assert study.evaluation.retention.sets == ("found",)
+    assert set(study.evaluation.controls) == {"reuse", "count", "blind", "answers"}
+    assert (study.twins is None) == (name == "qwen-real")

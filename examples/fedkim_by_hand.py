@@ -94,7 +94,7 @@ def answer_loss(params: Params, base: Foundation, task: Task, tokens: Tensor, ta
     hooks = [m.register_forward_hook(lambda _, h, out, n=n: out + experts(n, h[0])) for n, m in adapted.items()]
     aligned = tokens @ params["projectors.image.layers.0.weight"].T + params["projectors.image.layers.0.bias"]
     prompt = base.embed(text.encode(f" Question: {task.question} Answer:"))
-    logits = llm(inputs_embeds=torch.cat([base.embed([text.bos]), aligned, prompt])[None]).logits[0, -1]
+    logits = llm(inputs_embeds=torch.cat([base.embed(text.starts), aligned, prompt])[None]).logits[0, -1]
     _ = [hook.remove() for hook in hooks]
     return F.cross_entropy(logits[None], torch.tensor([text.encode(task.answers[target])[0]]))
 

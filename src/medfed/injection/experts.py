@@ -53,7 +53,7 @@ def add_experts(model: nn.Module, settings: InjectionSettings) -> PeftModel:
     """
     keep_layout(model)
     count = settings.num_experts
-    sizes = {"r": count * settings.rank, "lora_alpha": count * settings.alpha, "lora_dropout": settings.dropout}
+    sizes = {"r": count * settings.rank, "lora_alpha": count * settings.alpha, "lora_dropout": settings.dropout or 0.0}
     common: dict[str, Any] = {**sizes, "target_modules": target_modules(model), "task_type": "CAUSAL_LM"}
     routed: dict[str, Any] = {"num_experts": count, "router": settings.router.model_dump()}
     config = LoraConfig(**common) if count == 1 else RoutedLoraConfig(**routed, **common)

@@ -16,6 +16,8 @@ from medfed.study.parts import SettingsModel
 
 TINY_LR, TINY_WIDTH, WARMUP = 1e-3, 128, 0.05
 """The learning rate that was measured with the tiny LLM, that LLM's hidden size, and the warm-up of larger ones."""
+TINY_DROPOUT = 0.1
+"""Of the tiny LLM. An LLM from disk is trained a few hundred steps, and dropout costs a tenth of each."""
 PAPER: Mapping[str, Any] = {
     "lr": 5e-4,
     "warmup": 0.0,
@@ -27,6 +29,7 @@ PAPER: Mapping[str, Any] = {
     "answer_calibration": False,
     "keep_optimizer_state": False,
     "routing_weight": 0.0,
+    "dropout": 0.1,
 }
 """The changes of ``recipe = "paper"``; fields that a study gives stay as given."""
 Order = Literal["modality_first", "task_first"]
@@ -91,7 +94,8 @@ class InjectionSettings(SettingsModel):
     num_experts: int = Field(default=12, ge=0)  # P; 1 is a plain LoRA without a router (FedPlug_L), 0 none (FedPlug)
     rank: int = Field(default=8, gt=0)  # r of one expert
     alpha: int = Field(default=16, gt=0)  # a; an expert's output is scaled by a/r
-    dropout: float = Field(default=0.1, ge=0, lt=1)  # on the experts' input
+    # on the experts' input; null is 0.1 (FedKIM's) for the tiny LLM and 0 for one from disk
+    dropout: float | None = Field(default=None, ge=0, lt=1)
     projector: ProjectorKind = "linear"  # `linear` (the paper's) or `mlp`
     router: RouterSettings = RouterSettings()  # how the router reads descriptions
     # reward for routing tasks differently (mutual information); 0 is the paper, whose router hardly tells tasks apart
@@ -108,15 +112,16 @@ class InjectionSettings(SettingsModel):
     device: str = "cpu"  # where the LLM runs
 
     def for_llm(self, width: int, *, from_disk: bool) -> InjectionSettings:
-        """Return the settings with the rate and warm-up of an LLM of hidden size ``width`` where the study gives none.
+        """Return the settings with rate, warm-up and dropout of an LLM of hidden size ``width`` where none is given.
 
         The tiny LLM keeps what was measured with it. Adam moves every weight by about the rate, and a layer's output
         adds up ``width`` such moves. Random moves then grow with the root of the width, equal ones with the width. The
         root is taken; it has not been measured against other rules.
         """
-        lr, warmup = (TINY_LR * (TINY_WIDTH / width) ** 0.5, WARMUP) if from_disk else (TINY_LR, 0.0)
-        given = {"lr": lr if self.lr is None else self.lr, "warmup": warmup if self.warmup is None else self.warmup}
-        return self.model_copy(update=given)
+        usual = {"lr": TINY_LR, "warmup": 0.0, "dropout": TINY_DROPOUT}
+        if from_disk:
+            usual = {"lr": TINY_LR * (TINY_WIDTH / width) ** 0.5, "warmup": WARMUP, "dropout": 0.0}
+        return self.model_copy(update={name: value for name, value in usual.items() if getattr(self, name) is None})
 
     @model_validator(mode="after")
     def _aligns_before_it_injects(self) -> InjectionSettings:

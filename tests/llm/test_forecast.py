@@ -342,12 +342,12 @@ REHEARSING = {"rehearsal": {"weight": 0.5, "num_texts": 4, "max_length": 40}, "k
 @one_thread()
 def test_a_run_takes_what_the_forecast_says_part_by_part(tmp_path: Path) -> None:
     """Injection with rehearsal and KL, scoring, answers in words, examinations: a made LLM in chat form."""
-    sizes = {"hidden_size": 256, "intermediate_size": 1024, "head_dim": 64, "vocab_size": 40_000}
-    folder = write_model(tmp_path / "llm", "qwen2", num_hidden_layers=6, **sizes)
+    sizes = {"hidden_size": 256, "intermediate_size": 768, "head_dim": 64, "vocab_size": 40_000}
+    folder = write_model(tmp_path / "llm", "qwen2", num_hidden_layers=5, **sizes)
     taught("qwen2").save_pretrained(folder)
-    injection = {"num_experts": 4, "rank": 8, "num_epochs": 3, "schedule": "last", **REHEARSING}
+    injection = {"num_experts": 4, "rank": 8, "num_epochs": 2, "public_lr": 0.0, **REHEARSING}
     evaluation = {"controls": [], "watch_every": 0, "max_new_tokens": 4}
-    changes = {"twins": {"num_patients": 120}, "foundation": {"kind": "huggingface", "dtype": "float32"}}
+    changes = {"twins": {"num_patients": 80}, "foundation": {"kind": "huggingface", "dtype": "float32"}}
     study = study_of({**QUICK, **changes, "injection": injection, "evaluation": evaluation}, "quick")
     quiet, paths = Reporter(Console(quiet=True)), RunPaths(tmp_path, tmp_path, foundation=folder)
     sources, examined = find_sources(study, None, tmp_path, quiet), examinations(study, paths)

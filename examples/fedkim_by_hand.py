@@ -38,7 +38,8 @@ SEED, ROUNDS, LR, SIZES, EXPERTS, RANK = 0, 2, 0.05, {"north": 12, "south": 18},
 TASK = {name: TASKS[name] for name in ("cd", "pneumonia")}
 FIXED = {"recipe": "paper", "dropout": 0.0, "num_epochs": 1, "batch_size": 8}
 SETTINGS = InjectionSettings(num_experts=EXPERTS, rank=RANK, alpha=4, **FIXED)
-WORDS = SimpleNamespace(bos=0, eos=1, decode=str, encode=lambda t: [2 + zlib.crc32(w.encode()) % 90 for w in t.split()])
+CODE = lambda text: [2 + zlib.crc32(word.encode()) % 90 for word in text.split()]  # noqa: E731
+WORDS = SimpleNamespace(starts=(0,), eos=1, has_template=False, encode=CODE)
 
 
 def examples(task: str, place: str, size: int) -> TaskSet:

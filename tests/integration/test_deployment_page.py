@@ -43,6 +43,8 @@ KNOWN = {
     "not run: it needs an LLM in the cache",
     "not run: RUN is a run of your own",
     "not run: needs vLLM and a GPU",
+    "not run: fetches more than a gigabyte",
+    "not run: needs an LLM in the cache",
 }
 
 

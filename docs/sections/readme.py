@@ -29,7 +29,7 @@ def real(results: Results) -> str:
                 mark = " (unseen)" if role == "unseen" else ""
                 balanced = results.row(label, "fedkim", task, "balanced_accuracy")
                 lines.append([task_title(task) + mark, str(ours.n), *map(printed, (ours, federated, balanced))])
-    head = ["task", "n", "AUROC: FedKIM", "AUROC: federated only", "balanced accuracy: FedKIM"]
+    head = ["task", "n", "AUROC: injected LLM", "AUROC: federated only", "balanced accuracy: injected LLM"]
     reported = verdict.short([answer for answer in [verdict.over_all_controls(results)] if answer.lines])
     parts = [results.seeds(), *(["\n".join(reported)] if reported else []), table(head, lines)]
     return "\n\n".join([*parts, controls.section(results, label)])

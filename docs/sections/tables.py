@@ -54,11 +54,11 @@ def closed_table(results: Results, methods: dict[str, str], metric: str, models:
 
 
 def open_table(results: Results) -> str:
-    """Answers in words: every text metric by part of the questions, for FedKIM and the constants.
+    """Answers in words: every text metric by part of the questions, for the injected LLM and the constants.
 
     The most frequent answer has no line where it is the best one.
     """
-    label = next(iter(results.backbones.values())).get("FedKIM", results.typed.labels[0])
+    label = results.typed.labels[0]
     lines: list[list[str]] = []
     for task in results.tasks("trained", is_closed=False) + results.tasks("unseen", is_closed=False):
         for part, title in PARTS.items():

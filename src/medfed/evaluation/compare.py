@@ -36,6 +36,7 @@ from medfed.records.schema import (
     ComparedRow,
     ComparisonFile,
     ControlFile,
+    Routing,
     ScoreFile,
     StudyFile,
 )
@@ -47,6 +48,8 @@ BASELINES = (*JUDGED, *BOUNDS, BEST)
 """Models that the injected LLM of one run is compared with; differences against others are in the run's scores."""
 Row = dict[str, Any]
 C = TypeVar("C", ComparedRow, ComparedDifference)
+ByRound = dict[str, dict[int, tuple[float, ...]]]
+"""Label → round → value by run."""
 
 
 class Measure(NamedTuple):
@@ -122,8 +125,8 @@ def compare_runs(
     rows += _yes_or_no(more_rows)
     differences += _yes_or_no(more)
     by_label = {name: tuple(chosen) for name, chosen in seeds.items()}
-    whole = {"rows": tuple(rows), "differences": tuple(differences), "answers": tuple(_answers(runs))}
-    return ComparisonFile(labels=tuple(names), seeds=by_label, **whole)
+    head = {"labels": tuple(names), "seeds": by_label, **_mixtures(folders, labels)}
+    return ComparisonFile(**head, rows=tuple(rows), differences=tuple(differences), answers=tuple(_answers(runs)))
 
 
 def _compared(
@@ -208,6 +211,21 @@ def _answers(runs: Sequence[SeedRun]) -> list[ComparedAnswers]:
 def _known_mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
+
+
+def _mixtures(folders: Sequence[Path], labels: Sequence[str]) -> dict[str, ByRound]:
+    """Return distance between, and mean entropy of, the tasks' mixtures of experts, for labels with a router."""
+    distances: ByRound = {}
+    entropies: ByRound = {}
+    for folder, label in zip(folders, labels, strict=True):
+        for line in RunFolder(folder).lines(Routing):
+            known = [value for value in line.entropy.values() if value is not None]
+            mean = sum(known) / len(known) if known else None
+            for table, value in ((distances, line.total_variation), (entropies, mean)):
+                if value is not None:
+                    by_round = table.setdefault(label, {})
+                    by_round[line.round] = (*by_round.get(line.round, ()), value)
+    return {"distances": distances, "entropies": entropies}
 
 
 def _outcomes(runs: Sequence[SeedRun], measure: Measure, num_resamples: int) -> Outcomes:

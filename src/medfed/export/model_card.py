@@ -185,7 +185,7 @@ def task_scores(run: Run, task: str) -> str:
     """Return every metric of every model on one task, constants last, with n; or that it was not scored."""
     mine = [row for row in run.all_scores.rows if row.task == task and row.part in PARTS]
     groups = dict.fromkeys((row.part, row.n) for row in mine)  # of closed questions not all have a known class
-    tables = [_table([row for row in mine if (row.part, row.n) == group]) for group in groups]
+    tables = [_table(run, [row for row in mine if (row.part, row.n) == group]) for group in groups]
     return "\n\n".join(tables) or "This task was not scored in the run."
 
 
@@ -196,18 +196,18 @@ def all_scores(run: Run) -> str:
     """
     rows = run.all_scores.rows
     lines = [line for task in run.ordered(row.task for row in rows) for line in _lines(run, task)]
-    heads = ["task", "", "n", "metric", model_title(INJECTED), "best constant answer", "hardest control, LLM − it"]
+    heads = ["task", "", "n", "metric", run.model_title(INJECTED), "best constant answer", "hardest control, LLM − it"]
     return markdown_table(heads, lines)
 
 
-def _table(rows: Sequence[ScoreRow]) -> str:
+def _table(run: Run, rows: Sequence[ScoreRow]) -> str:
     by_metric, metrics = {(row.model, row.metric): row for row in rows}, {row.metric: row.title for row in rows}
     models = model_order(row.model for row in rows)
-    lines = [[model_title(model), *(_cell(by_metric.get((model, name))) for name in metrics)] for model in models]
+    lines = [[run.model_title(model), *(_cell(by_metric.get((model, name))) for name in metrics)] for model in models]
     positive = f", {rows[0].num_positive} positive" if rows[0].num_positive is not None else ""
     size = f"n = {rows[0].n}{positive}{PARTS[rows[0].part]}; value [95 % interval]"
     reasons = dict.fromkeys(row.reason for row in rows if row.model == INJECTED and row.reason)
-    notes = "".join(f"\n\n*Of the {model_title(INJECTED)}: {reason}.*" for reason in reasons)
+    notes = "".join(f"\n\n*Of the {run.model_title(INJECTED)}: {reason}.*" for reason in reasons)
     return f"{size}:\n\n{markdown_table(['model', *metrics.values()], lines)}{notes}"
 
 

@@ -18,6 +18,7 @@ from medfed.evaluation.verdict import over_controls
 from medfed.records.schema import ComparedDifference, ComparedRow, ComparisonFile
 from medfed.report import controls, html
 from medfed.report.charts import Bar, Polygon, gain_bars
+from medfed.report.learning import routers, routers_in_markdown
 from medfed.report.models import (
     FEDERATED,
     INJECTED,
@@ -138,6 +139,7 @@ def comparison_page(comparison: ComparisonFile, runs: Sequence[Run]) -> html.Pag
         html.Section("glance", "At a glance", radars(_glance(compared))),
         html.Section("bars", "Side by side", _bars(compared)),
         html.Section("differences", "Differences", _differences(compared)),
+        html.Section("router", "Router", routers(comparison, CELL_STYLES)),
         html.Section("paper", "The paper's numbers", _paper(compared)),
         html.Section("runs", "Runs", _runs(comparison, runs)),
     ]
@@ -227,7 +229,7 @@ def markdown(comparison: ComparisonFile) -> str:
     sections = [line for place in places for line in task_section(comparison, *place)]
     verdicts = "\n".join(f"- {line}" for line in sentences(comparison))
     texts = [f"# {comparison.name}", comparison.description, verdicts, text, *sections]
-    return "\n\n".join([*texts, *_follows(comparison), *_gaps(comparison)]) + "\n"
+    return "\n\n".join([*texts, *_follows(comparison), *_gaps(comparison), *routers_in_markdown(comparison)]) + "\n"
 
 
 def _follows(comparison: ComparisonFile) -> list[str]:

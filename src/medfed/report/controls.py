@@ -44,6 +44,8 @@ COLOURS = (
     "chosen by the test labels, and privacy rules out centralised training: no verdict counts these two."
 )
 Row = ScoreRow | ComparedRow
+Title = Callable[[str], str]
+"""Title of a task, or of a model."""
 FOLLOWS = "What the LLM's answers follow"
 SHORT_PARTS = {"open": " open", "closed": " yes/no"}
 SHORT = {
@@ -65,12 +67,12 @@ def of_run(run: Run) -> list[html.Part]:
     """Every control below the LLM, the heads that were reused, and the LLM's answers to its question in other words."""
     text = f"{READING} with the 95 % interval on the same resamples of the same patients. {COLOURS}"
     gaps = [gap for gap in run.all_scores.differences if gap.model == INJECTED]
-    tables = _Models(run.all_scores.rows, gaps).tables(run.title)
+    tables = _Models(run.all_scores.rows, gaps, run.model_title).tables(run.title)
     parts = [*tables, *_reused_heads(run), *_follows(run.file(ControlFile).answers, run.title), *_absent(run)]
     return html.when(parts, html.Text(text, "soft"), *parts)
 
 
-def of_comparison(comparison: ComparisonFile, title: Callable[[str], str]) -> list[html.Part]:
+def of_comparison(comparison: ComparisonFile, title: Title) -> list[html.Part]:
     """Every cell's LLM above all its controls, task by task, and what its answers follow; the first cell unfolded."""
     text = f"{READING} with the 95 % interval over seeds and patients. {COLOURS}"
     folded: list[html.Part] = []
@@ -103,13 +105,13 @@ GROUPS = (
 class _Models:
     """Rows of models, and the LLM minus them, by model and by (metric, task, part)."""
 
-    def __init__(self, rows: Sequence[Row], gaps: Sequence[Gap]) -> None:
-        self._rows = rows
+    def __init__(self, rows: Sequence[Row], gaps: Sequence[Gap], named: Title = model_title) -> None:
+        self._rows, self._named = rows, named
         self._held = {(row.model, row.metric, row.task, row.part): row for row in rows}
         self._gaps = {(baseline_of(gap), gap.metric, gap.task, gap.part): gap for gap in gaps}
         self._models = [model for model in model_order(row.model for row in rows) if not is_single_head(model)]
 
-    def tables(self, title: Callable[[str], str]) -> list[html.Part]:
+    def tables(self, title: Title) -> list[html.Part]:
         """Return a table per group of tasks; none where no control answered."""
         made: list[html.Part] = []
         for group in GROUPS if any(map(is_control, self._models)) else ():
@@ -127,7 +129,7 @@ class _Models:
             return None
         gaps = [self._gaps.get((model, group.metric, task, group.part)) for task in tasks]
         cells = [_cell(row, gap) for row, gap in zip(rows, gaps, strict=True)]
-        return html.Row(model_title(model), cells, model_style(model))
+        return html.Row(self._named(model), cells, model_style(model))
 
 
 def _belongs(row: Row, group: Group) -> bool:
@@ -217,7 +219,7 @@ def _reused_heads(run: Run) -> list[html.Part]:
     return html.when(lines, table, html.Text(note, "soft small"))
 
 
-def _follows(checks: Iterable[AnswerCheck | ComparedAnswers], title: Callable[[str], str]) -> list[html.Part]:
+def _follows(checks: Iterable[AnswerCheck | ComparedAnswers], title: Title) -> list[html.Part]:
     """Whether the LLM's answers follow the heads, and the question."""
     lines = []
     for check in checks:

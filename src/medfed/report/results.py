@@ -191,7 +191,7 @@ def open_questions(run: Run) -> list[html.Part]:
                 groups.append(html.Group(_model_rows(run, held, list(metrics)), title, f"n = {held[0].n}", claim))
         columns = [MODEL, *html.columns(*metrics.values())]
         parts.append(html.Table(run.title(task), columns, groups, "lines", run.title(task)))
-        parts += [html.Text(line, "small") for line in _likelihood(mine)]
+        parts += [html.Text(line, "small") for line in _likelihood(run, mine)]
     return html.when(parts, html.Text(text, "soft"), *parts)
 
 
@@ -241,7 +241,7 @@ def summary_table(folder: Path) -> TerminalTable:
     models = [m for m in model_order(row.model for row in rows) if not (is_constant(m) or is_control(m))]
     constants, by_clients = metric != AUROC, any(len(row.clients) > 1 for row in rows)
     crowded = len(models) > MOST_INTERVALS
-    titles = [SHORT.get(model, title_of(run, model)) if crowded else title_of(run, model) for model in models]
+    titles = [SHORT.get(model, run.model_title(model)) if crowded else run.model_title(model) for model in models]
     numbers = ["n", *titles, *["best constant"] * constants]
     others = [*["verdict"] * bool(judged), *["worst client"] * by_clients]
     lines = []
@@ -322,11 +322,6 @@ def size_text(row: ScoreRow) -> str:
     return f"n = {row.n}{patients}{positive}"
 
 
-def title_of(run: Run, model: str) -> str:
-    """A model's title; without injection, what the federation trained is the study's own algorithm."""
-    return "Deployed (this algorithm)" if model == FEDERATED and run.study.job == "benchmark" else model_title(model)
-
-
 def _headline_table(run: Run, tasks: Collection[str], title: str, judged: dict[str, Claim]) -> html.Table:
     rows = [row for row in run.scores.rows if row.task in tasks]
     titles = dict.fromkeys(row.title for row in rows if row.primary)
@@ -350,7 +345,7 @@ def _headline_table(run: Run, tasks: Collection[str], title: str, judged: dict[s
                 _track(primary[model], low, constant),
                 *[_score(other.get(model))] * second,
             ]
-            lines.append(html.Row(title_of(run, model), cells, model_style(model), flag=flag))
+            lines.append(html.Row(run.model_title(model), cells, model_style(model), flag=flag))
         claim = _verdict(judged[task]) if task in judged else None
         metric = f"{next(iter(primary.values())).title}, " if len(titles) > 1 else ""
         groups.append(html.Group(lines, run.title(task), metric + size_text(mine[0]), claim))
@@ -372,13 +367,13 @@ def _model_rows(run: Run, rows: Sequence[ScoreRow], metrics: Sequence[str]) -> l
         mine = [held.get((model, name)) for name in metrics]
         answer = next((f"“{row.answer}”" for row in mine if row is not None and row.answer), "")
         flag = FLAG if rows[0].part and any(_is_stuck(row) for row in mine if row is not None) else ""
-        lines.append(html.Row(title_of(run, model), list(map(_score, mine)), model_style(model), answer, flag))
+        lines.append(html.Row(run.model_title(model), list(map(_score, mine)), model_style(model), answer, flag))
     return lines
 
 
 def _place_table(run: Run, caption: str, columns: Sequence[html.Column], lines: Mapping[str, list[str]]) -> html.Table:
     """Return a table of models by client or site."""
-    rows = [html.Row(title_of(run, model), lines[model], model_style(model)) for model in model_order(lines)]
+    rows = [html.Row(run.model_title(model), lines[model], model_style(model)) for model in model_order(lines)]
     return html.Table(caption, [MODEL, *columns], [html.Group(rows)], "matrix", caption)
 
 
@@ -387,14 +382,14 @@ def _missing(run: Run) -> list[html.Part]:
     lines = []
     for row in run.scores.rows:
         if row.reason and not is_constant(row.model):
-            cells = [html.Cell(text, style="plain") for text in (model_title(row.model), row.title, row.reason)]
+            cells = [html.Cell(text, style="plain") for text in (run.model_title(row.model), row.title, row.reason)]
             lines.append(html.Row(run.title(row.task), cells))
     heads = html.columns("Task", "Model", "Metric", "Reason", style="")
     table = html.Table("Missing values", heads, [html.Group(lines)], "lines")
     return html.when(lines, html.Details(f"Values that are missing or rest on a convention ({len(lines)})", [table]))
 
 
-def _likelihood(rows: Sequence[ScoreRow]) -> list[str]:
+def _likelihood(run: Run, rows: Sequence[ScoreRow]) -> list[str]:
     """A sentence per model on the yes/no questions, judged by the likelihoods of yes and no."""
     held = {(row.model, row.metric): row for row in rows if row.part == "closed" and not is_constant(row.model)}
     lines = []
@@ -403,7 +398,7 @@ def _likelihood(rows: Sequence[ScoreRow]) -> list[str]:
         second = f", balanced accuracy {number(balanced.value)} {bounds(balanced)}" if balanced is not None else ""
         reason = f" ({auroc.reason})" if auroc.value is None and auroc.reason else ""
         values = f"AUROC {number(auroc.value)} {bounds(auroc)}{reason}{second}"
-        lines.append(f"{model_title(model)}, likelihood of yes against no on {auroc.n} yes/no questions: {values}.")
+        lines.append(f"{run.model_title(model)}, likelihood of yes against no on {auroc.n} yes/no questions: {values}.")
     return lines
 
 

@@ -11,7 +11,7 @@ from medfed.evaluation.responses import MEMBER
 from medfed.records.schema import CardFile, ExampleCard, Round
 from medfed.report import controls, federation, html, learning, results, retention
 from medfed.report.charts import LEAST_AXES, Polygon, line_picture, radar_chart, trace_picture
-from medfed.report.models import in_first_tables, is_constant, model_order, model_style, model_title
+from medfed.report.models import INJECTED, in_first_tables, is_constant, model_order, model_style
 from medfed.report.run import Run
 from medfed.report.text import count, duration, joined, number, origin, range_text, size
 
@@ -86,6 +86,7 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
     parameters, cost = run.provenance.foundation.get("num_parameters"), run.provenance.cost
     yield "clients", str(len(clients) or "")
     yield "rounds", str(max((line.round for line in run.lines(Round)), default=""))
+    yield "method", run.model_title(INJECTED) if run.study.job == "inject" and run.settings else ""
     yield "algorithm", str(run.setting("algorithm.name") or run.setting("algorithm") or "")
     yield "partition", run.partition.scheme if run.partition.hash else ""
     yield "LLM parameters", count(int(parameters)) if isinstance(parameters, int | float) else ""
@@ -119,7 +120,7 @@ def _glance(run: Run) -> Iterator[tuple[str, Sequence[str], Sequence[Polygon]]]:
         polygons = [Polygon(CONSTANT, "constant", [row.value if row else None for row in best])]
         for model in model_order(model for model, _ in held if not is_constant(model)):
             values = [row.value if (row := held.get((model, task))) else None for task in tasks]
-            polygons.append(Polygon(model_title(model), model_style(model), values))
+            polygons.append(Polygon(run.model_title(model), model_style(model), values))
         yield metric, list(map(run.title, tasks)), polygons
 
 
@@ -129,11 +130,11 @@ def _examples(run: Run) -> list[html.Part]:
     text = f"{file.rule.capitalize()}. The experts are the heaviest of the task's mixture in the last round. "
     text += "Pictures of real patients are written only by medfed run --show-examples."
     place = {task: index for index, task in enumerate(run.ordered(card.task for card in file.cards))}
-    cards = [_example(card, run.title(card.task)) for card in sorted(file.cards, key=lambda card: place[card.task])]
+    cards = [_example(run, card) for card in sorted(file.cards, key=lambda card: place[card.task])]
     return html.when(cards, html.Text(text, "soft"), html.Cards(cards, "examples"))
 
 
-def _example(card: ExampleCard, title: str) -> html.Card:
+def _example(run: Run, card: ExampleCard) -> html.Card:
     traces = [trace_picture(v.title, v.values, v.seconds, v.unit) for v in card.views if v.kind == "trace"]
     answers = [("Truth", html.Cell(card.gold, style="strong"))] if card.gold else []
     for model in filter(_is_on_cards, model_order([*card.probabilities, *card.generated])):
@@ -144,7 +145,7 @@ def _example(card: ExampleCard, title: str) -> html.Card:
             decoded = "cut at the limit" if model in card.cut else ""
             probability = decoded if model in card.generated else number(known[answer], 2)
             style = "outcome right" if right else "outcome wrong"
-            answers.append((model_title(model), html.Cell(answer, probability, style)))
+            answers.append((run.model_title(model), html.Cell(answer, probability, style)))
     if card.experts:
         listed = ", ".join(f"{expert.expert} ({number(expert.weight, 2)})" for expert in card.experts)
         answers.append(("Experts", html.Cell(listed, style="plain")))
@@ -152,7 +153,7 @@ def _example(card: ExampleCard, title: str) -> html.Card:
     image = next((view.png for view in card.views if view.kind == "image"), "")
     lines = [view for view in card.views if view.kind == "line"]
     series = [(view.title, line_picture(view.title, view.values), range_text(view.values)) for view in lines]
-    return html.Card(title, withheld, image, traces[0] if traces else "", series, card.question, answers)
+    return html.Card(run.title(card.task), withheld, image, traces[0] if traces else "", series, card.question, answers)
 
 
 def _is_on_cards(model: str) -> bool:

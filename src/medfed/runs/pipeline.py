@@ -1,12 +1,10 @@
 """START HERE. A run from top to bottom: data → federations → predictors → scores → report.
 
-Both jobs take this one path. ``inject`` is FedKIM (Wang et al. 2024), Figure 1: every round the clients train, the
-server aggregates (Eq. 3) and injects (Eq. 4, 5), and the updated encoders go back. With ``injection.schedule = "last"``
-it injects once, after the last round. ``benchmark`` is the same federation
-without an LLM, tested client by client (Med-MMFL). Both train the baselines of :mod:`medfed.runs.baselines`. Everything
-that responds to a test example is a predictor of :mod:`medfed.runs.predictors`; those that need no training are in
-:mod:`medfed.runs.controls`.
-"""
+Both jobs take this one path. ``inject`` has the steps of Wang et al. 2024, Figure 1. Every round the clients train,
+the server aggregates (Eq. 3) and injects (Eq. 4, 5), and the updated encoders go back. With ``injection.schedule =
+"last"`` it injects once, after the last round. ``benchmark`` is the same federation without an LLM, tested client by
+client (Med-MMFL). Both train the baselines of :mod:`medfed.runs.baselines`. Everything that responds to a test example
+is a predictor of :mod:`medfed.runs.predictors`; those that need no training are in :mod:`medfed.runs.controls`."""
 
 from __future__ import annotations
 
@@ -42,7 +40,16 @@ from medfed.report.controls import run_tables
 from medfed.report.page import write_report
 from medfed.runs.baselines import Baseline, baselines_of, train_baselines
 from medfed.runs.cards import example_cards
-from medfed.runs.context import Participants, RunContext, RunPaths, check_workers, folder_of, here, settled
+from medfed.runs.context import (
+    Participants,
+    RunContext,
+    RunPaths,
+    check_workers,
+    examinations,
+    folder_of,
+    here,
+    settled,
+)
 from medfed.runs.controls import control_file, control_predictors, reused_heads
 from medfed.runs.federation import FederationRun, Trainee, build_model, build_multimodal
 from medfed.runs.predictors import (
@@ -119,7 +126,8 @@ def _compute(context: RunContext, participants: Participants) -> None:
     facts = provenance(study)
     if study.job == "inject" and isinstance(study.foundation, HuggingFaceSettings):
         named_folder(paths.foundation, study.foundation.model, paths.cache)  # a missing one is said before the decoding
-    examinations = _examinations(study, paths)
+        _say_cost(context)
+    examined = examinations(study, paths)
     data = decode_all(study, context.sources.roots, paths.reading(reporter))
     cohort = participants.cohort(context, data)
     run.write(StudyFile(**study.resolved()))
@@ -130,11 +138,11 @@ def _compute(context: RunContext, participants: Participants) -> None:
     before = foundation.fingerprint() if foundation else ""
 
     def build(chosen: Study, name: str) -> Trainee:
-        return replace(_trainee(chosen, foundation), name=name)
+        return replace(trainee_of(chosen, foundation), name=name)
 
     baselines = baselines_of(study, cohort, context.sources.checksums, paths.runs, build)
     models = train_baselines(baselines, reporter, participants.connect)
-    trainee = _trainee(study, foundation, examinations, paths.cache)
+    trainee = trainee_of(study, foundation, examined, paths.cache)
     federation = FederationRun(run, study, cohort, trainee, participants.connect)
     federation.run(reporter, _title(study))
     if foundation is not None:
@@ -176,6 +184,15 @@ def _compute(context: RunContext, participants: Participants) -> None:
     run.finish()
 
 
+def _say_cost(context: RunContext) -> None:
+    """Say what the LLM will take, before anything is computed; a run that goes on says nothing again."""
+    if not context.run.exists(StudyFile.NAME):
+        from medfed.runs.forecast.cost import llm_lines  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
+
+        for line in llm_lines(context):
+            context.reporter.say(line)
+
+
 def foundation_of(study: Study, paths: RunPaths, reporter: Reporter) -> Foundation:
     """Return the study's LLM; a tiny one is pre-trained unless the cache has it."""
     from medfed.llm.foundation import load_foundation  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
@@ -184,21 +201,10 @@ def foundation_of(study: Study, paths: RunPaths, reporter: Reporter) -> Foundati
         return load_foundation(study.foundation, cache=paths.cache, corpus=paths.corpus, path=paths.foundation)
 
 
-def _examinations(study: Study, paths: RunPaths) -> list[Chosen]:
-    """Return the examinations without patients. Raises StudyError if a set is absent."""
-    settings = study.evaluation.retention
-    if study.job != "inject" or not settings.sets:
-        return []
-    from medfed.llm.knowledge import choose  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
-
-    roots = [*([paths.data_root] if paths.data_root else []), *map(Path, settings.roots)]
-    return choose(settings.sets, roots, settings.num_questions)
-
-
-def _trainee(
-    study: Study, foundation: Foundation | None, examinations: Sequence[Chosen] = (), cache: Path | None = None
+def trainee_of(
+    study: Study, foundation: Foundation | None, examined: Sequence[Chosen] = (), cache: Path | None = None
 ) -> Trainee:
-    """Return the model of a federation; its LLM is examined where there are ``examinations``."""
+    """Return the model of a federation; its LLM is examined on the sets ``examined``, if any."""
     if foundation is None:
         return Trainee(DEPLOYED, build_model(study))
     from medfed.injection.inject import Injector  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
@@ -207,8 +213,8 @@ def _trainee(
     model = build_multimodal(study)
     injector = Injector(foundation, model, study.tasks, study.injection, study.seed, alone=not study.federate)
     injector.check_texts()
-    retention = Retention(injector.injected, examinations, study.evaluation.retention, cache)
-    return Trainee(INJECTED, model, injector, retention if examinations else None)
+    retention = Retention(injector.injected, examined, study.evaluation.retention, cache)
+    return Trainee(INJECTED, model, injector, retention if examined else None)
 
 
 def _kept(run: RunFolder, study: Study, retention: Retention) -> ScoreFile:
@@ -297,7 +303,7 @@ def _describe(context: RunContext) -> None:
     listed = ", ".join(f"{size:,} in {name}" for name, size in sizes.items() if size)
     reporter.say(f"  parameters a client trains: {listed}")
     if study.job == "inject":
-        from medfed.runs.cost import llm_lines  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
+        from medfed.runs.forecast.cost import llm_lines  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
 
         for line in llm_lines(context):
             reporter.say(f"  {line}")

@@ -63,6 +63,8 @@ class ComparisonFile(File, path="comparison.json"):
         seeds: label → seeds.
         cells: label → axis → value.
         folders: the run folders.
+        distances: label → round → total-variation distance between the tasks' mixtures of experts, by run.
+        entropies: label → round → mean entropy of the tasks' mixtures in nats, by run.
         answers: closed tasks, and whether the LLM's answers follow heads and question.
     """
 
@@ -75,6 +77,8 @@ class ComparisonFile(File, path="comparison.json"):
     folders: tuple[str, ...] = ()
     rows: tuple[ComparedRow, ...] = ()
     differences: tuple[ComparedDifference, ...] = ()
+    distances: dict[str, dict[int, tuple[float, ...]]] = {}
+    entropies: dict[str, dict[int, tuple[float, ...]]] = {}
     answers: tuple[ComparedAnswers, ...] = ()
 
 

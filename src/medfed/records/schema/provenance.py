@@ -19,8 +19,18 @@ class StudyFile(File, path="study.json", extra="allow"):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings alone, as a study file has them."""
-        return self.model_dump(mode="json", exclude={"schema_version"})
+        """The settings alone, as a study file has them today."""
+        return _as_named_today(self.model_dump(mode="json", exclude={"schema_version"}))
+
+
+def _as_named_today(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's settings with the recipe's name of today, and the weighting that older runs did not choose."""
+    injection, algorithm = settings.get("injection"), settings.get("algorithm")
+    if isinstance(injection, dict) and injection.get("recipe") == "default":
+        settings = {**settings, "injection": {**injection, "recipe": "medfed"}}
+    if isinstance(algorithm, dict) and algorithm.get("name") in ("fedavg", "fedprox") and "local" not in algorithm:
+        settings = {**settings, "algorithm": {"weighting": "examples", **algorithm}}
+    return settings
 
 
 class Skipped(Record):

@@ -49,7 +49,7 @@ from medfed.study.algorithms.base import (
     composition_of,
 )
 from medfed.study.algorithms.creamfl import CreamFL
-from medfed.study.algorithms.local import Ditto, FedProx, Moon, PFedMe, Scaffold
+from medfed.study.algorithms.local import Ditto, FedProx, Moon, PFedMe, Scaffold, plain_mean
 from medfed.study.algorithms.server import Adaptive, FedAdagrad, FedAdam, FedAMS, FedNova, FedYogi, Reddi
 from medfed.study.algorithms.sharing import FedBN, FedPer
 
@@ -84,6 +84,7 @@ __all__ = [
     "Sharing",
     "Weighting",
     "composition_of",
+    "plain_mean",
 ]
 
 ALGORITHMS: tuple[type[AlgorithmSettings], ...] = (

@@ -252,7 +252,8 @@ class FedAvg(Preset):
     """x ← Σ p_i y_i (McMahan et al. 2017, Alg. 1)."""
 
     name: ClassVar[str] = "fedavg"
+    weighting: Weighting = "examples"  # what a client counts in the mean; in the FedKIM paper all count alike
 
     def composition(self) -> Composition:
         """Return the parts that do nothing more."""
-        return Composition()
+        return Composition(server=Mean(weighting=self.weighting))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from medfed.study.algorithms.base import Composition, Local, Mean, Server, Weighting, refusal
+from medfed.study.algorithms.base import SLOTS, Composition, FedAvg, Local, Mean, Server, Weighting, refusal
 from medfed.study.federation import ClientSettings
 
 
@@ -16,11 +17,22 @@ class FedProx(Local):
     name: ClassVar[str] = "fedprox"
     implementation: ClassVar[str] = "medfed.algorithms.proximal:FedProx"
     mu: float = Field(default=1e-4, ge=0)  # strength of the pull
+    weighting: Weighting = "examples"  # what a client counts in the mean; in the FedKIM paper all count alike
 
     @property
     def pull(self) -> float:
         """μ."""
         return self.mu
+
+    def default_server(self) -> Server:
+        """Return the mean."""
+        return Mean(weighting=self.weighting)
+
+    def check_parts(self, parts: Composition) -> None:
+        """Refuse a weighting of the mean next to a server's step that does not take it."""
+        if self.weighting != Mean().weighting and not self.default_server().same(parts.server):
+            what = f"fedprox counts {self.weighting} in the mean, and the server's step {parts.server.name} does not"
+            raise refusal(what, "leave weighting out of local; the mean's own is server.weighting")
 
 
 class Moon(Local):
@@ -98,3 +110,16 @@ class PFedMe(Local):
     def default_server(self) -> Server:
         """Return (1 − β)x + β·mean of w_i."""
         return Mean(eta=self.beta, weighting=self.weighting)
+
+
+def plain_mean(value: object) -> object:
+    """Return a study's ``algorithm`` with the plain mean of FedKIM's f_avg, where it is FedAvg or FedProx by name.
+
+    A weighting that it gives stays as given, and so do other algorithms.
+    """
+    if isinstance(value, FedAvg | FedProx):
+        return value if "weighting" in value.model_fields_set else value.model_copy(update={"weighting": "clients"})
+    fields = {"name": value} if isinstance(value, str) else value
+    if not isinstance(fields, Mapping) or fields.keys() & set(SLOTS):
+        return value
+    return {"weighting": "clients", **fields} if fields.get("name") in (FedAvg.name, FedProx.name) else value

@@ -67,3 +67,14 @@ def test_a_missing_file_and_broken_toml_are_named(tmp_path: Path) -> None:
     broken.write_text("name = ", encoding="utf-8")
     with pytest.raises(StudyError, match="not valid TOML"):
         load_study(broken)
+
+
+@pytest.mark.parametrize("name", ["smollm2", "qwen", "qwen-real", "medical-7b"])
+def test_the_studies_of_real_llms_inject_once_and_work_against_forgetting(name: str) -> None:
+    study = load_study(DEMO.parent / f"{name}.toml")
+    assert study.foundation.kind == "huggingface"
+    assert (study.injection.schedule, study.evaluation.watch_every) == ("last", 0)
+    assert min(study.injection.rehearsal.weight, study.injection.kl_weight) > 0
+    assert study.evaluation.retention.sets == ("found",)
+    assert set(study.evaluation.controls) == {"reuse", "count", "blind", "answers"}
+    assert (study.twins is None) == (name == "qwen-real")

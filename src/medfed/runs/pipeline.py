@@ -41,7 +41,16 @@ from medfed.report.page import write_report
 from medfed.report.results import summary_table
 from medfed.runs.baselines import Baseline, baselines_of, train_baselines
 from medfed.runs.cards import example_cards
-from medfed.runs.context import Participants, RunContext, RunPaths, check_workers, folder_of, here, settled
+from medfed.runs.context import (
+    Participants,
+    RunContext,
+    RunPaths,
+    check_workers,
+    examinations,
+    folder_of,
+    here,
+    settled,
+)
 from medfed.runs.controls import control_file, control_predictors, reused_heads
 from medfed.runs.federation import FederationRun, Trainee, build_model, build_multimodal
 from medfed.runs.predictors import (
@@ -118,7 +127,8 @@ def _compute(context: RunContext, participants: Participants) -> None:
     facts = provenance(study)
     if study.job == "inject" and isinstance(study.foundation, HuggingFaceSettings):
         named_folder(paths.foundation, study.foundation.model, paths.cache)  # a missing one is said before the decoding
-    examinations = _examinations(study, paths)
+        _say_cost(context)
+    examined = examinations(study, paths)
     data = decode_all(study, context.sources.roots, paths.reading(reporter))
     cohort = participants.cohort(context, data)
     run.write(StudyFile(**study.resolved()))
@@ -129,11 +139,11 @@ def _compute(context: RunContext, participants: Participants) -> None:
     before = foundation.fingerprint() if foundation else ""
 
     def build(chosen: Study, name: str) -> Trainee:
-        return replace(_trainee(chosen, foundation), name=name)
+        return replace(trainee_of(chosen, foundation), name=name)
 
     baselines = baselines_of(study, cohort, context.sources.checksums, paths.runs, build)
     models = train_baselines(baselines, reporter, participants.connect)
-    trainee = _trainee(study, foundation, examinations, paths.cache)
+    trainee = trainee_of(study, foundation, examined, paths.cache)
     federation = FederationRun(run, study, cohort, trainee, participants.connect)
     federation.run(reporter, _title(study))
     if foundation is not None:
@@ -175,6 +185,15 @@ def _compute(context: RunContext, participants: Participants) -> None:
     run.finish()
 
 
+def _say_cost(context: RunContext) -> None:
+    """Say what the LLM will take, before anything is computed; a run that goes on says nothing again."""
+    if not context.run.exists(StudyFile.NAME):
+        from medfed.runs.forecast.cost import llm_lines  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
+
+        for line in llm_lines(context):
+            context.reporter.say(line)
+
+
 def foundation_of(study: Study, paths: RunPaths, reporter: Reporter) -> Foundation:
     """Return the study's LLM; a tiny one is pre-trained unless the cache has it."""
     from medfed.llm.foundation import load_foundation  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
@@ -183,21 +202,10 @@ def foundation_of(study: Study, paths: RunPaths, reporter: Reporter) -> Foundati
         return load_foundation(study.foundation, cache=paths.cache, corpus=paths.corpus, path=paths.foundation)
 
 
-def _examinations(study: Study, paths: RunPaths) -> list[Chosen]:
-    """Return the examinations without patients. Raises StudyError if a set is absent."""
-    settings = study.evaluation.retention
-    if study.job != "inject" or not settings.sets:
-        return []
-    from medfed.llm.knowledge import choose  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
-
-    roots = [*([paths.data_root] if paths.data_root else []), *map(Path, settings.roots)]
-    return choose(settings.sets, roots, settings.num_questions)
-
-
-def _trainee(
-    study: Study, foundation: Foundation | None, examinations: Sequence[Chosen] = (), cache: Path | None = None
+def trainee_of(
+    study: Study, foundation: Foundation | None, examined: Sequence[Chosen] = (), cache: Path | None = None
 ) -> Trainee:
-    """Return the model of a federation; its LLM is examined where there are ``examinations``."""
+    """Return the model of a federation; its LLM is examined on the sets ``examined``, if any."""
     if foundation is None:
         return Trainee(DEPLOYED, build_model(study))
     from medfed.injection.inject import Injector  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
@@ -206,8 +214,8 @@ def _trainee(
     model = build_multimodal(study)
     injector = Injector(foundation, model, study.tasks, study.injection, study.seed, alone=not study.federate)
     injector.check_texts()
-    retention = Retention(injector.injected, examinations, study.evaluation.retention, cache)
-    return Trainee(INJECTED, model, injector, retention if examinations else None)
+    retention = Retention(injector.injected, examined, study.evaluation.retention, cache)
+    return Trainee(INJECTED, model, injector, retention if examined else None)
 
 
 def _kept(run: RunFolder, study: Study, retention: Retention) -> ScoreFile:
@@ -296,7 +304,7 @@ def _describe(context: RunContext) -> None:
     listed = ", ".join(f"{size:,} in {name}" for name, size in sizes.items() if size)
     reporter.say(f"  parameters a client trains: {listed}")
     if study.job == "inject":
-        from medfed.runs.cost import llm_lines  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
+        from medfed.runs.forecast.cost import llm_lines  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
 
         for line in llm_lines(context):
             reporter.say(f"  {line}")

@@ -4,7 +4,8 @@ Both jobs take this one path. ``inject`` has the steps of Wang et al. 2024, Figu
 the server aggregates (Eq. 3) and injects (Eq. 4, 5), and the updated encoders go back. With ``injection.schedule =
 "last"`` it injects once, after the last round. ``benchmark`` is the same federation without an LLM, tested client by
 client (Med-MMFL). Both train the baselines of :mod:`medfed.runs.baselines`. Everything that responds to a test example
-is a predictor of :mod:`medfed.runs.predictors`; those that need no training are in :mod:`medfed.runs.controls`."""
+is a predictor of :mod:`medfed.runs.predictors`; those that need no training are in :mod:`medfed.runs.controls`.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def rows(server: Server, examples: Examples) -> tuple[list[Tensor], list[list[in
     for task, encoded, batch in encode(server.model, examples):
         question = foundation.tokenizer.encode(QUESTION.format(question=task.question))
         question = question + foundation.tokenizer.encode(CUE)
-        start = [] if foundation.tokenizer.bos is None else [foundation.tokenizer.bos]
+        start = list(foundation.tokenizer.starts)
         projectors = server.injector.injected.projectors
         replies = [foundation.tokenizer.encode(ANSWER.format(answer=answer)) for answer in task.answers]
         tokens = torch.cat([projectors[name](encoded[name]) for name in task.modalities], 1)

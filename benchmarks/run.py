@@ -28,7 +28,7 @@ from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
-from benchmarks import aggregation, caches, experts, exported, federation, gpu, loading, memory, scoring, server
+from benchmarks import aggregation, caches, experts, exported, federation, gpu, llms, loading, memory, scoring, server
 from benchmarks.machine import head
 from benchmarks.rows import Row
 from benchmarks.table import insert, render
@@ -44,6 +44,7 @@ GROUPS: dict[str, tuple[Callable[[Bench], Iterator[Row]], ...]] = {
     "decoder": (experts.decoder_rows,),
     "exported": (exported.exported_rows,),
     "memory": (memory.memory_rows,),
+    "llms": (llms.llm_rows,),
     "server": (server.step_rows, server.order_rows, caches.cache_rows),
     "scoring": (scoring.scoring_rows,),
     "round": (federation.round_rows,),

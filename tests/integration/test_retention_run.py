@@ -98,7 +98,7 @@ def test_an_absent_set_is_said_before_anything_is_computed(quick: QuickRun, tmp_
 
 def test_settings_name_the_examinations_that_there_are() -> None:
     names = RetentionSettings.model_fields["sets"].annotation.__args__[0].__args__
-    assert set(names) == set(EXAMINATIONS)
+    assert set(names) == {"found", *EXAMINATIONS}
 
 
 def test_scores_without_rows_of_an_examination_are_reported(quick: QuickRun, tmp_path: Path) -> None:

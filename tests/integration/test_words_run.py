@@ -79,7 +79,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_unseen_task_has_words_and_controls(folder: Path) -> None:
     models = set(RunFolder(folder).predictions("fast-heart")[0].responses)
-    expected = {"words", "words+count", "words/other", "words/ceiling", "count", "reuse/mp", "reuse/nearest"}
+    expected = {
+        "words",
+        "words+equal",
+        "words/equal",
+        "words/other",
+        "words/ceiling",
+        "count",
+        "reuse/mp",
+        "reuse/nearest",
+    }
     assert expected <= models
     assert "fedkim" not in models
     assert set(RunFolder(folder).predictions("mp")[0].responses) >= {"federated"}

@@ -30,9 +30,9 @@ from medfed.injection.inject import Injector
 from medfed.injection.model import InjectedModel
 from medfed.llm.forward import run
 from medfed.llm.foundation import load_foundation
-from medfed.runs import cost as dry_run
-from medfed.runs.cost import (
-    Workload,
+from medfed.runs.context import RunPaths, examinations
+from medfed.runs.forecast import cost as dry_run
+from medfed.runs.forecast.cost import (
     cache_bytes,
     devices_of,
     need_lines,
@@ -41,12 +41,15 @@ from medfed.runs.cost import (
     verdict,
     weight_bytes,
     without_weights,
-    workload,
 )
-from medfed.runs.trial import Shape, Trial, trial
+from medfed.runs.forecast.trial import Shape, Trial, Work, trial
+from medfed.runs.forecast.work import Part, Workload, workload
+from medfed.runs.pipeline import foundation_of, trainee_of
+from medfed.runs.predictors import InjectedPredictor
 from medfed.study.foundation import HuggingFaceSettings
 from medfed.study.injection import InjectionSettings
 from medfed.study.study import study_of
+from support.chat_toys import taught
 from support.llm_toys import FAMILIES, IMAGE, examples, federated_model, kept_tensors, settings, tokenizer, write_model
 from support.studies import QUICK
 
@@ -115,23 +118,23 @@ def test_a_trial_runs_and_what_a_step_keeps_grows_with_the_batch(folders: Path) 
         write_model(folder, "gemma2")
     config, own = text_config(folder), HuggingFaceSettings(dtype="float32")
     one, two = (trial(config, Shape(n, 12, 3), own, settings(), "cpu") for n in (2, 4))
-    assert min(one.step_seconds, one.forward_seconds, one.token_seconds) > 0
+    assert min(one.per.read, one.per.learned, one.per.updates, one.per.tokens) > 0
     assert 1.5 < two.kept_bytes / one.kept_bytes < 2.5, "but for what does not depend on the batch"
 
 
 def test_time_is_linear_in_the_work_and_says_its_unit() -> None:
-    ran = Trial(step_seconds=2.0, forward_seconds=0.5, token_seconds=0.1, kept_bytes=1)
-    work = Workload(num_steps=10, num_closed=40, num_open=8, num_calibrating=16, shape=SHAPE, dims={})
-    print("10 × 2 s = 20 s; 40 / 2 × 0.5 s = 10 s; 16 / 2 × 0.5 s = 4 s; 8 / 2 × (0.5 s + 4 × 0.1 s) = 3.6 s")
-    lines = list(time_lines(work, ran, 4, "cpu"))
-    assert [line.split(" for ")[0].split(" to ")[-1 if "up" in line else 0] for line in lines[:2]] == [
-        "  time: 20.0 s",
-        "  time: 10.0 s",
-    ]
-    assert lines[2] == "  time: 4.0 s to calibrate on 16 public examples"
-    assert "3.6 s to answer 8 open" in lines[3]
-    assert "  time: 20.0 min for 600 injection steps" in next(time_lines(replace(work, num_steps=600), ran, 4, "cpu"))
-    assert "  time: 20.0 h for 36,000 injection" in next(time_lines(replace(work, num_steps=36000), ran, 4, "cpu"))
+    ran = Trial(Work(read=0.1, rows=1.0, learned=0.5, learned_rows=2.0, updates=3.0, tokens=0.2), kept_bytes=1)
+    step = Work(learned=8, learned_rows=2, updates=1)
+    print("8 × 0.5 s + 2 × 2 s + 3 s = 11 s; 10 × 0.1 s + 2 × 1 s + 5 × 0.2 s = 4 s")
+    parts = [Part("to learn", step), Part("to answer", Work(read=10, rows=2, tokens=5)), Part("to do nothing", Work())]
+    work = Workload(1, 1, 1, 1, shape=SHAPE, longest=12, dims={}, parts=parts)
+    lines = list(time_lines(work, ran, "cpu"))
+    assert lines[:2] == ["  time: 11.0 s to learn", "  time: 4.0 s to answer"]
+    whole = "  time: 15.0 s in all for the LLM, give or take 25%, on a core of its own; clients not counted"
+    assert lines[2:] == [whole]
+    for number, said in ((60, "11.0 min"), (3600, "11.0 h")):
+        longer = replace(work, parts=[Part("to learn", step.times(number))])
+        assert next(time_lines(longer, ran, "cpu")) == f"  time: {said} to learn"
 
 
 def test_too_little_memory_is_said() -> None:
@@ -155,8 +158,8 @@ def test_what_a_step_keeps_is_what_all_layers_keep(tmp_path: Path, family: str, 
     with injected.train().mixing(torch.full((rows, own.num_experts), 0.5, requires_grad=True)):
         windows = injected.foundation.windows
         held = kept_bytes(injected.llm, lambda: run(injected.llm, windows, laid).float().log_softmax(-1).sum())
-    shape = Shape(batch, laid.embeddings.shape[1], laid.num_answer_positions)
-    ran = trial(text_config(folder), shape, loading, own, "cpu", mixed=True)
+    shape = Shape(batch, laid.embeddings.shape[1], laid.num_answer_positions, mixed=True)
+    ran = trial(text_config(folder), shape, loading, own, "cpu")
     assert ran.kept_bytes == pytest.approx(held, rel=0.02)
 
 
@@ -266,6 +269,26 @@ def test_the_dtype_that_a_trial_chose_is_said_with_its_times(folders: Path, tmp_
     assert f"weights, {found[1]}" in said(tmp_path, "--foundation", str(folder))
 
 
+@pytest.mark.parametrize("name", ["smollm2", "qwen", "qwen-real", "medical-7b"])
+def test_the_studies_of_real_llms_are_forecast(name: str, folders: Path, tmp_path: Path) -> None:
+    folder = folders / "qwen2"
+    if not folder.exists():
+        write_model(folder, "qwen2")
+    small = ["twins.num_patients=40", "twin_sizes={vqa-rad=4,slake=4,ecg-qa=4}"]
+    words = [word for text in small for word in ("--set", text)]
+    places = ["--cache", str(tmp_path), "--runs", str(tmp_path / "runs"), "--foundation", str(folder)]
+    found = CliRunner().invoke(app, ["run", name, "--dry-run", *words, *places])
+    assert found.exit_code == 0, found.exception
+    output = " ".join(found.output.split())
+    for part in (
+        "injection steps",
+        "to examine the LLM 2 times, 40 questions each",
+        "in all for the LLM, give or take",
+    ):
+        assert part in output, part
+    assert ("for one LoRA of equal rank" in output) == (name in ("smollm2", "medical-7b"))
+
+
 @pytest.mark.parametrize("words", [[], ["--set", "foundation.num_steps=5"]])
 def test_an_llm_that_the_study_does_not_take_is_refused(words: list[str], tmp_path: Path) -> None:
     folder = write_model(tmp_path / "llm", "qwen2")
@@ -311,6 +334,53 @@ def test_a_step_takes_what_the_trial_says_within_its_error(tmp_path: Path, famil
         if abs(ratio - 1) <= ran.error:
             return
     pytest.fail(f"the estimate is {ratio:.2f} times the step")
+
+
+REHEARSING = {"rehearsal": {"weight": 0.5, "num_texts": 4, "max_length": 40}, "kl_weight": 1.0}
+
+
+@one_thread()
+def test_a_run_takes_what_the_forecast_says_part_by_part(tmp_path: Path) -> None:
+    """Injection with rehearsal and KL, scoring, answers in words, examinations: a made LLM in chat form."""
+    sizes = {"hidden_size": 256, "intermediate_size": 768, "head_dim": 64, "vocab_size": 40_000}
+    folder = write_model(tmp_path / "llm", "qwen2", num_hidden_layers=5, **sizes)
+    taught("qwen2").save_pretrained(folder)
+    injection = {"num_experts": 4, "rank": 8, "num_epochs": 2, "public_lr": 0.0, **REHEARSING}
+    evaluation = {"controls": [], "watch_every": 0, "max_new_tokens": 4}
+    changes = {"twins": {"num_patients": 80}, "foundation": {"kind": "huggingface", "dtype": "float32"}}
+    study = study_of({**QUICK, **changes, "injection": injection, "evaluation": evaluation}, "quick")
+    quiet, paths = Reporter(Console(quiet=True)), RunPaths(tmp_path, tmp_path, foundation=folder)
+    sources, examined = find_sources(study, None, tmp_path, quiet), examinations(study, paths)
+    cohort = cohort_of(study, sources, decode_all(study, sources.roots, Reading(quiet)), Reading(quiet))
+    foundation = foundation_of(study, paths, quiet)
+    made = trainee_of(study, foundation, examined)
+    injector, look = made.injector, made.retention.look if made.retention else None
+    assert injector
+    assert look
+    predicted = InjectedPredictor(injector, 4)
+    work = workload(study, sources, foundation.tokenizer, examined)
+    assert [part.what.split()[1] for part in work.parts[1:]] == ["score", "calibrate", "answer", "examine"]
+    learning, scoring, _, answering, examining = (part.work for part in work.parts)
+    doing = [
+        (learning, lambda: list(injector.inject(cohort.public, 1))),
+        (scoring.plus(answering), lambda: [predicted(examples) for examples in cohort.test.values()]),
+        (examining, lambda: [look(0), look(1)]),
+    ]
+    for _ in range(3):  # whoever else is on this machine takes its caches
+        taken = [seconds_of(do) for _, do in doing]
+        ran = trial(text_config(folder), work.shape, HuggingFaceSettings(dtype="float32"), study.injection, "cpu")
+        said_of = [ran.seconds(part) for part, _ in doing]
+        print(", ".join(f"{said:.2f} s said and {took:.2f} s taken" for said, took in zip(said_of, taken, strict=True)))
+        ratios = [said / took for said, took in zip(said_of, taken, strict=True)]
+        if abs(sum(said_of) / sum(taken) - 1) <= ran.error and all(0.5 < ratio < 2 for ratio in ratios):
+            return
+    pytest.fail(f"the parts' estimates are {ratios} times what they took")
+
+
+def seconds_of(do: Callable[[], object]) -> float:
+    begun = time.process_time()
+    do()
+    return time.process_time() - begun
 
 
 def test_the_command_says_all_of_it(folders: Path, tmp_path: Path) -> None:

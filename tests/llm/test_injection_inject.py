@@ -153,6 +153,7 @@ CHANGES = {
     "balance_classes": False,
     "keep_optimizer_state": False,
     "weight_decay": 0.5,
+    "beta_2": 0.5,
     "max_grad_norm": 0.01,
     "rehearsal": {"weight": 1.0},
     "kl_weight": 1.0,
@@ -299,13 +300,14 @@ def test_the_rate_goes_by_the_size_of_an_llm_from_disk_alone() -> None:
     print("1e-3 · √(128 / 1536) = 2.887e-4; √(128 / 512) = 1/2")
     assert plain.for_llm(1536, from_disk=True).lr == pytest.approx(2.887e-4, rel=1e-3)
     assert plain.for_llm(512, from_disk=True).lr == pytest.approx(5e-4)
-    assert plain.for_llm(512, from_disk=True).warmup == 0.05
+    disk = plain.for_llm(512, from_disk=True)
+    assert (disk.warmup, disk.dropout) == (0.05, 0.0)
     tiny = plain.for_llm(1536, from_disk=False)
-    assert (tiny.lr, tiny.warmup) == (1e-3, 0.0)
-    said = InjectionSettings(lr=2e-3, warmup=0.5)
+    assert (tiny.lr, tiny.warmup, tiny.dropout) == (1e-3, 0.0, 0.1)
+    said = InjectionSettings(lr=2e-3, warmup=0.5, dropout=0.2)
     assert said.for_llm(1536, from_disk=True) == said
     paper = InjectionSettings.model_validate({"recipe": "paper"}).for_llm(1536, from_disk=True)
-    assert (paper.lr, paper.warmup) == (5e-4, 0.0)
+    assert (paper.lr, paper.warmup, paper.dropout) == (5e-4, 0.0, 0.1)
     assert plain.max_grad_norm == 1.0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,11 @@ from medfed.llm.huggingface import HubTokenizer
 from medfed.llm.knowledge import Chosen, answers_of, choose
 from medfed.llm.language_model import LanguageModel
 from medfed.llm.prompt import build_prompt
+from medfed.runs.context import RunPaths, settled
 from medfed.study.evaluation import EvaluationSettings, RetentionSettings
+from medfed.study.study import study_of
 from support.llm_toys import BOTH, IMAGE, fast_tokenizer, federated_model, injector, language_model, public, settings
+from support.studies import QUICK
 
 CHATML = """{% for message in messages %}<|im_start|>{{ message.role }}
 {{ message.content }}<|im_end|>
@@ -161,6 +165,20 @@ def test_sets_are_looked_for_below_all_roots(tmp_path: Path) -> None:
     place.write_text('{"cop": 9}\n', encoding="utf-8")
     with pytest.raises(DataError, match="opa to opd"):
         choose(["medmcqa"], roots, 3)
+
+
+def test_found_stands_for_the_sets_below_the_roots_and_for_the_sample_without_any(tmp_path: Path) -> None:
+    rows = {"1": {"QUESTION": "Does it help?", "LONG_ANSWER": "It did not.", "final_decision": "no"}}
+    (tmp_path / "here/data").mkdir(parents=True)
+    (tmp_path / "here/data/ori_pqal.json").write_text(json.dumps(rows), encoding="utf-8")
+
+    def names(data_root: Path | None, roots: list[str]) -> tuple[str, ...]:
+        wanted = {**QUICK, "evaluation": {"retention": {"sets": ["found"], "roots": roots}}}
+        study, _ = settled(study_of(wanted, "quick"), RunPaths(tmp_path, tmp_path, data_root))
+        return study.evaluation.retention.sets
+
+    assert names(None, []) == ("sample",)
+    assert sorted(names(tmp_path / "here", [])) == sorted(names(None, [str(tmp_path)])) == ["pubmedqa", "sample"]
 
 
 def test_a_question_is_the_same_at_every_look() -> None:

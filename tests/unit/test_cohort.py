@@ -34,10 +34,10 @@ def films(name: str, target: str, first: int, count: int, brightness: float) -> 
     return Decoded(name, CARD, index, {"image": values}, {"image": np.ones(count, bool)})
 
 
-def cohort(data: dict[str, Decoded]) -> Cohort:
+def cohort(data: dict[str, Decoded], **changes: int) -> Cohort:
     train, unseen = (TASKS["cd"], TASKS["lod"]), (TASKS["ped-nih"],)
-    image = {"image": MODALITIES["image"]}
-    return build_cohort(data, Division(train, unseen, image, SplitSettings(), PartitionSettings(), seed=3))
+    image, split = {"image": MODALITIES["image"]}, SplitSettings.model_validate(changes)
+    return build_cohort(data, Division(train, unseen, image, split, PartitionSettings(), seed=3))
 
 
 def three_collections() -> dict[str, Decoded]:
@@ -61,6 +61,20 @@ def test_no_patient_is_in_two_places_over_all_datasets_and_tasks() -> None:
                 places.setdefault(patient, set()).add(part)
     assert all(len(where) == 1 for where in places.values())
     assert len(places) == 400  # patients 0 to 399 over the three collections
+
+
+def test_a_server_with_a_maximum_keeps_some_of_its_own_examples_and_nobody_gains_any() -> None:
+    whole, few = cohort(three_collections()), cohort(three_collections(), max_public=7, max_test=11)
+    for part, most in (("public", 7), ("test", 11), ("development", 400)):
+        for name, examples in getattr(few, part).items():
+            before = getattr(whole, part)[name].examples
+            assert len(examples) == min(most, len(before)), (part, name)
+            assert set(examples.examples) <= set(before), (part, name)
+    for client, tasks in few.clients.items():
+        for name, examples in tasks.items():
+            assert examples.examples == whole.clients[client][name].examples, "clients keep what they have"
+    again = cohort(three_collections(), max_public=7, max_test=11)
+    assert all(again.test[name].examples == few.test[name].examples for name in few.test)
 
 
 def test_an_unseen_task_is_tested_on_every_stranger_and_no_one_else() -> None:

@@ -212,8 +212,7 @@ def predictor() -> Words:
     second = picture_task(PICTURE.model_copy(update={"name": "dehydration"}))
     sources = {model: given.__getitem__ for model, given in odds.items()}
     settings = WORDS.model_copy(update={"keep": 1.0})
-    count = lambda examples: {"count": [[0.5, 0.5]] * len(examples)}  # noqa: E731
-    return Words(Reader((HIGH, LOW), {"mp": public}), settings, sources, (TASK, second), count)
+    return Words(Reader((HIGH, LOW), {"mp": public}), settings, sources, (TASK, second))
 
 
 def test_words_rank_patients_by_what_supports_the_picture() -> None:
@@ -221,7 +220,8 @@ def test_words_rank_patients_by_what_supports_the_picture() -> None:
     positive = np.array(given["words"])[:, 1]
     assert positive.argsort().tolist()[-2:] == [3, 0]
     assert positive[1] == positive[2]
-    np.testing.assert_allclose(np.array(given["words+count"])[:, 1], (positive + 0.5) / 2)
+    alike = np.array(given["words/equal"])[:, 1]
+    np.testing.assert_allclose(np.array(given["words+equal"])[:, 1], (positive + alike) / 2)
     assert np.array(given["words/other"])[:, 1].argmax() == 1  # the low urea nitrogen supports the other picture
 
 

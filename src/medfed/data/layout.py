@@ -88,12 +88,18 @@ def laid_out(data: Data, tasks: Sequence[Task], places: Mapping[str, str], wante
 def server_rows(data: Data, division: Division, places: Mapping[str, str]) -> Placed:
     """Return split (public, development, test) → task → the server's rows.
 
-    All examples of an unseen task are test examples, but for those of patients in another split.
+    All examples of an unseen task are test examples, but for those of patients in another split. Where a split has a
+    maximum, it holds that many of a task, drawn from (seed, split, task).
     """
     rows = laid_out(data, division.train, places, SERVER_SPLITS)
     elsewhere = {patient: place for patient, place in places.items() if place != "test"}
     for task in division.unseen:
         rows["test"][task.name] = rows_by_place(data[task.dataset], task, elsewhere).get(None, NO_ROWS)
+    for split, most in (("public", division.split.max_public), ("test", division.split.max_test)):
+        for name, given in rows[split].items():
+            if most is not None and len(given) > most:
+                drawn = numpy_rng(division.seed, "at most", split, name).choice(len(given), most, replace=False)
+                rows[split][name] = given[np.sort(drawn)]
     return rows
 
 

@@ -6,9 +6,10 @@
 - ``count``: how far a patient's highest and lowest values lie from those of others; nothing is learned.
 - ``blind/other``: the injected LLM with another patient's data; ``blind/none``: with none. ``blind/type`` is the most
   frequent public answer to questions that begin alike.
-- ``words``: findings read off the data, weighed by what the LLM says they mean; no patient enters it. ``words/other``
-  has the weights of another question, ``words/nearest`` the one finding that is nearest in meaning, ``words/similar``
-  similarity in place of an answer. ``words/ceiling`` has weights fitted with labels of other test patients: a bound.
+- ``words``: findings read off the data, weighed by what the LLM says they mean; no patient enters it. ``words/equal``
+  has the same weight for all, ``words/other`` the weights of another question. ``words/nearest`` is the one finding
+  that is nearest in meaning, ``words/similar`` has similarity in place of an answer. ``words/ceiling`` has weights
+  fitted with labels of other test patients: a bound.
 - ``lora``: the LLM with one LoRA of rank P·r in place of P routed experts of rank r.
 """
 
@@ -25,13 +26,16 @@ REUSE, BLIND = "reuse/", "blind/"
 NEAREST, IN_HINDSIGHT, MEAN = f"{REUSE}nearest", f"{REUSE}best", f"{REUSE}mean"
 OTHER, NO_DATA, BY_TYPE = f"{BLIND}other", f"{BLIND}none", f"{BLIND}type"
 COUNT, LORA = "count", "lora"
-WORDS, WORDS_COUNT = "words", "words+count"
-"""Findings that an LLM weighs, alone and together with the count of abnormal values."""
+WORDS, WORDS_EQUAL = "words", "words+equal"
+"""Findings that an LLM weighs, alone and together with the count of those that hold."""
+EQUAL = f"{WORDS}/equal"
 CEILING, OTHER_PICTURE, FINDING, SIMILAR = (f"{WORDS}/{name}" for name in ("ceiling", "other", "nearest", "similar"))
 WITHOUT_LLM = ("federated", "heads", "local")
 """Models that were trained on the same task without an LLM; centralised training is a bound, and no control."""
 JUDGED = (*WITHOUT_LLM, NEAREST, MEAN, COUNT, OTHER, NO_DATA, BY_TYPE, LORA)
 """The controls that the LLM has to beat; each is chosen before a test label is read."""
+BOUNDS = ("centralised", IN_HINDSIGHT)
+"""Models that the LLM need not beat: privacy rules out the one, and test labels chose the other."""
 
 
 def is_control(model: str) -> bool:

@@ -22,7 +22,7 @@ def picture_means(
     """Return the mean of every model that answered all ``tasks``, then the leading model minus every other one.
 
     A resample draws patients of all tasks together. A task with one class is left out of all
-    means. A resample in which a class vanished counts as undefined.
+    means. Of a resample in which a class vanished from a task, the mean is over the other tasks.
     """
     settings = settings or BootstrapSettings()
     tasks = [task for task in tasks if len(set(task.truths)) == 2]
@@ -39,7 +39,7 @@ def picture_means(
             [task.weighted(model, None, METRIC, weights[:, place]) for model in models]
             for task, place in zip(tasks, places, strict=True)
         ]
-        parts.append(np.mean(by_task, axis=0))
+        parts.append(np.nanmean(by_task, axis=0))
     drawn = np.concatenate(parts, axis=1)
     points = np.array([[task.score(model, None, METRIC).value for model in models] for task in tasks]).mean(0)
     made: list[tuple[str, str | None, float, Replicates]] = []

@@ -9,24 +9,17 @@ from medfed.core.progress import Reporter
 from medfed.data.cohort import Cohort
 from medfed.evaluation.controls import SIMILAR, WORDS
 from medfed.findings.meaning import Odds, querier
-from medfed.findings.predictors import Reader, Responses, Words, picture_of, reason_against
+from medfed.findings.predictors import Reader, Words, picture_of, reason_against
 from medfed.findings.sentences import Sentences
 from medfed.llm.foundation import Foundation
 from medfed.llm.language_model import LanguageModel, open_language_model
 from medfed.llm.obtain.sentences import sentence_folder
 from medfed.study.study import Study
 from medfed.study.words import WordsSettings
-from medfed.tasks.base import Task, TaskSet
+from medfed.tasks.base import Task
 
 
-def words_of(
-    study: Study,
-    cohort: Cohort,
-    foundation: Foundation,
-    count: Callable[[TaskSet], Responses],
-    cache: Path,
-    reporter: Reporter,
-) -> Words:
+def words_of(study: Study, cohort: Cohort, foundation: Foundation, cache: Path, reporter: Reporter) -> Words:
     """Ask the study's LLM and the others of ``words.also``, and return the predictor of all unseen tasks.
 
     Raises StudyError if another LLM is not in the cache.
@@ -47,7 +40,7 @@ def words_of(
         names = [finding.name for finding in settings.findings]
         odds[SIMILAR] = Sentences(sentence_folder(cache)).similarities(names, pictures)
     sources = {model: given.__getitem__ for model, given in odds.items()}
-    return Words(reader, settings, sources, tuple(tasks), count, study.seed)
+    return Words(reader, settings, sources, tuple(tasks), study.seed)
 
 
 def all_pictures(settings: WordsSettings, tasks: Sequence[Task]) -> list[str]:

@@ -1,7 +1,8 @@
 """Answers to unseen questions by findings that an LLM weighs, and the controls next to them, as predictors of a run.
 
-- ``words``: the weights that the study's LLM gives. ``words+count``: its probability and that of the count of abnormal
-  values, averaged. ``words/<name>``: the weights of another LLM.
+- ``words``: the weights that the study's LLM gives. ``words/<name>``: those of another LLM.
+- ``words/equal``: all findings weigh alike: a count of what holds. ``words+equal``: its probability and that of
+  ``words``, averaged.
 - ``words/other``: the weights of another question. ``words/nearest``: the one finding that is nearest in meaning.
   ``words/similar``: similarity in meaning in place of an answer, else as ``words``.
 - ``words/ceiling``: weights that are fitted with labels of the test patients, each scored by a fit on others. It is a
@@ -10,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -88,7 +89,6 @@ class Words:
     settings: WordsSettings
     sources: Mapping[str, Ask] = field(repr=False)
     tasks: tuple[Task, ...]
-    count: Callable[[TaskSet], Responses] = field(repr=False)
     seed: int = 0
 
     def __call__(self, examples: TaskSet, client: str | None = None) -> Responses:
@@ -101,8 +101,8 @@ class Words:
         made: Responses = {}
         for model, weights in self.weights(task).items():
             made[model] = Likelihood.of(answered(weights, usual))(answered(weights, strengths))
-        if (counted := self.count(examples).get(controls.COUNT)) is not None:
-            made[controls.WORDS_COUNT] = np.mean([made[controls.WORDS], counted], axis=0).tolist()
+        both = [made[controls.WORDS], made[controls.EQUAL]]
+        made[controls.WORDS_EQUAL] = np.mean(both, axis=0).tolist()
         usable = np.nan_to_num(strengths[:, self.reader.usable(task)])
         made |= ceiling(usable, np.array(task.truths(examples)), examples.patients, self.seed)
         return made
@@ -110,7 +110,7 @@ class Words:
     def weights(self, task: Task) -> dict[str, Odds]:
         """Return model → the weights of all findings for ``task``."""
         usable, picture = self.reader.usable(task), picture_of(task)
-        made: dict[str, Odds] = {}
+        made: dict[str, Odds] = {controls.EQUAL: usable.astype(np.float64)}
         for model, ask in self.sources.items():
             odds = about(ask, picture, self.settings.references)
             made[model] = weights_of(odds, usable, self.settings)
@@ -142,7 +142,11 @@ class Words:
                     task=task.name,
                     picture=picture_of(task),
                     question=task.question,
-                    weights={model: dict(strongest(names, values)) for model, values in weights.items()},
+                    weights={
+                        model: dict(strongest(names, values))
+                        for model, values in weights.items()
+                        if model != controls.EQUAL
+                    },
                     scale=scales,
                     middle=function.middle,
                     width=function.width,

@@ -53,7 +53,7 @@ def add_experts(model: nn.Module, settings: InjectionSettings) -> PeftModel:
     """
     keep_layout(model)
     count = settings.num_experts
-    sizes = {"r": count * settings.rank, "lora_alpha": count * settings.alpha, "lora_dropout": settings.dropout}
+    sizes = {"r": count * settings.rank, "lora_alpha": count * settings.alpha, "lora_dropout": settings.dropout or 0.0}
     common: dict[str, Any] = {**sizes, "target_modules": target_modules(model), "task_type": "CAUSAL_LM"}
     routed: dict[str, Any] = {"num_experts": count, "router": settings.router.model_dump()}
     config = LoraConfig(**common) if count == 1 else RoutedLoraConfig(**routed, **common)
@@ -302,16 +302,9 @@ class _RoutedLora(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, middle, down, up, scales = ctx.saved_tensors  # type: ignore[attr-defined]
         needs_x, _, needs_down, needs_up, needs_scales = ctx.needs_input_grad  # type: ignore[attr-defined]
-        grad_up = grad_scales = None
         grad_scaled = grad @ up.to(grad.dtype)
-        if needs_up or needs_scales:
-            if len(scales) == 1:  # both gradients come from one product over all tokens
-                product = (_flat(grad).T @ _flat(middle)).to(up.dtype)
-                grad_up = product * scales.to(up.dtype)
-                grad_scales = (product * up).sum(0, keepdim=True).to(scales.dtype) if needs_scales else None
-            else:
-                grad_up = (_flat(grad).T @ _flat(_scaled(middle, scales))).to(up.dtype)
-                grad_scales = (grad_scaled * middle).to(scales.dtype).flatten(1, -2).sum(1)
+        grad_up = (_flat(grad).T @ _flat(_scaled(middle, scales))).to(up.dtype) if needs_up else None
+        grad_scales = _by_example(grad_scaled.to(scales.dtype) * middle, len(scales)) if needs_scales else None
         grad_middle = _scaled(grad_scaled, scales)
         grad_down = (_flat(grad_middle).T @ _flat(x).to(grad.dtype)).to(down.dtype) if needs_down else None
         grad_x = (grad_middle @ down.to(grad.dtype)).to(x.dtype) if needs_x else None
@@ -322,6 +315,11 @@ def _scaled(
     middle: Float[Tensor, "*batch middle"], scales: Float[Tensor, "example middle"]
 ) -> Float[Tensor, "*batch middle"]:
     return middle * scales.to(middle.dtype).view(len(scales), *(1 for _ in middle.shape[1:-1]), scales.shape[-1])
+
+
+def _by_example(values: Float[Tensor, "*batch middle"], count: int) -> Float[Tensor, "example middle"]:
+    """Return sums over tokens: for each example, or over all of them where ``count`` is 1."""
+    return values.reshape(count, -1, values.shape[-1]).sum(1)
 
 
 def _flat(values: Float[Tensor, "*batch width"]) -> Float[Tensor, "row width"]:

@@ -110,7 +110,11 @@ def load_language_model(settings: HuggingFaceSettings, path: Path | None) -> Loa
     of the model's own. It is raised also for a weight that is missing, not the model's, or no finite number.
     """
     disable_progress_bar()  # medfed has its own
-    logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)  # a table of what is an error here
+    for noisy in (
+        "modeling_utils",
+        "distributed.tensor_parallel",
+    ):  # a table of what is an error here; layers not split
+        logging.getLogger(f"transformers.{noisy}").setLevel(logging.ERROR)
     folder = locate(settings, path)
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:

@@ -22,6 +22,7 @@ from medfed.llm.foundation import Foundation, load_foundation
 from medfed.llm.likelihood import Store, log_likelihoods
 from medfed.llm.obtain.cached import named_folder, read_fingerprint
 from medfed.llm.obtain.known import KNOWN
+from medfed.llm.prompt import TextTokenizer
 from medfed.llm.trie import Continuation
 from medfed.study.foundation import HuggingFaceSettings
 
@@ -74,11 +75,9 @@ class LanguageModel:
         self, pairs: Sequence[tuple[str, str]], advance: Advance = lambda done, total: None, lead: str | None = None
     ) -> Float64[np.ndarray, " pair"]:
         """Return the log-likelihood of the answer in every (question, answer); ``lead`` replaces that of the form."""
-        tokenizer, form = self.foundation.tokenizer, self.form if lead is None else replace(self.form, lead=lead)
-        prompts = {question: form.prompt(question, tokenizer) for question in dict.fromkeys(q for q, _ in pairs)}
-        texts = {answer: form.answer(answer, tokenizer) for answer in dict.fromkeys(a for _, a in pairs)}
-        continuations = [Continuation(prompts[question], texts[answer]) for question, answer in pairs]
-        return log_likelihoods(self._llm, self.foundation.windows, continuations, self._store, advance)
+        form = self.form if lead is None else replace(self.form, lead=lead)
+        texts = continuations(pairs, form, self.foundation.tokenizer)
+        return log_likelihoods(self._llm, self.foundation.windows, texts, self._store, advance)
 
     def num_tokens(self, answer: str) -> int:
         """Return how many tokens an answer has."""
@@ -113,6 +112,13 @@ class LanguageModel:
         for stop in STOPS if not tokenizer.has_template else ():
             cut, text = cut and stop not in text, text.partition(stop)[0]
         return Words(text.strip(), cut)
+
+
+def continuations(pairs: Sequence[tuple[str, str]], form: Form, tokenizer: TextTokenizer) -> list[Continuation]:
+    """Return the token ids of the answer behind the question, for every (question, answer)."""
+    prompts = {question: form.prompt(question, tokenizer) for question in dict.fromkeys(q for q, _ in pairs)}
+    texts = {answer: form.answer(answer, tokenizer) for answer in dict.fromkeys(a for _, a in pairs)}
+    return [Continuation(prompts[question], texts[answer]) for question, answer in pairs]
 
 
 def open_language_model(given: Path, cache: Path, dtype: str | None = None) -> LanguageModel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medfed.core.errors import PluginError, StudyError
 from medfed.core.progress import Reporter
@@ -20,6 +21,9 @@ from medfed.records.schema import Json
 from medfed.runs.federation import Connect, in_process, in_workers
 from medfed.study.foundation import HuggingFaceSettings
 from medfed.study.study import Study
+
+if TYPE_CHECKING:
+    from medfed.llm.knowledge import Chosen
 
 
 @dataclass(frozen=True)
@@ -94,15 +98,29 @@ def here(num_workers: int = 1) -> Participants:
     return Participants(sources, cohort, in_workers(num_workers) if num_workers > 1 else in_process)
 
 
-def settled(study: Study, paths: RunPaths) -> tuple[Study, Mapping[str, Json]]:
-    """Return the study with the LLM's dtype decided, and the facts of the trial that did it; none where none was tried.
+def examinations(study: Study, paths: RunPaths) -> list[Chosen]:
+    """Return the examinations, found below the data root and the study's own roots.
 
-    The study stays as it is where its LLM is not here.
+    Raises StudyError if a set is absent.
+    """
+    settings = study.evaluation.retention
+    if study.job != "inject" or not settings.sets:
+        return []
+    from medfed.llm.knowledge import choose  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
+
+    return choose(settings.sets, _examination_roots(study, paths), settings.num_questions)
+
+
+def settled(study: Study, paths: RunPaths) -> tuple[Study, Mapping[str, Json]]:
+    """Return the study with its examinations found and the LLM's dtype decided, and the facts of the trial that did it.
+
+    There are no facts where nothing was tried. The dtype stays as it is where the LLM is not here.
     Raises StudyError if ``--foundation`` or ``--corpus`` does not go with the study's LLM.
     """
     llm = study.foundation
     if study.job == "benchmark":
         return study, {}
+    study = _with_found_sets(study, paths)
     from medfed.llm.foundation import check_flags  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
 
     check_flags(llm, paths.corpus, paths.foundation)
@@ -119,6 +137,24 @@ def settled(study: Study, paths: RunPaths) -> tuple[Study, Mapping[str, Json]]:
     made = decided(llm, folder, paths.cache, device)
     facts = {} if llm.load_in_4bit else {"dtype_trial": chosen(folder, paths.cache, device).model_dump(mode="json")}
     return study.model_copy(update={"foundation": made}), facts
+
+
+def _with_found_sets(study: Study, paths: RunPaths) -> Study:
+    """Return the study with the names of the examinations that are there in place of ``found``."""
+    evaluation, wanted = study.evaluation, study.evaluation.retention.sets
+    if "found" not in wanted:
+        return study
+    from medfed.llm.knowledge import choose  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
+
+    roots = _examination_roots(study, paths)
+    present = [one.examination.name for one in choose([], roots, 1)] if roots else ["sample"]
+    names = tuple(dict.fromkeys([*(name for name in wanted if name != "found"), *present]))
+    retention = evaluation.retention.model_copy(update={"sets": names})
+    return study.model_copy(update={"evaluation": evaluation.model_copy(update={"retention": retention})})
+
+
+def _examination_roots(study: Study, paths: RunPaths) -> list[Path]:
+    return [*([paths.data_root] if paths.data_root else []), *map(Path, study.evaluation.retention.roots)]
 
 
 def folder_of(study: Study, paths: RunPaths, sources: Sources) -> Path:

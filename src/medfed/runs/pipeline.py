@@ -1,9 +1,9 @@
 """START HERE. A run from top to bottom: data → federations → predictors → scores → report.
 
-All jobs take this one path. ``inject`` is FedKIM (Wang et al. 2024), Figure 1: every round the clients train, the
-server aggregates (Eq. 3) and injects (Eq. 4, 5), and the updated encoders go back. With ``injection.schedule = "last"``
-it injects once, after the last round. ``benchmark`` is the same federation without an LLM, tested client by client
-(Med-MMFL). ``words`` trains the clients as ``inject`` does and injects nothing: the LLM says what findings mean
+All jobs take this one path. ``inject`` has the steps of Wang et al. 2024, Figure 1. Every round the clients train,
+the server aggregates (Eq. 3) and injects (Eq. 4, 5), and the updated encoders go back. With ``injection.schedule =
+"last"`` it injects once, after the last round. ``benchmark`` is the same federation without an LLM, tested client by
+client (Med-MMFL). ``words`` trains the clients as ``inject`` does and injects nothing: the LLM says what findings mean
 (:mod:`medfed.findings`). All train the baselines of :mod:`medfed.runs.baselines`. Everything that responds to a test
 example is a predictor of :mod:`medfed.runs.predictors`. Those that need no training are in :mod:`medfed.runs.controls`.
 """
@@ -42,12 +42,21 @@ from medfed.records.schema import (
     TaskFacts,
     WordsFile,
 )
+from medfed.report.controls import run_tables
 from medfed.report.page import write_report
-from medfed.report.results import summary_table
 from medfed.runs.baselines import Baseline, baselines_of, train_baselines
 from medfed.runs.cards import example_cards
-from medfed.runs.context import Participants, RunContext, RunPaths, check_workers, folder_of, here, settled
-from medfed.runs.controls import abnormal_values, control_file, control_predictors, reused_heads
+from medfed.runs.context import (
+    Participants,
+    RunContext,
+    RunPaths,
+    check_workers,
+    examinations,
+    folder_of,
+    here,
+    settled,
+)
+from medfed.runs.controls import control_file, control_predictors, reused_heads
 from medfed.runs.federation import FederationRun, Trainee, build_model, build_multimodal
 from medfed.runs.predictors import (
     DEPLOYED,
@@ -111,7 +120,7 @@ def run_study(
             reporter.say("its example cards stay as they were written; --show-examples counts when a run is made")
     else:
         _compute(context, participants)
-    reporter.console.print(summary_table(run.root))
+    reporter.console.print(*run_tables(run.root))
     written = run.root / "report.html"
     if report is not None:
         shutil.copyfile(written, report)
@@ -124,7 +133,8 @@ def _compute(context: RunContext, participants: Participants) -> None:
     facts = provenance(study)
     if study.job != "benchmark" and isinstance(study.foundation, HuggingFaceSettings):
         named_folder(paths.foundation, study.foundation.model, paths.cache)  # a missing one is said before the decoding
-    examinations = _examinations(study, paths)
+        _say_cost(context)
+    examined = examinations(study, paths)
     data = decode_all(study, context.sources.roots, paths.reading(reporter))
     cohort = participants.cohort(context, data)
     run.write(StudyFile(**study.resolved()))
@@ -135,11 +145,11 @@ def _compute(context: RunContext, participants: Participants) -> None:
     before = foundation.fingerprint() if foundation else ""
 
     def build(chosen: Study, name: str) -> Trainee:
-        return replace(_trainee(chosen, foundation), name=name)
+        return replace(trainee_of(chosen, foundation), name=name)
 
     baselines = baselines_of(study, cohort, context.sources.checksums, paths.runs, build)
     models = train_baselines(baselines, reporter, participants.connect)
-    trainee = _trainee(study, foundation if study.job == "inject" else None, examinations, paths.cache)
+    trainee = trainee_of(study, foundation if study.job == "inject" else None, examined, paths.cache)
     federation = FederationRun(run, study, cohort, trainee, participants.connect)
     federation.run(reporter, _title(study))
     if foundation is not None:
@@ -182,6 +192,15 @@ def _compute(context: RunContext, participants: Participants) -> None:
     run.finish()
 
 
+def _say_cost(context: RunContext) -> None:
+    """Say what the LLM will take, before anything is computed; a run that goes on says nothing again."""
+    if not context.run.exists(StudyFile.NAME):
+        from medfed.runs.forecast.cost import llm_lines  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
+
+        for line in llm_lines(context):
+            context.reporter.say(line)
+
+
 def foundation_of(study: Study, paths: RunPaths, reporter: Reporter) -> Foundation:
     """Return the study's LLM; a tiny one is pre-trained unless the cache has it."""
     from medfed.llm.foundation import load_foundation  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
@@ -196,8 +215,7 @@ def _words(context: RunContext, cohort: Cohort, foundation: Foundation | None) -
         return []
     from medfed.findings.asking import words_of  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
 
-    count = abnormal_values(context.study, cohort)
-    return [words_of(context.study, cohort, foundation, count, context.paths.cache, context.reporter)]
+    return [words_of(context.study, cohort, foundation, context.paths.cache, context.reporter)]
 
 
 def _meanings(
@@ -211,21 +229,10 @@ def _meanings(
     return words.record(llms).model_copy(update={"means": picture_means(scored, study.seed, study.evaluation)})
 
 
-def _examinations(study: Study, paths: RunPaths) -> list[Chosen]:
-    """Return the examinations without patients. Raises StudyError if a set is absent."""
-    settings = study.evaluation.retention
-    if study.job != "inject" or not settings.sets:
-        return []
-    from medfed.llm.knowledge import choose  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
-
-    roots = [*([paths.data_root] if paths.data_root else []), *map(Path, settings.roots)]
-    return choose(settings.sets, roots, settings.num_questions)
-
-
-def _trainee(
-    study: Study, foundation: Foundation | None, examinations: Sequence[Chosen] = (), cache: Path | None = None
+def trainee_of(
+    study: Study, foundation: Foundation | None, examined: Sequence[Chosen] = (), cache: Path | None = None
 ) -> Trainee:
-    """Return the model of a federation; its LLM is examined where there are ``examinations``."""
+    """Return the model of a federation; its LLM is examined on the sets ``examined``, if any."""
     if foundation is None:
         return Trainee(DEPLOYED, build_model(study))
     from medfed.injection.inject import Injector  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
@@ -234,8 +241,8 @@ def _trainee(
     model = build_multimodal(study)
     injector = Injector(foundation, model, study.tasks, study.injection, study.seed, alone=not study.federate)
     injector.check_texts()
-    retention = Retention(injector.injected, examinations, study.evaluation.retention, cache)
-    return Trainee(INJECTED, model, injector, retention if examinations else None)
+    retention = Retention(injector.injected, examined, study.evaluation.retention, cache)
+    return Trainee(INJECTED, model, injector, retention if examined else None)
 
 
 def _kept(run: RunFolder, study: Study, retention: Retention) -> ScoreFile:
@@ -335,7 +342,7 @@ def _describe(context: RunContext) -> None:
     listed = ", ".join(f"{size:,} in {name}" for name, size in sizes.items() if size)
     reporter.say(f"  parameters a client trains: {listed}")
     if study.job == "inject":
-        from medfed.runs.cost import llm_lines  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
+        from medfed.runs.forecast.cost import llm_lines  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
 
         for line in llm_lines(context):
             reporter.say(f"  {line}")

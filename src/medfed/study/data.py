@@ -36,6 +36,10 @@ class SplitSettings(SettingsModel):
 
     ratios: tuple[float, float, float, float] = (7, 1, 1, 1)  # shares of private, public, development and test
     official: bool = True  # keep a dataset's official split where it has one; False deals all patients anew
+    # the server keeps at most so many public and test examples of a task, drawn at random, and leaves out the others:
+    # a large LLM reads every one of them; null for all
+    max_public: int | None = Field(default=None, gt=0, exclude_if=operator.not_)
+    max_test: int | None = Field(default=None, gt=0, exclude_if=operator.not_)
 
     @model_validator(mode="after")
     def _positive(self) -> SplitSettings:

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from medfed.study.parts import SettingsModel
 
-ExaminationName = Literal["sample", "mmlu-medical", "medmcqa", "medqa", "pubmedqa", "medquad"]
-"""Sets of :data:`medfed.datasets.examinations.EXAMINATIONS`."""
+ExaminationName = Literal["found", "sample", "mmlu-medical", "medmcqa", "medqa", "pubmedqa", "medquad"]
+"""Sets of :data:`medfed.datasets.examinations.EXAMINATIONS`; ``found`` stands for all that are there."""
 
 
 class BootstrapSettings(SettingsModel):
@@ -27,7 +27,8 @@ class RetentionSettings(SettingsModel):
     They are looked for below ``--data-root`` and ``roots``; the sample is in the package.
     """
 
-    sets: tuple[ExaminationName, ...] = ("sample",)  # none examines nothing
+    # none examines nothing; `found` stands for the sample and every set that is there
+    sets: tuple[ExaminationName, ...] = ("sample",)
     num_questions: int = Field(default=150, gt=1)  # of every set, always the same ones
     every: int = Field(default=0, ge=0)  # rounds between looks in the meantime; 0 has none
     roots: tuple[str, ...] = ()  # further folders that hold sets

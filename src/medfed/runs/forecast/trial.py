@@ -1,9 +1,9 @@
-"""A trial of a few layers of the LLM, before it is loaded: the time of a step, and the activations that it keeps.
+"""A trial of a few layers of the LLM, before it is loaded: what its work takes, and the activations that it keeps.
 
 The LLM is built with one and with two layers of each kind, full and sliding attention, with random weights and with
-experts. Each runs a step in turn. Their difference is the cost of the layers on this device. Of a large batch a few
-examples run, and of a large vocabulary a part, so that the trial takes seconds. Examples, layers and vocabulary are
-then scaled up in proportion.
+experts. They run in turn. Their difference is the cost of the layers on this device. Of a large batch a few examples
+run, and of a large vocabulary a part, so that the trial takes seconds. Positions, rows of logits, layers and vocabulary
+are then scaled up in proportion. The optimizer's step is timed apart, for it does not depend on the batch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
-from typing import Protocol
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -34,35 +34,68 @@ _TRIAL_FLOPS = 5e10
 """A trial step of one layer takes about this much: half a second on one core."""
 _LEAST, _MOST, _BUDGET_SECONDS = 2, 5, 3.0
 """Repeats: at least so many, at most so many, and none is begun after so many seconds."""
-_HEAD_WEIGHTS = 2**23
-"""Of the output layer so many weights run; the rest is scaled up."""
+_HEAD_WEIGHTS, _HEAD_ROWS = 2**23, 64
+"""Of the output layer so many weights run, and for so many rows of logits; the rest is scaled up."""
 KNOWN_ERROR = 0.25
-"""Share by which a step may differ from its estimate on an idle machine: prompts differ in length, caches in size."""
+"""Share by which the time may differ from its estimate on an idle machine: prompts differ in length, caches in size."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A batch of prompts: examples, positions of each, and how many of these are answer positions."""
+    """A batch of prompts: examples, positions of each, and how many of these are answer positions.
+
+    A ``mixed`` one holds examples of several tasks, each with an α of its own where the LLM's layers allow it.
+    """
 
     batch: int
     length: int
     answer_positions: int
+    mixed: bool = False
+
+
+class Work(NamedTuple):
+    """Work of the LLM: positions that its layers read, and rows of logits, with and without gradients.
+
+    Attributes:
+        read: positions without gradients.
+        rows: of logits without gradients.
+        learned: positions forward and backward.
+        learned_rows: of logits forward and backward.
+        updates: steps of the optimizer.
+        tokens: positions that are read one at a time, each with its row of logits: answers in words.
+    """
+
+    read: float = 0.0
+    rows: float = 0.0
+    learned: float = 0.0
+    learned_rows: float = 0.0
+    updates: float = 0.0
+    tokens: float = 0.0
+
+    def plus(self, other: Work) -> Work:
+        """Return both together."""
+        return Work(*(one + two for one, two in zip(self, other, strict=True)))
+
+    def times(self, number: float) -> Work:
+        """Return ``number`` times the work."""
+        return Work(*(number * value for value in self))
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Time and memory of the whole LLM for one batch of a :class:`Shape`, scaled up from few of its layers.
+    """Seconds of the whole LLM for every unit of :class:`Work`, and what a step keeps, scaled up from few layers.
 
-    A step is forward, backward and the optimizer's, a token the forward of one more position per example; a step keeps
-    activations. Seconds on a CPU are those of a core that does nothing else. ``error`` is the share by which a time may
-    be off: what repeats differ by, ``KNOWN_ERROR`` at least.
+    Seconds on a CPU are those of a core that does nothing else. ``error`` is the share by which a time may be off: what
+    repeats differ by, ``KNOWN_ERROR`` at least.
     """
 
-    step_seconds: float
-    forward_seconds: float
-    token_seconds: float
+    per: Work
     kept_bytes: int
     error: float = KNOWN_ERROR
+
+    def seconds(self, work: Work) -> float:
+        """Return the time of ``work``."""
+        return sum(number * taken for number, taken in zip(work, self.per, strict=True))
 
 
 def trial(
@@ -71,41 +104,68 @@ def trial(
     loading: HuggingFaceSettings,
     settings: InjectionSettings,
     device: str,
-    *,
-    mixed: bool = False,
+    texts: Shape | None = None,
 ) -> Trial:
-    """Run steps of the LLM with one and two layers of each kind in turn; weights are random, and not quantised.
+    """Run the LLM with one and two layers of each kind in turn; weights are random, and not quantised.
 
-    ``config`` is of the LLM's text part. A ``mixed`` batch holds examples of several tasks, each with an α of its own
-    where the LLM's layers allow it.
+    ``config`` is of the LLM's text part, ``shape`` that of a batch of the longest prompts. Of prompts and rehearsed
+    ``texts``, which have gradients in turn, the larger count as kept.
     """
-    dtype = getattr(torch, loading.dtype)
-    rows = min(int(config.vocab_size), max(2, _HEAD_WEIGHTS // int(config.hidden_size)))
-    short, long = (_FewLayers(_cut(config, repeats, rows), dtype, settings, device, mixed=mixed) for repeats in (1, 2))
-    parts: list[_Part] = [short, long]
-    if rows < config.vocab_size:
-        parts += [_Head(size, int(config.hidden_size), dtype, device) for size in (rows // 2, rows)]
-    more_layers = int(config.num_hidden_layers) / len(_kinds(config)) - 1
-    more_rows = (int(config.vocab_size) - rows) / (rows - rows // 2)
-    flops = 6 * (num_params(long.model) - num_params(short.model)) * shape.length
-    batch = shape.batch if "cuda" in device else max(1, min(shape.batch, int(_TRIAL_FLOPS / flops)))
-    tried, token = replace(shape, batch=batch), Shape(shape.batch, 1, 1)
+    pieces = _Pieces(config, loading, settings, device)
+    batch = shape.batch if "cuda" in device else max(1, min(shape.batch, int(_TRIAL_FLOPS / pieces.flops(shape))))
+    tried, token, logits = replace(shape, batch=batch), Shape(shape.batch, 1, 1, shape.mixed), Shape(_HEAD_ROWS, 1, 1)
+    learned, learned_rows, spread = pieces.seconds("learn", tried, logits)
+    read, rows, _ = pieces.seconds("forward", tried, logits)
+    tokens, token_rows, _ = pieces.seconds("forward", token, token)
+    per = Work(read, rows, learned, learned_rows, pieces.update_seconds(), tokens + token_rows)
+    kept = max([shape.batch / batch * pieces.kept_bytes(tried), *([pieces.kept_bytes(texts)] if texts else [])])
+    return Trial(per, round(kept), max(KNOWN_ERROR, spread))
 
-    def whole(one: float, two: float, half: float = 0.0, head: float = 0.0) -> float:
-        return one + more_layers * max(0.0, two - one) + more_rows * max(0.0, head - half)
 
-    clock = _wall if "cuda" in device else time.process_time
-    steps = _in_turn([partial(part.step, tried) for part in parts], clock)
-    forwards = _in_turn([partial(part.forward, tried) for part in parts], clock)
-    tokens = _in_turn([partial(part.forward, token) for part in parts], clock)
-    step, scale = whole(*map(min, steps)), shape.batch / batch
-    return Trial(
-        step_seconds=scale * step,
-        forward_seconds=scale * whole(*map(min, forwards)),
-        token_seconds=whole(*map(min, tokens)),
-        kept_bytes=round(scale * whole(*(float(part.kept_bytes(tried)) for part in parts))),
-        error=max(KNOWN_ERROR, whole(*map(median, steps)) / step - 1),
-    )
+class _Pieces:
+    """One and two layers of each kind, half and whole of a part of the vocabulary, and how much more the LLM has."""
+
+    def __init__(
+        self, config: PreTrainedConfig, loading: HuggingFaceSettings, settings: InjectionSettings, device: str
+    ) -> None:
+        dtype, width = getattr(torch, loading.dtype), int(config.hidden_size)
+        self._vocabulary = int(config.vocab_size)
+        self._rows = min(self._vocabulary, max(2, _HEAD_WEIGHTS // width))
+        self._layers = int(config.num_hidden_layers) / len(_kinds(config))
+        few = [_cut(config, repeats, self._rows) for repeats in (1, 2)]
+        self._short, self._long = (_FewLayers(one, dtype, settings, device) for one in few)
+        self._heads = [_Head(size, width, dtype, device) for size in (self._rows // 2, self._rows)]
+        self._clock = _wall if "cuda" in device else time.process_time
+
+    def flops(self, shape: Shape) -> float:
+        """Return the operations of a step of one layer of each kind on one example."""
+        return 6 * (num_params(self._long.model) - num_params(self._short.model)) * shape.length
+
+    def seconds(self, do: str, at: Shape, logits: Shape) -> tuple[float, float, float]:
+        """Return the seconds of the whole LLM for a position, and for a row of logits; and what repeats differ by.
+
+        ``do`` is the method that runs, on layers in the shape ``at`` and on the output layer in the shape ``logits``.
+        """
+        runs = [partial(getattr(part, do), at) for part in (self._short, self._long)]
+        runs += [partial(getattr(part, do), logits) for part in self._heads]
+        taken = _in_turn(runs, self._clock)
+        one, two, half, whole = map(min, taken)
+        row = max(0.0, whole - half) / (self._rows - self._rows // 2) / logits.batch
+        few_rows = row * self._rows * at.batch * at.answer_positions
+        position = self._layers * max(0.0, two - one) + max(0.0, 2 * one - two - few_rows)
+        return position / (at.batch * at.length), row * self._vocabulary, median(taken[1]) / two - 1
+
+    def update_seconds(self) -> float:
+        """Return the seconds of an optimizer's step, on gradients that earlier runs left."""
+        short, long = map(min, _in_turn([self._short.update, self._long.update], self._clock))
+        return short + (self._layers - 1) * max(0.0, long - short)
+
+    def kept_bytes(self, at: Shape) -> float:
+        """Return what a forward pass of the whole LLM keeps for its gradient."""
+        one, two = self._short.kept_bytes(at), self._long.kept_bytes(at)
+        half, whole = (head.kept_bytes(at) for head in self._heads)
+        more_rows = (self._vocabulary - self._rows) / (self._rows - self._rows // 2)
+        return one + (self._layers - 1) * (two - one) + more_rows * (whole - half)
 
 
 def num_params(model: nn.Module) -> int:
@@ -166,23 +226,13 @@ def _kept_bytes(forward: Callable[[], Tensor], weights: Iterable[Tensor]) -> int
     return sum(kept.values())
 
 
-class _Part(Protocol):
-    """A piece of the LLM that runs on a batch of a shape."""
-
-    def step(self, shape: Shape) -> None: ...
-
-    def forward(self, shape: Shape) -> None: ...
-
-    def kept_bytes(self, shape: Shape) -> int: ...
-
-
 class _Head:
     """The last part of the vocabulary's rows, as the output layer reads them: logits and their log-softmax."""
 
     def __init__(self, rows: int, width: int, dtype: torch.dtype, device: str) -> None:
         self._weight = torch.ones(rows, width, dtype=dtype, device=device)
 
-    def step(self, shape: Shape) -> None:
+    def learn(self, shape: Shape) -> None:
         """Run forward and backward."""
         self._loss(shape).backward()  # type: ignore[no-untyped-call]
 
@@ -205,9 +255,7 @@ class _Head:
 class _FewLayers:
     """The LLM cut to few layers, with experts."""
 
-    def __init__(
-        self, config: PreTrainedConfig, dtype: torch.dtype, settings: InjectionSettings, device: str, *, mixed: bool
-    ) -> None:
+    def __init__(self, config: PreTrainedConfig, dtype: torch.dtype, settings: InjectionSettings, device: str) -> None:
         with torch.device(device):
             self.model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=dtype)
         self.model.requires_grad_(False)
@@ -218,18 +266,20 @@ class _FewLayers:
         tuner = add_experts(self.model, settings).base_model if settings.num_experts else None
         self._routed = tuner if isinstance(tuner, RoutedLoraModel) else None
         self.model.eval()
-        self._mixed = mixed and self._routed is not None and not self._routed.flattens_batch()
+        self._mixes = self._routed is not None and not self._routed.flattens_batch()
         self._trained = [value for value in self.model.parameters() if value.requires_grad]
         self._optimizer = torch.optim.AdamW(self._trained, fused=True) if self._trained else None
 
-    def step(self, shape: Shape) -> None:
-        """Run a forward and a backward pass, and the optimizer's step."""
+    def learn(self, shape: Shape) -> None:
+        """Run a forward and a backward pass."""
         self.model.train()
         self._loss(shape).backward()  # type: ignore[no-untyped-call]
+
+    def update(self) -> None:
+        """Take the optimizer's step on gradients that are there."""
         if self._optimizer is not None:
             nn.utils.clip_grad_norm_(self._trained, 1.0)
             self._optimizer.step()
-        self.model.zero_grad()
 
     @torch.no_grad()
     def forward(self, shape: Shape) -> None:
@@ -248,7 +298,7 @@ class _FewLayers:
         causal = torch.ones(length, length, dtype=torch.bool, device=self._device).tril().expand(size, -1, -1)
         positions = torch.arange(length, device=self._device).expand(size, -1)
         batch = PromptBatch(embeddings.requires_grad_(learning), causal, positions, shape.answer_positions)
-        rows = size if self._mixed else 1
+        rows = size if self._mixes and shape.mixed else 1
         alpha = torch.ones(rows, self._num_experts, device=self._device, requires_grad=learning)
         with nullcontext() if self._routed is None else self._routed.routing.using(alpha):
             return run(self.model, self._windows, batch).float().log_softmax(-1)[..., 0].mean()

@@ -133,7 +133,8 @@ def _compute(context: RunContext, participants: Participants) -> None:
     facts = provenance(study)
     if study.job != "benchmark" and isinstance(study.foundation, HuggingFaceSettings):
         named_folder(paths.foundation, study.foundation.model, paths.cache)  # a missing one is said before the decoding
-        _say_cost(context)
+        if study.job == "inject":
+            _say_cost(context)
     examined = examinations(study, paths)
     data = decode_all(study, context.sources.roots, paths.reading(reporter))
     cohort = participants.cohort(context, data)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Bool, Shaped
 from pydantic import Field
 
 from medfed.core.catalog import MODALITIES
@@ -49,6 +49,10 @@ class Picture(Classification):
         """
         self.check_units()
         return Rule(self.rule).holds(data.measure, data.coded).astype(np.int64)
+
+    def usable(self, data: Decoded) -> Bool[np.ndarray, " example"]:
+        """Return that every example belongs to the task: a value that was not measured counts as no."""
+        return np.ones(len(data.index), bool)
 
     def check_units(self) -> None:
         """Raise StudyError where the rule means another unit than the data has."""

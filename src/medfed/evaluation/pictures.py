@@ -11,20 +11,22 @@ from medfed.evaluation.bootstrap import Replicates, interval, resample_weights
 from medfed.evaluation.controls import leading
 from medfed.evaluation.responses import TaskResponses, is_constant
 from medfed.records.schema import PictureMean
-from medfed.study.evaluation import BootstrapSettings
+from medfed.study.evaluation import EvaluationSettings
 
 METRIC = "auroc"
 
 
 def picture_means(
-    tasks: Sequence[TaskResponses], seed: int, settings: BootstrapSettings | None = None
+    tasks: Sequence[TaskResponses], seed: int, settings: EvaluationSettings | None = None
 ) -> tuple[PictureMean, ...]:
     """Return the mean of every model that answered all ``tasks``, then the leading model minus every other one.
+
+    The pairs of ``settings.comparisons`` follow.
 
     A resample draws patients of all tasks together. A task with one class is left out of all
     means. Of a resample in which a class vanished from a task, the mean is over the other tasks.
     """
-    settings = settings or BootstrapSettings()
+    settings = settings or EvaluationSettings()
     tasks = [task for task in tasks if len(set(task.truths)) == 2]
     if not tasks:
         return ()
@@ -45,13 +47,11 @@ def picture_means(
     made: list[tuple[str, str | None, float, Replicates]] = []
     made += [(model, None, points[row], drawn[row]) for row, model in enumerate(models)]
     first = leading(models)
-    if first in models:
-        top = models.index(first)
-        made += [
-            (first, model, points[top] - points[row], drawn[top] - drawn[row])
-            for row, model in enumerate(models)
-            if row != top
-        ]
+    pairs = [(first, model) for model in models if model != first]
+    for model, baseline in dict.fromkeys([*pairs, *settings.comparisons]):
+        if model in models and baseline in models:
+            a, b = models.index(model), models.index(baseline)
+            made.append((model, baseline, points[a] - points[b], drawn[a] - drawn[b]))
     rows_made = []
     for model, baseline, value, values in made:
         bounds = interval(values, len(patients), settings)

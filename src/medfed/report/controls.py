@@ -252,7 +252,7 @@ def pictures(run: Run) -> list[html.Part]:
     """The mean AUROC over the clinical pictures by model, the paired differences, and the findings of each picture."""
     words = run.file(WordsFile)
     lines = [(one, model_title(one.model)) for one in words.means if one.baseline is None]
-    gaps = {one.baseline: one for one in words.means if one.baseline}
+    gaps = {one.baseline: one for one in words.means if one.baseline and one.model == WORDS}
     rows = []
     for one, title in lines:
         gap = gaps.get(one.model)

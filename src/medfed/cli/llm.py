@@ -125,7 +125,7 @@ def examine(
 ) -> None:
     """Put the questions of public examinations to an LLM, without patients, and score it with intervals.
 
-    Of a finished run, the LLM is asked before and after its injections, and the paired difference is printed.
+    The LLM of a finished run answers before and after its injections, and the paired difference is printed.
 
     An option is chosen by the likelihood of A, B, C or D, yes or no by that of the word. A text counts by the mean
     negative log-likelihood of its tokens. Questions are always the same ones. Likelihoods are kept in the cache.

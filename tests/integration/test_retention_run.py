@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 import medfed
+from medfed.cli.app import app
 from medfed.core.errors import StudyError
 from medfed.core.progress import Reporter
 from medfed.datasets.examinations import EXAMINATIONS
@@ -71,6 +73,19 @@ def test_report_terminal_card_and_python_say_it(quick: QuickRun) -> None:
     loaded = medfed.load_run(quick.folder)
     assert set(loaded.predictions(TASKS[0])["model"]) == {"before", "after"}
     assert "P(yes)" in loaded.predictions(TASKS[0]).columns
+
+
+def test_a_finished_run_is_examined_by_the_command_and_answers_as_it_did(quick: QuickRun) -> None:
+    given = ["foundation", "examine", str(quick.folder), "--sets", "sample", "--cache", str(quick.cache)]
+    done = CliRunner().invoke(app, [*given, "--json"])
+    assert done.exit_code == 0, done.output
+    asked, held = ScoreFile.model_validate_json(done.stdout), RunFolder(quick.folder).read(ScoreFile)
+    assert list(asked.rows) == [row for row in held.rows if row.role == "knowledge"]
+    assert list(asked.differences) == [gap for gap in held.differences if gap.task in TASKS]
+    table = CliRunner().invoke(app, given).stdout
+    assert "after − before" in table
+    refused = CliRunner().invoke(app, [*given, "--dtype", "float32"])
+    assert refused.exit_code != 0
 
 
 def test_a_run_that_asks_nothing_is_reported(quick: QuickRun, tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from medfed.llm.language_model import LanguageModel
 
 Llm = Annotated[Path, typer.Option("--llm", help="A name of `medfed foundation list`, or a Hugging Face folder")]
-Name = Annotated[Path, typer.Argument(help="A name of `medfed foundation list`, or a Hugging Face folder")]
+Examined = Annotated[
+    Path, typer.Argument(help="A name of `medfed foundation list`, a Hugging Face folder, or the folder of a run")
+]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="Of the weights; by default that of the folder")]
 WORDS = 'Compare these answers, separated by commas: "Yes,No"; without them the LLM answers in words'
 SETS = "Sets, separated by commas; by default all that are found, and the package's sample"
@@ -36,7 +38,7 @@ def ask(
     """Ask an LLM alone, without patients, in the form that it was taught.
 
     With --answers: log-likelihood of every answer, and its log-odds against the others. They are kept in the cache, and
-    a beginning that questions share at the beginning is computed once. Without: the likeliest words, decoded greedily.
+    what questions share at the beginning is computed once. Without: the likeliest words, decoded greedily.
     """
     from medfed.ask.task_selection import parse_answers
 
@@ -113,7 +115,7 @@ def _words(model: LanguageModel, questions: Sequence[str], most: int, reporter: 
 
 
 def examine(
-    name: Name,
+    name: Examined,
     roots: Annotated[list[Path] | None, typer.Option("--data-root", help="Folder of the sets; may be repeated")] = None,
     num_questions: Annotated[int, typer.Option("--num-questions", min=2, help="Of every set")] = 150,
     sets: Annotated[str | None, typer.Option("--sets", help=SETS)] = None,
@@ -123,23 +125,38 @@ def examine(
 ) -> None:
     """Put the questions of public examinations to an LLM, without patients, and score it with intervals.
 
+    The LLM of a finished run answers before and after its injections, and the paired difference is printed.
+
     An option is chosen by the likelihood of A, B, C or D, yes or no by that of the word. A text counts by the mean
     negative log-likelihood of its tokens. Questions are always the same ones. Likelihoods are kept in the cache.
     """
+    from medfed.core.errors import StudyError
     from medfed.llm.knowledge import choose
 
     wanted = [part.strip() for part in (sets or "").split(",") if part.strip()]
     chosen = choose(wanted, roots or [], num_questions)
-    from medfed.core.torch_rng import one_thread
-    from medfed.llm.knowledge import zero_shot
-    from medfed.llm.language_model import open_language_model
+    cache, reporter = cache.expanduser(), Reporter(Console(stderr=True))
+    from medfed.records.folder import RunFolder
+    from medfed.records.schema import StudyFile
+    from medfed.report import retention
 
-    with one_thread():
-        model = open_language_model(name, cache.expanduser(), dtype)
-        scores = zero_shot(model, chosen, Reporter(Console(stderr=True)))
+    if RunFolder(name).exists(StudyFile.NAME):
+        if dtype is not None:
+            raise StudyError("a run keeps its dtype", where="--dtype", hint="leave it out")
+        from medfed.runs.loaded import examine_run
+
+        scores = examine_run(name, chosen, cache, reporter)
+        heads, lines = retention.lines_of(scores)
+        rows = [dict(zip([head or "verdict" for head in heads], line, strict=True)) for line in lines]
+    else:
+        from medfed.core.torch_rng import one_thread
+        from medfed.llm.knowledge import zero_shot
+        from medfed.llm.language_model import open_language_model
+
+        with one_thread():
+            scores = zero_shot(open_language_model(name, cache, dtype), chosen, reporter)
+        rows = retention.zero_shot_rows(scores)
     if as_json:
         typer.echo(scores.model_dump_json(indent=1))
-        return
-    from medfed.report.retention import zero_shot_rows
-
-    print_rows(zero_shot_rows(scores), as_json=False)
+    else:
+        print_rows(rows, as_json=False)

@@ -145,7 +145,7 @@ def _data(run: Run, facts: CardFacts) -> str:
 
 def _retention(run: Run) -> list[str]:
     """Return what the LLM kept of its knowledge; nothing where it was not examined."""
-    columns, lines = lines_of(run)
+    columns, lines = lines_of(run.knowledge)
     if not lines:
         return []
     text = "Examinations without patients, before and after injection; value or paired difference [95 % interval]."

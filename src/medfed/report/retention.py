@@ -23,21 +23,21 @@ TEXT = (
 
 def kept(run: Run) -> list[html.Part]:
     """A row per examination and form: before, in between, after, and the paired difference."""
-    columns, lines = lines_of(run)
+    columns, lines = lines_of(run.knowledge)
     heads = [html.Column("Examination", style=""), *html.columns(*columns[1:])]
     rows = [html.Row(line[0], line[1:]) for line in lines]
     table = html.Table("What the LLM kept", heads, [html.Group(rows)], "matrix")
     return html.when(rows, html.Text(TEXT, "soft"), table)
 
 
-def lines_of(run: Run) -> tuple[list[str], list[list[str]]]:
+def lines_of(knowledge: ScoreFile) -> tuple[list[str], list[list[str]]]:
     """Return the heads and lines of the table, as text; no lines where the LLM was not examined."""
-    rows = {(row.task, row.model): row for row in run.knowledge.rows if row.primary}
-    gaps = {gap.task: gap for gap in differences(run)}
+    rows = {(row.task, row.model): row for row in knowledge.rows if row.primary}
+    gaps = {gap.task: gap for gap in differences(knowledge)}
     looks = list(dict.fromkeys(model for _, model in rows if model.partition("-")[0] in (BEFORE, AFTER)))
     heads = ["examination", "n", "metric", *map(model_title, looks), "after − before", ""]
     lines = []
-    for task, facts in run.knowledge.tasks.items():
+    for task, facts in knowledge.tasks.items():
         if not (held := [rows[task, look] for look in looks if (task, look) in rows]):
             continue
         first = held[0]
@@ -64,9 +64,9 @@ def zero_shot_rows(scores: ScoreFile) -> list[dict[str, str]]:
     ]
 
 
-def differences(run: Run) -> list[Difference]:
+def differences(knowledge: ScoreFile) -> list[Difference]:
     """Return the paired difference of the primary metric, last against first, of every examination."""
-    gaps = run.knowledge.differences
+    gaps = knowledge.differences
     return [gap for gap in gaps if gap.primary and (gap.model, gap.baseline) == (AFTER, BEFORE)]
 
 
@@ -80,7 +80,7 @@ def verdict(gap: Difference) -> str:
 def sentences(run: Run) -> list[str]:
     """Return one sentence with every difference; none where the LLM was not examined."""
     titles = {name: facts.title for name, facts in run.knowledge.tasks.items()}
-    parts = [f"{titles.get(gap.task, gap.task)} ({gap.title}) {_gap(gap)}" for gap in differences(run)]
+    parts = [f"{titles.get(gap.task, gap.task)} ({gap.title}) {_gap(gap)}" for gap in differences(run.knowledge)]
     return [f"What the LLM kept, after − before: {joined(parts)}."] * bool(parts)
 
 

@@ -20,11 +20,13 @@ from medfed.data.sites import moments_of
 from medfed.data.sources import find_sources
 from medfed.federated.state import FederatedState, load_weights, split
 from medfed.injection.inject import Injector
+from medfed.injection.retention import Retention, score_retention
 from medfed.llm.decoding import Words
+from medfed.llm.knowledge import Chosen
 from medfed.llm.obtain.recorded import Places, load_recorded
 from medfed.models.multimodal import MultimodalModel
 from medfed.records.folder import RunFolder
-from medfed.records.schema import InjectionFile, Json, NormalisationFile, ProvenanceFile, StudyFile
+from medfed.records.schema import InjectionFile, Json, NormalisationFile, ProvenanceFile, Retained, ScoreFile, StudyFile
 from medfed.report.controls import run_tables
 from medfed.runs.checkpoints import Checkpoints
 from medfed.runs.context import RunPaths
@@ -141,6 +143,22 @@ def evaluate_again(folder: Path, paths: RunPaths, reporter: Reporter) -> None:
             raise RunError(what, where=folder, hint="check data root and versions")
         reporter.say(f"{task.name}: {len(lines)} predictions, all as written")
     reporter.console.print(*run_tables(folder))
+
+
+@one_thread()
+def examine_run(folder: Path, chosen: Sequence[Chosen], cache: Path, reporter: Reporter) -> ScoreFile:
+    """Put questions without patients to a finished run's LLM, before and after its injections, and score both.
+
+    Raises RunError if the run is not finished or is a benchmark, StudyError if its LLM is not here.
+    """
+    run = LoadedRun(folder, cache, None)
+    settings = run.study.evaluation
+    retention = Retention(run.injector.injected, chosen, settings.retention, cache)
+    looks: list[Retained] = []
+    for number, name in enumerate(("the frozen LLM", "the injected LLM")):
+        with reporter.phase(name) as advance:
+            looks += retention.look(number, advance)
+    return score_retention(retention.tasks(looks), run.study.seed, settings)
 
 
 def _same(again: Sequence[Json], before: Sequence[Json]) -> bool:

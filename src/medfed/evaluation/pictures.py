@@ -48,10 +48,10 @@ def picture_means(
     made += [(model, None, points[row], drawn[row]) for row, model in enumerate(models)]
     first = leading(models)
     pairs = [(first, model) for model in models if model != first]
-    for model, baseline in dict.fromkeys([*pairs, *settings.comparisons]):
-        if model in models and baseline in models:
-            a, b = models.index(model), models.index(baseline)
-            made.append((model, baseline, points[a] - points[b], drawn[a] - drawn[b]))
+    for model, other in dict.fromkeys([*pairs, *settings.comparisons]):
+        if model in models and other in models:
+            a, b = models.index(model), models.index(other)
+            made.append((model, other, points[a] - points[b], drawn[a] - drawn[b]))
     rows_made = []
     for model, baseline, value, values in made:
         bounds = interval(values, len(patients), settings)

@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 from benchmarks.federation import DEMO, made_up
 from benchmarks.llama import llama
-from benchmarks.patients import tokenizer
+from benchmarks.patients import BALANCED, tokenizer
 from benchmarks.rows import Row
 from benchmarks.server import STILL
 from benchmarks.timing import Bench, Versus
@@ -31,7 +31,17 @@ def cache_rows(bench: Bench) -> Iterator[Row]:
     study, each = load_study(DEMO), 4 if bench.quick else 100
     width, layers = (64, 2) if bench.quick else (128, 4)
     foundation = Foundation("random", llama(width, layers, vocabulary=2000), tokenizer(), {})
-    settings = InjectionSettings(recipe="paper", lr=STILL, router_lr=STILL, encoder_lr=0.0, dropout=0.0)
+    settings = InjectionSettings.model_validate(
+        {
+            "recipe": "paper",
+            "lr": STILL,
+            "router_lr": STILL,
+            "encoder_lr": 0.0,
+            "dropout": 0.0,
+            "num_epochs": 2,
+            **BALANCED,
+        }
+    )
     injector = Injector(foundation, build_multimodal(study), study.train_tasks, settings, 0)
     public = {task.name: made_up(study, task, each, 0) for task in study.train_tasks}
     variants = {ON: _losses(injector, public), OFF: _without_cache(_losses(injector, public))}

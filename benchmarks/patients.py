@@ -32,6 +32,8 @@ from medfed.tasks.base import Task, TaskSet
 TRAINED = ("cd", "lod", "ead", "mp")
 NUM_TOKENS = {"image": 16, "ecg": 10, "vitals": 24, "labs": 24, "input": 24, "output": 24}
 CHANNELS, DIM = 8, 64
+BALANCED = {"balance_tasks": True, "balance_classes": True}
+"""The order of :func:`medfed.injection.batching.epoch_order`'s defaults, which the plain form takes."""
 ANY = SignalModality()
 """The encoder asks nothing of a modality."""
 
@@ -92,7 +94,7 @@ def server(width: int, num_layers: int, vocabulary: int, **settings: object) -> 
     specs = {name: TokensSpec(num_tokens=number) for name, number in NUM_TOKENS.items()}
     with torch_seeded("benchmark", "model"):
         model = MultimodalModel(specs, dict.fromkeys(NUM_TOKENS, ANY), tasks)
-    chosen = {"recipe": "paper", "dropout": 0.0, "num_epochs": 1, "encoder_lr": 0.0} | settings
+    chosen = {"recipe": "paper", "dropout": 0.0, "encoder_lr": 0.0, **BALANCED} | settings
     injector = Injector(foundation, model, tasks, InjectionSettings.model_validate(chosen), 0)
     with torch.no_grad():
         for name, value in injector.injected.named_parameters():

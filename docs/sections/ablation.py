@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from medfed.evaluation.verdict import CONTRADICTED, SUPPORTED, better
+from medfed.evaluation.verdict import CONTRADICTED, SUPPORTED, better, over_controls
 from medfed.records.schema import ComparedDifference
-from medfed.report.text import number
+from medfed.report.text import MISSING, number, plural
+from sections import controls
 from sections.comparison import Results, interval, printed, table
 
 COLUMNS = (
@@ -28,7 +29,14 @@ CHANGES = {
     "mlp projector": "Two layers with GELU in place of the linear projector.",
     "align first": "Only the projectors learn in the first two rounds.",
     "fresh optimizer": "The server's optimizer forgets its moments each round.",
-    "paper": 'The paper\'s way: `recipe = "paper"`.',
+    "one LoRA": "One LoRA of rank 8 in place of the experts, without a router.",
+    "no experts": "The LLM stays frozen; projectors alone learn.",
+    "router of the paper": "Eq. 4 as printed: linear attention, embeddings as they are.",
+    "no clients": "The server trains on its public data alone.",
+    "no task description": "The router reads the modalities' description alone.",
+    "no modality description": "The router reads the task's description alone.",
+    "FedKIM": 'The paper as printed: `recipe = "paper"`.',
+    "FedKIM (released code)": 'The authors\' code where it differs: `recipe = "released"`.',
     "FedKIM_pub": "No clients: the server trains on its public data alone.",
     "FedKIM_T": "The router does not read the task's description.",
     "FedKIM_M": "The router does not read the modalities' description.",
@@ -40,14 +48,15 @@ def ablation(results: Results) -> str:
     first, *others = results.typed.labels
     base = [results.row(first, "fedkim", task, metric) for task, metric, _ in COLUMNS]
     head = ["change", *(f"{title}, difference" for *_, title in COLUMNS), "AUROC, trained, minus federated only"]
-    head.append("seeds")
-    lines = [[f"{first} (its values)", *map(printed, base), _federated(results, first), _seeds(results, first)]]
+    head += ["loses to a control on", "seeds"]
+    home = [_federated(results, first), _losses(results, first), _seeds(results, first)]
+    lines = [[f"{first} (its values)", *map(printed, base), *home]]
     sentences = []
     for label in others:
         gaps = [_change(results, first, label, task, metric) for task, metric, _ in COLUMNS]
         cells = [printed(gap, signed=True) for gap in gaps]
         seeds = str(max((gap.num_seeds for gap in gaps if gap is not None), default=0))
-        lines.append([label, *cells, _federated(results, label), seeds])
+        lines.append([label, *cells, _federated(results, label), _losses(results, label), seeds])
         effects = f"{_effect('trained', gaps[0])}; {_effect('unseen', gaps[1])}."
         sentences.append(f"- *{label}.* {CHANGES.get(label, '')} {_capital(effects)}")
     return "\n".join([results.seeds(), "", table(head, lines), "", *sentences])
@@ -64,6 +73,12 @@ def _change(results: Results, first: str, label: str, task: str, metric: str) ->
 
 def _federated(results: Results, label: str) -> str:
     return printed(results.gap((label, label), "federated", "mean-trained", "auroc"), signed=True)
+
+
+def _losses(results: Results, label: str) -> str:
+    """On how many tasks the LLM loses to at least one control; a dash where the runs are older than the controls."""
+    held = over_controls(controls.leading(results, label))
+    return f"{len(held.lost)} of {plural(len(held.verdicts), 'task')}" if held else MISSING
 
 
 def _seeds(results: Results, label: str) -> str:

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from medfed.evaluation.controls import COUNT, LORA, NEAREST
-from medfed.report.models import model_title
-from sections import verdict
+from sections import controls, verdict
 from sections.comparison import Results, printed, table, task_title
 from sections.tables import closed_table
 
-MODELS = ("federated", "centralised", NEAREST, COUNT, LORA)
+MODELS = ("federated", "centralised")
 
 
 def headline(results: Results) -> str:
-    """AUROC over seeds with the first algorithm of the sweep, then the verdicts."""
+    """The verdicts, AUROC over seeds with the first algorithm of the sweep, and the controls of its first method."""
     methods = next(iter(results.backbones.values()))
-    lines = [results.seeds(), "", closed_table(results, methods, "auroc", MODELS), ""]
-    return "\n".join([*lines, *verdict.short(verdict.answers(results))])
+    first = next(iter(methods.values()))
+    verdicts = "\n".join(verdict.short(verdict.answers(results)))
+    parts = [results.seeds(), verdicts, closed_table(results, methods, "auroc", MODELS)]
+    return "\n\n".join([*parts, controls.section(results, first)])
 
 
 def real(results: Results) -> str:
-    """n, AUROC and balanced accuracy of the study of real extracts."""
+    """The verdict over the controls, n and balanced accuracy of the study of real extracts, and every control."""
     (label,) = results.typed.labels
-    compared = ["federated", *(model for model in (NEAREST, COUNT) if model in results.models)]
-    head = ["task", "n", "AUROC: FedKIM", *(f"AUROC: {model_title(model).lower()}" for model in compared)]
-    head.append("balanced accuracy: FedKIM")
     lines = []
     for role in ("trained", "unseen"):
         for task in results.tasks(role):
-            ours, *others = (results.row(label, model, task, "auroc") for model in ("fedkim", *compared))
+            ours, federated = (results.row(label, model, task, "auroc") for model in ("fedkim", "federated"))
             if ours is not None:
                 mark = " (unseen)" if role == "unseen" else ""
                 balanced = results.row(label, "fedkim", task, "balanced_accuracy")
-                lines.append([task_title(task) + mark, str(ours.n), *map(printed, (ours, *others, balanced))])
-    return f"{results.seeds()}\n\n{table(head, lines)}"
+                lines.append([task_title(task) + mark, str(ours.n), *map(printed, (ours, federated, balanced))])
+    head = ["task", "n", "AUROC: injected LLM", "AUROC: federated only", "balanced accuracy: injected LLM"]
+    reported = verdict.short([answer for answer in [verdict.over_all_controls(results)] if answer.lines])
+    parts = [results.seeds(), *(["\n".join(reported)] if reported else []), table(head, lines)]
+    return "\n\n".join([*parts, controls.section(results, label)])

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medfed.evaluation.controls import COUNT, LORA, NEAREST, OTHER
+from medfed.evaluation.controls import BOUNDS, JUDGED
 from medfed.records.schema import ComparedRow
 from medfed.report.comparison import task_section
 from medfed.report.models import is_constant, model_title
 from medfed.report.published import paper_rows
 from medfed.report.text import number
+from sections import controls
 from sections.comparison import Results, printed, table, task_title
 
-MODELS = ("heads", "federated", "centralised", "local", NEAREST, COUNT, OTHER, LORA)
-"""Models next to the injected LLM; ``heads`` are those of the encoders that the LLM reads."""
+MODELS = ("heads", "federated", "centralised", "local")
+"""Models next to the injected LLM; ``heads`` are those of the encoders that the LLM reads. Controls have own tables."""
 METRICS = {"auroc": "AUROC", "balanced_accuracy": "Balanced accuracy"}
 TEXT_METRICS = {"token_f1": "token F1", "exact_match": "exact match", "bleu1": "BLEU-1", "rouge_l": "ROUGE-L"}
 PARTS = {"open": "in words", "closed": "yes or no"}
@@ -21,12 +22,17 @@ PAPER_METRICS = ("accuracy", "balanced_accuracy", "precision", "recall", "f1")
 
 
 def headline(results: Results) -> str:
-    """AUROC and balanced accuracy of every method and every model without an LLM, per algorithm."""
+    """AUROC and balanced accuracy of every method and every model without an LLM, and the controls, per algorithm."""
     text = [results.seeds()]
     for backbone, methods in results.backbones.items():
+        where = f", {backbone}" if backbone else ""
         for metric, title in METRICS.items():
-            where = f", {backbone}" if backbone else ""
             text += ["", f"### {title}{where}", "", closed_table(results, methods, metric)]
+        for method, label in methods.items():
+            if controls.of_label(results, label).has_controls:
+                text += ["", f"### Controls of {method}{where}", "", controls.section(results, label)]
+    if not any(controls.of_label(results, label).has_controls for label in results.typed.labels):
+        text += ["", controls.NO_CONTROLS]
     return "\n".join(text)
 
 
@@ -48,11 +54,11 @@ def closed_table(results: Results, methods: dict[str, str], metric: str, models:
 
 
 def open_table(results: Results) -> str:
-    """Answers in words: every text metric by part of the questions, for FedKIM and the constants.
+    """Answers in words: every text metric by part of the questions, for the injected LLM and the constants.
 
     The most frequent answer has no line where it is the best one.
     """
-    label = next(iter(results.backbones.values())).get("FedKIM", results.typed.labels[0])
+    label = results.typed.labels[0]
     lines: list[list[str]] = []
     for task in results.tasks("trained", is_closed=False) + results.tasks("unseen", is_closed=False):
         for part, title in PARTS.items():
@@ -83,11 +89,9 @@ def _open_published(results: Results, label: str) -> str:
 
 
 def real_table(results: Results) -> str:
-    """The study of one cell: n, AUROC against the federated-only model, and balanced accuracy with constants."""
+    """The study of one cell: AUROC against the federated-only model, balanced accuracy, constants, every control."""
     (label,) = results.typed.labels
-    compared = [model for model in (NEAREST, COUNT) if model in results.models]
     head = ["task", "n", "AUROC: injected LLM", "AUROC: federated only", "difference"]
-    head[4:4] = [f"AUROC: {model_title(model).lower()}" for model in compared]
     head += ["balanced accuracy: injected LLM", "balanced accuracy: federated only", "best constant"]
     lines = []
     for role in ("trained", "unseen"):
@@ -98,19 +102,18 @@ def real_table(results: Results) -> str:
             constant = results.best_constant(label, task, "balanced_accuracy")
             if auroc[0] is not None:
                 mark = " (unseen)" if role == "unseen" and not task.startswith("mean-") else ""
-                auroc += [results.row(label, model, task, "auroc") for model in compared]
                 line = [task_title(task) + mark, _count(auroc), *map(printed, auroc), printed(gap, signed=True)]
                 lines.append([*line, *map(printed, balanced), printed(constant, with_interval=False)])
-    return table(head, lines)
+    return f"{table(head, lines)}\n\n{controls.section(results, label)}"
 
 
 def paper_tables(results: Results, place: str, role: str) -> str:
-    """Our cells, the federated-only model and constants with the numbers of one of the paper's tables."""
+    """Our cells, their controls and constants with the numbers of one of the paper's tables."""
     rows = tuple(
         row
         for row in results.typed.rows
         if row.metric in PAPER_METRICS
-        and (row.model in ("fedkim", "federated") or is_constant(row.model))
+        and (row.model in ("fedkim", *JUDGED, *BOUNDS) or is_constant(row.model))
         and row.role == role
         and not row.task.startswith("mean-")
         and row.part is None

@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from medfed.evaluation.verdict import Verdict, above, above_chance, all_of, better
+from medfed.evaluation.verdict import Verdict, above, above_chance, all_of, better, over_controls
 from medfed.records.schema import ComparedDifference
-from medfed.report.results import tally
+from medfed.report.models import model_title
+from medfed.report.results import over_in_words, part_title, tally
 from medfed.report.text import MISSING, number
 from sections.comparison import Results, printed, table, task_title
+from sections.controls import leading
 
 MARGIN = 0.005
 """AUROC that the injected LLM may lose against the federated-only model on a trained task."""
-ORDER = ("FedKIM", "FedPlug_L", "FedPlug")
+OURS, ORDER = "medfed", ("FedKIM", "FedPlug_L", "FedPlug")
+"""The method with medfed's recipe, and the paper's with the paper's."""
 CHANCE = 0.5
 
 
@@ -46,6 +49,7 @@ def answers(results: Results) -> list[Answer]:
         above_chance_level,
         against_constants,
         open_answers,
+        over_all_controls,
     )
     return [answer for answer in (question(results) for question in questions) if answer.lines]
 
@@ -56,9 +60,9 @@ def short(given: Sequence[Answer]) -> list[str]:
 
 
 def against_federated(results: Results) -> Answer:
-    """FedKIM's AUROC against the same federation without an LLM, on the trained tasks."""
+    """The injected LLM's AUROC against the same federation without an LLM, on the trained tasks."""
     lines, cells = [], []
-    for name, label in _fedkim(results):
+    for name, label in _judged(results):
         gaps = {task: results.gap((label, label), "federated", task, "auroc") for task in results.tasks("trained")}
         held = {task: gap for task, gap in gaps.items() if gap is not None and gap.value is not None}
         if held:
@@ -73,24 +77,30 @@ def against_federated(results: Results) -> Answer:
         if mean is not None and mean.value is not None:
             lines.append(_joined(name, f"Its mean is higher: {bold(better(mean))} ({printed(mean, signed=True)})."))
             cells.append([task_title("mean-trained"), name, *_tested(mean), "> 0", better(mean)])
-    head = ["task", "algorithm", "FedKIM − federated only", "p", "p (Holm)", "claim", "verdict"]
+    head = ["task", "algorithm", "injected LLM − federated only", "p", "p (Holm)", "claim", "verdict"]
     question = "Is the injected LLM's AUROC as good as that of the federation that feeds it?"
     return Answer(question, lines, table(head, cells))
 
 
 def order_of_methods(results: Results) -> Answer:
-    """FedKIM > FedPlug_L > FedPlug on the mean AUROC of the unseen closed tasks."""
+    """medfed > FedKIM, and FedKIM > FedPlug_L > FedPlug, on the mean AUROC of the unseen closed tasks."""
     lines, cells = [], []
     for name, methods in results.backbones.items():
         held = [results.row(methods.get(m, ""), "fedkim", "mean-unseen", "auroc") for m in ORDER]
         rows = [row for row in held if row is not None and row.value is not None]
         if len(rows) < len(ORDER):
             continue
+        if (ours := results.row(methods.get(OURS, ""), "fedkim", "mean-unseen", "auroc")) is not None:
+            gap = _gap(results, methods[OURS], methods[ORDER[0]])
+            word, value = "not distinguishable" if gap is None else better(gap), printed(gap, signed=True)
+            cells.append([OURS, name, printed(ours), MISSING, MISSING])
+            cells.append([f"{OURS} − {ORDER[0]}", name, value, _wins(ours.per_seed, rows[0].per_seed), word])
+            lines.append(_joined(name, f"{OURS} > {ORDER[0]}: {bold(word)} ({value})."))
         cells += [[m, name, printed(row), MISSING, MISSING] for m, row in zip(ORDER, rows, strict=True)]
         steps = []
         for a, b in ((0, 1), (1, 2), (0, 2)):
             gap = _gap(results, methods[ORDER[a]], methods[ORDER[b]])
-            word: Verdict = better(gap) if gap is not None else "not distinguishable"
+            word = "not distinguishable" if gap is None else better(gap)
             wins = _wins(rows[a].per_seed, rows[b].per_seed)
             value = printed(gap, signed=True) if gap else number(rows[a].value - rows[b].value, signed=True)
             cells.append([f"{ORDER[a]} − {ORDER[b]}", name, value, wins, word])
@@ -103,9 +113,9 @@ def order_of_methods(results: Results) -> Answer:
 
 
 def above_chance_level(results: Results) -> Answer:
-    """FedKIM's AUROC against 0.5 on the unseen tasks; a model with one answer for everybody is never above chance."""
+    """The injected LLM's AUROC against 0.5 on unseen tasks; one answer for everybody is never above chance."""
     lines, cells = [], []
-    for name, label in _fedkim(results):
+    for name, label in _judged(results):
         verdicts = []
         for task in (*results.tasks("unseen"), "mean-unseen"):
             row = results.row(label, "fedkim", task, "auroc")
@@ -124,9 +134,9 @@ def above_chance_level(results: Results) -> Answer:
 
 
 def against_constants(results: Results) -> Answer:
-    """FedKIM's balanced accuracy against the better of always yes and always no, on every closed task."""
+    """The injected LLM's balanced accuracy against the better of always yes and always no, on every closed task."""
     lines, cells = [], []
-    for name, label in _fedkim(results):
+    for name, label in _judged(results):
         verdicts = []
         for task in results.tasks("trained") + results.tasks("unseen"):
             row = results.row(label, "fedkim", task, "balanced_accuracy")
@@ -143,7 +153,7 @@ def against_constants(results: Results) -> Answer:
 def open_answers(results: Results) -> Answer:
     """Token F1 of open questions against the best constant answer, which is chosen with the references known."""
     lines, cells = [], []
-    for name, label in _fedkim(results):
+    for name, label in _judged(results):
         for task in results.tasks("unseen", is_closed=False) + results.tasks("trained", is_closed=False):
             row = results.row(label, "fedkim", task, "token_f1", "open")
             constant = results.row(label, "constant-best", task, "token_f1", "open")
@@ -160,6 +170,21 @@ def open_answers(results: Results) -> Answer:
     )
 
 
+def over_all_controls(results: Results) -> Answer:
+    """Whether the LLM is better than every control, task by task; the controls it loses to, with the differences."""
+    lines, cells = [], []
+    for name, label in _judged(results):
+        held = over_controls(leading(results, label))
+        if held is None:
+            continue
+        lines.append(_joined(name, f"Task by task {over_in_words(held, task_title)}"))
+        for (task, part), gaps in held.lost.items():
+            title = f"{task_title(task)}{part_title(part)}"
+            cells += [[title, name, model_title(gap.baseline_model), *_tested(gap)] for gap in gaps]
+    head = ["task", "algorithm", "control", "injected LLM − control", "p", "p (Holm)"]
+    return Answer("Is it better than every control?", lines, table(head, cells) if cells else "It loses to none.")
+
+
 def bold(word: Verdict) -> str:
     """A verdict that stands out."""
     return f"**{word}**"
@@ -173,9 +198,14 @@ def _tested(gap: ComparedDifference) -> list[str]:
     return [printed(gap, signed=True), number(gap.p), number(gap.p_holm)]
 
 
-def _fedkim(results: Results) -> list[tuple[str, str]]:
-    """(backbone, label) of every cell of the method FedKIM."""
-    held = [(name, methods[ORDER[0]]) for name, methods in results.backbones.items() if ORDER[0] in methods]
+def _judged(results: Results) -> list[tuple[str, str]]:
+    """(backbone and method, label) of every cell of medfed and of FedKIM; the method is named where both are there."""
+    held = [
+        (", ".join(filter(None, (name, method * (len({OURS, ORDER[0]} & methods.keys()) > 1)))), methods[method])
+        for name, methods in results.backbones.items()
+        for method in (OURS, ORDER[0])
+        if method in methods
+    ]
     return held or [("", results.typed.labels[0])]
 
 

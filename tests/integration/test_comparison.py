@@ -9,7 +9,7 @@ import pytest
 
 from medfed.core.errors import RunError
 from medfed.records.schema import ComparisonFile
-from medfed.report.comparison import Compared, comparison_page, default_labels
+from medfed.report.comparison import Compared, comparison_page, default_labels, markdown
 from medfed.report.html import Cell, Row
 from medfed.report.models import is_constant
 from medfed.report.page import build_report, write_report
@@ -101,6 +101,24 @@ def test_published_numbers_come_only_from_the_tables_that_are_named(folders: lis
     assert any(source.endswith("Figure 2") for source in sources)
     for source in sources:
         assert (source in page.text) == source.endswith("Figure 2")
+
+
+def test_the_routers_mixtures_are_drawn_and_listed_round_by_round(folders: list[Path]) -> None:
+    assert '<section id="router">' not in build_report(fake_comparison(), folders), "no run of these logs its router"
+    distances = {"FedKIM": {1: (0.0002, 0.0006), 2: (0.03, 0.05)}, "FedPlug_L": {1: (0.1,)}}
+    entropies = {"FedKIM": {1: (2.4, 2.5), 2: (0.002, 0.004)}}
+    made = fake_comparison().model_copy(update={"distances": distances, "entropies": entropies})
+    made = ComparisonFile.model_validate_json(made.model_dump_json())
+    html = build_report(made, folders)
+    assert '<section id="router">' in html
+    assert "Total-variation distance between the weights of two tasks" in Page(html).text
+    assert "FedKIM: 0.0004 at 1" in html
+    assert "FedKIM: 0.04 at 2" in html
+    assert "FedKIM: 0.003 at 2" in html
+    lines = markdown(made).splitlines()
+    assert "| FedKIM | 0.0004 | 0.04 |" in lines
+    assert "| FedPlug_L | 0.1 | – |" in lines
+    assert "| FedKIM | 2.5 | 0.003 |" in lines
 
 
 def test_default_labels_join_the_seeds_of_a_configuration(folders: list[Path]) -> None:

@@ -71,6 +71,20 @@ def test_a_section_appears_where_its_data_is(run: Path, tmp_path: Path) -> None:
         assert "Absent or unreadable" not in html, "no other run has to have it"
 
 
+def test_a_run_of_the_papers_recipe_is_called_fedkim_and_one_of_medfeds_is_not(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    study = json.loads((copy / "study.json").read_text())
+    titles = {"medfed": "Injected LLM", "paper": "FedKIM", "released": "FedKIM (released code)"}
+    for recipe, title in titles.items():
+        study["injection"] |= {"recipe": recipe, "num_experts": 12}
+        (copy / "study.json").write_text(json.dumps(study))
+        html = build_report(copy)
+        assert f"{title} minus each control" in html or f">{title}<" in html, recipe
+        assert ("FedKIM (released code)" in html) == (recipe == "released")
+        assert (">FedKIM<" in html) == (recipe == "paper")
+
+
 def test_it_says_where_its_numbers_come_from(run: Path, page: Page) -> None:
     assert "commit 3f9c1d7, CPU model not recorded, 2026-01-05. Another CPU model gives other last bits" in page.text
     facts = Run(run).provenance.model_copy(update={"processor": "Xeon 8481C", "dirty": True})

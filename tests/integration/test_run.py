@@ -95,7 +95,7 @@ def test_the_controls_say_what_they_chose_and_what_the_answers_follow(whole: Pat
     assert list(checks["sp"]["rank_correlation"]) == ["reuse/mp"]
     assert all(0 <= check["negation"] <= 1 and 0 <= check["paraphrases"] <= 1 for check in checks.values())
     page = (folder(whole) / "report.html").read_text(encoding="utf-8")
-    assert "Injected LLM minus each control" in page
+    assert "Below a model&#39;s value stands the injected LLM" in page
 
 
 def test_one_lora_answers_next_to_the_experts(whole: Path, cache: Path, tmp_path: Path) -> None:

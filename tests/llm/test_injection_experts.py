@@ -66,6 +66,29 @@ def test_the_fused_form_equals_a_loop_over_experts_with_the_scaling_of_each() ->
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_with_the_papers_recipe_the_experts_are_eq_5_without_a_factor() -> None:
+    settings = InjectionSettings.model_validate({"recipe": "paper", "num_experts": P, "rank": RANK})
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = add_experts(language_model(), settings)
+        for name, value in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(value, std=0.2)
+    tuner = model.eval().base_model
+    layer = tuner.model.model.layers[1].mlp.down_proj
+    frozen, down, up = layer.base_layer.weight, layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    h = torch.randn(2, 3, frozen.shape[1], generator=torch.Generator().manual_seed(0))
+    with tuner.routing.using(MIX):
+        found = layer(h)
+    for example, mix in enumerate(MIX):
+        for token in range(3):
+            c = frozen @ h[example, token]
+            for p in range(P):
+                a_p, b_p = down[p * RANK : (p + 1) * RANK], up[:, p * RANK : (p + 1) * RANK]
+                c = c + mix[p] * (b_p @ (a_p @ h[example, token]))
+            torch.testing.assert_close(found[example, token], c, atol=1e-5, rtol=1e-5)
+
+
 def test_every_example_is_mixed_by_its_own_row() -> None:
     together = logits(adapted(), MIX)
     for row in range(len(MIX)):

@@ -153,6 +153,7 @@ CHANGES = {
     "balance_classes": False,
     "keep_optimizer_state": False,
     "weight_decay": 0.5,
+    "beta_2": 0.5,
     "max_grad_norm": 0.01,
     "rehearsal": {"weight": 1.0},
     "kl_weight": 1.0,

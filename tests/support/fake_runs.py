@@ -14,7 +14,7 @@ from PIL import Image
 from medfed.core.rng import numpy_rng
 from medfed.evaluation.score import score_run
 from medfed.records.folder import RunFolder, prediction_file
-from medfed.records.schema import ComparisonFile, Prediction, TaskFacts
+from medfed.records.schema import ComparisonFile, ControlFile, Prediction, TaskFacts
 from medfed.study.evaluation import EvaluationSettings
 
 ANSWERS = ("No", "Yes")
@@ -276,6 +276,74 @@ def _json(path: Path, value: object) -> None:
 def _lines(path: Path, records: Iterable[dict]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+EMBARRASSING = {
+    "trained": {"federated": 0.9, "heads": 1.1, "local": 0.5, "centralised": 1.6, "count": 0.4, "lora": 1.0},
+    "unseen": {"reuse/cd": 0.2, "reuse/nearest": 3.0, "reuse/mean": 0.9, "reuse/best": 3.5, "count": 0.1, "lora": 0.7},
+}
+"""Role → control → separation of its answers; the injected LLM's is 1 on trained tasks and 0.6 on unseen ones."""
+WORDS = ("left lung", "right lung", "heart")
+
+
+def fake_controlled_runs(root: Path, num_seeds: int = 3, num_examples: int = 120) -> list[Path]:
+    """Write finished runs of one cell with every control, on two closed tasks and one with answers in words."""
+    folders = []
+    for seed in range(num_seeds):
+        run = RunFolder(root / "controlled" / f"0c0ffee0-seed{seed}")
+        _json(run.root / "study.json", _study("controlled") | {"seed": seed, "train": ["mp"], "unseen": ["sp", "mr"]})
+        _json(run.root / "provenance.json", _provenance() | {"titles": TITLES | {"mr": "Questions on images"}})
+        tasks = [_closed("mp", "trained", seed, num_examples), _closed("sp", "unseen", seed, num_examples)]
+        tasks.append(_worded(seed, num_examples))
+        for task, _, lines in tasks:
+            run.write_lines(lines, prediction_file(task))
+        run.write(score_run(tasks, seed, EvaluationSettings(num_resamples=200)))
+        follows = {"reuse/cd": 0.5, "reuse/mp": 0.75 + 0.1 * seed}
+        check = {"task": "sp", "rank_correlation": follows, "n": 50, "negation": 0.1 * seed, "paraphrases": 0.9}
+        run.write(ControlFile.model_validate({"answers": [check]}))
+        run.finish()
+        folders.append(run.root)
+    return folders
+
+
+def _closed(task: str, role: str, seed: int, num_examples: int) -> tuple[str, TaskFacts, list[Prediction]]:
+    targets = (numpy_rng("controlled", task).random(num_examples) < 0.4).astype(int)
+    gaps = {"fedkim": 1.0 if role == "trained" else 0.6, **EMBARRASSING[role], "blind/other": 0.0}
+    common = numpy_rng("controlled", task, seed).normal(size=num_examples)
+    columns = {}
+    for model, gap in gaps.items():
+        own = numpy_rng("controlled", task, model, seed).normal(size=num_examples)
+        columns[model] = 1 / (1 + np.exp(-(0.9 * common + 0.3 * own + gap * targets)))
+    columns["blind/none"] = np.full(num_examples, 0.4)
+    lines = [
+        Prediction(
+            example=f"{task}-{number}",
+            patient=f"{task}-patient-{number}",
+            truth=int(target),
+            responses={model: [1 - p[number], p[number]] for model, p in columns.items()},
+        )
+        for number, target in enumerate(targets)
+    ]
+    return task, TaskFacts(title=TITLES[task], role=role, answers=ANSWERS), lines
+
+
+def _worded(seed: int, num_examples: int) -> tuple[str, TaskFacts, list[Prediction]]:
+    """Every other question is yes/no; the LLM is right on one open question of eight, its type's answer on four."""
+    lines = []
+    for number in range(num_examples):
+        closed, target = number % 2 == 0, int(numpy_rng("worded", number).random() < 0.5)
+        reference = ANSWERS[target] if closed else WORDS[number % 3]
+        chance = 0.5 + (0.2 if target else -0.2) * (numpy_rng("worded", number, seed).random() < 0.8)
+        said = {"fedkim": number % 16 == 1, "blind/other": number % 16 == 1, "blind/none": False}
+        said |= {"blind/type": number % 4 == 1, "lora": number % 8 == 1}
+        given = {
+            model: {"text": reference if right else "nothing", "probabilities": [1 - chance, chance]}
+            for model, right in said.items()
+        }
+        truth = {"reference": reference, "closed": closed, "target": target if closed else -1}
+        example, patient = f"mr-{number}", f"mr-patient-{number}"
+        lines.append(Prediction(example=example, patient=patient, question="?", truth=truth, responses=given))
+    return "mr", TaskFacts(title="Questions on images", role="unseen", kind="questions", answers=ANSWERS), lines
 
 
 CELLS = {"FedKIM": 0.0, "FedPlug_L": -0.03, "FedPlug": -0.09}

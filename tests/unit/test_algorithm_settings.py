@@ -20,7 +20,7 @@ def test_a_combination_is_read_named_and_given_back() -> None:
     assert study.algorithm.label == "fedbn+fedprox+fedadam"
     resolved = study.resolved()
     assert resolved["algorithm"]["name"] == "fedbn+fedprox+fedadam"
-    assert resolved["algorithm"]["local"] == {"name": "fedprox", "mu": 0.5}
+    assert resolved["algorithm"]["local"] == {"name": "fedprox", "mu": 0.5, "weighting": "examples"}
     assert Study.model_validate(resolved) == study
     assert study.hash() != load_study(DEMO, [COMBINED]).hash()
 
@@ -55,6 +55,7 @@ def test_a_site_allows_a_combination_by_the_names_of_its_parts() -> None:
         ('algorithm={ locale = "fedprox" }', "name the algorithm"),
         ('algorithm={ local = "fedprox", sever = "fedadam" }', "sever"),
         ('algorithm={ name = "fedavg", local = "fedprox" }', "give the name or the parts"),
+        ('algorithm={ local = { name = "fedprox", weighting = "clients" }, server = "fedadam" }', "server.weighting"),
         ('algorithm={ local = "moon", server = "fednova" }', "no effective steps for moon"),
         ('algorithm={ local = "scaffold", sharing = "fedbn" }', "option II.*optimizer='adam'.*\n.*option"),
     ],

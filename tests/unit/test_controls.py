@@ -173,9 +173,12 @@ def test_the_llm_is_paired_with_every_control_and_no_control_is_averaged() -> No
 
 
 def test_the_first_screen_says_where_the_llm_loses() -> None:
-    (said,) = against_controls(scored({"fedkim": 0.3, "reuse/nearest": 2.0, "count": 0.1}))
+    lost = scored({"fedkim": 0.3, "reuse/nearest": 2.0, "count": 0.1})
+    (said,) = against_controls(lost)
     assert "on 1 task: supported on 0, not distinguishable on 0, contradicted on 1." in said
-    assert "It loses on Sepsis to: Nearest head reused." in said
+    assert "It loses on Sepsis to: Nearest head reused (−" in said
+    gap = next(gap for gap in lost.differences if (gap.baseline, gap.metric) == ("reuse/nearest", "auroc"))
+    assert f"{gap.value:+.3f}".replace("-", "−") in said
     assert said in sentences(scored({"fedkim": 0.3, "reuse/nearest": 2.0, "count": 0.1}))
     (won,) = against_controls(scored({"fedkim": 3.0, "reuse/nearest": 0.2, "count": 0.1}))
     assert "supported on 1" in won
@@ -205,9 +208,9 @@ def test_the_report_has_differences_choices_and_checks(tmp_path: Path) -> None:
     )
     run.write(ControlFile(reuse=(reuse,), answers=(check,), absent={"cd": {"count": "no values to count in image"}}))
     page = build_report(run.root)
-    for text in ("Injected LLM minus each control", "the head reads image", "0.95", "no values to count in image"):
-        assert text in page
-    assert page.index("It loses on") < page.index("Injected LLM minus each control")
+    for text in ("Below a model's value", "the head reads image", "0.95", "no values to count in image"):
+        assert text.replace("'", "&#39;") in page
+    assert page.index("It loses on") < page.index("Unseen tasks, AUROC")
     assert "It loses" in str(summary_table(run.root).caption)
 
 

@@ -90,6 +90,24 @@ def test_the_order_of_the_methods_needs_both_intervals(steps: tuple[float, ...],
 
 
 @pytest.mark.parametrize(
+    ("value", "word"), [(0.04, "supported"), (0.01, "not distinguishable"), (-0.04, "contradicted")]
+)
+def test_medfed_and_fedkim_are_judged_apart_and_against_each_other(value: float, word: str) -> None:
+    raw = comparison({"cd": 0.01, "mp": 0.0, "mean-trained": 0.005}, (0.66, 0.64, 0.6))
+    raw["labels"] = ["medfed", *raw["labels"]]
+    raw["cells"] = {"medfed": {"method": "medfed", "backbone": "FedAvg"}} | raw["cells"]
+    raw["seeds"]["medfed"] = list(range(5))
+    raw["rows"].append(row("medfed", "fedkim", "mean-unseen", "auroc", 0.66 + value))
+    raw["differences"].append(gap("medfed", ("FedKIM", "fedkim"), "mean-unseen", value))
+    raw["differences"].append(gap("medfed", ("medfed", "federated"), "cd", 0.1))
+    first, second = verdict.order_of_methods(Results.of(raw)).lines
+    assert first.startswith(f"FedAvg. medfed > FedKIM: **{word}** ({value:+.3f}".replace("-", "−"))
+    assert "FedKIM > FedPlug_L > FedPlug" in second
+    lines = verdict.against_federated(Results.of(raw)).lines
+    assert [line.partition(".")[0] for line in lines] == ["FedAvg, medfed", "FedAvg, FedKIM", "FedAvg, FedKIM"]
+
+
+@pytest.mark.parametrize(
     ("value", "word"), [(0.521, "supported"), (0.519, "not distinguishable"), (0.47, "contradicted")]
 )
 def test_chance_is_beaten_by_the_interval_not_the_value(value: float, word: str) -> None:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from medfed.injection.router import Description, Router, entropy, mutual_information, total_variation
-from medfed.study.injection import RouterSettings
+from medfed.study.injection import InjectionSettings, RouterSettings
 
 WIDTH, P = 16, 5
 
@@ -45,6 +45,46 @@ def test_it_is_equation_4_whatever_the_padding(attention: str) -> None:
     for row in range(2):
         told, asked = (part.embeddings[row][part.mask[row]] for part in (task, modality))
         torch.testing.assert_close(alpha[row], by_hand(found, told, asked, softmax=attention == "softmax"))
+
+
+def of_recipe(name: str) -> Router:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Router(WIDTH, P, InjectionSettings.model_validate({"recipe": name}).router)
+
+
+def as_printed(found: Router, task: Tensor, modality: Tensor, *, inner: bool) -> list[float]:
+    """Eq. 4 token by token in plain numbers: Wq M, Wk T, Wv T, their products, the mean over M, MLP, softmax."""
+    keys, values = ([(layer.weight @ token).tolist() for token in task] for layer in (found.key, found.value))
+    pooled = [0.0] * len(keys[0])
+    for m in modality:
+        query = (found.query.weight @ m).tolist()
+        scores = [sum(q * k for q, k in zip(query, key, strict=True)) / math.sqrt(len(query)) for key in keys]
+        if inner:
+            total = sum(map(math.exp, scores))
+            scores = [math.exp(score) / total for score in scores]
+        for score, value in zip(scores, values, strict=True):
+            pooled = [p + score * v / len(modality) for p, v in zip(pooled, value, strict=True)]
+    logits = [math.exp(z) for z in found.mlp(torch.tensor(pooled)).tolist()]
+    return [z / sum(logits) for z in logits]
+
+
+@pytest.mark.parametrize("recipe", ["paper", "released"])
+def test_the_router_of_a_recipe_is_eq_4_as_the_paper_prints_it_or_its_code_computes_it(recipe: str) -> None:
+    found, task, modality = of_recipe(recipe), described(1, 7, 3), described(2, 2, 4)
+    alpha = found(task, modality)
+    for row in range(2):
+        told, asked = (part.embeddings[row][part.mask[row]] for part in (task, modality))
+        expected = as_printed(found, told, asked, inner=recipe == "released")
+        print(f"{recipe}, task {row}: {[round(value, 4) for value in expected]}")
+        assert alpha[row].tolist() == pytest.approx(expected, abs=1e-6)
+        assert alpha[row].tolist() != pytest.approx(as_printed(found, told, asked, inner=recipe == "paper"), abs=1e-4)
+
+
+def test_the_released_router_is_as_wide_as_the_llm_and_ends_in_one_linear_layer() -> None:
+    found = of_recipe("released")
+    assert [tuple(part.weight.shape) for part in (found.query, found.key, found.value)] == [(WIDTH, WIDTH)] * 3
+    assert [tuple(value.shape) for value in found.mlp.parameters()] == [(P, WIDTH), (P,)]
 
 
 @pytest.mark.parametrize("switch", ["use_task_description", "use_modality_description"])

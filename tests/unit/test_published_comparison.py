@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from medfed.records.schema import ComparedDifference, ComparisonFile
-from medfed.report.comparison import comparison_table, markdown
+from medfed.report.comparison import comparison_tables, markdown
 from medfed.report.published import paper_rows
 
 CELLS = {
@@ -90,6 +90,6 @@ def test_values_intervals_flags_and_stars_are_printed() -> None:
 def test_the_terminal_table_fits_and_has_every_cell() -> None:
     console = Console(width=120, record=True, file=None, quiet=False)
     with console.capture() as capture:
-        console.print(comparison_table(comparison(["Table 3"])))
+        console.print(*comparison_tables(comparison(["Table 3"])))
     assert all(label in capture.get() for label in CELLS)
     assert "Centralised" in capture.get()

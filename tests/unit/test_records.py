@@ -12,6 +12,7 @@ from medfed.core.errors import RunError
 from medfed.records.folder import RunFolder, prediction_file
 from medfed.records.schema import (
     FILES,
+    LINES,
     CardFile,
     ClientRound,
     ComparisonFile,
@@ -19,6 +20,7 @@ from medfed.records.schema import (
     File,
     InjectionFile,
     LeaderboardFile,
+    Line,
     NormalisationFile,
     Prediction,
     ProvenanceFile,
@@ -196,3 +198,9 @@ def test_the_published_schemas_and_their_page_are_current() -> None:
     assert written == run_folder.schema_files(), "run: make docs"
     assert (DOCS / "run-folder.md").read_text(encoding="utf-8") == run_folder.page(), "run: make docs"
     assert len(json_schemas()) == len(written), "two files of one name"
+
+
+def test_every_file_and_line_of_the_package_is_published() -> None:
+    for listed, kind in ((FILES, File), (LINES, Line)):
+        ours = [one for one in kind.__subclasses__() if one.__module__.startswith("medfed.")]
+        assert set(listed) == set(ours), "a record that FILES or LINES lacks has no schema and no page"

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from medfed.core.errors import StudyError
-from medfed.study.injection import PAPER
 from medfed.study.study import Study, load_study
 from medfed.study.sweep import is_sweep
 
@@ -51,7 +50,7 @@ def test_overrides_take_toml_values_and_keep_shorthand_names() -> None:
     study = load_study(DEMO, ["rounds.num_rounds=3", "algorithm=fedprox", "algorithm.mu=0.5"])
     assert study.rounds.num_rounds == 3
     assert study.algorithm.name == "fedprox"
-    assert study.resolved()["algorithm"] == {"name": "fedprox", "mu": 0.5}
+    assert study.resolved()["algorithm"] == {"name": "fedprox", "mu": 0.5, "weighting": "examples"}
 
 
 def test_the_hash_tells_settings_and_data_apart_but_not_seed_or_words() -> None:
@@ -68,13 +67,6 @@ def test_a_missing_file_and_broken_toml_are_named(tmp_path: Path) -> None:
     broken.write_text("name = ", encoding="utf-8")
     with pytest.raises(StudyError, match="not valid TOML"):
         load_study(broken)
-
-
-def test_the_papers_study_takes_the_papers_recipe() -> None:
-    paper = next(path for path in STUDIES if path.stem == "fedkim-paper")
-    injection = load_study(paper).injection.model_dump()
-    assert {name: injection[name] for name in PAPER} == dict(PAPER)
-    assert load_study(paper, ["injection.lr=0.1"]).injection.lr == 0.1, "what a study gives stays as given"
 
 
 @pytest.mark.parametrize("name", ["smollm2", "qwen", "qwen-real", "medical-7b"])

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from medfed.core.errors import StudyError
+from medfed.report.comparison import PAPER_METRICS
+from medfed.report.published import published
 from medfed.study.study import load_study, merged
 from medfed.study.sweep import Plan, is_sweep, load_plan, parse_seeds
 
@@ -61,11 +63,21 @@ def test_every_shipped_sweep_has_valid_cells_that_differ(path: Path, quick: bool
 
 def test_the_papers_tables_have_the_papers_rows() -> None:
     assert {path.stem for path in TABLES} == {"figure2", "table3", "table4-5", "table7"}
-    backbones, methods = ("FedAvg", "FedProx"), ("FedKIM", "FedPlug_L", "FedPlug")
+    backbones, methods = ("FedAvg", "FedProx"), ("medfed", "FedKIM", "FedPlug_L", "FedPlug")
     pairs = [f"{backbone} · {method}" for backbone in backbones for method in methods]
-    assert [cell.label for cell in load_plan(STUDIES / "table3.toml").cells] == pairs
+    for name in ("table3", "figure2"):
+        cells = load_plan(STUDIES / f"{name}.toml").cells
+        assert [cell.label for cell in cells] == pairs
+        settings = {cell.values["method"]: cell.study.injection for cell in cells}
+        assert [settings[method].recipe for method in methods] == ["medfed", "paper", "paper", "paper"]
+        assert [settings[method].num_experts for method in methods] == [12, 12, 1, 0]
+        assert {cell.values["backbone"]: cell.study.algorithm.name for cell in cells} == {
+            "FedAvg": "fedavg",
+            "FedProx": "fedprox",
+        }
     ablations = {cell.label: cell.study for cell in load_plan(STUDIES / "table4-5.toml").cells}
     assert list(ablations) == ["FedKIM", "FedKIM_pub", "FedKIM_T", "FedKIM_M"]
+    assert {study.injection.recipe for study in ablations.values()} == {"paper"}
     assert not ablations["FedKIM_pub"].federate
     assert not ablations["FedKIM_T"].injection.router.use_task_description
     assert not ablations["FedKIM_M"].injection.router.use_modality_description
@@ -76,6 +88,48 @@ def test_the_papers_tables_have_the_papers_rows() -> None:
     assert {(cell.values["task"], cell.study.train) for cell in singles} == {
         (name.upper(), (name,)) for name in ("cd", "lod", "ead", "mp")
     }
+
+
+def test_every_cell_that_is_called_fedkim_has_a_recipe_of_the_paper() -> None:
+    recipes = {"medfed": set(), "paper": set(), "released": set()}
+    for path in SWEEPS:
+        for cell in load_plan(path).cells:
+            if cell.study.job == "inject":
+                recipes[cell.study.injection.recipe].add(cell.label.rpartition(" · ")[2])
+    print(recipes)
+    assert recipes["released"] == {"released", "FedKIM (released code)"}
+    papers = re.compile(r"FedKIM|FedPlug|paper")
+    assert all(papers.match(label) for label in recipes["paper"])
+    assert not any(label.startswith(("FedKIM", "FedPlug")) for label in recipes["medfed"])
+
+
+def test_the_papers_study_has_all_twelve_tasks() -> None:
+    study = load_study(STUDIES / "fedkim-paper.toml")
+    print("Table 2: CD LOD EAD MP; ECD PED AD EBD SP MR MS SNC")
+    assert study.train == ("cd", "lod", "ead", "mp")
+    assert set(study.unseen) == {"ecd", "ped", "ad", "ebd", "sp", "mr", "ms", "snc"}
+    assert study.injection.recipe == "paper"
+
+
+def test_table_7_has_every_row_and_column_of_the_paper_that_can_be_computed() -> None:
+    printed = [row for row in published() if row.place == "Table 7"]
+    rows = {(row.task, row.backbone, row.method) for row in printed}
+    cells = {tuple(cell.values.values()) for cell in load_plan(STUDIES / "table7.toml").cells}
+    print("4 tasks × 2 backbones × 3 methods × 4 metrics = 96 numbers; MMedLM-2's columns are empty")
+    assert len(printed) == 96
+    assert len(rows) == 24
+    assert rows == {cell for cell in cells if cell[2] != "medfed"}
+    assert {row.metric for row in printed} == set(PAPER_METRICS) - {"bleu1"}
+
+
+def test_the_routers_of_the_paper_and_its_code_run_to_round_30() -> None:
+    cells = {cell.label: cell.study for cell in load_plan(STUDIES / "router.toml").cells}
+    assert [*cells][:3] == ["paper", "released", "medfed"]
+    assert {study.rounds.num_rounds for study in cells.values()} == {30}
+    assert [cells[name].injection.recipe for name in ("paper", "released", "medfed")] == ["paper", "released", "medfed"]
+    assert cells["paper, normalised"].injection.router.normalise_embeddings
+    assert cells["paper, normalised"].injection.router.attention == "linear"
+    assert cells["paper, twice the scale"].injection.alpha == 2 * cells["paper"].injection.rank
 
 
 def test_cells_with_equal_settings_share_a_run_folder() -> None:
@@ -93,7 +147,7 @@ def test_settings_are_laid_over_the_base_in_order_of_set_axes_quick_and_override
         update={"rounds": base.rounds.model_copy(update={"num_rounds": 7})}
     )
     study = cells["FedProx · FedPlug"]
-    assert study.resolved()["algorithm"] == {"name": "fedprox", "mu": 0.5}
+    assert study.resolved()["algorithm"] == {"name": "fedprox", "mu": 0.5, "weighting": "examples"}
     assert (study.injection.num_experts, study.rounds.num_rounds) == (0, 7)
     assert load_plan(sweep, quick=True).cells[0].study.rounds.num_rounds == 1
     assert load_plan(sweep, ["rounds.num_rounds=9"], quick=True).cells[0].study.rounds.num_rounds == 9

@@ -26,7 +26,9 @@ from medfed.core.processes import warm_up
 from medfed.core.progress import Reporter
 
 if TYPE_CHECKING:
+    from medfed.runs.context import RunPaths
     from medfed.study.study import Study
+    from medfed.study.sweep import Plan
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(data_app, name="data")
@@ -167,25 +169,35 @@ def run(
         # The forked workers need them; what starts threads of its own (polars) must come later.
         injects = any(cell.study.job == "inject" for cell in plan.cells)
         warm_up("torch", "transformers", *(["peft"] if injects else []))
-    from medfed.runs.compare import run_sweep
     from medfed.runs.context import RunPaths
-    from medfed.runs.pipeline import run_study
 
     paths = RunPaths(runs, cache.expanduser(), data_root, corpus, foundation, skip_bad, show_examples)
     paths, reporter = replace(paths, keep_decoded=keep_decoded), Reporter(Console())
     if single:
-        paths = replace(paths, workers=workers or 1)
-        made = run_study(plan.cells[0].study, paths, reporter, dry_run=dry_run, report=report)
-        if not dry_run:
-            _say_what_next(made, plan.cells[0].study, reporter)
-        return
-    if dry_run:
-        for cell in plan.cells:
-            for seed in plan.seeds:
-                reporter.say(f"{cell.label}, seed {seed}")
-                run_study(cell.at(seed), paths, reporter, dry_run=True)
-        return
-    run_sweep(plan, paths, reporter, workers or os.cpu_count() or 1, report)
+        _run_one(plan.cells[0].study, replace(paths, workers=workers or 1), reporter, report, dry_run=dry_run)
+    elif dry_run:
+        _say_what_would_run(plan, paths, reporter)
+    else:
+        from medfed.runs.compare import run_sweep
+
+        run_sweep(plan, paths, reporter, workers or os.cpu_count() or 1, report)
+
+
+def _run_one(study: Study, paths: RunPaths, reporter: Reporter, report: Path | None, *, dry_run: bool) -> None:
+    from medfed.runs.pipeline import run_study
+
+    made = run_study(study, paths, reporter, dry_run=dry_run, report=report)
+    if not dry_run:
+        _say_what_next(made, study, reporter)
+
+
+def _say_what_would_run(plan: Plan, paths: RunPaths, reporter: Reporter) -> None:
+    from medfed.runs.pipeline import run_study
+
+    for cell in plan.cells:
+        for seed in plan.seeds:
+            reporter.say(f"{cell.label}, seed {seed}")
+            run_study(cell.at(seed), paths, reporter, dry_run=True)
 
 
 def _say_what_next(made: Path, study: Study, reporter: Reporter) -> None:
@@ -220,13 +232,13 @@ def scores(folder: options.RunFolder, as_json: options.AsJson = False) -> None:
     """Print a finished run's table from its files; with --json every metric, interval and difference."""
     from medfed.records.folder import RunFolder
     from medfed.records.schema import ScoreFile
-    from medfed.report.results import summary_table
+    from medfed.report.controls import run_tables
 
     record = RunFolder(folder).read(ScoreFile)
     if as_json:
         typer.echo(record.model_dump_json(indent=1))
     else:
-        options.output().print(summary_table(folder))
+        options.output().print(*run_tables(folder))
 
 
 @app.command()

@@ -5,8 +5,9 @@ large as many an effect. A value here is the mean over seeds. Its interval is a 
 seeds, and the patients. A patient who is tested at several seeds, or by several tasks, is drawn once for all (Owen
 2007). All models are scored on the same draws, so differences are paired. With one seed only patients are drawn.
 
-Holm's family is all differences of one metric (and part of the questions) within one comparison. A difference is called
-significant only below :data:`LEVEL` after Holm and with at least :data:`MIN_SEEDS` seeds.
+Holm's family is all differences of one metric (and part of the questions) within one comparison. Those against bounds,
+which nobody claims to beat, have no p. A difference is called significant only below :data:`LEVEL` after Holm and with
+at least :data:`MIN_SEEDS` seeds.
 
 Deviation: the FedKIM paper compares single runs, without intervals.
 """
@@ -16,25 +17,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from medfed.core.errors import RunError
 from medfed.evaluation.bootstrap import holm, interval, over_seeds, resample_weights, two_sided_p
-from medfed.evaluation.controls import COUNT, INJECTED, LORA, NEAREST, OTHER
+from medfed.evaluation.controls import BOUNDS, INJECTED, JUDGED
 from medfed.evaluation.responses import TaskResponses
+from medfed.evaluation.score import LIKELIHOOD_METRICS, likelihoods
 from medfed.evaluation.scorers.base import Replicates
-from medfed.evaluation.scorers.words import BEST
+from medfed.evaluation.scorers.words import BEST, Questions
 from medfed.records.folder import RunFolder
-from medfed.records.schema import ComparedDifference, ComparedRow, ComparisonFile, ScoreFile, StudyFile
+from medfed.records.schema import (
+    AnswerCheck,
+    ComparedAnswers,
+    ComparedDifference,
+    ComparedRow,
+    ComparisonFile,
+    ControlFile,
+    Routing,
+    ScoreFile,
+    StudyFile,
+)
 from medfed.study.evaluation import BootstrapSettings
 
 MIN_SEEDS = 5
 LEVEL = 0.05
-BASELINES = ("federated", "heads", NEAREST, COUNT, OTHER, LORA, BEST)
+BASELINES = (*JUDGED, *BOUNDS, BEST)
 """Models that the injected LLM of one run is compared with; differences against others are in the run's scores."""
 Row = dict[str, Any]
+C = TypeVar("C", ComparedRow, ComparedDifference)
+ByRound = dict[str, dict[int, tuple[float, ...]]]
+"""Label → round → value by run."""
 
 
 class Measure(NamedTuple):
@@ -46,11 +61,16 @@ class Measure(NamedTuple):
 
 
 class SeedRun(NamedTuple):
-    """One finished run: its label, seed, and what its models responded to every task."""
+    """One finished run: its label, seed, what its models responded to every task, and what its LLM's answers follow.
+
+    ``choices`` are the yes/no questions of tasks in words, by the likelihood of either answer.
+    """
 
     label: str
     seed: int
     tasks: dict[str, TaskResponses]
+    choices: dict[str, TaskResponses]
+    checks: tuple[AnswerCheck, ...] = ()
 
 
 class Outcome(NamedTuple):
@@ -80,9 +100,10 @@ def compare_runs(
 ) -> ComparisonFile:
     """Compare finished runs: a row per label, model, task, metric and part, and paired differences.
 
-    The tasks ``mean-trained`` and ``mean-unseen`` are means over the closed tasks of a role. The differences are those
-    of the injected LLM against :data:`BASELINES`. Raises RunError if a run is not finished, or two runs of one label
-    have the same seed.
+    The tasks ``mean-trained`` and ``mean-unseen`` are means over the closed tasks of a role. Yes/no among open
+    questions are judged by their text, and by the likelihood of either answer. The differences are those of the
+    injected LLM against :data:`BASELINES`. Raises RunError if a run is not finished, or two runs of one label have the
+    same seed.
 
     The runs of one label differ in their seed. By default there are 10,000 resamples where a label has
     :data:`MIN_SEEDS` seeds, which Holm's correction needs, else 1,000. ``pairs`` are labels (a, b) whose injected LLMs
@@ -98,11 +119,30 @@ def compare_runs(
             raise RunError(what, where=f"label {name!r}", hint=hint)
     enough = max(map(len, seeds.values())) >= MIN_SEEDS
     settings = settings or BootstrapSettings(num_resamples=10_000 if enough else 1_000)
+    rows, differences = _compared(runs, names, pairs, settings)
+    choices = [run._replace(tasks=run.choices) for run in runs]
+    more_rows, more = _compared(choices, names, pairs, settings, LIKELIHOOD_METRICS)
+    rows += _yes_or_no(more_rows)
+    differences += _yes_or_no(more)
+    by_label = {name: tuple(chosen) for name, chosen in seeds.items()}
+    head = {"labels": tuple(names), "seeds": by_label, **_mixtures(folders, labels)}
+    return ComparisonFile(**head, rows=tuple(rows), differences=tuple(differences), answers=tuple(_answers(runs)))
+
+
+def _compared(
+    runs: Sequence[SeedRun],
+    names: Sequence[str],
+    pairs: Sequence[tuple[str, str]],
+    settings: BootstrapSettings,
+    metrics: Sequence[str] = (),
+) -> tuple[list[ComparedRow], list[ComparedDifference]]:
+    """Compare by every measure that the tasks of ``runs`` have, or by ``metrics``, in the order of ``names``."""
     rows: list[ComparedRow] = []
     differences: list[ComparedDifference] = []
     roles = {name: task.facts.role for run in runs for name, task in run.tasks.items()}
     roles |= {"mean-trained": "trained", "mean-unseen": "unseen"}
-    for measure in dict.fromkeys(measure for run in runs for task in run.tasks.values() for measure in measures(task)):
+    known = dict.fromkeys(measure for run in runs for task in run.tasks.values() for measure in measures(task))
+    for measure in [measure for measure in known if not metrics or measure.metric in metrics]:
         outcomes = _outcomes(runs, measure, settings.num_resamples)
         outcomes |= _means(outcomes, runs)
         ordered = sorted(outcomes, key=lambda key: (names.index(key[0]), list(roles).index(key[2])))
@@ -114,11 +154,16 @@ def compare_runs(
         family = []
         for a, b in _pairs(outcomes, pairs):
             head = {"label": a[0], "model": a[1], "baseline_label": b[0], "baseline_model": b[1], "task": a[2]}
-            family.append({**head, "role": roles[a[2]], **facts, **_difference(outcomes[a], outcomes[b], settings)})
+            tested = _difference(outcomes[a], outcomes[b], settings) | ({"p": None} if b[1] in BOUNDS else {})
+            family.append({**head, "role": roles[a[2]], **facts, **tested})
         _correct(family)
         differences += [ComparedDifference(**row) for row in family]
-    by_label = {name: tuple(chosen) for name, chosen in seeds.items()}
-    return ComparisonFile(labels=tuple(names), seeds=by_label, rows=tuple(rows), differences=tuple(differences))
+    return rows, differences
+
+
+def _yes_or_no(rows: Sequence[C]) -> list[C]:
+    """Return what is known of yes/no among open questions, as their part; means over tasks are left out."""
+    return [row.model_copy(update={"part": "closed"}) for row in rows if not row.task.startswith("mean-")]
 
 
 def measures(task: TaskResponses) -> list[Measure]:
@@ -133,7 +178,54 @@ def _read(folder: Path, label: str) -> SeedRun:
     study, scored = run.read(StudyFile), run.read(ScoreFile).tasks
     tasks = [task for task in (*study.train, *study.unseen) if task in scored]
     responses = {task: TaskResponses.of(task, scored[task], run.predictions(task)) for task in tasks}
-    return SeedRun(label, study.seed, responses)
+    checks = run.read(ControlFile).answers if run.exists(ControlFile.NAME) else ()
+    worded = {task: one for task, one in responses.items() if isinstance(one.scorer, Questions)}
+    choices = {task: choice for task, one in worded.items() if (choice := likelihoods(one)) is not None}
+    return SeedRun(label, study.seed, responses, choices, checks)
+
+
+def _answers(runs: Sequence[SeedRun]) -> list[ComparedAnswers]:
+    """Return, of every label and task, the means over seeds of what the LLM's answers follow."""
+    held: dict[tuple[str, str], list[AnswerCheck]] = {}
+    for run in runs:
+        for check in run.checks:
+            held.setdefault((run.label, check.task), []).append(check)
+    made = []
+    for (label, task), checks in held.items():
+        names = dict.fromkeys(name for check in checks for name in check.rank_correlation)
+        means = {name: _known_mean([check.rank_correlation.get(name) for check in checks]) for name in names}
+        made.append(
+            ComparedAnswers(
+                label=label,
+                task=task,
+                num_seeds=len(checks),
+                n=checks[0].n,
+                rank_correlation=means,
+                negation=_known_mean([check.negation for check in checks]),
+                paraphrases=_known_mean([check.paraphrases for check in checks]),
+            )
+        )
+    return made
+
+
+def _known_mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _mixtures(folders: Sequence[Path], labels: Sequence[str]) -> dict[str, ByRound]:
+    """Return distance between, and mean entropy of, the tasks' mixtures of experts, for labels with a router."""
+    distances: ByRound = {}
+    entropies: ByRound = {}
+    for folder, label in zip(folders, labels, strict=True):
+        for line in RunFolder(folder).lines(Routing):
+            known = [value for value in line.entropy.values() if value is not None]
+            mean = sum(known) / len(known) if known else None
+            for table, value in ((distances, line.total_variation), (entropies, mean)):
+                if value is not None:
+                    by_round = table.setdefault(label, {})
+                    by_round[line.round] = (*by_round.get(line.round, ()), value)
+    return {"distances": distances, "entropies": entropies}
 
 
 def _outcomes(runs: Sequence[SeedRun], measure: Measure, num_resamples: int) -> Outcomes:

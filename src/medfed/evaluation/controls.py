@@ -26,6 +26,8 @@ WITHOUT_LLM = ("federated", "heads", "local")
 """Models that were trained on the same task without an LLM; centralised training is a bound, and no control."""
 JUDGED = (*WITHOUT_LLM, NEAREST, MEAN, COUNT, OTHER, NO_DATA, BY_TYPE, LORA)
 """The controls that the LLM has to beat; each is chosen before a test label is read."""
+BOUNDS = ("centralised", IN_HINDSIGHT)
+"""Models that the LLM need not beat: privacy rules out the one, and test labels chose the other."""
 
 
 def is_control(model: str) -> bool:

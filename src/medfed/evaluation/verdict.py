@@ -7,9 +7,10 @@ or without an interval, it is *not distinguishable*. No point estimate decides a
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from medfed.records.schema import Compared, ComparedRow, Score, ScoreRow
+from medfed.evaluation.controls import JUDGED, is_control
+from medfed.records.schema import Compared, ComparedDifference, ComparedRow, Difference, Score, ScoreRow
 
 Verdict = Literal["supported", "not distinguishable", "contradicted"]
 SUPPORTED: Verdict = "supported"
@@ -17,6 +18,10 @@ UNCLEAR: Verdict = "not distinguishable"
 CONTRADICTED: Verdict = "contradicted"
 Bounded = Score | Compared
 """A row with an interval: of a run's scores or of a comparison."""
+Gap = Difference | ComparedDifference
+"""A paired difference, of one run or over seeds."""
+Question = tuple[str, str | None]
+"""(task, part of its questions)."""
 
 
 def above(row: Bounded, bound: float) -> Verdict:
@@ -62,3 +67,32 @@ def all_of(verdicts: Iterable[Verdict]) -> Verdict:
 def opposite(verdict: Verdict) -> Verdict:
     """Return the verdict on the opposite claim."""
     return {SUPPORTED: CONTRADICTED, CONTRADICTED: SUPPORTED}.get(verdict, UNCLEAR)
+
+
+class OverControls(NamedTuple):
+    """The verdict on "better than every control" on each task, and the differences to the controls it loses to."""
+
+    verdicts: dict[Question, Verdict]
+    lost: dict[Question, list[Gap]]
+
+
+def over_controls(gaps: Iterable[Gap]) -> OverControls | None:
+    """Return whether the injected LLM beats every control; None where no control is among the baselines.
+
+    ``gaps`` are the LLM minus other models, by one metric a task. A task's claim is on all its controls at once.
+    Yes/no among open questions are a task of their own. Bounds are no controls.
+    """
+    held: dict[Question, list[Gap]] = {}
+    for gap in gaps:
+        if baseline_of(gap) in JUDGED and gap.value is not None:
+            held.setdefault((gap.task, gap.part), []).append(gap)
+    if not any(is_control(baseline_of(gap)) for judged in held.values() for gap in judged):
+        return None
+    lost = {question: [gap for gap in judged if better(gap) == CONTRADICTED] for question, judged in held.items()}
+    verdicts = {question: all_of(map(better, judged)) for question, judged in held.items()}
+    return OverControls(verdicts, {question: judged for question, judged in lost.items() if judged})
+
+
+def baseline_of(gap: Gap) -> str:
+    """Return the model that the LLM is held against."""
+    return gap.baseline if isinstance(gap, Difference) else gap.baseline_model

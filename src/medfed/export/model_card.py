@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 from huggingface_hub import ModelCardData
 
+from medfed.evaluation.controls import JUDGED
 from medfed.records.schema import ScoreRow
 from medfed.report.models import INJECTED, model_order, model_title
-from medfed.report.results import best_constant
+from medfed.report.results import against_controls, best_constant
 from medfed.report.retention import lines_of
 from medfed.report.run import Run
 from medfed.report.text import bounds, markdown_table, number, origin
@@ -54,6 +55,7 @@ def model_card(run: Run, facts: CardFacts, checksums: Mapping[str, str]) -> str:
         "## Scores",
         *([task_scores(run, facts.task)] if facts.task else []),
         "All tasks of the run; a constant answer has AUROC 0.5.",
+        *against_controls(run.all_scores),
         all_scores(run),
         *_retention(run),
         *_ends(run),
@@ -183,25 +185,29 @@ def task_scores(run: Run, task: str) -> str:
     """Return every metric of every model on one task, constants last, with n; or that it was not scored."""
     mine = [row for row in run.all_scores.rows if row.task == task and row.part in PARTS]
     groups = dict.fromkeys((row.part, row.n) for row in mine)  # of closed questions not all have a known class
-    tables = [_table([row for row in mine if (row.part, row.n) == group]) for group in groups]
+    tables = [_table(run, [row for row in mine if (row.part, row.n) == group]) for group in groups]
     return "\n\n".join(tables) or "This task was not scored in the run."
 
 
 def all_scores(run: Run) -> str:
-    """Return lines for every task: the injected LLM and the best constant answer."""
+    """Return lines for every task: the injected LLM, the best constant answer, and the control that is hardest to beat.
+
+    The LLM's difference to that control is paired. Bounds are no controls.
+    """
     rows = run.all_scores.rows
     lines = [line for task in run.ordered(row.task for row in rows) for line in _lines(run, task)]
-    return markdown_table(["task", "", "n", "metric", model_title(INJECTED), "best constant answer"], lines)
+    heads = ["task", "", "n", "metric", run.model_title(INJECTED), "best constant answer", "hardest control, LLM − it"]
+    return markdown_table(heads, lines)
 
 
-def _table(rows: Sequence[ScoreRow]) -> str:
+def _table(run: Run, rows: Sequence[ScoreRow]) -> str:
     by_metric, metrics = {(row.model, row.metric): row for row in rows}, {row.metric: row.title for row in rows}
     models = model_order(row.model for row in rows)
-    lines = [[model_title(model), *(_cell(by_metric.get((model, name))) for name in metrics)] for model in models]
+    lines = [[run.model_title(model), *(_cell(by_metric.get((model, name))) for name in metrics)] for model in models]
     positive = f", {rows[0].num_positive} positive" if rows[0].num_positive is not None else ""
     size = f"n = {rows[0].n}{positive}{PARTS[rows[0].part]}; value [95 % interval]"
     reasons = dict.fromkeys(row.reason for row in rows if row.model == INJECTED and row.reason)
-    notes = "".join(f"\n\n*Of the {model_title(INJECTED)}: {reason}.*" for reason in reasons)
+    notes = "".join(f"\n\n*Of the {run.model_title(INJECTED)}: {reason}.*" for reason in reasons)
     return f"{size}:\n\n{markdown_table(['model', *metrics.values()], lines)}{notes}"
 
 
@@ -218,4 +224,15 @@ def _lines(run: Run, task: str) -> Iterator[list[str]]:
             best = f"{number(constant.value)} ({model_title(constant.model).lower()})" if constant else ""
             if rows:
                 title = f"{run.title(task)}{PARTS[part]}"
-                yield [title, rows[0].role, str(rows[0].n), rows[0].title, _cell(ours), best]
+                hardest = _hardest(run, (task, part, metric))
+                yield [title, rows[0].role, str(rows[0].n), rows[0].title, _cell(ours), best, hardest]
+
+
+def _hardest(run: Run, place: tuple[str, str | None, str]) -> str:
+    """Return the control with the least favourable difference at (task, part, metric); empty without any."""
+    gaps = [gap for gap in run.all_scores.differences if (gap.task, gap.part, gap.metric) == place]
+    known = [gap for gap in gaps if gap.model == INJECTED and gap.baseline in JUDGED and gap.value is not None]
+    least = min(known, key=lambda gap: (gap.value or 0.0) * (1 if gap.higher_is_better else -1), default=None)
+    if least is None:
+        return ""
+    return f"{model_title(least.baseline)}, {number(least.value, signed=True)} {bounds(least, 3, signed=True)}".strip()

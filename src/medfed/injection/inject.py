@@ -220,7 +220,8 @@ class Injector(LLMPredictor):
                 rate = settings.router_lr if ".router." in name else lr
             groups.setdefault(rate, {"params": [], "lr": rate})["params"].append(value)
         self._rates = list(groups)
-        return torch.optim.AdamW(groups.values(), weight_decay=settings.weight_decay, fused=True)
+        betas = (0.9, settings.beta_2)
+        return torch.optim.AdamW(groups.values(), betas=betas, weight_decay=settings.weight_decay, fused=True)
 
     @torch.no_grad()
     def routing(self, tasks: Sequence[Task]) -> Float[Tensor, "task expert"]:

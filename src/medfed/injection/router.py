@@ -3,9 +3,11 @@
 α = softmax(MLP(Pool(β))), β = softmax(QKᵀ/√d_k)V. Queries come from the modality description, keys and values from the
 task description. Both are embedded by the LLM's frozen table. A task has one α, shared by all layers and tokens.
 
-Deviation: Eq. 4 prints no softmax around QKᵀ/√d_k (``attention="linear"``). The default has it, as the released code.
-Deviation: the embeddings are RMS-normalised first. Token embeddings are small: without it β is near zero, α stays
-uniform, and the mixture is one plain LoRA. Padding is masked in attention and pooling.
+Eq. 4 prints no softmax around QKᵀ/√d_k and no normalisation: that is ``recipe = "paper"`` (``attention="linear"``,
+``normalise_embeddings=False``). The released code has the softmax, and one linear layer in place of the MLP.
+
+Deviation: the default has the softmax, as the released code, and RMS-normalises the embeddings first. Token embeddings
+are small: without it β is near zero at first, and α starts uniform. Padding is masked in attention and pooling.
 Deviation: training can reward the mutual information between task and expert (Chen et al. 2023, Mod-Squad).
 Descriptions share most words, and without the reward α hardly differs between tasks. Off by default: docs/results.md.
 """
@@ -35,16 +37,17 @@ class Router(nn.Module):
 
     def __init__(self, width: int, num_experts: int, settings: RouterSettings) -> None:
         super().__init__()
-        self.settings, key_dim, hidden_dim = settings, settings.key_dim, settings.hidden_dim
+        self.settings, key_dim = settings, settings.key_dim or width
         self.query, self.key, self.value = (nn.Linear(width, key_dim, bias=False) for _ in range(3))
-        self.mlp = nn.Sequential(nn.Linear(key_dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, num_experts))
+        hidden = [nn.Linear(key_dim, settings.hidden_dim), nn.GELU()] if settings.hidden_dim else []
+        self.mlp = nn.Sequential(*hidden, nn.Linear(settings.hidden_dim or key_dim, num_experts))
 
     def forward(self, task: Description, modality: Description) -> Float[Tensor, "task expert"]:
         """Return α; every row sums to 1."""
         source = modality if self.settings.use_modality_description else task
         target = task if self.settings.use_task_description else modality
         queries, keys = self._normalised(source.embeddings), self._normalised(target.embeddings)
-        scores = self.query(queries) @ self.key(keys).transpose(1, 2) / math.sqrt(self.settings.key_dim)
+        scores = self.query(queries) @ self.key(keys).transpose(1, 2) / math.sqrt(self.query.out_features)
         beta = self._attention(scores, target.mask) @ self.value(keys)
         valid = source.mask.unsqueeze(-1)
         pooled = (beta * valid).sum(1) / valid.sum(1)

@@ -5,28 +5,31 @@ The numbers come from ``medfed.evaluation.compare``; this module prints them and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from rich.table import Table as TerminalTable
 
+from medfed.evaluation.controls import BOUNDS, is_control
 from medfed.evaluation.metrics import METRICS as CLOSED_METRICS
 from medfed.evaluation.text_metrics import TEXT_METRICS
+from medfed.evaluation.verdict import over_controls
 from medfed.records.schema import ComparedDifference, ComparedRow, ComparisonFile
-from medfed.report import html
+from medfed.report import controls, html
 from medfed.report.charts import Bar, Polygon, gain_bars
+from medfed.report.learning import routers, routers_in_markdown
 from medfed.report.models import (
     FEDERATED,
     INJECTED,
-    in_first_tables,
     is_constant,
+    is_single_head,
     model_order,
     model_style,
     model_title,
 )
 from medfed.report.published import method_title, paper_rows
-from medfed.report.results import LEADING, ROLES, verdict_on, verdict_style
+from medfed.report.results import LEADING, ROLES, over_in_words, part_title, verdict_on, verdict_style
 from medfed.report.run import Run
 from medfed.report.single import CONSTANT, RANGES, radars, synthetic_banner
 from medfed.report.text import MISSING, bounds, joined, markdown_table, natural, number, origin, plural, terminal_table
@@ -51,6 +54,10 @@ BAR_LIMITS = {"auroc": (0.3, 1.0), "balanced_accuracy": (0.3, 1.0)}
 NO_SETTINGS = {"seed", "name", "description"}
 Place = tuple[str, str, str | None]
 """(metric, task, part)."""
+Title = Callable[[str, str | None], str]
+"""Title of a task and a part of its questions."""
+LEADS = {None: "auroc", "open": "token_f1", "closed": "auroc"}
+"""Part of the questions → the metric that ranks models on it."""
 
 
 class Member(NamedTuple):
@@ -82,11 +89,12 @@ class Compared:
     def title(self, task: str, part: str | None = None) -> str:
         """Title of a task, or of a part of it, in a table."""
         title = MEANS.get(task) or self._titles.get(task) or task.upper()
-        return f"{title}, {part}" if part else title
+        return f"{title}{part_title(part)}"
 
     def places(self, metric: str, role: str) -> list[Place]:
         """Where ``metric`` has values of a role, the mean first."""
-        places = dict.fromkeys(_place(row) for row in self.comparison.rows if (row.metric, row.role) == (metric, role))
+        rows = [row for row in self.comparison.rows if row.part in PARTS]  # all questions together pool unlike things
+        places = dict.fromkeys(_place(row) for row in rows if (row.metric, row.role) == (metric, role) and row.n)
         return sorted(places, key=lambda place: place[1] not in MEANS)
 
     @property
@@ -127,14 +135,16 @@ def comparison_page(comparison: ComparisonFile, runs: Sequence[Run]) -> html.Pag
     text = "Nothing here is called significant: a difference between single runs may be one between seeds."
     sections = [
         html.Section("results", "Results", _matrices(compared)),
+        html.Section("controls", "Controls", controls.of_comparison(comparison, compared.title)),
         html.Section("glance", "At a glance", radars(_glance(compared))),
         html.Section("bars", "Side by side", _bars(compared)),
         html.Section("differences", "Differences", _differences(compared)),
+        html.Section("router", "Router", routers(comparison, CELL_STYLES)),
         html.Section("paper", "The paper's numbers", _paper(compared)),
         html.Section("runs", "Runs", _runs(comparison, runs)),
     ]
     name, kind = comparison.name or "Comparison", plural(len(comparison.labels), "configuration")
-    made, verdicts = origin([run.provenance for run in runs]), sentences(comparison)
+    made, verdicts = origin([run.provenance for run in runs]), sentences(comparison, compared.title)
     banners = [*synthetic_banner(runs), *[html.Banner(f"Fewer than {MIN_SEEDS} seeds.", text)] * few]
     return html.Page(name, f"medfed comparison of {kind}", sections, made, verdicts, comparison.description, banners)
 
@@ -145,32 +155,65 @@ def default_labels(folders: Sequence[Path]) -> list[str]:
     return [f"{run.study.name or run.folder.parent.name} {run.folder.name.partition('-seed')[0]}" for run in runs]
 
 
-def sentences(comparison: ComparisonFile) -> list[str]:
-    """Return the verdict: the first cell's AUROC on the means, against its federation and against the other cells."""
+def sentences(comparison: ComparisonFile, title: Title | None = None) -> list[str]:
+    """Return the verdicts: the first cell's means against models and other cells, then every cell against its controls.
+
+    ``title`` is that of a task and a part of its questions; by default short.
+    """
     lines = []
-    for task, title in MEANS.items():
+    for task, mean in MEANS.items():
         key = (comparison.labels[0] if comparison.labels else "", INJECTED, task, "auroc")
         row = next((row for row in comparison.rows if (row.label, row.model, row.task, row.metric) == key), None)
         if row is not None and row.value is not None:
             mine = [gap for gap in comparison.differences if (gap.label, gap.model, gap.task, gap.metric) == key]
-            verdicts = [f"better than {_baseline(gap)}: {verdict_on(gap)}" for gap in mine]
+            verdicts = [f"better than {_baseline(gap)}: {verdict_on(gap)}" for gap in mine if _is_claimed(gap)]
             text = "; ".join([f"{number(row.value)} {bounds(row)}".strip(), *verdicts])
-            lines.append(f"{row.label}, AUROC, {title[0].lower()}{title[1:]}: {text}.")
-    return lines or ["The runs have no task in common on which a mean could be taken."]
+            lines.append(f"{row.label}, AUROC, {mean[0].lower()}{mean[1:]}: {text}.")
+    lines = lines or ["The runs have no task in common on which a mean could be taken."]
+    return [*lines, *_against_controls(comparison, title or (lambda task, _: _short_title(task)))]
 
 
-def comparison_table(comparison: ComparisonFile) -> TerminalTable:
-    """Return the AUROC of every cell's injected LLM, and of the baselines, for the terminal; intervals of the means."""
+def _is_claimed(gap: ComparedDifference) -> bool:
+    """Whether the LLM need beat the baseline: a model without an LLM, or another cell; no bound, and no constant."""
+    return gap.baseline_model not in BOUNDS and not is_constant(gap.baseline_model)
+
+
+def _against_controls(comparison: ComparisonFile, title: Title) -> list[str]:
+    """Say of every cell's LLM whether it beats all its controls; of the first by how much it loses to which."""
+    lines = []
+    for label in comparison.labels:
+        home = [gap for gap in comparison.differences if (gap.label, gap.baseline_label) == (label, label)]
+        leading = [gap for gap in home if gap.metric == LEADS.get(gap.part) and gap.task not in MEANS]
+        if held := over_controls(leading):
+            reported = over_in_words(held, lambda task: title(task, None), short=label != comparison.labels[0])
+            lines.append(f"{label}: {reported}")
+    return lines
+
+
+def comparison_tables(comparison: ComparisonFile) -> list[TerminalTable]:
+    """Return every model by task for the terminal, one table per leading metric; means and the LLM have intervals."""
     compared = Compared(comparison)
-    rows = [row for row in comparison.rows if row.metric == "auroc" and row.part is None]
+    return [table for part in LEADS if (table := _terminal_table(compared, part)) is not None]
+
+
+def _terminal_table(compared: Compared, part: str | None) -> TerminalTable | None:
+    rows = [row for row in compared.comparison.rows if (row.metric, row.part) == (LEADS[part], part) and row.n]
     tasks = sorted(dict.fromkeys(row.task for row in rows), key=lambda task: task not in MEANS)
     lines = []
     for member in compared.members:
-        if not is_constant(member.model) and in_first_tables(member.model):
-            cells = [_printed(compared.row(member, "auroc", task), interval=task in MEANS) for task in tasks]
+        held = [compared.row(member, LEADS[part], task, part) for task in tasks]
+        known = any(row is not None and row.value is not None for row in held)
+        printed = part is not None or not is_constant(member.model)  # a constant has an AUROC of 0.5
+        if known and printed and not is_single_head(member.model):
+            wide = [task in MEANS or (part is not None and member.model == INJECTED) for task in tasks]
+            cells = [_printed(row, interval=interval) for row, interval in zip(held, wide, strict=True)]
             lines.append([member.title, *cells])
-    title = f"{comparison.name}: AUROC, mean over seeds [95 % CI]"
-    table = terminal_table(title, [""], map(_short_title, tasks), lines)
+    if not lines:
+        return None
+    what = f"{METRICS[LEADS[part]]}{part_title(part)}"
+    table = terminal_table(
+        f"{compared.comparison.name}: {what}, mean over seeds [95 % CI]", [""], map(_short_title, tasks), lines
+    )
     table.padding = (0, 1, 0, 0)
     for column in table.columns:
         column.no_wrap = True
@@ -184,7 +227,20 @@ def markdown(comparison: ComparisonFile) -> str:
     parts = (*PARTS, *(["all"] if comparison.paper else []))
     places = dict.fromkeys((row.task, row.part) for row in comparison.rows if row.part in parts and row.n)
     sections = [line for place in places for line in task_section(comparison, *place)]
-    return "\n\n".join([f"# {comparison.name}", comparison.description, text, *sections, *_gaps(comparison)]) + "\n"
+    verdicts = "\n".join(f"- {line}" for line in sentences(comparison))
+    texts = [f"# {comparison.name}", comparison.description, verdicts, text, *sections]
+    return "\n\n".join([*texts, *_follows(comparison), *_gaps(comparison), *routers_in_markdown(comparison)]) + "\n"
+
+
+def _follows(comparison: ComparisonFile) -> list[str]:
+    """A table in Markdown: whether the LLM's answers follow heads and question."""
+    lines = []
+    for check in comparison.answers:
+        ranks = ", ".join(f"{model_title(name)} {number(rho, 2)}" for name, rho in check.rank_correlation.items())
+        numbers = [number(check.negation, 2), number(check.paraphrases, 2), str(check.n)]
+        lines.append([check.label, _short_title(check.task), ranks or MISSING, *numbers])
+    heads = ["model", "task", "rank correlation with heads", "opposite to the question negated", "same to paraphrases"]
+    return [f"## {controls.FOLLOWS}", markdown_table([*heads, "n"], lines, "--:")] if lines else []
 
 
 def task_section(comparison: ComparisonFile, task: str, part: str | None = None) -> tuple[str, str]:
@@ -199,7 +255,8 @@ def task_section(comparison: ComparisonFile, task: str, part: str | None = None)
     for row in paper_rows(comparison, task) if comparison.paper and part in (None, "all") else []:
         lines.append([f"*{row.title}*", *(number(row.values.get(name)) for name in used)])
     table = markdown_table(["", *(METRICS[name] for name in used)], lines, "--:")
-    return f"## {_short_title(task)}{f', {part} questions' if part else ''} (n = {rows[0].n})", table
+    questions = ", all questions" if part == "all" else part_title(part)
+    return f"## {_short_title(task)}{questions} (n = {rows[0].n})", table
 
 
 def _gaps(comparison: ComparisonFile) -> list[str]:
@@ -222,7 +279,7 @@ def _matrices(compared: Compared) -> list[html.Part]:
     text += "model of the same runs, † from the first cell: p < 0.05 after Holm's correction, with at least "
     text += f"{MIN_SEEDS} seeds. A 1 marks a model that gave every patient the same answer in at least one run. The "
     text += "last column is the best answer that is the same for everyone."
-    members = [it for it in compared.members if not is_constant(it.model) and in_first_tables(it.model)]
+    members = [it for it in compared.members if not (is_constant(it.model) or is_control(it.model))]
     heads = [*((member.title, member.style) for member in members), (CONSTANT, "constant")]
     columns = [html.Column("Task", style=""), *(html.Column(name, style=f"num name {style}") for name, style in heads)]
     marks = _marks(compared.comparison)
@@ -299,7 +356,7 @@ def _bars(compared: Compared) -> list[html.Part]:
 def _differences(compared: Compared) -> list[html.Part]:
     text = "On the same patients at the same seeds. The verdict rests on the interval. p is two-sided, from the "
     text += "bootstrap; Holm's correction is over all differences of a metric on this page."
-    gaps = [gap for gap in compared.comparison.differences if gap.metric in TABULATED]
+    gaps = [gap for gap in compared.comparison.differences if gap.metric in TABULATED and gap.part in PARTS]
     gaps.sort(key=lambda gap: TABULATED.index(gap.metric))
     columns = [*html.columns("Cell", "Better than", "On", style=""), *html.columns("Difference", "p", "p, Holm")]
     columns += html.columns("Verdict", style="")

@@ -15,12 +15,12 @@ from typing import NamedTuple
 import numpy as np
 
 from medfed.evaluation.metrics import ReliabilityPoint, reliability_curve
-from medfed.records.schema import Development, Prediction, Round, Routing, Step
+from medfed.records.schema import ComparisonFile, Development, Prediction, Round, Routing, Step
 from medfed.report.charts import Point, Series, colour, line_chart, reliability_chart, strip
 from medfed.report.html import Cell, Figure, Figures, Group, Legend, Part, Row, Table, Text, columns, when
-from medfed.report.models import FEDERATED, INJECTED, model_order, model_style, model_title
+from medfed.report.models import FEDERATED, INJECTED, model_order, model_style
 from medfed.report.run import FEDERATED_LOGS, Run
-from medfed.report.text import natural, number, plural
+from medfed.report.text import MISSING, markdown_table, natural, number, plural
 
 MOST_POINTS = 200
 SAME_BELOW = 0.05
@@ -37,11 +37,11 @@ def reliability(run: Run) -> list[Part]:
     for task in run.ordered(tasks):
         lines = run.lines(Prediction, f"predictions/{task}.jsonl")
         drawn = [(model, _curve(lines, model)) for model in (INJECTED, FEDERATED)]
-        curves = [(model_title(model), model_style(model), curve) for model, curve in drawn if curve]
+        curves = [(run.model_title(model), model_style(model), curve) for model, curve in drawn if curve]
         models += [model for model, curve in drawn if curve]
         if curves:
             figures.append(Figure(run.title(task), reliability_chart(curves, run.title(task))))
-    return when(figures, Text(text, "soft"), Figures(figures, _legend(models)))
+    return when(figures, Text(text, "soft"), Figures(figures, _legend(run, models)))
 
 
 def curves(run: Run) -> list[Part]:
@@ -61,14 +61,14 @@ def _development(run: Run) -> list[Part]:
         metric = primary[task] if primary.get(task) in watched else next(iter(watched), "")
         known = [(row.model, (float(row.round), y)) for row in mine if (y := row.values.get(metric)) is not None]
         by_model = {model: [point for name, point in known if name == model] for model in models}
-        series = [Series(model_title(m), model_style(m), points) for m, points in by_model.items() if points]
+        series = [Series(run.model_title(m), model_style(m), points) for m, points in by_model.items() if points]
         if series:
             title = f"{run.title(task)}, {titles.get(metric, metric)}"
             low = min(0.4, *(math.floor(y * 10) / 10 for line in series for _, y in line.points))
             level = 0.5 if metric in ("auroc", "balanced_accuracy") else None
             chart = line_chart(series, "round", f"Development set, {title}", (low, 1.0), level)
             figures.append(Figure(title, chart))
-    return when(figures, Text("Development set by round", "h3"), Figures(figures, _legend(models)))
+    return when(figures, Text("Development set by round", "h3"), Figures(figures, _legend(run, models)))
 
 
 def _clients(run: Run) -> list[Part]:
@@ -111,8 +111,8 @@ def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
     return list(points) if len(points) <= most else [_mean(points[a:b]) for a, b in pairwise(cuts)]
 
 
-def _legend(models: Sequence[str]) -> list[Legend]:
-    return [Legend(model_title(model), model_style(model)) for model in model_order(models)]
+def _legend(run: Run, models: Sequence[str]) -> list[Legend]:
+    return [Legend(run.model_title(model), model_style(model)) for model in model_order(models)]
 
 
 def _mean(points: Sequence[Point]) -> Point:
@@ -218,3 +218,51 @@ def _distance(rounds: Sequence[Routing]) -> list[Part]:
     text = "Total-variation distance between the weights of two tasks, mean over all pairs."
     figures = Figures([Figure("Distance", chart)], layout="three", captions=False)
     return [Text("Distance between the tasks", "h3"), Text(text, "soft small"), figures]
+
+
+def routers_in_markdown(comparison: ComparisonFile) -> list[str]:
+    """The tasks' mixtures of experts by round, in Markdown: a line per cell, a column per round."""
+    text = []
+    for title, values, note in _mixtures(comparison):
+        rounds = sorted({number for by_round in values.values() for number in by_round})
+        lines = [
+            [label, *(_mean_text(values[label].get(number)) for number in rounds)]
+            for label in comparison.labels
+            if label in values
+        ]
+        table = markdown_table(["round", *map(str, rounds)], lines, "--:")
+        text += [f"## {title}", note, table] * bool(lines)
+    return text
+
+
+def _mixtures(comparison: ComparisonFile) -> list[tuple[str, Mapping[str, Mapping[int, Sequence[float]]], str]]:
+    """Title, values and note of the two measures of the router."""
+    distance = "Total-variation distance between the weights of two tasks, mean over all pairs and seeds."
+    entropy = "Mean over tasks and seeds, in nats: ln P where all experts weigh alike, 0 where one has all the weight."
+    return [
+        ("Distance between the tasks' mixtures", comparison.distances, distance),
+        ("Entropy of the mixtures", comparison.entropies, entropy),
+    ]
+
+
+def _mean_text(values: Sequence[float] | None) -> str:
+    """The mean over runs to two digits that count: a distance grows from 1e-4 to 1e-1."""
+    return f"{sum(values) / len(values):.2g}" if values else MISSING
+
+
+def routers(comparison: ComparisonFile, styles: Sequence[str]) -> list[Part]:
+    """The tasks' mixtures of experts round by round, a line per cell."""
+    figures, notes, legend = [], [], dict[str, Legend]()
+    for title, values, note in _mixtures(comparison):
+        series = []
+        for place, label in enumerate(comparison.labels):
+            by_round = sorted(values.get(label, {}).items())
+            points = [(float(number), sum(runs) / len(runs)) for number, runs in by_round]
+            style = styles[min(place, len(styles) - 1)]
+            if len(points) > 1:
+                series.append(Series(label, style, points))
+                legend[label] = Legend(label, style)
+        if series:
+            figures.append(Figure(title, line_chart(series, "round", title)))
+            notes.append(Text(f"{title}. {note}", "soft small"))
+    return when(figures, *notes, Figures(figures, list(legend.values())))

@@ -1,4 +1,8 @@
-"""Models as reports, pages and terminal call, sort and colour them."""
+"""Models as reports, pages and terminal call, sort and colour them.
+
+FedKIM is the method of the paper: its name stands for the recipes ``paper`` and, so marked, ``released`` alone. With
+medfed's own recipe the model is the injected LLM, or medfed's. The name in ``scores.json`` is ``fedkim`` for all.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +34,9 @@ MODELS = {
     "constant-tie": "All films alike",
     "constant-best": "Best constant answer",
 }
+METHODS = {0: "FedPlug", 1: "FedPlug_L"}
+"""The paper's names of its method with so many experts."""
+FEDKIM, RELEASED = "FedKIM", "released code"
 INJECTED, FEDERATED, BEST_CONSTANT = "fedkim", "federated", "constant-best"
 """Models that verdicts are about."""
 HIDDEN = (REUSE, NO_DATA)
@@ -38,9 +45,17 @@ HIDDEN = (REUSE, NO_DATA)
 
 def model_title(model: str) -> str:
     """Title of a model in a table."""
-    if model.startswith(REUSE) and model not in MODELS:
+    if is_single_head(model):
         return f"Head {model.removeprefix(REUSE)} reused"
     return MODELS.get(model, model.replace("-", " ").capitalize() if is_constant(model) else model)
+
+
+def injected_title(recipe: object, num_experts: object) -> str:
+    """Title of the injected LLM of a recipe: the paper's names for the paper's recipes alone."""
+    if recipe not in ("paper", "released"):
+        return MODELS[INJECTED]
+    name = METHODS.get(num_experts, FEDKIM) if isinstance(num_experts, int) else FEDKIM
+    return name if recipe == "paper" else f"{name} ({RELEASED})"
 
 
 def is_constant(model: str) -> bool:
@@ -64,6 +79,11 @@ def model_order(models: Iterable[str]) -> list[str]:
 def in_first_tables(model: str) -> bool:
     """Whether tables of one metric show the model; of the reused heads they show the nearest alone."""
     return model == NEAREST or not model.startswith(HIDDEN)
+
+
+def is_single_head(model: str) -> bool:
+    """Whether the model is one trained head that answers another task's question, by its task's name."""
+    return model.startswith(REUSE) and model not in MODELS
 
 
 def model_style(model: str) -> str:

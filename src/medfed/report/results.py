@@ -14,8 +14,18 @@ from typing import NamedTuple
 from rich.table import Table as TerminalTable
 from rich.text import Text as TerminalText
 
-from medfed.evaluation.controls import BLIND, JUDGED, NEAREST, is_control
-from medfed.evaluation.verdict import CONTRADICTED, SUPPORTED, UNCLEAR, above_chance, all_of, better
+from medfed.evaluation.controls import NEAREST, is_control
+from medfed.evaluation.verdict import (
+    CONTRADICTED,
+    SUPPORTED,
+    UNCLEAR,
+    Gap,
+    OverControls,
+    above_chance,
+    baseline_of,
+    better,
+    over_controls,
+)
 from medfed.records.schema import ComparedDifference, Difference, ScoreFile, ScoreRow, SiteFile, SiteRow
 from medfed.report import html, retention
 from medfed.report.models import (
@@ -42,13 +52,7 @@ FLAG = "one answer only"
 MODEL = html.Column("Model", style="")
 MOST_INTERVALS = 3
 """Models of the terminal's table, above which the injected LLM alone keeps its interval and titles are short."""
-SHORT = {
-    "federated": "Federated",
-    "heads": "Heads",
-    "reuse/nearest": "Head reused",
-    "count": "Count",
-    "lora": "One LoRA",
-}
+SHORT = {"federated": "Federated", "heads": "Heads", "local": "Local"}
 CHANCE = 0.5
 """AUROC of a constant answer."""
 NO_VALUE = "no value"
@@ -187,7 +191,7 @@ def open_questions(run: Run) -> list[html.Part]:
                 groups.append(html.Group(_model_rows(run, held, list(metrics)), title, f"n = {held[0].n}", claim))
         columns = [MODEL, *html.columns(*metrics.values())]
         parts.append(html.Table(run.title(task), columns, groups, "lines", run.title(task)))
-        parts += [html.Text(line, "small") for line in _likelihood(mine)]
+        parts += [html.Text(line, "small") for line in _likelihood(run, mine)]
     return html.when(parts, html.Text(text, "soft"), *parts)
 
 
@@ -227,15 +231,17 @@ def at_sites(run: Run) -> list[html.Part]:
 
 
 def summary_table(folder: Path) -> TerminalTable:
-    """Return every model's primary metric on every task of the run in ``folder``, for the terminal."""
+    """Return every model's primary metric on every task of the run in ``folder``, for the terminal; no control's.
+
+    The controls are in :func:`medfed.report.controls.control_table`; the caption names those that the LLM loses to.
+    """
     run = Run(folder)
     rows = [row for row in run.all_scores.rows if is_first(row)]
     judged, metric = claims(run.all_scores), Counter(row.title for row in rows).most_common(1)[0][0] if rows else ""
-    models = [model for model in model_order(row.model for row in rows) if in_first_tables(model)]
-    models = [model for model in models if not (is_constant(model) or model.startswith(BLIND))]
+    models = [m for m in model_order(row.model for row in rows) if not (is_constant(m) or is_control(m))]
     constants, by_clients = metric != AUROC, any(len(row.clients) > 1 for row in rows)
     crowded = len(models) > MOST_INTERVALS
-    titles = [SHORT.get(model, title_of(run, model)) if crowded else title_of(run, model) for model in models]
+    titles = [SHORT.get(model, run.model_title(model)) if crowded else run.model_title(model) for model in models]
     numbers = ["n", *titles, *["best constant"] * constants]
     others = [*["verdict"] * bool(judged), *["worst client"] * by_clients]
     lines = []
@@ -258,6 +264,8 @@ def summary_table(folder: Path) -> TerminalTable:
     notes += retention.sentences(run)
     table = terminal_table(f"{run.name}: {metric} [95 % CI]", ["task"], numbers, lines, others)
     table.caption = TerminalText(" ".join(notes))
+    if judged:
+        table.columns[len(numbers) + 1].min_width = len("distinguishable")
     return table
 
 
@@ -269,25 +277,30 @@ def is_first(row: ScoreRow | Difference) -> bool:
 
 
 def against_controls(scores: ScoreFile) -> list[str]:
-    """Return one sentence on whether the LLM beats every control, naming those it loses to; none without controls.
+    """Return one sentence on whether the LLM beats every control, naming those it loses to; none without controls."""
+    titles = {task: facts.title for task, facts in scores.tasks.items()}
+    held = over_controls(gap for gap in scores.differences if gap.model == INJECTED and is_first(gap))
+    return [f"Injected LLM {over_in_words(held, lambda task: titles.get(task) or task)}"] if held else []
 
-    A task's claim is on all its controls at once. Yes/no among open questions are a task of their own here. The best
-    head in hindsight is no control, for test labels chose it.
-    """
-    held: dict[tuple[str, str | None], list[Difference]] = {}
-    for gap in scores.differences:
-        if gap.model == INJECTED and gap.baseline in JUDGED and is_first(gap) and gap.value is not None:
-            held.setdefault((gap.task, gap.part), []).append(gap)
-    if not any(is_control(gap.baseline) for gaps in held.values() for gap in gaps):
-        return []
-    verdicts = [all_of(better(gap) for gap in gaps) for gaps in held.values()]
-    lost = []
-    for (task, part), gaps in held.items():
-        if names := joined(model_title(gap.baseline) for gap in gaps if better(gap) == CONTRADICTED):
-            title = scores.tasks[task].title if task in scores.tasks else ""
-            lost.append(f" It loses on {title or task}{f', {PARTS[part].lower()}' if part else ''} to: {names}.")
-    count = plural(len(held), "task")
-    return [f"Injected LLM better than every control, on {count}: {tally(verdicts)}.{''.join(lost)}"]
+
+def over_in_words(held: OverControls, title: Callable[[str], str], *, short: bool = False) -> str:
+    """Say on how many tasks the LLM is better than every control, and where it loses to which; shortly only where."""
+    text = f"better than every control, on {plural(len(held.verdicts), 'task')}: {tally(held.verdicts.values())}."
+    places = {question: f"{title(question[0])}{part_title(question[1])}" for question in held.lost}
+    if short:
+        return f"{text} It loses to at least one on {joined(places.values())}." if places else text
+    for question, gaps in held.lost.items():
+        text += f" It loses on {places[question]} to: {joined(map(_by_how_much, gaps))}."
+    return text
+
+
+def part_title(part: str | None) -> str:
+    """Return what follows a task's title where only a part of its questions is meant."""
+    return f", {PARTS[part].lower()}" if part in PARTS else ""
+
+
+def _by_how_much(gap: Gap) -> str:
+    return f"{model_title(baseline_of(gap))} ({number(gap.value, signed=True)} {bounds(gap, signed=True)})"
 
 
 def _place_of(run: Run) -> Callable[[tuple[str, str | None]], tuple[int, int]]:
@@ -307,11 +320,6 @@ def size_text(row: ScoreRow) -> str:
     patients = f" of {row.num_patients} patients" if row.num_patients else ""
     positive = f", {row.num_positive} positive" if row.num_positive is not None else ""
     return f"n = {row.n}{patients}{positive}"
-
-
-def title_of(run: Run, model: str) -> str:
-    """A model's title; without injection, what the federation trained is the study's own algorithm."""
-    return "Deployed (this algorithm)" if model == FEDERATED and run.study.job == "benchmark" else model_title(model)
 
 
 def _headline_table(run: Run, tasks: Collection[str], title: str, judged: dict[str, Claim]) -> html.Table:
@@ -337,7 +345,7 @@ def _headline_table(run: Run, tasks: Collection[str], title: str, judged: dict[s
                 _track(primary[model], low, constant),
                 *[_score(other.get(model))] * second,
             ]
-            lines.append(html.Row(title_of(run, model), cells, model_style(model), flag=flag))
+            lines.append(html.Row(run.model_title(model), cells, model_style(model), flag=flag))
         claim = _verdict(judged[task]) if task in judged else None
         metric = f"{next(iter(primary.values())).title}, " if len(titles) > 1 else ""
         groups.append(html.Group(lines, run.title(task), metric + size_text(mine[0]), claim))
@@ -359,13 +367,13 @@ def _model_rows(run: Run, rows: Sequence[ScoreRow], metrics: Sequence[str]) -> l
         mine = [held.get((model, name)) for name in metrics]
         answer = next((f"“{row.answer}”" for row in mine if row is not None and row.answer), "")
         flag = FLAG if rows[0].part and any(_is_stuck(row) for row in mine if row is not None) else ""
-        lines.append(html.Row(title_of(run, model), list(map(_score, mine)), model_style(model), answer, flag))
+        lines.append(html.Row(run.model_title(model), list(map(_score, mine)), model_style(model), answer, flag))
     return lines
 
 
 def _place_table(run: Run, caption: str, columns: Sequence[html.Column], lines: Mapping[str, list[str]]) -> html.Table:
     """Return a table of models by client or site."""
-    rows = [html.Row(title_of(run, model), lines[model], model_style(model)) for model in model_order(lines)]
+    rows = [html.Row(run.model_title(model), lines[model], model_style(model)) for model in model_order(lines)]
     return html.Table(caption, [MODEL, *columns], [html.Group(rows)], "matrix", caption)
 
 
@@ -374,14 +382,14 @@ def _missing(run: Run) -> list[html.Part]:
     lines = []
     for row in run.scores.rows:
         if row.reason and not is_constant(row.model):
-            cells = [html.Cell(text, style="plain") for text in (model_title(row.model), row.title, row.reason)]
+            cells = [html.Cell(text, style="plain") for text in (run.model_title(row.model), row.title, row.reason)]
             lines.append(html.Row(run.title(row.task), cells))
     heads = html.columns("Task", "Model", "Metric", "Reason", style="")
     table = html.Table("Missing values", heads, [html.Group(lines)], "lines")
     return html.when(lines, html.Details(f"Values that are missing or rest on a convention ({len(lines)})", [table]))
 
 
-def _likelihood(rows: Sequence[ScoreRow]) -> list[str]:
+def _likelihood(run: Run, rows: Sequence[ScoreRow]) -> list[str]:
     """A sentence per model on the yes/no questions, judged by the likelihoods of yes and no."""
     held = {(row.model, row.metric): row for row in rows if row.part == "closed" and not is_constant(row.model)}
     lines = []
@@ -390,7 +398,7 @@ def _likelihood(rows: Sequence[ScoreRow]) -> list[str]:
         second = f", balanced accuracy {number(balanced.value)} {bounds(balanced)}" if balanced is not None else ""
         reason = f" ({auroc.reason})" if auroc.value is None and auroc.reason else ""
         values = f"AUROC {number(auroc.value)} {bounds(auroc)}{reason}{second}"
-        lines.append(f"{model_title(model)}, likelihood of yes against no on {auroc.n} yes/no questions: {values}.")
+        lines.append(f"{run.model_title(model)}, likelihood of yes against no on {auroc.n} yes/no questions: {values}.")
     return lines
 
 

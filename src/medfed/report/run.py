@@ -11,9 +11,12 @@ from typing import Any, TypeVar, cast
 from medfed.core.errors import RunError
 from medfed.records.folder import RunFolder, first_problem, line_of
 from medfed.records.schema import File, Line, PartitionFile, ProvenanceFile, ScoreFile, StudyFile
+from medfed.report.models import FEDERATED, INJECTED, injected_title, model_title
 
 F = TypeVar("F", bound=File)
 L = TypeVar("L", bound=Line)
+DEPLOYED = "Deployed (this algorithm)"
+"""The title of the federation's model in a benchmark."""
 FEDERATED_LOGS = "federated-only"
 """Folder, inside the run, with the logs of the federation without injection."""
 EXPECTED = ("study.json", "provenance.json", "partition.json", "scores.json", "rounds.jsonl")
@@ -74,6 +77,14 @@ class Run:
     def title(self, task: str) -> str:
         """A task's title as the run recorded it, else its name."""
         return self.provenance.titles.get(task) or task.upper()
+
+    def model_title(self, model: str) -> str:
+        """A model's title: FedKIM by its name only with a recipe of the paper, and the study's own algorithm."""
+        if model == INJECTED:
+            injection = self.study.settings.get("injection")
+            settings = injection if isinstance(injection, dict) else {}
+            return injected_title(settings.get("recipe"), settings.get("num_experts"))
+        return DEPLOYED if model == FEDERATED and self.study.job == "benchmark" else model_title(model)
 
     def ordered(self, tasks: Iterable[str]) -> list[str]:
         """Sort tasks as the study lists them, trained first; others follow as they come."""

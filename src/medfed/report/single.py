@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 
-from medfed.evaluation.controls import JUDGED, is_control
-from medfed.records.schema import CardFile, ControlFile, Difference, ExampleCard, Round
-from medfed.report import federation, html, learning, results, retention
+from medfed.evaluation.controls import NEAREST, is_control
+from medfed.evaluation.responses import MEMBER
+from medfed.records.schema import CardFile, ExampleCard, Round
+from medfed.report import controls, federation, html, learning, results, retention
 from medfed.report.charts import LEAST_AXES, Polygon, line_picture, radar_chart, trace_picture
-from medfed.report.models import INJECTED, in_first_tables, is_constant, model_order, model_style, model_title
+from medfed.report.models import INJECTED, in_first_tables, is_constant, model_order, model_style
 from medfed.report.run import Run
-from medfed.report.text import MISSING, bounds, count, duration, joined, number, origin, range_text, size
+from medfed.report.text import count, duration, joined, number, origin, range_text, size
 
 RANGES = {"auroc": ("AUROC", 0.25), "accuracy": ("Accuracy", 0.0), "token_f1": ("Token F1", 0.0)}
 """Metric → title and where a radar's axes start; they end at 1. Of AUROC chance is 0.5; the paper's Figure 2 shows
@@ -25,7 +26,7 @@ def run_page(run: Run) -> html.Page:
     """Return the page of one run."""
     sections = [
         html.Section("results", "Results", results.headline(run)),
-        html.Section("controls", "Controls", controls(run)),
+        html.Section("controls", "Controls", controls.of_run(run)),
         html.Section("glance", "At a glance", radars(_glance(run))),
         html.Section("examples", "Examples", _examples(run)),
         html.Section("open-questions", "Answers in words", results.open_questions(run)),
@@ -85,6 +86,7 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
     parameters, cost = run.provenance.foundation.get("num_parameters"), run.provenance.cost
     yield "clients", str(len(clients) or "")
     yield "rounds", str(max((line.round for line in run.lines(Round)), default=""))
+    yield "method", run.model_title(INJECTED) if run.study.job == "inject" and run.settings else ""
     yield "algorithm", str(run.setting("algorithm.name") or run.setting("algorithm") or "")
     yield "partition", run.partition.scheme if run.partition.hash else ""
     yield "LLM parameters", count(int(parameters)) if isinstance(parameters, int | float) else ""
@@ -110,7 +112,7 @@ def _frozen(run: Run) -> bool | None:
 def _glance(run: Run) -> Iterator[tuple[str, Sequence[str], Sequence[Polygon]]]:
     """Yield per metric the unseen tasks that have it, and the values of every model and of the best constant."""
     rows = [row for row in run.all_scores.rows if row.role == "unseen" and row.part in results.LEADING]
-    rows = [row for row in rows if in_first_tables(row.model)]
+    rows = [row for row in rows if row.model == NEAREST or not is_control(row.model)]
     for metric in RANGES:
         held = {(row.model, row.task): row for row in rows if row.metric == metric}
         tasks = run.ordered(task for _, task in held)
@@ -118,94 +120,8 @@ def _glance(run: Run) -> Iterator[tuple[str, Sequence[str], Sequence[Polygon]]]:
         polygons = [Polygon(CONSTANT, "constant", [row.value if row else None for row in best])]
         for model in model_order(model for model, _ in held if not is_constant(model)):
             values = [row.value if (row := held.get((model, task))) else None for task in tasks]
-            polygons.append(Polygon(model_title(model), model_style(model), values))
+            polygons.append(Polygon(run.model_title(model), model_style(model), values))
         yield metric, list(map(run.title, tasks)), polygons
-
-
-def controls(run: Run) -> list[html.Part]:
-    """The LLM minus every control, the heads that were reused, and the LLM's answers to its question in other words."""
-    text = (
-        "The injected LLM minus each control, on the same resamples of the same patients: AUROC, and token F1 of open "
-    )
-    text += "questions. A difference is green or red only if its whole interval is. The best head in hindsight was "
-    text += "chosen by the test labels, so it is a bound, and no verdict counts it."
-    parts = [*_differences(run), *_reused_heads(run), *_answers(run), *_controls_absent(run)]
-    return html.when(parts, html.Text(text, "soft"), *parts)
-
-
-def _differences(run: Run) -> list[html.Part]:
-    gaps = {
-        (gap.task, gap.part, gap.baseline): gap
-        for gap in run.all_scores.differences
-        if gap.model == INJECTED and results.is_first(gap) and (gap.baseline in JUDGED or is_control(gap.baseline))
-    }
-    models = model_order(baseline for *_, baseline in gaps)
-    if not any(map(is_control, models)):
-        return []
-    lines = []
-    for task in run.ordered(task for task, *_ in gaps):
-        for part in (None, *results.PARTS):
-            cells = [_difference(gaps.get((task, part, model))) for model in models]
-            if any(cell.text != MISSING for cell in cells):
-                lines.append(html.Row(f"{run.title(task)}{f', {results.PARTS[part].lower()}' if part else ''}", cells))
-    caption = "Injected LLM minus each control"
-    columns = [html.Column("Task", style=""), *html.columns(*map(model_title, models))]
-    return [html.Table(caption, columns, [html.Group(lines)], "matrix", caption)]
-
-
-def _difference(gap: Difference | None) -> html.Cell:
-    if gap is None or gap.value is None:
-        return html.Cell(MISSING)
-    style = f"num {results.verdict_style(results.verdict_on(gap))}" if gap.baseline in JUDGED else "num"
-    return html.Cell(number(gap.value, signed=True), bounds(gap, signed=True), style)
-
-
-def _reused_heads(run: Run) -> list[html.Part]:
-    """Which head answered which unseen task, and why the others did not."""
-    lines = []
-    for reuse in run.file(ControlFile).reuse:
-        others = [f"{run.title(name)} ({number(value, 2)})" for name, value in reuse.similarity.items()]
-        left_out = [f"{run.title(name)}: {why}" for name, why in reuse.left_out.items()]
-        chosen = [run.title(name) if name else MISSING for name in (reuse.nearest, reuse.best)]
-        texts = [*chosen, ", ".join(others), "; ".join(left_out)]
-        lines.append(html.Row(run.title(reuse.task), [html.Cell(text, style="plain") for text in texts]))
-    heads = ["Unseen task", "Nearest head", "Best in hindsight", "Heads that answer (similarity)", "Left out"]
-    caption = "Trained heads that answer unseen tasks"
-    table = html.Table(caption, html.columns(*heads, style=""), [html.Group(lines)], "lines", caption)
-    note = "The nearest head is chosen by the words of task description and question (TF-IDF), before any score."
-    return html.when(lines, table, html.Text(note, "soft small"))
-
-
-def _answers(run: Run) -> list[html.Part]:
-    """Whether the LLM's answers follow the heads, and the question."""
-    lines = []
-    for check in run.file(ControlFile).answers:
-        ranks = [f"{model_title(name)} {number(value, 2)}" for name, value in check.rank_correlation.items()]
-        numbers = [number(check.negation, 2), number(check.paraphrases, 2), str(check.n)]
-        cells = [html.Cell(", ".join(ranks) or MISSING, style="plain"), *map(html.Cell, numbers)]
-        tip = " ".join([check.opposite, *check.reworded])
-        lines.append(html.Row(run.title(check.task), cells, tip=tip))
-    heads = html.columns("Opposite to the negated question", "Same to paraphrases", "n")
-    columns = [*html.columns("Task", "Rank correlation with heads", style=""), *heads]
-    caption = "What the LLM's answers follow"
-    note = (
-        "A rank correlation of 1: the LLM orders patients as that head does. An LLM that reads the question gives the "
-    )
-    note += "opposite answer to its negation, and the same to a paraphrase. One that ignores it has 0 and 1. Of unseen "
-    note += "tasks, answers are split at the mean log-odds of each question."
-    return html.when(
-        lines, html.Table(caption, columns, [html.Group(lines)], "lines", caption), html.Text(note, "soft")
-    )
-
-
-def _controls_absent(run: Run) -> list[html.Part]:
-    """Why a control has no answer."""
-    lines = [
-        f"{run.title(task)}, {model_title(control).lower()}: {why}"
-        for task, reasons in run.file(ControlFile).absent.items()
-        for control, why in reasons.items()
-    ]
-    return html.when(lines, html.Details(f"Controls without an answer ({len(lines)})", [html.Items(lines)]))
 
 
 def _examples(run: Run) -> list[html.Part]:
@@ -214,14 +130,14 @@ def _examples(run: Run) -> list[html.Part]:
     text = f"{file.rule.capitalize()}. The experts are the heaviest of the task's mixture in the last round. "
     text += "Pictures of real patients are written only by medfed run --show-examples."
     place = {task: index for index, task in enumerate(run.ordered(card.task for card in file.cards))}
-    cards = [_example(card, run.title(card.task)) for card in sorted(file.cards, key=lambda card: place[card.task])]
+    cards = [_example(run, card) for card in sorted(file.cards, key=lambda card: place[card.task])]
     return html.when(cards, html.Text(text, "soft"), html.Cards(cards, "examples"))
 
 
-def _example(card: ExampleCard, title: str) -> html.Card:
+def _example(run: Run, card: ExampleCard) -> html.Card:
     traces = [trace_picture(v.title, v.values, v.seconds, v.unit) for v in card.views if v.kind == "trace"]
     answers = [("Truth", html.Cell(card.gold, style="strong"))] if card.gold else []
-    for model in model_order([*card.probabilities, *card.generated]):
+    for model in filter(_is_on_cards, model_order([*card.probabilities, *card.generated])):
         known = {text: p for text, p in card.probabilities.get(model, {}).items() if p is not None}
         answer = card.generated.get(model) or max(known, key=lambda text: known[text], default=None)
         if answer is not None:
@@ -229,7 +145,7 @@ def _example(card: ExampleCard, title: str) -> html.Card:
             decoded = "cut at the limit" if model in card.cut else ""
             probability = decoded if model in card.generated else number(known[answer], 2)
             style = "outcome right" if right else "outcome wrong"
-            answers.append((model_title(model), html.Cell(answer, probability, style)))
+            answers.append((run.model_title(model), html.Cell(answer, probability, style)))
     if card.experts:
         listed = ", ".join(f"{expert.expert} ({number(expert.weight, 2)})" for expert in card.experts)
         answers.append(("Experts", html.Cell(listed, style="plain")))
@@ -237,7 +153,12 @@ def _example(card: ExampleCard, title: str) -> html.Card:
     image = next((view.png for view in card.views if view.kind == "image"), "")
     lines = [view for view in card.views if view.kind == "line"]
     series = [(view.title, line_picture(view.title, view.values), range_text(view.values)) for view in lines]
-    return html.Card(title, withheld, image, traces[0] if traces else "", series, card.question, answers)
+    return html.Card(run.title(card.task), withheld, image, traces[0] if traces else "", series, card.question, answers)
+
+
+def _is_on_cards(model: str) -> bool:
+    """A card shows no model of a single client, and of the reused heads the nearest."""
+    return in_first_tables(model) and (is_control(model) or MEMBER not in model)
 
 
 def _data(run: Run) -> list[html.Part]:

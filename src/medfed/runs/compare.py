@@ -30,7 +30,7 @@ from medfed.data.sources import Sources, find_sources
 from medfed.evaluation.compare import compare_runs
 from medfed.evaluation.leaderboard import leaderboard
 from medfed.records.folder import RunFolder
-from medfed.report.comparison import comparison_table, markdown
+from medfed.report.comparison import comparison_tables, markdown, sentences
 from medfed.report.leaderboard import conclusion, leaderboard_markdown, leaderboard_table
 from medfed.report.page import write_report
 from medfed.runs.baselines import SHARED_SETTINGS
@@ -121,7 +121,7 @@ def _compare(
         with reporter.phase("rank"):
             board = leaderboard(folders, places, [seed for _, seed in pairs]).model_copy(update=facts)
         run.write(board)
-        text, table, note = leaderboard_markdown(board), leaderboard_table(board), conclusion(board)
+        text, tables, note = leaderboard_markdown(board), [leaderboard_table(board)], conclusion(board)
         write_report(board, root / "report.html", folders)
     else:
         facts |= {"paper": tuple(plan.paper), "cells": {cell.label: dict(cell.values) for cell in plan.cells}}
@@ -129,11 +129,12 @@ def _compare(
         with reporter.phase("compare"):
             comparison = compare_runs(folders, labels, pairs=plan.pairs).model_copy(update=facts)
         run.write(comparison)
-        text, table = markdown(comparison), comparison_table(comparison)
+        text, tables = markdown(comparison), comparison_tables(comparison)
         note = "* gives every patient the same answer. A constant answer has an AUROC of 0.5."
+        note = "\n".join([*sentences(comparison), note])
         write_report(comparison, root / "report.html", folders)
     run.write_text("table.md", text)
-    wide.print(table)
+    wide.print(*tables)
     reporter.say(note)
     reporter.say(f"tables: {root / 'table.md'}\nreport: {root / 'report.html'}")
 

@@ -25,7 +25,7 @@ from medfed.llm.obtain.recorded import Places, load_recorded
 from medfed.models.multimodal import MultimodalModel
 from medfed.records.folder import RunFolder
 from medfed.records.schema import InjectionFile, Json, NormalisationFile, ProvenanceFile, StudyFile
-from medfed.report.results import summary_table
+from medfed.report.controls import run_tables
 from medfed.runs.checkpoints import Checkpoints
 from medfed.runs.context import RunPaths
 from medfed.runs.federation import GROUPS, build_multimodal
@@ -140,7 +140,7 @@ def evaluate_again(folder: Path, paths: RunPaths, reporter: Reporter) -> None:
             what = f"the predictions of {task.name!r} differ"
             raise RunError(what, where=folder, hint="check data root and versions")
         reporter.say(f"{task.name}: {len(lines)} predictions, all as written")
-    reporter.console.print(summary_table(folder))
+    reporter.console.print(*run_tables(folder))
 
 
 def _same(again: Sequence[Json], before: Sequence[Json]) -> bool:

@@ -1,11 +1,10 @@
 """START HERE. A run from top to bottom: data → federations → predictors → scores → report.
 
-Both jobs take this one path. ``inject`` is FedKIM (Wang et al. 2024), Figure 1: every round the clients train, the
-server aggregates (Eq. 3) and injects (Eq. 4, 5), and the updated encoders go back. With ``injection.schedule = "last"``
-it injects once, after the last round. ``benchmark`` is the same federation
-without an LLM, tested client by client (Med-MMFL). Both train the baselines of :mod:`medfed.runs.baselines`. Everything
-that responds to a test example is a predictor of :mod:`medfed.runs.predictors`; those that need no training are in
-:mod:`medfed.runs.controls`.
+Both jobs take this one path. ``inject`` has the steps of Wang et al. 2024, Figure 1. Every round the clients train,
+the server aggregates (Eq. 3) and injects (Eq. 4, 5), and the updated encoders go back. With ``injection.schedule =
+"last"`` it injects once, after the last round. ``benchmark`` is the same federation without an LLM, tested client by
+client (Med-MMFL). Both train the baselines of :mod:`medfed.runs.baselines`. Everything that responds to a test example
+is a predictor of :mod:`medfed.runs.predictors`; those that need no training are in :mod:`medfed.runs.controls`.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ from medfed.records.schema import (
     ScoreFile,
     StudyFile,
 )
+from medfed.report.controls import run_tables
 from medfed.report.page import write_report
-from medfed.report.results import summary_table
 from medfed.runs.baselines import Baseline, baselines_of, train_baselines
 from medfed.runs.cards import example_cards
 from medfed.runs.context import (
@@ -115,7 +114,7 @@ def run_study(
             reporter.say("its example cards stay as they were written; --show-examples counts when a run is made")
     else:
         _compute(context, participants)
-    reporter.console.print(summary_table(run.root))
+    reporter.console.print(*run_tables(run.root))
     written = run.root / "report.html"
     if report is not None:
         shutil.copyfile(written, report)

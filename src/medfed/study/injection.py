@@ -1,8 +1,18 @@
-"""The settings of injection: the default is the recipe measured in docs/results.md, ``recipe = "paper"`` is FedKIM's.
+"""The settings of injection, and its three recipes: ``medfed``, the default, ``paper`` and ``released``.
+
+- ``medfed`` is measured in docs/results.md. It is the class's own defaults.
+- ``paper`` is FedKIM as printed (Wang et al. 2024, Eq. 4 and 5, Sec. 3.5). Fields that the paper leaves open stay
+  medfed's.
+- ``released`` is FedKIM as the authors' code computes it, but for the code's faults. docs/decisions/injection.md lists
+  the differences that were taken and refused.
+
+Both take the plain mean over clients too (:func:`medfed.study.algorithms.plain_mean`).
 
 Deviation: by default the aggregated heads answer the public examples, and the LLM learns these answers (Hinton et al.
 2015). Their outputs are also tokens of its prompt. Encoders and heads learn the public labels through the heads. FedKIM
-trains encoders and LLM together on the labels alone; :data:`PAPER` restores that.
+trains encoders and LLM together on the labels alone; ``paper`` restores that.
+Deviation: closed answers are compared by likelihood and open ones decoded greedily in all recipes. The optimizer is
+AdamW with clipping in all of them: the paper names none.
 """
 
 from __future__ import annotations
@@ -18,6 +28,7 @@ TINY_LR, TINY_WIDTH, WARMUP = 1e-3, 128, 0.05
 """The learning rate that was measured with the tiny LLM, that LLM's hidden size, and the warm-up of larger ones."""
 TINY_DROPOUT = 0.1
 """Of the tiny LLM. An LLM from disk is trained a few hundred steps, and dropout costs a tenth of each."""
+Recipe = Literal["medfed", "paper", "released"]
 PAPER: Mapping[str, Any] = {
     "lr": 5e-4,
     "warmup": 0.0,
@@ -27,11 +38,24 @@ PAPER: Mapping[str, Any] = {
     "teacher_weight": 0.0,
     "head_tokens": False,
     "answer_calibration": False,
-    "keep_optimizer_state": False,
     "routing_weight": 0.0,
+    "num_epochs": 1,
+    "balance_tasks": False,
+    "balance_classes": False,
     "dropout": 0.1,
+    "router": {"attention": "linear", "normalise_embeddings": False},
 }
-"""The changes of ``recipe = "paper"``; fields that a study gives stay as given."""
+"""The fields of ``recipe = "paper"``; its ``alpha`` is the rank, so that Eq. 5 has no factor."""
+RELEASED: Mapping[str, Any] = {
+    **PAPER,
+    "warmup": 0.1,
+    "weight_decay": 1e-4,
+    "beta_2": 0.95,
+    "router": {"attention": "softmax", "normalise_embeddings": False, "key_dim": 0, "hidden_dim": 0},
+}
+"""The fields of ``recipe = "released"``, with the same ``alpha``."""
+RECIPES: Mapping[str, Mapping[str, Any]] = {"medfed": {}, "paper": PAPER, "released": RELEASED}
+"""Recipe → the fields that it sets; those that a study gives stay as given."""
 Order = Literal["modality_first", "task_first"]
 ProjectorKind = Literal["linear", "mlp"]
 
@@ -39,8 +63,8 @@ ProjectorKind = Literal["linear", "mlp"]
 class RouterSettings(SettingsModel):
     """How the router reads descriptions."""
 
-    key_dim: int = Field(default=64, gt=0)  # d_k, the width of queries, keys and values
-    hidden_dim: int = Field(default=64, gt=0)  # width of the MLP's hidden layer
+    key_dim: int = Field(default=64, ge=0)  # d_k, the width of queries, keys and values; 0 takes the LLM's
+    hidden_dim: int = Field(default=64, ge=0)  # width of the MLP's hidden layer; 0 is one linear layer
     attention: Literal["softmax", "linear"] = "softmax"  # `linear` as Eq. 4 is printed
     normalise_embeddings: bool = True  # RMS-normalise the token embeddings
     use_task_description: bool = True  # off is the ablation FedKIM_T: the modality description attends to itself
@@ -68,7 +92,8 @@ class RehearsalSettings(SettingsModel):
 class InjectionSettings(SettingsModel):
     """How the server injects, under the paper's names where it has any."""
 
-    recipe: Literal["default", "paper"] = "default"  # `default`, or `paper` for the defaults of `PAPER`
+    # defaults of the other fields: `medfed`, `paper` (FedKIM as printed) or `released` (the authors' code)
+    recipe: Recipe = "medfed"
     # server learning rate of projectors and experts; null is 1e-3 for the tiny LLM, and for one from disk
     # 1e-3 · √(128 / its hidden size): 4.7e-4 for 576, 2.9e-4 for 1536, 1.8e-4 for 4096
     lr: float | None = Field(default=None, gt=0)
@@ -96,7 +121,7 @@ class InjectionSettings(SettingsModel):
     batch_size: int = Field(default=16, gt=0)  # examples per step, tasks mixed
     num_experts: int = Field(default=12, ge=0)  # P; 1 is a plain LoRA without a router (FedPlug_L), 0 none (FedPlug)
     rank: int = Field(default=8, gt=0)  # r of one expert
-    alpha: int = Field(default=16, gt=0)  # a; an expert's output is scaled by a/r
+    alpha: int = Field(default=16, gt=0)  # a; an expert's output is scaled by a/r, in the paper by 1
     # on the experts' input; null is 0.1 (FedKIM's) for the tiny LLM and 0 for one from disk
     dropout: float | None = Field(default=None, ge=0, lt=1)
     projector: ProjectorKind = "linear"  # `linear` (the paper's) or `mlp`
@@ -108,6 +133,7 @@ class InjectionSettings(SettingsModel):
     balance_classes: bool = True  # every class of a task gives the same number of examples
     keep_optimizer_state: bool = True  # moments live on from round to round
     weight_decay: float = Field(default=0.01, ge=0)  # of AdamW
+    beta_2: float = Field(default=0.999, ge=0, lt=1)  # decay of AdamW's second moment
     max_grad_norm: float | None = Field(default=1.0, gt=0)  # gradients are scaled down to this norm; null for no limit
     rehearsal: RehearsalSettings = RehearsalSettings()  # texts against forgetting; nothing of it is FedKIM's
     # of KL(frozen LLM ‖ adapted LLM), the mean over the next tokens of the rehearsed texts, in the loss
@@ -151,6 +177,16 @@ class InjectionSettings(SettingsModel):
     @model_validator(mode="before")
     @classmethod
     def _recipe(cls, given: object) -> object:
-        if isinstance(given, Mapping) and given.get("recipe") == "paper":
-            return {**PAPER, **given}
-        return given
+        if not isinstance(given, Mapping):
+            return given
+        if (name := given.get("recipe", "medfed")) == "default":
+            raise ValueError('the recipe "default" is called "medfed" now\n  next step: write recipe = "medfed"')
+        preset = dict(RECIPES.get(name, {})) if isinstance(name, str) else {}
+        if not preset:
+            return given
+        router = given.get("router", {})
+        if isinstance(router, RouterSettings):
+            router = router.model_dump(exclude_unset=True)
+        whole = {**preset["router"], **router} if isinstance(router, Mapping) else router
+        rank = given.get("rank", cls.model_fields["rank"].default)
+        return {**preset, "alpha": rank, **given, "router": whole}

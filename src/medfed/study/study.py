@@ -22,12 +22,12 @@ from medfed.core.catalog import ALGORITHMS, DATASETS, ENCODERS, MODALITIES, MODE
 from medfed.core.errors import MedfedError, StudyError
 from medfed.core.plugins import Plugin
 from medfed.core.registry import Registry, unknown
-from medfed.study.algorithms import AlgorithmSettings, composition_of
+from medfed.study.algorithms import AlgorithmSettings, composition_of, plain_mean
 from medfed.study.data import MissingSettings, PartitionSettings, SplitSettings, TwinSpec
 from medfed.study.evaluation import EvaluationSettings
 from medfed.study.federation import ClientSettings, RoundSettings
 from medfed.study.foundation import FoundationSettings, TinySettings
-from medfed.study.injection import InjectionSettings
+from medfed.study.injection import RECIPES, InjectionSettings
 from medfed.study.models import MultimodalSpec
 from medfed.study.parts import EncoderSpec, ModelSpec, SettingsModel
 
@@ -126,6 +126,17 @@ class Study(SettingsModel):
             what = f"a plugin is not loaded, or has another content: {', '.join(sorted(missing))}"
             raise ValueError(f"{what}\n  next step: {hint}")
         return given
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recipe_of_the_paper_takes_its_mean(cls, given: object) -> object:
+        """Let every client count as one (FedKIM Sec. 3.4) where the recipe is the paper's or the released code's."""
+        if not isinstance(given, Mapping) or "algorithm" not in given:
+            return given
+        injection = given.get("injection")
+        recipe = injection.get("recipe") if isinstance(injection, Mapping) else getattr(injection, "recipe", None)
+        printed = isinstance(recipe, str) and bool(RECIPES.get(recipe))
+        return {**given, "algorithm": plain_mean(given["algorithm"])} if printed else given
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Study:

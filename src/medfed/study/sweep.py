@@ -7,9 +7,9 @@
     [set]                            # for every cell
     baselines = ["federated", "local", "centralised"]
 
-    [axes.method.FedKIM]             # the base as it is
-    [axes.method.FedPlug_L]
-    injection.num_experts = 1
+    [axes.method.medfed]             # the base as it is
+    [axes.method.FedKIM]             # as the paper prints it
+    injection.recipe = "paper"
 
     [axes.backbone.FedAvg]
     algorithm = "fedavg"

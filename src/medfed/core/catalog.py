@@ -60,11 +60,16 @@ def _by_module(package: str, **names: str) -> dict[str, str]:
 
 TASKS: Registry[Task] = Registry("task", dict.fromkeys(task_definitions(), "medfed.tasks.declared"))
 _DATASETS = (
-    "covid-radiography rsna-pneumonia chexpert chestxray14 pneumoniamnist ptbxl yaib-mortality yaib-sepsis vqa-rad "
-    "vqa-rad-closed slake slake-zh ecg-qa symile-mimic brats mimic-cxr covid19-repository mimic-iv eicu path-vqa ehrxqa"
+    "covid-radiography rsna-pneumonia chexpert chestxray14 pneumoniamnist ptbxl yaib-mortality yaib-sepsis yaib-aki "
+    "vqa-rad vqa-rad-closed slake slake-zh ecg-qa symile-mimic brats mimic-cxr covid19-repository mimic-iv eicu "
+    "path-vqa ehrxqa"
 )
 _SHARED = _by_module(
-    "datasets", medmnist="pneumoniamnist", yaib="yaib-mortality yaib-sepsis", vqa_rad="vqa-rad-closed", slake="slake-zh"
+    "datasets",
+    medmnist="pneumoniamnist",
+    yaib="yaib-mortality yaib-sepsis yaib-aki",
+    vqa_rad="vqa-rad-closed",
+    slake="slake-zh",
 )
 """Every other dataset has the module of its name."""
 DATASETS: Registry[Dataset] = Registry(

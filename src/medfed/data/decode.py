@@ -42,6 +42,9 @@ def decode_all(study: Study, roots: Mapping[str, Path], reading: Reading, title:
     for name, root in roots.items():
         with reporter.phase(f"{title} {name}") as advance:
             data[name] = decode(DATASETS[name], root, modalities, skip_bad=skip_bad, progress=advance, cache=cache)
+        if wanted := [modality for modality in data[name].samples if modality in study.measured_modalities]:
+            with reporter.phase(f"measure {name}"):
+                data[name] = data[name].measured({modality: modalities[modality] for modality in wanted})
         if skipped := len(data[name].skipped):
             reporter.say(f"  left out {skipped} unreadable example(s) of {name}; the report lists them")
     return data

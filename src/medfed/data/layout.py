@@ -51,7 +51,7 @@ class Division:
     @classmethod
     def of(cls, study: Study) -> Division:
         """Return the settings of ``study``."""
-        tasks = (study.train_tasks, tuple(task for task in study.tasks if task.name in study.unseen))
+        tasks = (study.train_tasks, tuple(task for task in study.tasks if task.name not in study.train))
         return cls(*tasks, sampled_modalities(study), study.split, study.partition, study.seed, study.missing)
 
     def without_missing(self, data: Data, clients: Mapping[str, str]) -> dict[str, Decoded]:

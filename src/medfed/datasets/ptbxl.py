@@ -13,6 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from medfed.datasets.base import Dataset, Raw, Record
+from medfed.datasets.decoded import CODES
 from medfed.datasets.tables import read_csv, require_cells, whole_numbers
 from medfed.datasets.wfdb_records import read_wfdb
 
@@ -56,6 +57,7 @@ class PTBXL(Dataset):
                 "files": [[f"{name}.hea", f"{name}.dat"] for name in table["filename_lr"]],
                 "abnormal": pl.Series([(code or {}).get("NORM", 0.0) <= 50 for code in codes]).cast(pl.Int8),
                 "ectopic_beats": ectopic.cast(pl.Int8),
+                CODES: pl.Series([sorted(code or {}) for code in codes], dtype=pl.List(pl.String)),
             }
         )
 

@@ -111,6 +111,21 @@ class YaibSepsis(Yaib):
         return _labels(path, ("stay_id", "time"), "sepsis").group_by("stay_id").agg(pl.col("sepsis").max())
 
 
+class YaibKidneyInjury(Yaib):
+    """Acute kidney injury (KDIGO) at any time of the stay."""
+
+    name = "yaib-aki"
+    cohort: ClassVar[str] = "aki"
+    targets = ("kidney_injury",)
+    marker = "aki/*/dyn.parquet"
+    simulator = "medfed.twins.icu:write_kidney_injury_twin"
+
+    def outcome(self, path: Path) -> pl.DataFrame:
+        """One row per stay and hour, label true around the onset; a stay is positive if any hour is."""
+        labels = _labels(path, ("stay_id", "time"), "kidney_injury")
+        return labels.group_by("stay_id").agg(pl.col("kidney_injury").max())
+
+
 @lru_cache(maxsize=8)
 def _first_day(state: FileState) -> FirstDay:
     """Read a ``dyn.parquet`` once; a rewritten file has another state and is read anew."""
@@ -157,4 +172,4 @@ def _labels(path: Path, key: tuple[str, ...], target: str) -> pl.DataFrame:
     return pl.DataFrame([stays, column.cast(pl.Int8).alias(target)])
 
 
-DATASETS: tuple[Dataset, ...] = (YaibMortality(), YaibSepsis())
+DATASETS: tuple[Dataset, ...] = (YaibMortality(), YaibSepsis(), YaibKidneyInjury())

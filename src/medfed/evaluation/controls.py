@@ -6,6 +6,10 @@
 - ``count``: how far a patient's highest and lowest values lie from those of others; nothing is learned.
 - ``blind/other``: the injected LLM with another patient's data; ``blind/none``: with none. ``blind/type`` is the most
   frequent public answer to questions that begin alike.
+- ``words``: findings read off the data, weighed by what the LLM says they mean; no patient enters it. ``words/equal``
+  has the same weight for all, ``words/other`` the weights of another question. ``words/nearest`` is the one finding
+  that is nearest in meaning, ``words/similar`` has similarity in place of an answer. ``words/ceiling`` has weights
+  fitted with labels of other test patients: a bound.
 - ``lora``: the LLM with one LoRA of rank P·r in place of P routed experts of rank r.
 """
 
@@ -14,7 +18,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 INJECTED = "fedkim"
 """The injected LLM's name in scores."""
@@ -22,6 +26,10 @@ REUSE, BLIND = "reuse/", "blind/"
 NEAREST, IN_HINDSIGHT, MEAN = f"{REUSE}nearest", f"{REUSE}best", f"{REUSE}mean"
 OTHER, NO_DATA, BY_TYPE = f"{BLIND}other", f"{BLIND}none", f"{BLIND}type"
 COUNT, LORA = "count", "lora"
+WORDS, WORDS_EQUAL = "words", "words+equal"
+"""Findings that an LLM weighs, alone and together with the count of those that hold."""
+EQUAL = f"{WORDS}/equal"
+CEILING, OTHER_PICTURE, FINDING, SIMILAR = (f"{WORDS}/{name}" for name in ("ceiling", "other", "nearest", "similar"))
 WITHOUT_LLM = ("federated", "heads", "local")
 """Models that were trained on the same task without an LLM; centralised training is a bound, and no control."""
 JUDGED = (*WITHOUT_LLM, NEAREST, MEAN, COUNT, OTHER, NO_DATA, BY_TYPE, LORA)
@@ -32,7 +40,13 @@ BOUNDS = ("centralised", IN_HINDSIGHT)
 
 def is_control(model: str) -> bool:
     """Whether ``model`` is one of this module's, by its name."""
-    return model.startswith((REUSE, BLIND)) or model in (COUNT, LORA)
+    return model.startswith((REUSE, BLIND, WORDS)) or model in (COUNT, LORA)
+
+
+def leading(models: Iterable[str]) -> str:
+    """Return the model that others are compared with: the injected LLM, or else the findings that an LLM weighs."""
+    listed = list(models)
+    return WORDS if INJECTED not in listed and WORDS in listed else INJECTED
 
 
 def similarities(text: str, others: Mapping[str, str], corpus: Sequence[str]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from medfed.evaluation.bootstrap import interval, resample_weights
-from medfed.evaluation.controls import INJECTED
+from medfed.evaluation.controls import leading
 from medfed.evaluation.metrics import Score
 from medfed.evaluation.responses import TaskResponses, is_constant
 from medfed.evaluation.scorers.base import MetricInfo, Replicates, Values
@@ -94,8 +94,8 @@ class _Table:
     def differences(self) -> list[Difference]:
         models, answered, constant = self._responses.models, self._responses.answered, self._responses.scorer.baseline
         pairs = [(model, constant) for model, _ in models if constant and not is_constant(model)]
-        others = [model for model, _ in models if model != INJECTED and not is_constant(model)]
-        pairs += [(INJECTED, model) for model in others]
+        first = leading(model for model, _ in models)
+        pairs += [(first, model) for model, _ in models if model != first and not is_constant(model)]
         return [
             self._difference(model, baseline, part, metric)
             for model, baseline in dict.fromkeys([*pairs, *self._settings.comparisons])

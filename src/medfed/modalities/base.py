@@ -72,6 +72,18 @@ class Modality(BaseModel, ABC):
         """
         return None
 
+    def measures(self, samples: Samples) -> dict[str, Float64[np.ndarray, " example"]]:
+        """Return what is measured on every example, by name, NaN where it cannot be; none by default.
+
+        Names are those of rules (:mod:`medfed.core.rules`): ``variable.kind``. ``samples`` are in physical units.
+        """
+        return {}
+
+    @property
+    def measure_units(self) -> dict[str, str]:
+        """Variable → its unit, of those that :meth:`measures` names."""
+        return {}
+
 
 @dataclass(frozen=True)
 class Moments:

@@ -75,6 +75,15 @@ class SignalModality(Modality):
         """Return the lowest and the highest voltage of every lead."""
         return samples.min(2).astype(np.float64), samples.max(2).astype(np.float64)
 
+    def measures(self, samples: Signals) -> dict[str, Float64[np.ndarray, " example"]]:
+        """Return rhythm, intervals, axis and amplitudes by name (:mod:`medfed.modalities.ecg_measures`).
+
+        Raises StudyError if neurokit2 is not installed.
+        """
+        from medfed.modalities.ecg_measures import measures_of  # noqa: PLC0415 (only where findings are read)
+
+        return measures_of(samples, self.sampling_hz)
+
 
 def _without_gaps(signal: Float64[np.ndarray, "lead time"]) -> Float64[np.ndarray, "lead time"]:
     known = np.isfinite(signal)

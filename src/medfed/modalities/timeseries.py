@@ -26,6 +26,27 @@ LABS = (
 # fmt: on
 ICU = {"vitals": VITALS, "labs": LABS, "input": ("fio2",), "output": ("urine",)}
 """Modality of an intensive-care stay → its variables."""
+_VARIABLES_BY_UNIT = {
+    "/min": "hr resp",
+    "°C": "temp",
+    "mmHg": "sbp dbp map pco2 po2",
+    "%": "o2sat bnd lymph mchc methb neut fio2",
+    "g/dL": "alb hgb",
+    "IU/L": "alp alt ast ck",
+    "mEq/L": "be bicar cl k na",
+    "mg/dL": "bili bili_dir bun ca crea fgn glu mg phos",
+    "mmol/L": "cai lact",
+    "ng/mL": "ckmb tnt",
+    "mg/L": "crp",
+    "1": "inr_pt ph",
+    "pg": "mch",
+    "fL": "mcv",
+    "10^3/uL": "plt wbc",
+    "s": "ptt",
+    "mL": "urine",
+}
+UNITS = {variable: unit for unit, variables in _VARIABLES_BY_UNIT.items() for variable in variables.split()}
+"""Variable of an intensive-care stay → its unit."""
 COVID_LABS = ("crp", "d_dimer", "factor_xii", "ldh", "lymphocytes", "neutrophils", "pco2", "po2")
 """Laboratory values that go with a chest film, measured once: a series of one hour."""
 PERSON = ("age", "female")
@@ -93,6 +114,36 @@ class TimeSeriesModality(Modality):
         low = np.where(observed, values, np.inf).min(1)
         high = np.where(observed, values, -np.inf).max(1)
         return np.where(np.isfinite(low), low, np.nan), np.where(np.isfinite(high), high, np.nan)
+
+    def measures(self, samples: Stays) -> dict[str, Float64[np.ndarray, " example"]]:
+        """Return ``variable.kind`` → value per stay: high, low, first, last, mean, sum, count, change.
+
+        The change is the last value minus the first, where at least two hours have one.
+        """
+        size = len(self.variables)
+        made: dict[str, Float64[np.ndarray, " example"]] = {}
+        for number, variable in enumerate(self.variables):
+            seen = samples[..., size + number] > 0
+            values = np.where(seen, samples[..., number], np.nan).astype(np.float64)
+            count, rows, last = seen.sum(1), np.arange(len(seen)), seen.shape[1] - 1 - seen[:, ::-1].argmax(1)
+            none = count == 0
+            first, final, total = values[rows, seen.argmax(1)], values[rows, last], np.where(seen, values, 0.0).sum(1)
+            made |= {
+                f"{variable}.high": np.where(none, np.nan, np.where(seen, values, -np.inf).max(1)),
+                f"{variable}.low": np.where(none, np.nan, np.where(seen, values, np.inf).min(1)),
+                f"{variable}.first": first,
+                f"{variable}.last": final,
+                f"{variable}.mean": np.where(none, np.nan, total / np.maximum(count, 1)),
+                f"{variable}.sum": np.where(none, np.nan, total),
+                f"{variable}.count": count.astype(np.float64),
+                f"{variable}.change": np.where(count > 1, final - first, np.nan),
+            }
+        return made
+
+    @property
+    def measure_units(self) -> dict[str, str]:
+        """Variable → unit, of an intensive-care stay's."""
+        return {name: UNITS[name] for name in self.variables if name in UNITS}
 
 
 class LabPercentiles(Modality):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from rich.table import Table as TerminalTable
 from rich.text import Text as TerminalText
 
-from medfed.evaluation.controls import BOUNDS, JUDGED, REUSE, is_control
+from medfed.evaluation.controls import BOUNDS, JUDGED, REUSE, WORDS, is_control
 from medfed.evaluation.verdict import CONTRADICTED, Gap, baseline_of
 from medfed.records.schema import (
     AnswerCheck,
@@ -23,6 +23,7 @@ from medfed.records.schema import (
     ControlFile,
     Difference,
     ScoreRow,
+    WordsFile,
 )
 from medfed.report import html
 from medfed.report.models import (
@@ -36,7 +37,7 @@ from medfed.report.models import (
 )
 from medfed.report.results import PARTS, is_first, summary_table, verdict_on, verdict_style
 from medfed.report.run import Run
-from medfed.report.text import MISSING, bounds, number, terminal_table
+from medfed.report.text import MISSING, bounds, joined, number, terminal_table
 
 READING = "Rows are models, columns are tasks. Below a model's value stands the injected LLM's minus it,"
 COLOURS = (
@@ -245,3 +246,22 @@ def _absent(run: Run) -> list[html.Part]:
         for control, why in reasons.items()
     ]
     return html.when(lines, html.Details(f"Controls without an answer ({len(lines)})", [html.Items(lines)]))
+
+
+def pictures(run: Run) -> list[html.Part]:
+    """The mean AUROC over the clinical pictures by model, the paired differences, and the findings of each picture."""
+    words = run.file(WordsFile)
+    lines = [(one, model_title(one.model)) for one in words.means if one.baseline is None]
+    gaps = {one.baseline: one for one in words.means if one.baseline and one.model == WORDS}
+    rows = []
+    for one, title in lines:
+        gap = gaps.get(one.model)
+        printed = "" if gap is None else f"{number(gap.value, signed=True)} {bounds(gap, 3, signed=True)}"
+        rows.append(html.Row(title, [f"{number(one.value)} {bounds(one, 3)}", printed], model_style(one.model)))
+    columns = [html.Column("Model", style=""), *html.columns("Mean AUROC", "Findings weighed − model")]
+    counted = words.means[0] if words.means else None
+    text = "Nobody trains on a clinical picture, and no patient enters the LLM: it says once what findings mean. "
+    text += f"Means over {counted.num_tasks} pictures of {counted.num_patients} patients. " if counted else ""
+    named = [f"{one.picture}: {joined(list(one.weights.get(WORDS, {}))[:3])}" for one in words.pictures]
+    parts: list[html.Part] = [html.Table("Clinical pictures", columns, [html.Group(rows)])] if rows else []
+    return html.when(named, html.Text(text, "soft"), *parts, html.Items(named))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from medfed.evaluation.controls import NEAREST, NO_DATA, REUSE, is_control
+from medfed.evaluation.controls import NEAREST, NO_DATA, REUSE, WORDS, is_control
 
 MODELS = {
     "fedkim": "Injected LLM",
@@ -25,6 +25,13 @@ MODELS = {
     "blind/other": "LLM, another patient's data",
     "blind/none": "LLM, no patient",
     "blind/type": "Most frequent answer by type",
+    "words": "Findings weighed by the LLM",
+    "words+equal": "Findings weighed, and their count",
+    "words/equal": "Count of the findings that hold",
+    "words/other": "Weights of another question",
+    "words/nearest": "Finding nearest in meaning",
+    "words/similar": "Similarity in place of an answer",
+    "words/ceiling": "Weights fitted with labels (bound)",
     "lora": "LLM with one LoRA",
     "always-yes": "Always yes",
     "always-no": "Always no",
@@ -39,12 +46,14 @@ METHODS = {0: "FedPlug", 1: "FedPlug_L"}
 FEDKIM, RELEASED = "FedKIM", "released code"
 INJECTED, FEDERATED, BEST_CONSTANT = "fedkim", "federated", "constant-best"
 """Models that verdicts are about."""
-HIDDEN = (REUSE, NO_DATA)
+HIDDEN = (REUSE, NO_DATA, f"{WORDS}/")
 """Controls that tables of one metric leave to the table of all metrics, but for the nearest head."""
 
 
 def model_title(model: str) -> str:
     """Title of a model in a table."""
+    if model.startswith(f"{WORDS}/") and model not in MODELS:
+        return f"Findings weighed by {model.removeprefix(f'{WORDS}/')}"
     if is_single_head(model):
         return f"Head {model.removeprefix(REUSE)} reused"
     return MODELS.get(model, model.replace("-", " ").capitalize() if is_constant(model) else model)

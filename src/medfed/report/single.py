@@ -25,6 +25,7 @@ MOST_SKIPPED = 50
 def run_page(run: Run) -> html.Page:
     """Return the page of one run."""
     sections = [
+        html.Section("pictures", "Clinical pictures", controls.pictures(run)),
         html.Section("results", "Results", results.headline(run)),
         html.Section("controls", "Controls", controls.of_run(run)),
         html.Section("glance", "At a glance", radars(_glance(run))),

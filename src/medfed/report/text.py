@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from medfed.evaluation.verdict import Bounded
-from medfed.records.schema import ProvenanceFile
+from medfed.records.schema import PictureMean, ProvenanceFile
 
 MINUS, MISSING = "−", "–"
 
@@ -28,7 +28,7 @@ def number(value: float | None, digits: int = 3, *, signed: bool = False) -> str
     return text.replace("-", MINUS)
 
 
-def bounds(row: Bounded, digits: int = 2, *, signed: bool = False) -> str:
+def bounds(row: Bounded | PictureMean, digits: int = 2, *, signed: bool = False) -> str:
     """Print a row's interval, or nothing."""
     if row.ci_low is None or row.ci_high is None:
         return ""

@@ -118,7 +118,7 @@ def settled(study: Study, paths: RunPaths) -> tuple[Study, Mapping[str, Json]]:
     Raises StudyError if ``--foundation`` or ``--corpus`` does not go with the study's LLM.
     """
     llm = study.foundation
-    if study.job != "inject":
+    if study.job == "benchmark":
         return study, {}
     study = _with_found_sets(study, paths)
     from medfed.llm.foundation import check_flags  # noqa: PLC0415 (a benchmark needs no LLM's libraries)

@@ -40,16 +40,22 @@ QUESTION = "question"
 
 
 def control_predictors(
-    study: Study, cohort: Cohort, injected: InjectedPredictor, model: FederatedModel
+    study: Study, cohort: Cohort, injected: InjectedPredictor | None, model: FederatedModel
 ) -> list[Predictor]:
-    """Return the injected LLM and the study's controls as predictors; ``model`` has the aggregated heads."""
-    wanted = study.evaluation.controls
-    made: list[Predictor] = [Blind(injected, cohort.public, study.seed) if "blind" in wanted else injected]
+    """Return the injected LLM, if there is one, and the study's controls; ``model`` has the aggregated heads."""
+    wanted, made = study.evaluation.controls, list[Predictor]()
+    if injected is not None:
+        made.append(Blind(injected, cohort.public, study.seed) if "blind" in wanted else injected)
     if "reuse" in wanted and study.federate:
         made.append(reused_heads(study, model))
     if "count" in wanted:
-        made.append(AbnormalValues({name: study.modality(name) for name in study.encoders}, cohort.public))
+        made.append(abnormal_values(study, cohort))
     return made
+
+
+def abnormal_values(study: Study, cohort: Cohort) -> AbnormalValues:
+    """Return the count of abnormal values for the study's tasks."""
+    return AbnormalValues({name: study.modality(name) for name in study.encoders}, cohort.public)
 
 
 def reused_heads(study: Study, model: FederatedModel) -> ReusedHeads:
@@ -255,22 +261,28 @@ def without_data(examples: TaskSet) -> TaskSet:
     return TaskSet(examples.task, data, examples.rows, examples.labels)
 
 
-def control_file(study: Study, run: RunFolder, cohort: Cohort, injector: Injector, heads: ReusedHeads) -> ControlFile:
-    """Return ``controls.json`` of the predictions that ``run`` has; the LLM answers other wordings for it."""
-    wanted, lines = study.evaluation.controls, {task.name: run.predictions(task.name) for task in study.tasks}
+def control_file(
+    study: Study, run: RunFolder, cohort: Cohort, injector: Injector | None, heads: ReusedHeads
+) -> ControlFile:
+    """Return ``controls.json`` of the predictions that ``run`` has; an injected LLM answers other wordings for it."""
+    wanted, lines = (
+        study.evaluation.controls if injector else ("reuse", "count"),
+        {task.name: run.predictions(task.name) for task in study.tasks},
+    )
     reuse = []
     for task in study.tasks if "reuse" in wanted else ():
-        if task.name in study.unseen and isinstance(task, ClosedTask):
+        if task.name not in study.train and isinstance(task, ClosedTask):
             choice = heads.choice(task)
             given = {name: _column(lines[task.name], f"{controls.REUSE}{name}") for name in choice.similarity}
             given = {name: column for name, column in given.items() if column}
             best = best_of([line.truth for line in lines[task.name]], given) if given else None
             reuse.append(choice.model_copy(update={"best": best}))
-    made = AbnormalValues({name: study.modality(name) for name in study.encoders}, cohort.public)
+    made = abnormal_values(study, cohort)
     absent = {task.name: _absent(made, task, lines[task.name], wanted) for task in study.tasks}
     checks = []
     for task in study.tasks if "answers" in wanted else ():
-        if isinstance(task, ClosedTask) and task.metric_kind == "classification" and len(task.answers) == 2:
+        yes_no = isinstance(task, ClosedTask) and task.metric_kind == "classification" and len(task.answers) == 2
+        if injector is not None and yes_no:
             checks.append(_check(study, cohort.test[task.name], injector, lines[task.name]))
     absent = {task: reasons for task, reasons in absent.items() if reasons}
     return ControlFile(reuse=tuple(reuse), absent=absent, answers=tuple(checks))

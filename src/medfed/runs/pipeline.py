@@ -1,10 +1,11 @@
 """START HERE. A run from top to bottom: data → federations → predictors → scores → report.
 
-Both jobs take this one path. ``inject`` has the steps of Wang et al. 2024, Figure 1. Every round the clients train,
+All jobs take this one path. ``inject`` has the steps of Wang et al. 2024, Figure 1. Every round the clients train,
 the server aggregates (Eq. 3) and injects (Eq. 4, 5), and the updated encoders go back. With ``injection.schedule =
 "last"`` it injects once, after the last round. ``benchmark`` is the same federation without an LLM, tested client by
-client (Med-MMFL). Both train the baselines of :mod:`medfed.runs.baselines`. Everything that responds to a test example
-is a predictor of :mod:`medfed.runs.predictors`; those that need no training are in :mod:`medfed.runs.controls`.
+client (Med-MMFL). ``words`` trains the clients as ``inject`` does and injects nothing: the LLM says what findings mean
+(:mod:`medfed.findings`). All train the baselines of :mod:`medfed.runs.baselines`. Everything that responds to a test
+example is a predictor of :mod:`medfed.runs.predictors`. Those that need no training are in :mod:`medfed.runs.controls`.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from medfed.core.torch_rng import one_thread
 from medfed.data.cohort import Cohort
 from medfed.data.decode import decode_all
 from medfed.data.sites import moments_json
-from medfed.evaluation.controls import LORA
-from medfed.evaluation.responses import MEMBER
+from medfed.evaluation.controls import LORA, WORDS
+from medfed.evaluation.pictures import picture_means
+from medfed.evaluation.responses import MEMBER, TaskResponses
 from medfed.evaluation.score import score_run
 from medfed.federated.state import load_weights
 from medfed.llm.obtain.cached import named_folder
@@ -32,10 +34,13 @@ from medfed.records.schema import (
     Development,
     NormalisationFile,
     PartitionFile,
+    Prediction,
     Retained,
     Round,
     ScoreFile,
     StudyFile,
+    TaskFacts,
+    WordsFile,
 )
 from medfed.report.controls import run_tables
 from medfed.report.page import write_report
@@ -72,6 +77,7 @@ from medfed.study.study import Study
 from medfed.tasks.base import ClosedTask, TaskSet
 
 if TYPE_CHECKING:
+    from medfed.findings.predictors import Words
     from medfed.injection.inject import Injector
     from medfed.injection.retention import Retention
     from medfed.llm.foundation import Foundation
@@ -125,9 +131,10 @@ def run_study(
 def _compute(context: RunContext, participants: Participants) -> None:
     study, run, paths, reporter = context.study, context.run, context.paths, context.reporter
     facts = provenance(study)
-    if study.job == "inject" and isinstance(study.foundation, HuggingFaceSettings):
+    if study.job != "benchmark" and isinstance(study.foundation, HuggingFaceSettings):
         named_folder(paths.foundation, study.foundation.model, paths.cache)  # a missing one is said before the decoding
-        _say_cost(context)
+        if study.job == "inject":
+            _say_cost(context)
     examined = examinations(study, paths)
     data = decode_all(study, context.sources.roots, paths.reading(reporter))
     cohort = participants.cohort(context, data)
@@ -135,7 +142,7 @@ def _compute(context: RunContext, participants: Participants) -> None:
     run.write(PartitionFile.model_validate(cohort.partition))
     run.write(NormalisationFile.model_validate({"moments": moments_json(cohort.moments)}))
 
-    foundation = foundation_of(study, paths, reporter) if study.job == "inject" else None
+    foundation = foundation_of(study, paths, reporter) if study.job != "benchmark" else None
     before = foundation.fingerprint() if foundation else ""
 
     def build(chosen: Study, name: str) -> Trainee:
@@ -143,7 +150,7 @@ def _compute(context: RunContext, participants: Participants) -> None:
 
     baselines = baselines_of(study, cohort, context.sources.checksums, paths.runs, build)
     models = train_baselines(baselines, reporter, participants.connect)
-    trainee = trainee_of(study, foundation, examined, paths.cache)
+    trainee = trainee_of(study, foundation if study.job == "inject" else None, examined, paths.cache)
     federation = FederationRun(run, study, cohort, trainee, participants.connect)
     federation.run(reporter, _title(study))
     if foundation is not None:
@@ -152,13 +159,11 @@ def _compute(context: RunContext, participants: Participants) -> None:
         _keep_injection(context, cohort, trainee.injector, baselines)
 
     trained = [_predictor(study, cohort, baseline, models[baseline.model]) for baseline in baselines]
-    if trainee.injector is None:
+    words = _words(context, cohort, foundation)
+    if study.job == "benchmark":
         predictors = _deployed_predictors(study, federation, [it for it in trained if isinstance(it, ModelPredictor)])
     else:
-        heads = [ModelPredictor(HEADS, trainee.model, study.train)] if study.federate else []
-        injected = InjectedPredictor(trainee.injector, study.evaluation.max_new_tokens)
-        llm, *others = control_predictors(study, cohort, injected, trainee.model)
-        predictors = [llm, *trained, *heads, *others]
+        predictors = [*_server_predictors(study, cohort, trainee, trained), *words]
     tasks = study.train_tasks if study.job == "benchmark" else study.tasks
     with reporter.phase("evaluate") as advance:
         for number, task in enumerate(tasks, start=1):
@@ -167,8 +172,11 @@ def _compute(context: RunContext, participants: Participants) -> None:
     answers = [(task.name, task_facts(study, task), run.predictions(task.name)) for task in tasks]
     scores = score_run(answers, study.seed, study.evaluation)
     run.write(scores if trainee.retention is None else scores.joined(_kept(run, study, trainee.retention)))
-    if trainee.injector is not None:
+    if words:
+        run.write(_meanings(study, run, words[0], answers))
+    if study.job != "benchmark":
         run.write(control_file(study, run, cohort, trainee.injector, reused_heads(study, trainee.model)))
+    if trainee.injector is not None:
         modalities = {name: study.modality(name) for name in study.encoders}
         run.write(example_cards(run, study.tasks, cohort, modalities, study.seed, show=paths.show_examples))
     add_sites_of(study, run, [baseline.run for baseline in baselines if baseline.model != LORA])
@@ -202,6 +210,26 @@ def foundation_of(study: Study, paths: RunPaths, reporter: Reporter) -> Foundati
         return load_foundation(study.foundation, cache=paths.cache, corpus=paths.corpus, path=paths.foundation)
 
 
+def _words(context: RunContext, cohort: Cohort, foundation: Foundation | None) -> list[Words]:
+    """Ask the LLM what the study's findings mean, and return the predictor by them; none without ``[words]``."""
+    if context.study.words is None or foundation is None:
+        return []
+    from medfed.findings.asking import words_of  # noqa: PLC0415 (a benchmark needs no LLM's libraries)
+
+    return [words_of(context.study, cohort, foundation, context.paths.cache, context.reporter)]
+
+
+def _meanings(
+    study: Study, run: RunFolder, words: Words, answers: Sequence[tuple[str, TaskFacts, Sequence[Prediction]]]
+) -> WordsFile:
+    """Return ``words.json``: weights, and the means over the clinical pictures."""
+    pictures = {picture.name for picture in study.pictures}
+    scored = [TaskResponses.of(*parts) for parts in answers if parts[0] in pictures]
+    name = study.foundation.model if isinstance(study.foundation, HuggingFaceSettings) else study.foundation.kind
+    llms = {WORDS: name or "", **{f"{WORDS}/{other}": other for other in study.words.also}} if study.words else {}
+    return words.record(llms).model_copy(update={"means": picture_means(scored, study.seed, study.evaluation)})
+
+
 def trainee_of(
     study: Study, foundation: Foundation | None, examined: Sequence[Chosen] = (), cache: Path | None = None
 ) -> Trainee:
@@ -229,7 +257,7 @@ def _kept(run: RunFolder, study: Study, retention: Retention) -> ScoreFile:
 
 
 def _title(study: Study) -> str:
-    if study.job == "benchmark":
+    if study.job != "inject":
         return f"federate: {study.algorithm.label}"
     if study.injection.schedule == "last":
         return "federate, then inject once" if study.federate else "inject once from public data alone"
@@ -286,9 +314,20 @@ def _deployed_predictors(
     return [AtClients(DEPLOYED, deployed), *whole, *alone, constants]
 
 
+def _server_predictors(study: Study, cohort: Cohort, trainee: Trainee, trained: Sequence[Predictor]) -> list[Predictor]:
+    """Return the injected LLM, if there is one, the ``trained`` baselines, the aggregated heads, and the controls."""
+    if trainee.injector is None:
+        heads = ModelPredictor(DEPLOYED, trainee.model, study.train)
+        return [heads, *trained, *control_predictors(study, cohort, None, trainee.model)]
+    injected = InjectedPredictor(trainee.injector, study.evaluation.max_new_tokens)
+    llm, *others = control_predictors(study, cohort, injected, trainee.model)
+    aggregated = [ModelPredictor(HEADS, trainee.model, study.train)] if study.federate else []
+    return [llm, *trained, *aggregated, *others]
+
+
 def _tests(study: Study, cohort: Cohort, task: str) -> list[tuple[str | None, TaskSet]]:
     """Return (client, test examples); the client is None where all are tested in one place."""
-    if study.job == "inject":
+    if study.job != "benchmark":
         return [(None, cohort.test[task])]
     return [(client, sets[task]) for client, sets in sorted(cohort.client_tests.items()) if task in sets]
 

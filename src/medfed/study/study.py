@@ -11,17 +11,17 @@ import json
 import operator
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 
 from medfed.core import catalog
-from medfed.core.catalog import ALGORITHMS, DATASETS, ENCODERS, MODALITIES, MODELS, TASKS, task_facts
+from medfed.core.catalog import ALGORITHMS, DATASETS, ENCODERS, MODALITIES, MODELS, TASKS, TaskFacts, task_facts
 from medfed.core.errors import MedfedError, StudyError
 from medfed.core.plugins import Plugin
-from medfed.core.registry import Registry, unknown
+from medfed.core.registry import Registry, implementation, unknown
 from medfed.study.algorithms import AlgorithmSettings, composition_of, plain_mean
 from medfed.study.data import MissingSettings, PartitionSettings, SplitSettings, TwinSpec
 from medfed.study.evaluation import EvaluationSettings
@@ -30,6 +30,7 @@ from medfed.study.foundation import FoundationSettings, TinySettings
 from medfed.study.injection import RECIPES, InjectionSettings
 from medfed.study.models import MultimodalSpec
 from medfed.study.parts import EncoderSpec, ModelSpec, SettingsModel
+from medfed.study.words import PictureSettings, WordsSettings, with_places
 
 if TYPE_CHECKING:
     from medfed.modalities.base import Modality
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Study", "find_study", "load_study", "study_of"]
 
+PICTURE = "medfed.tasks.pictures:picture_task"
 QUICK = "quick"
 """The table of a study file that ``--quick`` lays over it; see :mod:`medfed.study.sweep`."""
 Baseline = Literal["federated", "local", "centralised", "lora"]
@@ -98,8 +100,9 @@ class Study(SettingsModel):
     unseen: TaskNames = ()  # tasks that only the injected LLM answers
     # the content of plugins that must be loaded; a run adds those whose parts it uses
     plugins: tuple[PluginHash, ...] = Field(default=(), exclude_if=operator.not_)
-    # `inject` trains the clients and injects into the LLM (FedKIM); `benchmark` compares their models (Med-MMFL)
-    job: Literal["inject", "benchmark"] = "inject"
+    # `inject` trains the clients and injects into the LLM (FedKIM); `benchmark` compares their models (Med-MMFL);
+    # `words` trains the clients, and the LLM says what findings mean: no patient enters it
+    job: Literal["inject", "benchmark", "words"] = "inject"
     federate: bool = True  # False trains no client: the server injects from public data alone (FedKIM_pub)
     baselines: tuple[Baseline, ...] = ("federated",)  # trained next to the injected LLM on the same data
     twins: TwinSpec | None = None  # synthetic data to write when no `--data-root` is given; by default none is
@@ -116,6 +119,8 @@ class Study(SettingsModel):
     foundation: Annotated[FoundationSettings, Field(discriminator="kind"), BeforeValidator(_kind)] = TinySettings()
     injection: InjectionSettings = InjectionSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    # findings and clinical pictures that the LLM is asked about
+    words: WordsSettings | None = Field(default=None, exclude_if=operator.not_)
 
     @model_validator(mode="before")
     @classmethod
@@ -144,7 +149,10 @@ class Study(SettingsModel):
             _known(TASKS, name)
         if both := set(self.train) & set(self.unseen):
             raise ValueError(f"task {sorted(both)[0]!r} is both trained and unseen; a task is one or the other")
-        trained, every = ([task_facts(name) for name in names] for names in (self.train, (*self.train, *self.unseen)))
+        trained = [task_facts(name) for name in self.train]
+        every: list[TaskFacts | PictureSettings] = [*trained, *map(task_facts, self.unseen), *self.pictures]
+        if taken := {picture.name for picture in self.pictures} & {*self.train, *self.unseen}:
+            raise ValueError(f"the picture {sorted(taken)[0]!r} has the name of a task; rename it")
         for name in (*(facts.dataset for facts in every), *self.twin_sizes):
             _known(DATASETS, name)
         for name in (*self.modalities, *self.encoders):
@@ -168,8 +176,13 @@ class Study(SettingsModel):
                 raise ValueError(f"the clients cannot train {name!r}, an open question; list it under unseen")
         if self.job == "inject" and not isinstance(self.model, MultimodalSpec):
             raise ValueError(f"injection reads encoders and heads of the model 'multimodal', not {self.model.name!r}")
-        if self.job == "benchmark" and "lora" in self.baselines:
-            raise ValueError("the baseline 'lora' is an injected LLM, and a benchmark has none")
+        if self.job != "inject" and "lora" in self.baselines:
+            job = "a benchmark" if self.job == "benchmark" else "the job 'words'"
+            raise ValueError(f"the baseline 'lora' is an injected LLM, and {job} has none")
+        if self.job == "words" and self.words is None:
+            raise ValueError('the job "words" needs findings: add [words] with findings = ["icu"], say')
+        if self.job == "benchmark" and self.words is not None:
+            raise ValueError('[words] asks an LLM, and a benchmark has none; use job = "words"')
         if self.job == "benchmark" and self.unseen:
             raise ValueError("a benchmark has trained tasks only: its models have no answer to an unseen one")
         try:
@@ -203,8 +216,24 @@ class Study(SettingsModel):
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """All tasks, trained first."""
-        return tuple(TASKS[name] for name in (*self.train, *self.unseen))
+        """All tasks, trained first, clinical pictures last."""
+        return (*(TASKS[name] for name in (*self.train, *self.unseen)), *self.picture_tasks)
+
+    @property
+    def pictures(self) -> tuple[PictureSettings, ...]:
+        """The clinical pictures, which are unseen tasks."""
+        return self.words.pictures if self.words else ()
+
+    @property
+    def measured_modalities(self) -> frozenset[str]:
+        """The modalities that findings, or rules of clinical pictures, are read off."""
+        read = {finding.modality for finding in self.words.findings} if self.words else set()
+        return frozenset(read.union(*(picture.modalities for picture in self.pictures if picture.reads_measures)))
+
+    @cached_property
+    def picture_tasks(self) -> tuple[Task, ...]:
+        """The clinical pictures as tasks."""
+        return tuple(implementation(PICTURE)(picture) for picture in self.pictures)
 
     @property
     def dataset_names(self) -> tuple[str, ...]:
@@ -292,7 +321,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
 def read_tree(path: Path) -> dict[str, Any]:
     """Read a TOML file. Raises StudyError if the file is missing or not TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return with_places(tomllib.loads(path.read_text(encoding="utf-8")), path.parent)
     except FileNotFoundError as error:
         hint = f"shipped are {', '.join(shipped_studies())}"
         raise StudyError("no such study file", where=path, hint=hint) from error

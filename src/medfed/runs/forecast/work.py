@@ -195,7 +195,7 @@ class _Count:
         study, public = self._study, self._counts["public"]
         if not study.injection.answer_calibration:
             return {}
-        untrained = [task for task in study.tasks if task.name in study.unseen and isinstance(task, ClosedTask)]
+        untrained = [task for task in study.tasks if task.name not in study.train and isinstance(task, ClosedTask)]
         peers = {
             task: [peer.name for peer in study.train_tasks if peer.modalities == task.modalities] for task in untrained
         }

@@ -1,0 +1,1 @@
+"""Findings read off the data, and their meaning by an LLM: it answers questions, and no patient enters it."""

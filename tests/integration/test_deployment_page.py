@@ -39,8 +39,6 @@ KNOWN = {
     "server, next study",
     "site, next study",
     "not run: fetches packages",
-    "not run: it fetches more than a gigabyte",
-    "not run: it needs an LLM in the cache",
     "not run: RUN is a run of your own",
     "not run: needs vLLM and a GPU",
     "not run: fetches more than a gigabyte",

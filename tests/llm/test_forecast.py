@@ -329,8 +329,9 @@ def test_a_step_takes_what_the_trial_says_within_its_error(tmp_path: Path, famil
             took.append(time.process_time() - begun)
             begun = time.process_time()
         ran = trial(text_config(folder), Shape(16, length, 1), loading, own, "cpu")
-        ratio = ran.step_seconds / median(took[1:])
-        print(f"{family}: {ran.step_seconds:.3f} s said, {median(took[1:]):.3f} s taken, ± {ran.error:.0%}")
+        said = ran.seconds(Work(learned=16 * length, learned_rows=16, updates=1))
+        ratio = said / median(took[1:])
+        print(f"{family}: {said:.3f} s said, {median(took[1:]):.3f} s taken, ± {ran.error:.0%}")
         if abs(ratio - 1) <= ran.error:
             return
     pytest.fail(f"the estimate is {ratio:.2f} times the step")
@@ -389,7 +390,7 @@ def test_the_command_says_all_of_it(folders: Path, tmp_path: Path) -> None:
         write_model(folder, "gemma3")
     output = said(tmp_path, "--dtype", "float32", "--foundation", str(folder))
     expected = ["Gemma3ForCausalLM", "dtype: float32, as the study says", "weights, float32", "it fits"]
-    expected += ["injection steps on cpu, ", " each time:", "closed questions", "in all for the LLM, give or take "]
+    expected += [" injection steps time:", "closed questions", "in all for the LLM, give or take "]
     for part in expected:
         assert part in output, part
     assert not (tmp_path / "runs").exists()

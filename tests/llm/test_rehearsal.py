@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medfed.core.errors import DataError
+from medfed.injection.encode import encode
 from medfed.injection.inject import Injector
-from medfed.injection.rehearsal import Rehearsal
-from support.llm_toys import BOTH, IMAGE, federated_model, foundation, injector, public, settings
+from medfed.injection.rehearsal import QUESTIONS, Rehearsal, Words
+from support.llm_toys import BOTH, IMAGE, examples, federated_model, foundation, injector, public, settings
 
 HARD = {"lr": 1e-2, "num_experts": 3}
 """An injection that makes the LLM drift."""
@@ -116,6 +117,7 @@ def test_steps_record_what_counts(texts: Path) -> None:
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(texts: Path) -> None:
     changes = rehearsing(texts, weight=0.5, kl=0.5)
+    changes["rehearsal"] = {**changes["rehearsal"], "question_weight": 0.5}  # type: ignore[dict-item]
     whole, first = trained(2, **changes), trained(1, **changes)
     model = federated_model()
     model.load_state_dict(first._model.state_dict())
@@ -126,6 +128,39 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(texts: Path) -> N
     expected, actual = whole.state(), resumed.state()
     assert expected.keys() == actual.keys()
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
+
+
+ASKING = {**HARD, "rehearsal": {"question_weight": 1.0, "num_questions": 3}}
+
+
+def unlikelihood(server: Injector) -> float:
+    """Per token, of the frozen LLM's answers to open questions about examples."""
+    groups = encode(server._model.eval(), [(IMAGE, examples(IMAGE, 16).batches(16)[0])])
+    judge = Words(server.injected.eval(), settings(rehearsal={"question_weight": 1.0, "num_questions": 16}), 0)
+    inquiries = [server._with_heads(group) for group in judge.drawn(groups, 1)]
+    value = judge.backward(inquiries)
+    server._optimizer.zero_grad()
+    return value
+
+
+def test_answers_in_words_stay_likely_where_they_are_trained_and_not_elsewhere() -> None:
+    before, alone, kept = unlikelihood(injector(**HARD)), unlikelihood(trained(**HARD)), unlikelihood(trained(**ASKING))
+    print(f"{before:.2f} nats a token before, {alone:.2f} after closed questions alone, {kept:.2f} with open ones")
+    assert alone > before, "closed questions alone drive words out"
+    assert kept < before
+
+
+def test_open_questions_are_drawn_from_the_key_and_steps_record_them() -> None:
+    server = injector(**ASKING)
+    assert server._words
+    groups = encode(server._model, [(IMAGE, examples(IMAGE, 16).batches(16)[0])])
+    one, again, other = (server._words.drawn(groups, *key) for key in ((1, 0, 8), (1, 0, 8), (1, 0, 16)))
+    assert [group.task.question for group in one] == [group.task.question for group in again]
+    assert [group.task.question for group in one] != [group.task.question for group in other]
+    assert {group.task.question for group in one} <= set(QUESTIONS)
+    assert all(group.task.answers == (server._words.answers[group.task.question],) for group in one)
+    (first, *_) = server.inject(public(), 1)
+    assert set(first.rehearsal) == {"words"}
 
 
 def test_pieces_come_from_the_key(texts: Path) -> None:

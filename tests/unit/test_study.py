@@ -74,7 +74,8 @@ def test_the_studies_of_real_llms_inject_once_and_work_against_forgetting(name: 
     study = load_study(DEMO.parent / f"{name}.toml")
     assert study.foundation.kind == "huggingface"
     assert (study.injection.schedule, study.evaluation.watch_every) == ("last", 0)
-    assert min(study.injection.rehearsal.weight, study.injection.kl_weight) > 0
+    rehearsal = study.injection.rehearsal
+    assert min(rehearsal.weight, rehearsal.question_weight, study.injection.kl_weight) > 0
     assert study.evaluation.retention.sets == ("found",)
     assert set(study.evaluation.controls) == {"reuse", "count", "blind", "answers"}
     assert (study.twins is None) == (name == "qwen-real")

@@ -36,7 +36,7 @@ from medfed.injection.encode import Group, encode_ahead, encode_draws, token_dim
 from medfed.injection.experts import save_experts
 from medfed.injection.model import InjectedModel
 from medfed.injection.predict import LLMPredictor
-from medfed.injection.rehearsal import Rehearsal
+from medfed.injection.rehearsal import Rehearsal, Words
 from medfed.injection.router import entropy, mutual_information, total_variation
 from medfed.llm.foundation import Foundation
 from medfed.models.multimodal import MultimodalModel
@@ -77,6 +77,7 @@ class Injector(LLMPredictor):
         self._params = {**self._adapters, **{f"encoders.{name}": value for name, value in encoders.items()}}
         self._optimizer = self._new_optimizer()
         self._rehearsal = Rehearsal(injected, settings, seed) if settings.rehearses else None
+        self._words = Words(injected, settings, seed) if settings.keeps_words else None
 
     def check_texts(self) -> None:
         """Raise DataError or StudyError if texts are to be rehearsed, and cannot be."""
@@ -146,6 +147,9 @@ class Injector(LLMPredictor):
         losses, facts = self._backward(batches), dict[str, Any]()
         if self._rehearsal is not None and not aligning:
             facts["rehearsal"] = self._rehearsal.backward(*key)
+        if self._words is not None and not aligning:
+            inquiries = [self._with_heads(group) for group in self._words.drawn(groups, *key)]
+            facts["rehearsal"] = {**facts.get("rehearsal", {}), "words": self._words.backward(inquiries)}
         if aligning:
             for name, value in self._params.items():
                 if not name.startswith("projectors."):

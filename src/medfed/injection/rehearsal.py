@@ -5,11 +5,16 @@ Two losses can be added on these pieces, each with its weight. One is the mean n
 Learning without Forgetting, on texts). This direction counts the words of the frozen LLM that the adapted one lost.
 The experts are mixed evenly, for a text has no task; the router learns nothing here. FedKIM has neither.
 
-Pieces are drawn from (seed, round, epoch, start of the batch), so a resumed run draws what an uninterrupted one draws.
+Where all trained questions have the answers yes and no, an LLM soon answers every question so. :class:`Words` puts open
+questions about the step's examples as well. The target is the frozen LLM's own answer, without the example
+(self-distillation of whole answers, Kim and Rush 2016).
+
+All is drawn from (seed, round, epoch, start of the batch), so a resumed run draws what an uninterrupted one draws.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -19,13 +24,35 @@ from torch import Tensor
 
 from medfed.core.errors import StudyError
 from medfed.core.rng import numpy_rng
+from medfed.injection.encode import Group
 from medfed.injection.model import InjectedModel
 from medfed.llm.forward import run
+from medfed.llm.language_model import LanguageModel
 from medfed.llm.prompt import PromptBatch
 from medfed.llm.tiny.prepare import documents
 from medfed.study.injection import InjectionSettings
 
 Ids = tuple[int, ...]
+_ANSWER_TOKENS = 16
+QUESTIONS = (
+    "What does this examination show?",
+    "Which part of the body does this show?",
+    "Which organ is affected here?",
+    "How was this examination made?",
+    "Where is the abnormality?",
+    "How many findings can be seen?",
+    "What is the most likely diagnosis?",
+    "Which side is affected?",
+    "What should be done next?",
+    "Describe what can be seen here.",
+    "Why was this examination made?",
+    "Which finding is the most important one?",
+    "What can be seen in the middle?",
+    "Which of pain, fever and cough fits this best?",
+    "What colour is the largest structure?",
+    "When should this examination be repeated?",
+)
+"""Open questions that fit any modality; none is of a test set."""
 
 
 class Rehearsal:
@@ -78,6 +105,47 @@ class Rehearsal:
                 frozen = run(foundation.model, foundation.windows, batch)[:, :-1][real].float().log_softmax(-1)
             losses["kl"] = (frozen.exp() * (frozen - adapted)).sum(-1).mean()
         return losses
+
+
+class Words:
+    """Adds the gradients of answers in words to open questions about public examples."""
+
+    def __init__(self, injected: InjectedModel, settings: InjectionSettings, seed: int) -> None:
+        self._injected, self._settings, self._seed = injected, settings, seed
+
+    @cached_property
+    def answers(self) -> dict[str, str]:
+        """Open question → the frozen LLM's answer to it without a patient; an empty answer is left out."""
+        llm = LanguageModel(self._injected.foundation)
+        given = {question: llm.answer(question, _ANSWER_TOKENS) for question in QUESTIONS}
+        whole = {question: words.text.partition(". ")[0] for question, words in given.items()}
+        return {question: text for question, text in whole.items() if text}
+
+    def drawn(self, groups: Sequence[Group], *key: int) -> list[Group]:
+        """Return some examples of ``groups``, each with an open question and its one answer."""
+        rng = numpy_rng(self._seed, "words", *key)
+        rows = [(group, row) for group in groups for row in range(len(group.batch))]
+        count, made = min(self._settings.rehearsal.num_questions, len(rows)), []
+        texts = list(self.answers.items())
+        for place in rng.choice(len(rows), size=count, replace=False) if texts else ():
+            group, row = rows[int(place)]
+            question, answer = texts[int(rng.integers(len(texts)))]
+            task = group.task.model_copy(update={"question": question, "answers": (answer,)})
+            encoded = {name: tokens[row : row + 1].detach() for name, tokens in group.encoded.items()}
+            made.append(Group(task, encoded, group.batch.row(row)))
+        return made
+
+    def backward(self, groups: Sequence[Group]) -> float:
+        """Add the gradients of the answers in ``groups``; return their mean negative log-likelihood per token."""
+        if not groups:
+            return 0.0
+        injected = self._injected
+        lengths = [len(injected.prompt(group.task).answers[0]) for group in groups]
+        with injected.mixing(injected.even()):
+            parts = [-one.sum() / length for one, length in zip(injected(groups), lengths, strict=True)]
+            loss = torch.stack(parts).mean()
+            (self._settings.rehearsal.question_weight * loss).backward()  # type: ignore[no-untyped-call]
+        return loss.item()
 
 
 def padded(pieces: list[Ids], device: torch.device) -> tuple[Int[Tensor, "piece position"], Bool[Tensor, "piece next"]]:

@@ -84,6 +84,9 @@ class RehearsalSettings(SettingsModel):
     texts: str | None = None  # folder of *.txt and *.xml files; null takes the package's reference text
     num_texts: int = Field(default=4, gt=0)  # pieces of text per step
     max_length: int = Field(default=48, ge=2)  # tokens of a piece
+    # of answers in words in the loss: open questions about a step's examples, which the frozen LLM answers without them
+    question_weight: float = Field(default=0.0, ge=0)
+    num_questions: int = Field(default=4, gt=0)  # such questions per step
 
 
 class InjectionSettings(SettingsModel):
@@ -160,9 +163,14 @@ class InjectionSettings(SettingsModel):
         """Whether the LLM reads texts in every step."""
         return self.rehearsal.weight > 0 or self.kl_weight > 0
 
+    @property
+    def keeps_words(self) -> bool:
+        """Whether the LLM answers open questions in every step."""
+        return self.rehearsal.question_weight > 0
+
     @model_validator(mode="after")
     def _something_rehearses(self) -> InjectionSettings:
-        if self.rehearses and not self.num_experts:
+        if (self.rehearses or self.keeps_words) and not self.num_experts:
             raise ValueError("rehearsal and KL need experts: without them the LLM itself does not change")
         return self
 

@@ -13,7 +13,8 @@ class Step(Line, path="injection/steps.jsonl"):
         epoch, step: from 0, within the round.
         loss: mean over the batch.
         losses: mean by task.
-        rehearsal: mean negative log-likelihood (``nll``) and KL (``kl``) of the rehearsed tokens, where it counts.
+        rehearsal: mean negative log-likelihood (``nll``) and KL (``kl``) of the rehearsed tokens, and of the answers in
+            words (``words``), where they count.
         grad_norm: before clipping.
     """
 

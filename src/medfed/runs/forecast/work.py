@@ -37,6 +37,8 @@ from medfed.study.study import Study
 from medfed.tasks.base import ClosedTask, Task
 from medfed.tasks.question_answering import QuestionAnswering
 
+_ANSWER = 16
+"""Tokens of an answer in words that injection keeps."""
 _QUESTIONS = 200
 """Of a task with questions of their own so many are read, spread evenly over their lengths."""
 
@@ -166,7 +168,10 @@ class _Count:
         """Return the work of these steps, with the texts that are rehearsed."""
         injection, epochs = self._study.injection, self._rounds * self._study.injection.num_epochs
         prompts = [self._lengths[name].learned(epochs * number) for name, number in self._drawn().items()]
-        return _sum([*prompts, Work(updates=self.steps()), rehearsal_work(injection).times(self.steps())])
+        words = injection.rehearsal.num_questions * injection.keeps_words
+        asking = Work(learned=words * (self.shape.length + _ANSWER), learned_rows=words * _ANSWER)
+        step = rehearsal_work(injection).plus(asking).plus(Work(updates=1))
+        return _sum([*prompts, step.times(self.steps())])
 
     def closed(self, *, controls: bool) -> dict[str, int]:
         """Return task → closed questions that are scored; ``controls`` put them in other words as well."""

@@ -28,6 +28,7 @@ CHANGES = {
     "one image token": "The image encoder gives one token, the mean of its patches, in place of four.",
     "mlp projector": "Two layers with GELU in place of the linear projector.",
     "align first": "Only the projectors learn in the first two rounds.",
+    "one injection, at the end": "The server injects once, after the last round: a tenth of the steps.",
     "fresh optimizer": "The server's optimizer forgets its moments each round.",
     "one LoRA": "One LoRA of rank 8 in place of the experts, without a router.",
     "no experts": "The LLM stays frozen; projectors alone learn.",

@@ -184,7 +184,7 @@ class WordsSettings(SettingsModel):
     keep: float = Field(default=0.3, gt=0, le=1)  # share of the findings that `strongest` keeps
     power: float = Field(default=3.0, gt=0)  # of a kept weight: above 1 the strongest count for more
     # of the largest weight; every finding has it on top. It ranks patients in whom nothing that matters was measured
-    floor: float = Field(default=0.02, ge=0, le=1)
+    floor: float = Field(default=0.0, ge=0, le=1)
     # compare with a sentence embedding: similarity in place of an answer, and the finding that is nearest in meaning
     sentences: bool = False
     also: tuple[str, ...] = ()  # further LLMs of `medfed foundation list` that are asked the same, for comparison

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from medfed.cli.app import app
@@ -16,6 +18,7 @@ from medfed.evaluation.controls import leading
 from medfed.records.folder import RunFolder
 from medfed.records.schema import ControlFile, ScoreFile, WordsFile
 from medfed.report.page import build_report
+from medfed.report.results import summary_table
 from medfed.runs.context import RunPaths
 from medfed.runs.pipeline import run_study
 from medfed.study.study import Study, load_study
@@ -113,6 +116,15 @@ def test_means_over_the_pictures_are_those_of_the_rows(folder: Path) -> None:
     (gap,) = [one for one in means if (one.model, one.baseline) == ("words", "count")]
     assert gap.value == pytest.approx(by_model["words"] - by_model["count"])
     assert gap.num_tasks == 2
+
+
+def test_the_terminal_has_the_words_and_their_mean_over_the_pictures(folder: Path) -> None:
+    console = Console(width=2000, record=True, file=StringIO())
+    console.print(summary_table(folder))
+    text = " ".join(console.export_text().split())
+    means = {one.model: one.value for one in RunFolder(folder).read(WordsFile).means if one.baseline is None}
+    assert f"mean AUROC over 2 clinical pictures {means['words']:.3f}" in text
+    assert all(title in text for title in ("Findings weighed by the LLM", "Count of abnormal values", "Nearest head"))
 
 
 def test_weights_are_on_record_and_no_patient_is(folder: Path) -> None:

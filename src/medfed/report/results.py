@@ -14,7 +14,7 @@ from typing import NamedTuple
 from rich.table import Table as TerminalTable
 from rich.text import Text as TerminalText
 
-from medfed.evaluation.controls import NEAREST, is_control
+from medfed.evaluation.controls import COUNT, NEAREST, WORDS, WORDS_EQUAL, is_control
 from medfed.evaluation.verdict import (
     CONTRADICTED,
     SUPPORTED,
@@ -26,7 +26,15 @@ from medfed.evaluation.verdict import (
     better,
     over_controls,
 )
-from medfed.records.schema import ComparedDifference, Difference, ScoreFile, ScoreRow, SiteFile, SiteRow
+from medfed.records.schema import (
+    ComparedDifference,
+    Difference,
+    ScoreFile,
+    ScoreRow,
+    SiteFile,
+    SiteRow,
+    WordsFile,
+)
 from medfed.report import html, retention
 from medfed.report.models import (
     BEST_CONSTANT,
@@ -53,6 +61,8 @@ MODEL = html.Column("Model", style="")
 MOST_INTERVALS = 3
 """Models of the terminal's table, above which the injected LLM alone keeps its interval and titles are short."""
 SHORT = {"federated": "Federated", "heads": "Heads", "local": "Local"}
+BY_WORDS = (WORDS, WORDS_EQUAL, COUNT, NEAREST)
+"""Columns of the terminal's table where findings are weighed and nothing is injected."""
 CHANCE = 0.5
 """AUROC of a constant answer."""
 NO_VALUE = "no value"
@@ -234,11 +244,14 @@ def summary_table(folder: Path) -> TerminalTable:
     """Return every model's primary metric on every task of the run in ``folder``, for the terminal; no control's.
 
     The controls are in :func:`medfed.report.controls.control_table`; the caption names those that the LLM loses to.
+    Where findings are weighed and nothing is injected, :data:`BY_WORDS` have columns.
     """
     run = Run(folder)
     rows = [row for row in run.all_scores.rows if is_first(row)]
     judged, metric = claims(run.all_scores), Counter(row.title for row in rows).most_common(1)[0][0] if rows else ""
-    models = [m for m in model_order(row.model for row in rows) if not (is_constant(m) or is_control(m))]
+    given = model_order(row.model for row in rows)
+    printed = () if INJECTED in given else BY_WORDS
+    models = [m for m in given if m in printed or not (is_constant(m) or is_control(m))]
     constants, by_clients = metric != AUROC, any(len(row.clients) > 1 for row in rows)
     crowded = len(models) > MOST_INTERVALS
     titles = [SHORT.get(model, run.model_title(model)) if crowded else run.model_title(model) for model in models]
@@ -259,6 +272,7 @@ def summary_table(folder: Path) -> TerminalTable:
         lines.append(cells)
     notes = against_controls(run.all_scores)
     notes += [f"Claims: {joined(claim.text for claim in judged.values())}."] * bool(judged)
+    notes += picture_sentences(run)
     notes += ["A constant answer has an AUROC of 0.5."] * (metric == AUROC)
     notes += ["* gives every patient the same answer."] * any(_is_stuck(row) for row in rows)
     notes += retention.sentences(run)
@@ -267,6 +281,19 @@ def summary_table(folder: Path) -> TerminalTable:
     if judged:
         table.columns[len(numbers) + 1].min_width = len("distinguishable")
     return table
+
+
+def picture_sentences(run: Run) -> list[str]:
+    """Return one sentence with the mean over the clinical pictures and the paired differences; none without any."""
+    means = run.file(WordsFile).means
+    if (lead := next((one for one in means if (one.model, one.baseline) == (WORDS, None)), None)) is None:
+        return []
+    gaps = [one for one in means if one.model == WORDS and one.baseline in BY_WORDS]
+    values = [f"{number(gap.value, signed=True)} {bounds(gap, 3, signed=True)}" for gap in gaps]
+    parts = [f"{model_title(gap.baseline or '').lower()} {value}" for gap, value in zip(gaps, values, strict=True)]
+    value = f"{number(lead.value)} {bounds(lead, 3)}"
+    title = f"{model_title(WORDS)}: mean AUROC over {lead.num_tasks} clinical pictures {value}"
+    return [f"{title}; minus {joined(parts)}." if parts else f"{title}."]
 
 
 def is_first(row: ScoreRow | Difference) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from medfed.records.folder import RunFolder
 from medfed.records.schema import Development, Round, Routing, Step, Timing
 from medfed.runs.checkpoints import Checkpoints
 from medfed.runs.context import RunPaths
+from medfed.runs.federation import INJECTION
 from medfed.runs.pipeline import run_study
 from medfed.study.study import study_of
 from support.checksums import checksums
@@ -126,3 +128,34 @@ def test_the_injector_is_written_once_per_injection(
     assert len(written) == states == sum(kept)
     tensors, _ = Checkpoints(made).load() or ({}, {})
     assert any(name.startswith("injector/") for name in tensors)
+
+
+def test_an_injection_that_is_stopped_goes_on_at_its_last_checkpoint(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medfed.runs.federation.SECONDS_UNSAVED", 0.0)
+    more = ["rounds.num_rounds=2", "injection.num_epochs=3", "injection.batch_size=2"]
+    study = study_of(deepcopy(QUICK), "quick", more)
+    undisturbed = run_study(study, RunPaths(tmp_path / "a", cache), QUIET)
+    taken: list[int] = []
+    step = Injector._step
+
+    def counted(self: Injector, *given: Any, **named: Any) -> dict[str, Any]:
+        taken.append(1)
+        if len(taken) == stop:
+            raise KeyboardInterrupt
+        return step(self, *given, **named)
+
+    monkeypatch.setattr(Injector, "_step", counted)
+    records = RunFolder(undisturbed).lines(Step)
+    per_round = len(records) // 2
+    assert per_round > 3, "the stop is in the middle of the second injection"
+    stop = per_round + 3
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, RunPaths(tmp_path / "b", cache), QUIET)
+    assert len(taken) == stop
+    resumed = run_study(study, RunPaths(tmp_path / "b", cache), QUIET)
+    print("two steps of the second injection were kept, so the rest is what a round has, less two")
+    assert len(taken) - stop == per_round - 2
+    assert checksums(resumed) == checksums(undisturbed)
+    assert not (resumed / INJECTION).exists()

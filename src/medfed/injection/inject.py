@@ -11,7 +11,6 @@ Batches and dropout are drawn from (seed, round, epoch, step): a resumed run equ
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -84,7 +83,9 @@ class Injector(LLMPredictor):
         if self._rehearsal is not None:
             _ = self._rehearsal.pieces
 
-    def inject(self, public: Mapping[str, TaskSet], round_number: int, num_rounds: int = 1) -> Iterator[Step]:
+    def inject(
+        self, public: Mapping[str, TaskSet], round_number: int, num_rounds: int = 1, done: int = 0
+    ) -> Iterator[Step]:
         """Train one round on the public examples of the trained tasks, yielding a record per step.
 
         Raises RunError if there are no public examples, or a loss is not finite.
@@ -93,32 +94,31 @@ class Injector(LLMPredictor):
             public: sets by task.
             round_number: counts from 1; batches and dropout are drawn from it.
             num_rounds: rounds that inject, for the warm-up; with 1 it lies in this round, whatever its number.
+            done: steps taken before, whose work model and adapters hold already.
         """
         settings, size = self._settings, self._settings.batch_size
         sets = {name: examples for name, examples in public.items() if len(examples)}
         if not sets:
             raise RunError("no public examples", where=f"round {round_number}", hint="give split.ratios a public share")
-        if not settings.keep_optimizer_state:
+        if not settings.keep_optimizer_state and not done:
             self._optimizer = self._new_optimizer()
-        if settings.public_lr:
+        if settings.public_lr and not done:
             train_public(self._model, sets, settings.public_lr, self._seed, round_number, alone=self._alone)
         orders = self._orders(sets, round_number)
         encoded = self._encoder_of(sets, list(chain.from_iterable(orders)))
-        num_steps = sum(math.ceil(len(order) / size) for order in orders)
+        starts = [(epoch, start) for epoch, order in enumerate(orders) for start in range(0, len(order), size)]
+        num_steps = len(starts)
         before, warmup = min(round_number, num_rounds) - 1, (settings.warmup or 0) * num_rounds * num_steps
-        step = 0
-        for epoch, order in enumerate(orders):
-            for start in range(0, len(order), size):
-                with torch_seeded(self._seed, "inject", round_number, epoch, start):
-                    self._train(mode=True)
-                    groups = encoded(order[start : start + size])
-                    self._warm_up(before * num_steps + step, warmup)
-                    aligning = round_number <= settings.align_rounds
-                    facts = self._step(groups, (round_number, epoch, start), aligning=aligning)
-                for loss in (facts["loss"], *facts.get("rehearsal", {}).values()):
-                    check_finite(loss, f"injection, round {round_number}, step {step}", "lower injection.lr")
-                yield Step(round=round_number, epoch=epoch, step=step, **facts)
-                step += 1
+        for step, (epoch, start) in enumerate(starts[done:], start=done):
+            with torch_seeded(self._seed, "inject", round_number, epoch, start):
+                self._train(mode=True)
+                groups = encoded(orders[epoch][start : start + size])
+                self._warm_up(before * num_steps + step, warmup)
+                aligning = round_number <= settings.align_rounds
+                facts = self._step(groups, (round_number, epoch, start), aligning=aligning)
+            for loss in (facts["loss"], *facts.get("rehearsal", {}).values()):
+                check_finite(loss, f"injection, round {round_number}, step {step}", "lower injection.lr")
+            yield Step(round=round_number, epoch=epoch, step=step, **facts)
 
     def _orders(self, sets: Mapping[str, TaskSet], round_number: int) -> list[list[Draw]]:
         """Return the order of the examples in every epoch."""

@@ -1,7 +1,8 @@
 """One federation from its first round to its last: with injection (FedKIM) or without (federated-only).
 
 A checkpoint follows every phase of a round, so a killed run goes on where it was and ends with the same files. The
-injector is written when it changed: before its first injection it is a function of the study alone.
+injector is written when it changed: before its first injection it is a function of the study alone. An injection that
+takes long has checkpoints of its own, and goes on at the step that the last one holds.
 """
 
 from __future__ import annotations
@@ -52,6 +53,10 @@ CLIENTS = "clients"
 """Folder, in the run's, of what clients keep between rounds."""
 CLIENT_STORE = "client-store"
 """Folder, in the run's, of the clients' data while worker processes train; a killed run may leave it behind."""
+INJECTION = "unfinished-injection"
+"""Folder, in the run's, of the checkpoints of an injection that is under way."""
+SECONDS_UNSAVED = 120.0
+"""Of an injection, after which a step is followed by a checkpoint; it changes no bit of a result."""
 Connect = Callable[[Study, Cohort, RunFolder], ClientExchange]
 """Opens the exchange of one federation, given its study, data and folder."""
 
@@ -209,6 +214,7 @@ class FederationRun:
         self._run.append(Development, self._development(state.round))
         self._time(state.round, "evaluate", started)
         self._save(state, finished=True)
+        shutil.rmtree(self._run.root / INJECTION, ignore_errors=True)
         return state
 
     def _injects(self, number: int) -> bool:
@@ -218,8 +224,7 @@ class FederationRun:
     def _inject(self, state: FederatedState, injector: Injector) -> FederatedState:
         """Inject, and return the state with the encoders and heads as the server left them."""
         started = time.monotonic()
-        rounds = self._study.rounds.num_rounds if self._study.injection.schedule == "every" else 1
-        self._run.append(Step, list(injector.inject(self._cohort.public, state.round, rounds)))
+        self._run.append(Step, self._steps(state, injector))
         self._run.append(Routing, [Routing(round=state.round, **injector.routing_record(self._study.tasks))])
         self._time(state.round, "inject", started)
         self._look(state.round)
@@ -228,6 +233,30 @@ class FederationRun:
         # Clients' statistics stand, if there are clients: the server's come from the public data only.
         buffers = state.buffers if self._study.federate else trained.buffers
         return replace(state, params=trained.params, buffers=buffers)
+
+    def _steps(self, state: FederatedState, injector: Injector) -> list[Step]:
+        """Take all steps of an injection, from the last checkpoint on, and return their records."""
+        checkpoints, saved = Checkpoints(self._run.root / INJECTION), time.monotonic()
+        steps: list[Step] = []
+        tensors, facts = checkpoints.load() or ({}, {"round": None})
+        if facts["round"] == state.round:
+            parts = split(tensors, GROUPS)
+            load_weights(self.model, FederatedState.from_tensors(parts["federated"]).weights)
+            injector.load_state(parts["injector"])
+            steps = [Step.model_validate(step) for step in facts["steps"]]
+        rounds = self._study.rounds.num_rounds if self._study.injection.schedule == "every" else 1
+        for step in injector.inject(self._cohort.public, state.round, rounds, len(steps)):
+            steps.append(step)
+            if time.monotonic() - saved > SECONDS_UNSAVED:
+                trained = weights_of(self.model)
+                now = replace(state, params=trained.params, buffers=trained.buffers).tensors()
+                facts = {
+                    "round": state.round,
+                    "steps": [one.model_dump(mode="json", exclude_unset=True) for one in steps],
+                }
+                checkpoints.save(len(steps), join({"federated": now, "injector": injector.state()}), facts)
+                saved = time.monotonic()
+        return steps
 
     def _look(self, number: int) -> None:
         """Ask the LLM what it still knows, where that is due."""

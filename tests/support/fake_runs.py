@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -315,16 +315,7 @@ def _closed(task: str, role: str, seed: int, num_examples: int) -> tuple[str, Ta
         own = numpy_rng("controlled", task, model, seed).normal(size=num_examples)
         columns[model] = 1 / (1 + np.exp(-(0.9 * common + 0.3 * own + gap * targets)))
     columns["blind/none"] = np.full(num_examples, 0.4)
-    lines = [
-        Prediction(
-            example=f"{task}-{number}",
-            patient=f"{task}-patient-{number}",
-            truth=int(target),
-            responses={model: [1 - p[number], p[number]] for model, p in columns.items()},
-        )
-        for number, target in enumerate(targets)
-    ]
-    return task, TaskFacts(title=TITLES[task], role=role, answers=ANSWERS), lines
+    return task, TaskFacts(title=TITLES[task], role=role, answers=ANSWERS), yes_or_no(task, targets, columns)
 
 
 def _worded(seed: int, num_examples: int) -> tuple[str, TaskFacts, list[Prediction]]:
@@ -412,3 +403,16 @@ def _difference(a: tuple[str, str], b: tuple[str, str], role: str, metric: str, 
         | {"role": role, "metric": metric, "part": None, "value": gap, "ci_low": gap - 0.03, "ci_high": gap + 0.03}
         | {"p": p, "p_holm": min(1.0, 3 * p), "num_seeds": num_seeds, "significant": significant, "reason": None}
     )
+
+
+def yes_or_no(task: str, targets: np.ndarray, columns: Mapping[str, np.ndarray]) -> list[Prediction]:
+    """Predictions of a task with two answers; ``columns`` are model → P(yes), and every example is a patient's own."""
+    return [
+        Prediction(
+            example=f"{task}-{number}",
+            patient=f"{task}-patient-{number}",
+            truth=int(target),
+            responses={model: [1 - values[number], values[number]] for model, values in columns.items()},
+        )
+        for number, target in enumerate(targets)
+    ]

@@ -20,7 +20,7 @@ from medfed.evaluation.score import score_run
 from medfed.modalities.signal import SignalModality
 from medfed.modalities.timeseries import TimeSeriesModality
 from medfed.records.folder import RunFolder
-from medfed.records.schema import AnswerCheck, ControlFile, Prediction, Reuse, ScoreFile, TaskFacts
+from medfed.records.schema import AnswerCheck, ControlFile, Reuse, ScoreFile, TaskFacts
 from medfed.report.models import model_title
 from medfed.report.page import build_report
 from medfed.report.results import against_controls, sentences, summary_table
@@ -29,7 +29,7 @@ from medfed.runs.controls import AbnormalValues, question_type
 from medfed.study.evaluation import EvaluationSettings
 from medfed.study.study import load_study
 from medfed.tasks.base import TaskSet
-from support.fake_runs import fake_run
+from support.fake_runs import fake_run, yes_or_no
 
 DEMO = Path(__file__).parents[2] / "studies" / "demo.toml"
 CLOSED = [name for name, task in TASKS.items() if getattr(task, "negation", "")]
@@ -147,17 +147,8 @@ def scored(separations: dict[str, float], seed: int = 0) -> ScoreFile:
     targets = (rng.random(200) < 0.4).astype(int)
     noise = rng.normal(size=200)
     columns = {name: 1 / (1 + np.exp(-(noise + gap * targets))) for name, gap in separations.items()}
-    lines = [
-        Prediction(
-            example=f"e{number}",
-            patient=f"p{number}",
-            truth=int(target),
-            responses={name: [1 - column[number], column[number]] for name, column in columns.items()},
-        )
-        for number, target in enumerate(targets)
-    ]
     facts = TaskFacts(title="Sepsis", role="unseen", answers=("No", "Yes"))
-    return score_run([("sp", facts, lines)], seed, EvaluationSettings(num_resamples=100))
+    return score_run([("sp", facts, yes_or_no("sp", targets, columns))], seed, EvaluationSettings(num_resamples=100))
 
 
 def test_the_llm_is_paired_with_every_control_and_no_control_is_averaged() -> None:

@@ -108,7 +108,7 @@ class YaibSepsis(Yaib):
 
     def outcome(self, path: Path) -> pl.DataFrame:
         """One row per stay and hour, label true around the onset; a stay is positive if any hour is."""
-        return _labels(path, ("stay_id", "time"), "sepsis").group_by("stay_id").agg(pl.col("sepsis").max())
+        return _at_any_hour(path, "sepsis")
 
 
 class YaibKidneyInjury(Yaib):
@@ -122,8 +122,7 @@ class YaibKidneyInjury(Yaib):
 
     def outcome(self, path: Path) -> pl.DataFrame:
         """One row per stay and hour, label true around the onset; a stay is positive if any hour is."""
-        labels = _labels(path, ("stay_id", "time"), "kidney_injury")
-        return labels.group_by("stay_id").agg(pl.col("kidney_injury").max())
+        return _at_any_hour(path, "kidney_injury")
 
 
 @lru_cache(maxsize=8)
@@ -157,6 +156,11 @@ def _stay_id(table: pl.DataFrame, path: Path) -> pl.Series:
     what = f"column 'stay_id' is {column.dtype} with {column.null_count()} empty cells; whole numbers are needed"
     require(whole, what, path, AGAIN)
     return column.cast(pl.Int64)
+
+
+def _at_any_hour(path: Path, target: str) -> pl.DataFrame:
+    labels = _labels(path, ("stay_id", "time"), target)
+    return labels.group_by("stay_id").agg(pl.col(target).max())
 
 
 def _labels(path: Path, key: tuple[str, ...], target: str) -> pl.DataFrame:

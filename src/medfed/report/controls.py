@@ -13,7 +13,7 @@ from typing import NamedTuple
 from rich.table import Table as TerminalTable
 from rich.text import Text as TerminalText
 
-from medfed.evaluation.controls import BOUNDS, JUDGED, REUSE, WORDS, is_control
+from medfed.evaluation.controls import BOUNDS, JUDGED, REUSE, WORDS, WORDS_EQUAL, is_control
 from medfed.evaluation.verdict import CONTRADICTED, Gap, baseline_of
 from medfed.records.schema import (
     AnswerCheck,
@@ -60,6 +60,8 @@ SHORT = {
     "lora": "One LoRA",
 }
 """Titles in a terminal."""
+LED = (WORDS, WORDS_EQUAL)
+"""Models that stand first in the table of the clinical pictures."""
 WIDTH = 6
 """Characters of a difference there."""
 
@@ -251,7 +253,8 @@ def _absent(run: Run) -> list[html.Part]:
 def pictures(run: Run) -> list[html.Part]:
     """The mean AUROC over the clinical pictures by model, the paired differences, and the findings of each picture."""
     words = run.file(WordsFile)
-    lines = [(one, model_title(one.model)) for one in words.means if one.baseline is None]
+    held = sorted((one for one in words.means if one.baseline is None), key=lambda one: one.model not in LED)
+    lines = [(one, model_title(one.model)) for one in held]
     gaps = {one.baseline: one for one in words.means if one.baseline and one.model == WORDS}
     rows = []
     for one, title in lines:

@@ -145,6 +145,13 @@ def test_the_study_of_the_record_is_the_study(folder: Path) -> None:
     assert [task.name for task in study.picture_tasks] == ["fast-heart", "low-pressure"]
 
 
+def test_a_run_without_weighed_findings_is_told_apart(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "study.json").write_bytes((folder / "study.json").read_bytes())
+    refused = CliRunner().invoke(app, ["words", str(tmp_path)])
+    assert refused.exit_code != 0
+    assert "no findings are weighed in this run" in str(refused.exception or refused.output)
+
+
 def test_the_command_prints_weights_and_answers_a_stay(folder: Path, tmp_path: Path) -> None:
     run = CliRunner().invoke
     table = run(app, ["words", str(folder)])

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from medfed.cli.options import DEFAULT_CACHE, AsJson, Cache, print_rows
+from medfed.cli.options import DEFAULT_CACHE, AsJson, Cache, output, print_rows
 from medfed.core.progress import Reporter
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def list_known(cache: Cache = DEFAULT_CACHE, as_json: AsJson = False) -> None:
         for row in rows
     ]
     print_rows(table, as_json=False)
+    output().print(f"{SENTENCES}, a sentence embedding for words.sentences, comes by `get` as well.", highlight=False)
 
 
 @foundation_app.command()

@@ -38,6 +38,9 @@ def words(
     from medfed.records.folder import RunFolder as Folder
     from medfed.records.schema import WordsFile
 
+    if weights is None and not Folder(folder).exists(WordsFile.NAME):
+        hint = "use a run of a study with [words], such as pictures-real"
+        raise RunError("no findings are weighed in this run", where=folder, hint=hint)
     record = Folder(folder).read(WordsFile) if weights is None else _edited(weights)
     if icu is None and ecg is None:
         _print(record, task, as_json=as_json)
